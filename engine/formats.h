@@ -1,0 +1,168 @@
+// How numbers are stored: one decode and one encode a format, each a plain loop over a block. The readable reference is
+// adamas/formats.py; the bits are the same. Integer arithmetic only, so that every instruction set vectorises it.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+
+#include "tensor.h"
+
+namespace adamas::ADAMAS_ISA {
+
+inline float bits_float(uint32_t x) { return std::bit_cast<float>(x); }
+inline uint32_t float_bits(float x) { return std::bit_cast<uint32_t>(x); }
+
+// ---- bfloat16: the upper half of a float32
+
+inline float from_bf16(uint16_t x) { return bits_float(uint32_t(x) << 16); }
+
+inline uint16_t to_bf16(float x) {
+    const uint32_t bits = float_bits(x), rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return x != x ? uint16_t(0x7fc0) : uint16_t(rounded);
+}
+
+// Rounds up with the probability of the discarded fraction: unbiased. `random` has 16 bits.
+inline uint16_t to_bf16(float x, uint32_t random) {
+    return x != x ? uint16_t(0x7fc0) : uint16_t((float_bits(x) + random) >> 16);
+}
+
+// ---- float16: 1 sign, 5 exponent and 10 mantissa bits; below 2^-14 the spacing stays 2^-24
+
+inline float from_f16(uint16_t x) {
+    const uint32_t magnitude = uint32_t(x & 0x7fff) << 13, sign = uint32_t(x & 0x8000) << 16;
+    const float scaled = bits_float(magnitude) * 0x1p112f;
+    const uint32_t special = (x & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u; // infinity and NaN keep their mantissa
+    return bits_float(float_bits(scaled) | special | sign);
+}
+
+// The spacing of float16 at |x|, and |x| in units of it plus `offset`, rounded down (offset in [0, 1)).
+inline uint16_t pack_f16(float x, float units, float spacing) {
+    // units is a whole number up to 2048, so units * spacing is exact; rescaling the exponent makes the float16 bits.
+    const float rounded = units * spacing;
+    const uint32_t bits = float_bits(rounded * 0x1p-112f) >> 13;
+    const uint32_t magnitude = rounded >= 65536.0f ? 0x7c00u : bits;
+    return uint16_t((x != x ? 0x7e00u : magnitude) | (float_bits(x) >> 16 & 0x8000u));
+}
+
+inline float f16_spacing(float magnitude) {
+    const uint32_t exponent = float_bits(magnitude) & 0x7f800000u;
+    const uint32_t least = uint32_t(127 - 14) << 23; // the smallest normal number
+    const uint32_t most = uint32_t(127 + 16) << 23;  // where infinity begins
+    const uint32_t clamped = exponent < least ? least : exponent > most ? most : exponent;
+    return bits_float(clamped - (uint32_t(10) << 23));
+}
+
+inline float magnitude_of(float x) { return bits_float(float_bits(x) & 0x7fffffffu); }
+
+inline float whole_part(float x) { return float(int32_t(x)); } // for 0 <= x < 2^31
+
+inline uint16_t to_f16(float x) {
+    const float magnitude = magnitude_of(x), spacing = f16_spacing(magnitude);
+    const float limited = magnitude < 131072.0f ? magnitude : 131072.0f;
+    const float units = limited / spacing, floor = whole_part(units), rest = units - floor;
+    const bool odd = int32_t(floor) & 1;
+    return pack_f16(x, floor + float(rest > 0.5f || (rest == 0.5f && odd)), spacing);
+}
+
+inline uint16_t to_f16(float x, uint32_t random) {
+    const float magnitude = magnitude_of(x), spacing = f16_spacing(magnitude);
+    const float limited = magnitude < 131072.0f ? magnitude : 131072.0f;
+    return pack_f16(x, whole_part(limited / spacing + float(random >> 3) * 0x1p-13f), spacing);
+}
+
+// ---- split weights: the parameter is the float32 weight rounded to 16 bits, `low` is what that left out
+
+inline float join_bf16(uint16_t high, uint16_t low) {
+    return bits_float((uint32_t(high) << 16) + uint32_t(int32_t(int16_t(low))));
+}
+
+inline void split_bf16(float x, uint16_t &high, uint16_t &low) {
+    const uint32_t bits = x != x ? 0x7fc00000u : float_bits(x);
+    high = uint16_t((bits + 0x8000u) >> 16);
+    low = uint16_t(bits);
+}
+
+// In float16 the rest is counted in 2^-15 of the parameter's spacing: all 24 bits of a float32 down to 2^-14, and an
+// absolute 2^-39 below.
+inline float join_f16(uint16_t high, uint16_t low) {
+    const float value = from_f16(high), unit = f16_spacing(magnitude_of(value)) * 0x1p-15f;
+    return value + float(int16_t(low)) * unit;
+}
+
+inline void split_f16(float x, uint16_t &high, uint16_t &low) {
+    high = to_f16(x);
+    const float value = from_f16(high), unit = f16_spacing(magnitude_of(value)) * 0x1p-15f;
+    const float rest = (x - value) / unit; // at most 2^14, or not finite where the weight is not
+    low = uint16_t(int16_t(magnitude_of(rest) <= 16384.0f ? rest + (rest < 0 ? -0.5f : 0.5f) : 0.0f));
+}
+
+// ---- whole blocks
+
+template <class T> void decode(Format format, const char *from, T *to, int n) {
+    const auto loop = [&](auto *source, auto &&convert) {
+#pragma omp simd
+        for (int i = 0; i < n; ++i) to[i] = T(convert(source[i]));
+    };
+    switch (format) {
+    case Format::f32: return loop(reinterpret_cast<const float *>(from), [](float x) { return x; });
+    case Format::f64: return loop(reinterpret_cast<const double *>(from), [](double x) { return x; });
+    case Format::bf16: return loop(reinterpret_cast<const uint16_t *>(from), [](uint16_t x) { return from_bf16(x); });
+    case Format::f16: return loop(reinterpret_cast<const uint16_t *>(from), [](uint16_t x) { return from_f16(x); });
+    case Format::i16: return;
+    }
+}
+
+template <class T> void encode(Format format, const T *from, char *to, int n) {
+    const auto loop = [&](auto *target, auto &&convert) {
+#pragma omp simd
+        for (int i = 0; i < n; ++i) target[i] = convert(from[i]);
+    };
+    switch (format) {
+    case Format::f32: return loop(reinterpret_cast<float *>(to), [](T x) { return float(x); });
+    case Format::f64: return loop(reinterpret_cast<double *>(to), [](T x) { return double(x); });
+    case Format::bf16: return loop(reinterpret_cast<uint16_t *>(to), [](T x) { return to_bf16(float(x)); });
+    case Format::f16: return loop(reinterpret_cast<uint16_t *>(to), [](T x) { return to_f16(float(x)); });
+    case Format::i16: return;
+    }
+}
+
+// `shift` picks the half of each draw that belongs to this tensor. Formats of 32 and 64 bits have nothing to round.
+template <class T>
+void encode_stochastic(Format format, const T *from, char *to, int n, const uint32_t *draws, int shift) {
+    auto *target = reinterpret_cast<uint16_t *>(to);
+    if (format == Format::bf16) {
+#pragma omp simd
+        for (int i = 0; i < n; ++i) target[i] = to_bf16(float(from[i]), draws[i] >> shift & 0xffffu);
+    } else if (format == Format::f16) {
+#pragma omp simd
+        for (int i = 0; i < n; ++i) target[i] = to_f16(float(from[i]), draws[i] >> shift & 0xffffu);
+    } else {
+        encode(format, from, to, n);
+    }
+}
+
+template <class T> void decode_split(Format format, const char *high, const char *low, T *to, int n) {
+    const auto *upper = reinterpret_cast<const uint16_t *>(high), *lower = reinterpret_cast<const uint16_t *>(low);
+    if (format == Format::bf16) {
+#pragma omp simd
+        for (int i = 0; i < n; ++i) to[i] = T(join_bf16(upper[i], lower[i]));
+    } else {
+#pragma omp simd
+        for (int i = 0; i < n; ++i) to[i] = T(join_f16(upper[i], lower[i]));
+    }
+}
+
+template <class T> void encode_split(Format format, const T *from, char *high, char *low, int n) {
+    auto *__restrict upper = reinterpret_cast<uint16_t *>(high);
+    auto *__restrict lower = reinterpret_cast<uint16_t *>(low);
+    if (format == Format::bf16) {
+#pragma omp simd
+        for (int i = 0; i < n; ++i) split_bf16(float(from[i]), upper[i], lower[i]);
+    } else {
+#pragma omp simd
+        for (int i = 0; i < n; ++i) split_f16(float(from[i]), upper[i], lower[i]);
+    }
+}
+
+} // namespace adamas::ADAMAS_ISA

@@ -1,0 +1,49 @@
+// The work on one stretch of one parameter, compiled once for each instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "coefficients.h"
+#include "random.h"
+#include "tensor.h"
+
+namespace adamas {
+
+enum class Weights : uint8_t { nearest, stochastic, split };
+
+// All that a kernel needs to step one parameter.
+struct Job {
+    Operand operands[SLOTS];
+    int64_t numel;
+    unsigned shape;      // bits of adamas::shape
+    bool wide;           // arithmetic in float64
+    bool move;           // false where lr = 0: the moments are updated and the weight is left alone
+    Weights weights;
+    uint64_t random_key; // seed and tensor
+    uint64_t step;
+    const Constants<float> *narrow_constants;
+    const Constants<double> *wide_constants;
+};
+
+// Part of Σg², kept as an unevaluated sum of two doubles: over 100 bits, so the order of adding does not show in the
+// result. `finite` tells whether every gradient was.
+struct SquareSum {
+    double high = 0, low = 0;
+    bool finite = true;
+};
+
+static inline SquareSum sum_of(const SquareSum &a, const SquareSum &b) {
+    const double total = a.high + b.high, part = total - a.high; // two-sum (Knuth)
+    return {total, (a.high - (total - part)) + (b.high - part) + a.low + b.low, a.finite && b.finite};
+}
+
+struct Kernels {
+    const char *name;
+    void (*step)(const Job &, int64_t begin, int64_t end);
+    SquareSum (*square_sum)(const Job &, int64_t begin, int64_t end);
+};
+
+const Kernels &best_kernels();             // chosen once, by what this processor can do
+const Kernels *kernels_named(const char *name); // null where the name is unknown or the processor cannot
+
+} // namespace adamas

@@ -1,0 +1,255 @@
+// The Python face of the engine: `Group`, the tensors of one parameter group, and what the engine runs on.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <array>
+#include <bit>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "exchange.h"
+#include "threads.h"
+#include "work.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace adamas {
+namespace {
+
+const Kernels *chosen_kernels = &best_kernels();
+
+bool is_rounded(const View &view) {
+    return view.data != nullptr && (view.format == Format::bf16 || view.format == Format::f16);
+}
+
+// The parameters of one group with their state. It holds the dictionaries, not the tensors in them: those are looked up at
+// each step, so that whatever replaced one in the meantime is seen.
+class Group {
+    struct Parameter {
+        nb::object tensor;
+        nb::object state;
+        std::string name;
+        uint64_t random_key;
+    };
+    std::vector<Parameter> parameters;
+    std::array<nb::object, SLOTS> slot_names; // invalid where the shape has no such tensor
+    std::vector<nb::object> scalar_names;     // "step" first
+    nb::object is_neg = nb::steal(PyUnicode_InternFromString("is_neg"));
+    unsigned shape;
+    Weights weights;
+
+    // What `collect` found, until `step` has used it.
+    Work work;
+    std::vector<size_t> parameter_of_job, row_of_job;
+    std::vector<std::vector<double>> rows; // the distinct values of the scalars
+    std::vector<Sight> scalars;            // of each job, one after the other
+    std::vector<nb::object> kept;          // gradients that a copy had to stand in for
+    std::array<View, SLOTS> views;
+    std::vector<double> row;
+    std::vector<Constants<float>> narrow; // of each row, for as long as the kernels run
+    std::vector<Constants<double>> wide;
+
+    // What is being looked at, for the error message.
+    const char *looking_at = "";
+    nb::handle looking_at_key;
+
+    Sight see_state(const Parameter &parameter, const nb::object &key) {
+        looking_at = "state", looking_at_key = key;
+        PyObject *found = PyDict_GetItemWithError(parameter.state.ptr(), key.ptr());
+        if (found == nullptr) throw Unusable("is missing");
+        return see(found);
+    }
+
+    void collect_tensors(const Parameter &parameter, nb::handle gradient) {
+        looking_at = "it";
+        const Sight weight = see(parameter.tensor.ptr());
+        if (weight.format == Format::i16) throw Unusable("has dtype int16");
+        describe(weight, views[P]);
+        if (overlaps_itself(views[P]))
+            throw Unusable("has elements that share memory (an expanded tensor?) and cannot be updated in place; pass a "
+                           "clone of it");
+
+        looking_at = "its gradient";
+        if (weight.is_complex || nb::cast<bool>(gradient.attr(is_neg)())) {
+            kept.push_back(without_pending_signs(gradient));
+            gradient = kept.back();
+        }
+        const Sight seen = see(gradient.ptr());
+        if (!same_shape(weight, seen)) throw Unusable("has another shape than the parameter, or only one is complex");
+        if (seen.format == Format::i16) throw Unusable("has dtype int16");
+        describe(seen, views[G]);
+
+        for (int slot = M; slot < SLOTS; ++slot) {
+            views[slot].data = nullptr;
+            if (!slot_names[slot].is_valid() || (slot == LOW && !is_rounded(views[P]))) continue;
+            const Sight state = see_state(parameter, slot_names[slot]);
+            if (!same_shape(weight, state)) throw Unusable("has another shape than the parameter");
+            if ((state.format == Format::i16) != (slot == LOW)) throw Unusable("has a dtype that it cannot have");
+            describe(state, views[slot]);
+            if (overlaps_itself(views[slot])) throw Unusable("has elements that share memory");
+        }
+    }
+
+    size_t row_index(const Parameter &parameter) {
+        row.clear();
+        for (const nb::object &name : scalar_names) {
+            scalars.push_back(see_state(parameter, name));
+            row.push_back(read_scalar(scalars.back()));
+        }
+        for (size_t i = rows.size(); i-- > 0;)
+            if (rows[i] == row) return i;
+        rows.push_back(row);
+        return rows.size() - 1;
+    }
+
+    [[noreturn]] void explain(const Parameter &parameter, const Unusable &problem) const {
+        std::string text = "parameter " + parameter.name + ": ";
+        if (std::string_view(looking_at) == "state")
+            text += "its state '" + nb::cast<std::string>(nb::str(looking_at_key)) + "'";
+        else
+            text += looking_at;
+        throw nb::value_error((text + " " + problem.what()).c_str());
+    }
+
+  public:
+    Group(nb::list tensors, nb::list states, nb::list names, std::vector<uint64_t> random_keys, unsigned shape,
+          const std::string &weights_mode, nb::list slots, nb::list scalar_names_)
+        : shape(shape) {
+        if (shape >= shape::count || !shape::valid(shape)) throw nb::value_error("no such shape of the rule");
+        weights = weights_mode == "split"        ? Weights::split
+                  : weights_mode == "stochastic" ? Weights::stochastic
+                                                 : Weights::nearest;
+        for (size_t i = 0; i < tensors.size(); ++i)
+            parameters.push_back({tensors[i], states[i], nb::cast<std::string>(names[i]), random_keys[i]});
+        for (size_t i = 0; i < slots.size(); ++i)
+            if (!slots[i].is_none()) slot_names[M + i] = slots[i];
+        for (nb::handle name : scalar_names_) scalar_names.push_back(nb::borrow(name));
+    }
+
+    // Looks up the tensors of every parameter whose gradient is not None. Returns the distinct rows of their scalars.
+    nb::list collect(nb::list gradients) {
+        if (gradients.size() != parameters.size()) throw nb::value_error("one gradient (or None) for each parameter");
+        work.clear(), parameter_of_job.clear(), row_of_job.clear(), rows.clear(), scalars.clear(), kept.clear();
+        for (size_t i = 0; i < parameters.size(); ++i) {
+            const nb::handle gradient = gradients[i];
+            if (gradient.is_none()) continue;
+            try {
+                collect_tensors(parameters[i], gradient);
+                row_of_job.push_back(row_index(parameters[i]));
+            } catch (const Unusable &problem) {
+                explain(parameters[i], problem);
+            }
+            const bool draws = (weights == Weights::stochastic && is_rounded(views[P])) || is_rounded(views[M]) ||
+                               is_rounded(views[V]) || is_rounded(views[R]);
+            Job &job = work.add(views.data(), draws);
+            job.shape = shape;
+            job.weights = is_rounded(views[P]) ? weights : Weights::nearest; // wider weights have nothing to round
+            job.wide = views[P].format == Format::f64;
+            job.random_key = parameters[i].random_key;
+            parameter_of_job.push_back(i);
+        }
+        nb::list result;
+        for (const std::vector<double> &values : rows) result.append(nb::tuple(nb::cast(values)));
+        return result;
+    }
+
+    // Σg² of what was collected, as two doubles to be added, and the name of the first parameter with a gradient that is
+    // not finite, or None.
+    nb::tuple square_sum(int threads) {
+        Work::Measure measure;
+        {
+            nb::gil_scoped_release release;
+            measure = work.square_sum(*chosen_kernels, threads);
+        }
+        nb::object culprit = nb::none();
+        if (measure.first_nonfinite >= 0)
+            culprit = nb::cast(parameters[parameter_of_job[size_t(measure.first_nonfinite)]].name);
+        return nb::make_tuple(measure.sum.high, measure.sum.low, culprit);
+    }
+
+    // Steps what was collected. For each row that `collect` returned: its coefficients, and what its scalars become.
+    void step(std::vector<std::array<double, coefficient_count>> coefficients, std::vector<std::vector<double>> new_rows,
+              int threads) {
+        if (coefficients.size() != rows.size() || new_rows.size() != rows.size())
+            throw nb::value_error("one set of coefficients and of new scalars for each row");
+        narrow.clear(), wide.clear();
+        for (const auto &numbers : coefficients) {
+            const auto named = std::bit_cast<Coefficients>(numbers);
+            narrow.emplace_back(named, shape & shape::trace), wide.emplace_back(named, shape & shape::trace);
+        }
+        for (size_t j = 0; j < work.jobs().size(); ++j) {
+            Job &job = work.jobs()[j];
+            const size_t row = row_of_job[j];
+            job.narrow_constants = &narrow[row], job.wide_constants = &wide[row];
+            job.move = wide[row].eta != 0 || wide[row].k != 1;
+            job.step = uint64_t(new_rows[row][0]);
+        }
+        {
+            nb::gil_scoped_release release;
+            work.step(*chosen_kernels, threads);
+        }
+        for (size_t j = 0; j < work.jobs().size(); ++j)
+            for (size_t s = 0; s < scalar_names.size(); ++s)
+                write_scalar(scalars[j * scalar_names.size() + s], new_rows[row_of_job[j]][s]);
+        work.clear(), kept.clear();
+    }
+};
+
+// Whether the dictionary holds just these keys with just these values (the same objects), in this order.
+bool holds(nb::handle dictionary, nb::list keys, nb::list values) {
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    size_t i = 0;
+    while (PyDict_Next(dictionary.ptr(), &position, &key, &value)) {
+        if (i >= keys.size() || keys[i].ptr() != key || values[i].ptr() != value) return false;
+        ++i;
+    }
+    return i == keys.size();
+}
+
+// Whether both lists hold the same objects in the same order.
+bool same_objects(nb::list a, nb::list b) {
+    if (a.size() != b.size()) return false;
+    for (size_t i = 0; i < a.size(); ++i)
+        if (a[i].ptr() != b[i].ptr()) return false;
+    return true;
+}
+
+} // namespace
+} // namespace adamas
+
+NB_MODULE(_engine, m) {
+    using namespace adamas;
+    m.doc() = "The compiled engine of Adamas.";
+    nb::class_<Group>(m, "Group")
+        .def(nb::init<nb::list, nb::list, nb::list, std::vector<uint64_t>, unsigned, const std::string &, nb::list,
+                      nb::list>(),
+             "tensors"_a, "states"_a, "names"_a, "random_keys"_a, "shape"_a, "weights"_a, "slots"_a, "scalars"_a)
+        .def("collect", &Group::collect, "gradients"_a)
+        .def("square_sum", &Group::square_sum, "threads"_a)
+        .def("step", &Group::step, "coefficients"_a, "new_rows"_a, "threads"_a);
+    m.def("holds", &holds, "dictionary"_a, "keys"_a, "values"_a);
+    m.def("same_objects", &same_objects, "a"_a, "b"_a);
+    m.def("instruction_set", [] { return chosen_kernels->name; });
+    m.def("instruction_sets", [] {
+        nb::list names;
+        for (const char *name : {"baseline", "avx2", "avx512"})
+            if (kernels_named(name)) names.append(name);
+        return names;
+    });
+    m.def(
+        "use_instruction_set",
+        [](const std::string &name) {
+            const Kernels *kernels = kernels_named(name.c_str());
+            if (kernels == nullptr) throw nb::value_error("this processor, or this build, cannot run that instruction set");
+            chosen_kernels = kernels;
+        },
+        "name"_a);
+    m.def("thread_source", &thread_source);
+    m.def("default_threads", &default_threads);
+}

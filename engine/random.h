@@ -1,0 +1,39 @@
+// Randomness as a counter: a function of (seed, step, tensor, element), never a stream. So the same bits come out for any
+// number of threads, any chunking and any resume. adamas.formats has the same functions in NumPy.
+// `static`, because this header is compiled for several instruction sets and the linker must not mix them.
+#pragma once
+
+#include <cstdint>
+
+namespace adamas {
+
+struct Key {
+    uint32_t first, second;
+};
+
+// The finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
+static inline uint64_t mix64(uint64_t x) {
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+// One key for each (tensor, step, draw, 2^32 elements); `tensor` has the seed in it already.
+static inline Key key_of(uint64_t tensor, uint64_t step, uint64_t draw, uint64_t index_high) {
+    const uint64_t x = mix64(mix64(mix64(tensor ^ mix64(step)) + draw) + index_high);
+    return {uint32_t(x), uint32_t(x >> 32)};
+}
+
+// 32 random bits for one element: a two-round multiplicative hash with a key before each round.
+static inline uint32_t random_bits(uint32_t index, Key key) {
+    uint32_t x = index ^ key.first;
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x += key.second;
+    x ^= x >> 15;
+    x *= 0x846ca68bu;
+    return x ^ (x >> 16);
+}
+
+} // namespace adamas

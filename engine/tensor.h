@@ -1,0 +1,33 @@
+// What the engine knows of a tensor: where its elements lie and how each is stored. No arithmetic and no Python here.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace adamas {
+
+// How one element is stored. Adding a format means adding one decode and one encode in formats.h.
+enum class Format : uint8_t { f32, f64, bf16, f16, i16 };
+
+constexpr size_t size_of(Format format) {
+    switch (format) {
+    case Format::f64: return 8;
+    case Format::f32: return 4;
+    default: return 2;
+    }
+}
+
+// The tensors that one parameter's step touches: the weight, its gradient, first and second moment, the maximum of the
+// second, the trace (momentum after the division), and the low 16 bits of a split weight.
+enum Slot : uint8_t { P, G, M, V, H, R, LOW, SLOTS };
+
+// One tensor as the kernels see it. With `dims` = 0 the elements lie one after the other in iteration order; otherwise
+// sizes and strides (in elements, outermost first) tell where they are.
+struct Operand {
+    char *data = nullptr;
+    Format format = Format::f32;
+    int dims = 0;
+    const int64_t *sizes = nullptr, *strides = nullptr;
+};
+
+} // namespace adamas

@@ -1,0 +1,103 @@
+#include "threads.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#ifndef _WIN32
+#include <dlfcn.h>
+#endif
+
+namespace adamas {
+namespace {
+
+// The entry point that GCC's OpenMP runtime has had since 4.9, and that LLVM's and Intel's offer too.
+using ParallelRegion = void (*)(void (*)(void *), void *, unsigned threads, unsigned flags);
+
+ParallelRegion find_openmp() {
+#ifndef _WIN32
+    static std::atomic<ParallelRegion> found{nullptr};
+    ParallelRegion region = found.load(std::memory_order_relaxed);
+    if (region == nullptr) { // looked for again until it is there: PyTorch may be imported later
+        region = reinterpret_cast<ParallelRegion>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+        found.store(region, std::memory_order_relaxed);
+    }
+    return region;
+#else
+    return nullptr;
+#endif
+}
+
+// Threads that sleep between calls. One call at a time: a second caller does its work alone.
+class Pool {
+    std::mutex mutex;
+    std::condition_variable wake, done;
+    std::vector<std::thread> workers;
+    void (*body)(void *) = nullptr;
+    void *argument = nullptr;
+    int wanted = 0, running = 0;
+    bool stop = false;
+    std::mutex callers;
+
+    void work() {
+        std::unique_lock lock(mutex);
+        for (;;) {
+            wake.wait(lock, [&] { return stop || wanted > 0; });
+            if (stop) return;
+            --wanted;
+            lock.unlock();
+            body(argument);
+            lock.lock();
+            if (--running == 0) done.notify_one();
+        }
+    }
+
+  public:
+    void run(int threads, void (*new_body)(void *), void *new_argument) {
+        std::unique_lock only(callers, std::try_to_lock);
+        if (!only) return new_body(new_argument);
+        {
+            std::lock_guard lock(mutex);
+            while (int(workers.size()) < threads - 1) workers.emplace_back([this] { work(); });
+            body = new_body, argument = new_argument;
+            wanted = running = threads - 1;
+        }
+        wake.notify_all();
+        new_body(new_argument);
+        std::unique_lock lock(mutex);
+        done.wait(lock, [&] { return running == 0; });
+    }
+
+    ~Pool() {
+        {
+            std::lock_guard lock(mutex);
+            stop = true;
+        }
+        wake.notify_all();
+        for (std::thread &worker : workers) worker.join();
+    }
+};
+
+} // namespace
+
+void run_on_threads(int threads, void (*body)(void *), void *argument) {
+    if (threads <= 1) return body(argument);
+    if (const ParallelRegion region = find_openmp()) return region(body, argument, unsigned(threads), 0);
+    // Never destroyed: at the end of a process, or after a fork, the threads may be gone already.
+    static Pool *pool = new Pool;
+    pool->run(threads, body, argument);
+}
+
+const char *thread_source() { return find_openmp() ? "OpenMP" : "own"; }
+
+int default_threads() {
+    if (const char *value = std::getenv("OMP_NUM_THREADS"))
+        if (const int threads = std::atoi(value); threads > 0) return threads;
+    const unsigned processors = std::thread::hardware_concurrency();
+    return processors ? int(processors) : 1;
+}
+
+} // namespace adamas

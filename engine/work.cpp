@@ -1,0 +1,136 @@
+#include "work.h"
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <numeric>
+
+#include "threads.h"
+
+namespace adamas {
+namespace {
+
+// Elements that a thread takes at a time from the concatenation of all tensors: small tensors are batched, large ones cut.
+constexpr int64_t portion = 32768;
+// Inside a tensor, cuts lie at multiples of this: whole cache lines in every format, whole blocks of scaled formats.
+constexpr int64_t grain = 1024;
+// Waking a thread costs microseconds; fewer elements than this are done sooner by one.
+constexpr int64_t least_per_thread = 4096;
+
+int64_t cut(int64_t at, int64_t numel) { return at >= numel ? numel : at <= 0 ? 0 : at / grain * grain; }
+
+// The dimensions from the slowest to the fastest in memory.
+std::vector<int> memory_order(const View &view) {
+    std::vector<int> order(view.sizes.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return view.strides[a] > view.strides[b]; });
+    return order;
+}
+
+std::vector<int64_t> row_major(const std::vector<int64_t> &sizes) {
+    std::vector<int64_t> strides(sizes.size());
+    int64_t next = 1;
+    for (size_t d = sizes.size(); d-- > 0; next *= sizes[d]) strides[d] = next;
+    return strides;
+}
+
+} // namespace
+
+void Work::clear() {
+    jobs_.clear(), layouts_.clear(), starts_.clear();
+    total_ = 0;
+}
+
+// Gives the operand the view's dimensions in `order`, with neighbours that lie as one dimension joined.
+void Work::place(Operand &operand, const View &view, const std::vector<int> &order) {
+    operand.data = view.data, operand.format = view.format;
+    std::vector<int64_t> sizes, strides;
+    for (const int d : order) {
+        if (view.sizes[d] == 1) continue;
+        if (!sizes.empty() && strides.back() == view.strides[d] * view.sizes[d]) {
+            sizes.back() *= view.sizes[d], strides.back() = view.strides[d];
+        } else {
+            sizes.push_back(view.sizes[d]), strides.push_back(view.strides[d]);
+        }
+    }
+    if (sizes.empty() || (sizes.size() == 1 && strides[0] == 1)) return;
+    operand.dims = int(sizes.size());
+    layouts_.push_back(std::move(sizes)), operand.sizes = layouts_.back().data();
+    layouts_.push_back(std::move(strides)), operand.strides = layouts_.back().data();
+}
+
+Job &Work::add(const View *views, bool by_index) {
+    Job &job = jobs_.emplace_back();
+    job.numel = views[P].numel;
+    const bool all_in_order =
+        std::all_of(views, views + SLOTS, [](const View &v) { return v.data == nullptr || v.sizes.empty(); });
+    if (all_in_order) {
+        for (int slot = 0; slot < SLOTS; ++slot)
+            job.operands[slot].data = views[slot].data, job.operands[slot].format = views[slot].format;
+    } else {
+        const View *shaped = std::find_if(views, views + SLOTS, [](const View &v) { return !v.sizes.empty(); });
+        std::vector<int> order(shaped->sizes.size());
+        std::iota(order.begin(), order.end(), 0);
+        if (!by_index && !views[P].sizes.empty()) order = memory_order(views[P]);
+        for (int slot = 0; slot < SLOTS; ++slot) {
+            if (views[slot].data == nullptr) continue;
+            if (views[slot].sizes.empty()) {
+                View view = views[slot];
+                view.sizes = shaped->sizes, view.strides = row_major(shaped->sizes);
+                place(job.operands[slot], view, order);
+            } else {
+                place(job.operands[slot], views[slot], order);
+            }
+        }
+    }
+    starts_.push_back(total_);
+    total_ += job.numel;
+    return job;
+}
+
+// Calls body(job, begin, end) for stretches that together cover every job once.
+template <class Body> void Work::share(int threads, Body &&body) const {
+    const int64_t portions = (total_ + portion - 1) / portion;
+    threads = int(std::min<int64_t>({threads, portions, std::max<int64_t>(1, total_ / least_per_thread)}));
+    struct Shared {
+        const Work &work;
+        Body &body;
+        int64_t portions;
+        std::atomic<int64_t> next{0};
+    } shared{*this, body, portions};
+    run_on_threads(
+        threads,
+        [](void *argument) {
+            auto &[work, body, portions, next] = *static_cast<Shared *>(argument);
+            for (int64_t mine; (mine = next.fetch_add(1, std::memory_order_relaxed)) < portions;) {
+                const int64_t from = mine * portion, to = from + portion;
+                const auto first = std::upper_bound(work.starts_.begin(), work.starts_.end(), from) - 1;
+                for (size_t j = size_t(first - work.starts_.begin()); j < work.jobs_.size() && work.starts_[j] < to; ++j) {
+                    const Job &job = work.jobs_[j];
+                    const int64_t begin = cut(from - work.starts_[j], job.numel);
+                    const int64_t end = cut(to - work.starts_[j], job.numel);
+                    if (begin < end) body(j, begin, end);
+                }
+            }
+        },
+        &shared);
+}
+
+void Work::step(const Kernels &kernels, int threads) const {
+    share(threads, [&](size_t job, int64_t begin, int64_t end) { kernels.step(jobs_[job], begin, end); });
+}
+
+Work::Measure Work::square_sum(const Kernels &kernels, int threads) const {
+    Measure result;
+    std::mutex mutex;
+    share(threads, [&](size_t job, int64_t begin, int64_t end) {
+        const SquareSum part = kernels.square_sum(jobs_[job], begin, end);
+        const std::lock_guard lock(mutex);
+        result.sum = sum_of(result.sum, part);
+        if (!part.finite && (result.first_nonfinite < 0 || int64_t(job) < result.first_nonfinite))
+            result.first_nonfinite = int64_t(job);
+    });
+    return result;
+}
+
+} // namespace adamas

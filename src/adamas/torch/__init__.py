@@ -1,0 +1,24 @@
+"""Adamas for PyTorch: drop-in replacements for the optimizers of ``torch.optim``.
+
+>>> import torch, adamas.torch
+>>> model = torch.nn.Linear(2, 1)
+>>> optimizer = adamas.torch.AdamW(model.parameters(), lr=1e-3)
+"""
+
+from .groups import ParamGroups, param_groups
+from .members import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
+from .optimizer import Optimizer
+
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "NAdam",
+    "Optimizer",
+    "ParamGroups",
+    "RAdam",
+    "RMSprop",
+    "param_groups",
+]

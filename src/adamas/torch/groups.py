@@ -1,0 +1,72 @@
+"""Parameter groups of a model: what is decayed, and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+# Embeddings are looked up, not multiplied; norms only scale and shift. Decaying them toward 0 regularises nothing.
+_NO_DECAY_MODULES: tuple[type[nn.Module], ...] = (
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+    nn.modules.batchnorm._NormBase,
+)
+
+
+class ParamGroups(list[dict[str, Any]]):
+    """Parameter groups that print what is in them. An ordinary list otherwise."""
+
+    def __str__(self) -> str:
+        """A line for each group, then one for each parameter in it."""
+        lines = []
+        for group in self:
+            count = sum(p.numel() for _, p in group["params"])
+            lines.append(f"weight_decay={group['weight_decay']:g}: {len(group['params'])} tensors, {count:,} parameters")
+            lines += [f"    {name}  {tuple(p.shape)}" for name, p in group["params"]]
+        return "\n".join(lines)
+
+
+def param_groups(
+    model: nn.Module, weight_decay: float = 1e-2, no_decay: Sequence[str] = (), **options: Any
+) -> ParamGroups:
+    """The model's trainable parameters in two groups: those to decay, and biases, norms and embeddings apart.
+
+    What has fewer than two dimensions (biases, and the scales of norms that are written by hand) is not decayed, nor are
+    the parameters of embedding and normalisation modules. A weight that an embedding shares with another module counts as
+    an embedding's.
+
+    Args:
+        model: its ``named_parameters()`` with ``requires_grad`` are taken; each once.
+        weight_decay: of the first group; the second has 0.
+        no_decay: parameters whose names end with one of these, or that lie in a module of such a name, are not decayed
+            either.
+        **options: set in both groups (``lr=…``).
+
+    Returns:
+        A list for any optimizer's ``params``, with names; ``print`` shows what is in it. Groups without parameters are
+        left out.
+
+    Raises:
+        ValueError: an entry of ``no_decay`` fits no parameter.
+    """
+    exempt = {
+        id(p) for module in model.modules() if isinstance(module, _NO_DECAY_MODULES) for p in module.parameters(recurse=False)
+    }
+    unused = set(no_decay)
+    decayed, kept = [], []
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
+        fits = {entry for entry in no_decay if f".{name}".endswith(entry) or f".{entry}." in f".{name}"}
+        unused -= fits
+        (kept if fits or p.ndim < 2 or id(p) in exempt else decayed).append((name, p))
+    if unused:
+        raise ValueError(f"no_decay: no parameter's name ends with, or lies in a module called, {sorted(unused)}")
+    groups = [(decayed, weight_decay), (kept, 0.0)]
+    return ParamGroups({"params": params, "weight_decay": decay, **options} for params, decay in groups if params)

@@ -1,0 +1,379 @@
+"""The optimizer that all members share: it speaks PyTorch's habits and holds no arithmetic.
+
+A step looks up the tensors, asks ``adamas.family`` for the numbers of this step, and hands both to the engine, or, for
+tensors that are not on the CPU, to ``adamas.torch.unfused``.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, overload
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from .. import _engine
+from ..family import Coefficients, Member, Shape
+from ..formats import mix64
+from . import checkpoint, unfused
+from .options import COMMON_DEFAULTS, as_number, check, check_parameter, is_wide
+
+LOW_BITS = "weight_low_bits"
+_MASK64 = 0xFFFFFFFFFFFFFFFF
+
+# What has to stay the same for a plan to be used again: shape, names of the state tensors, weights=.
+Signature = tuple[int, tuple[str | None, ...], str]
+
+
+class Plan:
+    """One parameter group as the engine and the fallback take it, for as long as its tensors and options stay the same."""
+
+    def __init__(self, optimizer: Optimizer, group: dict[str, Any], first: int) -> None:
+        self.params: list[Tensor] = list(group["params"])
+        self.names = parameter_names(group, len(optimizer.param_groups), first)
+        self.keys = [_random_key(group, i, first) for i in range(len(self.params))]
+        self.signature = optimizer._signature(group)
+        shape, self.slots, self.weights = self.signature
+        self.shape = Shape(shape)
+        self.states: list[dict[str, Any]] = []
+        for p in self.params:
+            if p.grad is not None:
+                optimizer._initialize_state(p, group)
+            self.states.append(optimizer.state[p] if p in optimizer.state else {})
+        self.bare = [i for i, state in enumerate(self.states) if not state]  # no gradient so far, hence no state
+        self.elsewhere = [i for i, p in enumerate(self.params) if p.device.type != "cpu"]
+        self.group = _engine.Group(
+            self.params,
+            self.states,
+            self.names,
+            self.keys,
+            shape,
+            self.weights,
+            [*self.slots, LOW_BITS if self.weights == "split" else None],
+            optimizer._scalar_names,
+        )
+
+    def collect(self, optimizer: str) -> tuple[list[tuple[float, ...]], list[tuple[int, Tensor]]]:
+        """Looks up the tensors of all parameters that have a gradient.
+
+        Returns the distinct rows of scalars among those on the CPU, and index and gradient of the others.
+        """
+        gradients: list[Tensor | None] = [p.grad for p in self.params]
+        others = []
+        for i in self.elsewhere:
+            gradient, gradients[i] = gradients[i], None
+            if gradient is not None:
+                self._refuse_sparse(i, gradient, optimizer)
+                others.append((i, gradient))
+        try:
+            return self.group.collect(gradients), others
+        except ValueError:
+            for i, gradient in enumerate(gradients):
+                if gradient is not None:
+                    self._refuse_sparse(i, gradient, optimizer)
+            raise
+
+    def _refuse_sparse(self, index: int, gradient: Tensor, optimizer: str) -> None:
+        if gradient.layout != torch.strided:
+            raise RuntimeError(
+                f"{optimizer} does not support sparse gradients, and that of parameter {self.names[index]} is "
+                f"{gradient.layout}: make it dense (for an embedding: sparse=False), or give it to torch.optim.SparseAdam"
+            )
+
+
+def parameter_names(group: dict[str, Any], groups: int, first: int) -> list[str]:
+    """What error messages call the parameters: their names, or their positions among all parameters."""
+    if "param_names" in group:
+        return [repr(name) for name in group["param_names"]]
+    return [f"{first + i} (of shape {tuple(p.shape)})" for i, p in enumerate(group["params"])]
+
+
+def _random_key(group: dict[str, Any], index: int, first: int) -> int:
+    """Seed and identity of a parameter, for its random numbers: by its name where there is one, so that order is free."""
+    seed = mix64(group["seed"] & _MASK64)
+    if "param_names" not in group:
+        return mix64(seed + first + index)
+    digest = hashlib.blake2b(group["param_names"][index].encode(), digest_size=8).digest()
+    return mix64(seed ^ int.from_bytes(digest, "little"))
+
+
+class Optimizer(torch.optim.Optimizer):
+    """What the optimizers of ``adamas.torch`` share. Use one of those: ``Adam``, ``AdamW``, …
+
+    Attributes:
+        grad_norm: 2-norm of the last step's gradient before clipping, where ``max_grad_norm`` or ``on_nonfinite`` had it
+            measured, else None.
+    """
+
+    _member: ClassVar[Member]
+    _step_supports_amp_scaling = True  # GradScaler leaves unscaling and skipping to the step
+    _inside_step = False
+    _plans: list[Plan] | None = None
+    _known: tuple[list[Tensor], list[Any]] = ([], [])
+    grad_norm: float | None = None
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any], options: Any, allowed: Any) -> None:
+        if unknown := options.keys() - allowed.__annotations__.keys():
+            raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
+        defaults = {**COMMON_DEFAULTS, **defaults, **options, "skipped_steps": 0}
+        check(defaults, type(self).__name__)
+        for name in ("weight_decay", "momentum"):
+            if name in defaults:
+                defaults[name] = as_number(defaults[name])
+        if "betas" in defaults:
+            defaults["betas"] = tuple(as_number(beta) for beta in defaults["betas"])
+        super().__init__(params, defaults)
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps ``on_nonfinite="skip"`` has left undone. It travels in the state dict."""
+        return max((group["skipped_steps"] for group in self.param_groups), default=0)
+
+    # ---- groups
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a parameter group; may be called at any time. See ``torch.optim.Optimizer.add_param_group``.
+
+        Raises:
+            ValueError: for a parameter given twice, one that cannot be optimized, or an option with a wrong value.
+        """
+        if isinstance(param_group, dict):
+            params = param_group["params"]
+            if not isinstance(params, Tensor | set):
+                param_group["params"] = params = list(params)
+                self._refuse_twice(params)
+            group = {**self.defaults, **param_group}
+            check(group, type(self).__name__)
+            for i, item in enumerate([params] if isinstance(params, Tensor) else params):
+                name, parameter = item if isinstance(item, tuple) else (i, item)
+                check_parameter(parameter, repr(name), group)
+            param_group.setdefault("base_lr", float(group["lr"]))
+        super().add_param_group(param_group)
+
+    def _refuse_twice(self, params: list[Any]) -> None:
+        earlier = {id(p): name for name, p in self._named_parameters()}
+        here: dict[int, str] = {}
+        for i, item in enumerate(params):
+            name, parameter = item if isinstance(item, tuple) else (f"number {i}", item)
+            if id(parameter) in here:
+                raise ValueError(
+                    f"optimizer contains a parameter group with duplicate parameters: {name} is {here[id(parameter)]} "
+                    "again, and would be stepped twice"
+                )
+            if id(parameter) in earlier:
+                raise ValueError(
+                    f"some parameters appear in more than one parameter group: {name} of the new group is parameter "
+                    f"{earlier[id(parameter)]}, and would be stepped twice"
+                )
+            here[id(parameter)] = str(name)
+
+    def _named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        first = 0
+        for group in self.param_groups:
+            yield from zip(parameter_names(group, 0, first), group["params"], strict=True)
+            first += len(group["params"])
+
+    # ---- state
+
+    @property
+    def _scalar_names(self) -> list[str]:
+        return [name for name, _ in self._member.scalars]
+
+    def _signature(self, group: dict[str, Any]) -> Signature:
+        return int(self._member.full_shape(group)), self._member.state_names(group), group["weights"]
+
+    def _initialize_state(self, p: Tensor, group: dict[str, Any]) -> None:
+        """Creates what the parameter's state lacks: all of it at its first gradient."""
+        state = self.state[p]
+        for name, value in self._member.scalars:
+            if name not in state:
+                state[name] = torch.tensor(value, dtype=torch.float64)  # counts past 2²⁴, where float32 stops
+        if p.is_complex():
+            dtype = p.dtype
+        elif group["state"] == "bfloat16":
+            dtype = torch.bfloat16
+        else:
+            dtype = torch.float64 if is_wide(p.dtype) else torch.float32
+        for name in self._member.state_names(group):
+            if name is not None and name not in state:
+                state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+                if start := group.get("initial_accumulator_value"):
+                    state[name].fill_(complex(start, start) if p.is_complex() else start)
+        if group["weights"] == "split" and p.dtype in (torch.bfloat16, torch.float16) and LOW_BITS not in state:
+            state[LOW_BITS] = torch.zeros_like(p, dtype=torch.int16, memory_format=torch.preserve_format)
+
+    def _current_plans(self) -> list[Plan]:
+        """The plans of all groups, made anew if any tensor, state or option that they rest on was replaced."""
+        if self._plans is not None and len(self._plans) == len(self.param_groups):
+            fresh = all(
+                plan.signature == self._signature(group)
+                and _engine.same_objects(plan.params, group["params"])
+                and not any(plan.params[i].grad is not None for i in plan.bare)
+                for plan, group in zip(self._plans, self.param_groups, strict=True)
+            )
+            if fresh and _engine.holds(self.state, *self._known):
+                return self._plans
+        plans, first = [], 0
+        for group in self.param_groups:
+            plans.append(Plan(self, group, first))
+            first += len(group["params"])
+        self._known = (list(self.state.keys()), list(self.state.values()))
+        self._plans = plans
+        return plans
+
+    # ---- the step
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Performs one optimization step.
+
+        Args:
+            closure: reevaluates the model and returns the loss.
+
+        Raises:
+            FloatingPointError: a gradient is not finite and ``on_nonfinite="raise"``. Nothing was changed.
+            RuntimeError: a gradient is sparse. Nothing was changed.
+            ValueError: a gradient or a state tensor cannot be used; the message names it. Nothing was changed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        if found_inf is not None and float(found_inf) != 0:
+            return loss  # GradScaler lowers its scale; neither step count nor moments advance
+        scale = 1.0 if grad_scale is None else 1 / float(grad_scale)
+
+        plans = self._current_plans()
+        found = [plan.collect(type(self).__name__) for plan in plans]
+        threads = torch.get_num_threads()
+        if any(group["max_grad_norm"] is not None or group["on_nonfinite"] != "propagate" for group in self.param_groups):
+            if not self._measure(plans, [others for _, others in found], scale, threads):
+                return loss
+        else:
+            self.grad_norm = None
+
+        for group, plan, (rows, others) in zip(self.param_groups, plans, found, strict=True):
+            limit, clip = group["max_grad_norm"], scale
+            if limit is not None and self.grad_norm is not None:
+                clip *= min(1.0, limit / (self.grad_norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_
+            if rows:
+                advanced = [self._advance(group, row, clip) for row in rows]
+                plan.group.step([numbers for numbers, _ in advanced], [row for _, row in advanced], threads)
+            for i, gradient in others:
+                self._step_elsewhere(group, plan, i, gradient, clip)
+        return loss
+
+    def _advance(
+        self, group: dict[str, Any], row: tuple[float, ...], scale: float
+    ) -> tuple[Coefficients, tuple[float, ...]]:
+        """The numbers of the next step for parameters whose scalars are ``row``, and what these become."""
+        scalars = self._member.advance(group, dict(zip(self._scalar_names, row, strict=True)))
+        return self._member.full_coefficients(group, scalars, scale), tuple(scalars.values())
+
+    def _measure(
+        self, plans: list[Plan], others: list[list[tuple[int, Tensor]]], scale: float, threads: int
+    ) -> bool:
+        """Sets ``grad_norm``; returns False if the step is to be skipped, and counts it."""
+        parts: list[float] = []
+        skip = False
+        for group, plan, elsewhere in zip(self.param_groups, plans, others, strict=True):
+            high, low, culprit = plan.group.square_sum(threads)
+            total, index = unfused.square_sum([gradient for _, gradient in elsewhere])
+            parts += high, low, total
+            if culprit is None and index is not None:
+                culprit = plan.names[elsewhere[index][0]]
+            if culprit is not None and group["on_nonfinite"] == "raise":
+                raise FloatingPointError(
+                    f"the gradient of parameter {culprit} has a NaN or an infinity; nothing was changed "
+                    '(on_nonfinite="skip" would leave out such steps and count them)'
+                )
+            skip |= culprit is not None and group["on_nonfinite"] == "skip"
+        finite = all(math.isfinite(part) for part in parts)
+        self.grad_norm = (math.sqrt(math.fsum(parts)) if finite else math.nan) * scale
+        if skip:
+            for group in self.param_groups:
+                group["skipped_steps"] += 1
+        return not skip
+
+    def _step_elsewhere(self, group: dict[str, Any], plan: Plan, i: int, gradient: Tensor, scale: float) -> None:
+        """Steps a parameter that the engine has no kernel for."""
+        if gradient.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("an Adamas step computes its coefficients on the host and cannot be captured in a CUDA graph")
+        state = plan.states[i]
+        numbers, row = self._advance(group, tuple(float(state[name]) for name in self._scalar_names), scale)
+        unfused.step(
+            numbers,
+            plan.shape,
+            plan.params[i],
+            gradient,
+            tuple(None if name is None else state[name] for name in plan.slots),
+            state.get(LOW_BITS) if plan.weights == "split" else None,
+            plan.weights,
+            plan.keys[i],
+            int(row[0]),
+        )
+        for name, value in zip(self._scalar_names, row, strict=True):
+            state[name].fill_(value)
+
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """Wraps ``step`` with the profiler's mark and the step hooks, once even where a subclass calls ``super().step()``."""
+        hooked = torch.optim.Optimizer.profile_hook_step(func)
+
+        @torch._disable_dynamo  # a compiled training step has a graph break here
+        @functools.wraps(func)
+        def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            if self._inside_step:
+                return func(self, *args, **kwargs)
+            self._inside_step = True
+            try:
+                return hooked(self, *args, **kwargs)
+            finally:
+                self._inside_step = False
+
+        return step
+
+    # ---- saving and loading
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+            group.setdefault("base_lr", float(group["lr"]))
+
+    @torch._disable_dynamo
+    def state_dict(self) -> dict[str, Any]:
+        """The state as plain tensors under PyTorch's names, and the hyperparameters: see ``torch.optim.Optimizer``."""
+        packed = super().state_dict()
+        for group in packed["param_groups"]:
+            group["decoupled_weight_decay"] = group["decay"] == "decoupled"  # what torch.optim reads
+        return packed
+
+    @torch._disable_dynamo
+    def load_state_dict(self, state_dict: dict[str, Any], hyperparameters: str = "saved") -> None:
+        """Loads a state dict of this class, or of the class of the same name in ``torch.optim``.
+
+        Tensors are copied, never cast and never shared with their source. Parameters are matched by name where both
+        sides have names, else by position.
+
+        Args:
+            state_dict: what ``state_dict()`` returned.
+            hyperparameters: ``"saved"``: learning rate, decay and all other options become what they were when saved, as
+                in ``torch.optim``; ``"given"``: those of this optimizer stay.
+
+        Raises:
+            ValueError: what was saved does not fit; the message names the parameter. Nothing was changed.
+        """
+        checkpoint.load(self, state_dict, hyperparameters)

@@ -1,0 +1,91 @@
+"""The rule over PyTorch's own operations, for tensors on devices that the engine has no kernel for.
+
+Correct and unfused: it draws the same random numbers and stores in the same formats as the engine, with a temporary or two
+for each operation. It holds no arithmetic of its own: the rule is ``adamas.rule``, the formats are ``adamas.formats``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import formats, rule
+from ..family import Coefficients, Shape
+
+_ENCODE = {torch.bfloat16: formats.encode_bfloat16, torch.float16: formats.encode_float16}
+_SPLIT = {torch.bfloat16: formats.split_bfloat16, torch.float16: formats.split_float16}
+_JOIN = {torch.bfloat16: formats.join_bfloat16, torch.float16: formats.join_float16}
+_MOMENTS = ("first", "second", "maximum", "trace")
+
+
+def _codes(x: Tensor) -> Tensor:
+    return x.contiguous().view(torch.int16).to(torch.int64) & 0xFFFF
+
+
+def _store(codes: Tensor, target: Tensor) -> None:
+    target.copy_(codes.to(torch.int16).view(target.dtype))
+
+
+def _real(x: Tensor | None) -> Tensor | None:
+    return torch.view_as_real(x) if x is not None and x.is_complex() else x
+
+
+def step(
+    coefficients: Coefficients,
+    shape: Shape,
+    weight: Tensor,
+    gradient: Tensor,
+    state: tuple[Tensor | None, ...],
+    low: Tensor | None,
+    weights: str,
+    random_key: int,
+    step_count: int,
+) -> None:
+    """Steps one parameter in place, on whatever device it is.
+
+    ``state`` holds the tensors of ``family.STATEFUL_PARTS``, ``low`` the low bits of a split weight (int16) or None.
+    """
+    p, g = _real(weight), _real(gradient.resolve_conj().resolve_neg())
+    assert p is not None and g is not None
+    stored = [_real(x) for x in state]
+    compute = torch.float64 if p.dtype == torch.float64 else torch.float32
+    index = torch.arange(p.numel(), device=p.device).reshape(p.shape)
+
+    def round_into(target: Tensor, value: Tensor, what: str | None) -> None:
+        encode = _ENCODE.get(target.dtype)
+        if encode is None or what is None:
+            target.copy_(value)
+        else:
+            random = formats.random16(torch, index, random_key, step_count, what)
+            _store(encode(torch, value.to(torch.float32).contiguous(), random), target)
+
+    value = _JOIN[p.dtype](torch, _codes(p), low.to(torch.int64) & 0xFFFF) if low is not None else p.to(compute)
+    old = rule.Moments(*(None if x is None else x.to(compute) for x in stored))
+    value, new = rule.step(coefficients, shape, torch, value, g.to(compute), old)
+
+    for target, moment, what in zip(stored, new, _MOMENTS, strict=True):
+        if target is not None:
+            assert moment is not None
+            # The maximum is not an average: to the nearest.
+            round_into(target, moment, None if what == "maximum" else what)
+    if coefficients.eta == 0 and coefficients.k == 1:
+        return
+    if low is not None:
+        high_codes, low_codes = _SPLIT[p.dtype](torch, value.contiguous())
+        _store(high_codes, p)
+        low.copy_(low_codes.to(torch.int16))
+    else:
+        round_into(p, value, "weight" if weights == "stochastic" else None)
+
+
+def square_sum(gradients: list[Tensor]) -> tuple[float, int | None]:
+    """Σg² over all tensors in float64, and the index of the first one that is not finite everywhere, or None."""
+    total, culprit = 0.0, None
+    for i, gradient in enumerate(gradients):
+        real: Any = _real(gradient)
+        total += float(real.to(torch.float64).square().sum())
+        if culprit is None and not bool(torch.isfinite(real).all()):
+            culprit = i
+    return total, culprit

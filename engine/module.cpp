@@ -15,6 +15,9 @@
 #include "threads.h"
 #include "work.h"
 
+#ifndef OFFS
+#define OFFS {-64,0}
+#endif
 namespace nb = nanobind;
 using namespace nb::literals;
 
@@ -23,6 +26,12 @@ namespace {
 
 const Kernels *chosen_kernels = &best_kernels();
 
+void prefetch(const void *place) {
+#ifndef _MSC_VER
+    __builtin_prefetch(place);
+#endif
+}
+
 bool is_rounded(const View &view) {
     return view.data != nullptr && (view.format == Format::bf16 || view.format == Format::f16);
 }
@@ -30,15 +39,29 @@ bool is_rounded(const View &view) {
 // The parameters of one group with their state. It holds the dictionaries, not the tensors in them: those are looked up at
 // each step, so that whatever replaced one in the meantime is seen.
 class Group {
+    // Where the objects of a parameter's state were at the last step. Only a hint for the processor, never dereferenced:
+    // between two steps everything has left the caches, and following one pointer after the other would take longer than
+    // the arithmetic of a small tensor.
+    struct Trail {
+        const void *places[2 * (SLOTS + 4)] = {};
+        int count = 0;
+
+        void leave(const void *object, const Sight &sight) {
+            places[count++] = object, places[count++] = sight.sizes;
+        }
+    };
+
     struct Parameter {
         nb::object tensor;
         nb::object state;
         std::string name;
         uint64_t random_key;
+        Trail trail;
     };
     std::vector<Parameter> parameters;
     std::array<nb::object, SLOTS> slot_names; // invalid where the shape has no such tensor
     std::vector<nb::object> scalar_names;     // "step" first
+    nb::object grad = nb::steal(PyUnicode_InternFromString("grad"));
     nb::object is_neg = nb::steal(PyUnicode_InternFromString("is_neg"));
     unsigned shape;
     Weights weights;
@@ -58,16 +81,32 @@ class Group {
     const char *looking_at = "";
     nb::handle looking_at_key;
 
-    Sight see_state(const Parameter &parameter, const nb::object &key) {
+    Sight see_state(Parameter &parameter, const nb::object &key) {
         looking_at = "state", looking_at_key = key;
         PyObject *found = PyDict_GetItemWithError(parameter.state.ptr(), key.ptr());
         if (found == nullptr) throw Unusable("is missing");
-        return see(found);
+        const Sight sight = see(found);
+        parameter.trail.leave(found, sight);
+        return sight;
     }
 
-    void collect_tensors(const Parameter &parameter, nb::handle gradient) {
+    // Asks the processor for what a later parameter will need.
+    void announce(size_t far, size_t near) const {
+        (void)near;
+        if (far < parameters.size()) {
+            const Parameter &parameter = parameters[far];
+            prefetch(parameter.state.ptr());
+            for (int i = 0; i < parameter.trail.count; i+=2) { prefetch(parameter.trail.places[i]); 
+             const char *x=(const char*)parameter.trail.places[i+1];
+             for (int k : OFFS) prefetch(x+k);
+            }
+        }
+    }
+
+    void collect_tensors(Parameter &parameter, nb::handle gradient) {
         looking_at = "it";
         const Sight weight = see(parameter.tensor.ptr());
+        parameter.trail.leave(parameter.tensor.ptr(), weight);
         if (weight.format == Format::i16) throw Unusable("has dtype int16");
         describe(weight, views[P]);
         if (overlaps_itself(views[P]))
@@ -80,6 +119,7 @@ class Group {
             gradient = kept.back();
         }
         const Sight seen = see(gradient.ptr());
+        parameter.trail.leave(gradient.ptr(), seen);
         if (!same_shape(weight, seen)) throw Unusable("has another shape than the parameter, or only one is complex");
         if (seen.format == Format::i16) throw Unusable("has dtype int16");
         describe(seen, views[G]);
@@ -95,7 +135,7 @@ class Group {
         }
     }
 
-    size_t row_index(const Parameter &parameter) {
+    size_t row_index(Parameter &parameter) {
         row.clear();
         for (const nb::object &name : scalar_names) {
             scalars.push_back(see_state(parameter, name));
@@ -131,12 +171,13 @@ class Group {
         for (nb::handle name : scalar_names_) scalar_names.push_back(nb::borrow(name));
     }
 
-    // Looks up the tensors of every parameter whose gradient is not None. Returns the distinct rows of their scalars.
-    nb::list collect(nb::list gradients) {
-        if (gradients.size() != parameters.size()) throw nb::value_error("one gradient (or None) for each parameter");
+    // Looks up the tensors of every parameter that has a gradient. Returns the distinct rows of their scalars.
+    nb::list collect() {
         work.clear(), parameter_of_job.clear(), row_of_job.clear(), rows.clear(), scalars.clear(), kept.clear();
         for (size_t i = 0; i < parameters.size(); ++i) {
-            const nb::handle gradient = gradients[i];
+            announce(i + 12, i + 6);
+            parameters[i].trail.count = 0;
+            const nb::object gradient = parameters[i].tensor.attr(grad);
             if (gradient.is_none()) continue;
             try {
                 collect_tensors(parameters[i], gradient);
@@ -230,7 +271,7 @@ NB_MODULE(_engine, m) {
         .def(nb::init<nb::list, nb::list, nb::list, std::vector<uint64_t>, unsigned, const std::string &, nb::list,
                       nb::list>(),
              "tensors"_a, "states"_a, "names"_a, "random_keys"_a, "shape"_a, "weights"_a, "slots"_a, "scalars"_a)
-        .def("collect", &Group::collect, "gradients"_a)
+        .def("collect", &Group::collect)
         .def("square_sum", &Group::square_sum, "threads"_a)
         .def("step", &Group::step, "coefficients"_a, "new_rows"_a, "threads"_a);
     m.def("holds", &holds, "dictionary"_a, "keys"_a, "values"_a);

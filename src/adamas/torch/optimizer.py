@@ -14,6 +14,7 @@ from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 from torch.optim.optimizer import ParamsT
 
 from .. import _engine
@@ -23,6 +24,7 @@ from . import checkpoint, unfused
 from .options import COMMON_DEFAULTS, as_number, check, check_parameter, is_wide
 
 LOW_BITS = "weight_low_bits"
+_ENGINE_DEVICE = "cpu"  # the devices that the engine has kernels for
 _MASK64 = 0xFFFFFFFFFFFFFFFF
 
 # What has to stay the same for a plan to be used again: shape, names of the state tensors, weights=.
@@ -45,12 +47,13 @@ class Plan:
                 optimizer._initialize_state(p, group)
             self.states.append(optimizer.state[p] if p in optimizer.state else {})
         self.bare = [i for i, state in enumerate(self.states) if not state]  # no gradient so far, hence no state
-        self.elsewhere = [i for i, p in enumerate(self.params) if p.device.type != "cpu"]
+        self.elsewhere = [i for i, p in enumerate(self.params) if p.device.type != _ENGINE_DEVICE]
+        here = [i for i, p in enumerate(self.params) if p.device.type == _ENGINE_DEVICE]
         self.group = _engine.Group(
-            self.params,
-            self.states,
-            self.names,
-            self.keys,
+            [self.params[i] for i in here],
+            [self.states[i] for i in here],
+            [self.names[i] for i in here],
+            [self.keys[i] for i in here],
             shape,
             self.weights,
             [*self.slots, LOW_BITS if self.weights == "split" else None],
@@ -62,19 +65,15 @@ class Plan:
 
         Returns the distinct rows of scalars among those on the CPU, and index and gradient of the others.
         """
-        gradients: list[Tensor | None] = [p.grad for p in self.params]
-        others = []
-        for i in self.elsewhere:
-            gradient, gradients[i] = gradients[i], None
-            if gradient is not None:
-                self._refuse_sparse(i, gradient, optimizer)
-                others.append((i, gradient))
+        others = [(i, gradient) for i in self.elsewhere if (gradient := self.params[i].grad) is not None]
+        for i, gradient in others:
+            self._refuse_sparse(i, gradient, optimizer)
         try:
-            return self.group.collect(gradients), others
+            return self.group.collect(), others
         except ValueError:
-            for i, gradient in enumerate(gradients):
-                if gradient is not None:
-                    self._refuse_sparse(i, gradient, optimizer)
+            for i, p in enumerate(self.params):
+                if p.grad is not None:
+                    self._refuse_sparse(i, p.grad, optimizer)
             raise
 
     def _refuse_sparse(self, index: int, gradient: Tensor, optimizer: str) -> None:
@@ -270,6 +269,8 @@ class Optimizer(torch.optim.Optimizer):
             if rows:
                 advanced = [self._advance(group, row, clip) for row in rows]
                 plan.group.step([numbers for numbers, _ in advanced], [row for _, row in advanced], threads)
+                # Autograd has to know, or a graph that was built before the step would be differentiated with new weights.
+                increment_version([p for p in plan.params if p.grad is not None])
             for i, gradient in others:
                 self._step_elsewhere(group, plan, i, gradient, clip)
         return loss

@@ -1,0 +1,20 @@
+"""What the tests share: the members with their hyperparameters, and where the data is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder that holds ``mnist/``: $ADAMAS_DATA, or ``shared/data`` beside the checkout."""
+    given = os.environ.get("ADAMAS_DATA")
+    folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not (folder / "mnist").is_dir():
+        pytest.skip(f"no MNIST under {folder}: set ADAMAS_DATA to a folder that holds mnist/")
+    return folder

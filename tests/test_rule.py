@@ -1,0 +1,242 @@
+"""Every member against the oracle: the rule over NumPy in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from members import CASES, Case, moments_of, next_numbers, ulp
+
+from adamas import _engine, family, rule
+from adamas.family import Shape
+
+OPTIONS = [
+    {},
+    {"weight_decay": 0.1},
+    {"weight_decay": 0.1, "decay": "decoupled"},
+    {"weight_decay": 0.1, "decay": "independent"},
+    {"l1": 0.01, "maximize": True},
+]
+
+
+def adversarial(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Gradients as they should not be: zeros, denormals, huge and tiny ones, NaN and infinity."""
+    special = np.array([0.0, -0.0, 1e-40, -1e-45, 1e30, -1e30, 1e-30, 3e38, np.nan, np.inf, -np.inf, 1.0], np.float32)
+    return special[rng.integers(0, len(special), n)]
+
+
+def assert_close(got: np.ndarray, expected: np.ndarray, allowed: np.ndarray, what: str) -> None:
+    """Equal within ``allowed``; NaN and infinity where they are expected, or where the expected overflows float32."""
+    with np.errstate(over="ignore"):
+        stored = expected.astype(np.float32).astype(np.float64)
+    same = (np.isnan(got) & np.isnan(stored)) | (got == stored)
+    with np.errstate(invalid="ignore"):
+        same |= np.abs(got - expected) <= allowed
+    worst = np.flatnonzero(~same)[:3]
+    assert same.all(), f"{what}: {got.flat[worst]} instead of {expected.flat[worst]} (within {allowed.flat[worst]})"
+
+
+def check_step(optimizer: torch.optim.Optimizer, p: torch.Tensor, g: np.ndarray) -> None:
+    """One step against the oracle: moments within 4 ulp of their terms, the update within 4 ulp of itself.
+
+    The update is compared for the moments that the step stored: that v overflows in float32 is storage, not error.
+    """
+    (k, shape), old = next_numbers(optimizer, p), moments_of(optimizer, p)
+    before = p.detach().numpy().astype(np.float64)
+    p.grad = torch.from_numpy(g.copy())
+    optimizer.step()
+    new = moments_of(optimizer, p)
+
+    with np.errstate(all="ignore"):
+        full = rule.gradient(k, shape, np, before, g.astype(np.float64))
+        # A gradient with penalties has been rounded, and where its terms cancel, that is seen in all that follows.
+        noise = ulp(np.abs(k.l2 * before) + abs(k.l1) + np.abs(g)) if shape & Shape.PENALTY else 0.0 * full
+        expected = rule.moments(k, shape, np, full, old)
+        if shape & Shape.FIRST:
+            allowed = 2 * ulp(np.abs(k.a1 * old.first) + np.abs(k.b1 * full)) + 2 * k.b1 * noise
+            assert_close(new.first, expected.first, allowed, "first moment")
+        if shape & (Shape.SQUARE | Shape.ABSOLUTE):
+            slope = np.abs(2 * k.b2 * full) if shape & Shape.SQUARE else 1.0
+            assert_close(new.second, expected.second, 4 * ulp(expected.second) + 2 * slope * noise, "second moment")
+        if shape & Shape.MAXIMUM:
+            with_new = np.maximum(old.maximum, new.second)
+            assert_close(new.maximum, with_new, 0 * with_new, "maximum")
+
+        stored = new._replace(trace=old.trace)
+        weight, after = rule.update(k, shape, np, before, full, stored)
+        if shape & Shape.TRACE:
+            part = rule.update(k._replace(q=0.0, k=0.0, eta=-1.0), shape, np, before, full, stored)[0]
+            scale = np.abs(k.q * old.trace) + np.abs(part)
+            centre = cancellation(k, shape, stored)
+            assert_close(new.trace, after.trace, 4 * ulp(scale) * centre + np.abs(part) * relative(noise, full), "trace")
+            weight = k.k * before - k.eta * new.trace
+        terms = np.abs(k.k * before) + np.abs(weight - k.k * before)
+        update = terms_of_update(k, shape, full, stored) if not shape & Shape.TRACE else np.abs(k.eta * new.trace)
+        allowed = 4 * ulp(update) * cancellation(k, shape, stored) + 2 * ulp(terms) + update * relative(noise, full)
+        if k.eta or k.k != 1:
+            assert_close(p.detach().numpy().astype(np.float64), weight, allowed, "weight")
+
+
+def relative(noise: np.ndarray, full: np.ndarray) -> np.ndarray:
+    return np.where(noise > 0, 4 * noise / np.maximum(np.abs(full), 1e-300), 0.0)
+
+
+def cancellation(k: family.Coefficients, shape: Shape, new: rule.Moments) -> np.ndarray | float:
+    """How much v − m² magnifies the rounding of v, in a centered denominator."""
+    if not shape & Shape.CENTERED:
+        return 1.0
+    with np.errstate(all="ignore"):
+        factor = 1 + new.second / (new.second - k.z * new.first**2)
+    # Where next to nothing is left of the difference, its rounding decides, and nothing can be said of the result.
+    return np.where((factor > 0) & (factor < 1e4), factor, np.inf)
+
+
+def terms_of_update(k: family.Coefficients, shape: Shape, g: np.ndarray, new: rule.Moments) -> np.ndarray:
+    """η(|c·m| + |d·g|) / denominator: the size of the update before its terms cancel."""
+    positive = rule.Moments(None if new.first is None else np.abs(new.first), *new[1:])
+    if shape & Shape.CENTERED:
+        positive = positive._replace(first=new.first)
+    return -rule.update(k._replace(k=0.0), shape, np, 0.0 * g, np.abs(g), positive)[0]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("isa", _engine.instruction_sets())
+def test_each_step_is_the_oracles(case: Case, options: dict, isa: str) -> None:
+    chosen = _engine.instruction_set()
+    _engine.use_instruction_set(isa)
+    try:
+        rng = np.random.default_rng(3)
+        p = torch.nn.Parameter(torch.from_numpy(rng.standard_normal(1531).astype(np.float32)))
+        optimizer = case.make([p], **{**case.options, **options})
+        for step in range(8):
+            check_step(optimizer, p, (rng.standard_normal(1531) * 10.0 ** rng.integers(-6, 3)).astype(np.float32))
+            assert float(optimizer.state[p]["step"]) == step + 1
+    finally:
+        _engine.use_instruction_set(chosen)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_adversarial_gradients_do_what_the_oracle_does(case: Case) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        p = torch.nn.Parameter(torch.from_numpy(rng.standard_normal(97).astype(np.float32)))
+        optimizer = case.make([p], **case.options)
+        check_step(optimizer, p, rng.standard_normal(97).astype(np.float32))
+        check_step(optimizer, p, adversarial(rng, 97))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_float64_weights_are_stepped_in_float64(case: Case) -> None:
+    rng = np.random.default_rng(7)
+    p = torch.nn.Parameter(torch.from_numpy(rng.standard_normal(301)))
+    optimizer = case.make([p], **case.options)
+    for _ in range(5):
+        g = rng.standard_normal(301)
+        (k, shape), old, before = next_numbers(optimizer, p), moments_of(optimizer, p), p.detach().numpy().copy()
+        p.grad = torch.from_numpy(g)
+        optimizer.step()
+        expected, _ = rule.step(k, shape, np, before, g, old)
+        np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-14, atol=1e-14)
+
+
+def test_the_worked_example() -> None:
+    """f(x) = x² from 5 with lr 0.001: gradient 10, m = 1, v = 0.1, m̂ = 10, v̂ = 100, x = 4.999."""
+    hyper = {
+        "lr": 0.001,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "decay": "l2",
+        "l1": 0.0,
+        "maximize": False,
+        "amsgrad": False,
+        "bias_correction": True,
+        "eps_mode": "torch",
+    }
+    k, shape = family.ADAM.full_coefficients(hyper, {"step": 1.0}), family.ADAM.full_shape(hyper)
+    x, (m, v, _, _) = rule.step(k, shape, np, np.array(5.0), np.array(10.0), rule.Moments(np.array(0.0), np.array(0.0)))
+    assert (m, v) == (pytest.approx(1.0), pytest.approx(0.1))
+    assert (k.c * m, k.w * v) == (pytest.approx(10.0), pytest.approx(100.0))
+    assert x == pytest.approx(4.999, abs=1e-9)
+
+
+def test_the_plain_form_without_bias_correction() -> None:
+    """x₁ = 5 − 0.001·1/√0.1: what several texts print as Adam."""
+    from adamas.torch import Adam
+
+    x = torch.nn.Parameter(torch.tensor([5.0], dtype=torch.float64))
+    optimizer = Adam([x], lr=0.001, bias_correction=False)
+    (x**2).sum().backward()
+    optimizer.step()
+    assert x.item() == pytest.approx(5 - 0.001 / np.sqrt(0.1), abs=1e-9)
+
+
+@pytest.mark.parametrize(("eps_mode", "moved"), [("torch", 0.990), ("hat", 0.240)])
+def test_the_place_of_epsilon(eps_mode: str, moved: float) -> None:
+    """The first step at lr 1, ε 1e-8 (1e-7 for Keras's form) with a gradient of 1e-6."""
+    from adamas.torch import Adam
+
+    x = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = Adam([x], lr=1.0, eps=1e-8 if eps_mode == "torch" else 1e-7, eps_mode=eps_mode)
+    x.grad = torch.full_like(x, 1e-6)
+    optimizer.step()
+    assert -x.item() == pytest.approx(moved, abs=1e-3)
+
+
+def test_eps_root_is_under_the_root() -> None:
+    from adamas.torch import Adam
+
+    x = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = Adam([x], lr=1.0, eps=0.0, eps_root=3.0)
+    x.grad = torch.ones_like(x)
+    optimizer.step()
+    assert -x.item() == pytest.approx(0.5)
+
+
+def test_decay_by_name() -> None:
+    """With a zero gradient only the decay moves the weight, and each kind by its own amount (trap T24)."""
+    from adamas.torch import AdamW
+
+    moved = {}
+    for decay in ("decoupled", "independent"):
+        x = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+        optimizer = AdamW([x], lr=0.1, weight_decay=0.5, decay=decay)
+        for factor in (1.0, 0.5):
+            optimizer.param_groups[0]["lr"] = 0.1 * factor
+            x.grad = torch.zeros_like(x)
+            optimizer.step()
+        moved[decay] = x.item()
+    assert moved["decoupled"] == pytest.approx((1 - 0.05) * (1 - 0.025))
+    assert moved["independent"] == pytest.approx((1 - 0.5) * (1 - 0.25))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_converges_on_a_parabola_and_on_rosenbrock(case: Case) -> None:
+    x = torch.nn.Parameter(torch.tensor([5.0, -3.0], dtype=torch.float64))
+    optimizer = case.make([x], **{**case.options, "weight_decay": 0.0, "lr": 1.0 if case.name == "adagrad" else 0.05})
+    start = (x**2).sum().item()
+    for _ in range(600):
+        optimizer.zero_grad()
+        (x**2).sum().backward()
+        optimizer.step()
+    assert (x**2).sum().item() < 1e-2 * start
+
+    y = torch.nn.Parameter(torch.tensor([-1.0, 1.5], dtype=torch.float64))
+
+    def rosenbrock() -> torch.Tensor:
+        return (1 - y[0]) ** 2 + 100 * (y[1] - y[0] ** 2) ** 2
+
+    rates = {"sgd": 1e-3, "momentum": 2e-4, "nesterov": 2e-4, "adagrad": 0.5, "adamax": 0.03, "radam": 3e-3}
+    lr = rates.get(case.name, 2e-3 if "momentum" in case.name else 1e-2)
+    options = {**case.options, "weight_decay": 0.0, "lr": lr}
+    if case.name == "adagrad":
+        options["lr_decay"] = 0.0
+    optimizer = case.make([y], **options)
+    start = rosenbrock().item()
+    for _ in range(2500):
+        optimizer.zero_grad()
+        loss = rosenbrock()
+        loss.backward()
+        optimizer.step()
+    assert rosenbrock().item() < 0.05 * start

@@ -26,9 +26,11 @@ const ExchangeTable &table_of(PyObject *tensor) {
     PyTypeObject *type = Py_TYPE(tensor);
     if (type == last_type) return *last_table;
 
-    const nb::object capsule = nb::getattr(nb::handle(reinterpret_cast<PyObject *>(type)), "__dlpack_c_exchange_api__", nb::none());
-    auto *table = capsule.is_none() ? nullptr
-                                    : static_cast<const ExchangeTable *>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    const nb::object capsule =
+        nb::getattr(nb::handle(reinterpret_cast<PyObject *>(type)), "__dlpack_c_exchange_api__", nb::none());
+    auto *table = capsule.is_none()
+                      ? nullptr
+                      : static_cast<const ExchangeTable *>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
     while (table != nullptr && table->major != 1) table = table->previous;
     if (table == nullptr) {
         PyErr_Clear();
@@ -51,8 +53,9 @@ Format format_of(const nb::dlpack::dtype &dtype) {
         case 0 << 8 | 16: return Format::i16;
         }
     }
-    throw Unusable("has a dtype that the engine does not store: it takes float32, float64, bfloat16, float16, complex64 "
-                   "and complex128");
+    throw Unusable(
+        "has a dtype that the engine does not store: it takes float32, float64, bfloat16, float16, complex64 "
+        "and complex128");
 }
 
 } // namespace
@@ -111,19 +114,20 @@ bool overlaps_itself(const View &view) {
     return false;
 }
 
-nb::object without_pending_signs(nb::handle tensor) {
-    return tensor.attr("resolve_conj")().attr("resolve_neg")();
-}
+nb::object without_pending_signs(nb::handle tensor) { return tensor.attr("resolve_conj")().attr("resolve_neg")(); }
 
 double read_scalar(const Sight &sight) {
     if (sight.numel != 1 || sight.is_complex || (sight.format != Format::f32 && sight.format != Format::f64))
         throw Unusable("is not a single float32 or float64 number");
-    return sight.format == Format::f64 ? *reinterpret_cast<double *>(sight.data) : *reinterpret_cast<float *>(sight.data);
+    return sight.format == Format::f64 ? *reinterpret_cast<double *>(sight.data)
+                                       : *reinterpret_cast<float *>(sight.data);
 }
 
 void write_scalar(const Sight &sight, double value) {
-    if (sight.format == Format::f64) *reinterpret_cast<double *>(sight.data) = value;
-    else *reinterpret_cast<float *>(sight.data) = float(value);
+    if (sight.format == Format::f64)
+        *reinterpret_cast<double *>(sight.data) = value;
+    else
+        *reinterpret_cast<float *>(sight.data) = float(value);
 }
 
 } // namespace adamas

@@ -1,6 +1,6 @@
 // How the engine sees a framework's tensor without copying it: DLPack's C exchange interface (version 1.3), a table of
-// functions that a tensor type offers as the capsule `__dlpack_c_exchange_api__`. One look costs tens of nanoseconds and
-// takes no reference, so every tensor is looked up anew at every step and nothing can go stale.
+// functions that a tensor type offers as the capsule `__dlpack_c_exchange_api__`. One look costs tens of nanoseconds
+// and takes no reference, so every tensor is looked up anew at every step and nothing can go stale.
 #pragma once
 
 #include <nanobind/nanobind.h>

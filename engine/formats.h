@@ -36,39 +36,42 @@ inline float from_f16(uint16_t x) {
     return bits_float(float_bits(scaled) | special | sign);
 }
 
-// The spacing of float16 at |x|, and |x| in units of it plus `offset`, rounded down (offset in [0, 1)).
-inline uint16_t pack_f16(float x, float units, float spacing) {
-    // units is a whole number up to 2048, so units * spacing is exact; rescaling the exponent makes the float16 bits.
-    const float rounded = units * spacing;
-    const uint32_t bits = float_bits(rounded * 0x1p-112f) >> 13;
-    const uint32_t magnitude = rounded >= 65536.0f ? 0x7c00u : bits;
-    return uint16_t((x != x ? 0x7e00u : magnitude) | (float_bits(x) >> 16 & 0x8000u));
-}
-
-inline float f16_spacing(float magnitude) {
-    const uint32_t exponent = float_bits(magnitude) & 0x7f800000u;
-    const uint32_t least = uint32_t(127 - 14) << 23; // the smallest normal number
-    const uint32_t most = uint32_t(127 + 16) << 23;  // where infinity begins
-    const uint32_t clamped = exponent < least ? least : exponent > most ? most : exponent;
-    return bits_float(clamped - (uint32_t(10) << 23));
-}
-
 inline float magnitude_of(float x) { return bits_float(float_bits(x) & 0x7fffffffu); }
 
-inline float whole_part(float x) { return float(int32_t(x)); } // for 0 <= x < 2^31
-
-inline uint16_t to_f16(float x) {
-    const float magnitude = magnitude_of(x), spacing = f16_spacing(magnitude);
-    const float limited = magnitude < 131072.0f ? magnitude : 131072.0f;
-    const float units = limited / spacing, floor = whole_part(units), rest = units - floor;
-    const bool odd = int32_t(floor) & 1;
-    return pack_f16(x, floor + float(rest > 0.5f || (rest == 0.5f && odd)), spacing);
+inline uint16_t pack_f16(float x, uint32_t magnitude) {
+    magnitude = magnitude > 0x7c00u ? 0x7c00u : magnitude; // beyond the largest number: infinity
+    magnitude = x != x ? 0x7e00u : magnitude;
+    return uint16_t(magnitude | (float_bits(x) >> 16 & 0x8000u));
 }
 
+constexpr float f16_least_normal = 0x1p-14f;
+constexpr uint32_t f16_bias = 112u << 10; // between the exponents of float32 and of float16
+
+inline uint16_t to_f16(float x) {
+    const float size = magnitude_of(x);
+    const uint32_t bits = float_bits(size);
+    const uint32_t normal = ((bits + 0xfffu + ((bits >> 13) & 1u)) >> 13) - f16_bias;
+    // The sum with 1/2 has a spacing of 2^-24, so that the addition rounds.
+    const uint32_t subnormal = float_bits(size + 0.5f) - float_bits(0.5f);
+    return pack_f16(x, size < f16_least_normal ? subnormal : normal);
+}
+
+// Of `random`, 13 bits count: as many as are cut off.
 inline uint16_t to_f16(float x, uint32_t random) {
-    const float magnitude = magnitude_of(x), spacing = f16_spacing(magnitude);
-    const float limited = magnitude < 131072.0f ? magnitude : 131072.0f;
-    return pack_f16(x, whole_part(limited / spacing + float(random >> 3) * 0x1p-13f), spacing);
+    const float size = magnitude_of(x);
+    const uint32_t normal = ((float_bits(size) + (random >> 3)) >> 13) - f16_bias;
+    const float limited = size < f16_least_normal ? size : 0.0f;
+    const uint32_t subnormal = uint32_t(int32_t(limited * 0x1p24f + float(int32_t(random >> 3)) * 0x1p-13f));
+    return pack_f16(x, size < f16_least_normal ? subnormal : normal);
+}
+
+// The distance of float16's neighbours at |x|.
+inline float f16_spacing(float size) {
+    const uint32_t exponent = float_bits(size) & 0x7f800000u;
+    const uint32_t least = uint32_t(127 - 14) << 23; // the smallest normal number
+    const uint32_t most = uint32_t(127 + 16) << 23;  // where infinity begins
+    const uint32_t raised = exponent < least ? least : exponent;
+    return bits_float((raised > most ? most : raised) - (uint32_t(10) << 23));
 }
 
 // ---- split weights: the parameter is the float32 weight rounded to 16 bits, `low` is what that left out

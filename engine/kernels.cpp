@@ -1,5 +1,6 @@
-// A block passes through: decode, rule, encode. Blocks are small enough for the first-level cache; a tensor that is stored
-// as the rule computes, and lies in order, is used where it lies. This file is compiled once for each instruction set.
+// A block passes through: decode, rule, encode. Blocks are small enough for the first-level cache; a tensor that is
+// stored as the rule computes, and lies in order, is used where it lies. This file is compiled once for each
+// instruction set.
 
 #include "kernels.h"
 
@@ -21,7 +22,8 @@ constexpr int block = 256; // what seven tensors have of it lies in any first-le
 
 template <class T> constexpr Format native = sizeof(T) == 4 ? Format::f32 : Format::f64;
 
-// Calls piece(offset of the first element, elements, stride) for each run of the innermost dimension in [begin, begin+n).
+// Calls piece(offset of the first element, elements, stride) for each run of the innermost dimension in [begin,
+// begin+n).
 template <class Piece> void for_each_run(const Operand &x, int64_t begin, int n, Piece &&piece) {
     const int last = x.dims - 1;
     while (n > 0) {
@@ -54,8 +56,8 @@ template <class Element> void scatter(const Operand &x, int64_t begin, int n, co
     });
 }
 
-// One tensor's part of a block. After `load`, `stored` points at its n elements as stored, in order; `values` at the same
-// as the rule computes, which is the same place where the format allows it.
+// One tensor's part of a block. After `load`, `stored` points at its n elements as stored, in order; `values` at the
+// same as the rule computes, which is the same place where the format allows it.
 template <class T> struct Lane {
     alignas(64) T value_buffer[block];
     alignas(64) char stored_buffer[block * sizeof(double)];
@@ -113,8 +115,8 @@ template <class T> struct Lane {
     }
 };
 
-// Fetches what the block after the next will read. The processor does so by itself inside a page of 4 KB, and has to find
-// each of four streams again at every page's end: a twentieth of the time of a large step.
+// Fetches what the block after the next will read. The processor does so by itself inside a page of 4 KB, and has to
+// find each of four streams again at every page's end: a twentieth of the time of a large step.
 void prefetch(const Job &job, int64_t at) {
 #ifdef __GNUC__
     constexpr int64_t ahead = 2 * block;
@@ -161,8 +163,10 @@ class Draws {
 };
 
 template <class T, unsigned S> constexpr Rule<T> rule_or_null() {
-    if constexpr (shape::valid(S)) return rule<T, S>;
-    else return nullptr;
+    if constexpr (shape::valid(S))
+        return rule<T, S>;
+    else
+        return nullptr;
 }
 
 template <class T, unsigned... S> constexpr auto make_rules(std::integer_sequence<unsigned, S...>) {
@@ -200,8 +204,8 @@ template <class T> void step_blocks(const Job &job, const Constants<T> &constant
         apply(constants, values[P], values[G], values[M], values[V], values[H], values[R], n);
 
         Draws draws(job, at, n);
-        // Averages are rounded without bias: nearest rounding would stop them (a step moves v by 1/1000, a bfloat16 has 8
-        // bits). The maximum is not an average, and takes the nearest.
+        // Averages are rounded without bias: nearest rounding would stop them (a step moves v by 1/1000, a bfloat16 has
+        // 8 bits). The maximum is not an average, and takes the nearest.
         for (const Slot slot : {M, V, R}) {
             if (values[slot] == nullptr) continue;
             const Draw draw = draw_of[slot];
@@ -225,8 +229,10 @@ template <class T> void step_blocks(const Job &job, const Constants<T> &constant
 }
 
 void step(const Job &job, int64_t begin, int64_t end) {
-    if (job.wide) step_blocks<double>(job, *job.wide_constants, begin, end);
-    else step_blocks<float>(job, *job.narrow_constants, begin, end);
+    if (job.wide)
+        step_blocks<double>(job, *job.wide_constants, begin, end);
+    else
+        step_blocks<float>(job, *job.narrow_constants, begin, end);
 }
 
 // ---- the gradient's norm

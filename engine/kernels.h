@@ -15,9 +15,9 @@ enum class Weights : uint8_t { nearest, stochastic, split };
 struct Job {
     Operand operands[SLOTS];
     int64_t numel;
-    unsigned shape;      // bits of adamas::shape
-    bool wide;           // arithmetic in float64
-    bool move;           // false where lr = 0: the moments are updated and the weight is left alone
+    unsigned shape; // bits of adamas::shape
+    bool wide;      // arithmetic in float64
+    bool move;      // false where lr = 0: the moments are updated and the weight is left alone
     Weights weights;
     uint64_t random_key; // seed and tensor
     uint64_t step;
@@ -43,7 +43,7 @@ struct Kernels {
     SquareSum (*square_sum)(const Job &, int64_t begin, int64_t end);
 };
 
-const Kernels &best_kernels();             // chosen once, by what this processor can do
+const Kernels &best_kernels();                  // chosen once, by what this processor can do
 const Kernels *kernels_named(const char *name); // null where the name is unknown or the processor cannot
 
 } // namespace adamas

@@ -16,7 +16,7 @@
 #include "work.h"
 
 #ifndef OFFS
-#define OFFS {-64,0}
+#define OFFS {-64, 0}
 #endif
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -36,19 +36,17 @@ bool is_rounded(const View &view) {
     return view.data != nullptr && (view.format == Format::bf16 || view.format == Format::f16);
 }
 
-// The parameters of one group with their state. It holds the dictionaries, not the tensors in them: those are looked up at
-// each step, so that whatever replaced one in the meantime is seen.
+// The parameters of one group with their state. It holds the dictionaries, not the tensors in them: those are looked up
+// at each step, so that whatever replaced one in the meantime is seen.
 class Group {
-    // Where the objects of a parameter's state were at the last step. Only a hint for the processor, never dereferenced:
-    // between two steps everything has left the caches, and following one pointer after the other would take longer than
-    // the arithmetic of a small tensor.
+    // Where the objects of a parameter's state were at the last step. Only a hint for the processor, never
+    // dereferenced: between two steps everything has left the caches, and following one pointer after the other would
+    // take longer than the arithmetic of a small tensor.
     struct Trail {
         const void *places[2 * (SLOTS + 4)] = {};
         int count = 0;
 
-        void leave(const void *object, const Sight &sight) {
-            places[count++] = object, places[count++] = sight.sizes;
-        }
+        void leave(const void *object, const Sight &sight) { places[count++] = object, places[count++] = sight.sizes; }
     };
 
     struct Parameter {
@@ -62,6 +60,7 @@ class Group {
     std::array<nb::object, SLOTS> slot_names; // invalid where the shape has no such tensor
     std::vector<nb::object> scalar_names;     // "step" first
     nb::object grad = nb::steal(PyUnicode_InternFromString("grad"));
+    nb::object requires_grad = nb::steal(PyUnicode_InternFromString("requires_grad"));
     nb::object is_neg = nb::steal(PyUnicode_InternFromString("is_neg"));
     unsigned shape;
     Weights weights;
@@ -96,9 +95,10 @@ class Group {
         if (far < parameters.size()) {
             const Parameter &parameter = parameters[far];
             prefetch(parameter.state.ptr());
-            for (int i = 0; i < parameter.trail.count; i+=2) { prefetch(parameter.trail.places[i]); 
-             const char *x=(const char*)parameter.trail.places[i+1];
-             for (int k : OFFS) prefetch(x+k);
+            for (int i = 0; i < parameter.trail.count; i += 2) {
+                prefetch(parameter.trail.places[i]);
+                const char *x = (const char *)parameter.trail.places[i + 1];
+                for (int k : OFFS) prefetch(x + k);
             }
         }
     }
@@ -110,8 +110,9 @@ class Group {
         if (weight.format == Format::i16) throw Unusable("has dtype int16");
         describe(weight, views[P]);
         if (overlaps_itself(views[P]))
-            throw Unusable("has elements that share memory (an expanded tensor?) and cannot be updated in place; pass a "
-                           "clone of it");
+            throw Unusable(
+                "has elements that share memory (an expanded tensor?) and cannot be updated in place; pass a "
+                "clone of it");
 
         looking_at = "its gradient";
         if (weight.is_complex || nb::cast<bool>(gradient.attr(is_neg)())) {
@@ -171,14 +172,14 @@ class Group {
         for (nb::handle name : scalar_names_) scalar_names.push_back(nb::borrow(name));
     }
 
-    // Looks up the tensors of every parameter that has a gradient. Returns the distinct rows of their scalars.
+    // Looks up the tensors of every parameter that has a gradient and is not frozen. Returns the distinct rows of their scalars.
     nb::list collect() {
         work.clear(), parameter_of_job.clear(), row_of_job.clear(), rows.clear(), scalars.clear(), kept.clear();
         for (size_t i = 0; i < parameters.size(); ++i) {
             announce(i + 12, i + 6);
             parameters[i].trail.count = 0;
             const nb::object gradient = parameters[i].tensor.attr(grad);
-            if (gradient.is_none()) continue;
+            if (gradient.is_none() || !nb::cast<bool>(parameters[i].tensor.attr(requires_grad))) continue;
             try {
                 collect_tensors(parameters[i], gradient);
                 row_of_job.push_back(row_index(parameters[i]));
@@ -199,8 +200,8 @@ class Group {
         return result;
     }
 
-    // Σg² of what was collected, as two doubles to be added, and the name of the first parameter with a gradient that is
-    // not finite, or None.
+    // Σg² of what was collected, as two doubles to be added, and the name of the first parameter with a gradient that
+    // is not finite, or None.
     nb::tuple square_sum(int threads) {
         Work::Measure measure;
         {
@@ -214,8 +215,8 @@ class Group {
     }
 
     // Steps what was collected. For each row that `collect` returned: its coefficients, and what its scalars become.
-    void step(std::vector<std::array<double, coefficient_count>> coefficients, std::vector<std::vector<double>> new_rows,
-              int threads) {
+    void step(std::vector<std::array<double, coefficient_count>> coefficients,
+              std::vector<std::vector<double>> new_rows, int threads) {
         if (coefficients.size() != rows.size() || new_rows.size() != rows.size())
             throw nb::value_error("one set of coefficients and of new scalars for each row");
         narrow.clear(), wide.clear();
@@ -287,7 +288,8 @@ NB_MODULE(_engine, m) {
         "use_instruction_set",
         [](const std::string &name) {
             const Kernels *kernels = kernels_named(name.c_str());
-            if (kernels == nullptr) throw nb::value_error("this processor, or this build, cannot run that instruction set");
+            if (kernels == nullptr)
+                throw nb::value_error("this processor, or this build, cannot run that instruction set");
             chosen_kernels = kernels;
         },
         "name"_a);

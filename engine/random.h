@@ -1,6 +1,6 @@
-// Randomness as a counter: a function of (seed, step, tensor, element), never a stream. So the same bits come out for any
-// number of threads, any chunking and any resume. adamas.formats has the same functions in NumPy.
-// `static`, because this header is compiled for several instruction sets and the linker must not mix them.
+// Randomness as a counter: a function of (seed, step, tensor, element), never a stream. So the same bits come out for
+// any number of threads, any chunking and any resume. adamas.formats has the same functions in NumPy. `static`, because
+// this header is compiled for several instruction sets and the linker must not mix them.
 #pragma once
 
 #include <cstdint>

@@ -8,8 +8,8 @@
 
 namespace adamas::ADAMAS_ISA {
 
-// One rounding where the hardware has it. Written out, because a compiler that chose for itself might choose differently
-// in a loop's body and in its remainder, and the bits would depend on where a block ends.
+// One rounding where the hardware has it. Written out, because a compiler that chose for itself might choose
+// differently in a loop's body and in its remainder, and the bits would depend on where a block ends.
 template <class T> inline T fused(T a, T b, T c) {
 #if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
     return std::fma(a, b, c);

@@ -10,7 +10,8 @@
 namespace adamas {
 namespace {
 
-// Elements that a thread takes at a time from the concatenation of all tensors: small tensors are batched, large ones cut.
+// Elements that a thread takes at a time from the concatenation of all tensors: small tensors are batched, large ones
+// cut.
 constexpr int64_t portion = 32768;
 // Inside a tensor, cuts lie at multiples of this: whole cache lines in every format, whole blocks of scaled formats.
 constexpr int64_t grain = 1024;
@@ -105,7 +106,8 @@ template <class Body> void Work::share(int threads, Body &&body) const {
             for (int64_t mine; (mine = next.fetch_add(1, std::memory_order_relaxed)) < portions;) {
                 const int64_t from = mine * portion, to = from + portion;
                 const auto first = std::upper_bound(work.starts_.begin(), work.starts_.end(), from) - 1;
-                for (size_t j = size_t(first - work.starts_.begin()); j < work.jobs_.size() && work.starts_[j] < to; ++j) {
+                for (size_t j = size_t(first - work.starts_.begin()); j < work.jobs_.size() && work.starts_[j] < to;
+                     ++j) {
                     const Job &job = work.jobs_[j];
                     const int64_t begin = cut(from - work.starts_[j], job.numel);
                     const int64_t end = cut(to - work.starts_[j], job.numel);

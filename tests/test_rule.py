@@ -68,7 +68,9 @@ def check_step(optimizer: torch.optim.Optimizer, p: torch.Tensor, g: np.ndarray)
             part = rule.update(k._replace(q=0.0, k=0.0, eta=-1.0), shape, np, before, full, stored)[0]
             scale = np.abs(k.q * old.trace) + np.abs(part)
             centre = cancellation(k, shape, stored)
-            assert_close(new.trace, after.trace, 4 * ulp(scale) * centre + np.abs(part) * relative(noise, full), "trace")
+            assert_close(
+                new.trace, after.trace, 4 * ulp(scale) * centre + np.abs(part) * relative(noise, full), "trace"
+            )
             weight = k.k * before - k.eta * new.trace
         terms = np.abs(k.k * before) + np.abs(weight - k.k * before)
         update = terms_of_update(k, shape, full, stored) if not shape & Shape.TRACE else np.abs(k.eta * new.trace)

@@ -81,7 +81,9 @@ class Member:
     coefficients: Callable[[Hyperparameters, Scalars], Coefficients]
     slots: tuple[str | None, str | None, str | None, str | None]
     scalars: tuple[tuple[str, float], ...] = (("step", 0.0),)
-    advance: Callable[[Hyperparameters, Scalars], dict[str, float]] = lambda hyper, scalars: {"step": scalars["step"] + 1}
+    advance: Callable[[Hyperparameters, Scalars], dict[str, float]] = lambda hyper, scalars: {
+        "step": scalars["step"] + 1
+    }
 
     def full_shape(self, hyper: Hyperparameters) -> Shape:
         """The shape, with the part for coupled penalties where there are any."""
@@ -219,7 +221,8 @@ ADAMAX = Member(
 
 def _nadam_mu(hyper: Hyperparameters, step: float) -> float:
     beta1: float = hyper["betas"][0]
-    return beta1 * (1 - 0.5 * 0.96 ** (step * hyper["momentum_decay"]))
+    momentum_decay: float = hyper["momentum_decay"]
+    return float(beta1 * (1 - 0.5 * 0.96 ** (step * momentum_decay)))
 
 
 def _nadam_advance(hyper: Hyperparameters, scalars: Scalars) -> dict[str, float]:

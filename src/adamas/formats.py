@@ -106,21 +106,23 @@ def float16_spacing(xp: Any, magnitude: Array) -> Array:
 
 
 def encode_float16(xp: Any, x: Array, random: Array | None = None) -> Array:
-    """The float16 codes of float32 values: to the nearest, ties to even, or stochastically (13 of the 16 bits count)."""
+    """The float16 codes of float32 values: to the nearest, ties to even, or stochastically.
+
+    Of ``random``, 13 bits count: as many as a normal number loses.
+    """
+    bits = float_bits(xp, x)
+    sign, magnitude = bits >> 16 & 0x8000, bits & 0x7FFFFFFF
+    size = bits_float(xp, magnitude)
+    units = xp.where(size < 2.0**-14, size, xp.zeros_like(size)) * 2.0**24
     if random is None:
-        codes = cast(cast(x, xp.float16).view(xp.int16), xp.int64) & 0xFFFF
+        normal = (magnitude + 0xFFF + (magnitude >> 13 & 1)) >> 13
+        subnormal = cast(xp.round(units), xp.int64)
     else:
-        magnitude = xp.abs(x)
-        spacing = float16_spacing(xp, magnitude)
-        limited = xp.where(magnitude < 131072, magnitude, xp.full_like(magnitude, 131072))
-        units = xp.floor(limited / spacing + cast(random >> 3, xp.float32) * 2.0**-13)
-        rounded = units * spacing
-        infinite = xp.full_like(rounded, float("inf"))
-        rounded = xp.where(rounded >= 65536, infinite, rounded)
-        codes = cast(cast(rounded, xp.float16).view(xp.int16), xp.int64) & 0xFFFF
-        codes = codes | (float_bits(xp, x) >> 16 & 0x8000)
-    sign = float_bits(xp, x) >> 16 & 0x8000
-    return xp.where(x != x, 0x7E00 | sign, codes)
+        normal = (magnitude + (random >> 3)) >> 13
+        subnormal = cast(units + cast(random >> 3, xp.float32) * 2.0**-13, xp.int64)
+    codes = xp.where(size < 2.0**-14, subnormal, normal - (112 << 10))
+    codes = xp.where(codes > 0x7C00, xp.full_like(codes, 0x7C00), codes)
+    return xp.where(x != x, xp.full_like(codes, 0x7E00), codes) | sign
 
 
 # Split weights: the parameter is the float32 weight rounded to 16 bits, and `low` is what that left out.

@@ -17,10 +17,10 @@ Array = Any
 class Moments(NamedTuple):
     """The state of one parameter, each part an array of its shape or None: m, v, h and r of the sentence."""
 
-    first: Array | None = None
-    second: Array | None = None
-    maximum: Array | None = None
-    trace: Array | None = None
+    first: Array = None
+    second: Array = None
+    maximum: Array = None
+    trace: Array = None
 
 
 def gradient(k: Coefficients, shape: Shape, xp: Any, p: Array, g: Array) -> Array:

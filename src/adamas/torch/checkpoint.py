@@ -92,7 +92,9 @@ def _merged(group: dict[str, Any], saved: dict[str, Any], hyperparameters: str) 
     return {**group, **taken}
 
 
-def _loaded_state(optimizer: Optimizer, saved: dict[str, Any], p: Tensor, group: dict[str, Any], name: str) -> dict[str, Any]:
+def _loaded_state(
+    optimizer: Optimizer, saved: dict[str, Any], p: Tensor, group: dict[str, Any], name: str
+) -> dict[str, Any]:
     """One parameter's state, as copies where the parameter is."""
     member = optimizer._member
     scalars = dict(member.scalars)

@@ -27,7 +27,9 @@ class ParamGroups(list[dict[str, Any]]):
         lines = []
         for group in self:
             count = sum(p.numel() for _, p in group["params"])
-            lines.append(f"weight_decay={group['weight_decay']:g}: {len(group['params'])} tensors, {count:,} parameters")
+            lines.append(
+                f"weight_decay={group['weight_decay']:g}: {len(group['params'])} tensors, {count:,} parameters"
+            )
             lines += [f"    {name}  {tuple(p.shape)}" for name, p in group["params"]]
         return "\n".join(lines)
 
@@ -56,10 +58,14 @@ def param_groups(
         ValueError: an entry of ``no_decay`` fits no parameter.
     """
     exempt = {
-        id(p) for module in model.modules() if isinstance(module, _NO_DECAY_MODULES) for p in module.parameters(recurse=False)
+        id(p)
+        for module in model.modules()
+        if isinstance(module, _NO_DECAY_MODULES)
+        for p in module.parameters(recurse=False)
     }
     unused = set(no_decay)
-    decayed, kept = [], []
+    decayed: list[tuple[str, nn.Parameter]] = []
+    kept: list[tuple[str, nn.Parameter]] = []
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import ParamsT
 
@@ -45,7 +46,7 @@ class Plan:
         for p in self.params:
             if p.grad is not None:
                 optimizer._initialize_state(p, group)
-            self.states.append(optimizer.state[p] if p in optimizer.state else {})
+            self.states.append(optimizer.state.get(p, {}))
         self.bare = [i for i, state in enumerate(self.states) if not state]  # no gradient so far, hence no state
         self.elsewhere = [i for i, p in enumerate(self.params) if p.device.type != _ENGINE_DEVICE]
         here = [i for i, p in enumerate(self.params) if p.device.type == _ENGINE_DEVICE]
@@ -65,7 +66,11 @@ class Plan:
 
         Returns the distinct rows of scalars among those on the CPU, and index and gradient of the others.
         """
-        others = [(i, gradient) for i in self.elsewhere if (gradient := self.params[i].grad) is not None]
+        others = [
+            (i, gradient)
+            for i in self.elsewhere
+            if self.params[i].requires_grad and (gradient := self.params[i].grad) is not None
+        ]
         for i, gradient in others:
             self._refuse_sparse(i, gradient, optimizer)
         try:
@@ -102,6 +107,9 @@ def _random_key(group: dict[str, Any], index: int, first: int) -> int:
 
 class Optimizer(torch.optim.Optimizer):
     """What the optimizers of ``adamas.torch`` share. Use one of those: ``Adam``, ``AdamW``, …
+
+    A step moves every parameter that has a gradient, unless its ``requires_grad`` is False: a frozen parameter stays where
+    it is, also where a gradient from before is left over. (PyTorch's optimizers move it.)
 
     Attributes:
         grad_norm: 2-norm of the last step's gradient before clipping, where ``max_grad_norm`` or ``on_nonfinite`` had it
@@ -197,11 +205,11 @@ class Optimizer(torch.optim.Optimizer):
             dtype = torch.bfloat16
         else:
             dtype = torch.float64 if is_wide(p.dtype) else torch.float32
-        for name in self._member.state_names(group):
-            if name is not None and name not in state:
-                state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+        for slot in self._member.state_names(group):
+            if slot is not None and slot not in state:
+                state[slot] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
                 if start := group.get("initial_accumulator_value"):
-                    state[name].fill_(complex(start, start) if p.is_complex() else start)
+                    state[slot].fill_(complex(start, start) if p.is_complex() else start)
         if group["weights"] == "split" and p.dtype in (torch.bfloat16, torch.float16) and LOW_BITS not in state:
             state[LOW_BITS] = torch.zeros_like(p, dtype=torch.int16, memory_format=torch.preserve_format)
 
@@ -256,7 +264,9 @@ class Optimizer(torch.optim.Optimizer):
         plans = self._current_plans()
         found = [plan.collect(type(self).__name__) for plan in plans]
         threads = torch.get_num_threads()
-        if any(group["max_grad_norm"] is not None or group["on_nonfinite"] != "propagate" for group in self.param_groups):
+        if any(
+            group["max_grad_norm"] is not None or group["on_nonfinite"] != "propagate" for group in self.param_groups
+        ):
             if not self._measure(plans, [others for _, others in found], scale, threads):
                 return loss
         else:
@@ -282,9 +292,7 @@ class Optimizer(torch.optim.Optimizer):
         scalars = self._member.advance(group, dict(zip(self._scalar_names, row, strict=True)))
         return self._member.full_coefficients(group, scalars, scale), tuple(scalars.values())
 
-    def _measure(
-        self, plans: list[Plan], others: list[list[tuple[int, Tensor]]], scale: float, threads: int
-    ) -> bool:
+    def _measure(self, plans: list[Plan], others: list[list[tuple[int, Tensor]]], scale: float, threads: int) -> bool:
         """Sets ``grad_norm``; returns False if the step is to be skipped, and counts it."""
         parts: list[float] = []
         skip = False
@@ -310,7 +318,9 @@ class Optimizer(torch.optim.Optimizer):
     def _step_elsewhere(self, group: dict[str, Any], plan: Plan, i: int, gradient: Tensor, scale: float) -> None:
         """Steps a parameter that the engine has no kernel for."""
         if gradient.is_cuda and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError("an Adamas step computes its coefficients on the host and cannot be captured in a CUDA graph")
+            raise RuntimeError(
+                "an Adamas step computes its coefficients on the host and cannot be captured in a CUDA graph"
+            )
         state = plan.states[i]
         numbers, row = self._advance(group, tuple(float(state[name]) for name in self._scalar_names), scale)
         unfused.step(
@@ -332,7 +342,7 @@ class Optimizer(torch.optim.Optimizer):
         """Wraps ``step`` with the profiler's mark and the step hooks, once even where a subclass calls ``super().step()``."""
         hooked = torch.optim.Optimizer.profile_hook_step(func)
 
-        @torch._disable_dynamo  # a compiled training step has a graph break here
+        @_disable_dynamo  # a compiled training step has a graph break here
         @functools.wraps(func)
         def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
             if self._inside_step:
@@ -354,7 +364,7 @@ class Optimizer(torch.optim.Optimizer):
                 group.setdefault(name, value)
             group.setdefault("base_lr", float(group["lr"]))
 
-    @torch._disable_dynamo
+    @_disable_dynamo
     def state_dict(self) -> dict[str, Any]:
         """The state as plain tensors under PyTorch's names, and the hyperparameters: see ``torch.optim.Optimizer``."""
         packed = super().state_dict()
@@ -362,7 +372,7 @@ class Optimizer(torch.optim.Optimizer):
             group["decoupled_weight_decay"] = group["decay"] == "decoupled"  # what torch.optim reads
         return packed
 
-    @torch._disable_dynamo
+    @_disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any], hyperparameters: str = "saved") -> None:
         """Loads a state dict of this class, or of the class of the same name in ``torch.optim``.
 

@@ -177,9 +177,13 @@ def check_parameter(parameter: Any, name: str, group: dict[str, Any]) -> None:
     if parameter.is_conj() or parameter.is_neg():
         raise ValueError(f"parameter {name} has a pending conjugation or sign; pass .resolve_conj().resolve_neg()")
     if parameter.is_complex() and group["state"] == "bfloat16":
-        raise ValueError(f'parameter {name} is complex, and there is no complex bfloat16: use state="float32" for its group')
+        raise ValueError(
+            f'parameter {name} is complex, and there is no complex bfloat16: use state="float32" for its group'
+        )
     if not (parameter.is_floating_point() or parameter.is_complex()):
-        raise ValueError(f"parameter {name} has dtype {parameter.dtype}; only floating-point and complex ones can be optimized")
+        raise ValueError(
+            f"parameter {name} has dtype {parameter.dtype}; only floating-point and complex ones can be optimized"
+        )
 
 
 def is_wide(dtype: torch.dtype) -> bool:

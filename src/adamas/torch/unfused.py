@@ -6,8 +6,6 @@ for each operation. It holds no arithmetic of its own: the rule is ``adamas.rule
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -28,8 +26,8 @@ def _store(codes: Tensor, target: Tensor) -> None:
     target.copy_(codes.to(torch.int16).view(target.dtype))
 
 
-def _real(x: Tensor | None) -> Tensor | None:
-    return torch.view_as_real(x) if x is not None and x.is_complex() else x
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x) if x.is_complex() else x
 
 
 def step(
@@ -48,8 +46,7 @@ def step(
     ``state`` holds the tensors of ``family.STATEFUL_PARTS``, ``low`` the low bits of a split weight (int16) or None.
     """
     p, g = _real(weight), _real(gradient.resolve_conj().resolve_neg())
-    assert p is not None and g is not None
-    stored = [_real(x) for x in state]
+    stored = [None if x is None else _real(x) for x in state]
     compute = torch.float64 if p.dtype == torch.float64 else torch.float32
     index = torch.arange(p.numel(), device=p.device).reshape(p.shape)
 
@@ -84,7 +81,7 @@ def square_sum(gradients: list[Tensor]) -> tuple[float, int | None]:
     """Σg² over all tensors in float64, and the index of the first one that is not finite everywhere, or None."""
     total, culprit = 0.0, None
     for i, gradient in enumerate(gradients):
-        real: Any = _real(gradient)
+        real = _real(gradient)
         total += float(real.to(torch.float64).square().sum())
         if culprit is None and not bool(torch.isfinite(real).all()):
             culprit = i

@@ -1,0 +1,54 @@
+# Two commands for users, `make train` and `make test`; the rest for those who work on Adamas.
+# Each makes what it needs and finds it there the second time.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+THREADS ?= 2
+
+ENGINE_SOURCES := $(wildcard engine/*) CMakeLists.txt pyproject.toml
+DEV := pytest pytest-xdist hypothesis expecttest ruff mypy clang-format
+
+.PHONY: train test lint format bench clean
+
+train: $(VENV)/.installed
+	$(BIN)/adamas train
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(THREADS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror engine/*.cpp engine/*.h
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i engine/*.cpp engine/*.h
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/bench_step.py
+	$(BIN)/python benchmarks/bench_mnist.py
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The build tools come first, since the engine is built without isolation: its second build takes seconds.
+$(VENV)/.tools: constraints.txt | $(BIN)/python
+	$(PIP) scikit-build-core nanobind cmake ninja
+	touch $@
+
+# Editable: changes of Python files are seen at once, and changes of the engine by the next `make`.
+$(VENV)/.installed: $(VENV)/.tools $(ENGINE_SOURCES)
+	$(PIP) --no-build-isolation --editable '.[train]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) $(DEV)
+	touch $@
+
+clean:
+	rm -rf build $(VENV)

@@ -1,0 +1,72 @@
+"""The command ``adamas``: gathers the commands, and turns errors into one line and an exit status.
+
+May import the standard library; typer and the rooms whose commands it gathers only once they are known to be installed.
+Exit status: 0 done, 1 a run failed, 2 the input cannot be used (nothing was written), 130 interrupted.
+"""
+
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, NoReturn
+
+import adamas
+
+if TYPE_CHECKING:
+    import typer
+
+TRAIN_EXTRA = ("torch", "typer", "rich", "matplotlib", "sklearn", "safetensors")
+
+
+def main() -> NoReturn:
+    """Run the command line in ``sys.argv``; does not return."""
+    missing = [name for name in TRAIN_EXTRA if find_spec(name) is None]
+    if missing:
+        _stop(2, f"{', '.join(missing)} not installed: pip install 'adamas[train]'")
+    import typer
+
+    from adamas.tasks import InputError
+
+    # typer carries click inside it in some versions and beside it in others; either way this is its error for a command
+    # line that does not parse.
+    usage_error: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
+    try:
+        sys.exit(_application()(prog_name="adamas", standalone_mode=False))
+    except InputError as error:
+        name = error.parameter if error.parameter == "task" else f"--{error.parameter.replace('_', '-')}"
+        _stop(2, f"{name} {error.problem}")
+    except usage_error as error:
+        _stop(2, f"{error.format_message()} (adamas train --help lists what there is)")
+    except KeyboardInterrupt:
+        _stop(130, "interrupted")
+    except OSError as error:
+        _stop(1, str(error))
+
+
+def _application() -> "typer.Typer":
+    import typer
+
+    from adamas.train.command import train
+
+    application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    application.command()(train)
+
+    @application.callback(invoke_without_command=True)
+    def adamas_command(
+        context: typer.Context,
+        version: bool = typer.Option(False, "--version", help="Print the version."),
+    ) -> None:
+        """Adamas: the Adam family of optimizers as one engine."""
+        if version:
+            typer.echo(f"adamas {adamas.__version__}")
+        elif context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+
+    return application
+
+
+def _stop(status: int, line: str) -> NoReturn:
+    print(f"adamas: {' '.join(line.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,434 @@
+"""What goes wrong with other libraries' optimizers, each by its number in the list of known traps, and does not here.
+
+Further traps are tested where their subject is: T07, T08 and T33 for any shape, strides and dtypes, T24 (decay by name) and
+T34 (``weights_only``) in ``test_torch.py`` and ``test_rule.py``.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import time
+from statistics import median
+
+import pytest
+import torch
+from members import CASES, Case
+
+import adamas.torch as at
+
+
+def filled(value: float, dtype: torch.dtype = torch.float32, n: int = 1000) -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.full((n,), value, dtype=dtype))
+
+
+def test_trap_T01_the_default_is_the_fast_path() -> None:
+    def seconds(cls: type) -> list[float]:
+        params = [torch.nn.Parameter(torch.zeros(64, 64)) for _ in range(300)]
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer, times = cls(params), []
+        for _ in range(8):
+            start = time.perf_counter()
+            optimizer.step()
+            times.append(time.perf_counter() - start)
+        return times[2:]
+
+    assert median(seconds(at.Adam)) < 0.5 * median(seconds(torch.optim.Adam))
+
+
+def test_trap_T02_bfloat16_weights_learn() -> None:
+    ends = {}
+    for weights in ("nearest", "stochastic", "split"):
+        p = filled(1.0, torch.bfloat16)
+        optimizer = at.Adam([p], lr=1e-3, weights=weights)
+        for _ in range(50):
+            p.grad = torch.ones_like(p)
+            optimizer.step()
+        ends[weights] = p.detach().float()
+    exact = filled(1.0)
+    optimizer = at.Adam([exact], lr=1e-3)
+    for _ in range(50):
+        exact.grad = torch.ones_like(exact)
+        optimizer.step()
+    assert (ends["nearest"] == 1.0).all()  # as documented
+    assert ends["stochastic"].mean().item() == pytest.approx(0.95, abs=0.005)
+    assert torch.equal(ends["split"], exact.detach().bfloat16().float())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_trap_T02_split_weights_train_as_float32(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = (torch.randn(2000, generator=generator) + 3).to(dtype)
+    p, exact = torch.nn.Parameter(values.clone()), torch.nn.Parameter(values.float())
+    one, two = at.AdamW([p], lr=1e-4, weights="split"), at.AdamW([exact], lr=1e-4)
+    for _ in range(100):
+        g = torch.randn(2000, generator=generator).to(dtype)
+        p.grad, exact.grad = g, g.float()
+        one.step(), two.step()
+    # Within a tie's choice: every weight is the float32 weight's nearest.
+    assert (p.detach().float() - exact.detach()).abs().max() <= (exact.detach() - exact.detach().to(dtype).float()).abs().max()
+    assert torch.equal(p.detach(), exact.detach().to(dtype))
+
+
+@pytest.mark.parametrize("state", ["float32", "bfloat16"])
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in ("adam", "amsgrad", "rmsprop", "nadam", "adamax")], ids=str)
+def test_trap_T03_moments_decay_in_every_format(case: Case, state: str) -> None:
+    p = filled(1.0, n=4096)
+    optimizer = case.make([p], **case.options, state=state)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    name = {"rmsprop": "square_avg", "adamax": "exp_inf"}.get(case.name, "exp_avg_sq")
+    start = optimizer.state[p][name].double().mean().item()
+    p.grad.zero_()
+    steps = 200 if case.name == "rmsprop" else 2000
+    for _ in range(steps):
+        optimizer.step()
+    decayed = start * (0.99 if case.name == "rmsprop" else 0.999) ** steps
+    assert optimizer.state[p][name].double().mean().item() == pytest.approx(decayed, rel=0.05)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_trap_T05_float16_with_a_zero_gradient(case: Case) -> None:
+    p = filled(1.0, torch.float16)
+    optimizer = case.make([p], **{**case.options, "weight_decay": 0.0})
+    p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert (p == 1.0).all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_trap_T06_a_nonfinite_gradient(bad: float) -> None:
+    def optimizer_with(policy: str) -> tuple[at.Adam, list[torch.nn.Parameter]]:
+        params = [filled(1.0), filled(2.0)]
+        optimizer = at.Adam([("first", params[0]), ("second", params[1])], on_nonfinite=policy, lr=0.1)
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        params[1].grad[700] = bad
+        return optimizer, params
+
+    optimizer, params = optimizer_with("skip")
+    before = copy.deepcopy((params, optimizer.state_dict()["state"]))
+    optimizer.step()
+    optimizer.step()
+    assert optimizer.skipped_steps == 2
+    assert all(torch.equal(a, b) for a, b in zip(params, before[0], strict=True))
+    for i, state in optimizer.state_dict()["state"].items():
+        assert all(torch.equal(t, before[1][i][name]) for name, t in state.items())
+    assert copy.deepcopy(optimizer).skipped_steps == 2
+
+    optimizer, params = optimizer_with("raise")
+    before = copy.deepcopy(params)
+    with pytest.raises(FloatingPointError, match="second"):
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(params, before, strict=True))
+
+    optimizer, params = optimizer_with("propagate")
+    optimizer.step()
+    assert not params[1][700].isfinite()
+    assert params[1][:700].isfinite().all()
+    assert optimizer.skipped_steps == 0
+
+
+def test_trap_T06_large_but_finite_gradients_are_not_skipped() -> None:
+    p = torch.nn.Parameter(torch.zeros(10, dtype=torch.float64))
+    optimizer = at.Adam([p], on_nonfinite="skip")
+    p.grad = torch.full_like(p, 1e200)
+    optimizer.step()
+    assert optimizer.skipped_steps == 0
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_trap_T07_a_gradient_that_is_not_contiguous(case: Case) -> None:
+    values, g = torch.randn(33, 65), torch.randn(65, 33)
+    ends = []
+    for grad in (g.t(), g.t().contiguous()):
+        p = torch.nn.Parameter(values.clone())
+        optimizer = case.make([p], **case.options)
+        p.grad = grad
+        optimizer.step()
+        ends.append(p.detach())
+    assert torch.equal(*ends)
+    expanded = torch.nn.Parameter(values.clone())
+    optimizer = case.make([expanded], **case.options)
+    expanded.sum().backward()
+    assert expanded.grad.stride() == (0, 0) or expanded.grad.is_contiguous()
+    expanded.grad = torch.ones(()).expand(33, 65)
+    optimizer.step()
+    assert not torch.equal(expanded, values)
+
+
+@pytest.mark.parametrize("moments", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("grads", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("weights", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_trap_T08_any_mix_of_dtypes(weights: torch.dtype, grads: torch.dtype, moments: torch.dtype) -> None:
+    p = filled(1.0, weights)
+    p.grad_dtype = grads
+    optimizer = at.Adam([p], lr=0.1)
+    for _ in range(3):
+        p.grad = torch.ones(1000, dtype=grads)
+        optimizer.step()
+        for name in ("exp_avg", "exp_avg_sq"):
+            optimizer.state[p][name] = optimizer.state[p][name].to(moments)
+    assert p.detach().float().mean().item() == pytest.approx(0.7, abs=0.01)
+    assert p.dtype == weights
+
+
+def test_trap_T15_order_does_not_matter_with_names() -> None:
+    def build(order: tuple[int, ...], shapes: tuple[tuple[int, ...], ...]) -> tuple[at.Adam, dict[str, torch.Tensor]]:
+        named = {f"layer{i}": torch.nn.Parameter(torch.full(shapes[i], float(i))) for i in order}
+        return at.Adam(named.items()), named
+
+    square = ((3, 3), (3, 3), (2,))
+    one, named = build((0, 1, 2), square)
+    for i, p in enumerate(named.values()):
+        p.grad = torch.full_like(p, i + 1.0)
+    one.step()
+    two, other = build((2, 1, 0), square)
+    two.load_state_dict(one.state_dict())
+    for name, p in other.items():
+        assert torch.equal(two.state[p]["exp_avg"], one.state[named[name]]["exp_avg"])
+    missing, _ = build((0, 1), square)
+    with pytest.raises(ValueError, match="layer2"):
+        missing.load_state_dict(one.state_dict())
+
+
+def test_trap_T15_without_names_a_shape_that_does_not_fit_is_an_error() -> None:
+    p, q = torch.nn.Parameter(torch.ones(3, 2)), torch.nn.Parameter(torch.ones(2, 3))
+    one, two = at.Adam([p, q]), at.Adam([q, p])
+    p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
+    one.step()
+    with pytest.raises(ValueError, match=r"exp_avg.*parameter 0.*\(2, 3\)"):
+        two.load_state_dict(one.state_dict())
+    assert not two.state
+
+
+@pytest.mark.parametrize("state", ["float32", "bfloat16"])
+def test_trap_T16_loading_never_casts(state: str) -> None:
+    p = filled(1.0, torch.bfloat16)
+    one = at.Adam([p], state=state, weights="split")
+    p.grad = torch.ones_like(p)
+    one.step()
+    two = at.Adam([p])
+    two.load_state_dict(one.state_dict())
+    expected = torch.float32 if state == "float32" else torch.bfloat16
+    assert two.state[p]["exp_avg"].dtype == expected
+    assert two.state[p]["weight_low_bits"].dtype == torch.int16
+    assert two.state[p]["step"].dtype == torch.float64
+
+
+def test_trap_T17_loading_copies() -> None:
+    p, q = filled(1.0), filled(1.0)
+    one, two = at.Adam([p]), at.Adam([q])
+    p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
+    one.step()
+    two.load_state_dict(one.state_dict())
+    before = {name: t.clone() for name, t in one.state[p].items()}
+    two.step()
+    assert all(torch.equal(t, before[name]) for name, t in one.state[p].items())
+
+
+def test_trap_T18_the_caller_chooses_whose_hyperparameters_count() -> None:
+    p = filled(1.0)
+    one = at.AdamW([p], lr=0.1, weight_decay=0.2, amsgrad=True)
+    p.grad = torch.ones_like(p)
+    one.step()
+    saved = one.state_dict()
+    two = at.AdamW([p], lr=0.5, weight_decay=0.3)
+    two.load_state_dict(saved, hyperparameters="given")
+    assert (two.param_groups[0]["lr"], two.param_groups[0]["weight_decay"]) == (0.5, 0.3)
+    assert not two.param_groups[0]["amsgrad"]
+    two.load_state_dict(saved)
+    assert (two.param_groups[0]["lr"], two.param_groups[0]["weight_decay"]) == (0.1, 0.2)
+    assert two.param_groups[0]["amsgrad"]
+    with pytest.raises(ValueError, match="'mine'.*'saved' or 'given'"):
+        two.load_state_dict(saved, hyperparameters="mine")
+
+
+def test_trap_T20_a_parameter_given_twice() -> None:
+    p, q = filled(1.0), filled(2.0)
+    with pytest.raises(ValueError, match="duplicate parameters: number 2 is number 0 again"):
+        at.Adam([p, q, p])
+    with pytest.raises(ValueError, match="duplicate parameters: tied is weight again"):
+        at.Adam([("weight", p), ("tied", p)])
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        at.Adam([{"params": [p]}, {"params": [q, p]}])
+
+
+def test_trap_T21_a_frozen_parameter_stays() -> None:
+    p = filled(1.0)
+    optimizer = at.Adam([p], lr=0.1)
+    p.grad = torch.ones_like(p)
+    p.requires_grad_(False)
+    optimizer.step()
+    assert (p == 1.0).all()
+    p.requires_grad_(True)
+    optimizer.step()
+    assert (p != 1.0).all()
+
+
+def test_trap_T22_the_step_counts_past_2_to_the_24() -> None:
+    p = filled(1.0)
+    optimizer = at.Adam([p])
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    optimizer.state[p]["step"].fill_(2.0**24)
+    optimizer.step()
+    assert optimizer.state[p]["step"].item() == 2**24 + 1
+
+
+@pytest.mark.parametrize("decay", ["l2", "decoupled", "independent"])
+def test_trap_T23_asking_a_fresh_optimizer_for_its_state_moves_nothing(decay: str) -> None:
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+    model = torch.nn.Linear(3, 2)
+    before = copy.deepcopy(model.state_dict())
+    optimizer = at.AdamW(model.parameters(), weight_decay=0.5, decay=decay)
+    saved = get_optimizer_state_dict(model, optimizer)
+    assert saved["state"]["weight"]["exp_avg"].shape == (2, 3)
+    set_optimizer_state_dict(model, optimizer, saved)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+def test_trap_T25_groups_with_and_without_decay() -> None:
+    model = torch.nn.ModuleDict(
+        {
+            "embedding": torch.nn.Embedding(5, 4),
+            "linear": torch.nn.Linear(4, 4),
+            "norm": torch.nn.LayerNorm(4),
+            "head": torch.nn.Linear(4, 5, bias=False),
+            "frozen": torch.nn.Linear(2, 2).requires_grad_(False),
+        }
+    )
+    groups = at.param_groups(model, weight_decay=0.1, lr=3e-4)
+    names = [[name for name, _ in group["params"]] for group in groups]
+    assert names == [["linear.weight", "head.weight"], ["embedding.weight", "linear.bias", "norm.weight", "norm.bias"]]
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    printed = str(groups)
+    assert "weight_decay=0.1: 2 tensors, 36 parameters" in printed
+    assert "norm.bias  (4,)" in printed
+    optimizer = at.AdamW(groups)
+    assert optimizer.param_groups[1]["param_names"][0] == "embedding.weight"
+    kept = at.param_groups(model, no_decay=["head"])
+    assert "head.weight" in [name for name, _ in kept[1]["params"]]
+    with pytest.raises(ValueError, match="haed"):
+        at.param_groups(model, no_decay=["haed"])
+    model["head"].weight = model["embedding"].weight
+    tied = at.param_groups(model)
+    assert [name for name, _ in tied[0]["params"]] == ["linear.weight"]
+
+
+def test_trap_T30_gradients_come_back_as_they_were() -> None:
+    p = filled(1.0)
+    optimizer = at.AdamW([p], max_grad_norm=1e-3, maximize=True, l1=0.1, on_nonfinite="skip")
+    p.grad = torch.full_like(p, 3.0)
+    optimizer.step()
+    assert (p.grad == 3.0).all()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_trap_T33_empty_and_0_dimensional_tensors(case: Case) -> None:
+    params = [torch.nn.Parameter(torch.ones(s)) for s in ((), (0,), (3, 0, 2), (1,))]
+    optimizer = case.make(params, **case.options, max_grad_norm=10.0)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert params[0].item() == params[3].item() != 1.0
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_trap_T34_the_state_loads_with_weights_only(case: Case) -> None:
+    p = filled(1.0)
+    optimizer = case.make([p], **case.options)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    buffer = io.BytesIO()
+    torch.save(optimizer.state_dict(), buffer)
+    buffer.seek(0)
+    optimizer.load_state_dict(torch.load(buffer, weights_only=True))
+
+
+def test_trap_T35_a_subclass_fires_the_hooks_once() -> None:
+    class Mine(at.Adam):
+        def step(self, closure=None):  # type: ignore[no-untyped-def]
+            return super().step(closure)
+
+    for first in (at.Adam, Mine):
+        seen = []
+        p = filled(1.0)
+        first([filled(1.0)])
+        optimizer = Mine([p])
+        optimizer.register_step_post_hook(lambda *_, seen=seen: seen.append(1))
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        assert seen == [1]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: at.Adam([filled(1.0)], differentiable=True), "differentiable=True.*torch.optim.Adam"),
+        (lambda: at.Adam([torch.nn.Parameter(torch.ones(2, device="meta"))]), "parameter 0 is on the meta device"),
+        (lambda: at.Adam([("w", torch.nn.Parameter(torch.ones(2, dtype=torch.complex64)))], state="bfloat16"), "'w' is complex"),
+        (lambda: at.Adam([filled(1.0)], state="int3"), "state='int3' is unknown: use one of 'float32', 'bfloat16'"),
+        (lambda: at.Adam([filled(1.0)], decay="L2"), "decay='L2' is unknown"),
+        (lambda: at.Adam([filled(1.0)], decoupled_weight_decay=True, decay="l2"), "contradict"),
+        (lambda: at.Adam([filled(1.0)], max_grad_norm=0.0), "max_grad_norm must be above 0 or None, not 0.0"),
+        (lambda: at.Adam([{"params": [filled(1.0)], "lr": -1.0}]), "Invalid learning rate: -1.0"),
+        (lambda: at.SGD([filled(1.0)], l1=-0.5), "Invalid l1 value: -0.5"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(build, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_an_option_of_another_member_is_refused() -> None:
+    with pytest.raises(TypeError, match="SGD has no option eps_mode"):
+        at.SGD([filled(1.0)], eps_mode="hat")
+
+
+@pytest.mark.parametrize("sparse_at", [0, 1])
+def test_a_sparse_gradient_is_refused_and_nothing_is_changed(sparse_at: int) -> None:
+    embedding, dense = torch.nn.Embedding(5, 2, sparse=True), torch.nn.Linear(2, 2)
+    params = [*dense.parameters()]
+    params.insert(sparse_at, embedding.weight)
+    optimizer = at.Adam(params)
+    before = [p.detach().clone() for p in params]
+    dense(embedding(torch.tensor([1]))).sum().backward()
+    with pytest.raises(RuntimeError, match=rf"Adam does not support sparse gradients.*parameter {sparse_at}"):
+        optimizer.step()
+    assert all(torch.equal(p, b) for p, b in zip(params, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda o, p: o.state[p].pop("exp_avg"), "parameter 'w': its state 'exp_avg' is missing"),
+        (lambda o, p: o.state[p].update(exp_avg=torch.ones(2)), "'exp_avg' has another shape"),
+        (lambda o, p: o.state[p].update(exp_avg=torch.ones(1000).long()), "'exp_avg' has a dtype"),
+        (lambda o, p: o.state[p].update(step=torch.ones(3)), "'step' is not a single"),
+    ],
+)
+def test_a_spoiled_state_is_refused_by_name(spoil, message: str) -> None:  # type: ignore[no-untyped-def]
+    p = filled(1.0)
+    optimizer = at.Adam([("w", p)])
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    before = p.detach().clone()
+    spoil(optimizer, p)
+    with pytest.raises(ValueError, match=message):
+        optimizer.step()
+    assert torch.equal(p, before)
+
+
+def test_an_expanded_parameter_is_refused() -> None:
+    p = torch.ones(1).expand(4).requires_grad_()
+    leaf = torch.nn.Parameter(torch.ones(1))
+    leaf.data = torch.ones(1).expand(4)
+    optimizer = at.Adam([leaf])
+    leaf.grad = torch.ones(4)
+    with pytest.raises(ValueError, match="share memory"):
+        optimizer.step()
+    assert p.stride() == (0,)

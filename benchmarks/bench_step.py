@@ -1,0 +1,176 @@
+"""The time and memory of one optimizer step, beside PyTorch's.
+
+    python benchmarks/bench_step.py            # all rows of the README's table but the last
+    python benchmarks/bench_step.py small      # some: gpt2, small, bfloat16, loop, first, memory
+
+Both sides run in one process, in turn, on two threads; a row is the median of the ratios of neighbouring runs after a warm-up.
+It wants a quiet machine: a second busy process makes every figure several times larger, and the ratios meaningless.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import adamas
+import adamas.torch
+
+THREADS = 2
+MNIST = [(512, 784), (512,), (256, 512), (256,), (10, 256), (10,)]
+SMALL = [(64, 64)] * 2000
+
+
+def gpt2_small() -> list[tuple[int, ...]]:
+    """The 148 tensors of GPT-2 small, 124 M parameters."""
+    d = 768
+    block = [(d,), (d,), (3 * d, d), (3 * d,), (d, d), (d,), (d,), (d,), (4 * d, d), (4 * d,), (d, 4 * d), (d,)]
+    return [(50257, d), (1024, d), *block * 12, (d,), (d,)]
+
+
+Make = Callable[[list[Tensor]], torch.optim.Optimizer]
+
+
+def fused(params: list[Tensor]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(params, fused=True)
+
+
+def default(params: list[Tensor]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(params)
+
+
+def ours(params: list[Tensor]) -> torch.optim.Optimizer:
+    return adamas.torch.AdamW(params)
+
+
+def with_gradients(shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
+    params: list[Tensor] = [torch.nn.Parameter(torch.randn(shape).mul_(0.02).to(dtype)) for shape in shapes]
+    for p in params:
+        p.grad = torch.randn_like(p).mul_(0.01)
+    return params
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def in_turn(sides: dict[str, Callable[[], float]], repeats: int, warm_up: int = 3) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for i in range(warm_up + repeats):
+        for name, run in sides.items():
+            taken = run()
+            if i >= warm_up:
+                times[name].append(taken)
+    return times
+
+
+def report(row: str, times: dict[str, list[float]], bounds: dict[str, float]) -> None:
+    for other, bound in bounds.items():
+        ratio = median(a / b for a, b in zip(times["adamas"], times[other], strict=True))
+        figures = f"{median(times['adamas']) * 1e3:8.3f} ms, {other} {median(times[other]) * 1e3:8.3f} ms"
+        print(f"{row:44} {figures:44} ratio {ratio:.3f} (bound {bound})", flush=True)
+
+
+def steps(shapes: list[tuple[int, ...]], dtype: torch.dtype, sides: dict[str, Make], repeats: int) -> dict[str, list[float]]:
+    optimizers = {name: make(with_gradients(shapes, dtype)) for name, make in sides.items()}
+    return in_turn({name: lambda o=o: seconds(o.step) for name, o in optimizers.items()}, repeats)
+
+
+def gpt2() -> None:
+    times = steps(gpt2_small(), torch.float32, {"adamas": ours, "fused": fused, "default": default}, 9)
+    report("float32, GPT-2 small", times, {"fused": 0.95, "default": 0.22})
+
+
+def small() -> None:
+    report("float32, 2000 tensors of 64x64", steps(SMALL, torch.float32, {"adamas": ours, "fused": fused}, 31), {"fused": 0.40})
+
+
+def bfloat16() -> None:
+    times = steps(gpt2_small(), torch.bfloat16, {"adamas": ours, "fused": fused}, 11)
+    report("bfloat16 weights and gradients, GPT-2 small", times, {"fused": 0.75})
+
+
+def loop() -> None:
+    """The step inside a training loop, where forward and backward have just used the caches and the threads."""
+    sides: dict[str, Callable[[], float]] = {}
+    images, labels = torch.rand(64, 784), torch.randint(0, 10, (64,))
+    for name, make in (("adamas", ours), ("fused", fused), ("default", default)):
+        model = torch.nn.Sequential(
+            torch.nn.Linear(784, 512),
+            torch.nn.ReLU(),
+            torch.nn.Linear(512, 256),
+            torch.nn.ReLU(),
+            torch.nn.Linear(256, 10),
+        )
+        optimizer = make(list(model.parameters()))
+
+        def batches(model: torch.nn.Module = model, optimizer: torch.optim.Optimizer = optimizer) -> float:
+            taken = []
+            for _ in range(50):
+                optimizer.zero_grad()
+                F.cross_entropy(model(images), labels).backward()
+                taken.append(seconds(optimizer.step))
+            return median(taken)
+
+        sides[name] = batches
+    report("float32, MNIST network inside its loop", in_turn(sides, 15, 2), {"fused": 0.80, "default": 0.25})
+
+
+def first() -> None:
+    """How much longer the first step after construction takes than the second, in a fresh process."""
+    program = (
+        "import time, torch, adamas.torch; torch.set_num_threads(2);"
+        f"p = [torch.nn.Parameter(torch.randn(s)) for s in {MNIST}]; o = adamas.torch.AdamW(p);\n"
+        "for q in p: q.grad = torch.randn_like(q)\n"
+        "t = time.perf_counter(); o.step(); a = time.perf_counter() - t; t = time.perf_counter(); o.step();"
+        "print(a - (time.perf_counter() - t))"
+    )
+    extra = [float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout) for _ in range(7)]
+    print(f"{'first step, MNIST network':44} {median(extra) * 1e3:8.3f} ms more than the second (bound 50)", flush=True)
+
+
+def memory() -> None:
+    """How much the peak of resident memory grows during a step, once the state is there; each case in a fresh process."""
+    for name, shapes, dtype in (
+        ("gpt2", "gpt2_small()", "float32"),
+        ("small", "SMALL", "float32"),
+        ("mnist", "MNIST", "float32"),
+        ("bfloat16", "gpt2_small()", "bfloat16"),
+    ):
+        program = (
+            f"import sys; sys.path.insert(0, 'benchmarks'); from bench_step import *; torch.set_num_threads({THREADS});"
+            f"o = ours(with_gradients({shapes}, torch.{dtype})); o.step(); print(peak_growth(o.step))"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        print(f"{'peak memory of a step, ' + name:44} {float(done.stdout):8.3f} MB more (bound 4)", flush=True)
+
+
+def peak_growth(run: Callable[[], object]) -> float:
+    """MB by which the peak of resident memory during `run` exceeds what was resident before (Linux)."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # resets the peak to what is resident now
+    before = _status("VmRSS")
+    run()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(field: str) -> int:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(field))
+
+
+ROWS = {row.__name__: row for row in (gpt2, small, bfloat16, loop, first, memory)}
+
+if __name__ == "__main__":
+    torch.set_num_threads(THREADS)
+    print(f"{adamas.engine_info()}, torch {torch.__version__}")
+    for name in sys.argv[1:] or ROWS:
+        ROWS[name]()

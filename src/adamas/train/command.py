@@ -1,0 +1,140 @@
+"""``adamas train``: reads the command line, calls ``fit`` and says what came of it.
+
+May import typer and adamas.train; rich and PyTorch only inside the command, so that ``--help`` does not wait for them.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adamas.tasks import TASKS, InputError
+from adamas.train.options import OPTIMIZERS, Options
+from adamas.train.records import DivergedError, Summary
+from adamas.train.schedules import SCHEDULES
+
+_TASKS = "; ".join(f"{name}: {explanation}" for name, explanation in TASKS.items())
+_RATES = ", ".join(f"{name} {member.lr:g}" for name, member in OPTIMIZERS.items())
+_SCHEDULES = "; ".join(f"{name}: {schedule.explanation}" for name, schedule in SCHEDULES.items())
+
+
+def _having(option: str) -> str:
+    return ", ".join(name for name, member in OPTIMIZERS.items() if option in member.options)
+
+
+def train(
+    task: Annotated[str, typer.Argument(help=f"What to train on. {_TASKS}.")] = "digits",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the data files (mnist: the four IDX files, gzipped or not).")
+    ] = None,
+    optimizer: Annotated[str, typer.Option(help=f"One of {', '.join(OPTIMIZERS)}.")] = "adam",
+    lr: Annotated[float | None, typer.Option(help=f"Learning rate. By default: {_RATES}.")] = None,
+    betas: Annotated[
+        str | None,
+        typer.Option(
+            metavar="B1,B2", help=f"Decay rates of the two moments, such as 0.9,0.999. Only in {_having('betas')}."
+        ),
+    ] = None,
+    eps: Annotated[
+        float | None, typer.Option(help=f"What is added to the denominator. Only in {_having('eps')}.")
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(help="Pull of the weights towards 0: decoupled in adamw, part of the gradient (L2) elsewhere."),
+    ] = None,
+    schedule: Annotated[
+        str, typer.Option(help=f"How the learning rate falls over the planned epochs. {_SCHEDULES}.")
+    ] = "constant",
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training data. By default the task's own.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples a step. By default the task's own.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides the first weights and the order of the examples.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option(help="Processor threads to use. By default what suits the task.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for what the run leaves behind. By default runs/TASK-TIME.")
+    ] = None,
+) -> None:
+    """Train a small network and say what it reached.
+
+    Leaves behind config.json, metrics.jsonl (a line an epoch), summary.json, curves.png and model.safetensors.
+    Ctrl-C ends the run early and keeps what there is. The same seed and threads give the same weights.
+    """
+    options = Options(
+        task=task,
+        data_dir=data_dir,
+        optimizer=optimizer,
+        lr=lr,
+        betas=None if betas is None else _parse_betas(betas),
+        eps=eps,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        threads=threads,
+        out=out,
+    )
+    from adamas.train.display import display
+    from adamas.train.loop import run
+
+    try:
+        with display() as listener:
+            summary = run(options, listener)
+    except DivergedError as error:
+        typer.echo(f"adamas: {error} (--lr). What there is: {error.summary.out}", err=True)
+        raise typer.Exit(1) from error
+    if summary.interrupted:
+        done = f"after {summary.steps} steps ({summary.epochs} whole epochs): test accuracy {summary.test_accuracy:.4f}"
+        typer.echo(f"adamas: interrupted {done}. What there is: {summary.out}", err=True)
+        raise typer.Exit(130)
+    typer.echo(_outcome(summary))
+    typer.echo(_advice(options))
+
+
+def _parse_betas(text: str) -> tuple[float, float]:
+    try:
+        first, second = map(float, text.split(","))
+    except ValueError as error:
+        raise InputError("betas", f"must be two numbers and a comma, such as 0.9,0.999, got {text!r}") from error
+    return first, second
+
+
+def _outcome(summary: Summary) -> str:
+    share = summary.optimizer_seconds / summary.train_seconds
+    return (
+        f"\nReached a test accuracy of {summary.test_accuracy:.4f} (test loss {summary.test_loss:.4f}) "
+        f"in {summary.train_seconds:.1f} s of training, {share:.0%} of it in {summary.optimizer}.\n"
+        f"Files: {summary.out}/ has summary.json, metrics.jsonl, config.json, curves.png and model.safetensors."
+    )
+
+
+def _advice(options: Options) -> str:
+    """Name the commands that are worth running next."""
+    fresh = replace(options, out=None)
+    ideas = []
+    if options.schedule == "constant":
+        ideas.append((replace(fresh, schedule="cosine"), "let the rate fall: often a better end"))
+    other = "nadam" if options.optimizer == "adam" else "adam"
+    ideas.append((replace(fresh, optimizer=other, lr=None), "another member of the family"))
+    ideas.append((replace(fresh, seed=options.seed + 1), "how much of it was luck"))
+    commands = [(_command(idea), why) for idea, why in ideas]
+    width = max(len(command) for command, _ in commands)
+    return "Next:\n" + "\n".join(f"  {command:{width}}  # {why}" for command, why in commands)
+
+
+def _command(options: Options) -> str:
+    """Spell options as a command line, without the defaults."""
+    words = ["adamas", "train", options.task]
+    for field in fields(Options):
+        value = getattr(options, field.name)
+        if field.name != "task" and value != field.default:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [f"--{field.name.replace('_', '-')}", text]
+    return shlex.join(words)

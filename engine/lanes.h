@@ -1,5 +1,5 @@
-// The numbers that the rule computes with. Plain ones, which the compiler vectorises; and, where the compiler's code would
-// wait for the square root, vectors by hand. The rule itself is written once, for either.
+// The numbers that the rule computes with. Plain ones, which the compiler vectorises; and, where the compiler's code
+// would wait for the square root, vectors by hand. The rule itself is written once, for either.
 #pragma once
 
 #include <cmath>
@@ -40,8 +40,8 @@ template <class T> struct Plain {
 };
 
 #ifdef __AVX512F__
-// Sixteen float32 at a time. The root costs a third of the hardware's exact one (which would leave the step waiting for the
-// divider): the 14-bit estimate of 1/√x and one step of Newton's method, within 1 ulp.
+// Sixteen float32 at a time. The root costs a third of the hardware's exact one (which would leave the step waiting for
+// the divider): the 14-bit estimate of 1/√x and one step of Newton's method, within 1 ulp.
 struct Wide {
     static constexpr int width = 16;
     __m512 x;
@@ -78,9 +78,13 @@ struct Wide {
 };
 #endif
 
-template <class T> struct LanesOf { using type = Plain<T>; };
+template <class T> struct LanesOf {
+    using type = Plain<T>;
+};
 #ifdef __AVX512F__
-template <> struct LanesOf<float> { using type = Wide; };
+template <> struct LanesOf<float> {
+    using type = Wide;
+};
 #endif
 template <class T> using Lanes = typename LanesOf<T>::type;
 

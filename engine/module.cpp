@@ -172,7 +172,8 @@ class Group {
         for (nb::handle name : scalar_names_) scalar_names.push_back(nb::borrow(name));
     }
 
-    // Looks up the tensors of every parameter that has a gradient and is not frozen. Returns the distinct rows of their scalars.
+    // Looks up the tensors of every parameter that has a gradient and is not frozen. Returns the distinct rows of their
+    // scalars.
     nb::list collect() {
         work.clear(), parameter_of_job.clear(), row_of_job.clear(), rows.clear(), scalars.clear(), kept.clear();
         for (size_t i = 0; i < parameters.size(); ++i) {

@@ -1,5 +1,5 @@
-// The one rule of the Adam family, in code that reads like the paper. Compiled once per instruction set: everything lies in
-// the namespace ADAMAS_ISA, so that no two builds are mixed.
+// The one rule of the Adam family, in code that reads like the paper. Compiled once per instruction set: everything
+// lies in the namespace ADAMAS_ISA, so that no two builds are mixed.
 #pragma once
 
 #include "coefficients.h"

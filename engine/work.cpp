@@ -12,7 +12,7 @@ namespace {
 
 // Elements that a thread takes at a time from the concatenation of all tensors: small tensors are batched, large ones
 // cut.
-constexpr int64_t portion = 32768;
+constexpr int64_t portion = 16384;
 // Inside a tensor, cuts lie at multiples of this: whole cache lines in every format, whole blocks of scaled formats.
 constexpr int64_t grain = 1024;
 // Waking a thread costs microseconds; fewer elements than this are done sooner by one.

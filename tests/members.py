@@ -12,7 +12,7 @@ import torch
 
 import adamas.torch
 from adamas import rule
-from adamas.family import Coefficients, Shape
+from adamas.family import Coefficients
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def moments_of(optimizer: adamas.torch.Optimizer, p: torch.Tensor) -> rule.Momen
     return rule.Moments(*found)
 
 
-def next_numbers(optimizer: adamas.torch.Optimizer, p: torch.Tensor, scale: float = 1.0) -> tuple[Coefficients, Shape]:
+def next_numbers(optimizer: adamas.torch.Optimizer, p: torch.Tensor, scale: float = 1.0) -> tuple[Coefficients, int]:
     """The coefficients of the parameter's next step."""
     group, member = optimizer.param_groups[0], optimizer._member
     state = optimizer.state[p]

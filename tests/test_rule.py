@@ -83,7 +83,7 @@ def relative(noise: np.ndarray, full: np.ndarray) -> np.ndarray:
     return np.where(noise > 0, 4 * noise / np.maximum(np.abs(full), 1e-300), 0.0)
 
 
-def cancellation(k: family.Coefficients, shape: Shape, new: rule.Moments) -> np.ndarray | float:
+def cancellation(k: family.Coefficients, shape: int, new: rule.Moments) -> np.ndarray | float:
     """How much v − m² magnifies the rounding of v, in a centered denominator."""
     if not shape & Shape.CENTERED:
         return 1.0
@@ -93,7 +93,7 @@ def cancellation(k: family.Coefficients, shape: Shape, new: rule.Moments) -> np.
     return np.where((factor > 0) & (factor < 1e4), factor, np.inf)
 
 
-def terms_of_update(k: family.Coefficients, shape: Shape, g: np.ndarray, new: rule.Moments) -> np.ndarray:
+def terms_of_update(k: family.Coefficients, shape: int, g: np.ndarray, new: rule.Moments) -> np.ndarray:
     """η(|c·m| + |d·g|) / denominator: the size of the update before its terms cancel."""
     positive = rule.Moments(None if new.first is None else np.abs(new.first), *new[1:])
     if shape & Shape.CENTERED:

@@ -29,7 +29,7 @@ def main() -> NoReturn:
     # line that does not parse.
     usage_error: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
     try:
-        sys.exit(_application()(prog_name="adamas", standalone_mode=False))
+        sys.exit(application()(prog_name="adamas", standalone_mode=False))
     except InputError as error:
         name = error.parameter if error.parameter == "task" else f"--{error.parameter.replace('_', '-')}"
         _stop(2, f"{name} {error.problem}")
@@ -41,7 +41,8 @@ def main() -> NoReturn:
         _stop(1, str(error))
 
 
-def _application() -> "typer.Typer":
+def application() -> "typer.Typer":
+    """Make the command line; needs the ``train`` extra."""
     import typer
 
     from adamas.train.command import train

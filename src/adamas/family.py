@@ -20,15 +20,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import IntFlag
 from typing import Any, NamedTuple
 
 Hyperparameters = Mapping[str, Any]
 Scalars = Mapping[str, float]
 
 
-class Shape(IntFlag):
-    """The parts of the sentence that a member has. The values are the engine's."""
+class Shape:
+    """The parts of the sentence that a member has, as bits to be joined by ``|``. The values are the engine's."""
 
     FIRST = 1
     SQUARE = 2
@@ -77,7 +76,7 @@ class Member:
     """
 
     name: str
-    shape: Callable[[Hyperparameters], Shape]
+    shape: Callable[[Hyperparameters], int]
     coefficients: Callable[[Hyperparameters, Scalars], Coefficients]
     slots: tuple[str | None, str | None, str | None, str | None]
     scalars: tuple[tuple[str, float], ...] = (("step", 0.0),)
@@ -85,10 +84,10 @@ class Member:
         "step": scalars["step"] + 1
     }
 
-    def full_shape(self, hyper: Hyperparameters) -> Shape:
+    def full_shape(self, hyper: Hyperparameters) -> int:
         """The shape, with the part for coupled penalties where there are any."""
         coupled = hyper["l1"] != 0 or (hyper["weight_decay"] != 0 and hyper["decay"] == "l2")
-        return self.shape(hyper) | (Shape.PENALTY if coupled else Shape(0))
+        return self.shape(hyper) | (Shape.PENALTY if coupled else 0)
 
     def state_names(self, hyper: Hyperparameters) -> tuple[str | None, ...]:
         """The name of each state tensor that the hyperparameters call for, None where there is none."""
@@ -119,10 +118,10 @@ class Member:
         )
 
 
-def _sgd_shape(hyper: Hyperparameters) -> Shape:
+def _sgd_shape(hyper: Hyperparameters) -> int:
     if not hyper["momentum"]:
         return Shape.USE_GRADIENT
-    return Shape.FIRST | Shape.USE_FIRST | (Shape.USE_GRADIENT if hyper["nesterov"] else Shape(0))
+    return Shape.FIRST | Shape.USE_FIRST | (Shape.USE_GRADIENT if hyper["nesterov"] else 0)
 
 
 def _sgd(hyper: Hyperparameters, scalars: Scalars) -> Coefficients:
@@ -147,7 +146,7 @@ ADAGRAD = Member("Adagrad", lambda hyper: Shape.SQUARE | Shape.USE_GRADIENT, _ad
 """Duchi, Hazan and Singer, 2011 (JMLR 12), figure 1, diagonal form."""
 
 
-def _rmsprop_shape(hyper: Hyperparameters) -> Shape:
+def _rmsprop_shape(hyper: Hyperparameters) -> int:
     shape = Shape.SQUARE | Shape.USE_GRADIENT
     if hyper["centered"]:
         shape |= Shape.FIRST | Shape.CENTERED
@@ -187,8 +186,8 @@ def _placed_eps(hyper: Hyperparameters, w: float) -> float:
     return eps * math.sqrt(w) if hyper["eps_mode"] == "hat" else eps
 
 
-def _adam_shape(hyper: Hyperparameters) -> Shape:
-    return Shape.FIRST | Shape.SQUARE | Shape.USE_FIRST | (Shape.MAXIMUM if hyper["amsgrad"] else Shape(0))
+def _adam_shape(hyper: Hyperparameters) -> int:
+    return Shape.FIRST | Shape.SQUARE | Shape.USE_FIRST | (Shape.MAXIMUM if hyper["amsgrad"] else 0)
 
 
 def _adam(hyper: Hyperparameters, scalars: Scalars) -> Coefficients:

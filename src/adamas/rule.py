@@ -23,13 +23,13 @@ class Moments(NamedTuple):
     trace: Array = None
 
 
-def gradient(k: Coefficients, shape: Shape, xp: Any, p: Array, g: Array) -> Array:
+def gradient(k: Coefficients, shape: int, xp: Any, p: Array, g: Array) -> Array:
     """The gradient that the user meant: scaled, and with the coupled penalties."""
     g = k.s * g
     return g + k.l2 * p + k.l1 * xp.sign(p) if shape & Shape.PENALTY else g
 
 
-def moments(k: Coefficients, shape: Shape, xp: Any, g: Array, old: Moments) -> Moments:
+def moments(k: Coefficients, shape: int, xp: Any, g: Array, old: Moments) -> Moments:
     """The moments after the gradient ``g``; the trace is ``update``'s."""
     first, second, maximum, trace = old
     if shape & Shape.FIRST:
@@ -43,7 +43,7 @@ def moments(k: Coefficients, shape: Shape, xp: Any, g: Array, old: Moments) -> M
     return Moments(first, second, maximum, trace)
 
 
-def update(k: Coefficients, shape: Shape, xp: Any, p: Array, g: Array, new: Moments) -> tuple[Array, Moments]:
+def update(k: Coefficients, shape: int, xp: Any, p: Array, g: Array, new: Moments) -> tuple[Array, Moments]:
     """The weight after a step with the moments ``new``, and the moments with their trace brought up to date."""
     first, second, maximum, trace = new
     u: Array = 0.0
@@ -64,7 +64,7 @@ def update(k: Coefficients, shape: Shape, xp: Any, p: Array, g: Array, new: Mome
     return k.k * p - k.eta * u, Moments(first, second, maximum, trace)
 
 
-def step(k: Coefficients, shape: Shape, xp: Any, p: Array, g: Array, old: Moments) -> tuple[Array, Moments]:
+def step(k: Coefficients, shape: int, xp: Any, p: Array, g: Array, old: Moments) -> tuple[Array, Moments]:
     """One step of the rule: the new weight and the new moments. Nothing is written in place.
 
     A rate of 0 without decay leaves the weight as it is, whatever the gradient was.

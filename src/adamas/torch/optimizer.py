@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.autograd.graph import increment_version
-from torch.optim.optimizer import ParamsT
+from torch.optim.optimizer import ParamsT, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from .. import _engine
-from ..family import Coefficients, Member, Shape
+from ..family import Coefficients, Member
 from ..formats import mix64
 from . import checkpoint, unfused
 from .options import COMMON_DEFAULTS, as_number, check, check_parameter, is_wide
@@ -28,8 +28,8 @@ LOW_BITS = "weight_low_bits"
 _ENGINE_DEVICE = "cpu"  # the devices that the engine has kernels for
 _MASK64 = 0xFFFFFFFFFFFFFFFF
 
-# What has to stay the same for a plan to be used again: shape, names of the state tensors, weights=.
-Signature = tuple[int, tuple[str | None, ...], str]
+# What has to stay the same for a plan to be used again: the shape of the rule, and weights=.
+Signature = tuple[int, str]
 
 
 class Plan:
@@ -40,8 +40,8 @@ class Plan:
         self.names = parameter_names(group, len(optimizer.param_groups), first)
         self.keys = [_random_key(group, i, first) for i in range(len(self.params))]
         self.signature = optimizer._signature(group)
-        shape, self.slots, self.weights = self.signature
-        self.shape = Shape(shape)
+        self.shape, self.weights = self.signature
+        self.slots = optimizer._member.state_names(group)
         self.states: list[dict[str, Any]] = []
         for p in self.params:
             if p.grad is not None:
@@ -55,7 +55,7 @@ class Plan:
             [self.states[i] for i in here],
             [self.names[i] for i in here],
             [self.keys[i] for i in here],
-            shape,
+            self.shape,
             self.weights,
             [*self.slots, LOW_BITS if self.weights == "split" else None],
             optimizer._scalar_names,
@@ -191,7 +191,7 @@ class Optimizer(torch.optim.Optimizer):
         return [name for name, _ in self._member.scalars]
 
     def _signature(self, group: dict[str, Any]) -> Signature:
-        return int(self._member.full_shape(group)), self._member.state_names(group), group["weights"]
+        return self._member.full_shape(group), group["weights"]
 
     def _initialize_state(self, p: Tensor, group: dict[str, Any]) -> None:
         """Creates what the parameter's state lacks: all of it at its first gradient."""
@@ -240,7 +240,6 @@ class Optimizer(torch.optim.Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Performs one optimization step.
 
@@ -337,6 +336,16 @@ class Optimizer(torch.optim.Optimizer):
         for name, value in zip(self._scalar_names, row, strict=True):
             state[name].fill_(value)
 
+    def _is_observed(self) -> bool:
+        """Whether a hook or the profiler wants to know of a step: entering its context takes as long as a small step."""
+        return bool(
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()
+        )
+
     @staticmethod
     def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
         """Wraps ``step`` with the profiler's mark and the step hooks, once even where a subclass calls ``super().step()``."""
@@ -349,7 +358,7 @@ class Optimizer(torch.optim.Optimizer):
                 return func(self, *args, **kwargs)
             self._inside_step = True
             try:
-                return hooked(self, *args, **kwargs)
+                return hooked(self, *args, **kwargs) if self._is_observed() else func(self, *args, **kwargs)
             finally:
                 self._inside_step = False
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import formats, rule
-from ..family import Coefficients, Shape
+from ..family import Coefficients
 
 _ENCODE = {torch.bfloat16: formats.encode_bfloat16, torch.float16: formats.encode_float16}
 _SPLIT = {torch.bfloat16: formats.split_bfloat16, torch.float16: formats.split_float16}
@@ -30,9 +30,10 @@ def _real(x: Tensor) -> Tensor:
     return torch.view_as_real(x) if x.is_complex() else x
 
 
+@torch.no_grad()
 def step(
     coefficients: Coefficients,
-    shape: Shape,
+    shape: int,
     weight: Tensor,
     gradient: Tensor,
     state: tuple[Tensor | None, ...],
@@ -77,6 +78,7 @@ def step(
         round_into(p, value, "weight" if weights == "stochastic" else None)
 
 
+@torch.no_grad()
 def square_sum(gradients: list[Tensor]) -> tuple[float, int | None]:
     """Σg² over all tensors in float64, and the index of the first one that is not finite everywhere, or None."""
     total, culprit = 0.0, None

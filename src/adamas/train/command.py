@@ -115,8 +115,8 @@ def _outcome(summary: Summary) -> str:
     )
 
 
-def _advice(options: Options) -> str:
-    """Name the commands that are worth running next."""
+def suggestions(options: Options) -> list[tuple[list[str], str]]:
+    """Return the commands that are worth running next, as words, each with its reason."""
     fresh = replace(options, out=None)
     ideas = []
     if options.schedule == "constant":
@@ -124,12 +124,16 @@ def _advice(options: Options) -> str:
     other = "nadam" if options.optimizer == "adam" else "adam"
     ideas.append((replace(fresh, optimizer=other, lr=None), "another member of the family"))
     ideas.append((replace(fresh, seed=options.seed + 1), "how much of it was luck"))
-    commands = [(_command(idea), why) for idea, why in ideas]
+    return [(_words(idea), why) for idea, why in ideas]
+
+
+def _advice(options: Options) -> str:
+    commands = [(shlex.join(words), why) for words, why in suggestions(options)]
     width = max(len(command) for command, _ in commands)
     return "Next:\n" + "\n".join(f"  {command:{width}}  # {why}" for command, why in commands)
 
 
-def _command(options: Options) -> str:
+def _words(options: Options) -> list[str]:
     """Spell options as a command line, without the defaults."""
     words = ["adamas", "train", options.task]
     for field in fields(Options):
@@ -137,4 +141,4 @@ def _command(options: Options) -> str:
         if field.name != "task" and value != field.default:
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
             words += [f"--{field.name.replace('_', '-')}", text]
-    return shlex.join(words)
+    return words

@@ -54,6 +54,7 @@ def run(options: Options, listener: Listener) -> Summary:
             out=out,
         )
         folder.create(out, _configuration(options, plan, training.optimizer))
+        folder.write_metrics(out, [])
         listener.on_start(plan)
         for epoch in training.train(listener):
             folder.write_metrics(out, [asdict(row) for row in training.history])
@@ -74,7 +75,6 @@ def run(options: Options, listener: Listener) -> Summary:
             diverged=training.diverged_at is not None,
             out=out,
         )
-        folder.write_metrics(out, [asdict(row) for row in training.history])
         folder.write(out / folder.MODEL, safetensors.torch.save(training.model.state_dict()))
         folder.write(out / folder.CURVES, draw_curves(training.history, training.losses, training.rates, plan))
         folder.write(out / folder.SUMMARY, folder.to_json(asdict(summary), indent=2))
@@ -98,6 +98,7 @@ class Training:
         self.parameter_count = sum(parameter.numel() for parameter in parameters)
         optimizer_class = getattr(adamas.torch, options.member.class_name)
         self.optimizer: torch.optim.Optimizer = optimizer_class(parameters, **options.optimizer_arguments())
+        self.usual_rate = options.member.lr
         factor = SCHEDULES[options.schedule].factor
         self.scheduler = LambdaLR(self.optimizer, lambda step: factor(step, self.steps))
         self.shuffling = torch.Generator().manual_seed(options.seed)
@@ -145,7 +146,7 @@ class Training:
             if not math.isfinite(loss):
                 self.diverged_at = (
                     f"the loss became {loss} in epoch {number}, batch {batch}, at a learning rate of {rate:.3g}: "
-                    f"try a lower one, such as {rate / 10:.3g}"
+                    f"try a lower one, such as {min(rate / 10, self.usual_rate):.3g}"
                 )
                 return None
             before = perf_counter()

@@ -1,0 +1,409 @@
+"""Training runs: the data that they read, what they reach, what they write, and what they leave alone."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+import signal
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch.nn import functional as F
+
+from adamas.tasks import digits, mnist
+from adamas.tasks.idx import find_idx, read_idx
+from adamas.tasks.perceptron import Perceptron
+from adamas.train import DivergedError, Epoch, InputError, Listener, Progress, Summary, fit, folder
+from adamas.train.options import OPTIMIZERS
+from adamas.train.schedules import SCHEDULES
+
+
+def idx(shape: tuple[int, ...], values: bytes) -> bytes:
+    return bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + values
+
+
+IMAGES = idx((3, 28, 28), bytes(i % 256 for i in range(3 * 28 * 28)))
+LABELS = idx((3,), bytes([4, 0, 9]))
+
+
+def write_mnist(target: Path, **replaced: bytes) -> Path:
+    """Write a tiny MNIST; ``train_images`` and so on replace a file, and an empty name's content removes it."""
+    contents = {
+        "train_images": IMAGES,
+        "train_labels": LABELS,
+        "t10k_images": IMAGES,
+        "t10k_labels": LABELS,
+        **replaced,
+    }
+    for name, content in contents.items():
+        dimensions = 3 if name.endswith("images") else 1
+        (target / f"{name.replace('_', '-')}-idx{dimensions}-ubyte").write_bytes(content)
+    return target
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    return content
+
+
+# --- the data -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+@pytest.mark.parametrize("mark", ["-", "."])
+def test_mnist_files_are_found_and_read_under_every_usual_name(tmp_path: Path, mark: str, end: str) -> None:
+    pack = gzip.compress if end else bytes
+    (tmp_path / f"train-images{mark}idx3-ubyte{end}").write_bytes(pack(IMAGES))
+    (tmp_path / f"train-labels{mark}idx1-ubyte{end}").write_bytes(pack(LABELS))
+    pixels, labels = mnist.read_part(tmp_path, "train")
+    assert pixels.shape == (3, 784)
+    assert torch.equal(pixels[1], torch.arange(784, 2 * 784).remainder(256) / 255)
+    assert labels.tolist() == [4, 0, 9]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "begins with nothing"),
+        (b"\x00\x00\x08\x01" + IMAGES[4:], "begins with 00000801"),
+        (b"\x00\x00\x0d\x03" + IMAGES[4:], "begins with 00000d03"),
+        (IMAGES[:10], "its header ends after 10 of 16 bytes"),
+        (IMAGES[:-1], "holds 2351 values, where its header promises 2352"),
+        (IMAGES + b"\x00", "holds 2353 values, where its header promises 2352"),
+        (idx((2**32 - 1, 28, 28), b"\x00"), "holds 1 values"),
+        (idx((0, 28, 28), b""), "is empty"),
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_damaged_file_is_named_with_its_damage(tmp_path: Path, content: bytes, says: str, zipped: bool) -> None:
+    path = tmp_path / ("images.gz" if zipped else "images")
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    with pytest.raises(InputError) as raised:
+        read_idx(path, 3)
+    assert raised.value.parameter == "data_dir"
+    assert str(path) in str(raised.value)
+    assert says in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "content", [gzip.compress(IMAGES)[:-200], IMAGES, gzip.compress(IMAGES)[:-8] + b"12345678", b""]
+)
+def test_a_damaged_gzip_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "images.gz"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"damaged file, .*images\.gz: "):
+        read_idx(path, 3)
+
+
+@pytest.mark.parametrize(
+    ("replaced", "says"),
+    [
+        ({"t10k_labels": idx((2,), b"\x01\x02")}, "3 images in t10k-images-idx3-ubyte and 2 labels in t10k-labels"),
+        ({"train_images": idx((3, 8, 8), bytes(192))}, "images of 8×8"),
+        ({"train_labels": idx((3,), b"\x01\x0a\x02")}, "a label 10"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, replaced: dict[str, bytes], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        mnist.load(write_mnist(tmp_path, **replaced))
+
+
+def test_a_missing_file_is_named_with_its_spellings(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no train-images-idx3-ubyte, nor train-images-idx3-ubyte\.gz"):
+        find_idx(tmp_path, "train-images", 3)
+    with pytest.raises(InputError, match="is not a folder"):
+        find_idx(tmp_path / "nowhere", "train-images", 3)
+    with pytest.raises(InputError, match="data_dir is missing"):
+        mnist.load(None)
+
+
+def test_digits_are_split_alike_every_time_and_without_overlap() -> None:
+    one, two = digits.load(None), digits.load(None)
+    assert torch.equal(one.train[0], two.train[0])
+    assert [len(part[0]) for part in (one.train, one.test)] == [1437, 360]
+    every = torch.cat([one.train[0], one.test[0]])
+    assert len(every.unique(dim=0)) == len(every)
+    assert torch.bincount(one.test[1]).tolist() == pytest.approx([36] * 10, abs=2)
+
+
+# --- the network ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [(5, 3), (7, 16, 4), (20, 32, 16, 10)])
+@pytest.mark.parametrize("examples", [1, 6])
+def test_backpropagation_is_what_autograd_computes(sizes: tuple[int, ...], examples: int) -> None:
+    torch.manual_seed(0)
+    model = Perceptron(*sizes)
+    inputs, targets = torch.randn(examples, sizes[0]), torch.randint(sizes[-1], (examples,))
+    for _ in range(2):  # the second time, there are gradients already
+        loss = model.backpropagate(inputs, targets)
+    written_out = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    model.zero_grad()
+    expected = F.cross_entropy(model(inputs), targets)
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(written_out, [parameter.grad for parameter in model.parameters()])
+
+
+# --- what a run reaches ---------------------------------------------------------------------------------------------
+
+
+def test_digits_reach_97_percent_by_default(tmp_path: Path) -> None:
+    summary = fit(out=tmp_path / "run")
+    assert summary.test_accuracy >= 0.97
+    assert summary.epochs == 25
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_learns(tmp_path: Path, optimizer: str) -> None:
+    summary = fit(optimizer=optimizer, epochs=6, out=tmp_path / "run")
+    assert summary.test_accuracy > 0.88
+    assert summary.optimizer == optimizer
+
+
+def test_mnist_is_learnt_in_an_epoch(tmp_path: Path, data_dir: Path) -> None:
+    summary = fit("mnist", data_dir=data_dir / "mnist", epochs=1, threads=1, out=tmp_path / "run")
+    assert summary.test_accuracy > 0.95
+    assert summary.parameters == 784 * 512 + 512 + 512 * 256 + 256 + 256 * 10 + 10
+    assert summary.steps == 938
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Path) -> None:
+    models, accuracies = [], []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        accuracies.append(fit(epochs=2, seed=seed, out=tmp_path / name).test_accuracy)
+        models.append((tmp_path / name / folder.MODEL).read_bytes())
+    assert models[0] == models[1]
+    assert accuracies[0] == accuracies[1]
+    assert models[0] != models[2]
+
+
+def test_options_change_what_is_trained(tmp_path: Path) -> None:
+    given: list[dict[str, Any]] = [
+        {},
+        {"lr": 2e-3},
+        {"betas": (0.8, 0.99)},
+        {"eps": 1e-3},
+        {"weight_decay": 0.1},
+        {"schedule": "cosine"},
+        {"batch_size": 64},
+    ]
+    models = set()
+    for number, options in enumerate(given):
+        fit(epochs=1, out=tmp_path / str(number), **options)
+        models.add((tmp_path / str(number) / folder.MODEL).read_bytes())
+    assert len(models) == len(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "at_half", "at_end"),
+    [("constant", 1, 1), ("exponential", 0.1, 0.01), ("step", 0.1, 0.01), ("cosine", 0.5, 0)],
+)
+def test_a_schedule_falls_from_1_over_the_planned_run(name: str, at_half: float, at_end: float) -> None:
+    factor = SCHEDULES[name].factor
+    values = [factor(step, 1000) for step in range(1001)]
+    assert values == sorted(values, reverse=True)
+    assert (values[0], values[500], values[1000]) == pytest.approx((1, at_half, at_end), abs=1e-9)
+
+
+def test_the_rate_follows_the_schedule_step_by_step(tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    class Notes(Listener):
+        def on_epoch(self, epoch: Epoch) -> None:
+            rates.append(epoch.learning_rate)
+
+    fit(optimizer="sgd", lr=0.1, schedule="cosine", epochs=4, batch_size=100, out=tmp_path / "run", listener=Notes())
+    assert rates == pytest.approx([0.1 * (1 + math.cos(math.pi * step / 60)) / 2 for step in (14, 29, 44, 59)])
+
+
+# --- what a run writes ----------------------------------------------------------------------------------------------
+
+
+def test_the_folder_tells_the_run(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "run"
+    summary = fit(optimizer="adamw", epochs=3, seed=5, weight_decay=0.02, schedule="step", out=out)
+    assert sorted(path.name for path in out.iterdir()) == sorted(folder.FILES)
+
+    written = read_json(out / folder.SUMMARY)
+    assert Summary(**{**written, "out": Path(written["out"])}) == summary
+    assert summary.parameters == 64 * 512 + 512 + 512 * 10 + 10
+    assert 8 * summary.parameters <= summary.state_bytes <= 8 * summary.parameters + 4 * 16
+    assert 0 < summary.optimizer_seconds < summary.train_seconds
+    assert not summary.interrupted
+    assert not summary.diverged
+
+    config = read_json(out / folder.CONFIG)
+    told = {"task": "digits", "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.02, "schedule": "step", "seed": 5}
+    filled_in = {"betas": [0.9, 0.999], "eps": 1e-8, "epochs": 3, "batch_size": 32, "threads": 1}
+    assert {**config, **told, **filled_in} == config
+
+    rows = [json.loads(line) for line in (out / folder.METRICS).read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["step"] for row in rows] == [45, 90, 135]
+    assert [row["learning_rate"] for row in rows] == pytest.approx([1e-3, 1e-4, 1e-5])
+    assert rows[2]["test_accuracy"] == summary.test_accuracy
+    assert rows[2]["train_loss"] < rows[0]["train_loss"]
+
+    image = (out / folder.CURVES).read_bytes()
+    assert image.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", image[16:24])
+    assert (width, height) == (1560, 480)
+    assert 20_000 < len(image) < 500_000
+
+
+def test_the_saved_model_has_the_accuracy_that_is_told(tmp_path: Path) -> None:
+    summary = fit(epochs=3, out=tmp_path / "run")
+    model = digits.model()
+    model.load_state_dict(safetensors.torch.load_file(tmp_path / "run" / folder.MODEL))
+    inputs, targets = digits.load(None).test
+    assert (model(inputs).argmax(1) == targets).double().mean().item() == pytest.approx(summary.test_accuracy)
+    assert F.cross_entropy(model(inputs), targets).item() == pytest.approx(summary.test_loss)
+
+
+def test_without_out_runs_lie_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(folder.time, "strftime", lambda layout: "now")
+    for expected in ("digits-now", "digits-now-2"):
+        assert fit(epochs=1).out == Path("runs") / expected
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "summary.json"
+    folder.write(path, b"before")
+
+    def fail(source: Path, target: Path) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(folder.os, "replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        folder.write(path, b"after")
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    assert json.loads(folder.to_json({"loss": math.nan, "rate": math.inf, "steps": 3})) == {
+        "loss": None,
+        "rate": None,
+        "steps": 3,
+    }
+
+
+# --- runs that end early --------------------------------------------------------------------------------------------
+
+
+class ControlC(Listener):
+    """Presses Ctrl-C after an epoch, or at the first report."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_progress(self, progress: Progress) -> None:
+        if self.epoch == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        if epoch.epoch == self.epoch:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_ctrl_c_keeps_what_there_is(tmp_path: Path, epoch: int) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    summary = fit(epochs=50, out=tmp_path / "run", listener=ControlC(epoch))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert summary.interrupted
+    assert (summary.epochs, summary.steps) == ((0, 1) if epoch == 0 else (2, 90))
+    assert sorted(path.name for path in summary.out.iterdir()) == sorted(folder.FILES)
+    assert read_json(summary.out / folder.SUMMARY)["interrupted"] is True
+    assert len((summary.out / folder.METRICS).read_text().splitlines()) == epoch
+
+
+def test_ctrl_c_after_the_last_step_changes_nothing(tmp_path: Path) -> None:
+    assert not fit(epochs=2, out=tmp_path / "run", listener=ControlC(2)).interrupted
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"the loss became nan in epoch 1, batch \d+, .* such as 0\.1$") as raised:
+        fit(optimizer="sgd", lr=1e30, out=tmp_path / "run")
+    summary = raised.value.summary
+    assert summary.diverged
+    assert not summary.interrupted
+    assert sorted(path.name for path in summary.out.iterdir()) == sorted(folder.FILES)
+    written = read_json(summary.out / folder.SUMMARY)
+    assert written["diverged"] is True
+    assert written["test_loss"] is None
+
+
+# --- what a run refuses, and what it leaves alone -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"task": "mnits"}, "task 'mnits' is unknown: did you mean mnist?"),
+        ({"optimizer": "Adam"}, "optimizer 'Adam' is unknown: did you mean adam?"),
+        ({"schedule": "cosin"}, "schedule 'cosin' is unknown: did you mean cosine?"),
+        ({"lr": -1.0}, "lr must be a number from 0 up, got -1.0"),
+        ({"lr": math.nan}, "lr must be a number from 0 up, got nan"),
+        ({"lr": math.inf}, "lr must be a number from 0 up, got inf"),
+        ({"betas": (0.9, 1.0)}, "betas must be two numbers from 0 up to but not including 1, got (0.9, 1.0)"),
+        ({"betas": (0.9,)}, "betas must be two numbers"),
+        ({"eps": 0.0}, "eps must be a number above 0, got 0.0"),
+        ({"weight_decay": -0.1}, "weight_decay must be a number from 0 up, got -0.1"),
+        ({"epochs": 0}, "epochs must be a whole number from 1 up, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1 up, got 0"),
+        ({"threads": 0}, "threads must be a whole number from 1 up, got 0"),
+        ({"seed": -1}, "seed must be a whole number from 0 to 2**63-1, got -1"),
+        ({"optimizer": "sgd", "betas": (0.9, 0.9)}, "betas is not an option of sgd, which has lr, weight_decay"),
+        ({"optimizer": "momentum", "eps": 1e-8}, "eps is not an option of momentum"),
+        ({"optimizer": "rmsprop", "betas": (0.9, 0.9)}, "betas is not an option of rmsprop"),
+        ({"data_dir": "."}, "data_dir is not an option of digits"),
+        ({"task": "mnist", "data_dir": "nowhere"}, "data_dir 'nowhere' is not a folder"),
+    ],
+)
+def test_what_cannot_be_used_is_named_and_nothing_is_written(
+    tmp_path: Path, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InputError) as raised:
+        fit(**options, out=tmp_path / "runs" / "run")
+    assert str(raised.value).startswith(says)
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", folder.FILES)
+def test_a_folder_that_holds_a_run_is_left_as_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match="already holds a run"):
+        fit(epochs=1, out=tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+def test_a_folder_that_cannot_be_made_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file is a file: choose another folder"):
+        fit(epochs=1, out=tmp_path / "file" / "run")
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder, "write", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        fit(epochs=1, out=tmp_path / "deep" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_run_leaves_the_callers_generator_and_threads_alone(tmp_path: Path) -> None:
+    torch.manual_seed(11)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    fit(epochs=1, seed=1, threads=threads + 1, out=tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads

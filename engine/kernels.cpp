@@ -135,7 +135,7 @@ bool rounds(const Operand &x) { return x.format == Format::bf16 || x.format == F
 struct Draw {
     int number, shift;
 };
-constexpr Draw draw_of[SLOTS] = {{0, 0}, {}, {1, 0}, {0, 16}, {}, {1, 16}, {}};
+constexpr Draw draw_of[SLOTS] = {{1, 0}, {}, {0, 0}, {0, 16}, {}, {1, 16}, {}};
 
 // The random numbers of one block, made when they are first asked for.
 class Draws {

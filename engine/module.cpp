@@ -15,22 +15,16 @@
 #include "threads.h"
 #include "work.h"
 
-#ifndef OFFS
-#define OFFS {-64, 0}
-#endif
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace adamas {
 namespace {
 
-const Kernels *chosen_kernels = &best_kernels();
+// How many parameters ahead of the one being looked up the caches are filled.
+constexpr size_t look_ahead = 12;
 
-void prefetch(const void *place) {
-#ifndef _MSC_VER
-    __builtin_prefetch(place);
-#endif
-}
+const Kernels *chosen_kernels = &best_kernels();
 
 bool is_rounded(const View &view) {
     return view.data != nullptr && (view.format == Format::bf16 || view.format == Format::f16);
@@ -39,14 +33,30 @@ bool is_rounded(const View &view) {
 // The parameters of one group with their state. It holds the dictionaries, not the tensors in them: those are looked up
 // at each step, so that whatever replaced one in the meantime is seen.
 class Group {
-    // Where the objects of a parameter's state were at the last step. Only a hint for the processor, never
-    // dereferenced: between two steps everything has left the caches, and following one pointer after the other would
-    // take longer than the arithmetic of a small tensor.
-    struct Trail {
-        const void *places[2 * (SLOTS + 4)] = {};
+    // Where a parameter's objects were at the last step: a hint for the processor, never dereferenced. Between two
+    // steps they have left the caches, and following one pointer after the other takes longer than a small tensor's
+    // arithmetic.
+    class Trail {
+        struct Place {
+            const void *object, *sizes; // PyTorch keeps the sizes inside the tensor's own structure
+        };
+        Place places[SLOTS + 2];
         int count = 0;
 
-        void leave(const void *object, const Sight &sight) { places[count++] = object, places[count++] = sight.sizes; }
+      public:
+        void clear() { count = 0; }
+        void leave(PyObject *object, const Sight &sight) {
+            if (count < int(std::size(places))) places[count++] = {object, sight.sizes};
+        }
+        void prefetch() const {
+#ifdef __GNUC__
+            for (int i = 0; i < count; ++i) {
+                __builtin_prefetch(places[i].object);
+                __builtin_prefetch(places[i].sizes);
+                __builtin_prefetch(static_cast<const char *>(places[i].sizes) - 64);
+            }
+#endif
+        }
     };
 
     struct Parameter {
@@ -87,20 +97,6 @@ class Group {
         const Sight sight = see(found);
         parameter.trail.leave(found, sight);
         return sight;
-    }
-
-    // Asks the processor for what a later parameter will need.
-    void announce(size_t far, size_t near) const {
-        (void)near;
-        if (far < parameters.size()) {
-            const Parameter &parameter = parameters[far];
-            prefetch(parameter.state.ptr());
-            for (int i = 0; i < parameter.trail.count; i += 2) {
-                prefetch(parameter.trail.places[i]);
-                const char *x = (const char *)parameter.trail.places[i + 1];
-                for (int k : OFFS) prefetch(x + k);
-            }
-        }
     }
 
     void collect_tensors(Parameter &parameter, nb::handle gradient) {
@@ -177,8 +173,8 @@ class Group {
     nb::list collect() {
         work.clear(), parameter_of_job.clear(), row_of_job.clear(), rows.clear(), scalars.clear(), kept.clear();
         for (size_t i = 0; i < parameters.size(); ++i) {
-            announce(i + 12, i + 6);
-            parameters[i].trail.count = 0;
+            if (i + look_ahead < parameters.size()) parameters[i + look_ahead].trail.prefetch();
+            parameters[i].trail.clear();
             const nb::object gradient = parameters[i].tensor.attr(grad);
             if (gradient.is_none() || !nb::cast<bool>(parameters[i].tensor.attr(requires_grad))) continue;
             try {
@@ -199,6 +195,13 @@ class Group {
         nb::list result;
         for (const std::vector<double> &values : rows) result.append(nb::tuple(nb::cast(values)));
         return result;
+    }
+
+    // The tensors of the parameters that were collected.
+    nb::list collected() const {
+        nb::list tensors;
+        for (const size_t i : parameter_of_job) tensors.append(parameters[i].tensor);
+        return tensors;
     }
 
     // Σg² of what was collected, as two doubles to be added, and the name of the first parameter with a gradient that
@@ -274,6 +277,7 @@ NB_MODULE(_engine, m) {
                       nb::list>(),
              "tensors"_a, "states"_a, "names"_a, "random_keys"_a, "shape"_a, "weights"_a, "slots"_a, "scalars"_a)
         .def("collect", &Group::collect)
+        .def("collected", &Group::collected)
         .def("square_sum", &Group::square_sum, "threads"_a)
         .def("step", &Group::step, "coefficients"_a, "new_rows"_a, "threads"_a);
     m.def("holds", &holds, "dictionary"_a, "keys"_a, "values"_a);

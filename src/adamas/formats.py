@@ -59,7 +59,7 @@ def random_bits(xp: Any, index: Array, tensor_key: int, step: int, draw: int) ->
 
 
 # Which 16 bits of which draw round what: (number of the draw, shift).
-DRAWS = {"weight": (0, 0), "second": (0, 16), "first": (1, 0), "trace": (1, 16)}
+DRAWS = {"first": (0, 0), "second": (0, 16), "weight": (1, 0), "trace": (1, 16)}
 
 
 def random16(xp: Any, index: Array, tensor_key: int, step: int, what: str) -> Array:

@@ -279,7 +279,7 @@ class Optimizer(torch.optim.Optimizer):
                 advanced = [self._advance(group, row, clip) for row in rows]
                 plan.group.step([numbers for numbers, _ in advanced], [row for _, row in advanced], threads)
                 # Autograd has to know, or a graph that was built before the step would be differentiated with new weights.
-                increment_version([p for p in plan.params if p.grad is not None])
+                increment_version(plan.group.collected())
             for i, gradient in others:
                 self._step_elsewhere(group, plan, i, gradient, clip)
         return loss

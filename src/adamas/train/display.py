@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -74,7 +75,7 @@ class Live(records.Listener):
             BarColumn(bar_width=None),
             TaskProgressColumn(),
             TextColumn("loss {task.fields[loss]:.4f}"),
-            TextColumn("rate {task.fields[rate]:.3g}"),
+            TextColumn("rate {task.fields[rate]:.2e}"),
             TextColumn("{task.fields[left]} left"),
             console=console,
             auto_refresh=False,
@@ -102,17 +103,16 @@ class Live(records.Listener):
 
     def on_progress(self, progress: records.Progress) -> None:
         """Move the bar."""
-        if not self.bar.tasks:
-            self.bar.add_task("train", total=self.steps, epoch="", loss=0.0, rate=0.0, left="")
-        self.bar.update(
-            self.bar.task_ids[0],
-            completed=progress.step,
-            epoch=f"{progress.epoch}/{self.epochs}",
-            loss=progress.loss,
-            rate=progress.learning_rate,
-            left=_clock(progress.seconds_left),
-            refresh=True,
-        )
+        fields: dict[str, Any] = {
+            "epoch": f"{progress.epoch}/{self.epochs}",
+            "loss": progress.loss,
+            "rate": progress.learning_rate,
+            "left": _clock(progress.seconds_left),
+        }
+        if self.bar.tasks:
+            self.bar.update(self.bar.task_ids[0], completed=progress.step, refresh=True, **fields)
+        else:
+            self.bar.add_task("train", total=self.steps, completed=progress.step, **fields)
 
     def on_epoch(self, epoch: records.Epoch) -> None:
         """Print the epoch's row above the bar."""

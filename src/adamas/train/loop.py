@@ -111,7 +111,8 @@ class Training:
 
     def train(self, listener: Listener) -> Iterator[Epoch]:
         """Train and evaluate, epoch after epoch; end early at Ctrl-C or where the loss is no longer finite."""
-        self.began = self.next_report = perf_counter()
+        self.began = perf_counter()
+        self.next_report = self.began + SECONDS_BETWEEN_REPORTS
         for number in range(1, self.epochs + 1):
             began = perf_counter()
             train_loss = self.train_epoch(number, listener)

@@ -6,6 +6,7 @@ May import the standard library and adamas.tasks.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,13 @@ class Options:
             raise InputError("eps", f"must be a number above 0, got {self.eps}")
         if self.betas is not None and not (len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)):
             raise InputError("betas", f"must be two numbers from 0 up to but not including 1, got {self.betas}")
-        for name in ("epochs", "batch_size", "threads"):
+        for name in ("epochs", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(name, f"must be a whole number from 1 up, got {value}")
+        processors = os.cpu_count() or 1
+        if self.threads is not None and not 1 <= self.threads <= processors:
+            raise InputError("threads", f"must be from 1 to the {processors} of this machine, got {self.threads}")
         if not 0 <= self.seed < 2**63:
             raise InputError("seed", f"must be a whole number from 0 to 2**63-1, got {self.seed}")
 

@@ -79,7 +79,9 @@ def report(row: str, times: dict[str, list[float]], bounds: dict[str, float]) ->
         print(f"{row:44} {figures:44} ratio {ratio:.3f} (bound {bound})", flush=True)
 
 
-def steps(shapes: list[tuple[int, ...]], dtype: torch.dtype, sides: dict[str, Make], repeats: int) -> dict[str, list[float]]:
+def steps(
+    shapes: list[tuple[int, ...]], dtype: torch.dtype, sides: dict[str, Make], repeats: int
+) -> dict[str, list[float]]:
     optimizers = {name: make(with_gradients(shapes, dtype)) for name, make in sides.items()}
     return in_turn({name: lambda o=o: seconds(o.step) for name, o in optimizers.items()}, repeats)
 
@@ -90,7 +92,11 @@ def gpt2() -> None:
 
 
 def small() -> None:
-    report("float32, 2000 tensors of 64x64", steps(SMALL, torch.float32, {"adamas": ours, "fused": fused}, 31), {"fused": 0.40})
+    report(
+        "float32, 2000 tensors of 64x64",
+        steps(SMALL, torch.float32, {"adamas": ours, "fused": fused}, 31),
+        {"fused": 0.40},
+    )
 
 
 def bfloat16() -> None:
@@ -133,7 +139,9 @@ def first() -> None:
         "t = time.perf_counter(); o.step(); a = time.perf_counter() - t; t = time.perf_counter(); o.step();"
         "print(a - (time.perf_counter() - t))"
     )
-    extra = [float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout) for _ in range(7)]
+    extra = [
+        float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout) for _ in range(7)
+    ]
     print(f"{'first step, MNIST network':44} {median(extra) * 1e3:8.3f} ms more than the second (bound 50)", flush=True)
 
 

@@ -67,12 +67,16 @@ def test_trap_T02_split_weights_train_as_float32(dtype: torch.dtype) -> None:
         p.grad, exact.grad = g, g.float()
         one.step(), two.step()
     # Within a tie's choice: every weight is the float32 weight's nearest.
-    assert (p.detach().float() - exact.detach()).abs().max() <= (exact.detach() - exact.detach().to(dtype).float()).abs().max()
+    assert (p.detach().float() - exact.detach()).abs().max() <= (
+        exact.detach() - exact.detach().to(dtype).float()
+    ).abs().max()
     assert torch.equal(p.detach(), exact.detach().to(dtype))
 
 
 @pytest.mark.parametrize("state", ["float32", "bfloat16"])
-@pytest.mark.parametrize("case", [c for c in CASES if c.name in ("adam", "amsgrad", "rmsprop", "nadam", "adamax")], ids=str)
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.name in ("adam", "amsgrad", "rmsprop", "nadam", "adamax")], ids=str
+)
 def test_trap_T03_moments_decay_in_every_format(case: Case, state: str) -> None:
     p = filled(1.0, n=4096)
     optimizer = case.make([p], **case.options, state=state)
@@ -370,7 +374,10 @@ def test_trap_T35_a_subclass_fires_the_hooks_once() -> None:
     [
         (lambda: at.Adam([filled(1.0)], differentiable=True), "differentiable=True.*torch.optim.Adam"),
         (lambda: at.Adam([torch.nn.Parameter(torch.ones(2, device="meta"))]), "parameter 0 is on the meta device"),
-        (lambda: at.Adam([("w", torch.nn.Parameter(torch.ones(2, dtype=torch.complex64)))], state="bfloat16"), "'w' is complex"),
+        (
+            lambda: at.Adam([("w", torch.nn.Parameter(torch.ones(2, dtype=torch.complex64)))], state="bfloat16"),
+            "'w' is complex",
+        ),
         (lambda: at.Adam([filled(1.0)], state="int3"), "state='int3' is unknown: use one of 'float32', 'bfloat16'"),
         (lambda: at.Adam([filled(1.0)], decay="L2"), "decay='L2' is unknown"),
         (lambda: at.Adam([filled(1.0)], decoupled_weight_decay=True, decay="l2"), "contradict"),

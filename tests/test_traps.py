@@ -246,7 +246,7 @@ def test_trap_T18_the_caller_chooses_whose_hyperparameters_count() -> None:
     two.load_state_dict(saved)
     assert (two.param_groups[0]["lr"], two.param_groups[0]["weight_decay"]) == (0.1, 0.2)
     assert two.param_groups[0]["amsgrad"]
-    with pytest.raises(ValueError, match="'mine'.*'saved' or 'given'"):
+    with pytest.raises(ValueError, match=r"'mine'.*'saved' or 'given'"):
         two.load_state_dict(saved, hyperparameters="mine")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
 
@@ -38,3 +39,13 @@ def test_engine_info_tells_what_runs() -> None:
 def test_threads_follow_the_environment_without_torch() -> None:
     program = "import os; os.environ['OMP_NUM_THREADS'] = '7'; import adamas; print(adamas.engine_info().threads)"
     assert run(program) == "7"
+
+
+def test_the_examples_in_the_docstrings() -> None:
+    import adamas.torch
+    from adamas.torch import members
+
+    for module in (adamas.torch, members):
+        result = doctest.testmod(module)
+        assert result.attempted
+        assert not result.failed

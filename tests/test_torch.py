@@ -503,14 +503,13 @@ def test_the_norm_does_not_depend_on_the_order_of_tensors() -> None:
 
 
 def test_the_norm_loses_nothing_to_large_gradients() -> None:
-    """1e16 + 1 is 1e16 in float64: what an addition rounds off is kept."""
-    for order in ((1e8, 1.0), (1.0, 1e8)):
-        params = [torch.nn.Parameter(torch.zeros(1 if g > 1 else 30)) for g in order]
-        for p, g in zip(params, order, strict=True):
-            p.grad = torch.full_like(p, g)
-        optimizer = at.Adam(params, max_grad_norm=1.0)
-        optimizer.step()
-        assert optimizer.grad_norm == math.sqrt(1e16 + 30)
+    """1e20 + 4900 is 1e20 in float64: what an addition rounds off is kept."""
+    p = torch.nn.Parameter(torch.zeros(1601))
+    p.grad = torch.full_like(p, 70.0)
+    p.grad[0] = 1e10
+    optimizer = at.Adam([p], max_grad_norm=1.0)
+    optimizer.step()
+    assert optimizer.grad_norm == math.sqrt(10**20 + 1600 * 4900)
 
 
 def test_compiled_training_step_does_not_recompile() -> None:

@@ -77,6 +77,8 @@ inline float f16_spacing(float size) {
 // ---- split weights: the parameter is the float32 weight rounded to 16 bits, `low` is what that left out
 
 inline float join_bf16(uint16_t high, uint16_t low) {
+    // Nothing splits into a zero and a rest that takes away: the weight was set to zero from outside.
+    low = (high & 0x7fff) == 0 && low >= 0x8000 ? uint16_t(0) : low;
     return bits_float((uint32_t(high) << 16) + uint32_t(int32_t(int16_t(low))));
 }
 

@@ -80,7 +80,7 @@ class Group {
     std::vector<size_t> parameter_of_job, row_of_job;
     std::vector<std::vector<double>> rows; // the distinct values of the scalars
     std::vector<Sight> scalars;            // of each job, one after the other
-    std::vector<nb::object> kept;          // gradients that a copy had to stand in for
+    std::vector<nb::object> kept;          // what the kernels read and write, alive though another thread lets go of it
     std::array<View, SLOTS> views;
     std::vector<double> row;
     std::vector<Constants<float>> narrow; // of each row, for as long as the kernels run
@@ -96,6 +96,7 @@ class Group {
         if (found == nullptr) throw Unusable("is missing");
         const Sight sight = see(found);
         parameter.trail.leave(found, sight);
+        kept.push_back(nb::borrow(found));
         return sight;
     }
 
@@ -114,6 +115,8 @@ class Group {
         if (weight.is_complex || nb::cast<bool>(gradient.attr(is_neg)())) {
             kept.push_back(without_pending_signs(gradient));
             gradient = kept.back();
+        } else {
+            kept.push_back(nb::borrow(gradient));
         }
         const Sight seen = see(gradient.ptr());
         parameter.trail.leave(gradient.ptr(), seen);
@@ -197,6 +200,9 @@ class Group {
         return result;
     }
 
+    // Forgets what was collected.
+    void discard() { work.clear(), kept.clear(); }
+
     // The tensors of the parameters that were collected.
     nb::list collected() const {
         nb::list tensors;
@@ -242,7 +248,6 @@ class Group {
         for (size_t j = 0; j < work.jobs().size(); ++j)
             for (size_t s = 0; s < scalar_names.size(); ++s)
                 write_scalar(scalars[j * scalar_names.size() + s], new_rows[row_of_job[j]][s]);
-        work.clear(), kept.clear();
     }
 };
 
@@ -278,6 +283,7 @@ NB_MODULE(_engine, m) {
              "tensors"_a, "states"_a, "names"_a, "random_keys"_a, "shape"_a, "weights"_a, "slots"_a, "scalars"_a)
         .def("collect", &Group::collect)
         .def("collected", &Group::collected)
+        .def("discard", &Group::discard)
         .def("square_sum", &Group::square_sum, "threads"_a)
         .def("step", &Group::step, "coefficients"_a, "new_rows"_a, "threads"_a);
     m.def("holds", &holds, "dictionary"_a, "keys"_a, "values"_a);
@@ -299,5 +305,6 @@ NB_MODULE(_engine, m) {
         },
         "name"_a);
     m.def("thread_source", &thread_source);
+    m.def("use_openmp", &use_openmp, "allowed"_a);
     m.def("default_threads", &default_threads);
 }

@@ -17,8 +17,11 @@ namespace {
 // The entry point that GCC's OpenMP runtime has had since 4.9, and that LLVM's and Intel's offer too.
 using ParallelRegion = void (*)(void (*)(void *), void *, unsigned threads, unsigned flags);
 
+std::atomic<bool> openmp_allowed{true};
+
 ParallelRegion find_openmp() {
 #ifndef _WIN32
+    if (!openmp_allowed.load(std::memory_order_relaxed)) return nullptr;
     static std::atomic<ParallelRegion> found{nullptr};
     ParallelRegion region = found.load(std::memory_order_relaxed);
     if (region == nullptr) { // looked for again until it is there: PyTorch may be imported later
@@ -90,6 +93,8 @@ void run_on_threads(int threads, void (*body)(void *), void *argument) {
     static Pool *pool = new Pool;
     pool->run(threads, body, argument);
 }
+
+void use_openmp(bool allowed) { openmp_allowed.store(allowed, std::memory_order_relaxed); }
 
 const char *thread_source() { return find_openmp() ? "OpenMP" : "own"; }
 

@@ -8,7 +8,8 @@ namespace adamas {
 // would fight it for the cores. Where there is none, Adamas keeps threads of its own.
 void run_on_threads(int threads, void (*body)(void *), void *argument);
 
-const char *thread_source(); // "OpenMP" or "own"
-int default_threads();       // OMP_NUM_THREADS, or as many as there are processors
+const char *thread_source();   // "OpenMP" or "own"
+void use_openmp(bool allowed); // false: threads of its own, also where there is an OpenMP runtime
+int default_threads();         // OMP_NUM_THREADS, or as many as there are processors
 
 } // namespace adamas

@@ -46,6 +46,12 @@ CASES = [
     Case("radam", at.RAdam, tt.RAdam, {"lr": 0.02}),
 ]
 
+
+def has(case: Case, options: dict[str, Any]) -> bool:
+    """Whether the member has these options: a centered one keeps its moments in float32."""
+    return not (case.options.get("centered") and options.get("state") == "bfloat16")
+
+
 SLOTS = ("first", "second", "maximum", "trace")
 
 

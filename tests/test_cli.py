@@ -12,12 +12,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from typer.main import get_command
+import typer
 
 import adamas as package
 from adamas.cli import application
+from adamas.train import Listener, loop
 from adamas.train.command import suggestions
 from adamas.train.options import Options
 
@@ -138,22 +140,22 @@ def test_without_a_terminal_there_are_plain_lines(tmp_path: Path) -> None:
     assert all(words[-1] != "run" for words in suggestions)
 
 
-def test_the_suggested_commands_are_understood() -> None:
-    command = get_command(application())
-    options = Options(
-        "mnist",
-        data_dir=Path("a folder"),
-        optimizer="radam",
-        betas=(0.8, 0.9),
-        eps=1e-7,
-        weight_decay=0.1,
-        batch_size=32,
+def test_the_suggested_commands_ask_for_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Options(
+        "digits", optimizer="radam", betas=(0.8, 0.9), eps=1e-7, weight_decay=0.1, batch_size=32, out=Path("run")
     )
-    for words, _ in suggestions(options):
-        assert words[:2] == ["adamas", "train"]
-        with command.make_context("adamas", words[1:2], resilient_parsing=True) as context:
-            train = command.get_command(context, "train")  # type: ignore[attr-defined]
-            train.make_context("train", words[2:], parent=context)
+    asked: list[Options] = []
+
+    def run(options: Options, listener: Listener) -> None:
+        asked.append(options)
+        raise typer.Exit
+
+    monkeypatch.setattr(loop, "run", run)
+    for words, _ in suggestions(given):
+        application()(words[1:], standalone_mode=False)
+    fresh = dataclasses.replace(given, out=None)
+    changes: list[dict[str, Any]] = [{"schedule": "cosine"}, {"optimizer": "adam"}, {"seed": 1}]
+    assert asked == [dataclasses.replace(fresh, **change) for change in changes]
 
 
 def test_on_a_terminal_there_is_a_bar(tmp_path: Path) -> None:
@@ -184,6 +186,7 @@ def test_on_a_terminal_there_is_a_bar(tmp_path: Path) -> None:
     for part in ("/40", "loss ", "rate 1.00e-03", "left", "━"):
         assert part in text, part
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # the cursor is hidden, and comes back
+    assert "\x1b[2K" in text.rsplit("left", 1)[1]  # the bar is wiped away at the end
     rows = re.findall(r"^ +(\d+)  +0\.001 [ 0-9.]+$", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text), re.MULTILINE)
     assert rows == [str(epoch) for epoch in range(1, 41)]
 

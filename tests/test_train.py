@@ -20,7 +20,8 @@ from adamas.tasks import digits, mnist
 from adamas.tasks.idx import find_idx, read_idx
 from adamas.tasks.perceptron import Perceptron
 from adamas.train import DivergedError, Epoch, InputError, Listener, Progress, Summary, fit, folder, loop
-from adamas.train.options import OPTIMIZERS
+from adamas.train.interruption import Interruption
+from adamas.train.options import OPTIMIZERS, Options
 from adamas.train.schedules import SCHEDULES
 
 
@@ -177,11 +178,23 @@ def test_mnist_is_learnt_in_an_epoch(tmp_path: Path, data_dir: Path) -> None:
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Path) -> None:
     models, accuracies = [], []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        torch.rand(1)  # what the caller drew before is of no account
         accuracies.append(fit(epochs=2, seed=seed, out=tmp_path / name).test_accuracy)
         models.append((tmp_path / name / folder.MODEL).read_bytes())
     assert models[0] == models[1]
     assert accuracies[0] == accuracies[1]
     assert models[0] != models[2]
+
+
+def test_the_seed_decides_the_order_of_the_examples() -> None:
+    task = digits.load(None)
+    orders = []
+    for seed in (3, 3, 4):
+        training = loop.Training(task, Options(seed=seed, batch_size=2000), Interruption())
+        orders.append([next(training.batches())[1].tolist() for _ in range(2)])
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0][0] != orders[0][1]
+    assert sorted(orders[0][0]) == sorted(task.train[1].tolist())
 
 
 def test_options_change_what_is_trained(tmp_path: Path) -> None:
@@ -403,9 +416,10 @@ def test_a_folder_that_cannot_be_made_leaves_nothing_behind(tmp_path: Path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_run_leaves_the_callers_generator_and_threads_alone(tmp_path: Path) -> None:
+def test_a_run_leaves_what_the_caller_has_alone(tmp_path: Path) -> None:
     torch.manual_seed(11)
-    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    state, threads, handler = torch.get_rng_state(), torch.get_num_threads(), signal.getsignal(signal.SIGINT)
     fit(epochs=1, seed=1, threads=max(1, threads - 1), out=tmp_path / "run")
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
+    assert signal.getsignal(signal.SIGINT) is handler

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
+import threading
 import time
 from statistics import median
 
@@ -439,3 +440,177 @@ def test_an_expanded_parameter_is_refused() -> None:
     with pytest.raises(ValueError, match="share memory"):
         optimizer.step()
     assert p.stride() == (0,)
+
+
+# ---- what else was once wrong
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_split_weights_that_are_set_to_zero_from_outside(dtype: torch.dtype) -> None:
+    p = torch.nn.Parameter(torch.randn(200, generator=torch.Generator().manual_seed(0)).to(dtype))
+    optimizer = at.AdamW([p], lr=1e-3, weights="split")
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    for zero in (0.0, -0.0):
+        with torch.no_grad():
+            p.fill_(zero)
+        optimizer.step()
+        torch.testing.assert_close(p.detach().float(), torch.full((200,), -1e-3), rtol=0.02, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+def test_clipping_by_a_norm_that_is_not_finite_is_that_of_torch(bad: float) -> None:
+    ends = []
+    for ours in (True, False):
+        p, q = filled(1.0), filled(1.0)
+        p.grad, q.grad = torch.ones_like(p), torch.full_like(q, 1e6)
+        p.grad[3] = bad
+        if ours:
+            optimizer = at.SGD([p, q], lr=1.0, max_grad_norm=1.0)
+        else:
+            torch.nn.utils.clip_grad_norm_([p, q], 1.0)
+            optimizer = torch.optim.SGD([p, q], lr=1.0)
+        optimizer.step()
+        ends.append((p.detach(), q.detach()))
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b, equal_nan=True)
+
+
+def test_an_overflowing_norm_clips_all() -> None:
+    p = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    optimizer = at.SGD([p], lr=1.0, max_grad_norm=1.0)
+    p.grad = torch.full_like(p, 1e160)
+    optimizer.step()
+    assert optimizer.grad_norm == torch.inf
+    assert (p.abs() <= 1.0).all()
+
+
+def test_a_centered_denominator_is_not_kept_in_bfloat16() -> None:
+    with pytest.raises(ValueError, match='centered=True needs state="float32"'):
+        at.RMSprop([filled(1.0)], centered=True, state="bfloat16")
+
+
+def test_adamw_stays_decoupled_after_loading_adam() -> None:
+    p = filled(1.0)
+    adam, adamw = torch.optim.Adam([p], weight_decay=0.1), at.AdamW([p])
+    p.grad = torch.ones_like(p)
+    adam.step()
+    adamw.load_state_dict(adam.state_dict())
+    assert adamw.param_groups[0]["decay"] == "decoupled"
+
+
+def test_another_seed_takes_effect() -> None:
+    ends = []
+    for seed in (0, 7):
+        p = filled(1.0, torch.bfloat16)
+        optimizer = at.Adam([p], weights="stochastic")
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        optimizer.param_groups[0]["seed"] = seed
+        optimizer.step()
+        ends.append(p.detach())
+    assert not torch.equal(*ends)
+
+
+@pytest.mark.parametrize("how", ["in the group", "by loading"])
+def test_amsgrad_switched_on_while_a_parameter_has_no_gradient(how: str) -> None:
+    p, q = filled(1.0), filled(1.0)
+    optimizer = at.Adam([p, q])
+    p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
+    optimizer.step()
+    if how == "in the group":
+        optimizer.param_groups[0]["amsgrad"] = True
+    else:
+        saved, optimizer = optimizer.state_dict(), at.Adam([p, q], amsgrad=True)
+        optimizer.load_state_dict(saved, hyperparameters="given")
+    q.grad = None
+    optimizer.step()
+    q.grad = torch.ones_like(q)
+    optimizer.step()
+    assert "max_exp_avg_sq" in optimizer.state[q]
+
+
+def test_names_that_two_groups_share_or_that_a_wrapper_changed() -> None:
+    def stepped(*models: torch.nn.Module) -> at.Adam:
+        optimizer = at.Adam([{"params": list(model.named_parameters())} for model in models])
+        for model in models:
+            for p in model.parameters():
+                p.grad = torch.ones_like(p)
+        optimizer.step()
+        return optimizer
+
+    twins = stepped(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    twins.load_state_dict(twins.state_dict())
+    wrapped = torch.nn.Sequential()
+    wrapped.add_module("module", torch.nn.Linear(2, 2))
+    stepped(torch.nn.Linear(2, 2)).load_state_dict(stepped(wrapped).state_dict())
+
+
+def test_parameters_that_cannot_be_stepped_yet() -> None:
+    lazy, frozen = torch.nn.LazyLinear(3), torch.nn.Parameter(torch.ones(4, dtype=torch.int8), requires_grad=False)
+    optimizer = at.SGD([*lazy.parameters(), frozen], lr=0.1)
+    lazy(torch.ones(2, 5)).sum().backward()
+    before = lazy.weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(lazy.weight, before)
+    optimizer.param_groups[0]["param_names"] = ["too", "few"]
+    optimizer.step()
+    at.SGD([(1, filled(1.0))])
+
+
+def test_a_hook_may_wrap_the_state_dict() -> None:
+    optimizer = at.Adam([filled(1.0)])
+    optimizer.register_state_dict_post_hook(lambda _, packed: {"wrapped": packed})
+    assert optimizer.state_dict()["wrapped"]["param_groups"][0]["decoupled_weight_decay"] is False
+    with pytest.raises(ValueError, match="not an optimizer's state dict"):
+        optimizer.load_state_dict({})
+
+
+def test_adagrad_has_its_state_at_once_and_shares_it() -> None:
+    p = filled(1.0)
+    optimizer = at.Adagrad([p], initial_accumulator_value=0.5)
+    optimizer.share_memory()
+    assert optimizer.state[p]["sum"].is_shared()
+    assert (optimizer.state[p]["sum"] == 0.5).all()
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert (optimizer.state[p]["sum"] == 1.5).all()
+
+
+def test_one_optimizer_stepped_from_several_threads() -> None:
+    params = [torch.nn.Parameter(torch.zeros(100, 60).t()) for _ in range(20)]
+    optimizer = at.Adam(params)
+    for p in params:
+        p.grad = torch.ones(60, 100)
+
+    def steps() -> None:
+        for _ in range(40):
+            optimizer.step()
+
+    threads = [threading.Thread(target=steps) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {float(optimizer.state[p]["step"]) for p in params} == {120.0}
+
+
+def test_gradients_dropped_by_another_thread_during_a_step() -> None:
+    p = torch.nn.Parameter(torch.zeros(4_000_000))
+    optimizer = at.Adam([p])
+    done = threading.Event()
+
+    def drop() -> None:
+        while not done.is_set():
+            p.grad = None
+
+    dropper = threading.Thread(target=drop)
+    dropper.start()
+    try:
+        for _ in range(20):
+            p.grad = torch.ones_like(p)
+            optimizer.step()
+    finally:
+        done.set()
+        dropper.join()
+    assert p.isfinite().all()

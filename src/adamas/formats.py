@@ -136,8 +136,10 @@ def split_bfloat16(xp: Any, x: Array) -> tuple[Array, Array]:
 
 
 def join_bfloat16(xp: Any, high: Array, low: Array) -> Array:
-    """The float32 that ``split_bfloat16`` split, bit for bit."""
+    """The float32 that ``split_bfloat16`` split, bit for bit; near ``high`` where that was changed in between."""
     signed = low - ((low >> 15) << 16)
+    # Nothing splits into a zero and a rest that takes away: the weight was set to zero from outside.
+    signed = xp.where((high & 0x7FFF == 0) & (signed < 0), 0 * signed, signed)
     return bits_float(xp, ((high << 16) + signed) & _MASK32)
 
 

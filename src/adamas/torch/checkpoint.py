@@ -26,10 +26,12 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str)
         if replaced is not None:
             state_dict = replaced
 
+    if "state" not in state_dict or "param_groups" not in state_dict:
+        raise ValueError(f"not an optimizer's state dict: it has {sorted(state_dict)}, not 'state' and 'param_groups'")
     groups, saved_groups = optimizer.param_groups, state_dict["param_groups"]
     saved_id = _match(groups, saved_groups)
     names = {id(p): name for name, p in optimizer._named_parameters()}
-    merged = [_merged(group, saved, hyperparameters) for group, saved in zip(groups, saved_groups, strict=True)]
+    merged = [_merged(optimizer, *pair, hyperparameters) for pair in zip(groups, saved_groups, strict=True)]
 
     state: defaultdict[Any, Any] = defaultdict(dict)
     saved_state = state_dict["state"]
@@ -55,17 +57,15 @@ def _match(groups: list[dict[str, Any]], saved_groups: list[dict[str, Any]]) -> 
             f"loaded state dict has a different number of parameter groups: {len(saved_groups)}, and this optimizer has "
             f"{len(groups)}"
         )
-    if all("param_names" in group for group in [*groups, *saved_groups]):
-        by_name = {
-            name: key for saved in saved_groups for name, key in zip(saved["param_names"], saved["params"], strict=True)
-        }
-        here = {name: p for group in groups for name, p in zip(group["param_names"], group["params"], strict=True)}
-        if by_name.keys() != here.keys():
-            missing, unknown = sorted(here.keys() - by_name.keys()), sorted(by_name.keys() - here.keys())
+    here, there = _by_name(groups), _by_name(saved_groups)
+    if here is not None and there is not None:
+        if here.keys() != there.keys():
+            missing, unknown = sorted(here.keys() - there.keys()), sorted(there.keys() - here.keys())
             raise ValueError(
-                f"loaded state dict has other parameters than this optimizer: it lacks {missing[:5]} and has {unknown[:5]}"
+                f"loaded state dict has other parameters than this optimizer: it lacks {missing[:5]} and has {unknown[:5]}. "
+                "To load by position, remove 'param_names' from its groups"
             )
-        return {id(p): by_name[name] for name, p in here.items()}
+        return {id(p): there[name] for name, p in here.items()}
     for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
         if len(group["params"]) != len(saved["params"]):
             raise ValueError(
@@ -79,13 +79,29 @@ def _match(groups: list[dict[str, Any]], saved_groups: list[dict[str, Any]]) -> 
     }
 
 
-def _merged(group: dict[str, Any], saved: dict[str, Any], hyperparameters: str) -> dict[str, Any]:
+def _by_name(groups: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Parameters (or their keys) by name, without what DistributedDataParallel and torch.compile put before it.
+
+    None where one has no name, or two have the same.
+    """
+    found: dict[str, Any] = {}
+    for group in groups:
+        names, params = group.get("param_names", ()), group["params"]
+        if len(names) != len(params):
+            return None
+        found.update(
+            (str(n).replace("_orig_mod.", "").removeprefix("module."), p) for n, p in zip(names, params, strict=True)
+        )
+    return found if len(found) == sum(len(group["params"]) for group in groups) else None
+
+
+def _merged(optimizer: Optimizer, group: dict[str, Any], saved: dict[str, Any], hyperparameters: str) -> dict[str, Any]:
     """The group with the saved hyperparameters, or with its own."""
     if hyperparameters == "given":
         return {**group, "skipped_steps": saved.get("skipped_steps", 0)}
     taken = {name: deepcopy(value) for name, value in saved.items() if name not in _BOOKKEEPING}
     decoupled = taken.pop("decoupled_weight_decay", None)
-    if decoupled is not None:
+    if decoupled is not None and optimizer._reads_decoupled_flag:
         taken.setdefault("decay", "decoupled" if decoupled else "l2")
     if "base_lr" in saved:
         taken["base_lr"] = saved["base_lr"]

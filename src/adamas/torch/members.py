@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
@@ -144,6 +145,18 @@ class Adagrad(Optimizer):
             "eps_root": 0.0,
         }
         super().__init__(params, defaults, options, RootOptions)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a parameter group, with its state at once, as ``torch.optim.Adagrad`` does: see ``share_memory``."""
+        super().add_param_group(param_group)
+        for p in self.param_groups[-1]["params"]:
+            if p.requires_grad and not is_lazy(p):
+                self._initialize_state(p, self.param_groups[-1])
+
+    def share_memory(self) -> None:
+        """Moves the sums to shared memory, for training in several processes at once."""
+        for state in self.state.values():
+            state["sum"].share_memory_()
 
 
 class RMSprop(Optimizer):
@@ -293,6 +306,8 @@ class AdamW(Adam):
     Raises:
         ValueError: an argument has a value that it cannot have.
     """
+
+    _reads_decoupled_flag = False
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, overload
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.autograd.graph import increment_version
+from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from .. import _engine
@@ -28,8 +30,8 @@ LOW_BITS = "weight_low_bits"
 _ENGINE_DEVICE = "cpu"  # the devices that the engine has kernels for
 _MASK64 = 0xFFFFFFFFFFFFFFFF
 
-# What has to stay the same for a plan to be used again: the shape of the rule, and weights=.
-Signature = tuple[int, str]
+# What has to stay the same for a plan to be used again: the shape of the rule, weights= and seed=.
+Signature = tuple[int, str, int]
 
 
 class Plan:
@@ -37,17 +39,23 @@ class Plan:
 
     def __init__(self, optimizer: Optimizer, group: dict[str, Any], first: int) -> None:
         self.params: list[Tensor] = list(group["params"])
-        self.names = parameter_names(group, len(optimizer.param_groups), first)
+        self.names = parameter_names(group, first)
         self.keys = [_random_key(group, i, first) for i in range(len(self.params))]
         self.signature = optimizer._signature(group)
-        self.shape, self.weights = self.signature
+        self.shape, self.weights, _ = self.signature
         self.slots = optimizer._member.state_names(group)
         self.states: list[dict[str, Any]] = []
         for p in self.params:
             if p.grad is not None:
                 optimizer._initialize_state(p, group)
             self.states.append(optimizer.state.get(p, {}))
-        self.bare = [i for i, state in enumerate(self.states) if not state]  # no gradient so far, hence no state
+        needed = [name for name in (*optimizer._scalar_names, *self.slots) if name is not None]
+        # Without a gradient so far, and hence without state, or without the part of it that an option asks for since.
+        self.bare = [
+            i
+            for i, (p, state) in enumerate(zip(self.params, self.states, strict=True))
+            if any(name not in state for name in needed) or (_is_split(p, group) and LOW_BITS not in state)
+        ]
         self.elsewhere = [i for i, p in enumerate(self.params) if p.device.type != _ENGINE_DEVICE]
         here = [i for i, p in enumerate(self.params) if p.device.type == _ENGINE_DEVICE]
         self.group = _engine.Group(
@@ -89,19 +97,32 @@ class Plan:
             )
 
 
-def parameter_names(group: dict[str, Any], groups: int, first: int) -> list[str]:
+def _is_split(p: Tensor, group: dict[str, Any]) -> bool:
+    return group["weights"] == "split" and p.dtype in (torch.bfloat16, torch.float16)
+
+
+def given_names(group: dict[str, Any]) -> list[str] | None:
+    """The names of the group's parameters, where each has one."""
+    names = group.get("param_names")
+    return [str(name) for name in names] if names is not None and len(names) == len(group["params"]) else None
+
+
+def parameter_names(group: dict[str, Any], first: int) -> list[str]:
     """What error messages call the parameters: their names, or their positions among all parameters."""
-    if "param_names" in group:
-        return [repr(name) for name in group["param_names"]]
-    return [f"{first + i} (of shape {tuple(p.shape)})" for i, p in enumerate(group["params"])]
+    if (names := given_names(group)) is not None:
+        return [repr(name) for name in names]
+    return [
+        f"{first + i}" if is_lazy(p) else f"{first + i} (of shape {tuple(p.shape)})"
+        for i, p in enumerate(group["params"])
+    ]
 
 
 def _random_key(group: dict[str, Any], index: int, first: int) -> int:
     """Seed and identity of a parameter, for its random numbers: by its name where there is one, so that order is free."""
     seed = mix64(group["seed"] & _MASK64)
-    if "param_names" not in group:
+    if (names := given_names(group)) is None:
         return mix64(seed + first + index)
-    digest = hashlib.blake2b(group["param_names"][index].encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(names[index].encode(), digest_size=8).digest()
     return mix64(seed ^ int.from_bytes(digest, "little"))
 
 
@@ -118,6 +139,7 @@ class Optimizer(torch.optim.Optimizer):
 
     _member: ClassVar[Member]
     _step_supports_amp_scaling = True  # GradScaler leaves unscaling and skipping to the step
+    _reads_decoupled_flag: ClassVar[bool] = True  # of a checkpoint of torch.optim; AdamW is decoupled whatever it says
     _inside_step = False
     _plans: list[Plan] | None = None
     _known: tuple[list[Tensor], list[Any]] = ([], [])
@@ -133,6 +155,7 @@ class Optimizer(torch.optim.Optimizer):
                 defaults[name] = as_number(defaults[name])
         if "betas" in defaults:
             defaults["betas"] = tuple(as_number(beta) for beta in defaults["betas"])
+        self._lock = threading.Lock()
         super().__init__(params, defaults)
 
     @property
@@ -181,7 +204,7 @@ class Optimizer(torch.optim.Optimizer):
     def _named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         first = 0
         for group in self.param_groups:
-            yield from zip(parameter_names(group, 0, first), group["params"], strict=True)
+            yield from zip(parameter_names(group, first), group["params"], strict=True)
             first += len(group["params"])
 
     # ---- state
@@ -191,7 +214,7 @@ class Optimizer(torch.optim.Optimizer):
         return [name for name, _ in self._member.scalars]
 
     def _signature(self, group: dict[str, Any]) -> Signature:
-        return self._member.full_shape(group), group["weights"]
+        return self._member.full_shape(group), group["weights"], group["seed"]
 
     def _initialize_state(self, p: Tensor, group: dict[str, Any]) -> None:
         """Creates what the parameter's state lacks: all of it at its first gradient."""
@@ -210,7 +233,7 @@ class Optimizer(torch.optim.Optimizer):
                 state[slot] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
                 if start := group.get("initial_accumulator_value"):
                     state[slot].fill_(complex(start, start) if p.is_complex() else start)
-        if group["weights"] == "split" and p.dtype in (torch.bfloat16, torch.float16) and LOW_BITS not in state:
+        if _is_split(p, group) and LOW_BITS not in state:
             state[LOW_BITS] = torch.zeros_like(p, dtype=torch.int16, memory_format=torch.preserve_format)
 
     def _current_plans(self) -> list[Plan]:
@@ -256,25 +279,33 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        self.grad_norm = None
         if found_inf is not None and float(found_inf) != 0:
             return loss  # GradScaler lowers its scale; neither step count nor moments advance
         scale = 1.0 if grad_scale is None else 1 / float(grad_scale)
+        with self._lock:
+            plans = self._current_plans()
+            try:
+                self._step_plans(plans, scale)
+            finally:
+                for plan in plans:
+                    plan.group.discard()
+        return loss
 
-        plans = self._current_plans()
+    def _step_plans(self, plans: list[Plan], scale: float) -> None:
         found = [plan.collect(type(self).__name__) for plan in plans]
         threads = torch.get_num_threads()
-        if any(
+        measured = any(
             group["max_grad_norm"] is not None or group["on_nonfinite"] != "propagate" for group in self.param_groups
-        ):
-            if not self._measure(plans, [others for _, others in found], scale, threads):
-                return loss
-        else:
-            self.grad_norm = None
+        )
+        if measured and not self._measure(plans, [others for _, others in found], scale, threads):
+            return
 
         for group, plan, (rows, others) in zip(self.param_groups, plans, found, strict=True):
             limit, clip = group["max_grad_norm"], scale
             if limit is not None and self.grad_norm is not None:
-                clip *= min(1.0, limit / (self.grad_norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_
+                factor = limit / (self.grad_norm + 1e-6)  # as torch.nn.utils.clip_grad_norm_: 0 for inf, NaN for NaN
+                clip *= 1.0 if factor > 1 else factor
             if rows:
                 advanced = [self._advance(group, row, clip) for row in rows]
                 plan.group.step([numbers for numbers, _ in advanced], [row for _, row in advanced], threads)
@@ -282,7 +313,6 @@ class Optimizer(torch.optim.Optimizer):
                 increment_version(plan.group.collected())
             for i, gradient in others:
                 self._step_elsewhere(group, plan, i, gradient, clip)
-        return loss
 
     def _advance(
         self, group: dict[str, Any], row: tuple[float, ...], scale: float
@@ -298,7 +328,7 @@ class Optimizer(torch.optim.Optimizer):
         for group, plan, elsewhere in zip(self.param_groups, plans, others, strict=True):
             high, low, culprit = plan.group.square_sum(threads)
             total, index = unfused.square_sum([gradient for _, gradient in elsewhere])
-            parts += high, low, total
+            parts += (high, low, total) if math.isfinite(high) else (high, total)
             if culprit is None and index is not None:
                 culprit = plan.names[elsewhere[index][0]]
             if culprit is not None and group["on_nonfinite"] == "raise":
@@ -307,8 +337,7 @@ class Optimizer(torch.optim.Optimizer):
                     '(on_nonfinite="skip" would leave out such steps and count them)'
                 )
             skip |= culprit is not None and group["on_nonfinite"] == "skip"
-        finite = all(math.isfinite(part) for part in parts)
-        self.grad_norm = (math.sqrt(math.fsum(parts)) if finite else math.nan) * scale
+        self.grad_norm = math.sqrt(math.fsum(parts)) * scale
         if skip:
             for group in self.param_groups:
                 group["skipped_steps"] += 1
@@ -368,6 +397,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._lock = threading.Lock()
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -376,10 +406,9 @@ class Optimizer(torch.optim.Optimizer):
     @_disable_dynamo
     def state_dict(self) -> dict[str, Any]:
         """The state as plain tensors under PyTorch's names, and the hyperparameters: see ``torch.optim.Optimizer``."""
-        packed = super().state_dict()
-        for group in packed["param_groups"]:
+        for group in self.param_groups:
             group["decoupled_weight_decay"] = group["decay"] == "decoupled"  # what torch.optim reads
-        return packed
+        return super().state_dict()
 
     @_disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any], hyperparameters: str = "saved") -> None:

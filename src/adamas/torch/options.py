@@ -6,6 +6,7 @@ from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 Decay = Literal["l2", "decoupled", "independent"]
 
@@ -139,6 +140,11 @@ def check(group: dict[str, Any], optimizer: str) -> None:
     limit = group["max_grad_norm"]
     if limit is not None and not limit > 0:
         raise ValueError(f"max_grad_norm must be above 0 or None, not {limit}")
+    if group.get("centered") and group["state"] == "bfloat16":
+        raise ValueError(
+            'centered=True needs state="float32": the rounding of bfloat16 moments exceeds the difference of square_avg and '
+            "grad_avg² that it divides by, and single updates would be far too large"
+        )
     if isinstance(group["seed"], bool) or not isinstance(group["seed"], int):
         raise ValueError(f"seed must be an int, not {group['seed']!r}")
     if group.get("nesterov") and (group["momentum"] <= 0 or group["dampening"] != 0):
@@ -172,6 +178,8 @@ def check_parameter(parameter: Any, name: str, group: dict[str, Any]) -> None:
     """Raises if the parameter cannot be optimized as the group asks."""
     if not isinstance(parameter, Tensor):
         return  # PyTorch says so itself
+    if is_lazy(parameter) or not parameter.requires_grad:
+        return  # has no values yet, or is never stepped
     if parameter.is_meta:
         raise ValueError(f"parameter {name} is on the meta device and has no values; materialise it first (to_empty)")
     if parameter.is_conj() or parameter.is_neg():

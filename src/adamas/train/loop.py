@@ -75,7 +75,8 @@ def run(options: Options, listener: Listener) -> Summary:
             diverged=training.diverged_at is not None,
             out=out,
         )
-        folder.write(out / folder.MODEL, safetensors.torch.save(training.model.state_dict()))
+        weights = {name: tensor.contiguous() for name, tensor in training.model.state_dict().items()}
+        folder.write(out / folder.MODEL, safetensors.torch.save(weights))
         folder.write(out / folder.CURVES, draw_curves(training.history, training.losses, training.rates, plan))
         folder.write(out / folder.SUMMARY, folder.to_json(asdict(summary), indent=2))
     if training.diverged_at is not None:

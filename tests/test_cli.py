@@ -102,14 +102,11 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, missing: str)
         ("train --optimizer sgd --betas 0.9,0.9", "--betas is not an option of sgd"),
         ("train --weight-decay -1", "--weight-decay must be a number from 0 up"),
         ("train --momentum 0.9", "--momentum"),
-        ("train --out file/run", "--out 'file/run' cannot be made, file is a file"),
         ("train --out held", "--out 'held' already holds a run"),
-        ("train mnist", "--data-dir is missing"),
         ("train mnist --data-dir held", "--data-dir 'held' has no train-images-idx3-ubyte"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, line: str, says: str) -> None:
-    (tmp_path / "file").write_text("")
     (tmp_path / "held").mkdir()
     (tmp_path / "held" / "summary.json").write_text("mine")
     done = adamas(*line.split(), cwd=tmp_path)
@@ -117,11 +114,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, line: str, say
     assert says in done.stderr
     assert done.stderr.startswith("adamas: ")
     assert done.stderr.count("\n") == 1
-    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
-        "file",
-        "held",
-        "held/summary.json",
-    ]
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["held", "held/summary.json"]
 
 
 def test_without_a_terminal_there_are_plain_lines(tmp_path: Path) -> None:
@@ -215,6 +208,17 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["interrupted"] is True
     assert summary["epochs"] == len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) >= 2
+
+
+def test_ctrl_c_before_the_first_step_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(options: Options, listener: Listener) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "run", run)
+    assert application()(["train"], standalone_mode=False) == 130
+    assert capsys.readouterr().err == "adamas: interrupted\n"
 
 
 def test_a_run_that_diverges_says_where(tmp_path: Path) -> None:

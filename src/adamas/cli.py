@@ -35,8 +35,6 @@ def main() -> NoReturn:
         _stop(2, f"{name} {error.problem}")
     except usage_error as error:
         _stop(2, f"{error.format_message()} (adamas train --help lists what there is)")
-    except KeyboardInterrupt:
-        _stop(130, "interrupted")
     except OSError as error:
         _stop(1, str(error))
 

@@ -81,15 +81,19 @@ def train(
         threads=threads,
         out=out,
     )
-    from adamas.train.display import display
-    from adamas.train.loop import run
-
     try:
+        from adamas.train.display import display
+        from adamas.train.loop import run
+
         with display() as listener:
             summary = run(options, listener)
     except DivergedError as error:
         typer.echo(f"adamas: {error} (--lr). What there is: {error.summary.out}", err=True)
         raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        # Before the first step, when nothing has been written, or pressed again while the files were.
+        typer.echo("adamas: interrupted", err=True)
+        raise typer.Exit(130) from error
     if summary.interrupted:
         done = f"after {summary.steps} steps ({summary.epochs} whole epochs): test accuracy {summary.test_accuracy:.4f}"
         typer.echo(f"adamas: interrupted {done}. What there is: {summary.out}", err=True)

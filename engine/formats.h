@@ -30,10 +30,11 @@ inline uint16_t to_bf16(float x, uint32_t random) {
 // ---- float16: 1 sign, 5 exponent and 10 mantissa bits; below 2^-14 the spacing stays 2^-24
 
 inline float from_f16(uint16_t x) {
-    const uint32_t magnitude = uint32_t(x & 0x7fff) << 13, sign = uint32_t(x & 0x8000) << 16;
-    const float scaled = bits_float(magnitude) * 0x1p112f;
-    const uint32_t special = (x & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u; // infinity and NaN keep their mantissa
-    return bits_float(float_bits(scaled) | special | sign);
+    const uint32_t magnitude = x & 0x7fff, sign = uint32_t(x & 0x8000) << 16;
+    const uint32_t special = magnitude >= 0x7c00 ? 112u << 23 : 0u; // infinity and NaN keep their mantissa
+    const uint32_t normal = (magnitude << 13) + (112u << 23) + special;
+    const uint32_t subnormal = float_bits(float(int32_t(magnitude)) * 0x1p-24f);
+    return bits_float((magnitude < 0x400 ? subnormal : normal) | sign);
 }
 
 inline float magnitude_of(float x) { return bits_float(float_bits(x) & 0x7fffffffu); }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -32,6 +33,13 @@ template <class T> struct Plain {
         return a.x * b.x + c.x;
 #endif
     }
+    // a·moment + fed; but zero where the gradient is zero and the moment below the smallest normal number. Rounding
+    // would keep a moment that fades at the last few subnormal numbers for good, where x86 processors take several
+    // times as long.
+    friend Plain fading(Plain a, Plain moment, Plain fed, Plain gradient) {
+        const bool faded = (gradient.x == 0) & (std::fabs(moment.x) < std::numeric_limits<T>::min());
+        return faded ? Plain(0) : fused(a, moment, fed);
+    }
     friend Plain root(Plain a) { return std::sqrt(a.x); }
     friend Plain absolute(Plain a) { return std::fabs(a.x); }
     friend Plain sign(Plain a) { return T(a.x > 0) - T(a.x < 0); }
@@ -57,6 +65,13 @@ struct Wide {
     friend Wide operator*(Wide a, Wide b) { return _mm512_mul_ps(a.x, b.x); }
     friend Wide operator/(Wide a, Wide b) { return _mm512_div_ps(a.x, b.x); }
     friend Wide fused(Wide a, Wide b, Wide c) { return _mm512_fmadd_ps(a.x, b.x, c.x); }
+    friend Wide fading(Wide a, Wide moment, Wide fed, Wide gradient) {
+        const __m512i exponent = _mm512_set1_epi32(0x7f800000), magnitude = _mm512_set1_epi32(0x7fffffff);
+        constexpr int either_or_second = 0xec; // both where the third has ones, else the second
+        const __m512i bits = _mm512_ternarylogic_epi32(_mm512_castps_si512(moment.x), _mm512_castps_si512(gradient.x),
+                                                       exponent, either_or_second);
+        return _mm512_maskz_fmadd_ps(_mm512_test_epi32_mask(bits, magnitude), a.x, moment.x, fed.x);
+    }
     friend Wide root(Wide a) {
         const __m512 inverse = _mm512_rsqrt14_ps(a.x), half = _mm512_set1_ps(0.5f);
         const __m512 estimate = _mm512_mul_ps(a.x, inverse);

@@ -17,10 +17,10 @@ inline void rule_at(const Constants<T> &k, T *__restrict p, const T *__restrict 
 
     N first(0), size(0), update(0);
     if constexpr (S & shape::first) {
-        first = fused(N(k.a1), N::load(m + i, left), N(k.b1) * grad);
+        first = fading(N(k.a1), N::load(m + i, left), N(k.b1) * grad, grad);
         first.store(m + i, left);
     }
-    if constexpr (S & shape::square) size = fused(N(k.a2), N::load(v + i, left), (N(k.b2) * grad) * grad);
+    if constexpr (S & shape::square) size = fading(N(k.a2), N::load(v + i, left), (N(k.b2) * grad) * grad, grad);
     if constexpr (S & shape::absolute) size = larger(N(k.a2) * N::load(v + i, left), absolute(grad) + N(k.eps));
     if constexpr (S & (shape::square | shape::absolute)) size.store(v + i, left);
     if constexpr (S & shape::maximum) {
@@ -34,7 +34,7 @@ inline void rule_at(const Constants<T> &k, T *__restrict p, const T *__restrict 
     if constexpr (S & shape::square) update = update / fused(root(size + N(k.root)), N(k.sqrt_w), N(k.eps));
     if constexpr (S & shape::absolute) update = update / size;
     if constexpr (S & shape::trace) {
-        update = fused(N(k.q), N::load(r + i, left), update);
+        update = fading(N(k.q), N::load(r + i, left), update, grad);
         update.store(r + i, left);
         update = N(k.eta) * update;
     }

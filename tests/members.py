@@ -78,6 +78,9 @@ def next_numbers(optimizer: adamas.torch.Optimizer, p: torch.Tensor, scale: floa
 
 
 def ulp(x: np.ndarray, dtype: type = np.float32) -> np.ndarray:
-    """The distance from |x| to the next number of ``dtype``, never less than the least normal number's."""
+    """The distance from |x| to the next number of ``dtype``, and never less than the least normal number.
+
+    What is smaller than that one counts as zero.
+    """
     info = np.finfo(dtype)
-    return np.maximum(np.abs(x), float(info.tiny)) * math.ldexp(1.0, -info.nmant)
+    return np.maximum(np.abs(x) * math.ldexp(1.0, -info.nmant), float(info.tiny))

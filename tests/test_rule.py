@@ -123,9 +123,48 @@ def test_adversarial_gradients_do_what_the_oracle_does(case: Case) -> None:
     rng = np.random.default_rng(5)
     for _ in range(20):
         p = torch.nn.Parameter(torch.from_numpy(rng.standard_normal(97).astype(np.float32)))
+        first = case.make([p], **case.options)
+        check_step(first, p, adversarial(rng, 97))
+        p = torch.nn.Parameter(torch.from_numpy(rng.standard_normal(97).astype(np.float32)))
+        second = case.make([p], **case.options)
+        check_step(second, p, rng.standard_normal(97).astype(np.float32))
+        check_step(second, p, adversarial(rng, 97))
+
+
+FADING = [c for c in CASES if c.name in ("momentum", "rmsprop-momentum", "adam", "adamax", "nadam", "radam")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", FADING, ids=str)
+@pytest.mark.parametrize("isa", _engine.instruction_sets())
+def test_a_moment_that_fades_ends_at_zero(case: Case, dtype: torch.dtype, isa: str) -> None:
+    """Rounding holds up the smallest numbers: 0.9 times four of them is four again, and processors are slow at it."""
+    chosen = _engine.instruction_set()
+    _engine.use_instruction_set(isa)
+    try:
+        p = torch.nn.Parameter(torch.ones(100, dtype=dtype))
         optimizer = case.make([p], **case.options)
-        check_step(optimizer, p, rng.standard_normal(97).astype(np.float32))
-        check_step(optimizer, p, adversarial(rng, 97))
+        p.grad = torch.full_like(p, 1e-3)
+        optimizer.step()
+        name = next(name for name in ("momentum_buffer", "exp_avg") if name in optimizer.state[p])
+        moment = optimizer.state[p][name]
+        moment.fill_(16 * torch.finfo(dtype).tiny)
+        p.grad.zero_()
+        for _ in range(50):
+            optimizer.step()
+        assert (moment == 0).all()
+        assert p.isfinite().all()
+    finally:
+        _engine.use_instruction_set(chosen)
+
+
+def test_what_others_compute_keeps_its_smallest_numbers() -> None:
+    p = torch.nn.Parameter(torch.ones(1 << 20))
+    p.grad = torch.ones_like(p)
+    small = torch.full((1 << 20,), 1e-40)
+    CASES[0].make([p]).step()
+    assert (small * 0.5 > 0).all()
+    assert np.float32(1e-40) * np.float32(0.5) > 0
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -15,6 +15,10 @@ inline uint32_t float_bits(float x) { return std::bit_cast<uint32_t>(x); }
 
 // ---- bfloat16: the upper half of a float32
 
+struct bf16 {
+    uint16_t bits;
+};
+
 inline float from_bf16(uint16_t x) { return bits_float(uint32_t(x) << 16); }
 
 inline uint16_t to_bf16(float x) {

@@ -162,23 +162,47 @@ class Draws {
     }
 };
 
-template <class T, unsigned S> constexpr Rule<T> rule_or_null() {
+template <class T, class Stored, unsigned S> constexpr Rule<T, Stored> rule_or_null() {
     if constexpr (shape::valid(S))
-        return rule<T, S>;
+        return rule<T, Stored, S>;
     else
         return nullptr;
 }
 
-template <class T, unsigned... S> constexpr auto make_rules(std::integer_sequence<unsigned, S...>) {
-    return std::array<Rule<T>, sizeof...(S)>{rule_or_null<T, S>()...};
+template <class T, class Stored, unsigned... S> constexpr auto make_rules(std::integer_sequence<unsigned, S...>) {
+    return std::array<Rule<T, Stored>, sizeof...(S)>{rule_or_null<T, Stored, S>()...};
 }
 
-template <class T> constexpr auto rules = make_rules<T>(std::make_integer_sequence<unsigned, shape::count>());
+template <class T, class Stored>
+constexpr auto rules = make_rules<T, Stored>(std::make_integer_sequence<unsigned, shape::count>());
+
+// Whether the rule can read and write every tensor where it lies: in order, the moments as they are computed, weight
+// and gradient in `stored`.
+template <class T> bool lies_ready(const Job &job, Format stored) {
+    if (!job.move || (job.weights != Weights::nearest && stored != native<T>)) return false;
+    for (int slot = P; slot < SLOTS; ++slot) {
+        const Operand &x = job.operands[slot];
+        if (x.data != nullptr && (x.dims != 0 || x.format != (slot <= G ? stored : native<T>))) return false;
+    }
+    return true;
+}
+
+template <class T, class Stored>
+void step_in_place(const Job &job, const Constants<T> &constants, int64_t begin, int64_t end) {
+    const auto from = [&]<class Element>(Slot slot, Element *) {
+        char *data = job.operands[slot].data;
+        return data == nullptr ? nullptr : reinterpret_cast<Element *>(data) + begin;
+    };
+    Stored *const stored = nullptr;
+    T *const computed = nullptr;
+    rules<T, Stored>[job.shape](constants, from(P, stored), from(G, stored), from(M, computed), from(V, computed),
+                                from(H, computed), from(R, computed), int(end - begin));
+}
 
 template <class T> void step_blocks(const Job &job, const Constants<T> &constants, int64_t begin, int64_t end) {
     Lane<T> lanes[LOW];
     Lane<T> low; // only its `stored` is used
-    const Rule<T> apply = rules<T>[job.shape];
+    const Rule<T, T> apply = rules<T, T>[job.shape];
     const bool split = job.weights == Weights::split;
 
     for (int64_t at = begin; at < end;) {
@@ -200,7 +224,6 @@ template <class T> void step_blocks(const Job &job, const Constants<T> &constant
         }
         values[P] = lanes[P].values;
 
-        prefetch(job, at);
         apply(constants, values[P], values[G], values[M], values[V], values[H], values[R], n);
 
         Draws draws(job, at, n);
@@ -228,11 +251,18 @@ template <class T> void step_blocks(const Job &job, const Constants<T> &constant
     }
 }
 
+template <class T> void step_as(const Job &job, const Constants<T> &constants, int64_t begin, int64_t end) {
+    if (lies_ready<T>(job, native<T>)) return step_in_place<T, T>(job, constants, begin, end);
+    if constexpr (sizeof(T) == 4)
+        if (lies_ready<T>(job, Format::bf16)) return step_in_place<T, bf16>(job, constants, begin, end);
+    step_blocks<T>(job, constants, begin, end);
+}
+
 void step(const Job &job, int64_t begin, int64_t end) {
     if (job.wide)
-        step_blocks<double>(job, *job.wide_constants, begin, end);
+        step_as<double>(job, *job.wide_constants, begin, end);
     else
-        step_blocks<float>(job, *job.narrow_constants, begin, end);
+        step_as<float>(job, *job.narrow_constants, begin, end);
 }
 
 // ---- the gradient's norm

@@ -89,33 +89,44 @@ Job &Work::add(const View *views, bool by_index) {
     return job;
 }
 
-// Calls body(job, begin, end) for stretches that together cover every job once.
+// Calls body(job, begin, end) for stretches that together cover every job once. Every thread has a range of portions of
+// its own, since memory is read fastest in long runs; who is done early takes portions from the others.
 template <class Body> void Work::share(int threads, Body &&body) const {
     const int64_t portions = (total_ + portion - 1) / portion;
     threads = int(std::min<int64_t>({threads, portions, std::max<int64_t>(1, total_ / least_per_thread)}));
+    struct alignas(64) Range {
+        std::atomic<int64_t> next;
+        int64_t end;
+    };
     struct Shared {
         const Work &work;
         Body &body;
-        int64_t portions;
-        std::atomic<int64_t> next{0};
-    } shared{*this, body, portions};
+        std::vector<Range> ranges;
+        std::atomic<size_t> threads{0};
+    } shared{*this, body, std::vector<Range>(size_t(std::max(threads, 1)))};
+    for (int t = 0; t < threads; ++t)
+        shared.ranges[t].next = portions * t / threads, shared.ranges[t].end = portions * (t + 1) / threads;
     run_on_threads(
         threads,
         [](void *argument) {
-            auto &[work, body, portions, next] = *static_cast<Shared *>(argument);
-            for (int64_t mine; (mine = next.fetch_add(1, std::memory_order_relaxed)) < portions;) {
-                const int64_t from = mine * portion, to = from + portion;
-                const auto first = std::upper_bound(work.starts_.begin(), work.starts_.end(), from) - 1;
-                for (size_t j = size_t(first - work.starts_.begin()); j < work.jobs_.size() && work.starts_[j] < to;
-                     ++j) {
-                    const Job &job = work.jobs_[j];
-                    const int64_t begin = cut(from - work.starts_[j], job.numel);
-                    const int64_t end = cut(to - work.starts_[j], job.numel);
-                    if (begin < end) body(j, begin, end);
-                }
+            auto &[work, body, ranges, threads] = *static_cast<Shared *>(argument);
+            const size_t me = threads.fetch_add(1, std::memory_order_relaxed);
+            for (size_t i = 0; i < ranges.size(); ++i) {
+                Range &range = ranges[(me + i) % ranges.size()];
+                for (int64_t mine; (mine = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;)
+                    work.each_part(mine * portion, (mine + 1) * portion, body);
             }
         },
         &shared);
+}
+
+// Calls body for the parts of the jobs that lie in [from, to) of the concatenation of all.
+template <class Body> void Work::each_part(int64_t from, int64_t to, Body &&body) const {
+    const auto first = std::upper_bound(starts_.begin(), starts_.end(), from) - 1;
+    for (size_t j = size_t(first - starts_.begin()); j < jobs_.size() && starts_[j] < to; ++j) {
+        const int64_t begin = cut(from - starts_[j], jobs_[j].numel), end = cut(to - starts_[j], jobs_[j].numel);
+        if (begin < end) body(j, begin, end);
+    }
 }
 
 void Work::step(const Kernels &kernels, int threads) const {

@@ -42,6 +42,7 @@ class Work {
 
   private:
     template <class Body> void share(int threads, Body &&body) const;
+    template <class Body> void each_part(int64_t from, int64_t to, Body &&body) const;
 };
 
 } // namespace adamas

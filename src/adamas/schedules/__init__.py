@@ -1,0 +1,55 @@
+"""Learning rates, and whatever else changes over a run, as functions of the step.
+
+    >>> from adamas.schedules import cosine, warmup
+    >>> lr = 3e-4 * warmup(1000).then(cosine(9000, end=0.1))
+    >>> lr(500), lr(1000), lr(10_000)
+    (0.00015, 0.0003, 2.9999999999999997e-05)
+
+A schedule is a value: it is printed, compared, pickled and written as JSON, and any step can be asked for, in any order. By
+itself it is a factor; times a number it is a rate. All optimizers of ``adamas.torch`` take one where they take a number.
+
+Imports NumPy alone.
+"""
+
+from .schedule import Schedule, from_json
+from .shapes import (
+    constant,
+    cosine,
+    cosine_restarts,
+    exponential,
+    from_function,
+    inverse_sqrt,
+    inverse_time,
+    linear,
+    multistep,
+    one_cycle,
+    piecewise,
+    polynomial,
+    power,
+    step,
+    trapezoid,
+    triangular,
+    warmup,
+)
+
+__all__ = [
+    "Schedule",
+    "constant",
+    "cosine",
+    "cosine_restarts",
+    "exponential",
+    "from_function",
+    "from_json",
+    "inverse_sqrt",
+    "inverse_time",
+    "linear",
+    "multistep",
+    "one_cycle",
+    "piecewise",
+    "polynomial",
+    "power",
+    "step",
+    "trapezoid",
+    "triangular",
+    "warmup",
+]

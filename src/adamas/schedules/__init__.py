@@ -11,6 +11,7 @@ itself it is a factor; times a number it is a rate. All optimizers of ``adamas.t
 Imports NumPy alone.
 """
 
+from .plateau import Feedback, Plateau
 from .schedule import Schedule, from_json
 from .shapes import (
     constant,
@@ -33,6 +34,8 @@ from .shapes import (
 )
 
 __all__ = [
+    "Feedback",
+    "Plateau",
     "Schedule",
     "constant",
     "cosine",

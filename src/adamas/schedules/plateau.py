@@ -1,0 +1,223 @@
+"""Factors that answer to a metric: lowered when it stops improving, or set by a rule of the user's own. Imports no framework.
+
+They are schedules, so that they multiply with any other; the same at every step, and changed by ``observe`` alone. What they
+have seen is state: the optimizers of ``adamas.torch`` keep it in their state dict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .schedule import Number, Schedule, check, refuse
+
+_FEWEST = 5  # observations that tell how far a metric swings by itself
+
+
+class Observed(Schedule):
+    """A factor that changes when a metric is observed.
+
+    Attributes:
+        history: what it did and why, in words, one line for each change.
+        ignored: how many observations were not finite, and so not counted.
+    """
+
+    _state: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_state", {"value": 1.0, "observations": 0, "ignored": 0, "history": []})
+
+    def _length(self) -> float | None:
+        return 0.0
+
+    def _at(self, t: Number, xp: Any) -> Number:
+        return self._state["value"]
+
+    @property
+    def value(self) -> float:
+        """The factor as it is now."""
+        return float(self._state["value"])
+
+    @property
+    def history(self) -> tuple[str, ...]:
+        """What was changed and why, in words."""
+        return tuple(self._state["history"])
+
+    @property
+    def ignored(self) -> int:
+        """How many observations were not finite, and so not counted."""
+        return int(self._state["ignored"])
+
+    def _change(self, value: float, why: str) -> None:
+        words = f"observation {self._state['observations']}: {self.value:g} → {value:g}, {why}"
+        self._state["history"].append(words)
+        self._state["value"] = value
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been observed, as plain numbers, strings and lists."""
+        return {name: list(value) if isinstance(value, list) else value for name, value in self._state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what ``state_dict`` gave.
+
+        Raises:
+            ValueError: it is the state of something else.
+        """
+        if state.keys() != self._state.keys():
+            raise ValueError(f"not the state of a {type(self).__name__}: it has {sorted(state)}")
+        self._state.update({name: list(value) if isinstance(value, list) else value for name, value in state.items()})
+
+
+@dataclass(frozen=True, repr=False)
+class Plateau(Observed):
+    """A factor that is lowered when a metric stops improving.
+
+        >>> from adamas.schedules import Plateau, warmup
+        >>> plateau = Plateau(factor=0.5, patience=2)
+        >>> lr = 3e-4 * warmup(500) * plateau
+        >>> [plateau.observe(loss) for loss in (1.0, 0.9, 0.9, float("nan"), 0.9, 0.9)]
+        [1.0, 1.0, 1.0, 1.0, 1.0, 0.5]
+        >>> print(*plateau.history)
+        observation 5: 1 → 0.5, 3 observations in a row did not improve on 0.9 (observation 2)
+
+    What counts as improvement: less than the best so far (more, with ``mode="max"``) by ``threshold`` of its size, whatever
+    its sign. After a spike (beyond all recent values by more than they differ among themselves) every value that is better
+    than the last best since then is an improvement too, until the metric is back where it was: a loss that recovers is
+    improving. NaN and infinity are counted in ``ignored`` and change nothing.
+
+    PyTorch: ``ReduceLROnPlateau``, which cannot be joined with other schedules. Keras: the callback of the same name. optax:
+    ``contrib.reduce_on_plateau``.
+
+    Args:
+        factor: of each cut, above 0 and below 1.
+        patience: observations without improvement that are let pass; the next one cuts.
+        threshold: the least improvement, as a share of the best.
+        cooldown: observations after a cut that are not counted.
+        min_factor: how far it may fall.
+        mode: ``"min"`` where less is better, ``"max"`` where more is.
+    """
+
+    factor: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+    cooldown: int = 0
+    min_factor: float = 0.0
+    mode: str = "min"
+
+    def __post_init__(self) -> None:
+        names = "patience threshold cooldown min_factor"
+        check(self, above_zero="factor", finite=names, choices={"mode": ("min", "max")})
+        if self.factor >= 1:
+            raise refuse(self, "factor", "below 1")
+        for name in names.split():
+            if getattr(self, name) < 0:
+                raise refuse(self, name, "0 or above")
+        super().__post_init__()
+        self._state.update(best=None, best_at=0, bad=0, rest=0, spike=None, recent=[])
+
+    def observe(self, metric: float) -> float:
+        """Takes notice of the metric; returns the factor from now on.
+
+        Args:
+            metric: a number, or whatever ``float`` makes one of (a tensor of one element).
+        """
+        state, metric = self._state, float(metric)
+        if not math.isfinite(metric):
+            state["ignored"] += 1
+            return self.value
+        state["observations"] += 1
+        x = metric if self.mode == "min" else -metric
+        improved = self._improves(x)
+        state["bad"] = 0 if improved or state["rest"] else state["bad"] + 1
+        state["rest"] = max(state["rest"] - 1, 0)
+        if state["bad"] > self.patience:
+            best = state["best"] if self.mode == "min" else -state["best"]
+            lower = max(self.value * self.factor, self.min_factor)
+            if lower < self.value:
+                why = (
+                    f"{state['bad']} observations in a row did not improve on {best:g} (observation {state['best_at']})"
+                )
+                self._change(lower, why)
+            state["bad"], state["rest"] = 0, self.cooldown
+        return self.value
+
+    def _improves(self, x: float) -> bool:
+        state = self._state
+        recent: list[float] = state["recent"]
+        if state["best"] is None or self._better(x, state["best"]):
+            state["best"], state["best_at"], state["spike"] = x, state["observations"], None
+            improved = True
+        elif recent and x - max(recent) > max(recent) - min(recent) and not self._better(x, max(recent)):
+            higher = state["spike"] is None or x > state["spike"]
+            improved = not higher and self._better(x, state["spike"])
+            if higher or improved:
+                state["spike"] = x
+        else:
+            improved = state["spike"] is not None and self._better(x, state["spike"])
+            state["spike"] = None
+        if state["spike"] is None:
+            recent.append(x)
+            del recent[: -max(self.patience, _FEWEST)]
+        return improved
+
+    def _better(self, x: float, than: float) -> bool:
+        return x < than - self.threshold * abs(than)
+
+
+@dataclass(frozen=True, repr=False)
+class Feedback(Observed):
+    """A factor that a rule of your own sets from the metrics.
+
+        >>> from adamas.schedules import Feedback, constant
+        >>> def rule(metrics, factor):  # halve it once validation is worse than training by half
+        ...     last = metrics[-1]
+        ...     return factor / 2 if last["test"] > 1.5 * last["train"] else factor
+        >>> feedback = Feedback(rule)
+        >>> feedback.observe(train=1.0, test=1.1), feedback.observe(train=0.5, test=1.0)
+        (1.0, 0.5)
+
+    The rule is code, not state: on resume, the one given at construction counts, with the metrics that were observed.
+
+    Args:
+        rule: a function of the observations so far (a list of dicts, the last one the newest) and the factor as it is; it
+            returns the factor from now on, a number from 0 up, or that and the reason in words.
+        memory: how many observations are kept.
+    """
+
+    rule: Callable[[list[dict[str, float]], float], float | tuple[float, str]]
+    memory: int = 100
+
+    def __post_init__(self) -> None:
+        check(self, above_zero="memory")
+        if not callable(self.rule):
+            raise refuse(self, "rule", "callable")
+        super().__post_init__()
+        self._state.update(metrics=[])
+
+    def parts(self) -> Iterator[Schedule]:
+        """See ``Schedule.parts``."""
+        yield self
+
+    def observe(self, **metrics: float) -> float:
+        """Takes notice of the metrics, by name, and asks the rule; returns the factor from now on.
+
+        Raises:
+            ValueError: the rule returned what cannot be a factor.
+        """
+        state = self._state
+        values = {name: float(value) for name, value in metrics.items()}
+        if not all(map(math.isfinite, values.values())):
+            state["ignored"] += 1
+            return self.value
+        state["observations"] += 1
+        state["metrics"].append(values)
+        del state["metrics"][: -self.memory]
+        answer = self.rule(list(state["metrics"]), self.value)
+        value, why = answer if isinstance(answer, tuple) else (answer, "by the rule")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"feedback: the rule must return a number from 0 up, not {value!r}")
+        if value != self.value:
+            self._change(float(value), why)
+        return self.value

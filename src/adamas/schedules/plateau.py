@@ -13,8 +13,6 @@ from typing import Any
 
 from .schedule import Number, Schedule, check, refuse
 
-_FEWEST = 5  # observations that tell how far a metric swings by itself
-
 
 class Observed(Schedule):
     """A factor that changes when a metric is observed.
@@ -71,7 +69,7 @@ class Observed(Schedule):
 
 
 @dataclass(frozen=True, repr=False)
-class Plateau(Observed):
+class Plateau(Observed, name="Plateau"):
     """A factor that is lowered when a metric stops improving.
 
         >>> from adamas.schedules import Plateau, warmup
@@ -83,9 +81,9 @@ class Plateau(Observed):
         observation 5: 1 → 0.5, 3 observations in a row did not improve on 0.9 (observation 2)
 
     What counts as improvement: less than the best so far (more, with ``mode="max"``) by ``threshold`` of its size, whatever
-    its sign. After a spike (beyond all recent values by more than they differ among themselves) every value that is better
-    than the last best since then is an improvement too, until the metric is back where it was: a loss that recovers is
-    improving. NaN and infinity are counted in ``ignored`` and change nothing.
+    its sign. A loss that recovers from a spike is improving too, though it is not back at its best: as long as all of the
+    later half of the last ``patience + 1`` observations are better than all of the earlier half, nothing is cut. NaN and
+    infinity are counted in ``ignored`` and change nothing.
 
     PyTorch: ``ReduceLROnPlateau``, which cannot be joined with other schedules. Keras: the callback of the same name. optax:
     ``contrib.reduce_on_plateau``.
@@ -114,8 +112,11 @@ class Plateau(Observed):
         for name in names.split():
             if getattr(self, name) < 0:
                 raise refuse(self, name, "0 or above")
+        for name in ("patience", "cooldown"):
+            if not isinstance(getattr(self, name), int):
+                raise refuse(self, name, "a whole number")
         super().__post_init__()
-        self._state.update(best=None, best_at=0, bad=0, rest=0, spike=None, recent=[])
+        self._state.update(best=None, best_at=0, since=[], rest=0)
 
     def observe(self, metric: float) -> float:
         """Takes notice of the metric; returns the factor from now on.
@@ -129,45 +130,40 @@ class Plateau(Observed):
             return self.value
         state["observations"] += 1
         x = metric if self.mode == "min" else -metric
-        improved = self._improves(x)
-        state["bad"] = 0 if improved or state["rest"] else state["bad"] + 1
+        since: list[float] = state["since"]
+        if state["best"] is None or self._better(x, state["best"]):
+            state["best"], state["best_at"] = x, state["observations"]
+            since.clear()
+        elif state["rest"]:
+            since.clear()
+        else:
+            since.append(x)
         state["rest"] = max(state["rest"] - 1, 0)
-        if state["bad"] > self.patience:
-            best = state["best"] if self.mode == "min" else -state["best"]
-            lower = max(self.value * self.factor, self.min_factor)
-            if lower < self.value:
-                why = (
-                    f"{state['bad']} observations in a row did not improve on {best:g} (observation {state['best_at']})"
-                )
-                self._change(lower, why)
-            state["bad"], state["rest"] = 0, self.cooldown
+        if len(since) > self.patience and not self._recovers(since):
+            self._cut()
+        del since[: -self.patience or len(since)]
         return self.value
 
-    def _improves(self, x: float) -> bool:
+    def _cut(self) -> None:
         state = self._state
-        recent: list[float] = state["recent"]
-        if state["best"] is None or self._better(x, state["best"]):
-            state["best"], state["best_at"], state["spike"] = x, state["observations"], None
-            improved = True
-        elif recent and x - max(recent) > max(recent) - min(recent) and not self._better(x, max(recent)):
-            higher = state["spike"] is None or x > state["spike"]
-            improved = not higher and self._better(x, state["spike"])
-            if higher or improved:
-                state["spike"] = x
-        else:
-            improved = state["spike"] is not None and self._better(x, state["spike"])
-            state["spike"] = None
-        if state["spike"] is None:
-            recent.append(x)
-            del recent[: -max(self.patience, _FEWEST)]
-        return improved
+        lower = max(self.value * self.factor, self.min_factor)
+        if lower < self.value:
+            best, count = state["best"] if self.mode == "min" else -state["best"], len(state["since"])
+            why = f"{count} observations in a row did not improve on {best:g} (observation {state['best_at']})"
+            self._change(lower, why)
+        state["since"].clear()
+        state["rest"] = self.cooldown
+
+    def _recovers(self, since: list[float]) -> bool:
+        half = len(since) // 2
+        return half > 0 and self._better(max(since[half:]), min(since[:half]))
 
     def _better(self, x: float, than: float) -> bool:
         return x < than - self.threshold * abs(than)
 
 
 @dataclass(frozen=True, repr=False)
-class Feedback(Observed):
+class Feedback(Observed, name="Feedback"):
     """A factor that a rule of your own sets from the metrics.
 
         >>> from adamas.schedules import Feedback, constant
@@ -217,7 +213,7 @@ class Feedback(Observed):
         answer = self.rule(list(state["metrics"]), self.value)
         value, why = answer if isinstance(answer, tuple) else (answer, "by the rule")
         if not 0 <= value < math.inf:
-            raise ValueError(f"feedback: the rule must return a number from 0 up, not {value!r}")
+            raise ValueError(f"Feedback: the rule must return a number from 0 up, not {value!r}")
         if value != self.value:
             self._change(float(value), why)
         return self.value

@@ -90,8 +90,8 @@ class Schedule:
     _name: ClassVar[str]
     _registry: ClassVar[dict[str, type[Schedule]]] = {}
 
-    def __init_subclass__(cls) -> None:
-        cls._name = cls.__name__.lower()
+    def __init_subclass__(cls, name: str | None = None) -> None:
+        cls._name = cls.__name__.lower() if name is None else name
         Schedule._registry[cls._name] = cls
 
     def _at(self, t: Number, xp: Any) -> Number:
@@ -280,9 +280,6 @@ def _group(schedule: Schedule) -> str:
 
 class _Method(Schedule):
     """A schedule that is written as a method of the one that it changes."""
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
 
     def __repr__(self) -> str:
         (_, inner, _), *_ = self._arguments()

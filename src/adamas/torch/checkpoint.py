@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from . import scheduled
+
 if TYPE_CHECKING:
     from .optimizer import Optimizer
 
 # Present in a group, but not hyperparameters.
-_BOOKKEEPING = ("params", "param_names", "base_lr")
+_BOOKKEEPING = ("params", "param_names", "base_lr", scheduled.OBSERVED)
 
 
 def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str) -> None:
@@ -45,6 +47,8 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str)
         if key not in owned:
             state[key] = deepcopy(value)
 
+    for group, saved in zip(merged, saved_groups, strict=True):
+        scheduled.load_observed(group, saved.get(scheduled.OBSERVED, []))
     optimizer.__setstate__({"state": state, "param_groups": merged})
     for post_hook in optimizer._optimizer_load_state_dict_post_hooks.values():
         post_hook(optimizer)
@@ -98,12 +102,13 @@ def _by_name(groups: list[dict[str, Any]]) -> dict[str, Any] | None:
 def _merged(optimizer: Optimizer, group: dict[str, Any], saved: dict[str, Any], hyperparameters: str) -> dict[str, Any]:
     """The group with the saved hyperparameters, or with its own."""
     if hyperparameters == "given":
-        return {**group, "skipped_steps": saved.get("skipped_steps", 0)}
+        counts = ("skipped_steps", "clipped_steps", "grad_norms")
+        return {**group, **{name: saved[name] for name in counts if name in saved}}
     taken = {name: deepcopy(value) for name, value in saved.items() if name not in _BOOKKEEPING}
     decoupled = taken.pop("decoupled_weight_decay", None)
     if decoupled is not None and optimizer._reads_decoupled_flag:
         taken.setdefault("decay", "decoupled" if decoupled else "l2")
-    if "base_lr" in saved:
+    if "base_lr" in saved and "lr" not in group[scheduled.SCHEDULES]:
         taken["base_lr"] = saved["base_lr"]
     return {**group, **taken}
 

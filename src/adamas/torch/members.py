@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
 from .. import family
 from .optimizer import Optimizer
-from .options import AdamaxOptions, AdamOptions, Decay, Options, RootOptions
+from .options import AdamaxOptions, AdamOptions, Decay, Options, RootOptions, Scheduled
 
 _ADAM_DEFAULTS: dict[str, Any] = {"bias_correction": True, "eps_mode": "torch", "eps_root": 0.0}
 
@@ -36,7 +35,7 @@ class SGD(Optimizer):
 
     Args:
         params: parameters, named parameters or groups of either, as ``torch.optim.SGD`` takes them.
-        lr: learning rate η; a float or a tensor of one element.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
         momentum: μ.
         dampening: τ.
         weight_decay: coefficient of the decay; its meaning is ``decay``'s, ``"l2"`` by default.
@@ -64,10 +63,10 @@ class SGD(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1e-3,
+        lr: Scheduled = 1e-3,
         momentum: float = 0,
         dampening: float = 0,
-        weight_decay: float | Tensor = 0,
+        weight_decay: Scheduled = 0,
         nesterov: bool = False,
         *,
         maximize: bool = False,
@@ -100,7 +99,7 @@ class Adagrad(Optimizer):
 
     Args:
         params: as ``torch.optim.Adagrad`` takes them.
-        lr: learning rate η; a float or a tensor of one element.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
         lr_decay: γ.
         weight_decay: coefficient of the decay; ``decay="l2"`` by default.
         initial_accumulator_value: v₀.
@@ -119,9 +118,9 @@ class Adagrad(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1e-2,
+        lr: Scheduled = 1e-2,
         lr_decay: float = 0,
-        weight_decay: float = 0,
+        weight_decay: Scheduled = 0,
         initial_accumulator_value: float = 0,
         eps: float = 1e-10,
         foreach: bool | None = None,
@@ -168,7 +167,7 @@ class RMSprop(Optimizer):
 
     Args:
         params: as ``torch.optim.RMSprop`` takes them.
-        lr: learning rate η; a float or a tensor of one element.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
         alpha: α.
         eps: ε.
         weight_decay: coefficient of the decay; ``decay="l2"`` by default.
@@ -188,10 +187,10 @@ class RMSprop(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1e-2,
+        lr: Scheduled = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,
-        weight_decay: float = 0,
+        weight_decay: Scheduled = 0,
         momentum: float = 0,
         centered: bool = False,
         capturable: bool = False,
@@ -226,7 +225,7 @@ class Adam(Optimizer):
 
     Args:
         params: as ``torch.optim.Adam`` takes them.
-        lr: learning rate η; a float or a tensor of one element.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
         betas: β₁ and β₂.
         eps: ε; its place is ``eps_mode``'s.
         weight_decay: coefficient of the decay, in the gradient (L2) by default; ``decay=`` says otherwise by name.
@@ -255,10 +254,10 @@ class Adam(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        lr: Scheduled = 1e-3,
+        betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0,
+        weight_decay: Scheduled = 0,
         amsgrad: bool = False,
         *,
         foreach: bool | None = None,
@@ -293,7 +292,7 @@ class AdamW(Adam):
 
     Args:
         params: as ``torch.optim.AdamW`` takes them.
-        lr: learning rate η; a float or a tensor of one element.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
         betas: β₁ and β₂.
         eps: ε.
         weight_decay: λ. ``decay="independent"`` takes η out of the product, as the paper has it.
@@ -312,10 +311,10 @@ class AdamW(Adam):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        lr: Scheduled = 1e-3,
+        betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 1e-2,
+        weight_decay: Scheduled = 1e-2,
         amsgrad: bool = False,
         *,
         maximize: bool = False,
@@ -349,7 +348,7 @@ class Adamax(Optimizer):
 
     Args:
         params: as ``torch.optim.Adamax`` takes them.
-        lr: learning rate η; a float or a tensor of one element.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
         betas: β₁ and β₂.
         eps: ε, beside the gradient's size as PyTorch has it.
         weight_decay: coefficient of the decay; ``decay="l2"`` by default.
@@ -367,10 +366,10 @@ class Adamax(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 2e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        lr: Scheduled = 2e-3,
+        betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0,
+        weight_decay: Scheduled = 0,
         foreach: bool | None = None,
         *,
         maximize: bool = False,
@@ -403,7 +402,7 @@ class NAdam(Optimizer):
 
     Args:
         params: as ``torch.optim.NAdam`` takes them.
-        lr: learning rate η; a float or a tensor of one element.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
         betas: β₁ and β₂.
         eps: ε.
         weight_decay: coefficient of the decay, in the gradient (L2) by default.
@@ -423,10 +422,10 @@ class NAdam(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 2e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        lr: Scheduled = 2e-3,
+        betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0,
+        weight_decay: Scheduled = 0,
         momentum_decay: float = 4e-3,
         decoupled_weight_decay: bool = False,
         *,
@@ -462,7 +461,7 @@ class RAdam(Optimizer):
 
     Args:
         params: as ``torch.optim.RAdam`` takes them.
-        lr: learning rate η; a float or a tensor of one element.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
         betas: β₁ and β₂.
         eps: ε, beside √v as PyTorch has it here (``eps_mode="hat"``; ``"torch"`` puts it beside √v̂).
         weight_decay: coefficient of the decay, in the gradient (L2) by default.
@@ -481,10 +480,10 @@ class RAdam(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        lr: Scheduled = 1e-3,
+        betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0,
+        weight_decay: Scheduled = 0,
         decoupled_weight_decay: bool = False,
         *,
         foreach: bool | None = None,

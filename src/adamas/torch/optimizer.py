@@ -23,7 +23,7 @@ from torch.optim.optimizer import ParamsT, _global_optimizer_post_hooks, _global
 from .. import _engine
 from ..family import Coefficients, Member
 from ..formats import mix64
-from . import checkpoint, unfused
+from . import checkpoint, clipping, scheduled, unfused
 from .options import COMMON_DEFAULTS, as_number, check, check_parameter, is_wide
 
 LOW_BITS = "weight_low_bits"
@@ -126,6 +126,11 @@ def _random_key(group: dict[str, Any], index: int, first: int) -> int:
     return mix64(seed ^ int.from_bytes(digest, "little"))
 
 
+def _without_schedules(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+    for group in state_dict["param_groups"]:
+        scheduled.to_saved(group)
+
+
 class Optimizer(torch.optim.Optimizer):
     """What the optimizers of ``adamas.torch`` share. Use one of those: ``Adam``, ``AdamW``, …
 
@@ -135,6 +140,7 @@ class Optimizer(torch.optim.Optimizer):
     Attributes:
         grad_norm: 2-norm of the last step's gradient before clipping, where ``max_grad_norm`` or ``on_nonfinite`` had it
             measured, else None.
+        grad_norm_limit: the lowest ``max_grad_norm`` of the last step, where there was one, else None.
     """
 
     _member: ClassVar[Member]
@@ -143,13 +149,17 @@ class Optimizer(torch.optim.Optimizer):
     _inside_step = False
     _plans: list[Plan] | None = None
     _known: tuple[list[Tensor], list[Any]] = ([], [])
+    _counted: tuple[list[Plan] | None, int] = (None, 0)  # the plans that were counted, and the steps that were done
     grad_norm: float | None = None
+    grad_norm_limit: float | None = None
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], options: Any, allowed: Any) -> None:
         if unknown := options.keys() - allowed.__annotations__.keys():
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
-        defaults = {**COMMON_DEFAULTS, **defaults, **options, "skipped_steps": 0}
-        check(defaults, type(self).__name__)
+        defaults = {**COMMON_DEFAULTS, **defaults, **options, "skipped_steps": 0, "clipped_steps": 0}
+        numbers = dict(defaults)
+        scheduled.separate(numbers, 0)
+        check(numbers, type(self).__name__)
         for name in ("weight_decay", "momentum"):
             if name in defaults:
                 defaults[name] = as_number(defaults[name])
@@ -157,6 +167,12 @@ class Optimizer(torch.optim.Optimizer):
             defaults["betas"] = tuple(as_number(beta) for beta in defaults["betas"])
         self._lock = threading.Lock()
         super().__init__(params, defaults)
+        self._hide_schedules()
+
+    @property
+    def clipped_steps(self) -> int:
+        """How many steps ``max_grad_norm`` has shortened. It travels in the state dict."""
+        return max((group["clipped_steps"] for group in self.param_groups), default=0)
 
     @property
     def skipped_steps(self) -> int:
@@ -177,11 +193,15 @@ class Optimizer(torch.optim.Optimizer):
                 param_group["params"] = params = list(params)
                 self._refuse_twice(params)
             group = {**self.defaults, **param_group}
+            scheduled.separate(group, self._steps_done())
             check(group, type(self).__name__)
             for i, item in enumerate([params] if isinstance(params, Tensor) else params):
                 name, parameter = item if isinstance(item, tuple) else (i, item)
                 check_parameter(parameter, repr(name), group)
-            param_group.setdefault("base_lr", float(group["lr"]))
+            lr = group[scheduled.SCHEDULES].get("lr")
+            param_group.setdefault("base_lr", float(group["lr"]) if lr is None else lr.unit)
+            numbers = (*scheduled.HYPERPARAMETERS, scheduled.SCHEDULES, scheduled.WRITTEN)
+            param_group.update({name: group[name] for name in numbers if name in group})
         super().add_param_group(param_group)
 
     def _refuse_twice(self, params: list[Any]) -> None:
@@ -255,6 +275,26 @@ class Optimizer(torch.optim.Optimizer):
         self._plans = plans
         return plans
 
+    # ---- schedules
+
+    def _steps_done(self) -> int:
+        """How many steps the state has seen: the most of any parameter."""
+        return max((int(state["step"]) for state in self.state.values() if "step" in state), default=0)
+
+    def _refresh(self, step: int) -> None:
+        """Makes the scheduled numbers of all groups those of the step."""
+        for group in self.param_groups:
+            scheduled.refresh(group, step)
+
+    def lr_at(self, step: int, group: int = 0) -> float:
+        """The learning rate that a step will have, or had; steps count from 0.
+
+        Args:
+            step: how many steps are done before it.
+            group: index of the parameter group.
+        """
+        return scheduled.value_at(self.param_groups[group], "lr", step)
+
     # ---- the step
 
     @overload
@@ -279,40 +319,70 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        self.grad_norm = None
+        self.grad_norm = self.grad_norm_limit = None
         if found_inf is not None and float(found_inf) != 0:
             return loss  # GradScaler lowers its scale; neither step count nor moments advance
         scale = 1.0 if grad_scale is None else 1 / float(grad_scale)
         with self._lock:
             plans = self._current_plans()
+            has_schedules = any(group.get(scheduled.SCHEDULES) for group in self.param_groups)
+            if has_schedules:
+                counted, done = self._counted
+                done = done if counted is plans else self._steps_done()
+                self._refresh(done)
+                plans = self._current_plans()  # a decay that begins or ends changes the shape of the rule
             try:
-                self._step_plans(plans, scale)
+                reached = self._step_plans(plans, scale)
             finally:
                 for plan in plans:
                     plan.group.discard()
+            if has_schedules:
+                self._counted = plans, max(done, reached)
+                self._refresh(self._counted[1])  # what loggers see is what the next step will use
         return loss
 
-    def _step_plans(self, plans: list[Plan], scale: float) -> None:
+    def _step_plans(self, plans: list[Plan], scale: float) -> int:
+        """Steps all groups; returns the highest step that a parameter has reached, 0 where none moved."""
         found = [plan.collect(type(self).__name__) for plan in plans]
         threads = torch.get_num_threads()
         measured = any(
             group["max_grad_norm"] is not None or group["on_nonfinite"] != "propagate" for group in self.param_groups
         )
         if measured and not self._measure(plans, [others for _, others in found], scale, threads):
-            return
+            return 0
 
-        for group, plan, (rows, others) in zip(self.param_groups, plans, found, strict=True):
-            limit, clip = group["max_grad_norm"], scale
-            if limit is not None and self.grad_norm is not None:
-                factor = limit / (self.grad_norm + 1e-6)  # as torch.nn.utils.clip_grad_norm_: 0 for inf, NaN for NaN
-                clip *= 1.0 if factor > 1 else factor
+        reached = 0.0
+        factors = self._clip() if measured else [1.0] * len(plans)
+        for group, plan, (rows, others), factor in zip(self.param_groups, plans, found, factors, strict=True):
+            clip = scale * factor
             if rows:
                 advanced = [self._advance(group, row, clip) for row in rows]
                 plan.group.step([numbers for numbers, _ in advanced], [row for _, row in advanced], threads)
+                reached = max(reached, *(row[0] for _, row in advanced))
                 # Autograd has to know, or a graph that was built before the step would be differentiated with new weights.
                 increment_version(plan.group.collected())
             for i, gradient in others:
-                self._step_elsewhere(group, plan, i, gradient, clip)
+                reached = max(reached, self._step_elsewhere(group, plan, i, gradient, clip))
+        return int(reached)
+
+    def _clip(self) -> list[float]:
+        """The factor of each group's gradients, from ``grad_norm``; counts a step that is shortened."""
+        norm = self.grad_norm
+        assert norm is not None
+        limits = [group["max_grad_norm"] for group in self.param_groups]
+        if "auto" in limits:
+            first = self.param_groups[0]
+            usual = clipping.usual_limit(first.get("grad_norms", ()))
+            first["grad_norms"] = clipping.remember(first.get("grad_norms", ()), norm, usual)
+            limits = [usual if limit == "auto" else limit for limit in limits]
+        self.grad_norm_limit = min((limit for limit in limits if limit is not None), default=None)
+        # As torch.nn.utils.clip_grad_norm_: 0 for inf, NaN for NaN.
+        factors = [1.0 if limit is None else limit / (norm + 1e-6) for limit in limits]
+        factors = [1.0 if factor > 1 else factor for factor in factors]
+        if any(factor != 1 for factor in factors):
+            for group in self.param_groups:
+                group["clipped_steps"] += 1
+        return factors
 
     def _advance(
         self, group: dict[str, Any], row: tuple[float, ...], scale: float
@@ -343,8 +413,8 @@ class Optimizer(torch.optim.Optimizer):
                 group["skipped_steps"] += 1
         return not skip
 
-    def _step_elsewhere(self, group: dict[str, Any], plan: Plan, i: int, gradient: Tensor, scale: float) -> None:
-        """Steps a parameter that the engine has no kernel for."""
+    def _step_elsewhere(self, group: dict[str, Any], plan: Plan, i: int, gradient: Tensor, scale: float) -> float:
+        """Steps a parameter that the engine has no kernel for; returns the step that it has reached."""
         if gradient.is_cuda and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
                 "an Adamas step computes its coefficients on the host and cannot be captured in a CUDA graph"
@@ -364,6 +434,7 @@ class Optimizer(torch.optim.Optimizer):
         )
         for name, value in zip(self._scalar_names, row, strict=True):
             state[name].fill_(value)
+        return row[0]
 
     def _is_observed(self) -> bool:
         """Whether a hook or the profiler wants to know of a step: entering its context takes as long as a small step."""
@@ -401,7 +472,14 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
+            scheduled.separate(group, self._steps_done())
             group.setdefault("base_lr", float(group["lr"]))
+        self._hide_schedules()
+
+    def _hide_schedules(self) -> None:
+        """Keeps schedules out of state dicts, before any hook of the user's sees them."""
+        if _without_schedules not in self._optimizer_state_dict_post_hooks.values():
+            self.register_state_dict_post_hook(_without_schedules, prepend=True)
 
     @_disable_dynamo
     def state_dict(self) -> dict[str, Any]:

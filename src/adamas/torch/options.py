@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from ..schedules import Schedule
+
 Decay = Literal["l2", "decoupled", "independent"]
+Scheduled: TypeAlias = float | Tensor | Schedule  # a hyperparameter that may change with the step
 
 
 class Options(TypedDict, total=False):
@@ -20,8 +23,10 @@ class Options(TypedDict, total=False):
             the weight by ``1 - lr * weight_decay`` (as PyTorch's AdamW does); ``"independent"`` multiplies it by
             ``1 - factor * weight_decay``, with the schedule's factor lr / (the lr given at construction) alone, as
             Loshchilov and Hutter (2019) have it. Default: the namesake's.
-        max_grad_norm: the gradient is scaled so that its 2-norm over all groups is at most this. It is measured and
-            applied inside the step; ``.grad`` is not written. Default None.
+        max_grad_norm: the gradient is scaled so that its 2-norm over all groups is at most this: a number, a schedule, or
+            ``"auto"``: 1.5 times the 0.9-quantile of the norms of the last 128 steps (as they were after clipping; nothing
+            is clipped in the first 8 steps). It is measured and applied inside the step; ``.grad`` is not written.
+            ``optimizer.grad_norm``, ``grad_norm_limit`` and ``clipped_steps`` tell of it. Default None.
         on_nonfinite: what to do when a gradient has a NaN or an infinity. ``"propagate"`` (default): what the arithmetic
             gives, as PyTorch does; ``"skip"``: the whole step is left undone and counted in ``skipped_steps``;
             ``"raise"``: ``FloatingPointError`` naming the parameter, and nothing is changed.
@@ -36,7 +41,7 @@ class Options(TypedDict, total=False):
 
     l1: float
     decay: Decay
-    max_grad_norm: float | None
+    max_grad_norm: float | Schedule | Literal["auto"] | None
     on_nonfinite: Literal["propagate", "skip", "raise"]
     state: Literal["float32", "bfloat16"]
     weights: Literal["nearest", "stochastic", "split"]
@@ -138,8 +143,8 @@ def check(group: dict[str, Any], optimizer: str) -> None:
         if name in group and group[name] not in choices:
             raise ValueError(f"{name}={group[name]!r} is unknown: use one of {', '.join(map(repr, choices))}")
     limit = group["max_grad_norm"]
-    if limit is not None and not limit > 0:
-        raise ValueError(f"max_grad_norm must be above 0 or None, not {limit}")
+    if limit is not None and limit != "auto" and (isinstance(limit, str) or not limit > 0):
+        raise ValueError(f'max_grad_norm must be above 0, "auto" or None, not {limit!r}')
     if group.get("centered") and group["state"] == "bfloat16":
         raise ValueError(
             'centered=True needs state="float32": the rounding of bfloat16 moments exceeds the difference of square_avg and '

@@ -1,0 +1,115 @@
+"""Hyperparameters that are schedules. A group holds the numbers of the present step, and beside them what gives those."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from ..schedules import Schedule
+from ..schedules.plateau import Observed
+
+SCHEDULES = "schedules"  # of a group: name → Schedule
+WRITTEN = "scheduled"  # of a group: name → the number that the schedule gave last
+OBSERVED = "plateaus"  # of a saved group: the states of what its schedules have observed
+
+_BETAS = ("betas[0]", "betas[1]")
+
+
+class Range(NamedTuple):
+    """What a number has to be, as a condition and in words."""
+
+    holds: Callable[[float], bool]
+    words: str
+
+
+_NOT_NEGATIVE = Range(lambda x: 0 <= x < math.inf, "a number from 0 up")
+_BETA = Range(lambda x: 0 <= x < 1, "from 0 up to but not including 1")
+_RANGES = {
+    "lr": _NOT_NEGATIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "max_grad_norm": Range(lambda x: 0 < x < math.inf, "a number above 0"),
+    **dict.fromkeys(_BETAS, _BETA),
+}
+
+HYPERPARAMETERS = ("lr", "weight_decay", "max_grad_norm", "betas")  # in which a schedule may stand
+
+
+def separate(group: dict[str, Any], step: int) -> None:
+    """Puts numbers in the place of the group's schedules, which go to ``group["schedules"]``.
+
+    Raises:
+        ValueError: a hyperparameter that cannot be scheduled is a schedule, or a schedule gives a number out of range.
+    """
+    schedules = dict(group.get(SCHEDULES, {}))
+    for name, value in group.items():
+        if name == "betas":
+            found = {_BETAS[i]: beta for i, beta in enumerate(value) if isinstance(beta, Schedule)}
+        else:
+            found = {name: value} if isinstance(value, Schedule) else {}
+        if found.keys() - _RANGES.keys():
+            raise ValueError(f"{name} cannot be a schedule; these can: {', '.join(_RANGES)}")
+        schedules.update(found)
+    group[SCHEDULES], group[WRITTEN] = schedules, {}
+    refresh(group, step)
+
+
+def refresh(group: dict[str, Any], step: int) -> None:
+    """Makes the group's numbers those of the step.
+
+    Raises:
+        ValueError: a schedule gives a number out of range, or another has written where it writes.
+    """
+    schedules: dict[str, Schedule] = group.get(SCHEDULES, {})
+    for name, schedule in schedules.items():
+        number = schedule(step)
+        holds, words = _RANGES[name]
+        if not holds(number):
+            raise ValueError(f"{name} must be {words}, and {schedule!r} gives {number} at step {step}")
+        written = group[WRITTEN]
+        if name in written and _get(group, name) != written[name]:
+            raise ValueError(
+                f"{name} is given by {schedule!r}, and was set to {_get(group, name)} by something else (another scheduler?): "
+                "leave it to one of the two"
+            )
+        written[name] = number
+        _set(group, name, number)
+
+
+def value_at(group: dict[str, Any], name: str, step: int) -> float:
+    """What a hyperparameter of the group is at a step."""
+    schedules: dict[str, Schedule] = group.get(SCHEDULES, {})
+    return float(schedules[name](step) if name in schedules else _get(group, name))
+
+
+def observed(group: dict[str, Any]) -> Iterator[Observed]:
+    """What the group's schedules have in them that observes a metric."""
+    for schedule in group.get(SCHEDULES, {}).values():
+        yield from (part for part in schedule.parts() if isinstance(part, Observed))
+
+
+def to_saved(group: dict[str, Any]) -> None:
+    """Takes out of a copy of a group what is not saved, and puts in what its schedules have observed."""
+    states = [part.state_dict() for part in observed(group)]
+    group.pop(SCHEDULES, None), group.pop(WRITTEN, None)
+    if states:
+        group[OBSERVED] = states
+
+
+def load_observed(group: dict[str, Any], states: list[dict[str, Any]]) -> None:
+    """Gives what the group's schedules observe the saved states, in the order in which they stand."""
+    for part, state in zip(observed(group), states, strict=False):
+        part.load_state_dict(state)
+
+
+def _get(group: dict[str, Any], name: str) -> Any:
+    return group["betas"][_BETAS.index(name)] if name in _BETAS else group[name]
+
+
+def _set(group: dict[str, Any], name: str, number: float) -> None:
+    if name in _BETAS:
+        betas = list(group["betas"])
+        betas[_BETAS.index(name)] = number
+        group["betas"] = tuple(betas)
+    else:
+        group[name] = number

@@ -11,6 +11,7 @@ itself it is a factor; times a number it is a rate. All optimizers of ``adamas.t
 Imports NumPy alone.
 """
 
+from .expression import ScheduleError, parse
 from .plateau import Feedback, Plateau
 from .schedule import Schedule, from_json
 from .shapes import (
@@ -37,6 +38,7 @@ __all__ = [
     "Feedback",
     "Plateau",
     "Schedule",
+    "ScheduleError",
     "constant",
     "cosine",
     "cosine_restarts",
@@ -48,6 +50,7 @@ __all__ = [
     "linear",
     "multistep",
     "one_cycle",
+    "parse",
     "piecewise",
     "polynomial",
     "power",

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 from .schedule import Number, Schedule, check, refuse
 
@@ -24,8 +25,21 @@ class Observed(Schedule):
 
     _state: dict[str, Any]
 
+    _listeners: WeakSet[Any]
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "_state", {"value": 1.0, "observations": 0, "ignored": 0, "history": []})
+        object.__setattr__(self, "_listeners", WeakSet())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_listeners"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _listeners=WeakSet())
+
+    def tell(self, listener: Any) -> None:
+        """Has ``listener.on_observation()`` called after each change, for as long as the listener lives."""
+        self._listeners.add(listener)
 
     def _length(self) -> float | None:
         return 0.0
@@ -52,6 +66,8 @@ class Observed(Schedule):
         words = f"observation {self._state['observations']}: {self.value:g} → {value:g}, {why}"
         self._state["history"].append(words)
         self._state["value"] = value
+        for listener in self._listeners:
+            listener.on_observation()
 
     def state_dict(self) -> dict[str, Any]:
         """What has been observed, as plain numbers, strings and lists."""

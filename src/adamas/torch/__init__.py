@@ -6,6 +6,7 @@
 """
 
 from .groups import ParamGroups, param_groups
+from .lr_scheduler import LRScheduler
 from .members import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
 from .optimizer import Optimizer
 
@@ -15,6 +16,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "LRScheduler",
     "NAdam",
     "Optimizer",
     "ParamGroups",

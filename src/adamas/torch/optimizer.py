@@ -137,6 +137,11 @@ class Optimizer(torch.optim.Optimizer):
     A step moves every parameter that has a gradient, unless its ``requires_grad`` is False: a frozen parameter stays where
     it is, also where a gradient from before is left over. (PyTorch's optimizers move it.)
 
+    ``lr``, ``weight_decay``, each of ``betas`` and ``max_grad_norm`` may be a schedule (``adamas.schedules``), for each group
+    its own. The group then holds the number of the coming step, and ``group["schedules"]`` what it comes from. The step is the
+    most that any parameter's state has counted: on resume it comes with the state, and the schedule is the one given here. A
+    bias correction takes a scheduled β as if it had always been what it is, as PyTorch does.
+
     Attributes:
         grad_norm: 2-norm of the last step's gradient before clipping, where ``max_grad_norm`` or ``on_nonfinite`` had it
             measured, else None.
@@ -203,6 +208,7 @@ class Optimizer(torch.optim.Optimizer):
             numbers = (*scheduled.HYPERPARAMETERS, scheduled.SCHEDULES, scheduled.WRITTEN)
             param_group.update({name: group[name] for name in numbers if name in group})
         super().add_param_group(param_group)
+        self._listen(self.param_groups[-1])
 
     def _refuse_twice(self, params: list[Any]) -> None:
         earlier = {id(p): name for name, p in self._named_parameters()}
@@ -281,10 +287,25 @@ class Optimizer(torch.optim.Optimizer):
         """How many steps the state has seen: the most of any parameter."""
         return max((int(state["step"]) for state in self.state.values() if "step" in state), default=0)
 
-    def _refresh(self, step: int) -> None:
-        """Makes the scheduled numbers of all groups those of the step."""
+    def _scheduled(self, plans: list[Plan]) -> list[Plan]:
+        """The plans, for the numbers that the schedules give the coming step."""
+        if self._counted[0] is plans:  # written after the last step
+            for group in self.param_groups:
+                scheduled.verify(group)
+            return plans
+        self._counted = None, self._steps_done()
+        self.on_observation()
+        self._counted = self._current_plans(), self._counted[1]
+        return self._counted[0]
+
+    def on_observation(self) -> None:
+        """Makes the scheduled numbers of all groups those of the coming step; called when a ``Plateau`` has changed."""
         for group in self.param_groups:
-            scheduled.refresh(group, step)
+            scheduled.refresh(group, self._counted[1])
+
+    def _listen(self, group: dict[str, Any]) -> None:
+        for part in scheduled.observed(group):
+            part.tell(self)
 
     def lr_at(self, step: int, group: int = 0) -> float:
         """The learning rate that a step will have, or had; steps count from 0.
@@ -327,18 +348,15 @@ class Optimizer(torch.optim.Optimizer):
             plans = self._current_plans()
             has_schedules = any(group.get(scheduled.SCHEDULES) for group in self.param_groups)
             if has_schedules:
-                counted, done = self._counted
-                done = done if counted is plans else self._steps_done()
-                self._refresh(done)
-                plans = self._current_plans()  # a decay that begins or ends changes the shape of the rule
+                plans = self._scheduled(plans)
             try:
                 reached = self._step_plans(plans, scale)
             finally:
                 for plan in plans:
                     plan.group.discard()
             if has_schedules:
-                self._counted = plans, max(done, reached)
-                self._refresh(self._counted[1])  # what loggers see is what the next step will use
+                self._counted = plans, max(self._counted[1], reached)
+                self.on_observation()  # what loggers see is what the next step will use
         return loss
 
     def _step_plans(self, plans: list[Plan], scale: float) -> int:
@@ -469,10 +487,12 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._lock = threading.Lock()
+        self._counted = None, self._steps_done()
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
-            scheduled.separate(group, self._steps_done())
+            scheduled.separate(group, self._counted[1])
+            self._listen(group)
             group.setdefault("base_lr", float(group["lr"]))
         self._hide_schedules()
 

@@ -58,22 +58,29 @@ def refresh(group: dict[str, Any], step: int) -> None:
     """Makes the group's numbers those of the step.
 
     Raises:
-        ValueError: a schedule gives a number out of range, or another has written where it writes.
+        ValueError: a schedule gives a number out of range, or something else has written where it writes.
     """
     schedules: dict[str, Schedule] = group.get(SCHEDULES, {})
+    if not schedules:
+        return
+    verify(group)
     for name, schedule in schedules.items():
         number = schedule(step)
         holds, words = _RANGES[name]
         if not holds(number):
             raise ValueError(f"{name} must be {words}, and {schedule!r} gives {number} at step {step}")
-        written = group[WRITTEN]
-        if name in written and _get(group, name) != written[name]:
-            raise ValueError(
-                f"{name} is given by {schedule!r}, and was set to {_get(group, name)} by something else (another scheduler?): "
-                "leave it to one of the two"
-            )
-        written[name] = number
+        group[WRITTEN][name] = number
         _set(group, name, number)
+
+
+def verify(group: dict[str, Any]) -> None:
+    """Raises ValueError if anything but ``refresh`` has written a scheduled number of the group."""
+    for name, number in group.get(WRITTEN, {}).items():
+        if _get(group, name) != number:
+            raise ValueError(
+                f"{name} is given by {group[SCHEDULES][name]!r}, and was set to {_get(group, name)} by something else "
+                "(another scheduler?): leave it to one of the two"
+            )
 
 
 def value_at(group: dict[str, Any], name: str, step: int) -> float:

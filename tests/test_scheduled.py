@@ -1,0 +1,539 @@
+"""Schedules inside the optimizers and beside others', and that nothing is lost on resume.
+
+Traps T09 to T14, T18, T19, T24 and T36 of the list of known traps.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import math
+import pickle
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from members import CASES, Case
+
+import adamas.torch as at
+from adamas.schedules import (
+    Feedback,
+    Plateau,
+    Schedule,
+    constant,
+    cosine,
+    cosine_restarts,
+    exponential,
+    inverse_sqrt,
+    inverse_time,
+    linear,
+    multistep,
+    one_cycle,
+    piecewise,
+    polynomial,
+    power,
+    step,
+    trapezoid,
+    triangular,
+    warmup,
+)
+
+SCHEDULES = [
+    constant(0.5),
+    linear(20),
+    polynomial(20, power=2.0),
+    exponential(0.9),
+    exponential(0.5, every=4, staircase=True),
+    inverse_time(0.1),
+    power(0.95),
+    step(0.5, every=5),
+    multistep([3, 9, 14]),
+    piecewise([5, 12], [1.0, 0.3, 0.1]),
+    cosine(20, end=0.1),
+    cosine_restarts(4, multiplier=2.0, height=0.5),
+    one_cycle(24),
+    triangular(5),
+    inverse_sqrt(4),
+    trapezoid(20, warmup=4, decay=6, shape="sqrt"),
+    warmup(8),
+    warmup.untuned(0.9),
+    warmup(5).then(cosine(10)).repeat(2),
+    warmup(6) * exponential(0.9),
+    cosine(4).per_epoch(5).clip(low=0.2),
+    warmup(3).then(linear(4).then(constant(0.3), at=2)).shift(2),
+]
+STEPS, SAVED_AT = 24, 9
+
+
+def parameter(value: float = 1.0) -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.full((3,), value))
+
+
+def moved(optimizer: torch.optim.Optimizer) -> float:
+    """Makes a step with gradients of 1; returns the rate that it had."""
+    rate = float(optimizer.param_groups[0]["lr"])
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = torch.ones_like(p)
+    optimizer.step()
+    return rate
+
+
+def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    return loaded
+
+
+# ---- the optimizers' own
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_the_rate_of_each_step_is_the_schedules(schedule: Schedule) -> None:
+    p = parameter()
+    optimizer = at.SGD([p], lr=0.1 * schedule)
+    for t in range(STEPS):
+        assert optimizer.param_groups[0]["lr"] == optimizer.lr_at(t) == 0.1 * schedule(t)
+        before = p.detach().clone()
+        moved(optimizer)
+        assert torch.allclose(before - p.detach(), torch.full((3,), 0.1 * schedule(t)), atol=1e-6)
+
+
+@pytest.mark.parametrize("load", ["before the first step", "into a used optimizer"])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_trap_T09_the_rate_goes_on_after_resume(schedule: Schedule, load: str) -> None:
+    uninterrupted = at.AdamW([parameter()], lr=1e-2 * schedule)
+    rates = [moved(uninterrupted) for _ in range(STEPS)]
+
+    first = at.AdamW([parameter()], lr=1e-2 * schedule)
+    for _ in range(SAVED_AT):
+        moved(first)
+    saved = through_a_file(first.state_dict())
+    second = at.AdamW([parameter()], lr=1e-2 * schedule)
+    if load == "into a used optimizer":
+        for _ in range(3):
+            moved(second)
+    second.load_state_dict(saved)
+    assert second.param_groups[0]["lr"] == rates[SAVED_AT]
+    assert [moved(second) for _ in range(STEPS - SAVED_AT)] == rates[SAVED_AT:]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_member_takes_a_schedule(case: Case) -> None:
+    schedule = case.options["lr"] * warmup(4).then(cosine(8))
+    scheduled, by_hand = parameter(), parameter()
+    one = case.make([scheduled], **{**case.options, "lr": schedule})
+    other = case.make([by_hand], **case.options)
+    for t in range(12):
+        other.param_groups[0]["lr"] = schedule(t)
+        moved(one), moved(other)
+        assert torch.equal(scheduled, by_hand)
+
+
+def test_trap_T10_the_horizon_may_change_on_resume() -> None:
+    first = at.Adam([parameter()], lr=1e-2 * cosine(10))
+    for _ in range(5):
+        moved(first)
+    for hyperparameters in ("saved", "given"):
+        second = at.Adam([parameter()], lr=1e-2 * cosine(100))
+        second.load_state_dict(first.state_dict(), hyperparameters=hyperparameters)
+        assert moved(second) == 1e-2 * cosine(100)(5)
+    unscheduled = at.Adam([parameter()], lr=1.0)
+    unscheduled.load_state_dict(first.state_dict())
+    assert moved(unscheduled) == 1e-2 * cosine(10)(5)
+
+
+def test_trap_T11_any_nesting_and_any_boundary() -> None:
+    inner = constant(1.0, steps=0).then(linear(3).then(constant(0.5, steps=2)))
+    schedule = warmup(2).then(inner, at=0).then(constant(0.1))
+    assert [schedule(t) for t in range(7)] == [1.0, 1 - 1 / 3, 1 - 2 / 3, 0.5, 0.5, 0.1, 0.1]
+
+
+def test_trap_T12_warmup_decay_and_plateau_multiply() -> None:
+    plateau = Plateau(factor=0.5, patience=0)
+    optimizer = at.Adam([parameter()], lr=1e-2 * warmup(2).then(cosine(10)) * plateau)
+    rates = []
+    for t in range(6):
+        rates.append(moved(optimizer))
+        plateau.observe(1.0 if t else 2.0)
+    shape = warmup(2).then(cosine(10))
+    assert rates == pytest.approx([1e-2 * shape(t) * f for t, f in enumerate((1, 1, 1, 0.5, 0.25, 0.125))])
+
+
+def test_trap_T14_groups_are_added_at_any_time() -> None:
+    optimizer = at.Adam([parameter()], lr=1e-2 * cosine(10))
+    for _ in range(4):
+        moved(optimizer)
+    optimizer.add_param_group({"params": [parameter()]})
+    optimizer.add_param_group({"params": [parameter()], "lr": 1e-3 * linear(10)})
+    optimizer.add_param_group({"params": [parameter()], "lr": 0.5})
+    for t in range(4, 8):
+        expected = [1e-2 * cosine(10)(t)] * 2 + [1e-3 * linear(10)(t), 0.5]
+        assert [group["lr"] for group in optimizer.param_groups] == expected
+        moved(optimizer)
+
+
+def test_trap_T18_the_rate_that_was_given_counts() -> None:
+    first = at.AdamW([parameter()], lr=1.0, weight_decay=0.5)
+    moved(first)
+    second = at.AdamW([parameter()], lr=1e-2 * constant(), weight_decay=0.1 * constant())
+    second.load_state_dict(first.state_dict())
+    assert (second.param_groups[0]["lr"], second.param_groups[0]["weight_decay"]) == (1e-2, 0.1)
+
+
+def test_trap_T19_betas_change_only_when_asked() -> None:
+    optimizer = at.AdamW([parameter()], lr=1e-2 * one_cycle(10))
+    for _ in range(15):  # and beyond its end
+        moved(optimizer)
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+    assert optimizer.lr_at(15) == optimizer.lr_at(10**9)
+
+    optimizer = at.AdamW([parameter()], betas=(linear(10, start=0.95, end=0.85), 0.99))
+    seen = []
+    for _ in range(12):
+        seen.append(optimizer.param_groups[0]["betas"])
+        moved(optimizer)
+    assert seen == [(pytest.approx(0.95 - 0.01 * min(t, 10)), 0.99) for t in range(12)]
+
+
+def test_trap_T24_independent_decay_follows_the_factor_alone() -> None:
+    p = parameter()
+    optimizer = at.AdamW([p], lr=1e-3 * linear(10), weight_decay=0.1, decay="independent")
+    for t in range(10):
+        before = p.detach().clone()
+        p.grad = torch.zeros_like(p)
+        optimizer.step()
+        torch.testing.assert_close(p.detach(), before * (1 - 0.1 * linear(10)(t)))
+
+
+@pytest.mark.parametrize("how", ["overflow", "non-finite gradient"])
+def test_trap_T36_a_skipped_step_does_not_advance_the_schedule(how: str) -> None:
+    p = parameter()
+    optimizer = at.Adam([p], lr=1e-2 * linear(10), on_nonfinite="skip")
+    moved(optimizer)
+    rate = optimizer.param_groups[0]["lr"]
+    if how == "overflow":
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        scaler.scale((p * float("inf")).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        p.grad = torch.full_like(p, math.nan)
+        optimizer.step()
+    assert optimizer.param_groups[0]["lr"] == rate == 1e-2 * linear(10)(1)
+    assert moved(optimizer) == rate
+
+
+def test_weight_decay_and_norm_take_schedules_and_show_numbers() -> None:
+    decay, norm = 0.1 * linear(4), 2.0 * piecewise([3], [1.0, 0.25])
+    optimizer = at.AdamW([{"params": [parameter()], "weight_decay": decay}], max_grad_norm=norm, decay="l2")
+    for t in range(6):
+        group = optimizer.param_groups[0]
+        assert (group["weight_decay"], group["max_grad_norm"]) == (decay(t), norm(t))
+        assert all(not isinstance(value, Schedule) for value in group.values())
+        moved(optimizer)
+        assert optimizer.grad_norm_limit == norm(t)
+
+
+def test_an_optimizer_with_schedules_is_copied_and_pickled() -> None:
+    plateau = Plateau(patience=0)
+    optimizer = at.Adam([parameter()], lr=1e-2 * linear(10) * plateau)
+    moved(optimizer)
+    for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert moved(other) == 1e-2 * linear(10)(1)
+        assert "schedules" not in other.state_dict()["param_groups"][0]
+    plateau.observe(1.0), plateau.observe(1.0)
+    assert optimizer.lr_at(1) == pytest.approx(1e-3 * linear(10)(1))
+
+
+def test_state_dict_has_numbers_alone_and_torch_loads_it() -> None:
+    optimizer = at.AdamW([parameter()], lr=1e-2 * cosine(10) * Plateau(), betas=(0.9, linear(5, start=0.9, end=0.99)))
+    seen = []
+    optimizer.register_state_dict_post_hook(lambda _, state: seen.append(list(state["param_groups"][0])))
+    moved(optimizer)
+    saved = through_a_file(optimizer.state_dict())
+    assert "schedules" not in saved["param_groups"][0]
+    assert "schedules" not in seen[0]
+    theirs = torch.optim.AdamW([parameter()])
+    theirs.load_state_dict(saved)
+    assert theirs.param_groups[0]["lr"] == 1e-2 * cosine(10)(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda p: at.Adam(p, lr=linear(5, start=-1.0)), "lr must be a number from 0 up, and linear"),
+        (lambda p: at.Adam(p, betas=(0.9, constant(1.0))), r"betas\[1\] must be from 0 up to but not including 1"),
+        (lambda p: at.Adam(p, eps=1e-8 * constant()), "eps cannot be a schedule; these can: lr, weight_decay"),
+        (lambda p: at.Adam(p, max_grad_norm="often"), "max_grad_norm must be above 0, \"auto\" or None, not 'often'"),
+    ],
+)
+def test_what_cannot_be_is_refused(make: Callable[[list[torch.nn.Parameter]], Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make([parameter()])
+
+
+def test_two_masters_are_an_error() -> None:
+    optimizer = at.Adam([parameter()], lr=1e-2 * cosine(10))
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    optimizer.param_groups[0]["lr"] = 0.5
+    with pytest.raises(ValueError, match=r"lr is given by .* and was set to 0.5 by something else"):
+        moved(optimizer)
+
+
+def test_a_schedule_costs_a_step_under_5_microseconds() -> None:
+    schedule = 3e-4 * warmup(100).then(cosine(900, end=0.1))
+
+    def seconds(lr: Any) -> float:
+        optimizer = at.SGD([parameter()], lr=lr)
+        moved(optimizer)
+        best = math.inf
+        for _ in range(20):
+            start = time.perf_counter()
+            for _ in range(100):
+                optimizer.step()
+            best = min(best, time.perf_counter() - start)
+        return best / 100
+
+    assert min(seconds(schedule) - seconds(1e-3) for _ in range(5)) < 5e-6
+
+
+# ---- beside other optimizers
+
+
+@pytest.mark.parametrize("order", ["OBS", "BOS", "BSO", "BS"])
+@pytest.mark.parametrize("rate", [False, True], ids=["factor", "rate"])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_trap_T09_a_scheduler_goes_on_in_every_order_of_resume(schedule: Schedule, rate: bool, order: str) -> None:
+    given = 0.1 * schedule if rate else schedule
+
+    def make() -> torch.optim.Optimizer:
+        return torch.optim.AdamW([parameter()], lr=0.1)
+
+    def run(optimizer: torch.optim.Optimizer, scheduler: at.LRScheduler, steps: int) -> list[float]:
+        rates = []
+        for _ in range(steps):
+            rates.append(moved(optimizer))
+            scheduler.step()
+        return rates
+
+    optimizer = make()
+    rates = run(optimizer, at.LRScheduler(optimizer, given), STEPS)
+    assert rates == pytest.approx([0.1 * schedule(t) for t in range(STEPS)])
+
+    optimizer = make()
+    scheduler = at.LRScheduler(optimizer, given)
+    run(optimizer, scheduler, SAVED_AT)
+    saved, saved_scheduler = through_a_file(optimizer.state_dict()), through_a_file(scheduler.state_dict())
+
+    optimizer = make()
+    for what in order:
+        if what == "O":
+            optimizer.load_state_dict(saved)
+        elif what == "B":
+            scheduler = at.LRScheduler(optimizer, given)
+        else:
+            scheduler.load_state_dict(saved_scheduler)
+    assert scheduler.get_last_lr() == [rates[SAVED_AT]]
+    assert run(optimizer, scheduler, STEPS - SAVED_AT) == rates[SAVED_AT:]
+
+
+def test_trap_T10_a_schedulers_horizon_may_change_on_resume() -> None:
+    def make(steps: int) -> tuple[torch.optim.Optimizer, at.LRScheduler]:
+        optimizer = torch.optim.SGD([parameter()], lr=0.1)
+        return optimizer, at.LRScheduler(optimizer, cosine(steps))
+
+    optimizer, scheduler = make(10)
+    for _ in range(5):
+        moved(optimizer)
+        scheduler.step()
+    for order in itertools.permutations((0, 1)):
+        other, longer = make(100)
+        for i in order:
+            (other, longer)[i].load_state_dict((optimizer, scheduler)[i].state_dict())
+        assert moved(other) == 0.1 * cosine(100)(5)
+
+
+def test_trap_T14_a_group_added_beside_a_scheduler() -> None:
+    optimizer = torch.optim.SGD([parameter()], lr=0.1)
+    scheduler = at.LRScheduler(optimizer, cosine(10))
+    optimizer.add_param_group({"params": [parameter()], "lr": 0.01})
+    moved(optimizer)
+    scheduler.step()
+    assert scheduler.get_last_lr() == [0.1 * cosine(10)(1), 0.01 * cosine(10)(1)]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_trap_T36_a_scheduler_waits_while_steps_overflow(fused: bool) -> None:
+    p = parameter()
+    optimizer = torch.optim.Adam([p], lr=0.1, fused=fused)
+    scheduler = at.LRScheduler(optimizer, linear(10))
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for factor in (1.0, math.inf, 1.0):
+        optimizer.zero_grad()
+        scaler.scale((p * factor).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scheduler.step()
+    assert scheduler.last_epoch == 2
+
+
+def test_a_scheduler_is_one_of_torchs_and_carries_the_plateau() -> None:
+    plateau = Plateau(factor=0.5, patience=0)
+    optimizer = torch.optim.SGD([parameter()], lr=0.1)
+    scheduler = at.LRScheduler(optimizer, warmup(2) * plateau)
+    assert isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
+    for _ in range(4):
+        moved(optimizer)
+        scheduler.step()
+        plateau.observe(1.0)
+    assert plateau.value == 0.125
+    again = Plateau(factor=0.5, patience=0)
+    at.LRScheduler(torch.optim.SGD([parameter()], lr=0.1), warmup(2) * again).load_state_dict(scheduler.state_dict())
+    assert (again.value, again.history) == (plateau.value, plateau.history)
+
+
+def test_a_scheduler_refuses_what_is_no_schedule() -> None:
+    optimizer = torch.optim.SGD([parameter()], lr=0.1)
+    with pytest.raises(TypeError, match="must be a schedule"):
+        at.LRScheduler(optimizer, lambda t: 1.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="2 schedules for 1 groups"):
+        at.LRScheduler(optimizer, [cosine(1), cosine(2)])
+
+
+# ---- plateau
+
+
+def observe(plateau: Plateau, values: list[float]) -> list[float]:
+    return [plateau.observe(value) for value in values]
+
+
+def test_trap_T13_nan_is_ignored_and_counted() -> None:
+    plateau = Plateau(patience=1)
+    assert observe(plateau, [1.0, math.nan, math.inf, math.nan, 1.0, -math.inf]) == [1.0] * 6
+    assert plateau.ignored == 4
+    assert plateau.observe(1.0) == 0.1
+
+
+def test_trap_T13_recovery_from_a_spike_is_improvement() -> None:
+    plateau = Plateau(patience=3)
+    assert observe(plateau, [1.0, 0.5, 10.0, 8.0, 6.0, 4.0, 3.0, 2.0, 1.5, 1.2, 1.0, 0.8, 0.7, 0.6]) == [1.0] * 14
+    assert observe(plateau, [0.6, 0.6, 0.6, 0.6])[-1] == 0.1
+
+
+def test_trap_T13_the_sign_of_the_loss_does_not_matter() -> None:
+    losses = [3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5]
+    for shift in (0.0, -1.0, -100.0):
+        plateau = Plateau(patience=2)
+        assert observe(plateau, [loss + shift for loss in losses])[5] == 0.1
+    falling = Plateau(patience=0)
+    assert observe(falling, [-1.0, -2.0, -3.0, -4.0]) == [1.0] * 4
+
+
+def test_a_plateau_does_as_it_is_told() -> None:
+    plateau = Plateau(factor=0.5, patience=1, cooldown=2, min_factor=0.2, mode="max")
+    assert observe(plateau, [0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9]) == [1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.25]
+    observe(plateau, [0.9] * 20)
+    assert plateau.value == 0.2
+    assert plateau.history[0] == (
+        "observation 3: 1 → 0.5, 2 observations in a row did not improve on 0.9 (observation 1)"
+    )
+    assert len(plateau.history) == 3
+
+
+def test_a_plateaus_state_travels_with_the_optimizer() -> None:
+    def make() -> tuple[at.Adam, Plateau]:
+        plateau = Plateau(factor=0.5, patience=2)
+        return at.Adam([parameter()], lr=1e-2 * linear(100) * plateau), plateau
+
+    losses = [1.0, 0.9, 0.9, 0.9, 0.9, math.nan, 0.8, 0.8, 0.8, 0.8, 0.8, 0.7]
+    for cut in range(len(losses)):
+        whole, plateau = make()
+        rates = []
+        for i, loss in enumerate(losses):
+            if i == cut:
+                saved = through_a_file(whole.state_dict())
+            rates.append(moved(whole))
+            plateau.observe(loss)
+        resumed, again = make()
+        resumed.load_state_dict(saved)
+        for i in range(cut, len(losses)):
+            assert moved(resumed) == rates[i]
+            again.observe(losses[i])
+        assert again.state_dict() == plateau.state_dict()
+
+
+def test_a_rule_of_ones_own() -> None:
+    def rule(metrics: list[dict[str, float]], factor: float) -> tuple[float, str]:
+        return factor / 2, f"after {len(metrics)}: {metrics[-1]['loss']}"
+
+    feedback = Feedback(rule, memory=2)
+    optimizer = at.Adam([parameter()], lr=1e-2 * feedback)
+    assert [feedback.observe(loss=loss) for loss in (3.0, 2.0, math.nan, 1.0)] == [0.5, 0.25, 0.25, 0.125]
+    assert feedback.history[-1] == "observation 3: 0.25 → 0.125, after 2: 1.0"
+    moved(optimizer)
+    other = Feedback(rule)
+    at.Adam([parameter()], lr=1e-2 * other).load_state_dict(through_a_file(optimizer.state_dict()))
+    assert (other.value, other.ignored) == (0.125, 1)
+    with pytest.raises(ValueError, match="must return a number from 0 up, not -1"):
+        Feedback(lambda metrics, factor: -1.0).observe(loss=1.0)
+
+
+# ---- clipping by history
+
+
+def test_auto_clipping_cuts_spikes_and_is_counted() -> None:
+    generator = torch.Generator().manual_seed(0)
+    p = torch.nn.Parameter(torch.zeros(100))
+    optimizer = at.SGD([p], lr=1.0, max_grad_norm="auto")
+    for t in range(100):
+        before = p.detach().clone()
+        p.grad = torch.randn(100, generator=generator) * (100.0 if t in (50, 60) else 1.0)
+        optimizer.step()
+        length = (before - p.detach()).norm().item()
+        assert length < 20
+        assert optimizer.grad_norm == pytest.approx(p.grad.norm().item(), rel=1e-5)
+        if t in (50, 60):
+            assert length == pytest.approx(optimizer.grad_norm_limit, rel=1e-4)
+    assert optimizer.clipped_steps == 2
+
+
+def test_auto_clipping_goes_on_after_resume() -> None:
+    def run(optimizer: at.Adam, generator: torch.Generator, steps: int) -> None:
+        for _ in range(steps):
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    p.grad = torch.randn(3, generator=generator).exp()
+            optimizer.step()
+
+    def make() -> at.Adam:
+        return at.Adam([{"params": [parameter()]}, {"params": [parameter()]}], max_grad_norm="auto", lr=0.1)
+
+    generator = torch.Generator().manual_seed(1)
+    optimizer = make()
+    run(optimizer, generator, 150)
+    resumed, there = make(), copy.deepcopy(generator)
+    for mine, saved in zip(resumed.param_groups, optimizer.param_groups, strict=True):
+        mine["params"][0].data.copy_(saved["params"][0])
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    run(optimizer, generator, 30)
+    run(resumed, there, 30)
+    assert resumed.clipped_steps == optimizer.clipped_steps > 0
+    assert resumed.grad_norm_limit == optimizer.grad_norm_limit
+    for mine, saved in zip(resumed.param_groups, optimizer.param_groups, strict=True):
+        assert torch.equal(mine["params"][0], saved["params"][0])
+
+
+def test_a_lasting_rise_of_the_norm_is_followed() -> None:
+    p = torch.nn.Parameter(torch.zeros(4))
+    optimizer = at.SGD([p], lr=0.0, max_grad_norm="auto")
+    for t in range(400):
+        p.grad = torch.full((4,), 1.0 if t < 100 else 20.0)
+        optimizer.step()
+    assert optimizer.grad_norm_limit is not None
+    assert optimizer.grad_norm_limit > 40

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, ClassVar, TypeAlias
 
@@ -89,6 +89,7 @@ class Schedule:
 
     _name: ClassVar[str]
     _registry: ClassVar[dict[str, type[Schedule]]] = {}
+    __array_ufunc__ = None  # so that a NumPy number times a schedule is a schedule
 
     def __init_subclass__(cls, name: str | None = None) -> None:
         cls._name = cls.__name__.lower() if name is None else name
@@ -147,7 +148,9 @@ class Schedule:
         """Times a number (which makes it a rate) or another schedule."""
         if isinstance(other, Schedule):
             return Product(self, other)
-        return Scaled(other, self) if isinstance(other, int | float) else NotImplemented
+        if isinstance(other, int | float):
+            return Scaled(other, self)
+        return Scaled(float(other), self) if isinstance(other, np.number) else NotImplemented
 
     __rmul__ = __mul__
 
@@ -210,7 +213,11 @@ class Schedule:
 
 
 def _written(value: Any) -> str:
-    return "[" + ", ".join(map(_written, value)) + "]" if isinstance(value, tuple) else repr(value)
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_written, value)) + "]"
+    if callable(value) and not isinstance(value, Schedule):
+        return getattr(value, "__name__", repr(value))
+    return repr(value)
 
 
 def _plain(value: Any) -> Any:
@@ -229,14 +236,16 @@ def from_json(value: dict[str, Any]) -> Schedule:
     Raises:
         ValueError: it is not one.
     """
-    if not isinstance(value, dict) or value.get("kind") not in Schedule._registry:
-        raise ValueError(f"not a schedule: {value!r} (a dict whose 'kind' is one of {sorted(Schedule._registry)})")
-    arguments: dict[str, Any] = {
-        name: from_json(item) if isinstance(item, dict) else item for name, item in value.items()
-    }
+    kinds = {kind: cls for kind, cls in Schedule._registry.items() if is_dataclass(cls)}  # the rest are bases of these
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(f"not a schedule: {value!r} (a dict whose 'kind' is one of {sorted(kinds)})")
     try:
-        return Schedule._registry[arguments.pop("kind")](**arguments)
-    except TypeError as error:
+        arguments: dict[str, Any] = {
+            name: from_json(item) if isinstance(item, dict) else item for name, item in value.items() if name != "kind"
+        }
+        return kinds[kind](**arguments)
+    except (TypeError, RecursionError) as error:
         raise ValueError(f"not a schedule: {error}") from error
 
 
@@ -245,17 +254,38 @@ def refuse(schedule: Schedule, name: str, needs: str) -> ValueError:
     return ValueError(f"{schedule._name}: {name} must be {needs}, got {getattr(schedule, name)!r}")
 
 
+def _number(value: Any) -> float | None:
+    """A finite number as Python has it, or None."""
+    value = value.item() if isinstance(value, np.number) else value
+    try:
+        return value if type(value) in (int, float) and math.isfinite(value) else None
+    except OverflowError:  # an int beyond all floats
+        return None
+
+
 def check(
-    schedule: Schedule, *, above_zero: str = "", finite: str = "", choices: Mapping[str, tuple[str, ...]] | None = None
+    schedule: Schedule,
+    *,
+    above_zero: str = "",
+    finite: str = "",
+    flags: str = "",
+    choices: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
-    """Raises ValueError unless the named arguments are finite numbers, numbers above 0, and among the choices."""
+    """Raises ValueError unless the named arguments are finite numbers, numbers above 0, True or False, among the choices.
+
+    NumPy's numbers become Python's, so that all schedules are printed and written alike.
+    """
     for name in above_zero.split() + finite.split():
-        value = getattr(schedule, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        value = _number(getattr(schedule, name))
+        if value is None:
             raise refuse(schedule, name, "a finite number")
+        object.__setattr__(schedule, name, value)
     for name in above_zero.split():
         if not getattr(schedule, name) > 0:
             raise refuse(schedule, name, "above 0")
+    for name in flags.split():
+        if not isinstance(getattr(schedule, name), bool):
+            raise refuse(schedule, name, "True or False")
     for name, allowed in (choices or {}).items():
         if getattr(schedule, name) not in allowed:
             raise refuse(schedule, name, f"one of {', '.join(map(repr, allowed))}")
@@ -264,13 +294,13 @@ def check(
 def numbers(schedule: Schedule, name: str, *, rising: bool = False) -> None:
     """Makes a tuple of the named argument; raises ValueError unless it holds finite numbers, rising where asked."""
     value = getattr(schedule, name)
-    if not isinstance(value, tuple | list) or not all(
-        isinstance(item, int | float) and not isinstance(item, bool) and math.isfinite(item) for item in value
-    ):
+    items = [_number(item) for item in value] if isinstance(value, tuple | list | np.ndarray) else [None]
+    found = tuple(item for item in items if item is not None)
+    if len(found) < len(items):
         raise refuse(schedule, name, "a list of finite numbers")
-    if rising and any(map(operator.ge, value, value[1:])):
+    if rising and any(map(operator.ge, found, found[1:])):
         raise refuse(schedule, name, "a list of rising numbers")
-    object.__setattr__(schedule, name, tuple(value))
+    object.__setattr__(schedule, name, found)
 
 
 def _group(schedule: Schedule) -> str:
@@ -436,11 +466,11 @@ class Per_Epoch(_Changed):  # noqa: N801 - its name is the method's
 
     def __post_init__(self) -> None:
         _is_schedule(self, "schedule")
-        check(self, above_zero="steps")
+        check(self, above_zero="steps", flags="smooth")
 
     def _length(self) -> float | None:
         inner = self.schedule.length
-        return None if inner is None else inner * self.steps
+        return None if inner is None else (inner if self.smooth else math.ceil(inner)) * self.steps
 
     def _at(self, t: Number, xp: Any) -> Number:
         epoch = t / self.steps
@@ -467,6 +497,7 @@ class Repeat(_Changed):
     def _at(self, t: Number, xp: Any) -> Number:
         period = self.schedule.length
         inside = t - xp.floor(t / period) * period
-        if self.length is not None:
-            inside = xp.where(t >= self.length, period, inside)
+        if self.times is not None:
+            last = (self.times - math.ceil(self.times) + 1) * period  # type: ignore[operator]
+            inside = xp.where(t >= self.length, last, inside)
         return self.schedule._at(xp.maximum(inside, 0.0), xp)

@@ -136,7 +136,7 @@ class exponential(_Periods):  # noqa: N801
     staircase: bool = False
 
     def __post_init__(self) -> None:
-        check(self, above_zero="rate every")
+        check(self, above_zero="rate every", flags="staircase")
 
     def _at(self, t: Number, xp: Any) -> Number:
         return xp.power(self.rate, self._periods(t, xp))
@@ -159,7 +159,7 @@ class inverse_time(_Periods):  # noqa: N801
     staircase: bool = False
 
     def __post_init__(self) -> None:
-        check(self, above_zero="rate every")
+        check(self, above_zero="rate every", flags="staircase")
 
     def _at(self, t: Number, xp: Any) -> Number:
         return 1.0 / (1.0 + self.rate * self._periods(t, xp))
@@ -224,7 +224,7 @@ class multistep(Schedule):  # noqa: N801
         check(self, above_zero="factor")
 
     def _length(self) -> float | None:
-        return max(self.milestones, default=0)
+        return max(max(self.milestones, default=0), 0)
 
     def _at(self, t: Number, xp: Any) -> Number:
         values = tuple(self.factor**i for i in range(len(self.milestones) + 1))
@@ -253,7 +253,7 @@ class piecewise(Schedule):  # noqa: N801
             raise refuse(self, "values", f"{len(self.boundaries) + 1} numbers, one more than the boundaries")
 
     def _length(self) -> float | None:
-        return max(self.boundaries, default=0)
+        return max(max(self.boundaries, default=0), 0)
 
     def _at(self, t: Number, xp: Any) -> Number:
         return xp.pick(self.values, self.boundaries, t)
@@ -318,9 +318,10 @@ class cosine_restarts(Schedule):  # noqa: N801
             number = xp.floor(x)
             inside = x - number
         else:
-            # The logarithm may fall on the wrong side of a restart, and is put right by the restarts themselves.
+            # The logarithm may fall on the wrong side of a restart, and is put right by the restarts themselves, which are
+            # rounded too: a step that is a billionth before one is at it.
             near = xp.floor(xp.log1p(x * (m - 1)) / math.log(m) + 0.5)
-            number = near - xp.where(x < (xp.power(m, near) - 1) / (m - 1), 1.0, 0.0)
+            number = near - xp.where(x * (1 + 1e-9) < (xp.power(m, near) - 1) / (m - 1), 1.0, 0.0)
             inside = (x - (xp.power(m, number) - 1) / (m - 1)) / xp.power(m, number)
         height = xp.power(self.height, number) * (1.0 + xp.cos(math.pi * inside)) / 2
         return self.end + (1.0 - self.end) * height
@@ -354,7 +355,8 @@ class one_cycle(_OfSteps):  # noqa: N801
     three_phase: bool = False
 
     def __post_init__(self) -> None:
-        check(self, above_zero="steps peak_at", finite="start end", choices={"shape": ("cosine", "linear")})
+        shapes = ("cosine", "linear")
+        check(self, above_zero="steps peak_at", finite="start end", flags="three_phase", choices={"shape": shapes})
         if self.peak_at > (0.5 if self.three_phase else 1):
             raise refuse(self, "peak_at", f"at most {0.5 if self.three_phase else 1}")
 

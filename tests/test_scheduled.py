@@ -201,9 +201,12 @@ def test_trap_T19_betas_change_only_when_asked() -> None:
     assert seen == [(pytest.approx(0.95 - 0.01 * min(t, 10)), 0.99) for t in range(12)]
 
 
-def test_trap_T24_independent_decay_follows_the_factor_alone() -> None:
+@pytest.mark.parametrize("resumed", [False, True])
+def test_trap_T24_independent_decay_follows_the_factor_alone(resumed: bool) -> None:
     p = parameter()
     optimizer = at.AdamW([p], lr=1e-3 * linear(10), weight_decay=0.1, decay="independent")
+    if resumed:  # from one with another rate
+        optimizer.load_state_dict(at.AdamW([p], lr=1.0, weight_decay=0.1, decay="independent").state_dict())
     for t in range(10):
         before = p.detach().clone()
         p.grad = torch.zeros_like(p)
@@ -535,5 +538,7 @@ def test_a_lasting_rise_of_the_norm_is_followed() -> None:
     for t in range(400):
         p.grad = torch.full((4,), 1.0 if t < 100 else 20.0)
         optimizer.step()
+        if t == 120:  # not at once: it might be a run of spikes
+            assert optimizer.grad_norm_limit < 10
     assert optimizer.grad_norm_limit is not None
     assert optimizer.grad_norm_limit > 40

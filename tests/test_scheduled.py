@@ -201,6 +201,26 @@ def test_trap_T19_betas_change_only_when_asked() -> None:
     assert seen == [(pytest.approx(0.95 - 0.01 * min(t, 10)), 0.99) for t in range(12)]
 
 
+def test_trap_T23_asking_for_the_state_moves_nothing_and_the_schedule_goes_on() -> None:
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+    def make() -> tuple[torch.nn.Module, at.AdamW]:
+        model = torch.nn.Linear(3, 2)
+        return model, at.AdamW(model.parameters(), lr=1e-2 * linear(10), weight_decay=0.5)
+
+    model, optimizer = make()
+    before = copy.deepcopy(model.state_dict())
+    get_optimizer_state_dict(model, optimizer)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    rates = [moved(optimizer) for _ in range(3)]
+    assert rates[1:] == [optimizer.lr_at(2), optimizer.lr_at(3)]
+
+    saved = get_optimizer_state_dict(model, optimizer)
+    other_model, other = make()
+    set_optimizer_state_dict(other_model, other, saved)
+    assert [moved(other) for _ in range(3)] == [moved(optimizer) for _ in range(3)]
+
+
 @pytest.mark.parametrize("resumed", [False, True])
 def test_trap_T24_independent_decay_follows_the_factor_alone(resumed: bool) -> None:
     p = parameter()

@@ -355,7 +355,8 @@ class Optimizer(torch.optim.Optimizer):
                 for plan in plans:
                     plan.group.discard()
             if has_schedules:
-                self._counted = plans, max(self._counted[1], reached)
+                held = any(map(scheduled.is_held, self.param_groups))  # and then what follows was not written
+                self._counted = None if held else plans, max(self._counted[1], reached)
                 self.on_observation()  # what loggers see is what the next step will use
         return loss
 

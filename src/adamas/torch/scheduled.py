@@ -65,6 +65,8 @@ def refresh(group: dict[str, Any], step: int) -> None:
         return
     verify(group)
     for name, schedule in schedules.items():
+        if name == "lr" and is_held(group):
+            continue
         number = schedule(step)
         holds, words = _RANGES[name]
         if not holds(number):
@@ -73,10 +75,15 @@ def refresh(group: dict[str, Any], step: int) -> None:
         _set(group, name, number)
 
 
+def is_held(group: dict[str, Any]) -> bool:
+    """Whether a scheduled rate was set to 0, as ``torch.distributed.checkpoint`` does for a step that moves nothing."""
+    return bool("lr" in group.get(WRITTEN, {}) and group["lr"] == 0 != group[WRITTEN]["lr"])
+
+
 def verify(group: dict[str, Any]) -> None:
-    """Raises ValueError if anything but ``refresh`` has written a scheduled number of the group."""
+    """Raises ValueError if anything but ``refresh`` has written a scheduled number of the group; a rate of 0 is let pass."""
     for name, number in group.get(WRITTEN, {}).items():
-        if _get(group, name) != number:
+        if _get(group, name) != number and not (name == "lr" and is_held(group)):
             raise ValueError(
                 f"{name} is given by {group[SCHEDULES][name]!r}, and was set to {_get(group, name)} by something else "
                 "(another scheduler?): leave it to one of the two"

@@ -5,7 +5,9 @@
 >>> optimizer = adamas.torch.AdamW(model.parameters(), lr=1e-3)
 """
 
+from .find_lr import find_lr
 from .groups import ParamGroups, param_groups
+from .lr_finding import LRFinding, LRFindingError, LRRule
 from .lr_scheduler import LRScheduler
 from .members import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
 from .optimizer import Optimizer
@@ -16,11 +18,15 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "LRFinding",
+    "LRFindingError",
+    "LRRule",
     "LRScheduler",
     "NAdam",
     "Optimizer",
     "ParamGroups",
     "RAdam",
     "RMSprop",
+    "find_lr",
     "param_groups",
 ]

@@ -1,0 +1,244 @@
+"""The learning-rate finder: sweeps the rate over many batches, and leaves everything as it was.
+
+``lr_finding`` reads the curve, ``restoring`` puts everything back; here is the sweep between them.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .lr_finding import LRFinding, LRFindingError, conclude
+from .restoring import accelerators, restored
+from .scheduled import SCHEDULES, WRITTEN
+
+# A sweep is over when the averaged loss is this many times as far above its best as it had fallen. It only saves batches:
+# what a sweep says is read off by the rules.
+_OVER = 4.0
+_AVERAGE = 0.9
+_BEFORE_OVER = 10
+
+Batches = Iterable[Any] | Callable[[int], Iterable[Any]]
+
+
+def find_lr(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_fn: Callable[[Any, Any], Tensor],
+    batches: Batches,
+    *,
+    low: float = 1e-7,
+    high: float = 10.0,
+    steps: int = 100,
+    sweeps: int = 3,
+    seed: int = 0,
+) -> LRFinding:
+    """Suggest a learning rate: sweep it from ``low`` to ``high``, a step a batch, and see where the loss falls.
+
+    Three rules read the curve: where it falls the most, where it has fallen by four fifths, and a tenth of where it diverges.
+    The suggestion is their median, and comes with a confidence; see ``LRFinding``. The idea is Smith's: Cyclical Learning
+    Rates for Training Neural Networks (2017), section 3.3; Smith and Topin, Super-Convergence (2018).
+
+    Everything is as it was afterwards, bit for bit, also when an exception or Ctrl-C ends it: weights, buffers, modes,
+    gradients and ``requires_grad``, the optimizer's state (a fresh one has none) and rates, random numbers, and where the
+    data stands. A schedule of the optimizer's rate is put aside for the length of the sweep. Needs memory for one more copy
+    of the weights and two of the optimizer's state.
+
+    >>> import adamas.torch, torch
+    >>> from torch.nn import functional as F
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Linear(8, 1)
+    >>> inputs = torch.randn(64, 32, 8)
+    >>> batches = [(x, x.sum(1, keepdim=True)) for x in inputs]
+    >>> optimizer = adamas.torch.Adam(model.parameters())
+    >>> def loss_fn(model, batch):
+    ...     x, y = batch
+    ...     return F.mse_loss(model(x), y)
+    >>> finding = adamas.torch.find_lr(model, optimizer, loss_fn, batches)
+    >>> 0.01 < finding.lr < 1
+    True
+    >>> optimizer.state_dict()["state"]
+    {}
+
+    Args:
+        model: is put into training mode for the sweep.
+        optimizer: of ``adamas.torch`` or ``torch.optim``, over parameters of the model. Each sweep begins with the weights
+            and the state that are given. Groups keep the proportions of their rates (of ``initial_lr``, where there is one);
+            the rate that is swept and suggested is that of the group with the highest.
+        loss_fn: takes the model and a batch, and returns the loss, a tensor of one element that depends on the parameters;
+            it may be negative. A batch is whatever ``batches`` yields.
+        batches: what can be iterated again and again, as a list or a DataLoader; or a function that takes a seed and returns
+            such a thing. Its batches go round when they are fewer than ``steps * sweeps``; the order of a sequence is
+            shuffled, and the sweeps go on where the one before has ended.
+        low: the first rate. The loss must not yet move there.
+        high: the last rate, at which it should diverge. Between the two the rate grows by the same factor at every step.
+        steps: batches in a sweep, 20 or more.
+        sweeps: how often the sweep is repeated, with other batches and other random numbers.
+        seed: decides the order of a sequence, and the random numbers. The same seed gives the same finding.
+
+    Raises:
+        LRFindingError: nothing can be suggested: the loss never fell, fell at the lowest rates or diverged there, is not
+            finite, or does not depend on the parameters; or there are no batches. The text says what to change.
+        ValueError: an argument has a value that it cannot have.
+        TypeError: ``batches`` can be iterated only once, as a generator: its position could not be put back.
+    """
+    _check(model, optimizer, batches, low, high, steps, sweeps)
+    rates = np.geomspace(low, high, steps).tolist()
+    with restored(model, optimizer, batches) as rewind, torch.enable_grad():
+        _seed(seed, model)
+        source = _endless(batches, seed)
+        losses = []
+        for number in range(sweeps):
+            rewind()
+            _seed(seed + number, model)
+            model.train()
+            losses.append(_sweep(model, optimizer, loss_fn, source, rates))
+        source.close()
+    return conclude(rates, losses)
+
+
+def _check(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    low: float,
+    high: float,
+    steps: int,
+    sweeps: int,
+) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer must be one of adamas.torch or torch.optim, not {type(optimizer).__name__}")
+    if not 0 < low < high < math.inf:
+        raise ValueError(f"low and high must be numbers with 0 < low < high, got low={low} and high={high}")
+    if steps < 20:
+        raise ValueError(f"steps must be 20 or more, to tell a fall from noise, got {steps}")
+    if sweeps < 1:
+        raise ValueError(f"sweeps must be a whole number from 1 up, got {sweeps}")
+    if isinstance(batches, Iterator):
+        raise TypeError(
+            f"batches is a {type(batches).__name__}, which can be iterated only once: the batches that the sweep takes would "
+            "be missing from it afterwards. Give a list, a DataLoader, or a function that takes a seed and returns one"
+        )
+    if not isinstance(batches, Iterable) and not callable(batches):
+        raise TypeError(f"batches must be iterable, or a function that takes a seed, not {type(batches).__name__}")
+
+
+def _seed(seed: int, model: nn.Module) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    for module in accelerators(model):
+        getattr(module, "manual_seed_all", module.manual_seed)(seed)
+
+
+def _endless(batches: Batches, seed: int) -> Any:
+    """A generator of batches without an end: when all were given, from the beginning, in another order where possible."""
+    order = random.Random(seed)
+    while True:
+        if isinstance(batches, Sequence):
+            chosen: Iterable[Any] = (batches[i] for i in order.sample(range(len(batches)), len(batches)))
+        elif callable(batches) and not isinstance(batches, Iterable):
+            chosen, seed = batches(seed), seed + 1
+        else:
+            chosen = batches
+        empty = True
+        for batch in chosen:
+            empty = False
+            yield batch
+        if empty:
+            raise LRFindingError("there are too few batches: none. Give at least one, and better as many as steps")
+
+
+def _sweep(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_fn: Callable[[Any, Any], Tensor],
+    source: Iterator[Any],
+    rates: Sequence[float],
+) -> list[float]:
+    """The loss before the step at each rate, up to where it diverges."""
+    shares = _proportions(optimizer)
+    losses: list[float] = []
+    average, best = 0.0, math.inf
+    for number, rate in enumerate(rates):
+        loss = loss_fn(model, next(source))
+        _check_loss(loss, first=number == 0)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            if number == 0:
+                raise LRFindingError(
+                    f"the loss is {value} at the first batch, before any step. Look for what makes it so: the rate does not"
+                )
+            return losses
+        losses.append(value)
+        average = _AVERAGE * average + (1 - _AVERAGE) * value
+        corrected = average / (1 - _AVERAGE ** (number + 1))
+        if number >= _BEFORE_OVER:
+            start = losses[:_BEFORE_OVER]
+            level = sum(start) / len(start)
+            # Differences alone, so that a loss may be negative; a hundredth of the loss stands for noise where there is none.
+            scale = max(level - best, max(start) - min(start), 0.01 * abs(level))
+            if corrected > best + _OVER * scale:
+                return losses
+        best = min(best, corrected)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if number == 0:
+            _check_gradients(optimizer)
+        _set_rate(optimizer, rate, shares)
+        optimizer.step()
+    return losses
+
+
+def _proportions(optimizer: torch.optim.Optimizer) -> list[float]:
+    """Each group's rate as a share of the highest."""
+    rates = []
+    for group in optimizer.param_groups:
+        if "lr" not in group:
+            raise ValueError(f"{type(optimizer).__name__} has no learning rate (no 'lr' in its groups)")
+        schedule = group.get(SCHEDULES, {}).get("lr")
+        rate = group.get("initial_lr", group["lr"]) if schedule is None else schedule.unit
+        rates.append(float(rate) if isinstance(rate, int | float | Tensor) else 1.0)
+    highest = max(rates, default=0.0)
+    return [rate / highest if highest > 0 else 1.0 for rate in rates]
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float, shares: Sequence[float]) -> None:
+    for group, share in zip(optimizer.param_groups, shares, strict=True):
+        group.pop(SCHEDULES, None), group.pop(WRITTEN, None)
+        lr = group["lr"]
+        group["lr"] = torch.full_like(lr, rate * share) if isinstance(lr, Tensor) else rate * share
+        if "base_lr" in group:
+            group["base_lr"] = rate * share  # as if it had been constructed with this rate
+
+
+def _check_loss(loss: Any, first: bool) -> None:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise TypeError(f"loss_fn must return the loss as a tensor of one element, not {given}")
+    if first and not loss.requires_grad:
+        raise LRFindingError(
+            "the loss does not depend on the parameters: it has no gradient. Return it from loss_fn as it is computed from "
+            "model(…), without .item(), .detach() or torch.no_grad()"
+        )
+
+
+def _check_gradients(optimizer: torch.optim.Optimizer) -> None:
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not gradients:
+        raise LRFindingError(
+            "the loss does not depend on the parameters of the optimizer: none of them has a gradient. Make the optimizer "
+            "over the parameters of this model"
+        )
+    if all(gradient.layout == torch.strided and not torch.count_nonzero(gradient) for gradient in gradients):
+        raise LRFindingError(
+            "the loss does not depend on the parameters: every gradient is 0 at the first batch, so no rate can lower it"
+        )

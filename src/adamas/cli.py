@@ -44,9 +44,11 @@ def application() -> "typer.Typer":
     import typer
 
     from adamas.train.command import train
+    from adamas.train.find_lr import find_lr
 
     application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     application.command()(train)
+    application.command(name="find-lr")(find_lr)
 
     @application.callback(invoke_without_command=True)
     def adamas_command(

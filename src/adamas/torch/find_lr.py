@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -92,14 +93,13 @@ def find_lr(
     rates = np.geomspace(low, high, steps).tolist()
     with restored(model, optimizer, batches) as rewind, torch.enable_grad():
         _seed(seed, model)
-        source = _endless(batches, seed)
         losses = []
-        for number in range(sweeps):
-            rewind()
-            _seed(seed + number, model)
-            model.train()
-            losses.append(_sweep(model, optimizer, loss_fn, source, rates))
-        source.close()
+        with closing(_endless(batches, seed)) as source:
+            for number in range(sweeps):
+                rewind()
+                _seed(seed + number, model)
+                model.train()
+                losses.append(_sweep(model, optimizer, loss_fn, source, rates))
     return conclude(rates, losses)
 
 
@@ -139,8 +139,8 @@ def _seed(seed: int, model: nn.Module) -> None:
         getattr(module, "manual_seed_all", module.manual_seed)(seed)
 
 
-def _endless(batches: Batches, seed: int) -> Any:
-    """A generator of batches without an end: when all were given, from the beginning, in another order where possible."""
+def _endless(batches: Batches, seed: int) -> Generator[Any, None, None]:
+    """Batches without an end: when all were given, from the beginning, in another order where possible."""
     order = random.Random(seed)
     while True:
         if isinstance(batches, Sequence):

@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 THREADS ?= 2
 
 ENGINE_SOURCES := $(wildcard engine/*) CMakeLists.txt pyproject.toml
-DEV := pytest pytest-xdist hypothesis expecttest ruff mypy clang-format
+DEV := pytest pytest-xdist hypothesis expecttest jax keras optax ruff mypy clang-format
 
 .PHONY: train test lint format bench clean
 

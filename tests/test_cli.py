@@ -94,7 +94,19 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, missing: str)
         ("train --optimizer adm", "--optimizer 'adm' is unknown: did you mean adam?"),
         ("train --schedule cos", "--schedule 'cos' is unknown: did you mean cosine?"),
         ("train --lr -1", "--lr must be a number from 0 up, got -1.0"),
-        ("train --lr fast", "--lr"),
+        ("train --lr fast", "--lr must be a number or auto, got 'fast'"),
+        ("train --plateau cosine(9)", "--plateau must be default, or such as"),
+        ("train --schedule 1e-3*cosine(9) --lr 1", "--schedule has a rate in it (0.001), and lr is given too (1.0)"),
+        ("schedule", "EXPR"),
+        ("schedule cos --steps 9", "expression 'cos' is unknown: did you mean cosine?"),
+        ("schedule cosine", "--steps is missing: cosine has no end of its own"),
+        ("schedule exponential(0.5)", "--steps is missing: exponential(0.5) has no end of its own"),
+        ("schedule constant()", "--steps is missing: constant() has no end of its own"),
+        ("schedule cosine(9) --steps 0", "--steps must be a whole number from 1 to"),
+        ("schedule cosine(9) --lr -1", "--lr must be a number from 0 up, got -1.0"),
+        ("schedule 3*cosine(9) --lr 1", "--lr is given, and the expression has a rate in it (3)"),
+        ("schedule cosine(9) --out held", "--out must be a file whose name ends in .png"),
+        ("schedule cosine(9) --out no/a.png", "--out 'no/a.png' cannot be written: 'no' is not a folder"),
         ("train --epochs 0", "--epochs must be a whole number from 1 up, got 0"),
         ("train --epochs", "--epochs"),
         ("train --betas 0.9", "--betas must be two numbers and a comma, such as 0.9,0.999, got '0.9'"),
@@ -115,6 +127,93 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, line: str, say
     assert done.stderr.startswith("adamas: ")
     assert done.stderr.count("\n") == 1
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["held", "held/summary.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "--schedule", "3e-4 * cosin(100)"], "--schedule cannot be read: unknown schedule 'cosin'"),
+        (["train", "--plateau", "3e-4 * cosin(100)"], "--plateau cannot be read: unknown schedule 'cosin'"),
+        (["schedule", "3e-4 * cosin(100)"], "expression cannot be read: unknown schedule 'cosin'"),
+    ],
+)
+def test_a_mistake_in_an_expression_is_a_line_and_the_place(tmp_path: Path, arguments: list[str], says: str) -> None:
+    done = adamas(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    line, shown, mark = done.stderr.splitlines()
+    assert line.startswith(f"adamas: {says}: did you mean cosine?")
+    assert shown == "  3e-4 * cosin(100)"
+    assert mark == "         ^^^^^"
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- adamas schedule ------------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_is_drawn_and_told(tmp_path: Path) -> None:
+    done = adamas("schedule", "warmup(20).then(cosine(80, end=0.1))", "--lr", "0.5", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == "0.5 * warmup(20).then(cosine(80, end=0.1))"
+    rows = [line.rsplit(maxsplit=2) for line in done.stdout.split(" value\n")[1].split("\n\n")[0].splitlines()]
+    told = {name: (int(step), float(value)) for name, step, value in rows}
+    assert list(told) == ["first", "peak", "quarter", "half", "three quarters", "last"]
+    assert told["first"] == (0, 0)
+    assert told["peak"] == (20, 0.5)
+    assert told["last"] == (99, pytest.approx(0.05, rel=0.01))
+    plot = [line for line in done.stdout.splitlines() if "\u2800" < max(line, default="") < "\u28ff"]
+    assert len(plot) == 12
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert [path.name for path in tmp_path.iterdir()] == ["schedule.png"]
+    image = (tmp_path / "schedule.png").read_bytes()
+    assert image.startswith(b"\x89PNG\r\n\x1a\n")
+    assert struct.unpack(">II", image[16:24]) == (1080, 480)
+
+
+def test_the_plot_shows_where_a_schedule_is(tmp_path: Path) -> None:
+    environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii", "COLUMNS": "60"}
+    line = [*ADAMAS, "schedule", "multistep([50], factor=0.5)", "--steps", "100", "--out", "a.png"]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.isascii()
+    rows = [line for line in done.stdout.splitlines() if "|" in line]
+    stars = [[at - row.index("|") - 1 for at, mark in enumerate(row) if mark == "*"] for row in rows]
+    columns = len(stars[0]) * 2
+    assert 50 <= columns <= 60
+    assert stars[0] == list(range(columns // 2))
+    assert set(stars[6]) >= set(range(columns // 2 + 1, columns))  # at half the height
+    assert not any(stars[7:])
+    assert [row.split("|")[0].strip() for row in rows] == ["1", *[""] * 5, "0.5", *[""] * 4, "0"]
+
+
+def test_a_name_is_drawn_over_the_steps_without_torch(tmp_path: Path) -> None:
+    code = """
+import sys
+from adamas.cli import main
+sys.argv = ["adamas", "schedule", "one_cycle", "--steps", "1000000000", "--out", "a.png"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+sys.exit("imported torch" if "torch" in sys.modules else 0)
+"""
+    done = python(code, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "one_cycle(1000000000)" in done.stdout
+    assert "three quarters  749,999,7" in done.stdout
+    assert "last            999,999,999  4e-06\n" in done.stdout
+
+
+def test_a_picture_is_left_as_it_was_where_the_schedule_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "schedule.png").write_text("mine")
+    for expression in ("cosine(", "exponential(1e300).shift(-9)", "1e308 * constant(1e308)"):
+        done = adamas("schedule", expression, "--steps", "10", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, ""), expression
+        assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("schedule.png", "mine")]
+    (tmp_path / "folder.png").mkdir()
+    done = adamas("schedule", "cosine(9)", "--out", "folder.png", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "adamas: --out 'folder.png' is a folder: name a file\n")
+
+
+# --- adamas train ---------------------------------------------------------------------------------------------------
 
 
 def test_without_a_terminal_there_are_plain_lines(tmp_path: Path) -> None:
@@ -149,6 +248,49 @@ def test_the_suggested_commands_ask_for_what_they_say(monkeypatch: pytest.Monkey
     fresh = dataclasses.replace(given, out=None)
     changes: list[dict[str, Any]] = [{"schedule": "cosine"}, {"optimizer": "adam"}, {"seed": 1}]
     assert asked == [dataclasses.replace(fresh, **change) for change in changes]
+
+
+def test_the_suggested_commands_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    expression, plateau = (
+        "warmup(9).then(cosine(90), at=9).clip(high=0.5)",
+        "Plateau(factor=0.5, patience=0, mode='max')",
+    )
+    done = adamas("train", "--epochs", "2", "--schedule", expression, "--plateau", plateau, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split("  #")[0] for line in done.stdout.splitlines() if line.startswith("  adamas train")]
+    assert lines
+    for line in lines:
+        words = subprocess.run(f"printf '%s\\n' {line}", shell=True, capture_output=True, text=True, check=True).stdout
+        assert expression in words.splitlines()
+        assert plateau in words.splitlines()
+
+
+def test_another_member_is_suggested_at_its_own_rate() -> None:
+    given = Options(optimizer="sgd", schedule="0.1 * cosine(100)")
+    words = {why: words for words, why in suggestions(given)}
+    assert words["another member of the family"] == ["adamas", "train", "digits"]
+    assert "0.1 * cosine(100)" in words["how much of it was luck"]
+
+
+def test_what_a_plateau_cut_is_a_line_under_the_epoch_and_at_the_end(tmp_path: Path) -> None:
+    plateau = "Plateau(patience=0, threshold=0.9)"
+    done = adamas("train", "--epochs", "3", "--plateau", plateau, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[3].split()[0] == "1"
+    assert lines[4].split()[0] == "2"
+    assert lines[5].startswith("       plateau: observation 2: 1 → 0.1, ")
+    assert lines[6].split()[:2] == ["3", "0.0001"]
+    (last,) = [line for line in lines if line.startswith("Plateau: observation 2: ")]
+    assert lines.index(last) > 7
+
+
+def test_what_cannot_be_shown_is_no_reason_to_end_a_run(tmp_path: Path) -> None:
+    environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
+    line = [*ADAMAS, "train", "--epochs", "2", "--plateau", "Plateau(patience=0, threshold=0.9)"]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "8?8 digits" in done.stdout
 
 
 def test_on_a_terminal_there_is_a_bar(tmp_path: Path) -> None:

@@ -304,6 +304,7 @@ def test_a_mistake_is_named_and_marked(marked: str, says: str) -> None:
         "9" * 9000,
         "0x" + "f" * 9000 + "*cosine(1)",
         "x" * 100_000,
+        "cosine(" + " " * 11_000 + "3)",
     ],
 )
 def test_too_much_is_refused_like_any_mistake(text: str) -> None:

@@ -16,10 +16,11 @@ import safetensors.torch
 import torch
 from torch.nn import functional as F
 
+from adamas.schedules import cosine, from_function, from_json, parse
 from adamas.tasks import digits, mnist
 from adamas.tasks.idx import find_idx, read_idx
 from adamas.tasks.perceptron import Perceptron
-from adamas.train import DivergedError, Epoch, InputError, Listener, Progress, Summary, fit, folder, loop
+from adamas.train import DivergedError, Epoch, InputError, Listener, Progress, Summary, find_lr, fit, folder, loop
 from adamas.train.interruption import Interruption
 from adamas.train.options import OPTIMIZERS, Options
 from adamas.train.schedules import SCHEDULES
@@ -214,15 +215,50 @@ def test_options_change_what_is_trained(tmp_path: Path) -> None:
     assert len(models) == len(given)
 
 
-@pytest.mark.parametrize(
-    ("name", "at_half", "at_end"),
-    [("constant", 1, 1), ("exponential", 0.1, 0.01), ("step", 0.1, 0.01), ("cosine", 0.5, 0)],
-)
-def test_a_schedule_falls_from_1_over_the_planned_run(name: str, at_half: float, at_end: float) -> None:
-    factor = SCHEDULES[name].factor
-    values = [factor(step, 1000) for step in range(1001)]
+FALLING = {
+    "constant": (1, 1),
+    "exponential": (0.1, 0.01),
+    "step": (0.1, 0.01),
+    "cosine": (0.5, 0),
+    "linear": (0.5, 0),
+    "polynomial": (0.25, 0),
+    "inverse_time": (1 / 5.5, 0.1),
+}
+# Where they are highest, and what they are there, at half of the run and at its end.
+RISING = {
+    "warmup": (100, 1, 1, 1),
+    "inverse_sqrt": (100, 1, 0.2**0.5, 0.1**0.5),
+    "trapezoid": (100, 1, 1, 0),
+    "one_cycle": (299, 1, 0.8100, 0),
+    "cosine_restarts": (0, 1, 0.9619, 0),
+    "triangular": (125, 1, 0.1, 0.1),
+}
+
+
+@pytest.mark.parametrize("name", FALLING)
+def test_a_schedule_falls_from_1_over_the_planned_run(name: str) -> None:
+    schedule = SCHEDULES[name].over(1000)
+    values = [schedule(step) for step in range(1001)]
     assert values == sorted(values, reverse=True)
-    assert (values[0], values[500], values[1000]) == pytest.approx((1, at_half, at_end), abs=1e-9)
+    assert (values[0], values[500], values[1000]) == pytest.approx((1, *FALLING[name]), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", RISING)
+def test_a_schedule_rises_and_falls_over_the_planned_run(name: str) -> None:
+    schedule = SCHEDULES[name].over(1000)
+    values = [schedule(step) for step in range(1000)]
+    peak = values.index(max(values))
+    assert (peak, values[peak], values[500], schedule(999.999)) == pytest.approx(RISING[name], abs=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 9, 10, 997])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_name_is_a_factor_over_a_run_of_any_length(name: str, steps: int) -> None:
+    assert set(SCHEDULES) == set(FALLING) | set(RISING)
+    schedule = SCHEDULES[name].over(steps)
+    assert not schedule.is_rate
+    assert all(0 <= schedule(step) <= 1 for step in range(steps + 1))
+    assert parse(repr(schedule)) == schedule
 
 
 def test_the_rate_follows_the_schedule_step_by_step(tmp_path: Path) -> None:
@@ -232,8 +268,106 @@ def test_the_rate_follows_the_schedule_step_by_step(tmp_path: Path) -> None:
         def on_epoch(self, epoch: Epoch) -> None:
             rates.append(epoch.learning_rate)
 
-    fit(optimizer="sgd", lr=0.1, schedule="cosine", epochs=4, batch_size=100, out=tmp_path / "run", listener=Notes())
-    assert rates == pytest.approx([0.1 * (1 + math.cos(math.pi * step / 60)) / 2 for step in (14, 29, 44, 59)])
+    expected = pytest.approx([0.1 * (1 + math.cos(math.pi * step / 60)) / 2 for step in (14, 29, 44, 59)])
+    given: list[dict[str, Any]] = [
+        {"lr": 0.1, "schedule": "cosine"},
+        {"lr": 0.1, "schedule": "cosine(60)"},
+        {"lr": 0.1, "schedule": cosine(4).per_epoch(15, smooth=True)},
+        {"schedule": "0.1 * cosine(60)"},
+        {"schedule": 0.1 * cosine(60)},
+    ]
+    for number, options in enumerate(given):
+        rates.clear()
+        summary = fit(
+            optimizer="sgd", epochs=4, batch_size=100, out=tmp_path / str(number), listener=Notes(), **options
+        )
+        assert rates == expected, options
+        assert summary.lr == 0.1
+        config = read_json(tmp_path / str(number) / folder.CONFIG)
+        assert config["schedule"] == str(options["schedule"])
+        assert config["lr"] == 0.1
+        rate = parse(config["lr_schedule"]["text"])
+        assert from_json(config["lr_schedule"]["json"]) == rate
+        assert [rate(step) for step in (14, 29, 44, 59)] == expected
+
+
+def test_a_schedule_counts_steps_and_the_first_step_is_0() -> None:
+    training = loop.Training(digits.load(None), Options(schedule="piecewise([1, 2], [1, 2, 3])"), Interruption())
+    training.began = training.next_report = math.inf
+    training.train_epoch(1, Listener())
+    assert training.rates[:4] == pytest.approx([1e-3, 2e-3, 3e-3, 3e-3])
+
+
+@pytest.mark.parametrize("where", ["plateau", "schedule"])
+def test_a_plateau_cuts_the_rate_and_says_why(tmp_path: Path, where: str) -> None:
+    text = "Plateau(factor=0.5, patience=0, threshold=0.5)"
+    rows: list[Epoch] = []
+
+    class Notes(Listener):
+        def on_epoch(self, epoch: Epoch) -> None:
+            rows.append(epoch)
+
+    options = {"plateau": text} if where == "plateau" else {"schedule": f"constant() * {text}"}
+    summary = fit(lr=1e-3, epochs=6, out=tmp_path / "run", listener=Notes(), **options)
+    rate, best, cuts = 1e-3, math.inf, []
+    for row in rows:
+        assert row.learning_rate == pytest.approx(rate)
+        if row.test_loss < best * 0.5:
+            best = row.test_loss
+            assert row.cut is None
+        else:
+            rate /= 2
+            assert row.cut is not None
+            assert f"observation {row.epoch}: " in row.cut
+            cuts.append(row.cut)
+    assert len(cuts) > 1
+    assert summary.cuts == cuts
+    told = [json.loads(line)["cut"] for line in (tmp_path / "run" / folder.METRICS).read_text().splitlines()]
+    assert told == [row.cut for row in rows]
+    config = read_json(tmp_path / "run" / folder.CONFIG)
+    assert config["lr"] == 1e-3
+    assert "Plateau(factor=0.5, patience=0, threshold=0.5)" in config["lr_schedule"]["text"]
+
+
+def test_a_plateau_of_mode_max_is_shown_the_accuracy() -> None:
+    training = loop.Training(digits.load(None), Options(plateau="Plateau(patience=0, mode='max')"), Interruption())
+    assert [training.observe(loss, share) for loss, share in ((1.0, 0.5), (1.0, 0.6))] == [None, None]
+    assert training.observe(0.5, 0.6) is not None
+
+
+def test_by_default_a_plateau_is_patient(tmp_path: Path) -> None:
+    assert fit(epochs=3, plateau="default", out=tmp_path / "run").cuts == []
+    text = read_json(tmp_path / "run" / folder.CONFIG)["lr_schedule"]["text"]
+    assert text == "0.001 * constant() * Plateau()"
+
+
+def test_a_rate_that_is_found_is_used_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Finding:
+        lr = 0.0123456
+
+        def __str__(self) -> str:
+            return "because"
+
+    asked: list[Options] = []
+
+    def find(options: Options) -> Finding:
+        asked.append(options)
+        return Finding()
+
+    monkeypatch.setattr(find_lr, "find_for_task", find)
+    summary = fit(lr="auto", optimizer="sgd", schedule="linear", epochs=1, out=tmp_path / "run")
+    assert [(options.task, options.optimizer, options.lr) for options in asked] == [("digits", "sgd", "auto")]
+    assert (summary.lr, summary.lr_found) == (0.012, "because")
+    config = read_json(tmp_path / "run" / folder.CONFIG)
+    assert (config["lr"], config["lr_found"]) == (0.012, "because")
+    assert config["lr_schedule"]["text"] == "0.012 * linear(45)"
+
+
+def test_a_rate_that_is_found_trains(tmp_path: Path) -> None:
+    summary = fit(lr="auto", epochs=4, out=tmp_path / "run")
+    assert 1e-4 < summary.lr < 0.1
+    assert summary.test_accuracy > 0.9
+    assert f"{summary.lr:.2g}" in (summary.lr_found or "")
 
 
 # --- what a run writes ----------------------------------------------------------------------------------------------
@@ -365,6 +499,21 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
         ({"task": "mnits"}, "task 'mnits' is unknown: did you mean mnist?"),
         ({"optimizer": "Adam"}, "optimizer 'Adam' is unknown: did you mean adam?"),
         ({"schedule": "cosin"}, "schedule 'cosin' is unknown: did you mean cosine?"),
+        ({"schedule": "piecewise"}, "schedule cannot be read: piecewise is called with its arguments: piecewise(bound"),
+        ({"schedule": "cosin(100)"}, "schedule cannot be read: unknown schedule 'cosin': did you mean cosine?"),
+        ({"schedule": "0.5"}, "schedule cannot be read: a number is not a schedule: constant(0.5) is"),
+        ({"schedule": ""}, "schedule cannot be read: there is no schedule here"),
+        ({"schedule": from_function(math.cos)}, "schedule cannot be read: from_function takes Python code"),
+        (
+            {"schedule": "3e-4 * cosine(100)", "lr": 0.1},
+            "schedule has a rate in it (0.0003), and lr is given too (0.1)",
+        ),
+        ({"schedule": "3e-4 * cosine(100)", "lr": "auto"}, "schedule has a rate in it (0.0003), and lr is given too"),
+        ({"schedule": "-1 * cosine(100)"}, "schedule gives a rate of -1 at step 0: it must be a number from 0 up"),
+        ({"schedule": "linear(100, end=-1)"}, "schedule gives a rate of -2e-05 at step 51: it must be a number from 0"),
+        ({"schedule": "exponential(1e9)"}, "schedule gives a rate of inf at step "),
+        ({"plateau": "cosine(100)"}, "plateau must be default, or such as 'Plateau(factor=0.5, patience=2)'"),
+        ({"plateau": "Plateau(factor=2)"}, "plateau cannot be read: Plateau: factor must be below 1, got 2"),
         ({"lr": -1.0}, "lr must be a number from 0 up, got -1.0"),
         ({"lr": math.nan}, "lr must be a number from 0 up, got nan"),
         ({"lr": math.inf}, "lr must be a number from 0 up, got inf"),

@@ -4,6 +4,7 @@ May import the standard library; typer and the rooms whose commands it gathers o
 Exit status: 0 done, 1 a run failed, 2 the input cannot be used (nothing was written), 130 interrupted.
 """
 
+import io
 import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NoReturn
@@ -25,16 +26,19 @@ def main() -> NoReturn:
 
     from adamas.tasks import InputError
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a × that the terminal cannot show is no reason to end a run
     # typer carries click inside it in some versions and beside it in others; either way this is its error for a command
     # line that does not parse.
     usage_error: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
     try:
         sys.exit(application()(prog_name="adamas", standalone_mode=False))
     except InputError as error:
-        name = error.parameter if error.parameter == "task" else f"--{error.parameter.replace('_', '-')}"
-        _stop(2, f"{name} {error.problem}")
+        argument = error.parameter in ("task", "expression")
+        name = error.parameter if argument else f"--{error.parameter.replace('_', '-')}"
+        _stop(2, f"{name} {error.problem}", error.shown)
     except usage_error as error:
-        _stop(2, f"{error.format_message()} (adamas train --help lists what there is)")
+        _stop(2, f"{error.format_message()} (--help lists what there is)")
     except OSError as error:
         _stop(1, str(error))
 
@@ -45,10 +49,12 @@ def application() -> "typer.Typer":
 
     from adamas.train.command import train
     from adamas.train.find_lr import find_lr
+    from adamas.train.schedule import schedule
 
     application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     application.command()(train)
     application.command(name="find-lr")(find_lr)
+    application.command()(schedule)
 
     @application.callback(invoke_without_command=True)
     def adamas_command(
@@ -64,8 +70,8 @@ def application() -> "typer.Typer":
     return application
 
 
-def _stop(status: int, line: str) -> NoReturn:
-    print(f"adamas: {' '.join(line.split())}", file=sys.stderr)
+def _stop(status: int, line: str, shown: str = "") -> NoReturn:
+    print(f"adamas: {' '.join(line.split())}", *filter(None, [shown]), sep="\n", file=sys.stderr)
     sys.exit(status)
 
 

@@ -223,9 +223,7 @@ class _Reader:
                 tree = ast.parse(line.lstrip(), mode="eval").body
         except SyntaxError as error:
             start = self.indent + (error.offset or 1) - 1
-            self.fail(
-                f"this cannot be read: {error.msg.split(';')[0]}", start, self.indent + (error.end_offset or 0) - 1
-            )
+            self.fail(error.msg.split(";")[0], start, self.indent + (error.end_offset or 0) - 1)
         except (RecursionError, MemoryError, ValueError):
             self.fail("nested too deeply", 0)
         level: list[ast.AST] = [tree]

@@ -25,14 +25,16 @@ TASKS = {
 class InputError(ValueError):
     """What the caller gave cannot be used. The text is one line: what is wrong and what would work.
 
-    It begins with ``parameter``, as Python spells it; ``problem`` is the rest of the sentence.
+    It begins with ``parameter``, as Python spells it; ``problem`` is the rest of the sentence. ``shown`` are lines that show
+    where the mistake is, for a command line to print below it.
     """
 
-    def __init__(self, parameter: str, problem: str) -> None:
+    def __init__(self, parameter: str, problem: str, shown: str = "") -> None:
         """Make one sentence of the two."""
         super().__init__(f"{parameter} {problem}")
         self.parameter = parameter
         self.problem = problem
+        self.shown = shown
 
 
 def choose(parameter: str, name: str, choices: Iterable[str]) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 
+from adamas.schedules import Schedule
 from adamas.tasks import InputError
 from adamas.train.options import Options
 from adamas.train.records import DivergedError, Epoch, Listener, Plan, Progress, Summary
@@ -21,11 +23,12 @@ def fit(
     *,
     data_dir: str | PathLike[str] | None = None,
     optimizer: str = "adam",
-    lr: float | None = None,
+    lr: float | Literal["auto"] | None = None,
     betas: tuple[float, float] | None = None,
     eps: float | None = None,
     weight_decay: float | None = None,
-    schedule: str = "constant",
+    schedule: str | Schedule = "constant",
+    plateau: str | Schedule | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -39,11 +42,14 @@ def fit(
         task: ``"digits"`` or ``"mnist"``.
         data_dir: folder of the data files, for the tasks that read some.
         optimizer: a key of ``adamas.train.options.OPTIMIZERS``.
-        lr: learning rate; by default the optimizer's own.
+        lr: learning rate; by default the optimizer's own. ``"auto"`` looks for one first (``find_lr.find_for_task``).
         betas: decay rates of the two moments, each from 0 up to but not including 1.
         eps: what is added to the denominator.
         weight_decay: decoupled in adamw, a penalty on the gradient (L2) in the others.
-        schedule: a key of ``adamas.train.schedules.SCHEDULES``: how the rate falls over the planned epochs.
+        schedule: how the rate goes: a key of ``adamas.train.schedules.SCHEDULES``, stretched over the planned epochs; or a
+            schedule, or one as text, in optimizer steps. A factor is multiplied by ``lr``; a rate replaces it.
+        plateau: ``"default"``, or a Plateau, or one as text: cuts the rate when the test loss stops improving (with
+            ``mode="max"``, the test accuracy), once an epoch.
         epochs: passes over the training data; by default the task's own.
         batch_size: examples a step; by default the task's own. The last batch of an epoch may be smaller.
         seed: decides the first weights and the order of the examples.
@@ -67,7 +73,8 @@ def fit(
         betas=betas,
         eps=eps,
         weight_decay=weight_decay,
-        schedule=schedule,
+        schedule=str(schedule),
+        plateau=None if plateau is None else str(plateau),
         epochs=epochs,
         batch_size=batch_size,
         seed=seed,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -32,7 +32,10 @@ def train(
         Path | None, typer.Option(help="Folder of the data files (mnist: the four IDX files, gzipped or not).")
     ] = None,
     optimizer: Annotated[str, typer.Option(help=f"One of {', '.join(OPTIMIZERS)}.")] = "adam",
-    lr: Annotated[float | None, typer.Option(help=f"Learning rate. By default: {_RATES}.")] = None,
+    lr: Annotated[
+        str | None,
+        typer.Option(metavar="RATE|auto", help=f"Learning rate; auto looks for one first. By default: {_RATES}."),
+    ] = None,
     betas: Annotated[
         str | None,
         typer.Option(
@@ -47,8 +50,20 @@ def train(
         typer.Option(help="Pull of the weights towards 0: decoupled in adamw, part of the gradient (L2) elsewhere."),
     ] = None,
     schedule: Annotated[
-        str, typer.Option(help=f"How the learning rate falls over the planned epochs. {_SCHEDULES}.")
+        str,
+        typer.Option(
+            metavar="NAME|EXPR",
+            help="How the learning rate goes: a name, over the planned epochs, or an expression in optimizer steps, "
+            f"such as 'warmup(100).then(cosine(900))', which adamas schedule draws. {_SCHEDULES}.",
+        ),
     ] = "constant",
+    plateau: Annotated[
+        str | None,
+        typer.Option(
+            metavar="default|EXPR",
+            help="Cut the rate when the test loss stops improving: default, or such as 'Plateau(factor=0.5, patience=2)'.",
+        ),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training data. By default the task's own.")
     ] = None,
@@ -70,11 +85,12 @@ def train(
         task=task,
         data_dir=data_dir,
         optimizer=optimizer,
-        lr=lr,
+        lr=None if lr is None else _parse_lr(lr),
         betas=None if betas is None else _parse_betas(betas),
         eps=eps,
         weight_decay=weight_decay,
         schedule=schedule,
+        plateau=plateau,
         epochs=epochs,
         batch_size=batch_size,
         seed=seed,
@@ -99,7 +115,16 @@ def train(
         typer.echo(f"adamas: interrupted {done}. What there is: {summary.out}", err=True)
         raise typer.Exit(130)
     typer.echo(_outcome(summary))
-    typer.echo(_advice(options))
+    typer.echo(_advice(replace(options, lr=summary.lr) if options.lr == "auto" else options))
+
+
+def _parse_lr(text: str) -> float | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError("lr", f"must be a number or auto, got {text!r}") from error
 
 
 def _parse_betas(text: str) -> tuple[float, float]:
@@ -115,7 +140,8 @@ def _outcome(summary: Summary) -> str:
     return (
         f"\nReached a test accuracy of {summary.test_accuracy:.4f} (test loss {summary.test_loss:.4f}) "
         f"in {summary.train_seconds:.1f} s of training, {share:.0%} of it in {summary.optimizer}.\n"
-        f"Files: {summary.out}/ has summary.json, metrics.jsonl, config.json, curves.png and model.safetensors."
+        + "".join(f"Plateau: {cut}.\n" for cut in summary.cuts)
+        + f"Files: {summary.out}/ has summary.json, metrics.jsonl, config.json, curves.png and model.safetensors."
     )
 
 
@@ -126,7 +152,8 @@ def suggestions(options: Options) -> list[tuple[list[str], str]]:
     if options.schedule == "constant":
         ideas.append((replace(fresh, schedule="cosine"), "let the rate fall: often a better end"))
     other = "nadam" if options.optimizer == "adam" else "adam"
-    ideas.append((replace(fresh, optimizer=other, lr=None), "another member of the family"))
+    schedule = Options.schedule if options.schedule_is_rate else options.schedule  # a rate that suits one member alone
+    ideas.append((replace(fresh, optimizer=other, lr=None, schedule=schedule), "another member of the family"))
     ideas.append((replace(fresh, seed=options.seed + 1), "how much of it was luck"))
     return [(_words(idea), why) for idea, why in ideas]
 

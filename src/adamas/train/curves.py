@@ -15,6 +15,7 @@ from adamas.train.records import Epoch, Plan
 
 TRAIN, TEST, RATE = "#3d6fb6", "#d1603d", "#5b8c5a"
 POINTS = 400
+SCHEDULE_LENGTH = 80  # characters in the title
 
 
 def draw_curves(history: Sequence[Epoch], losses: Sequence[float], rates: Sequence[float], plan: Plan) -> bytes:
@@ -32,7 +33,7 @@ def draw_curves(history: Sequence[Epoch], losses: Sequence[float], rates: Sequen
     figure = Figure(figsize=(13, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(
-        f"{plan.task}: {plan.optimizer}, learning rate {plan.learning_rate:g} ({plan.schedule}), "
+        f"{plan.task}: {plan.optimizer}, learning rate {plan.learning_rate:g} ({_shortened(plan.schedule)}), "
         f"batches of {plan.batch_size}",
         fontsize=12,
     )
@@ -60,6 +61,10 @@ def draw_curves(history: Sequence[Epoch], losses: Sequence[float], rates: Sequen
     image = io.BytesIO()
     figure.savefig(image, format="png")
     return image.getvalue()
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SCHEDULE_LENGTH else f"{text[: SCHEDULE_LENGTH - 1]}…"
 
 
 def _averaged(values: Sequence[float], steps_per_epoch: float) -> tuple[list[float], list[float]]:

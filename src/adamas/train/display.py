@@ -15,21 +15,22 @@ HEADING = "epoch  learning rate  train loss  test loss  test accuracy"
 
 
 def heading(plan: records.Plan) -> str:
-    """Say in two lines what is about to happen."""
+    """Say in two lines what is about to happen, and in more why at that rate if it was left open."""
     return (
         f"{plan.task}: {plan.description}, {plan.parameters:,} parameters; "
         f"{plan.train_examples:,} examples to train on, {plan.test_examples:,} to test on\n"
         f"{plan.optimizer}: learning rate {plan.learning_rate:g} ({plan.schedule}), batches of {plan.batch_size}, "
-        f"{_count(plan.epochs, 'epoch')}, {_count(plan.threads, 'thread')}, to {plan.out}"
+        f"{_count(plan.epochs, 'epoch')} ({_count(plan.steps, 'step')}), {_count(plan.threads, 'thread')}, to {plan.out}"
+        + (f"\n{plan.lr_found}" if plan.lr_found else "")
     )
 
 
 def row(epoch: records.Epoch) -> str:
-    """Lay an epoch out under HEADING."""
+    """Lay an epoch out under HEADING; what a plateau did after it is a line of its own."""
     return (
         f"{epoch.epoch:5}  {epoch.learning_rate:13.3g}  {epoch.train_loss:10.4f}  {epoch.test_loss:9.4f}  "
         f"{epoch.test_accuracy:13.4f}"
-    )
+    ) + (f"\n       plateau: {epoch.cut}" if epoch.cut else "")
 
 
 def _count(number: int, noun: str) -> str:
@@ -96,8 +97,8 @@ class Live(records.Listener):
 
     def on_start(self, plan: records.Plan) -> None:
         """Print what is about to happen."""
-        first, second = heading(plan).splitlines()
-        self.console.print(Text(first, style="bold"), Text(second), Text(HEADING, style="dim"), sep="\n")
+        first, rest = heading(plan).split("\n", 1)
+        self.console.print(Text(first, style="bold"), Text(rest), Text(HEADING, style="dim"), sep="\n")
         self.epochs = plan.epochs
         self.steps = plan.steps
 

@@ -9,24 +9,23 @@ import math
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from time import perf_counter
 from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
 import adamas
 import adamas.torch
+from adamas.schedules import Plateau, Schedule
 from adamas.tasks import Task, load
 from adamas.train import folder
 from adamas.train.curves import draw_curves
 from adamas.train.interruption import Interruption
 from adamas.train.options import Options
 from adamas.train.records import DivergedError, Epoch, Listener, Plan, Progress, Summary
-from adamas.train.schedules import SCHEDULES
 
 SECONDS_BETWEEN_REPORTS = 0.2
 EVALUATION_BATCH = 1000
@@ -36,6 +35,7 @@ def run(options: Options, listener: Listener) -> Summary:
     """Do what ``options`` say and tell ``listener``; see ``adamas.train.fit``."""
     out = folder.choose_folder(options.out, options.task)
     task = load(options.task, options.data_dir)
+    options, lr_found = _with_lr_found(options)
     with _seed_and_threads(options.seed, options.threads or task.threads), Interruption() as interruption:
         training = Training(task, options, interruption)
         plan = Plan(
@@ -43,7 +43,8 @@ def run(options: Options, listener: Listener) -> Summary:
             description=task.description,
             optimizer=options.optimizer,
             learning_rate=options.learning_rate,
-            schedule=options.schedule,
+            schedule=options.schedule if options.plateau is None else f"{options.schedule} * {training.plateaus[-1]}",
+            lr_found=lr_found,
             epochs=training.epochs,
             steps=training.steps,
             batch_size=training.batch_size,
@@ -53,7 +54,7 @@ def run(options: Options, listener: Listener) -> Summary:
             threads=torch.get_num_threads(),
             out=out,
         )
-        folder.create(out, _configuration(options, plan, training.optimizer))
+        folder.create(out, _configuration(options, plan, training))
         folder.write_metrics(out, [])
         listener.on_start(plan)
         for epoch in training.train(listener):
@@ -63,6 +64,9 @@ def run(options: Options, listener: Listener) -> Summary:
         summary = Summary(
             task=task.name,
             optimizer=options.optimizer,
+            lr=options.learning_rate,
+            lr_found=lr_found,
+            cuts=[row.cut for row in training.history if row.cut],
             test_accuracy=test_accuracy,
             test_loss=test_loss,
             epochs=len(training.history),
@@ -98,10 +102,11 @@ class Training:
         parameters = list(self.model.parameters())
         self.parameter_count = sum(parameter.numel() for parameter in parameters)
         optimizer_class = getattr(adamas.torch, options.member.class_name)
-        self.optimizer: torch.optim.Optimizer = optimizer_class(parameters, **options.optimizer_arguments())
+        self.rate: Schedule = options.rate(self.steps)
+        self.plateaus = [part for part in self.rate.parts() if isinstance(part, Plateau)]
+        arguments = {**options.optimizer_arguments(), "lr": self.rate}
+        self.optimizer: torch.optim.Optimizer = optimizer_class(parameters, **arguments)
         self.usual_rate = options.member.lr
-        factor = SCHEDULES[options.schedule].factor
-        self.scheduler = LambdaLR(self.optimizer, lambda step: factor(step, self.steps))
         self.shuffling = torch.Generator().manual_seed(options.seed)
         self.history: list[Epoch] = []
         self.losses: list[float] = []
@@ -131,11 +136,21 @@ class Training:
                     test_accuracy=test_accuracy,
                     train_seconds=self.train_seconds,
                     optimizer_seconds=self.optimizer_seconds,
+                    cut=self.observe(test_loss, test_accuracy),
                 )
             )
             yield self.history[-1]
             if self.interruption.requested:
                 return
+
+    def observe(self, test_loss: float, test_accuracy: float) -> str | None:
+        """Show the plateaus the test loss, or the accuracy to those of mode "max"; return what they did and why."""
+        cuts = []
+        for plateau in self.plateaus:
+            before = plateau.value
+            if plateau.observe(test_accuracy if plateau.mode == "max" else test_loss) != before:
+                cuts.append(plateau.history[-1])
+        return "; ".join(cuts) or None
 
     def train_epoch(self, number: int, listener: Listener) -> float | None:
         """Go through the training data once; return the mean loss, or None where it was not finished."""
@@ -155,7 +170,6 @@ class Training:
             self.optimizer.step()
             now = perf_counter()
             self.optimizer_seconds += now - before
-            self.scheduler.step()
             self.losses.append(loss)
             self.rates.append(rate)
             total += loss * len(targets)
@@ -200,11 +214,25 @@ def _seed_and_threads(seed: int, threads: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def _configuration(options: Options, plan: Plan, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _with_lr_found(options: Options) -> tuple[Options, str | None]:
+    """The options with a number for ``lr="auto"``, and why it is that one."""
+    if options.lr != "auto":
+        return options, None
+    from adamas.train.find_lr import find_for_task
+
+    finding = find_for_task(options)
+    return replace(options, lr=float(f"{finding.lr:.2g}")), str(finding)  # no digits that mean nothing
+
+
+def _configuration(options: Options, plan: Plan, training: Training) -> dict[str, Any]:
     """All that is needed to repeat the run, with every default filled in."""
+    defaults = training.optimizer.defaults
     return {
         **asdict(options),
-        **{name: optimizer.defaults[name] for name in ("lr", *options.member.options, *options.member.fixed)},
+        **{name: defaults[name] for name in (*options.member.options, *options.member.fixed)},
+        "lr": options.learning_rate,
+        "lr_found": plan.lr_found,
+        "lr_schedule": {"text": repr(training.rate), "json": training.rate.to_json()},
         "epochs": plan.epochs,
         "batch_size": plan.batch_size,
         "threads": plan.threads,

@@ -1,6 +1,6 @@
 """What a training run can be told, checked before anything slow is imported.
 
-May import the standard library and adamas.tasks.
+May import the standard library, NumPy, adamas.tasks and adamas.schedules.
 """
 
 from __future__ import annotations
@@ -9,10 +9,15 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+
+from adamas.schedules import Plateau, Schedule, ScheduleError, parse
 from adamas.tasks import TASKS, InputError, choose
-from adamas.train.schedules import SCHEDULES
+from adamas.train.schedules import choose_schedule
+
+POINTS_CHECKED = 10_000  # of the rate, over the planned steps
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,12 @@ class Options:
     task: str = "digits"
     data_dir: Path | None = None
     optimizer: str = "adam"
-    lr: float | None = None
+    lr: float | Literal["auto"] | None = None
     betas: tuple[float, float] | None = None
     eps: float | None = None
     weight_decay: float | None = None
     schedule: str = "constant"
+    plateau: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
     seed: int = 0
@@ -74,14 +80,20 @@ class Options:
         """Check every value, and that the optimizer has what was given."""
         choose("task", self.task, TASKS)
         choose("optimizer", self.optimizer, OPTIMIZERS)
-        choose("schedule", self.schedule, SCHEDULES)
+        if self.schedule_is_rate and self.lr is not None:
+            problem = (
+                f"has a rate in it ({self.learning_rate:g}), and lr is given too ({self.lr}): leave one of them out"
+            )
+            raise InputError("schedule", problem)
+        if self.plateau is not None:
+            self._plateau()
         for name in ("betas", "eps", "weight_decay"):
             if getattr(self, name) is not None and name not in self.member.options:
                 have = ", ".join(sorted({"lr", *self.member.options}))
                 raise InputError(name, f"is not an option of {self.optimizer}, which has {have}: leave it out")
         for name in ("lr", "weight_decay"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
+            if value not in (None, "auto") and not 0 <= value < math.inf:
                 raise InputError(name, f"must be a number from 0 up, got {value}")
         if self.eps is not None and not 0 < self.eps < math.inf:
             # Zero would be valid arithmetic, but 0/0 where a pixel is never lit.
@@ -105,8 +117,43 @@ class Options:
 
     @property
     def learning_rate(self) -> float:
-        """``lr``, or the optimizer's default."""
-        return self.member.lr if self.lr is None else self.lr
+        """``lr``, or the number in the schedule, or the optimizer's default; what a factor is multiplied by."""
+        if self.schedule_is_rate:
+            return choose_schedule(self.schedule, 1).unit
+        return self.member.lr if self.lr is None or self.lr == "auto" else self.lr
+
+    @property
+    def schedule_is_rate(self) -> bool:
+        """Whether the schedule has the learning rate in it."""
+        return choose_schedule(self.schedule, 1).is_rate
+
+    def rate(self, steps: int) -> Schedule:
+        """The learning rate over a run of that many steps, with the plateau where one is asked for.
+
+        Raises:
+            InputError: it is negative or infinite at some step.
+        """
+        schedule = choose_schedule(self.schedule, steps)
+        rate = schedule if schedule.is_rate else self.learning_rate * schedule
+        at = np.linspace(0, steps, min(steps + 1, POINTS_CHECKED)).round()
+        wrong = ~((rate(at) >= 0) & (rate(at) < math.inf))
+        if wrong.any():
+            step = int(at[wrong.argmax()])
+            raise InputError(
+                "schedule", f"gives a rate of {rate(step):g} at step {step}: it must be a number from 0 up"
+            )
+        return rate if self.plateau is None else rate * self._plateau()
+
+    def _plateau(self) -> Plateau:
+        try:
+            plateau = parse("Plateau()" if self.plateau == "default" else self.plateau or "")
+        except ScheduleError as error:
+            raise InputError("plateau", f"cannot be read: {error.problem}", error.marked) from error
+        if not isinstance(plateau, Plateau):
+            raise InputError(
+                "plateau", f"must be default, or such as 'Plateau(factor=0.5, patience=2)', got {self.plateau!r}"
+            )
+        return plateau
 
     def optimizer_arguments(self) -> dict[str, Any]:
         """Keyword arguments for the optimizer's class; what was not given is left to the class."""

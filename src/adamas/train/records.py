@@ -11,13 +11,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Plan:
-    """What is about to happen."""
+    """What is about to happen. ``lr_found`` is why ``lr="auto"`` came to this learning rate."""
 
     task: str
     description: str
     optimizer: str
     learning_rate: float
     schedule: str
+    lr_found: str | None
     epochs: int
     steps: int
     batch_size: int
@@ -44,7 +45,7 @@ class Epoch:
     """One finished epoch: a line of metrics.jsonl.
 
     ``learning_rate`` is that of its last batch, ``train_loss`` the mean over its examples while the weights moved, and
-    the seconds are totals since the start.
+    the seconds are totals since the start. ``cut`` says what a plateau did to the rate after it, and why.
     """
 
     epoch: int
@@ -55,6 +56,7 @@ class Epoch:
     test_accuracy: float
     train_seconds: float
     optimizer_seconds: float
+    cut: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,15 @@ class Summary:
 
     ``test_loss`` and ``test_accuracy`` are those of the weights in model.safetensors. ``epochs`` counts the finished
     ones. ``train_seconds`` is training without evaluation and plotting, ``optimizer_seconds`` the part of it inside
-    ``optimizer.step``. ``state_bytes`` is what the optimizer keeps between steps.
+    ``optimizer.step``. ``state_bytes`` is what the optimizer keeps between steps. ``lr`` is what the schedule's factor was
+    multiplied by, ``lr_found`` why that was chosen where it was left open, and ``cuts`` what plateaus did to it.
     """
 
     task: str
     optimizer: str
+    lr: float
+    lr_found: str | None
+    cuts: list[str]
     test_accuracy: float
     test_loss: float
     epochs: int

@@ -108,7 +108,7 @@ def _merged(optimizer: Optimizer, group: dict[str, Any], saved: dict[str, Any], 
     decoupled = taken.pop("decoupled_weight_decay", None)
     if decoupled is not None and optimizer._reads_decoupled_flag:
         taken.setdefault("decay", "decoupled" if decoupled else "l2")
-    if "base_lr" in saved and "lr" not in group[scheduled.SCHEDULES]:
+    if "base_lr" in saved and "lr" not in group.get(scheduled.SCHEDULES, {}):
         taken["base_lr"] = saved["base_lr"]
     return {**group, **taken}
 

@@ -203,7 +203,7 @@ class Optimizer(torch.optim.Optimizer):
             for i, item in enumerate([params] if isinstance(params, Tensor) else params):
                 name, parameter = item if isinstance(item, tuple) else (i, item)
                 check_parameter(parameter, repr(name), group)
-            lr = group[scheduled.SCHEDULES].get("lr")
+            lr = group.get(scheduled.SCHEDULES, {}).get("lr")
             param_group.setdefault("base_lr", float(group["lr"]) if lr is None else lr.unit)
             numbers = (*scheduled.HYPERPARAMETERS, scheduled.SCHEDULES, scheduled.WRITTEN)
             param_group.update({name: group[name] for name in numbers if name in group})

@@ -50,8 +50,9 @@ def separate(group: dict[str, Any], step: int) -> None:
         if found.keys() - _RANGES.keys():
             raise ValueError(f"{name} cannot be a schedule; these can: {', '.join(_RANGES)}")
         schedules.update(found)
-    group[SCHEDULES], group[WRITTEN] = schedules, {}
-    refresh(group, step)
+    if schedules:
+        group[SCHEDULES], group[WRITTEN] = schedules, {}
+        refresh(group, step)
 
 
 def refresh(group: dict[str, Any], step: int) -> None:

@@ -527,6 +527,20 @@ def test_a_jax_array_compiled_or_not(schedule: Schedule) -> None:
         np.testing.assert_allclose(values, expected, rtol=3e-5, atol=3e-6 * np.abs(expected).max())
 
 
+def test_a_jax_array_changes_at_the_same_steps() -> None:
+    """A period of these is not 1 in float32 where it is multiplied by its reciprocal, as JAX does with what is constant."""
+    jax = pytest.importorskip("jax")
+    steps, parts = np.arange(500), []
+    for n in (41, 55, 97):
+        assert np.float32(n) * (np.float32(1) / np.float32(n)) < 1
+        parts += [step(0.5, n), constant(0.5, n).then(constant(1.0, n)).repeat(), triangular(n / 2, mode="triangular2")]
+        parts += [multistep([1, 4]).per_epoch(n), multistep([1, 4]).per_epoch(n, smooth=True), polynomial(n, 0.1)]
+        parts += [cosine_restarts(n, multiplier) for multiplier in (1, 2, 3)]
+    compiled = jax.jit(lambda t: [part(t) for part in parts])(steps)
+    for part, values in zip(parts, compiled, strict=True):
+        np.testing.assert_allclose(values, part(steps), rtol=1e-3, atol=1e-6)
+
+
 def test_one_step_within_a_compiled_function() -> None:
     jax = pytest.importorskip("jax")
     schedule = 3e-4 * warmup(10).then(cosine(90, 0.1))

@@ -35,6 +35,11 @@ class Scalars:
         return yes() if condition else no()
 
     @staticmethod
+    def divide(t: float, by: float) -> float:
+        """t / by, rounded correctly: where by divides t, it is a whole number."""
+        return t / by
+
+    @staticmethod
     def power(base: float, exponent: float) -> float:
         """``base`` to the ``exponent``, infinite where it overflows, as arrays have it."""
         try:
@@ -58,6 +63,11 @@ class Arrays:
     def either(self, condition: Number, yes: Callable[[], Number], no: Callable[[], Number]) -> Number:
         """See ``Scalars.either``."""
         return self.where(condition, yes(), no())
+
+    @staticmethod
+    def divide(t: Number, by: float) -> Number:
+        """See ``Scalars.divide``. By what it sees is constant, JAX would multiply: 55 · (1 / 55) is 0.99999994 in float32."""
+        return t / (by + 0.0 * t)
 
     @staticmethod
     def power(base: Number, exponent: Number) -> Number:
@@ -473,7 +483,7 @@ class Per_Epoch(_Changed):  # noqa: N801 - its name is the method's
         return None if inner is None else (inner if self.smooth else math.ceil(inner)) * self.steps
 
     def _at(self, t: Number, xp: Any) -> Number:
-        epoch = t / self.steps
+        epoch = xp.divide(t, self.steps)
         return self.schedule._at(epoch if self.smooth else xp.floor(epoch), xp)
 
 
@@ -496,7 +506,7 @@ class Repeat(_Changed):
 
     def _at(self, t: Number, xp: Any) -> Number:
         period = self.schedule.length
-        inside = t - xp.floor(t / period) * period
+        inside = t - xp.floor(xp.divide(t, period)) * period
         if self.times is not None:
             last = (self.times - math.ceil(self.times) + 1) * period  # type: ignore[operator]
             inside = xp.where(t >= self.length, last, inside)

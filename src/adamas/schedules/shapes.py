@@ -23,7 +23,7 @@ class _OfSteps(Schedule):
         return self.steps
 
     def _share(self, t: Number, xp: Any) -> Number:
-        return xp.minimum(t / self.steps, 1.0)
+        return xp.minimum(xp.divide(t, self.steps), 1.0)
 
 
 def _rises(shape: str, x: Number, start: float, xp: Any) -> Number:
@@ -115,7 +115,8 @@ class _Periods(Schedule):
     staircase: bool
 
     def _periods(self, t: Number, xp: Any) -> Number:
-        return xp.floor(t / self.every) if self.staircase else t / self.every
+        periods = xp.divide(t, self.every)
+        return xp.floor(periods) if self.staircase else periods
 
 
 @dataclass(frozen=True, repr=False)
@@ -202,7 +203,7 @@ class step(Schedule):  # noqa: N801
         check(self, above_zero="factor every")
 
     def _at(self, t: Number, xp: Any) -> Number:
-        return xp.power(self.factor, xp.floor(t / self.every))
+        return xp.power(self.factor, xp.floor(xp.divide(t, self.every)))
 
 
 @dataclass(frozen=True, repr=False)
@@ -313,16 +314,18 @@ class cosine_restarts(Schedule):  # noqa: N801
             raise refuse(self, "multiplier", "1 or above")
 
     def _at(self, t: Number, xp: Any) -> Number:
-        m, x = self.multiplier, t / self.period
+        m, x = self.multiplier, xp.divide(t, self.period)
         if m == 1:
             number = xp.floor(x)
             inside = x - number
         else:
             # The logarithm may fall on the wrong side of a restart, and is put right by the restarts themselves, which are
-            # rounded too: a step that is a billionth before one is at it.
+            # rounded too: a step that is the 1e-12th part before one is at it. All of it times m - 1, which divides nothing.
             near = xp.floor(xp.log1p(x * (m - 1)) / math.log(m) + 0.5)
-            number = near - xp.where(x * (1 + 1e-9) < (xp.power(m, near) - 1) / (m - 1), 1.0, 0.0)
-            inside = (x - (xp.power(m, number) - 1) / (m - 1)) / xp.power(m, number)
+            early = t * (1 + 1e-12) * (m - 1) < self.period * (xp.power(m, near) - 1)
+            number = near - xp.where(early, 1.0, 0.0)
+            length = xp.power(m, number)
+            inside = (x * (m - 1) - (length - 1)) / (length * (m - 1))
         height = xp.power(self.height, number) * (1.0 + xp.cos(math.pi * inside)) / 2
         return self.end + (1.0 - self.end) * height
 
@@ -401,7 +404,7 @@ class triangular(Schedule):  # noqa: N801
 
     def _at(self, t: Number, xp: Any) -> Number:
         down = self.up if self.down is None else self.down
-        cycle = xp.floor(t / (self.up + down))
+        cycle = xp.floor(xp.divide(t, self.up + down))
         inside = t - cycle * (self.up + down)
         height = xp.where(inside <= self.up, inside / self.up, 1.0 - (inside - self.up) / down)
         if self.mode == "triangular2":
@@ -460,10 +463,10 @@ class trapezoid(_OfSteps):  # noqa: N801
             raise refuse(self, "decay", f"from 0 to the {self.steps - self.warmup!r} steps after the warmup")
 
     def _at(self, t: Number, xp: Any) -> Number:
-        up = xp.minimum(t / self.warmup, 1.0) if self.warmup else 1.0
+        up = xp.minimum(xp.divide(t, self.warmup), 1.0) if self.warmup else 1.0
         if not self.decay:
             return up
-        x = xp.minimum(xp.maximum((t - (self.steps - self.decay)) / self.decay, 0.0), 1.0)
+        x = xp.minimum(xp.maximum(xp.divide(t - (self.steps - self.decay), self.decay), 0.0), 1.0)
         fallen = xp.sqrt(x) if self.shape == "sqrt" else _rises(self.shape, x, 0.0, xp)
         return up * (1.0 - (1.0 - self.end) * fallen)
 

@@ -140,7 +140,7 @@ def _outcome(summary: Summary) -> str:
     return (
         f"\nReached a test accuracy of {summary.test_accuracy:.4f} (test loss {summary.test_loss:.4f}) "
         f"in {summary.train_seconds:.1f} s of training, {share:.0%} of it in {summary.optimizer}.\n"
-        + "".join(f"Plateau: {cut}.\n" for cut in summary.cuts)
+        + "".join(f"Plateau: {cut}\n" for cut in summary.cuts)
         + f"Files: {summary.out}/ has summary.json, metrics.jsonl, config.json, curves.png and model.safetensors."
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 import pickle
 import subprocess
@@ -394,6 +395,12 @@ def test_a_plateau_begins_anew() -> None:
     plateau.observe(math.pi)
     assert schedule(0) == 0.05
     assert parse(repr(schedule))(0) == 0.1
+
+
+def test_the_example_in_the_docstring() -> None:
+    result = doctest.testmod(language)
+    assert result.attempted
+    assert not result.failed
 
 
 def test_nothing_is_run() -> None:

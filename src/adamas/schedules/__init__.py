@@ -5,8 +5,9 @@
     >>> lr(500), lr(1000), lr(10_000)
     (0.00015, 0.0003, 2.9999999999999997e-05)
 
-A schedule is a value: it is printed, compared, pickled and written as JSON, and any step can be asked for, in any order. By
-itself it is a factor; times a number it is a rate. All optimizers of ``adamas.torch`` take one where they take a number.
+A schedule is a value: it is printed, read back from what was printed (``parse``), compared, pickled and written as JSON, and
+any step can be asked for, in any order. By itself it is a factor; times a number it is a rate. All optimizers of
+``adamas.torch`` take one where they take a number.
 
 Imports NumPy alone.
 """

@@ -523,8 +523,8 @@ def test_a_jax_array_compiled_or_not(schedule: Schedule) -> None:
     for values in (plain, compiled):
         assert isinstance(values, jax.Array)
         assert values.dtype == np.float32
-        # JAX computes in float32, and a step within a cosine or a power of 150 costs some of its bits.
-        np.testing.assert_allclose(values, expected, rtol=3e-5, atol=3e-6 * np.abs(expected).max())
+        # JAX computes in float32, in which the tail of a cosine has few bits left; a step too early or late is 1 % or more.
+        np.testing.assert_allclose(values, expected, rtol=3e-3, atol=1e-30 + 1e-5 * np.abs(expected).max())
 
 
 def test_a_jax_array_changes_at_the_same_steps() -> None:

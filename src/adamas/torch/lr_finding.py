@@ -23,6 +23,7 @@ _WIDTH = 0.2
 _POINTS = 2.5
 # How many standard errors a fall or a slope has to have: the noise of 100 rates exceeds four of them in one sweep of 300.
 _BEYOND_NOISE = 4.0
+_FALLS = 3.0
 # How far down the valley its rule goes. Of two thirds and four fifths, over six members of the family on digits and two on
 # MNIST, this came nearer to the best rate of one epoch (benchmarks/bench_find_lr.py).
 _DOWN = 0.8
@@ -147,20 +148,21 @@ class Curve:
     and its weights say how much noise is left in each.
     """
 
-    def __init__(self, rates: Floats, losses: Floats) -> None:
-        """Take rising rates, and a loss at each; infinite from where the sweep had diverged."""
+    def __init__(self, rates: Floats, losses: Floats, noise: float = 0.0) -> None:
+        """Take rising rates, and a loss at each, infinite from where the sweep had diverged; and the noise that they have.
+
+        Of that, and of what is found in the losses themselves, the larger counts.
+        """
         self.x = np.log10(rates)
         self.count = len(rates)
         self.diverged = not np.isfinite(losses).all()
         measured = losses[np.isfinite(losses)]
         first = measured[: max(5, self.count // 10)]
         self.start = float(first.mean())
-        # Between neighbours the noise changes and the curve hardly does. Only the first half: the noise of the start is
-        # what a fall has to exceed.
-        differences = np.diff(measured[: max(len(first), self.count // 2)])
-        self.noise = float(differences.std() / math.sqrt(2)) if len(differences) else 0.0
+        self.noise = max(noise, _noise_within(measured[: max(20, self.count // 4)]))
+        self.spread = float(first.max() - first.min())
         # What has diverged may be of any size, and would bend the curve long before it.
-        top = self.start + max(self.start - float(measured.min()), 4 * self.noise)
+        top = self.start + max(self.start - float(measured.min()), 4 * self.noise, 5 * self.spread)
         losses = np.minimum(losses, top)
         self.width = max(_WIDTH, _POINTS * float(self.x[1] - self.x[0]))
         distance = self.x[:, None] - self.x[None, :]
@@ -179,7 +181,7 @@ class Curve:
         self.bottom = int(self.value.argmin())
         self.tolerance: Floats = _BEYOND_NOISE * error + rounding
         self.moved = self.start - self.value > self.tolerance
-        self.falls = self.slope < -(_BEYOND_NOISE * slope_error + rounding)
+        self.falls = self.slope < -(_FALLS * slope_error + rounding)
         self.depth = self.start - float(self.value[self.bottom])
 
     @property
@@ -188,9 +190,23 @@ class Curve:
         return bool((self.moved & self.falls)[: self.bottom + 1].any())
 
     @property
-    def ends_low(self) -> bool:
-        """Whether the lowest loss is that of the highest rate: there is no bottom to see."""
-        return not self.diverged and self.x[-1] - self.x[self.bottom] < self.width
+    def steepest(self) -> int:
+        """Where the loss falls the most for the same factor, down to the lowest loss; only where it fell."""
+        return self._steepest(self.moved & self.falls)
+
+    @property
+    def begins_falling(self) -> bool:
+        """Whether the loss fell the most at the lowest rate: it is not known from where."""
+        return bool(self.x[self._steepest(self.falls)] - self.x[0] < self.width)
+
+    def _steepest(self, possible: NDArray[np.bool_]) -> int:
+        return int(np.where(possible & (np.arange(self.count) <= self.bottom), self.slope, np.inf).argmin())
+
+    @property
+    def ends_falling(self) -> bool:
+        """Whether the loss had no bottom yet at the highest rate."""
+        before = int(np.searchsorted(self.x, self.x[-1] - 2 * self.width))
+        return not self.diverged and float(self.value[before] - self.value[-1]) > 0.05 * self.depth
 
     def crossing(self, level: float, begin: int, up: bool) -> float | None:
         """The rate at which the smoothed curve first reaches ``level`` from ``begin`` on, rising or falling."""
@@ -205,11 +221,41 @@ class Curve:
         return float(10 ** (self.x[i - 1] + share * (self.x[i] - self.x[i - 1])))
 
 
+def _noise_within(losses: Floats) -> float:
+    """The noise of the beginning of one sweep: what a cubic leaves, which has room for the beginning of a fall."""
+    if len(losses) < 8:
+        return float(losses.std())
+    at = np.linspace(-1.0, 1.0, len(losses))
+    rest = losses - np.polynomial.Polynomial.fit(at, losses, 3)(at)
+    return _independent(rest[None, :], len(rest) - 4)
+
+
+def _noise_between(losses: Floats) -> float:
+    """The noise of one sweep (sweeps × rates): how far those of several differ over the first half of the rates."""
+    here = losses[:, np.isfinite(losses).all(0)][:, : max(20, losses.shape[1] // 2)]
+    if len(here) < 2 or here.shape[1] < 8:
+        return 0.0
+    return _independent(here - here.mean(0), (len(here) - 1) * here.shape[1])
+
+
+def _independent(rest: Floats, freedom: int) -> float:
+    """The standard deviation that independent noise would need to disturb averages as much as this (sweeps × rates).
+
+    It is more than that of ``rest`` where neighbours resemble each other, as they do in data that is sorted.
+    """
+    squares = float((rest**2).sum())
+    if squares == 0:
+        return 0.0
+    likeness = min(max(float((rest[:, 1:] * rest[:, :-1]).sum()) / squares, 0.0), 0.9)
+    return math.sqrt(squares / freedom * (1 + likeness) / (1 - likeness))
+
+
 # ---- the rules: Smith, Cyclical Learning Rates for Training Neural Networks (2017), section 3.3, looks for where the loss
 # begins to fall and where it becomes ragged; these read it off without an eye. See also Smith and Topin, Super-Convergence
 # (2018).
 
 _NEVER_FELL = "the loss never fell by more than its noise"
+_FELL_BEFORE = "the loss fell the most at the lowest rate"
 
 
 def steepest_descent(curve: Curve) -> LRRule:
@@ -217,13 +263,16 @@ def steepest_descent(curve: Curve) -> LRRule:
     name = "steepest descent"
     if not curve.fell:
         return LRRule(name, None, _NEVER_FELL)
-    possible = curve.moved & curve.falls & (np.arange(curve.count) <= curve.bottom)
-    i = int(np.where(possible, curve.slope, np.inf).argmin())
+    i = curve.steepest
     if curve.x[-1] - curve.x[i] < curve.width:
         return LRRule(name, None, "the loss fell the most at the highest rate")
-    if curve.x[i] - curve.x[0] < curve.width:
-        return LRRule(name, None, "the loss fell the most at the lowest rate")
-    return LRRule(name, float(10 ** curve.x[i]), "the loss falls the most for the same factor on the rate")
+    if curve.begins_falling:
+        return LRRule(name, None, _FELL_BEFORE)
+    before, here, after = curve.slope[i - 1 : i + 2]
+    bend = before - 2 * here + after
+    between = (before - after) / (2 * bend) if bend > 0 else 0.0  # the vertex of a parabola through the three
+    rate = 10 ** (curve.x[i] + min(max(between, -0.5), 0.5) * (curve.x[1] - curve.x[0]))
+    return LRRule(name, float(rate), "the loss falls the most for the same factor on the rate")
 
 
 def valley(curve: Curve) -> LRRule:
@@ -235,7 +284,9 @@ def valley(curve: Curve) -> LRRule:
     name = "valley"
     if not curve.fell:
         return LRRule(name, None, _NEVER_FELL)
-    if curve.ends_low:
+    if curve.begins_falling:
+        return LRRule(name, None, _FELL_BEFORE)
+    if curve.ends_falling:
         return LRRule(name, None, "the loss was still falling at the highest rate")
     top = int(curve.value[: curve.bottom + 1].argmax())
     highest, lowest = float(curve.value[top]), float(curve.value[curve.bottom])
@@ -254,9 +305,9 @@ def tenth_of_divergence(curve: Curve) -> LRRule:
     return LRRule(name, rate / 10, f"half of the fall is lost again at {rate:.2g}")
 
 
-def _apply(rates: Floats, losses: Floats) -> tuple[Curve, tuple[LRRule, ...], float | None]:
+def _apply(rates: Floats, losses: Floats, noise: float) -> tuple[Curve, tuple[LRRule, ...], float | None]:
     """The curve, what the rules say of it, and the median by logarithm of those that apply."""
-    curve = Curve(rates, losses)
+    curve = Curve(rates, losses, noise)
     rules = steepest_descent(curve), valley(curve), tenth_of_divergence(curve)
     logarithms = [math.log10(rule.lr) for rule in rules if rule.lr is not None]
     return curve, rules, float(10 ** np.median(logarithms)) if logarithms else None
@@ -280,10 +331,12 @@ def conclude(rates: Sequence[float], sweeps: Sequence[Sequence[float]]) -> LRFin
             f"the loss diverged at the first rates: after {reached} steps, at {grid[reached]:.2g}. Lower low, to "
             f"{grid[0] / 1000:.0e} for example"
         )
-    curve, rules, lr = _apply(grid, median)
+    noise = _noise_between(losses)
+    # The median of three has 0.67 of the noise of one, that of many 1.25 / √n.
+    curve, rules, lr = _apply(grid, median, noise * min(1.2 / math.sqrt(len(losses)), 0.71))
     if lr is None:
         raise LRFindingError(_why_nothing_applies(curve, rules))
-    alone = tuple(_apply(grid, row)[2] if np.isfinite(row).sum() >= 5 else None for row in losses)
+    alone = tuple(_apply(grid, row, noise)[2] if np.isfinite(row).sum() >= 5 else None for row in losses)
     smoothed = np.where(np.isfinite(median), curve.value, np.nan)
     return LRFinding(
         lr=lr,
@@ -309,10 +362,10 @@ def _why_nothing_applies(curve: Curve, rules: Sequence[LRRule]) -> str:
     low, high = 10 ** curve.x[0], 10 ** curve.x[-1]
     if curve.fell:
         reasons = "; ".join(dict.fromkeys(rule.note for rule in rules))
-        if curve.ends_low:
+        if curve.ends_falling and not curve.begins_falling:
             return f"{reasons}. Raise high, to {high * 100:.0e} for example"
         return f"{reasons}. Lower low, to {low / 1000:.0e} for example"
-    rise = curve.crossing(curve.start + max(float(curve.tolerance.max()), curve.depth), 0, up=True)
+    rise = curve.crossing(curve.start + max(4 * curve.spread, curve.depth), 0, up=True)
     if curve.diverged or (rise is not None and curve.value[-1] > curve.start):
         end = high if rise is None else rise
         if math.log10(end / low) < 2:
@@ -321,8 +374,8 @@ def _why_nothing_applies(curve: Curve, rules: Sequence[LRRule]) -> str:
                 f"{low / 1000:.0e} for example"
             )
         return (
-            f"the loss rose at {end:.2g} and had not fallen by more than its noise ({curve.noise:.2g}) before. Sweep in "
-            "more steps, or with larger batches, which are less noisy"
+            f"the loss rose at {end:.2g} and had not fallen by more than its noise ({curve.noise:.2g}) before. Shuffle the "
+            "batches, make them larger, which is less noisy, or sweep in more steps"
         )
     return (
         f"the loss never fell by more than its noise ({curve.noise:.2g}) up to a rate of {high:.2g}. Raise high, to "

@@ -215,7 +215,7 @@ WRONG = [
     ("cosine(10).clip(‹1›, 0)", "clip: low must be at most high=0"),
     ("cosine(10).then(linear(3), at=‹-1›)", "then: at must be 0 or above, got -1"),
     ("cosine(10).then(‹5›)", "then: other must be a schedule, got the number 5: write constant(5)"),
-    ("cosine_restarts(3).‹then›(cosine(3))", "then: cosine_restarts(3) has no end: say at which step"),
+    ("cosine_restarts(3).‹then›(cosine(3))", "then: cosine_restarts(3) has no length of its own: say at which"),
     ("exponential(0.5).‹repeat›()", "repeat: exponential(0.5) has no end"),
     ("cosine(10).‹thn›(linear(3))", "unknown method 'thn': did you mean then?"),
     ("cosine(10).‹length›", "unknown method 'length': there are then, clip, shift, per_epoch, repeat"),

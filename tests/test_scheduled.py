@@ -149,7 +149,7 @@ def test_trap_T10_the_horizon_may_change_on_resume() -> None:
 
 
 def test_trap_T11_any_nesting_and_any_boundary() -> None:
-    inner = constant(1.0, steps=0).then(linear(3).then(constant(0.5, steps=2)))
+    inner = constant(1.0).then(linear(3).then(constant(0.5, steps=2)), at=0)
     schedule = warmup(2).then(inner, at=0).then(constant(0.1))
     assert [schedule(t) for t in range(7)] == [1.0, 1 - 1 / 3, 1 - 2 / 3, 0.5, 0.5, 0.1, 0.1]
 

@@ -411,7 +411,7 @@ numbers = st.sampled_from([-1.0, 3e-4, 0.1, 1.0, 2, 10.0])
 
 def joined(inner: st.SearchStrategy[Schedule]) -> st.SearchStrategy[Schedule]:
     def first(a: Schedule, b: Schedule, at: int | None) -> Schedule:
-        return a.then(b, 7 if at is None and a.length is None else at)
+        return a.then(b, 7 if at is None and not a.length else at)
 
     def again(a: Schedule, times: float | None, until: int) -> Schedule:
         return (a if a.length else a.then(constant(0.5, 3), at=until)).repeat(times)
@@ -487,7 +487,7 @@ def test_what_joining_does(a: Schedule, b: Schedule, at: int, n: int) -> None:
         assert again.repeat()(t) == again(t % period)
         assert again.repeat(2)(t) == again(t % period if t < 2 * period else period)
         assert again.repeat(2.5)(t) == again(t % period if t < 2.5 * period else 0.5 * period)
-    if a.length is not None:
+    if a.length:
         assert [a.then(b)(math.ceil(a.length) + t) for t in range(20)] == [
             b(math.ceil(a.length) - a.length + t) for t in range(20)
         ]
@@ -619,9 +619,10 @@ REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "start": (lambda: warmup(10, shape="exponential"), ("warmup", "start", "above 0")),
     "untuned": (lambda: warmup.untuned(1.0), ("warmup.untuned", "beta2", "1.0")),
     "function": (lambda: from_function(0.5), ("from_function", "function", "callable", "0.5")),  # type: ignore[arg-type]
+    "then-level": (lambda: constant(0.5).then(cosine(10)), ("then", "constant(value=0.5)", "no length", "at=")),
     "then-endless": (
         lambda: (0.1 * exponential(0.9)).then(cosine(10)),
-        ("then", "0.1 * exponential(0.9)", "no end", "at="),
+        ("then", "0.1 * exponential(0.9)", "no length", "at="),
     ),
     "then-at": (lambda: warmup(5).then(cosine(10), at=-1), ("then", "at", "0 or above", "-1")),
     "then-number": (lambda: warmup(5).then(1.0), ("then", "second", "schedule", "1.0")),  # type: ignore[arg-type]
@@ -637,7 +638,7 @@ REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_error_names_the_schedule_and_the_argument(name: str) -> None:
     make, words = REFUSED[name]
-    with pytest.raises(ValueError, match=r"must be|no end") as error:
+    with pytest.raises(ValueError, match=r"must be|no length|no end") as error:
         make()
     for word in words:
         assert word in str(error.value)

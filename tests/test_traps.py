@@ -382,7 +382,7 @@ def test_trap_T35_a_subclass_fires_the_hooks_once() -> None:
         (lambda: at.Adam([filled(1.0)], state="int3"), "state='int3' is unknown: use one of 'float32', 'bfloat16'"),
         (lambda: at.Adam([filled(1.0)], decay="L2"), "decay='L2' is unknown"),
         (lambda: at.Adam([filled(1.0)], decoupled_weight_decay=True, decay="l2"), "contradict"),
-        (lambda: at.Adam([filled(1.0)], max_grad_norm=0.0), "max_grad_norm must be above 0, \"auto\" or None, not 0.0"),
+        (lambda: at.Adam([filled(1.0)], max_grad_norm=0.0), 'max_grad_norm must be above 0, "auto" or None, not 0.0'),
         (lambda: at.Adam([{"params": [filled(1.0)], "lr": -1.0}]), "Invalid learning rate: -1.0"),
         (lambda: at.SGD([filled(1.0)], l1=-0.5), "Invalid l1 value: -0.5"),
     ],

@@ -150,7 +150,7 @@ class Schedule:
         """This one for its length, or until step ``at``, and then the other, from its beginning.
 
         Raises:
-            ValueError: this one has no end, and no ``at`` was given.
+            ValueError: this one has no length (no end, or one value throughout), and no ``at`` was given.
         """
         return Then(self, other, at)
 
@@ -394,8 +394,8 @@ class Then(_Method):
             check(self, finite="at")
             if self.at < 0:
                 raise refuse(self, "at", "0 or above")
-        elif self.first.length is None:
-            raise ValueError(f"then: {self.first!r} has no end: say at which step the next begins (at=)")
+        elif not self.first.length:
+            raise ValueError(f"then: {self.first!r} has no length of its own: say at which step the next begins (at=)")
 
     @property
     def _boundary(self) -> float:

@@ -179,6 +179,7 @@ def test_the_plot_shows_where_a_schedule_is(tmp_path: Path) -> None:
     columns = len(stars[0]) * 2
     assert 50 <= columns <= 60
     assert stars[0] == list(range(columns // 2))
+    assert stars[1:6] == [[columns // 2]] * 5  # a jump is a line
     assert set(stars[6]) >= set(range(columns // 2 + 1, columns))  # at half the height
     assert not any(stars[7:])
     assert [row.split("|")[0].strip() for row in rows] == ["1", *[""] * 5, "0.5", *[""] * 4, "0"]

@@ -126,11 +126,6 @@ def names() -> dict[str, type[Schedule]]:
     }
 
 
-def call_of(name: str) -> str:
-    """How the schedule of that name is written, with its arguments and their defaults."""
-    return _call(name, inspect.signature(names()[name]).parameters.values())
-
-
 def _call(name: str, parameters: Iterable[inspect.Parameter]) -> str:
     return f"{name}({', '.join(str(p.replace(annotation=p.empty)) for p in parameters if p.kind != p.VAR_KEYWORD)})"
 

@@ -36,11 +36,13 @@ DECADES = np.log10(RATES)
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+def one_thread_that_ctrl_c_interrupts() -> Iterator[None]:
+    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGINT)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, shells have it ignored
     yield
-    torch.set_num_threads(before)
+    signal.signal(signal.SIGINT, handler)
+    torch.set_num_threads(threads)
 
 
 def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
@@ -146,7 +148,7 @@ def everything(model: nn.Module, optimizer: torch.optim.Optimizer, loader: Any) 
 
 
 def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)  # in this thread, and hence at once
 
 
 def fail() -> None:
@@ -180,6 +182,8 @@ def test_everything_comes_back_bit_for_bit(name: str, used: bool, end: str) -> N
         nonlocal calls
         calls += 1
         assert model.training
+        if calls > 100:
+            model.get_submodule("4").bias.requires_grad_(calls % 2 == 0)
         if calls == 130:
             act()
         return cross_entropy(model, batch)
@@ -273,15 +277,18 @@ class Recorder(torch.optim.SGD):
         super().step(closure)
 
 
-def test_the_rates_are_geometric_and_groups_keep_their_proportions() -> None:
+@pytest.mark.parametrize("number", [float, torch.tensor])
+def test_the_rates_are_geometric_and_groups_keep_their_proportions(number: Callable[[float], Any]) -> None:
     model = Model()
-    recorder = Recorder([{"params": model[0].parameters(), "lr": 0.01}, {"params": model[4].parameters(), "lr": 0.1}])
+    lr = number(0.01)
+    recorder = Recorder([{"params": model[0].parameters(), "lr": lr}, {"params": model[4].parameters(), "lr": 0.1}])
     recorder.param_groups[0]["initial_lr"] = 0.02
     recorder.seen = []
     finding = find_lr(model, recorder, cross_entropy, DataLoader(data(), 32), low=1e-4, high=1e2, steps=61, sweeps=1)
+    assert all(type(groups[0][0]) is type(lr) for groups in recorder.seen)
     rates = [groups[1][0] for groups in recorder.seen]
-    assert rates == pytest.approx(np.geomspace(1e-4, 1e2, 61)[: len(rates)].tolist(), rel=1e-12)
-    assert all(groups[0][0] == pytest.approx(groups[1][0] / 5, rel=1e-12) for groups in recorder.seen)
+    assert rates == pytest.approx(np.geomspace(1e-4, 1e2, 61)[: len(rates)].tolist(), rel=1e-6)
+    assert [float(groups[0][0]) for groups in recorder.seen] == pytest.approx([rate / 5 for rate in rates], rel=1e-6)
     assert finding.rates == tuple(np.geomspace(1e-4, 1e2, 61))
 
 
@@ -303,14 +310,16 @@ def test_independent_decay_is_that_of_an_optimizer_made_with_the_rate() -> None:
 def test_a_scheduled_rate_is_put_aside() -> None:
     """With a warmup from 0 in the optimizer, the finding is that of a plain one, and the schedule is there again."""
     findings = []
-    for lr in (1e-3, 1e-3 * warmup(1000).then(cosine(9000))):
+    schedule = warmup(1000).then(cosine(9000))
+    for lr, head in ((1e-3, 1e-4), (1e-3 * schedule, 1e-4 * schedule)):
         torch.manual_seed(0)
         model = Model()
-        optimizer = adamas.torch.Adam(model.parameters(), lr=lr)
+        groups = [{"params": model[0].parameters(), "lr": lr}, {"params": model[4].parameters(), "lr": head}]
+        optimizer = adamas.torch.Adam(groups)
         findings.append(find_lr(model, optimizer, cross_entropy, DataLoader(data(), 32), sweeps=2))
     assert findings[0] == findings[1]
-    assert optimizer.param_groups[0]["schedules"] == {"lr": lr}
-    assert optimizer.param_groups[0]["lr"] == 0
+    assert [group["schedules"] for group in optimizer.param_groups] == [{"lr": lr}, {"lr": head}]
+    assert [group["lr"] for group in optimizer.param_groups] == [0, 0]
 
 
 # --- batches and seeds ----------------------------------------------------------------------------------------------

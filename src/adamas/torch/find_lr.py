@@ -95,9 +95,8 @@ def find_lr(
         _seed(seed, model)
         losses = []
         with closing(_endless(batches, seed)) as source:
-            for number in range(sweeps):
+            for _ in range(sweeps):
                 rewind()
-                _seed(seed + number, model)
                 model.train()
                 losses.append(_sweep(model, optimizer, loss_fn, source, rates))
     return conclude(rates, losses)

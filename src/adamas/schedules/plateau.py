@@ -165,7 +165,8 @@ class Plateau(Observed, name="Plateau"):
         lower = max(self.value * self.factor, self.min_factor)
         if lower < self.value:
             best, count = state["best"] if self.mode == "min" else -state["best"], len(state["since"])
-            why = f"{count} observations in a row did not improve on {best:g} (observation {state['best_at']})"
+            counted = "1 observation" if count == 1 else f"{count} observations in a row"
+            why = f"{counted} did not improve on {best:g} (observation {state['best_at']})"
             self._change(lower, why)
         state["since"].clear()
         state["rest"] = self.cooldown

@@ -49,7 +49,8 @@ def fit(
         schedule: how the rate goes: a key of ``adamas.train.schedules.SCHEDULES``, stretched over the planned epochs; or a
             schedule, or one as text, in optimizer steps. A factor is multiplied by ``lr``; a rate replaces it.
         plateau: ``"default"``, or a Plateau, or one as text: cuts the rate when the test loss stops improving (with
-            ``mode="max"``, the test accuracy), once an epoch.
+            ``mode="max"``, the test accuracy), once an epoch. The run has one of its own, made anew from this; what it did
+            is in ``cuts`` of the summary.
         epochs: passes over the training data; by default the task's own.
         batch_size: examples a step; by default the task's own. The last batch of an epoch may be smaller.
         seed: decides the first weights and the order of the examples.

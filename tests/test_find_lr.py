@@ -381,8 +381,8 @@ def test_steepest_descent(at: float) -> None:
 
 @pytest.mark.parametrize("at", [-4.0, -2.0])
 def test_valley(at: float) -> None:
-    """Four fifths of a logistic fall lie ln 4 widths to the right of its middle."""
-    assert decades(rules(dip(at, width=0.3))["valley"]) == pytest.approx(at + 0.3 * math.log(4), abs=0.1)
+    """Three quarters of a logistic fall lie ln 3 widths to the right of its middle."""
+    assert decades(rules(dip(at, width=0.3))["valley"]) == pytest.approx(at + 0.3 * math.log(3), abs=0.05)
 
 
 @pytest.mark.parametrize("up", [-0.5, 0.0, 0.5])

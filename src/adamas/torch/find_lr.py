@@ -42,9 +42,9 @@ def find_lr(
 ) -> LRFinding:
     """Suggest a learning rate: sweep it from ``low`` to ``high``, a step a batch, and see where the loss falls.
 
-    Three rules read the curve: where it falls the most, where it has fallen by four fifths, and a tenth of where it diverges.
-    The suggestion is their median, and comes with a confidence; see ``LRFinding``. The idea is Smith's: Cyclical Learning
-    Rates for Training Neural Networks (2017), section 3.3; Smith and Topin, Super-Convergence (2018).
+    Three rules read the curve: where it falls the most, where it has fallen by three quarters, and a tenth of where it
+    diverges. The suggestion is their median, and comes with a confidence; see ``LRFinding``. The idea is Smith's: Cyclical
+    Learning Rates for Training Neural Networks (2017), section 3.3; Smith and Topin, Super-Convergence (2018).
 
     Everything is as it was afterwards, bit for bit, also when an exception or Ctrl-C ends it: weights, buffers, modes,
     gradients and ``requires_grad``, the optimizer's state (a fresh one has none) and rates, random numbers, and where the

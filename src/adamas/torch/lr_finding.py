@@ -24,9 +24,9 @@ _POINTS = 2.5
 # How many standard errors a fall or a slope has to have: the noise of 100 rates exceeds four of them in one sweep of 300.
 _BEYOND_NOISE = 4.0
 _FALLS = 3.0
-# How far down the valley its rule goes. Of two thirds and four fifths, over six members of the family on digits and two on
-# MNIST, this came nearer to the best rate of one epoch (benchmarks/bench_find_lr.py).
-_DOWN = 0.8
+# How far down the valley its rule goes. Of shares from two thirds to four fifths, for twelve seeds on digits and eight on
+# MNIST, this came nearest to the best rate of one epoch, for Adam and gradient descent together (docs/find-lr.md).
+_DOWN = 0.75
 # Decades of spread that halve the confidence.
 _HALVING = 0.5
 

@@ -32,6 +32,7 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_step.py
 	$(BIN)/python benchmarks/bench_mnist.py
+	$(BIN)/python benchmarks/bench_find_lr.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

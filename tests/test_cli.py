@@ -105,7 +105,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, missing: str)
         ("schedule cosine(9) --steps 0", "--steps must be a whole number from 1 to"),
         ("schedule cosine(9) --lr -1", "--lr must be a number from 0 up, got -1.0"),
         ("schedule 3*cosine(9) --lr 1", "--lr is given, and the expression has a rate in it (3)"),
-        ("schedule cosine(9) --out held", "--out must be a file whose name ends in .png"),
+        ("schedule cosine(9) --out held", "--out must be the name of a picture, such as held.png"),
         ("schedule cosine(9) --out no/a.png", "--out 'no/a.png' cannot be written: 'no' is not a folder"),
         ("train --epochs 0", "--epochs must be a whole number from 1 up, got 0"),
         ("train --epochs", "--epochs"),
@@ -211,7 +211,7 @@ def test_a_picture_is_left_as_it_was_where_the_schedule_is_wrong(tmp_path: Path)
         assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("schedule.png", "mine")]
     (tmp_path / "folder.png").mkdir()
     done = adamas("schedule", "cosine(9)", "--out", "folder.png", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (2, "adamas: --out 'folder.png' is a folder: name a file\n")
+    assert (done.returncode, done.stderr) == (2, "adamas: --out 'folder.png' is a folder: choose another name\n")
 
 
 # --- adamas train ---------------------------------------------------------------------------------------------------

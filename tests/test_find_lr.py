@@ -689,7 +689,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, line: str, say
         ("--seed -1", "seed must be a whole number from 0"),
         ("--batch-size 0", "batch_size must be a whole number from 1 up"),
         ("--out folder.png", "'folder.png' is a folder"),
-        ("--out nowhere/lr.png", "there is no folder 'nowhere'"),
+        ("--out nowhere/lr.png", "'nowhere' is not a folder"),
         ("--data-dir .", "data_dir is not an option of digits"),
         ("mnist --data-dir folder.png", "has no train-images-idx3-ubyte"),
     ],

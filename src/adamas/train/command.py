@@ -6,7 +6,7 @@ May import typer and adamas.train; rich and PyTorch only inside the command, so 
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -155,21 +155,10 @@ def suggestions(options: Options) -> list[tuple[list[str], str]]:
     schedule = Options.schedule if options.schedule_is_rate else options.schedule  # a rate that suits one member alone
     ideas.append((replace(fresh, optimizer=other, lr=None, schedule=schedule), "another member of the family"))
     ideas.append((replace(fresh, seed=options.seed + 1), "how much of it was luck"))
-    return [(_words(idea), why) for idea, why in ideas]
+    return [(idea.command(), why) for idea, why in ideas]
 
 
 def _advice(options: Options) -> str:
     commands = [(shlex.join(words), why) for words, why in suggestions(options)]
     width = max(len(command) for command, _ in commands)
     return "Next:\n" + "\n".join(f"  {command:{width}}  # {why}" for command, why in commands)
-
-
-def _words(options: Options) -> list[str]:
-    """Spell options as a command line, without the defaults."""
-    words = ["adamas", "train", options.task]
-    for field in fields(Options):
-        value = getattr(options, field.name)
-        if field.name != "task" and value != field.default:
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            words += [f"--{field.name.replace('_', '-')}", text]
-    return words

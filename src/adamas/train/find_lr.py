@@ -6,7 +6,6 @@ May import typer and adamas.train; PyTorch only inside the functions, so that ``
 from __future__ import annotations
 
 import io
-import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +16,6 @@ import typer
 
 from adamas.tasks import TASKS, InputError
 from adamas.train import folder
-from adamas.train.command import _words
 from adamas.train.options import OPTIMIZERS, Options
 
 if TYPE_CHECKING:
@@ -78,7 +76,7 @@ def find_lr(
     if steps < FEWEST_STEPS:
         raise InputError("steps", f"must be a whole number from {FEWEST_STEPS} up, got {steps}")
     if out is not None:
-        _check_picture(out)
+        folder.check_picture(out)
     try:
         from adamas.torch import LRFindingError
 
@@ -97,7 +95,7 @@ def find_lr(
     typer.echo(finding)
     if out is not None:
         typer.echo(f"Picture: {out}")
-    typer.echo(f"Next:\n  {shlex.join(_words(replace(options, lr=float(f'{finding.lr:.2g}'))))}")
+    typer.echo(f"Next:\n  {shlex.join(replace(options, lr=float(f'{finding.lr:.2g}')).command())}")
 
 
 def _find(options: Options, sweeps: int, steps: int) -> LRFinding:
@@ -105,7 +103,7 @@ def _find(options: Options, sweeps: int, steps: int) -> LRFinding:
 
     import adamas.torch
     from adamas.tasks import load
-    from adamas.train.loop import _seed_and_threads
+    from adamas.train.repeatable import seed_and_threads
 
     task = load(options.task, options.data_dir)
     inputs, targets = task.train
@@ -116,7 +114,7 @@ def _find(options: Options, sweeps: int, steps: int) -> LRFinding:
         for chosen in torch.split(order, size):
             yield inputs.index_select(0, chosen), targets.index_select(0, chosen)
 
-    with _seed_and_threads(options.seed, options.threads or task.threads):
+    with seed_and_threads(options.seed, options.threads or task.threads):
         model = task.model()
         optimizer_class = getattr(adamas.torch, options.member.class_name)
         optimizer = optimizer_class(model.parameters(), **{**options.optimizer_arguments(), "lr": options.member.lr})
@@ -129,17 +127,3 @@ def _find(options: Options, sweeps: int, steps: int) -> LRFinding:
             sweeps=sweeps,
             seed=options.seed,
         )
-
-
-def _check_picture(path: Path) -> None:
-    """Raise InputError if the picture cannot be written there."""
-    if path.suffix.lower() != ".png":
-        raise InputError("out", f"must be the name of a picture, such as {path.stem or 'lr'}.png, got {str(path)!r}")
-    if path.is_dir():
-        raise InputError("out", f"{str(path)!r} is a folder: choose another name")
-    if not path.parent.is_dir():
-        raise InputError(
-            "out", f"{str(path)!r} cannot be written, there is no folder {str(path.parent)!r}: make it first"
-        )
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError("out", f"{str(path)!r} cannot be written, its folder is write-protected: choose another one")

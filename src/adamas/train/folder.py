@@ -48,6 +48,20 @@ def choose_folder(out: Path | None, task: str) -> Path:
     return out
 
 
+def check_picture(path: Path) -> None:
+    """Raise InputError if a picture cannot be written there."""
+    if path.suffix.lower() != ".png":
+        raise InputError(
+            "out", f"must be the name of a picture, such as {path.stem or 'picture'}.png, got {str(path)!r}"
+        )
+    if path.is_dir():
+        raise InputError("out", f"{str(path)!r} is a folder: choose another name")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(
+            "out", f"{str(path)!r} cannot be written: {str(path.parent)!r} is not a folder that can be written to"
+        )
+
+
 def create(folder: Path, config: Mapping[str, Any]) -> None:
     """Make the folder, with the configuration in it; leave nothing behind where that fails.
 

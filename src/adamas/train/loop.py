@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from time import perf_counter
 from typing import Any
@@ -26,6 +25,7 @@ from adamas.train.curves import draw_curves
 from adamas.train.interruption import Interruption
 from adamas.train.options import Options
 from adamas.train.records import DivergedError, Epoch, Listener, Plan, Progress, Summary
+from adamas.train.repeatable import seed_and_threads
 
 SECONDS_BETWEEN_REPORTS = 0.2
 EVALUATION_BATCH = 1000
@@ -36,7 +36,7 @@ def run(options: Options, listener: Listener) -> Summary:
     out = folder.choose_folder(options.out, options.task)
     task = load(options.task, options.data_dir)
     options, lr_found = _with_lr_found(options)
-    with _seed_and_threads(options.seed, options.threads or task.threads), Interruption() as interruption:
+    with seed_and_threads(options.seed, options.threads or task.threads), Interruption() as interruption:
         training = Training(task, options, interruption)
         plan = Plan(
             task=task.name,
@@ -199,19 +199,6 @@ class Training:
                 right += int((outputs.argmax(1) == wanted).sum())
         self.model.train()
         return total / len(targets), right / len(targets)
-
-
-@contextmanager
-def _seed_and_threads(seed: int, threads: int | None) -> Iterator[None]:
-    """Seed PyTorch and set its threads, unless None; put both back as the caller had them."""
-    before = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        torch.set_num_threads(threads or before)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
 
 def _with_lr_found(options: Options) -> tuple[Options, str | None]:

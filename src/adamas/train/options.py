@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -160,3 +160,13 @@ class Options:
         given = {name: getattr(self, name) for name in sorted(self.member.options)}
         present = {name: value for name, value in given.items() if value is not None}
         return {"lr": self.learning_rate, **self.member.fixed, **present}
+
+    def command(self) -> list[str]:
+        """The words of the command line that asks for this run, without the defaults."""
+        words = ["adamas", "train", self.task]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "task" and value != field.default:
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                words += [f"--{field.name.replace('_', '-')}", text]
+        return words

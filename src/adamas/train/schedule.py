@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -51,7 +50,7 @@ def schedule(
     what it means is what it means in Python.
     """
     chosen, steps = _chosen(expression, steps, lr)
-    _check_out(out)
+    folder.check_picture(out)
     at = np.unique(np.linspace(0, steps - 1, min(steps, SAMPLES)).round())
     values: Values = chosen(at)
     if not np.isfinite(values).any():
@@ -85,17 +84,6 @@ def _chosen(expression: str, steps: int | None, lr: float | None) -> tuple[Sched
             "lr", f"is given, and the expression has a rate in it ({chosen.unit:g}): leave one of them out"
         )
     return (chosen if lr is None else lr * chosen), steps
-
-
-def _check_out(out: Path) -> None:
-    if out.suffix.lower() != ".png":
-        raise InputError("out", f"must be a file whose name ends in .png, got {str(out)!r}")
-    if out.is_dir():
-        raise InputError("out", f"{str(out)!r} is a folder: name a file")
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
-        raise InputError(
-            "out", f"{str(out)!r} cannot be written: {str(out.parent)!r} is not a folder that can be written to"
-        )
 
 
 def table(at: Values, values: Values) -> list[str]:

@@ -27,6 +27,7 @@ from adamas.schedules import (
     cosine,
     cosine_restarts,
     exponential,
+    from_function,
     inverse_sqrt,
     inverse_time,
     linear,
@@ -562,3 +563,125 @@ def test_a_lasting_rise_of_the_norm_is_followed() -> None:
             assert optimizer.grad_norm_limit < 10
     assert optimizer.grad_norm_limit is not None
     assert optimizer.grad_norm_limit > 40
+
+
+# ---- what others do around it
+
+
+@pytest.mark.parametrize("order", ["OS", "SO"])
+def test_a_member_of_a_sequence_leaves_the_rate_to_whose_turn_it_is(order: str) -> None:
+    def make() -> tuple[torch.optim.Optimizer, Any]:
+        optimizer = torch.optim.SGD([parameter()], lr=1.0)
+        first = at.LRScheduler(optimizer, warmup(4).shift(-1))
+        then = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        return optimizer, torch.optim.lr_scheduler.SequentialLR(optimizer, [first, then], [4])
+
+    def run(optimizer: torch.optim.Optimizer, scheduler: Any, steps: int) -> list[float]:
+        rates = []
+        for _ in range(steps):
+            rates.append(moved(optimizer))
+            scheduler.step()
+        return rates
+
+    optimizer, scheduler = make()
+    run(optimizer, scheduler, 8)
+    saved = {"O": optimizer.state_dict(), "S": copy.deepcopy(scheduler.state_dict())}
+    again = dict(zip("OS", make(), strict=True))
+    for what in order:
+        again[what].load_state_dict(saved[what])
+    assert run(again["O"], again["S"], 4) == run(optimizer, scheduler, 4)
+
+
+def test_a_plateau_in_a_member_without_the_turn_changes_no_rate() -> None:
+    plateau = Plateau(factor=0.5, patience=0)
+    optimizer = torch.optim.SGD([parameter()], lr=1.0)
+    members = [
+        at.LRScheduler(optimizer, constant(0.5) * plateau),
+        torch.optim.lr_scheduler.ConstantLR(optimizer, 0.1, 9),
+    ]
+    scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, members, [2])
+    for _ in range(4):
+        moved(optimizer)
+        scheduler.step()
+    plateau.observe(1.0), plateau.observe(1.0)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+
+
+def test_a_scheduler_that_was_let_go_writes_no_more() -> None:
+    optimizer = torch.optim.SGD([parameter()], lr=1.0)
+    scheduler = at.LRScheduler(optimizer, linear(10))
+    for _ in range(5):
+        moved(optimizer)
+        scheduler.step()
+    optimizer.param_groups[0]["lr"] = 0.01
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert optimizer.param_groups[0]["lr"] == 0.01
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+@pytest.mark.filterwarnings("ignore:Seems like:UserWarning")
+def test_the_copy_of_a_scheduler_goes_on(how: Callable[[Any], Any]) -> None:
+    optimizer = torch.optim.SGD([parameter()], lr=1.0)
+    scheduler = at.LRScheduler(optimizer, linear(10))
+    scheduler.optimizer.step = type(optimizer).step.__get__(optimizer)  # torch's own wrapper cannot be pickled
+    for _ in range(3):
+        moved(optimizer)
+        scheduler.step()
+    other = how(scheduler)
+    for _ in range(3):
+        moved(other.optimizer)
+        other.step()
+    assert other.get_last_lr() == pytest.approx([0.4])
+
+
+def test_a_warmup_is_not_held_at_zero() -> None:
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    model = torch.nn.Linear(2, 1)
+    optimizer = at.AdamW(model.parameters(), lr=0.1 * warmup(5))
+    get_optimizer_state_dict(model, optimizer)
+    moved(optimizer)
+    assert [moved(optimizer) for _ in range(3)] == pytest.approx([0.04, 0.06, 0.08])
+
+
+def test_a_second_master_over_a_warmup_is_an_error_too() -> None:
+    optimizer = at.AdamW([parameter()], lr=0.1 * warmup(5))
+    with pytest.raises(ValueError, match="has a schedule for its lr already"):
+        at.LRScheduler(optimizer, linear(10))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
+
+    def train() -> None:
+        for _ in range(5):
+            moved(optimizer)
+            scheduler.step()
+
+    with pytest.raises(ValueError, match=r"was set to 0\.0 by something else"):
+        train()
+
+
+def test_a_schedule_without_a_number_stops_training_where_it_stands() -> None:
+    p = parameter()
+    optimizer = at.SGD([p], lr=from_function(lambda t: 0.1 if t < 2 else -1.0))
+    moved(optimizer)
+    for _ in range(3):
+        with pytest.raises(ValueError, match=r"gives -1\.0 at step 2"):
+            moved(optimizer)
+    torch.testing.assert_close(p.detach(), torch.full((3,), 0.8))
+
+
+def test_a_plateau_that_is_loaded_by_hand_tells_its_optimizers() -> None:
+    plateau, other = Plateau(patience=0), Plateau(patience=0)
+    optimizer = at.Adam([parameter()], lr=1.0 * plateau)
+    other.observe(1.0), other.observe(1.0)
+    plateau.load_state_dict(other.state_dict())
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_auto_clipping_does_not_take_silence_for_what_is_usual() -> None:
+    p = parameter(0.0)
+    optimizer = at.SGD([p], lr=0.1, max_grad_norm="auto")
+    for t in range(60):
+        p.grad = torch.full_like(p, 1.0 if t > 20 and t % 4 == 0 else 0.0)
+        optimizer.step()
+    assert optimizer.clipped_steps == 0
+    assert p.max().item() == pytest.approx(-0.9)

@@ -66,7 +66,10 @@ class Observed(Schedule):
         words = f"observation {self._state['observations']}: {self.value:g} → {value:g}, {why}"
         self._state["history"].append(words)
         self._state["value"] = value
-        for listener in self._listeners:
+        self._announce()
+
+    def _announce(self) -> None:
+        for listener in tuple(self._listeners):
             listener.on_observation()
 
     def state_dict(self) -> dict[str, Any]:
@@ -82,6 +85,7 @@ class Observed(Schedule):
         if state.keys() != self._state.keys():
             raise ValueError(f"not the state of a {type(self).__name__}: it has {sorted(state)}")
         self._state.update({name: list(value) if isinstance(value, list) else value for name, value in state.items()})
+        self._announce()
 
 
 @dataclass(frozen=True, repr=False)

@@ -110,7 +110,10 @@ def _merged(optimizer: Optimizer, group: dict[str, Any], saved: dict[str, Any], 
         taken.setdefault("decay", "decoupled" if decoupled else "l2")
     if "base_lr" in saved and "lr" not in group.get(scheduled.SCHEDULES, {}):
         taken["base_lr"] = saved["base_lr"]
-    return {**group, **taken}
+    kept = {
+        name: value for name, value in group.items() if name != "grad_norms"
+    }  # these are state: the saved ones or none
+    return {**kept, **taken}
 
 
 def _loaded_state(

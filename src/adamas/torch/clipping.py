@@ -19,5 +19,8 @@ def usual_limit(norms: tuple[float, ...]) -> float:
 
 
 def remember(norms: tuple[float, ...], norm: float, limit: float) -> tuple[float, ...]:
-    """The norms with one more, as it was after clipping, so that a run of spikes raises the limit slowly."""
-    return (*norms[1 - _MOST :], min(norm, limit)) if math.isfinite(norm) else norms
+    """The norms with one more, as it was after clipping, so that a run of spikes raises the limit slowly.
+
+    A norm of 0 says nothing of what is usual, and is not remembered.
+    """
+    return (*norms[1 - _MOST :], min(norm, limit)) if 0 < norm < math.inf else norms

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
 
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
+from .scheduled import SCHEDULES
 
 
 class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
@@ -27,7 +29,8 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
         [0.05]
 
     A factor is multiplied by the rate that each group was given; a rate (``0.1 * cosine(90)``) is taken as it is. After a
-    step of the optimizer that did not happen (GradScaler found an overflow) ``step()`` changes nothing.
+    step of the optimizer that did not happen (GradScaler found an overflow) ``step()`` changes nothing, once the optimizer has
+    made its first.
 
     It may be built and loaded before or after the optimizer's state is loaded. Its state is the number of steps, and what
     its schedule has observed: the schedule is the one given here, also where it was another one when the state was saved.
@@ -52,24 +55,43 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
             raise ValueError(
                 f"LRScheduler: {len(schedules)} schedules for {len(optimizer.param_groups)} groups: give one, or one each"
             )
+        if any(SCHEDULES in group and "lr" in group[SCHEDULES] for group in optimizer.param_groups):
+            raise ValueError("LRScheduler: the optimizer has a schedule for its lr already: leave it to one of the two")
         self.schedules = list(schedules)
         self._moved: bool | None = None  # whether the optimizer did since the last step; None before it first does
+        self._resumed = False  # whether it was loaded and not stepped since: what the optimizer loads is older news
         super().__init__(optimizer, last_epoch)
+        self._attach()
+
+    def _attach(self) -> None:
+        """Listens to the optimizer and to what its schedules observe, and keeps neither nor itself alive by it."""
+        me = ref(self)
+
+        def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            scheduler, overflow = me(), getattr(optimizer, "found_inf", None)
+            if scheduler is not None and (overflow is None or float(overflow) == 0):
+                scheduler._moved = True
+
+        def after_load(optimizer: torch.optim.Optimizer) -> None:
+            scheduler = me()
+            if scheduler is not None and scheduler._resumed:
+                scheduler._write()
+
         for part in self._observed():
             part.tell(self)
-        optimizer.register_step_post_hook(self._after_step)
-        optimizer.register_load_state_dict_post_hook(lambda _: self.on_observation())
+        self.optimizer.register_step_post_hook(after_step)
+        self.optimizer.register_load_state_dict_post_hook(after_load)
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        overflow = getattr(optimizer, "found_inf", None)
-        if overflow is None or float(overflow) == 0:
-            self._moved = True
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._attach()
 
     def step(self, epoch: int | None = None) -> None:
         """Goes one step on, to be called after each step of the optimizer; see ``torch.optim.lr_scheduler``."""
         if self._moved is False and epoch is None:
             return
         super().step(epoch)
+        self._resumed = False
         if self._moved:
             self._moved = False
 
@@ -82,8 +104,17 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
             rates.append(base * schedule(self.last_epoch))
         return rates
 
+    def _is_active(self) -> bool:
+        """Whether the rates are those that it has written; not so where another member of a SequentialLR has the turn."""
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        return rates == [float(rate) for rate in self.get_last_lr()]
+
     def on_observation(self) -> None:
         """Makes the groups' rates those of the present step; called when a ``Plateau`` has changed."""
+        if self._is_active():
+            self._write()
+
+    def _write(self) -> None:
         for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(float(rate))
@@ -96,12 +127,19 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
 
     def state_dict(self) -> dict[str, Any]:
         """How many steps were done, and what the schedule has observed."""
-        return {"last_epoch": self.last_epoch, "plateaus": [part.state_dict() for part in self._observed()]}
+        return {
+            "last_epoch": self.last_epoch,
+            "active": self._is_active(),
+            "plateaus": [part.state_dict() for part in self._observed()],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from what ``state_dict`` gave, and sets the rates."""
+        """Goes on from what ``state_dict`` gave, and sets the rates if it did then."""
         self.last_epoch = state_dict["last_epoch"]
         self._step_count = self.last_epoch + 1
+        self._moved = False if self.last_epoch > 0 else None
+        self._resumed = state_dict["active"]
         for part, state in zip(self._observed(), state_dict.get("plateaus", []), strict=False):
             part.load_state_dict(state)
-        self.on_observation()
+        if self._resumed:
+            self._write()

@@ -155,6 +155,7 @@ class Optimizer(torch.optim.Optimizer):
     _plans: list[Plan] | None = None
     _known: tuple[list[Tensor], list[Any]] = ([], [])
     _counted: tuple[list[Plan] | None, int] = (None, 0)  # the plans that were counted, and the steps that were done
+    _held = False  # whether the last step had a rate of 0 where a schedule gives another
     grad_norm: float | None = None
     grad_norm_limit: float | None = None
 
@@ -289,10 +290,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def _scheduled(self, plans: list[Plan]) -> list[Plan]:
         """The plans, for the numbers that the schedules give the coming step."""
-        if self._counted[0] is plans:  # written after the last step
-            for group in self.param_groups:
-                scheduled.verify(group)
+        if self._counted[0] is plans and all(map(scheduled.is_untouched, self.param_groups)):
             return plans
+        for group in self.param_groups:
+            scheduled.verify(group, may_hold=not self._held)
         self._counted = None, self._steps_done()
         self.on_observation()
         self._counted = self._current_plans(), self._counted[1]
@@ -355,9 +356,14 @@ class Optimizer(torch.optim.Optimizer):
                 for plan in plans:
                     plan.group.discard()
             if has_schedules:
-                held = any(map(scheduled.is_held, self.param_groups))  # and then what follows was not written
-                self._counted = None if held else plans, max(self._counted[1], reached)
+                self._held = any(map(scheduled.is_held, self.param_groups))  # and then not written in what follows
+                self._counted = (
+                    None,
+                    max(self._counted[1], reached),
+                )  # to be counted anew where a schedule has no number
                 self.on_observation()  # what loggers see is what the next step will use
+                if not self._held:
+                    self._counted = plans, self._counted[1]
         return loss
 
     def _step_plans(self, plans: list[Plan], scale: float) -> int:

@@ -10,7 +10,7 @@ from ..schedules import Schedule
 from ..schedules.plateau import Observed
 
 SCHEDULES = "schedules"  # of a group: name → Schedule
-WRITTEN = "scheduled"  # of a group: name → the number that the schedule gave last
+WRITTEN = "scheduled"  # of a group: name → the number that the schedule gave last, and the one before
 OBSERVED = "plateaus"  # of a saved group: the states of what its schedules have observed
 
 _BETAS = ("betas[0]", "betas[1]")
@@ -72,19 +72,28 @@ def refresh(group: dict[str, Any], step: int) -> None:
         holds, words = _RANGES[name]
         if not holds(number):
             raise ValueError(f"{name} must be {words}, and {schedule!r} gives {number} at step {step}")
-        group[WRITTEN][name] = number
+        last, before = group[WRITTEN].get(name, (number, number))
+        group[WRITTEN][name] = (number, last if last != number else before)
         _set(group, name, number)
 
 
 def is_held(group: dict[str, Any]) -> bool:
     """Whether a scheduled rate was set to 0, as ``torch.distributed.checkpoint`` does for a step that moves nothing."""
-    return bool("lr" in group.get(WRITTEN, {}) and group["lr"] == 0 != group[WRITTEN]["lr"])
+    return bool("lr" in group.get(WRITTEN, {}) and group["lr"] == 0 and 0 not in group[WRITTEN]["lr"])
 
 
-def verify(group: dict[str, Any]) -> None:
-    """Raises ValueError if anything but ``refresh`` has written a scheduled number of the group; a rate of 0 is let pass."""
-    for name, number in group.get(WRITTEN, {}).items():
-        if _get(group, name) != number and not (name == "lr" and is_held(group)):
+def is_untouched(group: dict[str, Any]) -> bool:
+    """Whether the scheduled numbers are those that ``refresh`` has written."""
+    return all(_get(group, name) == last for name, (last, _) in group.get(WRITTEN, {}).items())
+
+
+def verify(group: dict[str, Any], may_hold: bool = True) -> None:
+    """Raises ValueError if anything but ``refresh`` has written a scheduled number of the group.
+
+    Let pass are the number before, which who made a step of his own may have put back, and a rate of 0, once.
+    """
+    for name, numbers in group.get(WRITTEN, {}).items():
+        if _get(group, name) not in numbers and not (name == "lr" and may_hold and is_held(group)):
             raise ValueError(
                 f"{name} is given by {group[SCHEDULES][name]!r}, and was set to {_get(group, name)} by something else "
                 "(another scheduler?): leave it to one of the two"

@@ -115,20 +115,6 @@ template <class T> struct Lane {
     }
 };
 
-// Fetches what the block after the next will read. The processor does so by itself inside a page of 4 KB, and has to
-// find each of four streams again at every page's end: a twentieth of the time of a large step.
-void prefetch(const Job &job, int64_t at) {
-#ifdef __GNUC__
-    constexpr int64_t ahead = 2 * block;
-    const int64_t begin = std::min(at + ahead, job.numel), end = std::min(begin + block, job.numel);
-    for (const Operand &x : job.operands) {
-        if (x.data == nullptr || x.dims != 0) continue;
-        const int64_t size = int64_t(size_of(x.format));
-        for (const char *line = x.data + begin * size; line < x.data + end * size; line += 64) __builtin_prefetch(line);
-    }
-#endif
-}
-
 bool rounds(const Operand &x) { return x.format == Format::bf16 || x.format == Format::f16; }
 
 // Which 16 bits of which draw round which tensor. Pairs that often occur together share one draw.
@@ -187,16 +173,16 @@ template <class T> bool lies_ready(const Job &job, Format stored) {
     return true;
 }
 
+template <class Element> Element *elements(const Job &job, Slot slot, int64_t begin) {
+    char *data = job.operands[slot].data;
+    return data == nullptr ? nullptr : reinterpret_cast<Element *>(data) + begin;
+}
+
 template <class T, class Stored>
 void step_in_place(const Job &job, const Constants<T> &constants, int64_t begin, int64_t end) {
-    const auto from = [&]<class Element>(Slot slot, Element *) {
-        char *data = job.operands[slot].data;
-        return data == nullptr ? nullptr : reinterpret_cast<Element *>(data) + begin;
-    };
-    Stored *const stored = nullptr;
-    T *const computed = nullptr;
-    rules<T, Stored>[job.shape](constants, from(P, stored), from(G, stored), from(M, computed), from(V, computed),
-                                from(H, computed), from(R, computed), int(end - begin));
+    rules<T, Stored>[job.shape](constants, elements<Stored>(job, P, begin), elements<Stored>(job, G, begin),
+                                elements<T>(job, M, begin), elements<T>(job, V, begin), elements<T>(job, H, begin),
+                                elements<T>(job, R, begin), int(end - begin));
 }
 
 template <class T> void step_blocks(const Job &job, const Constants<T> &constants, int64_t begin, int64_t end) {

@@ -669,6 +669,18 @@ def test_a_schedule_without_a_number_stops_training_where_it_stands() -> None:
     torch.testing.assert_close(p.detach(), torch.full((3,), 0.8))
 
 
+def test_a_schedule_without_a_number_refuses_a_checkpoint_whole() -> None:
+    first = at.SGD([parameter()], lr=0.1)
+    for _ in range(5):
+        moved(first)
+    optimizer = at.SGD([parameter()], lr=from_function(lambda t: 0.1 if t < 4 else -1.0))
+    moved(optimizer)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=r"gives -1\.0 at step 5"):
+        optimizer.load_state_dict(first.state_dict())
+    assert optimizer.state_dict() == before
+
+
 def test_a_plateau_that_is_loaded_by_hand_tells_its_optimizers() -> None:
     plateau, other = Plateau(patience=0), Plateau(patience=0)
     optimizer = at.Adam([parameter()], lr=1.0 * plateau)

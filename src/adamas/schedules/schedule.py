@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
@@ -85,7 +86,7 @@ class Arrays:
 _arrays = cache(Arrays)
 
 
-class Schedule:
+class Schedule(ABC):
     """A number as a function of the step.
 
     Call it with a step (an int or float, a NumPy or JAX array of them; counted from 0: how many steps were done before) to
@@ -94,7 +95,6 @@ class Schedule:
 
     Schedules are joined by ``then``, ``*``, ``clip``, ``shift``, ``per_epoch`` and ``repeat``, in any nesting. By itself a
     schedule is a factor; times a number it is a rate.
-
     """
 
     _name: ClassVar[str]
@@ -105,9 +105,9 @@ class Schedule:
         cls._name = cls.__name__.lower() if name is None else name
         Schedule._registry[cls._name] = cls
 
+    @abstractmethod
     def _at(self, t: Number, xp: Any) -> Number:
         """The value at ``t`` ≥ 0, over the functions of ``xp``."""
-        raise NotImplementedError
 
     def _length(self) -> float | None:
         return None

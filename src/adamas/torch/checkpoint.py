@@ -47,6 +47,8 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str)
         if key not in owned:
             state[key] = deepcopy(value)
 
+    for group in merged:  # raises here, before anything is changed, where a schedule has no number at that step
+        scheduled.separate(dict(group), scheduled.steps_done(state.values()))
     for group, saved in zip(merged, saved_groups, strict=True):
         scheduled.load_observed(group, saved.get(scheduled.OBSERVED, []))
     optimizer.__setstate__({"state": state, "param_groups": merged})

@@ -199,7 +199,7 @@ class Optimizer(torch.optim.Optimizer):
                 param_group["params"] = params = list(params)
                 self._refuse_twice(params)
             group = {**self.defaults, **param_group}
-            scheduled.separate(group, self._steps_done())
+            scheduled.separate(group, scheduled.steps_done(self.state.values()))
             check(group, type(self).__name__)
             for i, item in enumerate([params] if isinstance(params, Tensor) else params):
                 name, parameter = item if isinstance(item, tuple) else (i, item)
@@ -284,17 +284,13 @@ class Optimizer(torch.optim.Optimizer):
 
     # ---- schedules
 
-    def _steps_done(self) -> int:
-        """How many steps the state has seen: the most of any parameter."""
-        return max((int(state["step"]) for state in self.state.values() if "step" in state), default=0)
-
     def _scheduled(self, plans: list[Plan]) -> list[Plan]:
         """The plans, for the numbers that the schedules give the coming step."""
         if self._counted[0] is plans and all(map(scheduled.is_untouched, self.param_groups)):
             return plans
         for group in self.param_groups:
             scheduled.verify(group, may_hold=not self._held)
-        self._counted = None, self._steps_done()
+        self._counted = None, scheduled.steps_done(self.state.values())
         self.on_observation()
         self._counted = self._current_plans(), self._counted[1]
         return self._counted[0]
@@ -357,10 +353,8 @@ class Optimizer(torch.optim.Optimizer):
                     plan.group.discard()
             if has_schedules:
                 self._held = any(map(scheduled.is_held, self.param_groups))  # and then not written in what follows
-                self._counted = (
-                    None,
-                    max(self._counted[1], reached),
-                )  # to be counted anew where a schedule has no number
+                # Without plans, the next step counts anew: also where a schedule has no number, and what follows raises.
+                self._counted = None, max(self._counted[1], reached)
                 self.on_observation()  # what loggers see is what the next step will use
                 if not self._held:
                     self._counted = plans, self._counted[1]
@@ -494,7 +488,7 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._lock = threading.Lock()
-        self._counted = None, self._steps_done()
+        self._counted = None, scheduled.steps_done(self.state.values())
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ..schedules import Schedule
@@ -33,6 +33,11 @@ _RANGES = {
 }
 
 HYPERPARAMETERS = ("lr", "weight_decay", "max_grad_norm", "betas")  # in which a schedule may stand
+
+
+def steps_done(states: Iterable[dict[str, Any]]) -> int:
+    """How many steps the states have seen: the most of any parameter."""
+    return max((int(state["step"]) for state in states if "step" in state), default=0)
 
 
 def separate(group: dict[str, Any], step: int) -> None:

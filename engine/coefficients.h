@@ -25,30 +25,41 @@ struct Coefficients {
 };
 constexpr int coefficient_count = sizeof(Coefficients) / sizeof(double);
 
-// The coefficients in the precision of the arithmetic, with what can be multiplied out beforehand, in float64,
-// multiplied out: without a trace, eta goes into c and d; sqrt(w*v + root) is sqrt(w) * sqrt(v + root/w), which cannot
-// overflow.
-template <class T> struct Constants {
-    T s, l2, l1, a1, b1, a2, b2, c, d, sqrt_w, eps, root, z, q, k, eta;
+// The coefficients as the arithmetic takes them (X is a number, or a register of them), with what can be multiplied out
+// beforehand, in float64, multiplied out: without a trace, eta goes into c and d; without penalties, the gradient's scale
+// goes into what it is multiplied with; sqrt(w*v + root) is sqrt(w) * sqrt(v + root/w), which cannot overflow.
+template <class X> struct Constants {
+    X scale, l2, l1;         // of the gradient where there are penalties
+    X s, a1, b1, a2, root_b2; // of the moments
+    X c, d, sqrt_w, eps, root, minus_z, q, k, eta;
 
-    Constants() = default;
-    Constants(const Coefficients &x, bool trace)
-        : s(T(x.s)),
-          l2(T(x.l2)),
-          l1(T(x.l1)),
-          a1(T(x.a1)),
-          b1(T(x.b1)),
-          a2(T(x.a2)),
-          b2(T(x.b2)),
-          c(T(trace ? x.c : x.eta * x.c)),
-          d(T(trace ? x.d : x.eta * x.d)),
-          sqrt_w(T(std::sqrt(x.w))),
-          eps(T(x.eps)),
-          root(T(x.w > 0 ? x.root / x.w : 0)),
-          z(T(x.z)),
-          q(T(x.q)),
-          k(T(x.k)),
-          eta(T(x.eta)) {}
+    template <class Y, class Convert> static Constants from(const Constants<Y> &x, Convert &&to) {
+        return {to(x.scale), to(x.l2), to(x.l1),   to(x.s),      to(x.a1),      to(x.b1),
+                to(x.a2),    to(x.root_b2), to(x.c), to(x.d),    to(x.sqrt_w),  to(x.eps),
+                to(x.root),  to(x.minus_z), to(x.q), to(x.k),    to(x.eta)};
+    }
 };
+
+template <class T> Constants<T> constants(const Coefficients &x, unsigned shape) {
+    const double eta = shape & shape::trace ? 1 : x.eta, s = shape & shape::penalty ? 1 : x.s;
+    const Constants<double> wide{x.s,
+                                 x.l2,
+                                 x.l1,
+                                 s,
+                                 x.a1,
+                                 x.b1 * s,
+                                 x.a2,
+                                 std::sqrt(x.b2) * s,
+                                 eta * x.c,
+                                 eta * x.d * s,
+                                 std::sqrt(x.w),
+                                 x.eps,
+                                 x.w > 0 ? x.root / x.w : 0,
+                                 -x.z,
+                                 x.q,
+                                 x.k,
+                                 x.eta};
+    return Constants<T>::from(wide, [](double y) { return T(y); });
+}
 
 } // namespace adamas

@@ -232,7 +232,7 @@ class Group {
         narrow.clear(), wide.clear();
         for (const auto &numbers : coefficients) {
             const auto named = std::bit_cast<Coefficients>(numbers);
-            narrow.emplace_back(named, shape & shape::trace), wide.emplace_back(named, shape & shape::trace);
+            narrow.push_back(constants<float>(named, shape)), wide.push_back(constants<double>(named, shape));
         }
         for (size_t j = 0; j < work.jobs().size(); ++j) {
             Job &job = work.jobs()[j];

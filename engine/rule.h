@@ -2,33 +2,57 @@
 // once per instruction set: everything lies in the namespace ADAMAS_ISA, so that no two builds are mixed.
 #pragma once
 
-#include <cmath>
 #include <limits>
 
 #include "coefficients.h"
 #include "formats.h"
+#include "lanes.h"
 
 namespace adamas::ADAMAS_ISA {
 
-// a·b + c with one rounding where the hardware has it. Written out, because a compiler that chose for itself might
-// choose differently in a loop's body and in its remainder, and the bits would depend on where a block ends.
-template <class T> inline T fused(T a, T b, T c) {
-#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
-    return std::fma(a, b, c);
-#else
-    return a * b + c;
-#endif
+// The rule, up to the weight: X is a number or a register of them. The moments come as what the decay has left of them
+// (a1·m, a2·v) and leave as the new ones; the result is the update, to be subtracted from the weight. Without penalties
+// the constants have the gradient's scale in them, and `grad` is as it came.
+template <unsigned S, class X> inline X update_of(const Constants<X> &k, X grad, X &m, X &v, X &h, X &r) {
+    X size{}, update{};
+    if constexpr (S & shape::first) m = fused(k.b1, grad, m);
+    if constexpr (S & shape::square) {
+        const X part = k.root_b2 * grad;
+        v = size = fused(part, part, v);
+    }
+    if constexpr (S & shape::absolute) v = size = larger(v, magnitude(k.s * grad) + k.eps);
+    if constexpr (S & shape::maximum) h = size = larger(h, size);
+    if constexpr (S & shape::centered) {
+        size = fused(k.minus_z * m, m, size);
+        size = size < 0 ? X(0) : size; // NaN stays NaN
+    }
+
+    if constexpr (S & shape::use_first) update = k.c * m;
+    if constexpr ((S & shape::use_gradient) && (S & shape::use_first)) update = fused(k.d, grad, update);
+    if constexpr ((S & shape::use_gradient) && !(S & shape::use_first)) update = k.d * grad;
+    if constexpr (S & shape::square) update = quotient(update, fused(root(size + k.root), k.sqrt_w, k.eps));
+    if constexpr (S & shape::absolute) update = quotient(update, size);
+    if constexpr (S & shape::trace) {
+        r = update = r + update;
+        update = k.eta * update;
+    }
+    return update;
 }
 
-// a·moment + fed; but zero where the gradient is zero and the moment below the smallest normal number. Rounding would
-// keep a moment that fades at the last few subnormal numbers for good, where x86 processors take several times as long.
-template <class T> inline T fading(T a, T moment, T fed, T gradient) {
+// What the decay leaves of a moment; but zero where the gradient is zero and the moment below the smallest normal
+// number. Rounding would keep a moment that fades at the last few subnormal numbers for good, where x86 processors take
+// several times as long.
+template <class T> inline T decayed(T a, T moment, T gradient) {
     const bool faded = (gradient == 0) & (std::fabs(moment) < std::numeric_limits<T>::min());
-    return faded ? T(0) : fused(a, moment, fed);
+    return faded ? T(0) : a * moment;
 }
 
 template <class T> inline T sign(T x) { return T(x > 0) - T(x < 0); }
-template <class T> inline T larger(T a, T b) { return a > b ? a : b; } // b where either is NaN
+
+// The gradient that the user meant, where there are penalties.
+template <class T> inline T penalized(const Constants<T> &k, T grad, T weight) {
+    return fused(k.l2, weight, k.scale * grad) + k.l1 * sign(weight);
+}
 
 inline void put(float &to, float x) { to = x; }
 inline void put(double &to, double x) { to = x; }
@@ -45,27 +69,18 @@ void rule(const Constants<T> &shared, Stored *__restrict p, const Stored *__rest
 #pragma omp simd
     for (int i = 0; i < n; ++i) {
         const T weight = get(p[i]);
-        T grad = k.s * get(g[i]);
-        if constexpr (S & shape::penalty) grad = fused(k.l2, weight, grad) + k.l1 * sign(weight);
-
-        T first = 0, size = 0, update = 0;
-        if constexpr (S & shape::first) m[i] = first = fading(k.a1, m[i], k.b1 * grad, grad);
-        if constexpr (S & shape::square) v[i] = size = fading(k.a2, v[i], k.b2 * grad * grad, grad);
-        if constexpr (S & shape::absolute) v[i] = size = larger(k.a2 * v[i], std::fabs(grad) + k.eps);
-        if constexpr (S & shape::maximum) h[i] = size = larger(h[i], size);
-        if constexpr (S & shape::centered) {
-            size = fused(-(k.z * first), first, size);
-            size = size < 0 ? T(0) : size; // NaN stays NaN
-        }
-
-        if constexpr (S & shape::use_first) update = k.c * first;
-        if constexpr (S & shape::use_gradient) update = fused(k.d, grad, update);
-        if constexpr (S & shape::square) update = update / fused(std::sqrt(size + k.root), k.sqrt_w, k.eps);
-        if constexpr (S & shape::absolute) update = update / size;
-        if constexpr (S & shape::trace) {
-            r[i] = update = fading(k.q, r[i], update, grad);
-            update = k.eta * update;
-        }
+        T grad = get(g[i]), first{}, second{}, most{}, trace{};
+        if constexpr (S & shape::penalty) grad = penalized(k, grad, weight);
+        if constexpr (S & shape::first) first = decayed(k.a1, m[i], grad);
+        if constexpr (S & shape::square) second = decayed(k.a2, v[i], grad);
+        if constexpr (S & shape::absolute) second = k.a2 * v[i];
+        if constexpr (S & shape::maximum) most = h[i];
+        if constexpr (S & shape::trace) trace = decayed(k.q, r[i], grad);
+        const T update = update_of<S>(k, grad, first, second, most, trace);
+        if constexpr (S & shape::first) m[i] = first;
+        if constexpr (S & (shape::square | shape::absolute)) v[i] = second;
+        if constexpr (S & shape::maximum) h[i] = most;
+        if constexpr (S & shape::trace) r[i] = trace;
         put(p[i], fused(k.k, weight, -update));
     }
 }

@@ -1,0 +1,277 @@
+// A register full of numbers, one small wrapper for each instruction set, so that an algorithm is written once. Used
+// where plain loops are not enough: for moments in 8 bits, where arithmetic and not memory is the limit.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "formats.h"
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace adamas::ADAMAS_ISA {
+
+// ---- a single number
+
+// a·b + c with one rounding where the hardware has it. Written out, because a compiler that chose for itself might
+// choose differently in a loop's body and in its remainder, and the bits would depend on where a block ends.
+template <class T> inline T fused(T a, T b, T c) {
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
+    return std::fma(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+template <class T> inline T larger(T a, T b) { return a > b ? a : b; } // b where either is NaN
+template <class T> inline T magnitude(T a) { return std::fabs(a); }
+template <class T> inline T root(T a) { return std::sqrt(a); }
+template <class T> inline T quotient(T a, T b) { return a / b; }
+
+// ---- a register of them
+
+// Codes are stored one byte each, in order. A group is as many as lie in one register: four registers of floats. `unpack`
+// gives a register in which byte j of lane l is code j·width + l, so that a shift brings the codes of register j into
+// place; `pack` is its inverse.
+
+#if defined(__AVX512F__)
+
+struct Floats {
+    __m512 x;
+};
+struct Ints {
+    __m512i x;
+};
+constexpr int width = 16;
+
+inline Floats splat(float x) { return {_mm512_set1_ps(x)}; }
+inline Ints splat(uint32_t x) { return {_mm512_set1_epi32(int(x))}; }
+inline Floats load(const float *from) { return {_mm512_loadu_ps(from)}; }
+inline Ints load(const uint32_t *from) { return {_mm512_loadu_si512(from)}; }
+inline void store(float *to, Floats a) { _mm512_storeu_ps(to, a.x); }
+
+inline Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.x, b.x)}; }
+inline Floats operator-(Floats a, Floats b) { return {_mm512_sub_ps(a.x, b.x)}; }
+inline Floats operator*(Floats a, Floats b) { return {_mm512_mul_ps(a.x, b.x)}; }
+inline Floats fused(Floats a, Floats b, Floats c) { return {_mm512_fmadd_ps(a.x, b.x, c.x)}; }
+inline Floats larger(Floats a, Floats b) { return {_mm512_max_ps(a.x, b.x)}; }
+inline Floats magnitude(Floats a) { return {_mm512_abs_ps(a.x)}; }
+
+inline Ints bits_of(Floats a) { return {_mm512_castps_si512(a.x)}; }
+inline Floats from_bits(Ints a) { return {_mm512_castsi512_ps(a.x)}; }
+inline Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.x, b.x)}; }
+inline Ints operator&(Ints a, Ints b) { return {_mm512_and_si512(a.x, b.x)}; }
+template <int n> Ints shifted(Ints a) { // to the left, or by a negative n to the right
+    if constexpr (n >= 0)
+        return {_mm512_slli_epi32(a.x, n)};
+    else
+        return {_mm512_srli_epi32(a.x, -n)};
+}
+inline Ints larger(Ints a, Ints b) { return {_mm512_max_epi32(a.x, b.x)}; }
+inline Ints masked_or(Ints a, Ints mask, Ints b) { return {_mm512_ternarylogic_epi32(a.x, mask.x, b.x, 0xEA)}; }
+inline Ints or_masked(Ints a, Ints b, Ints mask) { return {_mm512_ternarylogic_epi32(a.x, b.x, mask.x, 0xF8)}; }
+inline Ints select(Ints mask, Ints a, Ints b) { return {_mm512_ternarylogic_epi32(mask.x, a.x, b.x, 0xCA)}; }
+inline int largest(Ints a) { return _mm512_reduce_max_epi32(a.x); }
+
+// Estimates with 14 bits, far finer than a code.
+inline Floats root(Floats a) { return {_mm512_mul_ps(a.x, _mm512_rsqrt14_ps(a.x))}; }
+inline Floats quotient(Floats a, Floats b) { return {_mm512_mul_ps(a.x, _mm512_rcp14_ps(b.x))}; }
+
+inline Ints transposed_bytes(Ints a) { // of the 4x4 bytes in each quarter
+    return {_mm512_shuffle_epi8(
+        a.x, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)))};
+}
+inline Ints transposed_quarters(Ints a) { // of the 4x4 lanes
+    return {_mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), a.x)};
+}
+inline Ints unpack(const void *codes) { return transposed_bytes(transposed_quarters({_mm512_loadu_si512(codes)})); }
+inline void pack(Ints a, void *codes) { _mm512_storeu_si512(codes, transposed_quarters(transposed_bytes(a)).x); }
+inline Ints magnitudes_of_bytes(Ints a) { return {_mm512_abs_epi8(a.x)}; }
+
+// Which codes of a group are negative.
+struct Signs {
+    __mmask64 mask = 0;
+    template <int j> void take(Floats a) {
+        mask |= __mmask64(_mm512_movepi32_mask(_mm512_castps_si512(a.x))) << (16 * j);
+    }
+};
+inline void pack(Ints magnitudes, Signs negative, void *codes) {
+    const __m512i a = transposed_quarters(transposed_bytes(magnitudes)).x;
+    _mm512_storeu_si512(codes, _mm512_mask_sub_epi8(a, negative.mask, _mm512_setzero_si512(), a));
+}
+
+#elif defined(__AVX2__)
+
+struct Floats {
+    __m256 x;
+};
+struct Ints {
+    __m256i x;
+};
+constexpr int width = 8;
+
+inline Floats splat(float x) { return {_mm256_set1_ps(x)}; }
+inline Ints splat(uint32_t x) { return {_mm256_set1_epi32(int(x))}; }
+inline Floats load(const float *from) { return {_mm256_loadu_ps(from)}; }
+inline Ints load(const uint32_t *from) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from))}; }
+inline void store(float *to, Floats a) { _mm256_storeu_ps(to, a.x); }
+
+inline Floats operator+(Floats a, Floats b) { return {_mm256_add_ps(a.x, b.x)}; }
+inline Floats operator-(Floats a, Floats b) { return {_mm256_sub_ps(a.x, b.x)}; }
+inline Floats operator*(Floats a, Floats b) { return {_mm256_mul_ps(a.x, b.x)}; }
+inline Floats fused(Floats a, Floats b, Floats c) { return {_mm256_fmadd_ps(a.x, b.x, c.x)}; }
+inline Floats larger(Floats a, Floats b) { return {_mm256_max_ps(a.x, b.x)}; }
+
+inline Ints bits_of(Floats a) { return {_mm256_castps_si256(a.x)}; }
+inline Floats from_bits(Ints a) { return {_mm256_castsi256_ps(a.x)}; }
+inline Ints operator+(Ints a, Ints b) { return {_mm256_add_epi32(a.x, b.x)}; }
+inline Ints operator&(Ints a, Ints b) { return {_mm256_and_si256(a.x, b.x)}; }
+inline Ints operator|(Ints a, Ints b) { return {_mm256_or_si256(a.x, b.x)}; }
+template <int n> Ints shifted(Ints a) { // to the left, or by a negative n to the right
+    if constexpr (n >= 0)
+        return {_mm256_slli_epi32(a.x, n)};
+    else
+        return {_mm256_srli_epi32(a.x, -n)};
+}
+inline Floats magnitude(Floats a) { return from_bits(bits_of(a) & splat(0x7fffffffu)); }
+inline Ints larger(Ints a, Ints b) { return {_mm256_max_epi32(a.x, b.x)}; }
+inline Ints masked_or(Ints a, Ints mask, Ints b) { return (a & mask) | b; }
+inline Ints or_masked(Ints a, Ints b, Ints mask) { return a | (b & mask); }
+inline Ints select(Ints mask, Ints a, Ints b) { return (mask & a) | Ints{_mm256_andnot_si256(mask.x, b.x)}; }
+inline int largest(Ints a) {
+    alignas(32) int x[width];
+    _mm256_store_si256(reinterpret_cast<__m256i *>(x), a.x);
+    return *std::max_element(x, x + width);
+}
+
+// Estimates with 12 bits, and one step of Newton's.
+inline Floats root(Floats a) {
+    const Floats e{_mm256_rsqrt_ps(a.x)}, r = a * e;
+    return fused(splat(0.5f) * r, fused(splat(-1.0f) * r, e, splat(1.0f)), r);
+}
+inline Floats quotient(Floats a, Floats b) {
+    const Floats e{_mm256_rcp_ps(b.x)}, q = a * e;
+    return fused(fused(splat(-1.0f) * b, q, a), e, q);
+}
+
+inline Ints transposed_bytes(Ints a) { // of the 4x4 bytes in each half
+    const __m256i order = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, //
+                                           0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return {_mm256_shuffle_epi8(a.x, order)};
+}
+inline Ints unpack(const void *codes) {
+    const __m256i a = _mm256_loadu_si256(static_cast<const __m256i *>(codes));
+    return transposed_bytes({_mm256_permutevar8x32_epi32(a, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7))});
+}
+inline void pack(Ints a, void *codes) {
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_si256(static_cast<__m256i *>(codes), _mm256_permutevar8x32_epi32(transposed_bytes(a).x, order));
+}
+inline Ints magnitudes_of_bytes(Ints a) { return {_mm256_abs_epi8(a.x)}; }
+
+// Which codes of a group are negative: their bytes have the highest bit set.
+struct Signs {
+    Ints bytes = splat(0u);
+    template <int j> void take(Floats a) {
+        bytes = or_masked(bytes, shifted<8 * j - 24>(bits_of(a)), splat(0x80u << (8 * j)));
+    }
+};
+inline void pack(Ints magnitudes, Signs negative, void *codes) {
+    const __m256i all = _mm256_cmpgt_epi8(_mm256_setzero_si256(), negative.bytes.x);
+    pack({_mm256_sub_epi8(_mm256_xor_si256(magnitudes.x, all), all)}, codes);
+}
+
+#else
+
+// Any processor: arrays of four, which compilers vectorise where they can.
+constexpr int width = 4;
+
+struct Floats {
+    float x[width];
+};
+struct Ints {
+    uint32_t x[width];
+};
+
+template <class Result, class Function> Result each_lane(Function &&f) {
+    Result r;
+    for (int l = 0; l < width; ++l) r.x[l] = f(l);
+    return r;
+}
+#define ADAMAS_LANES(Result, expression) each_lane<Result>([&](int l) { return expression; })
+
+inline Floats splat(float x) { return ADAMAS_LANES(Floats, ((void)l, x)); }
+inline Ints splat(uint32_t x) { return ADAMAS_LANES(Ints, ((void)l, x)); }
+inline Floats load(const float *from) { return ADAMAS_LANES(Floats, from[l]); }
+inline Ints load(const uint32_t *from) { return ADAMAS_LANES(Ints, from[l]); }
+inline void store(float *to, Floats a) { std::copy_n(a.x, width, to); }
+
+inline Floats operator+(Floats a, Floats b) { return ADAMAS_LANES(Floats, a.x[l] + b.x[l]); }
+inline Floats operator-(Floats a, Floats b) { return ADAMAS_LANES(Floats, a.x[l] - b.x[l]); }
+inline Floats operator*(Floats a, Floats b) { return ADAMAS_LANES(Floats, a.x[l] * b.x[l]); }
+inline Floats fused(Floats a, Floats b, Floats c) { return ADAMAS_LANES(Floats, fused(a.x[l], b.x[l], c.x[l])); }
+inline Floats larger(Floats a, Floats b) { return ADAMAS_LANES(Floats, larger(a.x[l], b.x[l])); }
+inline Floats magnitude(Floats a) { return ADAMAS_LANES(Floats, magnitude(a.x[l])); }
+
+inline Ints bits_of(Floats a) { return ADAMAS_LANES(Ints, float_bits(a.x[l])); }
+inline Floats from_bits(Ints a) { return ADAMAS_LANES(Floats, bits_float(a.x[l])); }
+inline Ints operator+(Ints a, Ints b) { return ADAMAS_LANES(Ints, a.x[l] + b.x[l]); }
+inline Ints operator&(Ints a, Ints b) { return ADAMAS_LANES(Ints, a.x[l] & b.x[l]); }
+template <int n> Ints shifted(Ints a) { // to the left, or by a negative n to the right
+    if constexpr (n >= 0)
+        return ADAMAS_LANES(Ints, a.x[l] << n);
+    else
+        return ADAMAS_LANES(Ints, a.x[l] >> -n);
+}
+inline Ints larger(Ints a, Ints b) { return ADAMAS_LANES(Ints, uint32_t(std::max(int32_t(a.x[l]), int32_t(b.x[l])))); }
+inline Ints masked_or(Ints a, Ints mask, Ints b) { return ADAMAS_LANES(Ints, (a.x[l] & mask.x[l]) | b.x[l]); }
+inline Ints or_masked(Ints a, Ints b, Ints mask) { return ADAMAS_LANES(Ints, a.x[l] | (b.x[l] & mask.x[l])); }
+inline Ints select(Ints mask, Ints a, Ints b) {
+    return ADAMAS_LANES(Ints, (mask.x[l] & a.x[l]) | (~mask.x[l] & b.x[l]));
+}
+inline int largest(Ints a) {
+    int32_t result = int32_t(a.x[0]);
+    for (const uint32_t x : a.x) result = std::max(result, int32_t(x));
+    return result;
+}
+
+inline Floats root(Floats a) { return ADAMAS_LANES(Floats, std::sqrt(a.x[l])); }
+inline Floats quotient(Floats a, Floats b) { return ADAMAS_LANES(Floats, a.x[l] / b.x[l]); }
+
+inline Ints unpack(const void *codes) {
+    const auto *c = static_cast<const uint8_t *>(codes);
+    return ADAMAS_LANES(Ints, c[l] | uint32_t(c[4 + l]) << 8 | uint32_t(c[8 + l]) << 16 | uint32_t(c[12 + l]) << 24);
+}
+inline void pack(Ints a, void *codes) {
+    auto *c = static_cast<uint8_t *>(codes);
+    for (int j = 0; j < 4; ++j)
+        for (int l = 0; l < width; ++l) c[4 * j + l] = uint8_t(a.x[l] >> (8 * j));
+}
+inline Ints magnitudes_of_bytes(Ints a) {
+    const Ints ones = ADAMAS_LANES(Ints, (a.x[l] >> 7 & 0x01010101u)); // of the negative bytes
+    return ADAMAS_LANES(Ints, (a.x[l] ^ ones.x[l] * 0xffu) + ones.x[l]); // no code is -128 here, so nothing carries
+}
+
+// Which codes of a group are negative: their bytes are 1.
+struct Signs {
+    Ints bytes = splat(0u);
+    template <int j> void take(Floats a) {
+        bytes = ADAMAS_LANES(Ints, bytes.x[l] | (float_bits(a.x[l]) >> 31) << (8 * j));
+    }
+};
+inline void pack(Ints magnitudes, Signs negative, void *codes) {
+    int8_t c[4 * width], minus[4 * width];
+    pack(magnitudes, c), pack(negative.bytes, minus);
+    for (int i = 0; i < 4 * width; ++i) static_cast<int8_t *>(codes)[i] = minus[i] ? int8_t(-c[i]) : c[i];
+}
+
+#undef ADAMAS_LANES
+
+#endif
+
+constexpr int group = 4 * width; // elements
+
+} // namespace adamas::ADAMAS_ISA

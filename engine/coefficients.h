@@ -26,17 +26,17 @@ struct Coefficients {
 constexpr int coefficient_count = sizeof(Coefficients) / sizeof(double);
 
 // The coefficients as the arithmetic takes them (X is a number, or a register of them), with what can be multiplied out
-// beforehand, in float64, multiplied out: without a trace, eta goes into c and d; without penalties, the gradient's scale
-// goes into what it is multiplied with; sqrt(w*v + root) is sqrt(w) * sqrt(v + root/w), which cannot overflow.
+// beforehand, in float64, multiplied out: without a trace, eta goes into c and d; without penalties, the gradient's
+// scale goes into what it is multiplied with; sqrt(w*v + root) is sqrt(w) * sqrt(v + root/w), which cannot overflow.
 template <class X> struct Constants {
-    X scale, l2, l1;         // of the gradient where there are penalties
+    X scale, l2, l1;          // of the gradient where there are penalties
     X s, a1, b1, a2, root_b2; // of the moments
     X c, d, sqrt_w, eps, root, minus_z, q, k, eta;
 
     template <class Y, class Convert> static Constants from(const Constants<Y> &x, Convert &&to) {
-        return {to(x.scale), to(x.l2), to(x.l1),   to(x.s),      to(x.a1),      to(x.b1),
-                to(x.a2),    to(x.root_b2), to(x.c), to(x.d),    to(x.sqrt_w),  to(x.eps),
-                to(x.root),  to(x.minus_z), to(x.q), to(x.k),    to(x.eta)};
+        return {to(x.scale), to(x.l2),      to(x.l1), to(x.s), to(x.a1),     to(x.b1),
+                to(x.a2),    to(x.root_b2), to(x.c),  to(x.d), to(x.sqrt_w), to(x.eps),
+                to(x.root),  to(x.minus_z), to(x.q),  to(x.k), to(x.eta)};
     }
 };
 

@@ -51,6 +51,8 @@ Format format_of(const nb::dlpack::dtype &dtype) {
         case 5 << 8 | 128: return Format::f64;
         case 4 << 8 | 16: return Format::bf16;
         case 0 << 8 | 16: return Format::i16;
+        case 0 << 8 | 8: return Format::i8;
+        case 1 << 8 | 8: return Format::u8;
         }
     }
     throw Unusable(
@@ -83,7 +85,7 @@ Sight see(PyObject *object) {
 }
 
 void describe(const Sight &sight, View &view) {
-    view.data = sight.data, view.format = sight.format;
+    view.data = sight.data, view.format = sight.format, view.scales = nullptr;
     view.numel = sight.numel * (sight.is_complex ? 2 : 1);
     view.sizes.clear(), view.strides.clear();
     int64_t expected = 1;

@@ -29,6 +29,9 @@ struct Sight {
 
 Sight see(PyObject *tensor);
 
+// Whether the format is one of numbers, not of codes or bits.
+constexpr bool is_floating(Format format) { return format < Format::i16; }
+
 // The view of what was seen, as the engine takes it: complex numbers become a last dimension of two.
 void describe(const Sight &sight, View &view);
 

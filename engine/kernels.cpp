@@ -11,6 +11,7 @@
 
 #include "formats.h"
 #include "rule.h"
+#include "scaled.h"
 
 #define ADAMAS_STRING_(x) #x
 #define ADAMAS_STRING(x) ADAMAS_STRING_(x)
@@ -56,11 +57,27 @@ template <class Element> void scatter(const Operand &x, int64_t begin, int n, co
     });
 }
 
+int64_t blocks_of(int64_t row) { return (row + quantum - 1) / quantum; }
+
+int64_t block_at(const Job &job, int64_t at) { return at / job.row * blocks_of(job.row) + at % job.row / quantum; }
+
+// Where the thresholds of each of `count` blocks begin.
+void begin_thresholds(const Job &job, int64_t first_block, uint32_t *starts, int count) {
+    constexpr uint64_t draw = 2;
+    const uint64_t first = uint64_t(job.first_block + first_block);
+    Key key = key_of(job.random_key, draw, first >> 32);
+    for (int b = 0; b < count; ++b) {
+        const uint32_t low = uint32_t(first + uint64_t(b));
+        if (b > 0 && low == 0) key = key_of(job.random_key, draw, (first + uint64_t(b)) >> 32);
+        starts[b] = random_bits(low, key) + uint32_t(job.step) * step_forward;
+    }
+}
+
 // One tensor's part of a block. After `load`, `stored` points at its n elements as stored, in order; `values` at the
 // same as the rule computes, which is the same place where the format allows it.
-template <class T> struct Lane {
-    alignas(64) T value_buffer[block];
-    alignas(64) char stored_buffer[block * sizeof(double)];
+template <class T, int capacity = block> struct Lane {
+    alignas(64) T value_buffer[capacity];
+    alignas(64) char stored_buffer[capacity * sizeof(double)];
     const Operand *operand;
     char *stored;
     T *values;
@@ -113,6 +130,24 @@ template <class T> struct Lane {
         if (operand->format != native<T>) encode_stochastic(operand->format, values, stored, n, draws, shift);
         put_back(begin, n);
     }
+
+    void load_codes(const Operand &x, int64_t begin, int n, int64_t block_index) {
+        operand = &x, stored = x.data + begin, values = value_buffer;
+        for (int i = 0; i < n; ++i)
+            values[i] = T(value_of(uint8_t(stored[i]), x.scales[block_index], is_signed(x.format)));
+    }
+
+    // `factor` is what the rule has multiplied the moments with.
+    void store_codes(const Job &job, int n, int64_t block_index, bool stochastic, float factor) {
+        alignas(64) float x[quantum] = {};
+        alignas(64) uint8_t codes[quantum];
+        for (int i = 0; i < n; ++i) x[i] = float(values[i]);
+        float &scale = operand->scales[block_index];
+        uint32_t start;
+        begin_thresholds(job, block_index, &start, 1);
+        encode_block(operand->format, stochastic, x, codes, scale, factor * magnitude_of(scale), start, padded(n));
+        std::copy_n(codes, n, reinterpret_cast<uint8_t *>(stored));
+    }
 };
 
 bool rounds(const Operand &x) { return x.format == Format::bf16 || x.format == Format::f16; }
@@ -123,27 +158,36 @@ struct Draw {
 };
 constexpr Draw draw_of[SLOTS] = {{1, 0}, {}, {0, 0}, {0, 16}, {}, {1, 16}, {}};
 
-// The random numbers of one block, made when they are first asked for.
-class Draws {
-    alignas(64) uint32_t bits[2][block];
+// The random numbers of up to `capacity` elements, made when they are first asked for.
+template <int capacity> class Draws {
+    alignas(64) uint32_t bits[2][capacity];
     bool made[2] = {false, false};
     const Job &job;
-    int64_t begin;
+    uint64_t begin;
     int n;
 
+    void make(int number) {
+        const uint32_t forward = (step_forward >> 16) * uint32_t(job.step), both = forward << 16 | (forward & 0xffffu);
+        uint32_t *to = bits[number];
+        for (int done = 0; done < n;) { // in one piece, but where the low half of the index begins again
+            const uint32_t first = uint32_t(begin + uint64_t(done));
+            const int piece = int(std::min<uint64_t>(uint64_t(n - done), (uint64_t(1) << 32) - first));
+            const Key key = key_of(job.random_key, uint64_t(number), (begin + uint64_t(done)) >> 32);
+#pragma omp simd
+            for (int i = 0; i < piece; ++i) {
+                const uint32_t x = random_bits(first + uint32_t(i), key);
+                to[done + i] = ((x & 0xffff0000u) + (both & 0xffff0000u)) | ((x + both) & 0xffffu);
+            }
+            done += piece;
+        }
+        made[number] = true;
+    }
+
   public:
-    Draws(const Job &job, int64_t begin, int n) : job(job), begin(begin), n(n) {}
+    Draws(const Job &job, int64_t at, int n) : job(job), begin(uint64_t(job.first + at)), n(n) {}
 
     const uint32_t *get(int number) {
-        if (!made[number]) {
-            // Blocks begin at multiples of the block's length, so the high half of the index is the same throughout.
-            const Key key = key_of(job.random_key, job.step, uint64_t(number), uint64_t(begin) >> 32);
-            const uint32_t first = uint32_t(begin);
-            uint32_t *to = bits[number];
-#pragma omp simd
-            for (int i = 0; i < n; ++i) to[i] = random_bits(first + uint32_t(i), key);
-            made[number] = true;
-        }
+        if (!made[number]) make(number);
         return bits[number];
     }
 };
@@ -185,55 +229,164 @@ void step_in_place(const Job &job, const Constants<T> &constants, int64_t begin,
                                 elements<T>(job, R, begin), int(end - begin));
 }
 
+// The weight's part of a block: as the rule computes, and back again as it is stored.
+template <class T, int capacity> struct WeightLane {
+    Lane<T, capacity> weight, low; // of `low` only what is stored is used
+    const Job &job;
+    explicit WeightLane(const Job &job) : job(job) {}
+
+    T *load(int64_t at, int n) {
+        if (job.weights != Weights::split) {
+            weight.load(job.operands[P], at, n);
+            if (!job.move) weight.detach(n);
+        } else {
+            weight.locate(job.operands[P], at, n);
+            low.locate(job.operands[LOW], at, n);
+            weight.values = weight.value_buffer;
+            decode_split(job.operands[P].format, weight.stored, low.stored, weight.values, n);
+        }
+        return weight.values;
+    }
+
+    void store(int64_t at, int n, Draws<capacity> &draws) {
+        if (!job.move) return;
+        if (job.weights == Weights::split) {
+            encode_split(job.operands[P].format, weight.values, weight.stored, low.stored, n);
+            weight.put_back(at, n), low.put_back(at, n);
+        } else if (job.weights == Weights::stochastic && rounds(job.operands[P])) {
+            weight.store_stochastic(at, n, draws.get(draw_of[P].number), draw_of[P].shift);
+        } else {
+            weight.store(at, n);
+        }
+    }
+};
+
 template <class T> void step_blocks(const Job &job, const Constants<T> &constants, int64_t begin, int64_t end) {
-    Lane<T> lanes[LOW];
-    Lane<T> low; // only its `stored` is used
+    Lane<T> lanes[LOW]; // that of the weight is its own
+    WeightLane<T, block> weight(job);
     const Rule<T, T> apply = rules<T, T>[job.shape];
-    const bool split = job.weights == Weights::split;
+    const float factors[LOW] = {0, 0, float(constants.a1), float(constants.a2), 1, float(constants.q)};
 
     for (int64_t at = begin; at < end;) {
-        const int64_t next = std::min(end, (at / block + 1) * block);
+        int64_t next = std::min(end, (at / block + 1) * block), block_index = 0;
+        if (job.row) {
+            block_index = block_at(job, at);
+            next = std::min(end, at + std::min<int64_t>(job.row - at % job.row, quantum));
+        }
         const int n = int(next - at);
-        T *values[LOW] = {};
-        for (int slot = P; slot < LOW; ++slot) {
-            if (job.operands[slot].data == nullptr || (slot == P && split)) continue;
-            lanes[slot].load(job.operands[slot], at, n);
+        T *values[LOW] = {weight.load(at, n)};
+        for (int slot = G; slot < LOW; ++slot) {
+            const Operand &x = job.operands[slot];
+            if (x.data == nullptr) continue;
+            if (is_scaled(x.format))
+                lanes[slot].load_codes(x, at, n, block_index);
+            else
+                lanes[slot].load(x, at, n);
             values[slot] = lanes[slot].values;
         }
-        if (split) {
-            lanes[P].locate(job.operands[P], at, n);
-            low.locate(job.operands[LOW], at, n);
-            lanes[P].values = lanes[P].value_buffer;
-            decode_split(job.operands[P].format, lanes[P].stored, low.stored, lanes[P].values, n);
-        } else if (!job.move) {
-            lanes[P].detach(n);
-        }
-        values[P] = lanes[P].values;
 
         apply(constants, values[P], values[G], values[M], values[V], values[H], values[R], n);
 
-        Draws draws(job, at, n);
+        Draws<block> draws(job, at, n);
         // Averages are rounded without bias: nearest rounding would stop them (a step moves v by 1/1000, a bfloat16 has
         // 8 bits). The maximum is not an average, and takes the nearest.
-        for (const Slot slot : {M, V, R}) {
+        for (const Slot slot : {M, V, H, R}) {
             if (values[slot] == nullptr) continue;
-            const Draw draw = draw_of[slot];
-            const uint32_t *bits = rounds(job.operands[slot]) ? draws.get(draw.number) : nullptr;
-            lanes[slot].store_stochastic(at, n, bits, draw.shift);
-        }
-        if (values[H] != nullptr) lanes[H].store(at, n);
-        if (job.move) {
-            if (split) {
-                encode_split(job.operands[P].format, lanes[P].values, lanes[P].stored, low.stored, n);
-                lanes[P].put_back(at, n);
-                low.put_back(at, n);
-            } else if (job.weights == Weights::stochastic && rounds(job.operands[P])) {
-                lanes[P].store_stochastic(at, n, draws.get(draw_of[P].number), draw_of[P].shift);
+            const Operand &x = job.operands[slot];
+            if (is_scaled(x.format)) {
+                lanes[slot].store_codes(job, n, block_index, slot == V && (job.shape & shape::square), factors[slot]);
+            } else if (slot == H || !rounds(x)) {
+                lanes[slot].store(at, n);
             } else {
-                lanes[P].store(at, n);
+                lanes[slot].store_stochastic(at, n, draws.get(draw_of[slot].number), draw_of[slot].shift);
             }
         }
+        weight.store(at, n, draws);
         at = next;
+    }
+}
+
+// ---- all moments in 8 bits
+
+template <unsigned S> constexpr ScaledStep scaled_step_or_null() {
+    if constexpr (can_be_scaled(S))
+        return step_scaled_blocks<S>;
+    else
+        return nullptr;
+}
+
+template <unsigned... S> constexpr auto make_scaled_steps(std::integer_sequence<unsigned, S...>) {
+    return std::array<ScaledStep, sizeof...(S)>{scaled_step_or_null<S>()...};
+}
+
+constexpr auto scaled_steps = make_scaled_steps(std::make_integer_sequence<unsigned, shape::count>());
+
+bool all_scaled(const Job &job) {
+    if (!job.row || job.wide || scaled_steps[job.shape & ~shape::penalty] == nullptr) return false;
+    return std::all_of(job.operands + M, job.operands + LOW,
+                       [](const Operand &x) { return x.data == nullptr || is_scaled(x.format); });
+}
+
+// `count` blocks that have n elements each and lie one behind the other.
+void step_scaled_run(const Job &job, const Constants<Floats> &wide, float *p, const float *g, int64_t at, int n,
+                     int count) {
+    const ScaledStep apply = scaled_steps[job.shape & ~shape::penalty];
+    const int64_t first = block_at(job, at);
+    uint32_t starts[most_blocks];
+    begin_thresholds(job, first, starts, count);
+    ScaledBlocks x{};
+    for (int part = 0; part < 4; ++part) {
+        const Operand &operand = job.operands[M + part];
+        if (operand.data == nullptr) continue;
+        x.codes[part] = reinterpret_cast<uint8_t *>(operand.data) + at;
+        x.scales[part] = operand.scales + first;
+    }
+    if (n % group == 0) return apply(*job.narrow_constants, wide, p, g, x, starts, n, count);
+
+    for (int b = 0; b < count; ++b, p += n, g += n) { // one after the other, with zeros behind it
+        alignas(64) float padded_p[quantum] = {}, padded_g[quantum] = {};
+        alignas(64) uint8_t padded_codes[4][quantum] = {};
+        ScaledBlocks one{};
+        std::copy_n(p, n, padded_p), std::copy_n(g, n, padded_g);
+        for (int part = 0; part < 4; ++part) {
+            if (!x.codes[part]) continue;
+            std::copy_n(x.codes[part] + b * n, n, padded_codes[part]);
+            one.codes[part] = padded_codes[part], one.scales[part] = x.scales[part] + b;
+        }
+        apply(*job.narrow_constants, wide, padded_p, padded_g, one, starts + b, padded(n), 1);
+        std::copy_n(padded_p, n, p);
+        for (int part = 0; part < 4; ++part)
+            if (x.codes[part]) std::copy_n(padded_codes[part], n, x.codes[part] + b * n);
+    }
+}
+
+void step_scaled(const Job &job, int64_t begin, int64_t end) {
+    WeightLane<float, stretch> weight(job);
+    Lane<float, stretch> gradient;
+    alignas(64) float penalized_gradient[stretch];
+    const Constants<float> k = *job.narrow_constants;
+    Constants<Floats> wide = Constants<Floats>::from(k, [](float x) { return splat(x); });
+    wide.root = splat(larger(k.root, 1e-37f)); // no root is estimated of 0
+
+    for (int64_t at = begin; at < end;) {
+        // As many blocks of one length as there are: where rows end with a shorter block, only those of one row.
+        const int64_t rest = job.row - at % job.row;
+        const int n = int(std::min<int64_t>(rest, quantum));
+        const bool even = job.row < quantum || job.row % quantum == 0;
+        const int64_t alike = std::min<int64_t>(even ? end - at : rest, end - at) / n;
+        const int count = int(std::min<int64_t>(alike, stretch / padded(n))), total = n * count;
+
+        gradient.load(job.operands[G], at, total);
+        float *p = weight.load(at, total);
+        const float *g = gradient.values;
+        if (job.shape & shape::penalty) {
+            for (int i = 0; i < total; ++i) penalized_gradient[i] = penalized(k, g[i], p[i]);
+            g = penalized_gradient;
+        }
+        step_scaled_run(job, wide, p, g, at, n, count);
+        Draws<stretch> draws(job, at, total);
+        weight.store(at, total, draws);
+        at += total;
     }
 }
 
@@ -241,6 +394,7 @@ template <class T> void step_as(const Job &job, const Constants<T> &constants, i
     if (lies_ready<T>(job, native<T>)) return step_in_place<T, T>(job, constants, begin, end);
     if constexpr (sizeof(T) == 4)
         if (lies_ready<T>(job, Format::bf16)) return step_in_place<T, bf16>(job, constants, begin, end);
+    if (all_scaled(job)) return step_scaled(job, begin, end);
     step_blocks<T>(job, constants, begin, end);
 }
 

@@ -15,9 +15,11 @@ enum class Weights : uint8_t { nearest, stochastic, split };
 struct Job {
     Operand operands[SLOTS];
     int64_t numel;
-    unsigned shape; // bits of adamas::shape
-    bool wide;      // arithmetic in float64
-    bool move;      // false where lr = 0: the moments are updated and the weight is left alone
+    int64_t row;                // elements in a row, where a moment is stored in 8 bits; else 0
+    int64_t first, first_block; // element and block of the whole tensor that this part of it begins with
+    unsigned shape;             // bits of adamas::shape
+    bool wide;                  // arithmetic in float64
+    bool move;                  // false where lr = 0: the moments are updated and the weight is left alone
     Weights weights;
     uint64_t random_key; // seed and tensor
     uint64_t step;

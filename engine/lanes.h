@@ -26,16 +26,17 @@ template <class T> inline T fused(T a, T b, T c) {
     return a * b + c;
 #endif
 }
-template <class T> inline T larger(T a, T b) { return a > b ? a : b; } // b where either is NaN
+template <class T> inline T fused_less(T a, T b, T c) { return fused(a, b, -c); } // a·b - c
+template <class T> inline T larger(T a, T b) { return a > b ? a : b; }            // b where either is NaN
 template <class T> inline T magnitude(T a) { return std::fabs(a); }
 template <class T> inline T root(T a) { return std::sqrt(a); }
 template <class T> inline T quotient(T a, T b) { return a / b; }
 
 // ---- a register of them
 
-// Codes are stored one byte each, in order. A group is as many as lie in one register: four registers of floats. `unpack`
-// gives a register in which byte j of lane l is code j·width + l, so that a shift brings the codes of register j into
-// place; `pack` is its inverse.
+// Codes are stored one byte each, in order. A group is as many as lie in one register: four registers of floats.
+// `unpack` gives a register in which byte j of lane l is code j·width + l, so that a shift brings the codes of register
+// j into place; `pack` is its inverse.
 
 #if defined(__AVX512F__)
 
@@ -57,6 +58,7 @@ inline Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.x, b.x)}; 
 inline Floats operator-(Floats a, Floats b) { return {_mm512_sub_ps(a.x, b.x)}; }
 inline Floats operator*(Floats a, Floats b) { return {_mm512_mul_ps(a.x, b.x)}; }
 inline Floats fused(Floats a, Floats b, Floats c) { return {_mm512_fmadd_ps(a.x, b.x, c.x)}; }
+inline Floats fused_less(Floats a, Floats b, Floats c) { return {_mm512_fmsub_ps(a.x, b.x, c.x)}; }
 inline Floats larger(Floats a, Floats b) { return {_mm512_max_ps(a.x, b.x)}; }
 inline Floats magnitude(Floats a) { return {_mm512_abs_ps(a.x)}; }
 
@@ -76,8 +78,10 @@ inline Ints or_masked(Ints a, Ints b, Ints mask) { return {_mm512_ternarylogic_e
 inline Ints select(Ints mask, Ints a, Ints b) { return {_mm512_ternarylogic_epi32(mask.x, a.x, b.x, 0xCA)}; }
 inline int largest(Ints a) { return _mm512_reduce_max_epi32(a.x); }
 
-// Estimates with 14 bits, far finer than a code.
-inline Floats root(Floats a) { return {_mm512_mul_ps(a.x, _mm512_rsqrt14_ps(a.x))}; }
+// Estimates with 14 bits, far finer than a code. The root wants a > 0; infinity has an infinite one.
+inline Floats root(Floats a) {
+    return {_mm512_mul_ps(a.x, _mm512_rsqrt14_ps(_mm512_min_ps(a.x, _mm512_set1_ps(0x1.fffffep127f))))};
+}
 inline Floats quotient(Floats a, Floats b) { return {_mm512_mul_ps(a.x, _mm512_rcp14_ps(b.x))}; }
 
 inline Ints transposed_bytes(Ints a) { // of the 4x4 bytes in each quarter
@@ -123,6 +127,7 @@ inline Floats operator+(Floats a, Floats b) { return {_mm256_add_ps(a.x, b.x)}; 
 inline Floats operator-(Floats a, Floats b) { return {_mm256_sub_ps(a.x, b.x)}; }
 inline Floats operator*(Floats a, Floats b) { return {_mm256_mul_ps(a.x, b.x)}; }
 inline Floats fused(Floats a, Floats b, Floats c) { return {_mm256_fmadd_ps(a.x, b.x, c.x)}; }
+inline Floats fused_less(Floats a, Floats b, Floats c) { return {_mm256_fmsub_ps(a.x, b.x, c.x)}; }
 inline Floats larger(Floats a, Floats b) { return {_mm256_max_ps(a.x, b.x)}; }
 
 inline Ints bits_of(Floats a) { return {_mm256_castps_si256(a.x)}; }
@@ -147,15 +152,8 @@ inline int largest(Ints a) {
     return *std::max_element(x, x + width);
 }
 
-// Estimates with 12 bits, and one step of Newton's.
-inline Floats root(Floats a) {
-    const Floats e{_mm256_rsqrt_ps(a.x)}, r = a * e;
-    return fused(splat(0.5f) * r, fused(splat(-1.0f) * r, e, splat(1.0f)), r);
-}
-inline Floats quotient(Floats a, Floats b) {
-    const Floats e{_mm256_rcp_ps(b.x)}, q = a * e;
-    return fused(fused(splat(-1.0f) * b, q, a), e, q);
-}
+inline Floats root(Floats a) { return {_mm256_sqrt_ps(a.x)}; }
+inline Floats quotient(Floats a, Floats b) { return {_mm256_div_ps(a.x, b.x)}; }
 
 inline Ints transposed_bytes(Ints a) { // of the 4x4 bytes in each half
     const __m256i order = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, //
@@ -214,6 +212,9 @@ inline Floats operator-(Floats a, Floats b) { return ADAMAS_LANES(Floats, a.x[l]
 inline Floats operator*(Floats a, Floats b) { return ADAMAS_LANES(Floats, a.x[l] * b.x[l]); }
 inline Floats fused(Floats a, Floats b, Floats c) { return ADAMAS_LANES(Floats, fused(a.x[l], b.x[l], c.x[l])); }
 inline Floats larger(Floats a, Floats b) { return ADAMAS_LANES(Floats, larger(a.x[l], b.x[l])); }
+inline Floats fused_less(Floats a, Floats b, Floats c) {
+    return ADAMAS_LANES(Floats, fused_less(a.x[l], b.x[l], c.x[l]));
+}
 inline Floats magnitude(Floats a) { return ADAMAS_LANES(Floats, magnitude(a.x[l])); }
 
 inline Ints bits_of(Floats a) { return ADAMAS_LANES(Ints, float_bits(a.x[l])); }
@@ -251,7 +252,7 @@ inline void pack(Ints a, void *codes) {
         for (int l = 0; l < width; ++l) c[4 * j + l] = uint8_t(a.x[l] >> (8 * j));
 }
 inline Ints magnitudes_of_bytes(Ints a) {
-    const Ints ones = ADAMAS_LANES(Ints, (a.x[l] >> 7 & 0x01010101u)); // of the negative bytes
+    const Ints ones = ADAMAS_LANES(Ints, (a.x[l] >> 7 & 0x01010101u));   // of the negative bytes
     return ADAMAS_LANES(Ints, (a.x[l] ^ ones.x[l] * 0xffu) + ones.x[l]); // no code is -128 here, so nothing carries
 }
 

@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <initializer_list>
@@ -40,7 +41,7 @@ class Group {
         struct Place {
             const void *object, *sizes; // PyTorch keeps the sizes inside the tensor's own structure
         };
-        Place places[SLOTS + 2];
+        Place places[2 * SLOTS];
         int count = 0;
 
       public:
@@ -64,11 +65,13 @@ class Group {
         nb::object state;
         std::string name;
         uint64_t random_key;
+        int64_t first_row; // of the whole tensor, where this is a part of one
         Trail trail;
     };
     std::vector<Parameter> parameters;
-    std::array<nb::object, SLOTS> slot_names; // invalid where the shape has no such tensor
-    std::vector<nb::object> scalar_names;     // "step" first
+    std::array<nb::object, SLOTS> slot_names;  // invalid where the shape has no such tensor
+    std::array<nb::object, SLOTS> scale_names; // of the same, where they are in 8 bits
+    std::vector<nb::object> scalar_names;      // "step" first
     nb::object grad = nb::steal(PyUnicode_InternFromString("grad"));
     nb::object requires_grad = nb::steal(PyUnicode_InternFromString("requires_grad"));
     nb::object is_neg = nb::steal(PyUnicode_InternFromString("is_neg"));
@@ -82,6 +85,7 @@ class Group {
     std::vector<Sight> scalars;            // of each job, one after the other
     std::vector<nb::object> kept;          // what the kernels read and write, alive though another thread lets go of it
     std::array<View, SLOTS> views;
+    int64_t rows_of_weight = 0;
     std::vector<double> row;
     std::vector<Constants<float>> narrow; // of each row, for as long as the kernels run
     std::vector<Constants<double>> wide;
@@ -104,7 +108,8 @@ class Group {
         looking_at = "it";
         const Sight weight = see(parameter.tensor.ptr());
         parameter.trail.leave(parameter.tensor.ptr(), weight);
-        if (weight.format == Format::i16) throw Unusable("has dtype int16");
+        if (!is_floating(weight.format)) throw Unusable("has an integer dtype");
+        rows_of_weight = weight.dims > 0 ? weight.sizes[0] : 1;
         describe(weight, views[P]);
         if (overlaps_itself(views[P]))
             throw Unusable(
@@ -121,7 +126,7 @@ class Group {
         const Sight seen = see(gradient.ptr());
         parameter.trail.leave(gradient.ptr(), seen);
         if (!same_shape(weight, seen)) throw Unusable("has another shape than the parameter, or only one is complex");
-        if (seen.format == Format::i16) throw Unusable("has dtype int16");
+        if (!is_floating(seen.format)) throw Unusable("has an integer dtype");
         describe(seen, views[G]);
 
         for (int slot = M; slot < SLOTS; ++slot) {
@@ -129,10 +134,32 @@ class Group {
             if (!slot_names[slot].is_valid() || (slot == LOW && !is_rounded(views[P]))) continue;
             const Sight state = see_state(parameter, slot_names[slot]);
             if (!same_shape(weight, state)) throw Unusable("has another shape than the parameter");
-            if ((state.format == Format::i16) != (slot == LOW)) throw Unusable("has a dtype that it cannot have");
+            const bool has_sign = slot == M || slot == R;
+            if (slot == LOW ? state.format != Format::i16
+                            : !is_floating(state.format) && state.format != (has_sign ? Format::i8 : Format::u8))
+                throw Unusable("has a dtype that it cannot have");
             describe(state, views[slot]);
-            if (overlaps_itself(views[slot])) throw Unusable("has elements that share memory");
+            if (is_scaled(state.format)) {
+                collect_scales(parameter, slot, weight);
+            } else if (overlaps_itself(views[slot])) {
+                throw Unusable("has elements that share memory");
+            }
         }
+    }
+
+    void collect_scales(Parameter &parameter, int slot, const Sight &weight) {
+        if (!views[slot].sizes.empty()) throw Unusable("has to lie in row-major order (contiguous)");
+        if (weight.dims < 1 || weight.is_complex) throw Unusable("is in 8 bits, which the parameter cannot have");
+        const int64_t rows = weight.sizes[0], row = rows > 0 ? weight.numel / rows : 0;
+        const Sight scales = see_state(parameter, scale_names[slot]);
+        const int64_t blocks = (row + quantum - 1) / quantum;
+        if (scales.format != Format::f32 || scales.dims != 2 || scales.sizes[0] != rows || scales.sizes[1] != blocks)
+            throw Unusable("has to be float32, of shape (" + std::to_string(rows) + ", " + std::to_string(blocks) +
+                           ")");
+        View view;
+        describe(scales, view);
+        if (!view.sizes.empty()) throw Unusable("has to lie in row-major order (contiguous)");
+        views[slot].scales = reinterpret_cast<float *>(view.data);
     }
 
     size_t row_index(Parameter &parameter) {
@@ -157,17 +184,19 @@ class Group {
     }
 
   public:
-    Group(nb::list tensors, nb::list states, nb::list names, std::vector<uint64_t> random_keys, unsigned shape,
-          const std::string &weights_mode, nb::list slots, nb::list scalar_names_)
+    Group(nb::list tensors, nb::list states, nb::list names, std::vector<uint64_t> random_keys,
+          std::vector<int64_t> first_rows, unsigned shape, const std::string &weights_mode, nb::list slots,
+          nb::list scales, nb::list scalar_names_)
         : shape(shape) {
         if (shape >= shape::count || !shape::valid(shape)) throw nb::value_error("no such shape of the rule");
         weights = weights_mode == "split"        ? Weights::split
                   : weights_mode == "stochastic" ? Weights::stochastic
                                                  : Weights::nearest;
         for (size_t i = 0; i < tensors.size(); ++i)
-            parameters.push_back({tensors[i], states[i], nb::cast<std::string>(names[i]), random_keys[i]});
+            parameters.push_back(
+                {tensors[i], states[i], nb::cast<std::string>(names[i]), random_keys[i], first_rows[i]});
         for (size_t i = 0; i < slots.size(); ++i)
-            if (!slots[i].is_none()) slot_names[M + i] = slots[i];
+            if (!slots[i].is_none()) slot_names[M + i] = slots[i], scale_names[M + i] = scales[i];
         for (nb::handle name : scalar_names_) scalar_names.push_back(nb::borrow(name));
     }
 
@@ -186,9 +215,15 @@ class Group {
             } catch (const Unusable &problem) {
                 explain(parameters[i], problem);
             }
+            const bool scaled = std::any_of(views.begin(), views.end(),
+                                            [](const View &x) { return x.data != nullptr && is_scaled(x.format); });
             const bool draws = (weights == Weights::stochastic && is_rounded(views[P])) || is_rounded(views[M]) ||
                                is_rounded(views[V]) || is_rounded(views[R]);
-            Job &job = work.add(views.data(), draws);
+            Job &job = work.add(views.data(), draws || scaled);
+            const int64_t row = rows_of_weight > 0 ? job.numel / rows_of_weight : 0;
+            job.row = scaled ? row : 0;
+            job.first = parameters[i].first_row * row;
+            job.first_block = parameters[i].first_row * ((row + quantum - 1) / quantum);
             job.shape = shape;
             job.weights = is_rounded(views[P]) ? weights : Weights::nearest; // wider weights have nothing to round
             job.wide = views[P].format == Format::f64;
@@ -278,9 +313,10 @@ NB_MODULE(_engine, m) {
     using namespace adamas;
     m.doc() = "The compiled engine of Adamas.";
     nb::class_<Group>(m, "Group")
-        .def(nb::init<nb::list, nb::list, nb::list, std::vector<uint64_t>, unsigned, const std::string &, nb::list,
-                      nb::list>(),
-             "tensors"_a, "states"_a, "names"_a, "random_keys"_a, "shape"_a, "weights"_a, "slots"_a, "scalars"_a)
+        .def(nb::init<nb::list, nb::list, nb::list, std::vector<uint64_t>, std::vector<int64_t>, unsigned,
+                      const std::string &, nb::list, nb::list, nb::list>(),
+             "tensors"_a, "states"_a, "names"_a, "random_keys"_a, "first_rows"_a, "shape"_a, "weights"_a, "slots"_a,
+             "scales"_a, "scalars"_a)
         .def("collect", &Group::collect)
         .def("collected", &Group::collected)
         .def("discard", &Group::discard)

@@ -1,6 +1,7 @@
-// Randomness as a counter: a function of (seed, step, tensor, element), never a stream. So the same bits come out for
-// any number of threads, any chunking and any resume. adamas.formats has the same functions in NumPy. `static`, because
-// this header is compiled for several instruction sets and the linker must not mix them.
+// Randomness as a counter: a function of (seed, tensor, element, step), never a stream. So the same bits come out for
+// any number of threads, any chunking and any resume. adamas.formats has the same functions in NumPy, and says why the
+// step is only added. `static`, because this header is compiled for several instruction sets and the linker must not
+// mix them.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +20,9 @@ static inline uint64_t mix64(uint64_t x) {
     return x ^ (x >> 31);
 }
 
-// One key for each (tensor, step, draw, 2^32 elements); `tensor` has the seed in it already.
-static inline Key key_of(uint64_t tensor, uint64_t step, uint64_t draw, uint64_t index_high) {
-    const uint64_t x = mix64(mix64(mix64(tensor ^ mix64(step)) + draw) + index_high);
+// One key for each (tensor, draw, 2^32 elements); `tensor` has the seed in it already.
+static inline Key key_of(uint64_t tensor, uint64_t draw, uint64_t index_high) {
+    const uint64_t x = mix64(mix64(tensor + draw) + index_high);
     return {uint32_t(x), uint32_t(x >> 32)};
 }
 
@@ -35,5 +36,9 @@ static inline uint32_t random_bits(uint32_t index, Key key) {
     x *= 0x846ca68bu;
     return x ^ (x >> 16);
 }
+
+// What is added to the random numbers from one step to the next, and from one element of a block to the next.
+constexpr uint32_t step_forward = 0x9e3779b9u;     // 2^32 (sqrt(5) - 1)/2
+constexpr uint32_t position_forward = 0x6a09e667u; // 2^32 (sqrt(2) - 1)
 
 } // namespace adamas

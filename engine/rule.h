@@ -81,7 +81,7 @@ void rule(const Constants<T> &shared, Stored *__restrict p, const Stored *__rest
         if constexpr (S & (shape::square | shape::absolute)) v[i] = second;
         if constexpr (S & shape::maximum) h[i] = most;
         if constexpr (S & shape::trace) r[i] = trace;
-        put(p[i], fused(k.k, weight, -update));
+        put(p[i], fused_less(k.k, weight, update));
     }
 }
 

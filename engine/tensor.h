@@ -6,13 +6,21 @@
 
 namespace adamas {
 
-// How one element is stored. Adding a format means adding one decode and one encode in formats.h.
-enum class Format : uint8_t { f32, f64, bf16, f16, i16 };
+// How one element is stored. Adding a format means adding one decode and one encode in formats.h. i8 and u8 are codes
+// with a scale for each block of a row.
+enum class Format : uint8_t { f32, f64, bf16, f16, i16, i8, u8 };
+
+// Elements that have a scale in common, at most: they lie in one row.
+constexpr int quantum = 128;
+
+constexpr bool is_scaled(Format format) { return format == Format::i8 || format == Format::u8; }
 
 constexpr size_t size_of(Format format) {
     switch (format) {
     case Format::f64: return 8;
     case Format::f32: return 4;
+    case Format::i8:
+    case Format::u8: return 1;
     default: return 2;
     }
 }
@@ -28,6 +36,7 @@ struct Operand {
     Format format = Format::f32;
     int dims = 0;
     const int64_t *sizes = nullptr, *strides = nullptr;
+    float *scales = nullptr; // of codes: one for each block, row after row
 };
 
 } // namespace adamas

@@ -13,12 +13,16 @@ namespace {
 // Elements that a thread takes at a time from the concatenation of all tensors: small tensors are batched, large ones
 // cut.
 constexpr int64_t portion = 16384;
-// Inside a tensor, cuts lie at multiples of this: whole cache lines in every format, whole blocks of scaled formats.
+// Inside a tensor, cuts lie at multiples of this, which are whole cache lines in every format.
 constexpr int64_t grain = 1024;
 // Waking a thread costs microseconds; fewer elements than this are done sooner by one.
 constexpr int64_t least_per_thread = 4096;
 
-int64_t cut(int64_t at, int64_t numel) { return at >= numel ? numel : at <= 0 ? 0 : at / grain * grain; }
+int64_t cut(int64_t at, const Job &job) {
+    if (at >= job.numel || at <= 0) return at <= 0 ? 0 : job.numel;
+    at = at / grain * grain;
+    return job.row ? at - at % job.row % quantum : at; // between two blocks
+}
 
 // The dimensions from the slowest to the fastest in memory.
 std::vector<int> memory_order(const View &view) {
@@ -44,7 +48,7 @@ void Work::clear() {
 
 // Gives the operand the view's dimensions in `order`, with neighbours that lie as one dimension joined.
 void Work::place(Operand &operand, const View &view, const std::vector<int> &order) {
-    operand.data = view.data, operand.format = view.format;
+    operand.data = view.data, operand.format = view.format, operand.scales = view.scales;
     std::vector<int64_t> sizes, strides;
     for (const int d : order) {
         if (view.sizes[d] == 1) continue;
@@ -66,8 +70,7 @@ Job &Work::add(const View *views, bool by_index) {
     const bool all_in_order =
         std::all_of(views, views + SLOTS, [](const View &v) { return v.data == nullptr || v.sizes.empty(); });
     if (all_in_order) {
-        for (int slot = 0; slot < SLOTS; ++slot)
-            job.operands[slot].data = views[slot].data, job.operands[slot].format = views[slot].format;
+        for (int slot = 0; slot < SLOTS; ++slot) place(job.operands[slot], views[slot], {});
     } else {
         const View *shaped = std::find_if(views, views + SLOTS, [](const View &v) { return !v.sizes.empty(); });
         std::vector<int> order(shaped->sizes.size());
@@ -124,7 +127,7 @@ template <class Body> void Work::share(int threads, Body &&body) const {
 template <class Body> void Work::each_part(int64_t from, int64_t to, Body &&body) const {
     const auto first = std::upper_bound(starts_.begin(), starts_.end(), from) - 1;
     for (size_t j = size_t(first - starts_.begin()); j < jobs_.size() && starts_[j] < to; ++j) {
-        const int64_t begin = cut(from - starts_[j], jobs_[j].numel), end = cut(to - starts_[j], jobs_[j].numel);
+        const int64_t begin = cut(from - starts_[j], jobs_[j]), end = cut(to - starts_[j], jobs_[j]);
         if (begin < end) body(j, begin, end);
     }
 }

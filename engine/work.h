@@ -14,6 +14,7 @@ struct View {
     Format format = Format::f32;
     int64_t numel = 0;
     std::vector<int64_t> sizes, strides; // empty for a tensor that lies in row-major order
+    float *scales = nullptr;             // of codes
 };
 
 // Jobs with the storage that their operands point into.
@@ -28,7 +29,7 @@ class Work {
   public:
     void clear();
     // `views` in the order of Slot, absent ones with data = null; `by_index` keeps the logical order of elements, which
-    // random numbers are counted by, where otherwise any order will do.
+    // random numbers and blocks are counted by, where otherwise any order will do.
     Job &add(const View *views, bool by_index);
     std::vector<Job> &jobs() { return jobs_; }
 

@@ -72,18 +72,26 @@ def test_stochastic_rounding_is_right_on_average(encode, value: float) -> None: 
 
 def test_random_bits_are_uniform_and_independent() -> None:
     index = np.arange(1 << 16, dtype=np.int64)
-    draws = {
-        (key, step, draw): formats.random_bits(np, index, key, step, draw)
-        for key, step, draw in ((1, 1, 0), (1, 2, 0), (2, 1, 0), (1, 1, 1))
-    }
-    for bits in draws.values():
+    draws = [formats.random_bits(np, index, key, draw) for key, draw in ((1, 0), (2, 0), (1, 1))]
+    for bits in draws:
         ones = np.array([(bits >> i & 1).mean() for i in range(32)])
         assert np.abs(ones - 0.5).max() < 0.01
         unit = bits / 2.0**32
         assert abs(np.corrcoef(unit[:-1], unit[1:])[0, 1]) < 0.02
-    first, *others = (bits / 2.0**32 for bits in draws.values())
+    first, *others = (bits / 2.0**32 for bits in draws)
     for other in others:
         assert abs(np.corrcoef(first, other)[0, 1]) < 0.02
+
+
+def test_thresholds_are_uniform_over_the_elements_and_even_in_time() -> None:
+    index = np.arange(1 << 16, dtype=np.int64)
+    for step in (1, 2, 10**9):
+        found = formats.random16(np, index, 1, step, "second")
+        assert abs(np.histogram(found, 16, (0, 1 << 16))[0] / len(index) - 1 / 16).max() < 0.005
+    one = np.array([formats.random16(np, index[:50], 1, step, "weight") for step in range(100)])
+    counts = np.apply_along_axis(lambda x: np.histogram(x, 10, (0, 1 << 16))[0], 0, one)
+    assert counts.min() >= 8  # of 10; independent numbers would leave some with 2 or 3
+    assert counts.max() <= 12
 
 
 @pytest.mark.parametrize("isa", _engine.instruction_sets())

@@ -42,12 +42,12 @@ def mix64(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def random_bits(xp: Any, index: Array, tensor_key: int, step: int, draw: int) -> Array:
+def random_bits(xp: Any, index: Array, tensor_key: int, draw: int) -> Array:
     """32 random bits for each element of ``index`` (int64, below 2³²), as int64.
 
-    ``tensor_key`` has the seed in it already; ``draw`` numbers the independent draws of one step.
+    ``tensor_key`` has the seed in it already; ``draw`` numbers the independent draws of one tensor.
     """
-    key = mix64(mix64(mix64(tensor_key ^ mix64(step)) + draw))  # the engine adds the index's high half here
+    key = mix64(mix64(tensor_key + draw))  # the engine adds the index's high half here
     first, second = key & _MASK32, key >> 32
     x = index ^ first
     x = x ^ (x >> 16)
@@ -58,14 +58,30 @@ def random_bits(xp: Any, index: Array, tensor_key: int, step: int, draw: int) ->
     return x ^ (x >> 16)
 
 
-# Which 16 bits of which draw round what: (number of the draw, shift).
+# What rounds a number up or down is a threshold, uniform over the elements. From step to step it goes on by the golden
+# ratio (a Kronecker sequence), so that the thresholds of one element fill the interval evenly in time. Each rounding is
+# right on average as with independent thresholds, and the errors that an average gathers over the steps are smaller.
+_STEP = 0x9E3779B9  # 2³²·(√5 − 1)/2
+_POSITION = 0x6A09E667  # 2³²·(√2 − 1)
+
+# Which bits of which draw are the thresholds of what: (number of the draw, shift).
 DRAWS = {"first": (0, 0), "second": (0, 16), "weight": (1, 0), "trace": (1, 16)}
+_BLOCKS = 2  # the draw of whole blocks
 
 
 def random16(xp: Any, index: Array, tensor_key: int, step: int, what: str) -> Array:
-    """The 16 random bits that round the weight or a moment (``what`` is a key of ``DRAWS``)."""
+    """The 16-bit thresholds that round the weight or a moment (``what`` is a key of ``DRAWS``)."""
     draw, shift = DRAWS[what]
-    return random_bits(xp, index, tensor_key, step, draw) >> shift & 0xFFFF
+    return (random_bits(xp, index, tensor_key, draw) >> shift) + ((_STEP >> 16) * step & 0xFFFF) & 0xFFFF
+
+
+def block_thresholds(xp: Any, block: Array, position: Array, tensor_key: int, step: int) -> Array:
+    """The 18-bit thresholds that round the elements of a block: one random number each, and even inside of it.
+
+    ``block`` counts the blocks of the whole tensor, ``position`` the elements of a block; both int64, to be broadcast.
+    """
+    start = random_bits(xp, block, tensor_key, _BLOCKS) + (_STEP * step & _MASK32)
+    return (start + _POSITION * position & _MASK32) >> 14
 
 
 # bfloat16: the upper half of a float32.
@@ -161,3 +177,101 @@ def join_float16(xp: Any, high: Array, low: Array) -> Array:
     value = decode_float16(xp, high)
     signed = low - ((low >> 15) << 16)
     return value + cast(signed, xp.float32) * (float16_spacing(xp, xp.abs(value)) * 2.0**-15)
+
+
+# int8: a byte for each moment and a float32 scale for each block of a row.
+#
+# A code c stands for grid(c) times the scale: eight stretches of 32 codes, each twice as wide as the one before it, so
+# that small numbers are kept nearly as well as large ones. It is how a floating-point number with 5 bits of mantissa
+# runs, moved so that it begins at 0. So a code is read and written with integer operations alone, and between two
+# neighbouring codes everything is linear: rounding stochastically is right on average in v itself.
+#
+# First moments have a sign, round to the nearest, and their scale is that of the largest in the block. Second moments
+# are always read half a unit up, so that a positive one is never read as 0. Their scale fades with them, by the rule's
+# own factor, and is doubled or halved where they no longer fit: while nothing is added, no code changes.
+#
+# In a block with values that are not finite the scale has its sign set, and -128 stands for NaN, 255 for infinity.
+
+BLOCK = 128
+LARGEST_SIGNED = 472  # grid(127)
+LARGEST_UNSIGNED = 7680  # under grid(254) + 1/2, so that nothing rounds up beyond it
+_NAN_CODE, _INF_CODE = -128, 255
+_SHIFT = 18
+_START = (127 + 5) << 23  # the bits of 32.0
+_HALF = 1 << (_SHIFT - 1)
+LEAST_SIGNED = 2.0**-100  # a block of first moments that are all smaller is a block of zeros
+LEAST_SCALE = 2.0**-126
+_LEAST, _MOST = 2.0**-120, 2.0**120  # a scale outside of these, or as far from what is needed, is made anew
+
+
+def grid(xp: Any, codes: Array) -> Array:
+    """(32 + c mod 32)·2^(c div 32) − 32 for codes c from 0 to 255, as float32: 0, 1, 2, … 32, 34, 36, …"""
+    return bits_float(xp, _START + (codes << _SHIFT)) - 32
+
+
+def _codes_of(xp: Any, shifted: Array, threshold: Array | int) -> Array:
+    """The codes whose grid, from 32 on, holds ``shifted``: up where the bits that are cut off and the threshold carry."""
+    return (float_bits(xp, shifted) + threshold >> _SHIFT) - (_START >> _SHIFT)
+
+
+def _largest(xp: Any, x: Array) -> Array:
+    """The largest finite |x| of each block (the last dimension, which is kept)."""
+    size = xp.where(xp.isfinite(x), xp.abs(x), xp.zeros_like(x))
+    return xp.amax(size, -1, keepdims=True)
+
+
+def _marked(xp: Any, x: Array, scale: Array) -> Array:
+    """The scale, with its sign set where the block has values that are not finite."""
+    spoiled = xp.any(~xp.isfinite(x), -1, keepdims=True)
+    return xp.where(spoiled, -xp.abs(scale), scale)
+
+
+def decode_signed(xp: Any, codes: Array, scale: Array) -> Array:
+    """The float32 values of codes from -127 to 127 (int64), each block with its scale."""
+    value = grid(xp, xp.abs(codes)) * xp.abs(scale)
+    value = xp.where(codes < 0, -value, value)
+    return xp.where(codes == _NAN_CODE, xp.full_like(value, float("nan")), value)
+
+
+def encode_signed(xp: Any, x: Array) -> tuple[Array, Array]:
+    """The nearest codes of float32 values, and the scale of each block (the last dimension, of which 1 is left)."""
+    largest = _largest(xp, x)
+    some = largest >= LEAST_SIGNED
+    scale = xp.where(some, largest / LARGEST_SIGNED, xp.zeros_like(largest))
+    inverse = xp.where(some, 1 / xp.where(some, scale, xp.ones_like(scale)), scale)
+    size = xp.where(xp.isfinite(x), xp.abs(x), xp.zeros_like(x))
+    codes = _codes_of(xp, size * inverse + 32, _HALF)
+    codes = xp.where(x < 0, -codes, codes)
+    return xp.where(xp.isfinite(x), codes, xp.full_like(codes, _NAN_CODE)), _marked(xp, x, scale)
+
+
+def decode_unsigned(xp: Any, codes: Array, scale: Array) -> Array:
+    """The float32 values of codes from 0 to 254 (int64), each block with its scale."""
+    value = (grid(xp, codes) + 0.5) * xp.abs(scale)
+    return xp.where(codes == _INF_CODE, xp.full_like(value, float("inf")), value)
+
+
+def encode_unsigned(xp: Any, x: Array, kept: Array, threshold: Array | None = None) -> tuple[Array, Array]:
+    """The codes of float32 values that are not negative, and the scale of each block (the last dimension).
+
+    ``kept`` is what the decay has left of the scales so far, 0 where there were none. With ``threshold`` (18 bits an
+    element) values are rounded stochastically, without it to the nearest.
+    """
+    largest = _largest(xp, x)
+    need = largest * (1 / LARGEST_UNSIGNED)
+    kept = xp.abs(kept)
+    kept = xp.where((kept >= _LEAST) & (kept <= _MOST), kept, xp.ones_like(kept))
+    ratio = need * (1 / kept)
+    usable = (ratio >= _LEAST) & (ratio <= _MOST)
+    kept, ratio = xp.where(usable, kept, xp.ones_like(kept)), xp.where(usable, ratio, need)
+    doublings = float_bits(xp, ratio) >> 23  # 126 where the ratio is under 1, and at least 1/2
+    scale = kept * bits_float(xp, doublings + 1 << 23)
+    scale = xp.where(scale >= LEAST_SCALE, scale, xp.full_like(scale, LEAST_SCALE))
+    some = largest > 0
+    inverse = xp.where(some, 1 / scale, xp.zeros_like(scale))
+    scale = xp.where(some, scale, xp.zeros_like(scale))
+    size = xp.where(xp.isfinite(x), x, xp.zeros_like(x))
+    shifted = size * inverse + 31.5
+    shifted = xp.where(shifted > 32, shifted, xp.full_like(shifted, 32.0))
+    codes = _codes_of(xp, shifted, _HALF if threshold is None else threshold)
+    return xp.where(xp.isfinite(x), codes, xp.full_like(codes, _INF_CODE)), _marked(xp, x, scale)

@@ -1,21 +1,27 @@
-"""Loading a state dict: matched by name where there are names, copied, never cast, and all or nothing."""
+"""Loading a state dict: matched by name where there are names, copied, and all or nothing.
+
+Moments are stored as the optimizer that loads them was told to (``state=``), whatever they were saved as; where that is
+another format, they are converted, and a warning says so. Nothing else is ever cast.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import warnings
+from collections import Counter, defaultdict
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from . import scheduled
+from . import scheduled, storage
+from .foreign import decode_state
 
 if TYPE_CHECKING:
     from .optimizer import Optimizer
 
-# Present in a group, but not hyperparameters.
-_BOOKKEEPING = ("params", "param_names", "base_lr", scheduled.OBSERVED)
+# Present in a group, but not hyperparameters: what belongs to this optimizer and its parameters, whatever was saved.
+_BOOKKEEPING = ("params", "param_names", "base_lr", "state", "rows", scheduled.OBSERVED)
 
 
 def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str) -> None:
@@ -37,12 +43,15 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str)
 
     state: defaultdict[Any, Any] = defaultdict(dict)
     saved_state = state_dict["state"]
+    saved_group = {key: saved for saved in saved_groups for key in saved["params"]}
     owned = set()
+    converted: Counter[tuple[str, str, str]] = Counter()
     for group in merged:
-        for p in group["params"]:
+        for i, p in enumerate(group["params"]):
             owned.add(key := saved_id[id(p)])
             if key in saved_state:
-                state[p] = _loaded_state(optimizer, saved_state[key], p, group, names[id(p)])
+                plain = decode_state(saved_state[key], optimizer._member.slots, names[id(p)], saved_group[key])
+                state[p] = _loaded_state(optimizer, plain, group, i, names[id(p)], converted)
     for key, value in saved_state.items():
         if key not in owned:
             state[key] = deepcopy(value)
@@ -52,6 +61,12 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str)
     for group, saved in zip(merged, saved_groups, strict=True):
         scheduled.load_observed(group, saved.get(scheduled.OBSERVED, []))
     optimizer.__setstate__({"state": state, "param_groups": merged})
+    for (slot, saved_as, stored_as), count in converted.items():
+        warnings.warn(
+            f"{slot} of {count} parameter{'s' * (count > 1)} was saved as {saved_as} and is converted to {stored_as}, which "
+            "the state= of this optimizer asks for",
+            stacklevel=3,
+        )
     for post_hook in optimizer._optimizer_load_state_dict_post_hooks.values():
         post_hook(optimizer)
 
@@ -119,11 +134,17 @@ def _merged(optimizer: Optimizer, group: dict[str, Any], saved: dict[str, Any], 
 
 
 def _loaded_state(
-    optimizer: Optimizer, saved: dict[str, Any], p: Tensor, group: dict[str, Any], name: str
+    optimizer: Optimizer,
+    saved: dict[str, Any],
+    group: dict[str, Any],
+    index: int,
+    name: str,
+    converted: Counter[tuple[str, str, str]],
 ) -> dict[str, Any]:
-    """One parameter's state, as copies where the parameter is."""
-    member = optimizer._member
+    """One parameter's state, as copies where the parameter is; counts the moments whose format is another."""
+    member, p = optimizer._member, group["params"][index]
     scalars = dict(member.scalars)
+    scales = [storage.scale_name(slot) for slot in member.slots if slot is not None]
     result: dict[str, Any] = {}
     for key, value in saved.items():
         if key in scalars:
@@ -135,7 +156,8 @@ def _loaded_state(
                     f"parameter has {tuple(p.shape)}. Were the parameters given in another order? With names "
                     "(optimizer(model.named_parameters())) order does not matter"
                 )
-            result[key] = value.detach().to(device=p.device, copy=True)
+            if key not in scales:
+                result[key] = value.detach().to(device=p.device, copy=True)
         elif value is not None:  # torch.optim.SGD saves None for a momentum that it has not used
             result[key] = deepcopy(value)
     if not result:
@@ -150,4 +172,55 @@ def _loaded_state(
     if "step" not in result:
         # torch.optim.SGD keeps no count; that a buffer is there means that its first step is over.
         result["step"] = torch.tensor(1.0, dtype=torch.float64)
+    for slot in storage.slots_of(member, group, p, storage.rows_of(group, index)):
+        if slot.name in result:
+            result.update(_in_format(slot, result[slot.name], saved.get(slot.scale_name), name, converted))
     return result
+
+
+def _in_format(
+    slot: storage.Slot, value: Tensor, scale: Tensor | None, name: str, converted: Counter[tuple[str, str, str]]
+) -> dict[str, Tensor]:
+    """A saved moment in the format that it is to have here."""
+    if storage.is_coded(value):
+        if scale is None:
+            raise ValueError(f"loaded state dict does not fit: {slot.name!r} of parameter {name} has codes without scales")
+        scale = scale.detach().to(device=value.device, copy=True)
+        if value.dtype == slot.dtype and scale.shape == slot.scale_shape:
+            return {slot.name: value.contiguous(), slot.scale_name: scale.contiguous()}
+        plain = storage.decoded(value, scale)
+    elif value.dtype == slot.dtype or (slot.scale_shape is None and slot.dtype != torch.bfloat16 and _is_exact(value)):
+        return {slot.name: value}
+    else:
+        plain = value
+    converted[slot.name, _format_name(value.dtype), _format_name(slot.dtype)] += 1
+    return storage.encoded(slot, plain)
+
+
+def _is_exact(value: Tensor) -> bool:
+    """Whether the dtype is one that the arithmetic has: float32 moments of a float64 weight, or the other way round."""
+    return value.dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+def _format_name(dtype: torch.dtype) -> str:
+    return "int8" if dtype == torch.uint8 else str(dtype).removeprefix("torch.")
+
+
+def exported(optimizer: Optimizer, state_dict: dict[str, Any], state: str) -> dict[str, Any]:
+    """The state dict with all moments in float32, without scales."""
+    if state != "float32":
+        raise ValueError(f"state_dict(state={state!r}): only 'float32' can be exported, or state=None for what is stored")
+    slots = [slot for slot in optimizer._member.slots if slot is not None]
+    packed = {}
+    for key, saved in state_dict["state"].items():
+        entry = dict(saved)
+        for slot in slots:
+            scale = entry.pop(storage.scale_name(slot), None)
+            if isinstance(value := entry.get(slot), Tensor):
+                if storage.is_coded(value):
+                    entry[slot] = storage.decoded(value, scale)
+                elif value.dtype in (torch.bfloat16, torch.float16):
+                    entry[slot] = value.to(torch.float32)
+        packed[key] = entry
+    groups = [{**group, "state": "float32"} for group in state_dict["param_groups"]]
+    return {**state_dict, "state": packed, "param_groups": groups}

@@ -148,9 +148,10 @@ class Adagrad(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a parameter group, with its state at once, as ``torch.optim.Adagrad`` does: see ``share_memory``."""
         super().add_param_group(param_group)
-        for p in self.param_groups[-1]["params"]:
+        group = self.param_groups[-1]
+        for i, p in enumerate(group["params"]):
             if p.requires_grad and not is_lazy(p):
-                self._initialize_state(p, self.param_groups[-1])
+                self._initialize_state(group, i)
 
     def share_memory(self) -> None:
         """Moves the sums to shared memory, for training in several processes at once."""

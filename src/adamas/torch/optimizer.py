@@ -11,7 +11,7 @@ import hashlib
 import math
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor
@@ -23,10 +23,10 @@ from torch.optim.optimizer import ParamsT, _global_optimizer_post_hooks, _global
 from .. import _engine
 from ..family import Coefficients, Member
 from ..formats import mix64
-from . import checkpoint, clipping, scheduled, unfused
-from .options import COMMON_DEFAULTS, as_number, check, check_parameter, is_wide
+from . import checkpoint, clipping, scheduled, storage, unfused
+from .options import COMMON_DEFAULTS, as_number, check, check_parameter, check_rows
+from .storage import LOW_BITS
 
-LOW_BITS = "weight_low_bits"
 _ENGINE_DEVICE = "cpu"  # the devices that the engine has kernels for
 _MASK64 = 0xFFFFFFFFFFFFFFFF
 
@@ -44,17 +44,19 @@ class Plan:
         self.signature = optimizer._signature(group)
         self.shape, self.weights, _ = self.signature
         self.slots = optimizer._member.state_names(group)
+        self.scales = [None if name is None else storage.scale_name(name) for name in self.slots]
+        self.first_rows = [rows.first if (rows := storage.rows_of(group, i)) else 0 for i in range(len(self.params))]
         self.states: list[dict[str, Any]] = []
-        for p in self.params:
+        for i, p in enumerate(self.params):
             if p.grad is not None:
-                optimizer._initialize_state(p, group)
+                optimizer._initialize_state(group, i)
             self.states.append(optimizer.state.get(p, {}))
         needed = [name for name in (*optimizer._scalar_names, *self.slots) if name is not None]
         # Without a gradient so far, and hence without state, or without the part of it that an option asks for since.
         self.bare = [
             i
             for i, (p, state) in enumerate(zip(self.params, self.states, strict=True))
-            if any(name not in state for name in needed) or (_is_split(p, group) and LOW_BITS not in state)
+            if any(name not in state for name in needed) or (storage.is_split(p, group) and LOW_BITS not in state)
         ]
         self.elsewhere = [i for i, p in enumerate(self.params) if p.device.type != _ENGINE_DEVICE]
         here = [i for i, p in enumerate(self.params) if p.device.type == _ENGINE_DEVICE]
@@ -63,9 +65,11 @@ class Plan:
             [self.states[i] for i in here],
             [self.names[i] for i in here],
             [self.keys[i] for i in here],
+            [self.first_rows[i] for i in here],
             self.shape,
             self.weights,
             [*self.slots, LOW_BITS if self.weights == "split" else None],
+            [*self.scales, None],
             optimizer._scalar_names,
         )
 
@@ -95,10 +99,6 @@ class Plan:
                 f"{optimizer} does not support sparse gradients, and that of parameter {self.names[index]} is "
                 f"{gradient.layout}: make it dense (for an embedding: sparse=False), or give it to torch.optim.SparseAdam"
             )
-
-
-def _is_split(p: Tensor, group: dict[str, Any]) -> bool:
-    return group["weights"] == "split" and p.dtype in (torch.bfloat16, torch.float16)
 
 
 def given_names(group: dict[str, Any]) -> list[str] | None:
@@ -165,7 +165,7 @@ class Optimizer(torch.optim.Optimizer):
         defaults = {**COMMON_DEFAULTS, **defaults, **options, "skipped_steps": 0, "clipped_steps": 0}
         numbers = dict(defaults)
         scheduled.separate(numbers, 0)
-        check(numbers, type(self).__name__)
+        check(numbers, type(self).__name__, self._member.slots)
         for name in ("weight_decay", "momentum"):
             if name in defaults:
                 defaults[name] = as_number(defaults[name])
@@ -200,7 +200,8 @@ class Optimizer(torch.optim.Optimizer):
                 self._refuse_twice(params)
             group = {**self.defaults, **param_group}
             scheduled.separate(group, scheduled.steps_done(self.state.values()))
-            check(group, type(self).__name__)
+            check(group, type(self).__name__, self._member.slots)
+            check_rows(group["rows"], [params] if isinstance(params, Tensor) else list(params))
             for i, item in enumerate([params] if isinstance(params, Tensor) else params):
                 name, parameter = item if isinstance(item, tuple) else (i, item)
                 check_parameter(parameter, repr(name), group)
@@ -243,24 +244,18 @@ class Optimizer(torch.optim.Optimizer):
     def _signature(self, group: dict[str, Any]) -> Signature:
         return self._member.full_shape(group), group["weights"], group["seed"]
 
-    def _initialize_state(self, p: Tensor, group: dict[str, Any]) -> None:
-        """Creates what the parameter's state lacks: all of it at its first gradient."""
+    def _initialize_state(self, group: dict[str, Any], index: int) -> None:
+        """Creates what the state of the group's parameter lacks: all of it at its first gradient."""
+        p = group["params"][index]
         state = self.state[p]
         for name, value in self._member.scalars:
             if name not in state:
                 state[name] = torch.tensor(value, dtype=torch.float64)  # counts past 2²⁴, where float32 stops
-        if p.is_complex():
-            dtype = p.dtype
-        elif group["state"] == "bfloat16":
-            dtype = torch.bfloat16
-        else:
-            dtype = torch.float64 if is_wide(p.dtype) else torch.float32
-        for slot in self._member.state_names(group):
-            if slot is not None and slot not in state:
-                state[slot] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-                if start := group.get("initial_accumulator_value"):
-                    state[slot].fill_(complex(start, start) if p.is_complex() else start)
-        if _is_split(p, group) and LOW_BITS not in state:
+        start = group.get("initial_accumulator_value")
+        for slot in storage.slots_of(self._member, group, p, storage.rows_of(group, index)):
+            if slot.name not in state:
+                state.update(storage.filled(slot, p, start) if start else storage.zeros(slot, p))
+        if storage.is_split(p, group) and LOW_BITS not in state:
             state[LOW_BITS] = torch.zeros_like(p, dtype=torch.int16, memory_format=torch.preserve_format)
 
     def _current_plans(self) -> list[Plan]:
@@ -446,9 +441,11 @@ class Optimizer(torch.optim.Optimizer):
             plan.params[i],
             gradient,
             tuple(None if name is None else state[name] for name in plan.slots),
+            tuple(None if name is None else state.get(name) for name in plan.scales),
             state.get(LOW_BITS) if plan.weights == "split" else None,
             plan.weights,
             plan.keys[i],
+            plan.first_rows[i],
             int(row[0]),
         )
         for name, value in zip(self._scalar_names, row, strict=True):
@@ -503,18 +500,28 @@ class Optimizer(torch.optim.Optimizer):
             self.register_state_dict_post_hook(_without_schedules, prepend=True)
 
     @_disable_dynamo
-    def state_dict(self) -> dict[str, Any]:
-        """The state as plain tensors under PyTorch's names, and the hyperparameters: see ``torch.optim.Optimizer``."""
+    def state_dict(self, state: Literal["float32"] | None = None) -> dict[str, Any]:
+        """The state as plain tensors under PyTorch's names, and the hyperparameters: see ``torch.optim.Optimizer``.
+
+        Moments in 8 bits are two tensors: codes with the shape of the weight (int8, or uint8 where there is no sign) and
+        ``…_scale``, float32 of shape (rows, blocks of a row).
+
+        Args:
+            state: None for the moments as they are stored; ``"float32"`` for all of them in float32, which
+                ``torch.optim`` loads.
+        """
         for group in self.param_groups:
             group["decoupled_weight_decay"] = group["decay"] == "decoupled"  # what torch.optim reads
-        return super().state_dict()
+        packed = super().state_dict()
+        return packed if state is None else checkpoint.exported(self, packed, state)
 
     @_disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any], hyperparameters: str = "saved") -> None:
         """Loads a state dict of this class, or of the class of the same name in ``torch.optim``.
 
-        Tensors are copied, never cast and never shared with their source. Parameters are matched by name where both
-        sides have names, else by position.
+        Tensors are copied and never shared with their source. Parameters are matched by name where both sides have names,
+        else by position. Moments are stored as ``state=`` of this optimizer says: those saved in another format are
+        converted, and a warning says which. The state of the 8-bit optimizers of bitsandbytes and torchao is read too.
 
         Args:
             state_dict: what ``state_dict()`` returned.

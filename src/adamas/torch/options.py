@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from ..schedules import Schedule
+from .storage import FORMATS, State, is_reduced
 
 Decay = Literal["l2", "decoupled", "independent"]
 Scheduled: TypeAlias = float | Tensor | Schedule  # a hyperparameter that may change with the step
@@ -30,22 +32,29 @@ class Options(TypedDict, total=False):
         on_nonfinite: what to do when a gradient has a NaN or an infinity. ``"propagate"`` (default): what the arithmetic
             gives, as PyTorch does; ``"skip"``: the whole step is left undone and counted in ``skipped_steps``;
             ``"raise"``: ``FloatingPointError`` naming the parameter, and nothing is changed.
-        state: how the moments are stored: ``"float32"`` (default; float64 for float64 weights) or ``"bfloat16"`` (2 bytes
-            each; averages are rounded stochastically, so that they do not stall).
+        state: how the moments are stored: ``"float32"`` (default; float64 for float64 weights), ``"bfloat16"`` (2 bytes
+            each; averages are rounded stochastically, so that they do not stall) or ``"int8"`` (1.03 bytes each: a code,
+            and a float32 scale for each block of 128 in a row; parameters with fewer than two dimensions, rows shorter
+            than 32 or fewer than 4096 elements stay in float32). Or a format for each moment by its name in the state:
+            ``{"exp_avg": "int8", "exp_avg_sq": "bfloat16"}``; what is not named is float32.
         weights: how bfloat16 and float16 weights are rounded. ``"nearest"`` (default): updates smaller than half the
             spacing of such numbers are lost, so training stalls at small rates, as with other libraries;
             ``"stochastic"``: right on average; ``"split"``: the bits that do not fit are kept beside the weight (2 more
             bytes), so that training is that of float32 weights. Wider weights are not affected.
         seed: of the stochastic rounding. Default 0.
+        rows: for parameters that are parts of larger tensors, cut along the first dimension: for each parameter of the
+            group None, or a pair (index of its first row in the whole tensor, rows of the whole tensor). With the same
+            name, such parts are stepped as the whole tensor would be, to the bit. Default None.
     """
 
     l1: float
     decay: Decay
     max_grad_norm: float | Schedule | Literal["auto"] | None
     on_nonfinite: Literal["propagate", "skip", "raise"]
-    state: Literal["float32", "bfloat16"]
+    state: State
     weights: Literal["nearest", "stochastic", "split"]
     seed: int
+    rows: Sequence[tuple[int, int] | None] | None
 
 
 class RootOptions(Options, total=False):
@@ -90,12 +99,12 @@ COMMON_DEFAULTS: dict[str, Any] = {
     "state": "float32",
     "weights": "nearest",
     "seed": 0,
+    "rows": None,
 }
 
 _CHOICES = {
     "decay": ("l2", "decoupled", "independent"),
     "on_nonfinite": ("propagate", "skip", "raise"),
-    "state": ("float32", "bfloat16"),
     "weights": ("nearest", "stochastic", "split"),
     "eps_mode": ("torch", "hat"),
 }
@@ -120,8 +129,10 @@ def as_number(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
-def check(group: dict[str, Any], optimizer: str) -> None:
+def check(group: dict[str, Any], optimizer: str, slots: Sequence[str | None]) -> None:
     """Raises if a hyperparameter of the group has a value that it cannot have, naming it and what it was given.
+
+    ``slots`` are the names of the moments that the optimizer may have.
 
     Raises:
         ValueError: in PyTorch's words where PyTorch checks the same.
@@ -145,10 +156,11 @@ def check(group: dict[str, Any], optimizer: str) -> None:
     limit = group["max_grad_norm"]
     if limit is not None and limit != "auto" and (isinstance(limit, str) or not limit > 0):
         raise ValueError(f'max_grad_norm must be above 0, "auto" or None, not {limit!r}')
-    if group.get("centered") and group["state"] == "bfloat16":
+    _check_state(group["state"], slots)
+    if group.get("centered") and is_reduced(group["state"]):
         raise ValueError(
-            'centered=True needs state="float32": the rounding of bfloat16 moments exceeds the difference of square_avg and '
-            "grad_avg² that it divides by, and single updates would be far too large"
+            f"centered=True needs state=\"float32\", not {group['state']!r}: the rounding of such moments exceeds the "
+            "difference of square_avg and grad_avg² that it divides by, and single updates would be far too large"
         )
     if isinstance(group["seed"], bool) or not isinstance(group["seed"], int):
         raise ValueError(f"seed must be an int, not {group['seed']!r}")
@@ -163,6 +175,34 @@ def check(group: dict[str, Any], optimizer: str) -> None:
         )
     if group.get("fused") and group["foreach"]:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+
+
+def _check_state(state: Any, slots: Sequence[str | None]) -> None:
+    if isinstance(state, Mapping):
+        names = [name for name in slots if name is not None]
+        if unknown := sorted(set(state) - set(names)):
+            raise ValueError(f"state: there is no moment {unknown[0]!r}; the names are {', '.join(map(repr, names))}")
+    for given in state.values() if isinstance(state, Mapping) else [state]:
+        if given not in FORMATS:
+            raise ValueError(f"state={given!r} is unknown: use one of {', '.join(map(repr, FORMATS))}")
+
+
+def check_rows(rows: Any, params: list[Any]) -> None:
+    """Raises if ``rows`` does not say where each of the parameters lies in its whole tensor."""
+    if rows is None:
+        return
+    if len(rows) != len(params):
+        raise ValueError(f"rows has {len(rows)} entries for {len(params)} parameters; give None for those that are whole")
+    for i, (entry, item) in enumerate(zip(rows, params, strict=True)):
+        name, p = item if isinstance(item, tuple) else (i, item)
+        if entry is None or not isinstance(p, Tensor):
+            continue
+        first, total = entry
+        if p.ndim == 0 or not 0 <= first <= first + p.shape[0] <= total:
+            raise ValueError(
+                f"rows of parameter {name!r}: {entry!r} does not hold its {p.shape[0] if p.ndim else 'no'} rows; give "
+                "(index of its first row, rows of the whole tensor)"
+            )
 
 
 def _check_betas(betas: Any, eager_foreach: bool) -> None:
@@ -189,16 +229,12 @@ def check_parameter(parameter: Any, name: str, group: dict[str, Any]) -> None:
         raise ValueError(f"parameter {name} is on the meta device and has no values; materialise it first (to_empty)")
     if parameter.is_conj() or parameter.is_neg():
         raise ValueError(f"parameter {name} has a pending conjugation or sign; pass .resolve_conj().resolve_neg()")
-    if parameter.is_complex() and group["state"] == "bfloat16":
+    if parameter.is_complex() and is_reduced(group["state"]):
         raise ValueError(
-            f'parameter {name} is complex, and there is no complex bfloat16: use state="float32" for its group'
+            f"parameter {name} is complex, and there is no complex {group['state']!r}: use state=\"float32\" for its group"
         )
     if not (parameter.is_floating_point() or parameter.is_complex()):
         raise ValueError(
             f"parameter {name} has dtype {parameter.dtype}; only floating-point and complex ones can be optimized"
         )
 
-
-def is_wide(dtype: torch.dtype) -> bool:
-    """Whether weights of this dtype are stepped in float64."""
-    return dtype in (torch.float64, torch.complex128)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import formats, rule
-from ..family import Coefficients
+from ..family import Coefficients, Shape
+from . import storage
 
 _ENCODE = {torch.bfloat16: formats.encode_bfloat16, torch.float16: formats.encode_float16}
 _SPLIT = {torch.bfloat16: formats.split_bfloat16, torch.float16: formats.split_float16}
@@ -37,19 +38,23 @@ def step(
     weight: Tensor,
     gradient: Tensor,
     state: tuple[Tensor | None, ...],
+    scales: tuple[Tensor | None, ...],
     low: Tensor | None,
     weights: str,
     random_key: int,
+    first_row: int,
     step_count: int,
 ) -> None:
     """Steps one parameter in place, on whatever device it is.
 
-    ``state`` holds the tensors of ``family.STATEFUL_PARTS``, ``low`` the low bits of a split weight (int16) or None.
+    ``state`` holds the tensors of ``family.STATEFUL_PARTS``, ``scales`` those of the ones in 8 bits, ``low`` the low bits of
+    a split weight (int16) or None.
     """
     p, g = _real(weight), _real(gradient.resolve_conj().resolve_neg())
     stored = [None if x is None else _real(x) for x in state]
     compute = torch.float64 if p.dtype == torch.float64 else torch.float32
-    index = torch.arange(p.numel(), device=p.device).reshape(p.shape)
+    row = p[:1].numel() if p.ndim else 1
+    index = (torch.arange(p.numel(), device=p.device) + first_row * row).reshape(p.shape)
 
     def round_into(target: Tensor, value: Tensor, what: str | None) -> None:
         encode = _ENCODE.get(target.dtype)
@@ -59,14 +64,39 @@ def step(
             random = formats.random16(torch, index, random_key, step_count, what)
             _store(encode(torch, value.to(torch.float32).contiguous(), random), target)
 
+    def load(x: Tensor, scale: Tensor | None) -> Tensor:
+        if not storage.is_coded(x):
+            return x.to(compute)
+        assert scale is not None
+        return storage.decoded(x, scale).to(compute)
+
+    def code_into(target: Tensor, scale: Tensor, value: Tensor, factor: float, is_average: bool) -> None:
+        values = storage.blocks(value.to(torch.float32))
+        if target.dtype == torch.int8:
+            codes, scales = formats.encode_signed(torch, values)
+        else:
+            block = torch.arange(scale.numel(), device=p.device).reshape(*scale.shape, 1) + first_row * scale.shape[1]
+            position = torch.arange(formats.BLOCK, device=p.device)
+            threshold = formats.block_thresholds(torch, block, position, random_key, step_count) if is_average else None
+            kept = factor * scale.abs().unsqueeze(-1)
+            codes, scales = formats.encode_unsigned(torch, values, kept, threshold)
+        target.copy_(storage.unblocked(codes, target.shape).to(target.dtype))
+        scale.copy_(scales.squeeze(-1))
+
     value = _JOIN[p.dtype](torch, _codes(p), low.to(torch.int64) & 0xFFFF) if low is not None else p.to(compute)
-    old = rule.Moments(*(None if x is None else x.to(compute) for x in stored))
+    old = rule.Moments(*(None if x is None else load(x, scale) for x, scale in zip(stored, scales, strict=True)))
     value, new = rule.step(coefficients, shape, torch, value, g.to(compute), old)
 
-    for target, moment, what in zip(stored, new, _MOMENTS, strict=True):
-        if target is not None:
-            assert moment is not None
-            # The maximum is not an average: to the nearest.
+    factors = (coefficients.a1, coefficients.a2, 1.0, coefficients.q)
+    for target, scale, moment, what, factor in zip(stored, scales, new, _MOMENTS, factors, strict=True):
+        if target is None:
+            continue
+        assert moment is not None
+        # Maxima are no averages: to the nearest.
+        if storage.is_coded(target):
+            assert scale is not None
+            code_into(target, scale, moment, factor, what == "second" and bool(shape & Shape.SQUARE))
+        else:
             round_into(target, moment, None if what == "maximum" else what)
     if coefficients.eta == 0 and coefficients.k == 1:
         return

@@ -1,0 +1,152 @@
+"""Reading the compressed moments of other libraries: the 8-bit states of bitsandbytes, and torchao's of 8 and 4 bits.
+
+Both store a number as a code of a few bits, to be looked up in a table, times a scale that a block of neighbours shares
+(Dettmers et al., 2022, arXiv:2110.02861, section 2.1; for 4 bits Li, Chen and Zhu, 2023, arXiv:2309.01507). Whatever holds
+the parts of such a tensor is recognised by their names, so neither library is imported, nor has to be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Where a state dict of bitsandbytes has them since 2026 (its pull request 1840); before, and in an optimizer, they lie beside
+# ``step``.
+_NESTED = "__bnb_optimizer_quant_state__"
+
+# PyTorch's names of bitsandbytes' ``state1`` and ``state2``, as first and second moment. AdamW, PagedAdam, … are "Adam" there.
+_NAMES: dict[str, tuple[str | None, str | None]] = {
+    "Adam": ("exp_avg", "exp_avg_sq"),
+    "SGD": ("momentum_buffer", None),
+    "RMSprop": (None, "square_avg"),
+    "Adagrad": (None, "sum"),
+}
+
+# The lengths of a block in bitsandbytes: today's, and the one before version 0.44.
+_BLOCKS = (256, 2048)
+
+
+def decode_state(
+    saved: Mapping[str, Any], slots: Sequence[str | None], name: str, group: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One parameter's saved state with plain tensors under PyTorch's names.
+
+    Args:
+        saved: ``state_dict["state"][i]``, or an optimizer's own ``state[p]``, of any library; it is not modified.
+        slots: the names of first and second moment in the optimizer that is to have it, then any others: ``Member.slots``.
+        name: what errors call the parameter.
+        group: the one of ``state_dict["param_groups"]`` that lists the parameter. An entry of bitsandbytes does not say
+            which optimizer it is of; the hyperparameters beside it do.
+
+    Returns:
+        Of bitsandbytes: ``step`` and the moments, in float32 and of the parameter's shape. Of torchao: the same entry, with
+        float32 tensors for its compressed ones. Of any other library: the same entry. What needed no decoding is not copied.
+
+    Raises:
+        ValueError: the entry is one of bitsandbytes that ``slots`` have no place for, such as Lion's, or that cannot be read
+            with certainty.
+    """
+    state = {**saved, **saved.get(_NESTED, {})}
+    if "state1" not in state:
+        return {key: _decoded(value) if _is_torchao(value) else value for key, value in saved.items()}
+
+    kind = _kind(state, name, group)
+    moments = _NAMES.get(kind)
+    if moments is None:
+        raise ValueError(
+            f"loaded state dict does not fit: parameter {name} has the state of bitsandbytes' {kind} there. Those of "
+            f"{', '.join(_NAMES)} and AdamW can be loaded"
+        )
+    if any(moment not in (None, slot) for moment, slot in zip(moments, slots[:2], strict=True)):
+        raise ValueError(
+            f"loaded state dict does not fit: parameter {name} has the state of bitsandbytes' {kind} there, which is "
+            f"{[moment for moment in moments if moment]}, and this optimizer keeps {[slot for slot in slots if slot]}"
+        )
+    result: dict[str, Any] = {"step": torch.tensor(float(state["step"]), dtype=torch.float32)}
+    for number, moment in enumerate((moment for moment in moments if moment), start=1):
+        result[moment] = _moment(state, number, name)
+    return result
+
+
+def _kind(state: Mapping[str, Any], name: str, group: Mapping[str, Any]) -> str:
+    """Which of bitsandbytes' optimizers a state is of: by its tensors, and by hyperparameters that only one can have."""
+    betas, eps = group.get("betas"), group.get("eps")
+    if betas is None or eps is None:
+        raise ValueError(
+            f"loaded state dict does not fit: parameter {name} has a state of bitsandbytes there, and its parameter group "
+            "lacks the betas and eps that bitsandbytes saves with it. Load the state dict with its own parameter groups"
+        )
+    if len(betas) == 3:
+        return "AdEMAMix"
+    if "unorm_vec" in state:
+        return "LAMB or LARS"
+    if "state2" in state:
+        return "Adam"
+    if not any(betas):  # the others refuse a momentum or an alpha of 0
+        return "Adagrad"
+    if eps:  # 0 in the others
+        return "RMSprop"
+    if betas[1]:  # of SGD it is the dampening, which bitsandbytes does not apply
+        return "Lion (or SGD with a dampening, which it leaves out: set it to 0, as the second of the group's betas)"
+    return "SGD"
+
+
+def _moment(state: Mapping[str, Any], number: int, name: str) -> Tensor:
+    """``state1`` or ``state2`` of bitsandbytes, in float32."""
+    key = f"state{number}"
+    codes: Tensor = state[key]
+    if not codes.is_contiguous():
+        # It takes the strides of the weight, which is then made contiguous; CUDA goes through memory, a CPU by index.
+        raise ValueError(
+            f"loaded state dict does not fit: {key!r} of parameter {name} has strides {codes.stride()} for the shape "
+            f"{tuple(codes.shape)}, where bitsandbytes orders the elements in one way on a CPU and in another on other "
+            "devices. Begin with a new state for this parameter: remove it from state_dict['state']"
+        )
+    if codes.dtype != torch.uint8:  # small tensors are not compressed
+        return codes.to(torch.float32)
+    if f"absmax{number}" not in state:
+        raise ValueError(
+            f"loaded state dict does not fit: {key!r} of parameter {name} has no 'absmax{number}': it was written with "
+            "block_wise=False by an old bitsandbytes. Only blockwise states can be read"
+        )
+    qmap, absmax = state[f"qmap{number}"], state[f"absmax{number}"]
+    for block in _BLOCKS:
+        if absmax.shape == (-(-codes.numel() // block),):
+            # A paged state says that it is on the CPU, and has its scales on the device that it serves.
+            values = _looked_up(codes.flatten().to(absmax.device), qmap.to(absmax.device))
+            return _scaled(values, absmax, block).view(codes.shape)
+    raise ValueError(
+        f"loaded state dict does not fit: 'absmax{number}' of parameter {name} has shape {tuple(absmax.shape)}, which is not "
+        f"one scale for each {' or '.join(map(str, _BLOCKS))} of its {codes.numel()} elements"
+    )
+
+
+def _is_torchao(value: Any) -> bool:
+    return isinstance(value, Tensor) and hasattr(value, "codes") and hasattr(value, "scale")
+
+
+def _decoded(tensor: Any) -> Tensor:
+    """A compressed tensor of torchao, in float32, whichever dtype it passes itself off as."""
+    codes: Tensor = tensor.codes.flatten()
+    if codes.dtype != torch.uint8:  # float8: the code is a number
+        values = codes.to(torch.float32)
+    else:
+        if codes.numel() < tensor.numel():  # two codes of 4 bits in a byte, the first in the high bits
+            codes = torch.stack((codes >> 4, codes & 0b1111), dim=-1).flatten()
+        values = _looked_up(codes, tensor.qmap)
+    return _scaled(values, tensor.scale, values.numel() // tensor.scale.numel()).view(tensor.shape)
+
+
+def _looked_up(codes: Tensor, table: Tensor) -> Tensor:
+    return table.index_select(0, codes.to(torch.int32))
+
+
+def _scaled(values: Tensor, scale: Tensor, block: int) -> Tensor:
+    """The flat ``values``, each block multiplied in place by its element of ``scale``. The last block may be shorter."""
+    blocks = values.numel() // block
+    values[: blocks * block].view(blocks, block).mul_(scale[:blocks, None])
+    values[blocks * block :].mul_(scale[blocks:])
+    return values

@@ -31,6 +31,8 @@ template <class T> inline T larger(T a, T b) { return a > b ? a : b; }          
 template <class T> inline T magnitude(T a) { return std::fabs(a); }
 template <class T> inline T root(T a) { return std::sqrt(a); }
 template <class T> inline T quotient(T a, T b) { return a / b; }
+template <class T> inline T estimated_root(T a) { return root(a); }
+template <class T> inline T estimated_quotient(T a, T b) { return quotient(a, b); }
 
 // ---- a register of them
 
@@ -78,11 +80,13 @@ inline Ints or_masked(Ints a, Ints b, Ints mask) { return {_mm512_ternarylogic_e
 inline Ints select(Ints mask, Ints a, Ints b) { return {_mm512_ternarylogic_epi32(mask.x, a.x, b.x, 0xCA)}; }
 inline int largest(Ints a) { return _mm512_reduce_max_epi32(a.x); }
 
-// Estimates with 14 bits, far finer than a code. The root wants a > 0; infinity has an infinite one.
-inline Floats root(Floats a) {
+inline Floats root(Floats a) { return {_mm512_sqrt_ps(a.x)}; }
+inline Floats quotient(Floats a, Floats b) { return {_mm512_div_ps(a.x, b.x)}; }
+// With 14 bits, far finer than a code. The root wants a > 0; infinity has an infinite one.
+inline Floats estimated_root(Floats a) {
     return {_mm512_mul_ps(a.x, _mm512_rsqrt14_ps(_mm512_min_ps(a.x, _mm512_set1_ps(0x1.fffffep127f))))};
 }
-inline Floats quotient(Floats a, Floats b) { return {_mm512_mul_ps(a.x, _mm512_rcp14_ps(b.x))}; }
+inline Floats estimated_quotient(Floats a, Floats b) { return {_mm512_mul_ps(a.x, _mm512_rcp14_ps(b.x))}; }
 
 inline Ints transposed_bytes(Ints a) { // of the 4x4 bytes in each quarter
     return {_mm512_shuffle_epi8(

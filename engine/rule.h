@@ -30,9 +30,15 @@ template <unsigned S, class X> inline X update_of(const Constants<X> &k, X grad,
     if constexpr (S & shape::use_first) update = k.c * m;
     if constexpr ((S & shape::use_gradient) && (S & shape::use_first)) update = fused(k.d, grad, update);
     if constexpr ((S & shape::use_gradient) && !(S & shape::use_first)) update = k.d * grad;
-    if constexpr (S & shape::square) update = quotient(update, fused(root(size + k.root), k.sqrt_w, k.eps));
-    if constexpr (S & shape::absolute) update = quotient(update, size);
-    if constexpr (S & shape::trace) {
+    // What is stored has to be exact; what only moves the weight may be estimated, where X has estimates.
+    constexpr bool is_stored = S & shape::trace;
+    if constexpr (S & shape::square) {
+        const X length = is_stored ? root(size + k.root) : estimated_root(size + k.root);
+        const X denominator = fused(length, k.sqrt_w, k.eps);
+        update = is_stored ? quotient(update, denominator) : estimated_quotient(update, denominator);
+    }
+    if constexpr (S & shape::absolute) update = is_stored ? quotient(update, size) : estimated_quotient(update, size);
+    if constexpr (is_stored) {
         r = update = r + update;
         update = k.eta * update;
     }

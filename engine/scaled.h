@@ -130,7 +130,10 @@ class Thresholds {
     explicit Thresholds(uint32_t start) : next(load(ramp.data()) + splat(start)) {
         for (int j = 0; j < 4; ++j) forward[j] = splat(uint32_t(j * width) * position_forward);
     }
-    template <int j> Ints of_register() const { return shifted<-14>(next + forward[j]); }
+    // 14 bits are random; the others keep a number that is a code's, but for its last bits, from becoming another.
+    template <int j> Ints of_register() const {
+        return masked_or(shifted<-14>(next + forward[j]), splat(0x3fff0u), splat(8u));
+    }
     void go_on() { next = next + splat(uint32_t(group) * position_forward); }
 };
 

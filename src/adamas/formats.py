@@ -78,10 +78,13 @@ def random16(xp: Any, index: Array, tensor_key: int, step: int, what: str) -> Ar
 def block_thresholds(xp: Any, block: Array, position: Array, tensor_key: int, step: int) -> Array:
     """The 18-bit thresholds that round the elements of a block: one random number each, and even inside of it.
 
+    14 bits are random. The others keep a number that is a code's, but for its last bits, from becoming another.
+
     ``block`` counts the blocks of the whole tensor, ``position`` the elements of a block; both int64, to be broadcast.
     """
     start = random_bits(xp, block, tensor_key, _BLOCKS) + (_STEP * step & _MASK32)
-    return (start + _POSITION * position & _MASK32) >> 14
+    random = (start + _POSITION * position & _MASK32) >> 18
+    return random << 4 | 8
 
 
 # bfloat16: the upper half of a float32.

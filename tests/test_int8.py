@@ -1,0 +1,573 @@
+"""Moments in 8 bits: the reference and the engine agree, and the format keeps what it promises."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from members import CASES, Case
+
+import adamas.torch as at
+from adamas import _engine, formats
+from adamas.torch import storage, unfused
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import transformer
+
+CODED = [case for case in CASES if case.name not in ("sgd",) and not case.options.get("centered")]
+SHAPES = [(64, 256), (40, 200), (64, 64), (33, 784), (2, 4, 5, 128)]
+
+
+@pytest.fixture(params=_engine.instruction_sets())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    chosen = _engine.instruction_set()
+    _engine.use_instruction_set(request.param)
+    yield request.param
+    _engine.use_instruction_set(chosen)
+
+
+def gradients(shape: tuple[int, ...], steps: int, seed: int = 0) -> Iterator[torch.Tensor]:
+    """Rows of different sizes, columns that differ, and now and then an outlier."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = 10.0 ** torch.empty(shape[0], *[1] * (len(shape) - 1)).uniform_(-6, 1, generator=generator)
+    columns = 10.0 ** torch.empty(shape[1:]).uniform_(-1, 1, generator=generator)
+    for _ in range(steps):
+        g = torch.randn(shape, generator=generator) * rows * columns
+        g[torch.rand(shape, generator=generator) < 1e-3] *= 30
+        g[torch.rand(shape, generator=generator) < 0.05] = 0
+        yield g
+
+
+def codes_of(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: x for name, x in state.items() if x.dtype in (torch.int8, torch.uint8)}
+
+
+def values_of(state: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    x = state[name]
+    return storage.decoded(x, state[storage.scale_name(name)]) if storage.is_coded(x) else x
+
+
+def copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: x.clone() for name, x in state.items()}
+
+
+# ---- the definition
+
+
+def test_the_grid_is_eight_stretches_each_twice_as_wide() -> None:
+    codes = np.arange(256, dtype=np.int64)
+    expected = (32 + codes % 32) * 2.0 ** (codes // 32) - 32
+    np.testing.assert_array_equal(formats.grid(np, codes), expected)
+    assert formats.grid(np, codes)[127] == formats.LARGEST_SIGNED
+    assert formats.grid(np, codes)[254] + 0.5 > formats.LARGEST_UNSIGNED
+
+
+blocks_of_floats = st.lists(
+    st.floats(width=32, min_value=-(2.0**100), max_value=2.0**100, allow_subnormal=False), min_size=1, max_size=128
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(blocks_of_floats)
+def test_signed_codes_are_the_nearest(values: list[float]) -> None:
+    x = np.array(values, np.float32)[None]
+    codes, scale = formats.encode_signed(np, x)
+    assert np.abs(codes).max() <= 127
+    got = formats.decode_signed(np, codes, scale).astype(np.float64)
+    grid = formats.grid(np, np.arange(128)).astype(np.float64) * float(scale[0, 0])
+    nearest = np.abs(np.abs(x.astype(np.float64))[..., None] - grid).min(-1)
+    assert (np.abs(got - x) <= nearest * (1 + 1e-5) + 1e-6 * np.abs(x)).all() or not scale.any()
+    if not scale.any():
+        assert np.abs(x).max() < formats.LEAST_SIGNED
+
+
+positive_floats = st.lists(
+    st.floats(width=32, min_value=2.0**-126, max_value=2.0**120, allow_subnormal=False), min_size=1, max_size=128
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(positive_floats, st.one_of(st.just(0.0), st.floats(width=32, min_value=2.0**-126, max_value=2.0**120)))
+def test_unsigned_codes_are_the_nearest_and_never_zero(values: list[float], kept: float) -> None:
+    x = np.array(values, np.float32)[None]
+    with np.errstate(under="ignore", over="ignore"):
+        codes, scale = formats.encode_unsigned(np, x, np.full((1, 1), kept, np.float32))
+        assert codes.max() <= 254
+        got = formats.decode_unsigned(np, codes, scale).astype(np.float64)
+    assert (got > 0).all()
+    grid = (formats.grid(np, np.arange(255)).astype(np.float64) + 0.5) * float(scale[0, 0])
+    nearest = np.abs(x.astype(np.float64)[..., None] - grid).min(-1)
+    assert (np.abs(got - x) <= nearest * (1 + 1e-5) + 1e-6 * x).all()
+    # A scale that fits is kept; another is a power of two away, unless there is none yet.
+    if 2.0**-100 < kept < 2.0**100 and 2.0**-100 < x.max() < 2.0**100:
+        ratio = float(scale[0, 0]) / float(np.float32(kept))
+        assert math.frexp(ratio)[0] == 0.5
+        assert 0.5 * formats.LARGEST_UNSIGNED <= x.max() / scale[0, 0] * (1 + 1e-6)
+        assert x.max() / scale[0, 0] <= formats.LARGEST_UNSIGNED * (1 + 1e-6)
+
+
+def test_stochastic_rounding_is_right_on_average_in_v() -> None:
+    rng = np.random.default_rng(0)
+    x = np.sort(rng.uniform(0.001, 1, 128).astype(np.float32) ** 3)[None]
+    total = np.zeros((1, 128))
+    steps = 4096
+    for step in range(steps):
+        threshold = formats.block_thresholds(np, np.zeros((1, 1), np.int64), np.arange(128)[None], 7, step)
+        codes, scale = formats.encode_unsigned(np, x, np.zeros((1, 1), np.float32), threshold)
+        total += formats.decode_unsigned(np, codes, scale)
+    spacing = np.diff((formats.grid(np, np.arange(256)) + 0.5) * scale[0, 0])[codes]
+    above = x > scale * 0.5  # what is smaller than the smallest code is read as that
+    assert (np.abs(total / steps - x) <= spacing * 0.005)[above].all()
+
+
+# ---- the engine
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("case", CODED, ids=str)
+def test_the_engines_codes_are_the_references(case: Case, shape: tuple[int, ...], isa: str) -> None:
+    p = torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(1)))
+    optimizer = case.make([("w", p)], state="int8", seed=3, **case.options)
+    different = compared = 0
+    for step, g in enumerate(gradients(shape, 12), start=1):
+        p.grad = g
+        if not optimizer.state[p]:
+            optimizer._initialize_state(optimizer.param_groups[0], 0)
+        before, weight = copied(optimizer.state[p]), p.detach().clone()
+        optimizer.step()
+        plan, group = optimizer._plans[0], optimizer.param_groups[0]
+        row = tuple(float(before[name]) for name in optimizer._scalar_names)
+        numbers, _ = optimizer._advance(group, row, 1.0)
+        unfused.step(
+            numbers,
+            plan.shape,
+            weight,
+            g,
+            tuple(None if name is None else before[name] for name in plan.slots),
+            tuple(None if name is None else before.get(name) for name in plan.scales),
+            None,
+            "nearest",
+            plan.keys[0],
+            0,
+            step,
+        )
+        for name, codes in codes_of(optimizer.state[p]).items():
+            assert codes.shape == p.shape
+            off = (codes.to(torch.int16) - before[name].to(torch.int16)).abs()
+            assert off.max() <= 1
+            different, compared = different + int((off > 0).sum()), compared + off.numel()
+            scale = storage.scale_name(name)
+            torch.testing.assert_close(optimizer.state[p][scale], before[scale], rtol=1e-6, atol=0)
+        moved = (p.detach() - weight).abs().max()
+        assert moved <= 1e-3 * (weight - p.detach()).abs().max() + 2e-4 * group["lr"] * 100
+    assert compared > 0
+    assert different <= max(2, compared * 1e-4)
+
+
+@pytest.mark.parametrize("case", CODED, ids=str)
+def test_any_thread_count_and_any_neighbours_give_the_same_bits(case: Case) -> None:
+    shape = (70, 520)
+
+    def end(threads: int, neighbours: int) -> dict[str, torch.Tensor]:
+        p = torch.nn.Parameter(torch.ones(shape))
+        others = [torch.nn.Parameter(torch.ones(1000 + 7 * i)) for i in range(neighbours)]
+        optimizer = case.make([*((f"o{i}", o) for i, o in enumerate(others)), ("w", p)], state="int8", **case.options)
+        chosen = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            for g in gradients(shape, 5):
+                p.grad = g
+                for o in others:
+                    o.grad = torch.ones_like(o)
+                optimizer.step()
+        finally:
+            torch.set_num_threads(chosen)
+        return {**copied(optimizer.state[p]), "weight": p.detach()}
+
+    one = end(1, 0)
+    for threads, neighbours in ((2, 0), (3, 1), (1, 5)):
+        other = end(threads, neighbours)
+        assert all(torch.equal(x, other[name]) for name, x in one.items())
+
+
+@pytest.mark.parametrize("weights", ["nearest", "stochastic", "split"])
+@pytest.mark.parametrize("case", CODED, ids=str)
+def test_rows_that_are_stepped_apart_are_stepped_as_one(case: Case, weights: str) -> None:
+    shape, cuts = (64, 200), (0, 1, 24, 64)
+    whole = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
+    options: dict[str, Any] = {"state": "int8", "weights": weights, **case.options}
+    one = torch.nn.Parameter(whole.clone())
+    of_one = case.make([("w", one)], **options)
+    parts = [torch.nn.Parameter(whole[a:b].clone()) for a, b in zip(cuts, cuts[1:], strict=False)]
+    of_parts = [
+        case.make([{"params": [("w", part)], "rows": [(first, 64)]}], **options)
+        for part, first in zip(parts, cuts, strict=False)
+    ]
+    for g in gradients(shape, 6):
+        one.grad = g.to(torch.bfloat16)
+        of_one.step()
+        for part, first, optimizer in zip(parts, cuts, of_parts, strict=False):
+            part.grad = one.grad[first : first + len(part)].clone()
+            optimizer.step()
+    assert torch.equal(one, torch.cat([part.detach() for part in parts]))
+    for name, x in of_one.state[one].items():
+        if x.ndim:
+            together = torch.cat([optimizer.state[part][name] for optimizer, part in zip(of_parts, parts, strict=True)])
+            assert torch.equal(x, together), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("strided", ["weight", "gradient"])
+def test_strides_and_dtypes_do_not_show(strided: str, dtype: torch.dtype) -> None:
+    def end(transposed: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        start = torch.linspace(-1, 1, 48 * 160).reshape(48, 160).to(dtype)
+        turn = transposed and strided == "weight"
+        p = torch.nn.Parameter(start.t().contiguous().t() if turn else start)
+        optimizer = at.AdamW([("w", p)], state="int8", weights="stochastic", lr=1e-2)
+        for g in gradients((48, 160), 4):
+            g = g.to(dtype)
+            p.grad = g.t().contiguous().t() if transposed and strided == "gradient" else g.clone()
+            optimizer.step()
+        return p.detach(), optimizer.state[p]
+
+    (plain, state), (other, other_state) = end(False), end(True)
+    assert torch.equal(plain, other)
+    assert all(torch.equal(x, other_state[name]) for name, x in state.items())
+
+
+MIXED: list[dict[str, str]] = [
+    {"exp_avg": "int8"},
+    {"exp_avg_sq": "int8"},
+    {"exp_avg": "int8", "exp_avg_sq": "bfloat16"},
+    {"exp_avg": "bfloat16", "exp_avg_sq": "int8"},
+]
+
+
+@pytest.mark.parametrize("state", MIXED, ids=str)
+def test_formats_may_be_mixed(state: dict[str, str], isa: str) -> None:
+    shape = (50, 200)
+    p, q = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    mixed, exact = at.AdamW([p], state=state, lr=1e-2), at.AdamW([q], lr=1e-2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        p.grad = torch.randn(shape, generator=generator)
+        q.grad = p.grad.clone()
+        mixed.step()
+        exact.step()
+    kinds = {"int8": (torch.int8, torch.uint8), "bfloat16": (torch.bfloat16,), "float32": (torch.float32,)}
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert mixed.state[p][name].dtype in kinds[state.get(name, "float32")]
+    assert (p - q).norm() <= 0.05 * (q - 1).norm()
+
+
+@pytest.mark.parametrize("weights", ["nearest", "stochastic", "split"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("case", CODED, ids=str)
+def test_every_member_with_every_weight(case: Case, dtype: torch.dtype, weights: str, isa: str) -> None:
+    """After ten steps, beside float32 moments: the weights have moved as there, within the format's error."""
+    shape = (40, 160)
+    start = torch.linspace(-1, 1, 40 * 160).reshape(shape).to(dtype)
+    p, q = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.double().clone())
+    options = {name: value for name, value in case.options.items() if name != "lr"}
+    coded = case.make([p], lr=0.05, state="int8", weights=weights, **options)
+    exact = case.make([q], lr=0.05, **options)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        p.grad = torch.randn(shape, generator=generator).to(dtype)
+        q.grad = p.grad.double()
+        coded.step()
+        exact.step()
+    moved = (q - start.double()).detach()
+    rounding = 0.02 if dtype in (torch.float32, torch.float64) or weights == "split" else 0.1
+    assert (p.double() - q).norm() <= (rounding + 0.05) * moved.norm()
+
+
+# ---- what the format promises
+
+
+def stepped(
+    g: Callable[[int], torch.Tensor], steps: int, make: Callable[..., at.Optimizer] = at.Adam, **options: Any
+) -> Iterator[tuple[at.Optimizer, torch.Tensor, torch.Tensor]]:
+    """Yields, for each step, the optimizer and its update u beside that of float32 moments, both at a rate of 1."""
+    first = g(0)
+    p, q = torch.nn.Parameter(torch.zeros_like(first)), torch.nn.Parameter(torch.zeros_like(first))
+    coded, exact = make([p], lr=1.0, **options), make([q], lr=1.0)
+    for step in range(steps):
+        p.grad, q.grad = g(step), g(step)
+        with torch.no_grad():
+            p.zero_()
+            q.zero_()
+        coded.step()
+        exact.step()
+        yield coded, -p.detach(), -q.detach()
+
+
+@pytest.fixture(scope="session")
+def real_gradients() -> dict[str, torch.Tensor]:
+    """The gradients of four matrices of a small transformer in 800 steps of training."""
+    steps = 800
+    found: dict[str, torch.Tensor] = {}
+    count = 0
+
+    def keep(model: transformer.Transformer) -> None:
+        nonlocal count
+        for name, p in model.watched().items():
+            found.setdefault(name, torch.empty(steps, *p.shape))[count] = p.grad
+        count += 1
+
+    transformer.train(lambda model: torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True), steps, each_step=keep)
+    return found
+
+
+BOUNDS = {"embedding": 2e-3, "qkv": 2e-3, "second MLP": 4e-3, "head": 2e-3}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_updates_on_real_gradients(real_gradients: dict[str, torch.Tensor], name: str) -> None:
+    g = real_gradients[name]
+    errors, largest, largest_exact, drift = [], 0.0, 0.0, 0.0
+    v = torch.zeros(g.shape[1:], dtype=torch.float64)
+    for step, (optimizer, u, exact) in enumerate(stepped(lambda i: g[i], len(g), state="int8")):
+        v = 0.999 * v + 0.001 * g[step].double().square()
+        (state,) = optimizer.state.values()
+        drift = max(drift, abs(float(values_of(state, "exp_avg_sq").double().sum() / v.sum()) - 1))
+        if step >= len(g) // 2:
+            errors.append(float((u - exact).square().sum() / exact.square().sum()))
+        largest, largest_exact = max(largest, float(u.abs().max())), max(largest_exact, float(exact.abs().max()))
+    assert np.mean(errors) <= BOUNDS[name]
+    assert drift <= 0.01
+    assert largest <= 2 * largest_exact
+
+
+def zipf_rows(step: int) -> torch.Tensor:
+    """Rows that are met rarely, as those of an embedding."""
+    generator = torch.Generator().manual_seed(step)
+    probability = 1 / torch.arange(1, 65)
+    met = torch.rand(64, generator=generator) < probability
+    return torch.randn(64, 128, generator=generator) * met[:, None]
+
+
+def heavy_tails(step: int) -> torch.Tensor:
+    """Student's t with 2 degrees of freedom, at a scale that drifts."""
+    generator = torch.Generator().manual_seed(step)
+    normal = torch.randn(3, 64, 128, generator=generator)
+    return normal[0] / (normal[1:].square().mean(0).sqrt() + 1e-3) * 10 ** math.sin(step / 50)
+
+
+@pytest.mark.parametrize("stream", [zipf_rows, heavy_tails])
+def test_trap_T28_no_update_explodes(stream: Callable[[int], torch.Tensor]) -> None:
+    largest = largest_exact = 0.0
+    for optimizer, u, exact in stepped(stream, 300, state="int8"):
+        largest, largest_exact = max(largest, float(u.abs().max())), max(largest_exact, float(exact.abs().max()))
+        (state,) = optimizer.state.values()
+        read = values_of(state, "exp_avg_sq")
+        assert (read[u != 0] > 0).all()
+    assert largest <= 2 * largest_exact
+
+
+def test_moments_fade_as_they_should_and_never_grow() -> None:
+    """2000 steps without a gradient, after a start that leaves very different values in each block."""
+    shape = (64, 256)
+    start = list(gradients(shape, 5))
+    p = torch.nn.Parameter(torch.zeros(shape))
+    optimizer = at.Adam([p], state="int8")
+    for g in start:
+        p.grad = g
+        optimizer.step()
+    m, v = (values_of(optimizer.state[p], name).double() for name in ("exp_avg", "exp_avg_sq"))
+    p.grad = torch.zeros(shape)
+    total = float(v.sum())
+    for step in range(1, 2001):
+        optimizer.step()
+        now = values_of(optimizer.state[p], "exp_avg_sq").double()
+        assert float(now.sum()) <= total
+        total = float(now.sum())
+        if step in (10, 100, 500, 2000):
+            torch.testing.assert_close(now, v * 0.999**step, rtol=0.05, atol=0)
+            read = values_of(optimizer.state[p], "exp_avg").double()
+            expected = m * 0.9**step
+            kept = expected.abs().amax(-1, keepdim=True) > 1e-25  # smaller blocks of m are forgotten
+            assert ((read - expected).abs() <= 0.05 * expected.abs())[kept.expand(shape)].all()
+    assert not read.any()
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-5, 1e-7, 1e-9, 1e-12])
+def test_the_error_is_the_same_at_every_size(size: float) -> None:
+    """Of the moments themselves, after 30 steps of gradients with a common scale."""
+
+    def error(scale: float) -> tuple[float, float]:
+        shape = (64, 256)
+        generator = torch.Generator().manual_seed(0)
+        p = torch.nn.Parameter(torch.zeros(shape))
+        optimizer = at.Adam([p], state="int8")
+        m, v = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+        for _ in range(30):
+            p.grad = torch.randn(shape, generator=generator) * scale
+            m, v = 0.9 * m + 0.1 * p.grad.double(), 0.999 * v + 0.001 * p.grad.double() ** 2
+            optimizer.step()
+        state = optimizer.state[p]
+        found = values_of(state, "exp_avg").double(), values_of(state, "exp_avg_sq").double()
+        return tuple(float((a - b).norm() / b.norm()) for a, b in zip(found, (m, v), strict=True))  # type: ignore[return-value]
+
+    (m, v), (m_usual, v_usual) = error(size * 4), error(1.0)
+    assert m <= 1.1 * m_usual
+    assert v <= 1.1 * v_usual
+    assert m_usual < 0.03
+    assert v_usual < 0.03
+
+
+def test_one_value_a_million_times_the_rest() -> None:
+    """The block is kept as well as any other, and what is beside the outlier neither explodes nor grows."""
+    shape = (64, 128)
+    generator = torch.Generator().manual_seed(0)
+    draws = [torch.randn(shape, generator=generator) for _ in range(50)]
+
+    def with_outlier(step: int) -> torch.Tensor:
+        g = draws[step].clone()
+        g[:, 7] *= 1e6
+        return g
+
+    usual = [float((u - e).square().sum() / e.square().sum()) for _, u, e in stepped(draws.__getitem__, 50, state="int8")]
+    v = torch.zeros(64)
+    for step, (optimizer, u, exact) in enumerate(stepped(with_outlier, 50, state="int8")):
+        (state,) = optimizer.state.values()
+        v = 0.999 * v + 0.001 * with_outlier(step)[:, 7] ** 2
+        beside = torch.ones(128, dtype=torch.bool)
+        beside[7] = False
+        error = (u - exact)[:, 7].square().sum() / exact[:, 7].square().sum()
+        assert error <= 2 * max(usual) + 1e-6
+        assert u[:, beside].abs().max() <= 1.01 * exact[:, beside].abs().max()
+        torch.testing.assert_close(values_of(state, "exp_avg_sq")[:, 7], v, rtol=0.1, atol=0)
+        assert torch.isfinite(u).all(), step
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e25])
+@pytest.mark.parametrize("case", CODED, ids=str)
+def test_what_is_not_finite_is_so_where_it_is_in_float32(case: Case, bad: float, isa: str) -> None:
+    shape = (40, 160)
+    p, q = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    coded, exact = case.make([p], state="int8", **case.options), case.make([q], **case.options)
+    for step, g in enumerate(gradients(shape, 6)):
+        g = g.sign()
+        if step == 2:
+            g[3, 5], g[3, 150], g[20, 100] = bad, bad, bad
+        p.grad, q.grad = g, g.clone()
+        coded.step()
+        exact.step()
+        assert torch.equal(torch.isfinite(p), torch.isfinite(q)), step
+        if bad != 1e25:  # which is finite, and leaves no code for what is beside it
+            error, moved = (p - q).detach(), (q - 1).detach()
+            finite = torch.isfinite(q)
+            assert error[finite].abs().max() <= 0.35 * moved[finite].abs().max()
+
+
+def test_nonfinite_gradients_are_skipped_or_raised_as_in_float32() -> None:
+    for choice in ("skip", "raise"):
+        p = torch.nn.Parameter(torch.ones(64, 128))
+        optimizer = at.AdamW([("w", p)], state="int8", on_nonfinite=choice)
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        before, weight = copied(optimizer.state[p]), p.detach().clone()
+        p.grad[5, 5] = math.nan
+        if choice == "skip":
+            optimizer.step()
+            assert optimizer.skipped_steps == 1
+        else:
+            with pytest.raises(FloatingPointError, match="'w'"):
+                optimizer.step()
+        assert torch.equal(p, weight)
+        assert all(torch.equal(x, before[name]) for name, x in optimizer.state[p].items())
+
+
+# ---- which tensors
+
+
+def test_trap_T26_the_whole_shape_decides() -> None:
+    part = torch.nn.Parameter(torch.ones(2, 64))
+    optimizer = at.Adam([{"params": [part], "rows": [(10, 64)]}], state="int8")
+    part.grad = torch.ones_like(part)
+    optimizer.step()
+    assert optimizer.state[part]["exp_avg"].dtype == torch.int8
+
+
+@pytest.mark.parametrize(
+    ("shape", "coded"),
+    [((4096,), False), ((64, 64), True), ((63, 65), False), ((200, 31), False), ((200, 2, 16), True), ((1, 4096), True)],
+    ids=str,
+)
+def test_small_tensors_stay_in_float32(shape: tuple[int, ...], coded: bool) -> None:
+    p = torch.nn.Parameter(torch.ones(shape))
+    optimizer = at.Adam([p], state="int8")
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    state = optimizer.state[p]
+    assert (state["exp_avg"].dtype == torch.int8) == coded
+    assert (state["exp_avg_sq"].dtype == torch.uint8) == coded
+    if coded:
+        blocks = -(-math.prod(shape[1:]) // 128)
+        assert state["exp_avg_scale"].shape == state["exp_avg_sq_scale"].shape == (shape[0], blocks)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda p: at.Adam([p], state="int4"), r"state='int4' is unknown: use one of 'float32', 'bfloat16', 'int8'"),
+        (lambda p: at.Adam([p], state={"exp_avg": "int4"}), r"state='int4' is unknown"),
+        (lambda p: at.Adam([p], state={"momentum": "int8"}), r"there is no moment 'momentum'; the names are 'exp_avg'"),
+        (lambda p: at.RMSprop([p], centered=True, state="int8"), r"centered=True needs state=.float32., not 'int8'"),
+        (lambda p: at.RMSprop([p], centered=True, state={"square_avg": "int8"}), r"centered=True needs"),
+        (lambda p: at.Adam([p.to(torch.complex64)], state="int8"), r"is complex, and there is no complex 'int8'"),
+        (lambda p: at.Adam([{"params": [p], "rows": [(10, 20)]}]), r"rows of parameter 0: \(10, 20\) does not hold its 64"),
+        (lambda p: at.Adam([{"params": [p], "rows": []}]), r"rows has 0 entries for 1 parameters"),
+    ],
+)
+def test_what_cannot_be_done_in_8_bits_is_refused_by_name(build: Callable[..., Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(torch.nn.Parameter(torch.ones(64, 64)))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("exp_avg_scale", lambda x: None, r"parameter 0 .*'exp_avg_scale' is missing"),
+        ("exp_avg_scale", lambda x: x[:, :0], r"'exp_avg_scale' has to be float32, of shape \(64, 1\)"),
+        ("exp_avg_scale", lambda x: x.double(), r"has to be float32, of shape \(64, 1\)"),
+        ("exp_avg", lambda x: x.to(torch.uint8), r"'exp_avg' has a dtype that it cannot have"),
+        ("exp_avg_sq", lambda x: x.to(torch.int8), r"'exp_avg_sq' has a dtype that it cannot have"),
+        ("exp_avg_sq", lambda x: x.t().contiguous().t(), r"'exp_avg_sq' has to lie in row-major order"),
+    ],
+)
+def test_a_spoiled_state_in_8_bits_is_refused_by_name(name: str, spoil: Callable[..., Any], message: str) -> None:
+    p = torch.nn.Parameter(torch.ones(64, 64))
+    optimizer = at.Adam([p], state="int8")
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    spoiled = spoil(optimizer.state[p][name])
+    if spoiled is None:
+        del optimizer.state[p][name]
+    else:
+        optimizer.state[p][name] = spoiled
+    with pytest.raises(ValueError, match=message):
+        optimizer.step()
+
+
+def test_trap_T29_the_first_step_does_not_compile_anything() -> None:
+    import time
+
+    p = torch.nn.Parameter(torch.ones(512, 512))
+    p.grad = torch.ones_like(p)
+    optimizer = at.AdamW([p], state="int8")
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        optimizer.step()
+        times.append(time.perf_counter() - start)
+    assert times[0] <= min(times[1:]) + 0.1

@@ -137,16 +137,15 @@ template <class T> void encode(Format format, const T *from, char *to, int n) {
     }
 }
 
-// `shift` picks the half of each draw that belongs to this tensor. Formats of 32 and 64 bits have nothing to round.
-template <class T>
-void encode_stochastic(Format format, const T *from, char *to, int n, const uint32_t *draws, int shift) {
+// Of each draw the upper half counts. Formats of 32 and 64 bits have nothing to round.
+template <class T> void encode_stochastic(Format format, const T *from, char *to, int n, const uint32_t *draws) {
     auto *target = reinterpret_cast<uint16_t *>(to);
     if (format == Format::bf16) {
 #pragma omp simd
-        for (int i = 0; i < n; ++i) target[i] = to_bf16(float(from[i]), draws[i] >> shift & 0xffffu);
+        for (int i = 0; i < n; ++i) target[i] = to_bf16(float(from[i]), draws[i] >> 16);
     } else if (format == Format::f16) {
 #pragma omp simd
-        for (int i = 0; i < n; ++i) target[i] = to_f16(float(from[i]), draws[i] >> shift & 0xffffu);
+        for (int i = 0; i < n; ++i) target[i] = to_f16(float(from[i]), draws[i] >> 16);
     } else {
         encode(format, from, to, n);
     }

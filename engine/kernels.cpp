@@ -61,17 +61,45 @@ int64_t blocks_of(int64_t row) { return (row + quantum - 1) / quantum; }
 
 int64_t block_at(const Job &job, int64_t at) { return at / job.row * blocks_of(job.row) + at % job.row / quantum; }
 
-// Where the thresholds of each of `count` blocks begin.
-void begin_thresholds(const Job &job, int64_t first_block, uint32_t *starts, int count) {
-    constexpr uint64_t draw = 2;
-    const uint64_t first = uint64_t(job.first_block + first_block);
-    Key key = key_of(job.random_key, draw, first >> 32);
+// The random numbers of what is rounded: as adamas.formats.DRAWS.
+constexpr uint64_t draw_of[SLOTS] = {2, 0, 0, 1, 0, 3, 0};
+
+// Where the thresholds of each of `count` blocks of the whole tensor begin.
+void begin_thresholds(const Job &job, Slot slot, uint64_t first, uint32_t *starts, int count) {
+    Key key = key_of(job.random_key, draw_of[slot], first >> 32);
     for (int b = 0; b < count; ++b) {
-        const uint32_t low = uint32_t(first + uint64_t(b));
-        if (b > 0 && low == 0) key = key_of(job.random_key, draw, (first + uint64_t(b)) >> 32);
-        starts[b] = random_bits(low, key) + uint32_t(job.step) * step_forward;
+        const uint64_t index = first + uint64_t(b);
+        if (b > 0 && uint32_t(index) == 0) key = key_of(job.random_key, draw_of[slot], index >> 32);
+        starts[b] = random_bits(uint32_t(index), key) + uint32_t(job.step) * step_forward;
     }
 }
+
+// The thresholds of n elements in a row, whose blocks are counted through the whole tensor.
+template <int capacity> class Draws {
+    alignas(64) uint32_t bits[capacity];
+    const Job &job;
+    uint64_t begin;
+    int n;
+
+  public:
+    Draws(const Job &job, int64_t at, int n) : job(job), begin(uint64_t(job.first + at)), n(n) {}
+
+    const uint32_t *of(Slot slot) {
+        uint32_t starts[capacity / quantum + 1];
+        const uint64_t first = begin / quantum, last = (begin + uint64_t(n) - 1) / quantum;
+        begin_thresholds(job, slot, first, starts, int(last - first) + 1);
+        uint32_t position = uint32_t(begin % quantum);
+        for (int done = 0, b = 0; done < n; ++b, position = 0) {
+            const int piece = std::min(n - done, quantum - int(position));
+            const uint32_t start = starts[b] + position * position_forward;
+            uint32_t *to = bits + done;
+#pragma omp simd
+            for (int i = 0; i < piece; ++i) to[i] = start + uint32_t(i) * position_forward;
+            done += piece;
+        }
+        return bits;
+    }
+};
 
 // One tensor's part of a block. After `load`, `stored` points at its n elements as stored, in order; `values` at the
 // same as the rule computes, which is the same place where the format allows it.
@@ -126,8 +154,8 @@ template <class T, int capacity = block> struct Lane {
         put_back(begin, n);
     }
 
-    void store_stochastic(int64_t begin, int n, const uint32_t *draws, int shift) {
-        if (operand->format != native<T>) encode_stochastic(operand->format, values, stored, n, draws, shift);
+    void store_stochastic(int64_t begin, int n, const uint32_t *draws) {
+        if (operand->format != native<T>) encode_stochastic(operand->format, values, stored, n, draws);
         put_back(begin, n);
     }
 
@@ -144,53 +172,13 @@ template <class T, int capacity = block> struct Lane {
         for (int i = 0; i < n; ++i) x[i] = float(values[i]);
         float &scale = operand->scales[block_index];
         uint32_t start;
-        begin_thresholds(job, block_index, &start, 1);
+        begin_thresholds(job, V, uint64_t(job.first_block + block_index), &start, 1);
         encode_block(operand->format, stochastic, x, codes, scale, factor * magnitude_of(scale), start, padded(n));
         std::copy_n(codes, n, reinterpret_cast<uint8_t *>(stored));
     }
 };
 
 bool rounds(const Operand &x) { return x.format == Format::bf16 || x.format == Format::f16; }
-
-// Which 16 bits of which draw round which tensor. Pairs that often occur together share one draw.
-struct Draw {
-    int number, shift;
-};
-constexpr Draw draw_of[SLOTS] = {{1, 0}, {}, {0, 0}, {0, 16}, {}, {1, 16}, {}};
-
-// The random numbers of up to `capacity` elements, made when they are first asked for.
-template <int capacity> class Draws {
-    alignas(64) uint32_t bits[2][capacity];
-    bool made[2] = {false, false};
-    const Job &job;
-    uint64_t begin;
-    int n;
-
-    void make(int number) {
-        const uint32_t forward = (step_forward >> 16) * uint32_t(job.step), both = forward << 16 | (forward & 0xffffu);
-        uint32_t *to = bits[number];
-        for (int done = 0; done < n;) { // in one piece, but where the low half of the index begins again
-            const uint32_t first = uint32_t(begin + uint64_t(done));
-            const int piece = int(std::min<uint64_t>(uint64_t(n - done), (uint64_t(1) << 32) - first));
-            const Key key = key_of(job.random_key, uint64_t(number), (begin + uint64_t(done)) >> 32);
-#pragma omp simd
-            for (int i = 0; i < piece; ++i) {
-                const uint32_t x = random_bits(first + uint32_t(i), key);
-                to[done + i] = ((x & 0xffff0000u) + (both & 0xffff0000u)) | ((x + both) & 0xffffu);
-            }
-            done += piece;
-        }
-        made[number] = true;
-    }
-
-  public:
-    Draws(const Job &job, int64_t at, int n) : job(job), begin(uint64_t(job.first + at)), n(n) {}
-
-    const uint32_t *get(int number) {
-        if (!made[number]) make(number);
-        return bits[number];
-    }
-};
 
 template <class T, class Stored, unsigned S> constexpr Rule<T, Stored> rule_or_null() {
     if constexpr (shape::valid(S))
@@ -254,7 +242,7 @@ template <class T, int capacity> struct WeightLane {
             encode_split(job.operands[P].format, weight.values, weight.stored, low.stored, n);
             weight.put_back(at, n), low.put_back(at, n);
         } else if (job.weights == Weights::stochastic && rounds(job.operands[P])) {
-            weight.store_stochastic(at, n, draws.get(draw_of[P].number), draw_of[P].shift);
+            weight.store_stochastic(at, n, draws.of(P));
         } else {
             weight.store(at, n);
         }
@@ -298,7 +286,7 @@ template <class T> void step_blocks(const Job &job, const Constants<T> &constant
             } else if (slot == H || !rounds(x)) {
                 lanes[slot].store(at, n);
             } else {
-                lanes[slot].store_stochastic(at, n, draws.get(draw_of[slot].number), draw_of[slot].shift);
+                lanes[slot].store_stochastic(at, n, draws.of(slot));
             }
         }
         weight.store(at, n, draws);
@@ -333,7 +321,7 @@ void step_scaled_run(const Job &job, const Constants<Floats> &wide, float *p, co
     const ScaledStep apply = scaled_steps[job.shape & ~shape::penalty];
     const int64_t first = block_at(job, at);
     uint32_t starts[most_blocks];
-    begin_thresholds(job, first, starts, count);
+    begin_thresholds(job, V, uint64_t(job.first_block + first), starts, count);
     ScaledBlocks x{};
     for (int part = 0; part < 4; ++part) {
         const Operand &operand = job.operands[M + part];

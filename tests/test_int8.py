@@ -120,7 +120,7 @@ def test_stochastic_rounding_is_right_on_average_in_v() -> None:
     total = np.zeros((1, 128))
     steps = 4096
     for step in range(steps):
-        threshold = formats.block_thresholds(np, np.zeros((1, 1), np.int64), np.arange(128)[None], 7, step)
+        threshold = formats.random18(np, np.zeros((1, 1), np.int64), np.arange(128)[None], 7, step)
         codes, scale = formats.encode_unsigned(np, x, np.zeros((1, 1), np.float32), threshold)
         total += formats.decode_unsigned(np, codes, scale)
     spacing = np.diff((formats.grid(np, np.arange(256)) + 0.5) * scale[0, 0])[codes]
@@ -330,21 +330,21 @@ def real_gradients() -> dict[str, torch.Tensor]:
 BOUNDS = {"embedding": 2e-3, "qkv": 2e-3, "second MLP": 4e-3, "head": 2e-3}
 
 
-@pytest.mark.parametrize("name", BOUNDS)
-def test_updates_on_real_gradients(real_gradients: dict[str, torch.Tensor], name: str) -> None:
-    g = real_gradients[name]
-    errors, largest, largest_exact, drift = [], 0.0, 0.0, 0.0
-    v = torch.zeros(g.shape[1:], dtype=torch.float64)
-    for step, (optimizer, u, exact) in enumerate(stepped(lambda i: g[i], len(g), state="int8")):
-        v = 0.999 * v + 0.001 * g[step].double().square()
-        (state,) = optimizer.state.values()
-        drift = max(drift, abs(float(values_of(state, "exp_avg_sq").double().sum() / v.sum()) - 1))
-        if step >= len(g) // 2:
-            errors.append(float((u - exact).square().sum() / exact.square().sum()))
-        largest, largest_exact = max(largest, float(u.abs().max())), max(largest_exact, float(exact.abs().max()))
-    assert np.mean(errors) <= BOUNDS[name]
-    assert drift <= 0.01
-    assert largest <= 2 * largest_exact
+def test_updates_on_real_gradients(real_gradients: dict[str, torch.Tensor]) -> None:
+    """In a closed loop, beside exact Adam: the error of the update, Σv, and the largest update."""
+    for name, g in real_gradients.items():
+        errors, largest, largest_exact, drift = [], 0.0, 0.0, 0.0
+        v = torch.zeros(g.shape[1:], dtype=torch.float64)
+        for step, (optimizer, u, exact) in enumerate(stepped(g.__getitem__, len(g), state="int8")):
+            v = 0.999 * v + 0.001 * g[step].double().square()
+            (state,) = optimizer.state.values()
+            drift = max(drift, abs(float(values_of(state, "exp_avg_sq").double().sum() / v.sum()) - 1))
+            if step >= len(g) // 2:
+                errors.append(float((u - exact).square().sum() / exact.square().sum()))
+            largest, largest_exact = max(largest, float(u.abs().max())), max(largest_exact, float(exact.abs().max()))
+        assert np.mean(errors) <= BOUNDS[name], name
+        assert drift <= 0.01, name
+        assert largest <= 2 * largest_exact, name
 
 
 def zipf_rows(step: int) -> torch.Tensor:

@@ -58,33 +58,37 @@ def random_bits(xp: Any, index: Array, tensor_key: int, draw: int) -> Array:
     return x ^ (x >> 16)
 
 
-# What rounds a number up or down is a threshold, uniform over the elements. From step to step it goes on by the golden
-# ratio (a Kronecker sequence), so that the thresholds of one element fill the interval evenly in time. Each rounding is
-# right on average as with independent thresholds, and the errors that an average gathers over the steps are smaller.
+# What rounds a number up or down is a threshold. Each block of 128 elements begins with a random one; inside of it, and
+# from step to step, they go on by irrational parts of the interval (Kronecker sequences), so that those of a block, and
+# those of one element in the course of time, fill it evenly. Each rounding is right on average as with independent
+# thresholds, and the errors that an average gathers over the steps are smaller.
+
+BLOCK = 128
 _STEP = 0x9E3779B9  # 2³²·(√5 − 1)/2
 _POSITION = 0x6A09E667  # 2³²·(√2 − 1)
-
-# Which bits of which draw are the thresholds of what: (number of the draw, shift).
-DRAWS = {"first": (0, 0), "second": (0, 16), "weight": (1, 0), "trace": (1, 16)}
-_BLOCKS = 2  # the draw of whole blocks
+DRAWS = {"first": 0, "second": 1, "weight": 2, "trace": 3}
 
 
-def random16(xp: Any, index: Array, tensor_key: int, step: int, what: str) -> Array:
-    """The 16-bit thresholds that round the weight or a moment (``what`` is a key of ``DRAWS``)."""
-    draw, shift = DRAWS[what]
-    return (random_bits(xp, index, tensor_key, draw) >> shift) + ((_STEP >> 16) * step & 0xFFFF) & 0xFFFF
-
-
-def block_thresholds(xp: Any, block: Array, position: Array, tensor_key: int, step: int) -> Array:
-    """The 18-bit thresholds that round the elements of a block: one random number each, and even inside of it.
-
-    14 bits are random. The others keep a number that is a code's, but for its last bits, from becoming another.
+def thresholds(xp: Any, block: Array, position: Array, tensor_key: int, step: int, what: str) -> Array:
+    """The 32-bit thresholds that round the weight or a moment (``what`` is a key of ``DRAWS``).
 
     ``block`` counts the blocks of the whole tensor, ``position`` the elements of a block; both int64, to be broadcast.
     """
-    start = random_bits(xp, block, tensor_key, _BLOCKS) + (_STEP * step & _MASK32)
-    random = (start + _POSITION * position & _MASK32) >> 18
-    return random << 4 | 8
+    start = random_bits(xp, block, tensor_key, DRAWS[what]) + (_STEP * step & _MASK32)
+    return start + _POSITION * position & _MASK32
+
+
+def random16(xp: Any, index: Array, tensor_key: int, step: int, what: str) -> Array:
+    """The 16-bit thresholds of elements that are counted through the whole tensor (int64)."""
+    return thresholds(xp, index >> 7, index & (BLOCK - 1), tensor_key, step, what) >> 16
+
+
+def random18(xp: Any, block: Array, position: Array, tensor_key: int, step: int) -> Array:
+    """The 18-bit thresholds of second moments in 8 bits, whose blocks are those of a scale.
+
+    14 bits are random. The others keep a number that is a code's, but for its last bits, from becoming another.
+    """
+    return thresholds(xp, block, position, tensor_key, step, "second") >> 18 << 4 | 8
 
 
 # bfloat16: the upper half of a float32.
@@ -195,7 +199,6 @@ def join_float16(xp: Any, high: Array, low: Array) -> Array:
 #
 # In a block with values that are not finite the scale has its sign set, and -128 stands for NaN, 255 for infinity.
 
-BLOCK = 128
 LARGEST_SIGNED = 472  # grid(127)
 LARGEST_UNSIGNED = 7680  # under grid(254) + 1/2, so that nothing rounds up beyond it
 _NAN_CODE, _INF_CODE = -128, 255

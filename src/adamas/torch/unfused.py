@@ -77,7 +77,7 @@ def step(
         else:
             block = torch.arange(scale.numel(), device=p.device).reshape(*scale.shape, 1) + first_row * scale.shape[1]
             position = torch.arange(formats.BLOCK, device=p.device)
-            threshold = formats.block_thresholds(torch, block, position, random_key, step_count) if is_average else None
+            threshold = formats.random18(torch, block, position, random_key, step_count) if is_average else None
             kept = factor * scale.abs().unsqueeze(-1)
             codes, scales = formats.encode_unsigned(torch, values, kept, threshold)
         target.copy_(storage.unblocked(codes, target.shape).to(target.dtype))

@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 THREADS ?= 2
 
 ENGINE_SOURCES := $(wildcard engine/*) CMakeLists.txt pyproject.toml
-DEV := pytest pytest-xdist hypothesis expecttest jax keras optax ruff mypy clang-format
+DEV := pytest pytest-xdist hypothesis expecttest jax keras optax bitsandbytes torchao ruff mypy clang-format
 
 .PHONY: train test lint format bench clean
 
@@ -29,8 +29,9 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i engine/*.cpp engine/*.h
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench_step.py
+	$(BIN)/python benchmarks/bench_formats.py memory errors spread times threads others
 	$(BIN)/python benchmarks/bench_mnist.py
 	$(BIN)/python benchmarks/bench_find_lr.py
 

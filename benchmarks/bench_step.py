@@ -1,7 +1,7 @@
 """The time and memory of one optimizer step, beside PyTorch's.
 
     python benchmarks/bench_step.py            # all rows of the README's table but the last
-    python benchmarks/bench_step.py small      # some: gpt2, small, bfloat16, loop, first, memory
+    python benchmarks/bench_step.py small      # some: gpt2, small, bfloat16, loop, int8, first, memory
 
 Both sides run in one process, in turn, on two threads; a row is the median of the ratios of neighbouring runs after a warm-up.
 It wants a quiet machine: a second busy process makes every figure several times larger, and the ratios meaningless.
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -105,6 +106,23 @@ def bfloat16() -> None:
     report("bfloat16 weights and gradients, GPT-2 small", times, {"fused": 0.75})
 
 
+def int8() -> None:
+    """Moments in 8 bits, always beside fused AdamW in float32."""
+    shapes = {"GPT-2 small": gpt2_small(), "2000 tensors of 64x64": SMALL}
+    cases: list[tuple[str, torch.dtype, dict[str, Any], str, float]] = [
+        ("float32", torch.float32, {}, "GPT-2 small", 0.85),
+        ("bfloat16 split", torch.bfloat16, {"weights": "split"}, "GPT-2 small", 0.90),
+        ("bfloat16 stochastic", torch.bfloat16, {"weights": "stochastic"}, "GPT-2 small", 0.90),
+        ("float32", torch.float32, {}, "2000 tensors of 64x64", 0.45),
+    ]
+    for name, dtype, options, on, bound in cases:
+        params = with_gradients(shapes[on], torch.float32)
+        own = params if dtype == torch.float32 else with_gradients(shapes[on], dtype)
+        optimizers = {"adamas": adamas.torch.AdamW(own, state="int8", **options), "fused": fused(params)}
+        sides = {side: lambda o=o: seconds(o.step) for side, o in optimizers.items()}
+        report(f"int8, {name}, {on}", in_turn(sides, 11 if on == "GPT-2 small" else 31), {"fused": bound})
+
+
 def loop() -> None:
     """The step inside a training loop, where forward and backward have just used the caches and the threads."""
     sides: dict[str, Callable[[], float]] = {}
@@ -133,30 +151,36 @@ def loop() -> None:
 
 def first() -> None:
     """How much longer the first step after construction takes than the second, in a fresh process."""
-    program = (
-        "import time, torch, adamas.torch; torch.set_num_threads(2);"
-        f"p = [torch.nn.Parameter(torch.randn(s)) for s in {MNIST}]; o = adamas.torch.AdamW(p);\n"
-        "for q in p: q.grad = torch.randn_like(q)\n"
-        "t = time.perf_counter(); o.step(); a = time.perf_counter() - t; t = time.perf_counter(); o.step();"
-        "print(a - (time.perf_counter() - t))"
-    )
-    extra = [
-        float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout) for _ in range(7)
-    ]
-    print(f"{'first step, MNIST network':44} {median(extra) * 1e3:8.3f} ms more than the second (bound 50)", flush=True)
+    for state, bound in (("float32", 50), ("int8", 100)):
+        program = (
+            "import time, torch, adamas.torch; torch.set_num_threads(2);"
+            f"p = [torch.nn.Parameter(torch.randn(s)) for s in {MNIST}]; o = adamas.torch.AdamW(p, state={state!r});\n"
+            "for q in p: q.grad = torch.randn_like(q)\n"
+            "t = time.perf_counter(); o.step(); a = time.perf_counter() - t; t = time.perf_counter(); o.step();"
+            "print(a - (time.perf_counter() - t))"
+        )
+        runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, text=True) for _ in range(7)]
+        extra = median(float(run.stdout) for run in runs) * 1e3
+        print(
+            f"{f'first step, MNIST network, {state}':44} {extra:8.3f} ms more than the second (bound {bound})",
+            flush=True,
+        )
 
 
 def memory() -> None:
     """How much the peak of resident memory grows during a step, once the state is there; each case in a fresh process."""
-    for name, shapes, dtype in (
-        ("gpt2", "gpt2_small()", "float32"),
-        ("small", "SMALL", "float32"),
-        ("mnist", "MNIST", "float32"),
-        ("bfloat16", "gpt2_small()", "bfloat16"),
+    for name, shapes, dtype, state in (
+        ("gpt2", "gpt2_small()", "float32", "float32"),
+        ("small", "SMALL", "float32", "float32"),
+        ("mnist", "MNIST", "float32", "float32"),
+        ("bfloat16", "gpt2_small()", "bfloat16", "float32"),
+        ("gpt2 int8", "gpt2_small()", "float32", "int8"),
+        ("small int8", "SMALL", "float32", "int8"),
     ):
         program = (
             f"import sys; sys.path.insert(0, 'benchmarks'); from bench_step import *; torch.set_num_threads({THREADS});"
-            f"o = ours(with_gradients({shapes}, torch.{dtype})); o.step(); print(peak_growth(o.step))"
+            f"o = adamas.torch.AdamW(with_gradients({shapes}, torch.{dtype}), state={state!r}); o.step();"
+            "print(peak_growth(o.step))"
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         print(f"{'peak memory of a step, ' + name:44} {float(done.stdout):8.3f} MB more (bound 4)", flush=True)
@@ -176,7 +200,7 @@ def _status(field: str) -> int:
         return next(int(line.split()[1]) for line in file if line.startswith(field))
 
 
-ROWS = {row.__name__: row for row in (gpt2, small, bfloat16, loop, first, memory)}
+ROWS = {row.__name__: row for row in (gpt2, small, bfloat16, loop, int8, first, memory)}
 
 if __name__ == "__main__":
     torch.set_num_threads(THREADS)

@@ -82,9 +82,10 @@ inline float f16_spacing(float size) {
 // ---- split weights: the parameter is the float32 weight rounded to 16 bits, `low` is what that left out
 
 inline float join_bf16(uint16_t high, uint16_t low) {
+    const uint32_t upper = uint32_t(high) << 16;
+    const int32_t size = int32_t(upper & 0x7fffffffu) + int16_t(low);
     // Nothing splits into a zero and a rest that takes away: the weight was set to zero from outside.
-    low = (high & 0x7fff) == 0 && low >= 0x8000 ? uint16_t(0) : low;
-    return bits_float((uint32_t(high) << 16) + uint32_t(int32_t(int16_t(low))));
+    return bits_float(uint32_t(size > 0 ? size : 0) | (upper & 0x80000000u));
 }
 
 inline void split_bf16(float x, uint16_t &high, uint16_t &low) {

@@ -17,6 +17,7 @@ import torch
 from members import CASES, Case
 
 import adamas.torch as at
+from adamas.torch import storage
 
 
 def filled(value: float, dtype: torch.dtype = torch.float32, n: int = 1000) -> torch.nn.Parameter:
@@ -74,23 +75,28 @@ def test_trap_T02_split_weights_train_as_float32(dtype: torch.dtype) -> None:
     assert torch.equal(p.detach(), exact.detach().to(dtype))
 
 
-@pytest.mark.parametrize("state", ["float32", "bfloat16"])
+@pytest.mark.parametrize("state", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize(
     "case", [c for c in CASES if c.name in ("adam", "amsgrad", "rmsprop", "nadam", "adamax")], ids=str
 )
 def test_trap_T03_moments_decay_in_every_format(case: Case, state: str) -> None:
-    p = filled(1.0, n=4096)
+    def mean_of(state: dict[str, torch.Tensor], name: str) -> float:
+        x = state[name]
+        values = storage.decoded(x, state[storage.scale_name(name)]) if storage.is_coded(x) else x
+        return values.double().mean().item()
+
+    p = torch.nn.Parameter(torch.ones(64, 64))
     optimizer = case.make([p], **case.options, state=state)
     p.grad = torch.ones_like(p)
     optimizer.step()
     name = {"rmsprop": "square_avg", "adamax": "exp_inf"}.get(case.name, "exp_avg_sq")
-    start = optimizer.state[p][name].double().mean().item()
+    start = mean_of(optimizer.state[p], name)
     p.grad.zero_()
     steps = 200 if case.name == "rmsprop" else 2000
     for _ in range(steps):
         optimizer.step()
     decayed = start * (0.99 if case.name == "rmsprop" else 0.999) ** steps
-    assert optimizer.state[p][name].double().mean().item() == pytest.approx(decayed, rel=0.05)
+    assert mean_of(optimizer.state[p], name) == pytest.approx(decayed, rel=0.05)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -209,16 +215,27 @@ def test_trap_T15_without_names_a_shape_that_does_not_fit_is_an_error() -> None:
     assert not two.state
 
 
-@pytest.mark.parametrize("state", ["float32", "bfloat16"])
-def test_trap_T16_loading_never_casts(state: str) -> None:
-    p = filled(1.0, torch.bfloat16)
-    one = at.Adam([p], state=state, weights="split")
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ("float32", (torch.float32, torch.float32)),
+        ("bfloat16", (torch.bfloat16, torch.bfloat16)),
+        ("int8", (torch.int8, torch.uint8)),
+        ({"exp_avg": "int8", "exp_avg_sq": "bfloat16"}, (torch.int8, torch.bfloat16)),
+    ],
+    ids=str,
+)
+def test_trap_T16_loading_never_casts(state: object, expected: tuple[torch.dtype, torch.dtype]) -> None:
+    """Under bfloat16 weights every part of the state keeps its dtype and its bits, and no warning speaks of a conversion."""
+    p = torch.nn.Parameter(torch.ones(64, 64, dtype=torch.bfloat16))
+    one, two = (at.Adam([p], state=state, weights="split") for _ in range(2))
     p.grad = torch.ones_like(p)
     one.step()
-    two = at.Adam([p])
     two.load_state_dict(one.state_dict())
-    expected = torch.float32 if state == "float32" else torch.bfloat16
-    assert two.state[p]["exp_avg"].dtype == expected
+    for name, x in one.state[p].items():
+        assert two.state[p][name].dtype == x.dtype
+        assert torch.equal(two.state[p][name], x)
+    assert (two.state[p]["exp_avg"].dtype, two.state[p]["exp_avg_sq"].dtype) == expected
     assert two.state[p]["weight_low_bits"].dtype == torch.int16
     assert two.state[p]["step"].dtype == torch.float64
 

@@ -8,9 +8,11 @@ class Group:
         states: list[dict[str, Any]],
         names: list[str],
         random_keys: Sequence[int],
+        first_rows: Sequence[int],
         shape: int,
         weights: str,
         slots: list[str | None],
+        scales: list[str | None],
         scalars: list[str],
     ) -> None: ...
     def collect(self) -> list[tuple[float, ...]]: ...

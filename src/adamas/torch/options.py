@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict
 
-import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
@@ -159,7 +158,7 @@ def check(group: dict[str, Any], optimizer: str, slots: Sequence[str | None]) ->
     _check_state(group["state"], slots)
     if group.get("centered") and is_reduced(group["state"]):
         raise ValueError(
-            f"centered=True needs state=\"float32\", not {group['state']!r}: the rounding of such moments exceeds the "
+            f'centered=True needs state="float32", not {group["state"]!r}: the rounding of such moments exceeds the '
             "difference of square_avg and grad_avg² that it divides by, and single updates would be far too large"
         )
     if isinstance(group["seed"], bool) or not isinstance(group["seed"], int):
@@ -192,7 +191,9 @@ def check_rows(rows: Any, params: list[Any]) -> None:
     if rows is None:
         return
     if len(rows) != len(params):
-        raise ValueError(f"rows has {len(rows)} entries for {len(params)} parameters; give None for those that are whole")
+        raise ValueError(
+            f"rows has {len(rows)} entries for {len(params)} parameters; give None for those that are whole"
+        )
     for i, (entry, item) in enumerate(zip(rows, params, strict=True)):
         name, p = item if isinstance(item, tuple) else (i, item)
         if entry is None or not isinstance(p, Tensor):
@@ -231,10 +232,9 @@ def check_parameter(parameter: Any, name: str, group: dict[str, Any]) -> None:
         raise ValueError(f"parameter {name} has a pending conjugation or sign; pass .resolve_conj().resolve_neg()")
     if parameter.is_complex() and is_reduced(group["state"]):
         raise ValueError(
-            f"parameter {name} is complex, and there is no complex {group['state']!r}: use state=\"float32\" for its group"
+            f'parameter {name} is complex, and there is no complex {group["state"]!r}: use state="float32" for its group'
         )
     if not (parameter.is_floating_point() or parameter.is_complex()):
         raise ValueError(
             f"parameter {name} has dtype {parameter.dtype}; only floating-point and complex ones can be optimized"
         )
-

@@ -10,13 +10,16 @@ THREADS ?= 2
 ENGINE_SOURCES := $(wildcard engine/*) CMakeLists.txt pyproject.toml
 DEV := pytest pytest-xdist hypothesis expecttest jax keras optax bitsandbytes torchao ruff mypy clang-format
 
-.PHONY: train test lint format bench clean
+.PHONY: train test test-training lint format bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/adamas train
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(THREADS)
+
+test-training: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m training
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

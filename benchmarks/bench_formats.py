@@ -10,6 +10,7 @@ process and in turn, on two threads. ``training`` takes MNIST from $ADAMAS_DATA/
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import sys
@@ -17,7 +18,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import transformer
@@ -77,15 +77,14 @@ def relative_error(found: list[tuple[int, Tensor, Tensor]] | Iterator[tuple[int,
 
 def errors() -> None:
     """‖u − u₀‖²/‖u₀‖² of the update on the gradients of a small transformer: second half of 800 steps."""
-    steps = 800
+    steps, count = 800, itertools.count()
     found: dict[str, Tensor] = {}
 
     def keep(model: transformer.Transformer) -> None:
+        step = next(count)
         for name, p in model.watched().items():
-            found.setdefault(name, torch.empty(steps, *p.shape))[keep.step] = p.grad  # type: ignore[attr-defined]
-        keep.step += 1  # type: ignore[attr-defined]
+            found.setdefault(name, torch.empty(steps, *p.shape))[step] = p.grad
 
-    keep.step = 0  # type: ignore[attr-defined]
     transformer.train(lambda model: torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True), steps, each_step=keep)
     rows = [
         [name, *(f"{relative_error(closed_loop(g.__getitem__, steps, state), steps // 2):.1e}" for g in found.values())]
@@ -206,21 +205,40 @@ def mnist_loss(seed: int, dtype: torch.dtype, options: dict[str, Any]) -> float:
         return float(F.cross_entropy(model(images).float(), labels))
 
 
+NETWORKS: dict[str, Callable[[int, torch.dtype, dict[str, Any]], float]] = {
+    "transformer": transformer_loss,
+    "MNIST": mnist_loss,
+}
+
+
+def final_losses(network: str, setting: str, seeds: int = 5) -> list[float]:
+    dtype, options = SETTINGS[setting]
+    return [NETWORKS[network](seed, dtype, options) for seed in range(seeds)]
+
+
+def standard_error(losses: list[float]) -> float:
+    return statistics.stdev(losses) / len(losses) ** 0.5
+
+
+def allowed_difference(exact: list[float]) -> float:
+    """Half a percent of the mean loss with float32 moments, or its standard error."""
+    return max(0.005 * statistics.mean(exact), standard_error(exact))
+
+
 def training() -> None:
     """The mean final loss over five seeds, and its standard error."""
-    networks = {"transformer": transformer_loss}
-    if "ADAMAS_DATA" in os.environ:
-        networks["MNIST"] = mnist_loss
-    for network, loss in networks.items():
-        rows, exact = [], []
-        for name, (dtype, options) in SETTINGS.items():
-            found = [loss(seed, dtype, options) for seed in range(5)]
-            exact = exact or found
-            mean, error = np.mean(found), np.std(found, ddof=1) / len(found) ** 0.5
-            allowed = max(0.005 * np.mean(exact), np.std(exact, ddof=1) / len(exact) ** 0.5)
-            difference = mean - np.mean(exact)
-            verdict = "" if name == "float32" else f"{difference:+.4f} (allowed {allowed:.4f})"
-            rows.append([name, f"{mean:.4f} ± {error:.4f}", verdict, " ".join(f"{x:.4f}" for x in found)])
+    for network in NETWORKS:
+        if network == "MNIST" and "ADAMAS_DATA" not in os.environ:
+            continue
+        rows: list[list[str]] = []
+        exact: list[float] = []
+        for setting in SETTINGS:
+            losses = final_losses(network, setting)
+            exact = exact or losses
+            difference = statistics.mean(losses) - statistics.mean(exact)
+            beside = f"{difference:+.4f} (allowed {allowed_difference(exact):.4f})" if rows else ""
+            each = " ".join(f"{loss:.4f}" for loss in losses)
+            rows.append([setting, f"{statistics.mean(losses):.4f} ± {standard_error(losses):.4f}", beside, each])
         print(network)
         table(["setting", "final loss", "beside float32", "each seed"], rows)
 

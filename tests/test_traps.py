@@ -285,6 +285,7 @@ def test_trap_T21_a_frozen_parameter_stays() -> None:
     p.requires_grad_(False)
     optimizer.step()
     assert (p == 1.0).all()
+    assert not optimizer.state  # nor does it take memory
     p.requires_grad_(True)
     optimizer.step()
     assert (p != 1.0).all()

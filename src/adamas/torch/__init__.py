@@ -10,6 +10,7 @@ from .groups import ParamGroups, param_groups
 from .lr_finding import LRFinding, LRFindingError, LRRule
 from .lr_scheduler import LRScheduler
 from .members import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
+from .memory import Memory, plan_memory
 from .optimizer import Optimizer
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "LRFindingError",
     "LRRule",
     "LRScheduler",
+    "Memory",
     "NAdam",
     "Optimizer",
     "ParamGroups",
@@ -29,4 +31,5 @@ __all__ = [
     "RMSprop",
     "find_lr",
     "param_groups",
+    "plan_memory",
 ]

@@ -24,6 +24,7 @@ from .. import _engine
 from ..family import Coefficients, Member
 from ..formats import mix64
 from . import checkpoint, clipping, scheduled, storage, unfused
+from .memory import Memory, counted
 from .options import COMMON_DEFAULTS, as_number, check, check_parameter, check_rows
 from .storage import LOW_BITS
 
@@ -48,7 +49,7 @@ class Plan:
         self.first_rows = [rows.first if (rows := storage.rows_of(group, i)) else 0 for i in range(len(self.params))]
         self.states: list[dict[str, Any]] = []
         for i, p in enumerate(self.params):
-            if p.grad is not None:
+            if p.grad is not None and p.requires_grad:
                 optimizer._initialize_state(group, i)
             self.states.append(optimizer.state.get(p, {}))
         needed = [name for name in (*optimizer._scalar_names, *self.slots) if name is not None]
@@ -264,7 +265,7 @@ class Optimizer(torch.optim.Optimizer):
             fresh = all(
                 plan.signature == self._signature(group)
                 and _engine.same_objects(plan.params, group["params"])
-                and not any(plan.params[i].grad is not None for i in plan.bare)
+                and not any(plan.params[i].requires_grad and plan.params[i].grad is not None for i in plan.bare)
                 for plan, group in zip(self._plans, self.param_groups, strict=True)
             )
             if fresh and _engine.holds(self.state, *self._known):
@@ -307,6 +308,16 @@ class Optimizer(torch.optim.Optimizer):
             group: index of the parameter group.
         """
         return scheduled.value_at(self.param_groups[group], "lr", step)
+
+    # ---- memory
+
+    def memory(self) -> Memory:
+        """The bytes that weights, gradients and state take now, by kind: ``print`` shows a table.
+
+        State comes with a parameter's first gradient (Adagrad's at construction); ``adamas.torch.plan_memory`` tells it
+        before.
+        """
+        return counted(self)
 
     # ---- the step
 

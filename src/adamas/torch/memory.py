@@ -1,0 +1,184 @@
+"""What an optimizer takes in memory, by kind: counted of one that is there, or told of one before it is.
+
+A plan is an optimizer of tensors on the meta device, which have shapes and no values, counted like any other: what it
+tells follows from the code that makes the state, and from nothing beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from .options import check_parameter
+from .storage import LOW_BITS, scale_name
+
+if TYPE_CHECKING:
+    from torch.optim.optimizer import ParamsT
+
+    from .optimizer import Optimizer
+
+WEIGHTS, GRADIENTS, SCALES, COUNTS = "weights", "gradients", "scales", "step counts"
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory of an optimizer and its parameters. ``print`` shows a table; its units are powers of 1000 bytes.
+
+    Attributes:
+        parameters: how many numbers the weights are, frozen ones included.
+        bytes: bytes by kind. ``"weights"`` and ``"gradients"``, then of the state what there is: each moment by its name,
+            ``"scales"`` of moments in 8 bits, ``"weight_low_bits"`` of ``weights="split"``, and ``"step counts"``, the
+            single numbers that each parameter carries.
+    """
+
+    parameters: int
+    bytes: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return sum(self.bytes.values())
+
+    @property
+    def state(self) -> int:
+        """Bytes of the optimizer's state: all but weights and gradients."""
+        return self.total - self.bytes[WEIGHTS] - self.bytes[GRADIENTS]
+
+    @property
+    def bytes_per_parameter(self) -> float:
+        """Bytes of the optimizer's state for each number of the weights."""
+        return self._each(self.state)
+
+    def __str__(self) -> str:
+        """A line for each kind, then one for the state and one for everything."""
+        rows = [(f"{self.parameters:,} parameters", "memory", "bytes a parameter")]
+        for kind, size in [*self.bytes.items(), ("state", self.state), ("total", self.total)]:
+            rows.append((kind, _readable(size), f"{self._each(size):.2f}"))
+        first, second, third = (max(map(len, column)) for column in zip(*rows, strict=True))
+        return "\n".join(f"{kind:{first}}  {size:>{second}}  {each:>{third}}" for kind, size, each in rows)
+
+    def _each(self, size: int) -> float:
+        return size / max(1, self.parameters)
+
+
+def _readable(size: float) -> str:
+    for unit in _UNITS:
+        if round(size, 2) < 1000 or unit == _UNITS[-1]:
+            break
+        size /= 1000
+    return f"{size} B" if unit == "B" else f"{size:.2f} {unit}"
+
+
+def counted(optimizer: Optimizer) -> Memory:
+    """See ``Optimizer.memory``."""
+    params = [p for group in optimizer.param_groups for p in group["params"] if not is_lazy(p)]
+    found = {
+        WEIGHTS: sum(map(_size, params)),
+        GRADIENTS: sum(_size(p.grad) for p in params if p.grad is not None),
+    }
+    moments = [name for name in optimizer._member.slots if name is not None]
+    kinds = {scale_name(name): SCALES for name in moments} | dict.fromkeys(optimizer._scalar_names, COUNTS)
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                kind = kinds.get(name, name)
+                found[kind] = found.get(kind, 0) + _size(value)
+    order = [WEIGHTS, GRADIENTS, *moments, SCALES, LOW_BITS, COUNTS]
+    order += [kind for kind in found if kind not in order]  # what a loaded state dict had beside
+    return Memory(sum(p.numel() for p in params), {kind: found[kind] for kind in order if kind in found})
+
+
+def _size(x: Tensor) -> int:
+    return x.element_size() * x.numel()
+
+
+def plan_memory(model: nn.Module | ParamsT, optimizer: type[Optimizer] | str = "AdamW", **options: Any) -> Memory:
+    """What ``optimizer.memory()`` will tell after the first step, with a gradient for every trainable parameter.
+
+    It is told from shapes and dtypes: nothing of a tensor's size is allocated, and the model may be on the meta device.
+
+    Args:
+        model: a module, or whatever the optimizer takes as ``params``: tensors, named tensors, or groups of either with
+            their own options. Nothing in it is changed, except that a generator in a group becomes a list there.
+        optimizer: a class of ``adamas.torch``, or its name.
+        **options: the optimizer's own: ``state=``, ``weights=``, ``amsgrad=``, …
+
+    Raises:
+        TypeError: there is no such option, or ``optimizer`` is not one of these classes.
+        ValueError: an option has a value that it cannot have, or a parameter has no shape yet or cannot be optimized as
+            its group asks; the message names it.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> with torch.device("meta"):
+        ...     model = torch.nn.Linear(4096, 4096, bias=False)
+        >>> print(adamas.torch.plan_memory(model, state="int8"))
+        16,777,216 parameters     memory  bytes a parameter
+        weights                 67.11 MB               4.00
+        gradients               67.11 MB               4.00
+        exp_avg                 16.78 MB               1.00
+        exp_avg_sq              16.78 MB               1.00
+        scales                   1.05 MB               0.06
+        step counts                  8 B               0.00
+        state                   34.60 MB               2.06
+        total                  168.82 MB              10.06
+    """
+    kind = _class(optimizer)
+    stand_ins: dict[Tensor, Tensor] = {}
+    params = model.named_parameters() if isinstance(model, nn.Module) else model
+    with torch.device("cpu"):  # also where the model is made under another
+        # An optimizer takes tensors of the meta device while they are frozen, and makes no state for them.
+        planned = kind(params if isinstance(params, Tensor) else list(_without_values(params, stand_ins)), **options)
+        trainable = {stand_in for p, stand_in in stand_ins.items() if p.requires_grad}
+        names = {p: name for name, p in planned._named_parameters()}
+        for group in planned.param_groups:
+            for i, p in enumerate(group["params"]):
+                if p in trainable:
+                    check_parameter(torch.empty(0, dtype=p.dtype, requires_grad=True), names[p], group)
+                    p.requires_grad_()
+                    p.grad = torch.empty_like(p)
+                    planned._initialize_state(group, i)
+    return counted(planned)
+
+
+def _class(optimizer: Any) -> type[Optimizer]:
+    """The class that is meant by a class or its name."""
+    from . import members  # whose classes count themselves by this module
+    from .optimizer import Optimizer
+
+    kind = vars(members).get(optimizer) if isinstance(optimizer, str) else optimizer
+    if not isinstance(kind, type) or not issubclass(kind, Optimizer) or kind is Optimizer:
+        raise TypeError(
+            f"plan_memory plans for the optimizers of adamas.torch, and {optimizer!r} is none of them: give a class, such "
+            'as adamas.torch.AdamW, or its name, "AdamW"'
+        )
+    return kind
+
+
+def _without_values(params: Iterable[Any], stand_ins: dict[Tensor, Tensor]) -> Iterator[Any]:
+    """The same parameters and groups, with frozen tensors on the meta device in the place of all tensors."""
+    for position, item in enumerate(params):
+        if isinstance(item, dict) and "params" in item:
+            given = item["params"]
+            if isinstance(given, Iterator):  # or the group would be empty for the optimizer that comes after the plan
+                item["params"] = given = list(given)
+            inner = [given] if isinstance(given, Tensor) else given
+            replaced = _without_values(inner, stand_ins)
+            yield {**item, "params": set(replaced) if isinstance(given, set) else list(replaced)}
+            continue
+        name, p = item if isinstance(item, tuple) else (position, item)
+        if not isinstance(p, Tensor):
+            yield item  # the optimizer says what is wrong with it
+            continue
+        if is_lazy(p):
+            raise ValueError(f"parameter {name!r} is lazy and has no shape yet: run the model once, then plan")
+        if p not in stand_ins:
+            stand_ins[p] = torch.empty(p.shape, dtype=p.dtype, device="meta")
+        yield (name, stand_ins[p]) if isinstance(item, tuple) else stand_ins[p]

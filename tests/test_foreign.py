@@ -1,4 +1,4 @@
-"""Compressed states of bitsandbytes and torchao, as these libraries write them, read as plain tensors."""
+"""States of bitsandbytes and torchao, as these libraries write them, read as plain tensors and trained on from."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 def decoded(state_dict: dict[str, Any], member: type[at.Optimizer]) -> list[dict[str, Any]]:
     return [
-        decode_state(saved, member._member.slots, f"'p{i}'", state_dict["param_groups"][0])
+        decode_state(saved, member._member.slots, f"'p{i}'", state_dict["param_groups"][0]).state
         for i, saved in state_dict["state"].items()
     ]
 
@@ -189,7 +189,7 @@ def test_blocks_of_versions_before_0_44(bnb: Any) -> None:
     x = torch.randn(71, 67, generator=torch.Generator().manual_seed(0))
     codes, quantized = bnb.functional.quantize_blockwise(x, blocksize=2048)
     entry = {"step": 3, "state1": codes, "qmap1": quantized.code, "absmax1": quantized.absmax}
-    result = decode_state(entry, at.SGD._member.slots, "'p'", group)["momentum_buffer"]
+    result = decode_state(entry, at.SGD._member.slots, "'p'", group).state["momentum_buffer"]
     assert torch.equal(result, bnb.functional.dequantize_blockwise(codes, quantized))
     assert (result - x).abs().max() < 0.05 * x.abs().max()
 
@@ -270,3 +270,145 @@ def test_an_ordinary_entry_comes_back_as_it_is(make: Callable[..., torch.optim.O
     for entry, saved in zip(decoded(state_dict, at.Adam), state_dict["state"].values(), strict=True):
         assert entry.keys() == saved.keys()
         assert all(entry[key] is saved[key] for key in saved)
+
+
+# ---- training goes on
+
+DECAY = {"weight_decay": 0.5}
+# Their class and options; ours, and the same options in PyTorch's words, without those that bitsandbytes takes and leaves out;
+# and how far from theirs the weights of a compressed tensor may be after ten steps, as a part of the way that they went.
+# They round their moments at every step, to codes that are 1 to 3% apart, or 10 to 30% in 4 bits.
+RESUMED = [
+    ("bitsandbytes", "Adam8bit", DECAY, at.Adam, {**DECAY, "decay": "decoupled"}, 0.03),
+    ("bitsandbytes", "AdamW8bit", DECAY, at.AdamW, DECAY, 0.03),
+    ("bitsandbytes", "AdamW", DECAY, at.AdamW, DECAY, 0.03),
+    ("bitsandbytes", "SGD8bit", {**DECAY, "momentum": 0.8, "nesterov": True}, at.SGD, {**DECAY, "momentum": 0.8}, 0.03),
+    (
+        "bitsandbytes",
+        "RMSprop8bit",
+        {**DECAY, "alpha": 0.9, "momentum": 0.5},
+        at.RMSprop,
+        {**DECAY, "alpha": 0.9},
+        0.03,
+    ),
+    ("bitsandbytes", "Adagrad8bit", DECAY, at.Adagrad, DECAY, 0.03),
+    ("torchao", "Adam8bit", DECAY, at.Adam, DECAY, 0.03),
+    ("torchao", "AdamW8bit", DECAY, at.AdamW, DECAY, 0.03),
+    ("torchao", "AdamWFp8", DECAY, at.AdamW, DECAY, 0.05),
+    ("torchao", "AdamW4bit", DECAY, at.AdamW, DECAY, 0.2),
+]
+# What an optimizer has that is to be overwritten.
+OTHERWISE = {
+    "SGD": {"momentum": 0.1, "nesterov": True, "decay": "decoupled", "maximize": True},
+    "RMSprop": {"momentum": 0.3, "decay": "decoupled", "maximize": True},
+    "Adagrad": {"lr_decay": 0.1, "decay": "independent", "maximize": True},
+    "Adam": {"amsgrad": True, "maximize": True},
+}
+
+
+def optimizer_of(library: str, name: str, request: pytest.FixtureRequest) -> Callable[..., torch.optim.Optimizer]:
+    module = request.getfixturevalue("bnb" if library == "bitsandbytes" else "torchao")
+    return getattr(module.optim if library == "bitsandbytes" else module, name)
+
+
+def pair() -> list[nn.Parameter]:
+    """One that all libraries leave in float32, and one that they compress."""
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((30,), (70, 128))]
+
+
+def train(optimizer: torch.optim.Optimizer, seed: int, steps: int = 10) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        for p in parameters(optimizer):
+            p.grad = torch.randn(p.shape, generator=generator) + 0.5
+        optimizer.step()
+
+
+@pytest.mark.parametrize("hyperparameters", ["saved", "given"])
+@pytest.mark.parametrize("state", ["float32", "int8"])
+@pytest.mark.parametrize(
+    ("library", "name", "options", "namesake", "meant", "tolerance"), RESUMED, ids=[f"{x[0]}-{x[1]}" for x in RESUMED]
+)
+def test_training_goes_on_as_it_was_there(
+    library: str,
+    name: str,
+    options: dict[str, Any],
+    namesake: type[at.Optimizer],
+    meant: dict[str, Any],
+    tolerance: float,
+    state: str,
+    hyperparameters: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    theirs = optimizer_of(library, name, request)(pair(), lr=0.01, **options)
+    train(theirs, seed=1)
+    start = [p.detach().clone() for p in parameters(theirs)]
+    other = {"lr": 0.5, **(OTHERWISE.get(namesake.__name__, {}) if library == "bitsandbytes" else {})}
+    mine = {"lr": 0.01, **meant} if hyperparameters == "given" else other
+    ours = namesake([nn.Parameter(p.clone()) for p in start], state=state, **mine)
+    keys = {*ours.param_groups[0]}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ours.load_state_dict(torch.load(stored(theirs.state_dict()), weights_only=True), hyperparameters)
+    assert {*ours.param_groups[0]} == keys
+    words = "float32" if name == "AdamW" else "bitsandbytes' 8 bits" if library == "bitsandbytes" else "torchao's Optim"
+    assert bool(caught) == (words != state)
+    assert all(f" of 1 parameter was saved as {words}" in str(warning.message) for warning in caught)
+
+    train(theirs, seed=2)
+    train(ours, seed=2)
+    errors = [
+        (a - b).norm() / (a - before).norm()
+        for a, b, before in zip(parameters(theirs), parameters(ours), start, strict=True)
+    ]
+    assert errors[0] < 1e-5  # what is not compressed: only the order of the operations differs
+    assert errors[1] < tolerance
+
+
+def test_a_group_that_had_no_gradient_is_read_alike(bnb: Any) -> None:
+    stepped, resting = pair()
+    theirs = bnb.optim.SGD8bit([{"params": [stepped]}, {"params": [resting], "lr": 0.3}], lr=0.1, momentum=0.7)
+    torch.optim.lr_scheduler.ExponentialLR(theirs, 0.9)
+    train(theirs, seed=1)
+    ours = at.SGD([{"params": [stepped]}, {"params": [resting]}], lr=0.5, momentum=0.1, dampening=0.1)
+    ours.load_state_dict(theirs.state_dict())
+    for group, lr in zip(ours.param_groups, (0.1, 0.3), strict=True):
+        assert (group["lr"], group["initial_lr"], group["momentum"], group["dampening"]) == (lr, lr, 0.7, 0.0)
+        assert not group.keys() & {"betas", "eps"}
+
+
+def test_the_rate_of_torchao_is_a_tensor_that_schedulers_go_on_with(torchao: Any) -> None:
+    theirs = torchao.AdamW8bit(pair(), lr=0.25)
+    train(theirs, seed=1, steps=1)
+    ours = at.AdamW(pair())
+    ours.load_state_dict(theirs.state_dict())
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(ours, 0.5)
+    train(ours, seed=2, steps=1)
+    scheduler.step()
+    assert (float(ours.param_groups[0]["lr"]), float(theirs.param_groups[0]["lr"])) == (0.125, 0.25)
+    again = at.AdamW(pair())
+    again.load_state_dict(torch.load(stored(ours.state_dict()), weights_only=True))
+    assert float(again.param_groups[0]["lr"]) == 0.125
+
+
+def test_percentile_clipping_has_no_counterpart(bnb: Any) -> None:
+    state_dict = trained(bnb.optim.AdamW8bit).state_dict()
+    state_dict["state"][1]["gnorm_vec"] = torch.zeros(100)  # as old versions kept it
+    ours = at.AdamW(parameters(trained(torch.optim.AdamW)), lr=0.5)
+    with pytest.raises(ValueError, match=r"parameter 1 .* was clipped by bitsandbytes' percentile_clipping.*\"given\""):
+        ours.load_state_dict(state_dict)
+    assert not ours.state
+    assert ours.param_groups[0]["lr"] == 0.5
+    ours.load_state_dict(state_dict, hyperparameters="given")
+    assert len(ours.state) == 4
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("Lion8bit", "AdamW"), ("AdEMAMix8bit", "Adam"), ("AdamW8bit", "NAdam")])
+def test_what_is_refused_changes_nothing(bnb: Any, theirs: str, ours: str) -> None:
+    optimizer = getattr(at, ours)(parameters(trained(torch.optim.AdamW)), lr=0.5)
+    for hyperparameters in ("saved", "given"):
+        with pytest.raises(ValueError, match="parameter 0 "):
+            optimizer.load_state_dict(trained(getattr(bnb.optim, theirs)).state_dict(), hyperparameters)
+        assert not optimizer.state
+        assert optimizer.param_groups[0]["lr"] == 0.5

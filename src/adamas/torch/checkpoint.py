@@ -11,11 +11,9 @@ from collections import Counter, defaultdict
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from . import scheduled, storage
-from .foreign import decode_state
+from . import conversion, scheduled
+from .foreign import decode_groups, decode_state
+from .options import check
 
 if TYPE_CHECKING:
     from .optimizer import Optimizer
@@ -36,39 +34,53 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str)
 
     if "state" not in state_dict or "param_groups" not in state_dict:
         raise ValueError(f"not an optimizer's state dict: it has {sorted(state_dict)}, not 'state' and 'param_groups'")
-    groups, saved_groups = optimizer.param_groups, state_dict["param_groups"]
+    groups, saved_groups, saved_state = optimizer.param_groups, state_dict["param_groups"], state_dict["state"]
     saved_id = _match(groups, saved_groups)
-    names = {id(p): name for name, p in optimizer._named_parameters()}
+    names = {saved_id[id(p)]: name for name, p in optimizer._named_parameters()}
+    group_of = {key: saved for saved in saved_groups for key in saved["params"]}
+    if hyperparameters == "saved":
+        saved_groups = decode_groups(saved_groups, saved_state, names, optimizer.defaults)
     merged = [_merged(optimizer, *pair, hyperparameters) for pair in zip(groups, saved_groups, strict=True)]
 
     state: defaultdict[Any, Any] = defaultdict(dict)
-    saved_state = state_dict["state"]
-    saved_group = {key: saved for saved in saved_groups for key in saved["params"]}
-    owned = set()
-    converted: Counter[tuple[str, str, str]] = Counter()
+    conversions: Counter[conversion.Conversion] = Counter()
     for group in merged:
         for i, p in enumerate(group["params"]):
-            owned.add(key := saved_id[id(p)])
-            if key in saved_state:
-                plain = decode_state(saved_state[key], optimizer._member.slots, names[id(p)], saved_group[key])
-                state[p] = _loaded_state(optimizer, plain, group, i, names[id(p)], converted)
+            if (key := saved_id[id(p)]) in saved_state:
+                entry = decode_state(saved_state[key], optimizer._member.slots, names[key], group_of[key])
+                state[p], converted = conversion.loaded(optimizer, group, i, names[key], entry)
+                conversions.update(converted)
     for key, value in saved_state.items():
-        if key not in owned:
+        if key not in names:
             state[key] = deepcopy(value)
 
-    for group in merged:  # raises here, before anything is changed, where a schedule has no number at that step
-        scheduled.separate(dict(group), scheduled.steps_done(state.values()))
+    # Whatever can go wrong does so here, while nothing is changed: also a warning, where those are errors.
+    steps = scheduled.steps_done(state.values())
+    for i, (group, saved) in enumerate(zip(merged, saved_groups, strict=True)):
+        _rehearse(optimizer, i, group, saved, steps)
+    for (moment, saved_as, stored_as), count in conversions.items():
+        warnings.warn(
+            f"{moment} of {count} parameter{'s' * (count > 1)} was saved as {saved_as} and is converted to {stored_as}, which "
+            "the state= of this optimizer asks for",
+            stacklevel=5,  # whoever called load_state_dict, which is wrapped twice
+        )
+
     for group, saved in zip(merged, saved_groups, strict=True):
         scheduled.load_observed(group, saved.get(scheduled.OBSERVED, []))
     optimizer.__setstate__({"state": state, "param_groups": merged})
-    for (slot, saved_as, stored_as), count in converted.items():
-        warnings.warn(
-            f"{slot} of {count} parameter{'s' * (count > 1)} was saved as {saved_as} and is converted to {stored_as}, which "
-            "the state= of this optimizer asks for",
-            stacklevel=3,
-        )
     for post_hook in optimizer._optimizer_load_state_dict_post_hooks.values():
         post_hook(optimizer)
+
+
+def _rehearse(optimizer: Optimizer, index: int, group: dict[str, Any], saved: dict[str, Any], steps: int) -> None:
+    """Raises if the group cannot be what the loaded hyperparameters and steps make of it."""
+    trial = {**group, scheduled.SCHEDULES: deepcopy(group.get(scheduled.SCHEDULES, {}))}
+    scheduled.load_observed(trial, saved.get(scheduled.OBSERVED, []))
+    scheduled.separate(trial, steps)
+    try:
+        check(trial, type(optimizer).__name__, optimizer._member.slots)
+    except ValueError as error:
+        raise ValueError(f"loaded state dict does not fit: parameter group {index}: {error}") from error
 
 
 def _match(groups: list[dict[str, Any]], saved_groups: list[dict[str, Any]]) -> dict[int, Any]:
@@ -133,94 +145,14 @@ def _merged(optimizer: Optimizer, group: dict[str, Any], saved: dict[str, Any], 
     return {**kept, **taken}
 
 
-def _loaded_state(
-    optimizer: Optimizer,
-    saved: dict[str, Any],
-    group: dict[str, Any],
-    index: int,
-    name: str,
-    converted: Counter[tuple[str, str, str]],
-) -> dict[str, Any]:
-    """One parameter's state, as copies where the parameter is; counts the moments whose format is another."""
-    member, p = optimizer._member, group["params"][index]
-    scalars = dict(member.scalars)
-    scales = [storage.scale_name(slot) for slot in member.slots if slot is not None]
-    result: dict[str, Any] = {}
-    for key, value in saved.items():
-        if key in scalars:
-            result[key] = torch.tensor(float(value), dtype=torch.float64)
-        elif isinstance(value, Tensor):
-            if key in member.slots and value.shape != p.shape:
-                raise ValueError(
-                    f"loaded state dict does not fit: {key!r} of parameter {name} has shape {tuple(value.shape)}, and the "
-                    f"parameter has {tuple(p.shape)}. Were the parameters given in another order? With names "
-                    "(optimizer(model.named_parameters())) order does not matter"
-                )
-            if key not in scales:
-                result[key] = value.detach().to(device=p.device, copy=True)
-        elif value is not None:  # torch.optim.SGD saves None for a momentum that it has not used
-            result[key] = deepcopy(value)
-    if not result:
-        return result
-
-    moments = [key for key in member.state_names(group) if key is not None]
-    if moments and not any(key in result for key in moments) and set(result) - set(scalars) - set(member.slots):
-        raise ValueError(
-            f"loaded state dict is not one of {type(optimizer).__name__}: parameter {name} has {sorted(result)} there, and "
-            f"{type(optimizer).__name__} needs {moments}"
-        )
-    if "step" not in result:
-        # torch.optim.SGD keeps no count; that a buffer is there means that its first step is over.
-        result["step"] = torch.tensor(1.0, dtype=torch.float64)
-    for slot in storage.slots_of(member, group, p, storage.rows_of(group, index)):
-        if slot.name in result:
-            result.update(_in_format(slot, result[slot.name], saved.get(slot.scale_name), name, converted))
-    return result
-
-
-def _in_format(
-    slot: storage.Slot, value: Tensor, scale: Tensor | None, name: str, converted: Counter[tuple[str, str, str]]
-) -> dict[str, Tensor]:
-    """A saved moment in the format that it is to have here."""
-    if storage.is_coded(value):
-        if scale is None:
-            raise ValueError(f"loaded state dict does not fit: {slot.name!r} of parameter {name} has codes without scales")
-        scale = scale.detach().to(device=value.device, copy=True)
-        if value.dtype == slot.dtype and scale.shape == slot.scale_shape:
-            return {slot.name: value.contiguous(), slot.scale_name: scale.contiguous()}
-        plain = storage.decoded(value, scale)
-    elif value.dtype == slot.dtype or (slot.scale_shape is None and slot.dtype != torch.bfloat16 and _is_exact(value)):
-        return {slot.name: value}
-    else:
-        plain = value
-    converted[slot.name, _format_name(value.dtype), _format_name(slot.dtype)] += 1
-    return storage.encoded(slot, plain)
-
-
-def _is_exact(value: Tensor) -> bool:
-    """Whether the dtype is one that the arithmetic has: float32 moments of a float64 weight, or the other way round."""
-    return value.dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)
-
-
-def _format_name(dtype: torch.dtype) -> str:
-    return "int8" if dtype == torch.uint8 else str(dtype).removeprefix("torch.")
-
-
 def exported(optimizer: Optimizer, state_dict: dict[str, Any], state: str) -> dict[str, Any]:
-    """The state dict with all moments in float32, without scales."""
+    """The optimizer's state dict with all moments in float32: what the namesake in torch.optim loads."""
     if state != "float32":
-        raise ValueError(f"state_dict(state={state!r}): only 'float32' can be exported, or state=None for what is stored")
-    slots = [slot for slot in optimizer._member.slots if slot is not None]
-    packed = {}
-    for key, saved in state_dict["state"].items():
-        entry = dict(saved)
-        for slot in slots:
-            scale = entry.pop(storage.scale_name(slot), None)
-            if isinstance(value := entry.get(slot), Tensor):
-                if storage.is_coded(value):
-                    entry[slot] = storage.decoded(value, scale)
-                elif value.dtype in (torch.bfloat16, torch.float16):
-                    entry[slot] = value.to(torch.float32)
-        packed[key] = entry
+        raise ValueError(
+            f"state_dict(state={state!r}): only 'float32' can be exported, or state=None for what is stored"
+        )
     groups = [{**group, "state": "float32"} for group in state_dict["param_groups"]]
+    packed = dict(state_dict["state"])
+    for key in [key for group in groups for key in group["params"] if key in packed]:
+        packed[key] = conversion.in_float32(optimizer._member, packed[key])
     return {**state_dict, "state": packed, "param_groups": groups}

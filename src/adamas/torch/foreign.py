@@ -7,8 +7,8 @@ the parts of such a tensor is recognised by their names, so neither library is i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,14 +25,27 @@ _NAMES: dict[str, tuple[str | None, str | None]] = {
     "Adagrad": (None, "sum"),
 }
 
+# What stands in every group of bitsandbytes, with a meaning that differs between its optimizers, or none.
+_SHARED = ("betas", "eps", "alpha", "t_alpha", "t_beta3")
+
 # The lengths of a block in bitsandbytes: today's, and the one before version 0.44.
 _BLOCKS = (256, 2048)
 
 
-def decode_state(
-    saved: Mapping[str, Any], slots: Sequence[str | None], name: str, group: Mapping[str, Any]
-) -> dict[str, Any]:
+class Decoded(NamedTuple):
     """One parameter's saved state with plain tensors under PyTorch's names.
+
+    Attributes:
+        state: what an optimizer of ``torch.optim`` would have saved.
+        formats: for each moment that was compressed, how, in words.
+    """
+
+    state: dict[str, Any]
+    formats: dict[str, str]
+
+
+def decode_state(saved: Mapping[str, Any], slots: Sequence[str | None], name: str, group: Mapping[str, Any]) -> Decoded:
+    """Reads one parameter's saved state of any library.
 
     Args:
         saved: ``state_dict["state"][i]``, or an optimizer's own ``state[p]``, of any library; it is not modified.
@@ -44,41 +57,120 @@ def decode_state(
     Returns:
         Of bitsandbytes: ``step`` and the moments, in float32 and of the parameter's shape. Of torchao: the same entry, with
         float32 tensors for its compressed ones. Of any other library: the same entry. What needed no decoding is not copied.
+        What bitsandbytes keeps beside the moments is dropped.
 
     Raises:
         ValueError: the entry is one of bitsandbytes that ``slots`` have no place for, such as Lion's, or that cannot be read
             with certainty.
     """
-    state = {**saved, **saved.get(_NESTED, {})}
-    if "state1" not in state:
-        return {key: _decoded(value) if _is_torchao(value) else value for key, value in saved.items()}
+    if not isinstance(saved, Mapping):
+        raise ValueError(
+            f"loaded state dict does not fit: parameter {name} has a {type(saved).__name__} there, no state"
+        )
+    state = _flat(saved)
+    if not _is_bitsandbytes(state):
+        compressed = {key: f"torchao's {type(value).__name__}" for key, value in saved.items() if _is_torchao(value)}
+        return Decoded({key: _decoded(saved[key]) if key in compressed else saved[key] for key in saved}, compressed)
 
     kind = _kind(state, name, group)
-    moments = _NAMES.get(kind)
-    if moments is None:
-        raise ValueError(
-            f"loaded state dict does not fit: parameter {name} has the state of bitsandbytes' {kind} there. Those of "
-            f"{', '.join(_NAMES)} and AdamW can be loaded"
-        )
+    moments = _NAMES[kind]
     if any(moment not in (None, slot) for moment, slot in zip(moments, slots[:2], strict=True)):
         raise ValueError(
             f"loaded state dict does not fit: parameter {name} has the state of bitsandbytes' {kind} there, which is "
             f"{[moment for moment in moments if moment]}, and this optimizer keeps {[slot for slot in slots if slot]}"
         )
-    result: dict[str, Any] = {"step": torch.tensor(float(state["step"]), dtype=torch.float32)}
+    result = Decoded({"step": torch.tensor(float(state["step"]), dtype=torch.float32)}, {})
     for number, moment in enumerate((moment for moment in moments if moment), start=1):
-        result[moment] = _moment(state, number, name)
+        result.state[moment] = _moment(state, number, name)
+        if state[f"state{number}"].dtype == torch.uint8:
+            result.formats[moment] = "bitsandbytes' 8 bits"
     return result
 
 
+def decode_groups(
+    groups: Sequence[Mapping[str, Any]],
+    saved_state: Mapping[Any, Any],
+    names: Mapping[Any, str],
+    known: Container[str],
+) -> list[dict[str, Any]]:
+    """The saved parameter groups with the hyperparameters under PyTorch's names, so that training goes on as it was there.
+
+    Those of bitsandbytes have one set of names for all its optimizers. What it does not save cannot be told from a
+    checkpoint: ``skip_zeros`` and the overrides of its ``GlobalOptimManager``.
+
+    Args:
+        groups: ``state_dict["param_groups"]``.
+        saved_state: ``state_dict["state"]``, which tells whether they are of bitsandbytes. If not, they come back as they are.
+        names: what errors call the parameters, by their keys in ``saved_state``.
+        known: the hyperparameters that the optimizer has which is to have them.
+
+    Raises:
+        ValueError: the optimizer has no counterpart here, or did what has none: ``percentile_clipping``.
+    """
+    kind = None
+    for group in groups:
+        for key in group["params"]:
+            state = _flat(saved_state.get(key, {}))
+            if not _is_bitsandbytes(state):
+                continue
+            kind = _kind(state, names[key], group)
+            if "gnorm_vec" in state:
+                raise ValueError(
+                    f"loaded state dict does not fit: parameter {names[key]} was clipped by bitsandbytes' "
+                    'percentile_clipping, for which there is no counterpart. Load with hyperparameters="given", and with '
+                    'max_grad_norm="auto" or a number in its place'
+                )
+    if kind is None:
+        return [dict(group) for group in groups]
+    return [_decoded_group(group, kind, known) for group in groups]
+
+
+def _decoded_group(group: Mapping[str, Any], kind: str, known: Container[str]) -> dict[str, Any]:
+    """The group in PyTorch's words: see ``bitsandbytes/backends/cpu/ops.py`` for what each optimizer does with its numbers.
+
+    It decays weights decoupled in Adam, whatever the class is called, and through the gradient in the others. SGD's dampening
+    and Nesterov's form, RMSprop's momentum and AMSGrad can be asked for there, and are left out.
+    """
+    betas = tuple(group["betas"])
+    meant: dict[str, dict[str, Any]] = {
+        "Adam": {"betas": betas, "decay": "decoupled", "amsgrad": False},
+        "SGD": {"momentum": betas[0], "dampening": 0.0, "nesterov": False, "decay": "l2"},
+        "RMSprop": {"alpha": betas[0], "momentum": 0.0, "centered": False, "decay": "l2"},
+        "Adagrad": {"lr_decay": 0.0, "decay": "l2"},
+    }
+    kept = {key: value for key, value in group.items() if key not in _SHARED}
+    numbers = {**meant[kind], "eps": group["eps"], "maximize": False}
+    return {**kept, **{key: value for key, value in numbers.items() if key in known}}
+
+
+def _flat(saved: Any) -> dict[str, Any]:
+    """The entry with what bitsandbytes nests beside the rest; nothing where it is no entry at all."""
+    return {**saved, **saved.get(_NESTED, {})} if isinstance(saved, Mapping) else {}
+
+
+def _is_bitsandbytes(state: Mapping[str, Any]) -> bool:
+    return "state1" in state
+
+
 def _kind(state: Mapping[str, Any], name: str, group: Mapping[str, Any]) -> str:
-    """Which of bitsandbytes' optimizers a state is of: by its tensors, and by hyperparameters that only one can have."""
+    """Which of bitsandbytes' optimizers a state is of: a key of ``_NAMES``."""
     betas, eps = group.get("betas"), group.get("eps")
     if betas is None or eps is None:
         raise ValueError(
             f"loaded state dict does not fit: parameter {name} has a state of bitsandbytes there, and its parameter group "
             "lacks the betas and eps that bitsandbytes saves with it. Load the state dict with its own parameter groups"
         )
+    kind = _recognised(state, betas, eps)
+    if kind not in _NAMES:
+        raise ValueError(
+            f"loaded state dict does not fit: parameter {name} has the state of bitsandbytes' {kind} there. Those of "
+            f"{', '.join(_NAMES)} and AdamW can be loaded"
+        )
+    return kind
+
+
+def _recognised(state: Mapping[str, Any], betas: Sequence[float], eps: float) -> str:
+    """The optimizer by its tensors, and by hyperparameters that only one can have."""
     if len(betas) == 3:
         return "AdEMAMix"
     if "unorm_vec" in state:

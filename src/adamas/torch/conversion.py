@@ -1,0 +1,207 @@
+"""One parameter's saved state, made the state that its optimizer keeps: checked, copied, and each moment in its format.
+
+Where a moment was saved as ``state=`` asks for, its bits stay as they are; so do those of float64 where float32 is asked for,
+and the other way round, since the arithmetic has both. Anything else is converted, to the nearest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import formats
+from ..family import MEMBERS, STATEFUL_PARTS, Member, Shape
+from . import storage
+from .foreign import Decoded
+
+if TYPE_CHECKING:
+    from .optimizer import Optimizer
+
+_MOMENTS = {moment for member in MEMBERS.values() for moment in member.slots}
+_EXACT = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+class Conversion(NamedTuple):
+    """A moment that is stored in another format than it was saved in."""
+
+    moment: str
+    saved_as: str
+    stored_as: str
+
+
+def loaded(
+    optimizer: Optimizer, group: Mapping[str, Any], index: int, name: str, saved: Decoded
+) -> tuple[dict[str, Any], list[Conversion]]:
+    """The state that a parameter is to have, from what was saved of it, and what was converted. Every tensor is a copy.
+
+    Args:
+        optimizer: the one that is to have it; it is not changed.
+        group: the parameter's group, with the hyperparameters that are to count.
+        index: where the parameter stands in it.
+        name: what errors call the parameter.
+        saved: its entry in the state dict, decoded.
+
+    Raises:
+        ValueError: the entry is none that the parameter can have.
+    """
+    p: Tensor = group["params"][index]
+    slots = {slot.name: slot for slot in storage.slots_of(optimizer._member, group, p, storage.rows_of(group, index))}
+    state = _besides_moments(optimizer._member, group, p, name, saved.state)
+    conversions = []
+    for moment, code_dtype in _code_dtypes(optimizer._member).items():
+        value: Any = saved.state.get(moment)
+        scale: Any = saved.state.get(storage.scale_name(moment))
+        if value is None:  # also where torch.optim.SGD has not used its momentum
+            continue
+        _check_moment(value, scale, code_dtype, p, f"{moment!r} of parameter {name}")
+        slot = slots.get(moment)  # None where the options of the group do not use it
+        if slot is None or (_fits(value, slot) and moment not in saved.formats):
+            state[moment] = _copied(value, p)
+            if storage.is_coded(value):  # which the engine reads in row-major order
+                state[moment] = state[moment].contiguous()
+                state[storage.scale_name(moment)] = _copied(scale, p).contiguous()
+        else:
+            values = storage.decoded(value, scale.to(value.device)) if storage.is_coded(value) else value
+            state.update(_stored(slot, values.detach().to(p.device), p))
+            saved_as = saved.formats.get(moment, _format_name(value.dtype))
+            conversions.append(Conversion(moment, saved_as, _format_name(slot.dtype)))
+    _check_complete(optimizer, group, name, state)
+    return state, conversions
+
+
+def _besides_moments(
+    member: Member, group: Mapping[str, Any], p: Tensor, name: str, saved: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Counts, low bits of the weights, and what is not ours."""
+    counts = [count for count, _ in member.scalars]
+    moments = {key for moment in _code_dtypes(member) for key in (moment, storage.scale_name(moment))}
+    state: dict[str, Any] = {}
+    for key, value in saved.items():
+        if key in moments or value is None:
+            continue
+        if key in counts:
+            if (isinstance(value, Tensor) and value.numel() != 1) or not isinstance(value, Tensor | int | float):
+                raise _unfit(f"{key!r} of parameter {name} has to be one number, and is {value!r}")
+            state[key] = torch.tensor(float(value), dtype=torch.float64)
+        elif key == storage.LOW_BITS:
+            if not storage.is_split(p, group):
+                continue  # they would be out of date after the next step
+            if not isinstance(value, Tensor) or value.dtype != torch.int16 or value.shape != p.shape:
+                raise _unfit(
+                    f"{key!r} of parameter {name} has to be int16, of shape {tuple(p.shape)}, and is {_described(value)}. "
+                    "torch.optim casts it: remove it from a state dict that comes from there"
+                )
+            state[key] = _copied(value, p)
+        else:
+            state[key] = _copied(value, p) if isinstance(value, Tensor) else deepcopy(value)
+    return state
+
+
+def _check_moment(value: Any, scale: Any, code_dtype: torch.dtype, p: Tensor, what: str) -> None:
+    """Raises if a saved moment is none that the parameter can have."""
+    if not isinstance(value, Tensor) or value.shape != p.shape:
+        raise _unfit(
+            f"{what} is {_described(value)}, and the parameter has shape {tuple(p.shape)}. Were the parameters given in "
+            "another order? With names (optimizer(model.named_parameters())) order does not matter"
+        )
+    if not storage.is_coded(value):
+        if not (value.is_complex() if p.is_complex() else value.is_floating_point()):
+            raise _unfit(f"{what} is {_described(value)}, which a moment of a {_plain(p.dtype)} parameter cannot be")
+        return
+    if value.dtype != code_dtype or p.ndim == 0 or p.is_complex():
+        raise _unfit(
+            f"{what} is {_described(value)}; as codes it would be {_plain(code_dtype)}, of a tensor of real numbers"
+        )
+    row = math.prod(p.shape[1:])
+    shape = (p.shape[0], -(-row // formats.BLOCK))
+    if scale is None:
+        raise _unfit(f"{what} has codes without scales, which would stand beside them as {storage.scale_name('…')!r}")
+    if not isinstance(scale, Tensor) or scale.dtype != torch.float32 or scale.shape != shape:
+        raise _unfit(f"the scales of {what} have to be float32, of shape {shape}, and are {_described(scale)}")
+
+
+def _check_complete(optimizer: Optimizer, group: Mapping[str, Any], name: str, state: dict[str, Any]) -> None:
+    """Raises if the state lacks what a step would not begin anew; adds the count that torch.optim.SGD does not keep."""
+    if not state:
+        return
+    member = optimizer._member
+    if member.name == "SGD":
+        # That a buffer is there means that its first step is over.
+        state.setdefault("step", torch.tensor(1.0, dtype=torch.float64))
+    counts = [count for count, _ in member.scalars]
+    moments = [moment for moment in member.state_names(group) if moment is not None]
+    denominator = member.slots[1]
+    needed = counts if denominator is None else [*counts, denominator]
+    others = state.keys() - {*counts, *member.slots, storage.LOW_BITS}
+    is_another = others & _MOMENTS or (others and moments and not any(moment in state for moment in moments))
+    if is_another or not all(key in state for key in needed):
+        kind = type(optimizer).__name__
+        raise ValueError(
+            f"loaded state dict is not one of {kind}: parameter {name} has {sorted(map(str, state))} there, and {kind} needs "
+            f"{[*counts, *moments]}"
+        )
+
+
+def in_float32(member: Member, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter's state with all moments in float32 (or float64), and without what torch.optim has no use for."""
+    moments = list(_code_dtypes(member))
+    left_out = {storage.LOW_BITS, *map(storage.scale_name, moments)}
+    entry = {key: value for key, value in saved.items() if key not in left_out}
+    for moment in moments:
+        value = saved.get(moment)
+        if isinstance(value, Tensor) and storage.is_coded(value):
+            entry[moment] = storage.decoded(value, saved[storage.scale_name(moment)])
+        elif isinstance(value, Tensor) and value.dtype not in _EXACT:
+            entry[moment] = value.to(torch.float32)
+    return entry
+
+
+def _code_dtypes(member: Member) -> dict[str, torch.dtype]:
+    """The member's moments, whatever its options are, and the dtype of the codes of each."""
+    signed = Shape.FIRST | Shape.TRACE
+    return {
+        name: torch.int8 if part & signed else torch.uint8
+        for part, name in zip(STATEFUL_PARTS, member.slots, strict=True)
+        if name is not None
+    }
+
+
+def _fits(value: Tensor, slot: storage.Slot) -> bool:
+    return value.dtype == slot.dtype or (value.dtype in _EXACT and slot.dtype in _EXACT)
+
+
+def _stored(slot: storage.Slot, values: Tensor, p: Tensor) -> dict[str, Tensor]:
+    """The values in the moment's format; where that has no codes, with the strides of a new state."""
+    if slot.scale_shape is not None:
+        return storage.encoded(slot, values)
+    tensors = storage.zeros(slot, p)
+    tensors[slot.name].copy_(values)
+    return tensors
+
+
+def _copied(value: Any, p: Tensor) -> Tensor:
+    tensor: Tensor = value.detach().to(device=p.device, copy=True)
+    return tensor
+
+
+def _unfit(problem: str) -> ValueError:
+    return ValueError(f"loaded state dict does not fit: {problem}")
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{_plain(value.dtype)} of shape {tuple(value.shape)}"
+
+
+def _format_name(dtype: torch.dtype) -> str:
+    return "int8" if dtype == torch.uint8 else _plain(dtype)
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -150,7 +150,9 @@ class Group {
     void collect_scales(Parameter &parameter, int slot, const Sight &weight) {
         if (!views[slot].sizes.empty()) throw Unusable("has to lie in row-major order (contiguous)");
         if (weight.dims < 1 || weight.is_complex) throw Unusable("is in 8 bits, which the parameter cannot have");
-        const int64_t rows = weight.sizes[0], row = rows > 0 ? weight.numel / rows : 0;
+        const int64_t rows = weight.sizes[0];
+        int64_t row = 1; // elements, also where there are no rows
+        for (int d = 1; d < weight.dims; ++d) row *= weight.sizes[d];
         const Sight scales = see_state(parameter, scale_names[slot]);
         const int64_t blocks = (row + quantum - 1) / quantum;
         if (scales.format != Format::f32 || scales.dims != 2 || scales.sizes[0] != rows || scales.sizes[1] != blocks)

@@ -49,7 +49,7 @@ CASES = [
 
 def has(case: Case, options: dict[str, Any]) -> bool:
     """Whether the member has these options: a centered one keeps its moments in float32."""
-    return not (case.options.get("centered") and options.get("state") == "bfloat16")
+    return not (case.options.get("centered") and options.get("state", "float32") != "float32")
 
 
 SLOTS = ("first", "second", "maximum", "trace")

@@ -501,6 +501,20 @@ def test_trap_T26_the_whole_shape_decides() -> None:
     assert optimizer.state[part]["exp_avg"].dtype == torch.int8
 
 
+def test_a_part_without_rows_is_stepped_and_loaded() -> None:
+    def part() -> tuple[at.Optimizer, torch.nn.Parameter]:
+        p = torch.nn.Parameter(torch.ones(0, 64))
+        return at.Adam([{"params": [p], "rows": [(10, 64)]}], state="int8"), p
+
+    (optimizer, p), (other, q) = part(), part()
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert optimizer.state[p]["exp_avg_scale"].shape == (0, 1)
+    with pytest.warns(UserWarning, match="is converted to int8"):
+        other.load_state_dict(optimizer.state_dict(state="float32"))
+    assert other.state[q]["exp_avg_scale"].shape == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("shape", "coded"),
     [

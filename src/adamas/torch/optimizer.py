@@ -519,7 +519,7 @@ class Optimizer(torch.optim.Optimizer):
 
         Args:
             state: None for the moments as they are stored; ``"float32"`` for all of them in float32, which
-                ``torch.optim`` loads.
+                ``torch.optim`` loads. The low bits of split weights, which it has no use for, are then left out.
         """
         for group in self.param_groups:
             group["decoupled_weight_decay"] = group["decay"] == "decoupled"  # what torch.optim reads
@@ -532,7 +532,8 @@ class Optimizer(torch.optim.Optimizer):
 
         Tensors are copied and never shared with their source. Parameters are matched by name where both sides have names,
         else by position. Moments are stored as ``state=`` of this optimizer says: those saved in another format are
-        converted, and a warning says which. The state of the 8-bit optimizers of bitsandbytes and torchao is read too.
+        converted, and a warning says which. The state of the 8-bit optimizers of bitsandbytes and torchao is read too, and
+        the saved hyperparameters of bitsandbytes become what they meant there.
 
         Args:
             state_dict: what ``state_dict()`` returned.

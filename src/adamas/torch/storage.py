@@ -132,14 +132,14 @@ def filled(slot: Slot, p: Tensor, value: float) -> dict[str, Tensor]:
 
 def blocks(x: Tensor) -> Tensor:
     """The tensor as (rows, blocks of a row, 128), with zeros behind each row's end."""
-    rows = x.reshape(x.shape[0], -1)
+    rows = x.reshape(x.shape[0], math.prod(x.shape[1:]))
     missing = -rows.shape[1] % formats.BLOCK
     return torch.nn.functional.pad(rows, (0, missing)).reshape(x.shape[0], -1, formats.BLOCK)
 
 
 def unblocked(x: Tensor, shape: torch.Size) -> Tensor:
     """The tensor that ``blocks`` made these of."""
-    rows = x.reshape(x.shape[0], -1)
+    rows = x.flatten(1)
     return rows[:, : math.prod(shape[1:])].reshape(shape)
 
 
@@ -170,7 +170,8 @@ def encoded(slot: Slot, x: Tensor) -> dict[str, Tensor]:
     if slot.scale_shape is None:
         return {slot.name: x.to(slot.dtype)}
     codes = torch.empty(x.shape, dtype=slot.dtype, device=x.device)
-    scale = torch.empty((x.shape[0], blocks(x[:1]).shape[1]), dtype=torch.float32, device=x.device)
+    row_blocks = -(-math.prod(x.shape[1:]) // formats.BLOCK)
+    scale = torch.empty((x.shape[0], row_blocks), dtype=torch.float32, device=x.device)
     _, has_sign = _CODES[slot.dtype]
     for piece in _pieces(x):
         values = blocks(x[piece].to(torch.float32))

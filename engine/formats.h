@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "random.h"
 #include "tensor.h"
 
 namespace adamas::ADAMAS_ISA {
@@ -138,18 +139,18 @@ template <class T> void encode(Format format, const T *from, char *to, int n) {
     }
 }
 
-// Of each draw the upper half counts. Formats of 32 and 64 bits have nothing to round.
-template <class T> void encode_stochastic(Format format, const T *from, char *to, int n, const uint32_t *draws) {
+// bfloat16 and float16, with thresholds that go on evenly from the first one; of each the upper half counts.
+template <class T> void encode_stochastic(Format format, const T *from, char *to, int n, uint32_t threshold) {
+    const auto loop = [&](auto *target, auto &&convert) {
+#pragma omp simd
+        for (int i = 0; i < n; ++i)
+            target[i] = convert(float(from[i]), (threshold + uint32_t(i) * position_forward) >> 16);
+    };
     auto *target = reinterpret_cast<uint16_t *>(to);
-    if (format == Format::bf16) {
-#pragma omp simd
-        for (int i = 0; i < n; ++i) target[i] = to_bf16(float(from[i]), draws[i] >> 16);
-    } else if (format == Format::f16) {
-#pragma omp simd
-        for (int i = 0; i < n; ++i) target[i] = to_f16(float(from[i]), draws[i] >> 16);
-    } else {
-        encode(format, from, to, n);
-    }
+    if (format == Format::bf16)
+        loop(target, [](float x, uint32_t random) { return to_bf16(x, random); });
+    else
+        loop(target, [](float x, uint32_t random) { return to_f16(x, random); });
 }
 
 template <class T> void decode_split(Format format, const char *high, const char *low, T *to, int n) {

@@ -74,32 +74,19 @@ void begin_thresholds(const Job &job, Slot slot, uint64_t first, uint32_t *start
     }
 }
 
-// The thresholds of n elements in a row, whose blocks are counted through the whole tensor.
-template <int capacity> class Draws {
-    alignas(64) uint32_t bits[capacity];
-    const Job &job;
-    uint64_t begin;
-    int n;
-
-  public:
-    Draws(const Job &job, int64_t at, int n) : job(job), begin(uint64_t(job.first + at)), n(n) {}
-
-    const uint32_t *of(Slot slot) {
-        uint32_t starts[capacity / quantum + 1];
-        const uint64_t first = begin / quantum, last = (begin + uint64_t(n) - 1) / quantum;
-        begin_thresholds(job, slot, first, starts, int(last - first) + 1);
-        uint32_t position = uint32_t(begin % quantum);
-        for (int done = 0, b = 0; done < n; ++b, position = 0) {
-            const int piece = std::min(n - done, quantum - int(position));
-            const uint32_t start = starts[b] + position * position_forward;
-            uint32_t *to = bits + done;
-#pragma omp simd
-            for (int i = 0; i < piece; ++i) to[i] = start + uint32_t(i) * position_forward;
-            done += piece;
-        }
-        return bits;
+// Calls body(first element, elements, first threshold) for the blocks that n elements lie in; their blocks are counted
+// through the whole tensor.
+template <class Body> void each_draw(const Job &job, Slot slot, int64_t at, int n, Body &&body) {
+    const uint64_t begin = uint64_t(job.first + at);
+    uint32_t position = uint32_t(begin % quantum);
+    for (int done = 0; done < n; position = 0) {
+        uint32_t start;
+        begin_thresholds(job, slot, (begin + uint64_t(done)) / quantum, &start, 1);
+        const int piece = std::min(n - done, quantum - int(position));
+        body(done, piece, start + position * position_forward);
+        done += piece;
     }
-};
+}
 
 // One tensor's part of a block. After `load`, `stored` points at its n elements as stored, in order; `values` at the
 // same as the rule computes, which is the same place where the format allows it.
@@ -154,8 +141,10 @@ template <class T, int capacity = block> struct Lane {
         put_back(begin, n);
     }
 
-    void store_stochastic(int64_t begin, int n, const uint32_t *draws) {
-        if (operand->format != native<T>) encode_stochastic(operand->format, values, stored, n, draws);
+    void store_stochastic(const Job &job, Slot slot, int64_t begin, int n) {
+        each_draw(job, slot, begin, n, [&](int done, int piece, uint32_t threshold) {
+            encode_stochastic(operand->format, values + done, stored + done * sizeof(uint16_t), piece, threshold);
+        });
         put_back(begin, n);
     }
 
@@ -236,13 +225,13 @@ template <class T, int capacity> struct WeightLane {
         return weight.values;
     }
 
-    void store(int64_t at, int n, Draws<capacity> &draws) {
+    void store(int64_t at, int n) {
         if (!job.move) return;
         if (job.weights == Weights::split) {
             encode_split(job.operands[P].format, weight.values, weight.stored, low.stored, n);
             weight.put_back(at, n), low.put_back(at, n);
         } else if (job.weights == Weights::stochastic && rounds(job.operands[P])) {
-            weight.store_stochastic(at, n, draws.of(P));
+            weight.store_stochastic(job, P, at, n);
         } else {
             weight.store(at, n);
         }
@@ -275,7 +264,6 @@ template <class T> void step_blocks(const Job &job, const Constants<T> &constant
 
         apply(constants, values[P], values[G], values[M], values[V], values[H], values[R], n);
 
-        Draws<block> draws(job, at, n);
         // Averages are rounded without bias: nearest rounding would stop them (a step moves v by 1/1000, a bfloat16 has
         // 8 bits). The maximum is not an average, and takes the nearest.
         for (const Slot slot : {M, V, H, R}) {
@@ -286,10 +274,10 @@ template <class T> void step_blocks(const Job &job, const Constants<T> &constant
             } else if (slot == H || !rounds(x)) {
                 lanes[slot].store(at, n);
             } else {
-                lanes[slot].store_stochastic(at, n, draws.of(slot));
+                lanes[slot].store_stochastic(job, slot, at, n);
             }
         }
-        weight.store(at, n, draws);
+        weight.store(at, n);
         at = next;
     }
 }
@@ -372,8 +360,7 @@ void step_scaled(const Job &job, int64_t begin, int64_t end) {
             g = penalized_gradient;
         }
         step_scaled_run(job, wide, p, g, at, n, count);
-        Draws<stretch> draws(job, at, total);
-        weight.store(at, total, draws);
+        weight.store(at, total);
         at += total;
     }
 }

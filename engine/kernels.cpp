@@ -194,6 +194,10 @@ template <class T> bool lies_ready(const Job &job, Format stored) {
     return true;
 }
 
+bool lies_in_order(const Job &job, Slot slot, Format format) {
+    return job.operands[slot].dims == 0 && job.operands[slot].format == format;
+}
+
 template <class Element> Element *elements(const Job &job, Slot slot, int64_t begin) {
     char *data = job.operands[slot].data;
     return data == nullptr ? nullptr : reinterpret_cast<Element *>(data) + begin;
@@ -343,6 +347,9 @@ void step_scaled(const Job &job, int64_t begin, int64_t end) {
     const Constants<float> k = *job.narrow_constants;
     Constants<Floats> wide = Constants<Floats>::from(k, [](float x) { return splat(x); });
     wide.root = splat(larger(k.root, 1e-37f)); // no root is estimated of 0
+    // Weights and gradients that are converted take as much of the first-level cache again.
+    const bool in_place = lies_in_order(job, P, Format::f32) && lies_in_order(job, G, Format::f32);
+    const int at_a_time = in_place ? stretch : stretch / 2;
 
     for (int64_t at = begin; at < end;) {
         // As many blocks of one length as there are: where rows end with a shorter block, only those of one row.
@@ -350,7 +357,7 @@ void step_scaled(const Job &job, int64_t begin, int64_t end) {
         const int n = int(std::min<int64_t>(rest, quantum));
         const bool even = job.row < quantum || job.row % quantum == 0;
         const int64_t alike = std::min<int64_t>(even ? end - at : rest, end - at) / n;
-        const int count = int(std::min<int64_t>(alike, stretch / padded(n))), total = n * count;
+        const int count = int(std::min<int64_t>(alike, at_a_time / padded(n))), total = n * count;
 
         gradient.load(job.operands[G], at, total);
         float *p = weight.load(at, total);

@@ -235,7 +235,7 @@ template <unsigned S, class Body> inline void each_part(Body &&body) {
 
 // At most so many elements are stepped at a time: what is kept of them between reading and writing lies in the
 // first-level cache, and no block has to wait for the scale of the one before it.
-constexpr int stretch = 256, most_blocks = stretch / group;
+constexpr int stretch = 512, most_blocks = stretch / group;
 
 // What a stretch leaves between reading and writing.
 struct Between {

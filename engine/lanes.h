@@ -188,63 +188,88 @@ inline void pack(Ints magnitudes, Signs negative, void *codes) {
 
 #else
 
-// Any processor: arrays of four, which compilers vectorise where they can.
+// Any processor, four at a time.
 constexpr int width = 4;
 
+#ifdef __GNUC__
+typedef float FourFloats __attribute__((vector_size(16)));
+typedef uint32_t FourInts __attribute__((vector_size(16)));
+typedef int32_t FourSigned __attribute__((vector_size(16)));
+#else
+template <class T> struct FourOf {
+    T x[width];
+    T &operator[](int l) { return x[l]; }
+    T operator[](int l) const { return x[l]; }
+};
+using FourFloats = FourOf<float>;
+using FourInts = FourOf<uint32_t>;
+#endif
+
 struct Floats {
-    float x[width];
+    FourFloats x;
 };
 struct Ints {
-    uint32_t x[width];
+    FourInts x;
 };
 
-template <class Result, class Function> Result each_lane(Function &&f) {
-    Result r;
-    for (int l = 0; l < width; ++l) r.x[l] = f(l);
-    return r;
+template <class Result, class Function> inline Result each_lane(Function &&f) {
+    using Four = decltype(Result::x);
+    return Result{Four{f(0), f(1), f(2), f(3)}};
 }
-#define ADAMAS_LANES(Result, expression) each_lane<Result>([&](int l) { return expression; })
+#define ADAMAS_LANES(Result, expression) each_lane<Result>([&]([[maybe_unused]] int l) { return expression; })
+#ifdef __GNUC__
+#define ADAMAS_VECTOR(Result, vector, expression)                                                                      \
+    Result { vector }
+#else
+#define ADAMAS_VECTOR(Result, vector, expression) ADAMAS_LANES(Result, expression)
+#endif
 
-inline Floats splat(float x) { return ADAMAS_LANES(Floats, ((void)l, x)); }
-inline Ints splat(uint32_t x) { return ADAMAS_LANES(Ints, ((void)l, x)); }
-inline Floats load(const float *from) { return ADAMAS_LANES(Floats, from[l]); }
-inline Ints load(const uint32_t *from) { return ADAMAS_LANES(Ints, from[l]); }
-inline void store(float *to, Floats a) { std::copy_n(a.x, width, to); }
+inline Floats splat(float x) { return {FourFloats{x, x, x, x}}; }
+inline Ints splat(uint32_t x) { return {FourInts{x, x, x, x}}; }
+inline Floats load(const float *from) { return {FourFloats{from[0], from[1], from[2], from[3]}}; }
+inline Ints load(const uint32_t *from) { return {FourInts{from[0], from[1], from[2], from[3]}}; }
+inline void store(float *to, Floats a) { std::memcpy(to, &a.x, sizeof a.x); }
 
-inline Floats operator+(Floats a, Floats b) { return ADAMAS_LANES(Floats, a.x[l] + b.x[l]); }
-inline Floats operator-(Floats a, Floats b) { return ADAMAS_LANES(Floats, a.x[l] - b.x[l]); }
-inline Floats operator*(Floats a, Floats b) { return ADAMAS_LANES(Floats, a.x[l] * b.x[l]); }
-inline Floats fused(Floats a, Floats b, Floats c) { return ADAMAS_LANES(Floats, fused(a.x[l], b.x[l], c.x[l])); }
-inline Floats larger(Floats a, Floats b) { return ADAMAS_LANES(Floats, larger(a.x[l], b.x[l])); }
-inline Floats fused_less(Floats a, Floats b, Floats c) {
-    return ADAMAS_LANES(Floats, fused_less(a.x[l], b.x[l], c.x[l]));
+inline Floats operator+(Floats a, Floats b) { return ADAMAS_VECTOR(Floats, a.x + b.x, a.x[l] + b.x[l]); }
+inline Floats operator-(Floats a, Floats b) { return ADAMAS_VECTOR(Floats, a.x - b.x, a.x[l] - b.x[l]); }
+inline Floats operator*(Floats a, Floats b) { return ADAMAS_VECTOR(Floats, a.x * b.x, a.x[l] * b.x[l]); }
+inline Floats larger(Floats a, Floats b) {
+    return ADAMAS_VECTOR(Floats, a.x > b.x ? a.x : b.x, larger(a.x[l], b.x[l]));
 }
-inline Floats magnitude(Floats a) { return ADAMAS_LANES(Floats, magnitude(a.x[l])); }
+inline Floats fused(Floats a, Floats b, Floats c) {
+#ifdef __aarch64__
+    return ADAMAS_LANES(Floats, fused(a.x[l], b.x[l], c.x[l]));
+#else
+    return a * b + c;
+#endif
+}
+inline Floats fused_less(Floats a, Floats b, Floats c) { return fused(a, b, splat(-1.0f) * c); }
 
-inline Ints bits_of(Floats a) { return ADAMAS_LANES(Ints, float_bits(a.x[l])); }
-inline Floats from_bits(Ints a) { return ADAMAS_LANES(Floats, bits_float(a.x[l])); }
-inline Ints operator+(Ints a, Ints b) { return ADAMAS_LANES(Ints, a.x[l] + b.x[l]); }
-inline Ints operator&(Ints a, Ints b) { return ADAMAS_LANES(Ints, a.x[l] & b.x[l]); }
-template <int n> Ints shifted(Ints a) { // to the left, or by a negative n to the right
+inline Ints bits_of(Floats a) { return std::bit_cast<Ints>(a); }
+inline Floats from_bits(Ints a) { return std::bit_cast<Floats>(a); }
+inline Ints operator+(Ints a, Ints b) { return ADAMAS_VECTOR(Ints, a.x + b.x, a.x[l] + b.x[l]); }
+inline Ints operator-(Ints a, Ints b) { return ADAMAS_VECTOR(Ints, a.x - b.x, a.x[l] - b.x[l]); }
+inline Ints operator&(Ints a, Ints b) { return ADAMAS_VECTOR(Ints, a.x & b.x, a.x[l] & b.x[l]); }
+inline Ints operator|(Ints a, Ints b) { return ADAMAS_VECTOR(Ints, a.x | b.x, a.x[l] | b.x[l]); }
+inline Ints operator^(Ints a, Ints b) { return ADAMAS_VECTOR(Ints, a.x ^ b.x, a.x[l] ^ b.x[l]); }
+template <int n> inline Ints shifted(Ints a) { // to the left, or by a negative n to the right
     if constexpr (n >= 0)
-        return ADAMAS_LANES(Ints, a.x[l] << n);
+        return ADAMAS_VECTOR(Ints, a.x << n, a.x[l] << n);
     else
-        return ADAMAS_LANES(Ints, a.x[l] >> -n);
+        return ADAMAS_VECTOR(Ints, a.x >> -n, a.x[l] >> -n);
 }
-inline Ints larger(Ints a, Ints b) { return ADAMAS_LANES(Ints, uint32_t(std::max(int32_t(a.x[l]), int32_t(b.x[l])))); }
-inline Ints masked_or(Ints a, Ints mask, Ints b) { return ADAMAS_LANES(Ints, (a.x[l] & mask.x[l]) | b.x[l]); }
-inline Ints or_masked(Ints a, Ints b, Ints mask) { return ADAMAS_LANES(Ints, a.x[l] | (b.x[l] & mask.x[l])); }
-inline Ints select(Ints mask, Ints a, Ints b) {
-    return ADAMAS_LANES(Ints, (mask.x[l] & a.x[l]) | (~mask.x[l] & b.x[l]));
+inline Ints larger(Ints a, Ints b) {
+    return ADAMAS_VECTOR(Ints, (FourSigned)a.x > (FourSigned)b.x ? a.x : b.x,
+                         uint32_t(std::max(int32_t(a.x[l]), int32_t(b.x[l]))));
 }
-inline int largest(Ints a) {
-    int32_t result = int32_t(a.x[0]);
-    for (const uint32_t x : a.x) result = std::max(result, int32_t(x));
-    return result;
-}
+inline Floats magnitude(Floats a) { return from_bits(bits_of(a) & splat(0x7fffffffu)); }
+inline Ints masked_or(Ints a, Ints mask, Ints b) { return (a & mask) | b; }
+inline Ints or_masked(Ints a, Ints b, Ints mask) { return a | (b & mask); }
+inline Ints select(Ints mask, Ints a, Ints b) { return (mask & (a ^ b)) ^ b; }
+inline int largest(Ints a) { return std::max({int32_t(a.x[0]), int32_t(a.x[1]), int32_t(a.x[2]), int32_t(a.x[3])}); }
 
 inline Floats root(Floats a) { return ADAMAS_LANES(Floats, std::sqrt(a.x[l])); }
-inline Floats quotient(Floats a, Floats b) { return ADAMAS_LANES(Floats, a.x[l] / b.x[l]); }
+inline Floats quotient(Floats a, Floats b) { return ADAMAS_VECTOR(Floats, a.x / b.x, a.x[l] / b.x[l]); }
 
 inline Ints unpack(const void *codes) {
     const auto *c = static_cast<const uint8_t *>(codes);
@@ -255,25 +280,27 @@ inline void pack(Ints a, void *codes) {
     for (int j = 0; j < 4; ++j)
         for (int l = 0; l < width; ++l) c[4 * j + l] = uint8_t(a.x[l] >> (8 * j));
 }
+
 inline Ints magnitudes_of_bytes(Ints a) {
-    const Ints ones = ADAMAS_LANES(Ints, (a.x[l] >> 7 & 0x01010101u));   // of the negative bytes
-    return ADAMAS_LANES(Ints, (a.x[l] ^ ones.x[l] * 0xffu) + ones.x[l]); // no code is -128 here, so nothing carries
+    const Ints ones = shifted<-7>(a) & splat(0x01010101u); // of the negative bytes
+    const Ints all = shifted<8>(ones) - ones;
+    return (a ^ all) + ones; // nothing carries
 }
 
 // Which codes of a group are negative: their bytes are 1.
 struct Signs {
     Ints bytes = splat(0u);
-    template <int j> void take(Floats a) {
-        bytes = ADAMAS_LANES(Ints, bytes.x[l] | (float_bits(a.x[l]) >> 31) << (8 * j));
-    }
+    template <int j> void take(Floats a) { bytes = bytes | shifted<8 * j>(shifted<-31>(bits_of(a))); }
 };
 inline void pack(Ints magnitudes, Signs negative, void *codes) {
-    int8_t c[4 * width], minus[4 * width];
-    pack(magnitudes, c), pack(negative.bytes, minus);
-    for (int i = 0; i < 4 * width; ++i) static_cast<int8_t *>(codes)[i] = minus[i] ? int8_t(-c[i]) : c[i];
+    int8_t sizes[4 * width], minus[4 * width];
+    pack(magnitudes, sizes), pack(negative.bytes, minus);
+    auto *c = static_cast<int8_t *>(codes);
+    for (int i = 0; i < 4 * width; ++i) c[i] = int8_t((sizes[i] ^ -minus[i]) + minus[i]);
 }
 
 #undef ADAMAS_LANES
+#undef ADAMAS_VECTOR
 
 #endif
 

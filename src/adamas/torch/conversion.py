@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import formats
-from ..family import MEMBERS, STATEFUL_PARTS, Member, Shape
+from ..family import MEMBERS, Member
 from . import storage
 from .foreign import Decoded
 
@@ -53,7 +53,7 @@ def loaded(
     slots = {slot.name: slot for slot in storage.slots_of(optimizer._member, group, p, storage.rows_of(group, index))}
     state = _besides_moments(optimizer._member, group, p, name, saved.state)
     conversions = []
-    for moment, code_dtype in _code_dtypes(optimizer._member).items():
+    for moment, code_dtype in storage.code_dtypes(optimizer._member).items():
         value: Any = saved.state.get(moment)
         scale: Any = saved.state.get(storage.scale_name(moment))
         if value is None:  # also where torch.optim.SGD has not used its momentum
@@ -79,7 +79,7 @@ def _besides_moments(
 ) -> dict[str, Any]:
     """Counts, low bits of the weights, and what is not ours."""
     counts = [count for count, _ in member.scalars]
-    moments = {key for moment in _code_dtypes(member) for key in (moment, storage.scale_name(moment))}
+    moments = {key for moment in storage.code_dtypes(member) for key in (moment, storage.scale_name(moment))}
     state: dict[str, Any] = {}
     for key, value in saved.items():
         if key in moments or value is None:
@@ -149,7 +149,7 @@ def _check_complete(optimizer: Optimizer, group: Mapping[str, Any], name: str, s
 
 def in_float32(member: Member, saved: Mapping[str, Any]) -> dict[str, Any]:
     """A parameter's state with all moments in float32 (or float64), and without what torch.optim has no use for."""
-    moments = list(_code_dtypes(member))
+    moments = list(storage.code_dtypes(member))
     left_out = {storage.LOW_BITS, *map(storage.scale_name, moments)}
     entry = {key: value for key, value in saved.items() if key not in left_out}
     for moment in moments:
@@ -159,16 +159,6 @@ def in_float32(member: Member, saved: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, Tensor) and value.dtype not in _EXACT:
             entry[moment] = value.to(torch.float32)
     return entry
-
-
-def _code_dtypes(member: Member) -> dict[str, torch.dtype]:
-    """The member's moments, whatever its options are, and the dtype of the codes of each."""
-    signed = Shape.FIRST | Shape.TRACE
-    return {
-        name: torch.int8 if part & signed else torch.uint8
-        for part, name in zip(STATEFUL_PARTS, member.slots, strict=True)
-        if name is not None
-    }
 
 
 def _fits(value: Tensor, slot: storage.Slot) -> bool:

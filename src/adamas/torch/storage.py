@@ -91,9 +91,19 @@ def has_blocks(p: Tensor, rows: Rows | None) -> bool:
     return row >= _LEAST_ROW and row * (rows.total if rows else p.shape[0]) >= _LEAST_NUMEL
 
 
+def code_dtypes(member: Member) -> dict[str, torch.dtype]:
+    """The member's moments, whatever its options are, and the dtype of the codes of each."""
+    return {
+        name: torch.int8 if part & _SIGNED else torch.uint8
+        for part, name in zip(STATEFUL_PARTS, member.slots, strict=True)
+        if name is not None
+    }
+
+
 def slots_of(member: Member, group: Mapping[str, Any], p: Tensor, rows: Rows | None) -> Iterator[Slot]:
     """The moments that the parameter has, each with its format."""
-    for part, name in zip(STATEFUL_PARTS, member.state_names(group), strict=True):
+    codes = code_dtypes(member)
+    for name in member.state_names(group):
         if name is None:
             continue
         wanted = format_of(group["state"], name)
@@ -103,8 +113,7 @@ def slots_of(member: Member, group: Mapping[str, Any], p: Tensor, rows: Rows | N
             yield Slot(name, torch.bfloat16, None)
         elif wanted == "int8" and has_blocks(p, rows):
             row = math.prod(p.shape[1:])
-            dtype = torch.int8 if part & _SIGNED else torch.uint8
-            yield Slot(name, dtype, (p.shape[0], -(-row // formats.BLOCK)))
+            yield Slot(name, codes[name], (p.shape[0], -(-row // formats.BLOCK)))
         else:
             yield Slot(name, torch.float64 if is_wide(p.dtype) else torch.float32, None)
 

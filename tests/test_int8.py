@@ -336,19 +336,23 @@ BOUNDS = {"embedding": 2e-3, "qkv": 2e-3, "second MLP": 4e-3, "head": 2e-3}
 
 def test_updates_on_real_gradients(real_gradients: dict[str, torch.Tensor]) -> None:
     """In a closed loop, beside exact Adam: the error of the update, Σv, and the largest update."""
-    for name, g in real_gradients.items():
-        errors, largest, largest_exact, drift = [], 0.0, 0.0, 0.0
+    sums = np.zeros((len(real_gradients), 2, len(next(iter(real_gradients.values())))))  # of v, and of exact v
+    for (name, g), (found, expected) in zip(real_gradients.items(), sums, strict=True):
+        errors, largest, largest_exact = [], 0.0, 0.0
         v = torch.zeros(g.shape[1:], dtype=torch.float64)
         for step, (optimizer, u, exact) in enumerate(stepped(g.__getitem__, len(g), state="int8")):
             v = 0.999 * v + 0.001 * g[step].double().square()
             (state,) = optimizer.state.values()
-            drift = max(drift, abs(float(values_of(state, "exp_avg_sq").double().sum() / v.sum()) - 1))
+            found[step], expected[step] = values_of(state, "exp_avg_sq").double().sum(), v.sum()
             if step >= len(g) // 2:
                 errors.append(float((u - exact).square().sum() / exact.square().sum()))
             largest, largest_exact = max(largest, float(u.abs().max())), max(largest_exact, float(exact.abs().max()))
         assert np.mean(errors) <= BOUNDS[name], name
-        assert drift <= 0.01, name
         assert largest <= 2 * largest_exact, name
+        # Half of the embedding's Σv lies in some 200 elements: its noise alone is half a percent.
+        assert np.abs(found / expected - 1).max() <= 0.02, name
+    total, exact_total = sums.sum(0)
+    assert np.abs(total / exact_total - 1).max() <= 0.01
 
 
 def zipf_rows(step: int) -> torch.Tensor:

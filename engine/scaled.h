@@ -55,7 +55,7 @@ inline Scale unsigned_scale(float largest, float kept) {
 
 // ---- from codes
 
-// The value of one code, for blocks of mixed formats.
+// The value of one code, where it is read alone: in mixed formats, and in blocks that are not finite.
 inline float value_of(uint8_t code, float scale, bool with_sign) {
     const int c = with_sign ? int8_t(code) : code;
     const uint32_t size = uint32_t(c < 0 ? -c : c);
@@ -178,7 +178,7 @@ inline Scale scale_for(Format format, int most, float kept) {
     return is_signed(format) ? signed_scale(largest) : unsigned_scale(largest, kept);
 }
 
-// The same where some numbers are not finite.
+// One block in which some numbers are not finite: they have a code of their own, and the scale has its sign set.
 inline void encode_spoiled_block(Format format, bool stochastic, float *x, uint8_t *codes, float &scale, float kept,
                                  uint32_t start, int n) {
     bool spoiled[quantum];

@@ -578,7 +578,7 @@ def test_the_finding_reads_well_and_cannot_be_changed() -> None:
         "each of 3 sweeps",
     ]
     with pytest.raises(dataclasses.FrozenInstanceError):
-        finding.lr = 1.0  # type: ignore[misc]
+        finding.lr = 1.0
     assert hash(finding)
 
 

@@ -142,7 +142,7 @@ def test_the_engines_codes_are_the_references(case: Case, shape: tuple[int, ...]
         p.grad = g
         if not optimizer.state[p]:
             optimizer._initialize_state(optimizer.param_groups[0], 0)
-        before, weight = copied(optimizer.state[p]), p.detach().clone()
+        before, start, weight = copied(optimizer.state[p]), p.detach().clone(), p.detach().clone()
         optimizer.step()
         plan, group = optimizer._plans[0], optimizer.param_groups[0]
         row = tuple(float(before[name]) for name in optimizer._scalar_names)
@@ -167,8 +167,9 @@ def test_the_engines_codes_are_the_references(case: Case, shape: tuple[int, ...]
             different, compared = different + int((off > 0).sum()), compared + off.numel()
             scale = storage.scale_name(name)
             torch.testing.assert_close(optimizer.state[p][scale], before[scale], rtol=1e-6, atol=0)
-        moved = (p.detach() - weight).abs().max()
-        assert moved <= 1e-3 * (weight - p.detach()).abs().max() + 2e-4 * group["lr"] * 100
+        # The update is estimated to 13 bits; adding it rounds to float32.
+        update = (weight - start).abs()
+        assert ((p.detach() - weight).abs() <= 5e-4 * update + 4e-7 * start.abs() + 1e-12).all()
     assert compared > 0
     assert different <= max(2, compared * 1e-4)
 
@@ -336,23 +337,19 @@ BOUNDS = {"embedding": 2e-3, "qkv": 2e-3, "second MLP": 4e-3, "head": 2e-3}
 
 def test_updates_on_real_gradients(real_gradients: dict[str, torch.Tensor]) -> None:
     """In a closed loop, beside exact Adam: the error of the update, Σv, and the largest update."""
-    sums = np.zeros((len(real_gradients), 2, len(next(iter(real_gradients.values())))))  # of v, and of exact v
-    for (name, g), (found, expected) in zip(real_gradients.items(), sums, strict=True):
-        errors, largest, largest_exact = [], 0.0, 0.0
+    for name, g in real_gradients.items():
+        errors, largest, largest_exact, drift = [], 0.0, 0.0, 0.0
         v = torch.zeros(g.shape[1:], dtype=torch.float64)
         for step, (optimizer, u, exact) in enumerate(stepped(g.__getitem__, len(g), state="int8")):
             v = 0.999 * v + 0.001 * g[step].double().square()
             (state,) = optimizer.state.values()
-            found[step], expected[step] = values_of(state, "exp_avg_sq").double().sum(), v.sum()
+            drift = max(drift, abs(float(values_of(state, "exp_avg_sq").double().sum() / v.sum()) - 1))
             if step >= len(g) // 2:
                 errors.append(float((u - exact).square().sum() / exact.square().sum()))
             largest, largest_exact = max(largest, float(u.abs().max())), max(largest_exact, float(exact.abs().max()))
         assert np.mean(errors) <= BOUNDS[name], name
+        assert drift <= 0.01, name
         assert largest <= 2 * largest_exact, name
-        # Half of the embedding's Σv lies in some 200 elements: its noise alone is half a percent.
-        assert np.abs(found / expected - 1).max() <= 0.02, name
-    total, exact_total = sums.sum(0)
-    assert np.abs(total / exact_total - 1).max() <= 0.01
 
 
 def zipf_rows(step: int) -> torch.Tensor:
@@ -423,7 +420,7 @@ def test_the_error_is_the_same_at_every_size(size: float) -> None:
             optimizer.step()
         state = optimizer.state[p]
         found = values_of(state, "exp_avg").double(), values_of(state, "exp_avg_sq").double()
-        return tuple(float((a - b).norm() / b.norm()) for a, b in zip(found, (m, v), strict=True))  # type: ignore[return-value]
+        return float((found[0] - m).norm() / m.norm()), float((found[1] - v).norm() / v.norm())
 
     (m, v), (m_usual, v_usual) = error(size * 4), error(1.0)
     assert m <= 1.1 * m_usual

@@ -112,10 +112,13 @@ def slots_of(member: Member, group: Mapping[str, Any], p: Tensor, rows: Rows | N
         elif wanted == "bfloat16":
             yield Slot(name, torch.bfloat16, None)
         elif wanted == "int8" and has_blocks(p, rows):
-            row = math.prod(p.shape[1:])
-            yield Slot(name, codes[name], (p.shape[0], -(-row // formats.BLOCK)))
+            yield Slot(name, codes[name], _scale_shape(p.shape))
         else:
             yield Slot(name, torch.float64 if is_wide(p.dtype) else torch.float32, None)
+
+
+def _scale_shape(shape: torch.Size) -> tuple[int, int]:
+    return shape[0], -(-math.prod(shape[1:]) // formats.BLOCK)
 
 
 def zeros(slot: Slot, p: Tensor) -> dict[str, Tensor]:
@@ -179,8 +182,7 @@ def encoded(slot: Slot, x: Tensor) -> dict[str, Tensor]:
     if slot.scale_shape is None:
         return {slot.name: x.to(slot.dtype)}
     codes = torch.empty(x.shape, dtype=slot.dtype, device=x.device)
-    row_blocks = -(-math.prod(x.shape[1:]) // formats.BLOCK)
-    scale = torch.empty((x.shape[0], row_blocks), dtype=torch.float32, device=x.device)
+    scale = torch.empty(_scale_shape(x.shape), dtype=torch.float32, device=x.device)
     _, has_sign = _CODES[slot.dtype]
     for piece in _pieces(x):
         values = blocks(x[piece].to(torch.float32))

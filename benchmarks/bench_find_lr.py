@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import adamas.torch
 from adamas.tasks import Task, load
 from adamas.train.find_lr import find_for_task
-from adamas.train.options import OPTIMIZERS, Options
+from adamas.train.optimizers import OPTIMIZERS
+from adamas.train.options import Options
 
 
 def test_loss(task: Task, optimizer: str, rate: float, seed: int) -> float:
@@ -34,14 +34,12 @@ def test_loss(task: Task, optimizer: str, rate: float, seed: int) -> float:
     torch.manual_seed(seed)
     model = task.model()
     member = OPTIMIZERS[optimizer]
-    made = getattr(adamas.torch, member.class_name)(model.parameters(), lr=rate, **member.fixed)
-    inputs, targets = task.train
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-    for chosen in order.split(task.batch_size):
-        task.backpropagate(model, inputs[chosen], targets[chosen])
+    made = member.load()(model.parameters(), lr=rate, **member.arguments)
+    for batch in task.batches(task.batch_size, torch.Generator().manual_seed(seed)):
+        made.zero_grad()
+        task.loss(model, *batch).backward()
         made.step()
-    with torch.inference_mode():
-        loss = task.loss(model(task.test[0]), task.test[1]).item()
+    loss = task.evaluate(model, *task.test)["test_loss"]
     return loss if math.isfinite(loss) else math.inf
 
 

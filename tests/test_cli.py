@@ -19,11 +19,11 @@ import typer
 
 import adamas as package
 from adamas.cli import application
-from adamas.train import Listener, loop
+from adamas.train import Listener, folder, loop
 from adamas.train.command import suggestions
 from adamas.train.options import Options
 
-FILES = ["config.json", "curves.png", "metrics.jsonl", "model.safetensors", "summary.json"]
+FILES = sorted(folder.FILES)
 ADAMAS = [sys.executable, "-m", "adamas.cli"]
 # The command runs in other folders than ours, and must find the package that is being tested.
 SOURCE = str(Path(package.__file__).resolve().parents[1])
@@ -93,6 +93,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, missing: str)
         ("train mnits", "task 'mnits' is unknown: did you mean mnist?"),
         ("train --optimizer adm", "--optimizer 'adm' is unknown: did you mean adam?"),
         ("train --schedule cos", "--schedule 'cos' is unknown: did you mean cosine?"),
+        ("train own.py", "task 'own.py' is not a file: give the path of a Python file, or a name of a task"),
         ("train --lr -1", "--lr must be a number from 0 up, got -1.0"),
         ("train --lr fast", "--lr must be a number or auto, got 'fast'"),
         ("train --plateau cosine(9)", "--plateau must be default, or such as"),
@@ -225,9 +226,9 @@ def test_without_a_terminal_there_are_plain_lines(tmp_path: Path) -> None:
     assert heading[2].split("  ")[0] == "epoch"
     assert [row.split()[0] for row in rows] == ["1", "2", "3"]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert float(rows[2].split()[4]) == pytest.approx(summary["test_accuracy"], abs=1e-4)
+    assert float(rows[2].split()[4]) == pytest.approx(summary["value"], abs=1e-4)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == FILES
-    assert f"test accuracy of {summary['test_accuracy']:.4f}" in done.stdout
+    assert f"test accuracy {summary['value']:.4f}" in done.stdout
     suggestions = [line.split("#")[0].split() for line in done.stdout.splitlines() if line.startswith("  adamas train")]
     assert suggestions
     assert all(words[-1] != "run" for words in suggestions)
@@ -239,7 +240,7 @@ def test_the_suggested_commands_ask_for_what_they_say(monkeypatch: pytest.Monkey
     )
     asked: list[Options] = []
 
-    def run(options: Options, listener: Listener) -> None:
+    def run(options: Options, listener: Listener, resume: Path | None) -> None:
         asked.append(options)
         raise typer.Exit
 
@@ -356,7 +357,7 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
 def test_ctrl_c_before_the_first_step_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(options: Options, listener: Listener) -> None:
+    def run(options: Options, listener: Listener, resume: Path | None) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "run", run)
@@ -370,4 +371,4 @@ def test_a_run_that_diverges_says_where(tmp_path: Path) -> None:
     assert done.stderr.startswith("adamas: the loss became nan in epoch 1, batch ")
     assert "--lr" in done.stderr
     assert done.stderr.count("\n") == 1
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == FILES
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted({*FILES} - {folder.CHECKPOINT})

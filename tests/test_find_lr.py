@@ -29,7 +29,8 @@ from adamas.tasks import InputError, load
 from adamas.torch import LRFinding, LRFindingError, find_lr
 from adamas.torch.lr_finding import conclude
 from adamas.train.find_lr import find_for_task
-from adamas.train.options import OPTIMIZERS, Options
+from adamas.train.optimizers import OPTIMIZERS
+from adamas.train.options import Options
 
 RATES = np.geomspace(1e-7, 10, 100).tolist()
 DECADES = np.log10(RATES)
@@ -615,7 +616,6 @@ def test_it_draws_into_a_file_and_into_axes(tmp_path: Path) -> None:
 def losses_of(optimizer: str, rates: list[float], runs: int) -> Any:
     """The test loss on digits after one epoch at each rate, the mean of several runs."""
     task = load("digits", None)
-    inputs, targets = task.train
     member = OPTIMIZERS[optimizer]
     found = np.zeros(len(rates))
     for seed in range(runs):
@@ -624,13 +624,13 @@ def losses_of(optimizer: str, rates: list[float], runs: int) -> Any:
         for i, rate in enumerate(rates):
             model = task.model()
             model.load_state_dict(weights)
-            made = getattr(adamas.torch, member.class_name)(model.parameters(), lr=rate, **member.fixed)
-            order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-            for chosen in order.split(task.batch_size):
-                task.backpropagate(model, inputs[chosen], targets[chosen])
+            made = member.load()(model.parameters(), lr=rate, **member.arguments)
+            for batch in task.batches(task.batch_size, torch.Generator().manual_seed(seed)):
+                made.zero_grad()
+                task.loss(model, *batch).backward()
                 made.step()
             with torch.no_grad():
-                found[i] += task.loss(model(task.test[0]), task.test[1]).item() / runs
+                found[i] += task.evaluate(model, *task.test)["test_loss"] / runs
     return found
 
 

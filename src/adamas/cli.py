@@ -50,11 +50,11 @@ def application() -> "typer.Typer":
     from adamas.train.command import train
     from adamas.train.find_lr import find_lr
     from adamas.train.schedule import schedule
+    from adamas.train.tasks import tasks
 
     application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    application.command()(train)
-    application.command(name="find-lr")(find_lr)
-    application.command()(schedule)
+    for command in (train, tasks, find_lr, schedule):
+        application.command(name=command.__name__.replace("_", "-"))(command)
 
     @application.callback(invoke_without_command=True)
     def adamas_command(

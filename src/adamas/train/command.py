@@ -1,4 +1,4 @@
-"""``adamas train``: reads the command line, calls ``fit`` and says what came of it.
+"""``adamas train``: reads the command line, trains and says what came of it.
 
 May import typer and adamas.train; rich and PyTorch only inside the command, so that ``--help`` does not wait for them.
 """
@@ -13,25 +13,52 @@ from typing import Annotated, Literal
 import typer
 
 from adamas.tasks import TASKS, InputError
-from adamas.train.options import OPTIMIZERS, Options
+from adamas.train.config import gather
+from adamas.train.optimizers import OPTIMIZERS, having
+from adamas.train.options import Options
 from adamas.train.records import DivergedError, Summary
 from adamas.train.schedules import SCHEDULES
 
-_TASKS = "; ".join(f"{name}: {explanation}" for name, explanation in TASKS.items())
 _RATES = ", ".join(f"{name} {member.lr:g}" for name, member in OPTIMIZERS.items())
 _SCHEDULES = "; ".join(f"{name}: {schedule.explanation}" for name, schedule in SCHEDULES.items())
 
-
-def _having(option: str) -> str:
-    return ", ".join(name for name, member in OPTIMIZERS.items() if option in member.options)
+# What the commands that train share.
+TASK = Annotated[
+    str | None,
+    typer.Argument(
+        help=f"What to train on: {', '.join(TASKS)} (adamas tasks tells more), or a Python file with a task."
+    ),
+]
+DATA_DIR = Annotated[
+    Path | None, typer.Option(help="Where the data is, for the tasks that read some (adamas tasks tells which).")
+]
+MODEL = Annotated[str | None, typer.Option(help="Another network of the task's, such as small for mnist.")]
+OPTIMIZER = Annotated[
+    str | None,
+    typer.Option(
+        help=f"One of {', '.join(OPTIMIZERS)}; torch:AdamW, or module:Class of another library; with arguments as "
+        "'sgd(momentum=0.9)'. By default adam."
+    ),
+]
+BATCH_SIZE = Annotated[int | None, typer.Option(help="Examples a step. By default the task's own.")]
+SEED = Annotated[
+    int | None, typer.Option(help="Decides the first weights and the order of the examples. By default 0.")
+]
+THREADS = Annotated[int | None, typer.Option(help="Processor threads to use. By default what suits the task.")]
 
 
 def train(
-    task: Annotated[str, typer.Argument(help=f"What to train on. {_TASKS}.")] = "digits",
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the data files (mnist: the four IDX files, gzipped or not).")
+    task: TASK = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with the run in this folder, from its last checkpoint, bit for bit."),
     ] = None,
-    optimizer: Annotated[str, typer.Option(help=f"One of {', '.join(OPTIMIZERS)}.")] = "adam",
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Options from a file; those given here count before it.")
+    ] = None,
+    data_dir: DATA_DIR = None,
+    model: MODEL = None,
+    optimizer: OPTIMIZER = None,
     lr: Annotated[
         str | None,
         typer.Option(metavar="RATE|auto", help=f"Learning rate; auto looks for one first. By default: {_RATES}."),
@@ -39,24 +66,25 @@ def train(
     betas: Annotated[
         str | None,
         typer.Option(
-            metavar="B1,B2", help=f"Decay rates of the two moments, such as 0.9,0.999. Only in {_having('betas')}."
+            metavar="B1,B2",
+            help=f"Decay rates of the two moments, such as 0.9,0.999. Only in {', '.join(having('betas'))}.",
         ),
     ] = None,
     eps: Annotated[
-        float | None, typer.Option(help=f"What is added to the denominator. Only in {_having('eps')}.")
+        float | None, typer.Option(help=f"What is added to the denominator. Only in {', '.join(having('eps'))}.")
     ] = None,
     weight_decay: Annotated[
         float | None,
         typer.Option(help="Pull of the weights towards 0: decoupled in adamw, part of the gradient (L2) elsewhere."),
     ] = None,
     schedule: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME|EXPR",
             help="How the learning rate goes: a name, over the planned epochs, or an expression in optimizer steps, "
-            f"such as 'warmup(100).then(cosine(900))', which adamas schedule draws. {_SCHEDULES}.",
+            f"such as 'warmup(100).then(cosine(900))', which adamas schedule draws. {_SCHEDULES}. By default constant.",
         ),
-    ] = "constant",
+    ] = None,
     plateau: Annotated[
         str | None,
         typer.Option(
@@ -64,45 +92,55 @@ def train(
             help="Cut the rate when the test loss stops improving: default, or such as 'Plateau(factor=0.5, patience=2)'.",
         ),
     ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(metavar="NORM|auto", help="Largest norm of the gradient; auto clips what is unusual."),
+    ] = None,
+    state: Annotated[str | None, typer.Option(help="How the moments are stored: float32, bfloat16 or int8.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="How bfloat16 weights are kept: split (as exact as float32, the default), stochastic or nearest."
+        ),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training data. By default the task's own.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples a step. By default the task's own.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides the first weights and the order of the examples.")] = 0,
-    threads: Annotated[
-        int | None, typer.Option(help="Processor threads to use. By default what suits the task.")
+    batch_size: BATCH_SIZE = None,
+    eval_every: Annotated[
+        int | None, typer.Option(help="Steps between two evaluations. By default mostly an epoch.")
     ] = None,
+    seed: SEED = None,
+    device: Annotated[str | None, typer.Option(help="Where to train, such as cuda. By default cpu.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of the network and its weights: float32 (the default) or bfloat16.")
+    ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Run the network through torch.compile.")] = False,
+    threads: THREADS = None,
+    log: Annotated[str | None, typer.Option(help="tensorboard writes its event files, too.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for what the run leaves behind. By default runs/TASK-TIME.")
     ] = None,
 ) -> None:
-    """Train a small network and say what it reached.
+    """Train a network on a task and say what it reached.
 
-    Leaves behind config.json, metrics.jsonl (a line an epoch), summary.json, curves.png and model.safetensors.
-    Ctrl-C ends the run early and keeps what there is. The same seed and threads give the same weights.
+    Leaves behind config.json, metrics.jsonl, steps.jsonl, summary.json, curves.png, model.safetensors and checkpoint.pt.
+    Ctrl-C ends the run early and keeps what there is; --resume goes on. The same seed and threads give the same weights.
     """
-    options = Options(
-        task=task,
-        data_dir=data_dir,
-        optimizer=optimizer,
-        lr=None if lr is None else _parse_lr(lr),
-        betas=None if betas is None else _parse_betas(betas),
-        eps=eps,
-        weight_decay=weight_decay,
-        schedule=schedule,
-        plateau=plateau,
-        epochs=epochs,
-        batch_size=batch_size,
-        seed=seed,
-        threads=threads,
-        out=out,
-    )
+    asked = {name: value for name, value in locals().items() if name in Options.__dataclass_fields__}
+    asked |= {
+        "lr": _number_or_auto("lr", lr),
+        "clip": _number_or_auto("clip", clip),
+        "betas": None if betas is None else _parse_betas(betas),
+        "compile": compile or None,
+    }
+    options = gather({name: value for name, value in asked.items() if value is not None}, config=config, resume=resume)
     try:
         from adamas.train.display import display
         from adamas.train.loop import run
 
         with display() as listener:
-            summary = run(options, listener)
+            summary = run(options, listener, resume=resume)
     except DivergedError as error:
         typer.echo(f"adamas: {error} (--lr). What there is: {error.summary.out}", err=True)
         raise typer.Exit(1) from error
@@ -111,20 +149,23 @@ def train(
         typer.echo("adamas: interrupted", err=True)
         raise typer.Exit(130) from error
     if summary.interrupted:
-        done = f"after {summary.steps} steps ({summary.epochs} whole epochs): test accuracy {summary.test_accuracy:.4f}"
-        typer.echo(f"adamas: interrupted {done}. What there is: {summary.out}", err=True)
+        typer.echo(
+            f"adamas: interrupted after {summary.steps} steps ({summary.epochs} whole epochs): {_reached(summary)}. "
+            f"To go on: {shlex.join(['adamas', 'train', '--resume', str(summary.out)])}",
+            err=True,
+        )
         raise typer.Exit(130)
     typer.echo(_outcome(summary))
     typer.echo(_advice(replace(options, lr=summary.lr) if options.lr == "auto" else options))
 
 
-def _parse_lr(text: str) -> float | Literal["auto"]:
-    if text == "auto":
-        return "auto"
+def _number_or_auto(name: str, text: str | None) -> float | Literal["auto"] | None:
+    if text is None or text == "auto":
+        return text
     try:
         return float(text)
     except ValueError as error:
-        raise InputError("lr", f"must be a number or auto, got {text!r}") from error
+        raise InputError(name, f"must be a number or auto, got {text!r}") from error
 
 
 def _parse_betas(text: str) -> tuple[float, float]:
@@ -135,13 +176,28 @@ def _parse_betas(text: str) -> tuple[float, float]:
     return first, second
 
 
+def _reached(summary: Summary) -> str:
+    """The metric that counts, and the other figures after it."""
+    others = [
+        f"{name.replace('_', ' ')} {value:.4f}" for name, value in summary.metrics.items() if name != summary.metric
+    ]
+    return f"{summary.metric.replace('_', ' ')} {summary.value:.4f}" + (f" ({', '.join(others)})" if others else "")
+
+
 def _outcome(summary: Summary) -> str:
-    share = summary.optimizer_seconds / summary.train_seconds
+    share = summary.seconds.optimizer / summary.train_seconds if summary.train_seconds else 0.0
+    aim = f"{'at least' if summary.mode == 'max' else 'at most'} {summary.target:g}"
+    target = (
+        f"The target, {aim}, was reached after {summary.steps_to_target:,} steps ({summary.seconds_to_target:.1f} s)."
+        if summary.steps_to_target is not None
+        else f"The target, {aim}, was not reached."
+    )
     return (
-        f"\nReached a test accuracy of {summary.test_accuracy:.4f} (test loss {summary.test_loss:.4f}) "
-        f"in {summary.train_seconds:.1f} s of training, {share:.0%} of it in {summary.optimizer}.\n"
+        f"\nReached: {_reached(summary)}, in {summary.train_seconds:.1f} s of training, {share:.0%} of it in "
+        f"{summary.optimizer}. {target}\n"
         + "".join(f"Plateau: {cut}\n" for cut in summary.cuts)
-        + f"Files: {summary.out}/ has summary.json, metrics.jsonl, config.json, curves.png and model.safetensors."
+        + f"Files: {summary.out}/ has summary.json, metrics.jsonl, steps.jsonl, config.json, curves.png, model.safetensors "
+        "and checkpoint.pt."
     )
 
 

@@ -1,7 +1,8 @@
-"""Shows a run while it goes: a live bar on a terminal, plain lines elsewhere. May import rich."""
+"""Shows a run while it goes: a live bar on a terminal or in a notebook, plain lines elsewhere. May import rich."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
@@ -11,30 +12,58 @@ from rich.text import Text
 
 from adamas.train import records
 
-HEADING = "epoch  learning rate  train loss  test loss  test accuracy"
-
 
 def heading(plan: records.Plan) -> str:
     """Say in two lines what is about to happen, and in more why at that rate if it was left open."""
+    data = f"; {plan.train_examples:,} examples to train on, {plan.test_examples:,} to test on" * bool(
+        plan.train_examples
+    )
+    batches = f", batches of {plan.batch_size}" * bool(plan.train_examples)
+    to = f", to {plan.out}" * (plan.out is not None)
     return (
-        f"{plan.task}: {plan.description}, {plan.parameters:,} parameters; "
-        f"{plan.train_examples:,} examples to train on, {plan.test_examples:,} to test on\n"
-        f"{plan.optimizer}: learning rate {plan.learning_rate:g} ({plan.schedule}), batches of {plan.batch_size}, "
-        f"{_count(plan.epochs, 'epoch')} ({_count(plan.steps, 'step')}), {_count(plan.threads, 'thread')}, to {plan.out}"
+        f"{plan.task}: {plan.description}, {_count(plan.parameters, 'parameter')}{data}\n"
+        f"{plan.optimizer}: learning rate {plan.learning_rate:g} ({plan.schedule}){batches}, "
+        f"{_count(plan.epochs, 'epoch')} ({_count(plan.steps, 'step')}), {_count(plan.threads, 'thread')}{to}"
         + (f"\n{plan.lr_found}" if plan.lr_found else "")
+        + _resumed(plan)
     )
 
 
-def row(epoch: records.Epoch) -> str:
-    """Lay an epoch out under HEADING; what a plateau did after it is a line of its own."""
+def _resumed(plan: records.Plan) -> str:
+    if not plan.done:
+        return ""
     return (
-        f"{epoch.epoch:5}  {epoch.learning_rate:13.3g}  {epoch.train_loss:10.4f}  {epoch.test_loss:9.4f}  "
-        f"{epoch.test_accuracy:13.4f}"
-    ) + (f"\n       plateau: {epoch.cut}" if epoch.cut else "")
+        f"\nGoing on after step {plan.done:,}."
+        if plan.done < plan.steps
+        else "\nAll of its steps are done: give more epochs."
+    )
+
+
+class Table:
+    """Lays evaluations out in columns: the task's figures have one each."""
+
+    def __init__(self) -> None:
+        """The columns are known with the first evaluation."""
+        self.columns: dict[str, str] = {}
+
+    def lines(self, evaluation: records.Evaluation) -> list[str]:
+        """The evaluation's row, under a heading the first time; what a plateau did after it is a line of its own."""
+        first = not self.columns
+        self.columns = self.columns or {name: name.replace("_", " ") for name in evaluation.metrics}
+        epoch = f"{evaluation.epoch:5.4g}" if evaluation.epoch % 1 else f"{evaluation.epoch:5.0f}"
+        values = "".join(
+            f"  {evaluation.metrics[name]:{max(len(title), 9)}.4f}" for name, title in self.columns.items()
+        )
+        titles = "".join(f"  {title:>9}" for title in self.columns.values())
+        return [
+            *([f"epoch  learning rate  train loss{titles}"] if first else []),
+            f"{epoch}  {evaluation.learning_rate:13.3g}  {evaluation.train_loss:10.4f}{values}",
+            *([f"       plateau: {evaluation.cut}"] if evaluation.cut else []),
+        ]
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _clock(seconds: float) -> str:
@@ -44,7 +73,11 @@ def _clock(seconds: float) -> str:
 
 
 class Lines(records.Listener):
-    """Plain lines on standard output: a heading, then one line an epoch."""
+    """Plain lines on standard output: a heading, then one line an evaluation."""
+
+    def __init__(self) -> None:
+        """Nothing has been printed."""
+        self.table = Table()
 
     def __enter__(self) -> Lines:
         """Begin."""
@@ -57,11 +90,11 @@ class Lines(records.Listener):
 
     def on_start(self, plan: records.Plan) -> None:
         """Print what is about to happen."""
-        print(heading(plan), HEADING, sep="\n", flush=True)
+        print(heading(plan), flush=True)
 
-    def on_epoch(self, epoch: records.Epoch) -> None:
-        """Print the epoch's row."""
-        print(row(epoch), flush=True)
+    def on_evaluation(self, evaluation: records.Evaluation) -> None:
+        """Print the evaluation's row."""
+        print(*self.table.lines(evaluation), sep="\n", flush=True)
 
 
 class Live(records.Listener):
@@ -70,6 +103,7 @@ class Live(records.Listener):
     def __init__(self, console: Console) -> None:
         """Prepare the bar; nothing is drawn yet."""
         self.console = console
+        self.table = Table()
         # Drawn when the loop reports, not by a thread of its own, which would take the interpreter from the loop.
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
@@ -98,7 +132,7 @@ class Live(records.Listener):
     def on_start(self, plan: records.Plan) -> None:
         """Print what is about to happen."""
         first, rest = heading(plan).split("\n", 1)
-        self.console.print(Text(first, style="bold"), Text(rest), Text(HEADING, style="dim"), sep="\n")
+        self.console.print(Text(first, style="bold"), Text(rest), sep="\n")
         self.epochs = plan.epochs
         self.steps = plan.steps
 
@@ -115,12 +149,14 @@ class Live(records.Listener):
         else:
             self.bar.add_task("train", total=self.steps, completed=progress.step, **fields)
 
-    def on_epoch(self, epoch: records.Epoch) -> None:
-        """Print the epoch's row above the bar."""
-        self.console.print(Text(row(epoch)))
+    def on_evaluation(self, evaluation: records.Evaluation) -> None:
+        """Print the evaluation's row above the bar."""
+        self.console.print(*map(Text, self.table.lines(evaluation)), sep="\n")
 
 
 def display() -> Lines | Live:
     """Choose by where standard output goes."""
     console = Console(highlight=False)
-    return Live(console) if console.file.isatty() and not console.is_dumb_terminal else Lines()
+    terminal = console.file.isatty() and not console.is_dumb_terminal
+    notebook = console.is_jupyter and find_spec("ipywidgets") is not None  # which rich draws its bar with there
+    return Live(console) if terminal or notebook else Lines()

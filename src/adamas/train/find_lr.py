@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adamas.tasks import TASKS, InputError
+from adamas.schedules import constant
+from adamas.tasks import InputError
 from adamas.train import folder
-from adamas.train.options import OPTIMIZERS, Options
+from adamas.train.command import BATCH_SIZE, DATA_DIR, MODEL, OPTIMIZER, SEED, TASK
+from adamas.train.options import Options
 
 if TYPE_CHECKING:
     from adamas.torch import LRFinding
 
 SWEEPS, STEPS, FEWEST_STEPS = 3, 100, 20
-
-_TASKS = "; ".join(f"{name}: {explanation}" for name, explanation in TASKS.items())
 
 
 def find_for_task(options: Options, *, sweeps: int = SWEEPS, steps: int = STEPS) -> LRFinding:
@@ -51,13 +51,12 @@ def find_for_task(options: Options, *, sweeps: int = SWEEPS, steps: int = STEPS)
 
 
 def find_lr(
-    task: Annotated[str, typer.Argument(help=f"What to train on. {_TASKS}.")] = "digits",
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the data files (mnist: the four IDX files, gzipped or not).")
-    ] = None,
-    optimizer: Annotated[str, typer.Option(help=f"One of {', '.join(OPTIMIZERS)}.")] = "adam",
-    batch_size: Annotated[int | None, typer.Option(help="Examples a step. By default the task's own.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides the first weights and the order of the examples.")] = 0,
+    task: TASK = None,
+    data_dir: DATA_DIR = None,
+    model: MODEL = None,
+    optimizer: OPTIMIZER = None,
+    batch_size: BATCH_SIZE = None,
+    seed: SEED = None,
     sweeps: Annotated[
         int, typer.Option(help="How often the sweep of the rate is repeated, with other batches.")
     ] = SWEEPS,
@@ -70,7 +69,8 @@ def find_lr(
 
     Prints the rate, how much it is to be trusted, and the command that trains with it.
     """
-    options = Options(task=task, data_dir=data_dir, optimizer=optimizer, batch_size=batch_size, seed=seed)
+    asked = {name: value for name, value in locals().items() if name in Options.__dataclass_fields__ and name != "out"}
+    options = Options(**{name: value for name, value in asked.items() if value is not None})
     if sweeps < 1:
         raise InputError("sweeps", f"must be a whole number from 1 up, got {sweeps}")
     if steps < FEWEST_STEPS:
@@ -100,30 +100,24 @@ def find_lr(
 
 def _find(options: Options, sweeps: int, steps: int) -> LRFinding:
     import torch
+    from torch import nn
 
     import adamas.torch
     from adamas.tasks import load
     from adamas.train.repeatable import seed_and_threads
+    from adamas.train.training import make_model, make_optimizer
 
     task = load(options.task, options.data_dir)
-    inputs, targets = task.train
     size = options.batch_size or task.batch_size
 
     def batches(seed: int) -> Iterator[Any]:
-        order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-        for chosen in torch.split(order, size):
-            yield inputs.index_select(0, chosen), targets.index_select(0, chosen)
+        return task.batches(size, torch.Generator().manual_seed(seed))
+
+    def loss(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return task.loss(model, *batch)
 
     with seed_and_threads(options.seed, options.threads or task.threads):
-        model = task.model()
-        optimizer_class = getattr(adamas.torch, options.member.class_name)
-        optimizer = optimizer_class(model.parameters(), **{**options.optimizer_arguments(), "lr": options.member.lr})
-        return adamas.torch.find_lr(
-            model,
-            optimizer,
-            lambda model, batch: task.loss(model(batch[0]), batch[1]),
-            batches,
-            steps=steps,
-            sweeps=sweeps,
-            seed=options.seed,
-        )
+        network = make_model(task, options)
+        rate = constant() * (options.usual_rate(task.rates) or 1e-3)
+        optimizer = make_optimizer(list(network.parameters()), options, rate)
+        return adamas.torch.find_lr(network, optimizer, loss, batches, steps=steps, sweeps=sweeps, seed=options.seed)

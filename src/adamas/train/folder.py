@@ -15,12 +15,14 @@ from typing import Any
 
 from adamas.tasks import InputError
 
-CONFIG, METRICS, SUMMARY, CURVES, MODEL = FILES = (
+CONFIG, METRICS, STEPS, SUMMARY, CURVES, MODEL, CHECKPOINT = FILES = (
     "config.json",
     "metrics.jsonl",
+    "steps.jsonl",
     "summary.json",
     "curves.png",
     "model.safetensors",
+    "checkpoint.pt",
 )
 
 
@@ -44,8 +46,27 @@ def choose_folder(out: Path | None, task: str) -> Path:
                 )
             break
     if any((out / name).exists() for name in FILES):
-        raise InputError("out", f"{str(out)!r} already holds a run: choose another folder, or remove that one")
+        problem = f"{str(out)!r} already holds a run: choose another folder, remove that one, or go on with it (resume)"
+        raise InputError("out", problem)
     return out
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Read the config.json of a run.
+
+    Raises:
+        InputError: the folder holds no run, or the file is damaged; names ``resume``.
+    """
+    try:
+        config: dict[str, Any] = json.loads((run / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(config["options"], dict):
+            raise TypeError
+    except OSError as error:
+        problem = f"{str(run)!r} holds no run, it has no readable {CONFIG}: give the folder of a run"
+        raise InputError("resume", problem) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError("resume", f"{str(run)!r} has a damaged {CONFIG}: it is not one that adamas wrote") from error
+    return config
 
 
 def check_picture(path: Path) -> None:
@@ -62,8 +83,10 @@ def check_picture(path: Path) -> None:
         )
 
 
-def create(folder: Path, config: Mapping[str, Any]) -> None:
+def create(folder: Path, config: Mapping[str, Any], *, resumed: bool = False) -> None:
     """Make the folder, with the configuration in it; leave nothing behind where that fails.
+
+    In the folder of a run that is resumed, what is only true at the end goes away.
 
     Raises:
         InputError: the folder cannot be made or written.
@@ -72,6 +95,8 @@ def create(folder: Path, config: Mapping[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / CONFIG, to_json(config, indent=2))
+        if resumed:
+            (folder / SUMMARY).unlink(missing_ok=True)
     except OSError as error:
         for path in missing:
             if path.exists():
@@ -80,11 +105,18 @@ def create(folder: Path, config: Mapping[str, Any]) -> None:
         raise InputError("out", problem) from error
 
 
-def write(path: Path, content: bytes) -> None:
-    """Put ``content`` into a file: the whole of it, or, where that fails, what was there before."""
+def write(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """Put ``content`` into a file: the whole of it, or, where that fails, what was there before.
+
+    This holds for a process that is killed, and, where it is ``durable``, for a machine that loses its power.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(content)
+        with partial.open("wb") as stream:
+            stream.write(content)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -92,12 +124,17 @@ def write(path: Path, content: bytes) -> None:
 
 def to_json(values: Mapping[str, Any], indent: int | None = None) -> bytes:
     """Encode one JSON object and a line end. NaN and infinity, which JSON does not have, become null."""
-    finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
-    }
-    return (json.dumps(finite, indent=indent, allow_nan=False, default=str, ensure_ascii=False) + "\n").encode()
+    return (
+        json.dumps(_finite(values), indent=indent, allow_nan=False, default=str, ensure_ascii=False) + "\n"
+    ).encode()
 
 
-def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write one line of JSON an epoch."""
-    write(folder / METRICS, b"".join(map(to_json, rows)))
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write one line of JSON a row."""
+    write(path, b"".join(map(to_json, rows)))

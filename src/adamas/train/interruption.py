@@ -1,4 +1,7 @@
-"""Turns Ctrl-C into a question that a loop can ask between two steps. May import the standard library only."""
+"""Turns Ctrl-C, and the signal that a cluster ends a job with, into a question that a loop can ask between two steps.
+
+May import the standard library only.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 
 class Interruption:
-    """While entered, the first Ctrl-C sets ``requested``; a second one acts as it did before.
+    """While entered, the first SIGINT (Ctrl-C) or SIGTERM sets ``requested``; a second one acts as it did before.
 
     So nothing is stopped halfway through a step or a file. Outside the main thread, where Python delivers no signals,
     ``requested`` stays false.
@@ -18,18 +21,19 @@ class Interruption:
     def __init__(self) -> None:
         """Nothing is asked for yet."""
         self.requested = False
-        self._previous: Any = None
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        """Take Ctrl-C over."""
+        """Take the signals over."""
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._request)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give Ctrl-C back."""
+        """Give them back."""
         self._give_back()
 
     def _request(self, number: int, frame: FrameType | None) -> None:
@@ -37,6 +41,5 @@ class Interruption:
         self._give_back()
 
     def _give_back(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        while self._previous:
+            signal.signal(*self._previous.popitem())

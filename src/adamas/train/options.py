@@ -7,50 +7,25 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, fields
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from adamas.schedules import Plateau, Schedule, ScheduleError, parse
-from adamas.tasks import TASKS, InputError, choose
+from adamas.tasks import TASKS, InputError, choose, is_file, label
+from adamas.train.optimizers import Member, base_name, choose_optimizer
 from adamas.train.schedules import choose_schedule
 
 POINTS_CHECKED = 10_000  # of the rate, over the planned steps
 
-
-@dataclass(frozen=True)
-class Member:
-    """One optimizer of the family as ``adamas train`` offers it: a class of adamas.torch and what it is given.
-
-    ``lr`` is the default rate, ``options`` are those that the optimizer has besides it, ``fixed`` what makes this
-    member of the class.
-    """
-
-    class_name: str
-    lr: float
-    options: frozenset[str]
-    fixed: dict[str, Any]
-
-
-_DECAY = frozenset({"weight_decay"})
-_SCALED = _DECAY | {"eps"}
-_ADAM = _SCALED | {"betas"}
-
-OPTIMIZERS = {
-    "sgd": Member("SGD", 0.1, _DECAY, {}),
-    "momentum": Member("SGD", 0.03, _DECAY, {"momentum": 0.9}),
-    "nesterov": Member("SGD", 0.03, _DECAY, {"momentum": 0.9, "nesterov": True}),
-    "adagrad": Member("Adagrad", 0.01, _SCALED, {}),
-    "rmsprop": Member("RMSprop", 1e-3, _SCALED, {}),
-    "adam": Member("Adam", 1e-3, _ADAM, {}),
-    "adamw": Member("AdamW", 1e-3, _ADAM, {}),
-    "amsgrad": Member("Adam", 1e-3, _ADAM, {"amsgrad": True}),
-    "adamax": Member("Adamax", 2e-3, _ADAM, {}),
-    "nadam": Member("NAdam", 1e-3, _ADAM, {}),
-    "radam": Member("RAdam", 1e-3, _ADAM, {}),
-}
+Precision = Literal["float32", "bfloat16"]
+State = Literal["float32", "bfloat16", "int8"]
+Weights = Literal["nearest", "stochastic", "split"]
 
 
 @dataclass(frozen=True)
@@ -58,11 +33,13 @@ class Options:
     """A run as it was asked for; None stands for the default of the task, the optimizer or the machine.
 
     Raises:
-        InputError: a value is out of range, a name is unknown, or the optimizer does not have the option.
+        InputError: a value is of the wrong kind or out of range, a name is unknown, or the optimizer does not have the
+            option.
     """
 
     task: str = "digits"
     data_dir: Path | None = None
+    model: str | None = None
     optimizer: str = "adam"
     lr: float | Literal["auto"] | None = None
     betas: tuple[float, float] | None = None
@@ -70,37 +47,44 @@ class Options:
     weight_decay: float | None = None
     schedule: str = "constant"
     plateau: str | None = None
+    clip: float | Literal["auto"] | None = None
+    state: State | None = None
+    weights: Weights | None = None
     epochs: int | None = None
     batch_size: int | None = None
+    eval_every: int | None = None
     seed: int = 0
+    device: str = "cpu"
+    precision: Precision = "float32"
+    compile: bool = False
     threads: int | None = None
+    log: Literal["tensorboard"] | None = None
     out: Path | None = None
 
     def __post_init__(self) -> None:
         """Check every value, and that the optimizer has what was given."""
-        choose("task", self.task, TASKS)
-        choose("optimizer", self.optimizer, OPTIMIZERS)
+        self._check_kinds()
+        if not is_file(self.task):
+            choose("task", self.task, TASKS)
+        self._check_optimizer()
         if self.schedule_is_rate and self.lr is not None:
             problem = (
-                f"has a rate in it ({self.learning_rate:g}), and lr is given too ({self.lr}): leave one of them out"
+                f"has a rate in it ({self.learning_rate():g}), and lr is given too ({self.lr}): leave one of them out"
             )
             raise InputError("schedule", problem)
-        if self.plateau is not None:
-            self._plateau()
-        for name in ("betas", "eps", "weight_decay"):
-            if getattr(self, name) is not None and name not in self.member.options:
-                have = ", ".join(sorted({"lr", *self.member.options}))
-                raise InputError(name, f"is not an option of {self.optimizer}, which has {have}: leave it out")
+        if self.plateau not in (None, "default"):
+            self._plateau("min")
         for name in ("lr", "weight_decay"):
             value = getattr(self, name)
             if value not in (None, "auto") and not 0 <= value < math.inf:
                 raise InputError(name, f"must be a number from 0 up, got {value}")
-        if self.eps is not None and not 0 < self.eps < math.inf:
-            # Zero would be valid arithmetic, but 0/0 where a pixel is never lit.
-            raise InputError("eps", f"must be a number above 0, got {self.eps}")
-        if self.betas is not None and not (len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)):
+        for name in ("eps", "clip"):  # eps = 0 would be valid arithmetic, but 0/0 where a pixel is never lit
+            value = getattr(self, name)
+            if value not in (None, "auto") and not 0 < value < math.inf:
+                raise InputError(name, f"must be a number above 0, got {value}")
+        if self.betas is not None and not all(0 <= beta < 1 for beta in self.betas):
             raise InputError("betas", f"must be two numbers from 0 up to but not including 1, got {self.betas}")
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "eval_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(name, f"must be a whole number from 1 up, got {value}")
@@ -109,32 +93,73 @@ class Options:
             raise InputError("threads", f"must be from 1 to the {processors} of this machine, got {self.threads}")
         if not 0 <= self.seed < 2**63:
             raise InputError("seed", f"must be a whole number from 0 to 2**63-1, got {self.seed}")
+        if self.weights is not None and self.precision == "float32":
+            raise InputError(
+                "weights", "says how bfloat16 weights are kept: give precision bfloat16 too, or leave it out"
+            )
 
-    @property
+    def _check_kinds(self) -> None:
+        """Each value is of its field's type; whole numbers are numbers, and text and lists stand for paths and tuples."""
+        for name, hint in get_type_hints(Options).items():
+            value = getattr(self, name)
+            kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+            if Path in kinds and isinstance(value, str):
+                object.__setattr__(self, name, Path(value))
+            elif isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+            if not any(_is(getattr(self, name), kind) for kind in kinds):
+                raise InputError(name, f"must be {' or '.join(filter(None, map(_called, kinds)))}, got {value!r}")
+
+    def _check_optimizer(self) -> None:
+        for name in ("betas", "eps", "weight_decay"):
+            if getattr(self, name) is not None and name not in self.member.options:
+                have = ", ".join(sorted({"lr", *self.member.options}))
+                raise InputError(name, f"is not an option of {self.optimizer}, which has {have}: leave it out")
+        for name in ("state", "weights"):
+            if getattr(self, name) is not None and not self.member.own:
+                raise InputError(name, f"is not an option of {self.optimizer}, but of Adamas's own: leave it out")
+        if self.clip == "auto" and not self.member.own:
+            raise InputError("clip", f"auto is not an option of {self.optimizer}, but of Adamas's own: give a number")
+        if self.member.lr is None and self.lr is None and not self.schedule_is_rate:
+            raise InputError("lr", f"is missing: {self.optimizer} has no default of its own")
+
+    @cached_property
     def member(self) -> Member:
-        """The optimizer as an entry of OPTIMIZERS."""
-        return OPTIMIZERS[self.optimizer]
+        """The optimizer as its text says."""
+        return choose_optimizer(self.optimizer)
 
-    @property
-    def learning_rate(self) -> float:
-        """``lr``, or the number in the schedule, or the optimizer's default; what a factor is multiplied by."""
-        if self.schedule_is_rate:
-            return choose_schedule(self.schedule, 1).unit
-        return self.member.lr if self.lr is None or self.lr == "auto" else self.lr
-
-    @property
+    @cached_property
     def schedule_is_rate(self) -> bool:
         """Whether the schedule has the learning rate in it."""
         return choose_schedule(self.schedule, 1).is_rate
 
-    def rate(self, steps: int) -> Schedule:
+    @property
+    def task_label(self) -> str:
+        """The task's name, or that of its file."""
+        return label(self.task)
+
+    def usual_rate(self, rates: Mapping[str, float]) -> float | None:
+        """The optimizer's default rate for a task that has ``rates`` of its own."""
+        return rates.get(base_name(self.optimizer), self.member.lr)
+
+    def learning_rate(self, rates: Mapping[str, float] | None = None) -> float:
+        """``lr``, or the number in the schedule, or the default; what a factor is multiplied by."""
+        if self.schedule_is_rate:
+            return choose_schedule(self.schedule, 1).unit
+        if self.lr is None or self.lr == "auto":
+            return self.usual_rate(rates or {}) or 0.0
+        return self.lr
+
+    def rate(self, steps: int, rates: Mapping[str, float], plateau_mode: Literal["max", "min"] = "min") -> Schedule:
         """The learning rate over a run of that many steps, with the plateau where one is asked for.
+
+        ``plateau_mode`` is that of the plateau by default.
 
         Raises:
             InputError: it is negative or infinite at some step.
         """
         schedule = choose_schedule(self.schedule, steps)
-        rate = schedule if schedule.is_rate else self.learning_rate * schedule
+        rate = schedule if schedule.is_rate else self.learning_rate(rates) * schedule
         at = np.linspace(0, steps, min(steps + 1, POINTS_CHECKED)).round()
         wrong = ~((rate(at) >= 0) & (rate(at) < math.inf))
         if wrong.any():
@@ -142,11 +167,13 @@ class Options:
             raise InputError(
                 "schedule", f"gives a rate of {rate(step):g} at step {step}: it must be a number from 0 up"
             )
-        return rate if self.plateau is None else rate * self._plateau()
+        return rate if self.plateau is None else rate * self._plateau(plateau_mode)
 
-    def _plateau(self) -> Plateau:
+    def _plateau(self, mode: Literal["max", "min"]) -> Plateau:
+        if self.plateau == "default":
+            return Plateau() if mode == "min" else Plateau(mode=mode)
         try:
-            plateau = parse("Plateau()" if self.plateau == "default" else self.plateau or "")
+            plateau = parse(self.plateau or "")
         except ScheduleError as error:
             raise InputError("plateau", f"cannot be read: {error.problem}", error.marked) from error
         if not isinstance(plateau, Plateau):
@@ -156,17 +183,53 @@ class Options:
         return plateau
 
     def optimizer_arguments(self) -> dict[str, Any]:
-        """Keyword arguments for the optimizer's class; what was not given is left to the class."""
-        given = {name: getattr(self, name) for name in sorted(self.member.options)}
-        present = {name: value for name, value in given.items() if value is not None}
-        return {"lr": self.learning_rate, **self.member.fixed, **present}
+        """Keyword arguments for the optimizer's class besides lr; what was not given is left to the class."""
+        given: dict[str, Any] = {name: getattr(self, name) for name in sorted(self.member.options)}
+        if self.member.own:
+            kept = "split" if self.precision == "bfloat16" and "weights" not in self.member.arguments else None
+            given |= {"state": self.state, "weights": self.weights or kept, "max_grad_norm": self.clip}
+        return {**self.member.arguments, **{name: value for name, value in given.items() if value is not None}}
+
+    def given(self) -> dict[str, Any]:
+        """What differs from the defaults, as plain values that JSON and TOML hold; ``Options(**given)`` is the same."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in values.items()
+            if value != Options.__dataclass_fields__[name].default
+        }
 
     def command(self) -> list[str]:
         """The words of the command line that asks for this run, without the defaults."""
         words = ["adamas", "train", self.task]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name != "task" and value != field.default:
+        for name, value in self.given().items():
+            if name != "task":
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-                words += [f"--{field.name.replace('_', '-')}", text]
+                words += [f"--{name.replace('_', '-')}", *([] if value is True else [text])]
         return words
+
+    def resolved(self) -> dict[str, Any]:
+        """Every option by name."""
+        return asdict(self)
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type as the hints of Options write it."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_is, value, parts))
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _called(kind: Any) -> str:
+    """What a type of the hints is called in an error."""
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return "two numbers"
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
+    return names.get(kind, "")

@@ -1,17 +1,20 @@
-"""What a run tells about itself: its plan, its progress, each epoch, and the summary.
+"""What a run tells about itself: its plan, its progress, each evaluation, and the summary.
 
 May import the standard library only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is about to happen. ``lr_found`` is why ``lr="auto"`` came to this learning rate."""
+    """What is about to happen. ``lr_found`` is why ``lr="auto"`` came to this learning rate; ``done`` are the steps that a
+    resumed run has behind it."""
 
     task: str
     description: str
@@ -19,14 +22,19 @@ class Plan:
     learning_rate: float
     schedule: str
     lr_found: str | None
+    metric: str
+    mode: Literal["max", "min"]
+    target: float
     epochs: int
     steps: int
     batch_size: int
     train_examples: int
     test_examples: int
     parameters: int
+    device: str
     threads: int
-    out: Path
+    out: Path | None
+    done: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,32 +49,81 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One finished epoch: a line of metrics.jsonl.
+class Sample:
+    """What was looked at in one step of a few hundred: a line of steps.jsonl.
 
-    ``learning_rate`` is that of its last batch, ``train_loss`` the mean over its examples while the weights moved, and
-    the seconds are totals since the start. ``cut`` says what a plateau did to the rate after it, and why.
+    ``loss`` is the mean over the steps since the last sample, ``learning_rate`` that of this step. ``grad_norm`` is the
+    2-norm of the whole gradient before clipping, ``update_ratio`` the norm of the change of all weights over that of the
+    weights.
     """
 
-    epoch: int
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    update_ratio: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation: a line of metrics.jsonl, where each of ``metrics`` has a key of its own.
+
+    ``epoch`` counts passes over the training data (a fraction within one), ``learning_rate`` is that of the last batch,
+    ``train_loss`` the mean over the examples since the last evaluation, while the weights moved, and ``train_seconds`` the
+    total since the start, without evaluations. ``cut`` says what a plateau did to the rate after it, and why.
+    """
+
+    epoch: float
     step: int
     learning_rate: float
     train_loss: float
-    test_loss: float
-    test_accuracy: float
+    metrics: Mapping[str, float]
     train_seconds: float
-    optimizer_seconds: float
     cut: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Return it as the line of metrics.jsonl."""
+        row = asdict(self)
+        return {**row.pop("metrics"), **row}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Evaluation:
+        """Read it from the line of metrics.jsonl."""
+        own = {name.name for name in fields(cls)}
+        metrics = {name: value for name, value in row.items() if name not in own}
+        return cls(metrics=metrics, **{name: value for name, value in row.items() if name in own})
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where the time of training went. ``forward`` is all of the gradient where the task writes its derivative out."""
+
+    data: float = 0.0
+    forward: float = 0.0
+    backward: float = 0.0
+    optimizer: float = 0.0
+    evaluation: float = 0.0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the weights, of what the optimizer keeps between steps, and the most that the process, or the device, held
+    (None where the system does not say)."""
+
+    weights: int
+    state: int
+    peak: int | None
 
 
 @dataclass(frozen=True)
 class Summary:
     """What a run came to: the content of summary.json.
 
-    ``test_loss`` and ``test_accuracy`` are those of the weights in model.safetensors. ``epochs`` counts the finished
-    ones. ``train_seconds`` is training without evaluation and plotting, ``optimizer_seconds`` the part of it inside
-    ``optimizer.step``. ``state_bytes`` is what the optimizer keeps between steps. ``lr`` is what the schedule's factor was
-    multiplied by, ``lr_found`` why that was chosen where it was left open, and ``cuts`` what plateaus did to it.
+    ``metrics`` are those of the weights in model.safetensors, ``value`` the one that counts. ``steps_to_target`` and
+    ``seconds_to_target`` (of training) are those of the first evaluation that reached the target, None where none did.
+    ``epochs`` counts the finished ones. ``train_seconds`` is training without evaluation and plotting. ``lr`` is what the
+    schedule's factor was multiplied by, ``lr_found`` why that was chosen where it was left open, and ``cuts`` what plateaus
+    did to it.
     """
 
     task: str
@@ -74,17 +131,27 @@ class Summary:
     lr: float
     lr_found: str | None
     cuts: list[str]
-    test_accuracy: float
-    test_loss: float
+    metric: str
+    mode: Literal["max", "min"]
+    target: float
+    value: float
+    metrics: dict[str, float]
+    steps_to_target: int | None
+    seconds_to_target: float | None
     epochs: int
     steps: int
     train_seconds: float
-    optimizer_seconds: float
+    seconds: Seconds
+    memory: Memory
     parameters: int
-    state_bytes: int
     interrupted: bool
     diverged: bool
-    out: Path
+    out: Path | None
+
+    @property
+    def solved(self) -> bool:
+        """Whether the final weights reach the target."""
+        return self.value >= self.target if self.mode == "max" else self.value <= self.target
 
 
 class DivergedError(ArithmeticError):
@@ -105,5 +172,44 @@ class Listener:
     def on_progress(self, progress: Progress) -> None:
         """A step was made; called a few times a second."""
 
-    def on_epoch(self, epoch: Epoch) -> None:
-        """An epoch was finished and evaluated."""
+    def on_sample(self, sample: Sample) -> None:
+        """A step was looked at; called a few hundred times a run."""
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """The model was evaluated."""
+
+    def on_end(self, summary: Summary) -> None:
+        """The run is over, and its files are written."""
+
+
+class Listeners(Listener):
+    """Tells several."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        """In the order in which they are told."""
+        self.listeners = listeners
+
+    def on_start(self, plan: Plan) -> None:
+        """Tell all."""
+        for listener in self.listeners:
+            listener.on_start(plan)
+
+    def on_progress(self, progress: Progress) -> None:
+        """Tell all."""
+        for listener in self.listeners:
+            listener.on_progress(progress)
+
+    def on_sample(self, sample: Sample) -> None:
+        """Tell all."""
+        for listener in self.listeners:
+            listener.on_sample(sample)
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """Tell all."""
+        for listener in self.listeners:
+            listener.on_evaluation(evaluation)
+
+    def on_end(self, summary: Summary) -> None:
+        """Tell all."""
+        for listener in self.listeners:
+            listener.on_end(summary)

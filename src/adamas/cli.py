@@ -14,7 +14,7 @@ import adamas
 if TYPE_CHECKING:
     import typer
 
-TRAIN_EXTRA = ("torch", "typer", "rich", "matplotlib", "sklearn", "safetensors")
+TRAIN_EXTRA = ("torch", "typer", "rich", "matplotlib", "plotly", "jinja2", "sklearn", "safetensors")
 
 
 def main() -> NoReturn:
@@ -34,7 +34,7 @@ def main() -> NoReturn:
     try:
         sys.exit(application()(prog_name="adamas", standalone_mode=False))
     except InputError as error:
-        argument = error.parameter in ("task", "expression")
+        argument = error.parameter in ("task", "expression", "runs")
         name = error.parameter if argument else f"--{error.parameter.replace('_', '-')}"
         _stop(2, f"{name} {error.problem}", error.shown)
     except usage_error as error:
@@ -47,13 +47,15 @@ def application() -> "typer.Typer":
     """Make the command line; needs the ``train`` extra."""
     import typer
 
+    from adamas.compare.command import compare
+    from adamas.report.command import report
     from adamas.train.command import train
     from adamas.train.find_lr import find_lr
     from adamas.train.schedule import schedule
     from adamas.train.tasks import tasks
 
     application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    for command in (train, tasks, find_lr, schedule):
+    for command in (train, compare, report, tasks, find_lr, schedule):
         application.command(name=command.__name__.replace("_", "-"))(command)
 
     @application.callback(invoke_without_command=True)

@@ -160,8 +160,10 @@ def train(
 
 
 def _number_or_auto(name: str, text: str | None) -> float | Literal["auto"] | None:
-    if text is None or text == "auto":
-        return text
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
     try:
         return float(text)
     except ValueError as error:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from itertools import islice
 from time import perf_counter
 from typing import Any
@@ -91,6 +92,7 @@ class Training:
         self.scheduler = None if options.member.own else adamas.torch.LRScheduler(self.optimizer, self.rate)
 
         self.shuffling = torch.Generator().manual_seed(options.seed)
+        self.epoch_began_with = self.shuffling.get_state()
         self.at = Position()
         self.history: list[Evaluation] = []
         self.samples: list[Sample] = []
@@ -107,6 +109,11 @@ class Training:
         """Whether all planned steps are done."""
         return self.at.step >= self.steps
 
+    @cached_property
+    def data_fingerprint(self) -> int:
+        """Tells the training data from other data."""
+        return fingerprint(self.task.train)
+
     def train(self, listener: Listener) -> Iterator[Evaluation | None]:
         """Train up to the end, to Ctrl-C, or to where the loss is no longer finite.
 
@@ -117,7 +124,6 @@ class Training:
         began, began_at = perf_counter(), self.at.step
         next_report = began + SECONDS_BETWEEN_REPORTS
         while not self.finished:
-            self.epoch_began_with = self.shuffling.get_state()
             batches = self.task.batches(self.batch_size, self.shuffling)
             for batch in islice(batches, self.at.batch, None):
                 watch.mark("data")
@@ -153,6 +159,7 @@ class Training:
         at.step, at.batch, at.learning_rate = at.step + 1, at.batch + 1, rate
         if at.batch == self.steps_in_epoch:
             at.epoch, at.batch = at.epoch + 1, 0
+            self.epoch_began_with = self.shuffling.get_state()
         examples = len(batch[0]) if batch else 1
         at.loss_sum, at.examples, at.sample_sum = (
             at.loss_sum + loss * examples,
@@ -251,12 +258,12 @@ class Training:
     def state(self) -> dict[str, Any]:
         """All that decides how it goes on, as tensors and plain values."""
         return {
-            "data": fingerprint(self.task.train),
+            "data": self.data_fingerprint,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "random": random_state(),
-            "shuffling": self.epoch_began_with if self.at.batch else self.shuffling.get_state(),
+            "shuffling": self.epoch_began_with,
             "at": asdict(self.at),
             "history": [row.row() for row in self.history],
             "samples": [asdict(sample) for sample in self.samples],
@@ -269,7 +276,7 @@ class Training:
         Raises:
             InputError: it had another model, optimizer or data; names ``resume``.
         """
-        if state["data"] != fingerprint(self.task.train):
+        if state["data"] != self.data_fingerprint:
             raise InputError("resume", "was trained on other data: give the data_dir that it began with")
         try:
             self.model.load_state_dict(state["model"])
@@ -281,7 +288,8 @@ class Training:
             raise InputError("resume", f"has another optimizer: {' '.join(str(error).split())}") from error
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
-        self.shuffling.set_state(state["shuffling"])
+        self.epoch_began_with = state["shuffling"]
+        self.shuffling.set_state(self.epoch_began_with)
         self.at = Position(**state["at"])
         self.history = [Evaluation.from_row(row) for row in state["history"]]
         self.samples = [Sample(**sample) for sample in state["samples"]]

@@ -1,0 +1,337 @@
+"""What a run can be told beyond its rate: other optimizers, precision, formats, clipping, configuration files, logs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import adamas.torch
+from adamas.schedules import Plateau
+from adamas.tasks import InputError, Task, digits, mnist
+from adamas.train import Evaluation, Listener, Plan, Sample, Summary, display, fit, folder, measures
+from adamas.train.config import gather
+from adamas.train.interruption import Interruption
+from adamas.train.optimizers import choose_optimizer, split_optimizers
+from adamas.train.options import Options
+from adamas.train.repeatable import seed_and_threads
+from adamas.train.training import SAMPLES, Training
+
+QUIET = Listener()
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def model_of(run: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(run / folder.MODEL)
+
+
+# --- optimizers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("adam", ["adam"]),
+        ("adam,sgd", ["adam", "sgd"]),
+        (
+            " adam , sgd(momentum=0.9, nesterov=True),torch:AdamW ",
+            ["adam", "sgd(momentum=0.9, nesterov=True)", "torch:AdamW"],
+        ),
+        ("adam(betas=(0.8, 0.9)),,", ["adam(betas=(0.8, 0.9))"]),
+        ("", []),
+    ],
+)
+def test_a_list_is_split_at_its_own_commas(text: str, parts: list[str]) -> None:
+    assert split_optimizers(text) == parts
+
+
+def test_an_optimizer_is_what_its_text_says() -> None:
+    member = choose_optimizer("sgd(momentum=0.9, nesterov=True)")
+    assert (member.load(), dict(member.arguments)) == (adamas.torch.SGD, {"momentum": 0.9, "nesterov": True})
+    foreign = choose_optimizer("torch:AdamW(betas=(0.8, 0.9))")
+    assert foreign.load() is torch.optim.AdamW
+    assert (foreign.lr, foreign.options, foreign.own) == (1e-3, {"eps", "weight_decay"}, False)
+    assert choose_optimizer("adamas.torch:Adam").own
+    assert choose_optimizer("torch.optim:SGD").options == {"weight_decay"}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("adamw", "torch:AdamW"),
+        ("momentum", "torch:SGD(momentum=0.9)"),
+        ("sgd(momentum=0.9, nesterov=True)", "torch:SGD(momentum=0.9, nesterov=True)"),
+    ],
+)
+def test_an_optimizer_of_another_library_trains_the_same_network_to_the_same_weights(
+    tmp_path: Path, ours: str, theirs: str
+) -> None:
+    """With the same schedule, the same clip and the same plateau, which the run gives to it."""
+    options: dict[str, Any] = {"lr": 0.01, "schedule": "one_cycle", "clip": 0.5, "epochs": 3, "weight_decay": 0.1}
+    options["plateau"] = "Plateau(patience=0, threshold=0.5)"
+    one = fit(optimizer=ours, out=tmp_path / "ours", listener=QUIET, **options)
+    other = fit(optimizer=theirs, out=tmp_path / "theirs", listener=QUIET, **options)
+    assert len(one.cuts) == len(other.cuts) > 0
+    for name, weight in model_of(tmp_path / "ours").items():
+        torch.testing.assert_close(weight, model_of(tmp_path / "theirs")[name], rtol=1e-3, atol=1e-5)
+
+
+def test_an_optimizer_without_a_rate_of_its_own_needs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\nclass Sign(torch.optim.Optimizer):\n"
+        "    def __init__(self, params, lr):\n        super().__init__(params, {'lr': lr})\n"
+        "    @torch.no_grad()\n    def step(self, closure=None):\n        for group in self.param_groups:\n"
+        "            for p in group['params']:\n                p -= group['lr'] * p.grad.sign()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="lr is missing: mine:Sign has no default of its own"):
+        Options(optimizer="mine:Sign")
+    assert fit(optimizer="mine:Sign", lr=1e-3, epochs=3, out=tmp_path / "run", listener=QUIET).value > 0.9
+
+
+# --- precision, formats, networks -----------------------------------------------------------------------------------
+
+
+def test_a_bfloat16_network_is_kept_in_float32_unless_told_otherwise(tmp_path: Path) -> None:
+    for name, options in {"split": {}, "nearest": {"weights": "nearest"}}.items():
+        fit(precision="bfloat16", lr=1e-5, epochs=2, out=tmp_path / name, listener=QUIET, **options)
+        assert {weight.dtype for weight in model_of(tmp_path / name).values()} == {torch.bfloat16}
+        assert json.loads((tmp_path / name / folder.CONFIG).read_text())["weights"] == name
+    with seed_and_threads(0, 1):
+        begun = digits.model().state_dict()["0.weight"].bfloat16()
+    moved = {
+        name: (model_of(tmp_path / name)["0.weight"] != begun).float().mean().item() for name in ("split", "nearest")
+    }
+    assert moved["split"] > 2 * moved["nearest"]  # steps that are lost to rounding
+
+
+def test_state_and_clip_reach_the_optimizer() -> None:
+    task = digits.load(None)
+    made = Training(task, Options(state="int8", clip=0.25, seed=3), Interruption())
+    for _, _ in zip(range(2), made.train(QUIET), strict=False):
+        pass
+    assert made.optimizer.state[made.parameters[0]]["exp_avg"].dtype == torch.int8
+    group = made.optimizer.param_groups[0]
+    assert (group["max_grad_norm"], group["seed"]) == (0.25, 3)
+
+
+def test_another_network_of_the_task(tmp_path: Path, data_dir: Path) -> None:
+    task = mnist.load(data_dir / "mnist")
+    training = Training(task, Options("mnist", data_dir=data_dir / "mnist", model="small"), Interruption())
+    assert training.parameter_count == 784 * 128 + 128 + 128 * 10 + 10
+    with pytest.raises(InputError, match="model 'smal' is unknown: did you mean small"):
+        Training(task, Options("mnist", data_dir=data_dir / "mnist", model="smal"), Interruption())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of PyTorch's own
+def test_a_compiled_network_learns_the_same(tmp_path: Path) -> None:
+    plain = fit(epochs=2, out=tmp_path / "plain", listener=QUIET)
+    compiled = fit(epochs=2, compile=True, out=tmp_path / "compiled", listener=QUIET)
+    assert compiled.metrics["test_loss"] == pytest.approx(plain.metrics["test_loss"], rel=1e-3)
+    assert model_of(tmp_path / "compiled").keys() == model_of(tmp_path / "plain").keys()
+
+
+# --- what is measured -----------------------------------------------------------------------------------------------
+
+
+def test_the_norm_of_the_gradient_and_the_update_ratio_are_those_of_the_weights() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 2)
+    layer.weight.grad, layer.bias.grad = torch.full((2, 3), 2.0), torch.full((2,), 1.0)
+    before = measures.copies(layer.parameters())
+    assert measures.grad_norm(layer.parameters()) == pytest.approx(math.sqrt(6 * 4 + 2))
+    size = math.sqrt(sum(parameter.square().sum().item() for parameter in before))
+    with torch.no_grad():
+        layer.bias += 0.5
+    assert measures.update_ratio(before, layer.parameters()) == pytest.approx(math.sqrt(2 * 0.25) / size)
+
+
+def test_steps_are_sampled_evenly_with_the_mean_loss_between(tmp_path: Path) -> None:
+    losses: list[float] = []
+
+    class Spy(Training):
+        def step(self, *arguments: Any) -> float:
+            losses.append(super().step(*arguments))
+            return losses[-1]
+
+    with seed_and_threads(0, 1):
+        made = Spy(digits.load(None), Options(epochs=20, optimizer="sgd", lr=0.01), Interruption())
+        for _ in made.train(QUIET):
+            pass
+    steps = [sample.step for sample in made.samples]
+    assert steps == [1, *range(4, 901, 4)]
+    assert SAMPLES <= len(steps) <= 2 * SAMPLES
+    assert made.samples[2].loss == pytest.approx(sum(losses[4:8]) / 4)
+    for sample in made.samples[1:]:
+        assert sample.grad_norm > 0
+        assert 0 < sample.update_ratio < 1
+
+
+def test_looking_changes_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit(epochs=2, out=tmp_path / "seen", listener=QUIET)
+    monkeypatch.setattr("adamas.train.training.SAMPLES", 1)
+    fit(epochs=2, out=tmp_path / "unseen", eval_every=90, listener=QUIET)
+    assert (tmp_path / "seen" / folder.MODEL).read_bytes() == (tmp_path / "unseen" / folder.MODEL).read_bytes()
+    assert len(lines(tmp_path / "unseen" / folder.STEPS)) < len(lines(tmp_path / "seen" / folder.STEPS))
+
+
+def test_the_time_is_split_into_its_parts(tmp_path: Path) -> None:
+    summary = fit(optimizer="torch:Adam", epochs=5, precision="bfloat16", out=tmp_path / "run", listener=QUIET)
+    parts = summary.seconds
+    assert min(parts.data, parts.forward, parts.backward, parts.optimizer, parts.evaluation) > 0
+    assert parts.data + parts.forward + parts.backward + parts.optimizer == pytest.approx(summary.train_seconds)
+
+
+def test_evaluations_come_as_often_as_asked_and_at_the_end(tmp_path: Path) -> None:
+    summary = fit(epochs=2, eval_every=40, out=tmp_path / "run", listener=QUIET)
+    rows = lines(tmp_path / "run" / folder.METRICS)
+    assert [row["step"] for row in rows] == [40, 80, 90]
+    assert [row["epoch"] for row in rows] == pytest.approx([40 / 45, 80 / 45, 2])
+    assert rows[-1]["test_accuracy"] == summary.value
+
+
+def test_the_steps_and_seconds_to_the_target_are_those_of_the_first_evaluation_that_reached_it(tmp_path: Path) -> None:
+    summary = fit(epochs=25, out=tmp_path / "run", listener=QUIET)
+    rows = lines(tmp_path / "run" / folder.METRICS)
+    first = next(row for row in rows if row["test_accuracy"] >= summary.target)
+    assert (summary.steps_to_target, summary.seconds_to_target) == (first["step"], first["train_seconds"])
+    assert fit(epochs=1, out=tmp_path / "short", listener=QUIET).steps_to_target is None
+
+
+# --- configuration files --------------------------------------------------------------------------------------------
+
+
+def test_a_file_gives_options_and_the_caller_counts_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        'task = "digits"\noptimizer = "adamw"\nlr = 1\nbetas = [0.8, 0.9]\nbatch-size = 64\ndata_dir = "x"\n'
+    )
+    assert gather({"lr": 0.5}, config=path) == Options(
+        "digits", optimizer="adamw", lr=0.5, betas=(0.8, 0.9), batch_size=64, data_dir=Path("x")
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("lr = ", "config '{path}' is not TOML: "),
+        ("epoch = 3", "config '{path}' has an option that is none: 'epoch' is unknown: did you mean epochs?"),
+        ("[train]\nlr = 1", "config '{path}' has an option that is none: 'train' is unknown"),
+        ("epochs = 'three'", "epochs must be a whole number, got 'three'"),
+        ("betas = 0.9", "betas must be two numbers, got 0.9"),
+        ("betas = ['a', 'b']", "betas must be two numbers, got "),
+        ("optimizer = 3", "optimizer must be text, got 3"),
+        ("compile = 1", "compile must be true or false, got 1"),
+        ("lr = 'fast'", "lr must be a number or 'auto', got 'fast'"),
+        (b"\xff\xfe", "config '{path}' is not TOML: "),
+        (None, "config '{path}' cannot be read: No such file or directory"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text: str | bytes | None, says: str) -> None:
+    path = tmp_path / "run.toml"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError) as raised:
+        gather({}, config=path)
+    assert str(raised.value).startswith(says.format(path=path))
+    assert "\n" not in str(raised.value)
+
+
+def test_the_command_in_the_configuration_asks_for_the_same_run() -> None:
+    options = Options("digits", optimizer="adam(amsgrad=True)", betas=(0.8, 0.9), compile=True, lr="auto", seed=3)
+    assert options.command() == [
+        *("adamas", "train", "digits", "--optimizer", "adam(amsgrad=True)", "--lr", "auto"),
+        *("--betas", "0.8,0.9", "--seed", "3", "--compile"),
+    ]
+    assert Options(**options.given()) == options
+    assert Options(**json.loads(json.dumps(options.given()))) == options
+
+
+# --- what is shown and logged ---------------------------------------------------------------------------------------
+
+
+def test_tensorboard_reads_the_event_files(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit(epochs=2, log="tensorboard", out=tmp_path / "run", listener=QUIET)
+    fit(resume=tmp_path / "run", epochs=3, listener=QUIET)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    rows = lines(tmp_path / "run" / folder.METRICS)
+    told = [(event.step, event.value) for event in events.Scalars("test/accuracy")]
+    assert told == [(row["step"], pytest.approx(row["test_accuracy"])) for row in rows]
+    names = {"train/loss", "train/learning_rate", "train/grad_norm", "train/update_ratio", "test/loss", "test/accuracy"}
+    assert set(events.Tags()["scalars"]) == names
+
+
+def test_listeners_hear_everything_in_order(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    class Notes(Listener):
+        def on_start(self, plan: Plan) -> None:
+            heard.append(f"start {plan.steps}")
+
+        def on_sample(self, sample: Sample) -> None:
+            heard.append("sample")
+
+        def on_evaluation(self, evaluation: Evaluation) -> None:
+            heard.append(f"evaluation {evaluation.step}")
+
+        def on_end(self, summary: Summary) -> None:
+            heard.append(f"end {summary.steps}")
+
+    fit(epochs=2, batch_size=1000, out=tmp_path / "run", listener=Notes())
+    parts = ["start 4", "sample", "sample", "evaluation 2", "sample", "sample", "evaluation 4", "end 4"]
+    assert heard == parts
+
+
+def test_fit_shows_how_it_goes_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(epochs=2, out=tmp_path / "run")
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[2] == "epoch  learning rate  train loss  test loss  test accuracy"
+    assert [line.split()[0] for line in shown[3:]] == ["1", "2"]
+
+
+def test_in_a_notebook_there_is_a_bar_where_it_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "Console", partial(display.Console, force_jupyter=True))
+    for installed, shown in ((None, display.Lines), (object(), display.Live)):
+        monkeypatch.setattr(display, "find_spec", lambda name, installed=installed: installed)
+        assert isinstance(display.display(), shown)
+
+
+def test_a_plateau_watches_what_goes_its_way() -> None:
+    task = digits.load(None)
+    made = Training(task, Options(plateau="default"), Interruption())
+    assert made.watched(Plateau(), {"test_loss": 3.0, "test_accuracy": 0.5}) == 3.0
+    assert made.watched(Plateau(mode="max"), {"test_loss": 3.0, "test_accuracy": 0.5}) == 0.5
+    lonely = Task("", task.model, task.loss, lambda model: {"returns": 1.0}, "returns", "max", 1.0, 1, train=task.train)
+    assert Training(lonely, Options(plateau="default"), Interruption()).plateaus[0].mode == "max"
+    with pytest.raises(InputError, match="plateau is of mode min, and returns of mode max: give it that mode"):
+        Training(lonely, Options(plateau="Plateau()"), Interruption())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="signals of a cluster are those of Unix")
+def test_a_clusters_signal_ends_a_run_like_ctrl_c(tmp_path: Path) -> None:
+    import signal
+
+    class Terminate(Listener):
+        def on_evaluation(self, evaluation: Evaluation) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    summary = fit(epochs=5, out=tmp_path / "run", listener=Terminate())
+    assert (summary.interrupted, summary.epochs) == (True, 1)
+    assert (tmp_path / "run" / folder.CHECKPOINT).exists()
+    assert signal.getsignal(signal.SIGTERM) is before

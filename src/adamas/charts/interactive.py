@@ -19,6 +19,7 @@ FEWEST_POINTS = 60  # of one line, however many lines there are
 FEW_POINTS = 40  # so many are marked one by one
 UNIFIED = 6  # so many lines share one box under the pointer
 DIGITS = 5
+X_FORMAT = ",.6~g"
 
 
 def plotly_js() -> str:
@@ -38,6 +39,8 @@ def figure(chart: Chart, listed: Collection[str] = ()) -> dict[str, Any]:
     positive = [y for series in chart.series for y in _clean(series.y, log=True) if y is not None]
     smallest = min(positive, default=1.0)
     log_y = chart.log_y and bool(positive)
+    unified = len({series.name for series in chart.series}) <= UNIFIED and not chart.categories
+    x_shown = "%{text}" if chart.categories else f"%{{x:{X_FORMAT}}}"
     named: set[str] = set()
     data: list[dict[str, Any]] = []
     for series in chart.series:
@@ -47,20 +50,24 @@ def figure(chart: Chart, listed: Collection[str] = ()) -> dict[str, Any]:
         if series.low is not None and series.high is not None and series.style not in ("points", "bars"):
             data += _band(series, most, smallest if log_y else None, group)
         trace = _trace(series, most, log_y, marked=len(chart.series) <= UNIFIED)
+        if series.style != "dashed":
+            trace["hovertemplate"] = (
+                "%{y:.5~g}" if unified else f"%{{fullData.name}}, {x_shown}: %{{y:.5~g}}<extra></extra>"
+            )
         if chart.categories:
-            trace |= {
-                "text": [html.escape(chart.categories[int(x)]) for x in series.x],
-                "hovertemplate": _hover("text"),
-            }
+            trace["text"] = [html.escape(chart.categories[int(x)]) for x in series.x]
             trace |= {"textposition": "none"} if series.style == "bars" else {}
         data.append({**trace, **group, "showlegend": first})
     from_zero = any(series.style in ("bars", "steps") for series in chart.series)
+    values = {y for series in chart.series for y in _clean(series.y) if y is not None}
+    level = values.pop() if len(values) == 1 and not log_y else 0.0
+    flat = {"range": sorted([0.0, 1.2 * level])} if level else {}  # else it would be lost between -1 and 1
     layout = {
         "height": 340,
         "margin": {"l": 60, "r": 14, "t": 10, "b": 48},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "hovermode": "x unified" if len(named) <= UNIFIED and not chart.categories else "closest",
+        "hovermode": "x unified" if unified else "closest",
         "barmode": "group",
         "showlegend": any(trace["showlegend"] for trace in data) and len(named) > 1,
         "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "groupclick": "togglegroup"},
@@ -68,7 +75,7 @@ def figure(chart: Chart, listed: Collection[str] = ()) -> dict[str, Any]:
             **_axis(chart.x_label, [x for one in chart.series for x in one.x], chart.log_x),
             **_categories(chart),
         },
-        "yaxis": {**_axis(chart.y_label, positive, log_y), "rangemode": "tozero" if from_zero else "normal"},
+        "yaxis": {**_axis(chart.y_label, positive, log_y), "rangemode": "tozero" if from_zero else "normal", **flat},
     }
     return {"data": data, "layout": layout}
 
@@ -79,9 +86,9 @@ def _trace(series: Series, most: int, log_y: bool, marked: bool) -> dict[str, An
     if series.style == "bars" or series.style == "points":
         trace: dict[str, Any] = {"x": _clean(series.x), "y": y, "marker": {"color": paint, "size": 7}}
         if series.style == "bars":
-            trace |= {"type": "bar", "marker": {"color": paint}, "hovertemplate": _hover()}
+            trace |= {"type": "bar", "marker": {"color": paint}}
         else:
-            trace |= {"type": "scatter", "mode": "markers", "hovertemplate": _hover()}
+            trace |= {"type": "scatter", "mode": "markers"}
         if series.low is not None and series.high is not None:
             trace["error_y"] = _error_bars(y, _clean(series.low), _clean(series.high))
         return trace
@@ -96,19 +103,13 @@ def _trace(series: Series, most: int, log_y: bool, marked: bool) -> dict[str, An
         "y": y,
         "line": {"color": paint, "width": 1.2 if series.style in ("faint", "dashed") else 2, "dash": dash},
         "marker": {"color": paint, "size": 5},
-        "opacity": 0.4 if series.style == "faint" else 1,
-        "hovertemplate": _hover(),
+        "opacity": 0.55 if series.style == "faint" else 1,
     }
     if series.style == "steps":
         trace["line"]["shape"] = "hv"
     if series.style == "dashed":
         trace["hoverinfo"] = "skip"
-        del trace["hovertemplate"]
     return trace
-
-
-def _hover(x: str = "x:,.6~g") -> str:
-    return f"%{{{x}}}: %{{y:.5~g}}<extra>%{{fullData.name}}</extra>"
 
 
 def _band(series: Series, most: int, smallest: float | None, group: dict[str, str]) -> list[dict[str, Any]]:
@@ -181,6 +182,8 @@ def _axis(label: str, values: Sequence[float], log: bool) -> dict[str, Any]:
         "zeroline": False,
         "nticks": 7,
         "type": "linear",
+        "hoverformat": X_FORMAT,
+        "showspikes": False,  # their edge would be white, also on the dark page
     }
     values = [value for value in values if value > 0]
     if not log or not values:

@@ -34,7 +34,7 @@ def main() -> NoReturn:
     try:
         sys.exit(application()(prog_name="adamas", standalone_mode=False))
     except InputError as error:
-        argument = error.parameter in ("task", "expression", "runs")
+        argument = error.parameter in ("task", "expression", "runs", "study")
         name = error.parameter if argument else f"--{error.parameter.replace('_', '-')}"
         _stop(2, f"{name} {error.problem}", error.shown)
     except usage_error as error:

@@ -6,9 +6,9 @@ May import the standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -41,3 +41,13 @@ class Chart:
     log_y: bool = False
     note: str = ""
     categories: Sequence[str] = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Chart:
+        """Read what ``dataclasses.asdict`` made of one.
+
+        Raises:
+            TypeError: it is not that.
+            KeyError: it has no series.
+        """
+        return cls(**{**values, "series": [Series(**series) for series in values["series"]]})

@@ -55,7 +55,8 @@ def charts_of(groups: Sequence[Group]) -> list[Chart]:
         )
         for name in others
     ]
-    return [*charts, _time(groups), _memory(groups)]
+    own = [first.chart] if len(runs) == 1 and first.chart is not None else []
+    return [*own, *charts, _time(groups), _memory(groups)]
 
 
 def spans_decades(series: Sequence[Series]) -> bool:

@@ -1,6 +1,6 @@
 """Reads run folders: of finished runs, of those still going on, and of those that were killed.
 
-May import adamas.tasks, adamas.train.folder, adamas.train.records and the standard library.
+May import adamas.charts, adamas.tasks, adamas.train.folder, adamas.train.records and the standard library.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from adamas.charts import Chart
 from adamas.tasks import InputError
-from adamas.train.folder import CONFIG, METRICS, STEPS, SUMMARY
+from adamas.train.folder import CHART, CONFIG, METRICS, STEPS, SUMMARY
 from adamas.train.records import Evaluation
 
 # What makes two runs different, apart from the seed: these may set two groups of runs apart.
@@ -47,7 +48,7 @@ class Run:
     """A run folder, as it was found.
 
     ``evaluations`` are the rows of metrics.jsonl, ``samples`` those of steps.jsonl; ``summary`` is None where the run is
-    still going on or was killed.
+    still going on or was killed, ``chart`` where the task draws none of its own.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Run:
     evaluations: list[Row]
     samples: list[Row]
     summary: Row | None
+    chart: Chart | None = None
 
     @property
     def name(self) -> str:
@@ -198,6 +200,7 @@ def read_run(folder: Path) -> Run:
         evaluations=list(_lines(folder / METRICS)),
         samples=list(_lines(folder / STEPS)),
         summary=_object(summary) if summary.is_file() else None,
+        chart=_chart(folder / CHART),
     )
 
 
@@ -213,6 +216,15 @@ def pairs(rows: Sequence[Row], over: str, name: str) -> list[tuple[float, float]
     """Two columns of rows, where both are numbers."""
     both = ((number(row, over), number(row, name)) for row in rows)
     return [(x, y) for x, y in both if x is not None and y is not None]
+
+
+def _chart(path: Path) -> Chart | None:
+    if not path.is_file():
+        return None
+    try:
+        return Chart.from_dict(_object(path))
+    except (TypeError, KeyError) as error:
+        raise _damaged(path, "is not a chart") from error
 
 
 def _object(path: Path) -> Row:

@@ -26,7 +26,7 @@ JUDGED = range(1_000_000, 1_000_020)  # the seeds of the episodes that judge a p
 
 
 class Pilot(nn.Module):
-    """The policy, which says how likely each push is, and the baseline, which foretells the return."""
+    """The policy, which says how likely each push is, and the baseline, which predicts the return."""
 
     def __init__(self) -> None:
         """Make the layers."""
@@ -35,7 +35,7 @@ class Pilot(nn.Module):
         self.baseline = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 1))
 
     def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the pushes' logits, states × 2, and the foretold returns, states, for states × 4."""
+        """Return the pushes' logits, states × 2, and the predicted returns, states, for states × 4."""
         return self.policy(states).float(), self.baseline(states).float().flatten()
 
 
@@ -47,20 +47,24 @@ class Episode:
         self.world = gymnasium.make("CartPole-v1", disable_env_checker=True)
         self.states: list[np.ndarray] = [self.world.reset(seed=seed)[0]]
         self.pushes: list[int] = []
-        self.over = False
+        self.over = self.fallen = False
 
     def push(self, which: int) -> None:
         """Push left (0) or right (1); every push that is made is worth 1."""
-        state, _, fallen, late, _ = self.world.step(which)
+        state, _, self.fallen, late, _ = self.world.step(which)
         self.pushes.append(which)
-        self.over = fallen or late
+        self.over = self.fallen or late
         if not self.over:
             self.states.append(state)
 
     def returns(self) -> np.ndarray:
-        """Return what each push led to: the discounted sum of the rewards from it on, times 1 - DISCOUNT: from 0 to 1."""
+        """Return what each push led to: the discounted sum of the rewards from it on, times 1 - DISCOUNT: from 0 to 1.
+
+        A pole that stands when time is up counts as one that stands for good: that time is up is not in the state, and no
+        fault of the push's.
+        """
         left = np.arange(len(self.pushes), 0, -1)
-        return 1 - DISCOUNT**left
+        return 1 - DISCOUNT**left * self.fallen
 
 
 def play(model: Pilot, seeds: Sequence[int], choose: Callable[[Tensor], Tensor]) -> list[Episode]:
@@ -85,8 +89,11 @@ def play(model: Pilot, seeds: Sequence[int], choose: Callable[[Tensor], Tensor])
 
 
 def sample(logits: Tensor) -> Tensor:
-    """Choose each push as often as the policy says; from PyTorch's global generator."""
-    return torch.multinomial(logits.softmax(1), 1).flatten()
+    """Choose each push as often as the policy says; from PyTorch's global generator.
+
+    Of logits that are no numbers it makes a push too, so that it is the loss that tells of them.
+    """
+    return (torch.rand(len(logits)) < logits.softmax(1)[:, 1]).long()
 
 
 def best(logits: Tensor) -> Tensor:
@@ -105,12 +112,11 @@ def loss(model: Pilot) -> Tensor:
     pushes = torch.tensor([which for episode in episodes for which in episode.pushes], device=device)
     returns = torch.from_numpy(np.concatenate([episode.returns() for episode in episodes])).float().to(device)
     logits: Tensor
-    foretold: Tensor
-    logits, foretold = model(states)
-    advantages = returns - foretold.detach()
-    advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    predicted: Tensor
+    logits, predicted = model(states)
+    advantages = returns - predicted.detach()
     likelihoods = -F.cross_entropy(logits, pushes, reduction="none")
-    return F.mse_loss(foretold, returns) - (advantages * likelihoods).mean()
+    return F.mse_loss(predicted, returns) - (advantages * likelihoods).mean()
 
 
 def evaluate(model: Pilot) -> dict[str, float]:
@@ -138,5 +144,8 @@ def load(data_dir: Path | None) -> Task:
         epochs=15,
         steps_per_epoch=10,
         threads=1,
-        rates={"adam": 1e-2},
+        rates={
+            **{"momentum": 0.3, "nesterov": 0.3, "adagrad": 0.05, "rmsprop": 3e-3, "adamax": 1e-2},
+            **dict.fromkeys(("adam", "adamw", "amsgrad", "nadam", "radam"), 1e-2),
+        },
     )

@@ -114,9 +114,9 @@ def load(data_dir: Path | None) -> Task:
         metric="f",
         mode="min",
         target=1e-4,
-        epochs=3,
-        steps_per_epoch=100,
-        eval_every=1,
+        epochs=30,
+        steps_per_epoch=10,
+        eval_every=1,  # so that the path is drawn step by step
         threads=1,
         # The usual rates are for millions of weights near 0. Here one weight has a way of 5 to go.
         rates={

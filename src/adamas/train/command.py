@@ -180,10 +180,11 @@ def _parse_betas(text: str) -> tuple[float, float]:
 
 def _reached(summary: Summary) -> str:
     """The metric that counts, and the other figures after it."""
-    others = [
-        f"{name.replace('_', ' ')} {value:.4f}" for name, value in summary.metrics.items() if name != summary.metric
-    ]
-    return f"{summary.metric.replace('_', ' ')} {summary.value:.4f}" + (f" ({', '.join(others)})" if others else "")
+    from adamas.train.display import figure
+
+    figures = {name: f"{name.replace('_', ' ')} {figure(value)}" for name, value in summary.metrics.items()}
+    counts = figures.pop(summary.metric)
+    return f"{counts} ({', '.join(figures.values())})" if figures else counts
 
 
 def _outcome(summary: Summary) -> str:

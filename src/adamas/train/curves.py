@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from adamas.charts import Chart, Series, png
 from adamas.train.records import Evaluation, Plan, Sample
@@ -15,7 +14,7 @@ def draw_curves(
     plan: Plan,
     history: Sequence[Evaluation],
     samples: Sequence[Sample],
-    own: Callable[[Sequence[Mapping[str, Any]]], Chart] | None,
+    own: Chart | None,
 ) -> bytes:
     """Draw a run.
 
@@ -29,7 +28,8 @@ def draw_curves(
         A PNG image.
     """
     schedule = plan.schedule if len(plan.schedule) <= SCHEDULE_LENGTH else f"{plan.schedule[: SCHEDULE_LENGTH - 1]}…"
-    title = f"{plan.task}: {plan.optimizer}, learning rate {plan.learning_rate:g} ({schedule}), batches of {plan.batch_size}"
+    batches = f", batches of {plan.batch_size}" * bool(plan.train_examples)
+    title = f"{plan.task}: {plan.optimizer}, learning rate {plan.learning_rate:g} ({schedule}){batches}"
     steps_per_epoch = plan.steps / plan.epochs
     epochs = [row.epoch for row in history]
     steps = [sample.step / steps_per_epoch for sample in samples]
@@ -48,8 +48,8 @@ def draw_curves(
         charts.append(Chart(f"{name}{reached}", "epoch", "", series, log_y=plan.mode == "min" and _positive(series)))
     rate = Series("learning rate", steps, [sample.learning_rate for sample in samples], colour=2)
     charts.append(Chart("learning rate", "epoch", "", [rate]))
-    if own is not None and history:
-        charts.append(own([row.row() for row in history]))
+    if own is not None:
+        charts.append(own)
     return png.draw(charts, title, columns=len(charts))
 
 

@@ -12,6 +12,8 @@ from rich.text import Text
 
 from adamas.train import records
 
+MOST_ROWS = 60  # of evaluations within epochs
+
 
 def heading(plan: records.Plan) -> str:
     """Say in two lines what is about to happen, and in more why at that rate if it was left open."""
@@ -40,26 +42,42 @@ def _resumed(plan: records.Plan) -> str:
 
 
 class Table:
-    """Lays evaluations out in columns: the task's figures have one each."""
+    """Lays evaluations out in columns: the task's figures have one each.
+
+    Of many within an epoch, only those at its end are shown.
+    """
 
     def __init__(self) -> None:
         """The columns are known with the first evaluation."""
         self.columns: dict[str, str] = {}
+        self.whole_epochs = False
+
+    def heading(self, plan: records.Plan) -> str:
+        """What is above the table."""
+        self.whole_epochs = plan.evaluations > max(MOST_ROWS, plan.epochs)
+        return heading(plan)
 
     def lines(self, evaluation: records.Evaluation) -> list[str]:
         """The evaluation's row, under a heading the first time; what a plateau did after it is a line of its own."""
+        if self.whole_epochs and evaluation.epoch % 1 and not evaluation.cut:
+            return []
         first = not self.columns
         self.columns = self.columns or {name: name.replace("_", " ") for name in evaluation.metrics}
         epoch = f"{evaluation.epoch:5.4g}" if evaluation.epoch % 1 else f"{evaluation.epoch:5.0f}"
         values = "".join(
-            f"  {evaluation.metrics[name]:{max(len(title), 9)}.4f}" for name, title in self.columns.items()
+            f"  {figure(evaluation.metrics[name]):>{max(len(title), 9)}}" for name, title in self.columns.items()
         )
         titles = "".join(f"  {title:>9}" for title in self.columns.values())
         return [
             *([f"epoch  learning rate  train loss{titles}"] if first else []),
-            f"{epoch}  {evaluation.learning_rate:13.3g}  {evaluation.train_loss:10.4f}{values}",
+            f"{epoch}  {evaluation.learning_rate:13.3g}  {figure(evaluation.train_loss):>10}{values}",
             *([f"       plateau: {evaluation.cut}"] if evaluation.cut else []),
         ]
+
+
+def figure(value: float) -> str:
+    """Four digits after the point, or three that count where the number is too small or too large for that."""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
 
 
 def _count(number: int, noun: str) -> str:
@@ -90,11 +108,12 @@ class Lines(records.Listener):
 
     def on_start(self, plan: records.Plan) -> None:
         """Print what is about to happen."""
-        print(heading(plan), flush=True)
+        print(self.table.heading(plan), flush=True)
 
     def on_evaluation(self, evaluation: records.Evaluation) -> None:
         """Print the evaluation's row."""
-        print(*self.table.lines(evaluation), sep="\n", flush=True)
+        for line in self.table.lines(evaluation):
+            print(line, flush=True)
 
 
 class Live(records.Listener):
@@ -131,7 +150,7 @@ class Live(records.Listener):
 
     def on_start(self, plan: records.Plan) -> None:
         """Print what is about to happen."""
-        first, rest = heading(plan).split("\n", 1)
+        first, rest = self.table.heading(plan).split("\n", 1)
         self.console.print(Text(first, style="bold"), Text(rest), sep="\n")
         self.epochs = plan.epochs
         self.steps = plan.steps
@@ -151,7 +170,8 @@ class Live(records.Listener):
 
     def on_evaluation(self, evaluation: records.Evaluation) -> None:
         """Print the evaluation's row above the bar."""
-        self.console.print(*map(Text, self.table.lines(evaluation)), sep="\n")
+        for line in self.table.lines(evaluation):
+            self.console.print(Text(line))
 
 
 def display() -> Lines | Live:

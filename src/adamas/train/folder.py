@@ -15,6 +15,7 @@ from typing import Any
 
 from adamas.tasks import InputError
 
+CHART = "chart.json"  # only of tasks that draw one of their own
 CONFIG, METRICS, STEPS, SUMMARY, CURVES, MODEL, CHECKPOINT = FILES = (
     "config.json",
     "metrics.jsonl",
@@ -132,6 +133,8 @@ def to_json(values: Mapping[str, Any], indent: int | None = None) -> bytes:
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -70,7 +70,11 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
         if out is not None:
             weights = {name: tensor.contiguous() for name, tensor in training.model.state_dict().items()}
             folder.write(out / folder.MODEL, safetensors.torch.save(weights))
-            folder.write(out / folder.CURVES, draw_curves(plan, training.history, training.samples, task.chart))
+            rows = [row.row() for row in training.history]
+            chart = task.chart(rows) if task.chart is not None and rows else None
+            if chart is not None:
+                folder.write(out / folder.CHART, folder.to_json(asdict(chart), indent=2))
+            folder.write(out / folder.CURVES, draw_curves(plan, training.history, training.samples, chart))
             folder.write(out / folder.SUMMARY, folder.to_json(asdict(summary), indent=2))
         listener.on_end(summary)
     if training.diverged_at is not None:
@@ -128,6 +132,7 @@ def _plan(options: Options, training: Training, lr_found: str | None, out: Path 
         target=task.target,
         epochs=training.epochs,
         steps=training.steps,
+        evaluations=-(-training.steps // (training.eval_every or training.steps_in_epoch)),
         batch_size=training.batch_size,
         train_examples=len(task.train[0]) if task.train else 0,
         test_examples=len(task.test[0]) if task.test else 0,

@@ -187,7 +187,12 @@ class Options:
         given: dict[str, Any] = {name: getattr(self, name) for name in sorted(self.member.options)}
         if self.member.own:
             kept = "split" if self.precision == "bfloat16" and "weights" not in self.member.arguments else None
-            given |= {"state": self.state, "weights": self.weights or kept, "max_grad_norm": self.clip, "seed": self.seed}
+            given |= {
+                "state": self.state,
+                "weights": self.weights or kept,
+                "max_grad_norm": self.clip,
+                "seed": self.seed,
+            }
         return {**self.member.arguments, **{name: value for name, value in given.items() if value is not None}}
 
     def given(self) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Plan:
-    """What is about to happen. ``lr_found`` is why ``lr="auto"`` came to this learning rate; ``done`` are the steps that a
-    resumed run has behind it."""
+    """What is about to happen. ``lr_found`` is why ``lr="auto"`` came to this learning rate. ``steps`` and ``evaluations`` are
+    those of the whole run, ``done`` the steps that a resumed one has behind it."""
 
     task: str
     description: str
@@ -27,6 +27,7 @@ class Plan:
     target: float
     epochs: int
     steps: int
+    evaluations: int
     batch_size: int
     train_examples: int
     test_examples: int

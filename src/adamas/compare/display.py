@@ -1,0 +1,169 @@
+"""Shows a comparison: a bar over its trials on a terminal or in a notebook, plain lines elsewhere, and the table at the end.
+
+May import rich and the rest of adamas.compare that runs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from adamas.compare.comparison import Listener
+from adamas.compare.judgement import Judgement
+from adamas.compare.study import Outcome, Settings, Study, Trial
+from adamas.compare.words import count, listed, number, reached, setting, spread, width
+from adamas.tasks import label
+
+SHOWN = 2  # trials named beside the bar
+
+_PHASES = {"tune": "tuning", "sweep": "sweep", "final": "final"}
+
+
+def heading(study: Study, done: int) -> str:
+    """Say in a few lines what is compared, and how."""
+    settings = study.settings
+    threads = f"{count(settings.threads, 'thread')}{' each' if settings.jobs > 1 else ''}"
+    sweep = f", {count(settings.budget, 'sweep trial')} each" if settings.tune != ["lr"] else ""
+    ranges = {
+        name: ", ".join(f"{part} {low:g} to {high:g}" for part, (low, high, _) in space.items())
+        for name, space in settings.space.items()
+    }
+    longest = max(map(len, ranges))
+    return "\n".join(
+        [
+            f"{label(settings.task)}: {settings.description}; {count(settings.epochs, 'epoch')} "
+            f"({count(settings.steps, 'step')}) of batches of {settings.batch_size}, {settings.schedule}",
+            f"{count(settings.budget, 'tuning trial')} each{sweep}, {count(len(settings.seeds), 'seed')} at the best; "
+            f"{settings.jobs} at a time, {threads}, to {study.path}",
+            *(f"  {name:{longest}}  {text}" for name, text in ranges.items()),
+            *([f"Going on after {count(done, 'trial')}."] if done else []),
+        ]
+    )
+
+
+def row(settings: Settings, trial: Trial, outcome: Outcome) -> str:
+    """Say what came of a trial."""
+    metric = settings.metric.replace("_", " ")
+    if outcome.status == "failed":
+        return f"{_called(trial)}: failed: {outcome.error}"
+    value = "diverged" if outcome.value is None else f"{metric} {number(outcome.value)}"
+    return f"{_called(trial)}: {value}" + ("" if outcome.train_seconds is None else f", {outcome.train_seconds:.1f} s")
+
+
+def _called(trial: Trial) -> str:
+    seed = f" seed {trial.seed}" if trial.phase == "final" else ""
+    return f"{_PHASES[trial.phase]} {trial.optimizer} {setting(trial.settings)}{seed}"
+
+
+def table(judgement: Judgement) -> list[str]:
+    """Lay the standings out in columns."""
+    titles = [
+        "rank",
+        "optimizer",
+        "best setting",
+        judgement.metric.replace("_", " "),
+        "steps to target",
+        "seconds to target",
+        "decades of lr",
+    ]
+    rows = [
+        [
+            str(standing.rank),
+            standing.optimizer,
+            setting(standing.settings) or "none",
+            spread(standing),
+            reached(standing.steps_to_target, ".0f"),
+            reached(standing.seconds_to_target, ".2g"),
+            width(standing.sensitivity),
+        ]
+        for standing in judgement.standings
+    ]
+    sizes = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    return ["  ".join(map(str.ljust, line, sizes)).rstrip() for line in (titles, *rows)]
+
+
+class Lines(Listener):
+    """Plain lines on standard output: a heading, then one line a trial."""
+
+    def __enter__(self) -> Lines:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End."""
+
+    def on_start(self, study: Study, done: int, total: int) -> None:
+        """Print what is compared."""
+        self.settings = study.settings
+        print(heading(study, done), flush=True)
+
+    def on_trial_end(self, trial: Trial, outcome: Outcome, done: int, total: int) -> None:
+        """Print what came of it."""
+        print(f"{done:{len(str(total))}}/{total} {row(self.settings, trial, outcome)}", flush=True)
+
+
+class Live(Listener):
+    """A bar at the foot of a terminal with what is running, and the trials above it. Enter it around the comparison."""
+
+    def __init__(self, console: Console) -> None:
+        """Prepare the bar; nothing is drawn yet."""
+        self.console = console
+        self.running: list[str] = []
+        self.bar = Progress(
+            SpinnerColumn(),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=None),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            transient=True,
+            expand=True,
+        )
+
+    def __enter__(self) -> Live:
+        """Begin."""
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Take the bar away."""
+        self.bar.stop()
+
+    def on_start(self, study: Study, done: int, total: int) -> None:
+        """Print what is compared, and draw the bar."""
+        self.settings = study.settings
+        first, rest = heading(study, done).split("\n", 1)
+        self.console.print(Text(first, style="bold"), Text(rest), sep="\n")
+        self.task = self.bar.add_task("starting", total=total, completed=done)
+
+    def on_trial_start(self, trial: Trial) -> None:
+        """Name it beside the bar."""
+        self.running.append(_called(trial))
+        self.bar.update(self.task, description=self.under_way())
+
+    def on_trial_end(self, trial: Trial, outcome: Outcome, done: int, total: int) -> None:
+        """Print what came of it above the bar, and move the bar."""
+        self.running.remove(_called(trial))
+        self.console.print(Text(row(self.settings, trial, outcome)))
+        self.bar.update(self.task, completed=done, total=total, description=self.under_way())
+
+    def under_way(self) -> str:
+        """Name what is running, as far as there is room."""
+        shown, more = self.running[:SHOWN], len(self.running) - SHOWN
+        return listed([*shown, *([f"{more} more"] if more > 0 else [])])
+
+
+def display() -> Lines | Live:
+    """Choose by where standard output goes."""
+    console = Console(highlight=False)
+    terminal = console.file.isatty() and not console.is_dumb_terminal
+    notebook = console.is_jupyter and find_spec("ipywidgets") is not None  # which rich draws its bar with there
+    return Live(console) if terminal or notebook else Lines()

@@ -1,0 +1,98 @@
+"""The statistics of a comparison: intervals, paired tests, Holm's correction, and the range of rates that are nearly as good.
+
+May import NumPy; SciPy only inside the functions, as it takes a second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+LEVEL = 0.05  # of significance; intervals hold 1 - LEVEL
+NEARLY = 0.05  # the share of the best value within which a rate counts as nearly as good
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the mean with Student's 95% interval around it, m ± t(n-1)·s/√n; of a single value there is none (NaN)."""
+    count, mean = len(values), float(np.mean(values))
+    if count < 2:
+        return mean, math.nan, math.nan
+    from scipy import stats
+
+    half = float(stats.t.ppf(1 - LEVEL / 2, count - 1) * np.std(values, ddof=1) / math.sqrt(count))
+    return mean, mean - half, mean + half
+
+
+def paired_p(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return the two-sided p of the paired t-test of equal means; value i of both is of the same seed.
+
+    Where the differences have no spread, t is infinite or 0/0, and three seeds would prove what counting in steps of 1/360
+    brings about by chance. So there: 1 where they are 0; 0 where neither has any spread, as nothing depends on the seed;
+    and else the p of the sign test, 2·(1/2)ⁿ, which says only that all n seeds agree.
+    """
+    differences = np.subtract(first, second)
+    size = float(np.max(np.abs([first, second])))
+    if np.ptp(differences) > 1e-12 * size:
+        from scipy import stats
+
+        return float(stats.ttest_rel(first, second).pvalue)
+    if float(np.max(np.abs(differences))) <= 1e-12 * size:
+        return 1.0
+    if np.ptp(first) == np.ptp(second) == 0:
+        return 0.0
+    return min(1.0, 2 * 0.5 ** len(differences))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return each p adjusted for their number, so that the chance of any false difference stays under LEVEL.
+
+    Holm, A simple sequentially rejective multiple test procedure, 1979: the i-th smallest of m (from 0) is multiplied by
+    m - i, and is no less than those before it.
+    """
+    adjusted = [1.0] * len(p)
+    highest = 0.0
+    for place, index in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        highest = max(highest, (len(p) - place) * p[index])
+        adjusted[index] = min(1.0, highest)
+    return adjusted
+
+
+def nearly_best(
+    rates: Sequence[float], values: Sequence[float | None], mode: Literal["max", "min"]
+) -> tuple[int, float, float] | None:
+    """Find the rates around the best one that are nearly as good: no worse than the best value by 5% of its size.
+
+    Between a rate within and one that is not, the border is interpolated: the value linearly in the logarithm of the rate.
+    Where the rate that is not has no value, or none was tried, the range ends at the last one within.
+
+    Args:
+        rates: rising.
+        values: the metric at each rate, None where the run came to none.
+        mode: whether high or low is better.
+
+    Returns:
+        The index of the best rate (of equals, the one nearest the middle) and the range; None where no rate has a value.
+    """
+    sign = 1 if mode == "min" else -1
+    losses = [math.inf if value is None else sign * value for value in values]
+    if not losses or min(losses) == math.inf:
+        return None
+    least = min(losses)
+    border = least + NEARLY * abs(least)
+    middle = (len(rates) - 1) / 2
+    best = min((index for index, loss in enumerate(losses) if loss == least), key=lambda index: abs(index - middle))
+
+    def end(step: int) -> float:
+        index = best
+        while 0 <= index + step < len(rates) and losses[index + step] <= border:
+            index += step
+        beyond = index + step
+        if not 0 <= beyond < len(rates) or losses[beyond] == math.inf:
+            return rates[index]
+        share = (border - losses[index]) / (losses[beyond] - losses[index])
+        return float(rates[index] * (rates[beyond] / rates[index]) ** share)
+
+    return best, end(-1), end(1)

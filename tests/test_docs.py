@@ -33,7 +33,7 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
-PAGES = [READMES[0], *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [READMES[0], ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # What a reader of these has already: they do not say so themselves. The other README has the same code, which a test holds.
 SETUPS = {

@@ -78,7 +78,7 @@ def test_the_sentences_have_the_figures_of_the_files(tmp_path):
         ({"accuracies": (0.9, 0.96, 0.8)}, "It overfits: the test loss was lowest at step 200 (0.04) and rose to 0.2"),
         (
             {"spike": 44.4},
-            "in 1 of 30 sampled steps it was over 10 times its median of 1, and reached 44.4 at step 51.",
+            "1 of 30 sampled steps were over 10 times the median of those before, the largest 44 times, with 44.4 at step 51.",
         ),
         ({"ratio": 0.05}, "A step changed the weights by 0.05 of their norm (median), far more than the usual"),
         ({"ratio": 2e-5}, "far less than the usual"),

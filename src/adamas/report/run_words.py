@@ -5,6 +5,7 @@ May import adamas.report's readers and the standard library.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from adamas.report.groups import Group
@@ -13,7 +14,9 @@ from adamas.report.runs import Run, number, pairs
 
 NOTABLY_WORSE = 0.01  # of the best value
 SLOW_DATA = 0.2  # of the time: loading then holds training up
-SPIKE = 10  # times the median
+SPIKE = 10  # times the median of BEFORE samples
+BEFORE = 20
+FEW_PARAMETERS = 100  # of which what is usual in networks does not hold
 USUAL_RATIO = 1e-3
 ENOUGH_SEEDS = 4  # of each of two: that all of the one beat all of the other has then a chance under 3%
 OVERFITTED = 1.1  # times the lowest test loss
@@ -136,23 +139,29 @@ def _time(run: Run) -> list[str]:
 
 
 def _gradient(run: Run) -> list[str]:
-    norms = pairs(run.samples, "step", "grad_norm")
+    samples = pairs(run.samples, "step", "grad_norm")
+    norms = [norm for _, norm in samples]
     if len(norms) < 2:
         return []
-    middle = median([norm for _, norm in norms])
-    spikes = [(norm, step) for step, norm in norms if norm > SPIKE * middle]
+    # Beside the samples before it: in a run that goes well, the norm may fall by orders of magnitude.
+    before = [median(norms[max(0, place - BEFORE) : place]) for place in range(1, len(norms))]
+    spikes = [
+        (norm / usual, norm, step)
+        for usual, (step, norm) in zip(before, samples[1:], strict=True)
+        if norm > SPIKE * usual > 0
+    ]
     if not spikes:
-        return [f"The gradient norm stayed under {SPIKE} times its median, {figure(middle, 3)}: there was no spike."]
-    largest, step = max(spikes)
+        return [f"The gradient norm never rose to {SPIKE} times what it was before: there was no spike."]
+    times, norm, step = max(spikes)
     return [
-        f"The gradient norm had spikes: in {len(spikes)} of {count(len(norms), 'sampled step')} it was over {SPIKE} times "
-        f"its median of {figure(middle, 3)}, and reached {figure(largest, 3)} at step {step:,.0f}."
+        f"The gradient norm had spikes: {len(spikes)} of {count(len(norms), 'sampled step')} were over {SPIKE} times the "
+        f"median of those before, the largest {figure(times, 2)} times, with {figure(norm, 3)} at step {step:,.0f}."
     ]
 
 
 def _update(run: Run) -> list[str]:
     ratios = [ratio for _, ratio in pairs(run.samples, "step", "update_ratio")]
-    if not ratios:
+    if not ratios or (number(run.summary or {}, "parameters") or math.inf) < FEW_PARAMETERS:
         return []
     middle = median(ratios)
     said = f"A step changed the weights by {figure(middle, 2)} of their norm (median)"

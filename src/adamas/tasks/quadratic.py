@@ -81,8 +81,9 @@ def chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
         under = [Series("f(x) = x²", across, [x * x for x in across], colour=7, style="faint")]
         title, y_label = "The way down x²", "f(x)"
         note = "Each point is an evaluation. The minimum, 0, is at x = 0."
-    way = Series("the run", [x for x, _ in path], [y for _, y in path], style="marked")
-    return Chart(title, "x", y_label, [*under, way], note=note)
+    across, up = [x for x, _ in path], [y for _, y in path]
+    way = [Series("the run", across, up), Series("its evaluations", across, up, style="points")]
+    return Chart(title, "x", y_label, [*under, *way], note=note)
 
 
 def _level_line(level: float) -> Series:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from adamas.compare.space import LR_FACTOR, TUNABLE
 from adamas.tasks import TASKS, InputError
+from adamas.train.command import BATCH_SIZE, CLIP, DATA_DIR, MODEL, number_or_auto
 from adamas.train.optimizers import OPTIMIZERS, split_optimizers
 from adamas.train.schedules import SCHEDULES
 
@@ -48,14 +49,12 @@ def compare(
             help=f"Rates to look at, for all. By default a factor of {LR_FACTOR:g} to either side of each one's default.",
         ),
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where the data is, for the tasks that read some (adamas tasks tells which).")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Another network of the task's, such as small for mnist.")] = None,
+    data_dir: DATA_DIR = None,
+    model: MODEL = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training data in a trial. By default the task's own.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples a step. By default the task's own.")] = None,
+    batch_size: BATCH_SIZE = None,
     schedule: Annotated[
         str,
         typer.Option(
@@ -63,10 +62,7 @@ def compare(
             help=f"How the rate goes, as a factor: {', '.join(SCHEDULES)}, or an expression in optimizer steps.",
         ),
     ] = "constant",
-    clip: Annotated[
-        str | None,
-        typer.Option(metavar="NORM|auto", help="Largest norm of the gradient; auto clips what is unusual."),
-    ] = None,
+    clip: CLIP = None,
     jobs: Annotated[int, typer.Option(help="Trials side by side, each in a process of its own.")] = 1,
     threads: Annotated[
         int | None, typer.Option(help="Processor threads of each trial. By default the processors are shared out.")
@@ -100,7 +96,7 @@ def compare(
         epochs=epochs,
         batch_size=batch_size,
         schedule=schedule,
-        clip=_number_or_auto(clip),
+        clip=number_or_auto("clip", clip),
         jobs=jobs,
         threads=threads,
         device=device,
@@ -132,14 +128,3 @@ def _parse_range(text: str) -> tuple[float, float]:
     except ValueError as error:
         raise InputError("lr_range", f"must be two numbers and a comma, such as 1e-4,0.1, got {text!r}") from error
     return low, high
-
-
-def _number_or_auto(text: str | None) -> float | Literal["auto"] | None:
-    if text is None:
-        return None
-    if text == "auto":
-        return "auto"
-    try:
-        return float(text)
-    except ValueError as error:
-        raise InputError("clip", f"must be a number or auto, got {text!r}") from error

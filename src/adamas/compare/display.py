@@ -1,12 +1,12 @@
 """Shows a comparison: a bar over its trials on a terminal or in a notebook, plain lines elsewhere, and the table at the end.
 
-May import rich and the rest of adamas.compare that runs nothing.
+May import rich, adamas.train.display and the rest of adamas.compare that runs nothing.
 """
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -17,6 +17,7 @@ from adamas.compare.judgement import Judgement
 from adamas.compare.study import Outcome, Settings, Study, Trial
 from adamas.compare.words import count, listed, number, reached, setting, spread, width
 from adamas.tasks import label
+from adamas.train.display import console_for_a_bar
 
 SHOWN = 2  # trials named beside the bar
 
@@ -89,15 +90,6 @@ def table(judgement: Judgement) -> list[str]:
 class Lines(Listener):
     """Plain lines on standard output: a heading, then one line a trial."""
 
-    def __enter__(self) -> Lines:
-        """Begin."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """End."""
-
     def on_start(self, study: Study, done: int, total: int) -> None:
         """Print what is compared."""
         self.settings = study.settings
@@ -109,7 +101,8 @@ class Lines(Listener):
 
 
 class Live(Listener):
-    """A bar at the foot of a terminal with what is running, and the trials above it. Enter it around the comparison."""
+    """A bar at the foot of a terminal with what is running, and the trials above it. ``bar`` is to be entered
+    around the comparison."""
 
     def __init__(self, console: Console) -> None:
         """Prepare the bar; nothing is drawn yet."""
@@ -125,17 +118,6 @@ class Live(Listener):
             transient=True,
             expand=True,
         )
-
-    def __enter__(self) -> Live:
-        """Begin."""
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Take the bar away."""
-        self.bar.stop()
 
     def on_start(self, study: Study, done: int, total: int) -> None:
         """Print what is compared, and draw the bar."""
@@ -161,9 +143,13 @@ class Live(Listener):
         return listed([*shown, *([f"{more} more"] if more > 0 else [])])
 
 
-def display() -> Lines | Live:
-    """Choose by where standard output goes."""
-    console = Console(highlight=False)
-    terminal = console.file.isatty() and not console.is_dumb_terminal
-    notebook = console.is_jupyter and find_spec("ipywidgets") is not None  # which rich draws its bar with there
-    return Live(console) if terminal or notebook else Lines()
+@contextmanager
+def display() -> Iterator[Listener]:
+    """Show a comparison, by where standard output goes."""
+    console = console_for_a_bar()
+    if console is None:
+        yield Lines()
+        return
+    live = Live(console)
+    with live.bar:
+        yield live

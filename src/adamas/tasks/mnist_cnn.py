@@ -23,6 +23,7 @@ class Convolutional(nn.Module):
         super().__init__()
         self.first, self.norm1 = nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
         self.second, self.norm2 = nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
+        self.dropout = nn.Dropout(0.5)
         self.hidden, self.head = nn.Linear(32 * 7 * 7, 64), nn.Linear(64, 10)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -30,7 +31,7 @@ class Convolutional(nn.Module):
         x = pixels.view(-1, 1, 28, 28)
         x = F.max_pool2d(F.relu(self.norm1(self.first(x))), 2)
         x = F.max_pool2d(F.relu(self.norm2(self.second(x))), 2)
-        logits: Tensor = self.head(F.relu(self.hidden(x.flatten(1))))
+        logits: Tensor = self.head(F.relu(self.hidden(self.dropout(x.flatten(1)))))
         return logits
 
 
@@ -45,7 +46,7 @@ def load(data_dir: Path | None) -> Task:
         description="28×28 digits, two convolutions with batch normalisation",
         model=Convolutional,
         models={},
-        target=0.985,
-        epochs=3,
+        target=0.984,
+        epochs=4,
         backpropagate=None,
     )

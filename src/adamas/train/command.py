@@ -44,6 +44,10 @@ BATCH_SIZE = Annotated[int | None, typer.Option(help="Examples a step. By defaul
 SEED = Annotated[
     int | None, typer.Option(help="Decides the first weights and the order of the examples. By default 0.")
 ]
+CLIP = Annotated[
+    str | None,
+    typer.Option(metavar="NORM|auto", help="Largest norm of the gradient; auto clips what is unusual."),
+]
 THREADS = Annotated[int | None, typer.Option(help="Processor threads to use. By default what suits the task.")]
 
 
@@ -92,10 +96,7 @@ def train(
             help="Cut the rate when the test loss stops improving: default, or such as 'Plateau(factor=0.5, patience=2)'.",
         ),
     ] = None,
-    clip: Annotated[
-        str | None,
-        typer.Option(metavar="NORM|auto", help="Largest norm of the gradient; auto clips what is unusual."),
-    ] = None,
+    clip: CLIP = None,
     state: Annotated[str | None, typer.Option(help="How the moments are stored: float32, bfloat16 or int8.")] = None,
     weights: Annotated[
         str | None,
@@ -129,8 +130,8 @@ def train(
     """
     asked = {name: value for name, value in locals().items() if name in Options.__dataclass_fields__}
     asked |= {
-        "lr": _number_or_auto("lr", lr),
-        "clip": _number_or_auto("clip", clip),
+        "lr": number_or_auto("lr", lr),
+        "clip": number_or_auto("clip", clip),
         "betas": None if betas is None else _parse_betas(betas),
         "compile": compile or None,
     }
@@ -159,7 +160,12 @@ def train(
     typer.echo(_advice(replace(options, lr=summary.lr) if options.lr == "auto" else options))
 
 
-def _number_or_auto(name: str, text: str | None) -> float | Literal["auto"] | None:
+def number_or_auto(name: str, text: str | None) -> float | Literal["auto"] | None:
+    """Read an option that is a number or auto.
+
+    Raises:
+        InputError: it is neither; names the option.
+    """
     if text is None:
         return None
     if text == "auto":

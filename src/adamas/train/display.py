@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -97,15 +98,6 @@ class Lines(records.Listener):
         """Nothing has been printed."""
         self.table = Table()
 
-    def __enter__(self) -> Lines:
-        """Begin."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """End."""
-
     def on_start(self, plan: records.Plan) -> None:
         """Print what is about to happen."""
         print(self.table.heading(plan), flush=True)
@@ -117,7 +109,7 @@ class Lines(records.Listener):
 
 
 class Live(records.Listener):
-    """A bar at the foot of a terminal, and the rows above it. Enter it around the run, so that the bar goes away."""
+    """A bar at the foot of a terminal, and the rows above it. ``bar`` is to be entered around the run."""
 
     def __init__(self, console: Console) -> None:
         """Prepare the bar; nothing is drawn yet."""
@@ -136,17 +128,6 @@ class Live(records.Listener):
             transient=True,
             expand=True,
         )
-
-    def __enter__(self) -> Live:
-        """Begin."""
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Take the bar away."""
-        self.bar.stop()
 
     def on_start(self, plan: records.Plan) -> None:
         """Print what is about to happen."""
@@ -174,9 +155,20 @@ class Live(records.Listener):
             self.console.print(Text(line))
 
 
-def display() -> Lines | Live:
-    """Choose by where standard output goes."""
+@contextmanager
+def display() -> Iterator[records.Listener]:
+    """Show a run, by where standard output goes."""
+    console = console_for_a_bar()
+    if console is None:
+        yield Lines()
+        return
+    live = Live(console)
+    with live.bar:
+        yield live
+
+
+def console_for_a_bar() -> Console | None:
+    """A terminal, or a notebook that has the widgets which rich draws with there; None where there is neither."""
     console = Console(highlight=False)
     terminal = console.file.isatty() and not console.is_dumb_terminal
-    notebook = console.is_jupyter and find_spec("ipywidgets") is not None  # which rich draws its bar with there
-    return Live(console) if terminal or notebook else Lines()
+    return console if terminal or (console.is_jupyter and find_spec("ipywidgets") is not None) else None

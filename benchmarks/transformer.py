@@ -5,54 +5,21 @@ Two layers of width 128 over bytes, contexts of 128, batches of 16: about 40 ms 
 
 from __future__ import annotations
 
-import sysconfig
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-VOCABULARY, WIDTH, HEADS, CONTEXT, BATCH = 256, 128, 4, 128, 16
+from adamas.tasks import chars_gpt
+from adamas.tasks.chars_gpt import CONTEXT
+from adamas.tasks.text import corpus
+
+BATCH = 16
 
 
-def corpus() -> Tensor:
-    """The modules of the standard library, one after the other, as bytes (int64)."""
-    folder = Path(sysconfig.get_paths()["stdlib"])
-    text = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
-    return torch.frombuffer(bytearray(text), dtype=torch.uint8).to(torch.int64)
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, length, _ = x.shape
-        parts = self.qkv(self.norm1(x)).view(batch, length, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], is_causal=True)
-        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, WIDTH))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
-
-
-class Transformer(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding, self.position = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(CONTEXT, WIDTH)
-        self.blocks = nn.ModuleList(Block() for _ in range(2))
-        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY, bias=False)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.embedding(x) + self.position.weight[: x.shape[1]]
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x))
+class Transformer(chars_gpt.Transformer):
+    """The network of the task chars-gpt."""
 
     def watched(self) -> dict[str, nn.Parameter]:
         """Four matrices that behave differently: rare rows, attention, sparse activations, and the output."""
@@ -83,7 +50,7 @@ def train(
     """Trains one; ``each_step`` is called where the gradients are there. Returns it with the loss of each step."""
     torch.manual_seed(seed)
     model = Transformer().to(dtype)
-    optimizer, data = make(model), batches(corpus(), seed)
+    optimizer, data = make(model), batches(corpus().to(torch.int64), seed)
     losses = []
     for _ in range(steps):
         x, y = next(data)

@@ -275,7 +275,8 @@ def test_the_chart_of_the_parabola_shows_the_way_from_the_start_over_the_curve(l
     task = load("quadratic")
     assert task.chart is not None
     chart = task.chart([{"step": 1, "x": 3.0, "f": 9.0}, {"step": 2, "x": -6.0, "f": 36.0}])
-    *under, way = chart.series
+    *under, way, points = chart.series
+    assert (way.x, way.y) == (points.x, points.y)
     assert list(zip(way.x, way.y, strict=True)) == [(5.0, 25.0), (3.0, 9.0), (-6.0, 36.0)]
     assert all(y == pytest.approx(x * x) for x, y in zip(under[0].x, under[0].y, strict=True))
     assert (min(under[0].x), max(under[0].x)) == (-6.0, 6.0)
@@ -285,7 +286,7 @@ def test_the_chart_of_the_valley_shows_the_way_over_lines_of_one_height(load: Ca
     task = load("quadratic")
     assert task.chart is not None
     chart = task.chart([{"step": 0, "x": -1.2, "y": 1.0, "f": 24.2}, {"step": 1, "x": -1.0, "y": 1.1, "f": 5.0}])
-    *lines, way = chart.series
+    *lines, way, _ = chart.series
     assert list(zip(way.x, way.y, strict=True)) == [(-1.2, 1.0), (-1.0, 1.1)]
     for line in lines:
         level = float(line.name.removeprefix("f = "))

@@ -93,7 +93,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, missing: str)
         ("train mnits", "task 'mnits' is unknown: did you mean mnist?"),
         ("train --optimizer adm", "--optimizer 'adm' is unknown: did you mean adam?"),
         ("train --schedule cos", "--schedule 'cos' is unknown: did you mean cosine?"),
-        ("train own.py", "task 'own.py' is not a file: give the path of a Python file, or a name of a task"),
+        ("train own.py", "own.py' is not a file: give the path of a Python file, or a name of a task"),
         ("train --lr -1", "--lr must be a number from 0 up, got -1.0"),
         ("train --lr fast", "--lr must be a number or auto, got 'fast'"),
         ("train --plateau cosine(9)", "--plateau must be default, or such as"),
@@ -108,7 +108,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, missing: str)
         ("schedule 3*cosine(9) --lr 1", "--lr is given, and the expression has a rate in it (3)"),
         ("schedule cosine(9) --out held", "--out must be the name of a picture, such as held.png"),
         ("schedule cosine(9) --out no/a.png", "--out 'no/a.png' cannot be written: 'no' is not a folder"),
-        ("train --epochs 0", "--epochs must be a whole number from 1 up, got 0"),
+        ("train --epochs 0", "--epochs must be a whole number from 1 to 1,000,000,000, got 0"),
         ("train --epochs", "--epochs"),
         ("train --betas 0.9", "--betas must be two numbers and a comma, such as 0.9,0.999, got '0.9'"),
         ("train --betas 0.9,1", "--betas must be two numbers from 0 up to but not including 1, got (0.9, 1.0)"),
@@ -122,7 +122,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, missing: str)
         ("train --model small", "--model is not an option of digits, which has one network"),
         ("train --state int4", "--state must be 'float32' or 'bfloat16' or 'int8', got 'int4'"),
         ("train --clip much", "--clip must be a number or auto, got 'much'"),
-        ("train --eval-every 0", "--eval-every must be a whole number from 1 up, got 0"),
+        ("train --eval-every 0", "--eval-every must be a whole number from 1 to 1,000,000,000, got 0"),
         ("compare mnits --optimizers adam", "task 'mnits' is unknown: did you mean mnist?"),
         ("compare digits", "--optimizers is missing: name them with commas between"),
         ("report held", "runs 'held' holds no run, it has no config.json"),
@@ -337,6 +337,19 @@ def test_on_a_terminal_there_is_a_bar(tmp_path: Path) -> None:
     assert "\x1b[2K" in text.rsplit("left", 1)[1]  # the bar is wiped away at the end
     rows = re.findall(r"^ +(\d+)  +0\.001 [ 0-9.]+$", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text), re.MULTILINE)
     assert rows == [str(epoch) for epoch in range(1, 41)]
+
+
+def test_a_run_goes_on_where_nobody_reads_what_it_prints(tmp_path: Path) -> None:
+    command = [*ADAMAS, "train", "--epochs", "8", "--out", "run"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()  # as ``| head -1`` does
+        assert (process.stderr.read(), process.wait()) == (b"", 0)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 8
 
 
 def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:

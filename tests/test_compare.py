@@ -510,6 +510,26 @@ def test_a_process_that_dies_is_a_failed_trial_and_the_others_go_on(study: Calla
     assert "sgd: 3 of 7 trials failed, the first with: its process ended by SIGKILL" in "".join(judge(one).warnings)
 
 
+def test_a_comparison_whose_task_is_gone_is_an_error_and_records_nothing(tmp_path: Path) -> None:
+    path, out = tmp_path / "mine.py", tmp_path / "study.sqlite"
+    path.write_text("from adamas.tasks.quadratic import load\n")
+
+    class Gone(Listener):
+        def on_trial_end(self, trial: Trial, outcome: Outcome, done: int, total: int) -> None:
+            path.unlink(missing_ok=True)
+
+    arguments: dict[str, Any] = {"optimizers": ["adam", "sgd"], "budget": 2, "epochs": 1}
+    with pytest.raises(InputError, match=r"mine\.py' is not a file"):
+        compare(path, out=out, listener=Gone(), **arguments)
+    before = recorded(out)
+    assert before < 4
+    with pytest.raises(InputError, match=r"mine\.py' is not a file"):
+        compare(out)
+    assert recorded(out) == before
+    path.write_text("from adamas.tasks.quadratic import load\n")
+    assert {standing.mean is None for standing in compare(out).standings} == {False}
+
+
 def test_a_process_that_cannot_start_ends_the_comparison_and_is_no_trial(study: Callable[..., Study]) -> None:
     one = study()
     with pytest.raises(WorkerError, match=r"no trial can be run: its process ended with status 1: .*no_such_module"):
@@ -659,19 +679,19 @@ def test_the_command_goes_on_after_ctrl_c_and_says_what_came_of_it(tmp_path: Pat
         ({"optimizers": "adam,adam"}, "optimizers has 'adam' twice"),
         ({"optimizers": "adam(betas=1)"}, "optimizers "),
         ({"optimizers": "torch:Adm"}, "optimizers 'torch:Adm' cannot be imported"),
-        ({"optimizers": "adam", "budget": 0}, "budget must be a whole number from 1 up, got 0"),
+        ({"optimizers": "adam", "budget": 0}, "budget must be a whole number from 1 to 10,000, got 0"),
         (
             {"optimizers": "adam", "seeds": 2},
-            "seeds must be a whole number from 3 up, got 2: fewer say nothing about luck",
+            "seeds must be a whole number from 3 to 10,000, got 2: fewer say nothing about luck",
         ),
-        ({"optimizers": "adam", "jobs": 0}, "jobs must be a whole number from 1 up, got 0"),
+        ({"optimizers": "adam", "jobs": 0}, "jobs must be a whole number from 1 to 10,000, got 0"),
         ({"optimizers": "adam", "tune": ["momentum"]}, "tune 'momentum' is unknown"),
         ({"optimizers": "adam", "lr_range": (1.0, 0.1)}, "lr_range must be two rising numbers above 0"),
         (
             {"optimizers": "adam", "schedule": "3*cosine(9)"},
             "schedule '3*cosine(9)' has a rate in it, and the rate is tuned",
         ),
-        ({"optimizers": "adam", "epochs": 0}, "epochs must be a whole number from 1 up"),
+        ({"optimizers": "adam", "epochs": 0}, "epochs must be a whole number from 1 to 1,000,000,000"),
         ({"optimizers": "adam", "model": "huge"}, "model "),
         ({"optimizers": "adam", "device": "nowhere"}, "device "),
         ({"optimizers": "adam", "out": "no.sqlite"}, "out 'no.sqlite' is not a study, or is damaged"),

@@ -687,7 +687,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, line: str, say
     [
         ("--sweeps 0", "sweeps must be a whole number from 1 up, got 0"),
         ("--seed -1", "seed must be a whole number from 0"),
-        ("--batch-size 0", "batch_size must be a whole number from 1 up"),
+        ("--batch-size 0", "batch_size must be a whole number from 1 to 1,000,000,000"),
         ("--out folder.png", "'folder.png' is a folder"),
         ("--out nowhere/lr.png", "'nowhere' is not a folder"),
         ("--data-dir .", "data_dir is not an option of digits"),

@@ -105,6 +105,13 @@ def test_a_run_that_did_not_end_well_is_shown_with_a_caution(tmp_path, summary, 
     assert all(has_data(chart) for chart in section.charts)
 
 
+def test_a_metric_that_is_no_number_at_the_end_is_not_taken_from_before(tmp_path):
+    run = read_run(make_run(tmp_path / "r", summary={"value": None}))
+    assert run.value is None
+    sentence = run_section([run], {}).sentences[0]
+    assert sentence.endswith("and ended at a test accuracy that is no finite number.")
+
+
 def test_without_a_summary_the_target_is_looked_for_in_the_evaluations(tmp_path):
     run = read_run(make_run(tmp_path / "r", summary=False))
     assert run.to_target() == (300, 1.5)

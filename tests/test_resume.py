@@ -207,7 +207,8 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(noisy: Pa
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"task": "mnist"}, "task is noisy.py in run, and mnist here: leave it out, or begin a new run"),
+        ({"task": "mnist"}, "task is {folder}/noisy.py in run, and mnist here: leave it out, or begin a new run"),
+        ({"epochs": 1}, "epochs is 1, and the run has done 2 already: give more"),
         ({"model": "small"}, "model is the default in run, and small here: leave it out, or begin a new run"),
         ({"optimizer": "sgd"}, "optimizer is adam in run, and sgd here"),
         ({"seed": 3}, "seed is 0 in run, and 3 here"),
@@ -217,12 +218,65 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(noisy: Pa
     ],
 )
 def test_what_would_make_it_another_run_is_refused(noisy: Path, given: dict[str, Any], says: str) -> None:
-    fit("noisy.py", epochs=1, out="run", listener=QUIET)
+    fit("noisy.py", epochs=2, out="run", listener=QUIET)
     before = {path.name: path.read_bytes() for path in (noisy / "run").iterdir()}
     with pytest.raises(InputError) as raised:
         fit(resume="run", listener=QUIET, **given)
-    assert str(raised.value).startswith(says)
+    assert str(raised.value).startswith(says.format(folder=noisy))
     assert {path.name: path.read_bytes() for path in (noisy / "run").iterdir()} == before
+
+
+def test_what_is_said_again_may_be_said(noisy: Path) -> None:
+    fit("noisy.py", lr="auto", seed=2, epochs=1, out="run", listener=QUIET)
+    options: dict[str, Any] = {"lr": "auto", "seed": 2, "optimizer": "adam", "schedule": "constant", "out": "run"}
+    assert fit("noisy.py", resume="run", epochs=2, listener=QUIET, **options).epochs == 2
+    config = json.loads((noisy / "run" / folder.CONFIG).read_text())
+    assert config["resumed_after"] == [45]
+
+
+def test_a_run_goes_on_from_another_folder_and_with_its_task_elsewhere(
+    noisy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit("noisy.py", epochs=1, out="run", listener=QUIET)
+    (noisy / "other").mkdir()
+    monkeypatch.chdir(noisy / "other")
+    assert fit(resume="../run", epochs=2, listener=QUIET).epochs == 2
+    (noisy / "noisy.py").rename(noisy / "other" / "noisy.py")
+    with pytest.raises(InputError, match=r"noisy\.py' is not a file"):
+        fit(resume="../run", epochs=3, listener=QUIET)
+    assert fit("noisy.py", resume="../run", epochs=3, listener=QUIET).epochs == 3
+
+
+def test_on_a_machine_with_fewer_processors_the_threads_are_given(noisy: Path) -> None:
+    fit("noisy.py", epochs=1, out="run", listener=QUIET)
+    path = noisy / "run" / folder.CONFIG
+    config = json.loads(path.read_text())
+    config["options"]["threads"] = 10**6
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match="resume 'run' cannot go on here: its threads must be from 1 to"):
+        fit(resume="run", epochs=2, listener=QUIET)
+    assert fit(resume="run", epochs=2, threads=1, listener=QUIET).epochs == 2
+
+
+def test_two_processes_do_not_write_to_one_run(noisy: Path) -> None:
+    class Meddle(Listener):
+        def on_evaluation(self, evaluation: Evaluation) -> None:
+            with pytest.raises(InputError, match="resume 'run' is being written by another process: let it end first"):
+                fit(resume="run", listener=QUIET)
+            with pytest.raises(InputError, match="out 'run' already holds a run"):
+                fit("noisy.py", out="run", listener=QUIET)
+
+    assert fit("noisy.py", epochs=1, out="run", listener=Meddle()).epochs == 1
+    assert sorted(path.name for path in (noisy / "run").iterdir()) == sorted(folder.FILES)
+
+
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(
+    noisy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder.time, "strftime", lambda layout: "now")
+    with folder.hold(None, "noisy") as one, folder.hold(None, "noisy") as other:
+        assert (one, other) == (Path("runs/noisy-now"), Path("runs/noisy-now-2"))
+    assert not (noisy / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -244,7 +298,7 @@ def test_a_task_that_has_changed_is_told_from_the_one_that_was_trained(
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", None])
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut off", None])
 def test_a_damaged_checkpoint_is_named(noisy: Path, content: bytes | None) -> None:
     fit("noisy.py", epochs=1, out="run", listener=QUIET)
     path = noisy / "run" / folder.CHECKPOINT

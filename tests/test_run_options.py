@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -149,12 +150,31 @@ def test_the_norm_of_the_gradient_and_the_update_ratio_are_those_of_the_weights(
     torch.manual_seed(0)
     layer = nn.Linear(3, 2)
     layer.weight.grad, layer.bias.grad = torch.full((2, 3), 2.0), torch.full((2,), 1.0)
-    before = measures.copies(layer.parameters())
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    before = measures.weights(layer.parameters(), optimizer)
     assert measures.grad_norm(layer.parameters()) == pytest.approx(math.sqrt(6 * 4 + 2))
     size = math.sqrt(sum(parameter.square().sum().item() for parameter in before))
     with torch.no_grad():
         layer.bias += 0.5
-    assert measures.update_ratio(before, layer.parameters()) == pytest.approx(math.sqrt(2 * 0.25) / size)
+    after = measures.weights(layer.parameters(), optimizer)
+    assert measures.update_ratio(before, after) == pytest.approx(math.sqrt(2 * 0.25) / size)
+
+
+def test_the_norm_of_a_complex_gradient_counts_both_parts() -> None:
+    weight = nn.Parameter(torch.tensor([3 + 4j]))
+    weight.grad = torch.tensor([6 + 8j])
+    assert measures.grad_norm([weight]) == pytest.approx(10)
+
+
+def test_the_update_ratio_of_split_weights_is_that_of_all_their_bits() -> None:
+    ratios = []
+    for precision in ("float32", "bfloat16"):
+        with seed_and_threads(0, 1):
+            made = Training(digits.load(None), Options(precision=precision, lr=1e-4, epochs=5), Interruption())
+            for _, _ in zip(range(15), made.train(QUIET), strict=False):
+                pass
+        ratios.append([sample.update_ratio for sample in made.samples])
+    assert ratios[1] == pytest.approx(ratios[0], rel=0.1)
 
 
 def test_steps_are_sampled_evenly_with_the_mean_loss_between(tmp_path: Path) -> None:
@@ -209,6 +229,103 @@ def test_the_steps_and_seconds_to_the_target_are_those_of_the_first_evaluation_t
     assert fit(epochs=1, out=tmp_path / "short", listener=QUIET).steps_to_target is None
 
 
+# --- tasks of one's own ----------------------------------------------------------------------------------------------
+
+OWN = """
+import torch
+from torch import nn
+from adamas.tasks import Task
+
+def load(data_dir):
+    x = torch.arange(12.).view(6, 2) / 12
+    return Task(description="", model=lambda: nn.Linear(2, 1), loss=lambda model, x: model(x).square().mean(),
+                evaluate=lambda model, x: {"size": model(x).square().mean()}, metric="size", mode="min", target=0.1,
+                epochs=2, train=(x,), test=(x,), threads=1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('mode="min"', 'mode="minimal"', "task has the mode 'minimal': it must be 'max' or 'min'"),
+        ("target=0.1", "target=None", "task has the target None: it must be a number"),
+        ("epochs=2", "epochs=0", "task has epochs = 0: it must be a whole number from 1 up"),
+        ("train=(x,)", "train=(x, x[:3])", "task has parts of train with [6, 3] examples: they must be as many"),
+        ("train=(x,)", "train=(x[:0],)", "task has parts of train with [0] examples"),
+        ("train=(x,)", "train=x", "task has a train that must be a tuple of tensors, not Tensor"),
+        ("train=(x,)", "train=(x.numpy(),)", "task has a train that must be a tuple of tensors, not tuple"),
+        ('metric="size"', 'metric="sise"', "task has the metric 'sise', and evaluate gives size"),
+        ('"size"', '"step"', "task has an evaluate that gives 'step', which every run has: name it otherwise"),
+        (
+            '{"size": model(x).square().mean()}',
+            "None",
+            "task has an evaluate that must return numbers by name, not None",
+        ),
+        (
+            "model(x).square().mean(),",
+            "model(x),",
+            "task has a loss that must return a scalar with a gradient, not a tensor of shape (6, 1)",
+        ),
+        ("model(x).square().mean(),", "0.5,", "task has a loss that must return a scalar with a gradient, not 0.5"),
+        ("import torch\n", "import torch(\n", "task '{path}' is not Python: "),
+        ("return Task", "return dict", "task '{path}': its load(data_dir) must return an adamas.tasks.Task, not "),
+        ("def load(", "def lode(", "task '{path}' has no function load(data_dir), which returns an adamas.tasks.Task"),
+    ],
+)
+def test_a_mistake_in_a_task_is_told_before_anything_is_written(tmp_path: Path, old: str, new: str, says: str) -> None:
+    path = tmp_path / "own.py"
+    assert old in OWN
+    path.write_text(OWN.replace(old, new))
+    with pytest.raises(InputError) as raised:
+        fit(path, out=tmp_path / "run", listener=QUIET)
+    assert str(raised.value).startswith(says.format(path=path))
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rehearsal_leaves_the_run_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(OWN.replace("nn.Linear(2, 1)", "nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(), nn.Linear(2, 1))"))
+    fit(path, out=tmp_path / "rehearsed", listener=QUIET)
+    monkeypatch.setattr(Training, "rehearse", lambda self: None)
+    fit(path, out=tmp_path / "not", listener=QUIET)
+    assert (tmp_path / "rehearsed" / folder.MODEL).read_bytes() == (tmp_path / "not" / folder.MODEL).read_bytes()
+
+
+def test_a_tasks_file_finds_its_neighbours_when_it_is_loaded_and_later(tmp_path: Path) -> None:
+    (tmp_path / "beside_own_task.py").write_text("import torch\nVALUES = torch.ones(6, 2)\n")
+    (tmp_path / "own.py").write_text(
+        OWN.replace("    x = torch.arange(12.).view(6, 2) / 12\n", "    from beside_own_task import VALUES as x\n")
+    )
+    assert fit(tmp_path / "own.py", out=tmp_path / "run", listener=QUIET).epochs == 2
+
+
+def test_tied_weights_are_saved(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    tied = "nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 1))"
+    path.write_text(
+        OWN.replace("lambda: nn.Linear(2, 1)", "tied").replace(
+            "def load",
+            f"def tied():\n    made = {tied}\n    made[1].weight = made[0].weight\n    return made\n\ndef load",
+        )
+    )
+    fit(path, out=tmp_path / "run", listener=QUIET)
+    weights = model_of(tmp_path / "run")
+    assert torch.equal(weights["0.weight"], weights["1.weight"])
+
+
+def test_what_a_checkpoint_cannot_hold_is_told_after_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd.py").write_text(
+        "import torch\nclass Odd(torch.optim.SGD):\n"
+        "    def step(self, closure=None):\n        super().step()\n        self.state['count'] = lambda: 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="optimizer keeps in its state what a checkpoint cannot hold"):
+        fit(optimizer="odd:Odd", lr=0.1, epochs=1, out=tmp_path / "run", listener=QUIET)
+
+
 # --- configuration files --------------------------------------------------------------------------------------------
 
 
@@ -220,6 +337,45 @@ def test_a_file_gives_options_and_the_caller_counts_before_it(tmp_path: Path) ->
     assert gather({"lr": 0.5}, config=path) == Options(
         "digits", optimizer="adamw", lr=0.5, betas=(0.8, 0.9), batch_size=64, data_dir=Path("x")
     )
+
+
+def test_what_is_given_to_fit_counts_before_the_file_also_where_it_is_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('task = "quadratic"\noptimizer = "sgd"\nseed = 5\nschedule = "cosine"\ncompile = true\n')
+    given: dict[str, Any] = {"optimizer": "adam", "seed": 0, "schedule": "constant", "compile": False, "epochs": 1}
+    summary = fit("digits", config=path, out=tmp_path / "run", listener=QUIET, **given)
+    assert (summary.task, summary.optimizer) == ("digits", "adam")
+    config = json.loads((tmp_path / "run" / folder.CONFIG).read_text())
+    assert {name: config[name] for name in given} == given
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    options = Options(epochs=np.int64(3), lr=np.float32(0.5), betas=np.array([0.5, 0.75]))
+    assert (options.epochs, options.lr, options.betas) == (3, 0.5, (0.5, 0.75))
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_bytes(b"\xef\xbb\xbfepochs = 3\n")
+    assert gather({}, config=tmp_path / "run.toml") == Options(epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"optimizer": "adam(state='int8')", "state": "float32"}, "state is given twice, also as state in adam("),
+        ({"optimizer": "adam(max_grad_norm=1)", "clip": 5}, "clip is given twice, also as max_grad_norm in adam("),
+        ({"optimizer": "adam(weights='split')"}, "weights says how bfloat16 weights are kept: give precision bfloat16"),
+    ],
+)
+def test_what_is_said_in_two_places_is_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError) as raised:
+        Options(**options)
+    assert str(raised.value).startswith(says)
+
+
+def test_arguments_of_an_optimizer_reach_it() -> None:
+    arguments = Options(optimizer="adam(seed=7, max_grad_norm=3)", seed=1).optimizer_arguments()
+    assert (arguments["seed"], arguments["max_grad_norm"]) == (7, 3)
 
 
 @pytest.mark.parametrize(
@@ -234,6 +390,8 @@ def test_a_file_gives_options_and_the_caller_counts_before_it(tmp_path: Path) ->
         ("optimizer = 3", "optimizer must be text, got 3"),
         ("compile = 1", "compile must be true or false, got 1"),
         ("lr = 'fast'", "lr must be a number or 'auto', got 'fast'"),
+        ("batch-size = 3\nbatch_size = 4", "config '{path}' has batch-size twice, once with _: leave one of them out"),
+        ("out = ''", "out must be a path, got ''"),
         (b"\xff\xfe", "config '{path}' is not TOML: "),
         (None, "config '{path}' cannot be read: No such file or directory"),
     ],

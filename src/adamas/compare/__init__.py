@@ -42,7 +42,7 @@ def compare(
     """Tune several optimizers with the same budget, train each at its best with the same seeds, and judge them.
 
     What is done is kept in a study, one SQLite file, trial by trial. The same call goes on with a study that is not
-    complete; of one that is, it gives the judgement.
+    complete; of one that is, given as ``out``, it gives the judgement.
 
     Args:
         task: a name or a file of a task; or the file of a study, which settles all the rest.

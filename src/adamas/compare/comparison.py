@@ -27,6 +27,7 @@ from adamas.train.options import Options
 from adamas.train.schedules import choose_schedule
 
 BUDGET, SEEDS, FEWEST_SEEDS, EVALUATIONS = 8, 3, 3, 20
+MOST = 10_000  # of trials, seeds and jobs
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,9 @@ class Request:
             ("seeds", FEWEST_SEEDS, ": fewer say nothing about luck"),
             ("jobs", 1, ""),
         ):
-            if getattr(self, name) < least:
-                raise InputError(name, f"must be a whole number from {least} up, got {getattr(self, name)}{why}")
+            if not least <= getattr(self, name) <= MOST:
+                asked = f"from {least} to {MOST:,}, got {getattr(self, name)}"
+                raise InputError(name, f"must be a whole number {asked}{why if getattr(self, name) < least else ''}")
         if self.lr_range is not None and not 0 < self.lr_range[0] < self.lr_range[1] < math.inf:
             low, high = self.lr_range
             raise InputError("lr_range", f"must be two rising numbers above 0, such as 1e-4,0.1, got {low:g},{high:g}")
@@ -128,6 +130,7 @@ def open_study(request: Request) -> Study:
         study = Study.open(Path(request.task), parameter="task", write=True)
         try:
             study.check_same(replace(study.settings, **_versions()))
+            _try_out_all(study.settings)
         except InputError:
             study.close()
             raise
@@ -209,8 +212,7 @@ def _settings(request: Request) -> Settings:
         **_versions(),
         python=platform.python_version(),
     )
-    for trial in plan.tuning_trials(settings)[: len(settings.optimizers)]:
-        _try_out(task, options_of(settings, trial))
+    _try_out_all(settings, task)
     return settings
 
 
@@ -225,14 +227,20 @@ def _usual_rate(task: Task, options: Options) -> float | None:
     return task.rates.get(namesake, OPTIMIZERS[namesake].lr)
 
 
-def _try_out(task: Task, options: Options) -> None:
-    """Make what a trial trains, so that what can never work is an error now and not a study of failed trials."""
+def _try_out_all(settings: Settings, task: Task | None = None) -> None:
+    """Make what the trials train, so that what can never work is an error now and not a study of failed trials."""
     from adamas.train.interruption import Interruption
     from adamas.train.repeatable import seed_and_threads
     from adamas.train.training import Training
 
-    with _named_optimizers(), seed_and_threads(options.seed, options.threads, options.device):
-        Training(task, options, Interruption())
+    if task is None:
+        task = load(settings.task, None if settings.data_dir is None else Path(settings.data_dir))
+    for trial in plan.tuning_trials(settings)[: len(settings.optimizers)]:
+        options = options_of(settings, trial)
+        with _named_optimizers(), seed_and_threads(options.seed, options.threads, options.device):
+            training = Training(task, options, Interruption())
+            if is_file(settings.task):
+                training.rehearse()
 
 
 @contextmanager

@@ -1,12 +1,11 @@
 """A study: one SQLite file with the settings of a comparison and a row for each trial that is over.
 
 Each trial is committed as it ends, so that nothing but the trials under way is lost, however the process ends. May import the
-standard library and adamas.tasks.
+standard library, filelock, adamas.tasks and adamas.train.folder.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -16,9 +15,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal
+from typing import Any, Literal
+
+from filelock import FileLock
 
 from adamas.tasks import InputError
+from adamas.train.folder import lock, unlock
 
 SCHEMA = 1  # PRAGMA user_version
 SUFFIX = ".sqlite"
@@ -148,7 +150,7 @@ class Finished:
 class Study:
     """A study file that is open. Use it as a context manager."""
 
-    def __init__(self, path: Path, settings: Settings, connection: sqlite3.Connection, lock: IO[bytes] | None) -> None:
+    def __init__(self, path: Path, settings: Settings, connection: sqlite3.Connection, lock: FileLock | None) -> None:
         """Hold what ``create`` or ``open`` made."""
         self.path = path
         self.settings = settings
@@ -162,10 +164,10 @@ class Study:
         Raises:
             InputError: it cannot be made; names ``out``.
         """
-        lock = None
+        held = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = _lock(path)
+            held = _lock(path)
             # Whole or not at all: a file that is there is a study.
             partial = path.with_name(f".{path.name}.partial")
             partial.unlink(missing_ok=True)
@@ -177,10 +179,10 @@ class Study:
             connection.close()
             os.replace(partial, path)
         except (OSError, sqlite3.Error) as error:
-            _unlock(path, lock)
+            _unlock(held)
             reason = getattr(error, "strerror", None) or error
             raise InputError("out", f"{str(path)!r} cannot be written ({reason}): choose another file") from error
-        return cls(path, settings, sqlite3.connect(path), lock)
+        return cls(path, settings, sqlite3.connect(path), held)
 
     @classmethod
     def open(cls, path: Path, *, parameter: str = "out", write: bool = False) -> Study:
@@ -196,7 +198,7 @@ class Study:
         """
         if not path.is_file():
             raise InputError(parameter, f"{str(path)!r} is not a file: give a study, as adamas compare leaves it")
-        lock = _lock(path) if write else None
+        held = _lock(path) if write else None
         connection = sqlite3.connect(path)
         try:
             (schema,) = connection.execute("PRAGMA user_version").fetchone()
@@ -213,12 +215,12 @@ class Study:
             settings = Settings(**{field.name: stored[field.name] for field in fields(Settings)})
         except (sqlite3.Error, ValueError, KeyError, InputError) as error:
             connection.close()
-            _unlock(path, lock)
+            _unlock(held)
             if isinstance(error, InputError):
                 raise
             what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
             raise InputError(parameter, f"{str(path)!r} is not a study, or is damaged: {what}") from error
-        return cls(path, settings, connection, lock)
+        return cls(path, settings, connection, held)
 
     def __enter__(self) -> Study:
         """Begin."""
@@ -233,7 +235,7 @@ class Study:
     def close(self) -> None:
         """Leave one file behind, which others may write to."""
         self._connection.close()
-        _unlock(self.path, self._lock)
+        _unlock(self._lock)
         self._lock = None
 
     def check_same(self, settings: Settings) -> None:
@@ -281,31 +283,22 @@ def choose_path(task_label: str) -> Path:
     return next(path for path in map(Path("studies").joinpath, names) if not path.exists())
 
 
-def _lock(path: Path) -> IO[bytes]:
+def _lock(path: Path) -> FileLock:
     """Keep other processes from recording into the same study.
 
     The lock is on a file of its own: closing any handle of the study itself would drop SQLite's own locks.
     """
     try:
-        lock = _lock_path(path).open("wb")
+        return lock(path)
+    except BlockingIOError as error:
+        raise InputError("out", f"{str(path)!r} is being written by another comparison: let it end first") from error
     except OSError as error:
         raise InputError("out", f"{str(path)!r} cannot be written ({error.strerror}): choose another file") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise InputError("out", f"{str(path)!r} is being written by another comparison: let it end first") from error
-    return lock
 
 
-def _unlock(path: Path, lock: IO[bytes] | None) -> None:
-    if lock is not None:
-        _lock_path(path).unlink(missing_ok=True)
-        lock.close()
-
-
-def _lock_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
+def _unlock(held: FileLock | None) -> None:
+    if held is not None:
+        unlock(held)
 
 
 def _json(value: Any) -> str:

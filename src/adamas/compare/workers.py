@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import IO
 
 from adamas.compare.study import Outcome, Settings, Trial
+from adamas.tasks import InputError
 
 RUN_TRIAL = "adamas.compare.trial:run_trial"
 SECONDS_TO_END = 5.0  # after which a worker that was asked to end is killed
@@ -88,6 +89,8 @@ class Worker:
             self.ready = True
             return None
         self.trial = None
+        if isinstance(answer, InputError):
+            raise answer
         outcome: Outcome = answer
         return outcome
 
@@ -148,6 +151,7 @@ class Workers:
 
         Raises:
             WorkerError: a process could not start.
+            InputError: the task cannot be trained any more, for no fault of an optimizer.
         """
         waiting = list(reversed(trials))
         while waiting or any(worker.trial for worker in self._workers):
@@ -202,6 +206,8 @@ def serve(descriptor: int) -> None:
         trial = trials.get()
         try:
             outcome = function(settings, trial)
+        except InputError as error:  # no fault of the optimizer's: the data or the task's file is gone
+            outcome = error
         except BaseException as error:  # whatever a user's optimizer raises is what came of the trial
             reason = next(iter(str(error).splitlines()), "")
             outcome = Outcome("failed", error=f"{type(error).__name__}: {reason}".rstrip(": "))

@@ -57,6 +57,8 @@ def outcome(run: Run) -> str:
     """Where a run ended."""
     took = f" in {seconds(run.train_seconds)} of training" if run.train_seconds is not None else ""
     done = f"{run.optimizer} made {count(run.steps, 'step')} on {run.task}{took}"
+    if run.value is None and run.summary is not None and run.metric is not None:
+        return f"{done}, and ended at a {spoken(run.metric)} that is no finite number."
     if run.value is None or run.metric is None:
         return f"{done}, and was not evaluated yet."
     return f"{done}, and ended at a {spoken(run.metric)} of {figure(run.value)}."

@@ -117,11 +117,9 @@ class Run:
 
     @property
     def value(self) -> float | None:
-        """The metric at the end: of the summary, or of the last evaluation."""
-        if self.summary is not None and self.metric is not None:
-            value = number(self.summary, "value")
-            if value is not None:
-                return value
+        """The metric at the end: of the summary, or of the last evaluation. None where it is no finite number."""
+        if self.summary is not None:
+            return number(self.summary, "value")
         return next((value for _, value in reversed(self.curve(self.metric or ""))), None)
 
     @property

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -65,6 +67,10 @@ class InputError(ValueError):
         self.parameter = parameter
         self.problem = problem
         self.shown = shown
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
+        """Pickle what it was made of, so that another process can raise it again."""
+        return type(self), (self.parameter, self.problem, self.shown)
 
 
 def choose(parameter: str, name: str, choices: Iterable[str]) -> str:
@@ -124,6 +130,24 @@ class Task:
     backpropagate: Callable[..., Tensor] | None = None
     chart: Callable[[Sequence[Mapping[str, Any]]], Chart] | None = None
 
+    def __post_init__(self) -> None:
+        """Check what can be checked without running anything."""
+        if self.mode not in ("max", "min"):
+            raise InputError("task", f"has the mode {self.mode!r}: it must be 'max' or 'min'")
+        if isinstance(self.target, bool) or not isinstance(self.target, Real) or not math.isfinite(self.target):
+            raise InputError("task", f"has the target {self.target!r}: it must be a number")
+        for name in ("epochs", "batch_size", "steps_per_epoch"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError("task", f"has {name} = {value!r}: it must be a whole number from 1 up")
+        for name in ("train", "test"):
+            parts = getattr(self, name)
+            if not isinstance(parts, tuple) or not all(hasattr(part, "index_select") for part in parts):
+                raise InputError("task", f"has a {name} that must be a tuple of tensors, not {type(parts).__name__}")
+        sizes = [len(part) for part in self.train]
+        if len(set(sizes)) > 1 or 0 in sizes:
+            raise InputError("task", f"has parts of train with {sizes} examples: they must be as many, and some")
+
     def solved(self, value: float) -> bool:
         """Whether that value of the metric reaches the target."""
         return value >= self.target if self.mode == "max" else value <= self.target
@@ -157,7 +181,9 @@ def load(name: str, data_dir: Path | None) -> Task:
     module = _from_file(Path(name)) if is_file(name) else _by_name(name)
     task = module.load(data_dir)
     if not isinstance(task, Task):
-        raise InputError("task", f"{name!r}: its load(data_dir) must return an adamas.tasks.Task, not {task!r}")
+        raise InputError(
+            "task", f"{name!r}: its load(data_dir) must return an adamas.tasks.Task, not {type(task).__name__}"
+        )
     return task
 
 
@@ -190,13 +216,14 @@ def _from_file(path: Path) -> ModuleType:
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module  # where dataclasses and pickle look for what a file defines
-    sys.path.insert(0, str(path.parent.resolve()))  # as Python does for a script, so that it finds its neighbours
+    folder = str(path.parent.resolve())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # as Python does for a script, so that it finds its neighbours, also later
     try:
         specification.loader.exec_module(module)
     except SyntaxError as error:
-        raise InputError("task", f"{str(path)!r} is not Python: {error.msg}, line {error.lineno}") from error
-    finally:
-        sys.path.pop(0)
+        where = f", line {error.lineno}" if error.lineno else ""
+        raise InputError("task", f"{error.filename or str(path)!r} is not Python: {error.msg}{where}") from error
     if not callable(getattr(module, "load", None)):
         raise InputError("task", f"{str(path)!r} has no function load(data_dir), which returns an adamas.tasks.Task")
     return module

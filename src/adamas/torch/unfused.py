@@ -31,6 +31,12 @@ def _real(x: Tensor) -> Tensor:
     return torch.view_as_real(x) if x.is_complex() else x
 
 
+def joined(weight: Tensor, low: Tensor) -> Tensor:
+    """The float32 weights of which a 16-bit parameter and its low bits (int16) are the two halves."""
+    value: Tensor = _JOIN[weight.dtype](torch, _codes(weight), low.to(torch.int64) & 0xFFFF)
+    return value
+
+
 @torch.no_grad()
 def step(
     coefficients: Coefficients,
@@ -83,7 +89,7 @@ def step(
         target.copy_(storage.unblocked(codes, target.shape).to(target.dtype))
         scale.copy_(scales.squeeze(-1))
 
-    value = _JOIN[p.dtype](torch, _codes(p), low.to(torch.int64) & 0xFFFF) if low is not None else p.to(compute)
+    value = joined(p, low) if low is not None else p.to(compute)
     old = rule.Moments(*(None if x is None else load(x, scale) for x, scale in zip(stored, scales, strict=True)))
     value, new = rule.step(coefficients, shape, torch, value, g.to(compute), old)
 

@@ -6,7 +6,6 @@ May import PyTorch, NumPy, adamas.tasks and adamas.train.folder.
 from __future__ import annotations
 
 import io
-import pickle
 import random
 import zlib
 from collections.abc import Mapping, Sequence
@@ -34,6 +33,20 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     folder.write(path, stream.getvalue(), durable=True)
 
 
+def check(content: Mapping[str, Any]) -> None:
+    """Raise InputError if ``load`` could not read what ``save`` would write; names ``optimizer``."""
+    stream = io.BytesIO()
+    try:
+        torch.save(content, stream)
+        stream.seek(0)
+        torch.load(stream, weights_only=True)
+    except Exception as error:  # whatever pickle makes of another library's objects
+        problem = (
+            f"keeps in its state what a checkpoint cannot hold, but tensors and plain values: {_first_line(error)}"
+        )
+        raise InputError("optimizer", problem) from error
+
+
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
@@ -43,7 +56,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         known = isinstance(content, dict) and content.get("format") == FORMAT
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # damaged bytes fail in many ways
         raise InputError("resume", f"has a checkpoint that cannot be read, {path}: {_first_line(error)}") from error
     if not known:
         raise InputError("resume", f"has a checkpoint of another version of adamas, {path}: go on with that version")
@@ -83,4 +96,5 @@ def fingerprint(tensors: Sequence[Tensor]) -> int:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    text = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

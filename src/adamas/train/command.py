@@ -15,7 +15,7 @@ import typer
 from adamas.tasks import TASKS, InputError
 from adamas.train.config import gather
 from adamas.train.optimizers import OPTIMIZERS, having
-from adamas.train.options import Options
+from adamas.train.options import MOST_SEED, Options
 from adamas.train.records import DivergedError, Summary
 from adamas.train.schedules import SCHEDULES
 
@@ -116,7 +116,9 @@ def train(
     precision: Annotated[
         str | None, typer.Option(help="Of the network and its weights: float32 (the default) or bfloat16.")
     ] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Run the network through torch.compile.")] = False,
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Run the network through torch.compile, or not.")
+    ] = None,
     threads: THREADS = None,
     log: Annotated[str | None, typer.Option(help="tensorboard writes its event files, too.")] = None,
     out: Annotated[
@@ -133,7 +135,6 @@ def train(
         "lr": number_or_auto("lr", lr),
         "clip": number_or_auto("clip", clip),
         "betas": None if betas is None else _parse_betas(betas),
-        "compile": compile or None,
     }
     options = gather({name: value for name, value in asked.items() if value is not None}, config=config, resume=resume)
     try:
@@ -219,7 +220,7 @@ def suggestions(options: Options) -> list[tuple[list[str], str]]:
     other = "nadam" if options.optimizer == "adam" else "adam"
     schedule = Options.schedule if options.schedule_is_rate else options.schedule  # a rate that suits one member alone
     ideas.append((replace(fresh, optimizer=other, lr=None, schedule=schedule), "another member of the family"))
-    ideas.append((replace(fresh, seed=options.seed + 1), "how much of it was luck"))
+    ideas.append((replace(fresh, seed=(options.seed + 1) % MOST_SEED), "how much of it was luck"))
     return [(idea.command(), why) for idea, why in ideas]
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from adamas.tasks import InputError, choose
+from adamas.tasks import InputError, choose, is_file
 from adamas.train import folder
-from adamas.train.options import Options
+from adamas.train.options import Options, plain
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,7 +25,7 @@ NAMES = [field.name for field in fields(Options)]
 MAY_CHANGE = frozenset({"epochs", "data_dir", "threads", "log"})
 
 
-def gather(given: Mapping[str, Any], *, config: Path | None = None, resume: Path | None = None) -> Options:
+def gather(given: dict[str, Any], *, config: Path | None = None, resume: Path | None = None) -> Options:
     """Put the options of a run together.
 
     Args:
@@ -37,25 +37,37 @@ def gather(given: Mapping[str, Any], *, config: Path | None = None, resume: Path
         InputError: the file cannot be read, the folder holds no run, or what was given would make it another run.
     """
     given = {**(_read_toml(config) if config is not None else {}), **given}
+    if is_file(str(given.get("task", ""))):
+        given["task"] = str(Path(given["task"]).resolve())  # so that the run can go on from another folder
     return Options(**given) if resume is None else _resumed(resume, given)
 
 
 def _resumed(run: Path, given: Mapping[str, Any]) -> Options:
+    config = folder.read_config(run)
+    stored = {name: value for name, value in config["options"].items() if name in NAMES}
+    changed = {name: value for name, value in given.items() if name in MAY_CHANGE or _is_moved(name, value, stored)}
     try:
-        began = Options(**{name: value for name, value in folder.read_config(run)["options"].items() if name in NAMES})
+        began = Options(**{**stored, **changed})
     except InputError as error:
-        if error.parameter == "resume":
+        if error.parameter in changed:
             raise
         raise InputError("resume", f"{str(run)!r} cannot go on here: its {error}") from error
     for name, value in given.items():
-        if name == "out":
+        if name == "out" and Path(value).resolve() != run.resolve():
             raise InputError("out", f"is given, and a resumed run stays in its folder, {run}: leave it out")
-        before, now = getattr(began, name), getattr(replace(began, **{name: value}), name)
-        if name not in MAY_CHANGE and now != before:
+        before, now = getattr(began, name), plain(value)
+        same = now in (before, plain(config.get(name))) or (now == "auto" and name == "lr" and config.get("lr_found"))
+        if name not in changed and name != "out" and not same:
             raise InputError(
                 name, f"is {_shown(before)} in {run}, and {_shown(now)} here: leave it out, or begin a new run"
             )
-    return replace(began, **{name: value for name, value in given.items() if name in MAY_CHANGE})
+    return began
+
+
+def _is_moved(name: str, value: Any, stored: Mapping[str, Any]) -> bool:
+    """Whether it is the task's file, which lies elsewhere now. Whether it is the same task shows when it is loaded."""
+    before = str(stored.get("task", ""))
+    return name == "task" and is_file(before) and is_file(value) and Path(value).name == Path(before).name
 
 
 def _shown(value: Any) -> str:
@@ -64,13 +76,15 @@ def _shown(value: Any) -> str:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as stream:
-            values = tomllib.load(stream)
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError("config", f"{str(path)!r} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError("config", f"{str(path)!r} is not TOML: {error}") from error
     options = {name.replace("-", "_"): value for name, value in values.items()}
+    if len(options) < len(values):
+        twice = next(name for name in values if "-" in name and name.replace("-", "_") in values)
+        raise InputError("config", f"{str(path)!r} has {twice} twice, once with _: leave one of them out")
     for name in options:
         try:
             choose("config", name, NAMES)

@@ -38,7 +38,7 @@ def draw_curves(
         Series("train", epochs, [row.train_loss for row in history], style="marked"),
     ]
     if history and "test_loss" in history[-1].metrics:
-        loss.append(Series("test", epochs, [row.metrics["test_loss"] for row in history], colour=1, style="marked"))
+        loss.append(Series("test", epochs, [row.metrics.get("test_loss") for row in history], colour=1, style="marked"))
     charts = [Chart("loss", "epoch", "", loss, log_y=_positive(loss))]
     name = plan.metric.replace("_", " ")
     if plan.metric != "test_loss":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -66,7 +69,8 @@ class Table:
         self.columns = self.columns or {name: name.replace("_", " ") for name in evaluation.metrics}
         epoch = f"{evaluation.epoch:5.4g}" if evaluation.epoch % 1 else f"{evaluation.epoch:5.0f}"
         values = "".join(
-            f"  {figure(evaluation.metrics[name]):>{max(len(title), 9)}}" for name, title in self.columns.items()
+            f"  {figure(evaluation.metrics.get(name, math.nan)):>{max(len(title), 9)}}"
+            for name, title in self.columns.items()
         )
         titles = "".join(f"  {title:>9}" for title in self.columns.values())
         return [
@@ -91,6 +95,13 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def _print(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:  # nobody reads any more, as after ``| head``: that is no reason to end a run
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Lines(records.Listener):
     """Plain lines on standard output: a heading, then one line an evaluation."""
 
@@ -100,12 +111,12 @@ class Lines(records.Listener):
 
     def on_start(self, plan: records.Plan) -> None:
         """Print what is about to happen."""
-        print(self.table.heading(plan), flush=True)
+        _print(self.table.heading(plan))
 
     def on_evaluation(self, evaluation: records.Evaluation) -> None:
         """Print the evaluation's row."""
         for line in self.table.lines(evaluation):
-            print(line, flush=True)
+            _print(line)
 
 
 class Live(records.Listener):

@@ -6,6 +6,7 @@ May import typer and adamas.train; PyTorch only inside the functions, so that ``
 from __future__ import annotations
 
 import io
+import math
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from adamas.torch import LRFinding
 
 SWEEPS, STEPS, FEWEST_STEPS = 3, 100, 20
+LOW, HIGH = 1e-7, 10.0  # as in adamas.torch.find_lr
 
 
 def find_for_task(options: Options, *, sweeps: int = SWEEPS, steps: int = STEPS) -> LRFinding:
@@ -45,7 +47,7 @@ def find_for_task(options: Options, *, sweeps: int = SWEEPS, steps: int = STEPS)
     from adamas.torch import LRFindingError
 
     try:
-        return _find(options, sweeps, steps)
+        return _find(options, sweeps, steps, LOW, HIGH)
     except LRFindingError as error:
         raise InputError("lr", f"cannot be found: {error}") from error
 
@@ -61,6 +63,8 @@ def find_lr(
         int, typer.Option(help="How often the sweep of the rate is repeated, with other batches.")
     ] = SWEEPS,
     steps: Annotated[int, typer.Option(help=f"Batches in a sweep, {FEWEST_STEPS} or more.")] = STEPS,
+    low: Annotated[float, typer.Option(help="The first rate, at which the loss must not move yet.")] = LOW,
+    high: Annotated[float, typer.Option(help="The last rate, at which it should diverge.")] = HIGH,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Where to draw the curve. By default nowhere.")
     ] = None,
@@ -75,13 +79,15 @@ def find_lr(
         raise InputError("sweeps", f"must be a whole number from 1 up, got {sweeps}")
     if steps < FEWEST_STEPS:
         raise InputError("steps", f"must be a whole number from {FEWEST_STEPS} up, got {steps}")
+    if not 0 < low < high < math.inf:
+        raise InputError("high", f"must be above low, and both above 0, got {low:g} and {high:g}")
     if out is not None:
         folder.check_picture(out)
     try:
         from adamas.torch import LRFindingError
 
         try:
-            finding = _find(options, sweeps, steps)
+            finding = _find(options, sweeps, steps, low, high)
         except LRFindingError as error:
             typer.echo(f"adamas: no learning rate was found: {error}", err=True)
             raise typer.Exit(1) from error
@@ -98,7 +104,7 @@ def find_lr(
     typer.echo(f"Next:\n  {shlex.join(replace(options, lr=float(f'{finding.lr:.2g}')).command())}")
 
 
-def _find(options: Options, sweeps: int, steps: int) -> LRFinding:
+def _find(options: Options, sweeps: int, steps: int, low: float, high: float) -> LRFinding:
     import torch
     from torch import nn
 
@@ -120,4 +126,6 @@ def _find(options: Options, sweeps: int, steps: int) -> LRFinding:
         network = make_model(task, options)
         rate = constant() * (options.usual_rate(task.rates) or 1e-3)
         optimizer = make_optimizer(list(network.parameters()), options, rate)
-        return adamas.torch.find_lr(network, optimizer, loss, batches, steps=steps, sweeps=sweeps, seed=options.seed)
+        return adamas.torch.find_lr(
+            network, optimizer, loss, batches, low=low, high=high, steps=steps, sweeps=sweeps, seed=options.seed
+        )

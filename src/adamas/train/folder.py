@@ -1,17 +1,22 @@
 """The folder that a run leaves behind. Every file appears whole or not at all.
 
-May import the standard library and adamas.tasks.
+May import the standard library, filelock and adamas.tasks.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from adamas.tasks import InputError
 
@@ -27,29 +32,104 @@ CONFIG, METRICS, STEPS, SUMMARY, CURVES, MODEL, CHECKPOINT = FILES = (
 )
 
 
-def choose_folder(out: Path | None, task: str) -> Path:
-    """Return where a run will be written: ``out``, or a fresh ``runs/<task>-<time>``. Nothing is created yet.
+def check_out(out: Path) -> None:
+    """Raise InputError if a run cannot be written there, or one lies there already."""
+    try:
+        for path in (out, *out.parents):
+            if path.exists():
+                if not path.is_dir():
+                    raise InputError("out", f"{str(out)!r} cannot be made, {path} is a file: choose another folder")
+                if not os.access(path, os.W_OK | os.X_OK):
+                    raise InputError(
+                        "out", f"{str(out)!r} cannot be made, {path} is write-protected: choose another folder"
+                    )
+                break
+        if any((out / name).exists() for name in FILES):
+            problem = (
+                f"{str(out)!r} already holds a run: choose another folder, remove that one, or go on with it (resume)"
+            )
+            raise InputError("out", problem)
+    except OSError as error:
+        raise InputError("out", f"{str(out)!r} cannot be made ({error.strerror}): choose another folder") from error
+
+
+@contextmanager
+def hold(out: Path | None, task: str, *, resumed: bool = False) -> Iterator[Path]:
+    """Make the folder of a run, and keep other processes from writing to it.
+
+    Args:
+        out: the folder; None is a fresh ``runs/<task>-<time>``.
+        task: what it is trained on.
+        resumed: whether it is there, with a run.
+
+    Yields:
+        The folder. It is gone again if nothing was written to it.
 
     Raises:
-        InputError: ``out`` cannot be a folder, or holds a run already.
+        InputError: it cannot be made, or another process writes to it; names ``out``, or ``resume``.
     """
-    if out is None:
-        stem = f"{task}-{time.strftime('%Y%m%d-%H%M%S')}"
-        names = (stem if count == 1 else f"{stem}-{count}" for count in range(1, 1000))
-        return next(path for path in map(Path("runs").joinpath, names) if not path.exists())
-    for path in (out, *out.parents):
-        if path.exists():
-            if not path.is_dir():
-                raise InputError("out", f"{str(out)!r} cannot be made, {path} is a file: choose another folder")
-            if not os.access(path, os.W_OK | os.X_OK):
-                raise InputError(
-                    "out", f"{str(out)!r} cannot be made, {path} is write-protected: choose another folder"
-                )
-            break
-    if any((out / name).exists() for name in FILES):
-        problem = f"{str(out)!r} already holds a run: choose another folder, remove that one, or go on with it (resume)"
-        raise InputError("out", problem)
-    return out
+    parameter = "resume" if resumed else "out"
+    made: list[Path] = []
+    try:
+        folder = out if out is not None else _fresh(task, made)
+        made += [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        held = lock(folder / "run")
+    except BlockingIOError as error:
+        raise InputError(parameter, f"{str(out)!r} is being written by another process: let it end first") from error
+    except OSError as error:
+        _remove_empty(made)
+        problem = f"{str(out or 'runs')!r} cannot be written ({error.strerror}): choose another folder"
+        raise InputError(parameter, problem) from error
+    try:
+        if not resumed:
+            check_out(folder)  # once more, now that nobody else can write there
+        yield folder
+    finally:
+        unlock(held)
+        _remove_empty(made)
+
+
+def _fresh(task: str, made: list[Path]) -> Path:
+    """Make a folder that was not there before: two runs may begin in the same second."""
+    runs, stem = Path("runs"), f"{task}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if not runs.exists():
+        made.append(runs)
+        runs.mkdir(exist_ok=True)
+    for count in itertools.count(1):
+        folder = runs / (stem if count == 1 else f"{stem}-{count}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            made.insert(0, folder)
+            return folder
+    raise AssertionError("there is always another name")
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # it is not there, or not empty
+            folder.rmdir()
+
+
+def lock(path: Path) -> FileLock:
+    """Keep other processes from holding this lock, until ``unlock`` or the end of the process.
+
+    Raises:
+        BlockingIOError: another one holds it.
+        OSError: there is no writing beside ``path``.
+    """
+    held = FileLock(path.with_name(f".{path.name}.lock"), blocking=False)
+    try:
+        held.acquire()
+    except Timeout as error:
+        raise BlockingIOError(f"{path} is held by another process") from error
+    return held
+
+
+def unlock(held: FileLock) -> None:
+    """Let others hold it."""
+    Path(held.lock_file).unlink(missing_ok=True)
+    held.release()
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -84,24 +164,16 @@ def check_picture(path: Path) -> None:
         )
 
 
-def create(folder: Path, config: Mapping[str, Any], *, resumed: bool = False) -> None:
-    """Make the folder, with the configuration in it; leave nothing behind where that fails.
-
-    In the folder of a run that is resumed, what is only true at the end goes away.
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write the configuration. What is only true at the end of a run goes away.
 
     Raises:
-        InputError: the folder cannot be made or written.
+        InputError: the folder cannot be written.
     """
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write(folder / CONFIG, to_json(config, indent=2))
-        if resumed:
-            (folder / SUMMARY).unlink(missing_ok=True)
+        (folder / SUMMARY).unlink(missing_ok=True)
     except OSError as error:
-        for path in missing:
-            if path.exists():
-                path.rmdir()
         problem = f"{str(folder)!r} cannot be written ({error.strerror}): choose another folder"
         raise InputError("out", problem) from error
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
 import adamas
 import adamas.torch
-from adamas.tasks import load
+from adamas.tasks import is_file, load
 from adamas.train import checkpoint, folder, measures, tensorboard
 from adamas.train.curves import draw_curves
 from adamas.train.interruption import Interruption
@@ -43,15 +44,18 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
         resume: the folder of the run to go on with, instead of beginning one.
         write: whether to leave a folder behind.
     """
-    out = resume or (folder.choose_folder(options.out, options.task_label) if write else None)
+    previous: Mapping[str, Any] = {}
     content = None
-    if resume is not None and (resume / folder.CHECKPOINT).exists():
-        content = checkpoint.load(resume / folder.CHECKPOINT)
-    if options.log is not None and out is not None:
+    if resume is not None:
+        previous = folder.read_config(resume)
+        if (resume / folder.CHECKPOINT).exists():
+            content = checkpoint.load(resume / folder.CHECKPOINT)
+    elif write and options.out is not None:
+        folder.check_out(options.out)
+    if options.log is not None:
         tensorboard.check()
-        listener = Listeners(listener, tensorboard.TensorBoard(out))
     task = load(options.task, options.data_dir)
-    lr_found = folder.read_config(resume)["lr_found"] if resume is not None else None
+    lr_found = previous.get("lr_found")
     if options.lr == "auto":
         options, lr_found = _with_lr_found(options)
     with (
@@ -59,27 +63,48 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
         Interruption() as interruption,
     ):
         training = Training(task, options, interruption)
+        if is_file(options.task):
+            training.rehearse()
         if content is not None:
             training.load_state(content)
-        plan = _plan(options, training, lr_found, out)
-        if out is not None:
-            folder.create(out, _configuration(options, plan, training), resumed=resume is not None)
-        listener.on_start(plan)
-        _train(training, listener, out)
-        summary = _summary(options, training, lr_found, out)
-        if out is not None:
-            weights = {name: tensor.contiguous() for name, tensor in training.model.state_dict().items()}
-            folder.write(out / folder.MODEL, safetensors.torch.save(weights))
-            rows = [row.row() for row in training.history]
-            chart = task.chart(rows) if task.chart is not None and rows else None
-            if chart is not None:
-                folder.write(out / folder.CHART, folder.to_json(asdict(chart), indent=2))
-            folder.write(out / folder.CURVES, draw_curves(plan, training.history, training.samples, chart))
-            folder.write(out / folder.SUMMARY, folder.to_json(asdict(summary), indent=2))
-        listener.on_end(summary)
+        if not write and resume is None:
+            return _carried_out(options, training, lr_found, listener, None)
+        with folder.hold(resume or options.out, options.task_label, resumed=resume is not None) as out:
+            resumed_after = [*previous.get("resumed_after", []), *([training.at.step] if resume is not None else [])]
+            plan = _plan(options, training, lr_found, out)
+            folder.write_config(out, {**_configuration(options, plan, training), "resumed_after": resumed_after})
+            if options.log is not None:
+                listener = Listeners(listener, tensorboard.TensorBoard(out))
+            return _carried_out(options, training, lr_found, listener, out)
+
+
+def _carried_out(
+    options: Options, training: Training, lr_found: str | None, listener: Listener, out: Path | None
+) -> Summary:
+    """Train, and write what came of it."""
+    plan = _plan(options, training, lr_found, out)
+    listener.on_start(plan)
+    _train(training, listener, out)
+    summary = _summary(options, training, lr_found, out)
+    if out is not None:
+        _write_results(out, plan, training, summary)
+    listener.on_end(summary)
     if training.diverged_at is not None:
         raise DivergedError(training.diverged_at, summary)
     return summary
+
+
+def _write_results(out: Path, plan: Plan, training: Training, summary: Summary) -> None:
+    # Copies, as weights that are tied share their memory, which the file format refuses.
+    state = training.model.state_dict().items()
+    weights = {name: value.contiguous().clone() for name, value in state if isinstance(value, Tensor)}
+    folder.write(out / folder.MODEL, safetensors.torch.save(weights))
+    rows = [row.row() for row in training.history]
+    chart = training.task.chart(rows) if training.task.chart is not None and rows else None
+    if chart is not None:
+        folder.write(out / folder.CHART, folder.to_json(asdict(chart), indent=2))
+    folder.write(out / folder.CURVES, draw_curves(plan, training.history, training.samples, chart))
+    folder.write(out / folder.SUMMARY, folder.to_json(asdict(summary), indent=2))
 
 
 def _train(training: Training, listener: Listener, out: Path | None) -> None:
@@ -91,6 +116,8 @@ def _train(training: Training, listener: Listener, out: Path | None) -> None:
             listener.on_evaluation(evaluation)
         if out is None:
             continue
+        if training.at.step == 1 and training.scheduler is not None:  # of another library
+            checkpoint.check(training.state()["optimizer"])
         began = perf_counter()
         if evaluation is not None and began >= rows_due:
             _write_rows(training, out)

@@ -1,6 +1,6 @@
 """What is looked at while a network trains: where the time goes, and in some steps how far the weights move.
 
-May import PyTorch and adamas.train.records. Nothing here changes a bit of the training.
+May import PyTorch, adamas.torch and adamas.train.records. Nothing here changes a bit of the training.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
+from adamas.torch.storage import LOW_BITS
+from adamas.torch.unfused import joined
 from adamas.train.records import Memory
 
 
@@ -46,21 +48,28 @@ def grad_norm(parameters: Iterable[nn.Parameter]) -> float:
     return _norm([parameter.grad.detach() for parameter in parameters if parameter.grad is not None])
 
 
-def copies(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    """The weights as they are now."""
-    return [parameter.detach().clone() for parameter in parameters]
+@torch.no_grad()
+def weights(parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Copies of the weights as they are now, in float32; of split ones with the bits that the optimizer keeps."""
+    copies = []
+    for parameter in parameters:
+        state = optimizer.state.get(parameter)
+        low = state.get(LOW_BITS) if isinstance(state, dict) else None
+        copies.append(_real(parameter).float().clone() if low is None else joined(parameter, low))
+    return copies
 
 
-def update_ratio(before: Sequence[Tensor], parameters: Iterable[nn.Parameter]) -> float:
+def update_ratio(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
     """The norm of what all weights moved, over their norm before. About 1e-3 is usual in training that goes well."""
-    moved = [now.detach().float() - then.float() for now, then in zip(parameters, before, strict=True)]
     size = _norm(before)
-    return _norm(moved) / size if size > 0 else 0.0
+    return _norm([now - then for now, then in zip(after, before, strict=True)]) / size if size > 0 else 0.0
 
 
 def memory(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Memory:
     """Bytes of the weights, of the optimizer's state, and the most that the device, or this process, held."""
-    state = (value for values in optimizer.state.values() for value in values.values())
+    # Each parameter has a dictionary; an optimizer of another library may keep something else under a name of its own.
+    kept = (values.values() if isinstance(values, dict) else [values] for values in optimizer.state.values())
+    state = (value for values in kept for value in values)
     return Memory(
         weights=sum(parameter.nbytes for parameter in model.parameters()),
         state=sum(value.nbytes for value in state if isinstance(value, Tensor)),
@@ -81,4 +90,8 @@ def _process_peak() -> int | None:
 def _norm(tensors: Sequence[Tensor]) -> float:
     if not tensors:
         return 0.0
-    return torch.nn.utils.get_total_norm([tensor.float() for tensor in tensors]).item()
+    return torch.nn.utils.get_total_norm([_real(tensor).float() for tensor in tensors]).item()
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

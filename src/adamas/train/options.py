@@ -21,6 +21,8 @@ from adamas.tasks import TASKS, InputError, choose, is_file, label
 from adamas.train.optimizers import Member, base_name, choose_optimizer
 from adamas.train.schedules import choose_schedule
 
+MOST_SEED = 2**63  # and below
+MOST_STEPS = 10**9  # of anything that is counted
 POINTS_CHECKED = 10_000  # of the rate, over the planned steps
 
 Precision = Literal["float32", "bfloat16"]
@@ -86,14 +88,14 @@ class Options:
             raise InputError("betas", f"must be two numbers from 0 up to but not including 1, got {self.betas}")
         for name in ("epochs", "batch_size", "eval_every"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(name, f"must be a whole number from 1 up, got {value}")
+            if value is not None and not 1 <= value <= MOST_STEPS:
+                raise InputError(name, f"must be a whole number from 1 to {MOST_STEPS:,}, got {value}")
         processors = os.cpu_count() or 1
         if self.threads is not None and not 1 <= self.threads <= processors:
             raise InputError("threads", f"must be from 1 to the {processors} of this machine, got {self.threads}")
-        if not 0 <= self.seed < 2**63:
+        if not 0 <= self.seed < MOST_SEED:
             raise InputError("seed", f"must be a whole number from 0 to 2**63-1, got {self.seed}")
-        if self.weights is not None and self.precision == "float32":
+        if self.precision == "float32" and (self.weights is not None or "weights" in self.member.arguments):
             raise InputError(
                 "weights", "says how bfloat16 weights are kept: give precision bfloat16 too, or leave it out"
             )
@@ -101,12 +103,11 @@ class Options:
     def _check_kinds(self) -> None:
         """Each value is of its field's type; whole numbers are numbers, and text and lists stand for paths and tuples."""
         for name, hint in get_type_hints(Options).items():
-            value = getattr(self, name)
+            value = plain(getattr(self, name))
+            object.__setattr__(self, name, value)
             kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-            if Path in kinds and isinstance(value, str):
+            if Path in kinds and isinstance(value, str) and value:
                 object.__setattr__(self, name, Path(value))
-            elif isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
             if not any(_is(getattr(self, name), kind) for kind in kinds):
                 raise InputError(name, f"must be {' or '.join(filter(None, map(_called, kinds)))}, got {value!r}")
 
@@ -118,6 +119,9 @@ class Options:
         for name in ("state", "weights"):
             if getattr(self, name) is not None and not self.member.own:
                 raise InputError(name, f"is not an option of {self.optimizer}, but of Adamas's own: leave it out")
+        for name, argument in (("state", "state"), ("weights", "weights"), ("clip", "max_grad_norm")):
+            if getattr(self, name) is not None and argument in self.member.arguments:
+                raise InputError(name, f"is given twice, also as {argument} in {self.optimizer}: leave one of them out")
         if self.clip == "auto" and not self.member.own:
             raise InputError("clip", f"auto is not an option of {self.optimizer}, but of Adamas's own: give a number")
         if self.member.lr is None and self.lr is None and not self.schedule_is_rate:
@@ -188,12 +192,12 @@ class Options:
         if self.member.own:
             kept = "split" if self.precision == "bfloat16" and "weights" not in self.member.arguments else None
             given |= {
+                "seed": self.seed,
                 "state": self.state,
                 "weights": self.weights or kept,
                 "max_grad_norm": self.clip,
-                "seed": self.seed,
             }
-        return {**self.member.arguments, **{name: value for name, value in given.items() if value is not None}}
+        return {**{name: value for name, value in given.items() if value is not None}, **self.member.arguments}
 
     def given(self) -> dict[str, Any]:
         """What differs from the defaults, as plain values that JSON and TOML hold; ``Options(**given)`` is the same."""
@@ -216,6 +220,13 @@ class Options:
     def resolved(self) -> dict[str, Any]:
         """Every option by name."""
         return asdict(self)
+
+
+def plain(value: Any) -> Any:
+    """Numbers and arrays of NumPy and PyTorch as those of Python, and lists as tuples."""
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):
+        value = value.tolist()
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _is(value: Any, kind: Any) -> bool:

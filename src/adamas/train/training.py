@@ -5,12 +5,14 @@ May import PyTorch, adamas.tasks, adamas.torch and the parts of adamas.train tha
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from itertools import islice
+from numbers import Real
 from time import perf_counter
 from typing import Any
 
@@ -27,6 +29,7 @@ from adamas.train.options import Options
 from adamas.train.records import Evaluation, Listener, Progress, Sample, Seconds
 
 SECONDS_BETWEEN_REPORTS = 0.2
+COLUMNS = frozenset(field.name for field in fields(Evaluation)) - {"metrics"}
 SAMPLES = 200  # of a run: steps that are looked at more closely
 
 
@@ -167,9 +170,10 @@ class Training:
             at.sample_sum + loss,
         )
         if at.step % self.sample_every == 0 or at.step == 1:
-            norm, before = measures.grad_norm(self.parameters), measures.copies(self.parameters)
+            norm, before = measures.grad_norm(self.parameters), measures.weights(self.parameters, self.optimizer)
             self.move(watch)
-            mean, ratio = at.sample_sum / (at.step - at.sampled_at), measures.update_ratio(before, self.parameters)
+            mean = at.sample_sum / (at.step - at.sampled_at)
+            ratio = measures.update_ratio(before, measures.weights(self.parameters, self.optimizer))
             self.samples.append(Sample(at.step, mean, rate, norm, ratio))
             at.sample_sum, at.sampled_at = 0.0, at.step
             listener.on_sample(self.samples[-1])
@@ -227,11 +231,38 @@ class Training:
         """The task's figures for the weights as they are."""
         self.network.eval()
         with torch.no_grad(), self.arithmetic():
-            figures = {name: float(value) for name, value in self.task.evaluate(self.network, *self.task.test).items()}
+            found = self.task.evaluate(self.network, *self.task.test)
         self.network.train()
-        if self.task.metric not in figures:
-            raise InputError("task", f"has the metric {self.task.metric!r}, and evaluate gives {', '.join(figures)}")
-        return figures
+        if not isinstance(found, Mapping) or not all(map(_is_number, found.values())):
+            raise InputError("task", f"has an evaluate that must return numbers by name, not {_described(found)}")
+        if self.task.metric not in found:
+            raise InputError("task", f"has the metric {self.task.metric!r}, and evaluate gives {', '.join(found)}")
+        if taken := COLUMNS & set(found):
+            raise InputError(
+                "task", f"has an evaluate that gives {min(taken)!r}, which every run has: name it otherwise"
+            )
+        return {name: float(value) for name, value in found.items()}
+
+    def rehearse(self) -> None:
+        """Take the loss of a first batch and the figures, on a copy, so that a task's mistakes show before it begins.
+
+        Raises:
+            InputError: they are not what they must be.
+        """
+        before, model, network = random_state(), self.model, self.network
+        self.model = self.network = copy.deepcopy(model)
+        try:
+            self.evaluate()
+            batch = next(self.task.batches(self.batch_size, torch.Generator().manual_seed(0)))
+            with self.arithmetic():
+                loss = self.task.loss(self.network, *batch)
+            if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+                raise InputError(
+                    "task", f"has a loss that must return a scalar with a gradient, not {_described(loss)}"
+                )
+        finally:
+            self.model, self.network = model, network
+            set_random_state(before)
 
     def observe(self, figures: Mapping[str, float]) -> str | None:
         """Show the plateaus what they watch; return what they did and why."""
@@ -276,6 +307,9 @@ class Training:
         Raises:
             InputError: it had another model, optimizer or data; names ``resume``.
         """
+        if self.steps < state["at"]["step"]:
+            done = state["at"]["step"] / self.steps_in_epoch
+            raise InputError("epochs", f"is {self.epochs}, and the run has done {done:g} already: give more")
         if state["data"] != self.data_fingerprint:
             raise InputError("resume", "was trained on other data: give the data_dir that it began with")
         try:
@@ -300,6 +334,16 @@ class Training:
         return tuple(tensor.to(self.device) for tensor in tensors)
 
 
+def _described(value: Any) -> str:
+    """A value in one line."""
+    text = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else " ".join(repr(value).split())
+    return text[:200]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+
+
 def find_device(name: str) -> torch.device:
     """The device of that name.
 
@@ -308,7 +352,7 @@ def find_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         problem = f"{name!r} cannot be used here: {str(error).splitlines()[0]}"
         raise InputError("device", problem) from error

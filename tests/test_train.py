@@ -9,6 +9,7 @@ import os
 import signal
 import struct
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from adamas.schedules import cosine, from_function, from_json, parse
-from adamas.tasks import digits, mnist
+from adamas.tasks import digits, mnist, mnist_cnn
 from adamas.tasks.idx import find_idx, read_idx
 from adamas.tasks.perceptron import Perceptron
 from adamas.train import (
@@ -77,8 +78,8 @@ def test_mnist_files_are_found_and_read_under_every_usual_name(tmp_path: Path, m
     (tmp_path / f"train-images{mark}idx3-ubyte{end}").write_bytes(pack(IMAGES))
     (tmp_path / f"train-labels{mark}idx1-ubyte{end}").write_bytes(pack(LABELS))
     pixels, labels = mnist.read_part(tmp_path, "train")
-    assert pixels.shape == (3, 784)
-    assert torch.equal(pixels[1], torch.arange(784, 2 * 784).remainder(256) / 255)
+    assert pixels.shape == (3, 28, 28)
+    assert torch.equal(pixels[1].flatten(), torch.arange(784, 2 * 784).remainder(256) / 255)
     assert labels.tolist() == [4, 0, 9]
 
 
@@ -120,13 +121,21 @@ def test_a_damaged_gzip_file_is_named(tmp_path: Path, content: bytes) -> None:
     ("replaced", "says"),
     [
         ({"t10k_labels": idx((2,), b"\x01\x02")}, "3 images in t10k-images-idx3-ubyte and 2 labels in t10k-labels"),
-        ({"train_images": idx((3, 8, 8), bytes(192))}, "images of 8×8"),
-        ({"train_labels": idx((3,), b"\x01\x0a\x02")}, "a label 10"),
+        ({"train_images": idx((3, 8, 8), bytes(192))}, "has images of 8×8 to train on and of 28×28 to test on"),
+        ({"t10k_labels": idx((3,), b"\x01\x0a\x02")}, "has a label 10 to test on, and none above 9 to train on"),
     ],
 )
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, replaced: dict[str, bytes], says: str) -> None:
     with pytest.raises(InputError, match=says):
         mnist.load(write_mnist(tmp_path, **replaced))
+
+
+@pytest.mark.parametrize("module", [mnist, mnist_cnn])
+def test_other_images_in_the_same_format_make_a_network_of_their_size(tmp_path: Path, module: ModuleType) -> None:
+    images, labels = idx((3, 12, 16), bytes(3 * 12 * 16)), idx((3,), b"\x00\x1a\x03")
+    changed = {"train_images": images, "t10k_images": images, "train_labels": labels, "t10k_labels": labels}
+    task = module.load(write_mnist(tmp_path, **changed))
+    assert task.model()(task.train[0]).shape == (3, 27)
 
 
 def test_a_missing_file_is_named_with_its_spellings(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import shlex
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
@@ -67,28 +68,20 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
             training.rehearse()
         if content is not None:
             training.load_state(content)
-        if not write and resume is None:
-            return _carried_out(options, training, lr_found, listener, None)
-        with folder.hold(resume or options.out, options.task_label, resumed=resume is not None) as out:
-            resumed_after = [*previous.get("resumed_after", []), *([training.at.step] if resume is not None else [])]
+        held = folder.hold(resume or options.out, options.task_label, resumed=resume is not None)
+        with held if write else nullcontext() as out:
             plan = _plan(options, training, lr_found, out)
-            folder.write_config(out, {**_configuration(options, plan, training), "resumed_after": resumed_after})
-            if options.log is not None:
-                listener = Listeners(listener, tensorboard.TensorBoard(out))
-            return _carried_out(options, training, lr_found, listener, out)
-
-
-def _carried_out(
-    options: Options, training: Training, lr_found: str | None, listener: Listener, out: Path | None
-) -> Summary:
-    """Train, and write what came of it."""
-    plan = _plan(options, training, lr_found, out)
-    listener.on_start(plan)
-    _train(training, listener, out)
-    summary = _summary(options, training, lr_found, out)
-    if out is not None:
-        _write_results(out, plan, training, summary)
-    listener.on_end(summary)
+            if out is not None:
+                resumed_after = [*previous.get("resumed_after", []), *([plan.done] if resume is not None else [])]
+                folder.write_config(out, {**_configuration(options, plan, training), "resumed_after": resumed_after})
+                if options.log is not None:
+                    listener = Listeners(listener, tensorboard.TensorBoard(out))
+            listener.on_start(plan)
+            _train(training, listener, out)
+            summary = _summary(options, training, lr_found, out)
+            if out is not None:
+                _write_results(out, plan, training, summary)
+            listener.on_end(summary)
     if training.diverged_at is not None:
         raise DivergedError(training.diverged_at, summary)
     return summary

@@ -83,6 +83,12 @@ def choose(parameter: str, name: str, choices: Iterable[str]) -> str:
     raise InputError(parameter, f"{name!r} is unknown: {suggestion}There are {', '.join(choices)}")
 
 
+def without_data_dir(data_dir: Path | None, task: str) -> None:
+    """Raise InputError if there is a data_dir; ``task`` is the name of one that reads none, and why, as ``x, which …``."""
+    if data_dir is not None:
+        raise InputError("data_dir", f"is not an option of {task}: leave it out")
+
+
 @dataclass(frozen=True)
 class Task:
     """What a network is trained on and how it is judged.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adamas.tasks import InputError, Task
+from adamas.tasks import Task, without_data_dir
 
 EPISODES = 8  # that a step of training plays
 DISCOUNT = 0.99
@@ -131,8 +131,7 @@ def load(data_dir: Path | None) -> Task:
     Raises:
         InputError: a data_dir was given, which this task does not read.
     """
-    if data_dir is not None:
-        raise InputError("data_dir", "is not an option of cartpole, which makes its data by playing: leave it out")
+    without_data_dir(data_dir, "cartpole, which makes its data by playing")
     return Task(
         description=f"CartPole-v1, {EPISODES} episodes a step, a policy and a baseline of 64",
         model=Pilot,

@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adamas.tasks import InputError, Task
+from adamas.tasks import Task, without_data_dir
 
 L1, L2 = 3e-3, 1e-2
 
@@ -45,8 +45,7 @@ def load(data_dir: Path | None) -> Task:
     Raises:
         InputError: a data_dir was given, which this task does not read.
     """
-    if data_dir is not None:
-        raise InputError("data_dir", "is not an option of diabetes, which comes with scikit-learn: leave it out")
+    without_data_dir(data_dir, "diabetes, which comes with scikit-learn")
     measured, progression = load_diabetes(return_X_y=True)
     split = train_test_split(measured, progression[:, None], test_size=100, random_state=0)
     inputs, test_inputs, targets, test_targets = (torch.from_numpy(part).float() for part in split)

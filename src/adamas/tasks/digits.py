@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from adamas.tasks import InputError, Task, classification
+from adamas.tasks import Task, classification, without_data_dir
 from adamas.tasks.perceptron import Perceptron
 
 
@@ -26,8 +26,7 @@ def load(data_dir: Path | None) -> Task:
     Raises:
         InputError: a data_dir was given, which this task does not read.
     """
-    if data_dir is not None:
-        raise InputError("data_dir", "is not an option of digits, which come with scikit-learn: leave it out")
+    without_data_dir(data_dir, "digits, which come with scikit-learn")
     pixels, digits = load_digits(return_X_y=True)
     train_pixels, test_pixels, train_digits, test_digits = train_test_split(
         torch.from_numpy(pixels).float() / 16,

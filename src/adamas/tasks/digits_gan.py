@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from adamas.tasks import InputError, Task, digits
+from adamas.tasks import Task, digits, without_data_dir
 from adamas.tasks.perceptron import Perceptron
 
 LATENT = 16  # numbers that a digit is drawn from
@@ -130,10 +130,7 @@ def load(data_dir: Path | None) -> Task:
     Raises:
         InputError: a data_dir was given, which this task does not read.
     """
-    if data_dir is not None:
-        raise InputError(
-            "data_dir", "is not an option of digits-gan, whose digits come with scikit-learn: leave it out"
-        )
+    without_data_dir(data_dir, "digits-gan, whose digits come with scikit-learn")
     real = digits.load(None)
     return Task(
         description=f"draws 8×8 digits from {LATENT} numbers, two networks of 128",

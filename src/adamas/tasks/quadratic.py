@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from adamas.charts import Chart, Series
-from adamas.tasks import InputError, Task
+from adamas.tasks import Task, without_data_dir
 
 PARABOLA_START = 5.0
 ROSENBROCK_START = (
@@ -104,8 +104,7 @@ def load(data_dir: Path | None) -> Task:
     Raises:
         InputError: a data_dir was given, which this task does not read.
     """
-    if data_dir is not None:
-        raise InputError("data_dir", "is not an option of quadratic, which has no data: leave it out")
+    without_data_dir(data_dir, "quadratic, which has no data")
     return Task(
         description="f(x) = x² from x = 5",
         model=Parabola,

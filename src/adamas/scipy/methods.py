@@ -1,0 +1,150 @@
+"""The members of the family as methods of ``scipy.optimize.minimize``. Imports NumPy and SciPy.
+
+SciPy hands a callable method its raw arguments: what ``minimize`` does for its own methods (bounds, callbacks, tolerances,
+finite differences) is done here and in the modules beside.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+from scipy.optimize import OptimizeResult, OptimizeWarning
+
+from .. import family
+from .minimizing import STOPPING_OPTIONS, Stopping, minimize, start_of
+from .objective import SCHEMES, Box, Objective
+from .stepping import COMMON, Stepper, check
+
+
+@dataclass(frozen=True, repr=False)
+class Method:
+    """A member of the family, to be given to ``scipy.optimize.minimize`` as ``method=``.
+
+    Attributes:
+        name: as it is called in this package.
+        member: what it computes.
+        defaults: its hyperparameters, which are options of ``minimize``; ``lr``, ``weight_decay`` and ``betas`` may be
+            schedules.
+    """
+
+    name: str
+    member: family.Member
+    defaults: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"adamas.scipy.{self.name}"
+
+    def __reduce__(self) -> str:
+        return self.name  # pickled as the global that it is
+
+    def hyperparameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The defaults with what was given in their places, checked.
+
+        Raises:
+            ValueError: one has a value that it cannot have.
+        """
+        return check({**COMMON, **self.defaults, **given})
+
+    def split(self, options: Mapping[str, Any], others: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The hyperparameters and the other options among those given; about what is neither there is a warning."""
+        known = {*COMMON, *self.defaults}
+        hyper = {name: value for name, value in options.items() if name in known}
+        rest = {name: value for name, value in options.items() if name in others}
+        if unknown := [name for name in options if name not in hyper and name not in rest]:
+            near = [match for name in unknown for match in get_close_matches(name, [*known, *others], n=1)]
+            hint = f" (did you mean {', '.join(near)}?)" if near else ""
+            warnings.warn(f"Unknown solver options: {', '.join(unknown)}{hint}", OptimizeWarning, stacklevel=4)
+        return hyper, rest
+
+    def __call__(
+        self,
+        fun: Callable[..., Any],
+        x0: Any,
+        args: Any = (),
+        jac: Any = None,
+        hess: Any = None,
+        hessp: Any = None,
+        bounds: Any = None,
+        constraints: Any = (),
+        callback: Callable[..., Any] | None = None,
+        **options: Any,
+    ) -> OptimizeResult:
+        """What ``minimize`` calls.
+
+        Raises:
+            ValueError: constraints, or an argument or option that has a value that it cannot have.
+        """
+        for given, words, name in ((hess, "Hessian", "hess"), (hessp, "Hessian-vector product", "hessp")):
+            if given is not None:
+                text = f"Method {self!r} does not use {words} information ({name})."
+                warnings.warn(text, RuntimeWarning, stacklevel=3)
+        if constraints is not None and np.size(constraints):
+            first = constraints[0] if isinstance(constraints, list | tuple) else constraints
+            raise ValueError(
+                f"constraints: method {self!r} takes none, and was given a {type(first).__name__}: use bounds for a box, and "
+                "method='SLSQP' or 'trust-constr' for the rest"
+            )
+        if jac is True:
+            raise ValueError(f"jac=True is read by scipy.optimize.minimize: call minimize(…, method={self!r})")
+        hyper, rest = self.split(options, STOPPING_OPTIONS)
+        stopping = Stopping(**rest)
+        x = start_of(x0)
+        box = Box(bounds, x)
+        scheme = jac if isinstance(jac, str) and jac in SCHEMES else stopping.finite_diff
+        objective = Objective(fun, jac if callable(jac) else scheme, box, stopping.finite_diff_rel_step)
+        stepper = Stepper(self.member, self.hyperparameters(hyper), x.size)
+        arguments = args if isinstance(args, tuple) else (args,)
+        return minimize(objective, box, x, arguments, stepper, stopping, callback)
+
+
+_ROOT = {"eps_root": 0.0}
+_ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "bias_correction": True, "eps_mode": "torch", **_ROOT}
+
+sgd = Method("sgd", family.SGD, {"lr": 1e-3, "momentum": 0.0, "dampening": 0.0, "nesterov": False})
+"""Gradient descent."""
+
+momentum = Method("momentum", family.SGD, {**sgd.defaults, "momentum": 0.9})
+"""Gradient descent with momentum (Polyak, 1964)."""
+
+nesterov = Method("nesterov", family.SGD, {**momentum.defaults, "nesterov": True})
+"""Gradient descent with Nesterov's momentum (Sutskever et al., 2013)."""
+
+adagrad = Method(
+    "adagrad",
+    family.ADAGRAD,
+    {"lr": 1e-2, "lr_decay": 0.0, "initial_accumulator_value": 0.0, "eps": 1e-10, **_ROOT},
+)
+"""AdaGrad (Duchi, Hazan and Singer, 2011, figure 1)."""
+
+rmsprop = Method(
+    "rmsprop", family.RMSPROP, {"lr": 1e-2, "alpha": 0.99, "eps": 1e-8, "momentum": 0.0, "centered": False, **_ROOT}
+)
+"""RMSprop (Tieleman and Hinton, 2012); centered as in Graves, 2013."""
+
+adam = Method("adam", family.ADAM, {"lr": 1e-3, **_ADAM, "amsgrad": False})
+"""Adam (Kingma and Ba, 2015, algorithm 1)."""
+
+adamw = Method("adamw", family.ADAM, {**adam.defaults, "weight_decay": 1e-2, "decay": "decoupled"})
+"""AdamW (Loshchilov and Hutter, 2019, algorithm 2): its decay draws x to 0, so its rest is not the function's minimum."""
+
+amsgrad = Method("amsgrad", family.ADAM, {**adam.defaults, "amsgrad": True})
+"""AMSGrad (Reddi, Kale and Kumar, 2018)."""
+
+adamax = Method("adamax", family.ADAMAX, {"lr": 2e-3, "betas": (0.9, 0.999), "eps": 1e-8, "bias_correction": True})
+"""Adamax (Kingma and Ba, 2015, algorithm 2)."""
+
+nadam = Method("nadam", family.NADAM, {"lr": 2e-3, **_ADAM, "momentum_decay": 4e-3})
+"""NAdam (Dozat, 2016)."""
+
+radam = Method("radam", family.RADAM, {"lr": 1e-3, **_ADAM, "eps_mode": "hat"})
+"""RAdam (Liu et al., 2020, algorithm 2)."""
+
+METHODS = {
+    method.name: method
+    for method in (sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, amsgrad, adamax, nadam, radam)
+}

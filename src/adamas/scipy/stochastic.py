@@ -1,0 +1,176 @@
+"""Minimizing a function that is only known by noisy samples: a step a batch, and the mean of the last iterates at the end.
+
+Imports NumPy and SciPy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from scipy.optimize import OptimizeResult
+
+from .methods import Method, adam
+from .minimizing import NOT_FINITE, STOPPED, STOPPED_BY_CALLBACK, start_of, told, whole
+from .objective import SCHEMES, Box, Objective
+from .stepping import Stepper, Vector
+
+RECENT = 100  # batches that the reported value is the mean of
+
+
+def minimize_stochastic(
+    fun: Callable[..., Any],
+    x0: Any,
+    batches: Iterable[Any],
+    *,
+    jac: Callable[..., Any] | bool | str | None = None,
+    args: tuple[Any, ...] = (),
+    method: Method = adam,
+    bounds: Any = None,
+    epochs: int = 1,
+    maxiter: int | None = None,
+    average: float | None = 8.0,
+    callback: Callable[..., Any] | None = None,
+    every: int = 1,
+    **hyperparameters: Any,
+) -> OptimizeResult:
+    r"""Minimize the expectation of ``fun(x, batch)`` over batches, by one step for each.
+
+    A single value tells little here, so nothing is decided by it: the run has the length that it is given, and there is no
+    best point. What is given is the mean of the iterates, the later the more (Shamir and Zhang, 2013, arXiv:1212.1824,
+    section 4), which has less noise than any one of them:
+
+    .. math:: \bar x_t = \left(1 - \frac{1 + a}{t + a}\right) \bar x_{t-1} + \frac{1 + a}{t + a}\, x_t
+
+    with a of ``average``: half of the weight lies on the last 7% of the steps with 8, on the last 16% with 3, and with 0 it
+    is the plain mean of all.
+
+    Args:
+        fun: called as ``fun(x, batch, *args)``; gives a number, or with ``jac=True`` a number and its gradient.
+        x0: the start, of shape (n,).
+        batches: what ``fun`` is called with, one after the other. For several epochs it is iterated anew each time, so a list
+            or a data loader; a generator (endless, where ``maxiter`` is given) for one.
+        jac: gives the gradient, of shape (n,), called as ``fun`` is; or True; or ``"2-point"``, ``"3-point"`` or ``"cs"`` for
+            finite differences on the same batch. None is ``"2-point"``.
+        args: more arguments.
+        method: of this package.
+        bounds: a box that x stays in, in any form that SciPy takes.
+        epochs: passes over the batches.
+        maxiter: the most steps; None for no such limit.
+        average: a, from 0 up; None for the last iterate itself.
+        callback: called each ``every`` steps as in ``scipy.optimize.minimize``: with a copy of x, or, where its only parameter
+            is named ``intermediate_result``, with an ``OptimizeResult`` of x (averaged), x_last, fun, nit, epoch and lr. It
+            ends the run by ``StopIteration``.
+        every: steps from one call to the next.
+        **hyperparameters: the method's, as ``options=`` of ``minimize`` has them: ``lr`` (a number or a schedule), ….
+
+    Returns:
+        ``OptimizeResult`` with x (averaged), x_last, fun (the mean of the last 100 batches' values, each as it was before its
+        step), nit, nfev, njev, epoch (passes completed), status (0: all was done; 3: not finite; 99: stopped by the
+        callback), success and message. In x0's dtype.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have, or there are no batches.
+
+    Example:
+        >>> import numpy as np, adamas.scipy
+        >>> samples = np.random.default_rng(0).normal(3.0, 1.0, size=(500, 20))
+        >>> def fun(x, batch):
+        ...     return np.mean((x - batch) ** 2), np.array([np.mean(2 * (x - batch))])
+        >>> found = adamas.scipy.minimize_stochastic(fun, [0.0], samples, jac=True, lr=0.05)
+        >>> bool(abs(found.x[0] - samples.mean()) < 0.1)
+        True
+    """
+    epochs, every = whole("epochs", epochs, 1), whole("every", every, 1)
+    maxiter = None if maxiter is None else whole("maxiter", maxiter, 0)
+    if average is not None and not 0 <= average < math.inf:
+        raise ValueError(f"average must be a number from 0 up or None, not {average!r}")
+    if epochs > 1 and isinstance(batches, Iterator):
+        raise ValueError(
+            f"batches is a {type(batches).__name__}, which can be gone through once: give a list, or epochs=1"
+        )
+    if isinstance(jac, str) and jac not in SCHEMES:
+        raise ValueError(f"jac={jac!r} is unknown: use a function, True or one of {', '.join(map(repr, SCHEMES))}")
+    hyper, _ = method.split(hyperparameters, ())
+    start = start_of(x0)
+    box = Box(bounds, start)
+    if jac is True:
+        pair = _Pair(fun)
+        objective = Objective(pair.value, pair.gradient, box)
+    else:
+        objective = Objective(fun, jac if callable(jac) else jac or "2-point", box)
+    stepper = Stepper(method.member, method.hyperparameters(hyper), start.size)
+    tell = told(callback)
+    exact = box.project(start.astype(np.float64))
+    mean = exact
+    recent: deque[float] = deque(maxlen=RECENT)
+    epoch, status, message = 0, 0, ""
+
+    def state() -> OptimizeResult:
+        x_last = _rounded(exact, start, box)
+        x = x_last if average is None else _rounded(mean, start, box)
+        value = float(np.mean(recent)) if recent else math.nan
+        return OptimizeResult(x=x, x_last=x_last, fun=value, nit=stepper.done, epoch=epoch, lr=stepper.lr)
+
+    for epoch in range(epochs):
+        before = stepper.done
+        for batch in batches if maxiter is None or stepper.done < maxiter else ():
+            x = _rounded(exact, start, box)
+            loss = objective.value(x, batch, *args)
+            gradient = objective.gradient(x, loss, batch, *args) if math.isfinite(loss) else np.array([math.nan])
+            after = box.project(stepper.step(exact, gradient)) if np.isfinite(gradient).all() else gradient
+            if not np.isfinite(after).all():
+                wrong_loss = f"the objective is {loss}" if not math.isfinite(loss) else ""
+                what = wrong_loss or "the gradient or the step is not finite"
+                status = NOT_FINITE
+                message = f"At batch {stepper.done + 1} {what}: a smaller lr may help. x is as it was before."
+                break
+            exact = after
+            recent.append(loss)
+            share = 1.0 if average is None else (1 + average) / (stepper.done + average)
+            mean = mean + share * (exact - mean)
+            if stepper.done % every == 0:
+                try:
+                    tell(state())
+                except StopIteration:
+                    status, message = STOPPED_BY_CALLBACK, STOPPED
+                    break
+            if stepper.done == maxiter:
+                message = f"All of maxiter={maxiter} steps were done."
+                break
+        if message:
+            break
+        if stepper.done == before and maxiter != 0:
+            raise ValueError(f"batches gave nothing in pass {epoch + 1}: give at least one batch")
+    else:
+        epoch, message = epochs, f"All {epochs} passes were done, of {stepper.done} steps."
+    if active := box.active(_rounded(exact, start, box)):
+        message += f" Active bounds: {active}."
+    result = state()
+    result.update(nfev=objective.nfev, njev=objective.njev, status=status, success=status == 0, message=message)
+    return result
+
+
+def _rounded(x: Vector, start: Vector, box: Box) -> Vector:
+    """As ``fun`` sees it: in the dtype of the start, and in the box."""
+    return box.project(x.astype(start.dtype))
+
+
+class _Pair:
+    """A function that gives value and gradient at once, as two functions of which the second follows the first."""
+
+    def __init__(self, fun: Callable[..., Any]) -> None:
+        self._fun = fun
+        self._gradient: Any = None
+
+    def value(self, x: Vector, *args: Any) -> Any:
+        """The value; the gradient is kept."""
+        value, self._gradient = self._fun(x, *args)
+        return value
+
+    def gradient(self, x: Vector, *args: Any) -> Any:
+        """The gradient where the value was."""
+        return self._gradient

@@ -50,15 +50,20 @@ class Method:
         """
         return check({**COMMON, **self.defaults, **given})
 
-    def split(self, options: Mapping[str, Any], others: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The hyperparameters and the other options among those given; about what is neither there is a warning."""
+    def split(
+        self, options: Mapping[str, Any], others: tuple[str, ...], level: int
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The hyperparameters and the other options among those given.
+
+        About what is neither there is a warning, at the caller so many levels up.
+        """
         known = {*COMMON, *self.defaults}
         hyper = {name: value for name, value in options.items() if name in known}
         rest = {name: value for name, value in options.items() if name in others}
         if unknown := [name for name in options if name not in hyper and name not in rest]:
             near = [match for name in unknown for match in get_close_matches(name, [*known, *others], n=1)]
             hint = f" (did you mean {', '.join(near)}?)" if near else ""
-            warnings.warn(f"Unknown solver options: {', '.join(unknown)}{hint}", OptimizeWarning, stacklevel=4)
+            warnings.warn(f"Unknown solver options: {', '.join(unknown)}{hint}", OptimizeWarning, stacklevel=level + 1)
         return hyper, rest
 
     def __call__(
@@ -91,8 +96,8 @@ class Method:
             )
         if jac is True:
             raise ValueError(f"jac=True is read by scipy.optimize.minimize: call minimize(…, method={self!r})")
-        hyper, rest = self.split(options, STOPPING_OPTIONS)
-        stopping = Stopping(**rest)
+        hyper, rest = self.split(options, STOPPING_OPTIONS, 3)
+        stopping = Stopping.of(rest)
         x = start_of(x0)
         box = Box(bounds, x)
         scheme = jac if isinstance(jac, str) and jac in SCHEMES else stopping.finite_diff

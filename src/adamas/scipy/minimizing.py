@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -23,50 +23,58 @@ STOPPED = "`callback` raised `StopIteration`."  # SciPy's words
 
 @dataclass
 class Stopping:
-    """When to stop, and what to tell meanwhile: the options that all methods have.
+    """When to stop, and what to tell meanwhile: the options that all methods have. None stands for the default.
 
     Attributes:
-        maxiter: the most steps. Default 10 000.
-        gtol: stop where no component of the gradient is larger (at a bound, only as far as x can move counts).
-        ftol: stop when the best value has fallen by no more than ``ftol * max(1, |value|)`` in ``patience`` steps; None for
-            never. Default None, or 0 where ``patience`` is given and ``xtol`` is not.
-        xtol: stop when no component of x has moved by more than ``xtol * max(1, largest |x|)`` in each of ``patience`` steps;
-            None for never.
-        patience: steps. Default 50.
-        tol: what ``minimize(tol=)`` gives: ``gtol`` where that is not given.
+        maxiter: the most steps.
+        gtol: stop where no component of the gradient is larger (at a bound, only as far as x can move counts). What
+            ``minimize(tol=)`` gives is this, where it is not given itself.
+        ftol: stop when the best value has fallen by no more than ``ftol * max(1, |value|)`` in ``patience`` steps. By default
+            this does not stop; where ``patience`` is given and ``xtol`` is not, it is 0.
+        xtol: stop when no component of x has moved by more than ``xtol * max(1, largest |x|)`` in each of ``patience`` steps.
+            By default this does not stop.
+        patience: steps.
         disp: print what came of it.
         return_all: have ``allvecs`` in the result: x0 and the x after each step.
-        finite_diff: without ``jac``: ``"2-point"`` (default), ``"3-point"`` or ``"cs"`` (complex steps).
-        finite_diff_rel_step: the relative step of finite differences; None for SciPy's.
+        finite_diff: without ``jac``: ``"2-point"``, ``"3-point"`` or ``"cs"`` (complex steps).
+        finite_diff_rel_step: the relative step of finite differences, a number or one for each component; None for SciPy's.
     """
 
-    maxiter: int | None = None
-    gtol: float | None = None
+    maxiter: int = 10_000
+    gtol: float = 1e-5
     ftol: float | None = None
     xtol: float | None = None
-    patience: int | None = None
-    tol: float | None = None
+    patience: int = 50
     disp: bool = False
     return_all: bool = False
     finite_diff: str = "2-point"
     finite_diff_rel_step: Any = None
 
     def __post_init__(self) -> None:
+        self.maxiter, self.patience = whole("maxiter", self.maxiter, 0), whole("patience", self.patience, 1)
         if self.finite_diff not in SCHEMES:
             raise ValueError(f"finite_diff={self.finite_diff!r} is unknown: use one of {', '.join(map(repr, SCHEMES))}")
-        for name in ("gtol", "ftol", "xtol", "tol"):
+        for name in ("gtol", "ftol", "xtol"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, float | int | np.number) or not value >= 0):
-                raise ValueError(f"{name} must be a number from 0 up or None, not {value!r}")
-        if self.patience is not None and self.ftol is None and self.xtol is None:
-            self.ftol = 0.0
-        if self.gtol is None:
-            self.gtol = 1e-5 if self.tol is None else self.tol
-        self.maxiter = 10_000 if self.maxiter is None else whole("maxiter", self.maxiter, 0)
-        self.patience = 50 if self.patience is None else whole("patience", self.patience, 1)
+                raise ValueError(f"{name} must be a number from 0 up, not {value!r}")
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Stopping:
+        """What the options of ``minimize`` ask for.
+
+        Raises:
+            ValueError: one has a value that it cannot have.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        if (tol := given.pop("tol", None)) is not None:
+            given.setdefault("gtol", tol)
+        if "patience" in given and "xtol" not in given:
+            given.setdefault("ftol", 0.0)
+        return cls(**given)
 
 
-STOPPING_OPTIONS = tuple(field.name for field in fields(Stopping))
+STOPPING_OPTIONS = ("tol", *(field.name for field in fields(Stopping)))
 
 
 def whole(name: str, value: Any, least: int) -> int:
@@ -149,24 +157,25 @@ def minimize(
     point = best = evaluate(box.project(x0), 0)
     visited = [np.copy(point.x)]
     falls, small_steps = _Falls(stopping, point.fun), 0
-    assert stopping.maxiter is not None  # filled in by Stopping
     while True:
         reason = None if point.is_finite() else _not_finite(point, best)
-        status = NOT_FINITE if reason else CONVERGED
-        if reason is None:
-            status, reason = _verdict(point, best, box, stopping, falls, small_steps)
         if reason is not None:
+            status = NOT_FINITE
+            break
+        if (verdict := _verdict(point, box, stopping, falls, small_steps)) is not None:
+            status, reason = verdict
             break
         after = box.project(stepper.step(exact, point.jac))
-        if not np.isfinite(after).all():
+        with np.errstate(over="ignore"):
+            rounded = box.project(after.astype(x0.dtype))
+        if not np.isfinite(rounded).all():
             status, reason = NOT_FINITE, f"Step {point.nit + 1} would leave the finite numbers: a smaller lr may help."
             break
         moved = float(np.max(np.abs(after - exact), initial=0.0))
         scale = max(1.0, float(np.max(np.abs(exact), initial=0.0)))
         small_steps = small_steps + 1 if stopping.xtol is not None and moved <= stopping.xtol * scale else 0
         exact = after
-        with np.errstate(over="ignore"):
-            point = evaluate(box.project(exact.astype(x0.dtype)), point.nit + 1)
+        point = evaluate(rounded, point.nit + 1)
         if point.is_finite() and (point.fun <= best.fun or not best.is_finite()):
             best = point
         falls.note(best)
@@ -214,13 +223,8 @@ class _Falls:
         return 0 if self._ftol is None else nit - self._at
 
 
-def _verdict(
-    point: Point, best: Point, box: Box, stopping: Stopping, falls: _Falls, small_steps: int
-) -> tuple[int, str | None]:
+def _verdict(point: Point, box: Box, stopping: Stopping, falls: _Falls, small_steps: int) -> tuple[int, str] | None:
     """The status and why to stop at the point, or None to go on."""
-    assert stopping.maxiter is not None  # all filled in by Stopping
-    assert stopping.patience is not None
-    assert stopping.gtol is not None
     if (size := box.size_of(point.x, point.jac)) <= stopping.gtol:
         return CONVERGED, f"Converged: no component of the gradient is above gtol ({size:.3g} <= {stopping.gtol:g})."
     if falls.since(point.nit) >= stopping.patience:
@@ -234,7 +238,7 @@ def _verdict(
             OUT_OF_ITERATIONS,
             f"Maximum number of iterations has been exceeded (maxiter={stopping.maxiter}); the gradient is {size:.3g}.",
         )
-    return CONVERGED, None
+    return None
 
 
 def _not_finite(point: Point, best: Point) -> str:

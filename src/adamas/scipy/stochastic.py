@@ -27,7 +27,7 @@ def minimize_stochastic(
     batches: Iterable[Any],
     *,
     jac: Callable[..., Any] | bool | str | None = None,
-    args: tuple[Any, ...] = (),
+    args: Any = (),
     method: Method = adam,
     bounds: Any = None,
     epochs: int = 1,
@@ -55,7 +55,7 @@ def minimize_stochastic(
             or a data loader; a generator (endless, where ``maxiter`` is given) for one.
         jac: gives the gradient, of shape (n,), called as ``fun`` is; or True; or ``"2-point"``, ``"3-point"`` or ``"cs"`` for
             finite differences on the same batch. None is ``"2-point"``.
-        args: more arguments.
+        args: more arguments, a tuple or one.
         method: of this package.
         bounds: a box that x stays in, in any form that SciPy takes.
         epochs: passes over the batches.
@@ -94,7 +94,7 @@ def minimize_stochastic(
         )
     if isinstance(jac, str) and jac not in SCHEMES:
         raise ValueError(f"jac={jac!r} is unknown: use a function, True or one of {', '.join(map(repr, SCHEMES))}")
-    hyper, _ = method.split(hyperparameters, ())
+    hyper, _ = method.split(hyperparameters, (), 2)
     start = start_of(x0)
     box = Box(bounds, start)
     if jac is True:
@@ -104,6 +104,7 @@ def minimize_stochastic(
         objective = Objective(fun, jac if callable(jac) else jac or "2-point", box)
     stepper = Stepper(method.member, method.hyperparameters(hyper), start.size)
     tell = told(callback)
+    args = args if isinstance(args, tuple) else (args,)
     exact = box.project(start.astype(np.float64))
     mean = exact
     recent: deque[float] = deque(maxlen=RECENT)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("scipy")
+scipy = pytest.importorskip("scipy")
 from scipy.optimize import (
     Bounds,
     LinearConstraint,
@@ -123,6 +123,7 @@ MEMBERS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
 OTHER_RATES = {("sgd", "matyas"): 0.5}
 members = pytest.mark.parametrize("name", MEMBERS)
 START = np.array([-1.2, 1.0])
+SEED = {"rng" if tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 15) else "seed": 0}  # renamed by SciPy
 
 
 def test_the_table_has_every_method() -> None:
@@ -183,6 +184,36 @@ def test_the_first_steps_are_those_of_torch(name: str, extra: dict[str, Any]) ->
     found = minimize(rosen, START, jac=rosen_der, method=METHODS[name], options=options)
     # PyTorch keeps NAdam's product of μ in float32.
     np.testing.assert_allclose(found.allvecs, path, rtol=1e-7 if name == "nadam" else 1e-11)
+
+
+def test_other_hyperparameters_of_torch_mean_the_same() -> None:
+    torch = pytest.importorskip("torch")
+    for name, reference, settings in (
+        ("sgd", "SGD", {"lr": 1e-3, "momentum": 0.8, "dampening": 0.1}),
+        ("adagrad", "Adagrad", {"lr": 0.1, "lr_decay": 0.01, "initial_accumulator_value": 0.1}),
+        ("rmsprop", "RMSprop", {"lr": 1e-3, "momentum": 0.8, "centered": True, "alpha": 0.9}),
+        ("adam", "Adam", {"lr": 1e-3, "betas": (0.8, 0.95), "eps": 1e-3}),
+        ("nadam", "NAdam", {"lr": 1e-3, "momentum_decay": 0.1}),
+    ):
+        weights = torch.tensor(START, requires_grad=True)
+        optimizer = getattr(torch.optim, reference)([weights], **settings)
+        for _ in range(30):
+            weights.grad = torch.tensor(rosen_der(weights.detach().numpy()))
+            optimizer.step()
+        options = {"maxiter": 30, "return_all": True, **settings}
+        found = minimize(rosen, START, jac=rosen_der, method=METHODS[name], options=options)
+        np.testing.assert_allclose(found.allvecs[-1], weights.detach(), rtol=1e-7, err_msg=name)
+
+
+def test_independent_decay_is_by_the_factor_of_the_schedule_alone() -> None:
+    for lr in (0.5, 0.5 * cosine(4)):
+        options = {"lr": lr, "weight_decay": 0.1, "decay": "independent", "maxiter": 4, "return_all": True}
+        found = minimize(lambda x: 0.0, [1.0], jac=lambda x: [0.0], method=adam, options={**options, "gtol": 0})
+        assert len(found.allvecs) == 1  # the gradient is 0: there is nothing to be done
+        found = minimize(lambda x: x[1], [1.0, 0.0], jac=lambda x: [0.0, 1.0], method=adam, options=options)
+        factors = [1.0] * 4 if lr == 0.5 else [cosine(4)(t) for t in range(4)]
+        expected = np.cumprod([1 - 0.1 * factor for factor in factors])
+        np.testing.assert_allclose([x[0] for x in found.allvecs[1:]], expected, rtol=1e-12)
 
 
 @members
@@ -326,6 +357,20 @@ def test_bounds_in_every_form(bounds: Any) -> None:
     assert "Active bounds: x[0] at its lower bound 1." in found.message
 
 
+def test_bounds_hold_in_float32_though_they_lie_between_its_numbers() -> None:
+    low, high = 0.7, 0.1
+    assert float(np.float32(low)) < low
+    assert float(np.float32(high)) > high
+    start = np.array([2.0, -2.0], np.float32)
+    bounds = [(low, None), (None, high)]
+    found = minimize(lambda x: x[0] - x[1], start, bounds=bounds, method=adam, options={"lr": 0.1, "maxiter": 100})
+    assert found.success
+    assert low <= float(found.x[0]) < low + 1e-6
+    assert high - 1e-6 < float(found.x[1]) <= high
+    assert "x[0] at its lower" in found.message
+    assert "x[1] at its upper" in found.message
+
+
 def test_active_bounds_are_counted_where_there_are_many() -> None:
     found = minimize(sphere, np.ones(20), jac=sphere_der, bounds=[(1, 2)] * 20, method=adam)
     assert found.success
@@ -353,6 +398,13 @@ def test_both_signatures_of_a_callback() -> None:
     def note(*, intermediate_result: OptimizeResult) -> None:
         named.append(intermediate_result)
 
+    def spoil(intermediate_result: OptimizeResult) -> None:
+        intermediate_result.x[:] = 100.0
+
+    expected = minimize(**sphere_with)
+    for callback in (change, spoil):
+        np.testing.assert_array_equal(minimize(**sphere_with, callback=callback).x, expected.x)
+    plain.clear()
     minimize(**sphere_with, callback=change)
     minimize(**sphere_with, callback=note)
     assert len(plain) == len(named) == 5
@@ -530,7 +582,7 @@ def test_inside_basinhopping() -> None:
         return np.cos(14.5 * x[0] - 0.3) + (x[0] + 0.2) * x[0], [-14.5 * np.sin(14.5 * x[0] - 0.3) + 2 * x[0] + 0.2]
 
     local = {"method": adam, "jac": True, "options": {"lr": 0.02, "maxiter": 500, "gtol": 1e-4}}
-    found = basinhopping(fun, [1.0], niter=30, minimizer_kwargs=local, rng=np.random.default_rng(0))
+    found = basinhopping(fun, [1.0], niter=30, minimizer_kwargs=local, **SEED)
     assert found.lowest_optimization_result.success
     assert found.fun == pytest.approx(-1.0009, abs=1e-3)
 
@@ -542,7 +594,7 @@ def test_inside_dual_annealing() -> None:
         return 20 + np.sum(x**2 - 10 * np.cos(2 * np.pi * x))
 
     local = {"method": adam, "bounds": bounds, "options": {"lr": 0.02, "maxiter": 300, "gtol": 1e-3}}
-    found = dual_annealing(rastrigin, bounds, maxiter=300, minimizer_kwargs=local, rng=np.random.default_rng(0))
+    found = dual_annealing(rastrigin, bounds, maxiter=300, minimizer_kwargs=local, **SEED)
     assert found.fun < 1e-4
 
 

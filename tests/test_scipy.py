@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-scipy = pytest.importorskip("scipy")
+import scipy
 from scipy.optimize import (
     Bounds,
     LinearConstraint,
@@ -562,7 +561,7 @@ def test_a_value_that_is_not_finite_stops_the_run_with_a_clear_status(value: flo
     if not at_first:
         assert found.x[0] == pytest.approx(0.96)
         assert found.fun == found.x[0]
-        assert "best point was that after step 2" in found.message
+        assert "best point, after step 2, is given" in found.message
 
 
 def test_a_gradient_or_step_that_is_not_finite_stops_the_run_too() -> None:
@@ -704,6 +703,11 @@ def test_a_batch_that_is_not_finite_stops_with_x_as_it_was() -> None:
     assert (found.status, found.success, found.nit) == (3, False, 7)
     assert "At batch 8 the objective is nan" in found.message
     np.testing.assert_array_equal(found.x, good.x)
+    sizes = [0.0, 1e300, 0.0]
+    wild = minimize_stochastic(lambda x, b: (b, [b]), [0.0], sizes, jac=True, lr=1e200, method=METHODS["sgd"])
+    assert (wild.status, wild.nit) == (3, 1)
+    assert "At batch 2 " in wild.message
+    assert np.isfinite(wild.x).all()
 
 
 # ---- where which is the better choice

@@ -149,18 +149,16 @@ def minimize(
 
     def evaluate(x: Vector, nit: int) -> Point:
         value = objective.value(x, *args)
-        return Point(
-            x, value, objective.gradient(x, value, *args) if math.isfinite(value) else np.full(x.size, np.nan), nit
-        )
+        gradient = objective.gradient(x, value, *args) if math.isfinite(value) else np.full(x.size, np.nan)
+        return Point(x, value, gradient, nit)
 
     exact = box.project(x0.astype(np.float64))
     point = best = evaluate(box.project(x0), 0)
     visited = [np.copy(point.x)]
     falls, small_steps = _Falls(stopping, point.fun), 0
     while True:
-        reason = None if point.is_finite() else _not_finite(point, best)
-        if reason is not None:
-            status = NOT_FINITE
+        if not point.is_finite():
+            status, reason = NOT_FINITE, _not_finite(point, best)
             break
         if (verdict := _verdict(point, box, stopping, falls, small_steps)) is not None:
             status, reason = verdict
@@ -195,7 +193,7 @@ def minimize(
         njev=objective.njev,
         status=status,
         success=status == CONVERGED,
-        message=_message(reason, point, best, box, status),
+        message=_message(reason, point, best, box),
     )
     if stopping.return_all:
         result["allvecs"] = visited
@@ -248,12 +246,10 @@ def _not_finite(point: Point, best: Point) -> str:
     return f"{what} {where}: {hint}."
 
 
-def _message(reason: str, point: Point, best: Point, box: Box, status: int) -> str:
+def _message(reason: str, point: Point, best: Point, box: Box) -> str:
     """The reason, and what has to be known of the point that is given."""
     parts = [reason]
-    if best.nit != point.nit and status != OUT_OF_ITERATIONS:
-        parts.append(f"The best point was that after step {best.nit}, which is given.")
-    elif best.nit != point.nit:
+    if best.nit != point.nit:
         parts.append(f"The best point, after step {best.nit}, is given.")
     if active := box.active(best.x):
         parts.append(f"Active bounds: {active}.")

@@ -85,7 +85,7 @@ def minimize_stochastic(
         True
     """
     epochs, every = whole("epochs", epochs, 1), whole("every", every, 1)
-    maxiter = None if maxiter is None else whole("maxiter", maxiter, 0)
+    maxiter = None if maxiter is None else whole("maxiter", maxiter, 1)
     if average is not None and not 0 <= average < math.inf:
         raise ValueError(f"average must be a number from 0 up or None, not {average!r}")
     if epochs > 1 and isinstance(batches, Iterator):
@@ -108,56 +108,60 @@ def minimize_stochastic(
     exact = box.project(start.astype(np.float64))
     mean = exact
     recent: deque[float] = deque(maxlen=RECENT)
-    epoch, status, message = 0, 0, ""
+    epoch, done, status = 0, 0, 0
 
-    def state() -> OptimizeResult:
+    def state(epoch: int) -> OptimizeResult:
         x_last = _rounded(exact, start, box)
         x = x_last if average is None else _rounded(mean, start, box)
         value = float(np.mean(recent)) if recent else math.nan
-        return OptimizeResult(x=x, x_last=x_last, fun=value, nit=stepper.done, epoch=epoch, lr=stepper.lr)
+        return OptimizeResult(x=x, x_last=x_last, fun=value, nit=done, epoch=epoch, lr=stepper.lr)
 
-    for epoch in range(epochs):
-        before = stepper.done
-        for batch in batches if maxiter is None or stepper.done < maxiter else ():
-            x = _rounded(exact, start, box)
-            loss = objective.value(x, batch, *args)
-            gradient = objective.gradient(x, loss, batch, *args) if math.isfinite(loss) else np.array([math.nan])
-            after = box.project(stepper.step(exact, gradient)) if np.isfinite(gradient).all() else gradient
-            if not np.isfinite(after).all():
-                wrong_loss = f"the objective is {loss}" if not math.isfinite(loss) else ""
-                what = wrong_loss or "the gradient or the step is not finite"
-                status = NOT_FINITE
-                message = f"At batch {stepper.done + 1} {what}: a smaller lr may help. x is as it was before."
-                break
-            exact = after
-            recent.append(loss)
-            share = 1.0 if average is None else (1 + average) / (stepper.done + average)
-            mean = mean + share * (exact - mean)
-            if stepper.done % every == 0:
-                try:
-                    tell(state())
-                except StopIteration:
-                    status, message = STOPPED_BY_CALLBACK, STOPPED
-                    break
-            if stepper.done == maxiter:
-                message = f"All of maxiter={maxiter} steps were done."
-                break
-        if message:
+    for epoch, batch in _passes(batches, epochs):
+        x = _rounded(exact, start, box)
+        loss = objective.value(x, batch, *args)
+        gradient = objective.gradient(x, loss, batch, *args) if math.isfinite(loss) else np.full(x.size, math.nan)
+        after = box.project(stepper.step(exact, gradient))
+        if not np.isfinite(_rounded(after, start, box)).all() or not np.isfinite(gradient).all():
+            what = "the gradient or the step is not finite" if math.isfinite(loss) else f"the objective is {loss}"
+            status, message = NOT_FINITE, f"At batch {done + 1} {what}: a smaller lr may help. x is as it was before."
             break
-        if stepper.done == before and maxiter != 0:
-            raise ValueError(f"batches gave nothing in pass {epoch + 1}: give at least one batch")
+        exact, done = after, done + 1
+        recent.append(loss)
+        if average is not None:
+            mean = mean + (1 + average) / (done + average) * (exact - mean)
+        if done % every == 0:
+            try:
+                tell(state(epoch))
+            except StopIteration:
+                status, message = STOPPED_BY_CALLBACK, STOPPED
+                break
+        if done == maxiter:
+            message = f"All of maxiter={maxiter} steps were done."
+            break
     else:
-        epoch, message = epochs, f"All {epochs} passes were done, of {stepper.done} steps."
+        epoch, message = epochs, f"All {epochs} passes were done, of {done} steps."
     if active := box.active(_rounded(exact, start, box)):
         message += f" Active bounds: {active}."
-    result = state()
+    result = state(epoch)
     result.update(nfev=objective.nfev, njev=objective.njev, status=status, success=status == 0, message=message)
     return result
 
 
+def _passes(batches: Iterable[Any], epochs: int) -> Iterator[tuple[int, Any]]:
+    """The batches, each with how many passes were completed before it."""
+    for epoch in range(epochs):
+        empty = True
+        for batch in batches:
+            empty = False
+            yield epoch, batch
+        if empty:
+            raise ValueError(f"batches gave nothing in pass {epoch + 1}: give at least one batch")
+
+
 def _rounded(x: Vector, start: Vector, box: Box) -> Vector:
     """As ``fun`` sees it: in the dtype of the start, and in the box."""
-    return box.project(x.astype(start.dtype))
+    with np.errstate(over="ignore"):
+        return box.project(x.astype(start.dtype))
 
 
 class _Pair:

@@ -21,7 +21,14 @@ import optax
 
 import adamas.optax
 
-SHAPES = {"embed": (4096, 256), "qkv": (768, 1024), "mlp": (2048, 512), "head": (1024, 1024), "norm": (512,), "b": (1024,)}
+SHAPES = {
+    "embed": (4096, 256),
+    "qkv": (768, 1024),
+    "mlp": (2048, 512),
+    "head": (1024, 1024),
+    "norm": (512,),
+    "b": (1024,),
+}
 ROWS: dict[str, tuple[Any, Any]] = {
     "adamw": (adamas.optax.adamw(1e-3), optax.adamw(1e-3)),
     "adam": (adamas.optax.adam(1e-3), optax.adam(1e-3)),

@@ -6,11 +6,9 @@
 """
 
 from .members import adagrad, adam, adamax, adamw, amsgrad, nadam, radam, rmsprop, sgd
-from .storage import Coded
 from .transformation import State, apply_updates
 
 __all__ = [
-    "Coded",
     "State",
     "adagrad",
     "adam",

@@ -43,11 +43,11 @@ def _with_all_constants(function: _F) -> _F:
     return run  # type: ignore[return-value]
 
 
-class Coded(NamedTuple):
-    """A moment in 8 bits: codes of the parameter's shape, and a float32 scale for each block of 128 in a row."""
+class Stored(NamedTuple):
+    """A moment of one parameter: an array of its shape, and, in 8 bits, a float32 scale for each block of 128 in a row."""
 
-    codes: Array
-    scale: Array
+    values: Array
+    scale: Array = None
 
 
 class Namespace:
@@ -80,18 +80,18 @@ def has_blocks(shape: Sequence[int]) -> bool:
 
 
 @_with_all_constants
-def initial(form: StateFormat, has_sign: bool, p: Array, value: Array | float = 0.0) -> Array | Coded:
+def initial(form: StateFormat, has_sign: bool, p: Array, value: Array | float = 0.0) -> Stored:
     """A moment of the parameter before the first step, with one value everywhere."""
     if form == "int8" and has_blocks(p.shape):
         xp = Namespace()
         one = jnp.full((1, 1), value, jnp.float32)
         codes, scale = formats.encode_signed(xp, one) if has_sign else formats.encode_unsigned(xp, one, 0 * one)
-        return Coded(
+        return Stored(
             jnp.broadcast_to(codes[0, 0].astype(jnp.int8 if has_sign else jnp.uint8), p.shape),
             jnp.broadcast_to(scale[0, 0], (p.shape[0], -(-math.prod(p.shape[1:]) // formats.BLOCK))),
         )
     wide = jnp.float64 if p.dtype == jnp.float64 else jnp.float32
-    return jnp.full_like(p, value, dtype=jnp.bfloat16 if form == "bfloat16" else wide)
+    return Stored(jnp.full_like(p, value, dtype=jnp.bfloat16 if form == "bfloat16" else wide))
 
 
 def signs(member: Member) -> dict[str, bool]:
@@ -129,34 +129,34 @@ class Rounding(NamedTuple):
 
 
 @_with_all_constants
-def loaded(stored: Array | Coded, compute: Any, xp: Namespace) -> Array:
+def loaded(stored: Stored, compute: Any, xp: Namespace) -> Array:
     """A moment as it is computed with."""
-    if not isinstance(stored, Coded):
-        return stored.astype(compute)
-    decode = formats.decode_signed if stored.codes.dtype == jnp.int8 else formats.decode_unsigned
-    blocks = _blocks(stored.codes.astype(jnp.int32))
-    return _unblocked(decode(xp, blocks, stored.scale[..., None]), stored.codes.shape).astype(compute)
+    values, scale = stored
+    if scale is None:
+        return values.astype(compute)
+    decode = formats.decode_signed if values.dtype == jnp.int8 else formats.decode_unsigned
+    return _unblocked(decode(xp, _blocks(values.astype(jnp.int32)), scale[..., None]), values.shape).astype(compute)
 
 
 @_with_all_constants
 def kept(
-    value: Array, before: Array | Coded, rounding: Rounding, what: str, factor: Array | float, is_average: bool
-) -> Array | Coded:
+    value: Array, before: Stored, rounding: Rounding, what: str, factor: Array | float, is_average: bool
+) -> Stored:
     """A moment as it is stored, in the format of the one ``before``. ``factor`` is the rule's own, of its decay."""
-    xp = rounding.xp
-    if not isinstance(before, Coded):
-        if before.dtype != jnp.bfloat16:
-            return value.astype(before.dtype)
+    xp, dtype = rounding.xp, before.values.dtype
+    if before.scale is None:
+        if dtype != jnp.bfloat16:
+            return Stored(value.astype(dtype))
         # Maxima are no averages: to the nearest.
-        return rounded(value, before.dtype, None if what == "maximum" else rounding.thresholds(value.shape, what), xp)
+        return Stored(rounded(value, dtype, None if what == "maximum" else rounding.thresholds(value.shape, what), xp))
     blocks = _blocks(value.astype(jnp.float32))
-    if before.codes.dtype == jnp.int8:
+    if dtype == jnp.int8:
         codes, scale = formats.encode_signed(xp, blocks)
     else:
         thresholds = rounding.block_thresholds(before.scale.shape) if is_average else None
         old = factor * jnp.abs(before.scale[..., None])
         codes, scale = formats.encode_unsigned(xp, blocks, old, thresholds)
-    return Coded(_unblocked(codes, value.shape).astype(before.codes.dtype), scale[..., 0])
+    return Stored(_unblocked(codes, value.shape).astype(dtype), scale[..., 0])
 
 
 @_with_all_constants

@@ -42,8 +42,8 @@ class State(NamedTuple):
 
     Attributes:
         count: steps done, int32.
-        moments: each moment by PyTorch's name for it, as a tree like the parameters': arrays of their shapes, or, in 8 bits,
-            ``Coded`` pairs.
+        moments: each moment by PyTorch's name for it, as a tree like the parameters'; those in 8 bits are two, the codes and
+            ``…_scale``, float32 of shape (rows, blocks of a row), with None for a parameter that is too small.
         scalars: what else the member counts, float32 (float64 under ``jax_enable_x64``).
         low_bits: for ``weights="split"`` the low bits of each 16-bit weight (int16), as a tree like the parameters'; else
             None.
@@ -86,8 +86,10 @@ def transformation(
     if hyper["decay"] == "independent":
         hyper["base_lr"] = _base_rate(hyper["lr"])
     static = {name: 1.0 if _is_open(value) else value for name, value in hyper.items()}
-    slots = [name for name in member.state_names(static) if name is not None]
+    names = member.state_names(static)
+    slots = [name for name in names if name is not None]
     forms = {name: state if isinstance(state, str) else state.get(name, "float32") for name in slots}
+    parts = {name: (name, f"{name}_scale") if form == "int8" else (name,) for name, form in forms.items()}
     signs = storage.signs(member)
     shape = member.full_shape(static)
     decays = bool(static["weight_decay"]) and hyper["decay"] != "l2"
@@ -98,8 +100,11 @@ def transformation(
         return State(
             jnp.zeros([], jnp.int32),
             {
-                name: jax.tree.map(lambda p, name=name: storage.initial(forms[name], signs[name], p, start), params)
+                part: jax.tree.map(
+                    lambda p, name=name, i=i: storage.initial(forms[name], signs[name], p, start)[i], params
+                )
                 for name in slots
+                for i, part in enumerate(parts[name])
             },
             {name: jnp.asarray(value, float) for name, value in member.scalars if name != "step"},
             jax.tree.map(lambda p: jnp.zeros_like(p, jnp.int16) if storage.is_half(p.dtype) else None, params)
@@ -116,7 +121,7 @@ def transformation(
                 "params: weight_decay, l1 and weights= other than 'nearest' need them; call update(grads, state, params)"
             )
         ps = [None] * len(gradients) if params is None else tree.flatten_up_to(params)
-        moments = {name: tree.flatten_up_to(state.moments[name]) for name in slots}
+        moments = {name: tree.flatten_up_to(moment) for name, moment in state.moments.items()}
         lows = [None] * len(gradients) if state.low_bits is None else tree.flatten_up_to(state.low_bits)
         decayed = _masked(mask, params, tree)
 
@@ -134,12 +139,15 @@ def transformation(
             moves = decays and decayed[i]
             identity = jax.tree_util.keystr(path, simple=True, separator=".")
             rounding = storage.Rounding(tensor_key(seed or 0, identity), count, xp)
-            stored = [None if name is None else moments[name][i] for name in member.state_names(static)]
+            stored = [
+                None if name is None else storage.Stored(*(moments[part][i] for part in parts[name])) for name in names
+            ]
             changed, new, lows[i] = _stepped(leaf, moves, weights, p, g, stored, low, compute, rounding)
             changes.append(changed)
-            for name, value in zip(member.state_names(static), new, strict=True):
-                if name is not None:
-                    moments[name][i] = value
+            for name, value in zip(names, new, strict=True):
+                if name is not None and value is not None:
+                    for part, array in zip(parts[name], value, strict=False):
+                        moments[part][i] = array
         after = {name: jax.tree.unflatten(tree, values) for name, values in moments.items()}
         low_bits = None if state.low_bits is None else jax.tree.unflatten(tree, lows)
         return jax.tree.unflatten(tree, changes), State(count, after, scalars, low_bits)
@@ -175,11 +183,11 @@ def _stepped(
     weights: Weights,
     p: Array,
     g: Array,
-    stored: list[Any],
+    stored: list[storage.Stored | None],
     low: Array,
     compute: Any,
     rounding: storage.Rounding,
-) -> tuple[Array, list[Any], Array]:
+) -> tuple[Array, list[storage.Stored | None], Array]:
     """The update, the moments as they are stored, and the low bits. ``moves``: whether the weight itself is in the step."""
     shape, k, xp = leaf.shape, leaf.numbers, rounding.xp
     exact = weights != "nearest" and storage.is_half(p.dtype)

@@ -234,6 +234,14 @@ def test_decay_by_name() -> None:
     assert moved["independent"] == pytest.approx((1 - 0.5) * (1 - 0.25))
 
 
+def test_a_decay_that_float32_would_round_away_is_all_there() -> None:
+    """1 − 10⁻⁶ in float32 is 1 − 9.5 · 10⁻⁷."""
+    x = jnp.ones(3)
+    tx = ao.adamw(1e-4 * cosine(10), weight_decay=1e-2)
+    updates, _ = jax.jit(tx.update)(jnp.zeros(3), tx.init(x), x)
+    assert np.asarray(updates) == pytest.approx(-1e-6, rel=1e-6)
+
+
 def matrices(params: Tree) -> Tree:
     return jax.tree.map(lambda p: p.ndim == 2, params)
 
@@ -432,8 +440,7 @@ def test_weights_are_rounded_split_and_joined_with_the_references_bits(dtype: st
 
 
 def test_blocks_with_odd_numbers_have_the_references_bits() -> None:
-    x = odd_floats((40, 2, 128))
-    old = np.abs(odd_floats((40, 2, 1)))
+    x, old = odd_floats((40, 2, 128)), np.abs(odd_floats((40, 2, 1)))
     old[~np.isfinite(old)] = 1.0
 
     @jax.jit
@@ -453,6 +460,13 @@ def test_blocks_with_odd_numbers_have_the_references_bits() -> None:
         want = (signed, formats.decode_signed(np, *signed), unsigned, formats.decode_unsigned(np, *unsigned))
     for one, two in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
+
+
+def test_a_product_is_rounded_before_the_sum() -> None:
+    """XLA makes one operation of both where it can, and one code in a hundred thousand would be another."""
+    a, b = np.random.default_rng(0).random((2, 1 << 16), np.float32)
+    joined = jax.jit(lambda a, b, count: storage.Namespace(count).separate(a * b) + 31.5)(a, b, jnp.int32(3))
+    np.testing.assert_array_equal(np.asarray(joined), a * b + np.float32(31.5))
 
 
 def test_split_weights_are_trained_as_float32_ones() -> None:

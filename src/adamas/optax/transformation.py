@@ -115,19 +115,18 @@ def transformation(
     def update(updates: Tree, state: State, params: Tree = None) -> tuple[Tree, State]:
         tree: Any
         paths, tree = jax.tree_util.tree_flatten_with_path(updates, is_leaf=_is_none)
-        gradients = [g for _, g in paths]
         if params is None and (decays or shape & Shape.PENALTY or weights != "nearest" or mask is not None):
             raise ValueError(
                 "params: weight_decay, l1 and weights= other than 'nearest' need them; call update(grads, state, params)"
             )
-        ps = [None] * len(gradients) if params is None else tree.flatten_up_to(params)
+        ps = [None] * len(paths) if params is None else tree.flatten_up_to(params)
         moments = {name: tree.flatten_up_to(moment) for name, moment in state.moments.items()}
-        lows = [None] * len(gradients) if state.low_bits is None else tree.flatten_up_to(state.low_bits)
+        lows = [None] * len(paths) if state.low_bits is None else tree.flatten_up_to(state.low_bits)
         decayed = _masked(mask, params, tree)
 
         count = optax.safe_increment(state.count)
         xp = storage.Namespace(state.count)
-        numbers, scalars = _numbers(member, hyper, state, [g for g in gradients if g is not None])
+        numbers, scalars = _numbers(member, hyper, state)
         changes: list[Any] = []
         for i, (path, g) in enumerate(paths):
             p, low = ps[i], lows[i]
@@ -223,7 +222,7 @@ def _stepped(
 
 
 def _numbers(
-    member: Member, hyper: Mapping[str, Any], state: State, leaves: list[Array]
+    member: Member, hyper: Mapping[str, Any], state: State
 ) -> tuple[dict[Any, tuple[Coefficients, Any]], dict[str, jax.Array]]:
     """The coefficients and k − 1 for each dtype that is computed in, and the member's scalars after the step."""
     values = {name: _at(value, state.count) for name, value in hyper.items()}

@@ -270,7 +270,8 @@ def _widened(name: str, value: Any) -> Any:
 
 
 def _narrowed(value: Any, dtype: Any) -> Any:
-    return value.astype(dtype) if isinstance(value, jax.Array) else value
+    # Without the barrier, XLA would convert it anew for every element of a parameter.
+    return jax.lax.optimization_barrier(value.astype(dtype)) if isinstance(value, jax.Array) else value
 
 
 def _compute_dtype(x: Array) -> Any:

@@ -271,7 +271,9 @@ def _widened(name: str, value: Any) -> Any:
 
 def _narrowed(value: Any, dtype: Any) -> Any:
     # Without the barrier, XLA would convert it anew for every element of a parameter.
-    return jax.lax.optimization_barrier(value.astype(dtype)) if isinstance(value, jax.Array) else value
+    if not isinstance(value, jax.Array):
+        return value
+    return jax.lax.optimization_barrier(value.astype(dtype))  # type: ignore[no-untyped-call]
 
 
 def _compute_dtype(x: Array) -> Any:

@@ -11,8 +11,9 @@ Every member is one sentence, with other numbers in it::
     p ← k·p − η·u                          the step
 
 ``Shape`` says which parts of the sentence a member has, ``Coefficients`` holds the numbers of one step, and each function
-below turns hyperparameters and the step count into these numbers, in float64. A new member is one more such function; the
-rule (``adamas.rule``) and the engine need no change. This module imports no framework.
+below turns hyperparameters and the step count into these numbers, in float64: on the host, or, where the step is known only
+when a compiled program runs, as arrays. A new member is one more such function; the rule (``adamas.rule``) and the engine
+need no change. This module imports no framework.
 """
 
 from __future__ import annotations
@@ -24,6 +25,40 @@ from typing import Any, NamedTuple
 
 Hyperparameters = Mapping[str, Any]
 Scalars = Mapping[str, float]
+
+
+class Host:
+    """What the formulas use beside arithmetic, on the host: on Python's numbers."""
+
+    number = float
+    sqrt = math.sqrt
+
+    @staticmethod
+    def either(
+        condition: bool, yes: Callable[[], tuple[float, ...]], no: Callable[[], tuple[float, ...]]
+    ) -> tuple[float, ...]:
+        """The numbers of ``yes`` where the condition holds, else those of ``no``."""
+        return yes() if condition else no()
+
+
+class Traced:
+    """The same on float64 arrays of a namespace, whose values may be known only later."""
+
+    def __init__(self, xp: Any) -> None:
+        self._xp = xp
+
+    @staticmethod
+    def number(value: Any) -> Any:
+        """As it is."""
+        return value
+
+    def sqrt(self, value: Any) -> Any:
+        """The root, and 0 below 0: of the two sides of ``either`` both are computed, and one need not have a root."""
+        return self._xp.sqrt(self._xp.maximum(value, 0.0))
+
+    def either(self, condition: Any, yes: Callable[[], tuple[Any, ...]], no: Callable[[], tuple[Any, ...]]) -> Any:
+        """See ``Host.either``."""
+        return tuple(self._xp.where(condition, one, other) for one, other in zip(yes(), no(), strict=True))
 
 
 class Shape:
@@ -72,12 +107,12 @@ class Member:
     ``shape`` and ``coefficients`` are functions of the hyperparameters, and the latter also of the scalars that a parameter
     carries, of which ``step`` (counting from 1) is always one. ``slots`` names the state tensors as PyTorch does, in the
     order of ``STATEFUL_PARTS``; which of them exist depends on the shape. ``scalars`` gives the initial values, and
-    ``advance`` takes them to the next step.
+    ``advance`` takes them to the next step. The last argument of ``coefficients`` is ``Host`` or a ``Traced``.
     """
 
     name: str
     shape: Callable[[Hyperparameters], int]
-    coefficients: Callable[[Hyperparameters, Scalars], Coefficients]
+    coefficients: Callable[[Hyperparameters, Scalars, Any], Coefficients]
     slots: tuple[str | None, str | None, str | None, str | None]
     scalars: tuple[tuple[str, float], ...] = (("step", 0.0),)
     advance: Callable[[Hyperparameters, Scalars], dict[str, float]] = lambda hyper, scalars: {
@@ -94,12 +129,15 @@ class Member:
         shape = self.shape(hyper)
         return tuple(name if shape & part else None for name, part in zip(self.slots, STATEFUL_PARTS, strict=True))
 
-    def full_coefficients(self, hyper: Hyperparameters, scalars: Scalars, scale: float = 1.0) -> Coefficients:
+    def full_coefficients(
+        self, hyper: Hyperparameters, scalars: Scalars, scale: float = 1.0, f: Any = Host
+    ) -> Coefficients:
         """The member's numbers with those that all members share: scale, maximize, penalties and decay.
 
-        ``scale`` multiplies the gradient (clipping, loss scaling).
+        ``scale`` multiplies the gradient (clipping, loss scaling). ``f`` is ``Host``, or a ``Traced`` where numbers are
+        arrays.
         """
-        lr, weight_decay = float(hyper["lr"]), hyper["weight_decay"]
+        lr, weight_decay = f.number(hyper["lr"]), hyper["weight_decay"]
         keep, l2 = 1.0, 0.0
         if hyper["decay"] == "l2":
             l2 = weight_decay
@@ -108,7 +146,7 @@ class Member:
         else:  # independent: by the schedule's factor alone, not by the learning rate
             base = float(hyper["base_lr"])
             keep = 1 - (lr / base if base else 0.0) * weight_decay
-        own = self.coefficients(hyper, scalars)
+        own = self.coefficients(hyper, scalars, f)
         return own._replace(
             s=-scale if hyper["maximize"] else scale,
             l2=l2,
@@ -124,21 +162,24 @@ def _sgd_shape(hyper: Hyperparameters) -> int:
     return Shape.FIRST | Shape.USE_FIRST | (Shape.USE_GRADIENT if hyper["nesterov"] else 0)
 
 
-def _sgd(hyper: Hyperparameters, scalars: Scalars) -> Coefficients:
-    momentum, lr = hyper["momentum"], float(hyper["lr"])
-    if not momentum:
-        return Coefficients(d=1, eta=lr)
-    damped = 1.0 if scalars["step"] == 1 else 1 - hyper["dampening"]
-    c, d = (momentum, 1.0) if hyper["nesterov"] else (1.0, 0.0)
-    return Coefficients(a1=momentum, b1=damped, c=c, d=d, eta=lr)
+def _sgd(hyper: Hyperparameters, scalars: Scalars, f: Any) -> Coefficients:
+    damped = 1 - hyper["dampening"] * (scalars["step"] > 1)
+    # d counts where the shape uses the gradient: without momentum and with Nesterov's.
+    return Coefficients(
+        a1=hyper["momentum"],
+        b1=damped,
+        c=hyper["momentum"] if hyper["nesterov"] else 1.0,
+        d=1.0,
+        eta=f.number(hyper["lr"]),
+    )
 
 
 SGD = Member("SGD", _sgd_shape, _sgd, ("momentum_buffer", None, None, None))
 """Gradient descent, with momentum (Polyak, 1964) or Nesterov's (Sutskever et al., 2013, in PyTorch's form)."""
 
 
-def _adagrad(hyper: Hyperparameters, scalars: Scalars) -> Coefficients:
-    eta = float(hyper["lr"]) / (1 + (scalars["step"] - 1) * hyper["lr_decay"])
+def _adagrad(hyper: Hyperparameters, scalars: Scalars, f: Any) -> Coefficients:
+    eta = f.number(hyper["lr"]) / (1 + (scalars["step"] - 1) * hyper["lr_decay"])
     return Coefficients(a2=1, b2=1, d=1, eps=hyper["eps"], eta=eta)
 
 
@@ -153,7 +194,7 @@ def _rmsprop_shape(hyper: Hyperparameters) -> int:
     return shape | Shape.TRACE if hyper["momentum"] else shape
 
 
-def _rmsprop(hyper: Hyperparameters, scalars: Scalars) -> Coefficients:
+def _rmsprop(hyper: Hyperparameters, scalars: Scalars, f: Any) -> Coefficients:
     alpha = hyper["alpha"]
     return Coefficients(
         a1=alpha,
@@ -164,7 +205,7 @@ def _rmsprop(hyper: Hyperparameters, scalars: Scalars) -> Coefficients:
         z=1,
         eps=hyper["eps"],
         q=hyper["momentum"],
-        eta=float(hyper["lr"]),
+        eta=f.number(hyper["lr"]),
     )
 
 
@@ -180,21 +221,28 @@ def _bias_corrections(hyper: Hyperparameters, step: float) -> tuple[float, float
     return 1 / (1 - beta1**step), 1 / (1 - beta2**step)
 
 
-def _placed_eps(hyper: Hyperparameters, w: float) -> float:
+def _placed_eps(hyper: Hyperparameters, w: float, f: Any) -> float:
     """ε beside √(w·v) as PyTorch has it, or beside √v ("epsilon hat", Kingma and Ba, section 2)."""
     eps: float = hyper["eps"]
-    return eps * math.sqrt(w) if hyper["eps_mode"] == "hat" else eps
+    return eps * f.sqrt(w) if hyper["eps_mode"] == "hat" else eps
 
 
 def _adam_shape(hyper: Hyperparameters) -> int:
     return Shape.FIRST | Shape.SQUARE | Shape.USE_FIRST | (Shape.MAXIMUM if hyper["amsgrad"] else 0)
 
 
-def _adam(hyper: Hyperparameters, scalars: Scalars) -> Coefficients:
+def _adam(hyper: Hyperparameters, scalars: Scalars, f: Any) -> Coefficients:
     beta1, beta2 = hyper["betas"]
     c, w = _bias_corrections(hyper, scalars["step"])
     return Coefficients(
-        a1=beta1, b1=1 - beta1, a2=beta2, b2=1 - beta2, c=c, w=w, eps=_placed_eps(hyper, w), eta=float(hyper["lr"])
+        a1=beta1,
+        b1=1 - beta1,
+        a2=beta2,
+        b2=1 - beta2,
+        c=c,
+        w=w,
+        eps=_placed_eps(hyper, w, f),
+        eta=f.number(hyper["lr"]),
     )
 
 
@@ -203,10 +251,10 @@ ADAM = Member("Adam", _adam_shape, _adam, ("exp_avg", "exp_avg_sq", "max_exp_avg
 arXiv:1711.05101, algorithm 2), with the maximum AMSGrad (Reddi, Kale and Kumar, 2018, arXiv:1904.09237)."""
 
 
-def _adamax(hyper: Hyperparameters, scalars: Scalars) -> Coefficients:
+def _adamax(hyper: Hyperparameters, scalars: Scalars, f: Any) -> Coefficients:
     beta1, beta2 = hyper["betas"]
     c, _ = _bias_corrections(hyper, scalars["step"])
-    return Coefficients(a1=beta1, b1=1 - beta1, a2=beta2, c=c, eps=hyper["eps"], eta=float(hyper["lr"]))
+    return Coefficients(a1=beta1, b1=1 - beta1, a2=beta2, c=c, eps=hyper["eps"], eta=f.number(hyper["lr"]))
 
 
 ADAMAX = Member(
@@ -221,7 +269,8 @@ ADAMAX = Member(
 def _nadam_mu(hyper: Hyperparameters, step: float) -> float:
     beta1: float = hyper["betas"][0]
     momentum_decay: float = hyper["momentum_decay"]
-    return float(beta1 * (1 - 0.5 * 0.96 ** (step * momentum_decay)))
+    mu: float = beta1 * (1 - 0.5 * 0.96 ** (step * momentum_decay))
+    return mu
 
 
 def _nadam_advance(hyper: Hyperparameters, scalars: Scalars) -> dict[str, float]:
@@ -229,7 +278,7 @@ def _nadam_advance(hyper: Hyperparameters, scalars: Scalars) -> dict[str, float]
     return {"step": step, "mu_product": scalars["mu_product"] * _nadam_mu(hyper, step)}
 
 
-def _nadam(hyper: Hyperparameters, scalars: Scalars) -> Coefficients:
+def _nadam(hyper: Hyperparameters, scalars: Scalars, f: Any) -> Coefficients:
     beta1, beta2 = hyper["betas"]
     step, product = scalars["step"], scalars["mu_product"]
     mu, mu_next = _nadam_mu(hyper, step), _nadam_mu(hyper, step + 1)
@@ -238,7 +287,15 @@ def _nadam(hyper: Hyperparameters, scalars: Scalars) -> Coefficients:
     if hyper["bias_correction"]:
         c, d = c / (1 - product * mu_next), d / (1 - product)
     return Coefficients(
-        a1=beta1, b1=1 - beta1, a2=beta2, b2=1 - beta2, c=c, d=d, w=w, eps=_placed_eps(hyper, w), eta=float(hyper["lr"])
+        a1=beta1,
+        b1=1 - beta1,
+        a2=beta2,
+        b2=1 - beta2,
+        c=c,
+        d=d,
+        w=w,
+        eps=_placed_eps(hyper, w, f),
+        eta=f.number(hyper["lr"]),
     )
 
 
@@ -253,17 +310,24 @@ NADAM = Member(
 """Dozat, 2016 (Incorporating Nesterov Momentum into Adam), with the momentum decay of its section 2."""
 
 
-def _radam(hyper: Hyperparameters, scalars: Scalars) -> Coefficients:
+def _radam(hyper: Hyperparameters, scalars: Scalars, f: Any) -> Coefficients:
     beta1, beta2 = hyper["betas"]
-    step, lr = scalars["step"], float(hyper["lr"])
+    step = scalars["step"]
     c, w = _bias_corrections(hyper, step)
-    moments = Coefficients(a1=beta1, b1=1 - beta1, a2=beta2, b2=1 - beta2, c=c)
     rho_inf = 2 / (1 - beta2) - 1
     rho = rho_inf - 2 * step * beta2**step / (1 - beta2**step)
-    if rho <= 5:  # the variance of the denominator is not tractable yet: a step of momentum
-        return moments._replace(w=0.0, eps=1.0, eta=lr)
-    rectification = math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
-    return moments._replace(w=w, eps=_placed_eps(hyper, w), eta=lr * rectification)
+
+    def rectified() -> tuple[float, float, float]:
+        r = f.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+        return w, _placed_eps(hyper, w, f), r
+
+    def momentum() -> tuple[float, float, float]:  # the variance of the denominator is not tractable yet
+        return 0.0, 1.0, 1.0
+
+    w, eps, r = f.either(rho > 5, rectified, momentum)
+    return Coefficients(
+        a1=beta1, b1=1 - beta1, a2=beta2, b2=1 - beta2, c=c, w=w, eps=eps, eta=f.number(hyper["lr"]) * r
+    )
 
 
 RADAM = Member(

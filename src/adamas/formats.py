@@ -1,12 +1,14 @@
 """How weights and moments are stored, as readable reference code over an array namespace.
 
 Everything here works on NumPy arrays and on PyTorch tensors alike (``xp`` is ``numpy`` or ``torch``), in 64-bit integers
-with explicit masks. The engine has the same functions in C++ and returns the same bits; on devices that the engine has no
-kernel for, these are what runs. Stored 16-bit values are codes, integers from 0 to 65535. This module imports no framework.
+with explicit masks, so that unsigned 32-bit ones would do as well (``adamas.optax`` gives them to ``jax.numpy``). The engine
+has the same functions in C++ and returns the same bits; on devices that the engine has no kernel for, these are what runs.
+Stored 16-bit values are codes, integers from 0 to 65535. This module imports no framework.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 Array = Any
@@ -31,6 +33,11 @@ def bits_float(xp: Any, bits: Array) -> Array:
     return cast(bits - ((bits >> 31) << 32), xp.int32).view(xp.float32)
 
 
+def _separate(xp: Any, product: Array) -> Array:
+    """The product as it is rounded, where a compiler would join it with the sum that follows."""
+    return xp.separate(product) if hasattr(xp, "separate") else product
+
+
 # Randomness: a function of (seed, tensor, step, draw, element), never a stream.
 
 
@@ -40,6 +47,15 @@ def mix64(x: int) -> int:
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK64
     return x ^ (x >> 31)
+
+
+def tensor_key(seed: int, identity: int | str) -> int:
+    """The key of a tensor's random numbers: from the seed, and the tensor's name or its position."""
+    mixed = mix64(seed & _MASK64)
+    if isinstance(identity, int):
+        return mix64(mixed + identity)
+    digest = hashlib.blake2b(identity.encode(), digest_size=8).digest()
+    return mix64(mixed ^ int.from_bytes(digest, "little"))
 
 
 def random_bits(xp: Any, index: Array, tensor_key: int, draw: int) -> Array:
@@ -162,7 +178,7 @@ def join_bfloat16(xp: Any, high: Array, low: Array) -> Array:
     """The float32 that ``split_bfloat16`` split, bit for bit; near ``high`` where that was changed in between."""
     signed = low - ((low >> 15) << 16)
     # Nothing splits into a zero and a rest that takes away: the weight was set to zero from outside.
-    signed = xp.where((high & 0x7FFF == 0) & (signed < 0), 0 * signed, signed)
+    signed = xp.where((high & 0x7FFF == 0) & (low & 0x8000 != 0), 0 * signed, signed)
     return bits_float(xp, ((high << 16) + signed) & _MASK32)
 
 
@@ -176,14 +192,14 @@ def split_float16(xp: Any, x: Array) -> tuple[Array, Array]:
     rest = (x - value) / (float16_spacing(xp, xp.abs(value)) * 2.0**-15)
     rest = xp.where(xp.abs(rest) <= 16384, rest, xp.zeros_like(rest))
     half = xp.where(rest < 0, xp.full_like(rest, -0.5), xp.full_like(rest, 0.5))
-    return high, cast(rest + half, xp.int64) & 0xFFFF
+    return high, cast(cast(rest + half, xp.int32), xp.int64) & 0xFFFF
 
 
 def join_float16(xp: Any, high: Array, low: Array) -> Array:
     """The float32 that ``split_float16`` split."""
     value = decode_float16(xp, high)
     signed = low - ((low >> 15) << 16)
-    return value + cast(signed, xp.float32) * (float16_spacing(xp, xp.abs(value)) * 2.0**-15)
+    return value + cast(cast(signed, xp.int32), xp.float32) * (float16_spacing(xp, xp.abs(value)) * 2.0**-15)
 
 
 # int8: a byte for each moment and a float32 scale for each block of a row.
@@ -205,6 +221,7 @@ _NAN_CODE, _INF_CODE = -128, 255
 _SHIFT = 18
 _START = (127 + 5) << 23  # the bits of 32.0
 _HALF = 1 << (_SHIFT - 1)
+LEAST_ROW, LEAST_NUMEL = 32, 4096  # smaller than this, a parameter's moments are not worth a scale, and stay in float32
 LEAST_SIGNED = 2.0**-100  # a block of first moments that are all smaller is a block of zeros
 LEAST_SCALE = 2.0**-126
 _LEAST, _MOST = 2.0**-120, 2.0**120  # a scale outside of these, or as far from what is needed, is made anew
@@ -217,7 +234,7 @@ def grid(xp: Any, codes: Array) -> Array:
 
 def _codes_of(xp: Any, shifted: Array, threshold: Array | int) -> Array:
     """The codes whose grid, from 32 on, holds ``shifted``: up where the bits that are cut off and the threshold carry."""
-    return (float_bits(xp, shifted) + threshold >> _SHIFT) - (_START >> _SHIFT)
+    return cast((float_bits(xp, shifted) + threshold >> _SHIFT) - (_START >> _SHIFT), xp.int32)
 
 
 def _largest(xp: Any, x: Array) -> Array:
@@ -243,10 +260,11 @@ def encode_signed(xp: Any, x: Array) -> tuple[Array, Array]:
     """The nearest codes of float32 values, and the scale of each block (the last dimension, of which 1 is left)."""
     largest = _largest(xp, x)
     some = largest >= LEAST_SIGNED
-    scale = xp.where(some, largest / LARGEST_SIGNED, xp.zeros_like(largest))
+    # By what it sees is constant, a compiler may multiply instead, and round otherwise.
+    scale = xp.where(some, largest / (LARGEST_SIGNED + 0 * largest), xp.zeros_like(largest))
     inverse = xp.where(some, 1 / xp.where(some, scale, xp.ones_like(scale)), scale)
     size = xp.where(xp.isfinite(x), xp.abs(x), xp.zeros_like(x))
-    codes = _codes_of(xp, size * inverse + 32, _HALF)
+    codes = _codes_of(xp, _separate(xp, size * inverse) + 32, _HALF)
     codes = xp.where(x < 0, -codes, codes)
     return xp.where(xp.isfinite(x), codes, xp.full_like(codes, _NAN_CODE)), _marked(xp, x, scale)
 
@@ -277,7 +295,7 @@ def encode_unsigned(xp: Any, x: Array, kept: Array, threshold: Array | None = No
     inverse = xp.where(some, 1 / scale, xp.zeros_like(scale))
     scale = xp.where(some, scale, xp.zeros_like(scale))
     size = xp.where(xp.isfinite(x), x, xp.zeros_like(x))
-    shifted = size * inverse + 31.5
+    shifted = _separate(xp, size * inverse) + 31.5
     shifted = xp.where(shifted > 32, shifted, xp.full_like(shifted, 32.0))
     codes = _codes_of(xp, shifted, _HALF if threshold is None else threshold)
     return xp.where(xp.isfinite(x), codes, xp.full_like(codes, _INF_CODE)), _marked(xp, x, scale)

@@ -7,7 +7,6 @@ tensors that are not on the CPU, to ``adamas.torch.unfused``.
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -22,14 +21,13 @@ from torch.optim.optimizer import ParamsT, _global_optimizer_post_hooks, _global
 
 from .. import _engine
 from ..family import Coefficients, Member
-from ..formats import mix64
+from ..formats import tensor_key
 from . import checkpoint, clipping, scheduled, storage, unfused
 from .memory import Memory, counted
 from .options import COMMON_DEFAULTS, as_number, check, check_parameter, check_rows
 from .storage import LOW_BITS
 
 _ENGINE_DEVICE = "cpu"  # the devices that the engine has kernels for
-_MASK64 = 0xFFFFFFFFFFFFFFFF
 
 # What has to stay the same for a plan to be used again: the shape of the rule, weights= and seed=.
 Signature = tuple[int, str, int]
@@ -120,11 +118,8 @@ def parameter_names(group: dict[str, Any], first: int) -> list[str]:
 
 def _random_key(group: dict[str, Any], index: int, first: int) -> int:
     """Seed and identity of a parameter, for its random numbers: by its name where there is one, so that order is free."""
-    seed = mix64(group["seed"] & _MASK64)
-    if (names := given_names(group)) is None:
-        return mix64(seed + first + index)
-    digest = hashlib.blake2b(names[index].encode(), digest_size=8).digest()
-    return mix64(seed ^ int.from_bytes(digest, "little"))
+    names = given_names(group)
+    return tensor_key(group["seed"], first + index if names is None else names[index])
 
 
 def _without_schedules(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:

@@ -24,9 +24,6 @@ State: TypeAlias = StateFormat | Mapping[str, StateFormat]
 FORMATS = ("float32", "bfloat16", "int8")
 LOW_BITS = "weight_low_bits"
 
-# Smaller than this, a parameter's moments are not worth a scale, and stay in float32.
-_LEAST_ROW, _LEAST_NUMEL = 32, 4096
-
 _SIGNED = Shape.FIRST | Shape.TRACE
 _CODES = {torch.int8: (formats.decode_signed, True), torch.uint8: (formats.decode_unsigned, False)}
 _CHUNK = 1 << 20  # elements that are converted at a time
@@ -88,7 +85,7 @@ def has_blocks(p: Tensor, rows: Rows | None) -> bool:
     if p.ndim < 2 or p.is_complex():
         return False
     row = math.prod(p.shape[1:])
-    return row >= _LEAST_ROW and row * (rows.total if rows else p.shape[0]) >= _LEAST_NUMEL
+    return row >= formats.LEAST_ROW and row * (rows.total if rows else p.shape[0]) >= formats.LEAST_NUMEL
 
 
 def code_dtypes(member: Member) -> dict[str, torch.dtype]:

@@ -1,0 +1,485 @@
+"""The optimizers of the family for JAX, with the arguments, defaults and meaning of their namesakes in optax.
+
+Behind these, by name alone, each has the same options:
+
+- ``weight_decay``: coefficient of the decay. ``decay_mode`` says what it means: ``"l2"`` adds ``weight_decay * p`` to the
+  gradient; ``"decoupled"`` takes ``learning_rate * weight_decay * p`` from the weight; ``"independent"`` takes ``factor *
+  weight_decay * p``, with the schedule's factor alone.
+- ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``.
+- ``mask``: a tree of bools, or a function from the parameters to one, that says which of them have these.
+- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (rounded as ``adamas.formats`` says), or a
+  format for each by its name in the state: ``{"exp_avg": "int8"}``.
+- ``weights``: how weights in bfloat16 and float16 are rounded. ``"nearest"``: the update has their dtype, as with optax;
+  ``"stochastic"`` and ``"split"`` (the low bits are in the state): the update is the float32 difference to the exact new
+  weight, for ``adamas.optax.apply_updates``, optax's or Flax's.
+- ``seed``: of the random numbers that both round with. A parameter has its own by its path in the tree, so that they are
+  those of ``adamas.torch`` for one of that name.
+
+Learning rate, decay and β's are numbers, arrays that are known only when the program runs, or functions of the steps done
+before: schedules of ``adamas.schedules`` or of optax. ``optax.inject_hyperparams`` takes all of these functions; with bfloat16
+or float16 weights give it ``hyperparam_dtype=jnp.float32``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import optax
+
+from .. import family
+from .transformation import Decay, Number, Scheduled, StateOption, Tree, Weights, transformation
+
+EpsMode = Literal["torch", "hat"]
+Mask: TypeAlias = Tree | Callable[[Tree], Tree] | None
+
+
+def sgd(
+    learning_rate: Scheduled,
+    momentum: Number | None = None,
+    nesterov: bool = False,
+    *,
+    dampening: Number = 0.0,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "l2",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+) -> optax.GradientTransformation:
+    r"""Gradient descent, with momentum (Polyak, 1964) or Nesterov's (Sutskever et al., 2013).
+
+    .. math:: m_t = \mu m_{t-1} + (1 - \tau) g_t, \qquad p_t = p_{t-1} - \eta m_t
+
+    with :math:`m_1 = g_1`; Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum there is no state but the count.
+
+    Args:
+        learning_rate: η; a number, an array or a function of the step.
+        momentum: μ; None for none.
+        nesterov: use Nesterov's momentum.
+        dampening: τ.
+        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have.
+    """
+    hyper = {
+        "lr": learning_rate,
+        "momentum": momentum,
+        "nesterov": nesterov,
+        "dampening": dampening,
+        "weight_decay": weight_decay,
+        "decay": decay_mode,
+        "l1": l1,
+        "maximize": False,
+    }
+    return transformation(family.SGD, hyper, state=state, weights=weights, seed=seed, mask=mask)
+
+
+def adagrad(
+    learning_rate: Scheduled,
+    initial_accumulator_value: Number = 0.1,
+    eps: Number = 1e-7,
+    *,
+    lr_decay: Number = 0.0,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "l2",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+) -> optax.GradientTransformation:
+    r"""AdaGrad (Duchi, Hazan and Singer, 2011, figure 1): every gradient ever seen counts in the denominator.
+
+    .. math:: v_t = v_{t-1} + g_t^2, \qquad p_t = p_{t-1} - \frac{\eta}{1 + (t-1) \gamma} \frac{g_t}{\sqrt{v_t + \epsilon}}
+
+    Args:
+        learning_rate: η; a number, an array or a function of the step.
+        initial_accumulator_value: v₀.
+        eps: ε, under the root as optax has it.
+        lr_decay: γ.
+        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have.
+    """
+    hyper = {
+        "lr": learning_rate,
+        "initial_accumulator_value": initial_accumulator_value,
+        "eps": 0.0,
+        "eps_root": eps,
+        "lr_decay": lr_decay,
+        "weight_decay": weight_decay,
+        "decay": decay_mode,
+        "l1": l1,
+        "maximize": False,
+    }
+    return transformation(family.ADAGRAD, hyper, state=state, weights=weights, seed=seed, mask=mask)
+
+
+def rmsprop(
+    learning_rate: Scheduled,
+    decay: Number = 0.9,
+    eps: Number = 1e-8,
+    initial_scale: Number = 0.0,
+    eps_in_sqrt: bool = True,
+    centered: bool = False,
+    momentum: Number | None = None,
+    *,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "l2",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+) -> optax.GradientTransformation:
+    r"""RMSprop (Tieleman and Hinton, 2012); centered as in Graves, 2013 (arXiv:1308.0850, equations 38 to 45).
+
+    .. math:: v_t = \alpha v_{t-1} + (1 - \alpha) g_t^2, \qquad p_t = p_{t-1} - \eta \frac{g_t}{\sqrt{v_t + \epsilon}}
+
+    ``centered`` takes the square of the mean gradient from v; ``momentum`` averages the quotient, before the learning rate (as
+    PyTorch; optax averages after it, which differs where the rate changes).
+
+    Args:
+        learning_rate: η; a number, an array or a function of the step.
+        decay: α.
+        eps: ε.
+        initial_scale: v₀.
+        eps_in_sqrt: ε under the root; False puts it beside the root, where PyTorch has it.
+        centered: divide by an estimate of the standard deviation.
+        momentum: of the quotient; None for none.
+        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have.
+    """
+    hyper = {
+        "lr": learning_rate,
+        "alpha": decay,
+        "eps": 0.0 if eps_in_sqrt else eps,
+        "eps_root": eps if eps_in_sqrt else 0.0,
+        "initial_accumulator_value": initial_scale,
+        "centered": centered,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "decay": decay_mode,
+        "l1": l1,
+        "maximize": False,
+    }
+    return transformation(family.RMSPROP, hyper, state=state, weights=weights, seed=seed, mask=mask)
+
+
+def adam(
+    learning_rate: Scheduled,
+    b1: Scheduled = 0.9,
+    b2: Scheduled = 0.999,
+    eps: Number = 1e-8,
+    eps_root: Number = 0.0,
+    *,
+    eps_mode: EpsMode = "torch",
+    bias_correction: bool = True,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "l2",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+) -> optax.GradientTransformation:
+    r"""Adam (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 1): momentum, RMSprop and bias correction.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        p_t &= p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.adam(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x))
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 6)
+        4.999
+
+    Args:
+        learning_rate: η; a number, an array or a function of the step.
+        b1: β₁.
+        b2: β₂.
+        eps: ε.
+        eps_root: added under the root.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction.
+        bias_correction: False leaves the moments as they are.
+        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have.
+    """
+    hyper = {
+        "lr": learning_rate,
+        "betas": (b1, b2),
+        "eps": eps,
+        "eps_root": eps_root,
+        "eps_mode": eps_mode,
+        "bias_correction": bias_correction,
+        "amsgrad": False,
+        "weight_decay": weight_decay,
+        "decay": decay_mode,
+        "l1": l1,
+        "maximize": False,
+    }
+    return transformation(family.ADAM, hyper, state=state, weights=weights, seed=seed, mask=mask)
+
+
+def adamw(
+    learning_rate: Scheduled,
+    b1: Scheduled = 0.9,
+    b2: Scheduled = 0.999,
+    eps: Number = 1e-8,
+    eps_root: Number = 0.0,
+    *,
+    eps_mode: EpsMode = "torch",
+    bias_correction: bool = True,
+    weight_decay: Scheduled = 1e-4,
+    decay_mode: Decay = "decoupled",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+) -> optax.GradientTransformation:
+    r"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with the decay outside of the gradient.
+
+    .. math:: p_t = (1 - \eta \lambda) p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    with λ for ``weight_decay``.
+
+    Args:
+        learning_rate: η; a number, an array or a function of the step.
+        b1: β₁.
+        b2: β₂.
+        eps: ε.
+        eps_root: added under the root.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction.
+        bias_correction: False leaves the moments as they are.
+        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have.
+    """
+    hyper = {
+        "lr": learning_rate,
+        "betas": (b1, b2),
+        "eps": eps,
+        "eps_root": eps_root,
+        "eps_mode": eps_mode,
+        "bias_correction": bias_correction,
+        "amsgrad": False,
+        "weight_decay": weight_decay,
+        "decay": decay_mode,
+        "l1": l1,
+        "maximize": False,
+    }
+    return transformation(family.ADAM, hyper, state=state, weights=weights, seed=seed, mask=mask)
+
+
+def amsgrad(
+    learning_rate: Scheduled,
+    b1: Scheduled = 0.9,
+    b2: Scheduled = 0.999,
+    eps: Number = 1e-8,
+    eps_root: Number = 0.0,
+    *,
+    eps_mode: EpsMode = "torch",
+    bias_correction: bool = True,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "l2",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+) -> optax.GradientTransformation:
+    r"""AMSGrad (Reddi, Kale and Kumar, 2018, arXiv:1904.09237): Adam that divides by the largest v so far.
+
+    The maximum is of v as the paper has it, and corrected after; optax corrects first, unless ``bias_correction_nu=False``.
+
+    Args:
+        learning_rate: η; a number, an array or a function of the step.
+        b1: β₁.
+        b2: β₂.
+        eps: ε.
+        eps_root: added under the root.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction.
+        bias_correction: False leaves the moments as they are.
+        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have.
+    """
+    hyper = {
+        "lr": learning_rate,
+        "betas": (b1, b2),
+        "eps": eps,
+        "eps_root": eps_root,
+        "eps_mode": eps_mode,
+        "bias_correction": bias_correction,
+        "amsgrad": True,
+        "weight_decay": weight_decay,
+        "decay": decay_mode,
+        "l1": l1,
+        "maximize": False,
+    }
+    return transformation(family.ADAM, hyper, state=state, weights=weights, seed=seed, mask=mask)
+
+
+def adamax(
+    learning_rate: Scheduled,
+    b1: Scheduled = 0.9,
+    b2: Scheduled = 0.999,
+    eps: Number = 1e-8,
+    *,
+    bias_correction: bool = True,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "l2",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+) -> optax.GradientTransformation:
+    r"""Adamax (Kingma and Ba, 2015, algorithm 2): Adam with the infinity norm.
+
+    .. math:: v_t = \max(\beta_2 v_{t-1}, |g_t| + \epsilon), \qquad p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t} \frac{m_t}{v_t}
+
+    Args:
+        learning_rate: η; a number, an array or a function of the step.
+        b1: β₁.
+        b2: β₂.
+        eps: ε, beside the gradient's size.
+        bias_correction: False leaves the moments as they are.
+        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have.
+    """
+    hyper = {
+        "lr": learning_rate,
+        "betas": (b1, b2),
+        "eps": eps,
+        "bias_correction": bias_correction,
+        "weight_decay": weight_decay,
+        "decay": decay_mode,
+        "l1": l1,
+        "maximize": False,
+    }
+    return transformation(family.ADAMAX, hyper, state=state, weights=weights, seed=seed, mask=mask)
+
+
+def nadam(
+    learning_rate: Scheduled,
+    b1: Scheduled = 0.9,
+    b2: Scheduled = 0.999,
+    eps: Number = 1e-8,
+    eps_root: Number = 0.0,
+    *,
+    momentum_decay: Number = math.inf,
+    eps_mode: EpsMode = "torch",
+    bias_correction: bool = True,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "l2",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+) -> optax.GradientTransformation:
+    r"""NAdam (Dozat, 2016): Adam with Nesterov's momentum.
+
+    .. math::
+        \mu_t &= \beta_1 (1 - \tfrac12 0.96^{t \psi}) \\
+        p_t &= p_{t-1} - \eta \left( \frac{\mu_{t+1} m_t}{1 - \prod_{i=1}^{t+1} \mu_i}
+            + \frac{(1 - \mu_t) g_t}{1 - \prod_{i=1}^t \mu_i} \right) / (\sqrt{v_t / (1 - \beta_2^t)} + \epsilon)
+
+    Args:
+        learning_rate: η; a number, an array or a function of the step.
+        b1: β₁.
+        b2: β₂.
+        eps: ε.
+        eps_root: added under the root.
+        momentum_decay: ψ; infinite, as optax has it, μ is β₁. PyTorch's is 4e-3.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction.
+        bias_correction: False leaves the moments as they are.
+        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have.
+    """
+    hyper = {
+        "lr": learning_rate,
+        "betas": (b1, b2),
+        "eps": eps,
+        "eps_root": eps_root,
+        "eps_mode": eps_mode,
+        "bias_correction": bias_correction,
+        "momentum_decay": momentum_decay,
+        "weight_decay": weight_decay,
+        "decay": decay_mode,
+        "l1": l1,
+        "maximize": False,
+    }
+    return transformation(family.NADAM, hyper, state=state, weights=weights, seed=seed, mask=mask)
+
+
+def radam(
+    learning_rate: Scheduled,
+    b1: Scheduled = 0.9,
+    b2: Scheduled = 0.999,
+    eps: Number = 1e-8,
+    eps_root: Number = 0.0,
+    *,
+    eps_mode: EpsMode = "torch",
+    bias_correction: bool = True,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "l2",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+) -> optax.GradientTransformation:
+    r"""RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without the denominator until its variance is known.
+
+    .. math::
+        \rho_\infty &= \tfrac{2}{1-\beta_2} - 1, \qquad \rho_t = \rho_\infty - \tfrac{2 t \beta_2^t}{1 - \beta_2^t} \\
+        p_t &= p_{t-1} - \eta\, r_t \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+            \quad\text{once } \rho_t > 5, \text{ before that } p_{t-1} - \eta \frac{m_t}{1 - \beta_1^t}
+
+    Args:
+        learning_rate: η; a number, an array or a function of the step.
+        b1: β₁.
+        b2: β₂.
+        eps: ε.
+        eps_root: added under the root.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction.
+        bias_correction: False leaves the moments as they are.
+        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have.
+    """
+    hyper = {
+        "lr": learning_rate,
+        "betas": (b1, b2),
+        "eps": eps,
+        "eps_root": eps_root,
+        "eps_mode": eps_mode,
+        "bias_correction": bias_correction,
+        "weight_decay": weight_decay,
+        "decay": decay_mode,
+        "l1": l1,
+        "maximize": False,
+    }
+    return transformation(family.RADAM, hyper, state=state, weights=weights, seed=seed, mask=mask)

@@ -1,0 +1,192 @@
+"""How moments and weights are stored in JAX arrays: the formats of ``adamas.formats`` over ``jax.numpy``.
+
+``adamas.formats`` computes with integers that are masked to 32 bits, so that uint32, half as wide, gives the same bits here. A
+tensor's part of its random numbers is computed on the host, from its name.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from .. import formats
+from ..family import STATEFUL_PARTS, Member, Shape
+
+Array = Any
+
+StateFormat = Literal["float32", "bfloat16", "int8"]
+FORMATS = ("float32", "bfloat16", "int8")
+HALVES = (jnp.bfloat16, jnp.float16)
+WHATS = ("first", "second", "maximum", "trace")
+
+_ENCODE = {"bfloat16": formats.encode_bfloat16, "float16": formats.encode_float16}
+_SPLIT = {"bfloat16": formats.split_bfloat16, "float16": formats.split_float16}
+_JOIN = {"bfloat16": formats.join_bfloat16, "float16": formats.join_float16}
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _with_all_constants(function: _F) -> _F:
+    """Lets the function write constants of 32 bits and more, which JAX by default takes for int32 and refuses."""
+
+    @functools.wraps(function)
+    def run(*args: Any) -> Any:
+        with jax.enable_x64(True):
+            return function(*args)
+
+    return run  # type: ignore[return-value]
+
+
+class Stored(NamedTuple):
+    """A moment of one parameter: an array of its shape, and, in 8 bits, a float32 scale for each block of 128 in a row."""
+
+    values: Array
+    scale: Array = None
+
+
+class Namespace:
+    """``jax.numpy`` as ``adamas.formats`` takes it. ``count`` is any integer that is never negative."""
+
+    int64 = jnp.uint32
+
+    def __init__(self, count: Array = 0) -> None:
+        self._zero = jnp.minimum(count, 0).astype(jnp.uint32)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(jnp, name)
+
+    def separate(self, product: Array) -> Array:
+        """A float32 product that XLA will not join with a sum: its bits go through an "or" with what only we know is 0."""
+        return (product.view(jnp.uint32) | self._zero).view(jnp.float32)
+
+
+def is_half(dtype: Any) -> bool:
+    """Whether weights of this dtype have 16 bits."""
+    return dtype in HALVES
+
+
+def has_blocks(shape: Sequence[int]) -> bool:
+    """Whether a parameter of this shape is large enough for moments in 8 bits."""
+    if len(shape) < 2:
+        return False
+    row = math.prod(shape[1:])
+    return row >= formats.LEAST_ROW and row * shape[0] >= formats.LEAST_NUMEL
+
+
+@_with_all_constants
+def initial(form: StateFormat, has_sign: bool, p: Array, value: Array | float = 0.0) -> Stored:
+    """A moment of the parameter before the first step, with one value everywhere."""
+    if form == "int8" and has_blocks(p.shape):
+        xp = Namespace()
+        one = jnp.full((1, 1), value, jnp.float32)
+        codes, scale = formats.encode_signed(xp, one) if has_sign else formats.encode_unsigned(xp, one, 0 * one)
+        return Stored(
+            jnp.broadcast_to(codes[0, 0].astype(jnp.int8 if has_sign else jnp.uint8), p.shape),
+            jnp.broadcast_to(scale[0, 0], (p.shape[0], -(-math.prod(p.shape[1:]) // formats.BLOCK))),
+        )
+    wide = jnp.float64 if p.dtype == jnp.float64 else jnp.float32
+    return Stored(jnp.full_like(p, value, dtype=jnp.bfloat16 if form == "bfloat16" else wide))
+
+
+def signs(member: Member) -> dict[str, bool]:
+    """The member's moments by name, and whether they have a sign."""
+    return {
+        name: bool(part & (Shape.FIRST | Shape.TRACE))
+        for part, name in zip(STATEFUL_PARTS, member.slots, strict=True)
+        if name is not None
+    }
+
+
+class Rounding(NamedTuple):
+    """What the roundings of one parameter's step share: its key, the steps done with this one, and the namespace."""
+
+    key: int
+    count: Array
+    xp: Namespace
+
+    @_with_all_constants
+    def thresholds(self, shape: Sequence[int], what: str) -> Array:
+        """The 16-bit thresholds of a whole tensor's elements."""
+        index, stride = jnp.zeros(shape, jnp.uint32), 1
+        for axis in reversed(range(len(shape))):
+            index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride & 0xFFFFFFFF)
+            stride *= shape[axis]
+        return formats.random16(self.xp, index, self.key, self.count.astype(jnp.uint32), what)
+
+    @_with_all_constants
+    def block_thresholds(self, scale_shape: Sequence[int]) -> Array:
+        """The 18-bit thresholds of second moments in 8 bits, by blocks."""
+        rows, blocks = (jax.lax.broadcasted_iota(jnp.uint32, (*scale_shape, 1), axis) for axis in (0, 1))
+        position = jnp.arange(formats.BLOCK, dtype=jnp.uint32)
+        count = self.count.astype(jnp.uint32)
+        return formats.random18(self.xp, rows * jnp.uint32(scale_shape[1]) + blocks, position, self.key, count)
+
+
+@_with_all_constants
+def loaded(stored: Stored, compute: Any, xp: Namespace) -> Array:
+    """A moment as it is computed with."""
+    values, scale = stored
+    if scale is None:
+        return values.astype(compute)
+    decode = formats.decode_signed if values.dtype == jnp.int8 else formats.decode_unsigned
+    return _unblocked(decode(xp, _blocks(values.astype(jnp.int32)), scale[..., None]), values.shape).astype(compute)
+
+
+@_with_all_constants
+def kept(
+    value: Array, before: Stored, rounding: Rounding, what: str, factor: Array | float, is_average: bool
+) -> Stored:
+    """A moment as it is stored, in the format of the one ``before``. ``factor`` is the rule's own, of its decay."""
+    xp, dtype = rounding.xp, before.values.dtype
+    if before.scale is None:
+        if dtype != jnp.bfloat16:
+            return Stored(value.astype(dtype))
+        # Maxima are no averages: to the nearest.
+        return Stored(rounded(value, dtype, None if what == "maximum" else rounding.thresholds(value.shape, what), xp))
+    blocks = _blocks(value.astype(jnp.float32))
+    if dtype == jnp.int8:
+        codes, scale = formats.encode_signed(xp, blocks)
+    else:
+        thresholds = rounding.block_thresholds(before.scale.shape) if is_average else None
+        old = factor * jnp.abs(before.scale[..., None])
+        codes, scale = formats.encode_unsigned(xp, blocks, old, thresholds)
+    return Stored(_unblocked(codes, value.shape).astype(dtype), scale[..., 0])
+
+
+@_with_all_constants
+def rounded(value: Array, dtype: Any, thresholds: Array | None, xp: Namespace) -> Array:
+    """Float32 values as bfloat16 or float16: stochastically, or to the nearest without thresholds."""
+    codes = _ENCODE[jnp.dtype(dtype).name](xp, value.astype(jnp.float32), thresholds)
+    return codes.astype(jnp.uint16).view(dtype)
+
+
+@_with_all_constants
+def split(value: Array, dtype: Any, xp: Namespace) -> tuple[Array, Array]:
+    """Float32 weights as weights of 16 bits and the low bits (int16)."""
+    high, low = _SPLIT[jnp.dtype(dtype).name](xp, value)
+    return high.astype(jnp.uint16).view(dtype), low.astype(jnp.int16)
+
+
+@_with_all_constants
+def joined(p: Array, low: Array, xp: Namespace) -> Array:
+    """The float32 weights that ``split`` split."""
+    high = p.view(jnp.uint16).astype(jnp.uint32)
+    return _JOIN[p.dtype.name](xp, high, low.view(jnp.uint16).astype(jnp.uint32))
+
+
+def _blocks(x: Array) -> Array:
+    """The tensor as (rows, blocks of a row, 128), with zeros behind each row's end."""
+    rows = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+    padded = jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % formats.BLOCK)))
+    return padded.reshape(x.shape[0], -1, formats.BLOCK)
+
+
+def _unblocked(x: Array, shape: Sequence[int]) -> Array:
+    """The tensor that ``_blocks`` made these of."""
+    return x.reshape(shape[0], -1)[:, : math.prod(shape[1:])].reshape(shape)

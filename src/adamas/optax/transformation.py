@@ -1,0 +1,387 @@
+"""The gradient transformation that all members share: it speaks optax's habits and holds no arithmetic.
+
+An update asks ``adamas.family`` for the numbers of this step, computed within the program in float64 whatever
+``jax_enable_x64`` says, since there the step is known only when it runs; and hands them to ``adamas.rule`` over
+``jax.numpy``, which XLA makes one loop of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from .. import rule
+from ..family import Coefficients, Member, Shape, Traced
+from ..formats import tensor_key
+from ..schedules import Schedule
+from ..schedules.plateau import Observed
+from . import storage
+
+Tree = Any
+Array = Any
+Number: TypeAlias = float | jax.Array | np.ndarray[Any, Any]
+Scheduled: TypeAlias = Number | Schedule | Callable[[Any], Any]  # a number, or a function of the steps done before
+Decay = Literal["l2", "decoupled", "independent"]
+Weights = Literal["nearest", "stochastic", "split"]
+StateOption: TypeAlias = storage.StateFormat | Mapping[str, storage.StateFormat]
+
+_CHOICES = {
+    "decay": ("l2", "decoupled", "independent"),
+    "weights": ("nearest", "stochastic", "split"),
+    "eps_mode": ("torch", "hat"),
+}
+
+
+class State(NamedTuple):
+    """What an optimizer remembers, as plain arrays.
+
+    Attributes:
+        count: steps done, int32.
+        moments: each moment by PyTorch's name for it, as a tree like the parameters'; those in 8 bits are two, the codes and
+            ``…_scale``, float32 of shape (rows, blocks of a row), with None for a parameter that is too small.
+        scalars: what else the member counts, float32 (float64 under ``jax_enable_x64``).
+        low_bits: for ``weights="split"`` the low bits of each 16-bit weight (int16), as a tree like the parameters'; else
+            None.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # optax's name for it, and a tuple's method
+    moments: dict[str, Tree]
+    scalars: dict[str, jax.Array]
+    low_bits: Tree = None
+
+
+class _Leaf(NamedTuple):
+    """The numbers of a step for leaves of one dtype that have, or do not have, the decay and the penalties."""
+
+    shape: int
+    numbers: Coefficients
+    drift: Array | float  # k − 1, which float32 would not keep
+
+    def held(self, before: Array, after: Array) -> Array:
+        """``after``; but where a rate of 0 moves nothing, ``before``, whatever the gradient was."""
+        still = (self.numbers.eta == 0) & (self.drift == 0)
+        return jnp.where(still, before, after)
+
+
+def transformation(
+    member: Member,
+    hyper: dict[str, Any],
+    *,
+    state: StateOption,
+    weights: Weights,
+    seed: int | None,
+    mask: Tree | Callable[[Tree], Tree] | None,
+) -> optax.GradientTransformation:
+    """The member with these hyperparameters: ``hyper`` holds all that ``member`` asks for, ``lr`` first of all.
+
+    A number may be an array, known only when the program runs; a penalty, a decay or a momentum that is one counts as there.
+    """
+    hyper = {name: _as_given(name, value) for name, value in hyper.items()}
+    _check(hyper, member, state, weights, seed)
+    if hyper["decay"] == "independent":
+        hyper["base_lr"] = _base_rate(hyper["lr"])
+    static = {name: 1.0 if _is_open(value) else value for name, value in hyper.items()}
+    names = member.state_names(static)
+    slots = [name for name in names if name is not None]
+    forms = {name: state if isinstance(state, str) else state.get(name, "float32") for name in slots}
+    parts = {name: (name, f"{name}_scale") if form == "int8" else (name,) for name, form in forms.items()}
+    signs = storage.signs(member)
+    shape = member.full_shape(static)
+    decays = bool(static["weight_decay"]) and hyper["decay"] != "l2"
+    start = hyper.get("initial_accumulator_value", 0.0)
+
+    def init(params: Tree) -> State:
+        _check_leaves(params)
+        return State(
+            jnp.zeros([], jnp.int32),
+            {
+                part: jax.tree.map(
+                    lambda p, name=name, i=i: storage.initial(forms[name], signs[name], p, start)[i], params
+                )
+                for name in slots
+                for i, part in enumerate(parts[name])
+            },
+            {name: jnp.asarray(value, float) for name, value in member.scalars if name != "step"},
+            jax.tree.map(lambda p: jnp.zeros_like(p, jnp.int16) if storage.is_half(p.dtype) else None, params)
+            if weights == "split"
+            else None,
+        )
+
+    def update(updates: Tree, state: State, params: Tree = None) -> tuple[Tree, State]:
+        tree: Any
+        paths, tree = jax.tree_util.tree_flatten_with_path(updates, is_leaf=_is_none)
+        if params is None and (decays or shape & Shape.PENALTY or weights != "nearest" or mask is not None):
+            raise ValueError(
+                "params: weight_decay, l1 and weights= other than 'nearest' need them; call update(grads, state, params)"
+            )
+        ps = [None] * len(paths) if params is None else tree.flatten_up_to(params)
+        moments = {name: tree.flatten_up_to(moment) for name, moment in state.moments.items()}
+        lows = [None] * len(paths) if state.low_bits is None else tree.flatten_up_to(state.low_bits)
+        decayed = _masked(mask, params, tree)
+
+        count = optax.safe_increment(state.count)
+        xp = storage.Namespace(state.count)
+        numbers, scalars = _numbers(member, hyper, state)
+        changes: list[Any] = []
+        for i, (path, g) in enumerate(paths):
+            p, low = ps[i], lows[i]
+            if g is None:
+                changes.append(None)
+                continue
+            compute = _compute_dtype(g if p is None else p)
+            leaf = _leaf(shape, *numbers[compute], decayed[i])
+            moves = decays and decayed[i]
+            identity = jax.tree_util.keystr(path, simple=True, separator=".")
+            rounding = storage.Rounding(tensor_key(seed or 0, identity), count, xp)
+            stored = [
+                None if name is None else storage.Stored(*(moments[part][i] for part in parts[name])) for name in names
+            ]
+            changed, new, lows[i] = _stepped(leaf, moves, weights, p, g, stored, low, compute, rounding)
+            changes.append(changed)
+            for name, value in zip(names, new, strict=True):
+                if name is not None and value is not None:
+                    for part, array in zip(parts[name], value, strict=False):
+                        moments[part][i] = array
+        after = {name: jax.tree.unflatten(tree, values) for name, values in moments.items()}
+        low_bits = None if state.low_bits is None else jax.tree.unflatten(tree, lows)
+        return jax.tree.unflatten(tree, changes), State(count, after, scalars, low_bits)
+
+    return optax.GradientTransformation(init, update)
+
+
+def apply_updates(params: Tree, updates: Tree) -> Tree:
+    """The parameters after the updates, each in its own dtype.
+
+    The same as ``optax.apply_updates``, and in the place of ``equinox.apply_updates``, which would make float32 weights of
+    16-bit ones: with ``weights="stochastic"`` and ``"split"``, updates are float32 differences of 16-bit weights, so that the
+    sum is the very weight that was meant. (A weight that one step takes to less than 2⁻¹⁶ of what it was may be off by 2⁻²⁵
+    of what it was: the rounding of a float32 sum.)
+
+    Args:
+        params: a tree of parameters; what has no update (None) stays as it is.
+        updates: a tree of updates.
+    """
+
+    def applied(update: Any, p: Any) -> Any:
+        return p if update is None or p is None else jnp.asarray(p + update).astype(jnp.asarray(p).dtype)
+
+    return jax.tree.map(applied, updates, params, is_leaf=_is_none)
+
+
+# ---- the step of one parameter
+
+
+def _stepped(
+    leaf: _Leaf,
+    moves: bool,
+    weights: Weights,
+    p: Array,
+    g: Array,
+    stored: list[storage.Stored | None],
+    low: Array,
+    compute: Any,
+    rounding: storage.Rounding,
+) -> tuple[Array, list[storage.Stored | None], Array]:
+    """The update, the moments as they are stored, and the low bits. ``moves``: whether the weight itself is in the step."""
+    shape, k, xp = leaf.shape, leaf.numbers, rounding.xp
+    exact = weights != "nearest" and storage.is_half(p.dtype)
+    weight: Array = 0.0
+    if exact or moves or shape & Shape.PENALTY:
+        weight = p.astype(compute) if low is None else storage.joined(p, low, xp)
+    old = rule.Moments(*(None if x is None else storage.loaded(x, compute, xp) for x in stored))
+    full = rule.gradient(k, shape, jnp, weight, g.astype(compute))
+    moments = rule.moments(k, shape, jnp, full, old)
+    if exact:
+        value, moments = rule.update(k, shape, jnp, weight, full, moments)
+        value = leaf.held(weight, value)
+        if low is None:
+            high = storage.rounded(value, p.dtype, rounding.thresholds(p.shape, "weight"), xp)
+        else:
+            high, low = storage.split(value, p.dtype, xp)
+        change = high.astype(compute) - p.astype(compute)
+    else:
+        step = k._replace(k=leaf.drift)
+        change, moments = rule.update(step, shape, jnp, weight if moves else 0.0, full, moments)
+        change = leaf.held(jnp.zeros_like(change), change).astype(g.dtype if p is None else p.dtype)
+    factors = (k.a1, k.a2, 1.0, k.q)
+    new = [
+        None
+        if x is None
+        else storage.kept(value, x, rounding, what, factor, what == "second" and bool(shape & Shape.SQUARE))
+        for x, value, what, factor in zip(stored, moments, storage.WHATS, factors, strict=True)
+    ]
+    return change, new, low
+
+
+# ---- the numbers of a step
+
+
+def _numbers(
+    member: Member, hyper: Mapping[str, Any], state: State
+) -> tuple[dict[Any, tuple[Coefficients, Any]], dict[str, jax.Array]]:
+    """The coefficients and k − 1 for each dtype that is computed in, and the member's scalars after the step."""
+    values = {name: _at(value, state.count) for name, value in hyper.items()}
+    with jax.enable_x64(True):
+        arrays = {name: _widened(name, value) for name, value in values.items()}
+        before: dict[str, Any] = {"step": state.count, **state.scalars}
+        now = member.advance(arrays, {name: value.astype(jnp.float64) for name, value in before.items()})
+        k = member.full_coefficients(arrays, now, f=Traced(jnp))
+        found = {
+            dtype: (Coefficients(*(_narrowed(x, dtype) for x in k)), _narrowed(k.k - 1, dtype))
+            for dtype in (jnp.float32, jnp.float64)
+        }
+        after: dict[str, Any] = {name: _narrowed(now[name], value.dtype) for name, value in state.scalars.items()}
+    return found, after
+
+
+def _leaf(shape: int, k: Coefficients, drift: Any, decayed: bool) -> _Leaf:
+    if decayed:
+        return _Leaf(shape, k, drift)
+    return _Leaf(shape & ~Shape.PENALTY, k._replace(l2=0.0, l1=0.0, k=1.0), 0.0)
+
+
+def _at(value: Any, count: jax.Array) -> Any:
+    """The value at the coming step."""
+    if isinstance(value, tuple):
+        return tuple(_at(item, count) for item in value)
+    if isinstance(value, Schedule):
+        with jax.enable_x64(True):
+            return value(count)
+    return value(count) if callable(value) else value
+
+
+def _widened(name: str, value: Any) -> Any:
+    """Arrays in float64; what is known already as it is."""
+    if isinstance(value, tuple):
+        return tuple(_widened(name, item) for item in value)
+    if not isinstance(value, jax.Array):
+        return value
+    if jnp.dtype(value.dtype).itemsize < 4:
+        raise ValueError(
+            f"{_NAMES.get(name, name)} came as {value.dtype}, in which 0.999 is 1: give it in float32 "
+            "(optax.inject_hyperparams: hyperparam_dtype=jnp.float32)"
+        )
+    return value.astype(jnp.float64)
+
+
+def _narrowed(value: Any, dtype: Any) -> Any:
+    # Without the barrier, XLA would convert it anew for every element of a parameter.
+    if not isinstance(value, jax.Array):
+        return value
+    return jax.lax.optimization_barrier(value.astype(dtype))  # type: ignore[no-untyped-call]
+
+
+def _compute_dtype(x: Array) -> Any:
+    return jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+
+
+# ---- what was given
+
+_NAMES = {"decay": "decay_mode", "lr": "learning_rate", "betas": "b1 or b2", "alpha": "decay"}
+_NOT_NEGATIVE = (
+    "lr",
+    "eps",
+    "eps_root",
+    "weight_decay",
+    "l1",
+    "momentum",
+    "initial_accumulator_value",
+    "momentum_decay",
+)
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
+
+
+def _is_open(value: Any) -> bool:
+    """Whether the number is known only when the program runs."""
+    return isinstance(value, jax.Array) or callable(value)
+
+
+def _as_given(name: str, value: Any) -> Any:
+    """Python's numbers for NumPy's, and 0 for None."""
+    if isinstance(value, tuple):
+        return tuple(_as_given(name, item) for item in value)
+    if value is None:
+        return 0.0
+    if isinstance(value, np.ndarray | np.generic) and not isinstance(value, bool):
+        if value.size != 1:
+            raise ValueError(f"{_NAMES.get(name, name)} must be one number, not an array of shape {value.shape}")
+        return value.item()
+    return value
+
+
+def _check(hyper: Mapping[str, Any], member: Member, state: Any, weights: str, seed: Any) -> None:
+    """Raises ValueError for what cannot be, naming it and what would work."""
+    for name in _NOT_NEGATIVE:
+        value = hyper.get(name, 0.0)
+        if not _is_open(value) and not value >= 0:
+            raise ValueError(f"{_NAMES.get(name, name)} must be 0 or above, not {value!r}")
+    for name, value in [*zip(("b1", "b2"), hyper.get("betas", ()), strict=False), ("decay", hyper.get("alpha", 0.0))]:
+        if not _is_open(value) and not 0 <= value < 1:
+            raise ValueError(f"{name} must be from 0 to below 1, not {value!r}")
+    for name, value in (*hyper.items(), ("weights", weights)):
+        if name in _CHOICES and value not in _CHOICES[name]:
+            choices = ", ".join(map(repr, _CHOICES[name]))
+            raise ValueError(f"{_NAMES.get(name, name)}={value!r} is unknown: use one of {choices}")
+    for value in (*hyper.values(), *hyper.get("betas", ())):
+        if isinstance(value, Schedule) and any(isinstance(part, Observed) for part in value.parts()):
+            raise ValueError(
+                f"{value!r} answers to a metric, and a compiled step would keep what it was when compiled: use "
+                "optax.contrib.reduce_on_plateau"
+            )
+    names = [name for name in member.slots if name is not None]
+    if isinstance(state, Mapping) and (unknown := sorted(set(state) - set(names))):
+        raise ValueError(f"state: there is no moment {unknown[0]!r}; the names are {', '.join(map(repr, names))}")
+    forms = list(state.values()) if isinstance(state, Mapping) else [state]
+    for form in forms:
+        if form not in storage.FORMATS:
+            raise ValueError(f"state={form!r} is unknown: use one of {', '.join(map(repr, storage.FORMATS))}")
+    if hyper.get("centered") and any(form != "float32" for form in forms):
+        raise ValueError(
+            f'centered=True needs state="float32", not {state!r}: the rounding of such moments exceeds the difference of '
+            "square_avg and grad_avg² that it divides by, and single updates would be far too large"
+        )
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise ValueError(
+            f"seed must be an int, not {type(seed).__name__}; optax.inject_hyperparams takes it as static_args='seed'"
+        )
+
+
+def _check_leaves(params: Tree) -> None:
+    for path, p in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if jnp.issubdtype(p.dtype, jnp.complexfloating):
+            raise ValueError(f"parameter {name!r} is complex: wrap with optax.contrib.split_real_and_imaginary")
+        if not jnp.issubdtype(p.dtype, jnp.floating) or jnp.dtype(p.dtype).itemsize < 2:
+            raise ValueError(
+                f"parameter {name!r} has dtype {p.dtype}: only bfloat16, float16, float32 and float64 can be optimized "
+                "(optax.masked leaves others out)"
+            )
+
+
+def _base_rate(rate: Any) -> float:
+    """The rate that decay_mode="independent" counts the schedule's factor from."""
+    if isinstance(rate, Schedule):
+        return float(rate.unit)
+    if _is_open(rate):
+        raise ValueError(
+            'decay_mode="independent" needs a learning_rate that is a number or a schedule of adamas.schedules: of another '
+            "function or an array it cannot tell the factor; use decay_mode='decoupled'"
+        )
+    return float(rate)
+
+
+def _masked(mask: Any, params: Tree, tree: Any) -> list[bool]:
+    """For each leaf, whether the decay and the penalties are for it."""
+    if mask is None:
+        return [True] * tree.num_leaves
+    given = mask(params) if callable(mask) else mask
+    whole = jax.tree.map(lambda flag, part: jax.tree.map(lambda _: flag, part), given, params)
+    return [bool(flag) for flag in tree.flatten_up_to(whole)]

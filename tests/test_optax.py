@@ -1,0 +1,863 @@
+"""``adamas.optax``: a table of members, held against the float64 oracle, against optax, and through what optax wraps around.
+
+A new member is tested by a row in ``CASES``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax")
+optax = pytest.importorskip("optax")
+import jax.numpy as jnp  # noqa: E402
+
+import adamas.optax as ao  # noqa: E402
+from adamas import family, formats, rule  # noqa: E402
+from adamas.optax import storage  # noqa: E402
+from adamas.schedules import Plateau, cosine, warmup  # noqa: E402
+
+Tree = Any
+
+
+@dataclass(frozen=True)
+class Case:
+    """A member, its namesake in optax with the arguments that make it the same, and what it is in ``adamas.family``."""
+
+    name: str
+    make: Callable[..., Any]
+    theirs: Callable[..., Any]
+    member: family.Member
+    hyper: dict[str, Any]  # what the family is given
+    arguments: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, Any] = field(default_factory=dict)  # only to optax's
+    start: float = 0.0
+
+    def ours(self, **options: Any) -> Any:
+        return self.make(**{"learning_rate": 0.01, **self.arguments, **options})
+
+    def optax(self) -> Any:
+        return self.theirs(**{"learning_rate": 0.01, **self.arguments, **self.others})
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "eps_mode": "torch", "bias_correction": True, "amsgrad": False}
+SGD = {"momentum": 0.9, "nesterov": False, "dampening": 0.0}
+RMS = {"alpha": 0.9, "eps": 0.0, "eps_root": 1e-8, "momentum": 0.0, "centered": False}
+UNCORRECTED = {"bias_correction_mu": False, "bias_correction_nu": False}
+CASES = [
+    Case("sgd", ao.sgd, optax.sgd, family.SGD, {**SGD, "momentum": 0.0}),
+    Case("momentum", ao.sgd, optax.sgd, family.SGD, SGD, {"momentum": 0.9}),
+    Case("nesterov", ao.sgd, optax.sgd, family.SGD, {**SGD, "nesterov": True}, {"momentum": 0.9, "nesterov": True}),
+    Case(
+        "adagrad",
+        ao.adagrad,
+        optax.adagrad,
+        family.ADAGRAD,
+        {"eps": 0.0, "eps_root": 1e-7, "lr_decay": 0.0},
+        start=0.1,
+    ),
+    Case("rmsprop", ao.rmsprop, optax.rmsprop, family.RMSPROP, RMS),
+    Case(
+        "rmsprop-centered-momentum",
+        ao.rmsprop,
+        optax.rmsprop,
+        family.RMSPROP,
+        {**RMS, "eps": 1e-8, "eps_root": 0.0, "momentum": 0.8, "centered": True},
+        {"centered": True, "momentum": 0.8, "eps_in_sqrt": False},
+    ),
+    Case("rmsprop-momentum", ao.rmsprop, optax.rmsprop, family.RMSPROP, {**RMS, "momentum": 0.8}, {"momentum": 0.8}),
+    Case("adam", ao.adam, optax.adam, family.ADAM, ADAM),
+    Case(
+        "adamw",
+        ao.adamw,
+        optax.adamw,
+        family.ADAM,
+        {**ADAM, "weight_decay": 0.1, "decay": "decoupled"},
+        {"weight_decay": 0.1},
+    ),
+    Case(
+        "amsgrad",
+        ao.amsgrad,
+        lambda bias_correction, **arguments: optax.amsgrad(**arguments, **UNCORRECTED),
+        family.ADAM,
+        {**ADAM, "amsgrad": True, "bias_correction": False},
+        {"bias_correction": False},
+    ),
+    Case("adamax", ao.adamax, optax.adamax, family.ADAMAX, ADAM),
+    Case("nadam", ao.nadam, optax.nadam, family.NADAM, {**ADAM, "momentum_decay": math.inf}),
+    Case(
+        "nadam-decaying",
+        ao.nadam,
+        None,  # type: ignore[arg-type]
+        family.NADAM,
+        {**ADAM, "momentum_decay": 4e-3},
+        {"momentum_decay": 4e-3},
+    ),
+    Case("radam", ao.radam, optax.radam, family.RADAM, ADAM),
+]
+IN_OPTAX = [case for case in CASES if case.theirs is not None]
+# Those that among them have each kind of moment, in each place.
+DISTINCT = [case for case in CASES if case.name in ("momentum", "adagrad", "rmsprop-momentum", "amsgrad", "adamax")]
+ALL_STATES = [(case, "float32") for case in CASES] + [(case, "int8") for case in DISTINCT]
+STATES = ["float32", "bfloat16", "int8"]
+SHAPES = {"w": (40, 130), "deep": {"kernel": (8, 3, 200), "bias": (7,)}, "scalar": ()}
+
+
+def normal(seed: int, scale: float = 1.0, dtype: Any = jnp.float32, shapes: Any = SHAPES) -> Tree:
+    rng = np.random.default_rng(seed)
+    is_shape = lambda x: isinstance(x, tuple)  # noqa: E731
+    return jax.tree.map(lambda s: jnp.asarray(rng.standard_normal(s) * scale, dtype), shapes, is_leaf=is_shape)
+
+
+def trained(
+    tx: Any, params: Tree, steps: int = 10, scale: float = 0.1, jit: bool = True, apply: Any = ao.apply_updates
+) -> tuple[Tree, Tree]:
+    state = tx.init(params)
+    update = jax.jit(tx.update) if jit else tx.update
+    for i in range(steps):
+        updates, state = update(normal(100 + i, scale, jax.tree.leaves(params)[0].dtype), state, params)
+        params = apply(params, updates)
+    return params, state
+
+
+def flat(tree: Tree) -> np.ndarray:
+    return np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)])
+
+
+def equal(one: Tree, two: Tree) -> bool:
+    same = jax.tree.map(lambda a, b: a.dtype == b.dtype and np.array_equal(np.asarray(a), np.asarray(b)), one, two)
+    return all(jax.tree.leaves(same))
+
+
+def has(case: Case, state: str) -> bool:
+    return not (case.hyper.get("centered") and state != "float32")
+
+
+# ---- the numbers
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_each_step_is_the_oracles(case: Case) -> None:
+    """From the same weights and moments, one step in float32 is within 1e-6 of the float64 rule: moments and update."""
+    hyper = {"weight_decay": 0.0, "decay": "l2", "l1": 0.0, "maximize": False, "lr": 0.01, **case.hyper}
+    tx, shape = case.ours(), case.member.full_shape(hyper)
+    params = normal(0)
+    state, update = tx.init(params), jax.jit(tx.update)
+    scalars = dict(case.member.scalars)
+    for i in range(20):
+        gradients = normal(100 + i, 10.0 ** (i % 4 - 2))
+        scalars = case.member.advance(hyper, scalars)
+        k = case.member.full_coefficients(hyper, scalars)
+        old = [None if name is None else state.moments[name] for name in case.member.state_names(hyper)]
+        updates, state = update(gradients, state, params)
+        for path in (("w",), ("deep", "kernel"), ("scalar",)):
+            pick = lambda tree, path=path: np.asarray(get(tree, path), np.float64)  # noqa: E731
+            before = rule.Moments(*(None if x is None else pick(x) for x in old))
+            expected, after = rule.step(k, shape, np, pick(params), pick(gradients), before)
+            names = case.member.state_names(hyper)
+            for name, want in zip(names, after, strict=True):
+                if name is not None:
+                    assert_near(pick(state.moments[name]), want, 1e-6, f"{name} at {path}")
+            assert_near(pick(updates), expected - pick(params), 1e-6 * (20 if shape & 16 else 1), f"update at {path}")
+        params = optax.apply_updates(params, updates)
+        assert int(state.count) == i + 1
+
+
+def get(tree: Tree, path: tuple[str, ...]) -> Any:
+    for name in path:
+        tree = tree[name]
+    return tree
+
+
+def assert_near(got: np.ndarray, want: np.ndarray, share: float, what: str) -> None:
+    """Within a share of the largest element: where terms cancel, single ones have been rounded before."""
+    assert np.abs(got - want).max() <= share * np.abs(want).max() + 1e-30, what
+
+
+@pytest.mark.parametrize("case", IN_OPTAX, ids=str)
+def test_weights_are_those_of_optax(case: Case) -> None:
+    """In float32, where optax's own bias corrections lose the last digits (RAdam's the most: see the next test)."""
+    (ours, _), (theirs, _) = trained(case.ours(), normal(0)), trained(case.optax(), normal(0))
+    assert_near(flat(ours), flat(theirs), 1e-5 if case.name == "radam" else 1e-6, str(case))
+
+
+@pytest.mark.parametrize("case", IN_OPTAX, ids=str)
+def test_in_float64_updates_are_those_of_optax(case: Case) -> None:
+    with jax.enable_x64(True):
+        params = normal(0, dtype=jnp.float64)
+        mine, theirs = case.ours(), case.optax()
+        one, two = mine.init(params), theirs.init(params)
+        for i in range(10):
+            gradients = normal(100 + i, 0.1, jnp.float64)
+            a, one = jax.jit(mine.update)(gradients, one, params)
+            b, two = jax.jit(theirs.update)(gradients, two, params)
+            for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+                assert x.dtype == jnp.float64
+                assert_near(np.asarray(x), np.asarray(y), 1e-12, str(case))
+            params = optax.apply_updates(params, b)
+
+
+def test_the_bias_correction_keeps_its_digits_where_optaxs_does_not() -> None:
+    """1 − 0.999ᵗ of float32 powers is wrong by 1.3e-5 on the first step; the update must not be."""
+    x = jnp.array([0.3])
+    updates, _ = jax.jit(ao.adam(1.0, eps=0.0).update)(x, ao.adam(1.0, eps=0.0).init(x))
+    assert abs(float(updates[0]) + 1) < 2e-7
+
+
+def test_decay_by_name() -> None:
+    """With a gradient of zero only the decay moves the weight, and each kind by its own amount."""
+    rate, x, moved = 0.1 * cosine(2), jnp.ones(3), {}
+    for mode in ("decoupled", "independent"):
+        tx = ao.adamw(rate, weight_decay=0.5, decay_mode=mode)
+        p, state = x, tx.init(x)
+        for _ in range(2):
+            updates, state = jax.jit(tx.update)(jnp.zeros(3), state, p)
+            p = ao.apply_updates(p, updates)
+        moved[mode] = float(p[0])
+    assert moved["decoupled"] == pytest.approx((1 - 0.05) * (1 - 0.025))
+    assert moved["independent"] == pytest.approx((1 - 0.5) * (1 - 0.25))
+
+
+def test_a_decay_that_float32_would_round_away_is_all_there() -> None:
+    """1 − 10⁻⁶ in float32 is 1 − 9.5 · 10⁻⁷."""
+    x = jnp.ones(3)
+    tx = ao.adamw(1e-4 * cosine(10), weight_decay=1e-2)
+    updates, _ = jax.jit(tx.update)(jnp.zeros(3), tx.init(x), x)
+    assert np.asarray(updates) == pytest.approx(-1e-6, rel=1e-6)
+
+
+def matrices(params: Tree) -> Tree:
+    return jax.tree.map(lambda p: p.ndim == 2, params)
+
+
+def test_a_mask_says_which_parameters_decay() -> None:
+    params, zeros = normal(0), jax.tree.map(jnp.zeros_like, normal(0))
+    for mask in ({"w": True, "deep": False, "scalar": False}, matrices):
+        tx = ao.adamw(0.1, weight_decay=0.5, mask=mask)
+        updates, _ = tx.update(zeros, tx.init(params), params)
+        assert np.allclose(updates["w"], -0.05 * params["w"])
+        assert not any(leaf.any() for leaf in jax.tree.leaves((updates["deep"], updates["scalar"])))
+
+
+# ---- dtypes
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_dtypes_and_shapes_stay(case: Case, dtype: str) -> None:
+    params = normal(0, dtype=dtype)
+    for state, weights in [("float32", "nearest"), ("bfloat16", "stochastic"), ("int8", "split")]:
+        if not has(case, state):
+            continue
+        tx = case.ours(state=state, weights=weights)
+        before = jax.eval_shape(tx.init, params)
+        updates, after = jax.eval_shape(tx.update, params, before, params)
+        assert described(after) == described(before)
+        assert described(jax.eval_shape(ao.apply_updates, params, updates)) == described(params)
+        if weights == "nearest" or dtype == "float32":
+            assert described(updates) == described(params)
+
+
+def described(tree: Tree) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(x.shape, x.dtype, x.weak_type) for x in leaves]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("weights", ["stochastic", "split"])
+def test_exact_weights_come_through_optaxs_own_sum(weights: str, dtype: str) -> None:
+    """The float32 update plus the weight is a 16-bit number as it stands, over five steps that also cross zero."""
+    params, tx = normal(0, 1e-3, dtype), ao.adam(3e-4, weights=weights)
+    state, update = tx.init(params), jax.jit(tx.update)
+    for i in range(5):
+        updates, state = update(normal(100 + i, 1.0, dtype), state, params)
+        wide = jax.tree.map(lambda p, u: p.astype(jnp.float32) + u, params, updates)
+        params = ao.apply_updates(params, updates)
+        assert equal(params, optax.apply_updates(jax.tree.map(lambda w: w.astype(dtype), wide), wide_zeros(wide)))
+        assert equal(wide, jax.tree.map(lambda p: p.astype(jnp.float32), params))
+
+
+def wide_zeros(tree: Tree) -> Tree:
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_T05_a_zero_gradient_in_float16_moves_nothing(case: Case) -> None:
+    params = normal(0, dtype=jnp.float16)
+    tx = case.ours(**({"weight_decay": 0.0} if case.name == "adamw" else {}))
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, state = jax.jit(tx.update)(zeros, tx.init(params), params)
+    if case.name == "rmsprop-centered-momentum":
+        updates, _ = jax.jit(tx.update)(zeros, state, params)
+    assert equal(ao.apply_updates(params, updates), params)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_T03_a_second_moment_decays_as_far_as_it_should(state: str) -> None:
+    tx = ao.adam(1e-3, state=state)
+    params = zeros = {"layer": {"w": jnp.zeros((64, 128))}}
+    held = tx.init(params)
+    update = jax.jit(tx.update)
+    _, held = update(jax.tree.map(lambda x: x + 8.0, zeros), held, params)
+    for _ in range(2000):
+        _, held = update(zeros, held, params)
+    v = storage.loaded(moment(held, "exp_avg_sq"), jnp.float32, storage.Namespace())
+    assert float(v.mean()) == pytest.approx(0.001 * 64 * 0.999**2000, rel=0.05)
+
+
+@pytest.mark.parametrize("count", [2**24, 2**24 + 1, 2**31 - 3])
+def test_T22_the_step_counts_on(count: int) -> None:
+    tx = ao.adamw(1e-3 * warmup(2**25))
+    params = normal(0)
+    state = tx.init(params)._replace(count=jnp.int32(count))
+    updates, state = jax.jit(tx.update)(normal(1), state, params)
+    assert int(state.count) == count + 1
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(updates))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_rate_of_0_moves_nothing_whatever_the_gradient(case: Case) -> None:
+    bad = jax.tree.map(lambda x: x.at[...].set(jnp.nan), normal(1))
+    params = normal(0)
+    for rate in (0.0, warmup(10), lambda count: 0.0 * count):
+        tx = case.ours(learning_rate=rate)
+        updates, _ = jax.jit(tx.update)(bad, tx.init(params), params)
+        assert equal(ao.apply_updates(params, updates), params)
+
+
+# ---- formats
+
+
+@pytest.mark.parametrize("case", DISTINCT, ids=str)
+def test_moments_are_stored_with_the_references_bits(case: Case) -> None:
+    """A gradient of zero from random moments: what the decay leaves is one product, and so every difference is storage's."""
+    hyper = {"weight_decay": 0.0, "decay": "l2", "l1": 0.0, "maximize": False, "lr": 0.01, **case.hyper}
+    shape, rng = (40, 200), np.random.default_rng(0)
+    names = case.member.state_names(hyper)
+    x = {"layer": {"w": jnp.zeros(shape)}}
+    for state in ("bfloat16", "int8"):
+        tx = case.ours(state=state, seed=3, **({"weight_decay": 0.0} if case.name == "adamw" else {}))
+        held = tx.init(x)
+        loaded, scales = {}, {}
+        for name, what in zip(names, storage.WHATS, strict=True):
+            if name is None:
+                continue
+            wide = (rng.standard_normal(shape) * 10.0 ** rng.integers(-5, 1, shape)).astype(np.float32)
+            wide = wide if what in ("first", "trace") else np.abs(wide)
+            rounding = storage.Rounding(0, jnp.int32(0), storage.Namespace())
+            stored = storage.kept(jnp.asarray(wide), moment(held, name), rounding, "maximum", 1.0, False)
+            held.moments[name]["layer"]["w"] = stored.values
+            if state == "int8":
+                held.moments[f"{name}_scale"]["layer"]["w"] = stored.scale
+                scales[name] = np.abs(np.asarray(stored.scale)[..., None])
+            loaded[name] = np.asarray(storage.loaded(stored, jnp.float32, storage.Namespace()))
+        _, after = jax.jit(tx.update)({"layer": {"w": jnp.zeros(shape)}}, held, x)
+        scalars = case.member.advance(hyper, dict(case.member.scalars))
+        k = case.member.full_coefficients(hyper, scalars)
+        key, index = formats.tensor_key(3, "layer.w"), np.arange(40 * 200, dtype=np.int64).reshape(shape)
+        factors = (k.a1, k.a2, 1.0, k.q)
+        for name, what, factor in zip(names, storage.WHATS, factors, strict=True):
+            if name is None:
+                continue
+            value = np.float32(factor) * loaded[name]
+            if case.member is family.ADAMAX and what == "second":
+                value = np.maximum(value, np.float32(1e-8))
+            if what == "maximum":
+                value = np.maximum(loaded[name], np.float32(k.a2) * loaded["exp_avg_sq"])
+            found = moment(after, name)
+            if state == "bfloat16":
+                random = None if what == "maximum" else formats.random16(np, index, key, 1, what)
+                want = formats.encode_bfloat16(np, value, random)
+                np.testing.assert_array_equal(
+                    np.asarray(found.values.view(jnp.uint16)).astype(np.int64), want, err_msg=name
+                )
+                continue
+            blocks = np.pad(value, ((0, 0), (0, 56))).reshape(40, 2, 128)
+            if what in ("first", "trace"):
+                codes, scale = formats.encode_signed(np, blocks)
+            else:
+                block = np.arange(80, dtype=np.int64).reshape(40, 2, 1)
+                threshold = formats.random18(np, block, np.arange(128, dtype=np.int64), key, 1)
+                averaged = what == "second" and case.member is not family.ADAMAX
+                old = scales[name] * np.float32(factor)
+                codes, scale = formats.encode_unsigned(np, blocks, old, threshold if averaged else None)
+            want = codes.reshape(40, 256)[:, :200]
+            np.testing.assert_array_equal(np.asarray(found.values).astype(np.int64), want, err_msg=name)
+            np.testing.assert_array_equal(np.asarray(found.scale), scale[..., 0], err_msg=name)
+
+
+def moment(state: Any, name: str) -> storage.Stored:
+    scale = state.moments.get(f"{name}_scale")
+    return storage.Stored(state.moments[name]["layer"]["w"], None if scale is None else scale["layer"]["w"])
+
+
+def odd_floats(shape: tuple[int, ...]) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    x = (rng.standard_normal(shape) * 10.0 ** rng.integers(-12, 6, shape)).astype(np.float32)
+    odd = [0.0, -0.0, 1e-40, -1e-45, 1e30, -3.4e38, np.nan, np.inf, -np.inf, 65504.0, 65520.0, 6e-8, 6.1e-5]
+    x.flat[: 97 * len(odd) : 97] = odd
+    return x
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_are_rounded_split_and_joined_with_the_references_bits(dtype: str) -> None:
+    x = odd_floats((30, 130))
+    index = np.arange(x.size, dtype=np.int64).reshape(x.shape)
+    thresholds = formats.random16(np, index, 77, 9, "weight")
+
+    @jax.jit
+    def run(x: Any, count: Any) -> Any:
+        xp = storage.Namespace(count)
+        random = storage.Rounding(77, count, xp).thresholds(x.shape, "weight")
+        high, low = storage.split(x, dtype, xp)
+        nearest, stochastic = (storage.rounded(x, dtype, t, xp) for t in (None, random))
+        return *(y.view(jnp.uint16) for y in (nearest, stochastic, high, low)), storage.joined(high, low, xp)
+
+    *codes, joined = run(x, jnp.int32(9))
+    with np.errstate(all="ignore"):
+        encode, split = getattr(formats, f"encode_{dtype}"), getattr(formats, f"split_{dtype}")
+        for got, want in zip(codes, (encode(np, x), encode(np, x, thresholds), *split(np, x)), strict=True):
+            np.testing.assert_array_equal(np.asarray(got).astype(np.int64), want)
+        np.testing.assert_array_equal(
+            np.asarray(joined).view(np.int32), getattr(formats, f"join_{dtype}")(np, *split(np, x)).view(np.int32)
+        )
+
+
+def test_blocks_with_odd_numbers_have_the_references_bits() -> None:
+    x, old = odd_floats((40, 2, 128)), np.abs(odd_floats((40, 2, 1)))
+    old[~np.isfinite(old)] = 1.0
+
+    @jax.jit
+    def run(x: Any, old: Any, count: Any) -> Any:
+        with jax.enable_x64(True):
+            xp = storage.Namespace(count)
+            thresholds = storage.Rounding(5, count, xp).block_thresholds((40, 2))
+            signed, unsigned = formats.encode_signed(xp, x), formats.encode_unsigned(xp, jnp.abs(x), old, thresholds)
+            return signed, formats.decode_signed(xp, *signed), unsigned, formats.decode_unsigned(xp, *unsigned)
+
+    got = run(x, old, jnp.int32(4))
+    with np.errstate(all="ignore"):
+        block = np.arange(80, dtype=np.int64).reshape(40, 2, 1)
+        thresholds = formats.random18(np, block, np.arange(128, dtype=np.int64), 5, 4)
+        signed = formats.encode_signed(np, x)
+        unsigned = formats.encode_unsigned(np, np.abs(x), old, thresholds)
+        want = (signed, formats.decode_signed(np, *signed), unsigned, formats.decode_unsigned(np, *unsigned))
+    for one, two in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
+
+
+def test_a_product_is_rounded_before_the_sum() -> None:
+    """XLA makes one operation of both where it can, and one code in a hundred thousand would be another."""
+    a, b = np.random.default_rng(0).random((2, 1 << 16), np.float32)
+    joined = jax.jit(lambda a, b, count: storage.Namespace(count).separate(a * b) + 31.5)(a, b, jnp.int32(3))
+    np.testing.assert_array_equal(np.asarray(joined), a * b + np.float32(31.5))
+
+
+def test_split_weights_are_trained_as_float32_ones() -> None:
+    halves = normal(0, dtype=jnp.bfloat16)
+    wide = jax.tree.map(lambda p: p.astype(jnp.float32), halves)
+    split, plain = ao.adamw(1e-4, weight_decay=0.1, weights="split"), ao.adamw(1e-4, weight_decay=0.1)
+    one, two, kept = split.init(halves), plain.init(wide), wide
+    for i in range(50):
+        g = normal(100 + i, dtype=jnp.bfloat16)
+        updates, one = jax.jit(split.update)(g, one, halves)
+        halves = ao.apply_updates(halves, updates)
+        updates, two = jax.jit(plain.update)(g, two, kept)
+        kept = ao.apply_updates(kept, updates)
+    joined = jax.tree.map(lambda p, low: storage.joined(p, low, storage.Namespace()), halves, one.low_bits)
+    assert_near(flat(joined), flat(kept), 1e-6, "50 steps, of which each moves a weight by 1e-4")
+
+
+def test_stochastic_weights_follow_where_nearest_ones_stall() -> None:
+    p = jnp.ones((64, 128), jnp.bfloat16)
+    moved = {}
+    for weights in ("nearest", "stochastic", "split"):
+        tx = ao.sgd(1e-4, weights=weights)
+        q, state = p, tx.init(p)
+        for _ in range(100):
+            updates, state = jax.jit(tx.update)(jnp.ones_like(p), state, q)
+            q = ao.apply_updates(q, updates)
+        moved[weights] = 1 - float(q.astype(jnp.float32).mean())
+    assert moved["nearest"] == 0
+    assert moved["stochastic"] == pytest.approx(0.01, rel=0.05)
+    assert moved["split"] == pytest.approx(0.01, rel=0.25)  # to the spacing of bfloat16 at 1, 0.004
+
+
+def test_random_numbers_are_those_of_the_pytorch_optimizer_for_a_parameter_of_that_name() -> None:
+    torch = pytest.importorskip("torch")
+    import adamas.torch
+
+    x = np.random.default_rng(0).standard_normal((40, 200)).astype(np.float32)
+    p = torch.nn.Parameter(torch.from_numpy(x).to(torch.bfloat16))
+    optimizer = adamas.torch.SGD([("layer.w", p)], lr=0.25, weights="stochastic", seed=5)
+    p.grad = torch.full_like(p, 0.25)
+    q = {"layer": {"w": jnp.asarray(p.detach().float().numpy(), jnp.bfloat16)}}
+    tx = ao.sgd(0.25, weights="stochastic", seed=5)
+    updates, _ = jax.jit(tx.update)(jax.tree.map(lambda y: jnp.full_like(y, 0.25), q), tx.init(q), q)
+    optimizer.step()
+    got = ao.apply_updates(q, updates)["layer"]["w"].astype(jnp.float32)
+    np.testing.assert_array_equal(np.asarray(got), p.detach().float().numpy())
+
+
+# ---- what optax wraps around
+
+
+@pytest.mark.parametrize(("case", "state"), ALL_STATES, ids=str)
+def test_jit_and_donation_give_the_same(case: Case, state: str) -> None:
+    tx = case.ours(state=state)
+    params = normal(0)
+
+    def step(params: Tree, held: Tree, gradients: Tree) -> Tree:
+        updates, held = tx.update(gradients, held, params)
+        return ao.apply_updates(params, updates), held
+
+    plain, donated = jax.jit(step), jax.jit(step, donate_argnums=(0, 1))
+    one, two = (params, tx.init(params)), jax.tree.map(jnp.copy, (params, tx.init(params)))
+    for i in range(3):
+        given = two
+        one, two = plain(*one, normal(100 + i)), donated(*two, normal(100 + i))
+        assert all(x.is_deleted() for x in jax.tree.leaves(given[0]))
+    assert equal(one, two)
+
+
+@pytest.mark.parametrize(("case", "state"), ALL_STATES, ids=str)
+def test_what_is_mapped_is_what_is_stepped_one_by_one(case: Case, state: str) -> None:
+    tx = case.ours(state=state)
+    many, gradients = ([normal(seed + i) for i in range(3)] for seed in (0, 50))
+    stacked = lambda trees: jax.tree.map(lambda *xs: jnp.stack(xs), *trees)  # noqa: E731
+    held = jax.vmap(tx.init)(stacked(many))
+    updates, held = jax.jit(jax.vmap(tx.update))(stacked(gradients), held, stacked(many))
+    for i in range(3):
+        want, after = jax.jit(tx.update)(gradients[i], tx.init(many[i]), many[i])
+        for one, two in zip(jax.tree.leaves((updates, held)), jax.tree.leaves((want, after)), strict=True):
+            one, two = np.asarray(one[i], np.float64), np.asarray(two, np.float64)
+            np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-7)
+
+
+def wrapped(case: Case) -> dict[str, tuple[Any, Any]]:
+    """Each wrapper around the member, and another transformation that ends where it does: the member itself, where None."""
+    ours, frozen = case.ours, optax.set_to_zero
+    label = {"w": "a", "deep": "b", "scalar": "b"}
+    only_w = {"w": True, "deep": {"kernel": False, "bias": False}, "scalar": False}
+    return {
+        "chain": (optax.chain(optax.clip_by_global_norm(1e9), ours(), optax.scale(1.0)), None),
+        "inject": (optax.inject_hyperparams(case.make)(learning_rate=0.01, **case.arguments), None),
+        "masked": (
+            optax.chain(optax.masked(ours(), only_w), optax.masked(frozen(), jax.tree.map(lambda x: not x, only_w))),
+            optax.multi_transform({"a": ours(), "b": frozen()}, label),
+        ),
+        "multi": (optax.multi_transform({"a": ours(), "b": ours()}, label), None),
+        "accumulating": (optax.MultiSteps(ours(), 1).gradient_transformation(), None),
+        "finite": (optax.apply_if_finite(ours(), 3), None),
+        "flat": (optax.with_extra_args_support(ours()), None),
+    }
+
+
+@cache
+def unwrapped(name: str) -> np.ndarray:
+    """Where the member ends by itself: what most wrappers come to."""
+    (case,) = [case for case in CASES if case.name == name]
+    return flat(trained(case.ours(), normal(0), 4)[0])
+
+
+WRAPPERS = ["chain", "inject", "masked", "multi", "accumulating", "finite", "flat"]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_it_works_through_every_wrapper(case: Case, wrapper: str) -> None:
+    with_wrapper, plain = wrapped(case)[wrapper]
+    one, _ = trained(with_wrapper, normal(0), 4)
+    two = unwrapped(case.name) if plain is None else flat(trained(plain, normal(0), 4)[0])
+    assert_near(flat(one), two, 1e-6, wrapper)
+    assert not equal(one, normal(0))
+
+
+def test_accumulated_gradients_are_stepped_once() -> None:
+    tx = optax.MultiSteps(ao.adamw(0.01, state="int8"), every_k_schedule=3)
+    params = normal(0)
+    state, update = tx.init(params), jax.jit(tx.update)
+    for i in range(6):
+        updates, state = update(normal(100 + i), state, params)
+        moved = any(bool(x.any()) for x in jax.tree.leaves(updates))
+        assert moved == (i % 3 == 2)
+        params = ao.apply_updates(params, updates)
+    assert int(state.inner_opt_state.count) == 2
+
+
+def test_state_maps_as_optax_maps_it() -> None:
+    tx = ao.adamw(0.01, state="int8")
+    mapped = optax.tree.map_params(tx, lambda x: x + 1, tx.init(normal(0)))
+    assert int(mapped.count) == 0
+    assert bool((mapped.moments["exp_avg"]["deep"]["bias"] == 1).all())
+    assert int(optax.tree.get(mapped, "count")) == 0
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_changed_rate_compiles_nothing_anew(case: Case) -> None:
+    tx = optax.inject_hyperparams(case.make)(learning_rate=0.01, **case.arguments)
+    params = normal(0)
+    state, update = tx.init(params), jax.jit(tx.update)
+    moved = []
+    for rate in (0.01, 0.02, 0.04):
+        fresh = state._replace(hyperparams={**state.hyperparams, "learning_rate": jnp.float32(rate)})
+        updates, _ = update(normal(1), fresh, params)
+        moved.append(float(updates["scalar"]))
+    assert update._cache_size() == 1
+    assert moved[1] == pytest.approx(2 * moved[0], rel=1e-5)
+
+    @jax.jit
+    def step(rate: Any, state: Tree) -> Tree:
+        return case.ours(learning_rate=rate).update(normal(1), state, params)[0]
+
+    held = case.ours().init(params)
+    assert [float(step(jnp.float32(rate), held)["scalar"]) for rate in (0.01, 0.02)] == pytest.approx(
+        moved[:2], rel=1e-5
+    )
+    assert step._cache_size() == 1
+
+
+def test_a_schedule_is_asked_for_the_steps_done() -> None:
+    rate = 0.1 * warmup(3).then(cosine(5))
+    x = jnp.zeros(1)
+    for schedule in (
+        rate,
+        lambda count: rate(count),
+        optax.join_schedules([lambda c: 0.1 * c / 3, rate.shift(-3)], [3]),
+    ):
+        tx = ao.sgd(schedule)
+        state, update = tx.init(x), jax.jit(tx.update)
+        moved = []
+        for _ in range(8):
+            updates, state = update(jnp.ones(1), state)
+            moved.append(-float(updates[0]))
+        assert moved == pytest.approx([rate(step) for step in range(8)], abs=1e-7)
+        assert update._cache_size() == 1
+
+
+def test_decay_and_betas_take_schedules() -> None:
+    tx = ao.adamw(0.1, b2=lambda count: 0.9 + 0.09 * (count > 0), weight_decay=0.5 * cosine(2))
+    params = {"w": jnp.ones((2, 2))}
+    state, update = tx.init(params), jax.jit(tx.update)
+    zeros = {"w": jnp.zeros((2, 2))}
+    decays = []
+    for _ in range(3):
+        updates, state = update(zeros, state, params)
+        decays.append(-float(updates["w"][0, 0]))
+    assert decays == pytest.approx([0.05, 0.025, 0.0], abs=1e-7)
+
+
+def test_a_missing_gradient_leaves_its_parameter_alone() -> None:
+    params = normal(0)
+    tx = ao.adamw(0.01)
+    state = tx.init(params)
+    updates, after = tx.update({**normal(1), "w": None}, state, params)
+    assert updates["w"] is None
+    assert equal(ao.apply_updates(params, updates)["w"], params["w"])
+    assert equal(after.moments["exp_avg"]["w"], state.moments["exp_avg"]["w"])
+
+
+def test_the_state_is_plain_arrays_and_resumes_to_the_bit() -> None:
+    tx = ao.nadam(0.01, state="int8", weights="split")
+    params, state = trained(tx, normal(0, dtype=jnp.bfloat16), 3)
+    leaves, tree = jax.tree.flatten(state)
+    assert all(isinstance(x, jax.Array) for x in leaves)
+    saved = pickle.loads(pickle.dumps([np.asarray(x) for x in leaves]))
+    again = jax.tree.unflatten(tree, [jnp.asarray(x) for x in saved])
+    g = normal(9, dtype=jnp.bfloat16)
+    assert equal(jax.jit(tx.update)(g, state, params), jax.jit(tx.update)(g, again, params))
+
+
+def test_a_program_can_be_exported_and_scanned() -> None:
+    tx, params = ao.radam(0.01), normal(0)
+
+    def body(carry: Tree, gradients: Tree) -> Tree:
+        p, state = carry
+        updates, state = tx.update(gradients, state, p)
+        return (ao.apply_updates(p, updates), state), None
+
+    gradients = [normal(100 + i, 0.1) for i in range(10)]
+    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *gradients)
+    (scanned, _), _ = jax.lax.scan(body, (params, tx.init(params)), stacked)
+    looped, _ = trained(tx, params)
+    assert_near(flat(scanned), flat(looped), 1e-6, "scan")
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: ao.adam(-1.0), "learning_rate must be 0 or above, not -1.0"),
+        (lambda: ao.adam(1e-3, b2=1.0), "b2 must be from 0 to below 1"),
+        (lambda: ao.rmsprop(1e-3, decay=1.5), "decay must be from 0 to below 1"),
+        (lambda: ao.adam(1e-3, state="int4"), "state='int4' is unknown: use one of 'float32', 'bfloat16', 'int8'"),
+        (lambda: ao.adam(1e-3, state={"mu": "int8"}), "there is no moment 'mu'; the names are 'exp_avg'"),
+        (lambda: ao.adam(1e-3, weights="exact"), "weights='exact' is unknown"),
+        (lambda: ao.adamw(1e-3, decay_mode="l3"), "decay_mode='l3' is unknown"),
+        (lambda: ao.rmsprop(1e-3, centered=True, state="int8"), 'centered=True needs state="float32"'),
+        (lambda: ao.adam(1e-3 * Plateau()), "optax.contrib.reduce_on_plateau"),
+        (lambda: ao.adam(1e-3, seed=jnp.int32(1)), "static_args='seed'"),
+        (lambda: ao.adamw(lambda c: 0.1, decay_mode="independent"), "needs a learning_rate that is a number or"),
+        (lambda: ao.adam(1e-3).init({"w": jnp.ones(3, jnp.complex64)}), "split_real_and_imaginary"),
+        (lambda: ao.adam(1e-3).init({"n": jnp.ones(3, jnp.int32)}), "parameter 'n' has dtype int32"),
+        (
+            lambda: ao.adamw(1e-3).update(jnp.ones(3), ao.adamw(1e-3).init(jnp.ones(3))),
+            "call update(grads, state, params)",
+        ),
+        (
+            lambda: trained(optax.inject_hyperparams(ao.adam)(1e-3), normal(0, dtype=jnp.bfloat16)),
+            "hyperparam_dtype=jnp",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused(call: Callable[[], Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words.replace("(", r"\(").replace(")", r"\)")):
+        call()
+
+
+def test_injected_hyperparameters_of_16_bit_weights_in_float32() -> None:
+    make = optax.inject_hyperparams(ao.adamw, static_args="seed", hyperparam_dtype=jnp.float32)
+    params, _ = trained(make(1e-2, weights="stochastic", seed=4), normal(0, dtype=jnp.bfloat16))
+    same, _ = trained(ao.adamw(1e-2, weights="stochastic", seed=4), normal(0, dtype=jnp.bfloat16))
+    agree = [float((a == b).mean()) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(same), strict=True)]
+    assert min(agree[:2]) > 0.99
+
+
+# ---- processes of their own
+
+
+def run(program: str, **environment: str) -> str:
+    text = textwrap.dedent(program)
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_adamas_loads_no_jax() -> None:
+    assert run("import sys, adamas, adamas.schedules; print({'jax', 'optax'} & set(sys.modules))") == "set()"
+
+
+def test_over_two_devices_it_is_the_same_to_the_bit() -> None:
+    """Weights and moments sharded along rows, in every format, and the state in the weights' sharding."""
+    program = """
+        import jax, jax.numpy as jnp, numpy as np
+        import adamas.optax as ao
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+        assert len(jax.devices()) == 2
+        rows = NamedSharding(Mesh(np.array(jax.devices()), "x"), P("x"))
+        rng = np.random.default_rng(0)
+        x, g = ({"w": jnp.asarray(rng.standard_normal((64, 200)), jnp.bfloat16)} for _ in range(2))
+        for state, weights in (("float32", "split"), ("bfloat16", "stochastic"), ("int8", "nearest")):
+            tx = ao.adamw(0.01, state=state, weights=weights)
+            def step(p, s, g):
+                updates, s = tx.update(g, s, p)
+                return ao.apply_updates(p, updates), s
+            step = jax.jit(step)
+            one, two = (x, tx.init(x)), (jax.device_put(x, rows), jax.jit(tx.init)(jax.device_put(x, rows)))
+            for _ in range(3):
+                one, two = step(*one, g), step(*two, jax.device_put(g, rows))
+            moment = jax.tree.leaves(two[1].moments["exp_avg_sq"])[0]
+            assert moment.sharding.is_equivalent_to(rows, moment.ndim), (state, moment.sharding)
+            for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+                a, b = np.asarray(a.astype(jnp.float32)), np.asarray(b.astype(jnp.float32))
+                assert np.array_equal(a, b), (state, weights, (a != b).sum())
+        print("same")
+    """
+    assert run(program, XLA_FLAGS="--xla_force_host_platform_device_count=2", JAX_PLATFORMS="cpu") == "same"
+
+
+# ---- the libraries that models are written in
+
+
+def needs(name: str) -> None:
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
+
+
+DATA = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
+TARGET = DATA @ np.array([[1.0], [-2.0], [0.5], [3.0]], np.float32)
+
+
+@pytest.mark.parametrize("state", ["float32", "int8"])
+def test_a_loop_of_flax(state: str) -> None:
+    needs("flax")
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rngs: Any) -> None:
+            self.inner = nnx.Linear(4, 64, rngs=rngs)
+            self.middle = nnx.Linear(64, 64, rngs=rngs)
+            self.outer = nnx.Linear(64, 1, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            return self.outer(nnx.relu(self.middle(nnx.relu(self.inner(x)))))
+
+    model = Net(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, ao.adamw(3e-3, state=state), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model: Any, optimizer: Any) -> Any:
+        loss, gradients = nnx.value_and_grad(lambda m: ((m(DATA) - TARGET) ** 2).mean())(model)
+        optimizer.update(model, gradients)
+        return loss
+
+    losses = [float(step(model, optimizer)) for _ in range(150)]
+    assert losses[-1] < 0.05 * losses[0]
+
+
+@pytest.mark.parametrize("weights", ["nearest", "split"])
+def test_a_loop_of_equinox(weights: str) -> None:
+    needs("equinox")
+    import equinox as eqx
+
+    model = eqx.nn.MLP(4, 1, 64, 2, key=jax.random.key(0))
+    if weights == "split":
+        model = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if eqx.is_array(x) else x, model)
+    tx = ao.adamw(3e-3, weights=weights)
+    state = tx.init(eqx.filter(model, eqx.is_inexact_array))
+
+    @eqx.filter_jit
+    def step(model: Any, state: Any) -> Any:
+        loss, gradients = eqx.filter_value_and_grad(
+            lambda m: ((jax.vmap(m)(DATA).astype(jnp.float32) - TARGET) ** 2).mean()
+        )(model)
+        updates, state = tx.update(gradients, state, eqx.filter(model, eqx.is_inexact_array))
+        return ao.apply_updates(model, updates), state, loss
+
+    losses = []
+    for _ in range(150):
+        model, state, loss = step(model, state)
+        losses.append(float(loss))
+    assert losses[-1] < 0.05 * losses[0]
+    if weights == "split":
+        assert {x.dtype for x in jax.tree.leaves(eqx.filter(model, eqx.is_array))} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_the_examples_in_the_docstrings() -> None:
+    import doctest
+
+    from adamas.optax import members
+
+    for module in (ao, members):
+        result = doctest.testmod(module)
+        assert result.attempted
+        assert not result.failed

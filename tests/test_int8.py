@@ -108,7 +108,8 @@ def test_unsigned_codes_are_the_nearest_and_never_zero(values: list[float], kept
     nearest = np.abs(x.astype(np.float64)[..., None] - grid).min(-1)
     assert (np.abs(got - x) <= nearest * (1 + 1e-5) + 1e-6 * x).all()
     # A scale that fits is kept; another is a power of two away, unless there is none yet.
-    if 2.0**-100 < kept < 2.0**100 and 2.0**-100 < x.max() < 2.0**100:
+    # Farther than that, no float32 is the factor between the two.
+    if 2.0**-60 < kept < 2.0**60 and 2.0**-60 < x.max() < 2.0**60:
         ratio = float(scale[0, 0]) / float(np.float32(kept))
         assert math.frexp(ratio)[0] == 0.5
         assert x.max() / scale[0, 0] * (1 + 1e-6) >= 0.5 * formats.LARGEST_UNSIGNED

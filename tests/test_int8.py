@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from members import CASES, Case
 
@@ -97,6 +97,9 @@ positive_floats = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(positive_floats, st.one_of(st.just(0.0), st.floats(width=32, min_value=2.0**-126, max_value=2.0**120)))
+@example([23985991680.0], 2.349616288480103e-30)  # 2^120.4 apart
+@example([2.0**60], 1.3 * 2.0**-50)
+@example([2.0**99], 1.3 * 2.0**-99)
 def test_unsigned_codes_are_the_nearest_and_never_zero(values: list[float], kept: float) -> None:
     x = np.array(values, np.float32)[None]
     with np.errstate(under="ignore", over="ignore"):
@@ -107,11 +110,13 @@ def test_unsigned_codes_are_the_nearest_and_never_zero(values: list[float], kept
     grid = (formats.grid(np, np.arange(255)).astype(np.float64) + 0.5) * float(scale[0, 0])
     nearest = np.abs(x.astype(np.float64)[..., None] - grid).min(-1)
     assert (np.abs(got - x) <= nearest * (1 + 1e-5) + 1e-6 * x).all()
-    # A scale that fits is kept; another is a power of two away, unless there is none yet.
-    # Farther than that, no float32 is the factor between the two.
-    if 2.0**-60 < kept < 2.0**60 and 2.0**-60 < x.max() < 2.0**60:
-        ratio = float(scale[0, 0]) / float(np.float32(kept))
-        assert math.frexp(ratio)[0] == 0.5
+    # A scale that fits is kept; another is a power of two away; one that is farther than 2^120 from what is needed, or
+    # was none, is made anew, as a power of two. (At that border itself, rounding decides.)
+    if 2.0**-100 < kept < 2.0**100 and 2.0**-100 < x.max() < 2.0**100:
+        went_on = math.frexp(float(scale[0, 0]) / float(np.float32(kept)))[0] == 0.5
+        made_anew = math.frexp(float(scale[0, 0]))[0] == 0.5
+        apart = abs(math.log2(float(x.max()) / formats.LARGEST_UNSIGNED / kept))
+        assert went_on if apart < 119 else made_anew if apart > 121 else went_on or made_anew
         assert x.max() / scale[0, 0] * (1 + 1e-6) >= 0.5 * formats.LARGEST_UNSIGNED
         assert x.max() / scale[0, 0] <= formats.LARGEST_UNSIGNED * (1 + 1e-6)
 

@@ -3,7 +3,10 @@
 #include <nanobind/ndarray.h>
 
 #include <algorithm>
+#include <bit>
+#include <cstdlib>
 #include <numeric>
+#include <string_view>
 
 namespace nb = nanobind;
 
@@ -41,6 +44,9 @@ const ExchangeTable &table_of(PyObject *tensor) {
     return *table;
 }
 
+constexpr char unknown_dtype[] = "has a dtype that the engine does not store: it takes float32, float64, bfloat16, "
+                                 "float16, complex64 and complex128, in the machine's byte order";
+
 Format format_of(const nb::dlpack::dtype &dtype) {
     if (dtype.lanes == 1) {
         switch (dtype.code << 8 | dtype.bits) {
@@ -55,14 +61,63 @@ Format format_of(const nb::dlpack::dtype &dtype) {
         case 1 << 8 | 8: return Format::u8;
         }
     }
-    throw Unusable(
-        "has a dtype that the engine does not store: it takes float32, float64, bfloat16, float16, complex64 "
-        "and complex128");
+    throw Unusable(unknown_dtype);
+}
+
+// Of a buffer: a letter as the `struct` module has them, with Z before it for complex numbers. NumPy has no bfloat16 of
+// its own: its codes come as 16-bit integers without a sign.
+Format format_of(const char *format, bool &is_complex) {
+    if (format == nullptr) return Format::u8; // what a buffer is that does not say
+    if (*format == '=' || *format == '@' || *format == (std::endian::native == std::endian::little ? '<' : '>'))
+        ++format;
+    is_complex = *format == 'Z';
+    const std::string_view rest(is_complex ? format + 1 : format);
+    if (rest == "f") return Format::f32;
+    if (rest == "d") return Format::f64;
+    if (!is_complex) {
+        if (rest == "e") return Format::f16;
+        if (rest == "H") return Format::bf16;
+        if (rest == "h") return Format::i16;
+        if (rest == "b") return Format::i8;
+        if (rest == "B") return Format::u8;
+    }
+    throw Unusable(unknown_dtype);
 }
 
 } // namespace
 
-Sight see(PyObject *object) {
+void Buffers::clear() {
+    for (Lent &one : lent) PyBuffer_Release(&one.buffer);
+    lent.clear();
+}
+
+Sight Buffers::see(PyObject *array) {
+    Lent &one = lent.emplace_back();
+    Py_buffer &buffer = one.buffer;
+    if (PyObject_GetBuffer(array, &buffer, PyBUF_RECORDS_RO) != 0) {
+        lent.pop_back();
+        nb::python_error error;
+        throw Unusable(std::string("cannot be looked at: ") + error.what());
+    }
+    Sight sight{
+        static_cast<char *>(buffer.buf), 1, buffer.ndim, nullptr, nullptr, Format::f32, false, !buffer.readonly};
+    sight.format = format_of(buffer.format, sight.is_complex);
+    one.layout.reserve(size_t(2 * buffer.ndim));
+    one.layout.assign(buffer.shape, buffer.shape + buffer.ndim);
+    bool in_units = true; // and at addresses that a number of this size may have
+    for (int d = 0; d < buffer.ndim; ++d) {
+        sight.numel *= buffer.shape[d];
+        in_units &= buffer.strides[d] % buffer.itemsize == 0;
+        one.layout.push_back(buffer.strides[d] / buffer.itemsize);
+    }
+    sight.sizes = one.layout.data(), sight.strides = one.layout.data() + buffer.ndim;
+    in_units &= reinterpret_cast<uintptr_t>(sight.data) % size_of(sight.format) == 0;
+    if (!in_units && sight.numel > 0) throw Unusable("is not aligned in memory; pass a copy of it");
+    return sight;
+}
+
+Sight see(PyObject *object, Buffers &buffers) {
+    if (is_buffer(object)) return buffers.see(object);
     nb::dlpack::dltensor tensor;
     if (table_of(object).view_of_object(object, &tensor) != 0) {
         nb::python_error error;
@@ -77,7 +132,8 @@ Sight see(PyObject *object) {
                 tensor.shape,
                 tensor.strides,
                 format_of(tensor.dtype),
-                tensor.dtype.code == 5};
+                tensor.dtype.code == 5,
+                true};
     for (int d = 0; d < sight.dims; ++d) sight.numel *= sight.sizes[d];
     if (sight.numel > 0 && tensor.data == nullptr)
         throw Unusable("has no memory of its own (it is a fake tensor, or a wrapper around others)");
@@ -106,14 +162,25 @@ bool same_shape(const Sight &a, const Sight &b) {
 bool overlaps_itself(const View &view) {
     std::vector<size_t> order(view.sizes.size());
     std::iota(order.begin(), order.end(), size_t(0));
-    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return view.strides[a] < view.strides[b]; });
+    const auto distance = [&](size_t d) { return std::abs(view.strides[d]); };
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return distance(a) < distance(b); });
     int64_t reach = 0; // the farthest element that the dimensions so far can address
     for (const size_t d : order) {
         if (view.sizes[d] == 1) continue;
-        if (view.strides[d] <= reach) return true;
-        reach += view.strides[d] * (view.sizes[d] - 1);
+        if (distance(d) <= reach) return true;
+        reach += distance(d) * (view.sizes[d] - 1);
     }
     return false;
+}
+
+Extent extent_of(const Sight &sight) {
+    const auto bytes = ptrdiff_t(size_of(sight.format) * (sight.is_complex ? 2 : 1));
+    Extent extent{sight.data, sight.data + (sight.numel > 0 ? bytes : 0)};
+    for (int d = 0; d < sight.dims && sight.numel > 0; ++d) {
+        const ptrdiff_t reach = sight.strides[d] * (sight.sizes[d] - 1) * bytes;
+        (reach < 0 ? extent.begin : extent.end) += reach;
+    }
+    return extent;
 }
 
 nb::object without_pending_signs(nb::handle tensor) { return tensor.attr("resolve_conj")().attr("resolve_neg")(); }

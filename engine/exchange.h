@@ -1,12 +1,16 @@
-// How the engine sees a framework's tensor without copying it: DLPack's C exchange interface (version 1.3), a table of
-// functions that a tensor type offers as the capsule `__dlpack_c_exchange_api__`. One look costs tens of nanoseconds
-// and takes no reference, so every tensor is looked up anew at every step and nothing can go stale.
+// How the engine sees a framework's tensor without copying it. Either by DLPack's C exchange interface (version 1.3), a
+// table of functions that a tensor type offers as the capsule `__dlpack_c_exchange_api__`; or by Python's buffer
+// protocol, which NumPy's arrays have. One look costs tens of nanoseconds, so every tensor is looked up anew at every
+// step and nothing can go stale.
 #pragma once
 
 #include <nanobind/nanobind.h>
 
+#include <cstdint>
+#include <deque>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "work.h"
 
@@ -17,17 +21,37 @@ struct Unusable : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// A look at one tensor. `sizes` points into the tensor and is valid as long as it is.
+// A look at one tensor. `sizes` and `strides` point into the tensor, or into the `Buffers` that it was seen with.
 struct Sight {
     char *data;
     int64_t numel;
     int dims;
-    const int64_t *sizes, *strides;
+    const int64_t *sizes, *strides; // strides in elements
     Format format;
     bool is_complex;
+    bool is_writable;
 };
 
-Sight see(PyObject *tensor);
+// The buffers that are being looked at. Whoever lends one may not move it until it is let go.
+class Buffers {
+    struct Lent {
+        Py_buffer buffer;
+        std::vector<int64_t> layout; // sizes, then strides
+    };
+    std::deque<Lent> lent;
+
+  public:
+    Buffers() = default;
+    Buffers(const Buffers &) = delete;
+    ~Buffers() { clear(); }
+    void clear();
+    Sight see(PyObject *array);
+};
+
+// Whether the object is seen by the buffer protocol.
+inline bool is_buffer(PyObject *object) { return PyObject_CheckBuffer(object) != 0; }
+
+Sight see(PyObject *tensor, Buffers &);
 
 // Whether the format is one of numbers, not of codes or bits.
 constexpr bool is_floating(Format format) { return format < Format::i16; }
@@ -39,6 +63,12 @@ bool same_shape(const Sight &a, const Sight &b);
 
 // Whether two elements share memory, so that writing one changes the other.
 bool overlaps_itself(const View &view);
+
+// The stretch of memory that the elements lie in.
+struct Extent {
+    const char *begin, *end;
+};
+Extent extent_of(const Sight &sight);
 
 // PyTorch may leave a sign or a conjugation pending on a tensor; returns the tensor with it carried out.
 nanobind::object without_pending_signs(nanobind::handle tensor);

@@ -9,6 +9,7 @@
 #include <array>
 #include <bit>
 #include <initializer_list>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -84,9 +85,15 @@ class Group {
     std::vector<std::vector<double>> rows; // the distinct values of the scalars
     std::vector<Sight> scalars;            // of each job, one after the other
     std::vector<nb::object> kept;          // what the kernels read and write, alive though another thread lets go of it
+    Buffers buffers;                       // the same, where it is looked at by the buffer protocol
     std::array<View, SLOTS> views;
     int64_t rows_of_weight = 0;
     std::vector<double> row;
+    struct Place {
+        Extent weight, gradient;
+        bool is_own_gradient; // element for element
+    };
+    std::vector<Place> places;            // of each job
     std::vector<Constants<float>> narrow; // of each row, for as long as the kernels run
     std::vector<Constants<double>> wide;
 
@@ -98,7 +105,8 @@ class Group {
         looking_at = "state", looking_at_key = key;
         PyObject *found = PyDict_GetItemWithError(parameter.state.ptr(), key.ptr());
         if (found == nullptr) throw Unusable("is missing");
-        const Sight sight = see(found);
+        const Sight sight = see(found, buffers);
+        if (!sight.is_writable) throw Unusable("is read-only");
         parameter.trail.leave(found, sight);
         kept.push_back(nb::borrow(found));
         return sight;
@@ -106,9 +114,10 @@ class Group {
 
     void collect_tensors(Parameter &parameter, nb::handle gradient) {
         looking_at = "it";
-        const Sight weight = see(parameter.tensor.ptr());
+        const Sight weight = see(parameter.tensor.ptr(), buffers);
         parameter.trail.leave(parameter.tensor.ptr(), weight);
         if (!is_floating(weight.format)) throw Unusable("has an integer dtype");
+        if (!weight.is_writable) throw Unusable("is read-only");
         rows_of_weight = weight.dims > 0 ? weight.sizes[0] : 1;
         describe(weight, views[P]);
         if (overlaps_itself(views[P]))
@@ -117,17 +126,18 @@ class Group {
                 "clone of it");
 
         looking_at = "its gradient";
-        if (weight.is_complex || nb::cast<bool>(gradient.attr(is_neg)())) {
+        if (!is_buffer(gradient.ptr()) && (weight.is_complex || nb::cast<bool>(gradient.attr(is_neg)()))) {
             kept.push_back(without_pending_signs(gradient));
             gradient = kept.back();
         } else {
             kept.push_back(nb::borrow(gradient));
         }
-        const Sight seen = see(gradient.ptr());
+        const Sight seen = see(gradient.ptr(), buffers);
         parameter.trail.leave(gradient.ptr(), seen);
         if (!same_shape(weight, seen)) throw Unusable("has another shape than the parameter, or only one is complex");
         if (!is_floating(seen.format)) throw Unusable("has an integer dtype");
         describe(seen, views[G]);
+        places.push_back({extent_of(weight), extent_of(seen), views[G] == views[P]});
 
         for (int slot = M; slot < SLOTS; ++slot) {
             views[slot].data = nullptr;
@@ -162,6 +172,30 @@ class Group {
         describe(scales, view);
         if (!view.sizes.empty()) throw Unusable("has to lie in row-major order (contiguous)");
         views[slot].scales = reinterpret_cast<float *>(view.data);
+    }
+
+    // A weight is stepped while other threads read gradients, so none may lie in its memory.
+    void refuse_shared_memory() const {
+        std::vector<size_t> order(places.size()); // jobs by where their weights begin
+        std::iota(order.begin(), order.end(), size_t(0));
+        std::sort(order.begin(), order.end(),
+                  [&](size_t a, size_t b) { return places[a].weight.begin < places[b].weight.begin; });
+        std::vector<const char *> reach; // how far the weights up to this one extend
+        for (const size_t j : order)
+            reach.push_back(reach.empty() ? places[j].weight.end : std::max(reach.back(), places[j].weight.end));
+        for (size_t j = 0; j < places.size(); ++j) {
+            const Extent &gradient = places[j].gradient;
+            size_t i = size_t(std::upper_bound(reach.begin(), reach.end(), gradient.begin) - reach.begin());
+            for (; i < order.size() && places[order[i]].weight.begin < gradient.end; ++i) {
+                const size_t other = order[i];
+                if (places[other].weight.end <= gradient.begin || (other == j && places[j].is_own_gradient)) continue;
+                const std::string &name = parameters[parameter_of_job[other]].name;
+                throw nb::value_error(("parameter " + parameters[parameter_of_job[j]].name +
+                                       ": its gradient lies in the memory of parameter " + name +
+                                       ", which this step changes; pass a copy of it")
+                                          .c_str());
+            }
+        }
     }
 
     size_t row_index(Parameter &parameter) {
@@ -202,15 +236,23 @@ class Group {
         for (nb::handle name : scalar_names_) scalar_names.push_back(nb::borrow(name));
     }
 
-    // Looks up the tensors of every parameter that has a gradient and is not frozen. Returns the distinct rows of their
-    // scalars.
-    nb::list collect() {
-        work.clear(), parameter_of_job.clear(), row_of_job.clear(), rows.clear(), scalars.clear(), kept.clear();
+    // Looks up the tensors of every parameter that has a gradient: one of those given (None where there is none), or,
+    // if none are given, its own, unless it is frozen. Returns the distinct rows of their scalars.
+    nb::list collect(nb::object gradients) {
+        discard();
+        parameter_of_job.clear(), row_of_job.clear(), rows.clear(), scalars.clear(), places.clear();
+        nb::list given;
+        const bool own = gradients.is_none();
+        if (!own) given = nb::cast<nb::list>(gradients);
+        if (!own && given.size() != parameters.size())
+            throw nb::value_error(("there are " + std::to_string(given.size()) + " gradients for " +
+                                   std::to_string(parameters.size()) + " parameters")
+                                      .c_str());
         for (size_t i = 0; i < parameters.size(); ++i) {
             if (i + look_ahead < parameters.size()) parameters[i + look_ahead].trail.prefetch();
             parameters[i].trail.clear();
-            const nb::object gradient = parameters[i].tensor.attr(grad);
-            if (gradient.is_none() || !nb::cast<bool>(parameters[i].tensor.attr(requires_grad))) continue;
+            const nb::object gradient = own ? nb::object(parameters[i].tensor.attr(grad)) : nb::object(given[i]);
+            if (gradient.is_none() || (own && !nb::cast<bool>(parameters[i].tensor.attr(requires_grad)))) continue;
             try {
                 collect_tensors(parameters[i], gradient);
                 row_of_job.push_back(row_index(parameters[i]));
@@ -232,13 +274,14 @@ class Group {
             job.random_key = parameters[i].random_key;
             parameter_of_job.push_back(i);
         }
+        if (!own) refuse_shared_memory();
         nb::list result;
         for (const std::vector<double> &values : rows) result.append(nb::tuple(nb::cast(values)));
         return result;
     }
 
     // Forgets what was collected.
-    void discard() { work.clear(), kept.clear(); }
+    void discard() { work.clear(), kept.clear(), buffers.clear(); }
 
     // The tensors of the parameters that were collected.
     nb::list collected() const {
@@ -319,7 +362,7 @@ NB_MODULE(_engine, m) {
                       const std::string &, nb::list, nb::list, nb::list>(),
              "tensors"_a, "states"_a, "names"_a, "random_keys"_a, "first_rows"_a, "shape"_a, "weights"_a, "slots"_a,
              "scales"_a, "scalars"_a)
-        .def("collect", &Group::collect)
+        .def("collect", &Group::collect, "gradients"_a = nb::none())
         .def("collected", &Group::collected)
         .def("discard", &Group::discard)
         .def("square_sum", &Group::square_sum, "threads"_a)

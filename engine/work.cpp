@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <mutex>
 #include <numeric>
 
@@ -28,7 +29,8 @@ int64_t cut(int64_t at, const Job &job) {
 std::vector<int> memory_order(const View &view) {
     std::vector<int> order(view.sizes.size());
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return view.strides[a] > view.strides[b]; });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int a, int b) { return std::abs(view.strides[a]) > std::abs(view.strides[b]); });
     return order;
 }
 

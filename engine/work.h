@@ -15,6 +15,8 @@ struct View {
     int64_t numel = 0;
     std::vector<int64_t> sizes, strides; // empty for a tensor that lies in row-major order
     float *scales = nullptr;             // of codes
+
+    bool operator==(const View &) const = default;
 };
 
 // Jobs with the storage that their operands point into.

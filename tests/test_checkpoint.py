@@ -18,6 +18,7 @@ from members import CASES, Case
 from torch import Tensor
 
 import adamas.torch as at
+from adamas import layout
 from adamas.schedules import Plateau
 from adamas.torch import storage
 
@@ -72,7 +73,7 @@ def through_a_file(x: Any) -> Any:
 
 def values(state: dict[str, Tensor], moment: str) -> Tensor:
     x = state[moment]
-    return storage.decoded(x, state[storage.scale_name(moment)]) if storage.is_coded(x) else x.float()
+    return storage.decoded(x, state[layout.scale_name(moment)]) if storage.is_coded(x) else x.float()
 
 
 def moments(optimizer: at.Optimizer, p: Tensor) -> list[str]:
@@ -80,7 +81,7 @@ def moments(optimizer: at.Optimizer, p: Tensor) -> list[str]:
 
 
 def slot_names(moment: str) -> list[str]:
-    return [moment, storage.scale_name(moment)]
+    return [moment, layout.scale_name(moment)]
 
 
 def without(entry: dict[str, Any], name: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from members import CASES, Case
 
 import adamas.torch as at
-from adamas import _engine, formats
+from adamas import _engine, formats, layout
 from adamas.torch import storage, unfused
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -53,7 +53,7 @@ def codes_of(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def values_of(state: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     x = state[name]
-    return storage.decoded(x, state[storage.scale_name(name)]) if storage.is_coded(x) else x
+    return storage.decoded(x, state[layout.scale_name(name)]) if storage.is_coded(x) else x
 
 
 def copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -150,19 +150,20 @@ def test_the_engines_codes_are_the_references(case: Case, shape: tuple[int, ...]
             optimizer._initialize_state(optimizer.param_groups[0], 0)
         before, start, weight = copied(optimizer.state[p]), p.detach().clone(), p.detach().clone()
         optimizer.step()
-        plan, group = optimizer._plans[0], optimizer.param_groups[0]
+        group = optimizer.param_groups[0]
+        slots = optimizer._member.state_names(group)
         row = tuple(float(before[name]) for name in optimizer._scalar_names)
         numbers, _ = optimizer._advance(group, row, 1.0)
         unfused.step(
             numbers,
-            plan.shape,
+            optimizer._member.full_shape(group),
             weight,
             g,
-            tuple(None if name is None else before[name] for name in plan.slots),
-            tuple(None if name is None else before.get(name) for name in plan.scales),
+            tuple(None if name is None else before[name] for name in slots),
+            tuple(None if name is None else before.get(layout.scale_name(name)) for name in slots),
             None,
             "nearest",
-            plan.keys[0],
+            optimizer._plans[0].keys[0],
             0,
             step,
         )
@@ -171,7 +172,7 @@ def test_the_engines_codes_are_the_references(case: Case, shape: tuple[int, ...]
             off = (codes.to(torch.int16) - before[name].to(torch.int16)).abs()
             assert off.max() <= 1
             different, compared = different + int((off > 0).sum()), compared + off.numel()
-            scale = storage.scale_name(name)
+            scale = layout.scale_name(name)
             torch.testing.assert_close(optimizer.state[p][scale], before[scale], rtol=1e-6, atol=0)
         # The update is estimated to 13 bits; adding it rounds to float32.
         update = (weight - start).abs()

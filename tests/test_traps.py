@@ -18,6 +18,7 @@ import torch
 from members import CASES, Case
 
 import adamas.torch as at
+from adamas import layout
 from adamas.torch import storage
 
 
@@ -83,7 +84,7 @@ def test_trap_T02_split_weights_train_as_float32(dtype: torch.dtype) -> None:
 def test_trap_T03_moments_decay_in_every_format(case: Case, state: str) -> None:
     def mean_of(state: dict[str, torch.Tensor], name: str) -> float:
         x = state[name]
-        values = storage.decoded(x, state[storage.scale_name(name)]) if storage.is_coded(x) else x
+        values = storage.decoded(x, state[layout.scale_name(name)]) if storage.is_coded(x) else x
         return values.double().mean().item()
 
     p = torch.nn.Parameter(torch.ones(64, 64))

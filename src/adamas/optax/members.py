@@ -29,7 +29,9 @@ from typing import Literal, TypeAlias
 import optax
 
 from .. import family
-from .transformation import Decay, Number, Scheduled, StateOption, Tree, Weights, transformation
+from ..hyperparameters import Decay
+from ..layout import State as StateOption
+from .transformation import Number, Scheduled, Tree, Weights, transformation
 
 EpsMode = Literal["torch", "hat"]
 Mask: TypeAlias = Tree | Callable[[Tree], Tree] | None

@@ -7,21 +7,17 @@ tensor's part of its random numbers is computed on the host, from its name.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from .. import formats
-from ..family import STATEFUL_PARTS, Member, Shape
+from .. import formats, layout
+from ..layout import HALVES, StateFormat
 
 Array = Any
 
-StateFormat = Literal["float32", "bfloat16", "int8"]
-FORMATS = ("float32", "bfloat16", "int8")
-HALVES = (jnp.bfloat16, jnp.float16)
 WHATS = ("first", "second", "maximum", "trace")
 
 _ENCODE = {"bfloat16": formats.encode_bfloat16, "float16": formats.encode_float16}
@@ -68,39 +64,22 @@ class Namespace:
 
 def is_half(dtype: Any) -> bool:
     """Whether weights of this dtype have 16 bits."""
-    return dtype in HALVES
-
-
-def has_blocks(shape: Sequence[int]) -> bool:
-    """Whether a parameter of this shape is large enough for moments in 8 bits."""
-    if len(shape) < 2:
-        return False
-    row = math.prod(shape[1:])
-    return row >= formats.LEAST_ROW and row * shape[0] >= formats.LEAST_NUMEL
+    return jnp.dtype(dtype).name in HALVES
 
 
 @_with_all_constants
 def initial(form: StateFormat, has_sign: bool, p: Array, value: Array | float = 0.0) -> Stored:
     """A moment of the parameter before the first step, with one value everywhere."""
-    if form == "int8" and has_blocks(p.shape):
+    if form == "int8" and layout.has_blocks(p.shape):
         xp = Namespace()
         one = jnp.full((1, 1), value, jnp.float32)
         codes, scale = formats.encode_signed(xp, one) if has_sign else formats.encode_unsigned(xp, one, 0 * one)
         return Stored(
             jnp.broadcast_to(codes[0, 0].astype(jnp.int8 if has_sign else jnp.uint8), p.shape),
-            jnp.broadcast_to(scale[0, 0], (p.shape[0], -(-math.prod(p.shape[1:]) // formats.BLOCK))),
+            jnp.broadcast_to(scale[0, 0], layout.scale_shape(p.shape)),
         )
     wide = jnp.float64 if p.dtype == jnp.float64 else jnp.float32
     return Stored(jnp.full_like(p, value, dtype=jnp.bfloat16 if form == "bfloat16" else wide))
-
-
-def signs(member: Member) -> dict[str, bool]:
-    """The member's moments by name, and whether they have a sign."""
-    return {
-        name: bool(part & (Shape.FIRST | Shape.TRACE))
-        for part, name in zip(STATEFUL_PARTS, member.slots, strict=True)
-        if name is not None
-    }
 
 
 class Rounding(NamedTuple):
@@ -135,7 +114,9 @@ def loaded(stored: Stored, compute: Any, xp: Namespace) -> Array:
     if scale is None:
         return values.astype(compute)
     decode = formats.decode_signed if values.dtype == jnp.int8 else formats.decode_unsigned
-    return _unblocked(decode(xp, _blocks(values.astype(jnp.int32)), scale[..., None]), values.shape).astype(compute)
+    return layout.unblocked(
+        decode(xp, layout.blocks(xp, values.astype(jnp.int32)), scale[..., None]), values.shape
+    ).astype(compute)
 
 
 @_with_all_constants
@@ -149,14 +130,14 @@ def kept(
             return Stored(value.astype(dtype))
         # Maxima are no averages: to the nearest.
         return Stored(rounded(value, dtype, None if what == "maximum" else rounding.thresholds(value.shape, what), xp))
-    blocks = _blocks(value.astype(jnp.float32))
+    blocks = layout.blocks(xp, value.astype(jnp.float32))
     if dtype == jnp.int8:
         codes, scale = formats.encode_signed(xp, blocks)
     else:
         thresholds = rounding.block_thresholds(before.scale.shape) if is_average else None
         old = factor * jnp.abs(before.scale[..., None])
         codes, scale = formats.encode_unsigned(xp, blocks, old, thresholds)
-    return Stored(_unblocked(codes, value.shape).astype(dtype), scale[..., 0])
+    return Stored(layout.unblocked(codes, value.shape).astype(dtype), scale[..., 0])
 
 
 @_with_all_constants
@@ -178,15 +159,3 @@ def joined(p: Array, low: Array, xp: Namespace) -> Array:
     """The float32 weights that ``split`` split."""
     high = p.view(jnp.uint16).astype(jnp.uint32)
     return _JOIN[p.dtype.name](xp, high, low.view(jnp.uint16).astype(jnp.uint32))
-
-
-def _blocks(x: Array) -> Array:
-    """The tensor as (rows, blocks of a row, 128), with zeros behind each row's end."""
-    rows = x.reshape(x.shape[0], math.prod(x.shape[1:]))
-    padded = jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % formats.BLOCK)))
-    return padded.reshape(x.shape[0], -1, formats.BLOCK)
-
-
-def _unblocked(x: Array, shape: Sequence[int]) -> Array:
-    """The tensor that ``_blocks`` made these of."""
-    return x.reshape(shape[0], -1)[:, : math.prod(shape[1:])].reshape(shape)

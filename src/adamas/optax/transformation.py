@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .. import rule
+from .. import layout, rule
 from ..family import Coefficients, Member, Shape, Traced
 from ..formats import tensor_key
+from ..hyperparameters import CHOICES, check_state
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
 from . import storage
@@ -26,15 +27,7 @@ Tree = Any
 Array = Any
 Number: TypeAlias = float | jax.Array | np.ndarray[Any, Any]
 Scheduled: TypeAlias = Number | Schedule | Callable[[Any], Any]  # a number, or a function of the steps done before
-Decay = Literal["l2", "decoupled", "independent"]
 Weights = Literal["nearest", "stochastic", "split"]
-StateOption: TypeAlias = storage.StateFormat | Mapping[str, storage.StateFormat]
-
-_CHOICES = {
-    "decay": ("l2", "decoupled", "independent"),
-    "weights": ("nearest", "stochastic", "split"),
-    "eps_mode": ("torch", "hat"),
-}
 
 
 class State(NamedTuple):
@@ -72,7 +65,7 @@ def transformation(
     member: Member,
     hyper: dict[str, Any],
     *,
-    state: StateOption,
+    state: layout.State,
     weights: Weights,
     seed: int | None,
     mask: Tree | Callable[[Tree], Tree] | None,
@@ -88,9 +81,9 @@ def transformation(
     static = {name: 1.0 if _is_open(value) else value for name, value in hyper.items()}
     names = member.state_names(static)
     slots = [name for name in names if name is not None]
-    forms = {name: state if isinstance(state, str) else state.get(name, "float32") for name in slots}
+    forms = {name: layout.format_of(state, name) for name in slots}
     parts = {name: (name, f"{name}_scale") if form == "int8" else (name,) for name, form in forms.items()}
-    signs = storage.signs(member)
+    signs = layout.signs(member)
     shape = member.full_shape(static)
     decays = bool(static["weight_decay"]) and hyper["decay"] != "l2"
     start = hyper.get("initial_accumulator_value", 0.0)
@@ -327,8 +320,8 @@ def _check(hyper: Mapping[str, Any], member: Member, state: Any, weights: str, s
         if not _is_open(value) and not 0 <= value < 1:
             raise ValueError(f"{name} must be from 0 to below 1, not {value!r}")
     for name, value in (*hyper.items(), ("weights", weights)):
-        if name in _CHOICES and value not in _CHOICES[name]:
-            choices = ", ".join(map(repr, _CHOICES[name]))
+        if name in CHOICES and value not in CHOICES[name]:
+            choices = ", ".join(map(repr, CHOICES[name]))
             raise ValueError(f"{_NAMES.get(name, name)}={value!r} is unknown: use one of {choices}")
     for value in (*hyper.values(), *hyper.get("betas", ())):
         if isinstance(value, Schedule) and any(isinstance(part, Observed) for part in value.parts()):
@@ -336,18 +329,7 @@ def _check(hyper: Mapping[str, Any], member: Member, state: Any, weights: str, s
                 f"{value!r} answers to a metric, and a compiled step would keep what it was when compiled: use "
                 "optax.contrib.reduce_on_plateau"
             )
-    names = [name for name in member.slots if name is not None]
-    if isinstance(state, Mapping) and (unknown := sorted(set(state) - set(names))):
-        raise ValueError(f"state: there is no moment {unknown[0]!r}; the names are {', '.join(map(repr, names))}")
-    forms = list(state.values()) if isinstance(state, Mapping) else [state]
-    for form in forms:
-        if form not in storage.FORMATS:
-            raise ValueError(f"state={form!r} is unknown: use one of {', '.join(map(repr, storage.FORMATS))}")
-    if hyper.get("centered") and any(form != "float32" for form in forms):
-        raise ValueError(
-            f'centered=True needs state="float32", not {state!r}: the rounding of such moments exceeds the difference of '
-            "square_avg and grad_avg² that it divides by, and single updates would be far too large"
-        )
+    check_state(state, member.slots, bool(hyper.get("centered")))
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise ValueError(
             f"seed must be an int, not {type(seed).__name__}; optax.inject_hyperparams takes it as static_args='seed'"

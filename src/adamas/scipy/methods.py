@@ -16,9 +16,10 @@ import numpy as np
 from scipy.optimize import OptimizeResult, OptimizeWarning
 
 from .. import family
+from ..hyperparameters import checked
 from .minimizing import STOPPING_OPTIONS, Stopping, minimize, start_of
 from .objective import SCHEMES, Box, Objective
-from .stepping import COMMON, Stepper, check
+from .stepping import COMMON, Stepper
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,7 +49,7 @@ class Method:
         Raises:
             ValueError: one has a value that it cannot have.
         """
-        return check({**COMMON, **self.defaults, **given})
+        return checked({**COMMON, **self.defaults, **given})
 
     def split(
         self, options: Mapping[str, Any], others: tuple[str, ...], level: int

@@ -1,11 +1,10 @@
-"""The steps of one member over a NumPy vector: hyperparameters checked, schedules read, the rule applied in float64.
+"""The steps of one member over a NumPy vector: schedules read, the rule applied in float64.
 
 Imports NumPy and what is below the adapters. There is no arithmetic here: it is that of ``adamas.family`` and ``adamas.rule``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from .. import rule
 from ..family import Member
+from ..hyperparameters import number
 from ..schedules import Schedule
 
 Vector: TypeAlias = npt.NDArray[Any]
@@ -21,50 +21,7 @@ Vector: TypeAlias = npt.NDArray[Any]
 # What every member takes beside its own hyperparameters; "decay" is what weight_decay means, as in adamas.torch.
 COMMON: dict[str, Any] = {"weight_decay": 0.0, "decay": "l2", "l1": 0.0}
 
-_CHOICES = {"decay": ("l2", "decoupled", "independent"), "eps_mode": ("torch", "hat")}
-_FLAGS = ("amsgrad", "bias_correction", "centered", "nesterov")
 _SCHEDULED = ("lr", "weight_decay", "betas")
-
-
-def check(hyper: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyperparameters with Python's numbers, if each has a value that it can have.
-
-    Raises:
-        ValueError: one has not; it is named, with what it was given and what would work.
-    """
-    checked: dict[str, Any] = {}
-    for name, value in hyper.items():
-        if name in _CHOICES:
-            if value not in _CHOICES[name]:
-                raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(map(repr, _CHOICES[name]))}")
-            checked[name] = value
-        elif name in _FLAGS:
-            if not isinstance(value, bool | np.bool_):
-                raise ValueError(f"{name} must be True or False, not {value!r}")
-            checked[name] = bool(value)
-        elif name == "betas":
-            if not isinstance(value, tuple | list | np.ndarray) or len(value) != 2:
-                raise ValueError(f"betas must be a pair, such as (0.9, 0.999), not {value!r}")
-            checked[name] = tuple(_number(f"betas[{i}]", beta, below=1.0) for i, beta in enumerate(value))
-        else:
-            checked[name] = _number(name, value)
-    if checked.get("nesterov") and (checked["momentum"] == 0 or checked["dampening"] != 0):
-        raise ValueError("nesterov=True requires a momentum above 0 and dampening=0")
-    return checked
-
-
-def _number(name: str, value: Any, below: float = math.inf) -> float | Schedule:
-    if isinstance(value, Schedule):
-        if name.split("[")[0] not in _SCHEDULED:
-            raise ValueError(f"{name} cannot be a schedule; these can: {', '.join(_SCHEDULED)}")
-        return value
-    if isinstance(value, np.generic | np.ndarray) and value.size == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
-        words = "a number from 0 up" if below == math.inf else f"from 0 up to but not including {below:g}"
-        also = " or a schedule" if name.split("[")[0] in _SCHEDULED else ""
-        raise ValueError(f"{name} must be {words}{also}, not {value!r}")
-    return float(value)
 
 
 class Stepper:
@@ -72,7 +29,7 @@ class Stepper:
 
     Args:
         member: of ``adamas.family``.
-        hyper: what ``check`` gave.
+        hyper: what ``adamas.hyperparameters.checked`` gave.
         n: length of the vector.
 
     Attributes:
@@ -100,10 +57,10 @@ class Stepper:
         for name in _SCHEDULED:
             value = now.get(name)
             if isinstance(value, Schedule):
-                now[name] = _number(f"{name} at step {self.done}, by {value!r},", value(self.done))
+                now[name] = number(f"{name} at step {self.done}, by {value!r},", value(self.done))
             elif isinstance(value, tuple):
                 now[name] = tuple(
-                    _number(f"{name}[{i}] at step {self.done}, by {beta!r},", beta(self.done), below=1.0)
+                    number(f"{name}[{i}] at step {self.done}, by {beta!r},", beta(self.done), below=1.0)
                     if isinstance(beta, Schedule)
                     else beta
                     for i, beta in enumerate(value)

@@ -11,7 +11,8 @@ from collections import Counter, defaultdict
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from . import conversion, scheduled
+from ..stepping import scheduled
+from . import conversion
 from .foreign import decode_groups, decode_state
 from .options import check
 

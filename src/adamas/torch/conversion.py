@@ -6,7 +6,6 @@ and the other way round, since the arithmetic has both. Anything else is convert
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,10 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import formats
+from .. import layout
 from ..family import MEMBERS, Member
+from ..layout import Slot
 from . import storage
 from .foreign import Decoded
+from .storage import dtype_name
 
 if TYPE_CHECKING:
     from .optimizer import Optimizer
@@ -55,7 +56,7 @@ def loaded(
     conversions = []
     for moment, code_dtype in storage.code_dtypes(optimizer._member).items():
         value: Any = saved.state.get(moment)
-        scale: Any = saved.state.get(storage.scale_name(moment))
+        scale: Any = saved.state.get(layout.scale_name(moment))
         if value is None:  # also where torch.optim.SGD has not used its momentum
             continue
         _check_moment(value, scale, code_dtype, p, f"{moment!r} of parameter {name}")
@@ -64,7 +65,7 @@ def loaded(
             state[moment] = _copied(value, p)
             if storage.is_coded(value):  # which the engine reads in row-major order
                 state[moment] = state[moment].contiguous()
-                state[storage.scale_name(moment)] = _copied(scale, p).contiguous()
+                state[layout.scale_name(moment)] = _copied(scale, p).contiguous()
         else:
             values = storage.decoded(value, scale.to(value.device)) if storage.is_coded(value) else value
             state.update(_stored(slot, values.detach().to(p.device), p))
@@ -79,7 +80,7 @@ def _besides_moments(
 ) -> dict[str, Any]:
     """Counts, low bits of the weights, and what is not ours."""
     counts = [count for count, _ in member.scalars]
-    moments = {key for moment in storage.code_dtypes(member) for key in (moment, storage.scale_name(moment))}
+    moments = {key for moment in storage.code_dtypes(member) for key in (moment, layout.scale_name(moment))}
     state: dict[str, Any] = {}
     for key, value in saved.items():
         if key in moments or value is None:
@@ -88,7 +89,7 @@ def _besides_moments(
             if (isinstance(value, Tensor) and value.numel() != 1) or not isinstance(value, Tensor | int | float):
                 raise _unfit(f"{key!r} of parameter {name} has to be one number, and is {value!r}")
             state[key] = torch.tensor(float(value), dtype=torch.float64)
-        elif key == storage.LOW_BITS:
+        elif key == layout.LOW_BITS:
             if not storage.is_split(p, group):
                 continue  # they would be out of date after the next step
             if not isinstance(value, Tensor) or value.dtype != torch.int16 or value.shape != p.shape:
@@ -111,16 +112,17 @@ def _check_moment(value: Any, scale: Any, code_dtype: torch.dtype, p: Tensor, wh
         )
     if not storage.is_coded(value):
         if not (value.is_complex() if p.is_complex() else value.is_floating_point()):
-            raise _unfit(f"{what} is {_described(value)}, which a moment of a {_plain(p.dtype)} parameter cannot be")
+            raise _unfit(
+                f"{what} is {_described(value)}, which a moment of a {dtype_name(p.dtype)} parameter cannot be"
+            )
         return
     if value.dtype != code_dtype or p.ndim == 0 or p.is_complex():
         raise _unfit(
-            f"{what} is {_described(value)}; as codes it would be {_plain(code_dtype)}, of a tensor of real numbers"
+            f"{what} is {_described(value)}; as codes it would be {dtype_name(code_dtype)}, of a tensor of real numbers"
         )
-    row = math.prod(p.shape[1:])
-    shape = (p.shape[0], -(-row // formats.BLOCK))
+    shape = layout.scale_shape(p.shape)
     if scale is None:
-        raise _unfit(f"{what} has codes without scales, which would stand beside them as {storage.scale_name('…')!r}")
+        raise _unfit(f"{what} has codes without scales, which would stand beside them as {layout.scale_name('…')!r}")
     if not isinstance(scale, Tensor) or scale.dtype != torch.float32 or scale.shape != shape:
         raise _unfit(f"the scales of {what} have to be float32, of shape {shape}, and are {_described(scale)}")
 
@@ -137,7 +139,7 @@ def _check_complete(optimizer: Optimizer, group: Mapping[str, Any], name: str, s
     moments = [moment for moment in member.state_names(group) if moment is not None]
     denominator = member.slots[1]
     needed = counts if denominator is None else [*counts, denominator]
-    others = state.keys() - {*counts, *member.slots, storage.LOW_BITS}
+    others = state.keys() - {*counts, *member.slots, layout.LOW_BITS}
     is_another = others & _MOMENTS or (others and moments and not any(moment in state for moment in moments))
     if is_another or not all(key in state for key in needed):
         kind = type(optimizer).__name__
@@ -150,22 +152,22 @@ def _check_complete(optimizer: Optimizer, group: Mapping[str, Any], name: str, s
 def in_float32(member: Member, saved: Mapping[str, Any]) -> dict[str, Any]:
     """A parameter's state with all moments in float32 (or float64), and without what torch.optim has no use for."""
     moments = list(storage.code_dtypes(member))
-    left_out = {storage.LOW_BITS, *map(storage.scale_name, moments)}
+    left_out = {layout.LOW_BITS, *map(layout.scale_name, moments)}
     entry = {key: value for key, value in saved.items() if key not in left_out}
     for moment in moments:
         value = saved.get(moment)
         if isinstance(value, Tensor) and storage.is_coded(value):
-            entry[moment] = storage.decoded(value, saved[storage.scale_name(moment)])
+            entry[moment] = storage.decoded(value, saved[layout.scale_name(moment)])
         elif isinstance(value, Tensor) and value.dtype not in _EXACT:
             entry[moment] = value.to(torch.float32)
     return entry
 
 
-def _fits(value: Tensor, slot: storage.Slot) -> bool:
+def _fits(value: Tensor, slot: Slot) -> bool:
     return value.dtype == slot.dtype or (value.dtype in _EXACT and slot.dtype in _EXACT)
 
 
-def _stored(slot: storage.Slot, values: Tensor, p: Tensor) -> dict[str, Tensor]:
+def _stored(slot: Slot, values: Tensor, p: Tensor) -> dict[str, Tensor]:
     """The values in the moment's format; where that has no codes, with the strides of a new state."""
     if slot.scale_shape is not None:
         return storage.encoded(slot, values)
@@ -186,12 +188,8 @@ def _unfit(problem: str) -> ValueError:
 def _described(value: Any) -> str:
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
-    return f"{_plain(value.dtype)} of shape {tuple(value.shape)}"
+    return f"{dtype_name(value.dtype)} of shape {tuple(value.shape)}"
 
 
 def _format_name(dtype: torch.dtype) -> str:
-    return "int8" if dtype == torch.uint8 else _plain(dtype)
-
-
-def _plain(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return "int8" if dtype == torch.uint8 else dtype_name(dtype)

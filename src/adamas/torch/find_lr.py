@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..stepping.scheduled import SCHEDULES, WRITTEN
 from .lr_finding import LRFinding, LRFindingError, conclude
 from .restoring import accelerators, restored
-from .scheduled import SCHEDULES, WRITTEN
 
 # A sweep is over when the averaged loss is this many times as far above its best as it had fallen. It only saves batches:
 # what a sweep says is read off by the rules.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
-from .scheduled import SCHEDULES
+from ..stepping.scheduled import SCHEDULES
 
 
 class LRScheduler(torch.optim.lr_scheduler.LRScheduler):

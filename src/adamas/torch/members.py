@@ -1,5 +1,5 @@
 """The optimizers of the family for PyTorch. Each has the arguments of its namesake in ``torch.optim``, then the options of
-``adamas.torch.options``."""
+``adamas.hyperparameters``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
 from .. import family
+from ..hyperparameters import AdamaxOptions, AdamOptions, Decay, Options, RootOptions
 from .optimizer import Optimizer
-from .options import AdamaxOptions, AdamOptions, Decay, Options, RootOptions, Scheduled
+from .options import Scheduled
 
 _ADAM_DEFAULTS: dict[str, Any] = {"bias_correction": True, "eps_mode": "torch", "eps_root": 0.0}
 
@@ -43,7 +44,7 @@ class SGD(Optimizer):
         maximize: ascend.
         foreach, fused: accepted and without effect: the fused path is the only one.
         differentiable: refused where True.
-        **options: see ``adamas.torch.options.Options``.
+        **options: see ``adamas.hyperparameters.Options``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -107,7 +108,7 @@ class Adagrad(Optimizer):
         foreach, fused: accepted and without effect.
         maximize: ascend.
         differentiable: refused where True.
-        **options: see ``adamas.torch.options.RootOptions``.
+        **options: see ``adamas.hyperparameters.RootOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -177,7 +178,7 @@ class RMSprop(Optimizer):
         capturable, foreach: accepted and without effect.
         maximize: ascend.
         differentiable: refused where True.
-        **options: see ``adamas.torch.options.RootOptions``.
+        **options: see ``adamas.hyperparameters.RootOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -235,7 +236,7 @@ class Adam(Optimizer):
         maximize: ascend.
         differentiable: refused where True.
         decoupled_weight_decay: the same as ``decay="decoupled"``.
-        **options: see ``adamas.torch.options.AdamOptions``.
+        **options: see ``adamas.hyperparameters.AdamOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -301,7 +302,7 @@ class AdamW(Adam):
         maximize: ascend.
         foreach, capturable, fused: accepted and without effect: the fused path is the only one.
         differentiable: refused where True.
-        **options: see ``adamas.torch.options.AdamOptions``.
+        **options: see ``adamas.hyperparameters.AdamOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -356,7 +357,7 @@ class Adamax(Optimizer):
         foreach, capturable: accepted and without effect.
         maximize: ascend.
         differentiable: refused where True.
-        **options: see ``adamas.torch.options.AdamaxOptions``.
+        **options: see ``adamas.hyperparameters.AdamaxOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -412,7 +413,7 @@ class NAdam(Optimizer):
         foreach, capturable: accepted and without effect.
         maximize: ascend.
         differentiable: refused where True.
-        **options: see ``adamas.torch.options.AdamOptions``.
+        **options: see ``adamas.hyperparameters.AdamOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -470,7 +471,7 @@ class RAdam(Optimizer):
         foreach, capturable: accepted and without effect.
         maximize: ascend.
         differentiable: refused where True.
-        **options: see ``adamas.torch.options.AdamOptions``.
+        **options: see ``adamas.hyperparameters.AdamOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ..layout import LOW_BITS, scale_name
 from .options import check_parameter
-from .storage import LOW_BITS, scale_name
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT

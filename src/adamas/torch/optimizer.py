@@ -7,7 +7,6 @@ tensors that are not on the CPU, to ``adamas.torch.unfused``.
 from __future__ import annotations
 
 import functools
-import math
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal, overload
@@ -19,13 +18,15 @@ from torch.autograd.graph import increment_version
 from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from .. import _engine
-from ..family import Coefficients, Member
+from .. import _engine, layout
 from ..formats import tensor_key
-from . import checkpoint, clipping, scheduled, storage, unfused
+from ..hyperparameters import COMMON, check_rows
+from ..layout import LOW_BITS
+from ..stepping import Plan, Stepping, scheduled
+from ..stepping.plan import Advance
+from . import checkpoint, storage, unfused
 from .memory import Memory, counted
-from .options import COMMON_DEFAULTS, as_number, check, check_parameter, check_rows
-from .storage import LOW_BITS
+from .options import as_number, check, check_parameter
 
 _ENGINE_DEVICE = "cpu"  # the devices that the engine has kernels for
 
@@ -33,69 +34,106 @@ _ENGINE_DEVICE = "cpu"  # the devices that the engine has kernels for
 Signature = tuple[int, str, int]
 
 
-class Plan:
-    """One parameter group as the engine and the fallback take it, for as long as its tensors and options stay the same."""
+class GroupPlan(Plan):
+    """One parameter group as the engine and the fallback take it."""
 
     def __init__(self, optimizer: Optimizer, group: dict[str, Any], first: int) -> None:
         self.params: list[Tensor] = list(group["params"])
-        self.names = parameter_names(group, first)
-        self.keys = [_random_key(group, i, first) for i in range(len(self.params))]
         self.signature = optimizer._signature(group)
-        self.shape, self.weights, _ = self.signature
-        self.slots = optimizer._member.state_names(group)
-        self.scales = [None if name is None else storage.scale_name(name) for name in self.slots]
-        self.first_rows = [rows.first if (rows := storage.rows_of(group, i)) else 0 for i in range(len(self.params))]
-        self.states: list[dict[str, Any]] = []
+        self._optimizer = type(optimizer).__name__
+        self._names = parameter_names(group, first)
+        self.keys = [_random_key(group, i, first) for i in range(len(self.params))]
+        self._slots = optimizer._member.state_names(group)
+        self._scalars = optimizer._scalar_names
+        self._first_rows = [rows.first if (rows := storage.rows_of(group, i)) else 0 for i in range(len(self.params))]
+        self._states: list[dict[str, Any]] = []
         for i, p in enumerate(self.params):
             if p.grad is not None and p.requires_grad:
                 optimizer._initialize_state(group, i)
-            self.states.append(optimizer.state.get(p, {}))
-        needed = [name for name in (*optimizer._scalar_names, *self.slots) if name is not None]
+            self._states.append(optimizer.state.get(p, {}))
+        needed = [name for name in (*self._scalars, *self._slots) if name is not None]
         # Without a gradient so far, and hence without state, or without the part of it that an option asks for since.
         self.bare = [
             i
-            for i, (p, state) in enumerate(zip(self.params, self.states, strict=True))
+            for i, (p, state) in enumerate(zip(self.params, self._states, strict=True))
             if any(name not in state for name in needed) or (storage.is_split(p, group) and LOW_BITS not in state)
         ]
-        self.elsewhere = [i for i, p in enumerate(self.params) if p.device.type != _ENGINE_DEVICE]
+        self._elsewhere = [i for i, p in enumerate(self.params) if p.device.type != _ENGINE_DEVICE]
+        self._others: list[tuple[int, Tensor]] = []  # index and gradient of what is stepped elsewhere
         here = [i for i, p in enumerate(self.params) if p.device.type == _ENGINE_DEVICE]
-        self.group = _engine.Group(
+        super().__init__(
+            optimizer._member,
+            group,
             [self.params[i] for i in here],
-            [self.states[i] for i in here],
-            [self.names[i] for i in here],
+            [self._states[i] for i in here],
+            [self._names[i] for i in here],
             [self.keys[i] for i in here],
-            [self.first_rows[i] for i in here],
-            self.shape,
-            self.weights,
-            [*self.slots, LOW_BITS if self.weights == "split" else None],
-            [*self.scales, None],
-            optimizer._scalar_names,
+            [self._first_rows[i] for i in here],
         )
 
-    def collect(self, optimizer: str) -> tuple[list[tuple[float, ...]], list[tuple[int, Tensor]]]:
-        """Looks up the tensors of all parameters that have a gradient.
-
-        Returns the distinct rows of scalars among those on the CPU, and index and gradient of the others.
-        """
-        others = [
+    def collect(self, gradients: list[Any] | None = None) -> None:
+        """See ``Plan.collect``; sparse gradients are refused."""
+        self._others = [
             (i, gradient)
-            for i in self.elsewhere
+            for i in self._elsewhere
             if self.params[i].requires_grad and (gradient := self.params[i].grad) is not None
         ]
-        for i, gradient in others:
-            self._refuse_sparse(i, gradient, optimizer)
+        for i, gradient in self._others:
+            self._refuse_sparse(i, gradient)
         try:
-            return self.group.collect(), others
+            super().collect(gradients)
         except ValueError:
             for i, p in enumerate(self.params):
                 if p.grad is not None:
-                    self._refuse_sparse(i, p.grad, optimizer)
+                    self._refuse_sparse(i, p.grad)
             raise
 
-    def _refuse_sparse(self, index: int, gradient: Tensor, optimizer: str) -> None:
+    def square_sum(self, threads: int) -> tuple[list[float], str | None]:
+        """See ``Plan.square_sum``."""
+        parts, culprit = super().square_sum(threads)
+        total, index = unfused.square_sum([gradient for _, gradient in self._others])
+        if culprit is None and index is not None:
+            culprit = self._names[self._others[index][0]]
+        return [*parts, total], culprit
+
+    def step(self, advance: Advance, threads: int) -> int:
+        """See ``Plan.step``."""
+        reached = super().step(advance, threads)
+        if self.rows:
+            # Autograd has to know, or a graph that was built before the step would be differentiated with new weights.
+            increment_version(self.collected())
+        return max([reached, *(self._step_elsewhere(i, gradient, advance) for i, gradient in self._others)])
+
+    def _step_elsewhere(self, i: int, gradient: Tensor, advance: Advance) -> int:
+        """Steps a parameter that the engine has no kernel for; returns the step that it has reached."""
+        if gradient.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "an Adamas step computes its coefficients on the host and cannot be captured in a CUDA graph"
+            )
+        state = self._states[i]
+        shape, weights, _ = self.signature
+        numbers, row = advance(tuple(float(state[name]) for name in self._scalars))
+        unfused.step(
+            numbers,
+            shape,
+            self.params[i],
+            gradient,
+            tuple(None if name is None else state[name] for name in self._slots),
+            tuple(None if name is None else state.get(layout.scale_name(name)) for name in self._slots),
+            state.get(LOW_BITS) if weights == "split" else None,
+            weights,
+            self.keys[i],
+            self._first_rows[i],
+            int(row[0]),
+        )
+        for name, value in zip(self._scalars, row, strict=True):
+            state[name].fill_(value)
+        return int(row[0])
+
+    def _refuse_sparse(self, index: int, gradient: Tensor) -> None:
         if gradient.layout != torch.strided:
             raise RuntimeError(
-                f"{optimizer} does not support sparse gradients, and that of parameter {self.names[index]} is "
+                f"{self._optimizer} does not support sparse gradients, and that of parameter {self._names[index]} is "
                 f"{gradient.layout}: make it dense (for an embedding: sparse=False), or give it to torch.optim.SparseAdam"
             )
 
@@ -127,7 +165,7 @@ def _without_schedules(optimizer: torch.optim.Optimizer, state_dict: dict[str, A
         scheduled.to_saved(group)
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(Stepping, torch.optim.Optimizer):
     """What the optimizers of ``adamas.torch`` share. Use one of those: ``Adam``, ``AdamW``, …
 
     A step moves every parameter that has a gradient, unless its ``requires_grad`` is False: a frozen parameter stays where
@@ -144,21 +182,16 @@ class Optimizer(torch.optim.Optimizer):
         grad_norm_limit: the lowest ``max_grad_norm`` of the last step, where there was one, else None.
     """
 
-    _member: ClassVar[Member]
     _step_supports_amp_scaling = True  # GradScaler leaves unscaling and skipping to the step
     _reads_decoupled_flag: ClassVar[bool] = True  # of a checkpoint of torch.optim; AdamW is decoupled whatever it says
     _inside_step = False
-    _plans: list[Plan] | None = None
+    _plans: list[GroupPlan] | None = None
     _known: tuple[list[Tensor], list[Any]] = ([], [])
-    _counted: tuple[list[Plan] | None, int] = (None, 0)  # the plans that were counted, and the steps that were done
-    _held = False  # whether the last step had a rate of 0 where a schedule gives another
-    grad_norm: float | None = None
-    grad_norm_limit: float | None = None
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], options: Any, allowed: Any) -> None:
         if unknown := options.keys() - allowed.__annotations__.keys():
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
-        defaults = {**COMMON_DEFAULTS, **defaults, **options, "skipped_steps": 0, "clipped_steps": 0}
+        defaults = {**COMMON, **defaults, **options, "skipped_steps": 0, "clipped_steps": 0}
         numbers = dict(defaults)
         scheduled.separate(numbers, 0)
         check(numbers, type(self).__name__, self._member.slots)
@@ -170,16 +203,6 @@ class Optimizer(torch.optim.Optimizer):
         self._lock = threading.Lock()
         super().__init__(params, defaults)
         self._hide_schedules()
-
-    @property
-    def clipped_steps(self) -> int:
-        """How many steps ``max_grad_norm`` has shortened. It travels in the state dict."""
-        return max((group["clipped_steps"] for group in self.param_groups), default=0)
-
-    @property
-    def skipped_steps(self) -> int:
-        """How many steps ``on_nonfinite="skip"`` has left undone. It travels in the state dict."""
-        return max((group["skipped_steps"] for group in self.param_groups), default=0)
 
     # ---- groups
 
@@ -197,9 +220,13 @@ class Optimizer(torch.optim.Optimizer):
             group = {**self.defaults, **param_group}
             scheduled.separate(group, scheduled.steps_done(self.state.values()))
             check(group, type(self).__name__, self._member.slots)
-            check_rows(group["rows"], [params] if isinstance(params, Tensor) else list(params))
-            for i, item in enumerate([params] if isinstance(params, Tensor) else params):
-                name, parameter = item if isinstance(item, tuple) else (i, item)
+            named: list[tuple[Any, Any]] = [
+                item if isinstance(item, tuple) else (i, item)
+                for i, item in enumerate([params] if isinstance(params, Tensor) else params)
+            ]
+            shapes = [p.shape if isinstance(p, Tensor) else None for _, p in named]
+            check_rows(group["rows"], [repr(name) for name, _ in named], shapes)
+            for name, parameter in named:
                 check_parameter(parameter, repr(name), group)
             lr = group.get(scheduled.SCHEDULES, {}).get("lr")
             param_group.setdefault("base_lr", float(group["lr"]) if lr is None else lr.unit)
@@ -233,10 +260,6 @@ class Optimizer(torch.optim.Optimizer):
 
     # ---- state
 
-    @property
-    def _scalar_names(self) -> list[str]:
-        return [name for name, _ in self._member.scalars]
-
     def _signature(self, group: dict[str, Any]) -> Signature:
         return self._member.full_shape(group), group["weights"], group["seed"]
 
@@ -254,7 +277,7 @@ class Optimizer(torch.optim.Optimizer):
         if storage.is_split(p, group) and LOW_BITS not in state:
             state[LOW_BITS] = torch.zeros_like(p, dtype=torch.int16, memory_format=torch.preserve_format)
 
-    def _current_plans(self) -> list[Plan]:
+    def _current_plans(self) -> list[GroupPlan]:
         """The plans of all groups, made anew if any tensor, state or option that they rest on was replaced."""
         if self._plans is not None and len(self._plans) == len(self.param_groups):
             fresh = all(
@@ -267,42 +290,11 @@ class Optimizer(torch.optim.Optimizer):
                 return self._plans
         plans, first = [], 0
         for group in self.param_groups:
-            plans.append(Plan(self, group, first))
+            plans.append(GroupPlan(self, group, first))
             first += len(group["params"])
         self._known = (list(self.state.keys()), list(self.state.values()))
         self._plans = plans
         return plans
-
-    # ---- schedules
-
-    def _scheduled(self, plans: list[Plan]) -> list[Plan]:
-        """The plans, for the numbers that the schedules give the coming step."""
-        if self._counted[0] is plans and all(map(scheduled.is_untouched, self.param_groups)):
-            return plans
-        for group in self.param_groups:
-            scheduled.verify(group, may_hold=not self._held)
-        self._counted = None, scheduled.steps_done(self.state.values())
-        self.on_observation()
-        self._counted = self._current_plans(), self._counted[1]
-        return self._counted[0]
-
-    def on_observation(self) -> None:
-        """Makes the scheduled numbers of all groups those of the coming step; called when a ``Plateau`` has changed."""
-        for group in self.param_groups:
-            scheduled.refresh(group, self._counted[1])
-
-    def _listen(self, group: dict[str, Any]) -> None:
-        for part in scheduled.observed(group):
-            part.tell(self)
-
-    def lr_at(self, step: int, group: int = 0) -> float:
-        """The learning rate that a step will have, or had; steps count from 0.
-
-        Args:
-            step: how many steps are done before it.
-            group: index of the parameter group.
-        """
-        return scheduled.value_at(self.param_groups[group], "lr", step)
 
     # ---- memory
 
@@ -342,121 +334,8 @@ class Optimizer(torch.optim.Optimizer):
         if found_inf is not None and float(found_inf) != 0:
             return loss  # GradScaler lowers its scale; neither step count nor moments advance
         scale = 1.0 if grad_scale is None else 1 / float(grad_scale)
-        with self._lock:
-            plans = self._current_plans()
-            has_schedules = any(group.get(scheduled.SCHEDULES) for group in self.param_groups)
-            if has_schedules:
-                plans = self._scheduled(plans)
-            try:
-                reached = self._step_plans(plans, scale)
-            finally:
-                for plan in plans:
-                    plan.group.discard()
-            if has_schedules:
-                self._held = any(map(scheduled.is_held, self.param_groups))  # and then not written in what follows
-                # Without plans, the next step counts anew: also where a schedule has no number, and what follows raises.
-                self._counted = None, max(self._counted[1], reached)
-                self.on_observation()  # what loggers see is what the next step will use
-                if not self._held:
-                    self._counted = plans, self._counted[1]
+        self._step_all(None, scale, torch.get_num_threads())
         return loss
-
-    def _step_plans(self, plans: list[Plan], scale: float) -> int:
-        """Steps all groups; returns the highest step that a parameter has reached, 0 where none moved."""
-        found = [plan.collect(type(self).__name__) for plan in plans]
-        threads = torch.get_num_threads()
-        measured = any(
-            group["max_grad_norm"] is not None or group["on_nonfinite"] != "propagate" for group in self.param_groups
-        )
-        if measured and not self._measure(plans, [others for _, others in found], scale, threads):
-            return 0
-
-        reached = 0.0
-        factors = self._clip() if measured else [1.0] * len(plans)
-        for group, plan, (rows, others), factor in zip(self.param_groups, plans, found, factors, strict=True):
-            clip = scale * factor
-            if rows:
-                advanced = [self._advance(group, row, clip) for row in rows]
-                plan.group.step([numbers for numbers, _ in advanced], [row for _, row in advanced], threads)
-                reached = max(reached, *(row[0] for _, row in advanced))
-                # Autograd has to know, or a graph that was built before the step would be differentiated with new weights.
-                increment_version(plan.group.collected())
-            for i, gradient in others:
-                reached = max(reached, self._step_elsewhere(group, plan, i, gradient, clip))
-        return int(reached)
-
-    def _clip(self) -> list[float]:
-        """The factor of each group's gradients, from ``grad_norm``; counts a step that is shortened."""
-        norm = self.grad_norm
-        assert norm is not None
-        limits = [group["max_grad_norm"] for group in self.param_groups]
-        if "auto" in limits:
-            first = self.param_groups[0]
-            usual = clipping.usual_limit(first.get("grad_norms", ()))
-            first["grad_norms"] = clipping.remember(first.get("grad_norms", ()), norm, usual)
-            limits = [usual if limit == "auto" else limit for limit in limits]
-        self.grad_norm_limit = min((limit for limit in limits if limit is not None), default=None)
-        # As torch.nn.utils.clip_grad_norm_: 0 for inf, NaN for NaN.
-        factors = [1.0 if limit is None else limit / (norm + 1e-6) for limit in limits]
-        factors = [1.0 if factor > 1 else factor for factor in factors]
-        if any(factor != 1 for factor in factors):
-            for group in self.param_groups:
-                group["clipped_steps"] += 1
-        return factors
-
-    def _advance(
-        self, group: dict[str, Any], row: tuple[float, ...], scale: float
-    ) -> tuple[Coefficients, tuple[float, ...]]:
-        """The numbers of the next step for parameters whose scalars are ``row``, and what these become."""
-        scalars = self._member.advance(group, dict(zip(self._scalar_names, row, strict=True)))
-        return self._member.full_coefficients(group, scalars, scale), tuple(scalars.values())
-
-    def _measure(self, plans: list[Plan], others: list[list[tuple[int, Tensor]]], scale: float, threads: int) -> bool:
-        """Sets ``grad_norm``; returns False if the step is to be skipped, and counts it."""
-        parts: list[float] = []
-        skip = False
-        for group, plan, elsewhere in zip(self.param_groups, plans, others, strict=True):
-            high, low, culprit = plan.group.square_sum(threads)
-            total, index = unfused.square_sum([gradient for _, gradient in elsewhere])
-            parts += (high, low, total) if math.isfinite(high) else (high, total)
-            if culprit is None and index is not None:
-                culprit = plan.names[elsewhere[index][0]]
-            if culprit is not None and group["on_nonfinite"] == "raise":
-                raise FloatingPointError(
-                    f"the gradient of parameter {culprit} has a NaN or an infinity; nothing was changed "
-                    '(on_nonfinite="skip" would leave out such steps and count them)'
-                )
-            skip |= culprit is not None and group["on_nonfinite"] == "skip"
-        self.grad_norm = math.sqrt(math.fsum(parts)) * scale
-        if skip:
-            for group in self.param_groups:
-                group["skipped_steps"] += 1
-        return not skip
-
-    def _step_elsewhere(self, group: dict[str, Any], plan: Plan, i: int, gradient: Tensor, scale: float) -> float:
-        """Steps a parameter that the engine has no kernel for; returns the step that it has reached."""
-        if gradient.is_cuda and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                "an Adamas step computes its coefficients on the host and cannot be captured in a CUDA graph"
-            )
-        state = plan.states[i]
-        numbers, row = self._advance(group, tuple(float(state[name]) for name in self._scalar_names), scale)
-        unfused.step(
-            numbers,
-            plan.shape,
-            plan.params[i],
-            gradient,
-            tuple(None if name is None else state[name] for name in plan.slots),
-            tuple(None if name is None else state.get(name) for name in plan.scales),
-            state.get(LOW_BITS) if plan.weights == "split" else None,
-            plan.weights,
-            plan.keys[i],
-            plan.first_rows[i],
-            int(row[0]),
-        )
-        for name, value in zip(self._scalar_names, row, strict=True):
-            state[name].fill_(value)
-        return row[0]
 
     def _is_observed(self) -> bool:
         """Whether a hook or the profiler wants to know of a step: entering its context takes as long as a small step."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import formats, rule
+from .. import formats, layout, rule
 from ..family import Coefficients, Shape
 from . import storage
 
@@ -77,7 +77,7 @@ def step(
         return storage.decoded(x, scale).to(compute)
 
     def code_into(target: Tensor, scale: Tensor, value: Tensor, factor: float, is_average: bool) -> None:
-        values = storage.blocks(value.to(torch.float32))
+        values = layout.blocks(torch, value.to(torch.float32))
         if target.dtype == torch.int8:
             codes, scales = formats.encode_signed(torch, values)
         else:
@@ -86,7 +86,7 @@ def step(
             threshold = formats.random18(torch, block, position, random_key, step_count) if is_average else None
             kept = factor * scale.abs().unsqueeze(-1)
             codes, scales = formats.encode_unsigned(torch, values, kept, threshold)
-        target.copy_(storage.unblocked(codes, target.shape).to(target.dtype))
+        target.copy_(layout.unblocked(codes, target.shape).to(target.dtype))
         scale.copy_(scales.squeeze(-1))
 
     value = joined(p, low) if low is not None else p.to(compute)

@@ -1,0 +1,83 @@
+"""One parameter group as the engine takes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from .. import _engine, layout
+from ..family import Coefficients, Member
+
+Row: TypeAlias = tuple[float, ...]  # the scalars of a parameter: its step first
+Advance: TypeAlias = Callable[[Row], tuple[Coefficients, Row]]  # the numbers of its next step, and what they become
+
+
+class Plan:
+    """One parameter group as the engine takes it, for as long as its tensors and options stay the same.
+
+    Args:
+        member: of the family.
+        options: the group's hyperparameters.
+        tensors: the parameters, in memory that the engine sees.
+        states: the state of each.
+        names: what error messages call them.
+        keys: of their random numbers (``adamas.formats.tensor_key``).
+        first_rows: where each begins in the whole tensor that it is a part of; 0 for a whole one.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        options: Mapping[str, Any],
+        tensors: list[Any],
+        states: list[dict[str, Any]],
+        names: list[str],
+        keys: Sequence[int],
+        first_rows: Sequence[int],
+    ) -> None:
+        slots = member.state_names(options)
+        low_bits = layout.LOW_BITS if options["weights"] == "split" else None
+        self.rows: list[Row] = []  # the distinct scalars among the parameters of the coming step
+        self._group = _engine.Group(
+            tensors,
+            states,
+            names,
+            keys,
+            first_rows,
+            member.full_shape(options),
+            options["weights"],
+            [*slots, low_bits],
+            [*(None if name is None else layout.scale_name(name) for name in slots), None],
+            [name for name, _ in member.scalars],
+        )
+
+    def collect(self, gradients: list[Any] | None = None) -> None:
+        """Looks up the tensors of all parameters that have a gradient: one of these, or, without any, their own.
+
+        Raises:
+            ValueError: a tensor cannot be used; the message names the parameter.
+        """
+        self.rows = self._group.collect(gradients)
+
+    def discard(self) -> None:
+        """Lets go of what was collected."""
+        self._group.discard()
+
+    def collected(self) -> list[Any]:
+        """The parameters that were collected."""
+        return self._group.collected()
+
+    def square_sum(self, threads: int) -> tuple[list[float], str | None]:
+        """Σg² of what was collected, as numbers to be added, and the name of the first parameter whose gradient is not
+        finite, or None."""
+        high, low, culprit = self._group.square_sum(threads)
+        return [high, low] if math.isfinite(high) else [high], culprit  # what an infinite sum lacks is NaN
+
+    def step(self, advance: Advance, threads: int) -> int:
+        """Steps what was collected; returns the highest step that a parameter has reached, 0 where none moved."""
+        if not self.rows:
+            return 0
+        advanced = [advance(row) for row in self.rows]
+        self._group.step([numbers for numbers, _ in advanced], [row for _, row in advanced], threads)
+        return int(max(row[0] for _, row in advanced))

@@ -1,0 +1,171 @@
+"""The step that optimizers in place share: schedules, clipping, gradients that are not finite, and the engine's call."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from ..family import Coefficients, Member
+from . import clipping, scheduled
+from .plan import Plan, Row
+
+
+class Stepping:
+    """What an optimizer over ``param_groups`` does, but for its framework's tensors and habits.
+
+    Attributes:
+        param_groups: dictionaries of hyperparameters, with the parameters of the group under ``"params"``.
+        state: the state of each parameter, with its step.
+        grad_norm: 2-norm of the last step's gradient before clipping, where ``max_grad_norm`` or ``on_nonfinite`` had it
+            measured, else None.
+        grad_norm_limit: the lowest ``max_grad_norm`` of the last step, where there was one, else None.
+    """
+
+    _member: ClassVar[Member]
+    param_groups: list[dict[str, Any]]
+    state: Any  # a dictionary; which, is the framework's
+    grad_norm: float | None = None
+    grad_norm_limit: float | None = None
+    _lock: threading.Lock
+    _counted: tuple[Sequence[Plan] | None, int] = (None, 0)  # the plans that were counted, and the steps that were done
+    _held = False  # whether the last step had a rate of 0 where a schedule gives another
+
+    @property
+    def clipped_steps(self) -> int:
+        """How many steps ``max_grad_norm`` has shortened. It travels in the state dict."""
+        return max((group["clipped_steps"] for group in self.param_groups), default=0)
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps ``on_nonfinite="skip"`` has left undone. It travels in the state dict."""
+        return max((group["skipped_steps"] for group in self.param_groups), default=0)
+
+    @property
+    def _scalar_names(self) -> list[str]:
+        return [name for name, _ in self._member.scalars]
+
+    def _current_plans(self) -> Sequence[Plan]:
+        """The plans of all groups, for the tensors and options that are there now."""
+        raise NotImplementedError
+
+    # ---- schedules
+
+    def lr_at(self, step: int, group: int = 0) -> float:
+        """The learning rate that a step will have, or had; steps count from 0.
+
+        Args:
+            step: how many steps are done before it.
+            group: index of the parameter group.
+        """
+        return scheduled.value_at(self.param_groups[group], "lr", step)
+
+    def on_observation(self) -> None:
+        """Makes the scheduled numbers of all groups those of the coming step; called when a ``Plateau`` has changed."""
+        for group in self.param_groups:
+            scheduled.refresh(group, self._counted[1])
+
+    def _listen(self, group: dict[str, Any]) -> None:
+        for part in scheduled.observed(group):
+            part.tell(self)
+
+    def _scheduled(self, plans: Sequence[Plan]) -> Sequence[Plan]:
+        """The plans, for the numbers that the schedules give the coming step."""
+        if self._counted[0] is plans and all(map(scheduled.is_untouched, self.param_groups)):
+            return plans
+        for group in self.param_groups:
+            scheduled.verify(group, may_hold=not self._held)
+        self._counted = None, scheduled.steps_done(self.state.values())
+        self.on_observation()
+        plans = self._current_plans()
+        self._counted = plans, self._counted[1]
+        return plans
+
+    # ---- the step
+
+    def _step_all(self, gradients: Sequence[list[Any] | None] | None, scale: float, threads: int) -> None:
+        """Steps every parameter that has a gradient: one of those given for its group, or its own.
+
+        ``scale`` multiplies the gradients.
+        """
+        self.grad_norm = self.grad_norm_limit = None
+        with self._lock:
+            plans = self._current_plans()
+            has_schedules = any(group.get(scheduled.SCHEDULES) for group in self.param_groups)
+            if has_schedules:
+                plans = self._scheduled(plans)
+            try:
+                for plan, given in zip(plans, gradients or [None] * len(plans), strict=True):
+                    plan.collect(given)
+                reached = self._step_collected(plans, scale, threads)
+            finally:
+                for plan in plans:
+                    plan.discard()
+            if has_schedules:
+                self._held = any(map(scheduled.is_held, self.param_groups))  # and then not written in what follows
+                # Without plans, the next step counts anew: also where a schedule has no number, and what follows raises.
+                self._counted = None, max(self._counted[1], reached)
+                self.on_observation()  # what loggers see is what the next step will use
+                if not self._held:
+                    self._counted = plans, self._counted[1]
+
+    def _step_collected(self, plans: Sequence[Plan], scale: float, threads: int) -> int:
+        """Steps what was collected; returns the highest step that a parameter has reached, 0 where none moved."""
+        measured = any(
+            group["max_grad_norm"] is not None or group["on_nonfinite"] != "propagate" for group in self.param_groups
+        )
+        if measured and not self._measure(plans, scale, threads):
+            return 0
+        reached = 0
+        factors = self._clip() if measured else [1.0] * len(plans)
+        for group, plan, factor in zip(self.param_groups, plans, factors, strict=True):
+
+            def advance(row: Row, group: dict[str, Any] = group, clip: float = scale * factor) -> Any:
+                return self._advance(group, row, clip)
+
+            reached = max(reached, plan.step(advance, threads))
+        return reached
+
+    def _advance(self, group: dict[str, Any], row: Row, scale: float) -> tuple[Coefficients, Row]:
+        """The numbers of the next step for parameters whose scalars are ``row``, and what these become."""
+        scalars = self._member.advance(group, dict(zip(self._scalar_names, row, strict=True)))
+        return self._member.full_coefficients(group, scalars, scale), tuple(scalars.values())
+
+    def _measure(self, plans: Sequence[Plan], scale: float, threads: int) -> bool:
+        """Sets ``grad_norm``; returns False if the step is to be skipped, and counts it."""
+        parts: list[float] = []
+        skip = False
+        for group, plan in zip(self.param_groups, plans, strict=True):
+            found, culprit = plan.square_sum(threads)
+            parts += found
+            if culprit is not None and group["on_nonfinite"] == "raise":
+                raise FloatingPointError(
+                    f"the gradient of parameter {culprit} has a NaN or an infinity; nothing was changed "
+                    '(on_nonfinite="skip" would leave out such steps and count them)'
+                )
+            skip |= culprit is not None and group["on_nonfinite"] == "skip"
+        self.grad_norm = math.sqrt(math.fsum(parts)) * scale
+        if skip:
+            for group in self.param_groups:
+                group["skipped_steps"] += 1
+        return not skip
+
+    def _clip(self) -> list[float]:
+        """The factor of each group's gradients, from ``grad_norm``; counts a step that is shortened."""
+        norm = self.grad_norm
+        assert norm is not None
+        limits = [group["max_grad_norm"] for group in self.param_groups]
+        if "auto" in limits:
+            first = self.param_groups[0]
+            usual = clipping.usual_limit(first.get("grad_norms", ()))
+            first["grad_norms"] = clipping.remember(first.get("grad_norms", ()), norm, usual)
+            limits = [usual if limit == "auto" else limit for limit in limits]
+        self.grad_norm_limit = min((limit for limit in limits if limit is not None), default=None)
+        # As torch.nn.utils.clip_grad_norm_: 0 for inf, NaN for NaN.
+        factors = [1.0 if limit is None else limit / (norm + 1e-6) for limit in limits]
+        factors = [1.0 if factor > 1 else factor for factor in factors]
+        if any(factor != 1 for factor in factors):
+            for group in self.param_groups:
+                group["clipped_steps"] += 1
+        return factors

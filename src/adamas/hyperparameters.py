@@ -1,10 +1,12 @@
-"""The options that the optimizers of every framework share, and what a hyperparameter may be. Imports no framework."""
+"""The options that the optimizers of every framework share, and what a hyperparameter may be. Imports NumPy alone."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
+
+import numpy as np
 
 from .layout import FORMATS, State, is_reduced
 from .schedules import Schedule
@@ -132,7 +134,7 @@ def checked(hyper: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(hyper)
     for name, value in hyper.items():
         if name in _FLAGS:
-            if not hasattr(value, "__bool__") or value not in (True, False):
+            if not isinstance(value, bool | np.bool_):
                 raise ValueError(f"{name} must be True or False, not {value!r}")
             found[name] = bool(value)
         elif name == "betas":
@@ -158,7 +160,7 @@ def number(name: str, value: Any, below: float = math.inf) -> float | Schedule:
         if not can_change:
             raise ValueError(f"{name} cannot be a schedule; these can: {', '.join(_SCHEDULED)}")
         return value
-    if getattr(value, "size", None) == 1 and hasattr(value, "item"):
+    if isinstance(value, np.generic | np.ndarray) and value.size == 1:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
         words = "a number from 0 up" if below == math.inf else f"from 0 up to but not including {below:g}"

@@ -12,6 +12,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from ..stepping import scheduled
+from ..stepping.resuming import check_choice, merged, rehearse
 from . import conversion
 from .foreign import decode_groups, decode_state
 from .options import check
@@ -19,14 +20,10 @@ from .options import check
 if TYPE_CHECKING:
     from .optimizer import Optimizer
 
-# Present in a group, but not hyperparameters: what belongs to this optimizer and its parameters, whatever was saved.
-_BOOKKEEPING = ("params", "param_names", "base_lr", "state", "rows", scheduled.OBSERVED)
-
 
 def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str) -> None:
     """See ``Optimizer.load_state_dict``."""
-    if hyperparameters not in ("saved", "given"):
-        raise ValueError(f"hyperparameters={hyperparameters!r} is unknown: use 'saved' or 'given'")
+    check_choice(hyperparameters)
     state_dict = state_dict.copy()
     for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
         replaced = hook(optimizer, state_dict)
@@ -41,11 +38,12 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str)
     group_of = {key: saved for saved in saved_groups for key in saved["params"]}
     if hyperparameters == "saved":
         saved_groups = decode_groups(saved_groups, saved_state, names, optimizer.defaults)
-    merged = [_merged(optimizer, *pair, hyperparameters) for pair in zip(groups, saved_groups, strict=True)]
+    saved_groups = [_decay_named(optimizer, saved) for saved in saved_groups]
+    new_groups = [merged(*pair, hyperparameters) for pair in zip(groups, saved_groups, strict=True)]
 
     state: defaultdict[Any, Any] = defaultdict(dict)
     conversions: Counter[conversion.Conversion] = Counter()
-    for group in merged:
+    for group in new_groups:
         for i, p in enumerate(group["params"]):
             if (key := saved_id[id(p)]) in saved_state:
                 entry = decode_state(saved_state[key], optimizer._member.slots, names[key], group_of[key])
@@ -57,8 +55,8 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str)
 
     # Whatever can go wrong does so here, while nothing is changed: also a warning, where those are errors.
     steps = scheduled.steps_done(state.values())
-    for i, (group, saved) in enumerate(zip(merged, saved_groups, strict=True)):
-        _rehearse(optimizer, i, group, saved, steps)
+    for i, (group, saved) in enumerate(zip(new_groups, saved_groups, strict=True)):
+        rehearse(i, group, saved, steps, lambda trial: check(trial, type(optimizer).__name__, optimizer._member.slots))
     for (moment, saved_as, stored_as), count in conversions.items():
         warnings.warn(
             f"{moment} of {count} parameter{'s' * (count > 1)} was saved as {saved_as} and is converted to {stored_as}, which "
@@ -66,22 +64,11 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str)
             stacklevel=5,  # whoever called load_state_dict, which is wrapped twice
         )
 
-    for group, saved in zip(merged, saved_groups, strict=True):
+    for group, saved in zip(new_groups, saved_groups, strict=True):
         scheduled.load_observed(group, saved.get(scheduled.OBSERVED, []))
-    optimizer.__setstate__({"state": state, "param_groups": merged})
+    optimizer.__setstate__({"state": state, "param_groups": new_groups})
     for post_hook in optimizer._optimizer_load_state_dict_post_hooks.values():
         post_hook(optimizer)
-
-
-def _rehearse(optimizer: Optimizer, index: int, group: dict[str, Any], saved: dict[str, Any], steps: int) -> None:
-    """Raises if the group cannot be what the loaded hyperparameters and steps make of it."""
-    trial = {**group, scheduled.SCHEDULES: deepcopy(group.get(scheduled.SCHEDULES, {}))}
-    scheduled.load_observed(trial, saved.get(scheduled.OBSERVED, []))
-    scheduled.separate(trial, steps)
-    try:
-        check(trial, type(optimizer).__name__, optimizer._member.slots)
-    except ValueError as error:
-        raise ValueError(f"loaded state dict does not fit: parameter group {index}: {error}") from error
 
 
 def _match(groups: list[dict[str, Any]], saved_groups: list[dict[str, Any]]) -> dict[int, Any]:
@@ -129,21 +116,12 @@ def _by_name(groups: list[dict[str, Any]]) -> dict[str, Any] | None:
     return found if len(found) == sum(len(group["params"]) for group in groups) else None
 
 
-def _merged(optimizer: Optimizer, group: dict[str, Any], saved: dict[str, Any], hyperparameters: str) -> dict[str, Any]:
-    """The group with the saved hyperparameters, or with its own."""
-    if hyperparameters == "given":
-        counts = ("skipped_steps", "clipped_steps", "grad_norms")
-        return {**group, **{name: saved[name] for name in counts if name in saved}}
-    taken = {name: deepcopy(value) for name, value in saved.items() if name not in _BOOKKEEPING}
-    decoupled = taken.pop("decoupled_weight_decay", None)
-    if decoupled is not None and optimizer._reads_decoupled_flag:
-        taken.setdefault("decay", "decoupled" if decoupled else "l2")
-    if "base_lr" in saved and "lr" not in group.get(scheduled.SCHEDULES, {}):
-        taken["base_lr"] = saved["base_lr"]
-    kept = {
-        name: value for name, value in group.items() if name != "grad_norms"
-    }  # these are state: the saved ones or none
-    return {**kept, **taken}
+def _decay_named(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved group with what ``torch.optim`` calls ``decoupled_weight_decay`` by the name that it has here."""
+    group = {name: value for name, value in saved.items() if name != "decoupled_weight_decay"}
+    if "decoupled_weight_decay" in saved and optimizer._reads_decoupled_flag:
+        group.setdefault("decay", "decoupled" if saved["decoupled_weight_decay"] else "l2")
+    return group
 
 
 def exported(optimizer: Optimizer, state_dict: dict[str, Any], state: str) -> dict[str, Any]:

@@ -224,7 +224,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 item if isinstance(item, tuple) else (i, item)
                 for i, item in enumerate([params] if isinstance(params, Tensor) else params)
             ]
-            shapes = [p.shape if isinstance(p, Tensor) else None for _, p in named]
+            shapes = [p.shape if isinstance(p, Tensor) and not is_lazy(p) else None for _, p in named]
             check_rows(group["rows"], [repr(name) for name, _ in named], shapes)
             for name, parameter in named:
                 check_parameter(parameter, repr(name), group)

@@ -5,7 +5,6 @@ A new member is tested by a row in ``CASES``.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import pickle
@@ -783,73 +782,6 @@ def test_over_two_devices_it_is_the_same_to_the_bit() -> None:
         print("same")
     """
     assert run(program, XLA_FLAGS="--xla_force_host_platform_device_count=2", JAX_PLATFORMS="cpu") == "same"
-
-
-# ---- the libraries that models are written in
-
-
-def needs(name: str) -> None:
-    if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed")
-
-
-DATA = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
-TARGET = DATA @ np.array([[1.0], [-2.0], [0.5], [3.0]], np.float32)
-
-
-@pytest.mark.parametrize("state", ["float32", "int8"])
-def test_a_loop_of_flax(state: str) -> None:
-    needs("flax")
-    from flax import nnx
-
-    class Net(nnx.Module):
-        def __init__(self, rngs: Any) -> None:
-            self.inner = nnx.Linear(4, 64, rngs=rngs)
-            self.middle = nnx.Linear(64, 64, rngs=rngs)
-            self.outer = nnx.Linear(64, 1, rngs=rngs)
-
-        def __call__(self, x: Any) -> Any:
-            return self.outer(nnx.relu(self.middle(nnx.relu(self.inner(x)))))
-
-    model = Net(nnx.Rngs(0))
-    optimizer = nnx.Optimizer(model, ao.adamw(3e-3, state=state), wrt=nnx.Param)
-
-    @nnx.jit
-    def step(model: Any, optimizer: Any) -> Any:
-        loss, gradients = nnx.value_and_grad(lambda m: ((m(DATA) - TARGET) ** 2).mean())(model)
-        optimizer.update(model, gradients)
-        return loss
-
-    losses = [float(step(model, optimizer)) for _ in range(150)]
-    assert losses[-1] < 0.05 * losses[0]
-
-
-@pytest.mark.parametrize("weights", ["nearest", "split"])
-def test_a_loop_of_equinox(weights: str) -> None:
-    needs("equinox")
-    import equinox as eqx
-
-    model = eqx.nn.MLP(4, 1, 64, 2, key=jax.random.key(0))
-    if weights == "split":
-        model = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if eqx.is_array(x) else x, model)
-    tx = ao.adamw(3e-3, weights=weights)
-    state = tx.init(eqx.filter(model, eqx.is_inexact_array))
-
-    @eqx.filter_jit
-    def step(model: Any, state: Any) -> Any:
-        loss, gradients = eqx.filter_value_and_grad(
-            lambda m: ((jax.vmap(m)(DATA).astype(jnp.float32) - TARGET) ** 2).mean()
-        )(model)
-        updates, state = tx.update(gradients, state, eqx.filter(model, eqx.is_inexact_array))
-        return ao.apply_updates(model, updates), state, loss
-
-    losses = []
-    for _ in range(150):
-        model, state, loss = step(model, state)
-        losses.append(float(loss))
-    assert losses[-1] < 0.05 * losses[0]
-    if weights == "split":
-        assert {x.dtype for x in jax.tree.leaves(eqx.filter(model, eqx.is_array))} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_the_examples_in_the_docstrings() -> None:

@@ -296,7 +296,7 @@ def wide_zeros(tree: Tree) -> Tree:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_T05_a_zero_gradient_in_float16_moves_nothing(case: Case) -> None:
+def test_trap_T05_a_zero_gradient_in_float16_moves_nothing(case: Case) -> None:
     params = normal(0, dtype=jnp.float16)
     tx = case.ours(**({"weight_decay": 0.0} if case.name == "adamw" else {}))
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -306,8 +306,31 @@ def test_T05_a_zero_gradient_in_float16_moves_nothing(case: Case) -> None:
     assert equal(ao.apply_updates(params, updates), params)
 
 
+@pytest.mark.parametrize(("state", "weights"), [("float32", "nearest"), ("bfloat16", "stochastic"), ("int8", "split")])
+def test_trap_T32_the_arrays_that_were_given_stay_as_they_were(state: str, weights: str) -> None:
+    """Whether compiled or not, and also when what came of them is donated: nothing new shares memory with what was given."""
+    tx = ao.adamw(0.1, state=state, weights=weights)
+    params, gradients = (normal(seed, dtype=jnp.bfloat16, shapes={"w": (40, 130)}) for seed in (0, 1))
+    given = (params, tx.init(params), gradients)
+    before = jax.tree.map(np.array, given)
+
+    def step(params: Tree, held: Tree, gradients: Tree) -> Tree:
+        updates, held = tx.update(gradients, held, params)
+        return ao.apply_updates(params, updates), held
+
+    donated = jax.jit(step, donate_argnums=(0, 1))
+    for function in (step, jax.jit(step)):
+        moved, after = function(*given)
+        assert not equal(moved, params)
+        donated(moved, after, gradients)
+        assert all(x.is_deleted() for x in jax.tree.leaves(moved))
+        assert equal(given, before)
+    donated(jax.tree.map(jnp.copy, params), tx.init(params), gradients)  # a state has nothing of the weights in it
+    assert equal(given, before)
+
+
 @pytest.mark.parametrize("state", STATES)
-def test_T03_a_second_moment_decays_as_far_as_it_should(state: str) -> None:
+def test_trap_T03_a_second_moment_decays_as_far_as_it_should(state: str) -> None:
     tx = ao.adam(1e-3, state=state)
     params = zeros = {"layer": {"w": jnp.zeros((64, 128))}}
     held = tx.init(params)
@@ -320,7 +343,7 @@ def test_T03_a_second_moment_decays_as_far_as_it_should(state: str) -> None:
 
 
 @pytest.mark.parametrize("count", [2**24, 2**24 + 1, 2**31 - 3])
-def test_T22_the_step_counts_on(count: int) -> None:
+def test_trap_T22_the_step_counts_on(count: int) -> None:
     tx = ao.adamw(1e-3 * warmup(2**25))
     params = normal(0)
     state = tx.init(params)._replace(count=jnp.int32(count))

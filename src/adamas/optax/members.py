@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import optax
 
@@ -219,19 +219,9 @@ def adam(
     Raises:
         ValueError: an argument has a value that it cannot have.
     """
-    hyper = {
-        "lr": learning_rate,
-        "betas": (b1, b2),
-        "eps": eps,
-        "eps_root": eps_root,
-        "eps_mode": eps_mode,
-        "bias_correction": bias_correction,
-        "amsgrad": False,
-        "weight_decay": weight_decay,
-        "decay": decay_mode,
-        "l1": l1,
-        "maximize": False,
-    }
+    hyper = _like_adam(
+        learning_rate, b1, b2, eps, eps_root, eps_mode, bias_correction, weight_decay, decay_mode, l1, amsgrad=False
+    )
     return transformation(family.ADAM, hyper, state=state, weights=weights, seed=seed, mask=mask)
 
 
@@ -271,19 +261,9 @@ def adamw(
     Raises:
         ValueError: an argument has a value that it cannot have.
     """
-    hyper = {
-        "lr": learning_rate,
-        "betas": (b1, b2),
-        "eps": eps,
-        "eps_root": eps_root,
-        "eps_mode": eps_mode,
-        "bias_correction": bias_correction,
-        "amsgrad": False,
-        "weight_decay": weight_decay,
-        "decay": decay_mode,
-        "l1": l1,
-        "maximize": False,
-    }
+    hyper = _like_adam(
+        learning_rate, b1, b2, eps, eps_root, eps_mode, bias_correction, weight_decay, decay_mode, l1, amsgrad=False
+    )
     return transformation(family.ADAM, hyper, state=state, weights=weights, seed=seed, mask=mask)
 
 
@@ -321,19 +301,9 @@ def amsgrad(
     Raises:
         ValueError: an argument has a value that it cannot have.
     """
-    hyper = {
-        "lr": learning_rate,
-        "betas": (b1, b2),
-        "eps": eps,
-        "eps_root": eps_root,
-        "eps_mode": eps_mode,
-        "bias_correction": bias_correction,
-        "amsgrad": True,
-        "weight_decay": weight_decay,
-        "decay": decay_mode,
-        "l1": l1,
-        "maximize": False,
-    }
+    hyper = _like_adam(
+        learning_rate, b1, b2, eps, eps_root, eps_mode, bias_correction, weight_decay, decay_mode, l1, amsgrad=True
+    )
     return transformation(family.ADAM, hyper, state=state, weights=weights, seed=seed, mask=mask)
 
 
@@ -419,19 +389,19 @@ def nadam(
     Raises:
         ValueError: an argument has a value that it cannot have.
     """
-    hyper = {
-        "lr": learning_rate,
-        "betas": (b1, b2),
-        "eps": eps,
-        "eps_root": eps_root,
-        "eps_mode": eps_mode,
-        "bias_correction": bias_correction,
-        "momentum_decay": momentum_decay,
-        "weight_decay": weight_decay,
-        "decay": decay_mode,
-        "l1": l1,
-        "maximize": False,
-    }
+    hyper = _like_adam(
+        learning_rate,
+        b1,
+        b2,
+        eps,
+        eps_root,
+        eps_mode,
+        bias_correction,
+        weight_decay,
+        decay_mode,
+        l1,
+        momentum_decay=momentum_decay,
+    )
     return transformation(family.NADAM, hyper, state=state, weights=weights, seed=seed, mask=mask)
 
 
@@ -472,7 +442,25 @@ def radam(
     Raises:
         ValueError: an argument has a value that it cannot have.
     """
-    hyper = {
+    hyper = _like_adam(learning_rate, b1, b2, eps, eps_root, eps_mode, bias_correction, weight_decay, decay_mode, l1)
+    return transformation(family.RADAM, hyper, state=state, weights=weights, seed=seed, mask=mask)
+
+
+def _like_adam(
+    learning_rate: Scheduled,
+    b1: Scheduled,
+    b2: Scheduled,
+    eps: Number,
+    eps_root: Number,
+    eps_mode: EpsMode,
+    bias_correction: bool,
+    weight_decay: Scheduled | None,
+    decay_mode: Decay,
+    l1: Number | None,
+    **own: Number,
+) -> dict[str, Any]:
+    """The hyperparameters of Adam and of those that differ from it in one (``own``), by the names of ``adamas.family``."""
+    return {
         "lr": learning_rate,
         "betas": (b1, b2),
         "eps": eps,
@@ -483,5 +471,5 @@ def radam(
         "decay": decay_mode,
         "l1": l1,
         "maximize": False,
+        **own,
     }
-    return transformation(family.RADAM, hyper, state=state, weights=weights, seed=seed, mask=mask)

@@ -36,7 +36,7 @@ def _with_all_constants(function: _F) -> _F:
         with jax.enable_x64(True):
             return function(*args)
 
-    return run  # type: ignore[return-value]
+    return run  # type: ignore[return-value]  # wraps() keeps the signature, which its type does not say
 
 
 class Stored(NamedTuple):

@@ -95,13 +95,6 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _print(line: str) -> None:
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:  # nobody reads any more, as after ``| head``: that is no reason to end a run
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 class Lines(records.Listener):
     """Plain lines on standard output: a heading, then one line an evaluation."""
 
@@ -111,12 +104,12 @@ class Lines(records.Listener):
 
     def on_start(self, plan: records.Plan) -> None:
         """Print what is about to happen."""
-        _print(self.table.heading(plan))
+        print_line(self.table.heading(plan))
 
     def on_evaluation(self, evaluation: records.Evaluation) -> None:
         """Print the evaluation's row."""
         for line in self.table.lines(evaluation):
-            _print(line)
+            print_line(line)
 
 
 class Live(records.Listener):
@@ -183,3 +176,14 @@ def console_for_a_bar() -> Console | None:
     console = Console(highlight=False)
     terminal = console.file.isatty() and not console.is_dumb_terminal
     return console if terminal or (console.is_jupyter and find_spec("ipywidgets") is not None) else None
+
+
+def print_line(line: str) -> None:
+    """Print a line on standard output, at once; where nobody reads any more, as after ``| head``, what follows is lost.
+
+    That is no reason to end what runs for longer.
+    """
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,7 +5,8 @@ looks up the tensors, measures the gradient where an option asks for it, asks ``
 and hands both to the engine. This package imports no framework.
 """
 
+from .memory import Memory
 from .plan import Plan
 from .stepping import Stepping
 
-__all__ = ["Plan", "Stepping"]
+__all__ = ["Memory", "Plan", "Stepping"]

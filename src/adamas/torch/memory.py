@@ -1,4 +1,4 @@
-"""What an optimizer takes in memory, by kind: counted of one that is there, or told of one before it is.
+"""What an optimizer takes in memory: counted of one that is there, or told of one before it is.
 
 A plan is an optimizer of tensors on the meta device, which have shapes and no values, counted like any other: what it
 tells follows from the code that makes the state, and from nothing beside it.
@@ -7,14 +7,14 @@ tells follows from the code that makes the state, and from nothing beside it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ..layout import LOW_BITS, scale_name
+from ..stepping import memory
+from ..stepping.memory import Memory
 from .options import check_parameter
 
 if TYPE_CHECKING:
@@ -22,81 +22,12 @@ if TYPE_CHECKING:
 
     from .optimizer import Optimizer
 
-WEIGHTS, GRADIENTS, SCALES, COUNTS = "weights", "gradients", "scales", "step counts"
-
-_UNITS = ("B", "kB", "MB", "GB", "TB")
-
-
-@dataclass(frozen=True)
-class Memory:
-    """The memory of an optimizer and its parameters. ``print`` shows a table; its units are powers of 1000 bytes.
-
-    Attributes:
-        parameters: how many numbers the weights are, frozen ones included.
-        bytes: bytes by kind. ``"weights"`` and ``"gradients"``, then of the state what there is: each moment by its name,
-            ``"scales"`` of moments in 8 bits, ``"weight_low_bits"`` of ``weights="split"``, and ``"step counts"``, the
-            single numbers that each parameter carries.
-    """
-
-    parameters: int
-    bytes: dict[str, int]
-
-    @property
-    def total(self) -> int:
-        """All bytes."""
-        return sum(self.bytes.values())
-
-    @property
-    def state(self) -> int:
-        """Bytes of the optimizer's state: all but weights and gradients."""
-        return self.total - self.bytes[WEIGHTS] - self.bytes[GRADIENTS]
-
-    @property
-    def bytes_per_parameter(self) -> float:
-        """Bytes of the optimizer's state for each number of the weights."""
-        return self._each(self.state)
-
-    def __str__(self) -> str:
-        """A line for each kind, then one for the state and one for everything."""
-        rows = [(f"{self.parameters:,} parameters", "memory", "bytes a parameter")]
-        for kind, size in [*self.bytes.items(), ("state", self.state), ("total", self.total)]:
-            rows.append((kind, _readable(size), f"{self._each(size):.2f}"))
-        first, second, third = (max(map(len, column)) for column in zip(*rows, strict=True))
-        return "\n".join(f"{kind:{first}}  {size:>{second}}  {each:>{third}}" for kind, size, each in rows)
-
-    def _each(self, size: int) -> float:
-        return size / max(1, self.parameters)
-
-
-def _readable(size: float) -> str:
-    for unit in _UNITS:
-        if round(size, 2) < 1000 or unit == _UNITS[-1]:
-            break
-        size /= 1000
-    return f"{size} B" if unit == "B" else f"{size:.2f} {unit}"
-
 
 def counted(optimizer: Optimizer) -> Memory:
     """See ``Optimizer.memory``."""
     params = [p for group in optimizer.param_groups for p in group["params"] if not is_lazy(p)]
-    found = {
-        WEIGHTS: sum(map(_size, params)),
-        GRADIENTS: sum(_size(p.grad) for p in params if p.grad is not None),
-    }
-    moments = [name for name in optimizer._member.slots if name is not None]
-    kinds = {scale_name(name): SCALES for name in moments} | dict.fromkeys(optimizer._scalar_names, COUNTS)
-    for state in optimizer.state.values():
-        for name, value in state.items():
-            if isinstance(value, Tensor):
-                kind = kinds.get(name, name)
-                found[kind] = found.get(kind, 0) + _size(value)
-    order = [WEIGHTS, GRADIENTS, *moments, SCALES, LOW_BITS, COUNTS]
-    order += [kind for kind in found if kind not in order]  # what a loaded state dict had beside
-    return Memory(sum(p.numel() for p in params), {kind: found[kind] for kind in order if kind in found})
-
-
-def _size(x: Tensor) -> int:
-    return x.element_size() * x.numel()
+    gradients = [p.grad for p in params if p.grad is not None]
+    return memory.counted(optimizer._member, params, gradients, optimizer.state.values())
 
 
 def plan_memory(model: nn.Module | ParamsT, optimizer: type[Optimizer] | str = "AdamW", **options: Any) -> Memory:

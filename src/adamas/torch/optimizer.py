@@ -22,10 +22,10 @@ from .. import _engine, layout
 from ..formats import tensor_key
 from ..hyperparameters import COMMON, check_rows
 from ..layout import LOW_BITS
-from ..stepping import Plan, Stepping, scheduled
+from ..stepping import Memory, Plan, Stepping, scheduled
 from ..stepping.plan import Advance
 from . import checkpoint, storage, unfused
-from .memory import Memory, counted
+from .memory import counted
 from .options import as_number, check, check_parameter
 
 _ENGINE_DEVICE = "cpu"  # the devices that the engine has kernels for

@@ -1,0 +1,144 @@
+"""NumPy arrays as the engine takes them: which can be stepped in place, and how each is seen and stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import formats, layout
+from ..layout import Slot
+
+Array: TypeAlias = npt.NDArray[Any]
+
+# NumPy has no bfloat16. Weights may be of ml_dtypes' type; moments are kept as their codes, which np.savez can write.
+_BFLOAT16 = "bfloat16"
+_NATIVE = {np.dtype(name): name for name in ("float16", "float32", "float64", "complex64", "complex128")}
+_FLOATING = ", ".join([*_NATIVE.values(), _BFLOAT16])
+_CONSTANT = ("jax", "jaxlib", "tensorflow")  # whose arrays are promised never to change
+
+
+def engine_view(array: Array) -> Array:
+    """The array as the engine sees it: numbers in bfloat16 as their codes, in the same memory."""
+    return array if array.dtype in _NATIVE else array.view(np.uint16)
+
+
+def check_parameter(array: Any, name: str) -> None:
+    """Raises if the array cannot be stepped in place.
+
+    Raises:
+        TypeError: it is no array of NumPy's, or its memory belongs to one of JAX or TensorFlow.
+        ValueError: it cannot be written, or has a dtype that is not stepped.
+    """
+    if owner := _constant_owner(array):
+        raise TypeError(
+            f"parameter {name}: its memory belongs to an array of {owner}, which is promised never to change: pass a copy "
+            "(np.array(…)), or use adamas.optax or adamas.keras"
+        )
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"parameter {name} is a {type(array).__name__}: only NumPy arrays can be stepped in place")
+    if not is_floating(array):
+        raise ValueError(
+            f"parameter {name} has dtype {array.dtype}: only {_FLOATING} in the machine's byte order can be optimized"
+        )
+    if not array.flags.writeable:
+        raise ValueError(f"parameter {name} is read-only and cannot be stepped in place: pass a copy of it")
+
+
+def is_floating(array: Array) -> bool:
+    """Whether the engine computes with numbers of this dtype."""
+    return array.dtype in _NATIVE or array.dtype.name == _BFLOAT16
+
+
+def _constant_owner(array: Any) -> str | None:
+    """JAX or TensorFlow, if the memory is that of one of their arrays."""
+    while array is not None:
+        if (library := type(array).__module__.partition(".")[0]) in _CONSTANT:
+            return {"jaxlib": "jax"}.get(library, library)
+        array = getattr(array, "base", None)
+        if isinstance(array, memoryview):
+            array = array.obj
+    return None
+
+
+def check_apart(arrays: Sequence[Array], names: Sequence[str]) -> None:
+    """Raises ValueError if two arrays share memory, so that stepping one would change the other."""
+    bounds = np.byte_bounds if hasattr(np, "byte_bounds") else np.lib.array_utils.byte_bounds  # which NumPy 2 has moved
+    order = sorted((*bounds(a), i) for i, a in enumerate(arrays) if a.size)
+    open_ends: list[tuple[int, int]] = []  # (end, index) of the arrays that may reach the next one
+    for begin, end, i in order:
+        open_ends = [(reach, j) for reach, j in open_ends if reach > begin]
+        for _, j in open_ends:
+            if np.shares_memory(arrays[i], arrays[j]):
+                first, second = sorted((i, j))
+                raise ValueError(
+                    f"parameters {names[first]} and {names[second]} share memory, which would be stepped twice: pass one of "
+                    "them, or a copy"
+                )
+        open_ends.append((end, i))
+
+
+def gradient_view(gradient: Any, name: str) -> Array:
+    """A gradient as the engine reads it.
+
+    Raises:
+        ValueError: it is none, of numbers.
+    """
+    array = np.asarray(gradient)
+    if not is_floating(array):
+        raise ValueError(
+            f"the gradient of parameter {name} has dtype {array.dtype}: it has to be one of {_FLOATING}, in the "
+            "machine's byte order"
+        )
+    return engine_view(array)
+
+
+# ---- moments
+
+
+def dtype_of(slot: Slot) -> np.dtype[Any]:
+    """What the moment is stored as: bfloat16 as its codes."""
+    return np.dtype(np.uint16 if slot.dtype == _BFLOAT16 else slot.dtype)
+
+
+def zeros(slot: Slot, p: Array) -> dict[str, Array]:
+    """The moment's arrays before the first step."""
+    if slot.scale_shape is None:
+        return {slot.name: np.zeros_like(p, dtype=dtype_of(slot), subok=False)}
+    return {
+        slot.name: np.zeros(p.shape, dtype_of(slot)),
+        slot.scale_name: np.zeros(slot.scale_shape, np.float32),
+    }
+
+
+def filled(slot: Slot, p: Array, value: float) -> dict[str, Array]:
+    """The moment's arrays with one value everywhere."""
+    values = np.full((1, 1), complex(value, value) if p.dtype.kind == "c" else value)
+    tensors = zeros(slot, p)
+    for name, one in encoded(slot._replace(scale_shape=slot.scale_shape and (1, 1)), values).items():
+        tensors[name][...] = one[0, 0]
+    return tensors
+
+
+def decoded(values: Array, scale: Array | None) -> Array:
+    """A moment as it was stored, in float32 (or wider, as it was)."""
+    if values.dtype == np.uint16:
+        return np.asarray(formats.decode_bfloat16(np, values.astype(np.int64)))
+    if scale is None:
+        return values
+    result = np.empty(values.shape, np.float32)
+    layout.decode(np, values, scale, result)
+    return result
+
+
+def encoded(slot: Slot, values: Array) -> dict[str, Array]:
+    """Values in the moment's format, each rounded to the nearest."""
+    if slot.dtype == _BFLOAT16:
+        return {slot.name: formats.encode_bfloat16(np, values.astype(np.float32)).astype(np.uint16)}
+    if slot.scale_shape is None:
+        return {slot.name: values.astype(dtype_of(slot))}
+    codes, scale = np.empty(values.shape, dtype_of(slot)), np.empty(slot.scale_shape, np.float32)
+    layout.encode(np, values, codes, scale)
+    return {slot.name: codes, slot.scale_name: scale}

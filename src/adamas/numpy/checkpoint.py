@@ -1,0 +1,167 @@
+"""Saving an optimizer as arrays by name, and loading them: copied, checked, and all or nothing."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import layout
+from ..stepping import scheduled
+from ..stepping.resuming import check_choice, merged, rehearse
+from . import arrays
+from .arrays import Array
+
+if TYPE_CHECKING:
+    from .optimizer import Optimizer
+
+_GROUPS = "param_groups"
+_STATE = "state"
+_EXACT = {np.dtype(name) for name in ("float32", "float64", "complex64", "complex128")}
+
+
+def saved(optimizer: Optimizer) -> dict[str, Array]:
+    """See ``Optimizer.state_dict``."""
+    groups = []
+    for group in optimizer.param_groups:
+        plain = {name: value for name, value in group.items() if name not in ("params", "named")}
+        scheduled.to_saved(plain)
+        groups.append({"params": plain.pop("param_names"), "named": group["named"], **plain})
+    result = {_GROUPS: np.array(json.dumps(groups, default=lambda number: number.item()))}
+    for name, state in optimizer.state.items():
+        result.update({f"{_STATE}/{name}/{key}": value.copy() for key, value in state.items()})
+    return result
+
+
+def load(optimizer: Optimizer, state_dict: Mapping[str, Any], hyperparameters: str) -> None:
+    """See ``Optimizer.load_state_dict``."""
+    check_choice(hyperparameters)
+    if _GROUPS not in state_dict:
+        raise ValueError(f"not an optimizer's state dict: it has {sorted(state_dict)[:5]}, and no {_GROUPS!r}")
+    saved_groups = [_tuples(group) for group in json.loads(str(np.asarray(state_dict[_GROUPS])[()]))]
+    saved_name = _match(optimizer.param_groups, saved_groups)
+    saved_groups = [{name: value for name, value in group.items() if name != "named"} for group in saved_groups]
+    saved_state: dict[str, dict[str, Array]] = {}
+    for key in state_dict:
+        kind, _, rest = key.partition("/")
+        if kind == _STATE:
+            name, _, entry = rest.rpartition("/")
+            saved_state.setdefault(name, {})[entry] = np.asarray(state_dict[key])
+
+    new_groups = [merged(*pair, hyperparameters) for pair in zip(optimizer.param_groups, saved_groups, strict=True)]
+    state: dict[str, dict[str, Array]] = {}
+    conversions: Counter[tuple[str, str, str]] = Counter()
+    for group in new_groups:
+        for i, name in enumerate(group["param_names"]):
+            if (entries := saved_state.get(saved_name[name])) is not None:
+                state[name] = _loaded(optimizer, group, i, entries, conversions)
+
+    # Whatever can go wrong does so here, while nothing is changed: also a warning, where those are errors.
+    steps = scheduled.steps_done(state.values())
+    for index, (group, given) in enumerate(zip(new_groups, saved_groups, strict=True)):
+        rehearse(index, group, given, steps, lambda trial: optimizer._check(trial, steps))
+    for (moment, saved_as, stored_as), count in conversions.items():
+        warnings.warn(
+            f"{moment} of {count} parameter{'s' * (count > 1)} was saved as {saved_as} and is converted to {stored_as}, which "
+            "the state= of this optimizer asks for",
+            stacklevel=3,
+        )
+    for group, given in zip(new_groups, saved_groups, strict=True):
+        scheduled.load_observed(group, given.get(scheduled.OBSERVED, []))
+        scheduled.separate(group, steps)
+    optimizer._restore(new_groups, state, steps)
+
+
+def _tuples(group: dict[str, Any]) -> dict[str, Any]:
+    """The group with tuples where JSON has made lists of them."""
+    return {name: tuple(value) if name in ("betas", "grad_norms") else value for name, value in group.items()}
+
+
+def _match(groups: list[dict[str, Any]], saved_groups: list[dict[str, Any]]) -> dict[str, str]:
+    """For each parameter's name, the one that it was saved under."""
+    here, there = [[len(group["params"]) for group in side] for side in (groups, saved_groups)]
+    if len(here) != len(there):
+        raise ValueError(
+            f"loaded state dict has {len(there)} parameter groups, and this optimizer has {len(here)}: make the same groups"
+        )
+    names = [name for group in groups for name in group["param_names"]]
+    saved_names = [name for group in saved_groups for name in group["params"]]
+    if all(group["named"] for group in (*groups, *saved_groups)):
+        if set(names) != set(saved_names):
+            missing, unknown = sorted(set(names) - set(saved_names)), sorted(set(saved_names) - set(names))
+            raise ValueError(
+                f"loaded state dict has other parameters than this optimizer: it lacks {missing[:5]} and has {unknown[:5]}"
+            )
+        return {name: name for name in names}
+    if here != there:
+        raise ValueError(f"loaded state dict has groups of {there} parameters, and this optimizer of {here}")
+    return dict(zip(names, saved_names, strict=True))
+
+
+def _loaded(
+    optimizer: Optimizer,
+    group: Mapping[str, Any],
+    index: int,
+    entries: Mapping[str, Array],
+    conversions: Counter[tuple[str, str, str]],
+) -> dict[str, Array]:
+    """One parameter's state as its optimizer keeps it, from what was saved: every array a copy, each moment in its format."""
+    p, name = group["params"][index], repr(group["param_names"][index])
+    slots = {slot.name: slot for slot in optimizer._slots(group, index)}
+    moments = [moment for moment in optimizer._member.slots if moment is not None]
+    known = {*(count for count, _ in optimizer._member.scalars), *moments, *map(layout.scale_name, moments)}
+    if unknown := sorted(entries.keys() - known - {layout.LOW_BITS}):
+        kind = type(optimizer).__name__
+        raise _unfit(
+            f"{unknown[0]!r} of parameter {name} is nothing that {kind} has: it has {', '.join(sorted(known))}"
+        )
+    state: dict[str, Array] = {}
+    for count, _ in optimizer._member.scalars:
+        if count not in entries or entries[count].size != 1:
+            raise _unfit(f"{count!r} of parameter {name} has to be one number")
+        state[count] = np.array(entries[count].item(), np.float64)
+    if (low := entries.get(layout.LOW_BITS)) is not None and group["weights"] == "split":
+        if low.dtype != np.int16 or low.shape != p.shape:
+            raise _unfit(f"{layout.LOW_BITS!r} of parameter {name} has to be int16, of shape {p.shape}")
+        state[layout.LOW_BITS] = low.copy()
+    for moment, slot in slots.items():
+        if moment not in entries:
+            if moment == optimizer._member.slots[1]:  # without what it divides by, the next step could be of any size
+                raise _unfit(f"{moment!r} of parameter {name} is missing")
+            continue  # begins at 0: an option asks for it since
+        values, scale = entries[moment], entries.get(slot.scale_name)
+        _check_moment(values, scale, p, f"{moment!r} of parameter {name}")
+        if values.dtype == arrays.dtype_of(slot) or {values.dtype, arrays.dtype_of(slot)} <= _EXACT:
+            state[moment] = values.copy()
+            if scale is not None:
+                state[slot.scale_name] = scale.copy()
+        else:
+            state.update(arrays.encoded(slot, arrays.decoded(values, scale)))
+            conversions[moment, _format_name(values.dtype), _format_name(arrays.dtype_of(slot))] += 1
+    return state
+
+
+def _check_moment(values: Array, scale: Array | None, p: Array, what: str) -> None:
+    """Raises if a saved moment is none that the parameter can have."""
+    is_coded = values.dtype in (np.int8, np.uint8)
+    fits = values.dtype.kind == ("c" if p.dtype.kind == "c" else "f") or values.dtype == np.uint16 or is_coded
+    if values.shape != p.shape or not fits:
+        raise _unfit(
+            f"{what} is {values.dtype} of shape {values.shape}, and the parameter {p.dtype} of shape {p.shape}"
+        )
+    if is_coded:
+        shape = layout.scale_shape(p.shape) if p.ndim else None
+        if scale is None or scale.dtype != np.float32 or scale.shape != shape:
+            raise _unfit(f"{what} has codes in 8 bits, whose scales have to be float32 of shape {shape}")
+
+
+def _format_name(dtype: np.dtype[Any]) -> str:
+    return {"uint16": "bfloat16", "uint8": "int8"}.get(str(dtype), str(dtype))
+
+
+def _unfit(problem: str) -> ValueError:
+    return ValueError(f"loaded state dict does not fit: {problem}")

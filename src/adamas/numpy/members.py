@@ -1,0 +1,372 @@
+"""The optimizers of the family for NumPy: the arguments and defaults of ``torch.optim``'s, then the options of
+``adamas.hyperparameters``.
+
+In each, ``params`` are the arrays: a list, a dict by name, or a list of groups, dictionaries with ``"params"`` and
+hyperparameters of their own. They have to be writable, apart from one another in memory, and of float16, float32, float64,
+complex64, complex128, or ml_dtypes' bfloat16; any shape and strides will do. float64 weights are computed in float64, all
+others in float32. ``lr``, ``weight_decay`` and ``betas`` may be schedules. Raised are TypeError for what is no NumPy array
+or no option, and ValueError for an argument that has a value that it cannot have.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .. import family
+from ..hyperparameters import AdamaxOptions, AdamOptions, Options, RootOptions
+from ..schedules import Schedule
+from .optimizer import Optimizer, Params
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_ADAM_DEFAULTS: dict[str, Any] = {"bias_correction": True, "eps_mode": "torch", "eps_root": 0.0}
+
+
+class SGD(Optimizer):
+    r"""Gradient descent, with momentum (Polyak, 1964) or Nesterov's momentum (Sutskever et al., 2013).
+
+    .. math:: m_t = \mu m_{t-1} + (1 - \tau) g_t, \qquad p_t = p_{t-1} - \eta m_t
+
+    with :math:`m_1 = g_1`; Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum there is no state but the
+    step count.
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        momentum: μ.
+        dampening: τ.
+        weight_decay: coefficient of the decay; its meaning is ``decay``'s, ``"l2"`` by default.
+        nesterov: use Nesterov's momentum.
+        maximize: ascend.
+        **options: see ``adamas.hyperparameters.Options``.
+    """
+
+    _member = family.SGD
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Schedule = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "decay": "l2",
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults, options, Options)
+
+
+class Adagrad(Optimizer):
+    r"""AdaGrad (Duchi, Hazan and Singer, 2011, figure 1): every gradient ever seen counts in the denominator.
+
+    .. math:: v_t = v_{t-1} + g_t^2, \qquad p_t = p_{t-1} - \frac{\eta}{1 + (t-1) \gamma} \frac{g_t}{\sqrt{v_t} + \epsilon}
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        lr_decay: γ.
+        weight_decay: coefficient of the decay, in the gradient (L2) by default.
+        initial_accumulator_value: v₀.
+        eps: ε.
+        maximize: ascend.
+        **options: see ``adamas.hyperparameters.RootOptions``.
+    """
+
+    _member = family.ADAGRAD
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1e-2,
+        lr_decay: float = 0,
+        weight_decay: float | Schedule = 0,
+        initial_accumulator_value: float = 0,
+        eps: float = 1e-10,
+        *,
+        maximize: bool = False,
+        **options: Unpack[RootOptions],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "lr_decay": lr_decay,
+            "weight_decay": weight_decay,
+            "initial_accumulator_value": initial_accumulator_value,
+            "eps": eps,
+            "decay": "l2",
+            "maximize": maximize,
+            "eps_root": 0.0,
+        }
+        super().__init__(params, defaults, options, RootOptions)
+
+
+class RMSprop(Optimizer):
+    r"""RMSprop (Tieleman and Hinton, 2012); centered as in Graves, 2013 (arXiv:1308.0850, equations 38 to 45).
+
+    .. math:: v_t = \alpha v_{t-1} + (1 - \alpha) g_t^2, \qquad p_t = p_{t-1} - \eta \frac{g_t}{\sqrt{v_t} + \epsilon}
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        alpha: α.
+        eps: ε.
+        weight_decay: coefficient of the decay, in the gradient (L2) by default.
+        momentum: of the quotient.
+        centered: divide by an estimate of the standard deviation.
+        maximize: ascend.
+        **options: see ``adamas.hyperparameters.RootOptions``.
+    """
+
+    _member = family.RMSPROP
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float | Schedule = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        *,
+        maximize: bool = False,
+        **options: Unpack[RootOptions],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "alpha": alpha,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "centered": centered,
+            "decay": "l2",
+            "maximize": maximize,
+            "eps_root": 0.0,
+        }
+        super().__init__(params, defaults, options, RootOptions)
+
+
+class Adam(Optimizer):
+    r"""Adam (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 1): momentum, RMSprop and bias correction.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        p_t &= p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        betas: β₁ and β₂.
+        eps: ε; its place is ``eps_mode``'s.
+        weight_decay: coefficient of the decay, in the gradient (L2) by default; ``decay=`` says otherwise by name.
+        amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018, arXiv:1904.09237).
+        maximize: ascend.
+        **options: see ``adamas.hyperparameters.AdamOptions``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.Adam([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 6)
+        4.999
+    """
+
+    _member = family.ADAM
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float | Schedule, float | Schedule] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float | Schedule = 0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        **options: Unpack[AdamOptions],
+    ) -> None:
+        defaults = {
+            **_ADAM_DEFAULTS,
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "decay": "l2",
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults, options, AdamOptions)
+
+
+class AdamW(Adam):
+    r"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with the decay outside of the gradient.
+
+    .. math:: p_t = (1 - \eta \lambda) p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        betas: β₁ and β₂.
+        eps: ε.
+        weight_decay: λ. ``decay="independent"`` takes η out of the product, as the paper has it.
+        amsgrad: divide by the largest v so far.
+        maximize: ascend.
+        **options: see ``adamas.hyperparameters.AdamOptions``.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float | Schedule, float | Schedule] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float | Schedule = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        **options: Unpack[AdamOptions],
+    ) -> None:
+        options.setdefault("decay", "decoupled")
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, **options)
+
+
+class Adamax(Optimizer):
+    r"""Adamax (Kingma and Ba, 2015, algorithm 2): Adam with the infinity norm.
+
+    .. math:: v_t = \max(\beta_2 v_{t-1}, |g_t| + \epsilon), \qquad p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t} \frac{m_t}{v_t}
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        betas: β₁ and β₂.
+        eps: ε, beside the gradient's size.
+        weight_decay: coefficient of the decay, in the gradient (L2) by default.
+        maximize: ascend.
+        **options: see ``adamas.hyperparameters.AdamaxOptions``.
+    """
+
+    _member = family.ADAMAX
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 2e-3,
+        betas: tuple[float | Schedule, float | Schedule] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float | Schedule = 0,
+        *,
+        maximize: bool = False,
+        **options: Unpack[AdamaxOptions],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "decay": "l2",
+            "maximize": maximize,
+            "bias_correction": True,
+        }
+        super().__init__(params, defaults, options, AdamaxOptions)
+
+
+class NAdam(Optimizer):
+    r"""NAdam (Dozat, 2016): Adam with Nesterov's momentum.
+
+    .. math::
+        \mu_t &= \beta_1 (1 - \tfrac12 0.96^{t \psi}) \\
+        p_t &= p_{t-1} - \eta \left( \frac{\mu_{t+1} m_t}{1 - \prod_{i=1}^{t+1} \mu_i}
+            + \frac{(1 - \mu_t) g_t}{1 - \prod_{i=1}^t \mu_i} \right) / (\sqrt{v_t / (1 - \beta_2^t)} + \epsilon)
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        betas: β₁ and β₂.
+        eps: ε.
+        weight_decay: coefficient of the decay, in the gradient (L2) by default.
+        momentum_decay: ψ.
+        maximize: ascend.
+        **options: see ``adamas.hyperparameters.AdamOptions``.
+    """
+
+    _member = family.NADAM
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 2e-3,
+        betas: tuple[float | Schedule, float | Schedule] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float | Schedule = 0,
+        momentum_decay: float = 4e-3,
+        *,
+        maximize: bool = False,
+        **options: Unpack[AdamOptions],
+    ) -> None:
+        defaults = {
+            **_ADAM_DEFAULTS,
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum_decay": momentum_decay,
+            "decay": "l2",
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults, options, AdamOptions)
+
+
+class RAdam(Optimizer):
+    r"""RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without the denominator until its variance is known.
+
+    .. math::
+        \rho_\infty &= \tfrac{2}{1-\beta_2} - 1, \qquad \rho_t = \rho_\infty - \tfrac{2 t \beta_2^t}{1 - \beta_2^t} \\
+        p_t &= p_{t-1} - \eta\, r_t \frac{m_t}{1 - \beta_1^t} \frac{\sqrt{1 - \beta_2^t}}{\sqrt{v_t} + \epsilon}
+            \quad\text{once } \rho_t > 5, \text{ before that } p_{t-1} - \eta \frac{m_t}{1 - \beta_1^t}
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        betas: β₁ and β₂.
+        eps: ε, beside √v (``eps_mode="hat"``; ``"torch"`` puts it beside √v̂).
+        weight_decay: coefficient of the decay, in the gradient (L2) by default.
+        maximize: ascend.
+        **options: see ``adamas.hyperparameters.AdamOptions``.
+    """
+
+    _member = family.RADAM
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float | Schedule, float | Schedule] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float | Schedule = 0,
+        *,
+        maximize: bool = False,
+        **options: Unpack[AdamOptions],
+    ) -> None:
+        defaults = {
+            **_ADAM_DEFAULTS,
+            "eps_mode": "hat",
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "decay": "l2",
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults, options, AdamOptions)

@@ -1,0 +1,520 @@
+"""``adamas.numpy``: the members against the oracle and ``adamas.torch``; what it refuses; what it saves."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from members import CASES, Case, has
+
+import adamas.numpy as an
+import adamas.torch as at
+from adamas import formats, layout, rule
+from adamas.schedules import Plateau, cosine, warmup
+
+Arrays = dict[str, np.ndarray]
+
+SHAPES = {"w": (40, 150), "b": (150,), "scalar": (), "empty": (0, 3), "k": (3, 2, 5, 7)}
+
+
+def make(case: Case, params: Any, **options: Any) -> an.Optimizer:
+    kind: type[an.Optimizer] = getattr(an, case.make.__name__)
+    return kind(params, **{**case.options, **options})
+
+
+def arrays(seed: int, dtype: Any = np.float32) -> Arrays:
+    """Arrays of many shapes, with values over several orders of magnitude."""
+    random = np.random.default_rng(seed)
+    return {
+        name: np.asarray((random.normal(size=shape) + 0.3) * 10.0 ** random.integers(-3, 1, shape)).astype(dtype)
+        for name, shape in SHAPES.items()
+    }
+
+
+def as_tensor(x: np.ndarray) -> torch.Tensor:
+    if x.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(x.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(x.copy())
+
+
+def bits(x: Any) -> bytes:
+    """The bits of an array or a tensor, bfloat16 as its codes."""
+    if isinstance(x, torch.Tensor):
+        x = x.detach()
+        return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy().tobytes()
+    return np.asarray(x).tobytes()
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "decoupled": {"weight_decay": 0.1, "decay": "decoupled"},
+    "l2-l1-maximize": {"weight_decay": 0.1, "decay": "l2", "l1": 0.01, "maximize": True},
+    "clipped": {"max_grad_norm": 1.0},
+    "bfloat16": {"state": "bfloat16"},
+    "int8": {"state": "int8", "seed": 5},
+    "scheduled": {"lr": 0.1 * warmup(3).then(cosine(5)), "weight_decay": 0.1 * cosine(6)},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_weights_and_state_are_those_of_adamas_torch_to_the_bit(case: Case, options: dict[str, Any]) -> None:
+    if not has(case, options):
+        pytest.skip("centered moments stay in float32")
+    params = arrays(0)
+    parameters = {name: torch.nn.Parameter(as_tensor(x)) for name, x in params.items()}
+    ours, theirs = make(case, params, **options), case.make(parameters.items(), **{**case.options, **options})
+    for step in range(6):
+        grads = arrays(10 + step)
+        if step == 2:
+            del grads["b"]
+        ours.step(grads)
+        for name, p in parameters.items():
+            p.grad = as_tensor(grads[name]) if name in grads else None
+        theirs.step()
+    for name, p in parameters.items():
+        assert bits(params[name]) == bits(p), name
+        assert ours.state[name].keys() == theirs.state[p].keys()
+        assert all(bits(value) == bits(theirs.state[p][key]) for key, value in ours.state[name].items())
+    assert ours.grad_norm == theirs.grad_norm
+
+
+@pytest.mark.parametrize("weights", ["nearest", "stochastic", "split"])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_16_bit_weights_are_those_of_adamas_torch_to_the_bit(case: Case, dtype: Any, weights: str) -> None:
+    params = arrays(0, dtype)
+    parameters = {name: torch.nn.Parameter(as_tensor(x)) for name, x in params.items()}
+    ours = make(case, params, weights=weights)
+    theirs = case.make(parameters.items(), **case.options, weights=weights)
+    for step in range(4):
+        grads = arrays(10 + step, dtype)
+        ours.step(grads)
+        for name, p in parameters.items():
+            p.grad = as_tensor(grads[name])
+        theirs.step()
+    assert all(bits(params[name]) == bits(p) for name, p in parameters.items())
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_float64_weights_are_the_oracles(case: Case) -> None:
+    params = arrays(1, np.float64)
+    optimizer = make(case, params, weight_decay=0.01)
+    group, member = optimizer.param_groups[0], optimizer._member
+    start = group.get("initial_accumulator_value", 0.0)
+    expected = {name: x.copy() for name, x in params.items()}
+    moments = {
+        name: rule.Moments(*(None if slot is None else np.full(x.shape, start) for slot in member.state_names(group)))
+        for name, x in params.items()
+    }
+    scalars = dict(member.scalars)
+    for step in range(8):
+        grads = arrays(20 + step, np.float64)
+        optimizer.step(grads)
+        scalars = member.advance(group, scalars)
+        numbers = member.full_coefficients(group, scalars)
+        for name, g in grads.items():
+            expected[name], moments[name] = rule.step(
+                numbers, member.full_shape(group), np, expected[name], g, moments[name]
+            )
+    for name, x in params.items():
+        np.testing.assert_allclose(x, expected[name], rtol=1e-12, atol=1e-15)
+
+
+def test_any_strides_of_weights_and_gradients_give_the_same_numbers() -> None:
+    def ways(x: np.ndarray) -> list[np.ndarray]:
+        wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
+        wide[..., ::2] = x
+        return [x.copy(), np.asfortranarray(x), x[::-1, ::-1].copy()[::-1, ::-1], wide[..., ::2]]
+
+    start, gradient = arrays(3)["w"], arrays(4)["w"]
+    ends = set()
+    for p in ways(start):
+        for g in ways(gradient):
+            weight, before = p.copy(order="K") if p.flags.forc else p, g.copy()
+            weight[...] = start
+            optimizer = an.AdamW([weight], lr=0.1)
+            for _ in range(3):
+                optimizer.step([g])
+            ends.add(np.ascontiguousarray(weight).tobytes())
+            assert (g == before).all()
+    assert len(ends) == 1
+
+
+def test_gradients_may_be_of_any_floating_dtype_constant_or_no_arrays_at_all() -> None:
+    ends = []
+    for gradient in (
+        np.float16([1, -2, 3]),
+        np.float64([1, -2, 3]),
+        np.array([1, -2, 3], ml_dtypes.bfloat16),
+        [1.0, -2.0, 3.0],
+        torch.tensor([1.0, -2.0, 3.0]),
+        np.broadcast_to(np.float32([1, -2, 3]), (2, 3))[0],
+    ):
+        x = np.ones(3, np.float32)
+        an.Adam([x], lr=0.1).step([gradient])
+        ends.append(x.tobytes())
+    assert len(set(ends)) == 1
+
+
+def test_a_list_a_dict_and_groups_are_all_taken() -> None:
+    x, y, z = (np.ones(2) for _ in range(3))
+    an.SGD([x], lr=1.0).step([np.ones(2)])
+    an.SGD({"y": y}, lr=1.0).step({"y": np.ones(2)})
+    optimizer = an.SGD([{"params": [z], "lr": 0.5}, {"params": {"x": x}}], lr=1.0)
+    optimizer.step([np.ones(2), None])
+    assert x.tolist() == y.tolist() == [0.0, 0.0]
+    assert z.tolist() == [0.5, 0.5]
+    optimizer.add_param_group({"params": {"y": y}, "lr": 2.0})
+    optimizer.step({"0": np.ones(2), "y": np.ones(2)})
+    assert (z.tolist(), x.tolist(), y.tolist()) == ([0.0, 0.0], [0.0, 0.0], [-2.0, -2.0])
+
+
+class TestRefusals:
+    """What cannot be stepped in place is refused by name, and nothing is changed."""
+
+    def test_a_read_only_array(self) -> None:
+        x = np.ones(3)
+        x.flags.writeable = False
+        with pytest.raises(ValueError, match="parameter 'weights' is read-only"):
+            an.Adam({"weights": x})
+
+    def test_an_array_that_became_read_only(self) -> None:
+        x, y = np.ones(3), np.ones(3)
+        optimizer = an.Adam({"x": x, "y": y})
+        y.flags.writeable = False
+        with pytest.raises(ValueError, match=r"'y'.* is read-only"):
+            optimizer.step([np.ones(3), np.ones(3)])
+        assert x.tolist() == [1, 1, 1]
+
+    @pytest.mark.parametrize(
+        "array",
+        [np.array([1.0, None]), np.ones(2, int), np.ones(2, np.longdouble), np.ones(2, ">f4"), np.ones(2, np.uint16)],
+        ids=["object", "int", "longdouble", "byte-order", "uint16"],
+    )
+    def test_another_dtype(self, array: np.ndarray) -> None:
+        with pytest.raises(ValueError, match=r"parameter 'w' has dtype .*: only float16, float32"):
+            an.Adam({"w": array})
+        if array.dtype != object:
+            with pytest.raises(ValueError, match="the gradient of parameter 'w' has dtype"):
+                an.Adam({"w": np.ones(2)}).step([array])
+
+    @pytest.mark.parametrize("given", [[1.0], 1.0, np.float32(1), np.ma.array([1.0]), torch.ones(1)], ids=repr)
+    def test_no_array(self, given: Any) -> None:
+        with pytest.raises(TypeError, match=r"parameter 'w' is a .*only NumPy arrays"):
+            an.Adam({"w": given})
+
+    def test_a_single_array(self) -> None:
+        with pytest.raises(TypeError, match="put it in a list"):
+            an.Adam(np.ones(3))  # type: ignore[arg-type]
+
+    def test_arrays_that_share_memory(self) -> None:
+        x = np.ones((4, 4))
+        with pytest.raises(ValueError, match="parameters 'row' and 'all' share memory"):
+            an.Adam({"row": x[1], "other": np.ones(3), "all": x})
+        with pytest.raises(ValueError, match="share memory"):
+            an.Adam([x]).add_param_group({"params": {"again": x}})
+        an.Adam([x[::2], x[1::2]]).step([np.ones((2, 4))] * 2)  # interleaved, and apart
+
+    def test_an_array_whose_elements_share_memory(self) -> None:
+        x = np.lib.stride_tricks.as_strided(np.ones(4), (3, 2), (8, 8))
+        with pytest.raises(ValueError, match="'x': it has elements that share memory"):
+            an.Adam({"x": x}).step([np.ones((3, 2))])
+
+    def test_a_gradient_in_the_memory_of_another_weight(self) -> None:
+        x, y = np.array([1.0, 2.0]), np.array([3.0, 4.0])
+        with pytest.raises(ValueError, match="'x': its gradient lies in the memory of parameter 'y'"):
+            an.SGD({"x": x, "y": y}, lr=1.0).step({"x": y, "y": -x})
+        with pytest.raises(ValueError, match="'x': its gradient lies in the memory of parameter 'x'"):
+            an.SGD({"x": x}, lr=1.0).step([x[::-1]])
+        an.SGD({"x": x, "y": y}, lr=0.5).step({"x": x, "y": y})  # each its own
+        assert (x.tolist(), y.tolist()) == ([0.5, 1.0], [1.5, 2.0])
+
+    @pytest.mark.parametrize(
+        ("grads", "words"),
+        [
+            ([np.ones(2)], "1 entries for 2 parameters"),
+            ({"z": np.ones(2)}, "there is no parameter 'z'; the parameters are 'x', 'y'"),
+            ([np.ones(3), None], "'x': its gradient has another shape"),
+            ([np.ones(2), np.ones(2, complex)], "'y': its gradient has another shape than the parameter, or only one"),
+        ],
+    )
+    def test_gradients_that_do_not_fit(self, grads: Any, words: str) -> None:
+        x, y = np.ones(2), np.ones(2)
+        with pytest.raises(ValueError, match=words):
+            an.Adam({"x": x, "y": y}).step(grads)
+        assert (x == 1).all()
+        assert (y == 1).all()
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"lr": -1}, "lr must be a number from 0 up or a schedule, not -1"),
+            ({"betas": (0.9, 1.0)}, r"betas\[1\] must be from 0 up to but not including 1"),
+            ({"state": "int4"}, "state='int4' is unknown: use one of"),
+            ({"weights": "none"}, "weights='none' is unknown"),
+            ({"max_grad_norm": 0}, "max_grad_norm must be above 0"),
+            ({"seed": 1.5}, "seed must be an int"),
+            ({"rows": [(3, 4)]}, "rows of parameter '0': .* does not hold its 3 rows"),
+        ],
+    )
+    def test_options(self, options: dict[str, Any], words: str) -> None:
+        with pytest.raises(ValueError, match=words):
+            an.Adam([np.ones((3, 2))], **options)
+        with pytest.raises(ValueError, match=words):
+            an.Adam([{"params": [np.ones((3, 2))], **options}])
+
+    def test_an_unknown_option(self) -> None:
+        with pytest.raises(TypeError, match="Adam has no option momentum"):
+            an.Adam([np.ones(1)], momentum=0.9)  # type: ignore[call-arg]
+
+    def test_two_parameters_of_one_name(self) -> None:
+        with pytest.raises(ValueError, match="two parameters are called '0'"):
+            an.Adam([{"params": [np.ones(1)]}, {"params": {"0": np.ones(1)}}])
+
+
+def test_trap_T32_memory_that_is_promised_to_be_constant_is_refused() -> None:
+    jnp = pytest.importorskip("jax.numpy")
+    constant = jnp.ones(3)
+    given: list[Any] = [constant, np.asarray(constant), np.from_dlpack(constant), np.frombuffer(constant, np.float32)]
+    if tensorflow := sys.modules.get("tensorflow"):
+        given += [tensorflow.ones(3), tensorflow.ones(3).numpy()]
+    for array in given:
+        with pytest.raises((TypeError, ValueError), match=r"parameter 'x'.*(promised never to change|is read-only)"):
+            an.Adam({"x": array}, lr=1.0)
+    x = np.ones(3, np.float32)
+    an.Adam([x], lr=1.0).step([constant])
+    assert constant.tolist() == [1, 1, 1]
+    assert x.tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+
+
+def test_nonfinite_gradients_are_skipped_counted_or_raised() -> None:
+    x = np.ones(2)
+    optimizer = an.Adam({"x": x}, on_nonfinite="skip")
+    optimizer.step([np.array([1.0, np.nan])])
+    assert optimizer.skipped_steps == 1
+    assert (x == 1).all()
+    assert optimizer.state["x"]["step"] == 0
+    with pytest.raises(FloatingPointError, match="the gradient of parameter 'x' has a NaN"):
+        an.Adam({"x": x}, on_nonfinite="raise").step([np.array([np.inf, 0])])
+
+
+# ---- saving and loading
+
+
+def through_a_file(saved: dict[str, np.ndarray]) -> Any:
+    file = io.BytesIO()
+    np.savez(file, **saved)
+    file.seek(0)
+    return np.load(file, allow_pickle=False)
+
+
+@pytest.mark.parametrize("options", [*OPTIONS.values(), {"weights": "split"}], ids=[*OPTIONS, "split"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_run_goes_on_from_a_file_to_the_bit(case: Case, options: dict[str, Any]) -> None:
+    if not has(case, options):
+        pytest.skip("centered moments stay in float32")
+    dtype = ml_dtypes.bfloat16 if "weights" in options else np.float32
+    params = arrays(0, dtype)
+    optimizer = make(case, params, **options)
+    for step in range(3):
+        optimizer.step(arrays(30 + step))
+    kept = {name: x.copy() for name, x in params.items()}
+    file = through_a_file(optimizer.state_dict())
+    resumed = make(case, kept, **{**options, **({} if "lr" in options else {"lr": 7.0})})
+    resumed.load_state_dict(file)
+    for step in range(3, 6):
+        for one in (optimizer, resumed):
+            one.step(arrays(30 + step))
+    assert all(bits(params[name]) == bits(kept[name]) for name in params)
+
+
+def test_given_hyperparameters_stay_when_asked() -> None:
+    saved = an.Adam([np.ones(1)], lr=0.5).state_dict()
+    optimizer = an.Adam([np.ones(1)], lr=0.25)
+    optimizer.load_state_dict(saved, hyperparameters="given")
+    assert optimizer.param_groups[0]["lr"] == 0.25
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    with pytest.raises(ValueError, match="hyperparameters='all' is unknown"):
+        optimizer.load_state_dict(saved, hyperparameters="all")
+
+
+def test_what_was_saved_and_what_was_loaded_share_nothing() -> None:
+    x = np.ones(3)
+    optimizer = an.Adam({"x": x})
+    optimizer.step([np.ones(3)])
+    saved = optimizer.state_dict()
+    before = {name: value.copy() for name, value in saved.items()}
+    other = an.Adam({"x": np.ones(3)})
+    other.load_state_dict(saved)
+    for one in (optimizer, other):
+        one.step([np.ones(3)])
+    assert all((saved[name] == before[name]).all() for name in saved)
+
+
+@pytest.mark.parametrize("wanted", layout.FORMATS)
+@pytest.mark.parametrize("saved_as", layout.FORMATS)
+def test_moments_saved_in_another_format_are_converted_with_a_warning(saved_as: Any, wanted: Any) -> None:
+    x = arrays(0)["w"]
+    optimizer = an.Adam({"x": x.copy()}, state=saved_as)
+    for step in range(4):
+        optimizer.step([arrays(step)["w"]])
+    other = an.Adam({"x": x.copy()}, state=wanted)
+    if saved_as == wanted:
+        other.load_state_dict(optimizer.state_dict())
+    else:
+        with pytest.warns(UserWarning, match=f"exp_avg.* was saved as {saved_as} and is converted to {wanted}"):
+            other.load_state_dict(optimizer.state_dict())
+
+    def values(one: an.Optimizer, moment: str) -> np.ndarray:
+        state = one.state["x"]
+        stored = state[moment]
+        if stored.dtype == np.uint16:
+            return np.asarray(formats.decode_bfloat16(np, stored.astype(np.int64)))
+        if stored.dtype == np.float32:
+            return stored
+        result = np.empty(stored.shape, np.float32)
+        layout.decode(np, stored, state[layout.scale_name(moment)], result)
+        return result
+
+    for moment in ("exp_avg", "exp_avg_sq"):
+        first, second = values(optimizer, moment), values(other, moment)
+        assert np.abs(first - second).max() <= 0.02 * np.abs(first).max()
+        assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.999
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda saved: saved.pop("param_groups"), "not an optimizer's state dict"),
+        (lambda saved: saved.update({"state/x/exp_avg": np.ones(4)}), "'exp_avg' of parameter 'x' is float64 of shape"),
+        (lambda saved: saved.update({"state/x/exp_avg": np.ones(3, int)}), "'exp_avg' of parameter 'x' is int64"),
+        (lambda saved: saved.pop("state/x/exp_avg_sq"), "'exp_avg_sq' of parameter 'x' is missing"),
+        (lambda saved: saved.pop("state/x/step"), "'step' of parameter 'x' has to be one number"),
+        (lambda saved: saved.update({"state/x/sum": np.ones(3)}), "'sum' of parameter 'x' is nothing that Adam has"),
+        (
+            lambda saved: saved.update(param_groups=np.array(json.dumps([{"params": ["y"], "named": True}]))),
+            r"it lacks \['x'\] and has \['y'\]",
+        ),
+        (lambda saved: saved.update(param_groups=np.array("[]")), "has 0 parameter groups, and this optimizer has 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name_and_changes_nothing(change: Any, words: str) -> None:
+    x = np.ones(3)
+    optimizer = an.Adam({"x": x}, lr=0.1)
+    optimizer.step([np.ones(3)])
+    saved = optimizer.state_dict()
+    change(saved)
+    before = optimizer.state_dict()
+    with pytest.raises(ValueError, match=words):
+        optimizer.load_state_dict(saved)
+    after = optimizer.state_dict()
+    assert all((before[name] == after[name]).all() for name in before)
+
+
+def test_a_plateau_goes_on_from_a_file() -> None:
+    def made() -> tuple[an.Optimizer, Plateau]:
+        plateau = Plateau(factor=0.5, patience=0)
+        return an.SGD({"x": np.ones(1)}, lr=1.0 * plateau), plateau
+
+    optimizer, plateau = made()
+    for loss in (1.0, 2.0, 3.0):
+        optimizer.step([np.ones(1)])
+        plateau.observe(loss)
+    lr = optimizer.param_groups[0]["lr"]
+    assert lr < 1
+    resumed, _ = made()
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert resumed.param_groups[0]["lr"] == lr
+
+
+# ---- the rest
+
+
+def test_parts_by_rows_are_stepped_as_the_whole() -> None:
+    whole = arrays(0)["w"]
+    parts = whole[:15].copy(), whole[15:].copy()
+    optimizers = [
+        an.Adam([{"params": {"w": part}, "rows": [(first, 40)]}], state="int8")
+        for part, first in zip(parts, (0, 15), strict=True)
+    ]
+    one = an.Adam({"w": whole}, state="int8")
+    for step in range(3):
+        g = arrays(step)["w"]
+        one.step([g])
+        optimizers[0].step([g[:15]])
+        optimizers[1].step([g[15:]])
+    assert bits(whole) == bits(np.concatenate(parts))
+
+
+def test_memory_tells_the_bytes_by_kind() -> None:
+    optimizer = an.AdamW({"w": np.ones((64, 128), np.float32)}, state="int8")
+    optimizer.step([np.ones((64, 128), np.float32)])
+    memory = optimizer.memory()
+    assert memory.bytes == {
+        "weights": 4 * 64 * 128,
+        "gradients": 0,
+        "exp_avg": 64 * 128,
+        "exp_avg_sq": 64 * 128,
+        "scales": 2 * 64 * 4,
+        "step counts": 8,
+    }
+    assert "exp_avg_sq" in str(memory)
+
+
+def test_a_step_allocates_nothing_of_an_arrays_size() -> None:
+    import tracemalloc
+
+    x, g = np.ones(1 << 20, np.float32), np.ones(1 << 20, np.float32)
+    optimizer = an.Adam([x])
+    optimizer.step([g])
+    tracemalloc.start()
+    optimizer.step([g])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000
+
+
+def test_it_needs_numpy_alone() -> None:
+    program = """
+        import sys
+        for name in ("torch", "jax", "scipy", "keras", "tensorflow", "optax", "ml_dtypes", "typing_extensions"):
+            sys.modules[name] = None
+        import numpy as np, adamas.numpy
+        x = np.ones(3)
+        optimizer = adamas.numpy.AdamW([x], lr=0.1, state="bfloat16")
+        optimizer.step([x])
+        optimizer.load_state_dict(optimizer.state_dict())
+        assert x[0] < 1
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+
+
+def test_the_examples_in_the_docstrings() -> None:
+    import doctest
+
+    from adamas.numpy import members
+
+    for module in (an, members):
+        result = doctest.testmod(module)
+        assert result.attempted
+        assert not result.failed
+
+
+def test_the_same_defaults_as_in_adamas_torch() -> None:
+    for name in an.__all__:
+        if name == "Optimizer":
+            continue
+        ours = getattr(an, name)([np.ones(1)]).defaults
+        theirs = getattr(at, name)([torch.nn.Parameter(torch.ones(1))]).defaults
+        for key, value in ours.items():
+            assert value == theirs[key], (name, key)

@@ -1,6 +1,6 @@
 """The folder that a run leaves behind. Every file appears whole or not at all.
 
-May import the standard library, filelock and adamas.tasks.
+May import the standard library, filelock, adamas.files and adamas.tasks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from adamas.files import replacing
 from adamas.tasks import InputError
 
 CHART = "chart.json"  # only of tasks that draw one of their own
@@ -179,20 +180,9 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def write(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Put ``content`` into a file: the whole of it, or, where that fails, what was there before.
-
-    This holds for a process that is killed, and, where it is ``durable``, for a machine that loses its power.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(content)
-            if durable:
-                stream.flush()
-                os.fsync(stream.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Put ``content`` into a file, as ``adamas.files.replacing`` does."""
+    with replacing(path, durable=durable) as stream:
+        stream.write(content)
 
 
 def to_json(values: Mapping[str, Any], indent: int | None = None) -> bytes:

@@ -1,0 +1,216 @@
+"""A run apart from its framework: the weights and the state of each parameter, by name, as NumPy arrays.
+
+Names and layouts are PyTorch's: ``layer.weight``, with the output in the first dimension. What Keras and Flax call a kernel
+has it in the last, and is transposed on the way. Imports NumPy alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..files import replacing
+
+Array: TypeAlias = npt.NDArray[Any]
+Names: TypeAlias = Mapping[str, str] | Callable[[str], str] | None
+
+# What a parameter is called elsewhere, and what PyTorch calls it.
+_LEAVES = {
+    "kernel": "weight",
+    "gamma": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "embeddings": "weight",
+    "beta": "bias",
+}
+_WEIGHT, _STATE = "weight", "state"
+
+
+@dataclass
+class Parameter:
+    """One parameter.
+
+    Attributes:
+        weight: its values: float32, or wider where they were.
+        state: each moment by PyTorch's name, of the weight's shape, in float32 or wider; and the counts (``step``, …), of
+            shape (). Empty where it has had no step.
+    """
+
+    weight: Array
+    state: dict[str, Array] = field(default_factory=dict)
+
+
+@dataclass
+class Checkpoint:
+    """The parameters of a run, by name. Buffers, such as the statistics of a batch norm, are not in it."""
+
+    parameters: dict[str, Parameter]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes one file, whole or not at all, that ``load`` and ``np.load`` read: NumPy's npz, without pickle."""
+        arrays = {f"{_WEIGHT}/{name}": p.weight for name, p in self.parameters.items()}
+        arrays |= {f"{_STATE}/{name}/{key}": x for name, p in self.parameters.items() for key, x in p.state.items()}
+        with replacing(Path(path), durable=True) as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes them for its own options
+
+
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """The checkpoint that ``Checkpoint.save`` wrote.
+
+    Raises:
+        ValueError: the file is another one.
+    """
+    parameters: dict[str, Parameter] = {}
+    with np.load(path, allow_pickle=False) as file:
+        for key in file.files:
+            kind, _, name = key.partition("/")
+            if kind == _WEIGHT:
+                parameters[name] = Parameter(file[key])
+        for key in file.files:
+            kind, _, rest = key.partition("/")
+            name, _, entry = rest.rpartition("/")
+            if kind == _STATE and name in parameters:
+                parameters[name].state[entry] = file[key]
+            elif kind != _WEIGHT:
+                raise ValueError(f"{os.fspath(path)} has {key!r}: it is no checkpoint of adamas.convert")
+    return Checkpoint(parameters)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a parameter stands in its framework: PyTorch's name for it, and whether it is a kernel."""
+
+    name: str
+    is_kernel: bool
+
+    @classmethod
+    def of(cls, path: str) -> Place:
+        """By the parameter's path there, whose parts are between dots or slashes."""
+        *module, leaf = [part for part in re.split(r"[./]", path) if part]
+        return cls(".".join([*module, _LEAVES.get(leaf, leaf)]), leaf == "kernel" or leaf.endswith("_kernel"))
+
+    def to_torch(self, x: Array) -> Array:
+        """The array as PyTorch has it: of a kernel (…, in, out), (out, in, …)."""
+        return np.moveaxis(x, (-1, -2), (0, 1)) if self.is_kernel and x.ndim > 1 else x
+
+    def from_torch(self, x: Array) -> Array:
+        """The array as it is there."""
+        return np.moveaxis(x, (0, 1), (-1, -2)) if self.is_kernel and x.ndim > 1 else x
+
+
+def gathered(entries: Iterable[tuple[Place, Array, Mapping[str, Array]]]) -> Checkpoint:
+    """The checkpoint of parameters as their framework has them: place, weight and state of each.
+
+    Raises:
+        ValueError: two have the same name.
+    """
+    parameters: dict[str, Parameter] = {}
+    for place, weight, state in entries:
+        if place.name in parameters:
+            raise ValueError(f"two parameters are called {place.name!r}: give the layers names of their own")
+        turned = {key: np.array(place.to_torch(x) if x.ndim else x, order="C") for key, x in state.items()}
+        parameters[place.name] = Parameter(np.array(place.to_torch(weight), order="C"), turned)
+    return Checkpoint(parameters)
+
+
+class Moved:
+    """A checkpoint as another framework takes it: ``moved[place]`` is the parameter that belongs there.
+
+    Args:
+        checkpoint: what is moved.
+        places: all parameters of the model that is to have it.
+        names: for what is called otherwise: a dict from the names there (of parameters, or of the modules that they are in)
+            to those in the checkpoint, or a function. What all names of a side begin with does not count.
+
+    Raises:
+        ValueError: a name has no counterpart; all of them are listed.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, places: Iterable[Place], names: Names) -> None:
+        there, here = list(checkpoint.parameters), [place.name for place in places]
+        self._parameters = checkpoint.parameters
+        self._source = {name: _renamed(name, names) for name in here}
+        if set(self._source.values()) != set(there):
+            front, back = _common(self._source.values()), _common(there)
+            self._source = {name: back + source.removeprefix(front) for name, source in self._source.items()}
+        missing = sorted(name for name, source in self._source.items() if source not in self._parameters)
+        unused = sorted(set(there) - set(self._source.values()))
+        if missing or unused:
+            raise ValueError(
+                f"the checkpoint has nothing for {missing[:5]}, and nothing here takes its {unused[:5]}: give "
+                'names={"name here": "name in the checkpoint"}, of parameters or of the modules that they are in'
+            )
+
+    def __getitem__(self, place: Place) -> Parameter:
+        """Raises KeyError for a parameter that was not among the places."""
+        parameter = self._parameters[self._source[place.name]]
+        return Parameter(
+            place.from_torch(parameter.weight),
+            {key: place.from_torch(x) if x.ndim else x for key, x in parameter.state.items()},
+        )
+
+    def fitting(self, place: Place, shape: Iterable[int]) -> Parameter:
+        """The same, if it has the shape that is wanted.
+
+        Raises:
+            ValueError: it has another, or its state has.
+        """
+        parameter, shape = self[place], tuple(shape)
+        for what, x in (
+            ("", parameter.weight),
+            *((f" its {key!r}", x) for key, x in parameter.state.items() if x.ndim),
+        ):
+            if x.shape != shape:
+                source = self._source[place.name]
+                raise ValueError(
+                    f"parameter {place.name!r} has shape {shape}, and{what} in the checkpoint, as {source!r}, {x.shape}"
+                )
+        return parameter
+
+    def counts(self, places: Iterable[Place], names: Iterable[str]) -> dict[str, float]:
+        """The counts that all parameters have in common, for a framework that has each but once; 0 steps where none has any.
+
+        Raises:
+            ValueError: two parameters differ.
+        """
+        found: dict[str, float] = {}
+        first = ""
+        for place in places:
+            state = self[place].state
+            if not state:
+                continue
+            counts = {name: float(state[name]) for name in names if name in state}
+            if found and counts != found:
+                raise ValueError(
+                    f"parameters {first!r} and {place.name!r} have counted {found} and {counts}: this framework has one count "
+                    "for all of them"
+                )
+            found, first = counts, place.name
+        return found
+
+
+def _renamed(name: str, names: Names) -> str:
+    """The name in the checkpoint of what is called so here, by the longest part of it that is renamed."""
+    if names is None:
+        return name
+    if not isinstance(names, Mapping):
+        return names(name)
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        if (front := ".".join(parts[:end])) in names:
+            return ".".join([names[front], *parts[end:]])
+    return name
+
+
+def _common(names: Iterable[str]) -> str:
+    """The modules that all names begin with."""
+    parts = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return "".join(f"{same[0]}." for same in takewhile(lambda same: len(set(same)) == 1, parts))

@@ -1,0 +1,139 @@
+"""Checkpoints of Keras models with an optimizer of ``adamas.keras``, on any backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from .. import layout
+from ..keras import Optimizer
+from ..keras.variables import dtype_of, path_of
+from ..layout import Slot
+from ..numpy import arrays
+from .checkpoint import Array, Checkpoint, Moved, Names, Place, gathered
+from .weights import narrowed, widened
+
+Variable = Any
+
+
+def from_keras(model: Any, optimizer: Optimizer | None = None) -> Checkpoint:
+    """The checkpoint of a model and its optimizer, by the paths of the trainable variables.
+
+    Args:
+        model: a ``keras.Model``, or the trainable variables, in the order that the optimizer was built with.
+        optimizer: of ``adamas.keras``; by default the one that the model was compiled with.
+
+    Raises:
+        TypeError: the optimizer is another one.
+    """
+    optimizer = _optimizer_of(model, optimizer)
+    counts = {name: np.array(float(_array(variable))) for name, variable in _counts(optimizer).items()}
+    if not optimizer.built or not counts["step"]:
+        counts = {}
+    return gathered(
+        (Place.of(path_of(variable)), _weight(variable, state), {**counts, **_moments(state)} if counts else {})
+        for variable, state in _parameters(model, optimizer)
+    )
+
+
+def to_keras(checkpoint: Checkpoint, model: Any, optimizer: Optimizer | None = None, names: Names = None) -> None:
+    """Puts a checkpoint into a model and its optimizer.
+
+    Args:
+        checkpoint: of any framework.
+        model: a ``keras.Model``, or the trainable variables, in the order that the optimizer is built with.
+        optimizer: of ``adamas.keras``, built or not; by default the one that the model was compiled with. Its hyperparameters
+            stay, and moments are stored as its ``state=`` says.
+        names: for parameters that are called otherwise in the checkpoint: a dict from the names here (of parameters, or of the
+            modules that they are in) to the names there, or a function.
+
+    Raises:
+        TypeError: the optimizer is another one.
+        ValueError: a parameter has no counterpart, or one of another shape; two have counted differently, where Keras has one
+            count; or the state lacks a moment. Nothing was changed.
+    """
+    optimizer = _optimizer_of(model, optimizer)
+    optimizer.build(_trainable(model))
+    parameters = list(_parameters(model, optimizer))
+    places = [Place.of(path_of(variable)) for variable, _ in parameters]
+    moved = Moved(checkpoint, places, names)
+    counts = moved.counts(places, list(_counts(optimizer)))
+    values: list[tuple[Variable, Array]] = []
+    for place, (variable, state) in zip(places, parameters, strict=True):
+        parameter = moved.fitting(place, variable.shape)
+        dtype = dtype_of(variable)
+        weight, low = narrowed(dtype, parameter.weight, layout.LOW_BITS in state)
+        values.append((variable, widened(dtype, weight)))
+        if low is not None:
+            values.append((state[layout.LOW_BITS], low))
+        if not parameter.state:
+            continue
+        for name in _names(state):
+            if name not in parameter.state:
+                raise ValueError(
+                    f"parameter {place.name!r} has {sorted(parameter.state)} in the checkpoint, and no {name!r}: it is of "
+                    "another optimizer"
+                )
+            scale = state.get(layout.scale_name(name))
+            slot = Slot(name, dtype_of(state[name]), None if scale is None else tuple(scale.shape))
+            for part, x in arrays.encoded(slot, parameter.state[name]).items():
+                values.append((state[part], widened("bfloat16", x) if x.dtype == np.uint16 else x))
+    values += [(variable, np.array(counts[name])) for name, variable in _counts(optimizer).items() if name in counts]
+    for variable, value in values:
+        variable.assign(keras.ops.cast(keras.ops.convert_to_tensor(value), dtype_of(variable)))
+
+
+def _optimizer_of(model: Any, given: Any) -> Optimizer:
+    optimizer = getattr(model, "optimizer", None) if given is None else given
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"optimizer is a {type(optimizer).__name__}, and has to be one of adamas.keras: compile the model with one, or "
+            "give it"
+        )
+    return optimizer
+
+
+def _trainable(model: Any) -> list[Variable]:
+    return list(getattr(model, "trainable_variables", model))
+
+
+def _parameters(model: Any, optimizer: Optimizer) -> Iterator[tuple[Variable, Mapping[str, Variable]]]:
+    """Each trainable variable with its state variables by name."""
+    for variable in _trainable(model):
+        yield variable, optimizer.state_of(variable) if optimizer.built else {}
+
+
+def _counts(optimizer: Optimizer) -> dict[str, Variable]:
+    return {"step": optimizer.iterations, **optimizer.scalars}
+
+
+def _names(state: Mapping[str, Variable]) -> list[str]:
+    """The moments among the state of a variable."""
+    scales = set(map(layout.scale_name, state))
+    return [name for name in state if name not in scales and name != layout.LOW_BITS]
+
+
+def _moments(state: Mapping[str, Variable]) -> dict[str, Array]:
+    """Every moment in float32 or wider."""
+    found = {}
+    for name in _names(state):
+        scale = state.get(layout.scale_name(name))
+        found[name] = arrays.decoded(_array(state[name]), None if scale is None else _array(scale))
+    return found
+
+
+def _weight(variable: Variable, state: Mapping[str, Variable]) -> Array:
+    low = state.get(layout.LOW_BITS)
+    return widened(dtype_of(variable), _array(variable), None if low is None else _array(low))
+
+
+def _array(variable: Variable) -> Array:
+    """The variable as an array; of 16-bit floats the codes."""
+    array = np.asarray(keras.ops.convert_to_numpy(variable.value))
+    if (dtype := dtype_of(variable)) in layout.HALVES:
+        return narrowed(dtype, array.astype(np.float32), is_split=False)[0]
+    return array

@@ -1,0 +1,72 @@
+"""Checkpoints of arrays that ``adamas.numpy`` steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import layout
+from ..numpy import Optimizer, arrays
+from ..numpy.optimizer import is_split
+from .checkpoint import Array, Checkpoint, Moved, Names, Place, gathered
+from .weights import narrowed, widened
+
+
+def from_numpy(optimizer: Optimizer) -> Checkpoint:
+    """The checkpoint of an optimizer and its arrays, by the names that these were given."""
+    return gathered(
+        (place, _weight(p, state), _moments(optimizer, state)) for place, p, state in _parameters(optimizer)
+    )
+
+
+def to_numpy(checkpoint: Checkpoint, optimizer: Optimizer, names: Names = None) -> None:
+    """Puts a checkpoint into an optimizer and its arrays, in place.
+
+    Args:
+        checkpoint: of any framework.
+        optimizer: with the same parameters; its hyperparameters stay. Moments are stored as its ``state=`` says.
+        names: for parameters that are called otherwise in the checkpoint: a dict from the names here (of parameters, or of the
+            modules that they are in) to the names there, or a function.
+
+    Raises:
+        ValueError: a parameter has no counterpart, or one of another shape, or its state does not fit. Nothing was changed.
+    """
+    moved = Moved(checkpoint, [place for place, *_ in _parameters(optimizer)], names)
+    saved: dict[str, Any] = {"param_groups": optimizer.state_dict()["param_groups"]}
+    weights: list[tuple[Array, Array]] = []
+    for group in optimizer.param_groups:
+        for p, name in zip(group["params"], group["param_names"], strict=True):
+            parameter = moved.fitting(Place.of(name), p.shape)
+            weight, low = narrowed(p.dtype.name, parameter.weight, is_split(p, group))
+            weights.append((p, weight))
+            state = (
+                {**parameter.state, layout.LOW_BITS: low} if parameter.state and low is not None else parameter.state
+            )
+            saved.update({f"state/{name}/{key}": x for key, x in state.items()})
+    optimizer.load_state_dict(saved, hyperparameters="given")
+    for p, weight in weights:
+        p[...] = weight.view(p.dtype)
+
+
+def _parameters(optimizer: Optimizer) -> Iterator[tuple[Place, Array, Mapping[str, Array]]]:
+    for group in optimizer.param_groups:
+        for p, name in zip(group["params"], group["param_names"], strict=True):
+            yield Place.of(name), p, optimizer.state.get(name, {})
+
+
+def _weight(p: Array, state: Mapping[str, Array]) -> Array:
+    name = p.dtype.name
+    return widened(name, p.view(np.uint16) if name in layout.HALVES else p, state.get(layout.LOW_BITS))
+
+
+def _moments(optimizer: Optimizer, state: Mapping[str, Array]) -> dict[str, Array]:
+    """The counts, and every moment in float32 or wider."""
+    counts = {name: state[name] for name, _ in optimizer._member.scalars if name in state}
+    moments = {
+        name: arrays.decoded(state[name], state.get(layout.scale_name(name)))
+        for name in layout.signs(optimizer._member)
+        if name in state
+    }
+    return {**counts, **moments}

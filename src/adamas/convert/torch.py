@@ -1,0 +1,121 @@
+"""Checkpoints of PyTorch models: with an optimizer of ``adamas.torch``, or one of ``torch.optim`` of the same state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import layout
+from ..torch import Optimizer, storage
+from .checkpoint import Array, Checkpoint, Moved, Names, Place, gathered
+from .weights import narrowed, widened
+
+
+def from_torch(model: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint:
+    """The checkpoint of a model and its optimizer, by the names of ``model.named_parameters()``.
+
+    Args:
+        model: whose trainable parameters are taken.
+        optimizer: of ``adamas.torch``, or of ``torch.optim``.
+
+    Raises:
+        ValueError: the state has something that is neither a count nor of its parameter's shape.
+    """
+    return gathered(
+        (Place.of(name), _weight(p, optimizer.state.get(p, {})), _moments(name, p, optimizer.state.get(p, {})))
+        for name, p in _parameters(model)
+    )
+
+
+def to_torch(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, names: Names = None) -> None:
+    """Puts a checkpoint into a model and its optimizer, in place.
+
+    Args:
+        checkpoint: of any framework.
+        model: with the same trainable parameters.
+        optimizer: of ``adamas.torch``, or of ``torch.optim``, over the model's parameters; its hyperparameters stay. Moments
+            are stored as its ``state=`` says.
+        names: for parameters that are called otherwise in the checkpoint: a dict from the names here (of parameters, or of the
+            modules that they are in) to the names there, or a function.
+
+    Raises:
+        ValueError: a parameter has no counterpart, or one of another shape, or its state does not fit. Nothing was changed.
+    """
+    parameters = _parameters(model)
+    moved = Moved(checkpoint, [Place.of(name) for name, _ in parameters], names)
+    packed = optimizer.state_dict()
+    key_of = {
+        p: key
+        for group, saved in zip(optimizer.param_groups, packed["param_groups"], strict=True)
+        for p, key in zip(group["params"], saved["params"], strict=True)
+    }
+    group_of = {p: group for group in optimizer.param_groups for p in group["params"]}
+    weights: list[tuple[Tensor, Tensor]] = []
+    for name, p in parameters:
+        parameter = moved.fitting(Place.of(name), p.shape)
+        if p not in group_of:
+            raise ValueError(f"parameter {name!r} of the model is not one of the optimizer's")
+        is_split = storage.is_split(p, {"weights": "nearest", **group_of[p]})
+        weight, low = narrowed(storage.dtype_name(p.dtype), parameter.weight, is_split)
+        weights.append((p, _tensor(weight, p.dtype)))
+        if parameter.state:
+            state = {key: torch.from_numpy(np.array(x)) for key, x in parameter.state.items()}
+            packed["state"][key_of[p]] = state if low is None else {**state, layout.LOW_BITS: torch.from_numpy(low)}
+        else:
+            packed["state"].pop(key_of[p], None)
+    if isinstance(optimizer, Optimizer):
+        optimizer.load_state_dict(packed, hyperparameters="given")
+    else:
+        optimizer.load_state_dict(packed)
+    with torch.no_grad():
+        for p, tensor in weights:
+            p.copy_(tensor)
+
+
+def _parameters(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def _tensor(x: Array, dtype: torch.dtype) -> Tensor:
+    """An array as ``narrowed`` gives it."""
+    tensor = torch.from_numpy(np.ascontiguousarray(x.view(np.int16) if x.dtype == np.uint16 else x))
+    return tensor.view(dtype) if x.dtype == np.uint16 else tensor
+
+
+def _array(x: Tensor) -> Array:
+    """The tensor as an array; of 16-bit floats their codes."""
+    x = x.detach().cpu().contiguous()
+    if storage.dtype_name(x.dtype) in layout.HALVES:
+        return np.asarray(x.view(torch.int16).numpy().view(np.uint16))
+    return np.asarray(x.numpy())
+
+
+def _weight(p: Tensor, state: Mapping[str, Any]) -> Array:
+    low = state.get(layout.LOW_BITS)
+    return widened(storage.dtype_name(p.dtype), _array(p), None if low is None else _array(low))
+
+
+def _moments(name: str, p: Tensor, state: Mapping[str, Any]) -> dict[str, Array]:
+    """The counts, and every moment in float32 or wider."""
+    found: dict[str, Array] = {}
+    scales = {layout.scale_name(key) for key in state}
+    for key, value in state.items():
+        if key == layout.LOW_BITS or key in scales or value is None:
+            continue
+        value = torch.as_tensor(value)
+        if storage.is_coded(value) and layout.scale_name(key) in state:
+            value = storage.decoded(value, state[layout.scale_name(key)])
+        if value.ndim == 0 and not value.is_complex():
+            found[key] = np.array(float(value))
+        elif value.shape == p.shape and (value.is_floating_point() or value.is_complex()):
+            found[key] = widened(storage.dtype_name(value.dtype), _array(value))
+        else:
+            raise ValueError(
+                f"{key!r} of parameter {name!r} has shape {tuple(value.shape)} and dtype {value.dtype}: only moments of the "
+                "parameter's own shape can be moved"
+            )
+    return found

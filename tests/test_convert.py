@@ -1,0 +1,378 @@
+"""``adamas.convert``: a run that was begun in one framework goes on in another as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from members import CASES, Case
+from torch import nn
+
+import adamas.numpy
+import adamas.torch
+from adamas import convert
+
+STEPS = 100
+Arrays = dict[str, np.ndarray]
+
+draw = np.random.default_rng(0)
+INPUTS = draw.normal(size=(STEPS, 16, 6)).astype(np.float32)
+TARGETS = np.tanh(INPUTS @ draw.normal(size=(6, 3))).astype(np.float32)
+
+
+class Network(nn.Module):
+    """Two layers, whose weights begin the same each time."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(6, 40, dtype=dtype), nn.Linear(40, 3, dtype=dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.tanh(self.first(x)))  # type: ignore[no-any-return]
+
+
+def by_torch(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        optimizer.zero_grad()
+        dtype = next(model.parameters()).dtype
+        outputs = model(torch.from_numpy(INPUTS[step]).to(dtype)).float()
+        nn.functional.mse_loss(outputs, torch.from_numpy(TARGETS[step])).backward()
+        optimizer.step()
+
+
+def gradients(params: Arrays, step: int) -> Arrays:
+    """By hand, for weights as PyTorch has them."""
+    hidden = np.tanh(INPUTS[step] @ params["first.weight"].T + params["first.bias"])
+    error = hidden @ params["second.weight"].T + params["second.bias"] - TARGETS[step]
+    error *= 2 / error.size
+    inner = (error @ params["second.weight"]) * (1 - hidden**2)
+    return {
+        "first.weight": inner.T @ INPUTS[step],
+        "first.bias": inner.sum(0),
+        "second.weight": error.T @ hidden,
+        "second.bias": error.sum(0),
+    }
+
+
+def by_numpy(params: Arrays, optimizer: adamas.numpy.Optimizer, steps: range) -> None:
+    for step in steps:
+        optimizer.step(gradients(params, step))
+
+
+def weights(model: nn.Module) -> Arrays:
+    return {name: p.detach().float().numpy().copy() for name, p in model.named_parameters()}
+
+
+def whole_run(case: Case) -> Arrays:
+    model = Network()
+    by_torch(model, case.make(model.parameters(), **case.options), range(STEPS))
+    return weights(model)
+
+
+def assert_close(ours: Arrays, theirs: Arrays, tolerance: float = 2e-5) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, x in ours.items():
+        np.testing.assert_allclose(x, theirs[name], rtol=tolerance, atol=tolerance)
+
+
+def in_numpy(case: Case, params: Arrays | None = None) -> tuple[Arrays, adamas.numpy.Optimizer]:
+    params = {name: np.zeros_like(x) for name, x in weights(Network()).items()} if params is None else params
+    return params, getattr(adamas.numpy, case.make.__name__)(params, **case.options)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_fifty_steps_in_torch_and_fifty_in_numpy_are_a_hundred_in_torch(case: Case) -> None:
+    model = Network()
+    optimizer = case.make(model.parameters(), **case.options)
+    by_torch(model, optimizer, range(50))
+    params, other = in_numpy(case)
+    convert.to_numpy(convert.from_torch(model, optimizer), other)
+    by_numpy(params, other, range(50, STEPS))
+    assert_close(params, whole_run(case))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_fifty_steps_in_numpy_and_fifty_in_torch_are_a_hundred_in_torch(case: Case) -> None:
+    params, optimizer = in_numpy(case, weights(Network()))
+    by_numpy(params, optimizer, range(50))
+    model = Network()
+    other = case.make(model.parameters(), **case.options)
+    convert.to_torch(convert.from_numpy(optimizer), model, other)
+    by_torch(model, other, range(50, STEPS))
+    assert_close(weights(model), whole_run(case))
+
+
+IN_OPTAX = {
+    "momentum": lambda ao: ao.sgd(0.02, 0.9, dampening=0.1),
+    "adagrad": lambda ao: ao.adagrad(0.1, 0.1, 0.0, lr_decay=0.01),
+    "adam": lambda ao: ao.adam(0.02),
+    "adamw": lambda ao: ao.adamw(0.02, weight_decay=0.05),
+    "amsgrad": lambda ao: ao.amsgrad(0.02),
+}
+
+
+def kernels(params: Arrays) -> dict[str, Arrays]:
+    """Weights of PyTorch as Flax has them."""
+    return {
+        layer: {"kernel": params[f"{layer}.weight"].T.copy(), "bias": params[f"{layer}.bias"]}
+        for layer in ("first", "second")
+    }
+
+
+def as_torch(params: Any) -> Arrays:
+    """The weights by PyTorch's names."""
+    return {
+        f"{layer}.{name}": np.asarray(part[leaf].T if leaf == "kernel" else part[leaf], np.float32)
+        for layer, part in params.items()
+        for leaf, name in (("kernel", "weight"), ("bias", "bias"))
+    }
+
+
+def by_jax(tx: Any, params: Any, state: Any, steps: range) -> tuple[Any, Any]:
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    def loss(params: Any, x: Any, y: Any) -> Any:
+        hidden = jnp.tanh(x @ params["first"]["kernel"] + params["first"]["bias"])
+        return ((hidden @ params["second"]["kernel"] + params["second"]["bias"] - y) ** 2).mean()
+
+    @jax.jit
+    def one(params: Any, state: Any, x: Any, y: Any) -> Any:
+        updates, state = tx.update(jax.grad(loss)(params, x, y), state, params)
+        return optax.apply_updates(params, updates), state
+
+    for step in steps:
+        params, state = one(params, state, INPUTS[step], TARGETS[step])
+    return params, state
+
+
+def started(tx: Any) -> tuple[Any, Any]:
+    import jax
+    import jax.numpy as jnp
+
+    params = jax.tree.map(jnp.asarray, kernels(weights(Network())))
+    return params, tx.init(params)
+
+
+@pytest.mark.parametrize("name", IN_OPTAX)
+def test_fifty_steps_in_torch_and_fifty_in_jax_are_a_hundred_in_torch_and_back(name: str) -> None:
+    ao = pytest.importorskip("adamas.optax")
+    case = next(case for case in CASES if case.name == name)
+    tx = IN_OPTAX[name](ao)
+    model = Network()
+    optimizer = case.make(model.parameters(), **case.options)
+    by_torch(model, optimizer, range(50))
+    params, state = convert.to_optax(convert.from_torch(model, optimizer), *started(tx))
+    params, state = by_jax(tx, params, state, range(50, STEPS))
+    tolerance = 1e-3 if name == "adagrad" else 5e-5  # whose ε is under the root in optax, and beside it in PyTorch
+    assert_close(as_torch(params), whole_run(case), tolerance)
+
+    params, state = by_jax(tx, *started(tx), range(50))
+    model = Network()
+    optimizer = case.make(model.parameters(), **case.options)
+    convert.to_torch(convert.from_optax(params, state), model, optimizer)
+    by_torch(model, optimizer, range(50, STEPS))
+    assert_close(weights(model), whole_run(case), tolerance)
+
+
+def test_the_state_of_optaxs_own_adam_goes_both_ways_in_a_chain() -> None:
+    optax = pytest.importorskip("optax")
+    tx = optax.chain(optax.clip_by_global_norm(1e6), optax.adam(0.02))
+    case = next(case for case in CASES if case.name == "adam")
+    params, state = by_jax(tx, *started(tx), range(50))
+    model = Network()
+    optimizer = case.make(model.parameters(), **case.options)
+    convert.to_torch(convert.from_optax(params, state), model, optimizer)
+    by_torch(model, optimizer, range(50, 75))
+    params, state = convert.to_optax(convert.from_torch(model, optimizer), *started(tx))
+    params, _ = by_jax(tx, params, state, range(75, STEPS))
+    assert_close(as_torch(params), whole_run(case), 1e-4)
+
+
+def test_torch_optims_own_optimizers_are_moved_too() -> None:
+    case = next(case for case in CASES if case.name == "adamw")
+    model = Network()
+    theirs = case.reference(model.parameters(), **case.options)
+    by_torch(model, theirs, range(50))
+    other_model = Network()
+    ours = case.make(other_model.parameters(), **case.options)
+    convert.to_torch(convert.from_torch(model, theirs), other_model, ours)
+    by_torch(other_model, ours, range(50, 75))
+    model = Network()
+    theirs = case.reference(model.parameters(), **case.options)
+    convert.to_torch(convert.from_torch(other_model, ours), model, theirs)
+    by_torch(model, theirs, range(75, STEPS))
+    assert_close(weights(model), whole_run(case))
+
+
+@pytest.mark.parametrize("state", ["bfloat16", "int8"])
+def test_moments_are_stored_as_the_optimizer_that_has_them_then_says(state: Any) -> None:
+    source = Network()
+    optimizer = adamas.torch.AdamW(source.parameters(), lr=0.02)
+    by_torch(source, optimizer, range(20))
+    checkpoint = convert.from_torch(source, optimizer)
+    large = {"first.weight": np.zeros((64, 80), np.float32)}
+    moment = np.resize(checkpoint.parameters["first.weight"].state["exp_avg"], (64, 80))
+    checkpoint.parameters = {
+        "first.weight": convert.Parameter(
+            large["first.weight"], {"step": np.array(20.0), "exp_avg": moment, "exp_avg_sq": moment**2}
+        )
+    }
+    other = adamas.numpy.AdamW(large, state=state)
+    with pytest.warns(UserWarning, match="converted"):
+        convert.to_numpy(checkpoint, other)
+    stored = other.state["first.weight"]["exp_avg"].dtype
+    assert stored == (np.uint16 if state == "bfloat16" else np.int8)
+    back = convert.from_numpy(other).parameters["first.weight"].state["exp_avg"]
+    assert np.abs(back - moment).max() < 0.02 * np.abs(moment).max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_split_weights_lose_nothing_on_the_way(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = Network(dtype)
+    optimizer = adamas.torch.AdamW(model.parameters(), lr=0.01, weights="split")
+    by_torch(model, optimizer, range(20))
+    convert.from_torch(model, optimizer).save(tmp_path / "run.npz")
+    checkpoint = convert.load(tmp_path / "run.npz")
+    assert all(p.weight.dtype == np.float32 for p in checkpoint.parameters.values())
+    again = Network(dtype)
+    resumed = adamas.torch.AdamW(again.parameters(), lr=0.01, weights="split")
+    convert.to_torch(checkpoint, again, resumed)
+    params, half = {name: x.astype(np.float16) for name, x in weights(model).items()}, dtype == torch.float16
+    if half:
+        other = adamas.numpy.AdamW(params, lr=0.01, weights="split")
+        convert.to_numpy(checkpoint, other)
+        for name, p in convert.from_numpy(other).parameters.items():
+            assert (p.weight == checkpoint.parameters[name].weight).all()
+    for one, its in ((model, optimizer), (again, resumed)):
+        by_torch(one, its, range(20, 40))
+    for p, q in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_in_jax_split_weights_and_8_bits_are_kept() -> None:
+    ao = pytest.importorskip("adamas.optax")
+    import jax.numpy as jnp
+
+    params = {"w": jnp.asarray(draw.normal(size=(64, 80)), jnp.bfloat16)}
+    tx = ao.adamw(0.01, state="int8", weights="split")
+    state = tx.init(params)
+    for step in range(5):
+        updates, state = tx.update({"w": jnp.full((64, 80), 0.1 * step, jnp.bfloat16)}, state, params)
+        params = ao.apply_updates(params, updates)
+    checkpoint = convert.from_optax(params, state)
+    params2, state2 = convert.to_optax(checkpoint, {"w": jnp.zeros((64, 80), jnp.bfloat16)}, tx.init(params))
+    assert (params2["w"] == params["w"]).all()
+    assert (state2.low_bits["w"] == state.low_bits["w"]).all()
+    assert int(state2.count) == 5
+    for name, moment in state.moments.items():
+        assert state2.moments[name]["w"].dtype == moment["w"].dtype
+        assert np.abs(np.asarray(state2.moments[name]["w"], float) - np.asarray(moment["w"], float)).max() <= (
+            1 if moment["w"].dtype != jnp.float32 else 1e-4
+        )
+
+
+# ---- names
+
+
+def checkpoint_of(*names: str, shape: tuple[int, ...] = (2,)) -> convert.Checkpoint:
+    return convert.Checkpoint({name: convert.Parameter(np.full(shape, float(i))) for i, name in enumerate(names)})
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "names"),
+    [
+        (["a.weight", "a.bias"], ["a.weight", "a.bias"], None),
+        (["net/a/kernel", "net/a/bias", "net/b/bias"], ["a.weight", "a.bias", "b.bias"], None),
+        (["params.a.scale", "params.b.embedding"], ["model.a.weight", "model.b.weight"], None),
+        (["dense/gamma", "dense_1/beta"], ["0.weight", "2.bias"], {"dense": "0", "dense_1": "2"}),
+        (["x", "y"], ["y", "x"], {"x": "y", "y": "x"}),
+        (["A.weight"], ["a.weight"], str.lower),
+    ],
+)
+def test_names_are_matched(here: list[str], there: list[str], names: Any) -> None:
+    params = {name: np.full(2, -1.0) for name in here}
+    convert.to_numpy(checkpoint_of(*there), adamas.numpy.SGD(params), names)
+    assert [x[0] for x in params.values()] == list(range(len(here)))
+
+
+def test_what_has_no_counterpart_is_listed_and_nothing_is_changed() -> None:
+    x = np.ones(2)
+    with pytest.raises(
+        ValueError, match=r"nothing for \['a.weight'\], and nothing here takes its \['b.weight'\]: give"
+    ):
+        convert.to_numpy(checkpoint_of("b.weight", "c.bias"), adamas.numpy.SGD({"a.weight": x, "c.bias": np.ones(2)}))
+    with pytest.raises(ValueError, match=r"'a' has shape \(2,\), and in the checkpoint, as 'a', \(3,\)"):
+        convert.to_numpy(checkpoint_of("a", shape=(3,)), adamas.numpy.SGD({"a": x}))
+    assert (x == 1).all()
+
+
+def test_counts_that_differ_are_refused_where_there_is_one() -> None:
+    ao = pytest.importorskip("adamas.optax")
+    import jax.numpy as jnp
+
+    params = {"a": np.ones(2), "b": np.ones(2)}
+    optimizer = adamas.numpy.Adam(params)
+    optimizer.step({"a": np.ones(2)})
+    optimizer.step({"a": np.ones(2), "b": np.ones(2)})
+    tx = ao.adam(0.1)
+    tree = {name: jnp.ones(2) for name in params}
+    with pytest.raises(ValueError, match=r"'a' and 'b' have counted .*2.* and .*1"):
+        convert.to_optax(convert.from_numpy(optimizer), tree, tx.init(tree))
+
+
+def test_a_state_of_another_optimizer_is_refused() -> None:
+    ao = pytest.importorskip("adamas.optax")
+    params = {"a": np.ones(2)}
+    optimizer = adamas.numpy.SGD(params, momentum=0.9)
+    optimizer.step([np.ones(2)])
+    with pytest.raises(ValueError, match="'momentum_buffer' of parameter 'a' is nothing that Adam has"):
+        convert.to_numpy(convert.from_numpy(optimizer), adamas.numpy.Adam({"a": np.ones(2)}))
+    with pytest.raises(ValueError, match="no 'exp_avg'"):
+        convert.to_optax(convert.from_numpy(optimizer), params, ao.adam(0.1).init(params))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: nn.Conv2d(3, 5, (2, 4)), (2, 4, 3, 5)),
+        (lambda: nn.Linear(3, 5), (3, 5)),
+        (lambda: nn.Conv1d(3, 5, 2), (2, 3, 5)),
+    ],
+    ids=["conv2d", "linear", "conv1d"],
+)
+def test_kernels_are_turned_with_their_moments(layer: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    model = nn.ModuleDict({"layer": layer()})
+    optimizer = adamas.torch.Adam(model.parameters())
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    kernel = np.zeros(shape, np.float32)
+    params = {"layer/kernel": kernel, "layer/bias": np.zeros(5, np.float32)}
+    other = adamas.numpy.Adam(params)
+    convert.to_numpy(convert.from_torch(model, optimizer), other)
+    weight = model["layer"].weight  # (out, in, …) there, (…, in, out) here
+    found, moment = weight.detach().numpy(), optimizer.state[weight]["exp_avg"].numpy()
+    for index in np.ndindex(shape):
+        *spatial, i, o = index
+        assert kernel[index] == found[(o, i, *spatial)]
+        assert other.state["layer/kernel"]["exp_avg"][index] == moment[(o, i, *spatial)]
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", x=np.ones(2))
+    with pytest.raises(ValueError, match="it is no checkpoint"):
+        convert.load(tmp_path / "other.npz")
+
+
+def test_the_examples_in_the_docstrings() -> None:
+    import doctest
+
+    assert doctest.testmod(convert).attempted
+    assert not doctest.testmod(convert).failed

@@ -5,6 +5,6 @@
 >>> model.compile(adamas.keras.AdamW(1e-3, weight_decay=0.01), loss="mse")
 """
 
-from .members import Adam
+from .members import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RAdam, RMSprop
 
-__all__ = ["Adam"]
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "Nadam", "RAdam", "RMSprop"]

@@ -1,4 +1,4 @@
-"""The backend that Keras runs on, as the adapter uses it: ``arrays`` is its module, or None on PyTorch, where nothing is traced."""
+"""The backend that Keras runs on: ``arrays`` is what is asked of it, or None on PyTorch, where no step is traced."""
 
 from __future__ import annotations
 

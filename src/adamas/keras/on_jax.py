@@ -17,6 +17,11 @@ Array = Any
 xp = jnp
 
 
+def read(variable: Any) -> Array:
+    """The value of a variable of Keras, or of its own array."""
+    return jnp.asarray(getattr(variable, "value", variable))
+
+
 def exactly() -> AbstractContextManager[Any]:
     """A context in which float64 is float64."""
     return jax.enable_x64(True)  # type: ignore[no-any-return, no-untyped-call]
@@ -42,3 +47,72 @@ def cast(x: Array, dtype: str) -> Array:
 def dense(gradient: Any) -> Array:
     """The gradient as one array, where it may come as indices and values."""
     return gradient.todense() if hasattr(gradient, "todense") else gradient
+
+
+# ---- for ``adamas.formats``
+
+
+class Codes:
+    """``jax.numpy`` as ``adamas.formats`` takes it. ``count`` is any integer that is never negative."""
+
+    int64 = jnp.uint32  # half as wide, and the same bits
+
+    def __init__(self, count: Array) -> None:
+        self._zero = jnp.minimum(count, 0).astype(jnp.uint32)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(jnp, name)
+
+    def separate(self, product: Array) -> Array:
+        """A float32 product that XLA will not join with a sum: its bits go through an "or" with what only we know is 0."""
+        return (product.view(jnp.uint32) | self._zero).view(jnp.float32)
+
+
+def opened(x: Array) -> Any:
+    """The array as ``adamas.formats`` takes it."""
+    return x
+
+
+def bare(x: Any) -> Array:
+    """What ``adamas.formats`` returned, as an array."""
+    return x
+
+
+def dtype_of(x: Array) -> str:
+    """The name of the array's dtype."""
+    return str(x.dtype)
+
+
+def closed(x: Any, dtype: str) -> Array:
+    """What ``adamas.formats`` returned, as an array of this dtype."""
+    return x.astype(dtype)
+
+
+def codes(x: Array) -> Any:
+    """The bits of an array of 16-bit numbers, as integers from 0 to 65535."""
+    return x.view(jnp.uint16).astype(jnp.uint32)
+
+
+def from_codes(x: Any, dtype: str) -> Array:
+    """The numbers that ``codes`` gives these of."""
+    return x.astype(jnp.uint16).view(dtype)
+
+
+def counted(length: int) -> Any:
+    """0, 1, 2, … as ``adamas.formats`` takes them."""
+    return jnp.arange(length, dtype=jnp.uint32)
+
+
+def counter(x: Any) -> Any:
+    """A count as ``adamas.formats`` takes it."""
+    return jnp.asarray(x).astype(jnp.uint32)
+
+
+def reshaped(x: Any, shape: tuple[int, ...]) -> Any:
+    """The array in another shape."""
+    return jnp.reshape(x, shape)
+
+
+def padded(x: Any, missing: int) -> Any:
+    """The matrix with zeros behind each row."""
+    return jnp.pad(x, ((0, 0), (0, missing)))

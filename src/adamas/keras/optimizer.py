@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import keras
-import numpy as np
 
-from .. import rule
 from ..family import Member
-from . import traced
+from ..formats import tensor_key
+from ..schedules import Schedule
+from . import storage, traced
 from .backend import NAME, arrays
+from .options import as_rate, check
+from .schedule import Scheduled
+
+if arrays is None:
+    from . import on_torch
 
 Variable = Any
 Array = Any
+Rate: TypeAlias = float | Schedule | Callable[..., Any]
 Decay = Literal["l2", "decoupled", "independent"]
 Weights = Literal["nearest", "stochastic", "split"]
 
@@ -42,21 +48,30 @@ class Optimizer(keras.optimizers.Optimizer):
     """What the optimizers of ``adamas.keras`` share. Use one of those: ``Adam``, ``AdamW``, …"""
 
     _member: ClassVar[Member]
+    _eps_modes: ClassVar[tuple[str, ...]] = ("hat", "torch")
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         """``arguments`` is ``locals()`` of the member's ``__init__``: what it was given, by name."""
         given = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
-        rate = as_rate(given.pop("learning_rate"))
+        given["learning_rate"] = as_rate(given["learning_rate"])
+        check(self._member, self._eps_modes, given)
+        rate = given.pop("learning_rate")
         super().__init__(learning_rate=rate, **{name: given.pop(name) for name in _OF_KERAS})
         self._own = tuple(given)
         for name, value in given.items():
             setattr(self, name, value)
+        self._base_rate = float(rate.schedule.unit) if isinstance(rate, Scheduled) else rate
         self._excluded: dict[str, list[str]] = {"paths": [], "patterns": []}
         self._scalars = {
-            name: self.add_variable((), keras.initializers.Constant(value), "float32", "only_first_replica", None, name)
-            for name, value in self._member.scalars
-            if name != "step"
+            name: self._add_scalar(name, value) for name, value in self._member.scalars if name != "step"
         }
+        self._factors: list[Variable] = []
+        self._follow(rate)
+
+    def _add_scalar(self, name: str, value: float) -> Variable:
+        return self.add_variable(
+            (), keras.initializers.Constant(value), "float32", aggregation="only_first_replica", name=name
+        )
 
     def _hyper(self) -> dict[str, Any]:
         """The hyperparameters of the member as ``adamas.family`` names them, without those that all members share."""
@@ -69,8 +84,49 @@ class Optimizer(keras.optimizers.Optimizer):
             "decay": self.decay,
             "l1": self.l1,
             "maximize": False,
+            "base_lr": self._base_rate,
             **self._hyper(),
         }
+
+    def _placed_eps(self) -> dict[str, float]:
+        """ε of the members that have it under the root in Keras."""
+        return {"eps": 0.0, "eps_root": self.epsilon} if self.eps_mode == "root" else {"eps": self.epsilon}
+
+    # ---- the learning rate
+
+    @property
+    def learning_rate(self) -> Any:
+        """The learning rate of the coming step."""
+        return self._get_current_learning_rate()
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: Any) -> None:
+        rate = as_rate(learning_rate)
+        keras.optimizers.Optimizer.learning_rate.fset(self, rate)
+        self._follow(rate)
+
+    def _get_current_learning_rate(self) -> Any:
+        """As Keras's, but schedules count optimizer steps, also where gradients are accumulated."""
+        rate = self._learning_rate
+        if isinstance(rate, Scheduled):
+            return rate.at(self.iterations, self._factors)
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            return rate(self.iterations)
+        return super()._get_current_learning_rate()
+
+    def _follow(self, rate: Any) -> None:
+        """Has a variable for each factor that answers to a metric, since a compiled step sees nothing else change."""
+        for variable in self._factors:
+            self._untrack_variable(variable)
+        self._factors = []
+        for part in rate.observed if isinstance(rate, Scheduled) else ():
+            self._factors.append(self._add_scalar(type(part).__name__.lower(), part.value))
+            part.tell(self)
+
+    def on_observation(self) -> None:
+        """Takes over what the factors have become; called when a ``Plateau`` has changed."""
+        for part, variable in zip(self._learning_rate.observed, self._factors, strict=True):
+            variable.assign(part.value)
 
     # ---- state
 
@@ -80,19 +136,21 @@ class Optimizer(keras.optimizers.Optimizer):
             return
         super().build(variables)
         hyper = self.hyperparameters()
-        names = [name for name in self._member.state_names(hyper) if name is not None]
-        start = hyper.get("initial_accumulator_value", 0.0)
-        self._moments = [
+        self._states: list[dict[str, Variable]] = [
             {}
             if self._overwrite_variable_with_gradient(variable)
             else {
-                name: self.add_variable_from_reference(variable, name, keras.initializers.Constant(start))
-                for name in names
+                part.name: self.add_variable_from_reference(
+                    variable, part.name, keras.initializers.Constant(part.start), part.dtype, part.shape
+                )
+                for part in storage.parts(self._member, hyper, self.state, self.weights, variable.shape, _dtype(variable))
             }
             for variable in variables
         ]
         self._decayed = [not self._is_excluded(variable) for variable in variables]
+        self._keys = [tensor_key(self.seed or 0, _path(variable)) for variable in variables]
         self._dtypes = sorted({compute_dtype(variable) for variable in variables})
+        self._plan: Any = None
 
     def add_variable_from_reference(
         self,
@@ -100,19 +158,21 @@ class Optimizer(keras.optimizers.Optimizer):
         name: str | None = None,
         initializer: Any = "zeros",
         dtype: str | None = None,
+        shape: Sequence[int] | None = None,
     ) -> Variable:
-        """A state variable of the shape of ``reference_variable``, in float32 (float64 for float64) unless ``dtype`` is given.
+        """A state variable of the shape of ``reference_variable``, in float32 (float64 for float64) if nothing else is asked for.
 
         Keras's has the dtype of the variable, in which 0.999 may be 1.
         """
-        name = f"{getattr(reference_variable, 'path', reference_variable.name).replace('/', '_')}_{name or 'var'}"
+        full_name = f"{_path(reference_variable)}_{name or 'var'}"
+        of_one_shape = shape is None or tuple(shape) == tuple(reference_variable.shape)
         with self._beside(reference_variable):
             return self.add_variable(
-                reference_variable.shape,
-                initializer,
-                dtype or compute_dtype(reference_variable),
-                layout=getattr(reference_variable, "_layout", None),
-                name=name.replace(":", "_"),
+                shape=reference_variable.shape if shape is None else shape,
+                initializer=initializer,
+                dtype=dtype or compute_dtype(reference_variable),
+                layout=getattr(reference_variable, "_layout", None) if of_one_shape else None,
+                name=full_name.replace("/", "_").replace(":", "_"),
             )
 
     def _beside(self, variable: Variable) -> Any:
@@ -123,13 +183,30 @@ class Optimizer(keras.optimizers.Optimizer):
 
     # ---- the step
 
+    def _backend_apply_gradients(self, grads: Sequence[Array], trainable_variables: Sequence[Variable]) -> None:
+        """As Keras's, which clips and accumulates in the dtype of the gradients: here that is never less than float32."""
+        if arrays is not None:
+            grads = [
+                arrays.cast(arrays.dense(gradient), compute_dtype(variable))
+                for gradient, variable in zip(grads, trainable_variables, strict=True)
+            ]
+        elif self.gradient_accumulation_steps or self.clipnorm or self.global_clipnorm or self.clipvalue:
+            grads = [
+                keras.ops.cast(gradient, compute_dtype(variable))
+                for gradient, variable in zip(grads, trainable_variables, strict=True)
+            ]
+        super()._backend_apply_gradients(grads, trainable_variables)
+
     def _backend_update_step(self, grads: Sequence[Array], trainable_variables: Sequence[Variable], rate: Any) -> None:
+        if arrays is None:
+            self._step_by_engine(grads, trainable_variables, rate)
+            return
         before = {"step": self.iterations, **self._scalars}
         numbers, after = traced.numbers(
             self._member,
             self.hyperparameters(),
-            keras.ops.convert_to_tensor(rate),
-            {name: keras.ops.convert_to_tensor(value) for name, value in before.items()},
+            arrays.read(rate),
+            {name: arrays.read(value) for name, value in before.items()},
             self._dtypes,
         )
         # Where Keras hands the learning rate on to each update, we hand on all numbers of the step.
@@ -140,20 +217,53 @@ class Optimizer(keras.optimizers.Optimizer):
     def update_step(self, gradient: Array, variable: Variable, numbers: Mapping[str, traced.Numbers]) -> None:
         """Steps one variable with the numbers of this step."""
         index = self._get_variable_index(variable)
-        compute = compute_dtype(variable)
         hyper = self.hyperparameters()
-        shape, one = self._member.full_shape(hyper), numbers[compute]
+        shape, one = self._member.full_shape(hyper), numbers[compute_dtype(variable)]
         if not self._decayed[index]:
             shape, one = traced.undecayed(shape), one.undecayed()
-        moments = self._moments[index]
-        names = self._member.state_names(hyper)
-        old = rule.Moments(*(None if name is None else keras.ops.convert_to_tensor(moments[name]) for name in names))
-        weight = arrays.cast(keras.ops.convert_to_tensor(variable), compute)
-        weight, new = traced.step(shape, one, weight, arrays.cast(gradient, compute), old)
-        for name, value in zip(names, new, strict=True):
-            if name is not None:
-                self.assign(moments[name], value)
-        self.assign(variable, arrays.cast(weight, keras.backend.standardize_dtype(variable.dtype)))
+        state = {name: arrays.read(value) for name, value in self._states[index].items()}
+        weight, after = traced.step(
+            shape,
+            one,
+            self._member.state_names(hyper),
+            arrays.read(variable),
+            arrays.cast(gradient, compute_dtype(variable)),
+            state,
+            self.weights,
+            storage.Rounding(self._keys[index], arrays.read(self.iterations) + 1),
+        )
+        for name, value in after.items():
+            self.assign(self._states[index][name], value)
+        self.assign(variable, weight)
+
+    def _step_by_engine(self, grads: Sequence[Array], variables: Sequence[Variable], rate: Any) -> None:
+        hyper = {**self.hyperparameters(), "lr": float(rate)}
+        before = {"step": float(self.iterations), **{name: float(value) for name, value in self._scalars.items()}}
+        now = self._member.advance(hyper, before)
+        numbers = self._member.full_coefficients(hyper, now)
+        plan = self._current_plan(variables, hyper)
+        plan.step(grads, {True: numbers, False: traced.without_decay(numbers)}, int(now["step"]))
+        for name, variable in self._scalars.items():
+            self.assign(variable, now[name])
+
+    def _current_plan(self, variables: Sequence[Variable], hyper: Mapping[str, Any]) -> Any:
+        """The plan of these variables, made anew where a tensor or an option is another than it was."""
+        tensors = [variable.value for variable in variables]
+        shape = self._member.full_shape(hyper)
+        shapes = shape, traced.undecayed(shape)
+        if self._plan is None or not self._plan.holds(tensors, (shapes, self.weights)):
+            indices = [self._get_variable_index(variable) for variable in variables]
+            self._plan = on_torch.Plan(
+                tensors,
+                [{name: state.value for name, state in self._states[i].items()} for i in indices],
+                [repr(_path(variable)) for variable in variables],
+                [self._keys[i] for i in indices],
+                [self._decayed[i] for i in indices],
+                shapes,
+                self.weights,
+                self._member.state_names(hyper),
+            )
+        return self._plan
 
     # ---- weight decay
 
@@ -206,16 +316,13 @@ class Optimizer(keras.optimizers.Optimizer):
         return optimizer
 
 
-def as_rate(rate: Any) -> Any:
-    """A learning rate as Keras takes it: an integer becomes a float."""
-    if isinstance(rate, int | np.number) and not isinstance(rate, bool):
-        return float(rate)
-    return rate
-
-
 def compute_dtype(variable: Variable) -> str:
     """What a variable is computed in."""
-    return "float64" if keras.backend.standardize_dtype(variable.dtype) == "float64" else "float32"
+    return "float64" if _dtype(variable) == "float64" else "float32"
+
+
+def _dtype(variable: Variable) -> str:
+    return str(keras.backend.standardize_dtype(variable.dtype))
 
 
 def _path(variable: Variable) -> str:

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .. import rule
 from ..family import Coefficients, Member, Shape, Traced
+from . import storage
 from .backend import arrays
 
 Array = Any
@@ -22,7 +23,17 @@ class Numbers(NamedTuple):
 
     def undecayed(self) -> Numbers:
         """The same for the others."""
-        return Numbers(self.coefficients._replace(l2=0.0, l1=0.0, k=1.0), 0.0)
+        return Numbers(without_decay(self.coefficients), 0.0)
+
+
+def without_decay(k: Coefficients) -> Coefficients:
+    """The numbers for variables without decay and penalties."""
+    return k._replace(l2=0.0, l1=0.0, k=1.0)
+
+
+def undecayed(shape: int) -> int:
+    """The shape for variables without decay and penalties."""
+    return shape & ~Shape.PENALTY
 
 
 def numbers(
@@ -48,17 +59,59 @@ def numbers(
     return found, after
 
 
-def step(shape: int, one: Numbers, weight: Array, gradient: Array, old: rule.Moments) -> tuple[Array, rule.Moments]:
-    """One step of one variable: the weight and the moments after it, in the dtype that is computed in."""
-    xp, k = arrays.xp, one.coefficients
-    g = rule.gradient(k, shape, xp, weight, gradient)
-    new = rule.moments(k, shape, xp, g, old)
-    change, new = rule.update(k._replace(k=one.drift), shape, xp, weight, g, new)
+def step(
+    shape: int,
+    one: Numbers,
+    names: Sequence[str | None],
+    weight: Array,
+    gradient: Array,
+    state: Mapping[str, Array],
+    weights: str,
+    rounding: storage.Rounding,
+) -> tuple[Array, dict[str, Array]]:
+    """One step of one variable: the weight and the state after it, as they are stored.
+
+    Args:
+        shape: of the rule.
+        one: the numbers of the step.
+        names: of the moments, None where there is none.
+        weight: as it is stored.
+        gradient: in the dtype that is computed in.
+        state: what the variable has, by name.
+        weights: how 16-bit weights are rounded.
+        rounding: what the roundings need.
+    """
+    xp, k, compute, dtype = arrays.xp, one.coefficients, arrays.dtype_of(gradient), arrays.dtype_of(weight)
+    low = state.get(storage.LOW_BITS)
+    p = arrays.cast(weight, compute) if low is None else storage.joined(weight, low, dtype, rounding.xp)
+    old = rule.Moments(
+        *(
+            None if name is None else storage.loaded(state[name], state.get(storage.scale_name(name)), compute, rounding.xp)
+            for name in names
+        )
+    )
+    g = rule.gradient(k, shape, xp, p, gradient)
+    change, new = rule.update(k._replace(k=one.drift), shape, xp, p, g, rule.moments(k, shape, xp, g, old))
     # A rate of 0 without decay leaves the weight as it is, whatever the gradient was.
     still = (k.eta == 0.0) & (one.drift == 0.0)
-    return xp.where(still, weight, weight + change), new
+    p = xp.where(still, p, p + change)
 
-
-def undecayed(shape: int) -> int:
-    """The shape for variables without decay and penalties."""
-    return shape & ~Shape.PENALTY
+    after: dict[str, Array] = {}
+    factors = (k.a1, k.a2, 1.0, k.q)
+    for name, value, what, factor in zip(names, new, storage.WHATS, factors, strict=True):
+        if name is None:
+            continue
+        form, scale = arrays.dtype_of(state[name]), state.get(storage.scale_name(name))
+        if scale is None:
+            after[name] = storage.kept(value, form, rounding, what)
+        else:
+            is_average = what == "second" and bool(shape & Shape.SQUARE)
+            coded = storage.coded(value, form, scale, rounding, factor, is_average)
+            after[name], after[storage.scale_name(name)] = coded
+    if low is not None:
+        stored, after[storage.LOW_BITS] = storage.split(p, dtype, rounding.xp)
+    elif weights == "stochastic" and dtype in storage.HALVES:
+        stored = storage.rounded(p, dtype, rounding)
+    else:
+        stored = arrays.cast(p, dtype)
+    return stored, after

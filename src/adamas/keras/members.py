@@ -4,16 +4,16 @@
 ``loss_scale_factor``, ``gradient_accumulation_steps`` and ``name`` are Keras's own: see ``keras.optimizers.Optimizer``. Beside
 them, each has the same options:
 
-- ``weight_decay``: coefficient of the decay. ``decay`` says what it means: ``"decoupled"``, as in Keras, takes ``learning_rate *
-  weight_decay * p`` from the weight; ``"l2"`` adds ``weight_decay * p`` to the gradient; ``"independent"`` takes ``factor *
-  weight_decay * p``, with the schedule's factor alone.
+- ``weight_decay``: coefficient of the decay. ``decay`` says what it means: ``"decoupled"``, as in Keras, takes
+  ``learning_rate * weight_decay * p`` from the weight; ``"l2"`` adds ``weight_decay * p`` to the gradient; ``"independent"``
+  takes ``factor * weight_decay * p``, with the schedule's factor alone.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``. Variables that are excluded from weight decay
   (``exclude_from_weight_decay``) do not have it.
 - ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (rounded as ``adamas.formats`` says), or a
   format for each by its name in the state: ``{"exp_avg": "int8"}``.
-- ``weights``: how variables in bfloat16 and float16 are rounded. ``"split"`` keeps the low bits in the state, so that they train
-  exactly as in float32; ``"stochastic"`` rounds up or down at random and is right on average; ``"nearest"`` loses updates that
-  are smaller than half the distance to the next number.
+- ``weights``: how variables in bfloat16 and float16 are rounded. ``"split"`` keeps the low bits in the state, so that they
+  train exactly as in float32; ``"stochastic"`` rounds up or down at random and is right on average; ``"nearest"`` loses
+  updates that are smaller than half the distance to the next number.
 - ``seed``: of the random numbers that ``state`` and ``"stochastic"`` round with. A variable has its own by its path.
 
 A learning rate may be a schedule of ``adamas.schedules`` or of Keras; both count optimizer steps, also where gradients are
@@ -72,7 +72,7 @@ class SGD(Optimizer):
         ema_overwrite_frequency: int | None = None,
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
-        name: str = "SGD",
+        name: str | None = None,
         *,
         decay: Decay = "decoupled",
         l1: float = 0.0,
@@ -124,7 +124,7 @@ class Adagrad(Optimizer):
         ema_overwrite_frequency: int | None = None,
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
-        name: str = "adagrad",
+        name: str | None = None,
         *,
         eps_mode: RootMode = "root",
         decay: Decay = "decoupled",
@@ -184,7 +184,7 @@ class RMSprop(Optimizer):
         ema_overwrite_frequency: int | None = None,
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
-        name: str = "rmsprop",
+        name: str | None = None,
         *,
         eps_mode: RootMode = "root",
         decay: Decay = "decoupled",
@@ -246,7 +246,7 @@ class Adam(Optimizer):
         ema_overwrite_frequency: int | None = None,
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
-        name: str = "adam",
+        name: str | None = None,
         *,
         eps_mode: EpsMode = "hat",
         bias_correction: bool = True,
@@ -302,7 +302,7 @@ class AdamW(Optimizer):
         ema_overwrite_frequency: int | None = None,
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
-        name: str = "adamw",
+        name: str | None = None,
         *,
         eps_mode: EpsMode = "hat",
         bias_correction: bool = True,
@@ -312,6 +312,8 @@ class AdamW(Optimizer):
         weights: Weights = "split",
         seed: int = 0,
     ) -> None:
+        if weight_decay is None:
+            raise ValueError("weight_decay must be a number from 0 up, not None: Adam is AdamW without")
         super().__init__(locals())
 
     def _hyper(self) -> dict[str, Any]:
@@ -330,8 +332,8 @@ class Adamax(Optimizer):
 
     .. math:: u_t = \max(\beta_2 u_{t-1}, |g_t| + \epsilon), \qquad p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t} \frac{m_t}{u_t}
 
-    ``keras.optimizers.Adamax`` adds ε to :math:`u_t` where it divides, and not to :math:`|g_t|`: the two differ where gradients
-    are not much larger than ε.
+    ``keras.optimizers.Adamax`` adds ε to :math:`u_t` where it divides, and not to :math:`|g_t|`: the two differ where
+    gradients are not much larger than ε.
 
     Args:
         learning_rate: η; as for ``SGD``.
@@ -360,7 +362,7 @@ class Adamax(Optimizer):
         ema_overwrite_frequency: int | None = None,
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
-        name: str = "adamax",
+        name: str | None = None,
         *,
         bias_correction: bool = True,
         decay: Decay = "decoupled",
@@ -418,7 +420,7 @@ class Nadam(Optimizer):
         ema_overwrite_frequency: int | None = None,
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
-        name: str = "nadam",
+        name: str | None = None,
         *,
         eps_mode: EpsMode = "torch",
         bias_correction: bool = True,
@@ -472,7 +474,7 @@ class RAdam(Optimizer):
         ema_overwrite_frequency: int | None = None,
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
-        name: str = "radam",
+        name: str | None = None,
         *,
         eps_mode: EpsMode = "hat",
         bias_correction: bool = True,

@@ -24,7 +24,7 @@ def read(variable: Any) -> Array:
 
 def exactly() -> AbstractContextManager[Any]:
     """A context in which float64 is float64."""
-    return jax.enable_x64(True)  # type: ignore[no-any-return, no-untyped-call]
+    return jax.enable_x64(True)  # type: ignore[no-any-return]
 
 
 def double(x: Any) -> Array:

@@ -63,7 +63,7 @@ def dense(gradient: Any) -> Array:
 
 
 class Opened:
-    """A tensor with what ``adamas.formats`` does to arrays, and tensors of TensorFlow lack: shifts, ``view`` and ``astype``."""
+    """A tensor with what ``adamas.formats`` needs and TensorFlow's tensors lack: shifts, ``view`` and ``astype``."""
 
     def __init__(self, tensor: Array) -> None:
         self.tensor = tensor
@@ -129,7 +129,8 @@ class Codes:
 
     def separate(self, product: Opened) -> Opened:
         """A float32 product that XLA will not join with a sum: its bits go through an "or" with what only we know is 0."""
-        return (product.view(tf.int32) | self._zero).view(tf.float32)
+        opaque: Opened = product.view(tf.int32) | self._zero  # type: ignore[operator]
+        return opaque.view(tf.float32)
 
 
 def opened(x: Array) -> Any:

@@ -5,19 +5,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.autograd.graph import increment_version
 
-from .. import _engine
+from .. import _engine, formats
 from ..family import Coefficients
 from ..torch import unfused
 from .storage import LOW_BITS, scale_name
 
-_ENGINE_DEVICE = "cpu"
+_ENGINE_DEVICE = "cpu"  # the devices that the engine has kernels for
+_SPLIT = {torch.bfloat16: formats.split_bfloat16, torch.float16: formats.split_float16}
 
 
 class Plan:
@@ -81,7 +81,7 @@ class Plan:
 
     @_disable_dynamo
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], numbers: Mapping[bool, Coefficients], count: int) -> None:
+    def step(self, gradients: list[Tensor], numbers: Mapping[bool, Coefficients], count: int) -> None:
         """Steps all variables in place.
 
         Args:
@@ -118,3 +118,14 @@ class Plan:
                 0,
                 count,
             )
+
+
+def joined(weight: Tensor, low: Tensor) -> Tensor:
+    """The float32 weights of which a 16-bit variable and its low bits are the two halves."""
+    return unfused.joined(weight.detach(), low)
+
+
+def split(value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Float32 weights as 16-bit ones and the low bits (int16)."""
+    high, low = _SPLIT[dtype](torch, value.detach().contiguous())
+    return high.to(torch.int16).view(dtype), low.to(torch.int16)

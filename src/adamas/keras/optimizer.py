@@ -16,6 +16,7 @@ import keras
 from ..family import Member
 from ..formats import tensor_key
 from ..schedules import Schedule
+from ..schedules.plateau import Observed
 from . import storage, traced
 from .backend import NAME, arrays
 from .options import as_rate, check
@@ -44,7 +45,7 @@ _OF_KERAS = (
 )
 
 
-class Optimizer(keras.optimizers.Optimizer):
+class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     """What the optimizers of ``adamas.keras`` share. Use one of those: ``Adam``, ``AdamW``, …"""
 
     _member: ClassVar[Member]
@@ -62,9 +63,8 @@ class Optimizer(keras.optimizers.Optimizer):
             setattr(self, name, value)
         self._base_rate = float(rate.schedule.unit) if isinstance(rate, Scheduled) else rate
         self._excluded: dict[str, list[str]] = {"paths": [], "patterns": []}
-        self._scalars = {
-            name: self._add_scalar(name, value) for name, value in self._member.scalars if name != "step"
-        }
+        self._scalars = {name: self._add_scalar(name, value) for name, value in self._member.scalars if name != "step"}
+        self._observed: list[Observed] = []
         self._factors: list[Variable] = []
         self._follow(rate)
 
@@ -118,14 +118,14 @@ class Optimizer(keras.optimizers.Optimizer):
         """Has a variable for each factor that answers to a metric, since a compiled step sees nothing else change."""
         for variable in self._factors:
             self._untrack_variable(variable)
-        self._factors = []
-        for part in rate.observed if isinstance(rate, Scheduled) else ():
-            self._factors.append(self._add_scalar(type(part).__name__.lower(), part.value))
+        self._observed = list(rate.observed) if isinstance(rate, Scheduled) else []
+        self._factors = [self._add_scalar(type(part).__name__.lower(), part.value) for part in self._observed]
+        for part in self._observed:
             part.tell(self)
 
     def on_observation(self) -> None:
         """Takes over what the factors have become; called when a ``Plateau`` has changed."""
-        for part, variable in zip(self._learning_rate.observed, self._factors, strict=True):
+        for part, variable in zip(self._observed, self._factors, strict=True):
             variable.assign(part.value)
 
     # ---- state
@@ -143,7 +143,9 @@ class Optimizer(keras.optimizers.Optimizer):
                 part.name: self.add_variable_from_reference(
                     variable, part.name, keras.initializers.Constant(part.start), part.dtype, part.shape
                 )
-                for part in storage.parts(self._member, hyper, self.state, self.weights, variable.shape, _dtype(variable))
+                for part in storage.parts(
+                    self._member, hyper, self.state, self.weights, variable.shape, _dtype(variable)
+                )
             }
             for variable in variables
         ]
@@ -160,7 +162,7 @@ class Optimizer(keras.optimizers.Optimizer):
         dtype: str | None = None,
         shape: Sequence[int] | None = None,
     ) -> Variable:
-        """A state variable of the shape of ``reference_variable``, in float32 (float64 for float64) if nothing else is asked for.
+        """A state variable like ``reference_variable``, in float32 (float64 for float64) if nothing else is asked for.
 
         Keras's has the dtype of the variable, in which 0.999 may be 1.
         """
@@ -196,6 +198,13 @@ class Optimizer(keras.optimizers.Optimizer):
                 for gradient, variable in zip(grads, trainable_variables, strict=True)
             ]
         super()._backend_apply_gradients(grads, trainable_variables)
+        if NAME == "jax" and self.use_ema and self.ema_overwrite_frequency:
+            # There Keras overwrites variables in the same function, and knows nothing of their low bits.
+            overwritten = (self.iterations + 1) % self.ema_overwrite_frequency == 0
+            for variable, average in zip(self._trainable_variables, self._model_variables_moving_average, strict=True):
+                if self._is_split(variable):
+                    value = keras.ops.where(overwritten, average, self._wide_value(variable))
+                    self._write(variable, value)
 
     def _backend_update_step(self, grads: Sequence[Array], trainable_variables: Sequence[Variable], rate: Any) -> None:
         if arrays is None:
@@ -242,7 +251,7 @@ class Optimizer(keras.optimizers.Optimizer):
         now = self._member.advance(hyper, before)
         numbers = self._member.full_coefficients(hyper, now)
         plan = self._current_plan(variables, hyper)
-        plan.step(grads, {True: numbers, False: traced.without_decay(numbers)}, int(now["step"]))
+        plan.step(list(grads), {True: numbers, False: traced.without_decay(numbers)}, int(now["step"]))
         for name, variable in self._scalars.items():
             self.assign(variable, now[name])
 
@@ -264,6 +273,58 @@ class Optimizer(keras.optimizers.Optimizer):
                 self._member.state_names(hyper),
             )
         return self._plan
+
+    def stateless_apply(
+        self, optimizer_variables: Sequence[Array], grads: Sequence[Array], trainable_variables: Sequence[Array]
+    ) -> tuple[list[Array], list[Array]]:
+        """As Keras's; what is given is not written to."""
+        if arrays is None:  # where the engine writes in place
+            optimizer_variables = [value.clone() for value in optimizer_variables]
+            trainable_variables = [value.detach().clone() for value in trainable_variables]
+        after: tuple[list[Array], list[Array]] = super().stateless_apply(
+            optimizer_variables, grads, trainable_variables
+        )
+        return after
+
+    # ---- averages of the weights
+
+    def _update_model_variables_moving_average(self, trainable_variables: Sequence[Variable]) -> None:
+        """As Keras's, in float32: of 16-bit variables with the low bits that the state has."""
+        if self.use_ema:
+            super()._update_model_variables_moving_average([self._wide_value(v) for v in trainable_variables])
+
+    def _overwrite_model_variables_with_average_value(self, trainable_variables: Sequence[Variable]) -> None:
+        if all(_dtype(variable) not in storage.HALVES for variable in trainable_variables):
+            super()._overwrite_model_variables_with_average_value(trainable_variables)
+            return
+        for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
+            if average is not None:
+                self._write(variable, average)
+
+    def _is_split(self, variable: Variable) -> bool:
+        return storage.LOW_BITS in self._states[self._get_variable_index(variable)]
+
+    def _wide_value(self, variable: Variable) -> Array:
+        """The weights in the dtype that they are computed in."""
+        if not self._is_split(variable):
+            return keras.ops.cast(variable, compute_dtype(variable))
+        low = self._states[self._get_variable_index(variable)][storage.LOW_BITS]
+        if arrays is None:
+            return on_torch.joined(variable.value, low.value)
+        return storage.joined(arrays.read(variable), arrays.read(low), _dtype(variable), arrays.Codes(0))
+
+    def _write(self, variable: Variable, value: Any) -> None:
+        """Makes these the weights, with their low bits where the state has such."""
+        if not self._is_split(variable):
+            self.assign(variable, keras.ops.cast(value, _dtype(variable)))
+            return
+        low = self._states[self._get_variable_index(variable)][storage.LOW_BITS]
+        if arrays is None:
+            high_part, low_part = on_torch.split(value.value, variable.value.dtype)
+        else:
+            high_part, low_part = storage.split(arrays.read(value), _dtype(variable), arrays.Codes(0))
+        self.assign(variable, high_part)
+        self.assign(low, low_part)
 
     # ---- weight decay
 
@@ -299,21 +360,42 @@ class Optimizer(keras.optimizers.Optimizer):
     # ---- saving and loading
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, and what is excluded from weight decay."""
+        """The arguments, and what else ``from_config`` needs to make the same optimizer."""
         config = {**super().get_config(), **{name: getattr(self, name) for name in self._own}}
+        if isinstance(self.state, Mapping):
+            config["state"] = dict(self.state)
         if any(self._excluded.values()):
             config["excluded_from_weight_decay"] = {name: list(value) for name, value in self._excluded.items()}
+        if self.decay == "independent" and not isinstance(self._learning_rate, Scheduled):
+            config["base_learning_rate"] = self._base_rate
         return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Optimizer:
-        """The optimizer with this config."""
+        """The optimizer with this config: it has the same exclusions from weight decay."""
         config = dict(config)
-        excluded = config.pop("excluded_from_weight_decay", None)
+        excluded, base_rate = config.pop("excluded_from_weight_decay", None), config.pop("base_learning_rate", None)
         optimizer: Optimizer = super().from_config(config, custom_objects)
-        if excluded:
+        if excluded is not None:
             optimizer._excluded = excluded
+        if base_rate is not None:
+            optimizer._base_rate = base_rate
         return optimizer
+
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
+        """Loads the state that ``save_own_variables`` saved.
+
+        Raises:
+            ValueError: it is the state of another optimizer. Nothing was changed. (Keras's would warn and go on without it.)
+        """
+        shapes = [tuple(store[str(i)].shape) for i in range(len(store.keys()))]
+        if shapes != [tuple(variable.shape) for variable in self.variables]:
+            raise ValueError(
+                f"the saved state of optimizer {self.name!r} has {len(shapes)} variables, and not of the shapes of the "
+                f"{len(self.variables)} here: it is of another optimizer, other options or another model; compile the model "
+                "anew to begin without it"
+            )
+        super().load_own_variables(store)
 
 
 def compute_dtype(variable: Variable) -> str:

@@ -31,11 +31,12 @@ class _Traced(Arrays):
 
 
 @keras.saving.register_keras_serializable("adamas")
-class Scheduled(keras.optimizers.schedules.LearningRateSchedule):
+class Scheduled(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
     """A schedule of ``adamas.schedules`` as one of Keras's: saved and loaded with the model.
 
     The optimizers of ``adamas.keras`` take schedules as they are and wrap them; for another optimizer wrap it yourself. Those
-    of Keras count micro-steps where gradients are accumulated, and see of a ``Plateau`` what it was when the step was compiled.
+    of Keras count micro-steps where gradients are accumulated, and of a ``Plateau`` they see what it was when the step was
+    compiled.
 
     Args:
         schedule: the schedule.

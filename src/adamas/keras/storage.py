@@ -134,7 +134,7 @@ def loaded(values: Array, scale: Array | None, compute: str, xp: Any) -> Array:
 
 @_exactly
 def kept(value: Array, dtype: str, rounding: Rounding, what: str) -> Array:
-    """A moment in a dtype of the backend: 16-bit averages are rounded stochastically, maxima, which are none, to the nearest."""
+    """A moment in a dtype of the backend: 16 bits are rounded stochastically, but maxima, no averages, to the nearest."""
     if dtype not in HALVES:
         return arrays.cast(value, dtype)
     return _rounded(value, dtype, rounding.xp, None if what == "maximum" else rounding.thresholds(value.shape, what))

@@ -86,7 +86,9 @@ def step(
     p = arrays.cast(weight, compute) if low is None else storage.joined(weight, low, dtype, rounding.xp)
     old = rule.Moments(
         *(
-            None if name is None else storage.loaded(state[name], state.get(storage.scale_name(name)), compute, rounding.xp)
+            None
+            if name is None
+            else storage.loaded(state[name], state.get(storage.scale_name(name)), compute, rounding.xp)
             for name in names
         )
     )

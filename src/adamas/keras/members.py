@@ -14,7 +14,7 @@ them, each has the same options:
 - ``weights``: how variables in bfloat16 and float16 are rounded. ``"split"`` keeps the low bits in the state, so that they
   train exactly as in float32; ``"stochastic"`` rounds up or down at random and is right on average; ``"nearest"`` loses
   updates that are smaller than half the distance to the next number.
-- ``seed``: of the random numbers that ``state`` and ``"stochastic"`` round with. A variable has its own by its path.
+- ``seed``: of the random numbers that ``state`` and ``"stochastic"`` round with. A variable has its own by its position.
 
 A learning rate may be a schedule of ``adamas.schedules`` or of Keras; both count optimizer steps, also where gradients are
 accumulated. All arithmetic is in float32, or float64 for float64 variables.

@@ -129,7 +129,7 @@ class Codes:
 
     def separate(self, product: Opened) -> Opened:
         """A float32 product that XLA will not join with a sum: its bits go through an "or" with what only we know is 0."""
-        opaque: Opened = product.view(tf.int32) | self._zero  # type: ignore[operator]
+        opaque: Opened = product.view(tf.int32) | self._zero
         return opaque.view(tf.float32)
 
 

@@ -149,8 +149,10 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             }
             for variable in variables
         ]
-        self._decayed = [not self._is_excluded(variable) for variable in variables]
-        self._keys = [tensor_key(self.seed or 0, _path(variable)) for variable in variables]
+        excluded = self._find_excluded(variables)
+        self._decayed = [i not in excluded for i in range(len(variables))]
+        # By position: a model that was saved and loaded may give its variables other paths.
+        self._keys = [tensor_key(self.seed, i) for i in range(len(variables))]
         self._dtypes = sorted({compute_dtype(variable) for variable in variables})
         self._plan: Any = None
 
@@ -203,7 +205,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             overwritten = (self.iterations + 1) % self.ema_overwrite_frequency == 0
             for variable, average in zip(self._trainable_variables, self._model_variables_moving_average, strict=True):
                 if self._is_split(variable):
-                    value = keras.ops.where(overwritten, average, self._wide_value(variable))
+                    value = arrays.xp.where(overwritten, arrays.read(average), self._wide_value(variable))
                     self._write(variable, value)
 
     def _backend_update_step(self, grads: Sequence[Array], trainable_variables: Sequence[Variable], rate: Any) -> None:
@@ -294,12 +296,14 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             super()._update_model_variables_moving_average([self._wide_value(v) for v in trainable_variables])
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables: Sequence[Variable]) -> None:
-        if all(_dtype(variable) not in storage.HALVES for variable in trainable_variables):
+        """As Keras's, with the low bits. On JAX, Keras would have variable and average share an array, which the next ``fit``
+        then fails to give away twice."""
+        if NAME == "tensorflow" and all(_dtype(variable) not in storage.HALVES for variable in trainable_variables):
             super()._overwrite_model_variables_with_average_value(trainable_variables)
             return
         for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
             if average is not None:
-                self._write(variable, average)
+                self._write(variable, keras.ops.copy(average))
 
     def _is_split(self, variable: Variable) -> bool:
         return storage.LOW_BITS in self._states[self._get_variable_index(variable)]
@@ -313,16 +317,16 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             return on_torch.joined(variable.value, low.value)
         return storage.joined(arrays.read(variable), arrays.read(low), _dtype(variable), arrays.Codes(0))
 
-    def _write(self, variable: Variable, value: Any) -> None:
+    def _write(self, variable: Variable, value: Array) -> None:
         """Makes these the weights, with their low bits where the state has such."""
         if not self._is_split(variable):
             self.assign(variable, keras.ops.cast(value, _dtype(variable)))
             return
         low = self._states[self._get_variable_index(variable)][storage.LOW_BITS]
         if arrays is None:
-            high_part, low_part = on_torch.split(value.value, variable.value.dtype)
+            high_part, low_part = on_torch.split(value, variable.value.dtype)
         else:
-            high_part, low_part = storage.split(arrays.read(value), _dtype(variable), arrays.Codes(0))
+            high_part, low_part = storage.split(value, _dtype(variable), arrays.Codes(0))
         self.assign(variable, high_part)
         self.assign(low, low_part)
 
@@ -351,11 +355,27 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             )
         self._excluded = {"paths": [_path(variable) for variable in var_list or ()], "patterns": list(var_names or ())}
 
-    def _is_excluded(self, variable: Variable) -> bool:
-        path = _path(variable)
-        return path in self._excluded["paths"] or any(
-            re.search(pattern, path if "/" in pattern else variable.name) for pattern in self._excluded["patterns"]
-        )
+    def _find_excluded(self, variables: Sequence[Variable]) -> set[int]:
+        """The positions of those that are excluded.
+
+        A ``Sequential`` that was loaded or cloned may have lost its own name from the paths: where no variable has a path,
+        those count that it ends with, or that end with it.
+        """
+        paths = [_path(variable) for variable in variables]
+        found = set()
+        for wanted in self._excluded["paths"]:
+            same = {i for i, path in enumerate(paths) if path == wanted}
+            tails = {
+                i for i, path in enumerate(paths) if f"/{wanted}".endswith(f"/{path}") or path.endswith(f"/{wanted}")
+            }
+            found |= same or tails
+        for pattern in self._excluded["patterns"]:
+            found |= {
+                i
+                for i, variable in enumerate(variables)
+                if re.search(pattern, paths[i] if "/" in pattern else variable.name)
+            }
+        return found
 
     # ---- saving and loading
 

@@ -1,5 +1,5 @@
 """How moments and weights are stored in Keras's variables: which variables there are, and, for what is traced, how they are
-read and written in the formats of ``adamas.formats``. A variable's part of the random numbers comes from its path.
+read and written in the formats of ``adamas.formats``. A variable's part of the random numbers comes from its position.
 """
 
 from __future__ import annotations

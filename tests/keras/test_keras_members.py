@@ -159,5 +159,5 @@ def test_an_integer_learning_rate_is_a_number() -> None:
 def test_state_has_pytorchs_names_and_is_float32_for_any_variable() -> None:
     optimizer, of = ak.Adam(amsgrad=True, weights="nearest"), variables(0, "bfloat16", LARGE)
     optimizer.build(of)
-    assert [v.name for v in optimizer.variables[2:5]] == ["v0_exp_avg", "v0_exp_avg_sq", "v0_max_exp_avg_sq"]
+    assert [v.name for v in optimizer.variables[3:6]] == ["v0_exp_avg", "v0_exp_avg_sq", "v0_max_exp_avg_sq"]
     assert {keras.backend.standardize_dtype(v.dtype) for v in optimizer.variables[2:]} == {"float32"}

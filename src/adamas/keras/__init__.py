@@ -5,6 +5,26 @@
 >>> model.compile(adamas.keras.AdamW(1e-3, weight_decay=0.01), loss="mse")
 """
 
+from ..lr_finding import LRFinding, LRFindingError
+from . import callbacks
+from .find_lr import find_lr
 from .members import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RAdam, RMSprop
+from .optimizer import Optimizer
+from .schedule import Scheduled
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "Nadam", "RAdam", "RMSprop"]
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "LRFinding",
+    "LRFindingError",
+    "Nadam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Scheduled",
+    "callbacks",
+    "find_lr",
+]

@@ -13,8 +13,8 @@ Array = Any
 
 
 def _where(condition: Array, yes: Any, no: Any) -> Array:
-    if not tf.is_tensor(yes) and not tf.is_tensor(no):
-        yes = double(yes)  # two numbers of Python's would come as float32
+    # Numbers of Python's would come as float32.
+    yes, no = (x if tf.is_tensor(x) else double(x) for x in (yes, no))
     return tf.where(condition, yes, no)
 
 

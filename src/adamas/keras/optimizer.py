@@ -7,11 +7,11 @@ variables in one call (``adamas.keras.on_torch``).
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import keras
+import numpy as np
 
 from ..family import Member
 from ..formats import tensor_key
@@ -21,6 +21,7 @@ from . import storage, traced
 from .backend import NAME, arrays
 from .options import as_rate, check
 from .schedule import Scheduled
+from .variables import compute_dtype, dtype_of, find, joined, norm, path_of, split
 
 if arrays is None:
     from . import on_torch
@@ -64,6 +65,9 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self._base_rate = float(rate.schedule.unit) if isinstance(rate, Scheduled) else rate
         self._excluded: dict[str, list[str]] = {"paths": [], "patterns": []}
         self._scalars = {name: self._add_scalar(name, value) for name, value in self._member.scalars if name != "step"}
+        # Twice how many, and the sum: of the norms of gradients, and of steps' updates over the weights.
+        self._measured = self.add_variable((4,), "zeros", "float32", aggregation="only_first_replica", name="measured")
+        self.measures = False
         self._observed: list[Observed] = []
         self._factors: list[Variable] = []
         self._follow(rate)
@@ -144,12 +148,12 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                     variable, part.name, keras.initializers.Constant(part.start), part.dtype, part.shape
                 )
                 for part in storage.parts(
-                    self._member, hyper, self.state, self.weights, variable.shape, _dtype(variable)
+                    self._member, hyper, self.state, self.weights, variable.shape, dtype_of(variable)
                 )
             }
             for variable in variables
         ]
-        excluded = self._find_excluded(variables)
+        excluded = find(variables, self._excluded["paths"], self._excluded["patterns"])
         self._decayed = [i not in excluded for i in range(len(variables))]
         # By position: a model that was saved and loaded may give its variables other paths.
         self._keys = [tensor_key(self.seed, i) for i in range(len(variables))]
@@ -168,7 +172,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
         Keras's has the dtype of the variable, in which 0.999 may be 1.
         """
-        full_name = f"{_path(reference_variable)}_{name or 'var'}"
+        full_name = f"{path_of(reference_variable)}_{name or 'var'}"
         of_one_shape = shape is None or tuple(shape) == tuple(reference_variable.shape)
         with self._beside(reference_variable):
             return self.add_variable(
@@ -199,16 +203,29 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 keras.ops.cast(gradient, compute_dtype(variable))
                 for gradient, variable in zip(grads, trainable_variables, strict=True)
             ]
+        if self.measures:
+            self._add_measured(0, norm(grads))
         super()._backend_apply_gradients(grads, trainable_variables)
         if NAME == "jax" and self.use_ema and self.ema_overwrite_frequency:
             # There Keras overwrites variables in the same function, and knows nothing of their low bits.
             overwritten = (self.iterations + 1) % self.ema_overwrite_frequency == 0
             for variable, average in zip(self._trainable_variables, self._model_variables_moving_average, strict=True):
-                if self._is_split(variable):
+                if self._low_bits(variable) is not None:
                     value = arrays.xp.where(overwritten, arrays.read(average), self._wide_value(variable))
                     self._write(variable, value)
 
     def _backend_update_step(self, grads: Sequence[Array], trainable_variables: Sequence[Variable], rate: Any) -> None:
+        if not self.measures:
+            self._step(grads, trainable_variables, rate)
+            return
+        before = [keras.ops.copy(self._wide_value(variable)) for variable in trainable_variables]
+        self._step(grads, trainable_variables, rate)
+        changes = [
+            self._wide_value(variable) - value for variable, value in zip(trainable_variables, before, strict=True)
+        ]
+        self._add_measured(2, keras.ops.divide_no_nan(norm(changes), norm(before)))
+
+    def _step(self, grads: Sequence[Array], trainable_variables: Sequence[Variable], rate: Any) -> None:
         if arrays is None:
             self._step_by_engine(grads, trainable_variables, rate)
             return
@@ -267,7 +284,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             self._plan = on_torch.Plan(
                 tensors,
                 [{name: state.value for name, state in self._states[i].items()} for i in indices],
-                [repr(_path(variable)) for variable in variables],
+                [repr(path_of(variable)) for variable in variables],
                 [self._keys[i] for i in indices],
                 [self._decayed[i] for i in indices],
                 shapes,
@@ -298,37 +315,48 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def _overwrite_model_variables_with_average_value(self, trainable_variables: Sequence[Variable]) -> None:
         """As Keras's, with the low bits. On JAX, Keras would have variable and average share an array, which the next ``fit``
         then fails to give away twice."""
-        if NAME == "tensorflow" and all(_dtype(variable) not in storage.HALVES for variable in trainable_variables):
+        if NAME == "tensorflow" and all(dtype_of(variable) not in storage.HALVES for variable in trainable_variables):
             super()._overwrite_model_variables_with_average_value(trainable_variables)
             return
         for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
             if average is not None:
                 self._write(variable, keras.ops.copy(average))
 
-    def _is_split(self, variable: Variable) -> bool:
-        return storage.LOW_BITS in self._states[self._get_variable_index(variable)]
+    def _low_bits(self, variable: Variable) -> Variable | None:
+        return self._states[self._get_variable_index(variable)].get(storage.LOW_BITS)
 
     def _wide_value(self, variable: Variable) -> Array:
-        """The weights in the dtype that they are computed in."""
-        if not self._is_split(variable):
-            return keras.ops.cast(variable, compute_dtype(variable))
-        low = self._states[self._get_variable_index(variable)][storage.LOW_BITS]
-        if arrays is None:
-            return on_torch.joined(variable.value, low.value)
-        return storage.joined(arrays.read(variable), arrays.read(low), _dtype(variable), arrays.Codes(0))
+        return joined(variable, self._low_bits(variable))
 
     def _write(self, variable: Variable, value: Array) -> None:
         """Makes these the weights, with their low bits where the state has such."""
-        if not self._is_split(variable):
-            self.assign(variable, keras.ops.cast(value, _dtype(variable)))
-            return
-        low = self._states[self._get_variable_index(variable)][storage.LOW_BITS]
-        if arrays is None:
-            high_part, low_part = on_torch.split(value, variable.value.dtype)
+        low = self._low_bits(variable)
+        if low is None:
+            self.assign(variable, keras.ops.cast(value, dtype_of(variable)))
         else:
-            high_part, low_part = storage.split(value, _dtype(variable), arrays.Codes(0))
-        self.assign(variable, high_part)
-        self.assign(low, low_part)
+            high_part, low_part = split(variable, value)
+            self.assign(variable, high_part)
+            self.assign(low, low_part)
+
+    # ---- what callbacks ask
+
+    @property
+    def observed(self) -> list[Observed]:
+        """The factors of the learning rate that answer to a metric."""
+        return list(self._observed)
+
+    def reset_measured(self) -> None:
+        """Forgets what was measured."""
+        self._measured.assign(np.zeros(4, np.float32))
+
+    def measured(self) -> dict[str, float]:
+        """The means of what was measured since ``reset_measured``: the gradient's norm, and the update over the weights."""
+        gradients, norms, steps, ratios = keras.ops.convert_to_numpy(self._measured.value).tolist()
+        return {"gradient_norm": norms / max(gradients, 1.0), "update_ratio": ratios / max(steps, 1.0)}
+
+    def _add_measured(self, place: int, value: Array) -> None:
+        zero = keras.ops.zeros_like(value)
+        self.assign_add(self._measured, keras.ops.stack([*[zero] * place, zero + 1, value, *[zero] * (2 - place)]))
 
     # ---- weight decay
 
@@ -353,29 +381,10 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 "exclude_from_weight_decay: the optimizer is built already, and a compiled step would not see it; call it "
                 "before the first step"
             )
-        self._excluded = {"paths": [_path(variable) for variable in var_list or ()], "patterns": list(var_names or ())}
-
-    def _find_excluded(self, variables: Sequence[Variable]) -> set[int]:
-        """The positions of those that are excluded.
-
-        A ``Sequential`` that was loaded or cloned may have lost its own name from the paths: where no variable has a path,
-        those count that it ends with, or that end with it.
-        """
-        paths = [_path(variable) for variable in variables]
-        found = set()
-        for wanted in self._excluded["paths"]:
-            same = {i for i, path in enumerate(paths) if path == wanted}
-            tails = {
-                i for i, path in enumerate(paths) if f"/{wanted}".endswith(f"/{path}") or path.endswith(f"/{wanted}")
-            }
-            found |= same or tails
-        for pattern in self._excluded["patterns"]:
-            found |= {
-                i
-                for i, variable in enumerate(variables)
-                if re.search(pattern, paths[i] if "/" in pattern else variable.name)
-            }
-        return found
+        self._excluded = {
+            "paths": [path_of(variable) for variable in var_list or ()],
+            "patterns": list(var_names or ()),
+        }
 
     # ---- saving and loading
 
@@ -416,16 +425,3 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 "anew to begin without it"
             )
         super().load_own_variables(store)
-
-
-def compute_dtype(variable: Variable) -> str:
-    """What a variable is computed in."""
-    return "float64" if _dtype(variable) == "float64" else "float32"
-
-
-def _dtype(variable: Variable) -> str:
-    return str(keras.backend.standardize_dtype(variable.dtype))
-
-
-def _path(variable: Variable) -> str:
-    return str(getattr(variable, "path", variable.name))

@@ -7,6 +7,7 @@ import tempfile
 
 collect_ignore_glob = [] if "KERAS_BACKEND" in os.environ else ["test_*.py"]
 os.environ.setdefault("KERAS_HOME", tempfile.mkdtemp())  # Keras writes its settings there
+os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest  # noqa: E402

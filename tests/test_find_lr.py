@@ -24,10 +24,10 @@ from torch.utils.data import DataLoader, TensorDataset
 import adamas
 import adamas.torch
 from adamas.cli import application
+from adamas.lr_finding import conclude
 from adamas.schedules import cosine, warmup
 from adamas.tasks import InputError, load
 from adamas.torch import LRFinding, LRFindingError, find_lr
-from adamas.torch.lr_finding import conclude
 from adamas.train.find_lr import find_for_task
 from adamas.train.optimizers import OPTIMIZERS
 from adamas.train.options import Options

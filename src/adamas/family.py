@@ -163,11 +163,11 @@ def _sgd_shape(hyper: Hyperparameters) -> int:
 
 
 def _sgd(hyper: Hyperparameters, scalars: Scalars, f: Any) -> Coefficients:
-    damped = 1 - hyper["dampening"] * (scalars["step"] > 1)
+    (damping,) = f.either(scalars["step"] > 1, lambda: (hyper["dampening"],), lambda: (0.0,))
     # d counts where the shape uses the gradient: without momentum and with Nesterov's.
     return Coefficients(
         a1=hyper["momentum"],
-        b1=damped,
+        b1=1 - damping,
         c=hyper["momentum"] if hyper["nesterov"] else 1.0,
         d=1.0,
         eta=f.number(hyper["lr"]),

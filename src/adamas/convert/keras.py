@@ -104,11 +104,11 @@ def _trainable(model: Any) -> list[Variable]:
 def _parameters(model: Any, optimizer: Optimizer) -> Iterator[tuple[Variable, Mapping[str, Variable]]]:
     """Each trainable variable with its state variables by name."""
     for variable in _trainable(model):
-        yield variable, optimizer.state_of(variable) if optimizer.built else {}
+        yield variable, optimizer._states[optimizer._get_variable_index(variable)] if optimizer.built else {}
 
 
 def _counts(optimizer: Optimizer) -> dict[str, Variable]:
-    return {"step": optimizer.iterations, **optimizer.scalars}
+    return {"step": optimizer.iterations, **optimizer._scalars}
 
 
 def _names(state: Mapping[str, Variable]) -> list[str]:

@@ -45,7 +45,7 @@ class Observed(Schedule):
         return 0.0
 
     def _at(self, t: Number, xp: Any) -> Number:
-        return self._state["value"]
+        return xp.observed(self)
 
     @property
     def value(self) -> float:

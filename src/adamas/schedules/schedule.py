@@ -53,9 +53,15 @@ class Scalars:
         """The value between whose edges t lies; at an edge, the later one."""
         return values[sum(t >= edge for edge in edges)]
 
+    def observed(self, factor: Any) -> float:
+        """The value of a factor that answers to a metric. (Where a step is compiled it comes from a variable instead.)"""
+        return float(factor.value)
+
 
 class Arrays:
     """The same over an array namespace: NumPy, ``jax.numpy``, or another of the array API standard."""
+
+    observed = Scalars.observed
 
     def __init__(self, xp: Any) -> None:
         self.where, self.cos, self.floor, self.sqrt = xp.where, xp.cos, xp.floor, xp.sqrt
@@ -83,7 +89,7 @@ class Arrays:
         return result
 
 
-_arrays = cache(Arrays)
+_SCALARS, _arrays = Scalars(), cache(Arrays)
 
 
 class Schedule(ABC):
@@ -133,7 +139,7 @@ class Schedule(ABC):
     def __call__(self, step: Any) -> Any:
         """The value at a step: a float for a number, an array of floats for an array."""
         if isinstance(step, int | float):
-            return self._at(max(float(step), 0.0), Scalars)
+            return self._at(max(float(step), 0.0), _SCALARS)
         if isinstance(step, np.ndarray | np.generic):
             t = np.asarray(step, np.float64)
             with np.errstate(all="ignore"):

@@ -5,10 +5,10 @@
 >>> optimizer = adamas.torch.AdamW(model.parameters(), lr=1e-3)
 """
 
+from ..lr_finding import LRFinding, LRFindingError, LRRule
 from ..stepping import Memory
 from .find_lr import find_lr
 from .groups import ParamGroups, param_groups
-from .lr_finding import LRFinding, LRFindingError, LRRule
 from .lr_scheduler import LRScheduler
 from .members import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
 from .memory import plan_memory

@@ -1,11 +1,10 @@
 """The learning-rate finder: sweeps the rate over many batches, and leaves everything as it was.
 
-``lr_finding`` reads the curve, ``restoring`` puts everything back; here is the sweep between them.
+``adamas.lr_finding`` reads the curve, ``restoring`` puts everything back; here is the sweep between them.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -15,15 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..lr_finding import LRFinding, LRFindingError, Sweep, check_sweep, conclude
 from ..stepping.scheduled import SCHEDULES, WRITTEN
-from .lr_finding import LRFinding, LRFindingError, conclude
 from .restoring import accelerators, restored
-
-# A sweep is over when the averaged loss is this many times as far above its best as it had fallen. It only saves batches:
-# what a sweep says is read off by the rules.
-_OVER = 4.0
-_AVERAGE = 0.9
-_BEFORE_OVER = 10
 
 Batches = Iterable[Any] | Callable[[int], Iterable[Any]]
 
@@ -115,12 +108,7 @@ def _check(
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer must be one of adamas.torch or torch.optim, not {type(optimizer).__name__}")
-    if not 0 < low < high < math.inf:
-        raise ValueError(f"low and high must be numbers with 0 < low < high, got low={low} and high={high}")
-    if steps < 20:
-        raise ValueError(f"steps must be 20 or more, to tell a fall from noise, got {steps}")
-    if sweeps < 1:
-        raise ValueError(f"sweeps must be a whole number from 1 up, got {sweeps}")
+    check_sweep(low, high, steps, sweeps)
     if isinstance(batches, Iterator):
         raise TypeError(
             f"batches is a {type(batches).__name__}, which can be iterated only once: the batches that the sweep takes would "
@@ -165,36 +153,19 @@ def _sweep(
 ) -> list[float]:
     """The loss before the step at each rate, up to where it diverges."""
     shares = _proportions(optimizer)
-    losses: list[float] = []
-    average, best = 0.0, math.inf
+    sweep = Sweep()
     for number, rate in enumerate(rates):
         loss = loss_fn(model, next(source))
         _check_loss(loss, first=number == 0)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            if number == 0:
-                raise LRFindingError(
-                    f"the loss is {value} at the first batch, before any step. Look for what makes it so: the rate does not"
-                )
-            return losses
-        losses.append(value)
-        average = _AVERAGE * average + (1 - _AVERAGE) * value
-        corrected = average / (1 - _AVERAGE ** (number + 1))
-        if number >= _BEFORE_OVER:
-            start = losses[:_BEFORE_OVER]
-            level = sum(start) / len(start)
-            # Differences alone, so that a loss may be negative; a hundredth of the loss stands for noise where there is none.
-            scale = max(level - best, max(start) - min(start), 0.01 * abs(level))
-            if corrected > best + _OVER * scale:
-                return losses
-        best = min(best, corrected)
+        if not sweep.add(float(loss.detach())):
+            break
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if number == 0:
             _check_gradients(optimizer)
         _set_rate(optimizer, rate, shares)
         optimizer.step()
-    return losses
+    return sweep.losses
 
 
 def _proportions(optimizer: torch.optim.Optimizer) -> list[float]:

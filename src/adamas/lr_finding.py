@@ -1,6 +1,6 @@
 """What a sweep of the learning rate says: the rules that read a rate off its curve, and the finding that they come to.
 
-Imports NumPy and adamas.schedules alone; matplotlib only to draw.
+What sweeps are made with is the adapters' matter. Imports NumPy and adamas.schedules alone; matplotlib only to draw.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..schedules import Schedule, cosine, warmup
+from .schedules import Schedule, cosine, warmup
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +29,11 @@ _FALLS = 3.0
 _DOWN = 0.75
 # Decades of spread that halve the confidence.
 _HALVING = 0.5
+# A sweep is over when the averaged loss is this many times as far above its best as it had fallen. It only saves batches:
+# what a sweep says is read off by the rules.
+_OVER = 4.0
+_AVERAGE = 0.9
+_BEFORE_OVER = 10
 
 
 class LRFindingError(ValueError):
@@ -135,6 +140,57 @@ def _schedule(lr: float, steps: int, up: int) -> Schedule:
     if not 0 <= up < steps:
         raise ValueError(f"warmup must be from 0 up to but not including the {steps} steps, got {up}")
     return lr * warmup(up).then(cosine(steps - up)) if up else lr * cosine(steps)
+
+
+# ---- the sweep
+
+
+class Sweep:
+    """The losses of one sweep, as they come in.
+
+    Attributes:
+        losses: the loss before the step at each rate so far.
+    """
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self._average, self._best = 0.0, math.inf
+
+    def add(self, loss: float) -> bool:
+        """Take notice of the next loss; returns whether the sweep goes on.
+
+        Raises:
+            LRFindingError: it is the first, and not finite.
+        """
+        number = len(self.losses)
+        if not math.isfinite(loss):
+            if number == 0:
+                raise LRFindingError(
+                    f"the loss is {loss} at the first batch, before any step. Look for what makes it so: the rate does not"
+                )
+            return False
+        self.losses.append(loss)
+        self._average = _AVERAGE * self._average + (1 - _AVERAGE) * loss
+        corrected = self._average / (1 - _AVERAGE ** (number + 1))
+        if number >= _BEFORE_OVER:
+            start = self.losses[:_BEFORE_OVER]
+            level = sum(start) / len(start)
+            # Differences alone, so that a loss may be negative; a hundredth of the loss stands for noise where there is none.
+            scale = max(level - self._best, max(start) - min(start), 0.01 * abs(level))
+            if corrected > self._best + _OVER * scale:
+                return False
+        self._best = min(self._best, corrected)
+        return True
+
+
+def check_sweep(low: float, high: float, steps: int, sweeps: int) -> None:
+    """Raise ValueError for rates and counts that cannot be swept."""
+    if not 0 < low < high < math.inf:
+        raise ValueError(f"low and high must be numbers with 0 < low < high, got low={low} and high={high}")
+    if steps < 20:
+        raise ValueError(f"steps must be 20 or more, to tell a fall from noise, got {steps}")
+    if sweeps < 1:
+        raise ValueError(f"sweeps must be a whole number from 1 up, got {sweeps}")
 
 
 # ---- the curve

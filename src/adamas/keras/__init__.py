@@ -1,0 +1,30 @@
+"""Adamas for Keras 3: the optimizers of the family as ``keras.optimizers.Optimizer``, on TensorFlow, JAX and PyTorch.
+
+>>> import keras, adamas.keras
+>>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+>>> model.compile(adamas.keras.AdamW(1e-3, weight_decay=0.01), loss="mse")
+"""
+
+from ..lr_finding import LRFinding, LRFindingError
+from . import callbacks
+from .find_lr import find_lr
+from .members import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RAdam, RMSprop
+from .optimizer import Optimizer
+from .schedule import Scheduled
+
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "LRFinding",
+    "LRFindingError",
+    "Nadam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Scheduled",
+    "callbacks",
+    "find_lr",
+]

@@ -1,0 +1,427 @@
+"""The optimizer that all members share: it speaks Keras's habits and holds no arithmetic.
+
+On JAX and TensorFlow a step is traced (``adamas.keras.traced``) and XLA makes one loop of it. On PyTorch the engine takes all
+variables in one call (``adamas.keras.on_torch``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import keras
+import numpy as np
+
+from ..family import Member
+from ..formats import tensor_key
+from ..schedules import Schedule
+from ..schedules.plateau import Observed
+from . import storage, traced
+from .backend import NAME, arrays
+from .options import as_rate, check
+from .schedule import Scheduled
+from .variables import compute_dtype, dtype_of, find, joined, norm, path_of, split
+
+if arrays is None:
+    from . import on_torch
+
+Variable = Any
+Array = Any
+Rate: TypeAlias = float | Schedule | Callable[..., Any]
+Decay = Literal["l2", "decoupled", "independent"]
+Weights = Literal["nearest", "stochastic", "split"]
+
+_OF_KERAS = (
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+    "name",
+)
+
+
+class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """What the optimizers of ``adamas.keras`` share. Use one of those: ``Adam``, ``AdamW``, …"""
+
+    _member: ClassVar[Member]
+    _eps_modes: ClassVar[tuple[str, ...]] = ("hat", "torch")
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        """``arguments`` is ``locals()`` of the member's ``__init__``: what it was given, by name."""
+        given = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
+        given["learning_rate"] = as_rate(given["learning_rate"])
+        check(self._member, self._eps_modes, given)
+        rate = given.pop("learning_rate")
+        super().__init__(learning_rate=rate, **{name: given.pop(name) for name in _OF_KERAS})
+        self._own = tuple(given)
+        for name, value in given.items():
+            setattr(self, name, value)
+        self._base_rate = float(rate.schedule.unit) if isinstance(rate, Scheduled) else rate
+        self._excluded: dict[str, list[str]] = {"paths": [], "patterns": []}
+        self._scalars = {name: self._add_scalar(name, value) for name, value in self._member.scalars if name != "step"}
+        # Twice how many, and the sum: of the norms of gradients, and of steps' updates over the weights.
+        self._measured = self.add_variable((4,), "zeros", "float32", aggregation="only_first_replica", name="measured")
+        self.measures = False
+        self._observed: list[Observed] = []
+        self._factors: list[Variable] = []
+        self._follow(rate)
+
+    def _add_scalar(self, name: str, value: float) -> Variable:
+        return self.add_variable(
+            (), keras.initializers.Constant(value), "float32", aggregation="only_first_replica", name=name
+        )
+
+    def _hyper(self) -> dict[str, Any]:
+        """The hyperparameters of the member as ``adamas.family`` names them, without those that all members share."""
+        raise NotImplementedError
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The hyperparameters as ``adamas.family`` names them, but the learning rate."""
+        return {
+            "weight_decay": self.weight_decay or 0.0,
+            "decay": self.decay,
+            "l1": self.l1,
+            "maximize": False,
+            "base_lr": self._base_rate,
+            **self._hyper(),
+        }
+
+    def _placed_eps(self) -> dict[str, float]:
+        """ε of the members that have it under the root in Keras."""
+        return {"eps": 0.0, "eps_root": self.epsilon} if self.eps_mode == "root" else {"eps": self.epsilon}
+
+    # ---- the learning rate
+
+    @property
+    def learning_rate(self) -> Any:
+        """The learning rate of the coming step."""
+        return self._get_current_learning_rate()
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: Any) -> None:
+        rate = as_rate(learning_rate)
+        keras.optimizers.Optimizer.learning_rate.fset(self, rate)
+        self._follow(rate)
+
+    def _get_current_learning_rate(self) -> Any:
+        """As Keras's, but schedules count optimizer steps, also where gradients are accumulated."""
+        rate = self._learning_rate
+        if isinstance(rate, Scheduled):
+            return rate.at(self.iterations, self._factors)
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            return rate(self.iterations)
+        return super()._get_current_learning_rate()
+
+    def _follow(self, rate: Any) -> None:
+        """Has a variable for each factor that answers to a metric, since a compiled step sees nothing else change."""
+        for variable in self._factors:
+            self._untrack_variable(variable)
+        self._observed = list(rate.observed) if isinstance(rate, Scheduled) else []
+        self._factors = [self._add_scalar(type(part).__name__.lower(), part.value) for part in self._observed]
+        for part in self._observed:
+            part.tell(self)
+
+    def on_observation(self) -> None:
+        """Takes over what the factors have become; called when a ``Plateau`` has changed."""
+        for part, variable in zip(self._observed, self._factors, strict=True):
+            variable.assign(part.value)
+
+    # ---- state
+
+    def build(self, variables: Sequence[Variable]) -> None:
+        """Makes the state of these variables."""
+        if self.built:
+            return
+        super().build(variables)
+        hyper = self.hyperparameters()
+        self._states: list[dict[str, Variable]] = [
+            {}
+            if self._overwrite_variable_with_gradient(variable)
+            else {
+                part.name: self.add_variable_from_reference(
+                    variable, part.name, keras.initializers.Constant(part.start), part.dtype, part.shape
+                )
+                for part in storage.parts(
+                    self._member, hyper, self.state, self.weights, variable.shape, dtype_of(variable)
+                )
+            }
+            for variable in variables
+        ]
+        excluded = find(variables, self._excluded["paths"], self._excluded["patterns"])
+        self._decayed = [i not in excluded for i in range(len(variables))]
+        # By position: a model that was saved and loaded may give its variables other paths.
+        self._keys = [tensor_key(self.seed, i) for i in range(len(variables))]
+        self._dtypes = sorted({compute_dtype(variable) for variable in variables})
+        self._plan: Any = None
+
+    def add_variable_from_reference(
+        self,
+        reference_variable: Variable,
+        name: str | None = None,
+        initializer: Any = "zeros",
+        dtype: str | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> Variable:
+        """A state variable like ``reference_variable``, in float32 (float64 for float64) if nothing else is asked for.
+
+        Keras's has the dtype of the variable, in which 0.999 may be 1.
+        """
+        full_name = f"{path_of(reference_variable)}_{name or 'var'}"
+        of_one_shape = shape is None or tuple(shape) == tuple(reference_variable.shape)
+        with self._beside(reference_variable):
+            return self.add_variable(
+                shape=reference_variable.shape if shape is None else shape,
+                initializer=initializer,
+                dtype=dtype or compute_dtype(reference_variable),
+                layout=getattr(reference_variable, "_layout", None) if of_one_shape else None,
+                name=full_name.replace("/", "_").replace(":", "_"),
+            )
+
+    def _beside(self, variable: Variable) -> Any:
+        """A context in which variables are made where this one is."""
+        if NAME != "tensorflow":
+            return contextlib.nullcontext()
+        return self._distribution_strategy.extended.colocate_vars_with(getattr(variable, "value", variable))
+
+    # ---- the step
+
+    def _backend_apply_gradients(self, grads: Sequence[Array], trainable_variables: Sequence[Variable]) -> None:
+        """As Keras's, which clips and accumulates in the dtype of the gradients: here that is never less than float32."""
+        if arrays is not None:
+            grads = [
+                arrays.cast(arrays.dense(gradient), compute_dtype(variable))
+                for gradient, variable in zip(grads, trainable_variables, strict=True)
+            ]
+        elif self.gradient_accumulation_steps or self.clipnorm or self.global_clipnorm or self.clipvalue:
+            grads = [
+                keras.ops.cast(gradient, compute_dtype(variable))
+                for gradient, variable in zip(grads, trainable_variables, strict=True)
+            ]
+        if self.measures:
+            self._add_measured(0, norm(grads))
+        super()._backend_apply_gradients(grads, trainable_variables)
+        if NAME == "jax" and self.use_ema and self.ema_overwrite_frequency:
+            # There Keras overwrites variables in the same function, and knows nothing of their low bits.
+            overwritten = (self.iterations + 1) % self.ema_overwrite_frequency == 0
+            for variable, average in zip(self._trainable_variables, self._model_variables_moving_average, strict=True):
+                if self._low_bits(variable) is not None:
+                    value = arrays.xp.where(overwritten, arrays.read(average), self._wide_value(variable))
+                    self._write(variable, value)
+
+    def _backend_update_step(self, grads: Sequence[Array], trainable_variables: Sequence[Variable], rate: Any) -> None:
+        if not self.measures:
+            self._step(grads, trainable_variables, rate)
+            return
+        before = [keras.ops.copy(self._wide_value(variable)) for variable in trainable_variables]
+        self._step(grads, trainable_variables, rate)
+        changes = [
+            self._wide_value(variable) - value for variable, value in zip(trainable_variables, before, strict=True)
+        ]
+        self._add_measured(2, keras.ops.divide_no_nan(norm(changes), norm(before)))
+
+    def _step(self, grads: Sequence[Array], trainable_variables: Sequence[Variable], rate: Any) -> None:
+        if arrays is None:
+            self._step_by_engine(grads, trainable_variables, rate)
+            return
+        before = {"step": self.iterations, **self._scalars}
+        numbers, after = traced.numbers(
+            self._member,
+            self.hyperparameters(),
+            arrays.read(rate),
+            {name: arrays.read(value) for name, value in before.items()},
+            self._dtypes,
+        )
+        # Where Keras hands the learning rate on to each update, we hand on all numbers of the step.
+        super()._backend_update_step(grads, trainable_variables, numbers)
+        for name, value in after.items():
+            self.assign(self._scalars[name], value)
+
+    def update_step(self, gradient: Array, variable: Variable, numbers: Mapping[str, traced.Numbers]) -> None:
+        """Steps one variable with the numbers of this step."""
+        index = self._get_variable_index(variable)
+        hyper = self.hyperparameters()
+        shape, one = self._member.full_shape(hyper), numbers[compute_dtype(variable)]
+        if not self._decayed[index]:
+            shape, one = traced.undecayed(shape), one.undecayed()
+        state = {name: arrays.read(value) for name, value in self._states[index].items()}
+        weight, after = traced.step(
+            shape,
+            one,
+            self._member.state_names(hyper),
+            arrays.read(variable),
+            arrays.cast(gradient, compute_dtype(variable)),
+            state,
+            self.weights,
+            storage.Rounding(self._keys[index], arrays.read(self.iterations) + 1),
+        )
+        for name, value in after.items():
+            self.assign(self._states[index][name], value)
+        self.assign(variable, weight)
+
+    def _step_by_engine(self, grads: Sequence[Array], variables: Sequence[Variable], rate: Any) -> None:
+        hyper = {**self.hyperparameters(), "lr": float(rate)}
+        before = {"step": float(self.iterations), **{name: float(value) for name, value in self._scalars.items()}}
+        now = self._member.advance(hyper, before)
+        numbers = self._member.full_coefficients(hyper, now)
+        plan = self._current_plan(variables, hyper)
+        plan.step(list(grads), {True: numbers, False: traced.without_decay(numbers)}, int(now["step"]))
+        for name, variable in self._scalars.items():
+            self.assign(variable, now[name])
+
+    def _current_plan(self, variables: Sequence[Variable], hyper: Mapping[str, Any]) -> Any:
+        """The plan of these variables, made anew where a tensor or an option is another than it was."""
+        tensors = [variable.value for variable in variables]
+        shape = self._member.full_shape(hyper)
+        shapes = shape, traced.undecayed(shape)
+        if self._plan is None or not self._plan.holds(tensors, (shapes, self.weights)):
+            indices = [self._get_variable_index(variable) for variable in variables]
+            self._plan = on_torch.Plan(
+                tensors,
+                [{name: state.value for name, state in self._states[i].items()} for i in indices],
+                [repr(path_of(variable)) for variable in variables],
+                [self._keys[i] for i in indices],
+                [self._decayed[i] for i in indices],
+                shapes,
+                self.weights,
+                self._member.state_names(hyper),
+            )
+        return self._plan
+
+    def stateless_apply(
+        self, optimizer_variables: Sequence[Array], grads: Sequence[Array], trainable_variables: Sequence[Array]
+    ) -> tuple[list[Array], list[Array]]:
+        """As Keras's; what is given is not written to."""
+        if arrays is None:  # where the engine writes in place
+            optimizer_variables = [value.clone() for value in optimizer_variables]
+            trainable_variables = [value.detach().clone() for value in trainable_variables]
+        after: tuple[list[Array], list[Array]] = super().stateless_apply(
+            optimizer_variables, grads, trainable_variables
+        )
+        return after
+
+    # ---- averages of the weights
+
+    def _update_model_variables_moving_average(self, trainable_variables: Sequence[Variable]) -> None:
+        """As Keras's, in float32: of 16-bit variables with the low bits that the state has."""
+        if self.use_ema:
+            super()._update_model_variables_moving_average([self._wide_value(v) for v in trainable_variables])
+
+    def _overwrite_model_variables_with_average_value(self, trainable_variables: Sequence[Variable]) -> None:
+        """As Keras's, with the low bits. On JAX, Keras would have variable and average share an array, which the next ``fit``
+        then fails to give away twice."""
+        if NAME == "tensorflow" and all(dtype_of(variable) not in storage.HALVES for variable in trainable_variables):
+            super()._overwrite_model_variables_with_average_value(trainable_variables)
+            return
+        for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
+            if average is not None:
+                self._write(variable, keras.ops.copy(average))
+
+    def _low_bits(self, variable: Variable) -> Variable | None:
+        return self._states[self._get_variable_index(variable)].get(storage.LOW_BITS)
+
+    def _wide_value(self, variable: Variable) -> Array:
+        return joined(variable, self._low_bits(variable))
+
+    def _write(self, variable: Variable, value: Array) -> None:
+        """Makes these the weights, with their low bits where the state has such."""
+        low = self._low_bits(variable)
+        if low is None:
+            self.assign(variable, keras.ops.cast(value, dtype_of(variable)))
+        else:
+            high_part, low_part = split(variable, value)
+            self.assign(variable, high_part)
+            self.assign(low, low_part)
+
+    # ---- what callbacks ask
+
+    @property
+    def observed(self) -> list[Observed]:
+        """The factors of the learning rate that answer to a metric."""
+        return list(self._observed)
+
+    def reset_measured(self) -> None:
+        """Forgets what was measured."""
+        self._measured.assign(np.zeros(4, np.float32))
+
+    def measured(self) -> dict[str, float]:
+        """The means of what was measured since ``reset_measured``: the gradient's norm, and the update over the weights."""
+        gradients, norms, steps, ratios = keras.ops.convert_to_numpy(self._measured.value).tolist()
+        return {"gradient_norm": norms / max(gradients, 1.0), "update_ratio": ratios / max(steps, 1.0)}
+
+    def _add_measured(self, place: int, value: Array) -> None:
+        zero = keras.ops.zeros_like(value)
+        self.assign_add(self._measured, keras.ops.stack([*[zero] * place, zero + 1, value, *[zero] * (2 - place)]))
+
+    # ---- weight decay
+
+    def _apply_weight_decay(self, variables: Sequence[Variable]) -> None:
+        """Nothing: the decay is part of the step."""
+
+    def exclude_from_weight_decay(
+        self, var_list: Sequence[Variable] | None = None, var_names: Sequence[str] | None = None
+    ) -> None:
+        """Excludes variables from weight decay and from the penalties; saved with the optimizer.
+
+        Args:
+            var_list: variables that are left out, each by its path.
+            var_names: regular expressions; a variable is left out if one is found in its name, or, with a ``/`` in it, in
+                its path.
+
+        Raises:
+            ValueError: the optimizer has begun already.
+        """
+        if self.built:
+            raise ValueError(
+                "exclude_from_weight_decay: the optimizer is built already, and a compiled step would not see it; call it "
+                "before the first step"
+            )
+        self._excluded = {
+            "paths": [path_of(variable) for variable in var_list or ()],
+            "patterns": list(var_names or ()),
+        }
+
+    # ---- saving and loading
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, and what else ``from_config`` needs to make the same optimizer."""
+        config = {**super().get_config(), **{name: getattr(self, name) for name in self._own}}
+        if isinstance(self.state, Mapping):
+            config["state"] = dict(self.state)
+        if any(self._excluded.values()):
+            config["excluded_from_weight_decay"] = {name: list(value) for name, value in self._excluded.items()}
+        if self.decay == "independent" and not isinstance(self._learning_rate, Scheduled):
+            config["base_learning_rate"] = self._base_rate
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Optimizer:
+        """The optimizer with this config: it has the same exclusions from weight decay."""
+        config = dict(config)
+        excluded, base_rate = config.pop("excluded_from_weight_decay", None), config.pop("base_learning_rate", None)
+        optimizer: Optimizer = super().from_config(config, custom_objects)
+        if excluded is not None:
+            optimizer._excluded = excluded
+        if base_rate is not None:
+            optimizer._base_rate = base_rate
+        return optimizer
+
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
+        """Loads the state that ``save_own_variables`` saved.
+
+        Raises:
+            ValueError: it is the state of another optimizer. Nothing was changed. (Keras's would warn and go on without it.)
+        """
+        shapes = [tuple(store[str(i)].shape) for i in range(len(store.keys()))]
+        if shapes != [tuple(variable.shape) for variable in self.variables]:
+            raise ValueError(
+                f"the saved state of optimizer {self.name!r} has {len(shapes)} variables, and not of the shapes of the "
+                f"{len(self.variables)} here: it is of another optimizer, other options or another model; compile the model "
+                "anew to begin without it"
+            )
+        super().load_own_variables(store)

@@ -1,0 +1,90 @@
+"""What may be given to the optimizers, and the errors for what may not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..family import Member
+from ..schedules import Schedule
+from .schedule import Scheduled
+from .storage import FORMATS
+
+_CHOICES = {"decay": ("decoupled", "l2", "independent"), "weights": ("split", "stochastic", "nearest")}
+_NOT_NEGATIVE = (
+    "learning_rate",
+    "epsilon",
+    "weight_decay",
+    "l1",
+    "momentum",
+    "initial_accumulator_value",
+    "momentum_decay",
+)
+_BELOW_ONE = ("beta_1", "beta_2", "rho")
+
+
+def as_rate(rate: Any) -> Any:
+    """A learning rate as Keras takes it: an integer as a float, and a schedule of ``adamas.schedules`` as one of Keras's.
+
+    Raises:
+        TypeError: it can be neither.
+    """
+    if isinstance(rate, Schedule):
+        return Scheduled(rate)
+    if callable(rate):
+        return rate
+    if not _is_number(rate):
+        raise TypeError(
+            f"learning_rate must be a number, a schedule or a function without arguments, not {type(rate).__name__}"
+        )
+    return float(rate)
+
+
+def check(member: Member, eps_modes: tuple[str, ...], given: Mapping[str, Any]) -> None:
+    """Raises ValueError for what cannot be, naming it and what would work.
+
+    Args:
+        member: the member.
+        eps_modes: what it takes for ``eps_mode``.
+        given: all arguments by name, the learning rate as ``as_rate`` made it.
+    """
+    for name in _NOT_NEGATIVE:
+        value = given.get(name)
+        if value is not None and not callable(value) and not (_is_number(value) and value >= 0):
+            raise ValueError(f"{name} must be a number from 0 up, not {value!r}")
+    for name in _BELOW_ONE:
+        if name in given and not (_is_number(given[name]) and 0 <= given[name] < 1):
+            raise ValueError(f"{name} must be a number from 0 to below 1, not {given[name]!r}")
+    for name, allowed in {**_CHOICES, "eps_mode": eps_modes}.items():
+        if name in given and given[name] not in allowed:
+            raise ValueError(f"{name}={given[name]!r} is unknown: use one of {', '.join(map(repr, allowed))}")
+    _check_state(member, given["state"], bool(given.get("centered")))
+    if isinstance(given["seed"], bool) or not isinstance(given["seed"], int):
+        raise ValueError(f"seed must be an int, not {given['seed']!r}")
+    rate = given["learning_rate"]
+    if given["decay"] == "independent" and callable(rate) and not isinstance(rate, Scheduled):
+        raise ValueError(
+            'decay="independent" needs a learning_rate that is a number or a schedule of adamas.schedules: of another it '
+            'cannot tell the factor; use decay="decoupled"'
+        )
+
+
+def _check_state(member: Member, state: Any, is_centered: bool) -> None:
+    names = [name for name in member.slots if name is not None]
+    if isinstance(state, Mapping) and (unknown := sorted(set(state) - set(names))):
+        raise ValueError(f"state: there is no moment {unknown[0]!r}; the names are {', '.join(map(repr, names))}")
+    forms = list(state.values()) if isinstance(state, Mapping) else [state]
+    for form in forms:
+        if form not in FORMATS:
+            raise ValueError(f"state={form!r} is unknown: use one of {', '.join(map(repr, FORMATS))}")
+    if is_centered and any(form != "float32" for form in forms):
+        raise ValueError(
+            f'centered=True needs state="float32", not {state!r}: the rounding of such moments exceeds the difference of '
+            "square_avg and grad_avg² that it divides by, and single updates would be far too large"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)

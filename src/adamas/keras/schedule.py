@@ -1,0 +1,79 @@
+"""Schedules of ``adamas.schedules`` as Keras takes them, and how they are asked within a compiled step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from ..schedules import Schedule, from_json
+from ..schedules.plateau import Observed
+from ..schedules.schedule import Arrays, Scalars
+from .backend import arrays
+
+
+class _Host(Scalars):
+    def __init__(self, factors: Sequence[tuple[Observed, float]]) -> None:
+        self._factors = factors
+
+    def observed(self, factor: Observed) -> float:
+        return next(value for part, value in self._factors if part is factor)
+
+
+class _Traced(Arrays):
+    def __init__(self, xp: Any, factors: Sequence[tuple[Observed, Any]]) -> None:
+        super().__init__(xp)
+        self._factors = factors
+
+    def observed(self, factor: Observed) -> Any:
+        return next(value for part, value in self._factors if part is factor)
+
+
+@keras.saving.register_keras_serializable("adamas")
+class Scheduled(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    """A schedule of ``adamas.schedules`` as one of Keras's: saved and loaded with the model.
+
+    The optimizers of ``adamas.keras`` take schedules as they are and wrap them; for another optimizer wrap it yourself. Those
+    of Keras count micro-steps where gradients are accumulated, and of a ``Plateau`` they see what it was when the step was
+    compiled.
+
+    Args:
+        schedule: the schedule.
+        observed: for each of its parts that answers to a metric what that has seen (``state_dict``), as ``get_config`` has it.
+
+    Raises:
+        TypeError: it is no schedule.
+    """
+
+    def __init__(self, schedule: Schedule | dict[str, Any], observed: Sequence[dict[str, Any]] = ()) -> None:
+        if isinstance(schedule, dict):
+            schedule = from_json(schedule)
+        if not isinstance(schedule, Schedule):
+            raise TypeError(f"schedule must be a schedule of adamas.schedules, not {type(schedule).__name__}")
+        self.schedule = schedule
+        self.observed = [part for part in schedule.parts() if isinstance(part, Observed)]
+        for part, state in zip(self.observed, observed, strict=False):
+            part.load_state_dict(state)
+
+    def __call__(self, step: Any) -> Any:
+        """The learning rate at a step, which may be a tensor."""
+        return self.at(step, [part.value for part in self.observed])
+
+    def at(self, step: Any, factors: Sequence[Any]) -> Any:
+        """The same, where the parts that answer to a metric have these values; float32 where the step is traced."""
+        pairs = list(zip(self.observed, factors, strict=True))
+        if arrays is None:
+            return self.schedule._at(max(float(step), 0.0), _Host([(part, float(value)) for part, value in pairs]))
+        with arrays.exactly():
+            xp = _Traced(arrays.xp, [(part, arrays.double(arrays.read(value))) for part, value in pairs])
+            t = arrays.xp.maximum(arrays.double(arrays.read(step)), 0.0)
+            return arrays.narrowed(self.schedule._at(t, xp) + 0.0 * t, "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """The schedule as JSON, and what its parts have observed.
+
+        Raises:
+            TypeError: it has a Python function in it.
+        """
+        return {"schedule": self.schedule.to_json(), "observed": [part.state_dict() for part in self.observed]}

@@ -1,0 +1,193 @@
+"""How moments and weights are stored in Keras's variables: which variables there are, and, for what is traced, how they are
+read and written in the formats of ``adamas.formats``. A variable's part of the random numbers comes from its position.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+
+from .. import formats
+from ..family import STATEFUL_PARTS, Member, Shape
+from .backend import arrays
+
+Array = Any
+
+StateFormat = Literal["float32", "bfloat16", "int8"]
+StateOption: TypeAlias = StateFormat | Mapping[str, StateFormat]
+FORMATS = ("float32", "bfloat16", "int8")
+HALVES = ("bfloat16", "float16")
+LOW_BITS = "weight_low_bits"
+
+WHATS = ("first", "second", "maximum", "trace")
+_ENCODE = {"bfloat16": formats.encode_bfloat16, "float16": formats.encode_float16}
+_SPLIT = {"bfloat16": formats.split_bfloat16, "float16": formats.split_float16}
+_JOIN = {"bfloat16": formats.join_bfloat16, "float16": formats.join_float16}
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _exactly(function: _F) -> _F:
+    """Lets the function write constants of 32 bits and more, which JAX by default takes for int32 and refuses."""
+
+    @functools.wraps(function)
+    def run(*args: Any) -> Any:
+        with arrays.exactly():
+            return function(*args)
+
+    return run  # type: ignore[return-value]
+
+
+# ---- which variables there are
+
+
+class Part(NamedTuple):
+    """One state variable of one model variable: its name, shape and dtype, and the value that it begins with."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    start: float
+
+
+def scale_name(slot: str) -> str:
+    """What the scales of a moment are called."""
+    return f"{slot}_scale"
+
+
+def has_blocks(shape: Sequence[int]) -> bool:
+    """Whether a variable of this shape is large enough for moments in 8 bits."""
+    if len(shape) < 2:
+        return False
+    row = math.prod(shape[1:])
+    return row >= formats.LEAST_ROW and row * shape[0] >= formats.LEAST_NUMEL
+
+
+def parts(
+    member: Member, hyper: Mapping[str, Any], state: StateOption, weights: str, shape: Sequence[int], dtype: str
+) -> list[Part]:
+    """The state of a model variable of this shape and dtype."""
+    start = hyper.get("initial_accumulator_value", 0.0)
+    wide = "float64" if dtype == "float64" else "float32"
+    shape = tuple(shape)
+    found = []
+    for kind, name in zip(STATEFUL_PARTS, member.state_names(hyper), strict=True):
+        if name is None:
+            continue
+        form = state if isinstance(state, str) else state.get(name, "float32")
+        if form == "int8" and has_blocks(shape):
+            has_sign = bool(kind & (Shape.FIRST | Shape.TRACE))
+            one = np.full((1, 1), start, np.float32)
+            codes, scale = formats.encode_signed(np, one) if has_sign else formats.encode_unsigned(np, one, 0 * one)
+            blocks = -(-math.prod(shape[1:]) // formats.BLOCK)
+            found += [
+                Part(name, shape, "int8" if has_sign else "uint8", int(codes[0, 0])),
+                Part(scale_name(name), (shape[0], blocks), "float32", float(scale[0, 0])),
+            ]
+        else:
+            found.append(Part(name, shape, "bfloat16" if form == "bfloat16" else wide, start))
+    if weights == "split" and dtype in HALVES:
+        found.append(Part(LOW_BITS, shape, "int16", 0))
+    return found
+
+
+# ---- how they are read and written where the step is traced
+
+
+class Rounding(NamedTuple):
+    """What the roundings of one variable's step share: its key, and the steps done with this one."""
+
+    key: int
+    count: Array
+
+    @property
+    def xp(self) -> Any:
+        """The namespace for ``adamas.formats``."""
+        return arrays.Codes(self.count)
+
+    def thresholds(self, shape: Sequence[int], what: str) -> Any:
+        """The 16-bit thresholds of a whole variable's elements."""
+        index = arrays.reshaped(arrays.counted(math.prod(shape)), tuple(shape))
+        return formats.random16(self.xp, index, self.key, arrays.counter(self.count), what)
+
+    def block_thresholds(self, scale_shape: Sequence[int]) -> Any:
+        """The 18-bit thresholds of second moments in 8 bits, by blocks."""
+        blocks = arrays.reshaped(arrays.counted(math.prod(scale_shape)), (*scale_shape, 1))
+        position = arrays.counted(formats.BLOCK)
+        return formats.random18(self.xp, blocks, position, self.key, arrays.counter(self.count))
+
+
+@_exactly
+def loaded(values: Array, scale: Array | None, compute: str, xp: Any) -> Array:
+    """A moment as it is computed with."""
+    if scale is None:
+        return arrays.cast(values, compute)
+    has_sign = arrays.dtype_of(values) == "int8"
+    decode = formats.decode_signed if has_sign else formats.decode_unsigned
+    found = decode(xp, _blocks(arrays.cast(values, "int32")), arrays.opened(scale)[..., None])
+    return arrays.cast(_unblocked(found, values.shape), compute)
+
+
+@_exactly
+def kept(value: Array, dtype: str, rounding: Rounding, what: str) -> Array:
+    """A moment in a dtype of the backend: 16 bits are rounded stochastically, but maxima, no averages, to the nearest."""
+    if dtype not in HALVES:
+        return arrays.cast(value, dtype)
+    return _rounded(value, dtype, rounding.xp, None if what == "maximum" else rounding.thresholds(value.shape, what))
+
+
+@_exactly
+def coded(
+    value: Array, dtype: str, scale: Array, rounding: Rounding, factor: Array | float, is_average: bool
+) -> tuple[Array, Array]:
+    """A moment in 8 bits: codes and scales. ``scale`` is what these were, and ``factor`` the rule's own, of the decay."""
+    xp = rounding.xp
+    blocks = _blocks(arrays.cast(value, "float32"))
+    if dtype == "int8":
+        codes, scales = formats.encode_signed(xp, blocks)
+    else:
+        thresholds = rounding.block_thresholds(scale.shape) if is_average else None
+        old = arrays.opened(factor * arrays.xp.abs(scale))[..., None]
+        codes, scales = formats.encode_unsigned(xp, blocks, old, thresholds)
+    return arrays.cast(_unblocked(codes, value.shape), dtype), arrays.closed(scales[..., 0], "float32")
+
+
+@_exactly
+def rounded(value: Array, dtype: str, rounding: Rounding) -> Array:
+    """Float32 weights as 16-bit ones, rounded stochastically."""
+    return _rounded(value, dtype, rounding.xp, rounding.thresholds(value.shape, "weight"))
+
+
+@_exactly
+def split(value: Array, dtype: str, xp: Any) -> tuple[Array, Array]:
+    """Float32 weights as 16-bit ones and the low bits (int16)."""
+    high, low = _SPLIT[dtype](xp, arrays.opened(value))
+    return arrays.from_codes(high, dtype), arrays.from_codes(low, "int16")
+
+
+@_exactly
+def joined(weight: Array, low: Array, dtype: str, xp: Any) -> Array:
+    """The float32 weights that ``split`` split."""
+    return arrays.closed(_JOIN[dtype](xp, arrays.codes(weight), arrays.codes(low)), "float32")
+
+
+def _rounded(value: Array, dtype: str, xp: Any, thresholds: Any) -> Array:
+    return arrays.from_codes(_ENCODE[dtype](xp, arrays.opened(arrays.cast(value, "float32")), thresholds), dtype)
+
+
+def _blocks(x: Array) -> Any:
+    """The tensor as (rows, blocks of a row, 128), with zeros behind each row's end."""
+    rows, row = x.shape[0], math.prod(x.shape[1:])
+    matrix = arrays.padded(arrays.opened(arrays.reshaped(x, (rows, row))), -row % formats.BLOCK)
+    return arrays.reshaped(matrix, (rows, -(-row // formats.BLOCK), formats.BLOCK))
+
+
+def _unblocked(x: Any, shape: Sequence[int]) -> Array:
+    """The tensor that ``_blocks`` made these of."""
+    row = math.prod(shape[1:])
+    matrix = arrays.reshaped(x, (shape[0], -(-row // formats.BLOCK) * formats.BLOCK))[:, :row]
+    return arrays.bare(arrays.reshaped(matrix, tuple(shape)))

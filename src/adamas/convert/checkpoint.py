@@ -135,19 +135,22 @@ class Moved:
     """
 
     def __init__(self, checkpoint: Checkpoint, places: Iterable[Place], names: Names) -> None:
-        there, here = list(checkpoint.parameters), [place.name for place in places]
+        here, there = [place.name for place in places], list(checkpoint.parameters)
+        front, back = _common(here), _common(there)
         self._parameters = checkpoint.parameters
-        self._source = {name: _renamed(name, names) for name in here}
-        if set(self._source.values()) != set(there):
-            front, back = _common(self._source.values()), _common(there)
-            self._source = {name: back + source.removeprefix(front) for name, source in self._source.items()}
-        missing = sorted(name for name, source in self._source.items() if source not in self._parameters)
-        unused = sorted(set(there) - set(self._source.values()))
-        if missing or unused:
-            raise ValueError(
-                f"the checkpoint has nothing for {missing[:5]}, and nothing here takes its {unused[:5]}: give "
-                'names={"name here": "name in the checkpoint"}, of parameters or of the modules that they are in'
-            )
+        for shown in (here, [name.removeprefix(front) for name in here]):
+            sources = [_renamed(name, names) for name in shown]
+            same = _common(sources)
+            for source in (sources, [back + name.removeprefix(same) for name in sources]):
+                if set(source) == set(there):
+                    self._source = dict(zip(here, source, strict=True))
+                    return
+        missing = sorted(name for name, source in zip(shown, sources, strict=True) if source not in there)
+        unused = sorted(set(there) - set(sources))
+        raise ValueError(
+            f"the checkpoint has nothing for {missing[:5]}, and nothing here takes its {unused[:5]}: give "
+            'names={"name here": "name in the checkpoint"}, of parameters or of the modules that they are in'
+        )
 
     def __getitem__(self, place: Place) -> Parameter:
         """Raises KeyError for a parameter that was not among the places."""

@@ -3,24 +3,53 @@
 from __future__ import annotations
 
 import doctest
+import os
 import subprocess
 import sys
+
+import pytest
+
+FRAMEWORKS = {"torch", "jax", "optax", "flax", "keras", "tensorflow", "scipy", "typer", "rich", "matplotlib"}
 
 
 def test_importing_adamas_loads_no_framework_and_is_quick() -> None:
     program = (
         "import sys, time, numpy; start = time.perf_counter(); import adamas; adamas.engine_info();"
         "seconds = time.perf_counter() - start;"
-        "loaded = {'torch', 'jax', 'keras', 'tensorflow', 'scipy', 'typer', 'rich', 'matplotlib'} & set(sys.modules);"
-        "print(seconds, *loaded)"
+        f"print(seconds, *({FRAMEWORKS} & set(sys.modules)))"
     )
     best = min(float(line.split()[0]) for line in (run(program) for _ in range(3)))
     assert run(program).split()[1:] == []
     assert best < 0.1
 
 
+@pytest.mark.parametrize(
+    ("module", "needs"),
+    [
+        ("numpy", set()),
+        ("convert", set()),
+        ("schedules", set()),
+        ("family, adamas.rule, adamas.formats, adamas.layout, adamas.hyperparameters, adamas.stepping", set()),
+        ("scipy", {"scipy"}),
+        ("torch", {"torch"}),
+        ("optax", {"jax", "optax"}),
+        ("keras", {"keras", "jax"}),
+    ],
+)
+def test_an_adapter_loads_its_own_framework_alone(module: str, needs: set[str]) -> None:
+    if module in ("optax", "keras"):
+        pytest.importorskip(module)
+    program = (
+        f"import sys; {''.join(f'import {name};' for name in sorted(needs))} own = {FRAMEWORKS} & set(sys.modules);"
+        f"import adamas.{module}; print(*({FRAMEWORKS} & set(sys.modules) - own))"
+    )
+    assert run(program) == ""
+
+
 def run(program: str) -> str:
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    return done.stdout.strip()
 
 
 def test_engine_info_tells_what_runs() -> None:

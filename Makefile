@@ -19,6 +19,9 @@ train: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(THREADS)
+	for backend in tensorflow jax torch; do \
+	  KERAS_BACKEND=$$backend $(BIN)/python -m pytest -m keras tests/keras -n $(THREADS) || exit 1; \
+	done
 
 test-tasks: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m tasks --durations=0

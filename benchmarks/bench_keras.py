@@ -2,9 +2,9 @@
 
     KERAS_BACKEND=jax python benchmarks/bench_keras.py            # all rows; or some: adam, adamw, sgd, int8
 
-Both sides run in one process, in turn, and a row is the median of the ratios of neighbouring steps after a warm-up, over
-4.7 M float32 parameters. On JAX and TensorFlow the step is compiled as ``fit`` compiles it; on PyTorch it is called as it is
-there. It wants a quiet machine, and says how busy this one was.
+Both sides run in one process, in turn, and a row is the median of the ratios of neighbouring steps after a warm-up, over 4.7 M
+float32 parameters. On JAX and TensorFlow the step is compiled as ``fit`` compiles it; on PyTorch it is called as it is there.
+It wants a quiet machine, and says how busy this one was.
 """
 
 from __future__ import annotations

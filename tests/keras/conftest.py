@@ -12,6 +12,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest  # noqa: E402
 
+if os.environ.get("KERAS_BACKEND") == "torch":
+    import torch
+
+    torch.set_num_threads(1)  # small networks gain nothing by more, and tests that run beside this one lose
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What Keras itself still does in old ways is no failure here."""

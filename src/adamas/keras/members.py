@@ -210,7 +210,6 @@ class Adam(Optimizer):
     (arXiv:1904.09237).
 
     .. math::
-
         m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \quad
         p_t = p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon_t}
 
@@ -386,7 +385,6 @@ class Nadam(Optimizer):
     r"""Adam with Nesterov's momentum (Dozat, 2016).
 
     .. math::
-
         p_t = p_{t-1} - \eta \frac{\mu_{t+1} m_t / (1 - \prod_{i \le t+1} \mu_i) + (1 - \mu_t) g_t / (1 - \prod_{i \le t}
         \mu_i)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 

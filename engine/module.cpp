@@ -32,6 +32,13 @@ bool is_rounded(const View &view) {
     return view.data != nullptr && (view.format == Format::bf16 || view.format == Format::f16);
 }
 
+// Where a weight and its gradient lie that are stepped together.
+struct Extents {
+    Extent weight, gradient;
+    bool is_own_gradient; // each element of the weight is its gradient
+    const std::string *name;
+};
+
 // The parameters of one group with their state. It holds the dictionaries, not the tensors in them: those are looked up
 // at each step, so that whatever replaced one in the meantime is seen.
 class Group {
@@ -89,11 +96,7 @@ class Group {
     std::array<View, SLOTS> views;
     int64_t rows_of_weight = 0;
     std::vector<double> row;
-    struct Place {
-        Extent weight, gradient;
-        bool is_own_gradient; // element for element
-    };
-    std::vector<Place> places;            // of each job
+    std::vector<Extents> extents;         // of each job
     std::vector<Constants<float>> narrow; // of each row, for as long as the kernels run
     std::vector<Constants<double>> wide;
 
@@ -137,7 +140,7 @@ class Group {
         if (!same_shape(weight, seen)) throw Unusable("has another shape than the parameter, or only one is complex");
         if (!is_floating(seen.format)) throw Unusable("has an integer dtype");
         describe(seen, views[G]);
-        places.push_back({extent_of(weight), extent_of(seen), views[G] == views[P]});
+        extents.push_back({extent_of(weight), extent_of(seen), views[G] == views[P], &parameter.name});
 
         for (int slot = M; slot < SLOTS; ++slot) {
             views[slot].data = nullptr;
@@ -172,30 +175,6 @@ class Group {
         describe(scales, view);
         if (!view.sizes.empty()) throw Unusable("has to lie in row-major order (contiguous)");
         views[slot].scales = reinterpret_cast<float *>(view.data);
-    }
-
-    // A weight is stepped while other threads read gradients, so none may lie in its memory.
-    void refuse_shared_memory() const {
-        std::vector<size_t> order(places.size()); // jobs by where their weights begin
-        std::iota(order.begin(), order.end(), size_t(0));
-        std::sort(order.begin(), order.end(),
-                  [&](size_t a, size_t b) { return places[a].weight.begin < places[b].weight.begin; });
-        std::vector<const char *> reach; // how far the weights up to this one extend
-        for (const size_t j : order)
-            reach.push_back(reach.empty() ? places[j].weight.end : std::max(reach.back(), places[j].weight.end));
-        for (size_t j = 0; j < places.size(); ++j) {
-            const Extent &gradient = places[j].gradient;
-            size_t i = size_t(std::upper_bound(reach.begin(), reach.end(), gradient.begin) - reach.begin());
-            for (; i < order.size() && places[order[i]].weight.begin < gradient.end; ++i) {
-                const size_t other = order[i];
-                if (places[other].weight.end <= gradient.begin || (other == j && places[j].is_own_gradient)) continue;
-                const std::string &name = parameters[parameter_of_job[other]].name;
-                throw nb::value_error(("parameter " + parameters[parameter_of_job[j]].name +
-                                       ": its gradient lies in the memory of parameter " + name +
-                                       ", which this step changes; pass a copy of it")
-                                          .c_str());
-            }
-        }
     }
 
     size_t row_index(Parameter &parameter) {
@@ -240,7 +219,7 @@ class Group {
     // if none are given, its own, unless it is frozen. Returns the distinct rows of their scalars.
     nb::list collect(nb::object gradients) {
         discard();
-        parameter_of_job.clear(), row_of_job.clear(), rows.clear(), scalars.clear(), places.clear();
+        parameter_of_job.clear(), row_of_job.clear(), rows.clear(), scalars.clear(), extents.clear();
         nb::list given;
         const bool own = gradients.is_none();
         if (!own) given = nb::cast<nb::list>(gradients);
@@ -274,11 +253,12 @@ class Group {
             job.random_key = parameters[i].random_key;
             parameter_of_job.push_back(i);
         }
-        if (!own) refuse_shared_memory();
         nb::list result;
         for (const std::vector<double> &values : rows) result.append(nb::tuple(nb::cast(values)));
         return result;
     }
+
+    const std::vector<Extents> &collected_extents() const { return extents; }
 
     // Forgets what was collected.
     void discard() { work.clear(), kept.clear(), buffers.clear(); }
@@ -331,6 +311,34 @@ class Group {
     }
 };
 
+// Throws if a gradient that the groups have collected lies in the memory of a weight: weights are stepped while other
+// gradients are still to be read. Each element of a weight may be its own gradient.
+void refuse_shared_memory(nb::list groups) {
+    std::vector<Extents> all;
+    for (nb::handle group : groups) {
+        const auto &found = nb::cast<const Group &>(group).collected_extents();
+        all.insert(all.end(), found.begin(), found.end());
+    }
+    std::vector<size_t> order(all.size()); // by where the weights begin
+    std::iota(order.begin(), order.end(), size_t(0));
+    std::sort(order.begin(), order.end(),
+              [&](size_t a, size_t b) { return all[a].weight.begin < all[b].weight.begin; });
+    std::vector<const char *> reach; // how far the weights up to this one extend
+    for (const size_t j : order)
+        reach.push_back(reach.empty() ? all[j].weight.end : std::max(reach.back(), all[j].weight.end));
+    for (size_t j = 0; j < all.size(); ++j) {
+        const Extent &gradient = all[j].gradient;
+        size_t i = size_t(std::upper_bound(reach.begin(), reach.end(), gradient.begin) - reach.begin());
+        for (; i < order.size() && all[order[i]].weight.begin < gradient.end; ++i) {
+            const size_t other = order[i];
+            if (all[other].weight.end <= gradient.begin || (other == j && all[j].is_own_gradient)) continue;
+            throw nb::value_error(("parameter " + *all[j].name + ": its gradient lies in the memory of parameter " +
+                                   *all[other].name + ", which this step changes; pass a copy of it")
+                                      .c_str());
+        }
+    }
+}
+
 // Whether the dictionary holds just these keys with just these values (the same objects), in this order.
 bool holds(nb::handle dictionary, nb::list keys, nb::list values) {
     PyObject *key, *value;
@@ -367,6 +375,7 @@ NB_MODULE(_engine, m) {
         .def("discard", &Group::discard)
         .def("square_sum", &Group::square_sum, "threads"_a)
         .def("step", &Group::step, "coefficients"_a, "new_rows"_a, "threads"_a);
+    m.def("refuse_shared_memory", &refuse_shared_memory, "groups"_a);
     m.def("holds", &holds, "dictionary"_a, "keys"_a, "values"_a);
     m.def("same_objects", &same_objects, "a"_a, "b"_a);
     m.def("instruction_set", [] { return chosen_kernels->name; });

@@ -235,6 +235,8 @@ class TestRefusals:
             an.SGD({"x": x, "y": y}, lr=1.0).step({"x": y, "y": -x})
         with pytest.raises(ValueError, match="'x': its gradient lies in the memory of parameter 'x'"):
             an.SGD({"x": x}, lr=1.0).step([x[::-1]])
+        with pytest.raises(ValueError, match="'y': its gradient lies in the memory of parameter 'x'"):
+            an.SGD([{"params": {"x": x}}, {"params": {"y": y}}], lr=1.0).step([y.copy(), x])
         an.SGD({"x": x, "y": y}, lr=0.5).step({"x": x, "y": y})  # each its own
         assert (x.tolist(), y.tolist()) == ([0.5, 1.0], [1.5, 2.0])
 

@@ -202,6 +202,14 @@ def join_float16(xp: Any, high: Array, low: Array) -> Array:
     return value + cast(cast(signed, xp.int32), xp.float32) * (float16_spacing(xp, xp.abs(value)) * 2.0**-15)
 
 
+# By the name of the dtype.
+
+ENCODE = {"bfloat16": encode_bfloat16, "float16": encode_float16}
+DECODE = {"bfloat16": decode_bfloat16, "float16": decode_float16}
+SPLIT = {"bfloat16": split_bfloat16, "float16": split_float16}
+JOIN = {"bfloat16": join_bfloat16, "float16": join_float16}
+
+
 # int8: a byte for each moment and a float32 scale for each block of a row.
 #
 # A code c stands for grid(c) times the scale: eight stretches of 32 codes, each twice as wide as the one before it, so

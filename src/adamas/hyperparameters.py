@@ -12,6 +12,7 @@ from .layout import FORMATS, State, is_reduced
 from .schedules import Schedule
 
 Decay = Literal["l2", "decoupled", "independent"]
+Weights = Literal["nearest", "stochastic", "split"]
 
 
 class Options(TypedDict, total=False):
@@ -50,7 +51,7 @@ class Options(TypedDict, total=False):
     max_grad_norm: float | Schedule | Literal["auto"] | None
     on_nonfinite: Literal["propagate", "skip", "raise"]
     state: State
-    weights: Literal["nearest", "stochastic", "split"]
+    weights: Weights
     seed: int
     rows: Sequence[tuple[int, int] | None] | None
 

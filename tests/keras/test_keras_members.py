@@ -129,7 +129,7 @@ def test_a_decay_that_float32_would_round_away_is_all_there() -> None:
         ({"learning_rate": -0.1}, "learning_rate must be a number from 0 up"),
         ({"eps_mode": "root"}, "use one of 'hat', 'torch'"),
         ({"decay": 1e-6}, "decay=1e-06 is unknown"),
-        ({"weights": "exact"}, "weights='exact' is unknown: use one of 'split'"),
+        ({"weights": "exact"}, "weights='exact' is unknown: use one of 'nearest'"),
         ({"state": "int4"}, "state='int4' is unknown"),
         ({"state": {"momentum": "int8"}}, "no moment 'momentum'; the names are 'exp_avg'"),
         ({"seed": 0.5}, "seed must be an int"),

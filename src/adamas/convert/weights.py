@@ -10,11 +10,6 @@ from .. import formats
 from ..layout import HALVES
 from .checkpoint import Array
 
-_DECODE = {"bfloat16": formats.decode_bfloat16, "float16": formats.decode_float16}
-_ENCODE = {"bfloat16": formats.encode_bfloat16, "float16": formats.encode_float16}
-_JOIN = {"bfloat16": formats.join_bfloat16, "float16": formats.join_float16}
-_SPLIT = {"bfloat16": formats.split_bfloat16, "float16": formats.split_float16}
-
 
 def widened(dtype: str, x: Array, low: Array | None = None) -> Array:
     """The weights in float32 or wider.
@@ -28,8 +23,8 @@ def widened(dtype: str, x: Array, low: Array | None = None) -> Array:
         return x
     codes = x.astype(np.int64)
     if low is None:
-        return np.asarray(_DECODE[dtype](np, codes))
-    return np.asarray(_JOIN[dtype](np, codes, low.view(np.uint16).astype(np.int64)))
+        return np.asarray(formats.DECODE[dtype](np, codes))
+    return np.asarray(formats.JOIN[dtype](np, codes, low.view(np.uint16).astype(np.int64)))
 
 
 def narrowed(dtype: str, x: Array, is_split: bool) -> tuple[Array, Array | None]:
@@ -38,8 +33,8 @@ def narrowed(dtype: str, x: Array, is_split: bool) -> tuple[Array, Array | None]
         return x.astype(dtype, copy=False), None
     wide = np.ascontiguousarray(x, np.float32)
     if not is_split:
-        return _uint16(_ENCODE[dtype](np, wide)), None
-    high, low = _SPLIT[dtype](np, wide)
+        return _uint16(formats.ENCODE[dtype](np, wide)), None
+    high, low = formats.SPLIT[dtype](np, wide)
     return _uint16(high), _uint16(low).view(np.int16)
 
 

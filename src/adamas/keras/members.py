@@ -27,8 +27,9 @@ from typing import Any, Literal, TypeAlias
 import keras
 
 from .. import family
-from .optimizer import Decay, Optimizer, Rate, Weights
-from .storage import StateOption
+from ..hyperparameters import Decay, Weights
+from ..layout import State
+from .optimizer import Optimizer, Rate
 
 EpsMode: TypeAlias = Literal["hat", "torch"]
 RootMode: TypeAlias = Literal["root", "torch"]
@@ -76,7 +77,7 @@ class SGD(Optimizer):
         *,
         decay: Decay = "decoupled",
         l1: float = 0.0,
-        state: StateOption = "float32",
+        state: State = "float32",
         weights: Weights = "split",
         seed: int = 0,
     ) -> None:
@@ -129,7 +130,7 @@ class Adagrad(Optimizer):
         eps_mode: RootMode = "root",
         decay: Decay = "decoupled",
         l1: float = 0.0,
-        state: StateOption = "float32",
+        state: State = "float32",
         weights: Weights = "split",
         seed: int = 0,
     ) -> None:
@@ -189,7 +190,7 @@ class RMSprop(Optimizer):
         eps_mode: RootMode = "root",
         decay: Decay = "decoupled",
         l1: float = 0.0,
-        state: StateOption = "float32",
+        state: State = "float32",
         weights: Weights = "split",
         seed: int = 0,
     ) -> None:
@@ -251,7 +252,7 @@ class Adam(Optimizer):
         bias_correction: bool = True,
         decay: Decay = "decoupled",
         l1: float = 0.0,
-        state: StateOption = "float32",
+        state: State = "float32",
         weights: Weights = "split",
         seed: int = 0,
     ) -> None:
@@ -307,7 +308,7 @@ class AdamW(Optimizer):
         bias_correction: bool = True,
         decay: Decay = "decoupled",
         l1: float = 0.0,
-        state: StateOption = "float32",
+        state: State = "float32",
         weights: Weights = "split",
         seed: int = 0,
     ) -> None:
@@ -366,7 +367,7 @@ class Adamax(Optimizer):
         bias_correction: bool = True,
         decay: Decay = "decoupled",
         l1: float = 0.0,
-        state: StateOption = "float32",
+        state: State = "float32",
         weights: Weights = "split",
         seed: int = 0,
     ) -> None:
@@ -425,7 +426,7 @@ class Nadam(Optimizer):
         momentum_decay: float = 1.0,
         decay: Decay = "decoupled",
         l1: float = 0.0,
-        state: StateOption = "float32",
+        state: State = "float32",
         weights: Weights = "split",
         seed: int = 0,
     ) -> None:
@@ -478,7 +479,7 @@ class RAdam(Optimizer):
         bias_correction: bool = True,
         decay: Decay = "decoupled",
         l1: float = 0.0,
-        state: StateOption = "float32",
+        state: State = "float32",
         weights: Weights = "split",
         seed: int = 0,
     ) -> None:

@@ -13,11 +13,11 @@ from torch.autograd.graph import increment_version
 
 from .. import _engine, formats
 from ..family import Coefficients
+from ..layout import LOW_BITS, scale_name
 from ..torch import unfused
-from .storage import LOW_BITS, scale_name
+from ..torch.storage import dtype_name
 
 _ENGINE_DEVICE = "cpu"  # the devices that the engine has kernels for
-_SPLIT = {torch.bfloat16: formats.split_bfloat16, torch.float16: formats.split_float16}
 
 
 class Plan:
@@ -127,5 +127,5 @@ def joined(weight: Tensor, low: Tensor) -> Tensor:
 
 def split(value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Float32 weights as 16-bit ones and the low bits (int16)."""
-    high, low = _SPLIT[dtype](torch, value.detach().contiguous())
+    high, low = formats.SPLIT[dtype_name(dtype)](torch, value.detach().contiguous())
     return high.to(torch.int16).view(dtype), low.to(torch.int16)

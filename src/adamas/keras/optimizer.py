@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import keras
 import numpy as np
 
+from .. import layout
 from ..family import Member
 from ..formats import tensor_key
 from ..schedules import Schedule
@@ -29,8 +30,7 @@ if arrays is None:
 Variable = Any
 Array = Any
 Rate: TypeAlias = float | Schedule | Callable[..., Any]
-Decay = Literal["l2", "decoupled", "independent"]
-Weights = Literal["nearest", "stochastic", "split"]
+
 
 _OF_KERAS = (
     "weight_decay",
@@ -315,7 +315,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def _overwrite_model_variables_with_average_value(self, trainable_variables: Sequence[Variable]) -> None:
         """As Keras's, with the low bits. On JAX, Keras would have variable and average share an array, which the next ``fit``
         then fails to give away twice."""
-        if NAME == "tensorflow" and all(dtype_of(variable) not in storage.HALVES for variable in trainable_variables):
+        if NAME == "tensorflow" and all(dtype_of(variable) not in layout.HALVES for variable in trainable_variables):
             super()._overwrite_model_variables_with_average_value(trainable_variables)
             return
         for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
@@ -323,7 +323,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 self._write(variable, keras.ops.copy(average))
 
     def _low_bits(self, variable: Variable) -> Variable | None:
-        return self._states[self._get_variable_index(variable)].get(storage.LOW_BITS)
+        return self._states[self._get_variable_index(variable)].get(layout.LOW_BITS)
 
     def _wide_value(self, variable: Variable) -> Array:
         return joined(variable, self._low_bits(variable))

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..family import Member
+from ..hyperparameters import CHOICES, check_state
 from ..schedules import Schedule
 from .schedule import Scheduled
-from .storage import FORMATS
 
-_CHOICES = {"decay": ("decoupled", "l2", "independent"), "weights": ("split", "stochastic", "nearest")}
 _NOT_NEGATIVE = (
     "learning_rate",
     "epsilon",
@@ -57,10 +56,10 @@ def check(member: Member, eps_modes: tuple[str, ...], given: Mapping[str, Any]) 
     for name in _BELOW_ONE:
         if name in given and not (_is_number(given[name]) and 0 <= given[name] < 1):
             raise ValueError(f"{name} must be a number from 0 to below 1, not {given[name]!r}")
-    for name, allowed in {**_CHOICES, "eps_mode": eps_modes}.items():
+    for name, allowed in {**CHOICES, "eps_mode": eps_modes}.items():
         if name in given and given[name] not in allowed:
             raise ValueError(f"{name}={given[name]!r} is unknown: use one of {', '.join(map(repr, allowed))}")
-    _check_state(member, given["state"], bool(given.get("centered")))
+    check_state(given["state"], member.slots, bool(given.get("centered")))
     if isinstance(given["seed"], bool) or not isinstance(given["seed"], int):
         raise ValueError(f"seed must be an int, not {given['seed']!r}")
     rate = given["learning_rate"]
@@ -68,21 +67,6 @@ def check(member: Member, eps_modes: tuple[str, ...], given: Mapping[str, Any]) 
         raise ValueError(
             'decay="independent" needs a learning_rate that is a number or a schedule of adamas.schedules: of another it '
             'cannot tell the factor; use decay="decoupled"'
-        )
-
-
-def _check_state(member: Member, state: Any, is_centered: bool) -> None:
-    names = [name for name in member.slots if name is not None]
-    if isinstance(state, Mapping) and (unknown := sorted(set(state) - set(names))):
-        raise ValueError(f"state: there is no moment {unknown[0]!r}; the names are {', '.join(map(repr, names))}")
-    forms = list(state.values()) if isinstance(state, Mapping) else [state]
-    for form in forms:
-        if form not in FORMATS:
-            raise ValueError(f"state={form!r} is unknown: use one of {', '.join(map(repr, FORMATS))}")
-    if is_centered and any(form != "float32" for form in forms):
-        raise ValueError(
-            f'centered=True needs state="float32", not {state!r}: the rounding of such moments exceeds the difference of '
-            "square_avg and grad_avg² that it divides by, and single updates would be far too large"
         )
 
 

@@ -7,26 +7,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from .. import formats
-from ..family import STATEFUL_PARTS, Member, Shape
+from .. import formats, layout
+from ..family import Member
+from ..layout import HALVES, LOW_BITS, State
 from .backend import arrays
 
 Array = Any
 
-StateFormat = Literal["float32", "bfloat16", "int8"]
-StateOption: TypeAlias = StateFormat | Mapping[str, StateFormat]
-FORMATS = ("float32", "bfloat16", "int8")
-HALVES = ("bfloat16", "float16")
-LOW_BITS = "weight_low_bits"
-
 WHATS = ("first", "second", "maximum", "trace")
-_ENCODE = {"bfloat16": formats.encode_bfloat16, "float16": formats.encode_float16}
-_SPLIT = {"bfloat16": formats.split_bfloat16, "float16": formats.split_float16}
-_JOIN = {"bfloat16": formats.join_bfloat16, "float16": formats.join_float16}
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -54,42 +46,21 @@ class Part(NamedTuple):
     start: float
 
 
-def scale_name(slot: str) -> str:
-    """What the scales of a moment are called."""
-    return f"{slot}_scale"
-
-
-def has_blocks(shape: Sequence[int]) -> bool:
-    """Whether a variable of this shape is large enough for moments in 8 bits."""
-    if len(shape) < 2:
-        return False
-    row = math.prod(shape[1:])
-    return row >= formats.LEAST_ROW and row * shape[0] >= formats.LEAST_NUMEL
-
-
 def parts(
-    member: Member, hyper: Mapping[str, Any], state: StateOption, weights: str, shape: Sequence[int], dtype: str
+    member: Member, hyper: Mapping[str, Any], state: State, weights: str, shape: Sequence[int], dtype: str
 ) -> list[Part]:
     """The state of a model variable of this shape and dtype."""
     start = hyper.get("initial_accumulator_value", 0.0)
-    wide = "float64" if dtype == "float64" else "float32"
     shape = tuple(shape)
     found = []
-    for kind, name in zip(STATEFUL_PARTS, member.state_names(hyper), strict=True):
-        if name is None:
-            continue
-        form = state if isinstance(state, str) else state.get(name, "float32")
-        if form == "int8" and has_blocks(shape):
-            has_sign = bool(kind & (Shape.FIRST | Shape.TRACE))
-            one = np.full((1, 1), start, np.float32)
-            codes, scale = formats.encode_signed(np, one) if has_sign else formats.encode_unsigned(np, one, 0 * one)
-            blocks = -(-math.prod(shape[1:]) // formats.BLOCK)
-            found += [
-                Part(name, shape, "int8" if has_sign else "uint8", int(codes[0, 0])),
-                Part(scale_name(name), (shape[0], blocks), "float32", float(scale[0, 0])),
-            ]
+    for slot in layout.slots(member, {**hyper, "state": state}, shape, dtype):
+        if slot.scale_shape is None:
+            found.append(Part(slot.name, shape, slot.dtype, start))
         else:
-            found.append(Part(name, shape, "bfloat16" if form == "bfloat16" else wide, start))
+            codes, scale = np.empty((1, 1), slot.dtype), np.empty((1, 1), np.float32)
+            layout.encode(np, np.full((1, 1), start, np.float32), codes, scale)
+            found.append(Part(slot.name, shape, slot.dtype, int(codes[0, 0])))
+            found.append(Part(slot.scale_name, slot.scale_shape, "float32", float(scale[0, 0])))
     if weights == "split" and dtype in HALVES:
         found.append(Part(LOW_BITS, shape, "int16", 0))
     return found
@@ -165,18 +136,18 @@ def rounded(value: Array, dtype: str, rounding: Rounding) -> Array:
 @_exactly
 def split(value: Array, dtype: str, xp: Any) -> tuple[Array, Array]:
     """Float32 weights as 16-bit ones and the low bits (int16)."""
-    high, low = _SPLIT[dtype](xp, arrays.opened(value))
+    high, low = formats.SPLIT[dtype](xp, arrays.opened(value))
     return arrays.from_codes(high, dtype), arrays.from_codes(low, "int16")
 
 
 @_exactly
 def joined(weight: Array, low: Array, dtype: str, xp: Any) -> Array:
     """The float32 weights that ``split`` split."""
-    return arrays.closed(_JOIN[dtype](xp, arrays.codes(weight), arrays.codes(low)), "float32")
+    return arrays.closed(formats.JOIN[dtype](xp, arrays.codes(weight), arrays.codes(low)), "float32")
 
 
 def _rounded(value: Array, dtype: str, xp: Any, thresholds: Any) -> Array:
-    return arrays.from_codes(_ENCODE[dtype](xp, arrays.opened(arrays.cast(value, "float32")), thresholds), dtype)
+    return arrays.from_codes(formats.ENCODE[dtype](xp, arrays.opened(arrays.cast(value, "float32")), thresholds), dtype)
 
 
 def _blocks(x: Array) -> Any:

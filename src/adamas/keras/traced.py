@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .. import rule
+from .. import layout, rule
 from ..family import Coefficients, Member, Shape, Traced
 from . import storage
 from .backend import arrays
@@ -82,13 +82,13 @@ def step(
         rounding: what the roundings need.
     """
     xp, k, compute, dtype = arrays.xp, one.coefficients, arrays.dtype_of(gradient), arrays.dtype_of(weight)
-    low = state.get(storage.LOW_BITS)
+    low = state.get(layout.LOW_BITS)
     p = arrays.cast(weight, compute) if low is None else storage.joined(weight, low, dtype, rounding.xp)
     old = rule.Moments(
         *(
             None
             if name is None
-            else storage.loaded(state[name], state.get(storage.scale_name(name)), compute, rounding.xp)
+            else storage.loaded(state[name], state.get(layout.scale_name(name)), compute, rounding.xp)
             for name in names
         )
     )
@@ -103,16 +103,16 @@ def step(
     for name, value, what, factor in zip(names, new, storage.WHATS, factors, strict=True):
         if name is None:
             continue
-        form, scale = arrays.dtype_of(state[name]), state.get(storage.scale_name(name))
+        form, scale = arrays.dtype_of(state[name]), state.get(layout.scale_name(name))
         if scale is None:
             after[name] = storage.kept(value, form, rounding, what)
         else:
             is_average = what == "second" and bool(shape & Shape.SQUARE)
             coded = storage.coded(value, form, scale, rounding, factor, is_average)
-            after[name], after[storage.scale_name(name)] = coded
+            after[name], after[layout.scale_name(name)] = coded
     if low is not None:
-        stored, after[storage.LOW_BITS] = storage.split(p, dtype, rounding.xp)
-    elif weights == "stochastic" and dtype in storage.HALVES:
+        stored, after[layout.LOW_BITS] = storage.split(p, dtype, rounding.xp)
+    elif weights == "stochastic" and dtype in layout.HALVES:
         stored = storage.rounded(p, dtype, rounding)
     else:
         stored = arrays.cast(p, dtype)

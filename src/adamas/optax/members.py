@@ -29,9 +29,9 @@ from typing import Any, Literal, TypeAlias
 import optax
 
 from .. import family
-from ..hyperparameters import Decay
+from ..hyperparameters import Decay, Weights
 from ..layout import State as StateOption
-from .transformation import Number, Scheduled, Tree, Weights, transformation
+from .transformation import Number, Scheduled, Tree, transformation
 
 EpsMode = Literal["torch", "hat"]
 Mask: TypeAlias = Tree | Callable[[Tree], Tree] | None

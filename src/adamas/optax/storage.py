@@ -20,10 +20,6 @@ Array = Any
 
 WHATS = ("first", "second", "maximum", "trace")
 
-_ENCODE = {"bfloat16": formats.encode_bfloat16, "float16": formats.encode_float16}
-_SPLIT = {"bfloat16": formats.split_bfloat16, "float16": formats.split_float16}
-_JOIN = {"bfloat16": formats.join_bfloat16, "float16": formats.join_float16}
-
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -143,14 +139,14 @@ def kept(
 @_with_all_constants
 def rounded(value: Array, dtype: Any, thresholds: Array | None, xp: Namespace) -> Array:
     """Float32 values as bfloat16 or float16: stochastically, or to the nearest without thresholds."""
-    codes = _ENCODE[jnp.dtype(dtype).name](xp, value.astype(jnp.float32), thresholds)
+    codes = formats.ENCODE[jnp.dtype(dtype).name](xp, value.astype(jnp.float32), thresholds)
     return codes.astype(jnp.uint16).view(dtype)
 
 
 @_with_all_constants
 def split(value: Array, dtype: Any, xp: Namespace) -> tuple[Array, Array]:
     """Float32 weights as weights of 16 bits and the low bits (int16)."""
-    high, low = _SPLIT[jnp.dtype(dtype).name](xp, value)
+    high, low = formats.SPLIT[jnp.dtype(dtype).name](xp, value)
     return high.astype(jnp.uint16).view(dtype), low.astype(jnp.int16)
 
 
@@ -158,4 +154,4 @@ def split(value: Array, dtype: Any, xp: Namespace) -> tuple[Array, Array]:
 def joined(p: Array, low: Array, xp: Namespace) -> Array:
     """The float32 weights that ``split`` split."""
     high = p.view(jnp.uint16).astype(jnp.uint32)
-    return _JOIN[p.dtype.name](xp, high, low.view(jnp.uint16).astype(jnp.uint32))
+    return formats.JOIN[p.dtype.name](xp, high, low.view(jnp.uint16).astype(jnp.uint32))

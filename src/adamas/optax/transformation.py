@@ -8,7 +8,7 @@ An update asks ``adamas.family`` for the numbers of this step, computed within t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import optax
 from .. import layout, rule
 from ..family import Coefficients, Member, Shape, Traced
 from ..formats import tensor_key
-from ..hyperparameters import CHOICES, check_state
+from ..hyperparameters import CHOICES, Weights, check_state
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
 from . import storage
@@ -27,7 +27,6 @@ Tree = Any
 Array = Any
 Number: TypeAlias = float | jax.Array | np.ndarray[Any, Any]
 Scheduled: TypeAlias = Number | Schedule | Callable[[Any], Any]  # a number, or a function of the steps done before
-Weights = Literal["nearest", "stochastic", "split"]
 
 
 class State(NamedTuple):

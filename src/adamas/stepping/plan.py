@@ -81,3 +81,11 @@ class Plan:
         advanced = [advance(row) for row in self.rows]
         self._group.step([numbers for numbers, _ in advanced], [row for _, row in advanced], threads)
         return int(max(row[0] for _, row in advanced))
+
+
+def refuse_shared_memory(plans: Sequence[Plan]) -> None:
+    """Raises ValueError if a gradient that was collected lies in the memory of a weight that the step would change first.
+
+    Each element of a weight may be its own gradient.
+    """
+    _engine.refuse_shared_memory([plan._group for plan in plans])

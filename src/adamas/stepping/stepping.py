@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ..family import Coefficients, Member
 from . import clipping, scheduled
-from .plan import Plan, Row
+from .plan import Plan, Row, refuse_shared_memory
 
 
 class Stepping:
@@ -98,6 +98,8 @@ class Stepping:
             try:
                 for plan, given in zip(plans, gradients or [None] * len(plans), strict=True):
                     plan.collect(given)
+                if gradients is not None:
+                    refuse_shared_memory(plans)
                 reached = self._step_collected(plans, scale, threads)
             finally:
                 for plan in plans:

@@ -13,9 +13,6 @@ from .. import formats, layout, rule
 from ..family import Coefficients, Shape
 from . import storage
 
-_ENCODE = {torch.bfloat16: formats.encode_bfloat16, torch.float16: formats.encode_float16}
-_SPLIT = {torch.bfloat16: formats.split_bfloat16, torch.float16: formats.split_float16}
-_JOIN = {torch.bfloat16: formats.join_bfloat16, torch.float16: formats.join_float16}
 _MOMENTS = ("first", "second", "maximum", "trace")
 
 
@@ -33,7 +30,7 @@ def _real(x: Tensor) -> Tensor:
 
 def joined(weight: Tensor, low: Tensor) -> Tensor:
     """The float32 weights of which a 16-bit parameter and its low bits (int16) are the two halves."""
-    value: Tensor = _JOIN[weight.dtype](torch, _codes(weight), low.to(torch.int64) & 0xFFFF)
+    value: Tensor = formats.JOIN[storage.dtype_name(weight.dtype)](torch, _codes(weight), low.to(torch.int64) & 0xFFFF)
     return value
 
 
@@ -63,7 +60,7 @@ def step(
     index = (torch.arange(p.numel(), device=p.device) + first_row * row).reshape(p.shape)
 
     def round_into(target: Tensor, value: Tensor, what: str | None) -> None:
-        encode = _ENCODE.get(target.dtype)
+        encode = formats.ENCODE.get(storage.dtype_name(target.dtype))
         if encode is None or what is None:
             target.copy_(value)
         else:
@@ -107,7 +104,7 @@ def step(
     if coefficients.eta == 0 and coefficients.k == 1:
         return
     if low is not None:
-        high_codes, low_codes = _SPLIT[p.dtype](torch, value.contiguous())
+        high_codes, low_codes = formats.SPLIT[storage.dtype_name(p.dtype)](torch, value.contiguous())
         _store(high_codes, p)
         low.copy_(low_codes.to(torch.int16))
     else:

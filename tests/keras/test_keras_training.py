@@ -12,6 +12,7 @@ import pytest
 from keras_cases import BACKEND, Stepper, normal, stepped, value_of, variables
 
 import adamas.keras as ak
+from adamas import formats
 
 pytestmark = pytest.mark.keras
 
@@ -263,7 +264,31 @@ def test_what_is_not_on_the_cpu_steps_by_the_rule_itself(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("form", ["bfloat16", "int8"])
-def test_moments_in_few_bits_are_formats_own_and_train(form: str) -> None:
+def test_moments_are_stored_to_the_bit_as_formats_says(form: str) -> None:
+    """With the random numbers of the variable's position and the seed, on every backend."""
+    shapes = ((7,), (40, 130))
+    optimizer, of = ak.Adam(0.01, state=form, seed=5), variables(0, shapes=shapes)
+    gradient = normal(1, 1.0, shapes)[1].astype(np.float32)
+    Stepper(optimizer, of)([np.zeros(7), gradient])
+    state, key = optimizer._states[1], formats.tensor_key(5, 1)
+    first, second = np.float32(1 - 0.9) * gradient, np.float32(1 - 0.999) * gradient * gradient
+    if form == "bfloat16":
+        for name, moment, what in (("exp_avg", first, "first"), ("exp_avg_sq", second, "second")):
+            index = np.arange(first.size).reshape(first.shape)
+            codes = formats.encode_bfloat16(np, moment, formats.random16(np, index, key, 1, what))
+            assert np.array_equal(value_of(state[name]), formats.decode_bfloat16(np, codes))
+        return
+    blocks = [np.pad(moment, ((0, 0), (0, 126))).reshape(40, 2, 128) for moment in (first, second)]
+    thresholds = formats.random18(np, np.arange(80).reshape(40, 2, 1), np.arange(128), key, 1)
+    none = np.zeros((40, 2, 1), np.float32)
+    stored = formats.encode_signed(np, blocks[0]), formats.encode_unsigned(np, blocks[1], none, thresholds)
+    for name, (codes, scale) in zip(("exp_avg", "exp_avg_sq"), stored, strict=True):
+        assert np.array_equal(value_of(state[name]), codes.reshape(40, 256)[:, :130])
+        assert np.array_equal(value_of(state[f"{name}_scale"]), scale[..., 0])
+
+
+@pytest.mark.parametrize("form", ["bfloat16", "int8"])
+def test_moments_in_few_bits_train(form: str) -> None:
     shapes = ((40, 130), (7,))
     exact = stepped(ak.Adam(0.01), variables(0, shapes=shapes), 8)
     optimizer = ak.Adam(0.01, state=form)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,10 @@ from ..family import Coefficients
 from ..layout import LOW_BITS, scale_name
 from ..torch import unfused
 from ..torch.storage import dtype_name
+from .traced import undecayed, without_decay
+
+if TYPE_CHECKING:
+    from .optimizer import Optimizer
 
 _ENGINE_DEVICE = "cpu"  # the devices that the engine has kernels for
 
@@ -79,7 +84,6 @@ class Plan:
         """Whether it is the plan of these weights, with these options."""
         return self.options == options and _engine.same_objects(self.tensors, tensors)
 
-    @_disable_dynamo
     @torch.no_grad()
     def step(self, gradients: list[Tensor], numbers: Mapping[bool, Coefficients], count: int) -> None:
         """Steps all variables in place.
@@ -118,6 +122,47 @@ class Plan:
                 0,
                 count,
             )
+
+
+@_disable_dynamo  # a compiled training step has a graph break here
+def step(optimizer: Optimizer, gradients: Sequence[Tensor], variables: Sequence[Any], rate: Any) -> None:
+    """Steps the variables of an optimizer in place.
+
+    Args:
+        optimizer: has been built.
+        gradients: one for each variable.
+        variables: those that have a gradient.
+        rate: the learning rate, a number or what ``float`` makes one of.
+    """
+    member, hyper = optimizer._member, {**optimizer.hyperparameters(), "lr": float(rate)}
+    before = {"step": float(optimizer.iterations), **{name: float(value) for name, value in optimizer._scalars.items()}}
+    now = member.advance(hyper, before)
+    numbers = member.full_coefficients(hyper, now)
+    plan = _current_plan(optimizer, variables, hyper)
+    plan.step(list(gradients), {True: numbers, False: without_decay(numbers)}, int(now["step"]))
+    for name, variable in optimizer._scalars.items():
+        optimizer.assign(variable, now[name])
+
+
+def _current_plan(optimizer: Optimizer, variables: Sequence[Any], hyper: Mapping[str, Any]) -> Plan:
+    """The plan of these variables, made anew where a tensor or an option is another than it was."""
+    tensors = [variable.value for variable in variables]
+    shape = optimizer._member.full_shape(hyper)
+    shapes = shape, undecayed(shape)
+    plan: Plan | None = optimizer._plan
+    if plan is None or not plan.holds(tensors, (shapes, optimizer.weights)):
+        indices = [optimizer._get_variable_index(variable) for variable in variables]
+        plan = optimizer._plan = Plan(
+            tensors,
+            [{name: state.value for name, state in optimizer._states[i].items()} for i in indices],
+            [repr(variable.path) for variable in variables],
+            [optimizer._keys[i] for i in indices],
+            [optimizer._decayed[i] for i in indices],
+            shapes,
+            optimizer.weights,
+            optimizer._member.state_names(hyper),
+        )
+    return plan
 
 
 def joined(weight: Tensor, low: Tensor) -> Tensor:

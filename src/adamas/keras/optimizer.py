@@ -227,7 +227,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def _step(self, grads: Sequence[Array], trainable_variables: Sequence[Variable], rate: Any) -> None:
         if arrays is None:
-            self._step_by_engine(grads, trainable_variables, rate)
+            on_torch.step(self, grads, trainable_variables, rate)
             return
         before = {"step": self.iterations, **self._scalars}
         numbers, after = traced.numbers(
@@ -263,35 +263,6 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         for name, value in after.items():
             self.assign(self._states[index][name], value)
         self.assign(variable, weight)
-
-    def _step_by_engine(self, grads: Sequence[Array], variables: Sequence[Variable], rate: Any) -> None:
-        hyper = {**self.hyperparameters(), "lr": float(rate)}
-        before = {"step": float(self.iterations), **{name: float(value) for name, value in self._scalars.items()}}
-        now = self._member.advance(hyper, before)
-        numbers = self._member.full_coefficients(hyper, now)
-        plan = self._current_plan(variables, hyper)
-        plan.step(list(grads), {True: numbers, False: traced.without_decay(numbers)}, int(now["step"]))
-        for name, variable in self._scalars.items():
-            self.assign(variable, now[name])
-
-    def _current_plan(self, variables: Sequence[Variable], hyper: Mapping[str, Any]) -> Any:
-        """The plan of these variables, made anew where a tensor or an option is another than it was."""
-        tensors = [variable.value for variable in variables]
-        shape = self._member.full_shape(hyper)
-        shapes = shape, traced.undecayed(shape)
-        if self._plan is None or not self._plan.holds(tensors, (shapes, self.weights)):
-            indices = [self._get_variable_index(variable) for variable in variables]
-            self._plan = on_torch.Plan(
-                tensors,
-                [{name: state.value for name, state in self._states[i].items()} for i in indices],
-                [repr(path_of(variable)) for variable in variables],
-                [self._keys[i] for i in indices],
-                [self._decayed[i] for i in indices],
-                shapes,
-                self.weights,
-                self._member.state_names(hyper),
-            )
-        return self._plan
 
     def stateless_apply(
         self, optimizer_variables: Sequence[Array], grads: Sequence[Array], trainable_variables: Sequence[Array]

@@ -97,7 +97,7 @@ def trap_tests(folder: Path = ROOT / "tests") -> dict[str, list[TrapTest]]:
     """
     found: dict[str, list[TrapTest]] = {}
     missing = set(NAMED_OTHERWISE)
-    for path in sorted(folder.glob("test_*.py")):
+    for path in sorted(folder.rglob("test_*.py")):
         text = path.read_text(encoding="utf-8")
         for node in ast.parse(text).body:
             if not isinstance(node, ast.FunctionDef):

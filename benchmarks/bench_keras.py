@@ -9,15 +9,13 @@ It wants a quiet machine, and says how busy this one was.
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import keras
 import numpy as np
+from turns import compare, timed
 
 import adamas.keras
 
@@ -58,12 +56,7 @@ def stepper(optimizer: Any) -> Callable[[], float]:
         def step() -> None:
             optimizer.apply(gradients, variables)
 
-    def run() -> float:
-        start = time.perf_counter()
-        step()
-        return time.perf_counter() - start
-
-    return run
+    return timed(step)
 
 
 def main(names: list[str]) -> None:
@@ -71,21 +64,7 @@ def main(names: list[str]) -> None:
     print(f"keras {keras.__version__}, {BACKEND}, {n / 1e6:.1f} M parameters")
     for name in names or ROWS:
         ours, theirs = (stepper(make()) for make in ROWS[name])
-        for _ in range(5):
-            ours(), theirs()
-        pairs = []
-        for i in range(100):  # who goes first changes, for what one leaves in the caches
-            if i % 2:
-                pairs.append((ours(), theirs()))
-            else:
-                other = theirs()
-                pairs.append((ours(), other))
-        ratio = median(a / b for a, b in pairs)
-        milliseconds = [1e3 * median(side) for side in zip(*pairs, strict=True)]
-        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-        print(
-            f"{name:10} {milliseconds[0]:6.2f} ms  keras {milliseconds[1]:6.2f} ms  ratio {ratio:.3f}  (load {load:.1f})"
-        )
+        compare(name, ours, "keras", theirs)
 
 
 if __name__ == "__main__":

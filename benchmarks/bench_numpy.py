@@ -9,14 +9,12 @@ it is written by hand, with its temporaries. It wants a quiet machine, and says 
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from collections.abc import Callable
-from statistics import median
 
 import numpy as np
 import torch
+from turns import compare, timed
 
 import adamas.numpy
 import adamas.torch
@@ -57,27 +55,19 @@ def torchs(params: Arrays, grads: Arrays) -> Callable[[], None]:
     return adamas.torch.AdamW(parameters, lr=LR, weight_decay=DECAY).step
 
 
-ROWS = {"plain": (plain, LARGE, 9), "torch": (torchs, LARGE, 25), "small": (torchs, SMALL, 25)}
+ROWS = {"plain": (plain, LARGE, 10), "torch": (torchs, LARGE, 30), "small": (torchs, SMALL, 30)}
 
 
 def main(rows: list[str]) -> None:
+    print(f"numpy {np.__version__}, torch {torch.__version__}, {adamas.engine_info()}")
     for row in rows or ROWS:
         theirs, shapes, rounds = ROWS[row]
         random = np.random.default_rng(0)
         grads = [random.standard_normal(shape, np.float32) for shape in shapes]
         # The same arrays on both sides: where memory lies changes a step by a third.
         params = [np.zeros(shape, np.float32) for shape in shapes]
-        sides = ours(params, grads), theirs(params, grads)
-        times: list[list[float]] = [[], []]
-        for _ in range(rounds + 3):
-            for side, record in zip(sides, times, strict=True):
-                start = time.perf_counter()
-                side()
-                record.append(time.perf_counter() - start)
-        pairs = list(zip(*(record[3:] for record in times), strict=True))
-        ratio, first, second = (median(x) for x in (([a / b for a, b in pairs]), *zip(*pairs, strict=True)))
-        print(f"{row:6} {1e3 * first:8.2f} ms beside {1e3 * second:8.2f} ms: {ratio:.3f}")
-    print(f"load {os.getloadavg()[0]:.2f}, {adamas.engine_info()}")
+        other = "expressions" if theirs is plain else "adamas.torch"
+        compare(row, timed(ours(params, grads)), other, timed(theirs(params, grads)), rounds)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,15 @@ steps after a warm-up, over 4.2 M float32 parameters. It wants a quiet machine, 
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from turns import compare
 
 import adamas.optax
 
@@ -64,21 +63,7 @@ def main(names: list[str]) -> None:
     print(f"jax {jax.__version__}, optax {optax.__version__}, {jax.devices()[0].platform}, {n / 1e6:.1f} M parameters")
     for name in names or ROWS:
         ours, theirs = map(stepper, ROWS[name])
-        for _ in range(5):
-            ours(), theirs()
-        pairs = []
-        for i in range(100):  # who goes first changes, for what one leaves in the caches
-            if i % 2:
-                pairs.append((ours(), theirs()))
-            else:
-                other = theirs()
-                pairs.append((ours(), other))
-        ratio = median(a / b for a, b in pairs)
-        milliseconds = [1e3 * median(side) for side in zip(*pairs, strict=True)]
-        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-        print(
-            f"{name:10} {milliseconds[0]:6.2f} ms  optax {milliseconds[1]:6.2f} ms  ratio {ratio:.3f}  (load {load:.1f})"
-        )
+        compare(name, ours, "optax", theirs)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import jax.numpy as jnp  # noqa: E402
 
 import adamas.optax as ao  # noqa: E402
 from adamas import family, formats, rule  # noqa: E402
+from adamas.jax_formats import Namespace  # noqa: E402
 from adamas.optax import storage  # noqa: E402
 from adamas.schedules import Plateau, cosine, warmup  # noqa: E402
 
@@ -338,7 +339,7 @@ def test_trap_T03_a_second_moment_decays_as_far_as_it_should(state: str) -> None
     _, held = update(jax.tree.map(lambda x: x + 8.0, zeros), held, params)
     for _ in range(2000):
         _, held = update(zeros, held, params)
-    v = storage.loaded(moment(held, "exp_avg_sq"), jnp.float32, storage.Namespace())
+    v = storage.loaded(moment(held, "exp_avg_sq"), jnp.float32, Namespace())
     assert float(v.mean()) == pytest.approx(0.001 * 64 * 0.999**2000, rel=0.05)
 
 
@@ -381,13 +382,13 @@ def test_moments_are_stored_with_the_references_bits(case: Case) -> None:
                 continue
             wide = (rng.standard_normal(shape) * 10.0 ** rng.integers(-5, 1, shape)).astype(np.float32)
             wide = wide if what in ("first", "trace") else np.abs(wide)
-            rounding = storage.Rounding(0, jnp.int32(0), storage.Namespace())
+            rounding = storage.Rounding(0, jnp.int32(0), Namespace())
             stored = storage.kept(jnp.asarray(wide), moment(held, name), rounding, "maximum", 1.0, False)
             held.moments[name]["layer"]["w"] = stored.values
             if state == "int8":
                 held.moments[f"{name}_scale"]["layer"]["w"] = stored.scale
                 scales[name] = np.abs(np.asarray(stored.scale)[..., None])
-            loaded[name] = np.asarray(storage.loaded(stored, jnp.float32, storage.Namespace()))
+            loaded[name] = np.asarray(storage.loaded(stored, jnp.float32, Namespace()))
         _, after = jax.jit(tx.update)({"layer": {"w": jnp.zeros(shape)}}, held, x)
         scalars = case.member.advance(hyper, dict(case.member.scalars))
         k = case.member.full_coefficients(hyper, scalars)
@@ -444,7 +445,7 @@ def test_weights_are_rounded_split_and_joined_with_the_references_bits(dtype: st
 
     @jax.jit
     def run(x: Any, count: Any) -> Any:
-        xp = storage.Namespace(count)
+        xp = Namespace(count)
         random = storage.Rounding(77, count, xp).thresholds(x.shape, "weight")
         high, low = storage.split(x, dtype, xp)
         nearest, stochastic = (storage.rounded(x, dtype, t, xp) for t in (None, random))
@@ -467,7 +468,7 @@ def test_blocks_with_odd_numbers_have_the_references_bits() -> None:
     @jax.jit
     def run(x: Any, old: Any, count: Any) -> Any:
         with jax.enable_x64(True):
-            xp = storage.Namespace(count)
+            xp = Namespace(count)
             thresholds = storage.Rounding(5, count, xp).block_thresholds((40, 2))
             signed, unsigned = formats.encode_signed(xp, x), formats.encode_unsigned(xp, jnp.abs(x), old, thresholds)
             return signed, formats.decode_signed(xp, *signed), unsigned, formats.decode_unsigned(xp, *unsigned)
@@ -486,7 +487,7 @@ def test_blocks_with_odd_numbers_have_the_references_bits() -> None:
 def test_a_product_is_rounded_before_the_sum() -> None:
     """XLA makes one operation of both where it can, and one code in a hundred thousand would be another."""
     a, b = np.random.default_rng(0).random((2, 1 << 16), np.float32)
-    joined = jax.jit(lambda a, b, count: storage.Namespace(count).separate(a * b) + 31.5)(a, b, jnp.int32(3))
+    joined = jax.jit(lambda a, b, count: Namespace(count).separate(a * b) + 31.5)(a, b, jnp.int32(3))
     np.testing.assert_array_equal(np.asarray(joined), a * b + np.float32(31.5))
 
 
@@ -501,7 +502,7 @@ def test_split_weights_are_trained_as_float32_ones() -> None:
         halves = ao.apply_updates(halves, updates)
         updates, two = jax.jit(plain.update)(g, two, kept)
         kept = ao.apply_updates(kept, updates)
-    joined = jax.tree.map(lambda p, low: storage.joined(p, low, storage.Namespace()), halves, one.low_bits)
+    joined = jax.tree.map(lambda p, low: storage.joined(p, low, Namespace()), halves, one.low_bits)
     assert_near(flat(joined), flat(kept), 1e-6, "50 steps, of which each moves a weight by 1e-4")
 
 

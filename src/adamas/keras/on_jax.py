@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..jax_formats import Namespace
+
 Array = Any
 
 xp = jnp
@@ -52,20 +54,7 @@ def dense(gradient: Any) -> Array:
 # ---- for ``adamas.formats``
 
 
-class Codes:
-    """``jax.numpy`` as ``adamas.formats`` takes it. ``count`` is any integer that is never negative."""
-
-    int64 = jnp.uint32  # half as wide, and the same bits
-
-    def __init__(self, count: Array) -> None:
-        self._zero = jnp.minimum(count, 0).astype(jnp.uint32)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(jnp, name)
-
-    def separate(self, product: Array) -> Array:
-        """A float32 product that XLA will not join with a sum: its bits go through an "or" with what only we know is 0."""
-        return (product.view(jnp.uint32) | self._zero).view(jnp.float32)
+Codes = Namespace
 
 
 def opened(x: Array) -> Any:

@@ -1,7 +1,6 @@
 """How moments and weights are stored in JAX arrays: the formats of ``adamas.formats`` over ``jax.numpy``.
 
-``adamas.formats`` computes with integers that are masked to 32 bits, so that uint32, half as wide, gives the same bits here. A
-tensor's part of its random numbers is computed on the host, from its name.
+A tensor's part of its random numbers is computed on the host, from its name.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import formats, layout
+from ..jax_formats import Namespace
 from ..layout import HALVES, StateFormat
 
 Array = Any
@@ -40,22 +40,6 @@ class Stored(NamedTuple):
 
     values: Array
     scale: Array = None
-
-
-class Namespace:
-    """``jax.numpy`` as ``adamas.formats`` takes it. ``count`` is any integer that is never negative."""
-
-    int64 = jnp.uint32
-
-    def __init__(self, count: Array = 0) -> None:
-        self._zero = jnp.minimum(count, 0).astype(jnp.uint32)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(jnp, name)
-
-    def separate(self, product: Array) -> Array:
-        """A float32 product that XLA will not join with a sum: its bits go through an "or" with what only we know is 0."""
-        return (product.view(jnp.uint32) | self._zero).view(jnp.float32)
 
 
 def is_half(dtype: Any) -> bool:

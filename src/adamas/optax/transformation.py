@@ -19,6 +19,7 @@ from .. import layout, rule
 from ..family import Coefficients, Member, Shape, Traced
 from ..formats import tensor_key
 from ..hyperparameters import CHOICES, Weights, check_state
+from ..jax_formats import Namespace
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
 from . import storage
@@ -117,7 +118,7 @@ def transformation(
         decayed = _masked(mask, params, tree)
 
         count = optax.safe_increment(state.count)
-        xp = storage.Namespace(state.count)
+        xp = Namespace(state.count)
         numbers, scalars = _numbers(member, hyper, state)
         changes: list[Any] = []
         for i, (path, g) in enumerate(paths):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -449,6 +451,21 @@ def test_a_plateau_goes_on_from_a_file() -> None:
 
 
 # ---- the rest
+
+
+def test_a_copy_and_a_pickle_go_on_with_arrays_of_their_own() -> None:
+    x = arrays(0)["w"]
+    optimizer = an.AdamW({"x": x}, lr=0.1 * cosine(10), state="int8")
+    optimizer.step([arrays(1)["w"]])
+    others = copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))
+    before = x.copy()
+    for other in others:
+        other.step([arrays(2)["w"]])
+    assert (x == before).all()
+    optimizer.step([arrays(2)["w"]])
+    for other in others:
+        assert (other.param_groups[0]["params"][0] == x).all()
+        assert other.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
 
 
 def test_parts_by_rows_are_stepped_as_the_whole() -> None:

@@ -206,6 +206,16 @@ class Optimizer(Stepping):
         """
         checkpoint.load(self, state_dict, hyperparameters)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: the arrays with it."""
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_plans", "_counted")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Makes it a copy's, or what was pickled."""
+        vars(self).update(state)
+        self._lock = threading.Lock()
+        self._restore(self.param_groups, self.state, scheduled.steps_done(self.state.values()))
+
     def _restore(self, groups: list[dict[str, Any]], state: dict[str, dict[str, Array]], steps: int) -> None:
         """Takes what was loaded, of which every part is checked."""
         self.param_groups, self.state, self._plans = groups, state, None

@@ -32,11 +32,11 @@ bool is_rounded(const View &view) {
     return view.data != nullptr && (view.format == Format::bf16 || view.format == Format::f16);
 }
 
-// Where a weight and its gradient lie that are stepped together.
-struct Extents {
-    Extent weight, gradient;
-    bool is_own_gradient; // each element of the weight is its gradient
-    const std::string *name;
+// Memory that a step reads or writes, and for whom.
+struct Use {
+    Extent extent;
+    const std::string *parameter;
+    bool is_own; // of a weight and its gradient: each element of the one is the other
 };
 
 // The parameters of one group with their state. It holds the dictionaries, not the tensors in them: those are looked up
@@ -96,7 +96,8 @@ class Group {
     std::array<View, SLOTS> views;
     int64_t rows_of_weight = 0;
     std::vector<double> row;
-    std::vector<Extents> extents;         // of each job
+    bool given = false;                   // whether gradients were
+    std::vector<Use> reads, writes;       // of the gradients, and of everything else, where they were
     std::vector<Constants<float>> narrow; // of each row, for as long as the kernels run
     std::vector<Constants<double>> wide;
 
@@ -110,6 +111,7 @@ class Group {
         if (found == nullptr) throw Unusable("is missing");
         const Sight sight = see(found, buffers);
         if (!sight.is_writable) throw Unusable("is read-only");
+        if (given) writes.push_back({extent_of(sight), &parameter.name, false});
         parameter.trail.leave(found, sight);
         kept.push_back(nb::borrow(found));
         return sight;
@@ -140,7 +142,10 @@ class Group {
         if (!same_shape(weight, seen)) throw Unusable("has another shape than the parameter, or only one is complex");
         if (!is_floating(seen.format)) throw Unusable("has an integer dtype");
         describe(seen, views[G]);
-        extents.push_back({extent_of(weight), extent_of(seen), views[G] == views[P], &parameter.name});
+        if (given) {
+            reads.push_back({extent_of(seen), &parameter.name, views[G] == views[P]});
+            writes.push_back({extent_of(weight), &parameter.name, views[G] == views[P]});
+        }
 
         for (int slot = M; slot < SLOTS; ++slot) {
             views[slot].data = nullptr;
@@ -219,19 +224,19 @@ class Group {
     // if none are given, its own, unless it is frozen. Returns the distinct rows of their scalars.
     nb::list collect(nb::object gradients) {
         discard();
-        parameter_of_job.clear(), row_of_job.clear(), rows.clear(), scalars.clear(), extents.clear();
-        nb::list given;
-        const bool own = gradients.is_none();
-        if (!own) given = nb::cast<nb::list>(gradients);
-        if (!own && given.size() != parameters.size())
-            throw nb::value_error(("there are " + std::to_string(given.size()) + " gradients for " +
+        parameter_of_job.clear(), row_of_job.clear(), rows.clear(), scalars.clear(), reads.clear(), writes.clear();
+        given = !gradients.is_none();
+        nb::list list;
+        if (given) list = nb::cast<nb::list>(gradients);
+        if (given && list.size() != parameters.size())
+            throw nb::value_error(("there are " + std::to_string(list.size()) + " gradients for " +
                                    std::to_string(parameters.size()) + " parameters")
                                       .c_str());
         for (size_t i = 0; i < parameters.size(); ++i) {
             if (i + look_ahead < parameters.size()) parameters[i + look_ahead].trail.prefetch();
             parameters[i].trail.clear();
-            const nb::object gradient = own ? nb::object(parameters[i].tensor.attr(grad)) : nb::object(given[i]);
-            if (gradient.is_none() || (own && !nb::cast<bool>(parameters[i].tensor.attr(requires_grad)))) continue;
+            const nb::object gradient = given ? nb::object(list[i]) : nb::object(parameters[i].tensor.attr(grad));
+            if (gradient.is_none() || (!given && !nb::cast<bool>(parameters[i].tensor.attr(requires_grad)))) continue;
             try {
                 collect_tensors(parameters[i], gradient);
                 row_of_job.push_back(row_index(parameters[i]));
@@ -258,7 +263,8 @@ class Group {
         return result;
     }
 
-    const std::vector<Extents> &collected_extents() const { return extents; }
+    const std::vector<Use> &collected_reads() const { return reads; }
+    const std::vector<Use> &collected_writes() const { return writes; }
 
     // Forgets what was collected.
     void discard() { work.clear(), kept.clear(), buffers.clear(); }
@@ -311,29 +317,27 @@ class Group {
     }
 };
 
-// Throws if a gradient that the groups have collected lies in the memory of a weight: weights are stepped while other
-// gradients are still to be read. Each element of a weight may be its own gradient.
+// Throws if a gradient that the groups have collected lies where the step writes, since other elements are still to be
+// read then. Each element of a weight may be its own gradient.
 void refuse_shared_memory(nb::list groups) {
-    std::vector<Extents> all;
-    for (nb::handle group : groups) {
-        const auto &found = nb::cast<const Group &>(group).collected_extents();
-        all.insert(all.end(), found.begin(), found.end());
+    std::vector<Use> reads, writes;
+    for (nb::handle handle : groups) {
+        const auto &group = nb::cast<const Group &>(handle);
+        reads.insert(reads.end(), group.collected_reads().begin(), group.collected_reads().end());
+        writes.insert(writes.end(), group.collected_writes().begin(), group.collected_writes().end());
     }
-    std::vector<size_t> order(all.size()); // by where the weights begin
-    std::iota(order.begin(), order.end(), size_t(0));
-    std::sort(order.begin(), order.end(),
-              [&](size_t a, size_t b) { return all[a].weight.begin < all[b].weight.begin; });
-    std::vector<const char *> reach; // how far the weights up to this one extend
-    for (const size_t j : order)
-        reach.push_back(reach.empty() ? all[j].weight.end : std::max(reach.back(), all[j].weight.end));
-    for (size_t j = 0; j < all.size(); ++j) {
-        const Extent &gradient = all[j].gradient;
-        size_t i = size_t(std::upper_bound(reach.begin(), reach.end(), gradient.begin) - reach.begin());
-        for (; i < order.size() && all[order[i]].weight.begin < gradient.end; ++i) {
-            const size_t other = order[i];
-            if (all[other].weight.end <= gradient.begin || (other == j && all[j].is_own_gradient)) continue;
-            throw nb::value_error(("parameter " + *all[j].name + ": its gradient lies in the memory of parameter " +
-                                   *all[other].name + ", which this step changes; pass a copy of it")
+    std::sort(writes.begin(), writes.end(), [](const Use &a, const Use &b) { return a.extent.begin < b.extent.begin; });
+    std::vector<const char *> reach; // how far the writes up to this one extend
+    for (const Use &write : writes)
+        reach.push_back(reach.empty() ? write.extent.end : std::max(reach.back(), write.extent.end));
+    for (const Use &read : reads) {
+        size_t i = size_t(std::upper_bound(reach.begin(), reach.end(), read.extent.begin) - reach.begin());
+        for (; i < writes.size() && writes[i].extent.begin < read.extent.end; ++i) {
+            const Use &write = writes[i];
+            const bool own = read.is_own && write.is_own && read.parameter == write.parameter;
+            if (own || write.extent.end <= read.extent.begin) continue;
+            throw nb::value_error(("parameter " + *read.parameter + ": its gradient lies in the memory of parameter " +
+                                   *write.parameter + " or its state, which this step changes; pass a copy of it")
                                       .c_str());
         }
     }

@@ -39,6 +39,7 @@ class Plan:
         slots = member.state_names(options)
         low_bits = layout.LOW_BITS if options["weights"] == "split" else None
         self.rows: list[Row] = []  # the distinct scalars among the parameters of the coming step
+        self._advanced: list[tuple[Coefficients, Row]] = []
         self._group = _engine.Group(
             tensors,
             states,
@@ -74,17 +75,20 @@ class Plan:
         high, low, culprit = self._group.square_sum(threads)
         return [high, low] if math.isfinite(high) else [high], culprit  # what an infinite sum lacks is NaN
 
-    def step(self, advance: Advance, threads: int) -> int:
-        """Steps what was collected; returns the highest step that a parameter has reached, 0 where none moved."""
-        if not self.rows:
+    def prepare(self, advance: Advance) -> None:
+        """Computes the numbers of the coming step for what was collected."""
+        self._advanced = [advance(row) for row in self.rows]
+
+    def step(self, threads: int) -> int:
+        """Steps what was prepared; returns the highest step that a parameter has reached, 0 where none moved."""
+        if not self._advanced:
             return 0
-        advanced = [advance(row) for row in self.rows]
-        self._group.step([numbers for numbers, _ in advanced], [row for _, row in advanced], threads)
-        return int(max(row[0] for _, row in advanced))
+        self._group.step([numbers for numbers, _ in self._advanced], [row for _, row in self._advanced], threads)
+        return int(max(row[0] for _, row in self._advanced))
 
 
 def refuse_shared_memory(plans: Sequence[Plan]) -> None:
-    """Raises ValueError if a gradient that was collected lies in the memory of a weight that the step would change first.
+    """Raises ValueError if a gradient that was collected lies in the memory of a weight or a state, which the step changes.
 
     Each element of a weight may be its own gradient.
     """

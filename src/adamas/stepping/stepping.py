@@ -119,15 +119,14 @@ class Stepping:
         )
         if measured and not self._measure(plans, scale, threads):
             return 0
-        reached = 0
         factors = self._clip() if measured else [1.0] * len(plans)
         for group, plan, factor in zip(self.param_groups, plans, factors, strict=True):
 
             def advance(row: Row, group: dict[str, Any] = group, clip: float = scale * factor) -> Any:
                 return self._advance(group, row, clip)
 
-            reached = max(reached, plan.step(advance, threads))
-        return reached
+            plan.prepare(advance)  # for all of them before the first is changed
+        return max([plan.step(threads) for plan in plans], default=0)
 
     def _advance(self, group: dict[str, Any], row: Row, scale: float) -> tuple[Coefficients, Row]:
         """The numbers of the next step for parameters whose scalars are ``row``, and what these become."""

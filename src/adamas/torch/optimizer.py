@@ -19,11 +19,12 @@ from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from .. import _engine, layout
+from ..family import Coefficients
 from ..formats import tensor_key
 from ..hyperparameters import COMMON, check_rows
 from ..layout import LOW_BITS
 from ..stepping import Memory, Plan, Stepping, scheduled
-from ..stepping.plan import Advance
+from ..stepping.plan import Advance, Row
 from . import checkpoint, storage, unfused
 from .memory import counted
 from .options import as_number, check, check_parameter
@@ -60,6 +61,7 @@ class GroupPlan(Plan):
         ]
         self._elsewhere = [i for i, p in enumerate(self.params) if p.device.type != _ENGINE_DEVICE]
         self._others: list[tuple[int, Tensor]] = []  # index and gradient of what is stepped elsewhere
+        self._advanced_elsewhere: list[tuple[Coefficients, Row]] = []
         here = [i for i, p in enumerate(self.params) if p.device.type == _ENGINE_DEVICE]
         super().__init__(
             optimizer._member,
@@ -96,15 +98,23 @@ class GroupPlan(Plan):
             culprit = self._names[self._others[index][0]]
         return [*parts, total], culprit
 
-    def step(self, advance: Advance, threads: int) -> int:
+    def prepare(self, advance: Advance) -> None:
+        """See ``Plan.prepare``."""
+        super().prepare(advance)
+        self._advanced_elsewhere = [
+            advance(tuple(float(self._states[i][name]) for name in self._scalars)) for i, _ in self._others
+        ]
+
+    def step(self, threads: int) -> int:
         """See ``Plan.step``."""
-        reached = super().step(advance, threads)
+        reached = super().step(threads)
         if self.rows:
             # Autograd has to know, or a graph that was built before the step would be differentiated with new weights.
             increment_version(self.collected())
-        return max([reached, *(self._step_elsewhere(i, gradient, advance) for i, gradient in self._others)])
+        others = zip(self._others, self._advanced_elsewhere, strict=True)
+        return max([reached, *(self._step_elsewhere(i, gradient, *advanced) for (i, gradient), advanced in others)])
 
-    def _step_elsewhere(self, i: int, gradient: Tensor, advance: Advance) -> int:
+    def _step_elsewhere(self, i: int, gradient: Tensor, numbers: Coefficients, row: Row) -> int:
         """Steps a parameter that the engine has no kernel for; returns the step that it has reached."""
         if gradient.is_cuda and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
@@ -112,7 +122,6 @@ class GroupPlan(Plan):
             )
         state = self._states[i]
         shape, weights, _ = self.signature
-        numbers, row = advance(tuple(float(state[name]) for name in self._scalars))
         unfused.step(
             numbers,
             shape,

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import threading
 from typing import Any
 
 import ml_dtypes
@@ -131,6 +132,110 @@ def test_float64_weights_are_the_oracles(case: Case) -> None:
         np.testing.assert_allclose(x, expected[name], rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_complex_weights_are_those_of_adamas_torch_to_the_bit(case: Case, dtype: Any) -> None:
+    def drawn(seed: int) -> Arrays:
+        return {name: np.asarray(x + 1j * arrays(seed + 100)[name], dtype) for name, x in arrays(seed).items()}
+
+    params = drawn(0)
+    parameters = {name: torch.nn.Parameter(as_tensor(x)) for name, x in params.items()}
+    ours, theirs = make(case, params), case.make(parameters.items(), **case.options)
+    for step in range(3):
+        grads = drawn(10 + step)
+        ours.step(grads)
+        for name, p in parameters.items():
+            p.grad = as_tensor(grads[name])
+        theirs.step()
+    assert all(bits(params[name]) == bits(p) for name, p in parameters.items())
+
+
+def test_without_names_random_numbers_go_by_position_as_in_adamas_torch() -> None:
+    params = [arrays(seed, ml_dtypes.bfloat16)["w"] for seed in range(3)]
+    parameters = [torch.nn.Parameter(as_tensor(x)) for x in params]
+    ours = an.Adam([{"params": params[:1]}, {"params": params[1:]}], weights="stochastic")
+    theirs = at.Adam([{"params": parameters[:1]}, {"params": parameters[1:]}], weights="stochastic")
+    for p, x in zip(parameters, params, strict=True):
+        p.grad = as_tensor(x)
+    ours.step([x.copy() for x in params])
+    theirs.step()
+    assert all(bits(x) == bits(p) for x, p in zip(params, parameters, strict=True))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"amsgrad": True}, {"weight_decay": 0.1}, {"seed": 7}, {"weights": "nearest"}, {"state": "int8"}, {"lr": 0.5}],
+    ids=str,
+)
+def test_options_may_be_changed_between_steps_as_in_adamas_torch(change: dict[str, Any]) -> None:
+    x = arrays(0, ml_dtypes.bfloat16)["w"]
+    p = torch.nn.Parameter(as_tensor(x))
+    ours = an.Adam({"w": x}, lr=0.01, weights="stochastic", state="bfloat16")
+    theirs = at.Adam([("w", p)], lr=0.01, weights="stochastic", state="bfloat16")
+    for step in range(4):
+        if step == 2:
+            ours.param_groups[0].update(change)
+            theirs.param_groups[0].update(change)
+        gradient = arrays(step, ml_dtypes.bfloat16)["w"]
+        ours.step([gradient])
+        p.grad = as_tensor(gradient)
+        theirs.step()
+        assert bits(x) == bits(p)
+
+
+def test_arrays_and_states_may_be_replaced_between_steps() -> None:
+    x, y = np.ones(2), np.full(2, 5.0)
+    optimizer = an.SGD({"x": x}, lr=1.0, momentum=0.5)
+    optimizer.step([np.ones(2)])
+    optimizer.param_groups[0]["params"][0] = y
+    optimizer.step([np.ones(2)])
+    assert (x.tolist(), y.tolist()) == ([0.0, 0.0], [3.5, 3.5])
+    del optimizer.state["x"]
+    optimizer.step([np.ones(2)])
+    assert y.tolist() == [2.5, 2.5]
+    y.flags.writeable = False
+    optimizer.param_groups[0]["params"][0] = y[::-1]
+    with pytest.raises(ValueError, match="'x' is read-only"):
+        optimizer.step([np.ones(2)])
+    optimizer.param_groups[0]["params"].append(np.ones(2))
+    with pytest.raises(ValueError, match="group 0 has 2 arrays and 1 names: add arrays by add_param_group"):
+        optimizer.step([np.ones(2)])
+
+
+def test_a_group_that_cannot_be_stepped_leaves_the_others_as_they_are() -> None:
+    x, y = np.ones(2), np.ones(2)
+    optimizer = an.Adam([{"params": [x]}, {"params": [y]}])
+    optimizer.step([np.ones(2), np.ones(2)])
+    before = x.copy()
+    for change in ({"lr": None}, {"betas": (0.9, 1.0)}, {"decay": "decouplde"}, {"eps_mode": "hut"}, {"state": "int4"}):
+        kept = dict(optimizer.param_groups[1])
+        optimizer.param_groups[1].update(change)
+        with pytest.raises((ValueError, TypeError, ZeroDivisionError)):
+            optimizer.step([np.ones(2), np.ones(2)])
+        optimizer.param_groups[1].update(kept)
+        assert (x == before).all()
+        assert optimizer.state["0"]["step"] == 1
+
+
+def test_two_threads_step_one_after_the_other_from_the_first_step_on() -> None:
+    for _ in range(30):
+        x = np.zeros(20_000)
+        optimizer = an.Adagrad({"x": x}, lr=1.0, initial_accumulator_value=0.5)
+        start = threading.Barrier(4)
+
+        def work(optimizer: an.Optimizer = optimizer, start: threading.Barrier = start) -> None:
+            start.wait()
+            optimizer.step({"x": np.ones(20_000)})
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert optimizer.state["x"]["step"] == 4
+        assert (optimizer.state["x"]["sum"] == 4.5).all()
+
+
 def test_any_strides_of_weights_and_gradients_give_the_same_numbers() -> None:
     def ways(x: np.ndarray) -> list[np.ndarray]:
         wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
@@ -225,6 +330,11 @@ class TestRefusals:
         with pytest.raises(ValueError, match="share memory"):
             an.Adam([x]).add_param_group({"params": {"again": x}})
         an.Adam([x[::2], x[1::2]]).step([np.ones((2, 4))] * 2)  # interleaved, and apart
+        with pytest.raises(ValueError, match="parameters '0' and '2' share memory"):
+            an.Adam([x, np.ones(1), x[3:], np.ones(1)])
+        flat = np.ones(9)
+        with pytest.raises(ValueError, match="parameters '0' and '2' share memory"):
+            an.Adam([flat[::2], flat[1:2], flat[4:5]])
 
     def test_an_array_whose_elements_share_memory(self) -> None:
         x = np.lib.stride_tricks.as_strided(np.ones(4), (3, 2), (8, 8))
@@ -241,6 +351,39 @@ class TestRefusals:
             an.SGD([{"params": {"x": x}}, {"params": {"y": y}}], lr=1.0).step([y.copy(), x])
         an.SGD({"x": x, "y": y}, lr=0.5).step({"x": x, "y": y})  # each its own
         assert (x.tolist(), y.tolist()) == ([0.5, 1.0], [1.5, 2.0])
+
+    def test_a_gradient_in_the_memory_of_a_state(self) -> None:
+        x, y = np.ones(4), np.ones(4)
+        optimizer = an.Adam({"x": x, "y": y})
+        optimizer.step([np.ones(4), np.ones(4)])
+        for gradient in (optimizer.state["x"]["exp_avg"], optimizer.state["x"]["exp_avg_sq"][::-1]):
+            with pytest.raises(ValueError, match="'y': its gradient lies in the memory of parameter 'x' or its state"):
+                optimizer.step({"x": np.ones(4), "y": gradient})
+
+    @pytest.mark.parametrize(
+        ("gradient", "words"),
+        [
+            (np.ma.array([1.0, 99.0], mask=[0, 1]), "is a MaskedArray, whose mask would be lost"),
+            ([[1.0], [1.0, 2.0]], "cannot be made an array"),
+            (torch.ones(2, requires_grad=True), "cannot be made an array"),
+        ],
+    )
+    def test_a_gradient_that_is_no_array(self, gradient: Any, words: str) -> None:
+        with pytest.raises(TypeError, match=f"the gradient of parameter 'x' {words}"):
+            an.Adam({"x": np.ones(2)}).step([gradient])
+
+    @pytest.mark.parametrize(
+        ("group", "error", "words"),
+        [
+            ({"lr": 1.0}, ValueError, r"has its arrays under 'params', and this one has \['lr'\]"),
+            ({"params": [np.ones(1)], "learning_rate": 1.0}, TypeError, "Adam has no option learning_rate"),
+        ],
+    )
+    def test_a_group(self, group: Any, error: Any, words: str) -> None:
+        optimizer = an.Adam([np.ones(1)])
+        with pytest.raises(error, match=words):
+            optimizer.add_param_group(group)
+        assert len(optimizer.param_groups) == 1
 
     @pytest.mark.parametrize(
         ("grads", "words"),
@@ -362,15 +505,17 @@ def test_given_hyperparameters_stay_when_asked() -> None:
 
 
 def test_what_was_saved_and_what_was_loaded_share_nothing() -> None:
-    x = np.ones(3)
-    optimizer = an.Adam({"x": x})
-    optimizer.step([np.ones(3)])
+    def made() -> an.Optimizer:
+        return an.Adam({"x": np.ones((64, 64), np.float16)}, weights="split", state="int8")
+
+    optimizer, gradient = made(), np.full((64, 64), 0.3)
+    optimizer.step([gradient])
     saved = optimizer.state_dict()
     before = {name: value.copy() for name, value in saved.items()}
-    other = an.Adam({"x": np.ones(3)})
+    other = made()
     other.load_state_dict(saved)
     for one in (optimizer, other):
-        one.step([np.ones(3)])
+        one.step([10 * gradient])
     assert all((saved[name] == before[name]).all() for name in saved)
 
 
@@ -419,6 +564,21 @@ def test_moments_saved_in_another_format_are_converted_with_a_warning(saved_as: 
             r"it lacks \['x'\] and has \['y'\]",
         ),
         (lambda saved: saved.update(param_groups=np.array("[]")), "has 0 parameter groups, and this optimizer has 1"),
+        (lambda saved: saved.update(param_groups=np.array("[3]")), "its 'param_groups' cannot be read"),
+        (lambda saved: saved.update(param_groups=np.array("garbage")), "its 'param_groups' cannot be read"),
+        (
+            lambda saved: saved.update({"state/x/step": np.array(np.nan)}),
+            "'step' of parameter 'x' has to be one number",
+        ),
+        (
+            lambda saved: saved.update({"state/y/step": np.array(1.0)}),
+            "a state of parameter 'y', and no such parameter",
+        ),
+        (lambda saved: saved.update({"state/x/exp_avg": np.ones(3, np.int8)}), "whose scales have to be float32"),
+        (
+            lambda saved: saved.update(an.SGD({"x": np.ones(3)}).state_dict()),
+            "'dampening', which Adam has not: it is of another optimizer",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name_and_changes_nothing(change: Any, words: str) -> None:
@@ -432,6 +592,48 @@ def test_what_does_not_fit_is_refused_by_name_and_changes_nothing(change: Any, w
         optimizer.load_state_dict(saved)
     after = optimizer.state_dict()
     assert all((before[name] == after[name]).all() for name in before)
+
+
+def test_low_bits_that_do_not_fit_are_refused() -> None:
+    def made() -> an.Optimizer:
+        return an.Adam({"x": np.ones(3, np.float16)}, weights="split")
+
+    optimizer = made()
+    optimizer.step([np.ones(3)])
+    for low in (np.zeros(4, np.int16), np.zeros(3, np.int32)):
+        with pytest.raises(ValueError, match="'weight_low_bits' of parameter 'x' has to be int16"):
+            made().load_state_dict({**optimizer.state_dict(), "state/x/weight_low_bits": low})
+
+
+def test_groups_with_other_parameters_are_refused() -> None:
+    def made(*names: str) -> an.Optimizer:
+        return an.SGD([{"params": {name: np.ones(1)}, "lr": i + 1.0} for i, name in enumerate(names)])
+
+    with pytest.raises(ValueError, match=r"has \['x'\] in parameter group 0, and this optimizer has \['y'\]"):
+        made("y", "x").load_state_dict(made("x", "y").state_dict())
+
+
+def test_without_names_parameters_are_matched_by_position() -> None:
+    optimizer = an.Adam({"a": np.ones(1), "b": np.ones(1)})
+    optimizer.step([np.ones(1), np.full(1, 2.0)])
+    other = an.Adam([np.ones(1), np.ones(1)])
+    other.load_state_dict(optimizer.state_dict())
+    assert other.state["1"]["exp_avg"] == optimizer.state["b"]["exp_avg"]
+
+
+def test_the_norms_that_auto_clipping_remembers_go_on_from_a_file() -> None:
+    def made() -> an.Optimizer:
+        return an.SGD({"x": np.ones(1)}, max_grad_norm="auto", seed=np.int64(3))
+
+    optimizer = made()
+    for _ in range(12):
+        optimizer.step([np.ones(1)])
+    resumed = made()
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    for one in (optimizer, resumed):
+        one.step([np.full(1, 100.0)])
+    assert resumed.clipped_steps == optimizer.clipped_steps == 1
+    assert resumed.grad_norm_limit == optimizer.grad_norm_limit
 
 
 def test_a_plateau_goes_on_from_a_file() -> None:

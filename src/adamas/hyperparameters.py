@@ -144,6 +144,8 @@ def checked(hyper: Mapping[str, Any]) -> dict[str, Any]:
             found[name] = tuple(number(f"betas[{i}]", beta, below=1.0) for i, beta in enumerate(value))
         elif name in _NUMBERS:
             found[name] = number(name, value)
+        elif name in ("seed", "max_grad_norm") and isinstance(value, np.generic):
+            found[name] = value.item()
     check_choices(found)
     if found.get("nesterov") and (found["momentum"] == 0 or found["dampening"] != 0):
         raise ValueError("nesterov=True requires a momentum above 0 and dampening=0")

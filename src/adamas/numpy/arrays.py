@@ -84,9 +84,17 @@ def gradient_view(gradient: Any, name: str) -> Array:
     """A gradient as the engine reads it.
 
     Raises:
-        ValueError: it is none, of numbers.
+        TypeError: it is no array, and cannot be made one.
+        ValueError: it has a dtype that is none of these.
     """
-    array = np.asarray(gradient)
+    if isinstance(gradient, np.ma.MaskedArray):
+        raise TypeError(
+            f"the gradient of parameter {name} is a MaskedArray, whose mask would be lost: fill it (.filled(0))"
+        )
+    try:
+        array = np.asarray(gradient)
+    except Exception as error:
+        raise TypeError(f"the gradient of parameter {name} cannot be made an array: {error}") from error
     if not is_floating(array):
         raise ValueError(
             f"the gradient of parameter {name} has dtype {array.dtype}: it has to be one of {_FLOATING}, in the "

@@ -42,7 +42,7 @@ def load(optimizer: Optimizer, state_dict: Mapping[str, Any], hyperparameters: s
     check_choice(hyperparameters)
     if _GROUPS not in state_dict:
         raise ValueError(f"not an optimizer's state dict: it has {sorted(state_dict)[:5]}, and no {_GROUPS!r}")
-    saved_groups = [_tuples(group) for group in json.loads(str(np.asarray(state_dict[_GROUPS])[()]))]
+    saved_groups = _read_groups(state_dict[_GROUPS], optimizer)
     saved_name = _match(optimizer.param_groups, saved_groups)
     saved_groups = [{name: value for name, value in group.items() if name != "named"} for group in saved_groups]
     saved_state: dict[str, dict[str, Array]] = {}
@@ -52,6 +52,8 @@ def load(optimizer: Optimizer, state_dict: Mapping[str, Any], hyperparameters: s
             name, _, entry = rest.rpartition("/")
             saved_state.setdefault(name, {})[entry] = np.asarray(state_dict[key])
 
+    if unknown := sorted(saved_state.keys() - {name for group in saved_groups for name in group["params"]}):
+        raise _unfit(f"it has a state of parameter {unknown[0]!r}, and no such parameter")
     new_groups = [merged(*pair, hyperparameters) for pair in zip(optimizer.param_groups, saved_groups, strict=True)]
     state: dict[str, dict[str, Array]] = {}
     conversions: Counter[tuple[str, str, str]] = Counter()
@@ -76,9 +78,26 @@ def load(optimizer: Optimizer, state_dict: Mapping[str, Any], hyperparameters: s
     optimizer._restore(new_groups, state, steps)
 
 
-def _tuples(group: dict[str, Any]) -> dict[str, Any]:
-    """The group with tuples where JSON has made lists of them."""
-    return {name: tuple(value) if name in ("betas", "grad_norms") else value for name, value in group.items()}
+def _read_groups(text: Any, optimizer: Optimizer) -> list[dict[str, Any]]:
+    """The saved groups, with tuples where JSON has made lists of them.
+
+    Raises:
+        ValueError: it is none of these, or of another optimizer.
+    """
+    try:
+        groups = json.loads(str(np.asarray(text)[()]))
+        found = [
+            {name: tuple(value) if name in ("betas", "grad_norms") else value for name, value in group.items()}
+            for group in groups
+        ]
+        for group in found:
+            group["params"], group["named"]
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"not an optimizer's state dict: its {_GROUPS!r} cannot be read ({error!r})") from error
+    known = {*optimizer.defaults, "params", "named", "base_lr", "grad_norms", scheduled.OBSERVED}
+    if unknown := sorted({name for group in found for name in group} - known):
+        raise _unfit(f"it has {unknown[0]!r}, which {type(optimizer).__name__} has not: it is of another optimizer")
+    return found
 
 
 def _match(groups: list[dict[str, Any]], saved_groups: list[dict[str, Any]]) -> dict[str, str]:
@@ -96,6 +115,12 @@ def _match(groups: list[dict[str, Any]], saved_groups: list[dict[str, Any]]) -> 
             raise ValueError(
                 f"loaded state dict has other parameters than this optimizer: it lacks {missing[:5]} and has {unknown[:5]}"
             )
+        for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
+            if set(group["param_names"]) != set(saved["params"]):
+                raise ValueError(
+                    f"loaded state dict has {sorted(saved['params'])[:5]} in parameter group {i}, and this optimizer has "
+                    f"{sorted(group['param_names'])[:5]}: make the same groups"
+                )
         return {name: name for name in names}
     if here != there:
         raise ValueError(f"loaded state dict has groups of {there} parameters, and this optimizer of {here}")
@@ -121,7 +146,7 @@ def _loaded(
         )
     state: dict[str, Array] = {}
     for count, _ in optimizer._member.scalars:
-        if count not in entries or entries[count].size != 1:
+        if count not in entries or entries[count].size != 1 or not np.isfinite(entries[count]).all():
             raise _unfit(f"{count!r} of parameter {name} has to be one number")
         state[count] = np.array(entries[count].item(), np.float64)
     if (low := entries.get(layout.LOW_BITS)) is not None and group["weights"] == "split":
@@ -137,7 +162,7 @@ def _loaded(
         _check_moment(values, scale, p, f"{moment!r} of parameter {name}")
         if values.dtype == arrays.dtype_of(slot) or {values.dtype, arrays.dtype_of(slot)} <= _EXACT:
             state[moment] = values.copy()
-            if scale is not None:
+            if scale is not None and slot.scale_shape is not None:
                 state[slot.scale_name] = scale.copy()
         else:
             state.update(arrays.encoded(slot, arrays.decoded(values, scale)))
@@ -148,7 +173,10 @@ def _loaded(
 def _check_moment(values: Array, scale: Array | None, p: Array, what: str) -> None:
     """Raises if a saved moment is none that the parameter can have."""
     is_coded = values.dtype in (np.int8, np.uint8)
-    fits = values.dtype.kind == ("c" if p.dtype.kind == "c" else "f") or values.dtype == np.uint16 or is_coded
+    is_complex = p.dtype.kind == "c"
+    fits = values.dtype.kind == ("c" if is_complex else "f") or (
+        not is_complex and (values.dtype == np.uint16 or is_coded)
+    )
     if values.shape != p.shape or not fits:
         raise _unfit(
             f"{what} is {values.dtype} of shape {values.shape}, and the parameter {p.dtype} of shape {p.shape}"

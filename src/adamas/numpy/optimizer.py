@@ -6,6 +6,7 @@ A step hands the arrays and their gradients to the engine, with the numbers of t
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -44,13 +45,12 @@ class Optimizer(Stepping):
         if unknown := options.keys() - allowed.__annotations__.keys():
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
         counts = {"skipped_steps": 0, "clipped_steps": 0}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.defaults = {**hyperparameters.COMMON, **defaults, **options, **counts}
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[str, dict[str, Array]] = {}
         self._plans: list[_GroupPlan] | None = None
-        for group in _groups(params):
-            self.add_param_group(group)
+        self._add(_groups(params))
 
     def __repr__(self) -> str:
         lines = [
@@ -71,33 +71,40 @@ class Optimizer(Stepping):
             TypeError: what is given is no NumPy array.
             ValueError: an array cannot be stepped in place, or shares memory with another; or an option has a wrong value.
         """
-        params = param_group["params"]
-        first = sum(len(group["params"]) for group in self.param_groups)
-        named = list(params.items()) if isinstance(params, Mapping) else enumerate(_listed(params), first)
-        group: dict[str, Any] = {**self.defaults, **param_group, "params": [], "param_names": []}
-        for name, array in named:
-            group["param_names"].append(str(name))
-            group["params"].append(array)
-            arrays.check_parameter(array, repr(name))
-        group["named"] = isinstance(params, Mapping)
-        self._check(group, scheduled.steps_done(self.state.values()))
-        together = [*self.param_groups, group]
-        names = [name for one in together for name in one["param_names"]]
-        if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+        self._add([param_group])
+
+    def _add(self, given: Sequence[Mapping[str, Any]]) -> None:
+        """Adds groups, all of them or none."""
+        steps = scheduled.steps_done(self.state.values())
+        groups = list(self.param_groups)
+        for one in given:
+            if "params" not in one:
+                raise ValueError(f"a parameter group has its arrays under 'params', and this one has {sorted(one)}")
+            if unknown := sorted(one.keys() - self.defaults.keys() - {"params", "base_lr"}):
+                raise TypeError(f"{type(self).__name__} has no option {', '.join(unknown)}")
+            params = one["params"]
+            first = sum(len(group["params"]) for group in groups)
+            named = list(params.items()) if isinstance(params, Mapping) else list(enumerate(_listed(params), first))
+            group: dict[str, Any] = {**self.defaults, **one}
+            group["params"], group["param_names"] = [p for _, p in named], [str(name) for name, _ in named]
+            group["named"] = isinstance(params, Mapping)
+            for p, name in zip(group["params"], group["param_names"], strict=True):
+                arrays.check_parameter(p, repr(name))
+            self._check(group, steps)
+            lr = group.get(scheduled.SCHEDULES, {}).get("lr")
+            group.setdefault("base_lr", float(group["lr"]) if lr is None else lr.unit)
+            groups.append(group)
+        names = Counter(name for group in groups for name in group["param_names"])
+        if twice := next((name for name, count in names.items() if count > 1), None):
             raise ValueError(f"two parameters are called {twice!r}: each needs a name of its own")
-        arrays.check_apart([p for one in together for p in one["params"]], [repr(name) for name in names])
-        lr = group.get(scheduled.SCHEDULES, {}).get("lr")
-        group.setdefault("base_lr", float(group["lr"]) if lr is None else lr.unit)
-        self.param_groups.append(group)
-        self._plans = None
-        self._listen(group)
+        _check_apart(groups)
+        for group in groups[len(self.param_groups) :]:
+            self._listen(group)
+        self.param_groups, self._plans = groups, None
 
     def _check(self, group: dict[str, Any], step: int) -> None:
         """Raises if an option has a value that it cannot have; makes NumPy's numbers Python's, and separates schedules."""
         group.update(hyperparameters.checked(group))
-        limit = group["max_grad_norm"]
-        if isinstance(limit, np.generic):
-            group["max_grad_norm"] = limit.item()
         scheduled.separate(group, step)
         hyperparameters.check_options(group, self._member.slots)
         names = [repr(name) for name in group["param_names"]]
@@ -130,6 +137,18 @@ class Optimizer(Stepping):
             or len(self._plans) != len(self.param_groups)
             or not all(plan.is_fresh(self, group) for plan, group in zip(self._plans, self.param_groups, strict=True))
         ):
+            # Whatever was put there since is looked at as at the beginning.
+            for i, group in enumerate(self.param_groups):
+                if len(group["params"]) != len(group["param_names"]):
+                    raise ValueError(
+                        f"parameter group {i} has {len(group['params'])} arrays and {len(group['param_names'])} names: add "
+                        "arrays by add_param_group"
+                    )
+                for p, name in zip(group["params"], group["param_names"], strict=True):
+                    arrays.check_parameter(p, repr(name))
+                scheduled.verify(group)
+                self._check(group, scheduled.steps_done(self.state.values()))
+            _check_apart(self.param_groups)
             self._plans = [_GroupPlan(self, group) for group in self.param_groups]
         return self._plans
 
@@ -154,11 +173,12 @@ class Optimizer(Stepping):
             ValueError: a gradient or a state array cannot be used; the message names it. Nothing was changed.
         """
         given = self._by_group(grads)
-        for group, gradients in zip(self.param_groups, given, strict=True):
-            for i, gradient in enumerate(gradients):
-                if gradient is not None and group["param_names"][i] not in self.state:
-                    self._initialize_state(group, i)
-        self._step_all(given, 1.0, engine_info().threads)
+        with self._lock:
+            for group, gradients in zip(self.param_groups, given, strict=True):
+                for i, gradient in enumerate(gradients):
+                    if gradient is not None and group["param_names"][i] not in self.state:
+                        self._initialize_state(group, i)
+            self._step_all(given, 1.0, engine_info().threads)
 
     def _by_group(self, grads: Gradients) -> list[list[Any]]:
         names = [name for group in self.param_groups for name in group["param_names"]]
@@ -177,7 +197,7 @@ class Optimizer(Stepping):
             None if gradient is None else arrays.gradient_view(gradient, repr(name))
             for name, gradient in zip(names, flat, strict=True)
         )
-        return [[next(views) for _ in group["params"]] for group in self.param_groups]
+        return [[next(views) for _ in group["param_names"]] for group in self.param_groups]
 
     # ---- saving and loading
 
@@ -204,7 +224,8 @@ class Optimizer(Stepping):
         Raises:
             ValueError: what was saved does not fit; the message names the parameter. Nothing was changed.
         """
-        checkpoint.load(self, state_dict, hyperparameters)
+        with self._lock:
+            checkpoint.load(self, state_dict, hyperparameters)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: the arrays with it."""
@@ -213,7 +234,7 @@ class Optimizer(Stepping):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Makes it a copy's, or what was pickled."""
         vars(self).update(state)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._restore(self.param_groups, self.state, scheduled.steps_done(self.state.values()))
 
     def _restore(self, groups: list[dict[str, Any]], state: dict[str, dict[str, Array]], steps: int) -> None:
@@ -264,7 +285,16 @@ def is_split(p: Array, group: Mapping[str, Any]) -> bool:
 
 
 def _signature(optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[Any, ...]:
-    return optimizer._member.full_shape(group), group["weights"], group["seed"], group["rows"]
+    """What a plan rests on; and the options that are words, so that one that was changed is checked."""
+    words = (group.get(name) for name in ("weights", "decay", "on_nonfinite", "eps_mode", "state", "seed", "rows"))
+    kinds = (type(group.get(name)) for name in scheduled.HYPERPARAMETERS)
+    return optimizer._member.full_shape(group), *words, *kinds
+
+
+def _check_apart(groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ValueError if two arrays of the groups share memory."""
+    names = [repr(name) for group in groups for name in group["param_names"]]
+    arrays.check_apart([p for group in groups for p in group["params"]], names)
 
 
 def _groups(params: Any) -> list[Mapping[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -28,7 +27,7 @@ class Stepping:
     state: Any  # a dictionary; which, is the framework's
     grad_norm: float | None = None
     grad_norm_limit: float | None = None
-    _lock: threading.Lock
+    _lock: Any  # one step at a time
     _counted: tuple[Sequence[Plan] | None, int] = (None, 0)  # the plans that were counted, and the steps that were done
     _held = False  # whether the last step had a rate of 0 where a schedule gives another
 

@@ -294,6 +294,10 @@ def checkpoint_of(*names: str, shape: tuple[int, ...] = (2,)) -> convert.Checkpo
         (["dense/gamma", "dense_1/beta"], ["0.weight", "2.bias"], {"dense": "0", "dense_1": "2"}),
         (["x", "y"], ["y", "x"], {"x": "y", "y": "x"}),
         (["A.weight"], ["a.weight"], str.lower),
+        (["net.b.kernel", "net.a.kernel"], ["x.weight", "y.weight"], {"b/kernel": "x.weight", "a": "y"}),
+        (["a.b.weight", "a.c.weight"], ["1.weight", "2.c.weight"], {"a": "2", "a.b": "1"}),
+        (["a.kernel.value"], ["a.weight"], None),
+        (["weight", "bias"], ["dense.weight", "dense.bias"], None),
     ],
 )
 def test_names_are_matched(here: list[str], there: list[str], names: Any) -> None:
@@ -311,6 +315,178 @@ def test_what_has_no_counterpart_is_listed_and_nothing_is_changed() -> None:
     with pytest.raises(ValueError, match=r"'a' has shape \(2,\), and in the checkpoint, as 'a', \(3,\)"):
         convert.to_numpy(checkpoint_of("a", shape=(3,)), adamas.numpy.SGD({"a": x}))
     assert (x == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "names", "words"),
+    [
+        (
+            ["hidden.weight"],
+            ["out.weight"],
+            None,
+            r"nothing for \['hidden.weight'\], and nothing here takes its \['out",
+        ),
+        (["a", "b"], ["x", "y"], {"a": "x", "b": "x"}, "nothing here takes its \\['y'\\]"),
+        (["m.scale", "m.weight"], ["m.weight", "n.weight"], None, "two parameters are called 'm.weight' here"),
+        (
+            ["net.a.weight", "net.head.weight"],
+            ["model.a.weight", "model.tail.weight"],
+            None,
+            r"nothing for \['net.head.weight'\], and nothing here takes its \['model.tail.weight'\]",
+        ),
+    ],
+)
+def test_names_that_do_not_go_one_to_one_are_refused(here: Any, there: Any, names: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        convert.to_numpy(checkpoint_of(*there), adamas.numpy.SGD({name: np.ones(2) for name in here}), names)
+
+
+def test_two_parameters_of_one_name_are_refused_on_the_way_out() -> None:
+    optimizer = adamas.numpy.SGD({"m/scale": np.ones(1), "m/weight": np.ones(1)})
+    with pytest.raises(ValueError, match=r"two parameters are called 'm\.weight'"):
+        convert.from_numpy(optimizer)
+
+
+def test_complex_weights_do_not_become_real_ones() -> None:
+    checkpoint = convert.Checkpoint({"a": convert.Parameter(np.ones(2, complex))})
+    with pytest.raises(ValueError, match="'a' is float64, and in the checkpoint complex128"):
+        convert.to_numpy(checkpoint, adamas.numpy.SGD({"a": np.ones(2)}))
+
+
+def test_a_state_of_another_shape_than_its_weight_is_refused() -> None:
+    checkpoint = convert.Checkpoint(
+        {"a": convert.Parameter(np.ones(2), {"step": np.array(1.0), "exp_avg": np.ones(3)})}
+    )
+    with pytest.raises(ValueError, match=r"'a' has shape \(2,\), and its 'exp_avg' in the checkpoint"):
+        convert.to_numpy(checkpoint, adamas.numpy.Adam({"a": np.ones(2)}))
+
+
+def test_an_array_that_cannot_be_written_is_refused_before_anything_is_changed() -> None:
+    x, y = np.zeros(2), np.zeros(2)
+    optimizer = adamas.numpy.Adam({"x": x, "y": y})
+    y.flags.writeable = False
+    with pytest.raises(ValueError, match="'y' is read-only"):
+        convert.to_numpy(checkpoint_of("x", "y"), optimizer)
+    assert not optimizer.state
+
+
+def test_frozen_parameters_and_those_of_another_optimizer() -> None:
+    model = Network()
+    model.first.requires_grad_(False)
+    optimizer = adamas.torch.Adam(model.second.parameters())
+    checkpoint = convert.from_torch(model, optimizer)
+    assert set(checkpoint.parameters) == {"second.weight", "second.bias"}
+    other = Network()
+    whole = convert.from_torch(other, adamas.torch.Adam(other.parameters()))
+    half = adamas.torch.Adam(other.second.parameters())
+    with pytest.raises(ValueError, match=r"'first\.weight' of the model is not one of the optimizer's"):
+        convert.to_torch(whole, other, half)
+
+
+def test_a_state_of_no_moments_is_refused() -> None:
+    model = nn.Linear(3, 4)
+    optimizer = torch.optim.Adafactor(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    with pytest.raises(ValueError, match="'row_var' of parameter 'weight' has shape"):
+        convert.from_torch(model, optimizer)
+
+
+def test_torchs_sgd_that_does_not_count_goes_on_after_its_first_step() -> None:
+    model = Network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, dampening=0.1)
+    by_torch(model, optimizer, range(50))
+    params = {name: np.zeros_like(x) for name, x in weights(model).items()}
+    other = adamas.numpy.SGD(params, lr=0.02, momentum=0.9, dampening=0.1)
+    convert.to_numpy(convert.from_torch(model, optimizer), other)
+    by_numpy(params, other, range(50, STEPS))
+    assert_close(params, whole_run(next(case for case in CASES if case.name == "momentum")))
+
+
+def test_without_a_step_split_weights_lose_nothing_either() -> None:
+    exact = np.float32([1.001, 2.003])
+    checkpoint = convert.Checkpoint({"a": convert.Parameter(exact)})
+    optimizer = adamas.numpy.Adam({"a": np.zeros(2, np.float16)}, weights="split")
+    convert.to_numpy(checkpoint, optimizer)
+    assert (convert.from_numpy(optimizer).parameters["a"].weight == exact).all()
+    optimizer.param_groups[0]["weights"] = "nearest"  # the low bits that are left are out of date from now on
+    assert (convert.from_numpy(optimizer).parameters["a"].weight == exact.astype(np.float16)).all()
+
+    model = nn.ParameterDict({"a": nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))})
+    in_torch = adamas.torch.Adam(model.parameters(), weights="split")
+    convert.to_torch(checkpoint, model, in_torch)
+    assert (convert.from_torch(model, in_torch).parameters["a"].weight == exact).all()
+
+
+def test_8_bit_moments_of_torch_are_moved_as_their_values() -> None:
+    model = nn.Linear(80, 64)
+    optimizer = adamas.torch.Adam(model.parameters(), state="int8")
+    model(torch.randn(8, 80)).square().sum().backward()
+    optimizer.step()
+    state = convert.from_torch(model, optimizer).parameters["weight"].state
+    assert set(state) == {"step", "exp_avg", "exp_avg_sq"}
+    assert model.weight.grad is not None
+    gradient = model.weight.grad.numpy()
+    assert np.abs(state["exp_avg"] - 0.1 * gradient).max() < 0.02 * np.abs(0.1 * gradient).max()
+
+
+def test_what_else_counts_steps_in_optax_goes_on() -> None:
+    optax = pytest.importorskip("optax")
+    import jax.numpy as jnp
+
+    params, gradient = {"a": jnp.zeros(2)}, {"a": jnp.ones(2)}
+    for tx in (
+        optax.adam(optax.linear_schedule(1.0, 0.0, 10)),
+        optax.inject_hyperparams(optax.adam)(optax.linear_schedule(1.0, 0.0, 10)),
+    ):
+        p, state = params, tx.init(params)
+        for _ in range(8):
+            updates, state = tx.update(gradient, state, p)
+            p = optax.apply_updates(p, updates)
+        _, moved = convert.to_optax(convert.from_optax(p, state), params, tx.init(params))
+        first, second = (tx.update(gradient, one, p)[0]["a"] for one in (state, moved))
+        np.testing.assert_allclose(first, second, rtol=1e-5)
+
+
+def test_a_state_that_is_not_fresh_does_not_stay() -> None:
+    ao = pytest.importorskip("adamas.optax")
+    import jax.numpy as jnp
+
+    params = {"a": jnp.ones(2)}
+    tx = ao.adam(0.1)
+    _, state = tx.update(params, tx.init(params), params)
+    with pytest.raises(
+        ValueError, match="'a' has no state in the checkpoint, and 1 steps here: give the state that init"
+    ):
+        convert.to_optax(checkpoint_of("a"), params, state)
+
+
+def test_nadams_product_is_moved_in_jax() -> None:
+    ao = pytest.importorskip("adamas.optax")
+    import jax.numpy as jnp
+
+    params = {"a": jnp.ones(2)}
+    tx = ao.nadam(0.1)
+    state = tx.init(params)
+    for _ in range(5):
+        _, state = tx.update(params, state, params)
+    _, moved = convert.to_optax(convert.from_optax(params, state), params, tx.init(params))
+    assert moved.scalars == state.scalars
+    for name, moment in state.moments.items():
+        assert (moved.moments[name]["a"] == moment["a"]).all()
+
+
+def test_two_optimizers_and_masks_in_a_state_are_refused() -> None:
+    optax = pytest.importorskip("optax")
+    import jax.numpy as jnp
+
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    two = optax.chain(optax.scale_by_adam(), optax.scale_by_adam())
+    with pytest.raises(ValueError, match="the state has 2 optimizers in it"):
+        convert.from_optax(params, two.init(params))
+    masked = optax.masked(optax.adam(0.1), {"a": True, "b": False})
+    with pytest.raises(ValueError, match="the state leaves parameters out"):
+        convert.from_optax(params, masked.init(params))
 
 
 def test_counts_that_differ_are_refused_where_there_is_one() -> None:

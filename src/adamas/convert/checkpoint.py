@@ -95,6 +95,8 @@ class Place:
     def of(cls, path: str) -> Place:
         """By the parameter's path there, whose parts are between dots or slashes."""
         *module, leaf = [part for part in re.split(r"[./]", path) if part]
+        if leaf == "value" and module:  # of a variable of Flax's nnx
+            leaf = module.pop()
         return cls(".".join([*module, _LEAVES.get(leaf, leaf)]), leaf == "kernel" or leaf.endswith("_kernel"))
 
     def to_torch(self, x: Array) -> Array:
@@ -136,19 +138,27 @@ class Moved:
 
     def __init__(self, checkpoint: Checkpoint, places: Iterable[Place], names: Names) -> None:
         here, there = [place.name for place in places], list(checkpoint.parameters)
-        front, back = _common(here), _common(there)
+        if twice := next((name for i, name in enumerate(sorted(here)[1:]) if name == sorted(here)[i]), None):
+            raise ValueError(f"two parameters are called {twice!r} here: give the layers names of their own")
         self._parameters = checkpoint.parameters
+        front, back = _common(here), _common(there)
+        closest: tuple[list[str], list[str]] | None = None
         for shown in (here, [name.removeprefix(front) for name in here]):
-            sources = [_renamed(name, names) for name in shown]
-            same = _common(sources)
-            for source in (sources, [back + name.removeprefix(same) for name in sources]):
-                if set(source) == set(there):
-                    self._source = dict(zip(here, source, strict=True))
+            renamed = [_renamed(name, names) for name in shown]
+            for sources in (renamed, _within(renamed, back, is_part=shown is not here and bool(front))):
+                if sorted(sources) == sorted(there):
+                    self._source = dict(zip(here, sources, strict=True))
                     return
-        missing = sorted(name for name, source in zip(shown, sources, strict=True) if source not in there)
-        unused = sorted(set(there) - set(sources))
+                missing = sorted(name for name, source in zip(shown, sources, strict=True) if source not in there)
+                unused = sorted(set(there) - set(sources))
+                if closest is None or len(missing) + len(unused) < sum(map(len, closest)):
+                    closest = missing, unused
+        assert closest is not None
+        missing, unused = closest
+        if not missing and not unused:
+            raise ValueError("names: two parameters here have the same name in the checkpoint, and need one each")
         raise ValueError(
-            f"the checkpoint has nothing for {missing[:5]}, and nothing here takes its {unused[:5]}: give "
+            f"the checkpoint has nothing for {_shortened(missing)}, and nothing here takes its {_shortened(unused)}: give "
             'names={"name here": "name in the checkpoint"}, of parameters or of the modules that they are in'
         )
 
@@ -160,13 +170,15 @@ class Moved:
             {key: place.from_torch(x) if x.ndim else x for key, x in parameter.state.items()},
         )
 
-    def fitting(self, place: Place, shape: Iterable[int]) -> Parameter:
-        """The same, if it has the shape that is wanted.
+    def fitting(self, place: Place, shape: Iterable[int], dtype: str) -> Parameter:
+        """The same, if it has the shape that is wanted, and can have the dtype of that name.
 
         Raises:
-            ValueError: it has another, or its state has.
+            ValueError: it has another, or its state has; or it is complex, and the dtype is not, or the other way round.
         """
         parameter, shape = self[place], tuple(shape)
+        if (parameter.weight.dtype.kind == "c") != dtype.startswith("complex"):
+            raise ValueError(f"parameter {place.name!r} is {dtype}, and in the checkpoint {parameter.weight.dtype}")
         for what, x in (
             ("", parameter.weight),
             *((f" its {key!r}", x) for key, x in parameter.state.items() if x.ndim),
@@ -206,11 +218,28 @@ def _renamed(name: str, names: Names) -> str:
         return name
     if not isinstance(names, Mapping):
         return names(name)
+    names = {**{Place.of(here).name: Place.of(there).name for here, there in names.items()}, **names}
     parts = name.split(".")
     for end in range(len(parts), 0, -1):
         if (front := ".".join(parts[:end])) in names:
             return ".".join([names[front], *parts[end:]])
     return name
+
+
+def _within(names: list[str], back: str, is_part: bool) -> list[str]:
+    """The names with ``back`` in the place of what they all begin with; as they are where no module would be left of both.
+
+    ``is_part``: whether they began with something that was taken from them.
+    """
+    front = _common(names)
+    rest = [name.removeprefix(front) for name in names]
+    if (front or is_part) and back and not any("." in name for name in rest):
+        return names
+    return [back + name for name in rest]
+
+
+def _shortened(names: list[str]) -> str:
+    return "[" + ", ".join(map(repr, names[:5])) + (", …]" if len(names) > 5 else "]")
 
 
 def _common(names: Iterable[str]) -> str:

@@ -76,11 +76,12 @@ def to_optax(checkpoint: Checkpoint, params: Tree, state: Tree, names: Names = N
     moments = {name: list(tree.flatten_up_to(moment)) for name, moment in before.moments.items()}
     weights, lows = [], []
     for i, (place, (_, p)) in enumerate(zip(places, paths, strict=True)):
-        parameter = moved.fitting(place, p.shape)
+        parameter = moved.fitting(place, p.shape, p.dtype.name)
         weight, low = narrowed(p.dtype.name, parameter.weight, before.low_bits is not None)
         weights.append(_like(p, weight))
         lows.append(None if low is None else jnp.asarray(low))
         if not parameter.state:
+            _check_fresh(place, int(before.count))
             continue
         for name in [name for name in moments if not _is_scale(name, moments)]:
             if name not in parameter.state:
@@ -98,8 +99,26 @@ def to_optax(checkpoint: Checkpoint, params: Tree, state: Tree, names: Names = N
         {name: jnp.asarray(counts.get(name, value), value.dtype) for name, value in before.scalars.items()},
         None if before.low_bits is None else jax.tree.unflatten(tree, lows),
     )
-    replaced = jax.tree.map(lambda x: _theirs(x, after) if x is given else x, state, is_leaf=_is_state)
+    counted = jax.tree_util.tree_map_with_path(lambda path, x: _counted(path, x, after.count), state, is_leaf=_is_state)
+    replaced = jax.tree.map(lambda x: _theirs(x, after) if _is_state(x) else x, counted, is_leaf=_is_state)
     return jax.tree.unflatten(tree, weights), replaced
+
+
+def _counted(path: Any, x: Any, count: Any) -> Any:
+    """The steps of what else counts them in a state, such as optax's schedules: the count; anything else as it is."""
+    name = getattr(path[-1], "name", None) if path else None
+    if _is_state(x) or name not in ("count", "gradient_step"):
+        return x
+    return jnp.asarray(count, x.dtype)
+
+
+def _check_fresh(place: Place, count: int) -> None:
+    """Raises ValueError where a parameter without a state would keep the one that it has."""
+    if count:
+        raise ValueError(
+            f"parameter {place.name!r} has no state in the checkpoint, and {count} steps here: give the state that "
+            "init(params) returns"
+        )
 
 
 def _is_state(x: Any) -> bool:
@@ -111,6 +130,11 @@ def _only(state: Tree) -> Any:
     found = [x for x in jax.tree.leaves(state, is_leaf=_is_state) if _is_state(x)]
     if len(found) != 1:
         raise ValueError(f"the state has {len(found)} optimizers in it, and a checkpoint is of one")
+    if any(
+        isinstance(x, optax.MaskedNode)
+        for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+    ):
+        raise ValueError("the state leaves parameters out (optax.masked), and a checkpoint is of all of them")
     return found[0]
 
 

@@ -30,9 +30,8 @@ def from_keras(model: Any, optimizer: Optimizer | None = None) -> Checkpoint:
         TypeError: the optimizer is another one.
     """
     optimizer = _optimizer_of(model, optimizer)
-    counts = {name: np.array(float(_array(variable))) for name, variable in _counts(optimizer).items()}
-    if not optimizer.built or not counts["step"]:
-        counts = {}
+    counts = {name: np.array(float(_array(variable))) for name, variable in optimizer._scalars.items()}
+    counts = {"step": np.array(float(_step(optimizer))), **counts} if optimizer.built and _step(optimizer) else {}
     return gathered(
         (Place.of(path_of(variable)), _weight(variable, state), {**counts, **_moments(state)} if counts else {})
         for variable, state in _parameters(model, optimizer)
@@ -60,16 +59,20 @@ def to_keras(checkpoint: Checkpoint, model: Any, optimizer: Optimizer | None = N
     parameters = list(_parameters(model, optimizer))
     places = [Place.of(path_of(variable)) for variable, _ in parameters]
     moved = Moved(checkpoint, places, names)
-    counts = moved.counts(places, list(_counts(optimizer)))
+    counts = moved.counts(places, ["step", *optimizer._scalars])
     values: list[tuple[Variable, Array]] = []
     for place, (variable, state) in zip(places, parameters, strict=True):
-        parameter = moved.fitting(place, variable.shape)
+        parameter = moved.fitting(place, variable.shape, dtype_of(variable))
         dtype = dtype_of(variable)
         weight, low = narrowed(dtype, parameter.weight, layout.LOW_BITS in state)
         values.append((variable, widened(dtype, weight)))
         if low is not None:
             values.append((state[layout.LOW_BITS], low))
         if not parameter.state:
+            if steps := _step(optimizer):
+                raise ValueError(
+                    f"parameter {place.name!r} has no state in the checkpoint, and {steps} steps here: compile the model anew"
+                )
             continue
         for name in _names(state):
             if name not in parameter.state:
@@ -81,7 +84,10 @@ def to_keras(checkpoint: Checkpoint, model: Any, optimizer: Optimizer | None = N
             slot = Slot(name, dtype_of(state[name]), None if scale is None else tuple(scale.shape))
             for part, x in arrays.encoded(slot, parameter.state[name]).items():
                 values.append((state[part], widened("bfloat16", x) if x.dtype == np.uint16 else x))
-    values += [(variable, np.array(counts[name])) for name, variable in _counts(optimizer).items() if name in counts]
+    values += [(variable, np.array(counts[name])) for name, variable in optimizer._scalars.items() if name in counts]
+    # Keras counts batches where gradients are accumulated.
+    batches = counts.get("step", 0) * (optimizer.gradient_accumulation_steps or 1)
+    values.append((optimizer._iterations, np.array(batches)))
     for variable, value in values:
         variable.assign(keras.ops.cast(keras.ops.convert_to_tensor(value), dtype_of(variable)))
 
@@ -107,8 +113,9 @@ def _parameters(model: Any, optimizer: Optimizer) -> Iterator[tuple[Variable, Ma
         yield variable, optimizer._states[optimizer._get_variable_index(variable)] if optimizer.built else {}
 
 
-def _counts(optimizer: Optimizer) -> dict[str, Variable]:
-    return {"step": optimizer.iterations, **optimizer._scalars}
+def _step(optimizer: Optimizer) -> int:
+    """The steps that were done."""
+    return int(keras.ops.convert_to_numpy(optimizer.iterations))
 
 
 def _names(state: Mapping[str, Variable]) -> list[str]:

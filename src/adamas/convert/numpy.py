@@ -17,7 +17,7 @@ from .weights import narrowed, widened
 def from_numpy(optimizer: Optimizer) -> Checkpoint:
     """The checkpoint of an optimizer and its arrays, by the names that these were given."""
     return gathered(
-        (place, _weight(p, state), _moments(optimizer, state)) for place, p, state in _parameters(optimizer)
+        (place, _weight(p, low), _moments(optimizer, state)) for place, p, low, state in _parameters(optimizer)
     )
 
 
@@ -33,32 +33,44 @@ def to_numpy(checkpoint: Checkpoint, optimizer: Optimizer, names: Names = None) 
     Raises:
         ValueError: a parameter has no counterpart, or one of another shape, or its state does not fit. Nothing was changed.
     """
+    for group in optimizer.param_groups:
+        for p, name in zip(group["params"], group["param_names"], strict=True):
+            arrays.check_parameter(p, repr(name))
     moved = Moved(checkpoint, [place for place, *_ in _parameters(optimizer)], names)
     saved: dict[str, Any] = {"param_groups": optimizer.state_dict()["param_groups"]}
     weights: list[tuple[Array, Array]] = []
+    unstepped: list[tuple[dict[str, Any], int, Array]] = []  # with low bits
     for group in optimizer.param_groups:
-        for p, name in zip(group["params"], group["param_names"], strict=True):
-            parameter = moved.fitting(Place.of(name), p.shape)
+        for i, (p, name) in enumerate(zip(group["params"], group["param_names"], strict=True)):
+            parameter = moved.fitting(Place.of(name), p.shape, p.dtype.name)
             weight, low = narrowed(p.dtype.name, parameter.weight, is_split(p, group))
             weights.append((p, weight))
-            state = (
-                {**parameter.state, layout.LOW_BITS: low} if parameter.state and low is not None else parameter.state
-            )
+            state = parameter.state
+            if low is not None:
+                if state:
+                    state = {**state, layout.LOW_BITS: low}
+                else:
+                    unstepped.append((group, i, low))
             saved.update({f"state/{name}/{key}": x for key, x in state.items()})
     optimizer.load_state_dict(saved, hyperparameters="given")
     for p, weight in weights:
         p[...] = weight.view(p.dtype)
+    for group, i, low in unstepped:
+        optimizer._initialize_state(group, i)
+        optimizer.state[group["param_names"][i]][layout.LOW_BITS][...] = low
 
 
-def _parameters(optimizer: Optimizer) -> Iterator[tuple[Place, Array, Mapping[str, Array]]]:
+def _parameters(optimizer: Optimizer) -> Iterator[tuple[Place, Array, Array | None, Mapping[str, Array]]]:
+    """Each parameter with its low bits, where it is split, and its state."""
     for group in optimizer.param_groups:
         for p, name in zip(group["params"], group["param_names"], strict=True):
-            yield Place.of(name), p, optimizer.state.get(name, {})
+            state = optimizer.state.get(name, {})
+            yield Place.of(name), p, state.get(layout.LOW_BITS) if is_split(p, group) else None, state
 
 
-def _weight(p: Array, state: Mapping[str, Array]) -> Array:
+def _weight(p: Array, low: Array | None) -> Array:
     name = p.dtype.name
-    return widened(name, p.view(np.uint16) if name in layout.HALVES else p, state.get(layout.LOW_BITS))
+    return widened(name, p.view(np.uint16) if name in layout.HALVES else p, low)
 
 
 def _moments(optimizer: Optimizer, state: Mapping[str, Array]) -> dict[str, Array]:

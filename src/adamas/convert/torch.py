@@ -25,9 +25,11 @@ def from_torch(model: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint
     Raises:
         ValueError: the state has something that is neither a count nor of its parameter's shape.
     """
+    groups = {p: group for group in optimizer.param_groups for p in group["params"]}
     return gathered(
-        (Place.of(name), _weight(p, optimizer.state.get(p, {})), _moments(name, p, optimizer.state.get(p, {})))
+        (Place(name, is_kernel=False), _weight(p, groups.get(p, {}), state), _moments(name, p, state))
         for name, p in _parameters(model)
+        for state in [optimizer.state.get(p, {})]
     )
 
 
@@ -46,7 +48,7 @@ def to_torch(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Op
         ValueError: a parameter has no counterpart, or one of another shape, or its state does not fit. Nothing was changed.
     """
     parameters = _parameters(model)
-    moved = Moved(checkpoint, [Place.of(name) for name, _ in parameters], names)
+    moved = Moved(checkpoint, [Place(name, is_kernel=False) for name, _ in parameters], names)
     packed = optimizer.state_dict()
     key_of = {
         p: key
@@ -55,18 +57,23 @@ def to_torch(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Op
     }
     group_of = {p: group for group in optimizer.param_groups for p in group["params"]}
     weights: list[tuple[Tensor, Tensor]] = []
+    unstepped: list[tuple[Tensor, Tensor]] = []  # with low bits
     for name, p in parameters:
-        parameter = moved.fitting(Place.of(name), p.shape)
+        parameter = moved.fitting(Place(name, is_kernel=False), p.shape, storage.dtype_name(p.dtype))
         if p not in group_of:
             raise ValueError(f"parameter {name!r} of the model is not one of the optimizer's")
         is_split = storage.is_split(p, {"weights": "nearest", **group_of[p]})
         weight, low = narrowed(storage.dtype_name(p.dtype), parameter.weight, is_split)
         weights.append((p, _tensor(weight, p.dtype)))
-        if parameter.state:
-            state = {key: torch.from_numpy(np.array(x)) for key, x in parameter.state.items()}
-            packed["state"][key_of[p]] = state if low is None else {**state, layout.LOW_BITS: torch.from_numpy(low)}
-        else:
-            packed["state"].pop(key_of[p], None)
+        packed["state"].pop(key_of[p], None)
+        state = {key: torch.from_numpy(np.array(x)) for key, x in parameter.state.items()}
+        if low is not None:
+            if state:
+                state[layout.LOW_BITS] = torch.from_numpy(low)
+            else:
+                unstepped.append((p, torch.from_numpy(low)))
+        if state:
+            packed["state"][key_of[p]] = state
     if isinstance(optimizer, Optimizer):
         optimizer.load_state_dict(packed, hyperparameters="given")
     else:
@@ -74,6 +81,11 @@ def to_torch(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Op
     with torch.no_grad():
         for p, tensor in weights:
             p.copy_(tensor)
+    for p, low_bits in unstepped:
+        assert isinstance(optimizer, Optimizer)  # no other splits weights
+        group = group_of[p]
+        optimizer._initialize_state(group, next(i for i, other in enumerate(group["params"]) if other is p))
+        optimizer.state[p][layout.LOW_BITS].copy_(low_bits)
 
 
 def _parameters(model: nn.Module) -> list[tuple[str, Tensor]]:
@@ -94,8 +106,8 @@ def _array(x: Tensor) -> Array:
     return np.asarray(x.numpy())
 
 
-def _weight(p: Tensor, state: Mapping[str, Any]) -> Array:
-    low = state.get(layout.LOW_BITS)
+def _weight(p: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> Array:
+    low = state.get(layout.LOW_BITS) if storage.is_split(p, {"weights": "nearest", **group}) else None
     return widened(storage.dtype_name(p.dtype), _array(p), None if low is None else _array(low))
 
 
@@ -118,4 +130,6 @@ def _moments(name: str, p: Tensor, state: Mapping[str, Any]) -> dict[str, Array]
                 f"{key!r} of parameter {name!r} has shape {tuple(value.shape)} and dtype {value.dtype}: only moments of the "
                 "parameter's own shape can be moved"
             )
+    if found and "step" not in found:  # torch.optim.SGD does not count; that it has a buffer means that it has begun
+        found["step"] = np.array(1.0)
     return found

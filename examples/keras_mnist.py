@@ -47,9 +47,10 @@ def main(folder, picture, epochs=5, count=None):
         x_train[:count], y_train[:count], epochs=epochs, validation_data=(x_test[:count], y_test[:count]), verbose=2
     ).history
     _, axes = pyplot.subplots()
-    axes.plot(history["accuracy"], label="training")
-    axes.plot(history["val_accuracy"], label="test")
-    axes.set(xlabel="epoch", ylabel="accuracy")
+    numbers = range(1, epochs + 1)
+    axes.plot(numbers, history["accuracy"], label="training")
+    axes.plot(numbers, history["val_accuracy"], label="test")
+    axes.set(xlabel="epoch", ylabel="accuracy", xticks=numbers)
     axes.legend()
     axes.figure.savefig(picture)
     return history

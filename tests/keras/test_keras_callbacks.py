@@ -184,3 +184,17 @@ def test_errors_of_the_finder() -> None:
         ak.find_lr(model, X, Y, low=1.0, high=0.1)
     with pytest.raises(ak.LRFindingError, match="too few batches: none"):
         ak.find_lr(model, [])
+
+
+def test_a_sweep_with_accumulated_gradients_is_refused() -> None:
+    with pytest.raises(ValueError, match="gradient_accumulation_steps=4: a sweep needs a step for each batch"):
+        ak.find_lr(compiled(ak.Adam(gradient_accumulation_steps=4)), X, Y)
+
+
+def test_without_the_log_nothing_is_measured_any_more() -> None:
+    model = compiled(ak.SGD(0.01))
+    model.fit(X, Y, verbose=0, callbacks=[Log()])
+    measured = value_of(model.optimizer._measured)
+    model.fit(X, Y, verbose=0)
+    assert measured[0] > 0
+    assert (value_of(model.optimizer._measured) == measured).all()

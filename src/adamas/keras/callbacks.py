@@ -67,7 +67,8 @@ class Log(keras.callbacks.Callback):  # type: ignore[misc]
     (of each batch, where they are accumulated); ``update_ratio`` the mean of ‖change of the weights‖ / ‖weights‖ by a step,
     about 1e-3 where the rate is right.
 
-    It comes before callbacks that use these. With it a step takes somewhat longer.
+    It comes before callbacks that use these. With it a step takes somewhat longer. Under a strategy of ``tf.distribute`` the
+    norm is that of one replica's part.
     """
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -76,6 +77,11 @@ class Log(keras.callbacks.Callback):  # type: ignore[misc]
         if not optimizer.measures:
             optimizer.measures = True
             self.model.make_train_function(force=True)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Has the step measure no more."""
+        own_optimizer(self).measures = False
+        self.model.make_train_function(force=True)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Begins anew."""

@@ -55,11 +55,17 @@ def find_lr(
     Raises:
         LRFindingError: nothing can be suggested: the loss never fell, fell at the lowest rates or diverged there, or is not
             finite; or there are no batches. The text says what to change.
-        ValueError: an argument has a value that it cannot have, or the model is not compiled.
+        ValueError: an argument has a value that it cannot have, the model is not compiled, or its optimizer accumulates
+            gradients.
     """
     check_sweep(low, high, steps, sweeps)
     if getattr(model, "optimizer", None) is None:
         raise ValueError("model is not compiled: call model.compile(optimizer, loss) first")
+    if steps_of := getattr(_inner(model.optimizer), "gradient_accumulation_steps", None):
+        raise ValueError(
+            f"gradient_accumulation_steps={steps_of}: a sweep needs a step for each batch; sweep a model compiled without, in "
+            f"batches {steps_of} times as large"
+        )
     if isinstance(x, Iterator):
         raise ValueError(
             "x can be iterated only once: give arrays, a list, a PyDataset or another thing that begins anew"
@@ -71,6 +77,11 @@ def find_lr(
         for _ in range(sweeps):
             losses.append(_sweep(model, source, rates))
     return conclude(rates, losses)
+
+
+def _inner(optimizer: Any) -> Any:
+    """The optimizer within one that scales the loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 class FindLR(keras.callbacks.Callback):  # type: ignore[misc]

@@ -39,6 +39,11 @@ def exactly() -> AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
+def eagerly() -> AbstractContextManager[Any]:
+    """A context in which variables are written at once, also where a graph is being made."""
+    return tf.init_scope()  # type: ignore[no-any-return]
+
+
 def double(x: Any) -> Array:
     """A number in float64."""
     return tf.cast(x, tf.float64)

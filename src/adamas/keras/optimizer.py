@@ -7,6 +7,8 @@ variables in one call (``adamas.keras.on_torch``).
 from __future__ import annotations
 
 import contextlib
+import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -20,7 +22,7 @@ from ..schedules import Schedule
 from ..schedules.plateau import Observed
 from . import storage, traced
 from .backend import NAME, arrays
-from .options import as_rate, check
+from .options import as_rate, check, check_independent
 from .schedule import Scheduled
 from .variables import compute_dtype, dtype_of, find, joined, norm, path_of, split
 
@@ -45,6 +47,8 @@ _OF_KERAS = (
     "name",
 )
 
+_DESCRIPTION = "adamas"  # beside the numbers of the variables in what is saved
+
 
 class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     """What the optimizers of ``adamas.keras`` share. Use one of those: ``Adam``, ``AdamW``, …"""
@@ -62,7 +66,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self._own = tuple(given)
         for name, value in given.items():
             setattr(self, name, value)
-        self._base_rate = float(rate.schedule.unit) if isinstance(rate, Scheduled) else rate
+        self._loaded: tuple[dict[str, Any], list[Array]] | None = None  # what was loaded before there were variables
         self._excluded: dict[str, list[str]] = {"paths": [], "patterns": []}
         self._scalars = {name: self._add_scalar(name, value) for name, value in self._member.scalars if name != "step"}
         # Twice how many, and the sum: of the norms of gradients, and of steps' updates over the weights.
@@ -106,6 +110,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     @learning_rate.setter
     def learning_rate(self, learning_rate: Any) -> None:
         rate = as_rate(learning_rate)
+        check_independent(self.decay, rate)
         keras.optimizers.Optimizer.learning_rate.fset(self, rate)
         self._follow(rate)
 
@@ -119,7 +124,9 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         return super()._get_current_learning_rate()
 
     def _follow(self, rate: Any) -> None:
-        """Has a variable for each factor that answers to a metric, since a compiled step sees nothing else change."""
+        """Counts the factor of ``decay="independent"`` from this rate, and has a variable for each part that answers to a
+        metric, since a compiled step sees nothing else change."""
+        self._base_rate = float(rate.schedule.unit) if isinstance(rate, Scheduled) else rate
         for variable in self._factors:
             self._untrack_variable(variable)
         self._observed = list(rate.observed) if isinstance(rate, Scheduled) else []
@@ -159,6 +166,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self._keys = [tensor_key(self.seed, i) for i in range(len(variables))]
         self._dtypes = sorted({compute_dtype(variable) for variable in variables})
         self._plan: Any = None
+        self._take_loaded()
 
     def add_variable_from_reference(
         self,
@@ -360,39 +368,63 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     # ---- saving and loading
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, and what else ``from_config`` needs to make the same optimizer."""
+        """The arguments, and what is excluded from weight decay."""
         config = {**super().get_config(), **{name: getattr(self, name) for name in self._own}}
         if isinstance(self.state, Mapping):
             config["state"] = dict(self.state)
         if any(self._excluded.values()):
             config["excluded_from_weight_decay"] = {name: list(value) for name, value in self._excluded.items()}
-        if self.decay == "independent" and not isinstance(self._learning_rate, Scheduled):
-            config["base_learning_rate"] = self._base_rate
         return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Optimizer:
         """The optimizer with this config: it has the same exclusions from weight decay."""
         config = dict(config)
-        excluded, base_rate = config.pop("excluded_from_weight_decay", None), config.pop("base_learning_rate", None)
+        excluded = config.pop("excluded_from_weight_decay", None)
         optimizer: Optimizer = super().from_config(config, custom_objects)
         if excluded is not None:
             optimizer._excluded = excluded
-        if base_rate is not None:
-            optimizer._base_rate = base_rate
         return optimizer
 
-    def load_own_variables(self, store: Mapping[str, Any]) -> None:
-        """Loads the state that ``save_own_variables`` saved.
+    def _layout(self) -> list[Any]:
+        """What state there is, so that the state of another optimizer is known as such."""
+        states = self._states if self.built else []
+        return [self._member.name, [{name: dtype_of(value) for name, value in state.items()} for state in states]]
 
-        Raises:
-            ValueError: it is the state of another optimizer. Nothing was changed. (Keras's would warn and go on without it.)
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the state: the variables by number, as Keras does, and as JSON what they are and what was observed."""
+        super().save_own_variables(store)
+        described = {"layout": self._layout(), "observed": [part.state_dict() for part in self._observed]}
+        store[_DESCRIPTION] = np.frombuffer(json.dumps(described).encode(), np.uint8)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads the state that ``save_own_variables`` saved; before the optimizer is built, it is kept until then.
+
+        About a state of another optimizer, other options or another model there is a warning, and it is left out.
         """
-        shapes = [tuple(store[str(i)].shape) for i in range(len(store.keys()))]
-        if shapes != [tuple(variable.shape) for variable in self.variables]:
-            raise ValueError(
-                f"the saved state of optimizer {self.name!r} has {len(shapes)} variables, and not of the shapes of the "
-                f"{len(self.variables)} here: it is of another optimizer, other options or another model; compile the model "
-                "anew to begin without it"
+        keys = list(store.keys())
+        described = json.loads(bytes(np.asarray(store[_DESCRIPTION]))) if _DESCRIPTION in keys else {"layout": None}
+        values = [np.asarray(store[str(i)]) for i in range(len(keys) - (_DESCRIPTION in keys))]
+        self._loaded = described, values
+        if self.built:
+            self._take_loaded()
+
+    def _take_loaded(self) -> None:
+        """Takes over what was loaded, if it is of this optimizer."""
+        if self._loaded is None:
+            return
+        (described, values), self._loaded = self._loaded, None
+        if described["layout"] == [self._member.name, []]:
+            return  # saved before the first step: there is nothing to go on from
+        shapes = [value.shape for value in values]
+        if described["layout"] != self._layout() or shapes != [tuple(variable.shape) for variable in self.variables]:
+            warnings.warn(
+                f"the saved state of optimizer {self.name!r} is of another optimizer, other options or another model, and is "
+                "left out: training begins without it",
+                stacklevel=2,
             )
-        super().load_own_variables(store)
+            return
+        with arrays.eagerly() if NAME == "tensorflow" else contextlib.nullcontext():
+            super().load_own_variables({str(i): value for i, value in enumerate(values)})
+            for part, state in zip(self._observed, described["observed"], strict=False):
+                part.load_state_dict(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 
 from ..family import Member
@@ -25,7 +26,7 @@ _BELOW_ONE = ("beta_1", "beta_2", "rho")
 
 
 def as_rate(rate: Any) -> Any:
-    """A learning rate as Keras takes it: an integer as a float, and a schedule of ``adamas.schedules`` as one of Keras's.
+    """A learning rate as Keras takes it: numbers of all kinds as a float, schedules of ``adamas.schedules`` as Keras's.
 
     Raises:
         TypeError: it can be neither.
@@ -34,6 +35,8 @@ def as_rate(rate: Any) -> Any:
         return Scheduled(rate)
     if callable(rate):
         return rate
+    if not _is_number(rate) and getattr(rate, "shape", None) == () and not isinstance(rate, str):
+        rate = keras.ops.convert_to_numpy(rate).item()  # of an array, a tensor or a variable
     if not _is_number(rate):
         raise TypeError(
             f"learning_rate must be a number, a schedule or a function without arguments, not {type(rate).__name__}"
@@ -62,8 +65,12 @@ def check(member: Member, eps_modes: tuple[str, ...], given: Mapping[str, Any]) 
     check_state(given["state"], member.slots, bool(given.get("centered")))
     if isinstance(given["seed"], bool) or not isinstance(given["seed"], int):
         raise ValueError(f"seed must be an int, not {given['seed']!r}")
-    rate = given["learning_rate"]
-    if given["decay"] == "independent" and callable(rate) and not isinstance(rate, Scheduled):
+    check_independent(given["decay"], given["learning_rate"])
+
+
+def check_independent(decay: str, rate: Any) -> None:
+    """Raises ValueError where the factor of ``decay="independent"`` cannot be told from the learning rate."""
+    if decay == "independent" and callable(rate) and not isinstance(rate, Scheduled):
         raise ValueError(
             'decay="independent" needs a learning_rate that is a number or a schedule of adamas.schedules: of another it '
             'cannot tell the factor; use decay="decoupled"'

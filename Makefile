@@ -20,9 +20,8 @@ train: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(THREADS)
-	for backend in tensorflow jax torch; do \
-	  KERAS_BACKEND=$$backend $(BIN)/python -m pytest -m keras tests/keras -n $(THREADS) || exit 1; \
-	done
+	printf '%s\n' jax tensorflow torch | xargs -P $(THREADS) -I BACKEND \
+	  env KERAS_BACKEND=BACKEND OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m keras tests/keras
 
 test-tasks: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m tasks --durations=0

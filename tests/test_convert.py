@@ -327,6 +327,7 @@ def test_what_has_no_counterpart_is_listed_and_nothing_is_changed() -> None:
             r"nothing for \['hidden.weight'\], and nothing here takes its \['out",
         ),
         (["a", "b"], ["x", "y"], {"a": "x", "b": "x"}, "nothing here takes its \\['y'\\]"),
+        (["a", "b"], ["x"], {"a": "x", "b": "x"}, "two parameters here have the same name in the checkpoint"),
         (["m.scale", "m.weight"], ["m.weight", "n.weight"], None, "two parameters are called 'm.weight' here"),
         (
             ["net.a.weight", "net.head.weight"],

@@ -321,8 +321,8 @@ def stepped(
 
 @pytest.fixture(scope="session")
 def real_gradients() -> dict[str, torch.Tensor]:
-    """The gradients of four matrices of a small transformer in 400 steps of training."""
-    steps = 400
+    """The gradients of four matrices of a small transformer in 800 steps of training."""
+    steps = 800
     found: dict[str, torch.Tensor] = {}
     count = 0
 

@@ -12,7 +12,7 @@ arrays: Any = None
 if NAME == "jax":
     from . import on_jax as arrays
 elif NAME == "tensorflow":
-    from . import on_tensorflow as arrays  # noqa: F401
+    from . import on_tensorflow as arrays  # noqa: F401 - for the other modules
 elif NAME != "torch":
     raise ImportError(
         f"adamas.keras runs on the backends tensorflow, jax and torch, not on {NAME!r}: set KERAS_BACKEND"

@@ -13,7 +13,7 @@ from .optimizer import Optimizer
 __all__ = ["FindLR", "Log", "Plateau"]
 
 
-class Plateau(keras.callbacks.Callback):  # type: ignore[misc]
+class Plateau(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
     """Observes a metric at the end of each epoch, for the ``Plateau`` in the learning rate of the optimizer.
 
     >>> from adamas.schedules import Plateau as plateau, warmup
@@ -60,7 +60,7 @@ class Plateau(keras.callbacks.Callback):  # type: ignore[misc]
                 part.observe(float(logs[self.monitor]))  # type: ignore[attr-defined]
 
 
-class Log(keras.callbacks.Callback):  # type: ignore[misc]
+class Log(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
     """Adds to the logs of each epoch what the optimizer did in it.
 
     ``learning_rate`` is that of the next step; ``gradient_norm`` the mean 2-norm of all gradients together, before clipping

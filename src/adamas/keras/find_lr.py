@@ -84,7 +84,7 @@ def _inner(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-class FindLR(keras.callbacks.Callback):  # type: ignore[misc]
+class FindLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
     """Finds a learning rate before the first epoch and sets it.
 
     >>> callback = FindLR(x, y)                                 # doctest: +SKIP

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -50,7 +51,7 @@ _OF_KERAS = (
 _DESCRIPTION = "adamas"  # beside the numbers of the variables in what is saved
 
 
-class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
+class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is untyped
     """What the optimizers of ``adamas.keras`` share. Use one of those: ``Adam``, ``AdamW``, …"""
 
     _member: ClassVar[Member]
@@ -81,9 +82,9 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             (), keras.initializers.Constant(value), "float32", aggregation="only_first_replica", name=name
         )
 
+    @abstractmethod
     def _hyper(self) -> dict[str, Any]:
         """The hyperparameters of the member as ``adamas.family`` names them, without those that all members share."""
-        raise NotImplementedError
 
     def hyperparameters(self) -> dict[str, Any]:
         """The hyperparameters as ``adamas.family`` names them, but the learning rate."""

@@ -31,7 +31,7 @@ class _Traced(Arrays):
 
 
 @keras.saving.register_keras_serializable("adamas")
-class Scheduled(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+class Scheduled(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # Keras is untyped
     """A schedule of ``adamas.schedules`` as one of Keras's: saved and loaded with the model.
 
     The optimizers of ``adamas.keras`` take schedules as they are and wrap them; for another optimizer wrap it yourself. Those

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -45,9 +46,9 @@ class Stepping:
     def _scalar_names(self) -> list[str]:
         return [name for name, _ in self._member.scalars]
 
+    @abstractmethod
     def _current_plans(self) -> Sequence[Plan]:
         """The plans of all groups, for the tensors and options that are there now."""
-        raise NotImplementedError
 
     # ---- schedules
 

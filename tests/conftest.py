@@ -13,6 +13,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def keras_backend() -> None:
+    """One backend of Keras in all tests of a process, whoever imports it first: TensorBoard brings it with TensorFlow."""
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder that holds ``mnist/``: $ADAMAS_DATA, or ``shared/data`` beside the checkout."""

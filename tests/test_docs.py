@@ -218,7 +218,6 @@ def run_page(text: str, page: Path, data: Path | None, monkeypatch: pytest.Monke
 def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Path(os.environ.get("ADAMAS_DATA", ROOT.parent / "shared" / "data"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KERAS_BACKEND", os.environ.get("KERAS_BACKEND", "torch"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))  # where Keras writes its settings
     run_page(page.read_text(encoding="utf-8"), page, data if data.is_dir() else None, monkeypatch)
 

@@ -216,7 +216,6 @@ KERAS: dict[str, tuple[str, dict[str, Any], Schedule]] = {
 
 @pytest.fixture(scope="module")
 def keras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    os.environ.setdefault("KERAS_BACKEND", "torch")
     os.environ.setdefault("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))  # it writes its settings there
     keras = pytest.importorskip("keras")
     before = keras.config.floatx()

@@ -19,7 +19,7 @@ train: $(VENV)/.installed
 	$(BIN)/adamas train
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(THREADS)
+	$(BIN)/python -m pytest -n $(THREADS) --dist worksteal
 	printf '%s\n' jax tensorflow torch | xargs -P $(THREADS) -I @ \
 	  env KERAS_BACKEND=@ OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m keras tests/keras
 

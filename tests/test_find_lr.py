@@ -247,7 +247,8 @@ def test_ctrl_c_while_everything_is_put_back_waits_until_it_is(monkeypatch: pyte
 
 
 def test_persistent_workers_keep_their_position() -> None:
-    loader = DataLoader(data(), 32, num_workers=1, persistent_workers=True)
+    # Not forked: this process may have the threads of another framework by now.
+    loader = DataLoader(data(), 32, num_workers=1, persistent_workers=True, multiprocessing_context="forkserver")
     position = iter(loader)
     first = next(position)
     model = Model()

@@ -64,6 +64,11 @@ class Stepping:
     def on_observation(self) -> None:
         """Makes the scheduled numbers of all groups those of the coming step; called when a ``Plateau`` has changed."""
         for group in self.param_groups:
+            scheduled.verify(group)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        for group in self.param_groups:
             scheduled.refresh(group, self._counted[1])
 
     def _listen(self, group: dict[str, Any]) -> None:
@@ -77,7 +82,7 @@ class Stepping:
         for group in self.param_groups:
             scheduled.verify(group, may_hold=not self._held)
         self._counted = None, scheduled.steps_done(self.state.values())
-        self.on_observation()
+        self._refresh()
         plans = self._current_plans()
         self._counted = plans, self._counted[1]
         return plans
@@ -108,7 +113,7 @@ class Stepping:
                 self._held = any(map(scheduled.is_held, self.param_groups))  # and then not written in what follows
                 # Without plans, the next step counts anew: also where a schedule has no number, and what follows raises.
                 self._counted = None, max(self._counted[1], reached)
-                self.on_observation()  # what loggers see is what the next step will use
+                self._refresh()  # what loggers see is what the next step will use
                 if not self._held:
                     self._counted = plans, self._counted[1]
 

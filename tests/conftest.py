@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def keras_backend() -> None:
     """One backend of Keras in all tests of a process, whoever imports it first: TensorBoard brings it with TensorFlow."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
+
+
+@pytest.fixture(autouse=True)
+def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test adds to ``sys.path`` is gone after it: the folder of a task that was loaded may hold a ``random.py``."""
+    monkeypatch.setattr(sys, "path", sys.path.copy())
 
 
 @pytest.fixture(scope="session")

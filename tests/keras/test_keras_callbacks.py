@@ -8,11 +8,11 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from keras_cases import Stepper, normal, value_of, variables
+from keras_cases import BACKEND, Stepper, normal, value_of, variables
 
 import adamas.keras as ak
 from adamas.keras.callbacks import FindLR, Log, Plateau
-from adamas.schedules import Feedback, cosine, warmup
+from adamas.schedules import Feedback, Schedule, cosine, parse, warmup
 from adamas.schedules import Plateau as plateau  # noqa: N813 - a schedule, which are written small
 from adamas.schedules.shapes import constant
 
@@ -50,6 +50,65 @@ def test_a_schedule_has_its_value_at_every_step_and_survives_its_config(schedule
         step([-np.ones(1)])
         moved.append(float(value_of(of[0])[0]))
     assert np.diff(moved) == pytest.approx([schedule(i) for i in range(8)], abs=3e-7)
+
+
+SCHEDULES = """
+constant(0.5)
+linear(9, 0.1, 0.7)
+polynomial(9, 2, end=0.1)
+exponential(0.5, 4)
+exponential(0.5, 4, staircase=True)
+inverse_time(0.5, 4)
+power(0.9)
+step(0.5, 4)
+multistep([3, 9], 0.5)
+piecewise([3, 9], [1, 0.5, 0.1])
+cosine(9, 0.1)
+cosine(9, exponent=2)
+cosine_restarts(4)
+cosine_restarts(4, 2, 0.5)
+cosine_restarts(5, 1.6)
+one_cycle(12)
+one_cycle(12, shape="linear", three_phase=True)
+triangular(4)
+triangular(3, 5, mode="triangular2")
+triangular(4, mode="exp_range", gamma=0.9)
+inverse_sqrt(4)
+trapezoid(20, 4, 6)
+warmup(5)
+warmup(5, shape="cosine")
+warmup(5, 0.1, "exponential")
+2*warmup(3).then(cosine(9))
+cosine(9).clip(0.2, 0.8)
+cosine(9).shift(3)
+cosine(9).per_epoch(3)
+cosine(9).per_epoch(3, smooth=True)
+linear(5).repeat()
+linear(5).repeat(2)
+power(0.9) * linear(5)
+"""
+
+
+def test_every_schedule_is_computed_in_a_compiled_step_as_by_itself() -> None:
+    schedules = [parse(text) for text in SCHEDULES.strip().splitlines()]
+    kinds = {name for name, kind in Schedule._registry.items() if kind.__module__ == "adamas.schedules.shapes"}
+    tried = {part._name for schedule in schedules for part in schedule.parts()}
+    assert tried >= {name for name in kinds if name[0] != "_"} - {"from_function"}
+
+    def at(t: Any) -> list[Any]:
+        return [ak.Scheduled(schedule)(t) for schedule in schedules]
+
+    if BACKEND == "jax":
+        import jax
+
+        at = jax.jit(at)
+    elif BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        at = tf.function(at, jit_compile=True)
+    for t in range(30):
+        for schedule, value in zip(schedules, at(keras.ops.convert_to_tensor(t)), strict=True):
+            assert float(value) == pytest.approx(schedule(t), rel=1e-6, abs=1e-8), (schedule, t)
 
 
 def test_schedules_serve_other_optimizers_when_wrapped() -> None:
@@ -133,6 +192,18 @@ def test_what_is_logged_is_what_the_step_did() -> None:
     assert optimizer.measured() == pytest.approx(want, rel=1e-5)
     optimizer.reset_measured()
     assert optimizer.measured() == {"gradient_norm": 0.0, "update_ratio": 0.0}
+
+
+def test_of_accumulated_gradients_each_batch_is_measured_and_each_step() -> None:
+    of = variables()
+    weights, gradients = [value_of(v) for v in of], normal(3)
+    optimizer = ak.SGD(0.5, gradient_accumulation_steps=2)
+    optimizer.measures = True
+    step = Stepper(optimizer, of)
+    step(gradients), step([3 * g for g in gradients])
+    size = np.sqrt(sum((g**2).sum() for g in gradients))
+    want = {"gradient_norm": 2 * size, "update_ratio": 0.5 * 2 * size / np.sqrt(sum((w**2).sum() for w in weights))}
+    assert optimizer.measured() == pytest.approx(want, rel=1e-5)
 
 
 def everything(model: Any) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ from keras_cases import BACKEND, Stepper, normal, stepped, value_of, variables
 
 import adamas.keras as ak
 from adamas import formats
-from adamas.schedules import Plateau
+from adamas.schedules import Plateau, power
 
 pytestmark = pytest.mark.keras
 
@@ -190,6 +190,16 @@ def test_a_rate_may_be_set_to_a_number_of_any_kind() -> None:
         optimizer.learning_rate = np.ones(2)
 
 
+def test_a_schedule_that_is_set_takes_the_place_of_what_the_one_before_observed() -> None:
+    optimizer = ak.Adam(1e-3 * Plateau())
+    count = len(optimizer.variables)
+    optimizer.learning_rate = 1e-2 * Plateau(factor=0.5, patience=0)
+    assert len(optimizer.variables) == count
+    (observed,) = optimizer.observed
+    observed.observe(1.0), observed.observe(1.0)
+    assert float(keras.ops.convert_to_numpy(optimizer.learning_rate)) == pytest.approx(5e-3)
+
+
 def test_a_rate_that_is_set_leaves_an_independent_decay_as_it_is() -> None:
     def after(optimizer: Any) -> Any:
         variable = keras.Variable([1.0])
@@ -217,16 +227,37 @@ def test_state_of_another_optimizer_is_refused() -> None:
     assert not any(value_of(v).any() for v in other.variables[2:])
 
 
-def test_schedules_of_keras_count_optimizer_steps_where_gradients_are_accumulated() -> None:
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1, 2], [1.0, 0.5, 0.25])
+@pytest.mark.parametrize(
+    "schedule",
+    [keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], [1.0, 0.5, 0.25]), 1.0 * power(0.5)],
+    ids=["keras", "adamas"],
+)
+def test_schedules_count_optimizer_steps_where_gradients_are_accumulated(schedule: Any) -> None:
     optimizer = ak.SGD(schedule, gradient_accumulation_steps=3)
     of = variables()
     step, rates = Stepper(optimizer, of), []
     for i in range(7):
         rates.append(float(keras.ops.convert_to_numpy(optimizer.learning_rate)))
         step(normal(i))
-    assert rates == [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5]
+    assert rates == [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25]
     assert int(optimizer.iterations) == 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"clipnorm": 1.0}, {"global_clipnorm": 1.0}, {"gradient_accumulation_steps": 3}], ids=str
+)
+def test_gradients_in_16_bits_are_clipped_and_accumulated_in_float32(options: dict[str, Any]) -> None:
+    """Their squares, and a sum of three of them, are beyond float16."""
+    half, wide = variables(0, "float16"), variables(0)
+    for h, w in zip(half, wide, strict=True):
+        w.assign(value_of(h))
+    optimizer = ak.SGD(1e-6, **options)
+    one, other = Stepper(optimizer, half), Stepper(ak.SGD(1e-6, **options), wide)
+    for _ in range(6):
+        gradients = [3e4 * np.sign(g) for g in normal(1)]
+        one(gradients), other(gradients)
+    for h, w in zip(half, wide, strict=True):
+        assert np.allclose(value_of(optimizer._wide_value(h)), value_of(w), rtol=1e-6, atol=1e-9)
 
 
 def test_a_loss_scale_optimizer_leaves_out_what_overflows() -> None:

@@ -12,18 +12,28 @@ import tensorflow as tf
 Array = Any
 
 
-def _where(condition: Array, yes: Any, no: Any) -> Array:
-    # Numbers of Python's would come as float32.
-    yes, no = (x if tf.is_tensor(x) else double(x) for x in (yes, no))
-    return tf.where(condition, yes, no)
+def _alike(*values: Any) -> list[Array]:
+    """Python's numbers in the dtype of the tensors beside them, float64 where there are none: they would come as float32."""
+    dtype = next((x.dtype for x in values if tf.is_tensor(x)), tf.float64)
+    return [x if tf.is_tensor(x) else tf.cast(x, dtype) for x in values]
 
 
 class _Namespace:
     """The functions of an array namespace that the rule and the schedules use."""
 
-    abs, sign, sqrt, cos, floor = tf.abs, tf.sign, tf.sqrt, tf.cos, tf.floor
-    log, log1p, minimum, maximum = tf.math.log, tf.math.log1p, tf.minimum, tf.maximum
-    where = staticmethod(_where)
+    abs, sign, sqrt, cos, floor, log, log1p = tf.abs, tf.sign, tf.sqrt, tf.cos, tf.floor, tf.math.log, tf.math.log1p
+
+    @staticmethod
+    def where(condition: Array, yes: Any, no: Any) -> Array:
+        return tf.where(condition, *_alike(yes, no))
+
+    @staticmethod
+    def minimum(x: Any, y: Any) -> Array:
+        return tf.minimum(*_alike(x, y))
+
+    @staticmethod
+    def maximum(x: Any, y: Any) -> Array:
+        return tf.maximum(*_alike(x, y))
 
 
 xp = _Namespace

@@ -115,6 +115,10 @@ def test_schedules_serve_other_optimizers_when_wrapped() -> None:
     schedule = ak.Scheduled(0.5 * cosine(4))
     assert rate_of(keras.optimizers.SGD(schedule)) == 0.5
     assert float(keras.ops.convert_to_numpy(schedule(2))) == pytest.approx(0.25)
+    observed = plateau(factor=0.5, patience=0)
+    schedule = ak.Scheduled(0.5 * observed)
+    observed.observe(1.0), observed.observe(1.0)
+    assert rate_of(keras.optimizers.SGD(schedule)) == 0.25
     with pytest.raises(TypeError, match="schedule must be a schedule"):
         ak.Scheduled(0.1)  # type: ignore[arg-type]
 
@@ -194,6 +198,29 @@ def test_what_is_logged_is_what_the_step_did() -> None:
     assert optimizer.measured() == {"gradient_norm": 0.0, "update_ratio": 0.0}
 
 
+def test_it_logs_where_the_loss_is_scaled_too() -> None:
+    """At a rate of 0, and at the end: the first scales overflow, and those steps are left out."""
+    norms = []
+    for policy in ("mixed_float16", "float32"):
+        keras.config.set_dtype_policy(policy)
+        try:
+            model = compiled(ak.SGD(0.0))
+        finally:
+            keras.config.set_dtype_policy("float32")
+        logs = model.fit(X, Y, epochs=8, callbacks=[Log()], batch_size=64, verbose=0).history
+        norms.append(logs["gradient_norm"][-1])
+    assert norms[0] == pytest.approx(norms[1], rel=0.01)
+
+
+def test_each_epoch_is_logged_by_itself() -> None:
+    """A step an epoch of gradient descent on a parabola: gradients fall by the same factor each time."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(ak.SGD(0.1), loss="mse")
+    x = np.ones((4, 1), np.float32)
+    norms = model.fit(x, 3 * x, epochs=4, callbacks=[Log()], verbose=0).history["gradient_norm"]
+    assert norms == pytest.approx([norms[0] * 0.8**i for i in range(4)], rel=1e-4)
+
+
 def test_of_accumulated_gradients_each_batch_is_measured_and_each_step() -> None:
     of = variables()
     weights, gradients = [value_of(v) for v in of], normal(3)
@@ -227,6 +254,28 @@ def test_the_finder_suggests_a_rate_and_leaves_everything_bit_for_bit() -> None:
         ak.find_lr(model, [(X[i : i + 16], Y[i : i + 16]) for i in (0, 16)], low=1e-12, high=1e-10, steps=20, sweeps=1)
     assert all(np.array_equal(a, b) for a, b in zip(before, everything(model), strict=True))
     model.fit(X, Y, epochs=1, verbose=0)
+
+
+def test_a_sweep_has_the_loss_of_each_batch_and_begins_with_the_state_of_the_optimizer() -> None:
+    model = compiled(ak.Adam(0.01))
+    batches = [(X, Y), (X, 1.05 * Y)]
+    want = sorted(model.evaluate(*batch, verbose=0)[0] for batch in batches)
+    finding = ak.find_lr(model, batches, steps=60, sweeps=1)
+    assert sorted(finding.losses[0][:2]) == pytest.approx(want, rel=1e-3)
+    model.optimizer.build(model.trainable_variables)
+    for state in model.optimizer._states:
+        state["exp_avg_sq"].assign(np.full(state["exp_avg_sq"].shape, 1e12))  # with which nothing moves
+    with pytest.raises(ak.LRFindingError):
+        ak.find_lr(model, batches, steps=60, sweeps=1)
+
+
+def test_the_order_of_the_batches_is_the_seeds() -> None:
+    model, options = compiled(ak.Adam(0.01)), {"batch_size": 128, "steps": 40, "sweeps": 1}
+    first, same, other = (
+        ak.find_lr(model, MANY, MANY.sum(1, keepdims=True), seed=seed, **options) for seed in (0, 0, 1)
+    )
+    assert first.losses == same.losses
+    assert first.losses[0][:4] != other.losses[0][:4]
 
 
 def test_the_finder_as_a_callback_sets_the_rate_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from functools import cache
 from pathlib import Path
@@ -215,16 +216,16 @@ def test_a_rate_that_is_set_leaves_an_independent_decay_as_it_is() -> None:
         optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
 
 
-def test_state_of_another_optimizer_is_refused() -> None:
+def test_state_of_another_optimizer_or_model_is_refused() -> None:
     of, store = variables(), {}
     optimizer = ak.Adam()
     Stepper(optimizer, of, jit=False)(normal(1))
     optimizer.save_own_variables(store)
-    other = ak.Adam(amsgrad=True)
-    other.build(of)
-    with pytest.warns(UserWarning, match="another optimizer, other options or another model"):
-        other.load_own_variables(store)
-    assert not any(value_of(v).any() for v in other.variables[2:])
+    for other, others in ((ak.Adam(amsgrad=True), of), (ak.Adam(), variables(shapes=((5, 3), (2,))))):
+        other.build(others)
+        with pytest.warns(UserWarning, match="another optimizer, other options or another model"):
+            other.load_own_variables(store)
+        assert not any(value_of(v).any() for v in other.variables[2:])
 
 
 @pytest.mark.parametrize(
@@ -366,6 +367,61 @@ def test_variables_without_a_gradient_stay_and_the_others_step() -> None:
         optimizer.apply([None, *[keras.ops.ones(v.shape) for v in of[1:]]], of)
     moved = [not np.array_equal(a, value_of(v)) for a, v in zip(before, of, strict=True)]
     assert moved == [False, True]
+
+
+def test_each_step_takes_the_variables_that_it_is_given() -> None:
+    if BACKEND != "torch":
+        pytest.skip("on the other backends, the variables are those that the step was compiled for")
+    of, gradients = variables(), [keras.ops.convert_to_tensor(g, dtype="float32") for g in normal(1)]
+    optimizer = ak.SGD(1.0)
+    optimizer.build(of)
+    for i in (0, 1, 1, 0):
+        before = [value_of(v) for v in of]
+        with pytest.warns(UserWarning, match="Gradients do not exist"):
+            optimizer.apply([g if j == i else None for j, g in enumerate(gradients)], of)
+        assert [not np.array_equal(b, value_of(v)) for b, v in zip(before, of, strict=True)] == [i == 0, i == 1]
+
+
+def test_options_that_are_set_between_steps_count_in_the_next() -> None:
+    if BACKEND != "torch":
+        pytest.skip("on the other backends, they are part of the compiled step")
+    of = variables()
+    optimizer = ak.SGD(0.5, decay="l2")
+    step, zeros = Stepper(optimizer, of), [np.zeros(v.shape) for v in of]
+    step(zeros)
+    optimizer.weight_decay = 0.5
+    before = [value_of(v) for v in of]
+    step(zeros)
+    assert all(np.allclose(0.75 * b, value_of(v)) for b, v in zip(before, of, strict=True))
+
+
+def test_autograd_knows_of_the_step_and_gradients_are_let_go_of() -> None:
+    if BACKEND != "torch":
+        pytest.skip("of PyTorch")
+    of = variables()
+    step = Stepper(ak.Adam(0.1), of)
+    gradients = [keras.ops.convert_to_tensor(g, dtype="float32") for g in normal(1)]
+    held = [sys.getrefcount(g) for g in gradients]
+    loss = (of[0].value ** 2).sum()
+    step.optimizer.apply(gradients, of)
+    assert [sys.getrefcount(g) for g in gradients] == held
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_variable_that_is_overwritten_with_its_gradient_has_no_state() -> None:
+    """As the scales of float8 layers."""
+    of = variables()
+    of[1].overwrite_with_gradient = True
+    optimizer = ak.Adam(0.1)
+    gradients = normal(1)
+    if BACKEND == "jax":  # there Keras overwrites it outside of what is compiled
+        optimizer.build(of)
+        optimizer.apply([keras.ops.convert_to_tensor(g, dtype="float32") for g in gradients], of)
+    else:
+        Stepper(optimizer, of)(gradients)
+    assert [list(state) for state in optimizer._states] == [["exp_avg", "exp_avg_sq"], []]
+    assert value_of(of[1]) == np.float32(gradients[1])
 
 
 def test_what_is_not_on_the_cpu_steps_by_the_rule_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,7 +244,7 @@ def test_the_finder_suggests_a_rate_and_leaves_everything_bit_for_bit() -> None:
     """Also in a model with random numbers of its own, an optimizer that has begun, and a schedule."""
     model = compiled(ak.Adam(0.125 * cosine(1000)), dropout=0.1)
     model.fit(X, Y, epochs=1, verbose=0)
-    optimizer, before = model.optimizer, everything(model)
+    optimizer, before, compiled_step = model.optimizer, everything(model), model.train_function
     finding = ak.find_lr(model, MANY, MANY.sum(1, keepdims=True), batch_size=128, steps=60, sweeps=2)
     assert 1e-3 < finding.lr < 3
     assert 0 <= finding.confidence <= 1
@@ -253,7 +253,10 @@ def test_the_finder_suggests_a_rate_and_leaves_everything_bit_for_bit() -> None:
     with pytest.raises(ak.LRFindingError, match="Raise high"):
         ak.find_lr(model, [(X[i : i + 16], Y[i : i + 16]) for i in (0, 16)], low=1e-12, high=1e-10, steps=20, sweeps=1)
     assert all(np.array_equal(a, b) for a, b in zip(before, everything(model), strict=True))
+    assert model.train_function is compiled_step
+    done = int(optimizer.iterations)
     model.fit(X, Y, epochs=1, verbose=0)
+    assert int(optimizer.iterations) == 2 * done
 
 
 def test_a_sweep_has_the_loss_of_each_batch_and_begins_with_the_state_of_the_optimizer() -> None:
@@ -276,6 +279,23 @@ def test_the_order_of_the_batches_is_the_seeds() -> None:
     )
     assert first.losses == same.losses
     assert first.losses[0][:4] != other.losses[0][:4]
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: ak.Adam(0.01 * plateau() * warmup(5)),
+        lambda: ak.Adam(keras.optimizers.schedules.ExponentialDecay(0.01, 10, 0.9)),
+        lambda: ak.Adam(0.01, weight_decay=0.1, decay="independent"),
+    ],
+    ids=["plateau", "keras", "independent-decay"],
+)
+def test_what_gives_the_rate_or_a_decay_beside_it_does_not_count_in_a_sweep(optimizer: Any) -> None:
+    one, plain = (
+        ak.find_lr(compiled(optimizer), MANY, MANY.sum(1, keepdims=True), batch_size=128, steps=40, sweeps=1)
+        for optimizer in (optimizer(), ak.Adam(0.01))
+    )
+    assert one.losses[0] == pytest.approx(plain.losses[0], rel=1e-5)
 
 
 def test_the_finder_as_a_callback_sets_the_rate_once() -> None:
@@ -311,8 +331,9 @@ def test_a_sweep_with_accumulated_gradients_is_refused() -> None:
         ak.find_lr(compiled(ak.Adam(gradient_accumulation_steps=4)), X, Y)
 
 
-def test_without_the_log_nothing_is_measured_any_more() -> None:
+def test_it_is_measured_with_the_log_and_without_it_no_more() -> None:
     model = compiled(ak.SGD(0.01))
+    model.fit(X, Y, verbose=0)
     model.fit(X, Y, verbose=0, callbacks=[Log()])
     measured = value_of(model.optimizer._measured)
     model.fit(X, Y, verbose=0)

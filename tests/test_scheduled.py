@@ -317,21 +317,18 @@ def test_a_schedule_costs_a_step_under_5_microseconds() -> None:
     )
     moved(plain), moved(with_schedule)
 
-    def fits() -> bool:
-        seconds = {plain: math.inf, with_schedule: math.inf}
-        for _ in range(20):  # in turn
-            for optimizer in seconds:
-                start = time.perf_counter()
-                for _ in range(100):
-                    optimizer.step()
-                seconds[optimizer] = min(seconds[optimizer], (time.perf_counter() - start) / 100)
-        return seconds[with_schedule] - seconds[plain] < max(5e-6, seconds[plain] / 3)
-
-    for _ in range(50):  # a machine that others use has moments in which all takes longer, and not all as much
-        if fits():
-            return
-        time.sleep(0.2)
-    pytest.fail("no quiet moment in which it takes less")
+    seconds = {plain: math.inf, with_schedule: math.inf}
+    for attempt in range(1000):  # in turn; and a machine that others use is slow for seconds
+        for optimizer in seconds:
+            start = time.perf_counter()
+            for _ in range(100):
+                optimizer.step()
+            seconds[optimizer] = min(seconds[optimizer], (time.perf_counter() - start) / 100)
+        cost = seconds[with_schedule] - seconds[plain]
+        if attempt >= 100 and cost < max(5e-6, seconds[plain] / 3):
+            break
+        time.sleep(0.01 if attempt > 100 else 0)
+    assert cost < max(5e-6, seconds[plain] / 3)
 
 
 # ---- beside other optimizers

@@ -311,24 +311,24 @@ def test_two_masters_are_an_error() -> None:
 
 
 def test_a_schedule_costs_a_step_under_5_microseconds() -> None:
-    """Or, where the machine is slower than the one on which the smallest step takes 15, under a third of such a step."""
+    """The least of many turns: a machine that others use may be slow for seconds, and is then measured for longer."""
     plain, with_schedule = (
         at.SGD([parameter()], lr=lr) for lr in (1e-3, 3e-4 * warmup(100).then(cosine(900, end=0.1)))
     )
     moved(plain), moved(with_schedule)
-
     seconds = {plain: math.inf, with_schedule: math.inf}
-    for attempt in range(1000):  # in turn; and a machine that others use is slow for seconds
-        for optimizer in seconds:
-            start = time.perf_counter()
-            for _ in range(100):
-                optimizer.step()
-            seconds[optimizer] = min(seconds[optimizer], (time.perf_counter() - start) / 100)
+    for _ in range(60):
+        for _ in range(100):
+            for optimizer in seconds:
+                start = time.perf_counter()
+                for _ in range(100):
+                    optimizer.step()
+                seconds[optimizer] = min(seconds[optimizer], (time.perf_counter() - start) / 100)
         cost = seconds[with_schedule] - seconds[plain]
-        if attempt >= 100 and cost < max(5e-6, seconds[plain] / 3):
+        if cost < 5e-6:
             break
-        time.sleep(0.01 if attempt > 100 else 0)
-    assert cost < max(5e-6, seconds[plain] / 3)
+        time.sleep(0.1)
+    assert cost < 5e-6
 
 
 # ---- beside other optimizers

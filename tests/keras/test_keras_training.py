@@ -216,7 +216,7 @@ def test_a_rate_that_is_set_leaves_an_independent_decay_as_it_is() -> None:
         optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
 
 
-def test_state_of_another_optimizer_or_model_is_refused() -> None:
+def test_state_of_another_optimizer_or_model_is_left_out_with_a_warning() -> None:
     of, store = variables(), {}
     optimizer = ak.Adam()
     Stepper(optimizer, of, jit=False)(normal(1))

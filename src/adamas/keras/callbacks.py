@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from ..schedules import Feedback
-from .find_lr import FindLR
+from .find_lr import FindLR, unscaled
 from .optimizer import Optimizer
 
 __all__ = ["FindLR", "Log", "Plateau"]
@@ -101,8 +101,7 @@ def own_optimizer(callback: Any) -> Optimizer:
     Raises:
         ValueError: it is none of ``adamas.keras``.
     """
-    optimizer = callback.model.optimizer
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = unscaled(callback.model.optimizer)
     if not isinstance(optimizer, Optimizer):
         raise ValueError(
             f"{type(callback).__name__} needs an optimizer of adamas.keras, and that of the model is "

@@ -61,7 +61,7 @@ def find_lr(
     check_sweep(low, high, steps, sweeps)
     if getattr(model, "optimizer", None) is None:
         raise ValueError("model is not compiled: call model.compile(optimizer, loss) first")
-    if steps_of := getattr(_inner(model.optimizer), "gradient_accumulation_steps", None):
+    if steps_of := getattr(unscaled(model.optimizer), "gradient_accumulation_steps", None):
         raise ValueError(
             f"gradient_accumulation_steps={steps_of}: a sweep needs a step for each batch; sweep a model compiled without, in "
             f"batches {steps_of} times as large"
@@ -79,8 +79,8 @@ def find_lr(
     return conclude(rates, losses)
 
 
-def _inner(optimizer: Any) -> Any:
-    """The optimizer within one that scales the loss."""
+def unscaled(optimizer: Any) -> Any:
+    """The optimizer itself, where it stands within one that scales the loss."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
@@ -114,7 +114,7 @@ class FindLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untype
         optimizer = self.model.optimizer
         if int(optimizer.iterations) > 0:
             return
-        if "learning_rate" not in _rate_names(optimizer):
+        if all(variable.name != "learning_rate" for variable in optimizer.variables):
             raise ValueError(
                 "FindLR sets the learning rate, and that of the optimizer is a schedule: give the optimizer a number, or call "
                 "find_lr and multiply the schedule by what it finds"
@@ -185,14 +185,9 @@ def _copy(optimizer: Any, variables: Sequence[Any]) -> Any:
     return copy
 
 
-def _rate_names(optimizer: Any) -> set[str]:
-    return {variable.name for variable in optimizer.variables} & {"learning_rate"}
-
-
 def _state(optimizer: Any) -> list[Any]:
     """The variables that do not tell the learning rate."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    rate = {id(variable) for variable in getattr(inner, "_factors", ())}
+    rate = {id(variable) for variable in getattr(unscaled(optimizer), "_factors", ())}
     return [v for v in optimizer.variables if v.name != "learning_rate" and id(v) not in rate]
 
 

@@ -26,7 +26,7 @@ def read(variable: Any) -> Array:
 
 def exactly() -> AbstractContextManager[Any]:
     """A context in which float64 is float64."""
-    return jax.enable_x64(True)  # type: ignore[no-any-return]
+    return jax.enable_x64(True)  # type: ignore[no-any-return]  # JAX leaves it untyped
 
 
 def double(x: Any) -> Array:
@@ -38,7 +38,7 @@ def narrowed(x: Any, dtype: str) -> Any:
     """A number that was computed ``exactly`` as it is used; Python's stay as they are."""
     if not isinstance(x, jax.Array):
         return x
-    return jax.lax.optimization_barrier(x.astype(dtype))  # type: ignore[no-untyped-call]
+    return jax.lax.optimization_barrier(x.astype(dtype))  # type: ignore[no-untyped-call]  # JAX leaves it untyped
 
 
 def cast(x: Array, dtype: str) -> Array:

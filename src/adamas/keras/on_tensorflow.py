@@ -51,7 +51,7 @@ def exactly() -> AbstractContextManager[Any]:
 
 def eagerly() -> AbstractContextManager[Any]:
     """A context in which variables are written at once, also where a graph is being made."""
-    return tf.init_scope()  # type: ignore[no-any-return]
+    return tf.init_scope()  # type: ignore[no-any-return]  # TensorFlow is untyped
 
 
 def double(x: Any) -> Array:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -452,6 +453,78 @@ def test_a_damaged_study_is_refused(study: Callable[..., Study]) -> None:
     one.path.write_bytes(content)
     with pytest.raises(InputError, match="is not a study, or is damaged"):
         Study.open(one.path)
+
+
+def read_whole(path: Path) -> str:
+    """What a study says, as its report and its comparison read it."""
+    with Study.open(path) as one:
+        plan.missing(one.settings, one.finished())
+        return repr(judge(one))
+
+
+def test_a_study_that_is_damaged_anywhere_is_refused_in_one_line_or_read(
+    study: Callable[..., Study], tmp_path: Path
+) -> None:
+    one = study({"adam": [1.0, 2.0, 2.5], "sgd": [2.0, 2.5, 3.5]}, optimizers=["adam", "sgd"])
+    one.close()
+    content, said, drawn = one.path.read_bytes(), read_whole(one.path), random.Random(19)
+    path, refused = tmp_path / "damaged.sqlite", list[str]()
+    for number in range(200):
+        damaged = bytearray(content)
+        place = drawn.randrange(len(content))
+        if number % 3 == 0:
+            damaged[place : place + 64] = bytes(byte ^ 0xFF for byte in damaged[place : place + 64])
+        elif number % 3 == 1:
+            damaged[place : place + 64] = drawn.randbytes(len(damaged[place : place + 64]))
+        else:
+            damaged[place] ^= 1 << drawn.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            read_whole(path)  # SQLite has no checksums: a digit that became another one cannot be seen
+        except InputError as error:
+            refused.append(str(error).replace(str(path), ""))
+    assert len(refused) > 25
+    assert all("is not a study, or is damaged: " in line or "by a newer Adamas" in line for line in refused)
+    assert all("\n" not in line and len(line) < 300 for line in refused)
+    for cut in (1, 10, 4000, 4096, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:-cut])
+        with pytest.raises(InputError, match="is not a study, or is damaged"):
+            Study.open(path)
+    path.write_bytes(content)
+    assert read_whole(path) == said
+
+
+WRONG = [
+    ("UPDATE study SET value = '5' WHERE key = 'optimizers'", "optimizers is 5"),
+    ("UPDATE study SET value = '{}' WHERE key = 'space'", "adam has no range of its rate"),
+    ("UPDATE study SET value = '0' WHERE key = 'jobs'", "its numbers do not belong together"),
+    ("UPDATE study SET value = replace(value, ': ', ': 9') WHERE key = 'points'", "a point has no lr from 0 to 1"),
+    (f"UPDATE study SET value = '{'[' * 100_000}' WHERE key = 'task'", "it is nested too deeply"),
+    (f"UPDATE study SET value = '{'9' * 6000}' WHERE key = 'target'", "Exceeds the limit"),
+    ("DELETE FROM study WHERE key = 'seeds'", "seeds is missing"),
+    ("UPDATE trials SET settings = '{}'", "a trial has no lr"),
+    ("UPDATE trials SET settings = '5'", "settings is 5"),
+    ("UPDATE trials SET value = 'x'", "value is 'x'"),
+    ("UPDATE trials SET number = 'x' WHERE id = 1", "number is 'x'"),
+    ("UPDATE trials SET evaluations = '[5]'", r"evaluations is \[5\]"),
+    ("UPDATE trials SET seconds = '{\"forward\": []}'", "seconds is "),
+    ("UPDATE trials SET memory = x'ff'", "can't decode"),
+    ("UPDATE trials SET error = CAST(x'ff' AS TEXT)", "Could not decode to UTF-8"),
+    ("DROP TABLE trials", "no such table: trials"),
+]
+
+
+def test_values_of_another_type_are_told_as_damage(study: Callable[..., Study]) -> None:
+    one = study({"adam": [1.0] * 3, "sgd": [2.0] * 3})
+    one.close()
+    content = one.path.read_bytes()
+    for change, says in WRONG:
+        one.path.write_bytes(content)
+        with sqlite3.connect(one.path) as connection:
+            connection.execute(change)
+        connection.close()
+        with pytest.raises(InputError, match=f"is not a study, or is damaged: .*{says}"):
+            read_whole(one.path)
 
 
 def test_a_study_of_a_newer_adamas_is_refused(study: Callable[..., Study]) -> None:

@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import struct
+import tracemalloc
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -91,7 +92,7 @@ def test_mnist_files_are_found_and_read_under_every_usual_name(tmp_path: Path, m
         (b"\x00\x00\x0d\x03" + IMAGES[4:], "begins with 00000d03"),
         (IMAGES[:10], "its header ends after 10 of 16 bytes"),
         (IMAGES[:-1], "holds 2351 values, where its header promises 2352"),
-        (IMAGES + b"\x00", "holds 2353 values, where its header promises 2352"),
+        (IMAGES + b"\x00", "holds more than 2352 values, where its header promises 2352"),
         (idx((2**32 - 1, 28, 28), b"\x00"), "holds 1 values"),
         (idx((0, 28, 28), b""), "is empty"),
     ],
@@ -115,6 +116,21 @@ def test_a_damaged_gzip_file_is_named(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"damaged file, .*images\.gz: "):
         read_idx(path, 3)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_no_more_is_read_than_the_header_promises(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / ("images.gz" if zipped else "images")
+    with gzip.open(path, "wb") if zipped else path.open("wb") as stream:
+        stream.write(idx((3, 4, 5), bytes(60)))
+        stream.write(bytes(2**26))  # 65 kB of gzip
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="holds more than 60 values, where its header promises 60"):
+            read_idx(path, 3)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

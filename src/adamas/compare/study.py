@@ -11,19 +11,23 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from filelock import FileLock
 
 from adamas.tasks import InputError
-from adamas.train.folder import lock, unlock
+from adamas.train.folder import fits, from_json, lock, unlock
 
 SCHEMA = 1  # PRAGMA user_version
 SUFFIX = ".sqlite"
+MOST_CHARACTERS = 200  # of what SQLite says of a damaged file, which may quote it
+
+Kind = TypeVar("Kind", "Settings", "Trial", "Outcome")
 
 _TABLES = """
 CREATE TABLE study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -133,8 +137,8 @@ class Outcome:
     steps_to_target: int | None = None
     seconds_to_target: float | None = None
     train_seconds: float | None = None
-    memory: dict[str, Any] = field(default_factory=dict)
-    seconds: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, float | None] = field(default_factory=dict)
+    seconds: dict[str, float | None] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
 
@@ -201,25 +205,11 @@ class Study:
         held = _lock(path) if write else None
         connection = sqlite3.connect(path)
         try:
-            (schema,) = connection.execute("PRAGMA user_version").fetchone()
-            if schema > SCHEMA:
-                problem = (
-                    f"{str(path)!r} was written by a newer Adamas (schema {schema}, here {SCHEMA}): upgrade Adamas"
-                )
-                raise InputError(parameter, problem)
-            (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            if state != "ok":
-                raise sqlite3.DatabaseError(state)
-            stored = {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM study")}
-            connection.execute("SELECT optimizer, phase, number, seed, settings, status FROM trials LIMIT 1")
-            settings = Settings(**{field.name: stored[field.name] for field in fields(Settings)})
-        except (sqlite3.Error, ValueError, KeyError, InputError) as error:
+            settings = _read(path, connection, parameter)
+        except InputError:
             connection.close()
             _unlock(held)
-            if isinstance(error, InputError):
-                raise
-            what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
-            raise InputError(parameter, f"{str(path)!r} is not a study, or is damaged: {what}") from error
+            raise
         return cls(path, settings, connection, held)
 
     def __enter__(self) -> Study:
@@ -265,15 +255,102 @@ class Study:
 
     def finished(self) -> list[Finished]:
         """Return all trials that are over, in the order in which they ended."""
-        names = [field.name for field in (*fields(Trial), *fields(Outcome))]
-        found = []
-        for values in self._connection.execute(f"SELECT {', '.join(names)} FROM trials ORDER BY id"):
-            row = dict(zip(names, values, strict=True))
-            for name in ("settings", "memory", "seconds", "evaluations"):
-                row[name] = json.loads(row[name])
-            trial = Trial(**{field.name: row[field.name] for field in fields(Trial)})
-            found.append(Finished(trial, Outcome(**{field.name: row[field.name] for field in fields(Outcome)})))
-        return found
+        with _told_as_damage(self.path, "study"):
+            return _finished(self._connection)
+
+
+@contextmanager
+def _told_as_damage(path: Path, parameter: str) -> Iterator[None]:
+    """Raise whatever a damaged file leads to as an InputError of one line, which names the parameter."""
+    try:
+        yield
+    except (sqlite3.Error, ValueError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        what = " ".join(str(error).split())
+        what = what if len(what) <= MOST_CHARACTERS else f"{what[:MOST_CHARACTERS]}…"
+        raise InputError(parameter, f"{str(path)!r} is not a study, or is damaged: {what}") from error
+
+
+def _read(path: Path, connection: sqlite3.Connection, parameter: str) -> Settings:
+    """Read the settings, after a look at the whole file.
+
+    Raises:
+        InputError: it is no study, is damaged, or is of a newer Adamas; names ``parameter``.
+    """
+    with _told_as_damage(path, parameter):
+        connection.execute("BEGIN")  # so that no other process writes in between
+        (schema,) = connection.execute("PRAGMA user_version").fetchone()
+        if schema > SCHEMA:
+            problem = f"{str(path)!r} was written by a newer Adamas (schema {schema}, here {SCHEMA}): upgrade Adamas"
+            raise InputError(parameter, problem)
+        (pages,), (size,) = (connection.execute(f"PRAGMA page_{name}").fetchone() for name in ("count", "size"))
+        if path.stat().st_size < pages * size:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes, where {pages * size:,} were written")
+        (state,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if state != "ok":
+            raise ValueError(state)
+        stored = {key: from_json(value) for key, value in connection.execute("SELECT key, value FROM study")}
+        settings = _checked(Settings, stored)
+        _check_parts(settings)
+        _finished(connection)
+        connection.commit()
+        return settings
+
+
+def _check_parts(settings: Settings) -> None:
+    """Raise ValueError where the parts of the settings do not belong together."""
+    for optimizer in settings.optimizers:
+        ranges = settings.space.get(optimizer, {})
+        if "lr" not in ranges or optimizer not in settings.hyperparameters:
+            raise ValueError(f"{optimizer} has no range of its rate")
+        for name, bounds in ranges.items():
+            if len(bounds) != 3 or not fits(bounds[:2], list[float]) or not 0 < bounds[0] < bounds[1]:
+                raise ValueError(f"the range of {name} of {optimizer} is {bounds}")
+            if not all(0 <= point.get(name.removeprefix("1-"), -1.0) <= 1 for point in settings.points):
+                raise ValueError(f"a point has no {name} from 0 to 1")
+    numbers = (
+        settings.budget,
+        settings.epochs,
+        settings.batch_size,
+        settings.steps,
+        settings.eval_every,
+        settings.jobs,
+    )
+    if min(*numbers, settings.threads) < 1 or len(settings.points) != settings.budget or not settings.seeds:
+        raise ValueError("its numbers do not belong together")
+
+
+def _finished(connection: sqlite3.Connection) -> list[Finished]:
+    names = [field.name for field in (*fields(Trial), *fields(Outcome))]
+    found = []
+    for values in connection.execute(f"SELECT {', '.join(names)} FROM trials ORDER BY id"):
+        row = dict(zip(names, values, strict=True))
+        for name in ("settings", "memory", "seconds", "evaluations"):
+            row[name] = from_json(row[name])
+        trial = _checked(Trial, row)
+        if "lr" not in trial.settings:
+            raise ValueError("a trial has no lr")
+        found.append(Finished(trial, _checked(Outcome, row)))
+    return found
+
+
+_HINTS: dict[type, dict[str, Any]] = {kind: get_type_hints(kind) for kind in (Settings, Trial, Outcome)}
+
+
+def _checked(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
+    """Make a dataclass of what was read.
+
+    Raises:
+        ValueError: a value is missing, or of another type.
+    """
+    hints = _HINTS[kind]
+    for name, hint in hints.items():
+        if name not in values:
+            raise ValueError(f"{name} is missing")
+        if not fits(values[name], hint):
+            raise ValueError(f"{name} is {values[name]!r}")
+    return kind(**{name: values[name] for name in hints})
 
 
 def choose_path(task_label: str) -> Path:

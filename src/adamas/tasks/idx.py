@@ -17,6 +17,8 @@ from torch import Tensor
 
 from adamas.tasks import InputError
 
+CHUNK = 1 << 20  # bytes that are read at once
+
 
 def find_idx(folder: Path, name: str, dimensions: int) -> Path:
     """Return the file of ``name`` (such as ``train-images``) under any of the usual spellings.
@@ -50,22 +52,29 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     def damaged(problem: str) -> InputError:
         return InputError("data_dir", f"has a damaged file, {path}: {problem}. Download it again")
 
+    header_bytes = 4 + 4 * dimensions
+    content = bytearray()
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-            content = bytearray(stream.read())
+            header = stream.read(header_bytes)
+            if header[:4] != bytes([0, 0, 8, dimensions]):
+                begins = header[:4].hex() or "nothing"
+                raise damaged(f"it begins with {begins}, where 000008{dimensions:02x} is expected")
+            if len(header) < header_bytes:
+                raise damaged(f"its header ends after {len(header)} of {header_bytes} bytes")
+            shape = struct.unpack(f">{dimensions}I", header[4:])
+            expected = math.prod(shape)
+            # One byte beyond the promised ones shows whether there are more, and no further one is read: a few megabytes of
+            # gzip can hold gigabytes. At the end of the stream, gzip checks its sum.
+            while len(content) <= expected and (part := stream.read(min(CHUNK, expected + 1 - len(content)))):
+                content += part
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise damaged(f"not a whole gzip file ({error})") from error
     except OSError as error:
         raise InputError("data_dir", f"has a file that cannot be read, {path}: {error.strerror}") from error
-    header_bytes = 4 + 4 * dimensions
-    if content[:4] != bytes([0, 0, 8, dimensions]):
-        raise damaged(f"it begins with {content[:4].hex() or 'nothing'}, where 000008{dimensions:02x} is expected")
-    if len(content) < header_bytes:
-        raise damaged(f"its header ends after {len(content)} of {header_bytes} bytes")
-    shape = struct.unpack(f">{dimensions}I", content[4:header_bytes])
-    expected = math.prod(shape)
-    if len(content) - header_bytes != expected:
-        raise damaged(f"it holds {len(content) - header_bytes} values, where its header promises {expected}")
+    if len(content) != expected:
+        holds = f"{len(content)}" if len(content) < expected else f"more than {expected}"
+        raise damaged(f"it holds {holds} values, where its header promises {expected}")
     if expected == 0:
         raise damaged("it is empty")
-    return torch.frombuffer(content, dtype=torch.uint8, offset=header_bytes).reshape(shape)
+    return torch.frombuffer(content, dtype=torch.uint8).reshape(shape)

@@ -10,11 +10,14 @@ import itertools
 import json
 import math
 import os
+import sys
 import time
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from filelock import FileLock, Timeout
 
@@ -198,6 +201,49 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def from_json(text: str | bytes) -> Any:
+    """Decode JSON.
+
+    Raises:
+        ValueError: it is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except TypeError as error:  # what was read is no text
+        raise ValueError(str(error)) from error
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value that was read from a file is of the type that a dataclass says.
+
+    A whole number is a number too, and NaN and infinity are none. Of a type with parameters, every part is looked at; a
+    dataclass is an object whose fields are of their types, where they are there.
+    """
+    origin, parts = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, types.UnionType):
+        return any(fits(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts and isinstance(value, tuple(map(type, parts)))
+    if origin is list:
+        return isinstance(value, list) and all(fits(one, parts[0]) for one in value)
+    if origin in (dict, Mapping):
+        return isinstance(value, dict) and all(
+            isinstance(key, str) and fits(one, parts[1]) for key, one in value.items()
+        )
+    if is_dataclass(hint):
+        hints = get_type_hints(hint)
+        return isinstance(value, dict) and all(fits(value[name], hints[name]) for name in hints.keys() & value.keys())
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if hint is Path:
+        return isinstance(value, str)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
 def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -263,6 +263,25 @@ class Group {
         return result;
     }
 
+    // What Python's garbage collector is to see: all objects that are held.
+    int traverse(visitproc visit, void *arg) const {
+        for (const Parameter &parameter : parameters) {
+            Py_VISIT(parameter.tensor.ptr());
+            Py_VISIT(parameter.state.ptr());
+        }
+        for (const nb::object &object : kept) Py_VISIT(object.ptr());
+        return 0;
+    }
+
+    // Lets go of all parameters.
+    void clear() {
+        discard();
+        parameter_of_job.clear();
+        // Letting go of an object may run any code, also such as uses this group: it is empty by then.
+        const std::vector<Parameter> last = std::move(parameters);
+        parameters.clear();
+    }
+
     const std::vector<Use> &collected_reads() const { return reads; }
     const std::vector<Use> &collected_writes() const { return writes; }
 
@@ -317,6 +336,20 @@ class Group {
     }
 };
 
+// A group holds tensors, and a tensor's hook may hold the optimizer that holds the group: such cycles are found through
+// these.
+int traverse_group(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    return nb::inst_ready(self) ? nb::inst_ptr<Group>(self)->traverse(visit, arg) : 0;
+}
+int clear_group(PyObject *self) {
+    if (nb::inst_ready(self)) nb::inst_ptr<Group>(self)->clear();
+    return 0;
+}
+PyType_Slot group_slots[] = {{Py_tp_traverse, reinterpret_cast<void *>(traverse_group)},
+                             {Py_tp_clear, reinterpret_cast<void *>(clear_group)},
+                             {0, nullptr}};
+
 // Throws if a gradient that the groups have collected lies where the step writes, since other elements are still to be
 // read then. Each element of a weight may be its own gradient.
 void refuse_shared_memory(nb::list groups) {
@@ -369,7 +402,9 @@ bool same_objects(nb::list a, nb::list b) {
 NB_MODULE(_engine, m) {
     using namespace adamas;
     m.doc() = "The compiled engine of Adamas.";
-    nb::class_<Group>(m, "Group")
+    // What is alive when the interpreter ends is no fault of a script: a global model with hooks, say.
+    nb::set_leak_warnings(false);
+    nb::class_<Group>(m, "Group", nb::type_slots(group_slots))
         .def(nb::init<nb::list, nb::list, nb::list, std::vector<uint64_t>, std::vector<int64_t>, unsigned,
                       const std::string &, nb::list, nb::list, nb::list>(),
              "tensors"_a, "states"_a, "names"_a, "random_keys"_a, "first_rows"_a, "shape"_a, "weights"_a, "slots"_a,

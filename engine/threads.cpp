@@ -9,6 +9,7 @@
 
 #ifndef _WIN32
 #include <dlfcn.h>
+#include <pthread.h>
 #endif
 
 namespace adamas {
@@ -18,10 +19,12 @@ namespace {
 using ParallelRegion = void (*)(void (*)(void *), void *, unsigned threads, unsigned flags);
 
 std::atomic<bool> openmp_allowed{true};
+// In a child of fork() the threads of every pool are gone. GCC's OpenMP runtime does not notice, and waits for them.
+std::atomic<bool> is_forked{false};
 
 ParallelRegion find_openmp() {
 #ifndef _WIN32
-    if (!openmp_allowed.load(std::memory_order_relaxed)) return nullptr;
+    if (!openmp_allowed.load(std::memory_order_relaxed) || is_forked.load(std::memory_order_relaxed)) return nullptr;
     static std::atomic<ParallelRegion> found{nullptr};
     ParallelRegion region = found.load(std::memory_order_relaxed);
     if (region == nullptr) { // looked for again until it is there: PyTorch may be imported later
@@ -42,14 +45,12 @@ class Pool {
     void (*body)(void *) = nullptr;
     void *argument = nullptr;
     int wanted = 0, running = 0;
-    bool stop = false;
     std::mutex callers;
 
     void work() {
         std::unique_lock lock(mutex);
         for (;;) {
-            wake.wait(lock, [&] { return stop || wanted > 0; });
-            if (stop) return;
+            wake.wait(lock, [&] { return wanted > 0; });
             --wanted;
             lock.unlock();
             body(argument);
@@ -73,25 +74,38 @@ class Pool {
         std::unique_lock lock(mutex);
         done.wait(lock, [&] { return running == 0; });
     }
-
-    ~Pool() {
-        {
-            std::lock_guard lock(mutex);
-            stop = true;
-        }
-        wake.notify_all();
-        for (std::thread &worker : workers) worker.join();
-    }
 };
+
+// Made when it is first needed, and never destroyed: at the end of a process, or after a fork, the threads may be gone
+// already.
+std::atomic<Pool *> pool{nullptr};
+
+Pool &own_pool() {
+    Pool *found = pool.load();
+    if (found != nullptr) return *found;
+    Pool *made = new Pool; // without threads so far
+    if (pool.compare_exchange_strong(found, made)) return *made;
+    delete made; // another thread was first
+    return *found;
+}
+
+// Called in the child of a fork. The pool of the parent is left as it is, since a thread that the child does not have
+// may hold its locks; the next step makes another.
+void forget_threads() {
+    is_forked.store(true);
+    pool.store(nullptr);
+}
+
+#ifndef _WIN32
+[[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, forget_threads);
+#endif
 
 } // namespace
 
 void run_on_threads(int threads, void (*body)(void *), void *argument) {
     if (threads <= 1) return body(argument);
     if (const ParallelRegion region = find_openmp()) return region(body, argument, unsigned(threads), 0);
-    // Never destroyed: at the end of a process, or after a fork, the threads may be gone already.
-    static Pool *pool = new Pool;
-    pool->run(threads, body, argument);
+    own_pool().run(threads, body, argument);
 }
 
 void use_openmp(bool allowed) { openmp_allowed.store(allowed, std::memory_order_relaxed); }

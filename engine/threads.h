@@ -5,7 +5,7 @@ namespace adamas {
 
 // Calls body(argument) on up to `threads` threads at once, this one among them, and returns when all have returned. The
 // threads are those of the OpenMP runtime that the process already has (PyTorch brings one): a second pool beside it
-// would fight it for the cores. Where there is none, Adamas keeps threads of its own.
+// would fight it for the cores. Where there is none, and in a child of fork(), Adamas keeps threads of its own.
 void run_on_threads(int threads, void (*body)(void *), void *argument);
 
 const char *thread_source();   // "OpenMP" or "own"

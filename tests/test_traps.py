@@ -8,9 +8,16 @@ T34 (``weights_only``) in ``test_torch.py`` and ``test_rule.py``, T26, T28 and T
 from __future__ import annotations
 
 import copy
+import gc
 import io
+import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
+import weakref
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -388,6 +395,129 @@ def test_trap_T35_a_subclass_fires_the_hooks_once() -> None:
         p.grad = torch.ones_like(p)
         optimizer.step()
         assert seen == [1]
+
+
+# What a child of a fork steps to, and what the same steps come to without a fork. In a process of its own, since that of the
+# tests has threads that are not ours.
+FORKED = """
+import os, sys, threading
+import numpy as np
+{imports}
+import adamas
+import adamas.numpy as an
+from adamas.schedules import Schedule
+
+def optimizer(lr=1e-3):
+    return an.Adam([np.ones(200_000, np.float32), np.ones(3, np.float32)], lr=lr)
+
+def step(one):
+    one.step([np.full(p.shape, 0.1, p.dtype) for p in one.param_groups[0]["params"]])
+
+def bits(one):
+    return b"".join(p.tobytes() for p in one.param_groups[0]["params"])
+
+def child_steps(one):  # returns whether the child's step is that of a process without a fork
+    step(exact)
+    pid = os.fork()
+    if pid == 0:
+        step(one)
+        os._exit(0 if bits(one) == bits(exact) else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+exact = optimizer()
+step(exact)
+"""
+
+
+def in_a_process(code: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+@pytest.mark.parametrize("source", ["own", "OpenMP"])
+def test_trap_T40_a_forked_child_steps_on_several_threads(source: str) -> None:
+    libraries = [
+        str(path) for path in Path(torch.__file__).parent.glob("lib/libgomp*")
+    ]  # sooner there than all of PyTorch
+    if source == "OpenMP" and not libraries:
+        pytest.skip("this PyTorch has another OpenMP runtime")
+    in_a_process(
+        FORKED.format(
+            imports=f"import ctypes; ctypes.CDLL({libraries[0]!r}, ctypes.RTLD_GLOBAL)" * (source == "OpenMP")
+        )
+        + textwrap.dedent(
+            """
+            one = optimizer()
+            step(one)
+            assert child_steps(one) == 0
+            step(one)  # the parent goes on as before
+            assert bits(one) == bits(exact)
+            """
+        )
+        + f"assert adamas.engine_info().thread_source == {source!r}"
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_trap_T40_a_child_forked_while_another_thread_steps_has_a_whole_step() -> None:
+    in_a_process(
+        FORKED.format(imports="")
+        + textwrap.dedent(
+            """
+            from dataclasses import dataclass
+            inside, forking = threading.Event(), threading.Event()
+            os.register_at_fork(before=forking.set)
+
+            @dataclass(frozen=True)
+            class Slow(Schedule):  # a step that is not done before a fork begins
+                def _at(self, t, xp):
+                    if threading.current_thread() is not threading.main_thread():
+                        inside.set()
+                        forking.wait()
+                    return 1e-3
+
+            one = optimizer(Slow())
+            thread = threading.Thread(target=step, args=[one])
+            thread.start()
+            inside.wait()
+            assert child_steps(one) == 0
+            thread.join()
+            """
+        )
+    )
+
+
+def test_an_optimizer_in_a_backward_hook_is_collected() -> None:
+    p = filled(1.0)
+    optimizer = at.Adam([p])
+
+    def hook(gradient: torch.Tensor, p: torch.Tensor = p, optimizer: at.Adam = optimizer) -> None:
+        p.grad = gradient
+        optimizer.step()
+
+    p.register_hook(hook)
+    (p * p).sum().backward()
+    alive = [weakref.ref(p), weakref.ref(optimizer), weakref.ref(optimizer.state[p]["exp_avg"])]
+    del p, optimizer, hook
+    gc.collect()
+    assert [reference() for reference in alive] == [None, None, None]
+
+
+def test_nothing_is_said_at_exit_of_what_is_still_alive() -> None:
+    code = """
+    import ctypes
+    import numpy as np
+    import adamas.numpy
+    p = np.ones(3)
+    optimizer = adamas.numpy.Adam([p])
+    optimizer.step([p.copy()])
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(optimizer))  # as what a hook of a global model holds
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout + done.stderr == ""
 
 
 @pytest.mark.parametrize(

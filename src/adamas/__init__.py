@@ -21,7 +21,8 @@ class EngineInfo(NamedTuple):
         instruction_set: ``"avx512"``, ``"avx2"`` or ``"baseline"`` (SSE2 on x86-64, NEON on Arm).
         threads: how many threads a step uses: PyTorch's number where PyTorch is loaded, else OMP_NUM_THREADS, else as many
             as there are processors.
-        thread_source: ``"OpenMP"`` where the process has an OpenMP runtime (PyTorch brings one), else ``"own"``.
+        thread_source: ``"OpenMP"`` where the process has an OpenMP runtime (PyTorch brings one), else ``"own"``; ``"own"`` in
+            a process made by ``fork`` too, where GCC's OpenMP runtime would wait for threads that only the parent has.
     """
 
     instruction_set: str

@@ -5,7 +5,6 @@ A step hands the arrays and their gradients to the engine, with the numbers of t
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -15,6 +14,7 @@ import numpy as np
 from .. import _engine, engine_info, hyperparameters, layout
 from ..formats import tensor_key
 from ..stepping import Memory, Plan, Stepping, scheduled
+from ..stepping.locks import step_lock
 from ..stepping.memory import counted
 from . import arrays, checkpoint
 from .arrays import Array
@@ -45,7 +45,7 @@ class Optimizer(Stepping):
         if unknown := options.keys() - allowed.__annotations__.keys():
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
         counts = {"skipped_steps": 0, "clipped_steps": 0}
-        self._lock = threading.RLock()
+        self._lock = step_lock()
         self.defaults = {**hyperparameters.COMMON, **defaults, **options, **counts}
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[str, dict[str, Array]] = {}
@@ -234,7 +234,7 @@ class Optimizer(Stepping):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Makes it a copy's, or what was pickled."""
         vars(self).update(state)
-        self._lock = threading.RLock()
+        self._lock = step_lock()
         self._restore(self.param_groups, self.state, scheduled.steps_done(self.state.values()))
 
     def _restore(self, groups: list[dict[str, Any]], state: dict[str, dict[str, Array]], steps: int) -> None:

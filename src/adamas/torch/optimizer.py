@@ -24,6 +24,7 @@ from ..formats import tensor_key
 from ..hyperparameters import COMMON, check_rows
 from ..layout import LOW_BITS
 from ..stepping import Memory, Plan, Stepping, scheduled
+from ..stepping.locks import step_lock
 from ..stepping.plan import Advance, Row
 from . import checkpoint, storage, unfused
 from .memory import counted
@@ -209,7 +210,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 defaults[name] = as_number(defaults[name])
         if "betas" in defaults:
             defaults["betas"] = tuple(as_number(beta) for beta in defaults["betas"])
-        self._lock = threading.Lock()
+        self._lock = step_lock()
         super().__init__(params, defaults)
         self._hide_schedules()
 
@@ -378,7 +379,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._lock = threading.Lock()
+        self._lock = step_lock()
         self._counted = None, scheduled.steps_done(self.state.values())
         for group in self.param_groups:
             for name, value in self.defaults.items():

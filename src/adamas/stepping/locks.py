@@ -1,0 +1,41 @@
+"""Locks that a child process finds free.
+
+A child of ``os.fork`` has only the thread that forked. A lock that another thread held at that moment would stay locked in the
+child for good, and what it guards would be half changed. So a fork waits until it holds all of them, and lets them go after it
+on both sides.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Any
+
+_locks: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_forking = threading.local()  # in a thread that forks: the locks that it has taken
+
+
+def step_lock() -> Any:
+    """A lock for one step at a time, which the thread that holds it may take again."""
+    lock = threading.RLock()
+    _locks[id(lock)] = lock
+    return lock
+
+
+def _take_all() -> None:
+    _forking.held = held = []
+    for reference in _locks.valuerefs():
+        if (lock := reference()) is not None:
+            lock.acquire()
+            held.append(lock)
+
+
+def _let_go() -> None:
+    for lock in _forking.held:
+        lock.release()
+    del _forking.held
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(before=_take_all, after_in_parent=_let_go, after_in_child=_let_go)

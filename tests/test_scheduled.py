@@ -6,10 +6,12 @@ Traps T09 to T14, T18, T19, T24 and T36 of the list of known traps.
 from __future__ import annotations
 
 import copy
+import doctest
 import io
 import itertools
 import math
 import pickle
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -306,7 +308,8 @@ def test_two_masters_are_an_error() -> None:
     optimizer = at.Adam([parameter()], lr=1e-2 * cosine(10))
     torch.optim.lr_scheduler.StepLR(optimizer, 1)
     optimizer.param_groups[0]["lr"] = 0.5
-    with pytest.raises(ValueError, match=r"lr is given by .* and was set to 0.5 by something else"):
+    says = r"lr is given by .* and was set to 0.5 by something else .* adamas.torch.LRScheduler\(optimizer\)"
+    with pytest.raises(ValueError, match=says):
         moved(optimizer)
 
 
@@ -426,12 +429,166 @@ def test_a_scheduler_is_one_of_torchs_and_carries_the_plateau() -> None:
     assert (again.value, again.history) == (plateau.value, plateau.history)
 
 
+# ---- for trainers that require a scheduler
+
+
+def two_groups() -> at.AdamW:
+    groups = [{"params": [parameter()], "lr": 1e-2 * warmup(3).then(cosine(7))}, {"params": [parameter()]}]
+    return at.AdamW(groups, lr=1e-3 * linear(10))
+
+
+def rates_of(optimizer: torch.optim.Optimizer) -> list[float]:
+    return [group["lr"] for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_scheduler_without_a_schedule_follows_the_optimizers(processes: int) -> None:
+    alone, optimizer = two_groups(), two_groups()
+    keys = [list(group) for group in optimizer.param_groups]
+    scheduler = at.LRScheduler(optimizer)
+    assert isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
+    for t in range(12):
+        expected = [optimizer.lr_at(t, group=i) for i in range(2)]
+        assert scheduler.get_last_lr() == rates_of(optimizer) == expected
+        moved(alone), moved(optimizer)
+        assert (
+            scheduler.get_last_lr() == expected
+        )  # as with one of PyTorch, where a trainer logs before scheduler.step()
+        for _ in range(processes):  # accelerate steps it once for each
+            scheduler.step()
+        scheduler._step_count += 1  # accelerate, while gradients accumulate
+    assert [list(group) for group in optimizer.param_groups] == keys
+    assert "step" not in vars(optimizer)
+    for one, other in zip(alone.param_groups, optimizer.param_groups, strict=True):
+        assert torch.equal(one["params"][0], other["params"][0])
+    assert scheduler.last_epoch == 12 * processes
+
+
+@pytest.mark.parametrize("order", ["OBS", "BOS", "BSO", "BO", "OB"])
+def test_a_scheduler_that_follows_is_resumed_in_any_order(order: str) -> None:
+    optimizer = two_groups()
+    scheduler = at.LRScheduler(optimizer)
+    for _ in range(4):
+        moved(optimizer)
+        scheduler.step()
+    saved, saved_scheduler = through_a_file(optimizer.state_dict()), through_a_file(scheduler.state_dict())
+    again = two_groups()
+    for what in order:
+        if what == "O":
+            again.load_state_dict(saved)
+        elif what == "B":
+            other = at.LRScheduler(again)
+        else:
+            other.load_state_dict(saved_scheduler)
+            assert other.last_epoch == 4
+    for t in range(4, 8):
+        assert other.get_last_lr() == rates_of(again) == [again.lr_at(t, group=i) for i in range(2)]
+        moved(again)
+        other.step()
+
+
+def test_a_scheduler_that_follows_stands_still_where_a_step_is_skipped() -> None:
+    p = parameter()
+    optimizer = at.Adam([p], lr=0.1 * linear(10))
+    scheduler = at.LRScheduler(optimizer)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    rates = []
+    for factor in (1.0, math.inf, math.inf, 1.0):
+        optimizer.zero_grad()
+        scaler.scale((p * factor).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scheduler.step()
+        rates += scheduler.get_last_lr()
+    assert rates == [0.1 * linear(10)(t) for t in (1, 1, 1, 2)]
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+def test_the_copy_of_a_scheduler_that_follows_goes_on(how: Callable[[Any], Any]) -> None:
+    optimizer = two_groups()
+    scheduler = at.LRScheduler(optimizer)
+    moved(optimizer)
+    scheduler.step()
+    other = how(scheduler)
+    moved(other.optimizer)
+    other.step()
+    assert other.get_last_lr() == [optimizer.lr_at(2, group=i) for i in range(2)]
+    assert scheduler.get_last_lr() == rates_of(optimizer) == [optimizer.lr_at(1, group=i) for i in range(2)]
+    saved = copy.deepcopy(other.optimizer.state_dict())
+    moved(other.optimizer)
+    other.optimizer.load_state_dict(saved)
+    assert other.get_last_lr() == [optimizer.lr_at(2, group=i) for i in range(2)]
+
+
+def test_a_scheduler_of_torch_goes_on_from_what_was_followed_from_0() -> None:
+    optimizer = at.AdamW([parameter()], lr=0.1 * warmup(5))
+    at.LRScheduler(optimizer)
+    theirs = torch.optim.AdamW([parameter()], lr=0.1)
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["lr"] = 0.1
+    theirs.load_state_dict(saved)
+    torch.optim.lr_scheduler.LambdaLR(theirs, lambda t: 1.0)
+    assert rates_of(theirs) == [0.1]
+
+
+def test_a_scheduler_goes_on_from_the_state_of_one_of_torch() -> None:
+    theirs = torch.optim.SGD([parameter()], lr=0.1)
+    before = torch.optim.lr_scheduler.LambdaLR(theirs, lambda t: 1.0)
+    for _ in range(3):
+        moved(theirs)
+        before.step()
+    follower = at.LRScheduler(two_groups())
+    follower.load_state_dict(before.state_dict())
+    assert follower.last_epoch == 3
+    scheduler = at.LRScheduler(torch.optim.SGD([parameter()], lr=0.1), linear(10))
+    scheduler.load_state_dict(before.state_dict())
+    assert scheduler.get_last_lr() == [0.1 * linear(10)(3)]
+
+
+def test_a_scheduler_that_follows_takes_a_rate_without_a_schedule_and_a_tensor() -> None:
+    optimizer = at.SGD([parameter()], lr=torch.tensor(0.5))
+    scheduler = at.LRScheduler(optimizer)
+    optimizer.param_groups[0]["lr"].fill_(0.25)
+    assert scheduler.get_last_lr() == [0.5]
+    scheduler.step()
+    assert scheduler.get_last_lr() == [0.25]
+
+
+def test_what_could_not_be_followed_is_refused() -> None:
+    with pytest.raises(TypeError, match="SGD has no schedule that could be followed"):
+        at.LRScheduler(torch.optim.SGD([parameter()], lr=0.1))
+
+
+def test_the_scale_of_a_group_that_only_timm_reads_is_refused() -> None:
+    """Layer-wise decay of timm: its own schedulers take it for rates that are numbers, and schedules would leave it out."""
+    group = {"params": [parameter()], "lr_scale": 0.75}
+    at.AdamW([dict(group)], lr=0.1)
+    with pytest.raises(
+        ValueError, match=r"lr_scale=0.75 .* is read by the schedulers of timm, .*: give .* 0.75 \* that one"
+    ):
+        at.AdamW([dict(group)], lr=0.1 * linear(10))
+    with pytest.raises(ValueError, match=r"lr_scale=0.75 of a parameter group"):
+        at.LRScheduler(torch.optim.SGD([dict(group)], lr=0.1), linear(10))
+    theirs = torch.optim.AdamW([dict(group)], lr=0.1)
+    moved(theirs)
+    optimizer = at.AdamW([parameter()], lr=0.75 * linear(10))
+    optimizer.load_state_dict(theirs.state_dict())
+    assert moved(optimizer) == 0.75 * linear(10)(1)
+
+
+def test_the_examples_of_the_scheduler_run() -> None:
+    result = doctest.testmod(sys.modules["adamas.torch.lr_scheduler"])
+    assert result.attempted
+    assert not result.failed
+
+
 def test_a_scheduler_refuses_what_is_no_schedule() -> None:
     optimizer = torch.optim.SGD([parameter()], lr=0.1)
     with pytest.raises(TypeError, match="must be a schedule"):
         at.LRScheduler(optimizer, lambda t: 1.0)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="2 schedules for 1 groups"):
-        at.LRScheduler(optimizer, [cosine(1), cosine(2)])
+    for wrong in ([cosine(1), cosine(2)], []):
+        with pytest.raises(ValueError, match=f"{len(wrong)} schedules for 1 groups"):
+            at.LRScheduler(optimizer, wrong)
 
 
 # ---- plateau

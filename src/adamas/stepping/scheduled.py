@@ -32,6 +32,8 @@ _RANGES = {
     **dict.fromkeys(_BETAS, _BETA),
 }
 
+_FOLLOWER = ". A trainer that requires a scheduler takes adamas.torch.LRScheduler(optimizer), which changes nothing"
+
 HYPERPARAMETERS = ("lr", "weight_decay", "max_grad_norm", "betas")  # in which a schedule may stand
 
 
@@ -98,14 +100,24 @@ def is_untouched(group: dict[str, Any]) -> bool:
 def verify(group: dict[str, Any], may_hold: bool = True) -> None:
     """Raises ValueError if anything but ``refresh`` has written a scheduled number of the group.
 
-    Let pass are the number before, which who made a step of his own may have put back, and a rate of 0, once.
+    Accepted are the previous number, which a caller that made a step of its own may have restored, and a rate of 0, once.
     """
     for name, numbers in group.get(WRITTEN, {}).items():
         if _get(group, name) not in numbers and not (name == "lr" and may_hold and is_held(group)):
             raise ValueError(
                 f"{name} is given by {group[SCHEDULES][name]!r}, and was set to {_get(group, name)} by something else "
-                "(another scheduler?): leave it to one of the two"
+                f"(another scheduler?): leave it to one of the two{_FOLLOWER if name == 'lr' else ''}"
             )
+
+
+def refuse_lr_scale(group: dict[str, Any], schedule: Schedule) -> None:
+    """Raises ValueError if the group has an ``lr_scale``, by which the schedulers of timm multiply its rate."""
+    if "lr_scale" in group:
+        scale = group["lr_scale"]
+        raise ValueError(
+            f"lr_scale={scale} of a parameter group is read by the schedulers of timm, and not by {schedule!r}: give the "
+            f"group a schedule of its own, {scale} * that one, and take lr_scale out of it"
+        )
 
 
 def value_at(group: dict[str, Any], name: str, step: int) -> float:

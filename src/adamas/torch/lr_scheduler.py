@@ -1,7 +1,8 @@
-"""Schedules for optimizers of any library: a scheduler as ``torch.optim`` has them."""
+"""A scheduler as ``torch.optim`` has them: schedules for optimizers of any library, and for trainers that require one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from weakref import ref
 
@@ -10,17 +11,19 @@ from torch import Tensor
 
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
-from ..stepping.scheduled import SCHEDULES
+from ..stepping.scheduled import SCHEDULES, refuse_lr_scale
+from .optimizer import Optimizer
 
 
 class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
-    """Sets the learning rate of an optimizer by a schedule; for optimizers of other libraries.
+    """Sets the learning rate of any optimizer by a schedule, or follows the one that an optimizer of ``adamas.torch`` has.
 
-    (Those of ``adamas.torch`` take a schedule for ``lr`` and need no scheduler.)
+    **With a schedule**, for optimizers of other libraries:
 
         >>> import torch, adamas.torch
         >>> from adamas.schedules import cosine, warmup
-        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+        >>> weights = [torch.nn.Parameter(torch.zeros(1))]
+        >>> optimizer = torch.optim.SGD(weights, lr=0.1)
         >>> scheduler = adamas.torch.LRScheduler(optimizer, warmup(10).then(cosine(90)))
         >>> for _ in range(5):
         ...     optimizer.step()
@@ -35,32 +38,47 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
     It may be built and loaded before or after the optimizer's state is loaded. Its state is the number of steps, and what
     its schedule has observed: the schedule is the one given here, also where it was another one when the state was saved.
 
+    **Without a schedule**, for trainers that require a scheduler. The optimizers of ``adamas.torch`` take a schedule for
+    ``lr`` and need none. This scheduler follows their rates: ``get_last_lr()`` returns what they were when ``step()`` was last
+    called, and the optimizer is never changed, however often ``step()`` is called and whatever is loaded.
+
+        >>> optimizer = adamas.torch.SGD(weights, lr=0.1 * warmup(10).then(cosine(90)))
+        >>> scheduler = adamas.torch.LRScheduler(optimizer)
+        >>> for _ in range(5):
+        ...     weights[0].grad = torch.ones(1)
+        ...     optimizer.step()
+        ...     scheduler.step()
+        >>> scheduler.get_last_lr()
+        [0.05]
+
     Args:
         optimizer: any ``torch.optim.Optimizer``.
-        schedule: for all groups, or a list of one for each.
+        schedule: for all groups, or a list of one for each; None to follow the optimizer's own rate.
         last_epoch: how many steps were done, minus 1; as in PyTorch.
 
     Raises:
-        TypeError: what was given is no schedule.
-        ValueError: the list has another length than the groups.
+        TypeError: what was given is no schedule, or nothing was given and the optimizer is not one of ``adamas.torch``.
+        ValueError: the list has another length than the groups, the optimizer has a schedule for its ``lr`` already, or a
+            group has an ``lr_scale``, which only the schedulers of timm read.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, schedule: Schedule | list[Schedule], last_epoch: int = -1
+        self,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule | Sequence[Schedule] | None = None,
+        last_epoch: int = -1,
     ) -> None:
-        schedules = schedule if isinstance(schedule, list | tuple) else [schedule]
-        if not all(isinstance(one, Schedule) for one in schedules):
-            raise TypeError(f"LRScheduler: schedule must be a schedule of adamas.schedules, not {schedule!r}")
-        if len(schedules) > 1 and len(schedules) != len(optimizer.param_groups):
-            raise ValueError(
-                f"LRScheduler: {len(schedules)} schedules for {len(optimizer.param_groups)} groups: give one, or one each"
-            )
-        if any(SCHEDULES in group and "lr" in group[SCHEDULES] for group in optimizer.param_groups):
-            raise ValueError("LRScheduler: the optimizer has a schedule for its lr already: leave it to one of the two")
-        self.schedules = list(schedules)
+        self.schedules = _checked(optimizer, schedule)  # none: the optimizer's own rate is followed
         self._moved: bool | None = None  # whether the optimizer did since the last step; None before it first does
         self._resumed = False  # whether it was loaded and not stepped since: what the optimizer loads is older news
-        super().__init__(optimizer, last_epoch)
+        if self.schedules:
+            super().__init__(optimizer, last_epoch)
+        else:
+            # PyTorch's constructor would wrap the optimizer's step and set "initial_lr" in its groups. That is saved with the
+            # optimizer, and where it is the 0 at which a warmup begins, schedulers of PyTorch go on with a rate of 0.
+            self.optimizer, self.last_epoch, self._step_count = optimizer, last_epoch, 0
+            self.base_lrs = self.get_lr()
+            self.step()
         self._attach()
 
     def _attach(self) -> None:
@@ -74,12 +92,13 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
 
         def after_load(optimizer: torch.optim.Optimizer) -> None:
             scheduler = me()
-            if scheduler is not None and scheduler._resumed:
+            if scheduler is not None and (scheduler._resumed or not scheduler.schedules):
                 scheduler._write()
 
         for part in self._observed():
             part.tell(self)
-        self.optimizer.register_step_post_hook(after_step)
+        if self.schedules:
+            self.optimizer.register_step_post_hook(after_step)
         self.optimizer.register_load_state_dict_post_hook(after_load)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -88,6 +107,11 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
 
     def step(self, epoch: int | None = None) -> None:
         """Goes one step on, to be called after each step of the optimizer; see ``torch.optim.lr_scheduler``."""
+        if not self.schedules:
+            self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+            self._step_count += 1
+            self._write()
+            return
         if self._moved is False and epoch is None:
             return
         super().step(epoch)
@@ -97,6 +121,8 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         """The rates of the present step, one for each group."""
+        if not self.schedules:
+            return [float(group["lr"]) for group in self.optimizer.param_groups]
         rates: list[float | Tensor] = []
         for i, group in enumerate(self.optimizer.param_groups):
             schedule = self.schedules[min(i, len(self.schedules) - 1)]
@@ -115,11 +141,12 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
             self._write()
 
     def _write(self) -> None:
-        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(float(rate))
-            else:
-                group["lr"] = rate
+        if self.schedules:
+            for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(float(rate))
+                else:
+                    group["lr"] = rate
         self._last_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def _observed(self) -> list[Observed]:
@@ -134,12 +161,47 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from what ``state_dict`` gave, and sets the rates if it did then."""
+        """Goes on from what ``state_dict`` gave, and sets the rates if it did then.
+
+        Of the state of another scheduler of PyTorch it takes the number of steps.
+        """
         self.last_epoch = state_dict["last_epoch"]
         self._step_count = self.last_epoch + 1
         self._moved = False if self.last_epoch > 0 else None
-        self._resumed = state_dict["active"]
+        self._resumed = state_dict.get("active", True)
         for part, state in zip(self._observed(), state_dict.get("plateaus", []), strict=False):
             part.load_state_dict(state)
         if self._resumed:
             self._write()
+
+
+def _checked(optimizer: torch.optim.Optimizer, schedule: Schedule | Sequence[Schedule] | None) -> list[Schedule]:
+    """The schedules that were given as a list: one, one for each group, or none to follow the optimizer's own.
+
+    Raises:
+        TypeError, ValueError: see ``LRScheduler``.
+    """
+    own = any("lr" in group.get(SCHEDULES, {}) for group in optimizer.param_groups)
+    if schedule is None:
+        if not (own or isinstance(optimizer, Optimizer)):
+            raise TypeError(
+                f"LRScheduler: {type(optimizer).__name__} has no schedule that could be followed, as those of adamas.torch "
+                "have: give one as schedule="
+            )
+        return []
+    given = list(schedule) if isinstance(schedule, list | tuple) else [schedule]
+    schedules = [one for one in given if isinstance(one, Schedule)]
+    if len(schedules) < len(given):
+        raise TypeError(f"LRScheduler: schedule must be a schedule of adamas.schedules, not {schedule!r}")
+    if len(schedules) not in (1, len(optimizer.param_groups)):
+        raise ValueError(
+            f"LRScheduler: {len(schedules)} schedules for {len(optimizer.param_groups)} groups: give one, or one each"
+        )
+    if own:
+        raise ValueError(
+            "LRScheduler: the optimizer has a schedule for its lr already: leave it to one of the two. LRScheduler(optimizer) "
+            "follows the optimizer's own"
+        )
+    for i, group in enumerate(optimizer.param_groups):
+        refuse_lr_scale(group, schedules[min(i, len(schedules) - 1)])
+    return schedules

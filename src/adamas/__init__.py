@@ -1,14 +1,12 @@
 """Adamas: the Adam family of optimizers as one engine.
 
-Importing this package costs NumPy alone. The adapters (``adamas.torch``, …) are imported by those who have the framework.
+Importing this package imports nothing else. The adapters (``adamas.torch``, …) are imported by those who have the framework,
+and only those that step on the engine need it to be there.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import NamedTuple
-
-from . import _engine
 
 __all__ = ["EngineInfo", "__version__", "engine_info"]
 __version__ = "0.1.0"
@@ -32,6 +30,7 @@ class EngineInfo(NamedTuple):
 
 def engine_info() -> EngineInfo:
     """Tells which instruction set the engine chose on this processor, and which threads it uses."""
-    torch = sys.modules.get("torch")
-    threads = torch.get_num_threads() if torch is not None else _engine.default_threads()
-    return EngineInfo(_engine.instruction_set(), threads, _engine.thread_source())
+    from . import _engine
+    from .stepping.threads import threads
+
+    return EngineInfo(_engine.instruction_set(), threads(), _engine.thread_source())

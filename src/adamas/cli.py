@@ -1,27 +1,31 @@
 """The command ``adamas``: gathers the commands, and turns errors into one line and an exit status.
 
-May import the standard library; typer and the rooms whose commands it gathers only once they are known to be installed.
+May import the standard library; typer and the rooms whose commands it gathers only inside functions, since libraries that they
+import may be missing.
 Exit status: 0 done, 1 a run failed, 2 the input cannot be used (nothing was written), 130 interrupted.
 """
 
 import io
 import sys
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, NoReturn
 
 import adamas
+from adamas.extras import MissingExtraError, needs
 
 if TYPE_CHECKING:
     import typer
 
-TRAIN_EXTRA = ("torch", "typer", "rich", "matplotlib", "plotly", "jinja2", "sklearn", "safetensors")
-
 
 def main() -> NoReturn:
     """Run the command line in ``sys.argv``; does not return."""
-    missing = [name for name in TRAIN_EXTRA if find_spec(name) is None]
-    if missing:
-        _stop(2, f"{', '.join(missing)} not installed: pip install 'adamas[train]'")
+    try:
+        with needs("train"):
+            _run()
+    except MissingExtraError as error:
+        _stop(2, str(error))
+
+
+def _run() -> NoReturn:
     import typer
 
     from adamas.tasks import InputError

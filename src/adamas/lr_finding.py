@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .extras import needs
 from .schedules import Schedule, cosine, warmup
 
 Floats = NDArray[np.float64]
@@ -108,6 +109,7 @@ class LRFinding:
         """
         return _schedule(self.lr, steps, steps // 20 if warmup is None else warmup)
 
+    @needs("train")
     def plot(self, path_or_axes: Any = None) -> Any:
         """Draw the median of the sweeps, the band from their lowest to their highest loss, and what the rules say.
 

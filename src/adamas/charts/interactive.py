@@ -13,6 +13,7 @@ from typing import Any
 
 from adamas.charts import Chart, Series
 from adamas.charts.palette import NEUTRAL, colour, repeated
+from adamas.extras import needs
 
 MOST_POINTS = 16_000  # of one chart; more are thinned out
 FEWEST_POINTS = 60  # of one line, however many lines there are
@@ -22,6 +23,7 @@ DIGITS = 5
 X_FORMAT = ",.6~g"
 
 
+@needs("train")
 def plotly_js() -> str:
     """Return the script that draws the figures; it carries its licence."""
     from plotly.offline import get_plotlyjs

@@ -8,13 +8,15 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 from adamas.charts import Chart, Series
 from adamas.charts.palette import NEUTRAL, colour, repeated
+from adamas.extras import needs
+
+with needs("train"):
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
 PANEL = 4.6, 3.6  # inches of one chart
 MOST_IN_LEGEND = 12

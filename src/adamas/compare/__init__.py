@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from adamas.extras import needs
 from adamas.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["compare"]
 
 
+@needs("train")
 def compare(
     task: str | PathLike[str],
     optimizers: str | Sequence[str] = (),

@@ -229,6 +229,7 @@ def _usual_rate(task: Task, options: Options) -> float | None:
 
 def _try_out_all(settings: Settings, task: Task | None = None) -> None:
     """Make what the trials train, so that what can never work is an error now and not a study of failed trials."""
+    import adamas.train.loop  # noqa: F401 - with which each trial begins
     from adamas.train.interruption import Interruption
     from adamas.train.repeatable import seed_and_threads
     from adamas.train.training import Training

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from .. import layout
+from ..extras import needs
 from ..layout import Slot
 from ..numpy import arrays
-from ..optax import State
 from .checkpoint import Array, Checkpoint, Moved, Names, Place, gathered
 from .weights import narrowed, widened
+
+with needs("jax"):
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from ..optax import State
 
 Tree = Any
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import keras
 import numpy as np
 
 from .. import layout
-from ..keras import Optimizer
-from ..keras.variables import dtype_of, path_of
+from ..extras import needs
 from ..layout import Slot
 from ..numpy import arrays
 from .checkpoint import Array, Checkpoint, Moved, Names, Place, gathered
 from .weights import narrowed, widened
+
+with needs("keras"):
+    import keras
+
+    from ..keras import Optimizer
+    from ..keras.variables import dtype_of, path_of
 
 Variable = Any
 

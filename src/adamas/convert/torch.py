@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from .. import layout
-from ..torch import Optimizer, storage
+from ..extras import needs
 from .checkpoint import Array, Checkpoint, Moved, Names, Place, gathered
 from .weights import narrowed, widened
+
+with needs("torch"):
+    import torch
+    from torch import Tensor, nn
+
+    from ..torch import Optimizer, storage
 
 
 def from_torch(model: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint:

@@ -5,12 +5,15 @@
 >>> model.compile(adamas.keras.AdamW(1e-3, weight_decay=0.01), loss="mse")
 """
 
-from ..lr_finding import LRFinding, LRFindingError
-from . import callbacks
-from .find_lr import find_lr
-from .members import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RAdam, RMSprop
-from .optimizer import Optimizer
-from .schedule import Scheduled
+from ..extras import needs
+
+with needs("keras"):
+    from ..lr_finding import LRFinding, LRFindingError
+    from . import callbacks
+    from .find_lr import find_lr
+    from .members import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RAdam, RMSprop
+    from .optimizer import Optimizer
+    from .schedule import Scheduled
 
 __all__ = [
     "SGD",

@@ -11,11 +11,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from .. import _engine, engine_info, hyperparameters, layout
+from .. import _engine, hyperparameters, layout
 from ..formats import tensor_key
 from ..stepping import Memory, Plan, Stepping, scheduled
 from ..stepping.locks import step_lock
 from ..stepping.memory import counted
+from ..stepping.threads import threads
 from . import arrays, checkpoint
 from .arrays import Array
 
@@ -178,7 +179,7 @@ class Optimizer(Stepping):
                 for i, gradient in enumerate(gradients):
                     if gradient is not None and group["param_names"][i] not in self.state:
                         self._initialize_state(group, i)
-            self._step_all(given, 1.0, engine_info().threads)
+            self._step_all(given, 1.0, threads())
 
     def _by_group(self, grads: Gradients) -> list[list[Any]]:
         names = [name for group in self.param_groups for name in group["param_names"]]

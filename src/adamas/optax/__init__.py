@@ -5,8 +5,11 @@
 >>> state = tx.init({"w": jnp.ones(3)})
 """
 
-from .members import adagrad, adam, adamax, adamw, amsgrad, nadam, radam, rmsprop, sgd
-from .transformation import State, apply_updates
+from ..extras import needs
+
+with needs("jax"):
+    from .members import adagrad, adam, adamax, adamw, amsgrad, nadam, radam, rmsprop, sgd
+    from .transformation import State, apply_updates
 
 __all__ = [
     "State",

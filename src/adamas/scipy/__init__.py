@@ -11,23 +11,26 @@ There are ``sgd``, ``momentum``, ``nesterov``, ``adagrad``, ``rmsprop``, ``adam`
 Their arithmetic is that of ``adamas.rule`` over NumPy in float64. Imports NumPy and SciPy.
 """
 
-from .methods import (
-    METHODS,
-    Method,
-    adagrad,
-    adam,
-    adamax,
-    adamw,
-    amsgrad,
-    momentum,
-    nadam,
-    nesterov,
-    radam,
-    rmsprop,
-    sgd,
-)
-from .minimizing import Stopping
-from .stochastic import minimize_stochastic
+from ..extras import needs
+
+with needs("scipy"):
+    from .methods import (
+        METHODS,
+        Method,
+        adagrad,
+        adam,
+        adamax,
+        adamw,
+        amsgrad,
+        momentum,
+        nadam,
+        nesterov,
+        radam,
+        rmsprop,
+        sgd,
+    )
+    from .minimizing import Stopping
+    from .stochastic import minimize_stochastic
 
 __all__ = [
     "METHODS",

@@ -1,7 +1,7 @@
 """What a model can be trained on: each task is one file of this folder, with its data, its network and its loss.
 
-May import the standard library and adamas.charts only, so that the command line can name the tasks without waiting for
-PyTorch. A task's own module imports PyTorch, and whatever it reads its data with.
+May import the standard library, adamas.charts and adamas.extras only, so that the command line can name the tasks without
+waiting for PyTorch. A task's own module imports PyTorch, and whatever it reads its data with.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
+
+from adamas.extras import MissingExtraError, needs
 
 if TYPE_CHECKING:
     import torch
@@ -206,12 +208,10 @@ def label(name: str) -> str:
 def _by_name(name: str) -> ModuleType:
     module = choose("task", name, TASKS).replace("-", "_")
     try:
-        return importlib.import_module(f"adamas.tasks.{module}")
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").split(".")[0]
-        if missing == "adamas":
-            raise
-        raise InputError("task", f"{name!r} needs {missing}: pip install 'adamas[tasks]'") from error
+        with needs("train"), needs("tasks"):
+            return importlib.import_module(f"adamas.tasks.{module}")
+    except MissingExtraError as error:
+        raise InputError("task", f"{name!r} cannot be loaded: {error}") from error
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -5,14 +5,17 @@
 >>> optimizer = adamas.torch.AdamW(model.parameters(), lr=1e-3)
 """
 
-from ..lr_finding import LRFinding, LRFindingError, LRRule
-from ..stepping import Memory
-from .find_lr import find_lr
-from .groups import ParamGroups, param_groups
-from .lr_scheduler import LRScheduler
-from .members import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
-from .memory import plan_memory
-from .optimizer import Optimizer
+from ..extras import needs
+
+with needs("torch"):
+    from ..lr_finding import LRFinding, LRFindingError, LRRule
+    from ..stepping import Memory
+    from .find_lr import find_lr
+    from .groups import ParamGroups, param_groups
+    from .lr_scheduler import LRScheduler
+    from .members import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
+    from .memory import plan_memory
+    from .optimizer import Optimizer
 
 __all__ = [
     "SGD",

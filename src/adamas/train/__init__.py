@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+from adamas.extras import needs
 from adamas.schedules import Schedule
 from adamas.tasks import InputError
 from adamas.train.options import Options, Precision, State, Weights
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 
+@needs("train")
 def fit(
     task: str | PathLike[str] | None = None,
     *,

@@ -83,6 +83,7 @@ def find_lr(
         raise InputError("high", f"must be above low, and both above 0, got {low:g} and {high:g}")
     if out is not None:
         folder.check_picture(out)
+        import matplotlib  # noqa: F401 - where it is missing, that is said before the sweeps
     try:
         from adamas.torch import LRFindingError
 

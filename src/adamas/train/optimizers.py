@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from adamas.extras import needs
 from adamas.tasks import InputError, choose
 
 TUNED = frozenset({"betas", "eps", "weight_decay"})  # besides the rate
@@ -130,7 +131,8 @@ def _foreign(name: str) -> Member:
     module, _, class_name = name.partition(":")
     module = "torch.optim" if module == "torch" else module
     try:
-        loaded = getattr(importlib.import_module(module), class_name)
+        with needs("train"):
+            loaded = getattr(importlib.import_module(module), class_name)
         parameters = inspect.signature(loaded).parameters
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError("optimizer", f"{name!r} cannot be imported: {_first_line(error)}") from error

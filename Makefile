@@ -54,7 +54,7 @@ $(BIN)/python:
 
 # The build tools come first, since the engine is built without isolation: its second build takes seconds.
 $(VENV)/.tools: constraints.txt | $(BIN)/python
-	$(PIP) scikit-build-core nanobind cmake ninja
+	$(PIP) scikit-build-core nanobind cmake ninja hatch-fancy-pypi-readme
 	touch $@
 
 # Editable: changes of Python files are seen at once, and changes of the engine by the next `make`.

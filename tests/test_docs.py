@@ -260,6 +260,24 @@ def test_both_readmes_have_the_same_code() -> None:
     assert code(READMES[0]) == code(READMES[1])
 
 
+def test_a_package_index_shows_the_readme_without_links_to_files_that_it_has_not(tmp_path: Path) -> None:
+    for package in ("scikit_build_core", "hatch_fancy_pypi_readme"):
+        pytest.importorskip(package)
+    build = f"from scikit_build_core.build import *; prepare_metadata_for_build_wheel({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=ROOT, check=True, capture_output=True, text=True)
+    (metadata,) = tmp_path.glob("*/METADATA")
+    shown = metadata.read_text(encoding="utf-8").partition("\n\n")[2]
+    files = [target for target in links(READMES[0].read_text(encoding="utf-8")) if not re.match(r"\w+:|#", target)]
+    assert "README.zh-CN.md" in files
+    assert all((ROOT / file.partition("#")[0]).is_file() for file in files)
+    assert not set(files) & set(links(shown))
+    assert all(f"(`{file}`)" in shown for file in files)
+
+
+def links(text: str) -> list[str]:
+    return re.findall(r"\[[^\]]+\]\(([^)]+)\)", text)
+
+
 @pytest.fixture(scope="module")
 def hooks() -> ModuleType:
     """docs/hooks.py, which builds the page of the traps."""

@@ -2,7 +2,8 @@
 
 On a page, the blocks run in order, in one namespace and one temporary folder. What a reader has already, such as a model, is
 made by Python in a comment that begins with ``<!-- setup``. A comment ``<!-- quick: OPTIONS -->`` before a block gives its
-commands these options as well. DIR stands for the folder of the data. ``text`` marks what is not to be run.
+commands these options as well. DIR stands for the folder of the data. ``text`` marks what is not to be run. Training stacks
+that are not installed have stand-ins (``stacks``).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import stacks
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -219,6 +221,7 @@ def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pyt
     data = Path(os.environ.get("ADAMAS_DATA", ROOT.parent / "shared" / "data"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))  # where Keras writes its settings
+    stacks.stand_in(monkeypatch)
     run_page(page.read_text(encoding="utf-8"), page, data if data.is_dir() else None, monkeypatch)
 
 

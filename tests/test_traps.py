@@ -19,11 +19,15 @@ import time
 import weakref
 from pathlib import Path
 from statistics import median
+from types import FrameType
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from members import CASES, Case
 
+import adamas.numpy as an
 import adamas.torch as at
 from adamas import layout
 from adamas.torch import storage
@@ -395,6 +399,59 @@ def test_trap_T35_a_subclass_fires_the_hooks_once() -> None:
         p.grad = torch.ones_like(p)
         optimizer.step()
         assert seen == [1]
+
+
+def test_hooks_are_fired_once_for_each_step_of_each_thread() -> None:
+    class Mine(at.Adam):
+        def step(self, closure=None):  # type: ignore[no-untyped-def]
+            return super().step(closure)
+
+    p = filled(1.0)
+    p.grad = torch.ones_like(p)
+    optimizer, seen = Mine([p]), []
+
+    def before(*_: object) -> None:  # a whole step of another thread, while this one's is open
+        seen.append("pre")
+        if len(seen) == 1:
+            other = threading.Thread(target=optimizer.step)
+            other.start()
+            other.join()
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(lambda *_: seen.append("post"))
+    optimizer.step()
+    assert seen == ["pre", "pre", "post", "post"]
+    optimizer.step()
+    assert seen[4:] == ["pre", "post"]
+
+
+@pytest.mark.parametrize("module", [at, an], ids=["torch", "numpy"])
+def test_the_work_of_building_groups_grows_as_their_number(module: Any) -> None:
+    def calls(n: int) -> int:  # of functions of Adamas
+        made = 0
+
+        def count(frame: FrameType, event: str, _: object) -> None:
+            nonlocal made
+            made += event == "call" and "/adamas/" in frame.f_code.co_filename
+
+        params = [torch.nn.Parameter(torch.ones(1)) if module is at else np.ones(1) for _ in range(2 * n)]
+        gradients = [np.ones(1)] * n
+        for p in params if module is at else ():
+            p.grad = torch.ones(1)
+        sys.setprofile(count)
+        try:
+            optimizer = module.Adam([{"params": [p]} for p in params[:n]])
+            optimizer.step(*([gradients] if module is an else []))
+            for p in params[n:]:
+                optimizer.add_param_group({"params": [p]})
+            optimizer.step(*([gradients * 2] if module is an else []))
+            optimizer.load_state_dict(optimizer.state_dict())
+        finally:
+            sys.setprofile(None)
+        return made
+
+    calls(1)  # what is done once
+    assert calls(40) < 4.4 * calls(10)
 
 
 # What a child of a fork steps to, and what the same steps come to without a fork. In a process of its own, since that of the

@@ -63,21 +63,27 @@ def _constant_owner(array: Any) -> str | None:
     return None
 
 
-def check_apart(arrays: Sequence[Array], names: Sequence[str]) -> None:
-    """Raises ValueError if two arrays share memory, so that stepping one would change the other."""
+def bounds_of(arrays: Sequence[Array]) -> Array:
+    """Where the memory of each array begins and ends, of shape (arrays, 2)."""
     bounds = np.byte_bounds if hasattr(np, "byte_bounds") else np.lib.array_utils.byte_bounds  # which NumPy 2 has moved
-    order = sorted((*bounds(a), i) for i, a in enumerate(arrays) if a.size)
-    open_ends: list[tuple[int, int]] = []  # (end, index) of the arrays that may reach the next one
-    for begin, end, i in order:
-        open_ends = [(reach, j) for reach, j in open_ends if reach > begin]
-        for _, j in open_ends:
-            if np.shares_memory(arrays[i], arrays[j]):
-                first, second = sorted((i, j))
-                raise ValueError(
-                    f"parameters {names[first]} and {names[second]} share memory, which would be stepped twice: pass one of "
-                    "them, or a copy"
-                )
-        open_ends.append((end, i))
+    return np.array([bounds(a) for a in arrays], np.int64).reshape(-1, 2)
+
+
+def shared(arrays: Sequence[Array], bounds: Array) -> tuple[int, int] | None:
+    """The indices of two arrays that share memory, so that stepping one would change the other; None if there are none.
+
+    ``bounds`` are theirs.
+    """
+    order = np.argsort(bounds[:, 0], kind="stable")
+    order = order[bounds[order, 0] < bounds[order, 1]]
+    begins, ends = bounds[order].T
+    reach = np.maximum.accumulate(ends[:-1])  # how far the arrays up to this one extend
+    for i in np.flatnonzero(begins[1:] < reach) + 1:  # few: arrays that lie apart, but for views of one array
+        for j in np.flatnonzero(ends[:i] > begins[i]):
+            if np.shares_memory(arrays[order[i]], arrays[order[j]]):
+                first, second = sorted((int(order[i]), int(order[j])))
+                return first, second
+    return None
 
 
 def gradient_view(gradient: Any, name: str) -> Array:

@@ -51,6 +51,7 @@ class Optimizer(Stepping):
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[str, dict[str, Array]] = {}
         self._plans: list[_GroupPlan] | None = None
+        self._bounds = arrays.bounds_of([])  # of the arrays that were added
         self._add(_groups(params))
 
     def __repr__(self) -> str:
@@ -76,32 +77,34 @@ class Optimizer(Stepping):
 
     def _add(self, given: Sequence[Mapping[str, Any]]) -> None:
         """Adds groups, all of them or none."""
-        steps = scheduled.steps_done(self.state.values())
         groups = list(self.param_groups)
+        first = sum(map(len, (group["params"] for group in groups)))
         for one in given:
             if "params" not in one:
                 raise ValueError(f"a parameter group has its arrays under 'params', and this one has {sorted(one)}")
             if unknown := sorted(one.keys() - self.defaults.keys() - {"params", "base_lr"}):
                 raise TypeError(f"{type(self).__name__} has no option {', '.join(unknown)}")
             params = one["params"]
-            first = sum(len(group["params"]) for group in groups)
             named = list(params.items()) if isinstance(params, Mapping) else list(enumerate(_listed(params), first))
             group: dict[str, Any] = {**self.defaults, **one}
             group["params"], group["param_names"] = [p for _, p in named], [str(name) for name, _ in named]
             group["named"] = isinstance(params, Mapping)
             for p, name in zip(group["params"], group["param_names"], strict=True):
                 arrays.check_parameter(p, repr(name))
-            self._check(group, steps)
+            # Many groups may be added one after the other: the states are looked through only for a schedule.
+            self._check(group, scheduled.steps_done(self.state.values()) if scheduled.given(group) else 0)
             lr = group.get(scheduled.SCHEDULES, {}).get("lr")
             group.setdefault("base_lr", float(group["lr"]) if lr is None else lr.unit)
             groups.append(group)
-        names = Counter(name for group in groups for name in group["param_names"])
-        if twice := next((name for name, count in names.items() if count > 1), None):
+            first += len(named)
+        names = [name for group in groups for name in group["param_names"]]
+        if len(set(names)) < len(names):
+            twice = next(name for name, count in Counter(names).items() if count > 1)
             raise ValueError(f"two parameters are called {twice!r}: each needs a name of its own")
-        _check_apart(groups)
+        bounds = _check_apart(groups, self._bounds)
         for group in groups[len(self.param_groups) :]:
             self._listen(group)
-        self.param_groups, self._plans = groups, None
+        self.param_groups, self._plans, self._bounds = groups, None, bounds
 
     def _check(self, group: dict[str, Any], step: int) -> None:
         """Raises if an option has a value that it cannot have; makes NumPy's numbers Python's, and separates schedules."""
@@ -139,6 +142,7 @@ class Optimizer(Stepping):
             or not all(plan.is_fresh(self, group) for plan, group in zip(self._plans, self.param_groups, strict=True))
         ):
             # Whatever was put there since is looked at as at the beginning.
+            steps = scheduled.steps_done(self.state.values())
             for i, group in enumerate(self.param_groups):
                 if len(group["params"]) != len(group["param_names"]):
                     raise ValueError(
@@ -148,9 +152,13 @@ class Optimizer(Stepping):
                 for p, name in zip(group["params"], group["param_names"], strict=True):
                     arrays.check_parameter(p, repr(name))
                 scheduled.verify(group)
-                self._check(group, scheduled.steps_done(self.state.values()))
-            _check_apart(self.param_groups)
-            self._plans = [_GroupPlan(self, group) for group in self.param_groups]
+                self._check(group, steps)
+            self._bounds = _check_apart(self.param_groups, arrays.bounds_of([]))
+            plans, first = [], 0
+            for group in self.param_groups:
+                plans.append(_GroupPlan(self, group, first))
+                first += len(group["params"])
+            self._plans = plans
         return self._plans
 
     def memory(self) -> Memory:
@@ -230,7 +238,9 @@ class Optimizer(Stepping):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: the arrays with it."""
-        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_plans", "_counted")}
+        return {
+            name: value for name, value in vars(self).items() if name not in ("_lock", "_plans", "_bounds", "_counted")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Makes it a copy's, or what was pickled."""
@@ -241,6 +251,7 @@ class Optimizer(Stepping):
     def _restore(self, groups: list[dict[str, Any]], state: dict[str, dict[str, Array]], steps: int) -> None:
         """Takes what was loaded, of which every part is checked."""
         self.param_groups, self.state, self._plans = groups, state, None
+        self._bounds = arrays.bounds_of([p for group in groups for p in group["params"]])
         self._counted = None, steps
         for group in groups:
             self._listen(group)
@@ -249,18 +260,13 @@ class Optimizer(Stepping):
 class _GroupPlan(Plan):
     """One parameter group as the engine takes it."""
 
-    def __init__(self, optimizer: Optimizer, group: dict[str, Any]) -> None:
+    def __init__(self, optimizer: Optimizer, group: dict[str, Any], first: int) -> None:
         self._params, self._names = list(group["params"]), list(group["param_names"])
         self._signature = _signature(optimizer, group)
         self._states = [optimizer.state.get(name) for name in self._names]
         for i, state in enumerate(self._states):
             if state is not None:
                 optimizer._initialize_state(group, i)  # what an option asks for since
-        first = 0
-        for other in optimizer.param_groups:
-            if other is group:
-                break
-            first += len(other["params"])
         super().__init__(
             optimizer._member,
             group,
@@ -292,10 +298,18 @@ def _signature(optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[Any, ...
     return optimizer._member.full_shape(group), *words, *kinds
 
 
-def _check_apart(groups: Sequence[Mapping[str, Any]]) -> None:
-    """Raises ValueError if two arrays of the groups share memory."""
-    names = [repr(name) for group in groups for name in group["param_names"]]
-    arrays.check_apart([p for group in groups for p in group["params"]], names)
+def _check_apart(groups: Sequence[Mapping[str, Any]], known: Array) -> Array:
+    """Raises ValueError if two arrays of the groups share memory; returns the bounds of all, of which ``known`` are the
+    first."""
+    params = [p for group in groups for p in group["params"]]
+    bounds = np.concatenate([known, arrays.bounds_of(params[len(known) :])])
+    if (pair := arrays.shared(params, bounds)) is not None:
+        names = [name for group in groups for name in group["param_names"]]
+        raise ValueError(
+            f"parameters {names[pair[0]]!r} and {names[pair[1]]!r} share memory, which would be stepped twice: pass one of "
+            "them, or a copy"
+        )
+    return bounds
 
 
 def _groups(params: Any) -> list[Mapping[str, Any]]:

@@ -42,21 +42,28 @@ def steps_done(states: Iterable[dict[str, Any]]) -> int:
     return max((int(state["step"]) for state in states if "step" in state), default=0)
 
 
+def given(group: dict[str, Any]) -> dict[str, Any]:
+    """The group's schedules by the names of what they give: those that stand in the place of a number, and those that were
+    separated before."""
+    schedules = dict(group.get(SCHEDULES, {}))
+    for name, value in group.items():
+        if name == "betas":
+            schedules.update({_BETAS[i]: beta for i, beta in enumerate(value) if isinstance(beta, Schedule)})
+        elif isinstance(value, Schedule):
+            schedules[name] = value
+    return schedules
+
+
 def separate(group: dict[str, Any], step: int) -> None:
     """Puts numbers in the place of the group's schedules, which go to ``group["schedules"]``.
 
     Raises:
         ValueError: a hyperparameter that cannot be scheduled is a schedule, or a schedule gives a number out of range.
     """
-    schedules = dict(group.get(SCHEDULES, {}))
-    for name, value in group.items():
-        if name == "betas":
-            found = {_BETAS[i]: beta for i, beta in enumerate(value) if isinstance(beta, Schedule)}
-        else:
-            found = {name: value} if isinstance(value, Schedule) else {}
-        if found.keys() - _RANGES.keys():
-            raise ValueError(f"{name} cannot be a schedule; these can: {', '.join(_RANGES)}")
-        schedules.update(found)
+    schedules = given(group)
+    if schedules.keys() - _RANGES.keys():
+        name = min(schedules.keys() - _RANGES.keys())
+        raise ValueError(f"{name} cannot be a schedule; these can: {', '.join(_RANGES)}")
     if schedules:
         group[SCHEDULES], group[WRITTEN] = schedules, {}
         refresh(group, step)

@@ -31,6 +31,8 @@ from .options import as_number, check, check_parameter
 
 _ENGINE_DEVICE = "cpu"  # the devices that the engine has kernels for
 
+_stepping: set[tuple[int, int]] = set()  # the optimizers that are inside step(), each with the thread that called it
+
 # What has to stay the same for a plan to be used again: the shape of the rule, weights= and seed=.
 Signature = tuple[int, str, int]
 
@@ -193,7 +195,6 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     _step_supports_amp_scaling = True  # GradScaler leaves unscaling and skipping to the step
     _reads_decoupled_flag: ClassVar[bool] = True  # of a checkpoint of torch.optim; AdamW is decoupled whatever it says
-    _inside_step = False
     _plans: list[GroupPlan] | None = None
     _known: tuple[list[Tensor], list[Any]] = ([], [])
 
@@ -227,7 +228,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 param_group["params"] = params = list(params)
                 self._refuse_twice(params)
             group = {**self.defaults, **param_group}
-            scheduled.separate(group, scheduled.steps_done(self.state.values()))
+            # Many groups may be added one after the other: the states are looked through only for a schedule.
+            scheduled.separate(group, scheduled.steps_done(self.state.values()) if scheduled.given(group) else 0)
             check(group, type(self).__name__, self._member.slots)
             named: list[tuple[Any, Any]] = [
                 item if isinstance(item, tuple) else (i, item)
@@ -243,11 +245,15 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             param_group.setdefault("base_lr", float(group["lr"]) if lr is None else lr.unit)
             numbers = (*scheduled.HYPERPARAMETERS, scheduled.SCHEDULES, scheduled.WRITTEN)
             param_group.update({name: group[name] for name in numbers if name in group})
-        super().add_param_group(param_group)
+        try:
+            super().add_param_group(param_group)
+        except ValueError:
+            self._refuse_again(param_group)
+            raise
         self._listen(self.param_groups[-1])
 
-    def _refuse_twice(self, params: list[Any]) -> None:
-        earlier = {id(p): name for name, p in self._named_parameters()}
+    @staticmethod
+    def _refuse_twice(params: list[Any]) -> None:
         here: dict[int, str] = {}
         for i, item in enumerate(params):
             name, parameter = item if isinstance(item, tuple) else (f"number {i}", item)
@@ -256,12 +262,18 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                     f"optimizer contains a parameter group with duplicate parameters: {name} is {here[id(parameter)]} "
                     "again, and would be stepped twice"
                 )
-            if id(parameter) in earlier:
+            here[id(parameter)] = str(name)
+
+    def _refuse_again(self, group: dict[str, Any]) -> None:
+        """Says which parameter of the new group is one of an earlier group's, if any is."""
+        earlier = {id(p): name for name, p in self._named_parameters()}
+        names = given_names(group) or [f"number {i}" for i in range(len(group["params"]))]
+        for name, p in zip(names, group["params"], strict=True):
+            if id(p) in earlier:
                 raise ValueError(
                     f"some parameters appear in more than one parameter group: {name} of the new group is parameter "
-                    f"{earlier[id(parameter)]}, and would be stepped twice"
-                )
-            here[id(parameter)] = str(name)
+                    f"{earlier[id(p)]}, and would be stepped twice"
+                ) from None
 
     def _named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         first = 0
@@ -366,13 +378,14 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         @_disable_dynamo  # a compiled training step has a graph break here
         @functools.wraps(func)
         def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-            if self._inside_step:
+            this = id(self), threading.get_ident()
+            if this in _stepping:
                 return func(self, *args, **kwargs)
-            self._inside_step = True
             try:
+                _stepping.add(this)
                 return hooked(self, *args, **kwargs) if self._is_observed() else func(self, *args, **kwargs)
             finally:
-                self._inside_step = False
+                _stepping.discard(this)
 
         return step
 

@@ -7,6 +7,7 @@ tensors that are not on the CPU, to ``adamas.torch.unfused``.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal, overload
 

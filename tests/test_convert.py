@@ -548,6 +548,34 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
         convert.load(tmp_path / "other.npz")
 
 
+def test_a_file_that_is_damaged_anywhere_is_refused_or_read_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "run.npz"
+    weight, moment = np.arange(90, dtype=np.float32), np.ones(90, np.float32)
+    convert.Checkpoint({"w": convert.Parameter(weight, {"exp_avg": moment, "step": np.float32(3)})}).save(path)
+    content, drawn, refused = path.read_bytes(), np.random.default_rng(30), 0
+    for number in range(200):
+        damaged = bytearray(content)
+        place = len(content) * number // 200
+        size = 16 if number % 2 else 1
+        for at in range(place, min(place + size, len(damaged))):
+            damaged[at] ^= int(drawn.integers(1, 256))
+        path.write_bytes(damaged)
+        try:
+            found = convert.load(path).parameters["w"]
+        except ValueError as error:
+            refused += str(path) in str(error)
+            continue
+        assert (found.weight == weight).all()
+        assert (found.state["exp_avg"] == moment).all()
+    assert refused > 150
+    for cut in (1, 10, 30, len(content) // 2, len(content)):
+        path.write_bytes(content[:-cut])
+        with pytest.raises(ValueError, match=r"run\.npz is damaged, or is no checkpoint of adamas\.convert: "):
+            convert.load(path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        convert.load(tmp_path / "nowhere.npz")
+
+
 def test_the_examples_in_the_docstrings() -> None:
     import doctest
 

@@ -20,6 +20,7 @@ import adamas as package
 from adamas.train import Evaluation, InputError, Listener, fit, folder, loop
 from adamas.train.checkpoint import load as load_checkpoint
 from adamas.train.checkpoint import random_state, set_random_state
+from adamas.train.checkpoint import save as save_checkpoint
 
 SOURCE = str(Path(package.__file__).resolve().parents[1])
 ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"}
@@ -219,6 +220,43 @@ def test_a_finished_run_is_left_as_it_is(noisy: Path) -> None:
     model = (noisy / "run" / folder.MODEL).read_bytes()
     assert fit(resume="run", listener=QUIET).metrics == first.metrics
     assert (noisy / "run" / folder.MODEL).read_bytes() == model
+    assert json.loads((noisy / "run" / folder.CONFIG).read_text())["resumed_after"] == []
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.iterdir()}
+
+
+def test_a_run_that_has_ended_and_lost_its_checkpoint_is_not_begun_anew_over_its_files(noisy: Path) -> None:
+    fit("noisy.py", epochs=1, out="run", listener=QUIET)
+    (noisy / "run" / folder.CHECKPOINT).unlink()
+    before = contents(noisy / "run")
+    with pytest.raises(
+        InputError, match=r"resume 'run' has ended, and has no checkpoint\.pt to go on from: begin a new"
+    ):
+        fit(resume="run", epochs=2, listener=QUIET)
+    assert contents(noisy / "run") == before
+
+
+@pytest.mark.parametrize("name", ["adamas", "torch"])
+def test_a_run_of_another_version_is_not_gone_on_with(noisy: Path, name: str) -> None:
+    fit("noisy.py", epochs=1, out="run", listener=QUIET)
+    path = noisy / "run" / folder.CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: "0.0.9"}))
+    before = contents(noisy / "run")
+    with pytest.raises(InputError, match=rf"trained with other versions: {name} was 0\.0\.9, is .*: install those, or"):
+        fit(resume="run", epochs=2, listener=QUIET)
+    assert contents(noisy / "run") == before
+
+
+def test_the_threads_of_a_run_stay_and_are_no_option_that_was_given(noisy: Path) -> None:
+    fit("noisy.py", epochs=1, threads=1, out="given", listener=QUIET)
+    fit("noisy.py", epochs=1, out="run", listener=QUIET)
+    for run, said in (("given", True), ("run", False)):
+        fit(resume=run, epochs=2, listener=QUIET)
+        config = json.loads((noisy / run / folder.CONFIG).read_text())
+        assert config["threads"] == 1
+        assert ("--threads" in config["command"]) is said
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(noisy: Path) -> None:
@@ -277,7 +315,7 @@ def test_on_a_machine_with_fewer_processors_the_threads_are_given(noisy: Path) -
     fit("noisy.py", epochs=1, out="run", listener=QUIET)
     path = noisy / "run" / folder.CONFIG
     config = json.loads(path.read_text())
-    config["options"]["threads"] = 10**6
+    config["threads"] = 10**6
     path.write_text(json.dumps(config))
     with pytest.raises(InputError, match="resume 'run' cannot go on here: its threads must be from 1 to"):
         fit(resume="run", epochs=2, listener=QUIET)
@@ -342,7 +380,58 @@ def test_a_damaged_checkpoint_is_named(noisy: Path, content: bytes | None) -> No
         fit(resume="run", listener=QUIET)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"options": 3}'])
+def test_a_checkpoint_that_is_damaged_anywhere_is_refused_or_read_as_it_was(noisy: Path) -> None:
+    fit("noisy.py", epochs=1, out="run", listener=QUIET)
+    path = noisy / "run" / folder.CHECKPOINT
+    content, drawn, refused = path.read_bytes(), random.Random(30), 0
+    whole = load_checkpoint(path)
+    for number in range(60):
+        damaged = bytearray(content)
+        place = len(content) * number // 60 + drawn.randrange(len(content) // 60)
+        size = 64 if number % 2 else 1
+        damaged[place : place + size] = bytes(byte ^ 0xFF for byte in damaged[place : place + size])
+        path.write_bytes(damaged)
+        try:  # what is no one's content, such as the date of a member, changes nothing
+            assert repr(load_checkpoint(path)) == repr(whole)
+        except InputError as error:
+            refused += "has a checkpoint that cannot be read" in str(error)
+    assert refused > 50
+    path.write_bytes(content)
+    with open(path, "r+b") as stream:
+        stream.seek(len(content) // 2)
+        middle = stream.read(64)
+        stream.seek(len(content) // 2)
+        stream.write(bytes(byte ^ 0xFF for byte in middle))
+    before = contents(noisy / "run")
+    with pytest.raises(InputError, match=r"run/checkpoint\.pt: BadZipFile: .* does not have its checksum"):
+        fit(resume="run", epochs=2, listener=QUIET)
+    assert contents(noisy / "run") == before
+
+
+def test_a_checkpoint_has_checksums_also_where_torch_is_told_to_leave_them_out(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        save_checkpoint(tmp_path / "checkpoint.pt", {"x": torch.arange(5)})
+        assert not torch.serialization.get_crc32_options()
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["x"].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"options": 3}',
+        '{"options": {}, "threads": "x", "lr_found": null, "resumed_after": []}',
+        '{"options": {}, "threads": 1, "lr_found": null, "resumed_after": [null]}',
+        "[" * 100_000,
+        "9" * 6000,
+    ],
+)
 def test_a_damaged_configuration_is_named(noisy: Path, content: str) -> None:
     fit("noisy.py", epochs=1, out="run", listener=QUIET)
     (noisy / "run" / folder.CONFIG).write_text(content)
@@ -381,13 +470,21 @@ def test_on_a_full_disk_it_is_one_line_and_the_last_checkpoint_stays(noisy: Path
     done = subprocess.run([*command, str(run), "--epochs", "6"], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode != 0
     assert done.stderr.startswith("adamas: ")
-    assert "No space left on device" in done.stderr
+    assert f"{run}' cannot be written (No space left on device): make room" in done.stderr
     assert done.stderr.count("\n") == 1
     assert (run / folder.CHECKPOINT).read_bytes() == before
     (small_disk / "filler").unlink()
     again = subprocess.run([*command, str(run), "--epochs", "6"], env=ENVIRONMENT, capture_output=True, text=True)
     assert (again.returncode, again.stderr) == (0, "")
     assert (run / folder.MODEL).read_bytes() == (noisy / "whole" / folder.MODEL).read_bytes()
+
+
+def test_on_a_disk_that_is_read_only_the_run_is_to_be_copied(noisy: Path, small_disk: Path) -> None:
+    fit("noisy.py", epochs=1, out=small_disk / "run", listener=QUIET)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    says = r"run' cannot be written \(Read-only file system\): copy it to where it can be written, and resume the copy"
+    with pytest.raises(InputError, match=f"^resume .*{says}"):
+        fit(resume=small_disk / "run", epochs=2, listener=QUIET)
 
 
 def test_a_disk_that_fills_while_it_trains_loses_no_checkpoint(
@@ -402,7 +499,7 @@ def test_a_disk_that_fills_while_it_trains_loses_no_checkpoint(
                 free = shutil.disk_usage(small_disk).free
                 (small_disk / "filler").write_bytes(bytes(free))
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*run/"):
         fit("noisy.py", epochs=4, out=small_disk / "run", listener=Fill())
     assert load_checkpoint(small_disk / "run" / folder.CHECKPOINT)["at"]["step"] >= 45
     (small_disk / "filler").unlink()

@@ -393,6 +393,11 @@ def test_arguments_of_an_optimizer_reach_it() -> None:
         ("batch-size = 3\nbatch_size = 4", "config '{path}' has batch-size twice, once with _: leave one of them out"),
         ("out = ''", "out must be a path, got ''"),
         (b"\xff\xfe", "config '{path}' is not TOML: "),
+        ("lr = " + "[" * 5000, "config '{path}' cannot be read: it is nested too deeply"),
+        ("lr = " + "9" * 6000, "config '{path}' is not TOML: "),
+        ("lr = " + "9" * 400, "lr must be a number or 'auto', got 99999"),
+        ("epochs = " + "9" * 400, "epochs must be a whole number from 1 to 1,000,000,000, got 9"),
+        (f"optimizer = 'sgd(momentum={'-' * 5000}1)'", "optimizer 'sgd(momentum=-"),
         (None, "config '{path}' cannot be read: No such file or directory"),
     ],
 )

@@ -1,8 +1,9 @@
-"""Files that are written whole or not at all. Imports nothing."""
+"""Files that are written whole or not at all, and archives that are what was written. Imports the standard library alone."""
 
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,5 +24,23 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
                 stream.flush()
                 os.fsync(stream.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename is None or str(error.filename) == str(partial):  # a write on a full disk names no file
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_archive(archive: BinaryIO) -> None:
+    """Read a ZIP archive, such as ``torch.save`` and ``np.savez`` write, and compare its content with its checksums.
+
+    The readers of both leave that out, wholly or in part.
+
+    Raises:
+        zipfile.BadZipFile: a member is not what was written. Other damage raises whatever ``zipfile`` raises then.
+    """
+    with zipfile.ZipFile(archive) as opened:
+        damaged = opened.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{damaged} does not have its checksum")

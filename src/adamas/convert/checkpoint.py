@@ -6,6 +6,7 @@ has it in the last, and is transposed on the way. Imports NumPy alone.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..files import replacing
+from ..files import check_archive, replacing
 
 Array: TypeAlias = npt.NDArray[Any]
 Names: TypeAlias = Mapping[str, str] | Callable[[str], str] | None
@@ -66,21 +67,29 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     """The checkpoint that ``Checkpoint.save`` wrote.
 
     Raises:
-        ValueError: the file is another one.
+        ValueError: the file is damaged, or is another one.
     """
+    name = os.fspath(path)
+    stream = io.BytesIO(Path(path).read_bytes())
+    try:
+        check_archive(stream)
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as file:
+            arrays = dict(file)
+    except Exception as error:  # damaged bytes fail in many ways
+        raise ValueError(f"{name} is damaged, or is no checkpoint of adamas.convert: {error}") from error
     parameters: dict[str, Parameter] = {}
-    with np.load(path, allow_pickle=False) as file:
-        for key in file.files:
-            kind, _, name = key.partition("/")
-            if kind == _WEIGHT:
-                parameters[name] = Parameter(file[key])
-        for key in file.files:
-            kind, _, rest = key.partition("/")
-            name, _, entry = rest.rpartition("/")
-            if kind == _STATE and name in parameters:
-                parameters[name].state[entry] = file[key]
-            elif kind != _WEIGHT:
-                raise ValueError(f"{os.fspath(path)} has {key!r}: it is no checkpoint of adamas.convert")
+    for key, array in arrays.items():
+        kind, _, rest = key.partition("/")
+        if kind == _WEIGHT:
+            parameters[rest] = Parameter(array)
+    for key, array in arrays.items():
+        kind, _, rest = key.partition("/")
+        parameter, _, entry = rest.rpartition("/")
+        if kind == _STATE and parameter in parameters:
+            parameters[parameter].state[entry] = array
+        elif kind != _WEIGHT:
+            raise ValueError(f"{name} has {key!r}: it is no checkpoint of adamas.convert")
     return Checkpoint(parameters)
 
 

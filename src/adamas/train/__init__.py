@@ -65,8 +65,8 @@ def fit(
 
     Args:
         task: a name of ``adamas.tasks.TASKS``, by default digits, or the path of a Python file with a task.
-        resume: the folder of a run to go on with, from its last checkpoint. Its options stay; of the others only ``epochs``,
-            ``data_dir``, ``threads`` and ``log`` may be given.
+        resume: the folder of a run to go on with, from its last checkpoint, with the versions of Adamas and PyTorch that it
+            began with. Its options stay; of the others only ``epochs``, ``data_dir``, ``threads`` and ``log`` may be given.
         config: a TOML file of these options; what is given here counts before it.
         data_dir: where the data is, for the tasks that read some.
         model: another network of the task's.

@@ -1,6 +1,6 @@
 """The checkpoint of a run: all that decides how it goes on, in one file that ``torch.load(weights_only=True)`` reads.
 
-May import PyTorch, NumPy, adamas.tasks and adamas.train.folder.
+May import PyTorch, NumPy, adamas.files, adamas.tasks and adamas.train.folder.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adamas.files import check_archive
 from adamas.tasks import InputError
 from adamas.train import folder
 
@@ -29,7 +30,12 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         OSError: the file cannot be written.
     """
     stream = io.BytesIO()
-    torch.save({"format": FORMAT, **content}, stream)
+    with_checksums = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(True)  # load needs them, whatever the caller has chosen
+    try:
+        torch.save({"format": FORMAT, **content}, stream)
+    finally:
+        torch.serialization.set_crc32_options(with_checksums)
     folder.write(path, stream.getvalue(), durable=True)
 
 
@@ -51,10 +57,13 @@ def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        InputError: it cannot be read, or is not one of these; names ``resume``.
+        InputError: it cannot be read, is damaged, or is not one of these; names ``resume``.
     """
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        stream = io.BytesIO(path.read_bytes())
+        check_archive(stream)
+        stream.seek(0)
+        content: dict[str, Any] = torch.load(stream, map_location="cpu", weights_only=True)
         known = isinstance(content, dict) and content.get("format") == FORMAT
     except Exception as error:  # damaged bytes fail in many ways
         raise InputError("resume", f"has a checkpoint that cannot be read, {path}: {_first_line(error)}") from error

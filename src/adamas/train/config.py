@@ -47,6 +47,8 @@ def _resumed(run: Path, given: Mapping[str, Any]) -> Options:
     stored = {name: value for name, value in config["options"].items() if name in NAMES}
     changed = {name: value for name, value in given.items() if name in MAY_CHANGE or _is_moved(name, value, stored)}
     try:
+        # Its threads decide its bits, so that this machine must have them, though nobody may have asked for them.
+        Options(**{**stored, "threads": config["threads"], **changed})
         began = Options(**{**stored, **changed})
     except InputError as error:
         if error.parameter in changed:
@@ -79,7 +81,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError("config", f"{str(path)!r} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise InputError("config", f"{str(path)!r} cannot be read: it is nested too deeply") from error
+    except ValueError as error:  # among them a number of too many digits
         raise InputError("config", f"{str(path)!r} is not TOML: {error}") from error
     options = {name.replace("-", "_"): value for name, value in values.items()}
     if len(options) < len(values):

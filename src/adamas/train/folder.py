@@ -6,6 +6,7 @@ May import the standard library, filelock, adamas.files and adamas.tasks.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import math
@@ -34,6 +35,8 @@ CONFIG, METRICS, STEPS, SUMMARY, CURVES, MODEL, CHECKPOINT = FILES = (
     "model.safetensors",
     "checkpoint.pt",
 )
+# What a resumed run takes from its config.json, besides the versions.
+CONFIG_NEEDS = {"options": dict[str, Any], "threads": int, "lr_found": str | None, "resumed_after": list[int]}
 
 
 def check_out(out: Path) -> None:
@@ -83,8 +86,7 @@ def hold(out: Path | None, task: str, *, resumed: bool = False) -> Iterator[Path
         raise InputError(parameter, f"{str(out)!r} is being written by another process: let it end first") from error
     except OSError as error:
         _remove_empty(made)
-        problem = f"{str(out or 'runs')!r} cannot be written ({error.strerror}): choose another folder"
-        raise InputError(parameter, problem) from error
+        raise _not_writable(parameter, out or Path("runs"), error) from error
     try:
         if not resumed:
             check_out(folder)  # once more, now that nobody else can write there
@@ -143,8 +145,8 @@ def read_config(run: Path) -> dict[str, Any]:
         InputError: the folder holds no run, or the file is damaged; names ``resume``.
     """
     try:
-        config: dict[str, Any] = json.loads((run / CONFIG).read_text(encoding="utf-8"))
-        if not isinstance(config["options"], dict):
+        config: dict[str, Any] = from_json((run / CONFIG).read_text(encoding="utf-8"))
+        if not all(fits(config[name], hint) for name, hint in CONFIG_NEEDS.items()):
             raise TypeError
     except OSError as error:
         problem = f"{str(run)!r} holds no run, it has no readable {CONFIG}: give the folder of a run"
@@ -168,18 +170,24 @@ def check_picture(path: Path) -> None:
         )
 
 
-def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+def _not_writable(parameter: str, folder: Path, error: OSError) -> InputError:
+    cure = "choose another folder" if parameter == "out" else "copy it to where it can be written, and resume the copy"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        cure = f"make room, or {cure}"
+    return InputError(parameter, f"{str(folder)!r} cannot be written ({error.strerror}): {cure}")
+
+
+def write_config(folder: Path, config: Mapping[str, Any], *, resumed: bool = False) -> None:
     """Write the configuration. What is only true at the end of a run goes away.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written; names ``out``, or ``resume``.
     """
     try:
         write(folder / CONFIG, to_json(config, indent=2))
         (folder / SUMMARY).unlink(missing_ok=True)
     except OSError as error:
-        problem = f"{str(folder)!r} cannot be written ({error.strerror}): choose another folder"
-        raise InputError("out", problem) from error
+        raise _not_writable("resume" if resumed else "out", folder, error) from error
 
 
 def write(path: Path, content: bytes, *, durable: bool = False) -> None:

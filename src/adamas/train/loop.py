@@ -20,7 +20,7 @@ from torch import Tensor
 
 import adamas
 import adamas.torch
-from adamas.tasks import is_file, load
+from adamas.tasks import InputError, is_file, load
 from adamas.train import checkpoint, folder, measures, tensorboard
 from adamas.train.curves import draw_curves
 from adamas.train.interruption import Interruption
@@ -49,8 +49,12 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
     content = None
     if resume is not None:
         previous = folder.read_config(resume)
+        _check_versions(resume, previous)
         if (resume / folder.CHECKPOINT).exists():
             content = checkpoint.load(resume / folder.CHECKPOINT)
+        elif (resume / folder.SUMMARY).exists():
+            problem = f"{str(resume)!r} has ended, and has no {folder.CHECKPOINT} to go on from: begin a new run"
+            raise InputError("resume", problem)
     elif write and options.out is not None:
         folder.check_out(options.out)
     if options.log is not None:
@@ -60,7 +64,7 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
     if options.lr == "auto":
         options, lr_found = _with_lr_found(options)
     with (
-        seed_and_threads(options.seed, options.threads or task.threads, options.device),
+        seed_and_threads(options.seed, options.threads or previous.get("threads") or task.threads, options.device),
         Interruption() as interruption,
     ):
         training = Training(task, options, interruption)
@@ -72,8 +76,11 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
         with held if write else nullcontext() as out:
             plan = _plan(options, training, lr_found, out)
             if out is not None:
-                resumed_after = [*previous.get("resumed_after", []), *([plan.done] if resume is not None else [])]
-                folder.write_config(out, {**_configuration(options, plan, training), "resumed_after": resumed_after})
+                resumed_after = [*previous.get("resumed_after", [])]
+                if resume is not None and not training.finished:
+                    resumed_after.append(plan.done)
+                configuration = {**_configuration(options, plan, training), "resumed_after": resumed_after}
+                folder.write_config(out, configuration, resumed=resume is not None)
                 if options.log is not None:
                     listener = Listeners(listener, tensorboard.TensorBoard(out))
             listener.on_start(plan)
@@ -85,6 +92,20 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
     if training.diverged_at is not None:
         raise DivergedError(training.diverged_at, summary)
     return summary
+
+
+def _check_versions(run: Path, previous: Mapping[str, Any]) -> None:
+    """Raise InputError where a run would go on with other versions, and so not to the same bits; a study does the same."""
+    changed = [f"{name} was {previous.get(name)}, is {now}" for name, now in _versions() if previous.get(name) != now]
+    if changed:
+        problem = (
+            f"{str(run)!r} was trained with other versions: {'; '.join(changed)}: install those, or begin a new run"
+        )
+        raise InputError("resume", problem)
+
+
+def _versions() -> tuple[tuple[str, str], ...]:
+    return ("adamas", adamas.__version__), ("torch", str(torch.__version__))
 
 
 def _write_results(out: Path, plan: Plan, training: Training, summary: Summary) -> None:
@@ -213,8 +234,7 @@ def _configuration(options: Options, plan: Plan, training: Training) -> Mapping[
         "threads": plan.threads,
         "out": plan.out,
         "command": shlex.join(options.command()),
-        "options": options.given() | {"threads": plan.threads},
-        "adamas": adamas.__version__,
-        "torch": torch.__version__,
+        "options": options.given(),
+        **dict(_versions()),
         "python": platform.python_version(),
     }

@@ -112,7 +112,13 @@ def _arguments(text: str, bracket: str | None) -> dict[str, Any]:
         call = ast.parse(f"f{bracket}", mode="eval").body
         if isinstance(call, ast.Call) and not call.args and all(keyword.arg for keyword in call.keywords):
             return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError):
+    except (
+        SyntaxError,
+        ValueError,
+        TypeError,
+        MemoryError,
+        RecursionError,
+    ):  # the last two where it is nested too deeply
         pass
     raise InputError(
         "optimizer", f"{text!r} cannot be read: its arguments are written name=value, such as momentum=0.9"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -23,6 +24,7 @@ from adamas.train.schedules import choose_schedule
 
 MOST_SEED = 2**63  # and below
 MOST_STEPS = 10**9  # of anything that is counted
+MOST_SHOWN = 80  # characters of a value of the wrong kind
 POINTS_CHECKED = 10_000  # of the rate, over the planned steps
 
 Precision = Literal["float32", "bfloat16"]
@@ -109,7 +111,7 @@ class Options:
             if Path in kinds and isinstance(value, str) and value:
                 object.__setattr__(self, name, Path(value))
             if not any(_is(getattr(self, name), kind) for kind in kinds):
-                raise InputError(name, f"must be {' or '.join(filter(None, map(_called, kinds)))}, got {value!r}")
+                raise InputError(name, f"must be {' or '.join(filter(None, map(_called, kinds)))}, got {_shown(value)}")
 
     def _check_optimizer(self) -> None:
         for name in ("betas", "eps", "weight_decay"):
@@ -237,8 +239,14 @@ def _is(value: Any, kind: Any) -> bool:
         parts = get_args(kind)
         return isinstance(value, tuple) and len(value) == len(parts) and all(map(_is, value, parts))
     if kind in (int, float):
-        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+        too_large = kind is float and isinstance(value, int) and abs(value) > sys.float_info.max
+        return isinstance(value, (int, kind)) and not isinstance(value, bool) and not too_large
     return isinstance(value, kind)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def _called(kind: Any) -> str:

@@ -318,7 +318,7 @@ class Training:
             raise InputError("resume", f"has another model: {' '.join(str(error).split())}") from error
         try:
             self.optimizer.load_state_dict(state["optimizer"])
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError("resume", f"has another optimizer: {' '.join(str(error).split())}") from error
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])

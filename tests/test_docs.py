@@ -296,8 +296,9 @@ def hooks() -> ModuleType:
 
 def test_each_trap_links_to_its_tests_or_says_that_it_waits(hooks: ModuleType) -> None:
     rows = re.findall(r"^\| (T\d\d) \|(.*)$", (ROOT / "docs" / "traps.md").read_text(), re.MULTILINE)
-    assert [trap for trap, _ in rows] == [f"T{number:02}" for number in range(1, 37)]
-    tests = hooks.trap_tests()
+    traps, tests = [trap for trap, _ in rows], hooks.trap_tests()
+    assert traps == sorted(set(traps))  # rows of what is not built yet may be missing; none with a test is
+    assert set(traps) >= {f"T{number:02}" for number in range(1, 37)} | tests.keys()
     for trap, row in rows:
         assert (f"(#test-{trap.lower()})" in row) == (trap in tests)
         assert ("Not built yet" in row) == (trap not in tests)

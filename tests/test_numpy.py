@@ -465,6 +465,25 @@ def test_trap_T32_a_tensor_of_tensorflow_stays_as_it_is() -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_trap_T37_a_first_step_of_rate_0_without_a_gradient_counts_nothing(case: Case) -> None:
+    """As ``torch.distributed.checkpoint`` has state made; also where a gradient is -0 in bfloat16."""
+    options = {"weight_decay": 0.1, "decay": "l2", "max_grad_norm": "auto"}
+    some, asked = (arrays(0) for _ in range(2))
+    one, two = make(case, some, **options), make(case, asked, **options)
+    two.param_groups[0]["lr"] = 0.0
+    two.step({name: np.full(x.shape, -0.0, ml_dtypes.bfloat16) for name, x in asked.items()})
+    assert all(state["step"] == 0 for state in two.state.values())
+    two.param_groups[0]["lr"] = one.param_groups[0]["lr"]
+    for step in range(3):
+        one.step(arrays(10 + step)), two.step(arrays(10 + step))
+    saved, other = one.state_dict(), two.state_dict()
+    assert saved.keys() == other.keys()
+    assert all(bits(saved[name]) == bits(other[name]) for name in saved if name != "param_groups")
+    assert str(saved["param_groups"]) == str(other["param_groups"])
+    assert all(bits(some[name]) == bits(asked[name]) for name in some)
+
+
 def test_nonfinite_gradients_are_skipped_counted_or_raised() -> None:
     x = np.ones(2)
     optimizer = an.Adam({"x": x}, on_nonfinite="skip")

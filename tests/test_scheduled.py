@@ -215,8 +215,7 @@ def test_trap_T23_asking_for_the_state_moves_nothing_and_the_schedule_goes_on() 
     before = copy.deepcopy(model.state_dict())
     get_optimizer_state_dict(model, optimizer)
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
-    rates = [moved(optimizer) for _ in range(3)]
-    assert rates[1:] == [optimizer.lr_at(2), optimizer.lr_at(3)]
+    assert [moved(optimizer) for _ in range(3)] == [optimizer.lr_at(step) for step in range(3)]
 
     saved = get_optimizer_state_dict(model, optimizer)
     other_model, other = make()
@@ -411,6 +410,23 @@ def test_trap_T36_a_scheduler_waits_while_steps_overflow(fused: bool) -> None:
         scaler.step(optimizer)
         scaler.update()
         scheduler.step()
+    assert scheduler.last_epoch == 2
+
+
+def test_trap_T37_asking_for_the_state_is_no_step_to_a_scheduler() -> None:
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)  # has no state: each time it is asked, it makes a step
+    scheduler = at.LRScheduler(optimizer, linear(10))
+    moved(optimizer)
+    scheduler.step()
+    optimizer.zero_grad()
+    get_optimizer_state_dict(model, optimizer)
+    scheduler.step()  # as after a step that overflowed
+    assert scheduler.last_epoch == 1
+    moved(optimizer)
+    scheduler.step()
     assert scheduler.last_epoch == 2
 
 
@@ -801,8 +817,7 @@ def test_a_warmup_is_not_held_at_zero() -> None:
     model = torch.nn.Linear(2, 1)
     optimizer = at.AdamW(model.parameters(), lr=0.1 * warmup(5))
     get_optimizer_state_dict(model, optimizer)
-    moved(optimizer)
-    assert [moved(optimizer) for _ in range(3)] == pytest.approx([0.04, 0.06, 0.08])
+    assert [moved(optimizer) for _ in range(4)] == pytest.approx([0.0, 0.02, 0.04, 0.06])
 
 
 def test_a_second_master_over_a_warmup_is_an_error_too() -> None:

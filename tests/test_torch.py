@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import math
 import pickle
@@ -20,6 +21,7 @@ from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_
 
 import adamas.torch as at
 from adamas import _engine
+from adamas.schedules import Plateau, linear
 
 MEMBERS = ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Adamax", "NAdam", "RAdam")
 UPSTREAM = [(info, name) for info in optim_db for name in [info.optim_cls.__name__] if name in MEMBERS]
@@ -475,9 +477,11 @@ class _OnCpu(torch.amp.GradScaler):
         super().__init__("cpu", **kwargs)
 
 
-def test_grad_scaler() -> None:
+@pytest.mark.parametrize("fused", [None, False, True])
+def test_grad_scaler(fused: bool | None) -> None:
     p, q = (torch.nn.Parameter(torch.ones(4)) for _ in range(2))
-    optimizer, plain = at.Adam([p], lr=0.1, max_grad_norm=0.5), at.Adam([q], lr=0.1, max_grad_norm=0.5)
+    optimizer = at.Adam([p], lr=0.1, max_grad_norm=0.5, fused=fused)
+    plain = at.Adam([q], lr=0.1, max_grad_norm=0.5)
     scaler = _OnCpu(init_scale=1024.0)
     for i in range(3):
         for x, o in ((p, optimizer), (q, plain)):
@@ -493,9 +497,10 @@ def test_grad_scaler() -> None:
     torch.testing.assert_close(p, q)
 
 
-def test_trap_T36_an_overflow_advances_nothing() -> None:
+@pytest.mark.parametrize("fused", [None, False, True])
+def test_trap_T36_an_overflow_advances_nothing(fused: bool | None) -> None:
     p = torch.nn.Parameter(torch.ones(4))
-    optimizer = at.Adam([p], lr=0.1)
+    optimizer = at.Adam([p], lr=0.1, fused=fused)
     scaler = _OnCpu(init_scale=1024.0)
     scaler.scale(p.sum()).backward()
     scaler.step(optimizer)
@@ -507,6 +512,86 @@ def test_trap_T36_an_overflow_advances_nothing() -> None:
     assert scaler.get_scale() == 512.0
     assert_same_bits(p.detach(), before[0])
     assert all(torch.equal(t, before[1][name]) for name, t in optimizer.state[p].items())
+
+
+FUSED = [case for case in CASES if "fused" in inspect.signature(case.reference).parameters]
+
+
+@pytest.mark.parametrize("fused", [None, False, True])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_trap_T39_steps_that_overflow_are_seen_from_outside(case: Case, fused: bool | None) -> None:
+    """What accelerate and Lightning look at is as with ``torch.optim``: whether the step was called, and the gradients."""
+    if fused is not None and case not in FUSED:
+        pytest.skip("has no such argument, there as here")
+
+    def seen(kind: Any) -> tuple[list[Any], torch.Tensor]:
+        p, calls, found = torch.nn.Parameter(torch.ones(4)), [], []
+        optimizer = kind([p], **case.options, **({} if fused is None else {"fused": fused}))
+        step = optimizer.step
+        optimizer.step = lambda *args: (calls.append(1), step(*args))[1]  # as accelerate does
+        scaler = _OnCpu(init_scale=1024.0)
+        for factor in (1.0, torch.inf, 1.0):
+            optimizer.zero_grad()
+            scaler.scale((p * factor).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            # A fused step of torch.optim writes the gradient without the scale back, and here gradients are only read.
+            found.append((len(calls), None if fused else p.grad[0].item(), scaler.get_scale()))
+        # What Lightning asks before it clips.
+        return [*found, bool(getattr(optimizer, "_step_supports_amp_scaling", False))], p.detach()
+
+    theirs, ours = seen(case.reference), seen(case.make)
+    assert ours[0] == theirs[0]
+    torch.testing.assert_close(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("fused", [None, True])
+def test_trap_T39_scaling_in_the_step_stays_what_it_was(fused: bool | None) -> None:
+    """Copies, pickles and loading don't change whether the step undoes the loss scale: ``fused=`` of the constructor does."""
+    optimizer, other = (at.Adam([torch.nn.Parameter(torch.ones(2))], fused=one) for one in (fused, not fused))
+    optimizer.load_state_dict(other.state_dict())
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "fused": not fused})
+    for one in (optimizer, copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert getattr(one, "_step_supports_amp_scaling", False) is bool(fused)
+
+
+class _Wrapper:
+    """A wrapper that derives from the optimizer's class, as those of Lightning and Fabric do."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self.__class__ = type("Wrapped" + type(optimizer).__name__, (self.__class__, type(optimizer)), {})
+
+    def step(self, closure: Any = None) -> Any:
+        return self._optimizer.step(closure)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._optimizer, name)
+
+
+def test_every_attribute_reads_right_through_a_wrapper_of_the_same_class() -> None:
+    plateau = Plateau(factor=0.5, patience=0)
+    p = torch.nn.Parameter(torch.ones(40, 130))
+    optimizer = at.AdamW(
+        [p], lr=0.1 * linear(10) * plateau, max_grad_norm=1.0, on_nonfinite="skip", state="int8", fused=True
+    )
+    wrapper: Any = _Wrapper(optimizer)
+    for value in (1.0, torch.nan, 2.0):
+        p.grad = torch.full_like(p, value)
+        wrapper.step()
+    public = {name for name in {*dir(optimizer), *vars(optimizer)} if not name.startswith("_")}
+    read = {name: getattr(optimizer, name) for name in public}
+    values = {name: value for name, value in read.items() if not callable(value)}
+    assert {"grad_norm", "grad_norm_limit", "clipped_steps", "skipped_steps", "param_groups", "state"} <= values.keys()
+    assert all(getattr(wrapper, name) is value or getattr(wrapper, name) == value for name, value in values.items())
+    assert (wrapper.grad_norm, wrapper.grad_norm_limit) == (pytest.approx(2 * math.sqrt(40 * 130)), 1.0)
+    assert (wrapper.clipped_steps, wrapper.skipped_steps, wrapper._step_supports_amp_scaling) == (2, 1, True)
+    assert wrapper.lr_at(3) == optimizer.lr_at(3) == 0.1 * linear(10)(3)
+    assert wrapper.memory() == optimizer.memory()
+    assert wrapper.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
+    wrapper.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
+    plateau.observe(1.0), plateau.observe(1.0)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5 * 0.1 * linear(10)(2)] * 2
 
 
 def test_clipping_is_that_of_torch_and_leaves_the_gradient() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import math
 import os
 import subprocess
 import sys
@@ -25,11 +26,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from members import CASES, Case
+from members import CASES, Case, has
 
 import adamas.numpy as an
 import adamas.torch as at
 from adamas import layout
+from adamas.schedules import cosine, warmup
 from adamas.torch import storage
 
 
@@ -312,6 +314,77 @@ def test_trap_T22_the_step_counts_past_2_to_the_24() -> None:
     optimizer.state[p]["step"].fill_(2.0**24)
     optimizer.step()
     assert optimizer.state[p]["step"].item() == 2**24 + 1
+
+
+ASKED: dict[str, dict[str, object]] = {
+    "plain": {},
+    "l2": {"weight_decay": 0.1, "decay": "l2", "l1": 0.01},
+    "clipped": {"max_grad_norm": "auto", "on_nonfinite": "skip"},
+    "scheduled": {"lr": 0.01 * warmup(10).then(cosine(20)), "weight_decay": 0.1 * cosine(5)},
+    "a rate in a tensor": {"lr": torch.tensor(0.01)},
+    "int8": {"state": "int8"},
+}
+
+
+@pytest.mark.parametrize("options", ASKED.values(), ids=ASKED)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_trap_T37_asking_a_fresh_optimizer_for_its_state_counts_nothing(case: Case, options: dict[str, object]) -> None:
+    """Weights, state and hyperparameters are then those of an optimizer that nobody asked, to the bit."""
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    if not has(case, options):
+        pytest.skip("centered moments stay in float32")
+    torch.manual_seed(0)
+    models = [torch.nn.Sequential(torch.nn.Linear(130, 40), torch.nn.Linear(40, 3))]
+    models.append(copy.deepcopy(models[0]))
+    made = [
+        case.make([{"params": [*m[0].named_parameters("0")]}, {"params": [*m[1].named_parameters("1")]}], **all_of)
+        for m in models
+        for all_of in [copy.deepcopy({**case.options, **options})]
+    ]
+    before = copy.deepcopy(made[0].state_dict()["param_groups"])
+    saved = get_optimizer_state_dict(models[0], made[0])
+    assert saved["state"]["0.weight"]["step"] == 0
+    assert made[0].state_dict()["param_groups"] == before
+    for i in range(3):
+        for model, optimizer in zip(models, made, strict=True):
+            for j, p in enumerate(model.parameters()):
+                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(10 * i + j))
+            optimizer.step()
+    asked, other = (optimizer.state_dict() for optimizer in made)
+    assert asked["param_groups"] == other["param_groups"]
+    assert asked["state"].keys() == other["state"].keys()
+    for key, state in other["state"].items():
+        assert all(torch.equal(asked["state"][key][name], value) for name, value in state.items())
+    assert all(torch.equal(p, q) for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rate", "gradients", "steps"),
+    [
+        (0.0, (0.0, -0.0), 0),
+        (0.1, (0.0, 0.0), 1),
+        (0.0, (0.0, 1e-30), 1),
+        (0.0, (1e-30, None), 1),
+        (0.0, (0.0, math.nan), 1),
+    ],
+)
+def test_trap_T37_what_else_is_a_step_counts(rate: float, gradients: tuple[float | None, ...], steps: int) -> None:
+    params = [filled(1.0), filled(2.0)]
+    optimizer = at.Adam([{"params": [p]} for p in params], lr=rate)
+    for p, value in zip(params, gradients, strict=True):
+        p.grad = None if value is None else torch.full_like(p, value)
+    optimizer.step()
+    assert [state["step"] for state in optimizer.state.values()] == [steps] * sum(g is not None for g in gradients)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert optimizer.state[params[0]]["step"] == steps + 2
 
 
 @pytest.mark.parametrize("decay", ["l2", "decoupled", "independent"])

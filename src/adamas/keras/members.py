@@ -97,6 +97,9 @@ class Adagrad(Optimizer):
 
     .. math:: v_t = v_{t-1} + g_t^2, \qquad p_t = p_{t-1} - \eta \frac{g_t}{\sqrt{v_t + \epsilon}}
 
+    Suits features that are mostly zero; its rate only ever falls. Sparse gradients are made dense: a step takes the time and
+    memory of the whole variable.
+
     Args:
         learning_rate: η; as for ``SGD``.
         initial_accumulator_value: v₀.

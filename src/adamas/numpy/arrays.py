@@ -109,6 +109,11 @@ def gradient_view(gradient: Any, name: str) -> Array:
     return engine_view(array)
 
 
+def has_nonzero(gradient: Array) -> bool:
+    """Whether an element of a gradient, as ``gradient_view`` gives it, is not 0."""
+    return bool(np.any(gradient << 1 if gradient.dtype == np.uint16 else gradient))  # codes without their sign
+
+
 # ---- moments
 
 

@@ -73,6 +73,8 @@ class Adagrad(Optimizer):
 
     .. math:: v_t = v_{t-1} + g_t^2, \qquad p_t = p_{t-1} - \frac{\eta}{1 + (t-1) \gamma} \frac{g_t}{\sqrt{v_t} + \epsilon}
 
+    Suits features that are mostly zero; its rate only ever falls. Gradients are dense arrays: sparse matrices are refused.
+
     Args:
         params: the arrays; see ``adamas.numpy.members``.
         lr: learning rate η.

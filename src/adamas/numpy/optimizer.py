@@ -42,6 +42,8 @@ class Optimizer(Stepping):
         grad_norm_limit: the lowest ``max_grad_norm`` of the last step, where there was one, else None.
     """
 
+    _plans: list[_GroupPlan] | None
+
     def __init__(self, params: Params, defaults: dict[str, Any], options: Any, allowed: Any) -> None:
         if unknown := options.keys() - allowed.__annotations__.keys():
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
@@ -50,7 +52,7 @@ class Optimizer(Stepping):
         self.defaults = {**hyperparameters.COMMON, **defaults, **options, **counts}
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[str, dict[str, Array]] = {}
-        self._plans: list[_GroupPlan] | None = None
+        self._begin()
         self._bounds = arrays.bounds_of([])  # of the arrays that were added
         self._add(_groups(params))
 
@@ -244,6 +246,7 @@ class Optimizer(Stepping):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Makes it a copy's, or what was pickled."""
+        self._begin()
         vars(self).update(state)
         self._lock = step_lock()
         self._restore(self.param_groups, self.state, scheduled.steps_done(self.state.values()))
@@ -259,6 +262,8 @@ class Optimizer(Stepping):
 
 class _GroupPlan(Plan):
     """One parameter group as the engine takes it."""
+
+    _gradients: list[Array | None]  # those that were collected
 
     def __init__(self, optimizer: Optimizer, group: dict[str, Any], first: int) -> None:
         self._params, self._names = list(group["params"]), list(group["param_names"])
@@ -276,6 +281,20 @@ class _GroupPlan(Plan):
             [tensor_key(group["seed"], name if group["named"] else first + i) for i, name in enumerate(self._names)],
             [0 if not group["rows"] or not (rows := group["rows"][i]) else rows[0] for i in range(len(self._params))],
         )
+
+    def collect(self, gradients: list[Any] | None = None) -> None:
+        """See ``Plan.collect``."""
+        super().collect(gradients)
+        self._gradients = gradients or []
+
+    def has_zero_gradients(self) -> bool:
+        """See ``Plan.has_zero_gradients``."""
+        return not any(gradient is not None and arrays.has_nonzero(gradient) for gradient in self._gradients)
+
+    def discard(self) -> None:
+        """See ``Plan.discard``."""
+        super().discard()
+        self._gradients = []
 
     def is_fresh(self, optimizer: Optimizer, group: dict[str, Any]) -> bool:
         """Whether the plan can be used as it is."""

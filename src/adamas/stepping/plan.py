@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -68,6 +69,10 @@ class Plan:
     def collected(self) -> list[Any]:
         """The parameters that were collected."""
         return self._group.collected()
+
+    @abstractmethod
+    def has_zero_gradients(self) -> bool:
+        """Whether every gradient that was collected is 0 everywhere."""
 
     def square_sum(self, threads: int) -> tuple[list[float], str | None]:
         """Σg² of what was collected, as numbers to be added, and the name of the first parameter whose gradient is not

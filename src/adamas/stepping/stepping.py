@@ -26,11 +26,19 @@ class Stepping:
     _member: ClassVar[Member]
     param_groups: list[dict[str, Any]]
     state: Any  # a dictionary; which, is the framework's
-    grad_norm: float | None = None
-    grad_norm_limit: float | None = None
+    # Each optimizer has its own values. None stands on the class, where it would hide the __getattr__ of wrappers that
+    # derive from it.
+    grad_norm: float | None
+    grad_norm_limit: float | None
     _lock: Any  # one step at a time
-    _counted: tuple[Sequence[Plan] | None, int] = (None, 0)  # the plans that were counted, and the steps that were done
-    _held = False  # whether the last step had a rate of 0 where a schedule gives another
+    _plans: Any  # the last ones that were made, or None
+    _counted: tuple[Sequence[Plan] | None, int]  # the plans that were counted, and the steps that were done
+    _held: bool  # whether the last step had a rate of 0 where a schedule gives another
+
+    def _begin(self) -> None:
+        """Gives the optimizer, new or unpickled, the attributes that no step has set yet."""
+        self.grad_norm = self.grad_norm_limit = None
+        self._plans, self._counted, self._held = None, (None, 0), False
 
     @property
     def clipped_steps(self) -> int:
@@ -119,6 +127,8 @@ class Stepping:
 
     def _step_collected(self, plans: Sequence[Plan], scale: float, threads: int) -> int:
         """Steps what was collected; returns the highest step that a parameter has reached, 0 where none moved."""
+        if self._is_query(plans):
+            return 0
         measured = any(
             group["max_grad_norm"] is not None or group["on_nonfinite"] != "propagate" for group in self.param_groups
         )
@@ -132,6 +142,13 @@ class Stepping:
 
             plan.prepare(advance)  # for all of them before the first is changed
         return max([plan.step(threads) for plan in plans], default=0)
+
+    def _is_query(self, plans: Sequence[Plan]) -> bool:
+        """Whether this is no step but makes the state, as ``torch.distributed.checkpoint`` has it made: before any other step,
+        with all rates and gradients 0."""
+        if any(group["lr"] != 0 for group in self.param_groups) or any(row[0] for plan in plans for row in plan.rows):
+            return False
+        return scheduled.steps_done(self.state.values()) == 0 and all(plan.has_zero_gradients() for plan in plans)
 
     def _advance(self, group: dict[str, Any], row: Row, scale: float) -> tuple[Coefficients, Row]:
         """The numbers of the next step for parameters whose scalars are ``row``, and what these become."""

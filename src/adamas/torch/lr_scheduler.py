@@ -15,6 +15,14 @@ from ..stepping.scheduled import SCHEDULES, refuse_lr_scale
 from .optimizer import Optimizer
 
 
+def _is_query(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step had only rates and gradients of 0: ``torch.distributed.checkpoint`` makes state by such a step."""
+    if any(group["lr"] != 0 for group in optimizer.param_groups):
+        return False
+    gradients = (p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+    return not any(gradient.layout != torch.strided or bool(gradient.any()) for gradient in gradients)
+
+
 class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
     """Sets the learning rate of any optimizer by a schedule, or follows the one that an optimizer of ``adamas.torch`` has.
 
@@ -87,7 +95,7 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
 
         def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
             scheduler, overflow = me(), getattr(optimizer, "found_inf", None)
-            if scheduler is not None and (overflow is None or float(overflow) == 0):
+            if scheduler is not None and (overflow is None or float(overflow) == 0) and not _is_query(optimizer):
                 scheduler._moved = True
 
         def after_load(optimizer: torch.optim.Optimizer) -> None:

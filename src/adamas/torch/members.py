@@ -42,7 +42,9 @@ class SGD(Optimizer):
         weight_decay: coefficient of the decay; its meaning is ``decay``'s, ``"l2"`` by default.
         nesterov: use Nesterov's momentum.
         maximize: ascend.
-        foreach, fused: accepted and without effect: the fused path is the only one.
+        foreach: accepted and without effect.
+        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what has
+            overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step is fused.
         differentiable: refused where True.
         **options: see ``adamas.hyperparameters.Options``.
 
@@ -96,7 +98,8 @@ class Adagrad(Optimizer):
 
     .. math:: v_t = v_{t-1} + g_t^2, \qquad p_t = p_{t-1} - \frac{\eta}{1 + (t-1) \gamma} \frac{g_t}{\sqrt{v_t} + \epsilon}
 
-    Good for sparse features; its rate only ever falls.
+    Suits features that are mostly zero; its rate only ever falls. Sparse gradients (``torch.nn.Embedding(sparse=True)``) are
+    refused: use ``sparse=False``, or ``torch.optim.Adagrad``, which takes them.
 
     Args:
         params: as ``torch.optim.Adagrad`` takes them.
@@ -105,7 +108,9 @@ class Adagrad(Optimizer):
         weight_decay: coefficient of the decay; ``decay="l2"`` by default.
         initial_accumulator_value: v₀.
         eps: ε.
-        foreach, fused: accepted and without effect.
+        foreach: accepted and without effect.
+        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what has
+            overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step is fused.
         maximize: ascend.
         differentiable: refused where True.
         **options: see ``adamas.hyperparameters.RootOptions``.
@@ -232,7 +237,9 @@ class Adam(Optimizer):
         eps: ε; its place is ``eps_mode``'s.
         weight_decay: coefficient of the decay, in the gradient (L2) by default; ``decay=`` says otherwise by name.
         amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018).
-        foreach, capturable, fused: accepted and without effect: the fused path is the only one.
+        foreach, capturable: accepted and without effect.
+        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what has
+            overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step is fused.
         maximize: ascend.
         differentiable: refused where True.
         decoupled_weight_decay: the same as ``decay="decoupled"``.
@@ -300,7 +307,9 @@ class AdamW(Adam):
         weight_decay: λ. ``decay="independent"`` takes η out of the product, as the paper has it.
         amsgrad: divide by the largest v so far.
         maximize: ascend.
-        foreach, capturable, fused: accepted and without effect: the fused path is the only one.
+        foreach, capturable: accepted and without effect.
+        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what has
+            overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step is fused.
         differentiable: refused where True.
         **options: see ``adamas.hyperparameters.AdamOptions``.
 

@@ -93,6 +93,11 @@ class GroupPlan(Plan):
                     self._refuse_sparse(i, p.grad)
             raise
 
+    def has_zero_gradients(self) -> bool:
+        """See ``Plan.has_zero_gradients``."""
+        here = (p.grad for p in self.collected())
+        return not any(bool(gradient.any()) for gradient in (*here, *(gradient for _, gradient in self._others)))
+
     def square_sum(self, threads: int) -> tuple[list[float], str | None]:
         """See ``Plan.square_sum``."""
         parts, culprit = super().square_sum(threads)
@@ -194,10 +199,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         grad_norm_limit: the lowest ``max_grad_norm`` of the last step, where there was one, else None.
     """
 
-    _step_supports_amp_scaling = True  # GradScaler leaves unscaling and skipping to the step
     _reads_decoupled_flag: ClassVar[bool] = True  # of a checkpoint of torch.optim; AdamW is decoupled whatever it says
-    _plans: list[GroupPlan] | None = None
-    _known: tuple[list[Tensor], list[Any]] = ([], [])
+    _plans: list[GroupPlan] | None
+    _known: tuple[list[Tensor], list[Any]]  # the parameters and states that the plans are of
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], options: Any, allowed: Any) -> None:
         if unknown := options.keys() - allowed.__annotations__.keys():
@@ -212,8 +216,15 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         if "betas" in defaults:
             defaults["betas"] = tuple(as_number(beta) for beta in defaults["betas"])
         self._lock = step_lock()
+        self._begin()
         super().__init__(params, defaults)
+        self._begin_scaling()
         self._hide_schedules()
+
+    def _begin_scaling(self) -> None:
+        """Takes loss scaling into the step where ``fused=True`` asks for it, as ``torch.optim`` does."""
+        if self.defaults.get("fused"):
+            self._step_supports_amp_scaling = True  # what GradScaler reads
 
     # ---- groups
 
@@ -395,6 +406,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._lock = step_lock()
+        self._begin()
+        self._begin_scaling()
         self._counted = None, scheduled.steps_done(self.state.values())
         for group in self.param_groups:
             for name, value in self.defaults.items():

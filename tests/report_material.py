@@ -118,6 +118,7 @@ def settings(**changes) -> Settings:
     told |= {"optimizers": ["adam", "sgd"], "budget": 7, "seeds": [1, 2], "tune": ["lr"], "points": [], "epochs": 3}
     told |= {"space": {name: {"lr": [1e-4, 0.1, "log"]} for name in ("adam", "sgd")}, "steps": 100, "eval_every": 10}
     told |= {"command": "adamas compare digits", "torch": "2.13.0", "schedule": "constant"}
+    told |= {"batch_size": 32, "device": "cpu", "adamas": "0.1.0", "python": "3.11.0"}
     told |= {"hyperparameters": {"adam": ["lr"], "sgd": ["lr"]}, "jobs": 1, "threads": 1, **changes}
     return Settings(**told)
 

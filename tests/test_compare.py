@@ -341,6 +341,25 @@ def test_identical_results_are_a_tie(study: Callable[..., Study]) -> None:
     assert judgement.pairs[0].p == 1
 
 
+@pytest.mark.parametrize(("mode", "sign"), [("min", 1), ("max", -1)])
+def test_a_difference_that_is_negligible_beside_the_target_is_a_tie(
+    study: Callable[..., Study], mode: str, sign: float
+) -> None:
+    def judged(values: dict[str, float]) -> Judgement:
+        finals = {name: [sign * value] * 3 for name, value in values.items()}
+        return judge(study(finals, optimizers=list(values), mode=mode, target=sign * 1e-4))
+
+    judgement = judged({"adam": 5.6e-18, "sgd": 0.0})
+    assert ranks(judgement) == {"sgd": 1, "adam": 1}
+    assert judgement.pairs[0].better is None
+    said = "sgd and adam are tied: the differences between them are under a millionth of the target."
+    assert judgement.sentences[0] == said
+    assert ranks(judged({"adam": 1.01e-10, "sgd": 0.0})) == {"sgd": 1, "adam": 2}
+    judgement = judged({"adam": 0.9e-10, "nadam": 0.0, "sgd": 1e-3})
+    assert ranks(judgement) == {"adam": 1, "nadam": 1, "sgd": 3}
+    assert "sgd is behind nadam by 0.001 (exactly: nothing depends on the seed)." in judgement.sentences
+
+
 def test_an_optimizer_with_failed_seeds_stands_after_those_without(study: Callable[..., Study]) -> None:
     values = {"adam": [0.1, None, 0.1], "sgd": [2.0, 2.1, 2.0], "nadam": [None] * 3}
     judgement = judge(study(values, optimizers=["adam", "sgd", "nadam"]))

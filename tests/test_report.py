@@ -6,6 +6,7 @@ import html
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import typer
 from report_material import judgement, make_run, settings, standing, trials, write_lines
 from typer.testing import CliRunner
 
-from adamas.compare.study import Study
+from adamas.compare.study import Finished, Outcome, Study, Trial
 from adamas.report import numbers
 from adamas.report.command import compose, report
 from adamas.report.groups import averaged, averaged_over_time, grouped
@@ -281,6 +282,46 @@ def test_a_study_is_shown_with_its_ranking_pairs_search_and_failures():
         "adamas compare digits",
     ):
         assert figure in words, figure
+
+
+def test_a_study_marks_zeros_and_what_diverged_and_the_captions_say_so():
+    judged = judgement(standing("adam", 1, [50, 70], mean=0.0), standing("sgd", 2, [90, None], mean=1e-3))
+    sensitive = [
+        replace(one, sensitivity=replace(one.sensitivity, values=[1.0, one.mean, None])) for one in judged.standings
+    ]
+    judged = replace(judged, mode="min", standings=sensitive)
+    rows = [{"test_accuracy": 0.5, "step": 30, "train_seconds": 0.3}]
+    lost = Finished(Trial("sgd", "final", 3, 3, {"lr": 0.1}), Outcome("diverged", error="inf", evaluations=rows))
+    section = study_section(Path("s.sqlite"), settings(mode="min"), [*trials(), lost], judged, {})
+    charts = {chart.title: chart for chart in section.charts}
+    marked = {title: {one.name: list(one.diverged) for one in chart.series} for title, chart in charts.items()}
+    assert marked["Ranking by test accuracy"] == {"adam": [], "sgd": [1], "target 0.97": []}
+    assert marked["Sensitivity to the learning rate"] == {"adam": [1e-2], "sgd": [1e-2]}
+    assert marked["Test accuracy by step"] == {"adam": [], "sgd": [30]}
+    assert marked["Test accuracy over time"] == {"adam": [], "sgd": [0.3]}
+    sensitivity = charts["Sensitivity to the learning rate"]
+    assert sensitivity.zeros(sensitivity.series[0]) == [1e-3]
+    words = text_of(render(section.title, "", [section]))
+    for chart in charts.values():
+        assert chart.caption in words
+    assert "a gap" not in words
+    said = (
+        "flat is forgiving. A triangle at the lower edge is exactly 0. A cross at the upper edge is a run that diverged"
+    )
+    assert said in words
+
+
+def test_a_run_that_diverged_is_marked_where_it_did(tmp_path):
+    runs = [
+        make_run(tmp_path / "a"),
+        make_run(tmp_path / "b", optimizer="sgd", summary={"diverged": True, "steps": 250}),
+    ]
+    _, (section,) = compose(runs)
+    charts = {chart.title: chart for chart in section.charts}
+    for title, place in (("Test accuracy by step", 250), ("Test accuracy over time", 1.5), ("Training loss", 250)):
+        assert [list(one.diverged) for one in charts[title].series[:2]] == [[], [place]]
+    assert charts["Test accuracy by step"].higher_is_better
+    assert not charts["Training loss"].higher_is_better
 
 
 def test_a_study_where_nothing_reached_the_target_has_no_profile_of_it():

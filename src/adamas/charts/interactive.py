@@ -21,6 +21,7 @@ FEW_POINTS = 40  # so many are marked one by one
 UNIFIED = 6  # so many lines share one box under the pointer
 DIGITS = 5
 X_FORMAT = ",.6~g"
+MARKS_RANGE = [-0.03, 1.03]  # of the axis of the marks, which stand at 0 and 1: just inside the edges
 
 
 @needs("train")
@@ -40,7 +41,7 @@ def figure(chart: Chart, listed: Collection[str] = ()) -> dict[str, Any]:
     most = max(FEWEST_POINTS, MOST_POINTS // max(1, len(chart.series)))
     positive = [y for series in chart.series for y in _clean(series.y, log=True) if y is not None]
     smallest = min(positive, default=1.0)
-    log_y = chart.log_y and bool(positive)
+    log_y = chart.is_log_y
     unified = len({series.name for series in chart.series}) <= UNIFIED and not chart.categories
     x_shown = "%{text}" if chart.categories else f"%{{x:{X_FORMAT}}}"
     named: set[str] = set()
@@ -60,13 +61,19 @@ def figure(chart: Chart, listed: Collection[str] = ()) -> dict[str, Any]:
             trace["text"] = [html.escape(chart.categories[int(x)]) for x in series.x]
             trace |= {"textposition": "none"} if series.style == "bars" else {}
         data.append({**trace, **group, "showlegend": first})
+        for mark in _marks(chart, series):
+            word = mark.pop("word")
+            if series.style != "dashed":
+                mark["hovertemplate"] = word if unified else f"%{{fullData.name}}, {x_shown}: {word}<extra></extra>"
+            if chart.categories:
+                mark["text"] = [html.escape(chart.categories[int(x)]) for x in mark["x"]]
+            data.append({**mark, **group, "showlegend": False})
     from_zero = any(series.style in ("bars", "steps") for series in chart.series)
-    values = {y for series in chart.series for y in _clean(series.y) if y is not None}
-    level = values.pop() if len(values) == 1 and not log_y else 0.0
-    flat = {"range": sorted([0.0, 1.2 * level])} if level else {}  # else it would be lost between -1 and 1
+    marked_above = any(series.diverged for series in chart.series) and not chart.higher_is_better
+    flat = {"range": list(chart.constant_range)} if chart.constant_range else {}
     layout = {
         "height": 340,
-        "margin": {"l": 60, "r": 14, "t": 10, "b": 48},
+        "margin": {"l": 60, "r": 14, "t": 34 if marked_above else 10, "b": 48},  # the buttons would hide the marks
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "hovermode": "x unified" if unified else "closest",
@@ -78,6 +85,7 @@ def figure(chart: Chart, listed: Collection[str] = ()) -> dict[str, Any]:
             **_categories(chart),
         },
         "yaxis": {**_axis(chart.y_label, positive, log_y), "rangemode": "tozero" if from_zero else "normal", **flat},
+        "yaxis2": {"overlaying": "y", "range": MARKS_RANGE, "fixedrange": True, "visible": False},
     }
     return {"data": data, "layout": layout}
 
@@ -112,6 +120,31 @@ def _trace(series: Series, most: int, log_y: bool, marked: bool) -> dict[str, An
     if series.style == "dashed":
         trace["hoverinfo"] = "skip"
     return trace
+
+
+def _marks(chart: Chart, series: Series) -> list[dict[str, Any]]:
+    """The marks at the edges: of zeros where the axis is logarithmic, and of what diverged. They stay there in any zoom."""
+    paint = colour(series.colour)
+    found: list[dict[str, Any]] = []
+    if zeros := _spaced(chart.zeros(series)):
+        dashed = {"mode": "lines", "line": {"color": paint, "width": 1.2, "dash": "dash"}, "hoverinfo": "skip"}
+        look = dashed if series.style == "dashed" else _symbol("triangle-down", paint)
+        found.append({"x": zeros, "y": [0] * len(zeros), "word": "0", **look})
+    if diverged := _spaced(series.diverged):
+        edge = 0 if chart.higher_is_better else 1
+        found.append({"x": diverged, "y": [edge] * len(diverged), "word": "diverged", **_symbol("x", paint)})
+    return [{"type": "scatter", "yaxis": "y2", **mark} for mark in found]
+
+
+def _symbol(name: str, paint: str) -> dict[str, Any]:
+    return {"mode": "markers", "marker": {"color": paint, "size": 10, "symbol": name}}
+
+
+def _spaced(places: Sequence[float]) -> list[float]:
+    """At most FEWEST_POINTS of them, evenly, with both ends."""
+    ordered = sorted(set(places))
+    stride = math.ceil(len(ordered) / FEWEST_POINTS) or 1
+    return sorted({*ordered[::stride], *ordered[-1:]})
 
 
 def _band(series: Series, most: int, smallest: float | None, group: dict[str, str]) -> list[dict[str, Any]]:

@@ -16,12 +16,15 @@ with needs("train"):
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
 PANEL = 4.6, 3.6  # inches of one chart
 MOST_IN_LEGEND = 12
 FEW_POINTS = 40  # so many are marked one by one
 TITLE_WIDTH = 52  # characters a line, for one chart
+ZERO, DIVERGED = "v", "x"  # markers at the edges
+INSET = 0.03  # of the height of a chart: how far the markers are from its edge
 
 
 def draw(charts: Sequence[Chart], title: str = "", columns: int = 3) -> bytes:
@@ -71,21 +74,48 @@ def _draw_chart(axes: Axes, chart: Chart) -> None:
         if series.style == "bars":
             _draw_bars(axes, series, label, bars.index(series), len(bars))
         else:
-            _draw_line(axes, series, label)
+            _draw_line(axes, series, label, chart.is_log_y)
+        _draw_marks(axes, series, chart)
     if chart.log_x and any(value > 0 for series in chart.series for value in series.x):
         axes.set_xscale("log")
-    if chart.log_y and any(value > 0 for value in numbers):
+    if chart.is_log_y:
         axes.set_yscale("log")
+    elif chart.constant_range is not None:
+        axes.set_ylim(chart.constant_range)
     if chart.categories:
         axes.set_xticks(range(len(chart.categories)), [_plain(name) for name in chart.categories])
         axes.grid(visible=False, axis="x")
     elif not chart.log_x and all(value == int(value) for series in chart.series for value in series.x):
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    if 1 < len(named - {""}) <= MOST_IN_LEGEND:
-        axes.legend(frameon=False, fontsize=8)
+    handles, labels = axes.get_legend_handles_labels()
+    marks = _explained(chart)
+    if marks or 1 < len(labels) <= MOST_IN_LEGEND:
+        shown = handles if len(handles) <= MOST_IN_LEGEND else []
+        axes.legend(handles=[*shown, *marks], frameon=False, fontsize=8)
 
 
-def _draw_line(axes: Axes, series: Series, label: str | None) -> None:
+def _draw_marks(axes: Axes, series: Series, chart: Chart) -> None:
+    """Mark at the edges what is exactly 0 where the axis is logarithmic, and what diverged."""
+    at_edge: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "color": colour(series.colour), "zorder": 3}
+    if zeros := chart.zeros(series):
+        look: dict[str, Any] = {"linestyle": "--"} if series.style == "dashed" else {"linestyle": "", "marker": ZERO}
+        axes.plot(zeros, [INSET] * len(zeros), **at_edge, **look)
+    if x := list(series.diverged):
+        edge = INSET if chart.higher_is_better else 1 - INSET
+        axes.plot(x, [edge] * len(x), DIVERGED, **at_edge)
+
+
+def _explained(chart: Chart) -> list[Line2D]:
+    """What the legend has of the marks at the edges."""
+    found = []
+    if any(chart.zeros(series) for series in chart.series):
+        found.append(Line2D([], [], color=NEUTRAL, linestyle="", marker=ZERO, label="exactly 0"))
+    if any(series.diverged for series in chart.series):
+        found.append(Line2D([], [], color=NEUTRAL, linestyle="", marker=DIVERGED, label="diverged or failed"))
+    return found
+
+
+def _draw_line(axes: Axes, series: Series, label: str | None, is_log: bool) -> None:
     paint = colour(series.colour)
     look: dict[str, Any] = {"color": paint, "linewidth": 1.6, "label": label and _plain(label)}
     if repeated(series.colour):
@@ -100,9 +130,10 @@ def _draw_line(axes: Axes, series: Series, label: str | None) -> None:
         look |= {"marker": "o" if len(series.x) <= FEW_POINTS else "", "markersize": 4}
     elif series.style == "steps":
         look |= {"drawstyle": "steps-post"}
-    if sum(map(math.isfinite, _gaps(series.y))) == 1 and series.style in ("line", "faint"):
+    y = [math.nan if is_log and value <= 0 else value for value in _gaps(series.y)]
+    if sum(map(math.isfinite, y)) == 1 and series.style in ("line", "faint"):
         look |= {"marker": "o", "markersize": 4}  # a line through one point is invisible
-    axes.plot(series.x, _gaps(series.y), **look)
+    axes.plot(series.x, y, **look)
     if series.style == "points":
         _draw_error_bars(axes, series, list(series.x))
     elif series.low is not None and series.high is not None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from adamas.compare import words
 from adamas.compare.plan import best
-from adamas.compare.statistics import LEVEL, holm, interval, nearly_best, paired_p
+from adamas.compare.statistics import LEVEL, holm, interval, is_negligible, nearly_best, paired_p
 from adamas.compare.study import Finished, Settings, Study
 from adamas.tasks import InputError, label
 
@@ -91,8 +91,9 @@ def judge(study: Study) -> Judgement:
     """Say what a study came to, also one that is not complete.
 
     Each optimizer is judged by its final trials, at the setting that was best in tuning. Two are told apart by a paired
-    t-test over the seeds, with Holm's correction for the number of pairs; what that does not tell apart is tied. The rank
-    of an optimizer is one more than the number of those that are better. One with a final trial that came to no metric
+    t-test over the seeds, with Holm's correction for the number of pairs; what that does not tell apart is tied, and so is
+    what differs by less than a millionth of the target. The rank of an optimizer is one more than the number of those that
+    are better. One with a final trial that came to no metric
     stands after those without, and is not tested.
 
     Args:
@@ -184,7 +185,7 @@ def _pairs(settings: Settings, standings: Sequence[Standing]) -> list[Pair]:
         p = paired_p(*zip(*common, strict=True)) if complete else None
         pairs.append(Pair(first.optimizer, second.optimizer, difference, p, None, _more_complete(first, second)))
     adjusted = iter(holm([pair.p for pair in pairs if pair.p is not None]))
-    return [pair if pair.p is None else _decided(pair, next(adjusted), settings.mode) for pair in pairs]
+    return [pair if pair.p is None else _decided(settings, pair, next(adjusted)) for pair in pairs]
 
 
 def _more_complete(first: Standing, second: Standing) -> str | None:
@@ -196,9 +197,9 @@ def _more_complete(first: Standing, second: Standing) -> str | None:
     return None
 
 
-def _decided(pair: Pair, adjusted: float, mode: Literal["max", "min"]) -> Pair:
+def _decided(settings: Settings, pair: Pair, adjusted: float) -> Pair:
     assert pair.difference is not None
-    if adjusted >= LEVEL:
+    if adjusted >= LEVEL or is_negligible(pair.difference, settings.target):
         return replace(pair, adjusted=adjusted)
-    first_is_lower = pair.difference < 0
-    return replace(pair, adjusted=adjusted, better=pair.first if first_is_lower == (mode == "min") else pair.second)
+    first_is_better = (pair.difference < 0) == (settings.mode == "min")
+    return replace(pair, adjusted=adjusted, better=pair.first if first_is_better else pair.second)

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 LEVEL = 0.05  # of significance; intervals hold 1 - LEVEL
+NEGLIGIBLE = 1e-6  # the share of the target under which a difference is none: metrics are of float32 numbers
 NEARLY = 0.05  # the share of the best value within which a rate counts as nearly as good
 
 
@@ -44,6 +45,11 @@ def paired_p(first: Sequence[float], second: Sequence[float]) -> float:
     if np.ptp(first) == np.ptp(second) == 0:
         return 0.0
     return min(1.0, 2 * 0.5 ** len(differences))
+
+
+def is_negligible(difference: float, target: float) -> bool:
+    """Whether a difference of two metrics is under NEGLIGIBLE of the target's size, and so says nothing about either."""
+    return abs(difference) < NEGLIGIBLE * abs(target)
 
 
 def holm(p: Sequence[float]) -> list[float]:

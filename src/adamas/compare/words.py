@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from adamas.compare.plan import missing, total
 from adamas.compare.space import TUNABLE
+from adamas.compare.statistics import is_negligible
 from adamas.compare.study import Finished, Settings
 
 if TYPE_CHECKING:
@@ -72,11 +73,11 @@ def sentences(settings: Settings, standings: Sequence[Standing], pairs: Sequence
     metric = settings.metric.replace("_", " ")
     found = [f"Mean {metric} at the end of training, with its 95% interval over {seeds}: {figures}."]
     if len(standings) > 1:
-        found = [*_order(standings, pairs), *found]
+        found = [*_order(settings, standings, pairs), *found]
     return [*found, _targets(settings, standings), *_rates(standings)]
 
 
-def _order(standings: Sequence[Standing], pairs: Sequence[Pair]) -> list[str]:
+def _order(settings: Settings, standings: Sequence[Standing], pairs: Sequence[Pair]) -> list[str]:
     between = {frozenset((pair.first, pair.second)): pair for pair in pairs}
     leaders = [standing for standing in standings if standing.rank == 1 and standing.mean is not None]
     if not leaders:
@@ -85,7 +86,12 @@ def _order(standings: Sequence[Standing], pairs: Sequence[Pair]) -> list[str]:
     if len(names) == 1:
         found = [f"{names[0]} is the best."]
     else:
-        found = [f"{listed(names)} are tied: the differences between them are within what the seeds bring about."]
+        among = [pair for pair in pairs if {pair.first, pair.second} <= set(names)]
+        small = [is_negligible(pair.difference or 0.0, settings.target) for pair in among]
+        why = ["within what the seeds bring about"] * (not all(small)) + ["under a millionth of the target"] * any(
+            small
+        )
+        found = [f"{listed(names)} are tied: the differences between them are {', or '.join(why)}."]
     for standing in standings:
         if standing in leaders:
             continue

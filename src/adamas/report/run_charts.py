@@ -79,9 +79,16 @@ def _band(groups: Sequence[Group]) -> str:
 def _curves(group: Group, metric: str, over: str, **look: Any) -> Series:
     look.setdefault("style", "marked")
     curves = [run.curve(metric) for run in group.runs]
+    look["diverged"] = _diverged(group, over)
     if over == "step":
         return averaged(group.label, curves, group.colour, **look)
     return averaged_over_time(group.label, curves, [run.curve(over) for run in group.runs], group.colour, **look)
+
+
+def _diverged(group: Group, over: str) -> list[float]:
+    """Where the runs that diverged did: the step, or the seconds of training."""
+    ends = [run.steps if over == "step" else run.train_seconds for run in group.runs if run.end == "diverged"]
+    return [end for end in ends if end is not None]
 
 
 def _metric(groups: Sequence[Group], first: Run, band: str, over: str) -> Chart:
@@ -100,6 +107,7 @@ def _metric(groups: Sequence[Group], first: Run, band: str, over: str) -> Chart:
         f"{spoken(metric)}, log scale" if log_y else spoken(metric),
         series,
         log_y=log_y,
+        higher_is_better=first.mode == "max",
         note=f"{title(metric)} at each evaluation{', against the time without evaluation' if by_time else ''}{band}.",
     )
 
@@ -113,7 +121,8 @@ def _loss(groups: Sequence[Group], band: str) -> Chart:
         if alone and any(sampled):
             series.append(averaged("train, by step", sampled, group.colour, style="faint"))
         curve = [run.curve("train_loss") for run in group.runs]
-        series.append(averaged(name, curve if any(curve) else sampled, group.colour, style="marked"))
+        diverged = _diverged(group, "step")
+        series.append(averaged(name, curve if any(curve) else sampled, group.colour, style="marked", diverged=diverged))
         test = _test_loss(group.runs[0])
         if alone and test is not None:
             series.append(averaged(spoken(test), [run.curve(test) for run in group.runs], TEST, style="marked"))

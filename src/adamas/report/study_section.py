@@ -7,7 +7,7 @@ May import adamas.charts, adamas.compare, adamas.report's parts and the standard
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +37,12 @@ def study_section(
         for optimizer in settings.optimizers
     }
     charts = [
-        _ranking(judgement, colours),
+        _ranking(judgement, finals, colours),
         _profile(judgement, colours, "step"),
         _profile(judgement, colours, "seconds"),
         _sensitivity(judgement, colours),
-        _curves(judgement, colours, "step"),
-        _curves(judgement, colours, "train_seconds"),
+        _curves(judgement, finals, colours, "step"),
+        _curves(judgement, finals, colours, "train_seconds"),
         _time(finals, colours),
     ]
     return Section(
@@ -65,7 +65,7 @@ def study_section(
     )
 
 
-def _ranking(judgement: Judgement, colours: Mapping[str, int]) -> Chart:
+def _ranking(judgement: Judgement, finals: Mapping[str, Sequence[Finished]], colours: Mapping[str, int]) -> Chart:
     standings = judgement.standings
     series = [
         Series(
@@ -76,6 +76,7 @@ def _ranking(judgement: Judgement, colours: Mapping[str, int]) -> Chart:
             high=[one.high],
             colour=colours[one.optimizer],
             style="points",
+            diverged=[place] if _without_value(finals[one.optimizer]) else [],
         )
         for place, one in enumerate(standings)
     ]
@@ -88,6 +89,7 @@ def _ranking(judgement: Judgement, colours: Mapping[str, int]) -> Chart:
         spoken(judgement.metric),
         [*series, target] if near else series,
         log_y=judgement.mode == "min" and spans_decades(series),
+        higher_is_better=judgement.mode == "max",
         note="The mean over the seeds at each optimizer's best setting, with its 95% interval; the best is on the left.",
         categories=[one.optimizer for one in standings],
     )
@@ -123,6 +125,9 @@ def _sensitivity(judgement: Judgement, colours: Mapping[str, int]) -> Chart:
             one.sensitivity.values,
             colour=colours[one.optimizer],
             style="marked",
+            diverged=[
+                rate for rate, value in zip(one.sensitivity.rates, one.sensitivity.values, strict=True) if value is None
+            ],
         )
         for one in judgement.standings
     ]
@@ -133,19 +138,29 @@ def _sensitivity(judgement: Judgement, colours: Mapping[str, int]) -> Chart:
         series,
         log_x=True,
         log_y=judgement.mode == "min" and spans_decades(series),
-        note="What each optimizer comes to when the rate alone is changed: flat is forgiving; a gap is a run that diverged.",
+        higher_is_better=judgement.mode == "max",
+        note="What each optimizer comes to when the rate alone is changed: flat is forgiving.",
     )
 
 
-def _curves(judgement: Judgement, colours: Mapping[str, int], over: str) -> Chart:
+def _without_value(trials: Sequence[Finished]) -> list[Finished]:
+    """Those that diverged or failed."""
+    return [done for done in trials if done.outcome.value is None]
+
+
+def _curves(
+    judgement: Judgement, finals: Mapping[str, Sequence[Finished]], colours: Mapping[str, int], over: str
+) -> Chart:
     series = []
     for one in judgement.standings:
         curves = [pairs(rows, "step", judgement.metric) for rows in one.evaluations]
         if over == "step":
-            series.append(averaged(one.optimizer, curves, colours[one.optimizer]))
+            drawn = averaged(one.optimizer, curves, colours[one.optimizer])
         else:
             clocks = [pairs(rows, "step", over) for rows in one.evaluations]
-            series.append(averaged_over_time(one.optimizer, curves, clocks, colours[one.optimizer]))
+            drawn = averaged_over_time(one.optimizer, curves, clocks, colours[one.optimizer])
+        ended = [done.outcome.evaluations[-1:] for done in _without_value(finals[one.optimizer])]
+        series.append(replace(drawn, diverged=[number(row, over) or 0.0 for rows in ended for row in rows or [{}]]))
     by_time = over == "train_seconds"
     return Chart(
         f"{title(judgement.metric)} {'over time' if by_time else 'by step'}",
@@ -153,6 +168,7 @@ def _curves(judgement: Judgement, colours: Mapping[str, int], over: str) -> Char
         spoken(judgement.metric),
         series,
         log_y=judgement.mode == "min" and spans_decades(series),
+        higher_is_better=judgement.mode == "max",
         note="The mean of the seeds at the best setting, in a band from the lowest to the highest.",
     )
 

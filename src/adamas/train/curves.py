@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from adamas.charts import Chart, Series, png
+from adamas.charts.palette import GREY
 from adamas.train.records import Evaluation, Plan, Sample
 
 SCHEDULE_LENGTH = 80  # characters in the title
@@ -15,6 +16,7 @@ def draw_curves(
     history: Sequence[Evaluation],
     samples: Sequence[Sample],
     own: Chart | None,
+    diverged: bool,
 ) -> bytes:
     """Draw a run.
 
@@ -23,6 +25,7 @@ def draw_curves(
         history: its evaluations.
         samples: the steps that were looked at.
         own: the task's own chart of it.
+        diverged: whether it ended because its loss was no longer finite.
 
     Returns:
         A PNG image.
@@ -33,19 +36,24 @@ def draw_curves(
     steps_per_epoch = plan.steps / plan.epochs
     epochs = [row.epoch for row in history]
     steps = [sample.step / steps_per_epoch for sample in samples]
+    ends = [max([0.0, *steps, *epochs])] if diverged else []
     loss = [
-        Series("train, by step", steps, [sample.loss for sample in samples], style="faint"),
+        Series("train, by step", steps, [sample.loss for sample in samples], style="faint", diverged=ends),
         Series("train", epochs, [row.train_loss for row in history], style="marked"),
     ]
     if history and "test_loss" in history[-1].metrics:
         loss.append(Series("test", epochs, [row.metrics.get("test_loss") for row in history], colour=1, style="marked"))
-    charts = [Chart("loss", "epoch", "", loss, log_y=_positive(loss))]
+    target = Series(f"target {plan.target:g}", [0, max([0.0, *epochs])], [plan.target] * 2, colour=GREY, style="dashed")
+    if plan.metric == "test_loss":
+        loss.append(target)
+    charts = [Chart("loss", "epoch", "", loss, log_y=_can_be_log(loss))]
     name = plan.metric.replace("_", " ")
     if plan.metric != "test_loss":
         values = [row.metrics[plan.metric] for row in history]
         reached = f": {values[-1]:.4g} at the end" if values else ""
-        series = [Series(name, epochs, values, colour=1, style="marked")]
-        charts.append(Chart(f"{name}{reached}", "epoch", "", series, log_y=plan.mode == "min" and _positive(series)))
+        series = [Series(name, epochs, values, colour=1, style="marked", diverged=ends), target]
+        log_y, higher_is_better = plan.mode == "min" and _can_be_log(series), plan.mode == "max"
+        charts.append(Chart(f"{name}{reached}", "epoch", "", series, log_y=log_y, higher_is_better=higher_is_better))
     rate = Series("learning rate", steps, [sample.learning_rate for sample in samples], colour=2)
     charts.append(Chart("learning rate", "epoch", "", [rate]))
     if own is not None:
@@ -53,5 +61,6 @@ def draw_curves(
     return png.draw(charts, title, columns=len(charts))
 
 
-def _positive(series: Sequence[Series]) -> bool:
-    return all(value is not None and value > 0 for one in series for value in one.y)
+def _can_be_log(series: Sequence[Series]) -> bool:
+    """Whether nothing is negative: what is 0 has a mark at the edge."""
+    return all(value is None or not value < 0 for one in series for value in one.y)

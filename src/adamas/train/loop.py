@@ -117,7 +117,7 @@ def _write_results(out: Path, plan: Plan, training: Training, summary: Summary) 
     chart = training.task.chart(rows) if training.task.chart is not None and rows else None
     if chart is not None:
         folder.write(out / folder.CHART, folder.to_json(asdict(chart), indent=2))
-    folder.write(out / folder.CURVES, draw_curves(plan, training.history, training.samples, chart))
+    folder.write(out / folder.CURVES, draw_curves(plan, training.history, training.samples, chart, summary.diverged))
     folder.write(out / folder.SUMMARY, folder.to_json(asdict(summary), indent=2))
 
 

@@ -115,7 +115,14 @@ def judgement(*standings: Standing, sentences=("adam is the best.",)) -> Judgeme
 def settings(**changes) -> Settings:
     told = {field.name: None for field in fields(Settings)}
     told |= {"task": "digits", "description": "8×8 digits", "metric": "test_accuracy", "mode": "max", "target": 0.97}
-    told |= {"optimizers": ["adam", "sgd"], "budget": 7, "seeds": [1, 2], "tune": ["lr"], "points": [], "epochs": 3}
+    told |= {
+        "optimizers": ["adam", "sgd"],
+        "budget": 7,
+        "seeds": [1, 2],
+        "tune": ["lr"],
+        "points": [{"lr": 0.5}] * 7,
+        "epochs": 3,
+    }
     told |= {"space": {name: {"lr": [1e-4, 0.1, "log"]} for name in ("adam", "sgd")}, "steps": 100, "eval_every": 10}
     told |= {"command": "adamas compare digits", "torch": "2.13.0", "schedule": "constant"}
     told |= {"batch_size": 32, "device": "cpu", "adamas": "0.1.0", "python": "3.11.0"}

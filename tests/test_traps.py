@@ -711,6 +711,34 @@ def test_a_spoiled_state_is_refused_by_name(spoil, message: str) -> None:  # typ
     assert torch.equal(p, before)
 
 
+def test_a_tensor_that_has_its_values_elsewhere_is_refused_by_name() -> None:
+    """At construction, and at the first step where it was frozen before, or where only the gradient is one."""
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor, Shard
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    mesh = DeviceMesh("cpu", [0], _init_backend=False, _rank=0)
+    values = torch.ones(4, 3)
+    wrapped = {
+        "DTensor": (DTensor.from_local(values, mesh, [Shard(0)], run_check=False), "DistributedDataParallel"),
+        "TwoTensor": (TwoTensor(values, values.clone()), "pass those"),
+    }
+    for kind, (tensor, cure) in wrapped.items():
+        says = f"parameter 'w' is a {kind}.*{cure}.*torch.optim"
+        with pytest.raises(ValueError, match=says):
+            at.Adam([("w", torch.nn.Parameter(tensor))])
+        p, q = torch.nn.Parameter(tensor, requires_grad=False), torch.nn.Parameter(values.clone())
+        optimizer = at.Adam([("v", q), ("w", p)])
+        p.requires_grad_(True)
+        p.grad, q.grad = torch.ones_like(tensor), torch.ones(4, 3)
+        with pytest.raises(ValueError, match=says):
+            optimizer.step()
+        assert torch.equal(q, values)
+        p.grad, q.grad = None, torch.ones_like(tensor)
+        with pytest.raises(ValueError, match=f"the gradient of parameter 'v' is a {kind}"):
+            optimizer.step()
+
+
 def test_an_expanded_parameter_is_refused() -> None:
     p = torch.ones(1).expand(4).requires_grad_()
     leaf = torch.nn.Parameter(torch.ones(1))

@@ -28,7 +28,7 @@ from ..stepping.locks import step_lock
 from ..stepping.plan import Advance, Row
 from . import checkpoint, storage, unfused
 from .memory import counted
-from .options import as_number, check, check_parameter
+from .options import as_number, check, check_parameter, refuse_wrapper
 
 _ENGINE_DEVICE = "cpu"  # the devices that the engine has kernels for
 
@@ -53,6 +53,7 @@ class GroupPlan(Plan):
         self._states: list[dict[str, Any]] = []
         for i, p in enumerate(self.params):
             if p.grad is not None and p.requires_grad:
+                refuse_wrapper(p, f"parameter {self._names[i]}")  # which had no gradient when the group was added
                 optimizer._initialize_state(group, i)
             self._states.append(optimizer.state.get(p, {}))
         needed = [name for name in (*self._scalars, *self._slots) if name is not None]
@@ -91,6 +92,7 @@ class GroupPlan(Plan):
             for i, p in enumerate(self.params):
                 if p.grad is not None:
                     self._refuse_sparse(i, p.grad)
+                    refuse_wrapper(p.grad, f"the gradient of parameter {self._names[i]}")
             raise
 
     def has_zero_gradients(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..hyperparameters import check_options
 from ..layout import is_reduced
@@ -90,6 +91,7 @@ def check_parameter(parameter: Any, name: str, group: dict[str, Any]) -> None:
         return  # PyTorch says so itself
     if is_lazy(parameter) or not parameter.requires_grad:
         return  # has no values yet, or is never stepped
+    refuse_wrapper(parameter, f"parameter {name}")
     if parameter.is_meta:
         raise ValueError(f"parameter {name} is on the meta device and has no values; materialise it first (to_empty)")
     if parameter.is_conj() or parameter.is_neg():
@@ -102,3 +104,20 @@ def check_parameter(parameter: Any, name: str, group: dict[str, Any]) -> None:
         raise ValueError(
             f"parameter {name} has dtype {parameter.dtype}; only floating-point and complex ones can be optimized"
         )
+
+
+def refuse_wrapper(tensor: Tensor, name: str) -> None:
+    """Raises ValueError if the tensor, which messages call so, has its values in other tensors."""
+    if not is_traceable_wrapper_subclass(tensor):
+        return
+    kind = type(tensor).__name__
+    if kind == "DTensor":
+        raise ValueError(
+            f"{name} is a DTensor, distributed over a mesh of processes, and adamas.torch does not step those yet. Train with "
+            "DistributedDataParallel, with ZeroRedundancyOptimizer around the optimizer where its state is too large for one "
+            "process; or use torch.optim for this model"
+        )
+    raise ValueError(
+        f"{name} is a {kind}, which has its values in other tensors, and adamas.torch steps plain tensors alone: pass those, "
+        "or use torch.optim for this parameter"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 import re
 import shutil
@@ -197,6 +198,17 @@ def test_tasks_have_a_section_each_and_a_setting_one_colour_on_the_page(tmp_path
             "metrics.jsonl' is not JSON, line 2",
         ),
         (lambda run: (run / "steps.jsonl").write_text("{}\n3\n"), "steps.jsonl' is not a JSON object, line 2"),
+        (lambda run: (run / "config.json").write_text("[" * 100_000), "config.json' is not JSON"),
+        (lambda run: (run / "metrics.jsonl").write_text("9" * 6000 + "\n"), "metrics.jsonl' is not JSON, line 1"),
+        (
+            lambda run: (run / "metrics.jsonl").write_text('{"step": 1}\n{"step": "x"}\n'),
+            "metrics.jsonl' has step = 'x', line 2, which is of another type: leave this run out, or mend the file",
+        ),
+        (lambda run: (run / "chart.json").write_text("{}"), "chart.json' is not a chart"),
+        (lambda run: (run / "chart.json").write_text('{"series": 5}'), "chart.json' has series = 5"),
+        (lambda run: (run / "chart.json").write_text('{"series": [{"x": [1], "y": "ab"}]}'), "has y = 'ab'"),
+        (lambda run: (run / "chart.json").write_text('{"series": [{"x": [1], "y": null}]}'), "has y = None"),
+        (lambda run: (run / "chart.json").write_text('{"series": [{"x": [1], "y": [1, 2]}]}'), "is not a chart"),
     ],
 )
 def test_what_is_missing_or_damaged_is_named_in_one_line(tmp_path, damage, said):
@@ -206,6 +218,27 @@ def test_what_is_missing_or_damaged_is_named_in_one_line(tmp_path, damage, said)
         compose([run])
     assert caught.value.parameter == "runs"
     assert "\n" not in str(caught.value)
+
+
+WRONG_TYPES = [3, -1, "x", "", [], [1], {}, {"a": "b"}, True, 1e308, 10**400]
+
+
+def test_a_value_of_any_type_in_a_run_is_shown_or_named_in_one_line(tmp_path):
+    run = make_run(tmp_path / "run")
+    named = 0
+    for file in ("config.json", "summary.json"):
+        content = (run / file).read_text()
+        values = json.loads(content)
+        for name in [*values, "cuts", "seed"]:
+            for wrong in WRONG_TYPES:
+                (run / file).write_text(json.dumps({**values, name: wrong}))
+                try:
+                    compose([run])
+                except InputError as error:
+                    lines = str(error).splitlines()
+                    named += len(lines) == 1 and f"{file}' has {name} = " in lines[0] and len(lines[0]) < 400
+        (run / file).write_text(content)
+    assert named > 200
 
 
 def test_a_folder_of_runs_is_an_error_that_says_what_to_give(tmp_path):

@@ -239,6 +239,8 @@ def test_a_text_of_the_least_length_that_the_error_names_is_enough(tmp_path: Pat
         ("text,label,source\ngood,7,imdb\n", "has a damaged file"),
         ("text,label,source\ngood,1,imdb\n", "has a damaged file, .*1 reviews"),
         ("text,label,source\n\udcff,1,imdb\n", "has a damaged file"),
+        ("source,label,text\nimdb,1\n", "has a damaged file, .*a line is cut off"),
+        ('source,label,text\nimdb,1,"' + "x" * 200_000 + '"\n', "has a damaged file, .*field larger than"),
     ],
 )
 def test_reviews_that_cannot_be_read_are_an_error(content: str | None, expected: str, tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
-from adamas.charts import Chart
+from adamas.charts import Chart, Series
 from adamas.tasks import InputError
-from adamas.train.folder import CHART, CONFIG, METRICS, STEPS, SUMMARY
-from adamas.train.records import Evaluation
+from adamas.train.folder import CHART, CONFIG, METRICS, STEPS, SUMMARY, fits, from_json
+from adamas.train.records import Evaluation, Sample, Summary
 
 # What makes two runs different, apart from the seed: these may set two groups of runs apart.
 SETTINGS = (
@@ -41,6 +41,27 @@ SETTINGS = (
 )
 
 Row = dict[str, Any]
+
+
+def _or_null(hints: Mapping[str, Any]) -> dict[str, Any]:
+    """The types, or null, as which a number that is not finite is written."""
+    return {name: hint | None for name, hint in hints.items()}
+
+
+# What values in the files are, where a run wrote them. Others may be there, and are shown as they are.
+RUN_HINTS = _or_null(
+    get_type_hints(Summary)
+    | dict.fromkeys(("metrics", "seconds", "memory"), dict[str, float | None])
+    | {"schedule": str, "command": str, "seed": int}
+)
+EVALUATION_HINTS, SAMPLE_HINTS = _or_null(get_type_hints(Evaluation)), _or_null(get_type_hints(Sample))
+CHART_HINTS = {**get_type_hints(Chart), "series": list[dict[str, Any]], "categories": list[str]}
+SERIES_HINTS = {
+    **get_type_hints(Series),
+    **dict.fromkeys(("x", "y"), list[float | None]),
+    **dict.fromkeys(("low", "high"), list[float | None] | None),
+}
+MOST_CHARACTERS = 60  # of a value that is shown in an error
 End = Literal["finished", "interrupted", "diverged", "unfinished"]
 
 
@@ -195,10 +216,10 @@ def read_run(folder: Path) -> Run:
     summary = folder / SUMMARY
     return Run(
         folder=folder,
-        config=_object(folder / CONFIG),
-        evaluations=list(_lines(folder / METRICS)),
-        samples=list(_lines(folder / STEPS)),
-        summary=_object(summary) if summary.is_file() else None,
+        config=_object(folder / CONFIG, RUN_HINTS),
+        evaluations=list(_lines(folder / METRICS, EVALUATION_HINTS)),
+        samples=list(_lines(folder / STEPS, SAMPLE_HINTS)),
+        summary=_object(summary, RUN_HINTS) if summary.is_file() else None,
         chart=_chart(folder / CHART),
     )
 
@@ -220,25 +241,31 @@ def pairs(rows: Sequence[Row], over: str, name: str) -> list[tuple[float, float]
 def _chart(path: Path) -> Chart | None:
     if not path.is_file():
         return None
+    values = _object(path, CHART_HINTS)
     try:
-        return Chart.from_dict(_object(path))
+        for series in values["series"]:
+            _check(path, series, SERIES_HINTS)
+            columns = [series["x"], series["y"], series.get("low") or series["y"], series.get("high") or series["y"]]
+            if len(set(map(len, columns))) > 1:
+                raise TypeError("they are not as long as one another")
+        return Chart.from_dict(values)
     except (TypeError, KeyError) as error:
         raise _damaged(path, "is not a chart") from error
 
 
-def _object(path: Path) -> Row:
+def _object(path: Path, hints: Mapping[str, Any]) -> Row:
     text = _text(path)
     try:
-        value = json.loads(text)
+        value = from_json(text)
     except ValueError as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise _damaged(path, f"is not JSON{line}") from error
     if not isinstance(value, dict):
         raise _damaged(path, "is not a JSON object")
-    return value
+    return _check(path, value, hints)
 
 
-def _lines(path: Path) -> Iterator[Row]:
+def _lines(path: Path, hints: Mapping[str, Any]) -> Iterator[Row]:
     """The objects of a file with one a line; a last line without its end is one that was being written."""
     if not path.is_file():
         return
@@ -248,14 +275,24 @@ def _lines(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = from_json(line)
         except ValueError as error:
             if count == len(lines):
                 return
             raise _damaged(path, f"is not JSON, line {count}") from error
         if not isinstance(row, dict):
             raise _damaged(path, f"is not a JSON object, line {count}")
-        yield row
+        yield _check(path, row, hints, f", line {count}")
+
+
+def _check(path: Path, row: Row, hints: Mapping[str, Any], where: str = "") -> Row:
+    """Return the row if every value of it is of its type."""
+    for name in hints.keys() & row.keys():
+        if not fits(row[name], hints[name]):
+            shown = repr(row[name])
+            shown = shown if len(shown) <= MOST_CHARACTERS else f"{shown[:MOST_CHARACTERS]}…"
+            raise _damaged(path, f"has {name} = {shown}{where}, which is of another type")
+    return row
 
 
 def _text(path: Path) -> str:

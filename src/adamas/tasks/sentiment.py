@@ -103,6 +103,8 @@ def _read(path: Path) -> tuple[list[str], list[int]]:
         with path.open(encoding="utf-8", newline="") as stream:
             for row in csv.DictReader(stream):
                 if row["source"] == "imdb":
+                    if row["text"] is None:
+                        raise ValueError("a line is cut off")
                     texts.append(row["text"])
                     labels.append(("0", "1").index(row["label"]))
     except (OSError, ValueError, KeyError, csv.Error) as error:

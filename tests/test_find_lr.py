@@ -320,7 +320,7 @@ def test_a_scheduled_rate_is_put_aside() -> None:
         optimizer = adamas.torch.Adam(groups)
         findings.append(find_lr(model, optimizer, cross_entropy, DataLoader(data(), 32), sweeps=2))
     assert findings[0] == findings[1]
-    assert [group["schedules"] for group in optimizer.param_groups] == [{"lr": lr}, {"lr": head}]
+    assert optimizer.schedules == [{"lr": lr}, {"lr": head}]
     assert [group["lr"] for group in optimizer.param_groups] == [0, 0]
 
 

@@ -13,7 +13,9 @@ import math
 import pickle
 import sys
 import time
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -667,6 +669,95 @@ def test_a_plateaus_state_travels_with_the_optimizer() -> None:
             assert moved(resumed) == rates[i]
             again.observe(losses[i])
         assert again.state_dict() == plateau.state_dict()
+
+
+@pytest.mark.parametrize("through", ["as it is", "a file"])
+@pytest.mark.parametrize("flatten", [False, True], ids=["nested", "flat"])
+@pytest.mark.parametrize("saved_with", ["schedules", "numbers"])
+def test_trap_T10_distributed_checkpoints_go_on_with_the_schedules_that_are_given(
+    saved_with: str, flatten: bool, through: str, tmp_path: Path
+) -> None:
+    from torch.distributed.checkpoint import load, save
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_optimizer_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    options = StateDictOptions(flatten_optimizer_state_dict=flatten)
+
+    def make(lr: Any, **schedules: Any) -> tuple[torch.nn.Module, at.AdamW]:
+        model = torch.nn.Linear(3, 2)
+        groups = [{"params": [model.weight], "lr": lr}, {"params": [model.bias]}]
+        return model, at.AdamW(groups, lr=0.5, max_grad_norm="auto", **schedules)
+
+    plateau = Plateau(factor=0.5, patience=0)
+    if saved_with == "schedules":
+        model, first = make(1e-2 * cosine(10) * plateau, betas=(0.9, linear(9, start=0.9, end=0.99)))
+        plateau.observe(1.0), plateau.observe(1.0)
+    else:
+        model, first = make(1e-2)
+    for _ in range(9):
+        moved(first)
+    saved = {"optimizer": get_optimizer_state_dict(model, first, options=options)}
+    assert not any(isinstance(value, Schedule) for value in saved["optimizer"].values())
+
+    again = Plateau(factor=0.5, patience=0)
+    other, second = make(1e-2 * cosine(100) * again, weight_decay=1e-2 * constant())
+    if through == "a file":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of PyTorch, that there is one process only
+            save(saved, checkpoint_id=tmp_path)
+            saved = {"optimizer": get_optimizer_state_dict(other, second, options=options)}
+            load(saved, checkpoint_id=tmp_path)
+    set_optimizer_state_dict(other, second, saved["optimizer"], options=options)
+    assert again.state_dict() == (plateau.state_dict() if saved_with == "schedules" else Plateau().state_dict())
+    assert second.param_groups[0]["grad_norms"] == first.param_groups[0]["grad_norms"] != ()
+    assert moved(second) == 1e-2 * again.value * cosine(100)(9)
+    assert second.param_groups[1]["lr"] == 0.5
+
+
+def test_schedules_stay_with_their_groups() -> None:
+    """Also where the dictionaries of groups are copied, replaced, reordered or removed."""
+    rates = [1e-2 * linear(10), 2e-2 * linear(10), 3e-2]
+    optimizer = at.SGD([{"params": [parameter()], "lr": rate} for rate in rates], lr=1.0)
+
+    def now() -> list[float]:
+        moved(optimizer)
+        return [group["lr"] for group in optimizer.param_groups]
+
+    one, two = (1e-2 * linear(10)(t) for t in (1, 2))
+    assert now() == [one, 2 * one, 3e-2]
+    optimizer.param_groups = [dict(group) for group in optimizer.param_groups]
+    assert now() == pytest.approx([two, 2 * two, 3e-2])
+    del optimizer.param_groups[0]
+    optimizer.param_groups.reverse()
+    assert now() == [3e-2, 2e-2 * linear(10)(3)]
+    assert optimizer.schedules == [{}, {"lr": rates[1]}]
+    optimizer.add_param_group({"params": [parameter()], "lr": 4e-2 * linear(10)})
+    assert now() == [3e-2, 2e-2 * linear(10)(4), 4e-2 * linear(10)(4)]
+
+
+def test_what_a_plateau_observed_is_read_from_the_groups() -> None:
+    """Libraries that write a saved group into one that is there (ZeroRedundancyOptimizer) replace numbers and state."""
+
+    def make() -> tuple[at.Adam, Plateau]:
+        plateau = Plateau(factor=0.5, patience=0)
+        return at.Adam([parameter()], lr=1e-2 * linear(100) * plateau), plateau
+
+    (first, plateau), (second, again) = make(), make()
+    for _ in range(3):
+        moved(first)
+        plateau.observe(1.0)
+    (p,) = second.param_groups[0]["params"]
+    second.state[p] = copy.deepcopy(first.state_dict()["state"][0])
+    second.param_groups[0].update(
+        {name: value for name, value in first.param_groups[0].items() if name not in ("params", "schedules")}
+    )
+    rate = moved(first)
+    assert moved(second) == rate == 1e-2 * 0.25 * linear(100)(3)
+    assert second.param_groups[0] == {**first.param_groups[0], "params": [p]}
+    assert again.state_dict() == plateau.state_dict()
 
 
 def test_a_rule_of_ones_own() -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import layout
-from ..stepping import scheduled
 from ..stepping.resuming import check_choice, merged, rehearse
+from ..stepping.scheduled import OBSERVED
 from . import arrays
 from .arrays import Array
 
@@ -29,7 +29,6 @@ def saved(optimizer: Optimizer) -> dict[str, Array]:
     groups = []
     for group in optimizer.param_groups:
         plain = {name: value for name, value in group.items() if name not in ("params", "named")}
-        scheduled.to_saved(plain)
         groups.append({"params": plain.pop("param_names"), "named": group["named"], **plain})
     result = {_GROUPS: np.array(json.dumps(groups, default=lambda number: number.item()))}
     for name, state in optimizer.state.items():
@@ -54,7 +53,8 @@ def load(optimizer: Optimizer, state_dict: Mapping[str, Any], hyperparameters: s
 
     if unknown := sorted(saved_state.keys() - {name for group in saved_groups for name in group["params"]}):
         raise _unfit(f"it has a state of parameter {unknown[0]!r}, and no such parameter")
-    new_groups = [merged(*pair, hyperparameters) for pair in zip(optimizer.param_groups, saved_groups, strict=True)]
+    schedules = optimizer._schedules_now()
+    new_groups = [merged(*pair, hyperparameters) for pair in zip(schedules, saved_groups, strict=True)]
     state: dict[str, dict[str, Array]] = {}
     conversions: Counter[tuple[str, str, str]] = Counter()
     for group in new_groups:
@@ -63,19 +63,17 @@ def load(optimizer: Optimizer, state_dict: Mapping[str, Any], hyperparameters: s
                 state[name] = _loaded(optimizer, group, i, entries, conversions)
 
     # Whatever can go wrong does so here, while nothing is changed: also a warning, where those are errors.
-    steps = scheduled.steps_done(state.values())
-    for index, (group, given) in enumerate(zip(new_groups, saved_groups, strict=True)):
-        rehearse(index, group, given, steps, lambda trial: optimizer._check(trial, steps))
+    for index, parts in enumerate(zip(new_groups, schedules, saved_groups, strict=True)):
+        rehearse(index, *parts, state.values(), optimizer._check)
     for (moment, saved_as, stored_as), count in conversions.items():
         warnings.warn(
             f"{moment} of {count} parameter{'s' * (count > 1)} was saved as {saved_as} and is converted to {stored_as}, which "
             "the state= of this optimizer asks for",
             stacklevel=3,
         )
-    for group, given in zip(new_groups, saved_groups, strict=True):
-        scheduled.load_observed(group, given.get(scheduled.OBSERVED, []))
-        scheduled.separate(group, steps)
-    optimizer._restore(new_groups, state, steps)
+    optimizer._restore(new_groups, state)
+    for one, given in zip(optimizer._schedules, saved_groups, strict=True):
+        one.load_observed(given.get(OBSERVED))
 
 
 def _read_groups(text: Any, optimizer: Optimizer) -> list[dict[str, Any]]:
@@ -94,7 +92,7 @@ def _read_groups(text: Any, optimizer: Optimizer) -> list[dict[str, Any]]:
             group["params"], group["named"]
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"not an optimizer's state dict: its {_GROUPS!r} cannot be read ({error!r})") from error
-    known = {*optimizer.defaults, "params", "named", "base_lr", "grad_norms", scheduled.OBSERVED}
+    known = {*optimizer.defaults, "params", "named", "base_lr", OBSERVED}
     if unknown := sorted({name for group in found for name in group} - known):
         raise _unfit(f"it has {unknown[0]!r}, which {type(optimizer).__name__} has not: it is of another optimizer")
     return found

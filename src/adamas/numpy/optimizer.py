@@ -13,9 +13,11 @@ import numpy as np
 
 from .. import _engine, hyperparameters, layout
 from ..formats import tensor_key
-from ..stepping import Memory, Plan, Stepping, scheduled
+from ..stepping import Memory, Plan, Stepping
 from ..stepping.locks import step_lock
 from ..stepping.memory import counted
+from ..stepping.resuming import COUNTS
+from ..stepping.scheduled import HYPERPARAMETERS, separated, steps_done
 from ..stepping.threads import threads
 from . import arrays, checkpoint
 from .arrays import Array
@@ -47,9 +49,9 @@ class Optimizer(Stepping):
     def __init__(self, params: Params, defaults: dict[str, Any], options: Any, allowed: Any) -> None:
         if unknown := options.keys() - allowed.__annotations__.keys():
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
-        counts = {"skipped_steps": 0, "clipped_steps": 0}
         self._lock = step_lock()
-        self.defaults = {**hyperparameters.COMMON, **defaults, **options, **counts}
+        self._schedules = []
+        self.defaults = {**hyperparameters.COMMON, **defaults, **options, **COUNTS}
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[str, dict[str, Array]] = {}
         self._begin()
@@ -58,8 +60,8 @@ class Optimizer(Stepping):
 
     def __repr__(self) -> str:
         lines = [
-            f"  group {i}: {len(group['params'])} arrays, lr={group.get(scheduled.SCHEDULES, {}).get('lr', group['lr'])!r}"
-            for i, group in enumerate(self.param_groups)
+            f"  group {i}: {len(group['params'])} arrays, lr={schedules.get('lr', group['lr'])!r}"
+            for i, (group, schedules) in enumerate(zip(self.param_groups, self.schedules, strict=True))
         ]
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
@@ -79,7 +81,7 @@ class Optimizer(Stepping):
 
     def _add(self, given: Sequence[Mapping[str, Any]]) -> None:
         """Adds groups, all of them or none."""
-        groups = list(self.param_groups)
+        groups, schedules = list(self.param_groups), []
         first = sum(map(len, (group["params"] for group in groups)))
         for one in given:
             if "params" not in one:
@@ -93,25 +95,26 @@ class Optimizer(Stepping):
             group["named"] = isinstance(params, Mapping)
             for p, name in zip(group["params"], group["param_names"], strict=True):
                 arrays.check_parameter(p, repr(name))
-            # Many groups may be added one after the other: the states are looked through only for a schedule.
-            self._check(group, scheduled.steps_done(self.state.values()) if scheduled.given(group) else 0)
-            lr = group.get(scheduled.SCHEDULES, {}).get("lr")
+            found = separated(group, self.state.values())
+            self._check(group)
+            lr = found.schedules.get("lr")
             group.setdefault("base_lr", float(group["lr"]) if lr is None else lr.unit)
             groups.append(group)
+            schedules.append(found)
             first += len(named)
         names = [name for group in groups for name in group["param_names"]]
         if len(set(names)) < len(names):
             twice = next(name for name, count in Counter(names).items() if count > 1)
             raise ValueError(f"two parameters are called {twice!r}: each needs a name of its own")
         bounds = _check_apart(groups, self._bounds)
-        for group in groups[len(self.param_groups) :]:
-            self._listen(group)
+        for added in schedules:
+            self._listen(added)
+        self._schedules += schedules
         self.param_groups, self._plans, self._bounds = groups, None, bounds
 
-    def _check(self, group: dict[str, Any], step: int) -> None:
-        """Raises if an option has a value that it cannot have; makes NumPy's numbers Python's, and separates schedules."""
+    def _check(self, group: dict[str, Any]) -> None:
+        """Raises if an option has a value that it cannot have; makes NumPy's numbers Python's."""
         group.update(hyperparameters.checked(group))
-        scheduled.separate(group, step)
         hyperparameters.check_options(group, self._member.slots)
         names = [repr(name) for name in group["param_names"]]
         hyperparameters.check_rows(group["rows"], names, [p.shape for p in group["params"]])
@@ -144,8 +147,9 @@ class Optimizer(Stepping):
             or not all(plan.is_fresh(self, group) for plan, group in zip(self._plans, self.param_groups, strict=True))
         ):
             # Whatever was put there since is looked at as at the beginning.
-            steps = scheduled.steps_done(self.state.values())
-            for i, group in enumerate(self.param_groups):
+            states = self.state.values()
+            for i, schedules in enumerate(self._schedules_now()):
+                group = schedules.group
                 if len(group["params"]) != len(group["param_names"]):
                     raise ValueError(
                         f"parameter group {i} has {len(group['params'])} arrays and {len(group['param_names'])} names: add "
@@ -153,8 +157,9 @@ class Optimizer(Stepping):
                     )
                 for p, name in zip(group["params"], group["param_names"], strict=True):
                     arrays.check_parameter(p, repr(name))
-                scheduled.verify(group)
-                self._check(group, steps)
+                schedules.verify()
+                schedules.separate(states)
+                self._check(group)
             self._bounds = _check_apart(self.param_groups, arrays.bounds_of([]))
             plans, first = [], 0
             for group in self.param_groups:
@@ -249,15 +254,16 @@ class Optimizer(Stepping):
         self._begin()
         vars(self).update(state)
         self._lock = step_lock()
-        self._restore(self.param_groups, self.state, scheduled.steps_done(self.state.values()))
+        self._restore(self.param_groups, self.state)
 
-    def _restore(self, groups: list[dict[str, Any]], state: dict[str, dict[str, Array]], steps: int) -> None:
+    def _restore(self, groups: list[dict[str, Any]], state: dict[str, dict[str, Array]]) -> None:
         """Takes what was loaded, of which every part is checked."""
         self.param_groups, self.state, self._plans = groups, state, None
         self._bounds = arrays.bounds_of([p for group in groups for p in group["params"]])
-        self._counted = None, steps
-        for group in groups:
-            self._listen(group)
+        self._counted = None, steps_done(state.values())
+        for schedules in self._schedules_now():
+            schedules.separate(state.values())
+            self._listen(schedules)
 
 
 class _GroupPlan(Plan):
@@ -313,7 +319,7 @@ def is_split(p: Array, group: Mapping[str, Any]) -> bool:
 def _signature(optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a plan rests on; and the options that are words, so that one that was changed is checked."""
     words = (group.get(name) for name in ("weights", "decay", "on_nonfinite", "eps_mode", "state", "seed", "rows"))
-    kinds = (type(group.get(name)) for name in scheduled.HYPERPARAMETERS)
+    kinds = (type(group.get(name)) for name in HYPERPARAMETERS)
     return optimizer._member.full_shape(group), *words, *kinds
 
 

@@ -38,7 +38,7 @@ class Observed(Schedule):
         self.__dict__.update(state, _listeners=WeakSet())
 
     def tell(self, listener: Any) -> None:
-        """Has ``listener.on_observation()`` called after each change, for as long as the listener lives."""
+        """Has ``listener.on_observation()`` called after each observation, for as long as the listener lives."""
         self._listeners.add(listener)
 
     def _length(self) -> float | None:
@@ -66,7 +66,6 @@ class Observed(Schedule):
         words = f"observation {self._state['observations']}: {self.value:g} → {value:g}, {why}"
         self._state["history"].append(words)
         self._state["value"] = value
-        self._announce()
 
     def _announce(self) -> None:
         for listener in tuple(self._listeners):
@@ -144,10 +143,16 @@ class Plateau(Observed, name="Plateau"):
         Args:
             metric: a number, or whatever ``float`` makes one of (a tensor of one element).
         """
-        state, metric = self._state, float(metric)
-        if not math.isfinite(metric):
-            state["ignored"] += 1
-            return self.value
+        metric = float(metric)
+        if math.isfinite(metric):
+            self._count(metric)
+        else:
+            self._state["ignored"] += 1
+        self._announce()
+        return self.value
+
+    def _count(self, metric: float) -> None:
+        state = self._state
         state["observations"] += 1
         x = metric if self.mode == "min" else -metric
         since: list[float] = state["since"]
@@ -162,7 +167,6 @@ class Plateau(Observed, name="Plateau"):
         if len(since) > self.patience and not self._recovers(since):
             self._cut()
         del since[: -self.patience or len(since)]
-        return self.value
 
     def _cut(self) -> None:
         state = self._state
@@ -223,11 +227,18 @@ class Feedback(Observed, name="Feedback"):
         Raises:
             ValueError: the rule returned what cannot be a factor.
         """
-        state = self._state
         values = {name: float(value) for name, value in metrics.items()}
-        if not all(map(math.isfinite, values.values())):
-            state["ignored"] += 1
-            return self.value
+        try:
+            if all(map(math.isfinite, values.values())):
+                self._count(values)
+            else:
+                self._state["ignored"] += 1
+        finally:  # also where the rule's answer is refused, the observation counts
+            self._announce()
+        return self.value
+
+    def _count(self, values: dict[str, float]) -> None:
+        state = self._state
         state["observations"] += 1
         state["metrics"].append(values)
         del state["metrics"][: -self.memory]
@@ -237,4 +248,3 @@ class Feedback(Observed, name="Feedback"):
             raise ValueError(f"Feedback: the rule must return a number from 0 up, not {value!r}")
         if value != self.value:
             self._change(float(value), why)
-        return self.value

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from typing import Any
 
-from . import scheduled
+from .scheduled import OBSERVED, GroupSchedules
 
 # Present in a group, but not hyperparameters: what belongs to this optimizer and its parameters, whatever was saved.
-_BOOKKEEPING = ("params", "param_names", "base_lr", "state", "rows", scheduled.OBSERVED)
-_COUNTS = ("skipped_steps", "clipped_steps", "grad_norms")
+_BOOKKEEPING = ("params", "param_names", "base_lr", "state", "rows", OBSERVED)
+
+# What is counted and remembered over the steps, as it is before the first.
+COUNTS = {"skipped_steps": 0, "clipped_steps": 0, "grad_norms": ()}
 
 
 def check_choice(hyperparameters: str) -> None:
@@ -19,26 +21,32 @@ def check_choice(hyperparameters: str) -> None:
         raise ValueError(f"hyperparameters={hyperparameters!r} is unknown: use 'saved' or 'given'")
 
 
-def merged(group: Mapping[str, Any], saved: Mapping[str, Any], hyperparameters: str) -> dict[str, Any]:
-    """The group with the saved hyperparameters (``"saved"``), or with its own (``"given"``)."""
+def merged(schedules: GroupSchedules, saved: Mapping[str, Any], hyperparameters: str) -> dict[str, Any]:
+    """The group of the schedules with the saved hyperparameters (``"saved"``), or with its own (``"given"``)."""
+    group = schedules.group
     if hyperparameters == "given":
-        return {**group, **{name: saved[name] for name in _COUNTS if name in saved}}
+        return {**group, **{name: saved[name] for name in COUNTS if name in saved}}
     taken = {name: deepcopy(value) for name, value in saved.items() if name not in _BOOKKEEPING}
-    if "base_lr" in saved and "lr" not in group.get(scheduled.SCHEDULES, {}):
+    if "base_lr" in saved and "lr" not in schedules.schedules:
         taken["base_lr"] = saved["base_lr"]
     # Norms are state: the saved ones or none.
-    kept = {name: value for name, value in group.items() if name != "grad_norms"}
-    return {**kept, **taken}
+    return {**group, "grad_norms": (), **taken}
 
 
 def rehearse(
-    index: int, group: dict[str, Any], saved: Mapping[str, Any], steps: int, check: Callable[[dict[str, Any]], Any]
+    index: int,
+    group: dict[str, Any],
+    schedules: GroupSchedules,
+    saved: Mapping[str, Any],
+    states: Collection[dict[str, Any]],
+    check: Callable[[dict[str, Any]], Any],
 ) -> None:
-    """Raises ValueError if the group, number ``index``, cannot be what the loaded hyperparameters and steps make of it."""
-    trial = {**group, scheduled.SCHEDULES: deepcopy(group.get(scheduled.SCHEDULES, {}))}
-    scheduled.load_observed(trial, saved.get(scheduled.OBSERVED, []))
-    scheduled.separate(trial, steps)
+    """Raises ValueError if the group, number ``index``, cannot be what the loaded hyperparameters and states make of it."""
+    trial = dict(group)
+    rehearsed = GroupSchedules(trial, deepcopy(schedules.schedules))
     try:
+        rehearsed.load_observed(saved.get(OBSERVED))
+        rehearsed.separate(states)
         check(trial)
     except ValueError as error:
         raise ValueError(f"loaded state dict does not fit: parameter group {index}: {error}") from error

@@ -1,17 +1,20 @@
-"""Hyperparameters that are schedules. A group holds the numbers of the present step, and beside them what gives those."""
+"""Hyperparameters that are schedules. A group holds the numbers of the present step; what gives those stands beside it.
+
+Whatever is in a group is copied, flattened and saved by other libraries (``torch.distributed``, Lightning), and written back
+when they load. So a group has numbers and text alone, and always under the same names.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
 
-SCHEDULES = "schedules"  # of a group: name → Schedule
-WRITTEN = "scheduled"  # of a group: name → the number that the schedule gave last, and the one before
-OBSERVED = "plateaus"  # of a saved group: the states of what its schedules have observed
+OBSERVED = "plateaus"  # of a group: what its schedules have observed, as JSON; None where nothing is observed
 
 _BETAS = ("betas[0]", "betas[1]")
 
@@ -42,79 +45,128 @@ def steps_done(states: Iterable[dict[str, Any]]) -> int:
     return max((int(state["step"]) for state in states if "step" in state), default=0)
 
 
-def given(group: dict[str, Any]) -> dict[str, Any]:
-    """The group's schedules by the names of what they give: those that stand in the place of a number, and those that were
-    separated before."""
-    schedules = dict(group.get(SCHEDULES, {}))
-    for name, value in group.items():
-        if name == "betas":
-            schedules.update({_BETAS[i]: beta for i, beta in enumerate(value) if isinstance(beta, Schedule)})
-        elif isinstance(value, Schedule):
-            schedules[name] = value
-    return schedules
+class GroupSchedules:
+    """The schedules of one parameter group, which holds the numbers that they give.
 
-
-def separate(group: dict[str, Any], step: int) -> None:
-    """Puts numbers in the place of the group's schedules, which go to ``group["schedules"]``.
-
-    Raises:
-        ValueError: a hyperparameter that cannot be scheduled is a schedule, or a schedule gives a number out of range.
+    Attributes:
+        group: the parameter group.
+        schedules: each schedule by the name of its hyperparameter; ``betas`` are ``"betas[0]"`` and ``"betas[1]"``.
     """
-    schedules = given(group)
-    if schedules.keys() - _RANGES.keys():
-        name = min(schedules.keys() - _RANGES.keys())
-        raise ValueError(f"{name} cannot be a schedule; these can: {', '.join(_RANGES)}")
-    if schedules:
-        group[SCHEDULES], group[WRITTEN] = schedules, {}
-        refresh(group, step)
+
+    def __init__(self, group: dict[str, Any], schedules: Mapping[str, Schedule] | None = None) -> None:
+        self.group = group
+        self.schedules = dict(schedules or {})
+        # By name: the number that the schedule gave last, and the one before.
+        self._written: dict[str, tuple[float, float]] = {}
+        self._observed: str | None = None  # what it has written as ``group["plateaus"]``
+
+    def separate(self, states: Iterable[dict[str, Any]]) -> None:
+        """Takes schedules out of the group and puts the numbers of the coming step in their place.
+
+        ``states`` are those of all parameters. Many groups may be added one after the other: the states are looked through
+        only for a schedule.
+
+        Raises:
+            ValueError: a hyperparameter that cannot be scheduled is a schedule, or a schedule gives a number out of range.
+        """
+        for name, value in self.group.items():
+            if name == "betas" and isinstance(value, Sequence):
+                found = {_BETAS[i]: beta for i, beta in enumerate(value) if isinstance(beta, Schedule)}
+            else:
+                found = {name: value} if isinstance(value, Schedule) else {}
+            if found.keys() - _RANGES.keys():
+                raise ValueError(f"{name} cannot be a schedule; these can: {', '.join(_RANGES)}")
+            self.schedules.update(found)
+        self._written.clear()
+        if self.schedules:
+            self.refresh(steps_done(states))
+        self.write_observed()
+
+    def refresh(self, step: int) -> None:
+        """Makes the group's numbers those of the step.
+
+        Raises:
+            ValueError: a schedule gives a number out of range.
+        """
+        held, written = self.is_held(), self._written
+        for name, schedule in self.schedules.items():
+            if held and name == "lr":
+                continue
+            number = schedule(step)
+            holds, words = _RANGES[name]
+            if not holds(number):
+                raise ValueError(f"{name} must be {words}, and {schedule!r} gives {number} at step {step}")
+            last, before = written.get(name, (number, number))
+            written[name] = (number, last if last != number else before)
+            _set(self.group, name, number)
+
+    def is_held(self) -> bool:
+        """Whether a scheduled rate was set to 0, as ``torch.distributed.checkpoint`` does for a step that moves nothing."""
+        return "lr" in self._written and bool(self.group["lr"] == 0 and 0 not in self._written["lr"])
+
+    def is_untouched(self) -> bool:
+        """Whether the scheduled numbers, and what was observed, are those that were written here last."""
+        for name, (last, _) in self._written.items():
+            if _get(self.group, name) != last:
+                return False
+        return self.group.get(OBSERVED) is self._observed
+
+    def verify(self, may_hold: bool = True) -> None:
+        """Raises ValueError if anything but ``refresh`` has written a scheduled number of the group.
+
+        Accepted: the previous number, which a caller may have restored, and a rate of 0, once.
+        """
+        for name, numbers in self._written.items():
+            if _get(self.group, name) not in numbers and not (name == "lr" and may_hold and self.is_held()):
+                raise ValueError(
+                    f"{name} is given by {self.schedules[name]!r}, and was set to {_get(self.group, name)} by something else "
+                    f"(another scheduler?): leave it to one of the two{_FOLLOWER if name == 'lr' else ''}"
+                )
+
+    def forget(self) -> None:
+        """Has the next ``verify`` take whatever numbers there are."""
+        self._written.clear()
+
+    def value_at(self, name: str, step: int) -> float:
+        """What a hyperparameter of the group is at a step."""
+        return float(self.schedules[name](step) if name in self.schedules else _get(self.group, name))
+
+    def observed(self) -> Iterator[Observed]:
+        """What the schedules have in them that observes a metric."""
+        for schedule in self.schedules.values():
+            yield from (part for part in schedule.parts() if isinstance(part, Observed))
+
+    def write_observed(self) -> None:
+        """Puts what was observed into the group."""
+        states = [part.state_dict() for part in self.observed()]
+        self._observed = self.group[OBSERVED] = json.dumps(states) if states else None
+
+    def read_observed(self) -> None:
+        """Goes on from what was observed, as it stands in the group, where something else has written it there.
+
+        Raises:
+            ValueError: it is nothing that ``write_observed`` has written, or is of other schedules.
+        """
+        given = self.group.get(OBSERVED)
+        if given is not self._observed:
+            self.load_observed(given)
+
+    def load_observed(self, given: str | None) -> None:
+        """Goes on from what was observed, as ``group["plateaus"]`` had it.
+
+        Raises:
+            ValueError: it is nothing that ``write_observed`` has written, or is of other schedules.
+        """
+        for part, state in zip(self.observed(), _read(given), strict=False):
+            part.load_state_dict(state)
+        self.write_observed()
 
 
-def refresh(group: dict[str, Any], step: int) -> None:
-    """Makes the group's numbers those of the step.
-
-    Raises:
-        ValueError: a schedule gives a number out of range.
-    """
-    schedules: dict[str, Schedule] = group.get(SCHEDULES, {})
-    if not schedules:
-        return
-    held, written = is_held(group), group[WRITTEN]
-    for name, schedule in schedules.items():
-        if held and name == "lr":
-            continue
-        number = schedule(step)
-        holds, words = _RANGES[name]
-        if not holds(number):
-            raise ValueError(f"{name} must be {words}, and {schedule!r} gives {number} at step {step}")
-        last, before = written.get(name, (number, number))
-        written[name] = (number, last if last != number else before)
-        _set(group, name, number)
-
-
-def is_held(group: dict[str, Any]) -> bool:
-    """Whether a scheduled rate was set to 0, as ``torch.distributed.checkpoint`` does for a step that moves nothing."""
-    return bool(group["lr"] == 0 and 0 not in group.get(WRITTEN, {}).get("lr", (0,)))
-
-
-def is_untouched(group: dict[str, Any]) -> bool:
-    """Whether the scheduled numbers are those that ``refresh`` has written."""
-    for name, (last, _) in group.get(WRITTEN, {}).items():  # noqa: SIM110 - all() takes 0.3 µs more
-        if _get(group, name) != last:
-            return False
-    return True
-
-
-def verify(group: dict[str, Any], may_hold: bool = True) -> None:
-    """Raises ValueError if anything but ``refresh`` has written a scheduled number of the group.
-
-    Accepted are the previous number, which a caller that made a step of its own may have restored, and a rate of 0, once.
-    """
-    for name, numbers in group.get(WRITTEN, {}).items():
-        if _get(group, name) not in numbers and not (name == "lr" and may_hold and is_held(group)):
-            raise ValueError(
-                f"{name} is given by {group[SCHEDULES][name]!r}, and was set to {_get(group, name)} by something else "
-                f"(another scheduler?): leave it to one of the two{_FOLLOWER if name == 'lr' else ''}"
-            )
+def separated(group: dict[str, Any], states: Iterable[dict[str, Any]]) -> GroupSchedules:
+    """The schedules of a group, which has numbers in their place from now on: see ``GroupSchedules.separate``."""
+    found = GroupSchedules(group)
+    found.separate(states)
+    return found
 
 
 def refuse_lr_scale(group: dict[str, Any], schedule: Schedule) -> None:
@@ -127,30 +179,15 @@ def refuse_lr_scale(group: dict[str, Any], schedule: Schedule) -> None:
         )
 
 
-def value_at(group: dict[str, Any], name: str, step: int) -> float:
-    """What a hyperparameter of the group is at a step."""
-    schedules: dict[str, Schedule] = group.get(SCHEDULES, {})
-    return float(schedules[name](step) if name in schedules else _get(group, name))
-
-
-def observed(group: dict[str, Any]) -> Iterator[Observed]:
-    """What the group's schedules have in them that observes a metric."""
-    for schedule in group.get(SCHEDULES, {}).values():
-        yield from (part for part in schedule.parts() if isinstance(part, Observed))
-
-
-def to_saved(group: dict[str, Any]) -> None:
-    """Takes out of a copy of a group what is not saved, and puts in what its schedules have observed."""
-    states = [part.state_dict() for part in observed(group)]
-    group.pop(SCHEDULES, None), group.pop(WRITTEN, None)
-    if states:
-        group[OBSERVED] = states
-
-
-def load_observed(group: dict[str, Any], states: list[dict[str, Any]]) -> None:
-    """Gives what the group's schedules observe the saved states, in the order in which they stand."""
-    for part, state in zip(observed(group), states, strict=False):
-        part.load_state_dict(state)
+def _read(given: Any) -> list[dict[str, Any]]:
+    """The states of what observes, from what a group has."""
+    try:
+        states = json.loads(given) if given is not None else []
+    except (TypeError, ValueError, RecursionError):
+        states = None
+    if not isinstance(states, list) or not all(isinstance(state, dict) for state in states):
+        raise ValueError(f"{OBSERVED}: {given!r} is not what an optimizer saves of what its schedules have observed")
+    return states
 
 
 def _get(group: dict[str, Any], name: str) -> Any:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ..family import Coefficients, Member
-from . import clipping, scheduled
+from ..schedules import Schedule
+from . import clipping
 from .plan import Plan, Row, refuse_shared_memory
+from .scheduled import GroupSchedules, steps_done
 
 
 class Stepping:
@@ -32,6 +34,7 @@ class Stepping:
     grad_norm_limit: float | None
     _lock: Any  # one step at a time
     _plans: Any  # the last ones that were made, or None
+    _schedules: list[GroupSchedules]  # of each group, as far as the groups are the same: see ``_schedules_now``
     _counted: tuple[Sequence[Plan] | None, int]  # the plans that were counted, and the steps that were done
     _held: bool  # whether the last step had a rate of 0 where a schedule gives another
 
@@ -67,29 +70,63 @@ class Stepping:
             step: how many steps are done before it.
             group: index of the parameter group.
         """
-        return scheduled.value_at(self.param_groups[group], "lr", step)
+        return self._schedules_now()[group].value_at("lr", step)
+
+    @property
+    def schedules(self) -> list[dict[str, Schedule]]:
+        """The schedules of each parameter group, by the names of their hyperparameters (``"lr"``, ``"betas[0]"``, …)."""
+        return [dict(schedules.schedules) for schedules in self._schedules_now()]
+
+    def _drop_schedules(self) -> None:
+        """Lets the groups keep the numbers that they have."""
+        self._schedules = [GroupSchedules(group) for group in self.param_groups]
 
     def on_observation(self) -> None:
-        """Makes the scheduled numbers of all groups those of the coming step; called when a ``Plateau`` has changed."""
-        for group in self.param_groups:
-            scheduled.verify(group)
+        """Makes the scheduled numbers of all groups those of the coming step; called when a ``Plateau`` has observed."""
+        for schedules in self._schedules_now():
+            schedules.verify()
+        for schedules in self._schedules:
+            schedules.write_observed()
         self._refresh()
 
-    def _refresh(self) -> None:
-        for group in self.param_groups:
-            scheduled.refresh(group, self._counted[1])
+    def _schedules_now(self) -> list[GroupSchedules]:
+        """The schedules of the groups that there are now.
 
-    def _listen(self, group: dict[str, Any]) -> None:
-        for part in scheduled.observed(group):
+        They belong to a group, and where its dictionary was replaced by another one, to that in its place.
+        """
+        found, groups = self._schedules, self.param_groups
+        if len(found) == len(groups):
+            for one, group in zip(found, groups, strict=True):
+                if one.group is not group:
+                    break
+            else:
+                return found
+        left, here = {id(one.group): one for one in found}, {id(group) for group in groups}
+        orphans = {i: one.schedules for i, one in enumerate(found) if id(one.group) not in here}
+        found[:] = [left.get(id(group)) or GroupSchedules(group, orphans.get(i)) for i, group in enumerate(groups)]
+        return found
+
+    def _refresh(self) -> None:
+        for schedules in self._schedules:
+            schedules.refresh(self._counted[1])
+
+    def _listen(self, schedules: GroupSchedules) -> None:
+        for part in schedules.observed():
             part.tell(self)
 
     def _scheduled(self, plans: Sequence[Plan]) -> Sequence[Plan]:
         """The plans, for the numbers that the schedules give the coming step."""
-        if self._counted[0] is plans and all(map(scheduled.is_untouched, self.param_groups)):
+        if self._counted[0] is plans and all(one.is_untouched() for one in self._schedules):
             return plans
-        for group in self.param_groups:
-            scheduled.verify(group, may_hold=not self._held)
-        self._counted = None, scheduled.steps_done(self.state.values())
+        steps = steps_done(self.state.values())
+        for schedules in self._schedules:
+            if steps == self._counted[1]:
+                schedules.verify(may_hold=not self._held)
+            else:  # whoever has replaced the state (ZeroRedundancyOptimizer, …) has written the numbers of its step too
+                schedules.forget()
+        self._counted = None, steps
+        for schedules in self._schedules:
+            schedules.read_observed()
         self._refresh()
         plans = self._current_plans()
         self._counted = plans, self._counted[1]
@@ -105,7 +142,7 @@ class Stepping:
         self.grad_norm = self.grad_norm_limit = None
         with self._lock:
             plans = self._current_plans()
-            has_schedules = any(group.get(scheduled.SCHEDULES) for group in self.param_groups)
+            has_schedules = any(one.schedules for one in self._schedules_now())
             if has_schedules:
                 plans = self._scheduled(plans)
             try:
@@ -118,7 +155,7 @@ class Stepping:
                 for plan in plans:
                     plan.discard()
             if has_schedules:
-                self._held = any(map(scheduled.is_held, self.param_groups))  # and then not written in what follows
+                self._held = any(one.is_held() for one in self._schedules)  # and then not written in what follows
                 # Without plans, the next step counts anew: also where a schedule has no number, and what follows raises.
                 self._counted = None, max(self._counted[1], reached)
                 self._refresh()  # what loggers see is what the next step will use
@@ -148,7 +185,7 @@ class Stepping:
         with all rates and gradients 0."""
         if any(group["lr"] != 0 for group in self.param_groups) or any(row[0] for plan in plans for row in plan.rows):
             return False
-        return scheduled.steps_done(self.state.values()) == 0 and all(plan.has_zero_gradients() for plan in plans)
+        return steps_done(self.state.values()) == 0 and all(plan.has_zero_gradients() for plan in plans)
 
     def _advance(self, group: dict[str, Any], row: Row, scale: float) -> tuple[Coefficients, Row]:
         """The numbers of the next step for parameters whose scalars are ``row``, and what these become."""
@@ -181,8 +218,8 @@ class Stepping:
         limits = [group["max_grad_norm"] for group in self.param_groups]
         if "auto" in limits:
             first = self.param_groups[0]
-            usual = clipping.usual_limit(first.get("grad_norms", ()))
-            first["grad_norms"] = clipping.remember(first.get("grad_norms", ()), norm, usual)
+            usual = clipping.usual_limit(first["grad_norms"])
+            first["grad_norms"] = clipping.remember(first["grad_norms"], norm, usual)
             limits = [usual if limit == "auto" else limit for limit in limits]
         self.grad_norm_limit = min((limit for limit in limits if limit is not None), default=None)
         # As torch.nn.utils.clip_grad_norm_: 0 for inf, NaN for NaN.

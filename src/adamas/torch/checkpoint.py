@@ -11,8 +11,8 @@ from collections import Counter, defaultdict
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from ..stepping import scheduled
 from ..stepping.resuming import check_choice, merged, rehearse
+from ..stepping.scheduled import OBSERVED
 from . import conversion
 from .foreign import decode_groups, decode_state
 from .options import check
@@ -39,7 +39,8 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str)
     if hyperparameters == "saved":
         saved_groups = decode_groups(saved_groups, saved_state, names, optimizer.defaults)
     saved_groups = [_decay_named(optimizer, saved) for saved in saved_groups]
-    new_groups = [merged(*pair, hyperparameters) for pair in zip(groups, saved_groups, strict=True)]
+    schedules = optimizer._schedules_now()
+    new_groups = [merged(*pair, hyperparameters) for pair in zip(schedules, saved_groups, strict=True)]
 
     state: defaultdict[Any, Any] = defaultdict(dict)
     conversions: Counter[conversion.Conversion] = Counter()
@@ -54,9 +55,10 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str)
             state[key] = deepcopy(value)
 
     # Whatever can go wrong does so here, while nothing is changed: also a warning, where those are errors.
-    steps = scheduled.steps_done(state.values())
-    for i, (group, saved) in enumerate(zip(new_groups, saved_groups, strict=True)):
-        rehearse(i, group, saved, steps, lambda trial: check(trial, type(optimizer).__name__, optimizer._member.slots))
+    for i, parts in enumerate(zip(new_groups, schedules, saved_groups, strict=True)):
+        rehearse(
+            i, *parts, state.values(), lambda trial: check(trial, type(optimizer).__name__, optimizer._member.slots)
+        )
     for (moment, saved_as, stored_as), count in conversions.items():
         warnings.warn(
             f"{moment} of {count} parameter{'s' * (count > 1)} was saved as {saved_as} and is converted to {stored_as}, which "
@@ -64,9 +66,9 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str)
             stacklevel=5,  # whoever called load_state_dict, which is wrapped twice
         )
 
-    for group, saved in zip(new_groups, saved_groups, strict=True):
-        scheduled.load_observed(group, saved.get(scheduled.OBSERVED, []))
     optimizer.__setstate__({"state": state, "param_groups": new_groups})
+    for one, saved in zip(optimizer._schedules_now(), saved_groups, strict=True):
+        one.load_observed(saved.get(OBSERVED))
     for post_hook in optimizer._optimizer_load_state_dict_post_hooks.values():
         post_hook(optimizer)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..lr_finding import LRFinding, LRFindingError, Sweep, check_sweep, conclude
-from ..stepping.scheduled import SCHEDULES, WRITTEN
+from ..stepping import Stepping
 from .restoring import accelerators, restored
 
 Batches = Iterable[Any] | Callable[[int], Iterable[Any]]
@@ -171,10 +171,11 @@ def _sweep(
 def _proportions(optimizer: torch.optim.Optimizer) -> list[float]:
     """Each group's rate as a share of the highest."""
     rates = []
-    for group in optimizer.param_groups:
+    schedules = optimizer.schedules if isinstance(optimizer, Stepping) else [{} for _ in optimizer.param_groups]
+    for group, scheduled in zip(optimizer.param_groups, schedules, strict=True):
         if "lr" not in group:
             raise ValueError(f"{type(optimizer).__name__} has no learning rate (no 'lr' in its groups)")
-        schedule = group.get(SCHEDULES, {}).get("lr")
+        schedule = scheduled.get("lr")
         rate = group.get("initial_lr", group["lr"]) if schedule is None else schedule.unit
         rates.append(float(rate) if isinstance(rate, int | float | Tensor) else 1.0)
     highest = max(rates, default=0.0)
@@ -182,8 +183,9 @@ def _proportions(optimizer: torch.optim.Optimizer) -> list[float]:
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float, shares: Sequence[float]) -> None:
+    if isinstance(optimizer, Stepping):
+        optimizer._drop_schedules()
     for group, share in zip(optimizer.param_groups, shares, strict=True):
-        group.pop(SCHEDULES, None), group.pop(WRITTEN, None)
         lr = group["lr"]
         group["lr"] = torch.full_like(lr, rate * share) if isinstance(lr, Tensor) else rate * share
         if "base_lr" in group:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
-from ..stepping.scheduled import SCHEDULES, refuse_lr_scale
+from ..stepping.scheduled import refuse_lr_scale
 from .optimizer import Optimizer
 
 
@@ -189,9 +189,9 @@ def _checked(optimizer: torch.optim.Optimizer, schedule: Schedule | Sequence[Sch
     Raises:
         TypeError, ValueError: see ``LRScheduler``.
     """
-    own = any("lr" in group.get(SCHEDULES, {}) for group in optimizer.param_groups)
+    inner = _unwrapped(optimizer)
     if schedule is None:
-        if not (own or isinstance(optimizer, Optimizer)):
+        if not isinstance(inner, Optimizer):
             raise TypeError(
                 f"LRScheduler: {type(optimizer).__name__} has no schedule that could be followed, as those of adamas.torch "
                 "have: give one as schedule="
@@ -205,7 +205,7 @@ def _checked(optimizer: torch.optim.Optimizer, schedule: Schedule | Sequence[Sch
         raise ValueError(
             f"LRScheduler: {len(schedules)} schedules for {len(optimizer.param_groups)} groups: give one, or one each"
         )
-    if own:
+    if isinstance(inner, Optimizer) and any("lr" in own for own in inner.schedules):
         raise ValueError(
             "LRScheduler: the optimizer has a schedule for its lr already: leave it to one of the two. LRScheduler(optimizer) "
             "follows the optimizer's own"
@@ -213,3 +213,13 @@ def _checked(optimizer: torch.optim.Optimizer, schedule: Schedule | Sequence[Sch
     for i, group in enumerate(optimizer.param_groups):
         refuse_lr_scale(group, schedules[min(i, len(schedules) - 1)])
     return schedules
+
+
+def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer that others wrap: ``.optimizer`` of accelerate's, ``.optim`` of ZeroRedundancyOptimizer."""
+    while not isinstance(optimizer, Optimizer):
+        inner = getattr(optimizer, "optimizer", getattr(optimizer, "optim", None))
+        if not isinstance(inner, torch.optim.Optimizer):
+            break
+        optimizer = inner
+    return optimizer

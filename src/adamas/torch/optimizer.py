@@ -23,9 +23,11 @@ from ..family import Coefficients
 from ..formats import tensor_key
 from ..hyperparameters import COMMON, check_rows
 from ..layout import LOW_BITS
-from ..stepping import Memory, Plan, Stepping, scheduled
+from ..stepping import Memory, Plan, Stepping
 from ..stepping.locks import step_lock
 from ..stepping.plan import Advance, Row
+from ..stepping.resuming import COUNTS
+from ..stepping.scheduled import HYPERPARAMETERS, OBSERVED, refuse_lr_scale, separated, steps_done
 from . import checkpoint, storage, unfused
 from .memory import counted
 from .options import as_number, check, check_parameter, refuse_wrapper
@@ -179,11 +181,6 @@ def _random_key(group: dict[str, Any], index: int, first: int) -> int:
     return tensor_key(group["seed"], first + index if names is None else names[index])
 
 
-def _without_schedules(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
-    for group in state_dict["param_groups"]:
-        scheduled.to_saved(group)
-
-
 class Optimizer(Stepping, torch.optim.Optimizer):
     """What the optimizers of ``adamas.torch`` share. Use one of those: ``Adam``, ``AdamW``, …
 
@@ -191,9 +188,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     it is, also where a gradient from before is left over. (PyTorch's optimizers move it.)
 
     ``lr``, ``weight_decay``, each of ``betas`` and ``max_grad_norm`` may be a schedule (``adamas.schedules``), for each group
-    its own. The group then holds the number of the coming step, and ``group["schedules"]`` what it comes from. The step is the
-    most that any parameter's state has counted: on resume it comes with the state, and the schedule is the one given here. A
-    bias correction takes a scheduled β as if it had always been what it is, as PyTorch does.
+    its own. The group then holds the number of the coming step, and ``optimizer.schedules[i]`` what group i takes it from. The
+    step is the most that any parameter's state has counted: on resume it comes with the state, and the schedule is the one
+    given here. A bias correction takes a scheduled β as if it had always been what it is, as PyTorch does.
 
     Attributes:
         grad_norm: 2-norm of the last step's gradient before clipping, where ``max_grad_norm`` or ``on_nonfinite`` had it
@@ -208,9 +205,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     def __init__(self, params: ParamsT, defaults: dict[str, Any], options: Any, allowed: Any) -> None:
         if unknown := options.keys() - allowed.__annotations__.keys():
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
-        defaults = {**COMMON, **defaults, **options, "skipped_steps": 0, "clipped_steps": 0}
+        defaults = {**COMMON, **defaults, **options, **COUNTS}
         numbers = dict(defaults)
-        scheduled.separate(numbers, 0)
+        separated(numbers, ())
         check(numbers, type(self).__name__, self._member.slots)
         for name in ("weight_decay", "momentum"):
             if name in defaults:
@@ -219,9 +216,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             defaults["betas"] = tuple(as_number(beta) for beta in defaults["betas"])
         self._lock = step_lock()
         self._begin()
+        self._schedules = []
         super().__init__(params, defaults)
         self._begin_scaling()
-        self._hide_schedules()
 
     def _begin_scaling(self) -> None:
         """Takes loss scaling into the step where ``fused=True`` asks for it, as ``torch.optim`` does."""
@@ -242,8 +239,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 param_group["params"] = params = list(params)
                 self._refuse_twice(params)
             group = {**self.defaults, **param_group}
-            # Many groups may be added one after the other: the states are looked through only for a schedule.
-            scheduled.separate(group, scheduled.steps_done(self.state.values()) if scheduled.given(group) else 0)
+            schedules = separated(group, self.state.values())
             check(group, type(self).__name__, self._member.slots)
             named: list[tuple[Any, Any]] = [
                 item if isinstance(item, tuple) else (i, item)
@@ -253,18 +249,19 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             check_rows(group["rows"], [repr(name) for name, _ in named], shapes)
             for name, parameter in named:
                 check_parameter(parameter, repr(name), group)
-            lr = group.get(scheduled.SCHEDULES, {}).get("lr")
+            lr = schedules.schedules.get("lr")
             if lr is not None:
-                scheduled.refuse_lr_scale(group, lr)
+                refuse_lr_scale(group, lr)
             param_group.setdefault("base_lr", float(group["lr"]) if lr is None else lr.unit)
-            numbers = (*scheduled.HYPERPARAMETERS, scheduled.SCHEDULES, scheduled.WRITTEN)
-            param_group.update({name: group[name] for name in numbers if name in group})
+            param_group.update({name: group[name] for name in (*HYPERPARAMETERS, OBSERVED) if name in group})
         try:
-            super().add_param_group(param_group)
+            super().add_param_group(param_group)  # which refuses what is no dictionary
         except ValueError:
             self._refuse_again(param_group)
             raise
-        self._listen(self.param_groups[-1])
+        schedules.group = self.param_groups[-1]
+        self._schedules.append(schedules)
+        self._listen(schedules)
 
     @staticmethod
     def _refuse_twice(params: list[Any]) -> None:
@@ -410,19 +407,17 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         self._lock = step_lock()
         self._begin()
         self._begin_scaling()
-        self._counted = None, scheduled.steps_done(self.state.values())
-        for group in self.param_groups:
+        self._counted = None, steps_done(self.state.values())
+        for group, schedules in zip(self.param_groups, self._schedules_now(), strict=True):
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
-            scheduled.separate(group, self._counted[1])
-            self._listen(group)
+            schedules.separate(self.state.values())
+            self._listen(schedules)
             group.setdefault("base_lr", float(group["lr"]))
-        self._hide_schedules()
 
-    def _hide_schedules(self) -> None:
-        """Keeps schedules out of state dicts, before any hook of the user's sees them."""
-        if _without_schedules not in self._optimizer_state_dict_post_hooks.values():
-            self.register_state_dict_post_hook(_without_schedules, prepend=True)
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled."""
+        return {**super().__getstate__(), "_schedules": self._schedules_now()}
 
     @_disable_dynamo
     def state_dict(self, state: Literal["float32"] | None = None) -> dict[str, Any]:

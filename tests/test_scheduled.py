@@ -538,6 +538,59 @@ def test_the_copy_of_a_scheduler_that_follows_goes_on(how: Callable[[Any], Any])
     assert other.get_last_lr() == [optimizer.lr_at(2, group=i) for i in range(2)]
 
 
+class Wrapper(torch.optim.Optimizer):
+    """As accelerate's: it passes all on, and has not called the constructor that gives an optimizer its hooks."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.wrapped = optimizer
+
+    param_groups = property(lambda self: self.wrapped.param_groups)  # type: ignore[assignment]
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.wrapped.step(closure)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.wrapped.load_state_dict(state_dict)
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_scheduler_of_an_optimizer_that_wraps_another(follows: bool) -> None:
+    schedule = 0.1 * linear(10)
+
+    def make() -> tuple[Wrapper, at.LRScheduler]:
+        made: list[torch.optim.Optimizer] = [at.SGD([parameter()], lr=schedule)]
+        if not follows:
+            made = [torch.optim.SGD([parameter()], lr=1.0)]
+        wrapper = Wrapper(Wrapper(*made))
+        return wrapper, at.LRScheduler(wrapper) if follows else at.LRScheduler(wrapper, schedule)
+
+    optimizer, scheduler = make()
+    for t in range(4):
+        assert moved(optimizer) == schedule(t)
+        scheduler.step()
+    resumed, other = make()
+    other.load_state_dict(scheduler.state_dict())
+    resumed.load_state_dict(optimizer.wrapped.wrapped.state_dict())  # type: ignore[attr-defined]
+    assert other.get_last_lr() == [schedule(4)]
+    assert moved(resumed) == schedule(4)
+    if not follows:  # a step that did not happen is seen through the wrapper
+        scheduler.step(), scheduler.step()
+        assert scheduler.last_epoch == 4
+
+
+def test_an_optimizer_without_hooks_is_refused() -> None:
+    class Bare(torch.optim.Optimizer):
+        def __init__(self) -> None:
+            self.param_groups = [{"params": [parameter()], "lr": 0.1}]
+
+    with pytest.raises(
+        TypeError, match=r"Bare has no hooks: its constructor has to call that of torch\.optim\.Optimizer"
+    ):
+        at.LRScheduler(Bare(), linear(10))
+    with pytest.raises(ValueError, match="has a schedule for its lr already"):
+        at.LRScheduler(Wrapper(at.SGD([parameter()], lr=0.1 * linear(10))), linear(10))
+
+
 def test_a_scheduler_of_torch_goes_on_from_what_was_followed_from_0() -> None:
     optimizer = at.AdamW([parameter()], lr=0.1 * warmup(5))
     at.LRScheduler(optimizer)

@@ -65,7 +65,8 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
         last_epoch: how many steps were done, minus 1; as in PyTorch.
 
     Raises:
-        TypeError: what was given is no schedule, or nothing was given and the optimizer is not one of ``adamas.torch``.
+        TypeError: what was given is no schedule, or nothing was given and the optimizer is not one of ``adamas.torch``; or
+            the optimizer has no hooks, and wraps none that has.
         ValueError: the list has another length than the groups, the optimizer has a schedule for its ``lr`` already, or a
             group has an ``lr_scale``, which only the schedulers of timm read.
     """
@@ -105,9 +106,17 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
 
         for part in self._observed():
             part.tell(self)
+        # What wraps an optimizer may have no hooks of its own.
+        layers = _layers(self.optimizer)
+        hooked = next((layer for layer in layers if hasattr(layer, "_optimizer_load_state_dict_post_hooks")), None)
+        if hooked is None:
+            raise TypeError(
+                f"LRScheduler: {type(self.optimizer).__name__} has no hooks: its constructor has to call that of "
+                "torch.optim.Optimizer"
+            )
         if self.schedules:
-            self.optimizer.register_step_post_hook(after_step)
-        self.optimizer.register_load_state_dict_post_hook(after_load)
+            hooked.register_step_post_hook(after_step)
+        hooked.register_load_state_dict_post_hook(after_load)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -183,15 +192,24 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
             self._write()
 
 
+def _layers(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
+    """The optimizer and what it wraps (as those of accelerate, Lookahead, ZeroRedundancyOptimizer do), from the outside in."""
+    layers = [optimizer]
+    for layer in layers:  # which grows
+        inside = [value for value in vars(layer).values() if isinstance(value, torch.optim.Optimizer)]
+        layers += [one for one in inside if not any(one is known for known in layers)]
+    return layers
+
+
 def _checked(optimizer: torch.optim.Optimizer, schedule: Schedule | Sequence[Schedule] | None) -> list[Schedule]:
     """The schedules that were given as a list: one, one for each group, or none to follow the optimizer's own.
 
     Raises:
         TypeError, ValueError: see ``LRScheduler``.
     """
-    inner = _unwrapped(optimizer)
+    ours = [layer for layer in _layers(optimizer) if isinstance(layer, Optimizer)]
     if schedule is None:
-        if not isinstance(inner, Optimizer):
+        if not ours:
             raise TypeError(
                 f"LRScheduler: {type(optimizer).__name__} has no schedule that could be followed, as those of adamas.torch "
                 "have: give one as schedule="
@@ -205,7 +223,7 @@ def _checked(optimizer: torch.optim.Optimizer, schedule: Schedule | Sequence[Sch
         raise ValueError(
             f"LRScheduler: {len(schedules)} schedules for {len(optimizer.param_groups)} groups: give one, or one each"
         )
-    if isinstance(inner, Optimizer) and any("lr" in own for own in inner.schedules):
+    if any("lr" in own for one in ours for own in one.schedules):
         raise ValueError(
             "LRScheduler: the optimizer has a schedule for its lr already: leave it to one of the two. LRScheduler(optimizer) "
             "follows the optimizer's own"
@@ -213,13 +231,3 @@ def _checked(optimizer: torch.optim.Optimizer, schedule: Schedule | Sequence[Sch
     for i, group in enumerate(optimizer.param_groups):
         refuse_lr_scale(group, schedules[min(i, len(schedules) - 1)])
     return schedules
-
-
-def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer that others wrap: ``.optimizer`` of accelerate's, ``.optim`` of ZeroRedundancyOptimizer."""
-    while not isinstance(optimizer, Optimizer):
-        inner = getattr(optimizer, "optimizer", getattr(optimizer, "optim", None))
-        if not isinstance(inner, torch.optim.Optimizer):
-            break
-        optimizer = inner
-    return optimizer

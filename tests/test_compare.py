@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -23,8 +24,9 @@ from scipy import stats
 
 import adamas as package
 from adamas.compare import compare, plan
+from adamas.compare import study as study_module
 from adamas.compare.comparison import Listener, Request, carry_out, open_study
-from adamas.compare.display import table
+from adamas.compare.display import heading, table
 from adamas.compare.judgement import Judgement, judge
 from adamas.compare.space import at, check_tune, lr_grid, quasi_random, state_space, tunable
 from adamas.compare.statistics import holm, interval, nearly_best, paired_p
@@ -785,13 +787,17 @@ def test_a_comparison_goes_on_where_nobody_reads_what_it_prints(tmp_path: Path) 
         ({"optimizers": "adm"}, "optimizers 'adm' is unknown: did you mean adam?"),
         ({"optimizers": "adam,adam"}, "optimizers has 'adam' twice"),
         ({"optimizers": "adam(betas=1)"}, "optimizers "),
-        ({"optimizers": "torch:Adm"}, "optimizers 'torch:Adm' cannot be imported"),
+        ({"optimizers": "torch:Adm"}, "optimizers 'torch:Adm' is unknown: did you mean torch:Adam?"),
         ({"optimizers": "adam", "budget": 0}, "budget must be a whole number from 1 to 10,000, got 0"),
         (
             {"optimizers": "adam", "seeds": 2},
             "seeds must be a whole number from 3 to 10,000, got 2: fewer say nothing about luck",
         ),
-        ({"optimizers": "adam", "jobs": 0}, "jobs must be a whole number from 1 to 10,000, got 0"),
+        ({"optimizers": "adam", "jobs": 0}, f"jobs must be from 1 to the {os.cpu_count()} processors of this machine"),
+        (
+            {"optimizers": "adam", "jobs": 5000},
+            f"jobs must be from 1 to the {os.cpu_count()} processors of this machine",
+        ),
         ({"optimizers": "adam", "tune": ["momentum"]}, "tune 'momentum' is unknown"),
         ({"optimizers": "adam", "lr_range": (1.0, 0.1)}, "lr_range must be two rising numbers above 0"),
         (
@@ -820,7 +826,39 @@ def test_what_cannot_be_compared_is_an_error_of_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["no.sqlite"]
 
 
-def test_the_command_of_a_request_asks_for_it_again() -> None:
+def test_a_study_from_a_larger_machine_runs_as_many_trials_at_once_as_there_are_processors(
+    study: Callable[..., Study], trials: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    one = study(jobs=500)
+    assert "500 at a time (1 here, which has 1 processor), 1 thread each, to" in heading(one, 0)
+    carry_out(one, Listener(), run=f"{trials}:process")
+    assert len({done.outcome.value for done in one.finished()}) == 1  # the number of the process
+
+
+def test_a_study_on_a_read_only_disk_is_to_be_copied(
+    study: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = study()
+    one.close()
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(study_module, "lock", refuse)
+    cure = r"cannot be written \(Read-only file system\): copy it to where it can be written, and go on with the copy"
+    with pytest.raises(InputError, match=f"^task .*{cure}"):
+        open_study(Request(str(one.path)))
+    with pytest.raises(InputError, match=f"^out .*{cure}"):
+        open_study(Request("digits", ("adam",), out=one.path))
+    with pytest.raises(InputError, match=r"^out .*\(Read-only file system\): choose another file"):
+        Study.create(one.path.with_name("new.sqlite"), one.settings)
+    with Study.open(one.path) as reader:
+        assert reader.finished() == []
+
+
+def test_the_command_of_a_request_asks_for_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     request = Request("digits", ("adam", "sgd(momentum=0.9)"), tune=("eps",), lr_range=(1e-4, 0.1), jobs=2)
     line = "adamas compare digits --optimizers 'adam,sgd(momentum=0.9)' --tune lr,eps --lr-range 0.0001,0.1 --jobs 2"
     assert request.command() == line

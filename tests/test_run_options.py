@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 import adamas.torch
+from adamas.cli import main
 from adamas.schedules import Plateau
 from adamas.tasks import InputError, Task, digits, mnist
 from adamas.train import Evaluation, Listener, Plan, Sample, Summary, display, fit, folder, measures
@@ -268,6 +270,10 @@ def load(data_dir):
         ),
         ("model(x).square().mean(),", "0.5,", "task has a loss that must return a scalar with a gradient, not 0.5"),
         ("import torch\n", "import torch(\n", "task '{path}' is not Python: "),
+        ("import torch\n", "x = " + "(" * 5000, "task '{path}' is not Python: "),
+        ("import torch\n", "x = " + "-" * 100_000 + "1\n", "task '{path}' is not Python: "),
+        ("import torch\n", "\0", "task '{path}' is not Python: "),
+        ("import torch\n", "\udcff", "task '{path}' is not Python: "),
         ("return Task", "return dict", "task '{path}': its load(data_dir) must return an adamas.tasks.Task, not "),
         ("def load(", "def lode(", "task '{path}' has no function load(data_dir), which returns an adamas.tasks.Task"),
     ],
@@ -275,12 +281,66 @@ def load(data_dir):
 def test_a_mistake_in_a_task_is_told_before_anything_is_written(tmp_path: Path, old: str, new: str, says: str) -> None:
     path = tmp_path / "own.py"
     assert old in OWN
-    path.write_text(OWN.replace(old, new))
+    path.write_text(OWN.replace(old, new), errors="surrogateescape")
     with pytest.raises(InputError) as raised:
         fit(path, out=tmp_path / "run", listener=QUIET)
     assert str(raised.value).startswith(says.format(path=path))
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("adma", "adam"),
+        ("admaw", "adamw"),
+        ("adamv", "adamw"),
+        ("ndam", "nadam"),
+        ("momentun", "momentum"),
+        ("SGD", "sgd"),
+    ],
+)
+def test_the_name_that_is_suggested_is_the_one_with_the_fewest_typing_errors(given: str, meant: str) -> None:
+    with pytest.raises(InputError, match=f"'{given}' is unknown: did you mean {meant}?"):
+        choose_optimizer(given)
+
+
+@pytest.mark.parametrize(
+    ("where", "function"), [("model=lambda: ", "<lambda>"), ("def load(data_dir):\n    x = ", "load")]
+)
+def test_what_a_task_raises_is_told_with_the_frames_of_the_task_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str, function: str
+) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(OWN.replace(where, f"{where}fail() or ") + "\ndef fail():\n    raise OSError('no luck\\nat all')\n")
+    monkeypatch.setattr(sys, "argv", ["adamas", "train", str(path), "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    lines = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1
+    assert lines[0] == f"adamas: {path}, line {len(path.read_text().splitlines())}, raised OSError: no luck"
+    assert [line.split(", in ")[1] for line in lines if line.startswith("  File ")] == [function, "fail"]
+    assert lines[-2:] == ["OSError: no luck", "at all"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_an_optimizer_of_the_users_raises_is_told_with_its_frames_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_failing_optimizer.py").write_text(
+        "import torch\n\nclass Mine(torch.optim.SGD):\n    def step(self, closure=None):\n        raise ValueError(3)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "quadratic", "--optimizer", "own_failing_optimizer:Mine", "--out", "run"]
+    monkeypatch.setattr(sys, "argv", ["adamas", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    lines = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1
+    assert lines[0] == f"adamas: {tmp_path}/own_failing_optimizer.py, line 5, raised ValueError: 3"
+    assert lines[-1] == "ValueError: 3"
+    assert "adamas/train" not in "".join(lines)
 
 
 def test_a_rehearsal_leaves_the_run_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal, overload
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -47,6 +48,10 @@ class GroupPlan(Plan):
         self.params: list[Tensor] = list(group["params"])
         self.signature = optimizer._signature(group)
         self._optimizer = type(optimizer).__name__
+        self._owner, self._options = (
+            ref(optimizer),
+            group,
+        )  # weak, so that an optimizer is freed without the garbage collector
         self._names = parameter_names(group, first)
         self.keys = [_random_key(group, i, first) for i in range(len(self.params))]
         self._slots = optimizer._member.state_names(group)
@@ -80,7 +85,7 @@ class GroupPlan(Plan):
         )
 
     def collect(self, gradients: list[Any] | None = None) -> None:
-        """See ``Plan.collect``; sparse gradients are refused."""
+        """See ``Plan.collect``; sparse gradients are refused, and state that was emptied begins anew, as in PyTorch."""
         self._others = [
             (i, gradient)
             for i in self._elsewhere
@@ -88,6 +93,8 @@ class GroupPlan(Plan):
         ]
         for i, gradient in self._others:
             self._refuse_sparse(i, gradient)
+            if not self._states[i]:
+                self._begin_state(i)
         try:
             super().collect(gradients)
         except ValueError:
@@ -95,7 +102,19 @@ class GroupPlan(Plan):
                 if p.grad is not None:
                     self._refuse_sparse(i, p.grad)
                     refuse_wrapper(p.grad, f"the gradient of parameter {self._names[i]}")
-            raise
+            emptied = [
+                i for i, p in enumerate(self.params) if p.grad is not None and p.requires_grad and not self._states[i]
+            ]
+            if not emptied:
+                raise
+            for i in emptied:
+                self._begin_state(i)
+            super().collect(gradients)
+
+    def _begin_state(self, index: int) -> None:
+        optimizer = self._owner()
+        assert optimizer is not None  # it is what steps
+        optimizer._initialize_state(self._options, index)
 
     def has_zero_gradients(self) -> bool:
         """See ``Plan.has_zero_gradients``."""

@@ -301,7 +301,7 @@ def test_a_mistake_in_a_task_is_told_before_anything_is_written(tmp_path: Path, 
     ],
 )
 def test_the_name_that_is_suggested_is_the_one_with_the_fewest_typing_errors(given: str, meant: str) -> None:
-    with pytest.raises(InputError, match=f"'{given}' is unknown: did you mean {meant}?"):
+    with pytest.raises(InputError, match=rf"'{given}' is unknown: did you mean {meant}\?"):
         choose_optimizer(given)
 
 

@@ -28,7 +28,7 @@ def main() -> NoReturn:
 def _run() -> NoReturn:
     import typer
 
-    from adamas.tasks import InputError
+    from adamas.tasks import InputError, in_users_code
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a × that the terminal cannot show is no reason to end a run
@@ -42,9 +42,13 @@ def _run() -> NoReturn:
         name = error.parameter if argument else f"--{error.parameter.replace('_', '-')}"
         _stop(2, f"{name} {error.problem}", error.shown)
     except usage_error as error:
-        _stop(2, f"{error.format_message()} (--help lists what there is)")
-    except OSError as error:
-        _stop(1, str(error))
+        _stop(2, _misused(error.format_message(), getattr(error, "param", None)))
+    except Exception as error:
+        if raised := in_users_code(error):
+            _stop(1, *raised)
+        if isinstance(error, OSError):
+            _stop(1, str(error))
+        raise
 
 
 def application() -> "typer.Typer":
@@ -74,6 +78,17 @@ def application() -> "typer.Typer":
             typer.echo(context.get_help())
 
     return application
+
+
+def _misused(message: str, parameter: object) -> str:
+    """What is wrong with the command line; of an option that is no number, also what was given."""
+    option = next(iter(getattr(parameter, "opts", [])), "")
+    kinds = {"integer": "a whole number", "number": "a number", "float": "a number"}  # by a word of typer's message
+    kind = next((kind for word, kind in kinds.items() if word in message), None)
+    words = [word for given in sys.argv[1:] for word in given.split("=", 1)]
+    if kind is None or option not in words[:-1]:
+        return f"{message} (--help lists what there is)"
+    return f"{option} must be {kind}, got {words[words.index(option) + 1]!r}"
 
 
 def _stop(status: int, line: str, shown: str = "") -> NoReturn:

@@ -27,7 +27,7 @@ from adamas.train.options import Options
 from adamas.train.schedules import choose_schedule
 
 BUDGET, SEEDS, FEWEST_SEEDS, EVALUATIONS = 8, 3, 3, 20
-MOST = 10_000  # of trials, seeds and jobs
+MOST = 10_000  # of trials and seeds
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,13 @@ class Request:
         for name, least, why in (
             ("budget", 1, ""),
             ("seeds", FEWEST_SEEDS, ": fewer say nothing about luck"),
-            ("jobs", 1, ""),
         ):
             if not least <= getattr(self, name) <= MOST:
                 asked = f"from {least} to {MOST:,}, got {getattr(self, name)}"
                 raise InputError(name, f"must be a whole number {asked}{why if getattr(self, name) < least else ''}")
+        processors = os.cpu_count() or 1
+        if not 1 <= self.jobs <= processors:
+            raise InputError("jobs", f"must be from 1 to the {processors} processors of this machine, got {self.jobs}")
         if self.lr_range is not None and not 0 < self.lr_range[0] < self.lr_range[1] < math.inf:
             low, high = self.lr_range
             raise InputError("lr_range", f"must be two rising numbers above 0, such as 1e-4,0.1, got {low:g},{high:g}")

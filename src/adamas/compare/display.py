@@ -16,6 +16,7 @@ from adamas.compare.comparison import Listener
 from adamas.compare.judgement import Judgement
 from adamas.compare.study import Outcome, Settings, Study, Trial
 from adamas.compare.words import count, listed, number, reached, setting, spread, width
+from adamas.compare.workers import at_once
 from adamas.tasks import label
 from adamas.train.display import console_for_a_bar, print_line
 
@@ -28,6 +29,9 @@ def heading(study: Study, done: int) -> str:
     """Say in a few lines what is compared, and how."""
     settings = study.settings
     threads = f"{count(settings.threads, 'thread')}{' each' if settings.jobs > 1 else ''}"
+    fewer = (
+        f" ({here} here, which has {count(here, 'processor')})" if (here := at_once(settings)) < settings.jobs else ""
+    )
     sweep = f", {count(settings.budget, 'sweep trial')} each" if settings.tune != ["lr"] else ""
     ranges = {
         name: ", ".join(f"{part} {low:g} to {high:g}" for part, (low, high, _) in space.items())
@@ -39,7 +43,7 @@ def heading(study: Study, done: int) -> str:
             f"{label(settings.task)}: {settings.description}; {count(settings.epochs, 'epoch')} "
             f"({count(settings.steps, 'step')}) of batches of {settings.batch_size}, {settings.schedule}",
             f"{count(settings.budget, 'tuning trial')} each{sweep}, {count(len(settings.seeds), 'seed')} at the best; "
-            f"{settings.jobs} at a time, {threads}, to {study.path}",
+            f"{settings.jobs} at a time{fewer}, {threads}, to {study.path}",
             *(f"  {name:{longest}}  {text}" for name, text in ranges.items()),
             *([f"Going on after {count(done, 'trial')}."] if done else []),
         ]

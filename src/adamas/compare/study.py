@@ -202,7 +202,7 @@ class Study:
         """
         if not path.is_file():
             raise InputError(parameter, f"{str(path)!r} is not a file: give a study, as adamas compare leaves it")
-        held = _lock(path) if write else None
+        held = _lock(path, parameter) if write else None
         connection = sqlite3.connect(path)
         try:
             settings = _read(path, connection, parameter)
@@ -360,7 +360,7 @@ def choose_path(task_label: str) -> Path:
     return next(path for path in map(Path("studies").joinpath, names) if not path.exists())
 
 
-def _lock(path: Path) -> FileLock:
+def _lock(path: Path, parameter: str = "out") -> FileLock:
     """Keep other processes from recording into the same study.
 
     The lock is on a file of its own: closing any handle of the study itself would drop SQLite's own locks.
@@ -368,9 +368,12 @@ def _lock(path: Path) -> FileLock:
     try:
         return lock(path)
     except BlockingIOError as error:
-        raise InputError("out", f"{str(path)!r} is being written by another comparison: let it end first") from error
+        raise InputError(
+            parameter, f"{str(path)!r} is being written by another comparison: let it end first"
+        ) from error
     except OSError as error:
-        raise InputError("out", f"{str(path)!r} cannot be written ({error.strerror}): choose another file") from error
+        cure = "copy it to where it can be written, and go on with the copy" if path.exists() else "choose another file"
+        raise InputError(parameter, f"{str(path)!r} cannot be written ({error.strerror}): {cure}") from error
 
 
 def _unlock(held: FileLock | None) -> None:

@@ -32,6 +32,11 @@ SECONDS_TO_NOTICE = 1.0  # the death of a worker whose own children hold its soc
 _READY = "ready"
 
 
+def at_once(settings: Settings) -> int:
+    """How many trials run side by side: as many as the study says, on a machine that has as many processors."""
+    return min(settings.jobs, os.cpu_count() or 1)
+
+
 class WorkerError(OSError):
     """A worker process could not even start."""
 
@@ -143,7 +148,7 @@ class Workers:
         self._workers.clear()
 
     def run(self, trials: Sequence[Trial], on_start: Callable[[Trial], None]) -> Iterator[tuple[Trial, Outcome]]:
-        """Run trials, ``settings.jobs`` at a time, and yield each with its outcome as it ends.
+        """Run trials, ``at_once(settings)`` at a time, and yield each with its outcome as it ends.
 
         Args:
             trials: what is to be run, in this order.
@@ -156,7 +161,7 @@ class Workers:
         waiting = list(reversed(trials))
         while waiting or any(worker.trial for worker in self._workers):
             free = sum(worker.trial is None for worker in self._workers)
-            room = self._settings.jobs - len(self._workers)
+            room = at_once(self._settings) - len(self._workers)
             self._workers += [Worker(self._settings, self._run) for _ in range(min(room, len(waiting) - free))]
             for worker in self._workers:
                 if worker.ready and worker.trial is None and waiting:

@@ -10,9 +10,11 @@ import importlib
 import importlib.util
 import math
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from types import ModuleType
@@ -56,6 +58,25 @@ TASKS = {
 }
 
 
+USERS_MODULES: set[str] = set()  # names of what was imported for a user: files of tasks, modules of optimizers
+
+
+def in_users_code(error: BaseException) -> tuple[str, str] | None:
+    """What a user's own code raised: a line that says so, and its traceback from where their code begins.
+
+    None where ``error`` was not raised within what is imported from USERS_MODULES.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    own = [place for place, (frame, _) in enumerate(frames) if frame.f_globals.get("__name__") in USERS_MODULES]
+    if not own:
+        return None
+    told = traceback.TracebackException.from_exception(error)
+    told.stack = traceback.StackSummary.extract(iter(frames[own[0] :]))
+    place = told.stack[own[-1] - own[0]]
+    what = next(told.format_exception_only()).splitlines()[0]
+    return f"{place.filename}, line {place.lineno}, raised {what}", "".join(told.format()).rstrip()
+
+
 class InputError(ValueError):
     """What the caller gave cannot be used. The text is one line: what is wrong and what would work.
 
@@ -80,9 +101,29 @@ def choose(parameter: str, name: str, choices: Iterable[str]) -> str:
     choices = list(choices)
     if name in choices:
         return name
-    nearest = get_close_matches(name.lower(), choices, n=1, cutoff=0.5)
-    suggestion = f"did you mean {nearest[0]}? " if nearest else ""
+    lower = {choice.lower(): choice for choice in reversed(choices)}
+    similar = get_close_matches(name.lower(), lower, n=len(lower), cutoff=0.5)
+    nearest = min(similar, key=partial(_typing_errors, name.lower()), default=None)
+    suggestion = f"did you mean {lower[nearest]}? " if nearest is not None else ""
     raise InputError(parameter, f"{name!r} is unknown: {suggestion}There are {', '.join(choices)}")
+
+
+def _typing_errors(given: str, meant: str) -> int:
+    """How many letters were left out, added or mistaken, or typed in the wrong order, to make one of the other.
+
+    It is the distance of Damerau, "A technique for computer detection and correction of spelling errors", 1964, in which no
+    letter takes part in two of these.
+    """
+    before: list[int] = []
+    row = list(range(len(meant) + 1))
+    for i, letter in enumerate(given, start=1):
+        before, above, row = row, before, [i]
+        for j, other in enumerate(meant, start=1):
+            errors = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
+            if i > 1 and j > 1 and (letter, given[i - 2]) == (meant[j - 2], other):
+                errors = min(errors, above[j - 2] + 1)
+            row.append(errors)
+    return row[-1]
 
 
 def without_data_dir(data_dir: Path | None, task: str) -> None:
@@ -221,15 +262,33 @@ def _from_file(path: Path) -> ModuleType:
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
+    try:
+        specification.loader.get_code(specification.name)  # type: ignore[attr-defined]  # of a file it has this
+    except (
+        SyntaxError,
+        ValueError,
+        MemoryError,
+        RecursionError,
+    ) as error:  # the last two where it is nested too deeply
+        raise _is_not_python(path, error) from error
+    except OSError as error:
+        raise InputError("task", f"{str(path)!r} cannot be read: {error.strerror}") from error
+    USERS_MODULES.add(specification.name)
     sys.modules[specification.name] = module  # where dataclasses and pickle look for what a file defines
     folder = str(path.parent.resolve())
     if folder not in sys.path:
         sys.path.insert(0, folder)  # as Python does for a script, so that it finds its neighbours, also later
     try:
         specification.loader.exec_module(module)
-    except SyntaxError as error:
-        where = f", line {error.lineno}" if error.lineno else ""
-        raise InputError("task", f"{error.filename or str(path)!r} is not Python: {error.msg}{where}") from error
+    except SyntaxError as error:  # of a neighbour
+        raise _is_not_python(path, error) from error
     if not callable(getattr(module, "load", None)):
         raise InputError("task", f"{str(path)!r} has no function load(data_dir), which returns an adamas.tasks.Task")
     return module
+
+
+def _is_not_python(path: Path, error: Exception) -> InputError:
+    if not isinstance(error, SyntaxError):
+        return InputError("task", f"{str(path)!r} is not Python: {error or type(error).__name__}")
+    where = f", line {error.lineno}" if error.lineno else ""
+    return InputError("task", f"{error.filename or str(path)!r} is not Python: {error.msg}{where}")

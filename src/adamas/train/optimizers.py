@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adamas.extras import needs
-from adamas.tasks import InputError, choose
+from adamas.tasks import USERS_MODULES, InputError, choose
 
 TUNED = frozenset({"betas", "eps", "weight_decay"})  # besides the rate
 OWN = "adamas.torch"
@@ -134,23 +134,36 @@ def _parameters(member: Member) -> list[str] | None:
 
 
 def _foreign(name: str) -> Member:
-    module, _, class_name = name.partition(":")
-    module = "torch.optim" if module == "torch" else module
+    given, _, class_name = name.partition(":")
+    module = "torch.optim" if given == "torch" else given
     try:
         with needs("train"):
-            loaded = getattr(importlib.import_module(module), class_name)
+            imported = importlib.import_module(module)
+        if not hasattr(imported, class_name):
+            there = [f"{given}:{key}" for key, value in vars(imported).items() if _is_optimizer(value)]
+            if there:
+                choose("optimizer", name, there)
+        loaded = getattr(imported, class_name)
         parameters = inspect.signature(loaded).parameters
+    except InputError:
+        raise
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError("optimizer", f"{name!r} cannot be imported: {_first_line(error)}") from error
-    from torch.optim import Optimizer
-
-    if not isinstance(loaded, type) or not issubclass(loaded, Optimizer):
+    if not _is_optimizer(loaded):
         raise InputError("optimizer", f"{name!r} is no optimizer: give a class derived from torch.optim.Optimizer")
+    if loaded.__module__.partition(".")[0] not in ("torch", "adamas"):
+        USERS_MODULES.add(loaded.__module__)
     closure = inspect.signature(loaded.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise InputError("optimizer", f"{name!r} evaluates the loss several times a step, which a run does not do")
     lr = parameters["lr"].default if "lr" in parameters else None
     return Member(module, class_name, float(lr) if isinstance(lr, int | float) else None, TUNED & set(parameters))
+
+
+def _is_optimizer(value: Any) -> bool:
+    from torch.optim import Optimizer
+
+    return isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
 
 
 def _first_line(error: Exception) -> str:

@@ -350,12 +350,20 @@ def find_device(name: str) -> torch.device:
     Raises:
         InputError: this machine has none.
     """
+    why = ""
     try:
         device = torch.device(name)
-        torch.empty(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        problem = f"{name!r} cannot be used here: {str(error).splitlines()[0]}"
-        raise InputError("device", problem) from error
+        try:
+            torch.empty(1, device=device).item()
+        except NotImplementedError:  # it says so with all that PyTorch has been built for
+            raise
+        except (RuntimeError, AssertionError) as error:
+            why = f" ({str(error).splitlines()[0].partition('. ')[0]})"
+            raise
+    except (RuntimeError, AssertionError) as error:
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        there = "cpu" if accelerator is None else f"cpu or {accelerator.type}"
+        raise InputError("device", f"{name!r} cannot be used here{why}: give {there}") from error
     return device
 
 

@@ -69,13 +69,24 @@ class InlineFormulas(InlineProcessor):
         return self.md.htmlStash.store(mathml(m[1], "inline")), m.start(0), m.end(0)
 
 
+class Numbers(InlineProcessor):
+    """Numbers such as 6.6e-5, in which a line may not end at the hyphen."""
+
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[Element | str, int, int]:  # noqa: N802 - Markdown's name
+        """Put it into an element that the stylesheet keeps in one line."""
+        number = Element("span", {"class": "number"})
+        number.text = m[0]
+        return number, m.start(0), m.end(0)
+
+
 class Formulas(Extension):
-    """TeX to MathML."""
+    """TeX to MathML, and numbers that stay whole."""
 
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802 - Markdown's name
         """Take its place: after fenced code, and, but for the role that is itself in backticks, after inline code."""
         md.preprocessors.register(DisplayedFormulas(md), "displayed-formulas", 24)
         md.inlinePatterns.register(InlineFormulas(r":math:`([^`]+)`", md), "formula-roles", 195)
+        md.inlinePatterns.register(Numbers(r"\b\d[\d.]*e-\d+\b", md), "numbers", 5)
         md.inlinePatterns.register(InlineFormulas(r"\$(?!\s)([^$\n]+?)(?<!\s)\$", md), "formulas", 185)
 
 

@@ -27,6 +27,7 @@ from typing import Any
 
 import pytest
 import stacks
+from browser import browser
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -321,9 +322,11 @@ def test_formulas_become_mathml(hooks: ModuleType) -> None:
     assert "<math" not in convert("`$HOME` and `$PATH`, or $5")
 
 
-def test_the_site_builds_and_loads_nothing_from_the_network(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation, built."""
     pytest.importorskip("mkdocs")
-    site = tmp_path / "site"
+    site = tmp_path_factory.mktemp("documentation") / "site"
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)],
         cwd=ROOT,
@@ -332,6 +335,10 @@ def test_the_site_builds_and_loads_nothing_from_the_network(tmp_path: Path) -> N
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return site
+
+
+def test_the_site_builds_and_loads_nothing_from_the_network(site: Path) -> None:
     for page in site.rglob("*.html"):
         html = page.read_text(encoding="utf-8")
         assert not re.findall(
@@ -340,3 +347,35 @@ def test_the_site_builds_and_loads_nothing_from_the_network(tmp_path: Path) -> N
         assert "<!-- setup" not in html
     for sheet in site.rglob("*.css"):
         assert not re.search(r"@import|url\([\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8")), sheet
+
+
+# What is wider than the space that it has, so that a part of it is not seen without scrolling.
+CUT_OFF = """
+[...document.querySelectorAll('pre > code, .md-typeset table, .formula')]
+  .filter(shown => shown.offsetParent && shown.scrollWidth > shown.clientWidth + 1)
+  .map(shown => shown.textContent.trim().slice(0, 60))
+"""
+# Words of code and numbers in a table within which a line ends; it may end after a hyphen or a slash.
+BROKEN = """
+[...document.querySelectorAll('.md-typeset td code, .md-typeset td .number')].flatMap(code => {
+  if (!code.offsetParent || code.children.length) return [];
+  const text = code.firstChild, range = document.createRange();
+  return [...text.data.matchAll(/[^\\s\\/-]+/g)].filter(word => {
+    range.setStart(text, word.index);
+    range.setEnd(text, word.index + word[0].length);
+    return new Set([...range.getClientRects()].map(line => line.top)).size > 1;
+  }).map(word => word[0]);
+})
+"""
+
+
+def test_nothing_is_cut_off_on_a_laptop_and_no_word_is_broken_on_a_phone(site: Path) -> None:
+    with browser() as launched:
+        view = launched.new_page(java_script_enabled=False)
+        for page in sorted(site.rglob("*.html")):
+            view.set_viewport_size({"width": 1280, "height": 900})
+            view.goto(page.as_uri())
+            assert view.evaluate(CUT_OFF) == [], page.name
+            view.set_viewport_size({"width": 390, "height": 900})
+            assert view.evaluate("document.documentElement.scrollWidth") <= 390, page.name
+            assert view.evaluate(BROKEN) == [], page.name

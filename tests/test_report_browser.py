@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from contextlib import contextmanager
 
-import pytest
+from browser import browser
 from report_material import judgement, make_run, settings, standing, trials
 
 from adamas.report.command import compose
@@ -16,20 +14,6 @@ from adamas.report.section import Section, Table
 from adamas.report.study_section import study_section
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror=window.hacked=1>"
-
-
-@contextmanager
-def browser():
-    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium to look at the page with: apt-get install chromium")
-    with sync.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium)
-        try:
-            yield launched
-        finally:
-            launched.close()
 
 
 def test_a_browser_draws_every_chart_in_light_and_dark_and_on_a_phone_and_runs_nothing_else(tmp_path):
@@ -61,6 +45,12 @@ def test_a_browser_draws_every_chart_in_light_and_dark_and_on_a_phone_and_runs_n
             assert len(drawn) == sum(len(section.charts) for section in sections)
             assert all(drawn)
             assert view.evaluate("document.documentElement.scrollWidth") <= width
+            captions = view.evaluate(
+                "[...document.querySelectorAll('figcaption, .caption')].filter(caption => caption.offsetParent)"
+                ".map(caption => [caption.scrollWidth - caption.clientWidth, caption.getBoundingClientRect().right])"
+            )
+            assert captions
+            assert all(hidden <= 0 and right <= width for hidden, right in captions)
             assert view.evaluate("window.hacked") is None
 
             buttons = view.evaluate(

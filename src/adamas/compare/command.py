@@ -14,6 +14,7 @@ import typer
 
 from adamas.compare.space import LR_FACTOR, TUNABLE
 from adamas.tasks import TASKS, InputError
+from adamas.train import terminal
 from adamas.train.command import BATCH_SIZE, CLIP, DATA_DIR, MODEL, number_or_auto
 from adamas.train.optimizers import OPTIMIZERS, split_optimizers
 from adamas.train.schedules import SCHEDULES
@@ -116,9 +117,10 @@ def compare(
     except KeyboardInterrupt as error:  # before the first trial
         typer.echo("adamas: interrupted", err=True)
         raise typer.Exit(130) from error
-    typer.echo("\n" + "\n".join(table(judgement)))
-    typer.echo("\n" + "\n".join(judgement.sentences))
-    typer.echo("".join(f"\nNote: {warning}" for warning in judgement.warnings))
+    width = terminal.width()
+    typer.echo("\n" + "\n".join(table(judgement, width)))
+    typer.echo(terminal.filled("\n" + "\n".join(judgement.sentences), width))
+    typer.echo(terminal.filled("".join(f"\nNote: {warning}" for warning in judgement.warnings), width))
     typer.echo(f"\nNext:\n  adamas report {shlex.quote(str(study.path))}")
 
 

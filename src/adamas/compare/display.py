@@ -15,10 +15,11 @@ from rich.text import Text
 from adamas.compare.comparison import Listener
 from adamas.compare.judgement import Judgement
 from adamas.compare.study import Outcome, Settings, Study, Trial
-from adamas.compare.words import count, listed, number, reached, setting, spread, width
+from adamas.compare.words import count, decades, listed, number, reached, setting, spread
 from adamas.compare.workers import at_once
 from adamas.tasks import label
 from adamas.train.display import console_for_a_bar, print_line
+from adamas.train.terminal import columns
 
 SHOWN = 2  # trials named beside the bar
 
@@ -64,8 +65,8 @@ def _called(trial: Trial) -> str:
     return f"{_PHASES[trial.phase]} {trial.optimizer} {setting(trial.settings)}{seed}"
 
 
-def table(judgement: Judgement) -> list[str]:
-    """Lay the standings out in columns."""
+def table(judgement: Judgement, width: int | None = None) -> list[str]:
+    """Lay the standings out in columns, within so many characters a line where that is given."""
     titles = [
         "rank",
         "optimizer",
@@ -83,12 +84,11 @@ def table(judgement: Judgement) -> list[str]:
             spread(standing),
             reached(standing.steps_to_target, ".0f"),
             reached(standing.seconds_to_target, ".2g"),
-            width(standing.sensitivity),
+            decades(standing.sensitivity),
         ]
         for standing in judgement.standings
     ]
-    sizes = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    return ["  ".join(map(str.ljust, line, sizes)).rstrip() for line in (titles, *rows)]
+    return columns([titles, *rows], width)
 
 
 class Lines(Listener):

@@ -58,7 +58,7 @@ def reached(values: Sequence[float | None], form: str) -> str:
     return f"{median(there):{form}}{share}"
 
 
-def width(sensitivity: Sensitivity) -> str:
+def decades(sensitivity: Sensitivity) -> str:
     """Write how many decades of rates are nearly as good as the best: at least so many, where some end was not seen."""
     if sensitivity.low is None or sensitivity.high is None:
         return "none"
@@ -142,7 +142,7 @@ def _targets(settings: Settings, standings: Sequence[Standing]) -> str:
 
 def _rates(standings: Sequence[Standing]) -> list[str]:
     parts = [
-        f"{standing.optimizer} {width(standing.sensitivity)} "
+        f"{standing.optimizer} {decades(standing.sensitivity)} "
         f"({standing.sensitivity.low:.2g} to {standing.sensitivity.high:.2g})"
         for standing in standings
         if standing.sensitivity.low is not None and standing.sensitivity.high is not None

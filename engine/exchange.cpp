@@ -39,7 +39,7 @@ const ExchangeTable &table_of(PyObject *tensor) {
         PyErr_Clear();
         throw Unusable("is of a type that does not offer DLPack's C exchange interface, version 1");
     }
-    Py_INCREF(type); // so that its address is not given to another type
+    Py_INCREF(reinterpret_cast<PyObject *>(type)); // so that its address is not given to another type
     last_type = type, last_table = table;
     return *table;
 }

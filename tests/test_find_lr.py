@@ -653,7 +653,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(adamas.__file__).resolve().p
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "adamas.cli", *arguments]
-    return subprocess.run(line, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(line, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_the_command_prints_the_finding_and_what_to_run_next(tmp_path: Path) -> None:

@@ -21,15 +21,8 @@ else:
 FRAMEWORKS = {"torch", "jax", "optax", "flax", "keras", "tensorflow", "scipy", "typer", "rich", "matplotlib"}
 
 
-def test_importing_adamas_loads_no_framework_and_is_quick() -> None:
-    program = (
-        "import sys, time, numpy; start = time.perf_counter(); import adamas; adamas.engine_info();"
-        "seconds = time.perf_counter() - start;"
-        f"print(seconds, *({FRAMEWORKS} & set(sys.modules)))"
-    )
-    best = min(float(line.split()[0]) for line in (run(program) for _ in range(3)))
-    assert run(program).split()[1:] == []
-    assert best < 0.1
+def test_importing_adamas_loads_no_framework() -> None:
+    assert run(f"import sys, adamas; adamas.engine_info(); print(*({FRAMEWORKS} & set(sys.modules)))") == ""
 
 
 @pytest.mark.parametrize(

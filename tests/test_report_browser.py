@@ -36,6 +36,7 @@ def test_a_browser_draws_every_chart_in_light_and_dark_and_on_a_phone_and_runs_n
             view.on("console", lambda message, said=said: said.append(message.text))
             view.on("pageerror", lambda error, said=said: said.append(str(error)))
             view.on("request", lambda request, asked=asked: asked.append(request.url))
+            view.set_default_timeout(600_000)
             view.goto(page.as_uri())
             until(view, "document.documentElement.dataset.charts === 'drawn'")
             drawn = view.evaluate(
@@ -79,11 +80,11 @@ _TICK = "getComputedStyle(document.querySelector('.js-plotly-plot .xtick text'))
 
 def until(view, condition: str) -> None:
     """Wait until an expression is true. (``wait_for_function`` would need the page to allow eval.)"""
-    for _ in range(150):
+    for _ in range(6000):
         if view.evaluate(condition):
             return
         view.wait_for_timeout(100)
-    raise AssertionError(f"still not so after 15 s: {condition}")
+    raise AssertionError(f"still not so after 10 minutes: {condition}")
 
 
 def _colours(view):

@@ -134,7 +134,7 @@ class Interrupt(Listener):
 @pytest.mark.parametrize("optimizer", ["adamw(state='int8')", "torch:NAdam"])
 def test_a_run_killed_twenty_times_ends_with_the_bits_of_one_that_was_not(noisy: Path, optimizer: str) -> None:
     line = [sys.executable, "-c", KILLER, optimizer]
-    done = subprocess.run(line, cwd=noisy, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(line, cwd=noisy, env=ENVIRONMENT, capture_output=True, text=True, timeout=1200)
     assert (done.returncode, done.stderr) == (0, "")
     assert int(done.stdout) == 20
     assert (noisy / "whole" / folder.MODEL).read_bytes() == (noisy / "killed" / folder.MODEL).read_bytes()

@@ -12,7 +12,6 @@ import re
 import runpy
 import subprocess
 import sys
-import timeit
 import warnings
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -718,23 +717,6 @@ def test_from_json_of_something_endlessly_deep() -> None:
         value = {"kind": "scaled", "number": 1.0, "schedule": value}
     with pytest.raises(ValueError, match="not a schedule"):
         from_json(value)
-
-
-# ---- what they cost
-
-COMPOSED = {
-    "warmup-cosine": 3e-4 * warmup(1000).then(cosine(9000)),
-    "restarts": 3e-4 * warmup(1000).then(cosine_restarts(100, 2, 0.9)).clip(low=1e-5),
-    "product": (0.1 * trapezoid(10_000, 100, 1000) * multistep([10, 100, 1000])).per_epoch(3),
-}
-
-
-@pytest.mark.parametrize("name", COMPOSED)
-def test_asking_for_a_step_is_quick(name: str) -> None:
-    schedule = COMPOSED[name]
-    for t in (500, 5000):
-        seconds = min(timeit.repeat(lambda t=t: schedule(t), number=2000, repeat=20)) / 2000
-        assert seconds < (5e-6 if name == "warmup-cosine" else 10e-6)
 
 
 def test_importing_them_loads_no_framework() -> None:

@@ -88,7 +88,7 @@ class Observed(Schedule):
 
 
 @dataclass(frozen=True, repr=False)
-class Plateau(Observed, name="Plateau"):
+class Plateau(Observed, kind="Plateau"):
     """A factor that is lowered when a metric stops improving.
 
         >>> from adamas.schedules import Plateau, warmup
@@ -188,7 +188,7 @@ class Plateau(Observed, name="Plateau"):
 
 
 @dataclass(frozen=True, repr=False)
-class Feedback(Observed, name="Feedback"):
+class Feedback(Observed, kind="Feedback"):
     """A factor that a rule of your own sets from the metrics.
 
         >>> from adamas.schedules import Feedback, constant

@@ -107,8 +107,9 @@ class Schedule(ABC):
     _registry: ClassVar[dict[str, type[Schedule]]] = {}
     __array_ufunc__ = None  # so that a NumPy number times a schedule is a schedule
 
-    def __init_subclass__(cls, name: str | None = None) -> None:
-        cls._name = cls.__name__.lower() if name is None else name
+    # The keyword is not "name": in Python 3.10 the metaclass has a parameter of that name.
+    def __init_subclass__(cls, kind: str | None = None) -> None:
+        cls._name = cls.__name__.lower() if kind is None else kind
         Schedule._registry[cls._name] = cls
 
     @abstractmethod

@@ -160,6 +160,46 @@ def test_several_settings_are_ranked_in_words(tmp_path):
     ]
 
 
+def test_a_difference_of_nothing_is_a_tie(tmp_path):
+    runs = [make_run(tmp_path / f"{name}", optimizer=name, accuracies=(0.98,)) for name in ("adam", "nadam")]
+    runs += [make_run(tmp_path / "sgd", optimizer="sgd", accuracies=(0.9,))]
+    runs += [make_run(tmp_path / "radam", optimizer="radam", accuracies=(0.98 + 1e-9,))]
+    said = run_section([read_run(run) for run in runs], {}).sentences
+    assert said[1] == "Highest test accuracy: 0.98. radam, adam and nadam are tied there."
+    assert said[2].startswith("Next is sgd, 0.9, a difference of 0.08;")
+    tied = run_section([read_run(run) for run in runs[:2]], {}).sentences
+    assert tied[1] == "Highest test accuracy: 0.98. adam and nadam are tied there."
+    assert not any("Next is" in sentence for sentence in tied)
+
+
+def test_runs_that_are_not_alike_are_compared_with_a_warning(tmp_path):
+    alike = {"batch_size": 32, "schedule": "constant", "torch": "2.13.0"}
+    runs = [
+        make_run(tmp_path / "adam", optimizer="adam", **alike),
+        make_run(tmp_path / "sgd", optimizer="sgd", lr=0.1, **alike),
+    ]
+    assert run_section([read_run(run) for run in runs], {}).warnings == []
+    other = {"batch_size": 64, "schedule": "cosine", "torch": "2.12.0", "clip": 0.5}
+    runs.append(make_run(tmp_path / "longer", optimizer="nadam", accuracies=(0.9,) * 12, **other))
+    section = run_section([read_run(run) for run in runs], {})
+    assert section.warnings == [
+        "The runs are not equally long: adam 300; sgd 300; nadam 1,200 steps.",
+        "The runs differ in batch size too: adam 32; sgd 32; nadam 64.",
+        "The runs differ in schedule too: adam constant; sgd constant; nadam cosine.",
+        "The runs differ in clip too: adam not given; sgd not given; nadam 0.5.",
+        "The runs differ in torch too: adam 2.13.0; sgd 2.13.0; nadam 2.12.0.",
+    ]
+
+
+def test_what_runs_differ_in_has_a_row_for_each(tmp_path):
+    runs = [make_run(tmp_path / name, optimizer=name, lr=lr) for name, lr in (("adam", 1e-3), ("sgd", 0.1))]
+    differing, alike = run_section([read_run(run) for run in runs], {}).tables[-2:]
+    assert differing.header == ["run", "optimizer", "lr"]
+    assert differing.rows == [["adam", "adam", "0.001"], ["sgd", "sgd", "0.1"]]
+    assert ["seed", "0"] in alike.rows
+    assert not any(row[0] in ("optimizer", "lr") for row in alike.rows)
+
+
 def test_a_mean_over_time_is_of_the_same_step_of_each_run():
     slow, fast = [(1, 0.0), (2, 1.0)], [(1, 0.0), (2, 1.0)]
     line = averaged_over_time("a", [slow, fast], [[(1, 10.0), (2, 20.0)], [(1, 1.0), (2, 2.0)]], 0)

@@ -294,7 +294,6 @@ def test_a_mistake_in_a_task_is_told_before_anything_is_written(tmp_path: Path, 
     [
         ("adma", "adam"),
         ("admaw", "adamw"),
-        ("adamv", "adamw"),
         ("ndam", "nadam"),
         ("momentun", "momentum"),
         ("SGD", "sgd"),

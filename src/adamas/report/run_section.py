@@ -40,14 +40,14 @@ def run_section(runs: Sequence[Run], colours: dict[str, int]) -> Section:
     return Section(
         title=f"{runs[0].task}: {name}",
         sentences=run_words.of_run(runs[0]) if alone else run_words.of_groups(groups),
-        warnings=[caution for run in runs for caution in run_words.cautions(run)],
+        warnings=[*run_words.inequalities(groups), *(caution for run in runs for caution in run_words.cautions(run))],
         charts=drawn,
         missing=missing,
         tables=[
             *([] if alone else [_settings(groups)]),
             _results(groups),
             *([_last_figures(runs[0])] if alone and runs[0].evaluations else []),
-            _options(runs),
+            *_options(runs),
         ],
         commands=list(dict.fromkeys(str(run.config["command"]) for run in runs if run.config.get("command"))),
     )
@@ -110,16 +110,21 @@ def _last_figures(run: Run) -> Table:
     return Table("The last evaluation", ["figure", "value"], rows, folded=True)
 
 
-def _options(runs: Sequence[Run]) -> Table:
-    """Every option; where runs differ, the values of each."""
+def _options(runs: Sequence[Run]) -> list[Table]:
+    """Every option; those in which runs differ with a row for each run."""
     names = list(dict.fromkeys(name for run in runs for name in run.config if name not in NO_RUN_OF_ITS_OWN))
     names = [name for name in names if name not in VERSIONS] + [name for name in VERSIONS if name in names]
-    rows = []
-    for name in names:
-        values = list(dict.fromkeys(_shown(run.config.get(name)) for run in runs))
-        more = f" … ({len(values)} values)" if len(values) > 8 else ""
-        rows.append([spoken(name), "; ".join(values[:8]) + more])
-    return Table("What was run: every option, and the versions", ["option", "value"], rows, folded=True)
+    differing = [name for name in names if len({_shown(run.config.get(name)) for run in runs}) > 1]
+    alike = [[spoken(name), _shown(runs[0].config.get(name))] for name in names if name not in differing]
+    title = "What was run: every option, and the versions"
+    if not differing:
+        return [Table(title, ["option", "value"], alike, folded=True)]
+    shown = [name for name in differing if name != "out"]  # which is the run's name
+    rows = [[run.name, *(_shown(run.config.get(name)) for name in shown)] for run in runs]
+    return [
+        Table("What the runs differ in", ["run", *map(spoken, shown)], rows, folded=True),
+        Table(f"{title}, that all of them have in common", ["option", "value"], alike, folded=True),
+    ]
 
 
 def _shown(value: object) -> str:

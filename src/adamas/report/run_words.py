@@ -1,6 +1,6 @@
 """What runs mean, in plain sentences with figures that are those of their files.
 
-May import adamas.report's readers and the standard library.
+May import adamas.report's readers, adamas.compare.statistics and the standard library.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from adamas.compare.statistics import is_negligible
 from adamas.report.groups import Group
 from adamas.report.numbers import count, figure, listed, mean, median, seconds, share, size, spoken
 from adamas.report.runs import Run, number, pairs
@@ -20,6 +21,8 @@ FEW_PARAMETERS = 100  # of which what is usual in networks does not hold
 USUAL_RATIO = 1e-3
 ENOUGH_SEEDS = 4  # of each of two: that all of the one beat all of the other has then a chance under 3%
 OVERFITTED = 1.1  # times the lowest test loss
+# What has to be equal where optimizers are compared, besides the number of steps.
+EQUAL = ("model", "data_dir", "batch_size", "schedule", "plateau", "clip", "precision", "device", "adamas", "torch")
 
 
 def of_run(run: Run) -> list[str]:
@@ -51,6 +54,31 @@ def cautions(run: Run) -> list[str]:
             ]
         case _:
             return []
+
+
+def inequalities(groups: Sequence[Group]) -> list[str]:
+    """What keeps a difference between settings from being one of the optimizers: other lengths, data, batches, versions."""
+    said = []
+    lengths = [sorted({run.steps for run in group.runs if run.end == "finished"}) for group in groups]
+    if len({steps for found in lengths for steps in found}) > 1:
+        found = _by_group(groups, [[f"{steps:,}" for steps in found] for found in lengths])
+        said.append(f"The runs are not equally long: {found} steps.")
+    for name in EQUAL:
+        values = [list(dict.fromkeys(_setting(run, name) for run in group.runs)) for group in groups]
+        if len({value for found in values for value in found}) > 1:
+            said.append(f"The runs differ in {spoken(name)} too: {_by_group(groups, values)}.")
+    return said
+
+
+def _setting(run: Run, name: str) -> str:
+    value = run.config.get(name)
+    if value is None:
+        return "not given"
+    return figure(value) if isinstance(value, float) else str(value)
+
+
+def _by_group(groups: Sequence[Group], values: Sequence[Sequence[str]]) -> str:
+    return "; ".join(f"{group.label} {listed(found)}" for group, found in zip(groups, values, strict=True) if found)
 
 
 def outcome(run: Run) -> str:
@@ -198,15 +226,20 @@ def of_groups(groups: Sequence[Group]) -> list[str]:
     if not ended:
         return [*said, "None of them was evaluated to the end."]
     centre, best = ended[0]
+    target = next((run.target for run in runs if run.target is not None), None)
+    ties = [group for value, group in ended if value == centre or is_negligible(value - centre, target or 0.0)]
     seeds = len(best.values())
     over = f", the mean of {count(seeds, 'seed')} ({_between(best)})" if seeds > 1 else ""
-    name = spoken(metric)
-    said.append(f"{'Highest' if mode == 'max' else 'Lowest'} {name}: {best.label}, {figure(centre)}{over}.")
-    if len(ended) > 1:
-        second, other = ended[1]
+    first = f"{'Highest' if mode == 'max' else 'Lowest'} {spoken(metric)}"
+    if len(ties) > 1:
+        said.append(f"{first}: {figure(centre)}. {listed([group.label for group in ties])} are tied there.")
+    else:
+        said.append(f"{first}: {best.label}, {figure(centre)}{over}.")
+    if len(ended) > len(ties):
+        second, other = ended[len(ties)]
         text = f"Next is {other.label}, {figure(second)}, a difference of {figure(abs(centre - second), 2)}"
         said.append(f"{text}{_overlap(best, other)}.")
-    return said + _targets(groups, runs[0].target)
+    return said + _targets(groups, target)
 
 
 def _between(group: Group) -> str:

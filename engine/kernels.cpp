@@ -380,11 +380,25 @@ template <class T> void step_as(const Job &job, const Constants<T> &constants, i
     step_blocks<T>(job, constants, begin, end);
 }
 
-void step(const Job &job, int64_t begin, int64_t end) {
+void step_once(const Job &job, int64_t begin, int64_t end) {
     if (job.wide)
         step_as<double>(job, *job.wide_constants, begin, end);
     else
         step_as<float>(job, *job.narrow_constants, begin, end);
+}
+
+void step(const Job &job, int64_t begin, int64_t end) {
+    if (!(job.shape & shape::square) || job.wide_constants->sqrt_w != 0) return step_once(job, begin, end);
+    // Without a denominator in this step (w = 0): v by itself, while the weight is what it was, and then the rest as if
+    // there were no v. 0 times an infinite root would be NaN.
+    constexpr unsigned sizes = shape::square | shape::maximum;
+    Job of_second = job, rest = job;
+    of_second.shape = (job.shape & (sizes | shape::penalty)) | shape::use_gradient;
+    of_second.move = false;
+    of_second.operands[M].data = of_second.operands[R].data = nullptr;
+    rest.shape = job.shape & ~(sizes | shape::centered);
+    rest.operands[V].data = rest.operands[H].data = nullptr;
+    step_once(of_second, begin, end), step_once(rest, begin, end);
 }
 
 // ---- the gradient's norm

@@ -23,8 +23,9 @@ template <unsigned S, class X> inline X update_of(const Constants<X> &k, X grad,
     if constexpr (S & shape::absolute) v = size = larger(v, magnitude(k.s * grad) + k.eps);
     if constexpr (S & shape::maximum) h = size = larger(h, size);
     if constexpr (S & shape::centered) {
-        size = fused(k.minus_z * m, m, size);
-        size = size < 0 ? X(0) : size; // NaN stays NaN
+        const X variance = fused(k.minus_z * m, m, size);
+        size = size < std::numeric_limits<X>::infinity() ? variance : size; // also where m*m overflows with it
+        size = size < 0 ? X(0) : size;                                      // NaN stays NaN
     }
 
     if constexpr (S & shape::use_first) update = k.c * m;

@@ -619,3 +619,22 @@ def test_trap_T29_the_first_step_does_not_compile_anything() -> None:
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("weights", ["nearest", "stochastic", "split"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("state", ["int8", "bfloat16", {"exp_avg": "int8"}, {"exp_avg_sq": "int8"}], ids=str)
+def test_radam_moves_where_squares_overflow(isa: str, state: Any, dtype: torch.dtype, weights: str) -> None:
+    """Its first steps have no denominator, and so are those of momentum, in every format."""
+    gradient = 10.0 ** torch.linspace(-3, 37, 150).repeat(40, 1)
+    p = torch.nn.Parameter(torch.zeros(40, 150, dtype=dtype))
+    optimizer = at.RAdam([p], lr=1e-3, state=state, weights=weights, weight_decay=0.1)
+    for step in range(1, 6):
+        p.grad = gradient.to(dtype)
+        optimizer.step()
+        assert torch.isfinite(p).all()
+        # Rounding to 8 bits is as coarse as the largest number of a block.
+        largest = gradient[:, [127, 149]].repeat_interleave(torch.tensor([128, 22]), dim=1)
+        assert (
+            (p.detach().float() + 1e-3 * step * gradient).abs() < 1e-3 * step * (0.02 * gradient + 0.01 * largest)
+        ).all()

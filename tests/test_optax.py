@@ -151,6 +151,20 @@ def has(case: Case, state: str) -> bool:
 # ---- the numbers
 
 
+@pytest.mark.parametrize("case", IN_OPTAX, ids=str)
+def test_squares_that_overflow_leave_finite_what_optax_leaves_finite(case: Case) -> None:
+    params, gradient = jnp.ones(6), jnp.asarray([1.0, 1e18, 1e21, 1e25, 1e36, -1e38])
+    finite = []
+    for tx in (case.ours(), case.optax()):
+        p, state, update = params, tx.init(params), jax.jit(tx.update)
+        for step in range(7):
+            updates, state = update(gradient if step < 3 else 1e-3 * gradient, state, p)
+            p = p + updates
+        finite.append(np.isfinite(np.asarray(p)))
+    assert (finite[0] >= finite[1]).all()
+    assert finite[0].all() or case.name != "radam"
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_each_step_is_the_oracles(case: Case) -> None:
     """From the same weights and moments, one step in float32 is within 1e-6 of the float64 rule: moments and update."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from members import CASES, Case, moments_of, next_numbers, ulp
 
+import adamas.torch
 from adamas import _engine, family, rule
 from adamas.family import Shape
 
@@ -99,6 +100,55 @@ def terms_of_update(k: family.Coefficients, shape: int, g: np.ndarray, new: rule
     if shape & Shape.CENTERED:
         positive = positive._replace(first=new.first)
     return -rule.update(k._replace(k=0.0), shape, np, 0.0 * g, np.abs(g), positive)[0]
+
+
+# Squares of the larger ones overflow. Before v itself does, v̂ may in torch.optim, between 1e19 and 6e20.
+LARGE = {
+    torch.float32: [1.0, 1e15, 1e18, 1e21, 1e25, 1e30, 1e36, 3e38],
+    torch.float64: [1.0, 1e100, 1e152, 1e200, 1e250, 1e300, 1e308],
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"maximize": True}], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("where", [*_engine.instruction_sets(), "unfused"])
+def test_squares_that_overflow_do_what_they_do_in_torch(
+    case: Case, where: str, options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = _engine.instruction_set()
+    if where == "unfused":
+        monkeypatch.setattr("adamas.torch.optimizer._ENGINE_DEVICE", "nowhere")
+    else:
+        _engine.use_instruction_set(where)
+    try:
+        for dtype, large in LARGE.items():
+            gradient = torch.tensor([*large, *(-g for g in large)], dtype=dtype)
+            p, q = torch.nn.Parameter(torch.ones_like(gradient)), torch.nn.Parameter(torch.ones_like(gradient))
+            optimizer, other = (
+                make([one], **{**case.options, **options}) for make, one in ((case.make, p), (case.reference, q))
+            )
+            for step in range(8):
+                p.grad = q.grad = gradient if step < 4 else 1e-3 * gradient
+                optimizer.step()
+                other.step()
+                finite = torch.isfinite(q)
+                torch.testing.assert_close(p[finite], q[finite], rtol=1e-4, atol=1e-4)
+    finally:
+        _engine.use_instruction_set(chosen)
+
+
+@pytest.mark.parametrize("where", ["engine", "unfused"])
+def test_before_it_is_rectified_radam_is_momentum_whatever_is_under_the_root(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if where == "unfused":
+        monkeypatch.setattr("adamas.torch.optimizer._ENGINE_DEVICE", "nowhere")
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = adamas.torch.RAdam([p], lr=0.5, eps_root=3.0)
+    for step in range(1, 6):
+        p.grad = torch.full((3,), 0.25)
+        optimizer.step()
+        assert torch.allclose(p.detach(), torch.full((3,), 1 - step * 0.125))
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -76,7 +76,10 @@ class Shape:
 
 
 class Coefficients(NamedTuple):
-    """The numbers of the sentence for one step. The defaults are those of plain gradient descent at rate 0."""
+    """The numbers of the sentence for one step. The defaults are those of plain gradient descent at rate 0.
+
+    Where ``w`` is 0, the update has no denominator in this step.
+    """
 
     s: float = 1.0
     l2: float = 0.0

@@ -7,6 +7,7 @@ float64, the oracle of every test. This module imports ``adamas.family`` alone.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from .family import Coefficients, Shape
@@ -56,12 +57,23 @@ def update(k: Coefficients, shape: int, xp: Any, p: Array, g: Array, new: Moment
     if shape & Shape.SQUARE:
         size = maximum if shape & Shape.MAXIMUM else second
         if shape & Shape.CENTERED:
-            variance = size - k.z * first * first
+            # An infinite v stays so, also where m² overflows with it.
+            variance = xp.where(size < math.inf, size - k.z * first * first, size)
             size = xp.where(variance < 0, 0 * variance, variance)
-        u = u / (xp.sqrt(k.w * size + k.root) + k.eps)
+        u = _divided(k, xp, u, size)
     if shape & Shape.TRACE:
         u = trace = k.q * trace + u
     return k.k * p - k.eta * u, Moments(first, second, maximum, trace)
+
+
+def _divided(k: Coefficients, xp: Any, u: Array, size: Array) -> Array:
+    """The update over its denominator, which there is not where w is 0.
+
+    √w·√(v + ρ/w) is √(w·v + ρ), and does not overflow before v does.
+    """
+    if isinstance(k.w, float):
+        return u / (math.sqrt(k.w) * xp.sqrt(size + k.root / k.w) + k.eps) if k.w else u
+    return xp.where(k.w > 0, u / (xp.sqrt(k.w) * xp.sqrt(size + k.root / k.w) + k.eps), u)
 
 
 def step(k: Coefficients, shape: int, xp: Any, p: Array, g: Array, old: Moments) -> tuple[Array, Moments]:

@@ -161,3 +161,13 @@ def test_state_has_pytorchs_names_and_is_float32_for_any_variable() -> None:
     optimizer.build(of)
     assert [v.name for v in optimizer.variables[3:6]] == ["v0_exp_avg", "v0_exp_avg_sq", "v0_max_exp_avg_sq"]
     assert {keras.backend.standardize_dtype(v.dtype) for v in optimizer.variables[2:]} == {"float32"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_squares_that_overflow_leave_weights_finite(case: Case) -> None:
+    """A gradient of 1e25: with a denominator no weight moves, and without one it moves by the rate times the gradient."""
+    optimizer, of = case.ours(), variables()
+    step = Stepper(optimizer, of)
+    for _ in range(7):
+        step([np.full(v.shape, 1e25, np.float32) for v in of])
+    assert all(np.isfinite(value_of(v)).all() for v in of)

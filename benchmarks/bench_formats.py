@@ -56,10 +56,12 @@ def memory() -> None:
     table(["state=", "float32 weights", 'bfloat16, "stochastic"', 'bfloat16, "split"'], rows)
 
 
-def closed_loop(gradients: Callable[[int], Tensor], steps: int, state: Any) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """For each step the update of Adam at a rate of 1, and that with moments in float32."""
+def closed_loop(
+    gradients: Callable[[int], Tensor], steps: int, state: Any, member: Callable[..., Any] = adamas.torch.Adam
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """For each step the update of a member at a rate of 1, and that with moments in float32."""
     p, q = (nn.Parameter(torch.zeros_like(gradients(0))) for _ in range(2))
-    coded, exact = adamas.torch.Adam([p], lr=1.0, state=state), adamas.torch.Adam([q], lr=1.0)
+    coded, exact = member([p], lr=1.0, state=state), member([q], lr=1.0)
     for step in range(steps):
         p.grad = gradients(step)
         q.grad = p.grad
@@ -94,22 +96,61 @@ def errors() -> None:
     table(["state=", *found], rows)
 
 
+def differing(decades: int, seed: int = 0) -> Callable[[int], Tensor]:
+    """Gradients of which each column has a size of its own: 10 to the power of 0 to −``decades``."""
+    sizes = 10 ** -(decades * torch.rand(128, generator=torch.Generator().manual_seed(seed)))
+    return lambda step: torch.randn(64, 128, generator=torch.Generator().manual_seed(step + 1)) * sizes
+
+
 def spread() -> None:
     """The same where the gradients of a block differ in size: column sizes are 10 to the power of 0 to −r."""
     rows = []
     for name, state in STATES.items():
         if state == "float32":
             continue
+        loops = (closed_loop(differing(decades), 300, state) for decades in (0, 1, 2, 3))
+        rows.append([name, *(f"{relative_error(loop, 150):.1e}" for loop in loops)])
+    table(["state=", "alike", "1 : 10", "1 : 100", "1 : 1000"], rows)
+
+
+def overshoot() -> None:
+    """How far updates go: the largest of Adam, in times the largest with float32 moments, on the gradients of ``spread`` (the
+    most of five draws of the sizes); then those of a small element beside a large one."""
+    rows = []
+    for name, state in STATES.items():
+        if state == "float32":
+            continue
         cells = [name]
         for decades in (0, 1, 2, 3):
-
-            def gradients(step: int, decades: int = decades) -> Tensor:
-                sizes = 10 ** -(decades * torch.rand(128, generator=torch.Generator().manual_seed(0)))
-                return torch.randn(64, 128, generator=torch.Generator().manual_seed(step + 1)) * sizes
-
-            cells.append(f"{relative_error(closed_loop(gradients, 300, state), 150):.1e}")
+            loops = (closed_loop(differing(decades, seed), 300, state) for seed in range(5))
+            most = max(
+                float(u.abs().max() / exact.abs().max()) for one in loops for step, u, exact in one if step >= 150
+            )
+            cells.append(f"{most:.2f}")
         rows.append(cells)
     table(["state=", "alike", "1 : 10", "1 : 100", "1 : 1000"], rows)
+
+    def momentum(params: Any, **options: Any) -> torch.optim.Optimizer:
+        return adamas.torch.SGD(params, momentum=0.9, **options)
+
+    def small(share: float, sign: int) -> Callable[[int], Tensor]:
+        """A constant 1 beside small elements, whose sign changes with each step where it is -1."""
+        return lambda step: torch.tensor([1.0, *[share * sign**step] * 127]).expand(64, 128).contiguous()
+
+    rows = []
+    for name, member, share, sign in (
+        ("SGD, momentum 0.9", momentum, 1 / 943, 1),
+        ("SGD, momentum 0.9", momentum, 1 / 50, -1),
+        ("Adam", adamas.torch.Adam, 1 / 50, -1),
+    ):
+        loop = closed_loop(small(share, sign), 400, "int8", member)
+        found = [(float(u[0, 1]), float(exact[0, 1])) for step, u, exact in loop if step >= 200]
+        size = statistics.mean(abs(exact) for _, exact in found)
+        means = [abs(statistics.mean(side)) / size for side in zip(*found, strict=True)]
+        gradient = "alternates" if sign < 0 else "is constant"
+        rows.append([name, f"1/{1 / share:.0f}", gradient, *(f"{mean:.2f}" for mean in means)])
+    table(["member", "of the largest", "its gradient", "int8: mean update", "float32"], rows)
+    print("Mean updates are in times the mean size of an exact update.\n")
 
 
 def times() -> None:
@@ -243,11 +284,13 @@ def training() -> None:
         table(["setting", "final loss", "beside float32", "each seed"], rows)
 
 
-SECTIONS = {section.__name__: section for section in (memory, errors, spread, times, threads, others, training)}
+SECTIONS = {
+    section.__name__: section for section in (memory, errors, spread, overshoot, times, threads, others, training)
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(THREADS)
     print(f"{adamas.engine_info()}, torch {torch.__version__}\n")
-    for name in sys.argv[1:] or ("memory", "errors", "spread", "times"):
+    for name in sys.argv[1:] or ("memory", "errors", "spread", "overshoot", "times"):
         print(f"{name}: {SECTIONS[name].__doc__}\n")
         SECTIONS[name]()

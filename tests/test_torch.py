@@ -411,8 +411,10 @@ def test_parameters_of_different_steps_in_one_group() -> None:
     assert_same_bits(q, alone)
 
 
-def test_replaced_tensors_are_seen() -> None:
+@pytest.mark.parametrize("device", ["cpu", "nowhere"])
+def test_replaced_tensors_are_seen(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever swaps a weight, a moment or a whole state between two steps, the next step uses what is there."""
+    monkeypatch.setattr("adamas.torch.optimizer._ENGINE_DEVICE", device)
     p, q = (torch.nn.Parameter(torch.ones(6)) for _ in range(2))
     optimizer, reference = at.Adam([p], lr=0.1), torch.optim.Adam([q], lr=0.1)
 
@@ -438,6 +440,12 @@ def test_replaced_tensors_are_seen() -> None:
     both()
     for o in (optimizer, reference):
         o.state.clear()
+    both()
+    for o, x in ((optimizer, p), (reference, q)):
+        o.state[x].clear()
+    both()
+    for o, x in ((optimizer, p), (reference, q)):
+        del o.state[x]["step"], o.state[x]["exp_avg"], o.state[x]["exp_avg_sq"]
     both()
     for o in (optimizer, reference):
         o.param_groups[0].update(lr=0.01, betas=(0.5, 0.9), weight_decay=0.1)

@@ -303,6 +303,34 @@ def test_the_suggested_commands_ask_for_what_they_say(monkeypatch: pytest.Monkey
     assert asked == [dataclasses.replace(fresh, **change) for change in changes]
 
 
+@pytest.mark.parametrize(
+    ("options", "suggested"),
+    [
+        (Options("digits"), True),
+        (Options("quadratic"), False),
+        (Options("quadratic", optimizer="torch:Adam", model="rosenbrock"), False),
+        (Options("quadratic", precision="bfloat16", weights="stochastic"), True),
+        (Options("quadratic", state="int8"), True),
+        (Options("quadratic.py"), True),
+    ],
+)
+def test_another_seed_is_suggested_where_the_seed_decides_anything(options: Options, suggested: bool) -> None:
+    assert any("--seed" in words for words, _ in suggestions(options)) is suggested
+
+
+def test_tensorboard_prints_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    code = """
+import sys
+from adamas.train import Listener, fit
+fit("quadratic", epochs=1, log="tensorboard", out="run", listener=Listener())
+sys.exit("tensorflow was imported" if "tensorflow" in sys.modules else 0)
+"""
+    done = python(code, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
 def test_the_suggested_commands_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
     expression, plateau = (
         "warmup(9).then(cosine(90), at=9).clip(high=0.5)",

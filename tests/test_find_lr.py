@@ -584,6 +584,14 @@ def test_the_finding_reads_well_and_cannot_be_changed() -> None:
     assert hash(finding)
 
 
+@pytest.mark.parametrize(("confidence", "warned"), [(0.21, True), (0.29, True), (0.31, False), (1.0, False)])
+def test_a_low_confidence_is_a_warning_in_the_first_line(confidence: float, warned: bool) -> None:
+    finding = dataclasses.replace(conclude(RATES, [dip()]), confidence=confidence)
+    first = str(finding).splitlines()[0]
+    assert first.startswith(f"learning rate {finding.lr:.2g}, confidence {confidence:.2f}")
+    assert first.endswith(": low, as rules or sweeps disagree; look at the curve before you use it") is warned
+
+
 def test_it_becomes_a_schedule() -> None:
     finding = conclude(RATES, [dip()])
     assert finding.schedule(1000) == finding.lr * warmup(50).then(cosine(950))

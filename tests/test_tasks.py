@@ -13,8 +13,10 @@ from torch import nn
 import adamas.torch
 from adamas import tasks
 from adamas.tasks import TASKS, InputError, Task
-from adamas.train import fit
+from adamas.train import Listener, fit
+from adamas.train.loop import run
 from adamas.train.optimizers import OPTIMIZERS
+from adamas.train.options import Options
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "own_task.py"
 FOLDERS = {"mnist": "mnist", "mnist-cnn": "mnist"}
@@ -78,6 +80,15 @@ def test_the_table_tells_what_the_task_is(name: str, load: Callable[[str], Task]
     task, about = load(name), TASKS[name]
     assert about.parameters == sum(parameter.numel() for parameter in task.model().parameters())
     assert f"{task.target:g}" in about.target.split()
+
+
+@pytest.mark.parametrize("name", [name for name, about in TASKS.items() if not about.random])
+@pytest.mark.parametrize("model", [None, "rosenbrock"])
+def test_where_the_seed_decides_nothing_all_seeds_give_the_same_bits(name: str, model: str | None) -> None:
+    first, second = (
+        run(Options(name, model=model, seed=seed, epochs=2), Listener(), write=False).metrics for seed in (0, 1)
+    )
+    assert first == second
 
 
 def test_the_loss_has_a_gradient_for_every_parameter(task: Task) -> None:

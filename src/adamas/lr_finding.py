@@ -28,6 +28,7 @@ _FALLS = 3.0
 # How far down the valley its rule goes. Of shares from two thirds to four fifths, for twelve seeds on digits and eight on
 # MNIST, this came nearest to the best rate of one epoch, for Adam and gradient descent together (docs/find-lr.md).
 _DOWN = 0.75
+LOW_CONFIDENCE = 0.3  # under it, a suggestion comes with a warning
 # Decades of spread that halve the confidence.
 _HALVING = 0.5
 # A sweep is over when the averaged loss is this many times as far above its best as it had fallen. It only saves batches:
@@ -83,7 +84,10 @@ class LRFinding:
 
     def __str__(self) -> str:
         """The rate, the confidence, and a line for each rule."""
-        lines = [f"learning rate {self.lr:.2g}, confidence {self.confidence:.2f}"]
+        low = ": low, as rules or sweeps disagree; look at the curve before you use it"
+        lines = [
+            f"learning rate {self.lr:.2g}, confidence {self.confidence:.2f}{low * (self.confidence < LOW_CONFIDENCE)}"
+        ]
         for rule in self.rules:
             said = "does not apply" if rule.lr is None else f"{rule.lr:.2g}"
             lines.append(f"  {rule.name:20} {said}: {rule.note}")

@@ -34,7 +34,7 @@ class About:
     """What ``adamas tasks`` tells of a task without loading it.
 
     ``parameters`` is the size of its network, ``seconds`` how long a run by default took on two cores, ``target`` what
-    counts as solved, and ``needs`` what has to be given or installed.
+    counts as solved, and ``needs`` what has to be given or installed. ``random`` says whether the seed decides anything.
     """
 
     summary: str
@@ -42,10 +42,11 @@ class About:
     seconds: int
     target: str
     needs: str = ""
+    random: bool = True
 
 
 TASKS = {
-    "quadratic": About("x² from x = 5, or Rosenbrock's valley", 1, 1, "f at most 0.0001"),
+    "quadratic": About("x² from x = 5, or Rosenbrock's valley", 1, 1, "f at most 0.0001", random=False),
     "digits": About("tells 8×8 digits apart", 38_410, 1, "test accuracy 0.97"),
     "mnist": About("tells 28×28 digits apart", 535_818, 20, "test accuracy 0.975", "MNIST's IDX files as data_dir"),
     "mnist-cnn": About("the same by convolutions", 105_914, 70, "test accuracy 0.985", "MNIST's IDX files as data_dir"),

@@ -15,7 +15,7 @@ import typer
 from adamas.tasks import TASKS, InputError
 from adamas.train import terminal
 from adamas.train.config import gather
-from adamas.train.optimizers import OPTIMIZERS, having
+from adamas.train.optimizers import OPTIMIZERS, OWN, having
 from adamas.train.options import MOST_SEED, Options
 from adamas.train.records import DivergedError, Summary
 from adamas.train.schedules import SCHEDULES
@@ -221,8 +221,17 @@ def suggestions(options: Options) -> list[tuple[list[str], str]]:
     other = "nadam" if options.optimizer == "adam" else "adam"
     schedule = Options.schedule if options.schedule_is_rate else options.schedule  # a rate that suits one member alone
     ideas.append((replace(fresh, optimizer=other, lr=None, schedule=schedule), "another member of the family"))
-    ideas.append((replace(fresh, seed=(options.seed + 1) % MOST_SEED), "how much of it was luck"))
+    if _is_random(options):
+        ideas.append((replace(fresh, seed=(options.seed + 1) % MOST_SEED), "how much of it was luck"))
     return [(idea.command(), why) for idea, why in ideas]
+
+
+def _is_random(options: Options) -> bool:
+    """Whether the seed decides anything: the first weights, the data, or how the optimizer rounds."""
+    arguments = options.optimizer_arguments()
+    rounds = arguments.get("state", "float32") != "float32" or arguments.get("weights") == "stochastic"
+    known = options.task in TASKS and options.member.module in (OWN, "torch.optim")
+    return not known or TASKS[options.task].random or rounds
 
 
 def _advice(options: Options) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 from adamas.tasks import InputError
 from adamas.train.records import Evaluation, Listener, Plan, Sample, Summary
 
 FOLDER = "tensorboard"
+WITHOUT_TENSORFLOW = "tensorboard.compat.notf"
 
 
 def check() -> None:
@@ -26,6 +29,10 @@ class TensorBoard(Listener):
 
     def on_start(self, plan: Plan) -> None:
         """Open a file; of an earlier one, what a resumed run does again is not shown any more."""
+        if "tensorflow" not in sys.modules:
+            # Where TensorFlow is installed, TensorBoard would import it to open a file, which takes seconds and prints what
+            # it runs on. Where there is this module, TensorBoard opens it by itself.
+            sys.modules.setdefault(WITHOUT_TENSORFLOW, ModuleType(WITHOUT_TENSORFLOW))
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(str(self.run / FOLDER), purge_step=plan.done + 1 if plan.done else None)

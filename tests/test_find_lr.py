@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
 import os
 import random
@@ -734,6 +735,19 @@ def test_a_failure_is_one_line_and_leaves_nothing(
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", says)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_that_cannot_be_written_loses_no_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*paths: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(adamas.torch, "find_lr", lambda *arguments, **options: conclude(RATES, [dip()]))
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(InputError, match=r"^out '.*lr\.png' cannot be written: No space left on device$"):
+        application()(["find-lr", "--out", str(tmp_path / "lr.png")], standalone_mode=False)
+    assert capsys.readouterr().out.startswith("learning rate ")
 
 
 def test_for_a_task_a_failure_is_about_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:

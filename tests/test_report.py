@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import json
 import math
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -312,6 +314,20 @@ def test_where_nothing_can_be_written_is_said_before_anything_is_read(tmp_path, 
     result = run_command(tmp_path / "no such run", *arguments)
     assert isinstance(result.exception, InputError)
     assert result.exception.parameter == parameter
+
+
+@pytest.mark.parametrize(("arguments", "parameter"), [(["--out", "page.html"], "out"), (["--png", "charts"], "png")])
+def test_what_cannot_be_written_is_named(tmp_path, monkeypatch, arguments, parameter):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "run")
+
+    def full(*paths):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    result = run_command(tmp_path / "run", *arguments)
+    assert isinstance(result.exception, InputError)
+    assert str(result.exception) == f"{parameter} {arguments[1]!r} cannot be written: No space left on device"
 
 
 def test_the_pictures_are_one_for_each_chart_and_the_page_is_left_out(tmp_path, monkeypatch):

@@ -62,13 +62,15 @@ def report(
     title, sections = compose(runs)
     if png is not None:
         drawn = pictures(sections)
-        png.mkdir(parents=True, exist_ok=True)
-        for name, picture in drawn.items():
-            folder.write(png / name, picture)
+        with folder.output("png", png):
+            png.mkdir(parents=True, exist_ok=True)
+            for name, picture in drawn.items():
+                folder.write(png / name, picture)
         typer.echo(f"Pictures: {count(len(drawn), 'chart')} in {png}/")
     if page is not None:
         subtitle = f"Made by adamas {adamas.__version__} on {time.strftime('%Y-%m-%d at %H:%M')}"
-        folder.write(page, render(title, subtitle, sections).encode())
+        with folder.output("out", page):
+            folder.write(page, render(title, subtitle, sections).encode())
         for section in sections:
             said = "\n".join([section.title, *(f"  {sentence}" for sentence in section.sentences)])
             typer.echo(terminal.filled(said, terminal.width()))

@@ -92,15 +92,15 @@ def find_lr(
         except LRFindingError as error:
             typer.echo(f"adamas: no learning rate was found: {error}", err=True)
             raise typer.Exit(1) from error
-        if out is not None:
-            picture = io.BytesIO()
-            finding.plot(picture)
-            folder.write(out, picture.getvalue())
     except KeyboardInterrupt as error:
         typer.echo("adamas: interrupted", err=True)
         raise typer.Exit(130) from error
     typer.echo(terminal.filled(str(finding), terminal.width()))
     if out is not None:
+        picture = io.BytesIO()
+        finding.plot(picture)
+        with folder.output("out", out):
+            folder.write(out, picture.getvalue())
         typer.echo(f"Picture: {out}")
     typer.echo(f"Next:\n  {shlex.join(replace(options, lr=float(f'{finding.lr:.2g}')).command())}")
 

@@ -170,6 +170,15 @@ def check_picture(path: Path) -> None:
         )
 
 
+@contextmanager
+def output(parameter: str, path: Path) -> Iterator[None]:
+    """Raise an OSError as an InputError, which names the parameter that asked for ``path`` to be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(parameter, f"{str(path)!r} cannot be written: {error.strerror}") from error
+
+
 def _not_writable(parameter: str, folder: Path, error: OSError) -> InputError:
     cure = "choose another folder" if parameter == "out" else "copy it to where it can be written, and resume the copy"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

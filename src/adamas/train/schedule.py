@@ -55,10 +55,8 @@ def schedule(
     values: Values = chosen(at)
     if not np.isfinite(values).any():
         raise InputError("expression", f"has no finite value in its first {steps:,} steps")
-    try:
+    with folder.output("out", out):
         folder.write(out, draw(chosen, at, values))
-    except OSError as error:
-        raise InputError("out", f"{str(out)!r} cannot be written: {error.strerror}") from error
     braille = "⣿".encode(sys.stdout.encoding or "ascii", "ignore") != b""
     width = min(shutil.get_terminal_size().columns, WIDEST)
     typer.echo("\n".join([str(chosen), "", *plot(at, values, width, HEIGHT, braille), "", *table(at, values)]))

@@ -217,6 +217,7 @@ def run_page(text: str, page: Path, data: Path | None, monkeypatch: pytest.Monke
             assert block.language == "text", f"line {block.line}: mark a block that is not to be run as text"
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.:DeprecationWarning")  # ZeroRedundancyOptimizer's
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Path(os.environ.get("ADAMAS_DATA", ROOT.parent / "shared" / "data"))

@@ -242,6 +242,22 @@ def test_parameters_are_checked_as_the_optimizer_checks_them() -> None:
                 make(given, state="int8")
 
 
+def test_trap_T53_what_is_not_in_8_bits_is_told_or_refused() -> None:
+    params = [torch.nn.Parameter(torch.ones(shape)) for shape in ((64, 128), (8192,), (4, 4))]
+    optimizer = at.Adam(params, state="int8")
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    told = optimizer.memory().bytes
+    assert told["exp_avg"] == told["exp_avg_sq"] == 64 * 128 + 4 * (8192 + 16)
+    assert told["scales"] == 2 * 4 * 64
+    # Parameters in FSDP1 are parts of flat tensors, whatever their shapes are to the module.
+    params[1]._fsdp_flattened = True
+    for state in ("int8", {"exp_avg": "int8"}):
+        with pytest.raises(ValueError, match="parameter 1 is flattened by FullyShardedDataParallel and has no rows"):
+            at.Adam(params, state=state)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "Optimizer", "Any", at.Optimizer, torch.optim.AdamW, at.param_groups])
 def test_other_optimizers_are_refused(optimizer: Any) -> None:
     with pytest.raises(TypeError, match="plan_memory plans for the optimizers of"):

@@ -70,6 +70,10 @@ class Plan:
         """The parameters that were collected."""
         return self._group.collected()
 
+    def most_steps(self) -> float:
+        """The most steps that a parameter that was collected has made; -1 where there is none."""
+        return max((row[0] for row in self.rows), default=-1.0)
+
     @abstractmethod
     def has_zero_gradients(self) -> bool:
         """Whether every gradient that was collected is 0 everywhere."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from ..family import Coefficients, Member
 from ..schedules import Schedule
 from . import clipping
+from .finding import Finding, Sharers
 from .plan import Plan, Row, refuse_shared_memory
 from .scheduled import GroupSchedules, steps_done
 
@@ -37,11 +38,14 @@ class Stepping:
     _schedules: list[GroupSchedules]  # of each group, as far as the groups are the same: see ``_schedules_now``
     _counted: tuple[Sequence[Plan] | None, int]  # the plans that were counted, and the steps that were done
     _held: bool  # whether the last step had a rate of 0 where a schedule gives another
+    _sharers: Sharers | None  # None where all parameters of the model are here
+    _position: int  # of the first parameter among those of all sharers
 
     def _begin(self) -> None:
         """Gives the optimizer, new or unpickled, the attributes that no step has set yet."""
         self.grad_norm = self.grad_norm_limit = None
-        self._plans, self._counted, self._held = None, (None, 0), False
+        self._plans, self._counted, self._held, self._position = None, (None, 0), False, 0
+        vars(self).setdefault("_sharers", None)
 
     @property
     def clipped_steps(self) -> int:
@@ -114,11 +118,14 @@ class Stepping:
         for part in schedules.observed():
             part.tell(self)
 
-    def _scheduled(self, plans: Sequence[Plan]) -> Sequence[Plan]:
-        """The plans, for the numbers that the schedules give the coming step."""
-        if self._counted[0] is plans and all(one.is_untouched() for one in self._schedules):
+    def _scheduled(self, plans: Sequence[Plan], steps: int) -> Sequence[Plan]:
+        """The plans, for the numbers that the schedules give the coming step, which comes after so many."""
+        if (
+            self._counted[0] is plans
+            and self._counted[1] == steps
+            and all(one.is_untouched() for one in self._schedules)
+        ):
             return plans
-        steps = steps_done(self.state.values())
         for schedules in self._schedules:
             if steps == self._counted[1]:
                 schedules.verify(may_hold=not self._held)
@@ -134,23 +141,44 @@ class Stepping:
 
     # ---- the step
 
-    def _step_all(self, gradients: Sequence[list[Any] | None] | None, scale: float, threads: int) -> None:
+    def _step_all(
+        self, gradients: Sequence[list[Any] | None] | None, scale: float, threads: int, overflow: bool = False
+    ) -> None:
         """Steps every parameter that has a gradient: one of those given for its group, or its own.
 
-        ``scale`` multiplies the gradients.
+        ``scale`` multiplies the gradients. After an ``overflow`` in them, nothing is done.
         """
         self.grad_norm = self.grad_norm_limit = None
         with self._lock:
-            plans = self._current_plans()
-            has_schedules = any(one.schedules for one in self._schedules_now())
-            if has_schedules:
-                plans = self._scheduled(plans)
+            plans: Sequence[Plan] = ()
+            found, problem = None, None
             try:
-                for plan, given in zip(plans, gradients or [None] * len(plans), strict=True):
-                    plan.collect(given)
-                if gradients is not None:
-                    refuse_shared_memory(plans)
-                reached = self._step_collected(plans, scale, threads)
+                try:
+                    if overflow:
+                        found = Finding(overflow=True)
+                    else:
+                        plans = self._current_plans()
+                        _collect(plans, gradients)
+                        found = self._find(plans, threads)
+                except Exception as error:
+                    if self._sharers is None:
+                        raise
+                    problem = error
+                if self._sharers is not None:
+                    found = self._sharers.agree(
+                        found, problem, sum(len(group["params"]) for group in self.param_groups)
+                    )
+                assert found is not None
+                if found.overflow:
+                    return
+                has_schedules = any(one.schedules for one in self._schedules_now())
+                settled = self._settled(plans, found, has_schedules)
+                if settled is not plans:
+                    for plan in plans:
+                        plan.discard()
+                    plans = settled
+                    _collect(plans, gradients)
+                reached = self._step_collected(plans, found, scale, threads)
             finally:
                 for plan in plans:
                     plan.discard()
@@ -162,23 +190,60 @@ class Stepping:
                 if not self._held:
                     self._counted = plans, self._counted[1]
 
-    def _step_collected(self, plans: Sequence[Plan], scale: float, threads: int) -> int:
-        """Steps what was collected; returns the highest step that a parameter has reached, 0 where none moved."""
-        if self._is_query(plans):
-            return 0
-        measured = any(
+    def _find(self, plans: Sequence[Plan], threads: int) -> Finding:
+        """What is found out for the parameters that were collected.
+
+        Raises:
+            FloatingPointError: a gradient is not finite, and its group has ``on_nonfinite="raise"``.
+        """
+        is_query, skip = self._is_query(plans), False
+        square_sums: list[float] | None = None
+        if any(
             group["max_grad_norm"] is not None or group["on_nonfinite"] != "propagate" for group in self.param_groups
-        )
-        if measured and not self._measure(plans, scale, threads):
+        ):
+            square_sums = []
+            for group, plan in zip(self.param_groups, plans, strict=True):
+                parts, culprit = plan.square_sum(threads)
+                square_sums += parts
+                if culprit is not None and group["on_nonfinite"] == "raise":
+                    raise FloatingPointError(
+                        f"the gradient of parameter {culprit} has a NaN or an infinity; nothing was changed "
+                        '(on_nonfinite="skip" would leave out such steps and count them)'
+                    )
+                skip |= culprit is not None and group["on_nonfinite"] == "skip"
+        steps = reached = 0
+        if any(one.schedules for one in self._schedules_now()):
+            steps = self._counted[1] if self._counted[0] is plans else steps_done(self.state.values())
+            if self._sharers is not None:
+                reached = 1 + int(max((plan.most_steps() for plan in plans), default=-1))
+        return Finding(False, is_query, skip, steps, reached, square_sums)
+
+    def _settled(self, plans: Sequence[Plan], found: Finding, has_schedules: bool) -> Sequence[Plan]:
+        """The plans of the coming step, after what was found."""
+        if found.position != self._position:
+            self._position, self._plans = found.position, None
+            plans = self._current_plans()
+        return self._scheduled(plans, found.steps) if has_schedules else plans
+
+    def _step_collected(self, plans: Sequence[Plan], found: Finding, scale: float, threads: int) -> int:
+        """Steps what was collected; returns the highest step that a parameter has reached, 0 where none moved."""
+        if found.is_query:
             return 0
-        factors = self._clip() if measured else [1.0] * len(plans)
+        factors = [1.0] * len(plans)
+        if found.square_sums is not None:
+            self.grad_norm = math.sqrt(math.fsum(found.square_sums)) * scale
+            if found.skip:
+                for group in self.param_groups:
+                    group["skipped_steps"] += 1
+                return 0
+            factors = self._clip(self.grad_norm)
         for group, plan, factor in zip(self.param_groups, plans, factors, strict=True):
 
             def advance(row: Row, group: dict[str, Any] = group, clip: float = scale * factor) -> Any:
                 return self._advance(group, row, clip)
 
             plan.prepare(advance)  # for all of them before the first is changed
-        return max([plan.step(threads) for plan in plans], default=0)
+        return max([found.reached, *[plan.step(threads) for plan in plans]])
 
     def _is_query(self, plans: Sequence[Plan]) -> bool:
         """Whether this is no step but makes the state, as ``torch.distributed.checkpoint`` has it made: before any other step,
@@ -192,29 +257,8 @@ class Stepping:
         scalars = self._member.advance(group, dict(zip(self._scalar_names, row, strict=True)))
         return self._member.full_coefficients(group, scalars, scale), tuple(scalars.values())
 
-    def _measure(self, plans: Sequence[Plan], scale: float, threads: int) -> bool:
-        """Sets ``grad_norm``; returns False if the step is to be skipped, and counts it."""
-        parts: list[float] = []
-        skip = False
-        for group, plan in zip(self.param_groups, plans, strict=True):
-            found, culprit = plan.square_sum(threads)
-            parts += found
-            if culprit is not None and group["on_nonfinite"] == "raise":
-                raise FloatingPointError(
-                    f"the gradient of parameter {culprit} has a NaN or an infinity; nothing was changed "
-                    '(on_nonfinite="skip" would leave out such steps and count them)'
-                )
-            skip |= culprit is not None and group["on_nonfinite"] == "skip"
-        self.grad_norm = math.sqrt(math.fsum(parts)) * scale
-        if skip:
-            for group in self.param_groups:
-                group["skipped_steps"] += 1
-        return not skip
-
-    def _clip(self) -> list[float]:
-        """The factor of each group's gradients, from ``grad_norm``; counts a step that is shortened."""
-        norm = self.grad_norm
-        assert norm is not None
+    def _clip(self, norm: float) -> list[float]:
+        """The factor of each group's gradients, whose norm this is; counts a step that is shortened."""
         limits = [group["max_grad_norm"] for group in self.param_groups]
         if "auto" in limits:
             first = self.param_groups[0]
@@ -229,3 +273,11 @@ class Stepping:
             for group in self.param_groups:
                 group["clipped_steps"] += 1
         return factors
+
+
+def _collect(plans: Sequence[Plan], gradients: Sequence[list[Any] | None] | None) -> None:
+    """Looks up all tensors, before any of them is changed."""
+    for plan, given in zip(plans, gradients or [None] * len(plans), strict=True):
+        plan.collect(given)
+    if gradients is not None:
+        refuse_shared_memory(plans)

@@ -10,9 +10,9 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
 from .. import family
-from ..hyperparameters import AdamaxOptions, AdamOptions, Decay, Options, RootOptions
+from ..hyperparameters import Decay
 from .optimizer import Optimizer
-from .options import Scheduled
+from .options import AdamaxOptions, AdamOptions, Options, RootOptions, Scheduled
 
 _ADAM_DEFAULTS: dict[str, Any] = {"bias_correction": True, "eps_mode": "torch", "eps_root": 0.0}
 
@@ -46,7 +46,7 @@ class SGD(Optimizer):
         fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what has
             overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step is fused.
         differentiable: refused where True.
-        **options: see ``adamas.hyperparameters.Options``.
+        **options: see ``adamas.torch.options.Options``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -113,7 +113,7 @@ class Adagrad(Optimizer):
             overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step is fused.
         maximize: ascend.
         differentiable: refused where True.
-        **options: see ``adamas.hyperparameters.RootOptions``.
+        **options: see ``adamas.torch.options.RootOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -183,7 +183,7 @@ class RMSprop(Optimizer):
         capturable, foreach: accepted and without effect.
         maximize: ascend.
         differentiable: refused where True.
-        **options: see ``adamas.hyperparameters.RootOptions``.
+        **options: see ``adamas.torch.options.RootOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -243,7 +243,7 @@ class Adam(Optimizer):
         maximize: ascend.
         differentiable: refused where True.
         decoupled_weight_decay: the same as ``decay="decoupled"``.
-        **options: see ``adamas.hyperparameters.AdamOptions``.
+        **options: see ``adamas.torch.options.AdamOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -311,7 +311,7 @@ class AdamW(Adam):
         fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what has
             overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step is fused.
         differentiable: refused where True.
-        **options: see ``adamas.hyperparameters.AdamOptions``.
+        **options: see ``adamas.torch.options.AdamOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -366,7 +366,7 @@ class Adamax(Optimizer):
         foreach, capturable: accepted and without effect.
         maximize: ascend.
         differentiable: refused where True.
-        **options: see ``adamas.hyperparameters.AdamaxOptions``.
+        **options: see ``adamas.torch.options.AdamaxOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -422,7 +422,7 @@ class NAdam(Optimizer):
         foreach, capturable: accepted and without effect.
         maximize: ascend.
         differentiable: refused where True.
-        **options: see ``adamas.hyperparameters.AdamOptions``.
+        **options: see ``adamas.torch.options.AdamOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -480,7 +480,7 @@ class RAdam(Optimizer):
         foreach, capturable: accepted and without effect.
         maximize: ascend.
         differentiable: refused where True.
-        **options: see ``adamas.hyperparameters.AdamOptions``.
+        **options: see ``adamas.torch.options.AdamOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.

@@ -31,7 +31,8 @@ from ..stepping.resuming import COUNTS
 from ..stepping.scheduled import HYPERPARAMETERS, OBSERVED, refuse_lr_scale, separated, steps_done
 from . import checkpoint, storage, unfused
 from .memory import counted
-from .options import as_number, check, check_parameter, refuse_wrapper
+from .options import as_number, check, check_flat, check_parameter, is_flat, refuse_alone, refuse_wrapper
+from .ranks import Ranks
 
 _ENGINE_DEVICE = "cpu"  # the devices that the engine has kernels for
 
@@ -53,14 +54,18 @@ class GroupPlan(Plan):
             group,
         )  # weak, so that an optimizer is freed without the garbage collector
         self._names = parameter_names(group, first)
-        self.keys = [_random_key(group, i, first) for i in range(len(self.params))]
+        self.keys = [_random_key(group, i, first + optimizer._position) for i in range(len(self.params))]
+        # The first parameter of which other processes have parts whose gradients are not seen here.
+        self._part = next((i for i, p in enumerate(self.params) if optimizer._sharers is None and is_flat(p)), None)
         self._slots = optimizer._member.state_names(group)
         self._scalars = optimizer._scalar_names
         self._first_rows = [rows.first if (rows := storage.rows_of(group, i)) else 0 for i in range(len(self.params))]
         self._states: list[dict[str, Any]] = []
         for i, p in enumerate(self.params):
             if p.grad is not None and p.requires_grad:
-                refuse_wrapper(p, f"parameter {self._names[i]}")  # which had no gradient when the group was added
+                # Which may have had no gradient, or other options, when the group was added.
+                refuse_wrapper(p, f"parameter {self._names[i]}")
+                check_flat(p, f"parameter {self._names[i]}", group, optimizer._sharers is None)
                 optimizer._initialize_state(group, i)
             self._states.append(optimizer.state.get(p, {}))
         needed = [name for name in (*self._scalars, *self._slots) if name is not None]
@@ -116,6 +121,10 @@ class GroupPlan(Plan):
         assert optimizer is not None  # it is what steps
         optimizer._initialize_state(self._options, index)
 
+    def most_steps(self) -> float:
+        """See ``Plan.most_steps``."""
+        return max([super().most_steps(), *(float(self._states[i]["step"]) for i, _ in self._others)])
+
     def has_zero_gradients(self) -> bool:
         """See ``Plan.has_zero_gradients``."""
         here = (p.grad for p in self.collected())
@@ -123,6 +132,8 @@ class GroupPlan(Plan):
 
     def square_sum(self, threads: int) -> tuple[list[float], str | None]:
         """See ``Plan.square_sum``."""
+        if self._part is not None:
+            refuse_alone(f"parameter {self._names[self._part]}", "max_grad_norm= and on_nonfinite=")
         parts, culprit = super().square_sum(threads)
         total, index = unfused.square_sum([gradient for _, gradient in self._others])
         if culprit is None and index is not None:
@@ -196,7 +207,8 @@ def parameter_names(group: dict[str, Any], first: int) -> list[str]:
 
 def _random_key(group: dict[str, Any], index: int, first: int) -> int:
     """Seed and identity of a parameter, for its random numbers: by its name where there is one, so that order is free."""
-    names = given_names(group)
+    # The parts of a flat parameter have one name on all ranks, and are different elements.
+    names = None if is_flat(group["params"][index]) else given_names(group)
     return tensor_key(group["seed"], first + index if names is None else names[index])
 
 
@@ -224,6 +236,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     def __init__(self, params: ParamsT, defaults: dict[str, Any], options: Any, allowed: Any) -> None:
         if unknown := options.keys() - allowed.__annotations__.keys():
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
+        if "process_group" in options:
+            self._sharers = Ranks(options.pop("process_group"))
         defaults = {**COMMON, **defaults, **options, **COUNTS}
         numbers = dict(defaults)
         separated(numbers, ())
@@ -266,8 +280,10 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             ]
             shapes = [p.shape if isinstance(p, Tensor) and not is_lazy(p) else None for _, p in named]
             check_rows(group["rows"], [repr(name) for name, _ in named], shapes)
+            if "process_group" in param_group:
+                raise ValueError("process_group is of the whole optimizer, not of a parameter group")
             for name, parameter in named:
-                check_parameter(parameter, repr(name), group)
+                check_parameter(parameter, repr(name), group, self._sharers is None)
             lr = schedules.schedules.get("lr")
             if lr is not None:
                 refuse_lr_scale(group, lr)
@@ -383,11 +399,10 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        self.grad_norm = self.grad_norm_limit = None
-        if found_inf is not None and float(found_inf) != 0:
-            return loss  # GradScaler lowers its scale; neither step count nor moments advance
+        # GradScaler lowers its scale then; neither step count nor moments advance.
+        overflow = found_inf is not None and float(found_inf) != 0
         scale = 1.0 if grad_scale is None else 1 / float(grad_scale)
-        self._step_all(None, scale, torch.get_num_threads())
+        self._step_all(None, scale, torch.get_num_threads(), overflow)
         return loss
 
     def _is_observed(self) -> bool:
@@ -436,7 +451,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled."""
-        return {**super().__getstate__(), "_schedules": self._schedules_now()}
+        shared = {} if self._sharers is None else {"_sharers": self._sharers}
+        return {**super().__getstate__(), **shared, "_schedules": self._schedules_now()}
 
     @_disable_dynamo
     def state_dict(self, state: Literal["float32"] | None = None) -> dict[str, Any]:

@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from .. import hyperparameters
 from ..hyperparameters import check_options
-from ..layout import is_reduced
+from ..layout import HALVES, is_reduced
 from ..schedules import Schedule
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 Scheduled: TypeAlias = float | Tensor | Schedule  # a hyperparameter that may change with the step
+
+
+class Options(hyperparameters.Options, total=False):
+    """Options that every optimizer of ``adamas.torch`` has: those of ``adamas.hyperparameters.Options``, and one that is of
+    the whole optimizer, not of a parameter group.
+
+    Attributes:
+        process_group: declares that each rank of this ``torch.distributed.ProcessGroup`` has other parameters of the model, or
+            other parts of them, as with ``ZeroRedundancyOptimizer``. The ranks then decide together, by one small collective
+            a step: ``max_grad_norm``, ``on_nonfinite`` and loss scaling go by the gradients of all ranks, schedules by the
+            most steps that any parameter has made, and random numbers by a parameter's name or, without names, by its
+            position among the parameters of all ranks in order. A step that one rank cannot make raises on all of them and
+            is made by none. All ranks of the group have to call ``step`` equally often. Leave it out under
+            ``DistributedDataParallel`` alone, where every process has all parameters and gradients.
+    """
+
+    process_group: ProcessGroup
+
+
+class RootOptions(Options, hyperparameters.RootOptions, total=False):
+    """Those of ``Options`` and ``adamas.hyperparameters.RootOptions``."""
+
+
+class AdamOptions(Options, hyperparameters.AdamOptions, total=False):
+    """Those of ``Options`` and ``adamas.hyperparameters.AdamOptions``."""
+
+
+class AdamaxOptions(Options, hyperparameters.AdamaxOptions, total=False):
+    """Those of ``Options`` and ``adamas.hyperparameters.AdamaxOptions``."""
 
 
 # In PyTorch's words, which users and their tests may match.
@@ -85,8 +118,8 @@ def _check_betas(betas: Any, eager_foreach: bool) -> None:
         raise ValueError("betas must be either both floats or both Tensors")
 
 
-def check_parameter(parameter: Any, name: str, group: dict[str, Any]) -> None:
-    """Raises if the parameter cannot be optimized as the group asks."""
+def check_parameter(parameter: Any, name: str, group: Mapping[str, Any], alone: bool = True) -> None:
+    """Raises if the parameter cannot be optimized as the group asks; ``alone`` is whether without other processes."""
     if not isinstance(parameter, Tensor):
         return  # PyTorch says so itself
     if is_lazy(parameter) or not parameter.requires_grad:
@@ -100,6 +133,7 @@ def check_parameter(parameter: Any, name: str, group: dict[str, Any]) -> None:
         raise ValueError(
             f'parameter {name} is complex, and there is no complex {group["state"]!r}: use state="float32" for its group'
         )
+    check_flat(parameter, f"parameter {name}", group, alone)
     if not (parameter.is_floating_point() or parameter.is_complex()):
         raise ValueError(
             f"parameter {name} has dtype {parameter.dtype}; only floating-point and complex ones can be optimized"
@@ -120,4 +154,42 @@ def refuse_wrapper(tensor: Tensor, name: str) -> None:
     raise ValueError(
         f"{name} is a {kind}, which has its values in other tensors, and adamas.torch steps plain tensors alone: pass those, "
         "or use torch.optim for this parameter"
+    )
+
+
+def is_flat(parameter: Any) -> bool:
+    """Whether ``FullyShardedDataParallel`` holds the parameter in a flat one, of which each rank has a part."""
+    return bool(getattr(parameter, "_fsdp_flattened", False) or getattr(parameter, "_is_flat_param", False))
+
+
+def check_flat(parameter: Tensor, name: str, group: Mapping[str, Any], alone: bool) -> None:
+    """Raises ValueError if a part of a flat parameter cannot be optimized as the group asks.
+
+    ``alone`` is whether the optimizer knows nothing of the ranks that have the other parts.
+    """
+    if not is_flat(parameter):
+        return
+    state = group["state"]
+    if "int8" in ([state] if isinstance(state, str) else state.values()):
+        raise ValueError(
+            f"{name} is flattened by FullyShardedDataParallel and has no rows, for which state={state!r} keeps scales: use "
+            '"float32" or "bfloat16", or DistributedDataParallel with ZeroRedundancyOptimizer'
+        )
+    is_rounded = group["weights"] == "stochastic" and str(parameter.dtype).removeprefix("torch.") in HALVES
+    asked = {
+        "max_grad_norm": group["max_grad_norm"] is not None,
+        "on_nonfinite": group["on_nonfinite"] != "propagate",
+        "state": is_reduced(state),
+        "weights": is_rounded,
+    }
+    if alone and any(asked.values()):
+        option = next(option for option, is_asked in asked.items() if is_asked)
+        refuse_alone(name, f"{option}={group[option]!r}")
+
+
+def refuse_alone(name: str, option: str) -> NoReturn:
+    """Raises ValueError for an option that has to be decided by all ranks that have parts of a flat parameter."""
+    raise ValueError(
+        f"{name} is flattened by FullyShardedDataParallel, and each rank has a part of it. {option} would go by the part of "
+        "this rank alone: give the optimizer process_group=, that of FullyShardedDataParallel (model.process_group)"
     )

@@ -1,0 +1,86 @@
+"""The ranks of a process group that share a model, and how they agree on each step."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+
+from ..stepping.finding import Finding, in_two
+
+_RAISED = (FloatingPointError, ValueError, RuntimeError)  # by a step, on all ranks; anything else only where it arose
+
+
+class Ranks:
+    """The ranks of a process group.
+
+    Args:
+        process_group: what the optimizer was given.
+
+    Raises:
+        TypeError: it is no process group.
+        ValueError: this process is not in it.
+    """
+
+    def __init__(self, process_group: Any) -> None:
+        if process_group is None:
+            raise TypeError(
+                "process_group=None: it has to be a process group, and torch.distributed.group.WORLD is None before "
+                "init_process_group. Leave process_group out where each process has all parameters"
+            )
+        if process_group is dist.GroupMember.NON_GROUP_MEMBER:
+            raise ValueError("process_group: this process is not in the group")
+        if not isinstance(process_group, dist.ProcessGroup):
+            raise TypeError(f"process_group must be a torch.distributed.ProcessGroup, not {process_group!r}")
+        self._group = process_group
+        self._rank, self._size = dist.get_rank(process_group), dist.get_world_size(process_group)
+
+    def agree(self, found: Finding | None, problem: Exception | None, parameters: int) -> Finding:
+        """What was found by all ranks: see ``Sharers.agree``."""
+        mine = Finding() if found is None else found
+        total, rest = in_two(mine.square_sums or ())
+        told = (problem is not None, *mine[:5], total, rest, parameters)
+        sent = torch.tensor(told, dtype=torch.float64, device=self._device())
+        received = [torch.empty_like(sent) for _ in range(self._size)]
+        dist.all_gather(received, sent, group=self._group)
+        failed, overflow, is_query, skip, steps, reached, totals, rests, counts = zip(
+            *(numbers.tolist() for numbers in received), strict=True
+        )
+        if any(failed):
+            self._raise(problem)
+        return Finding(
+            any(overflow),
+            all(is_query),
+            any(skip),
+            int(max(steps)),
+            int(max(reached)),
+            None if mine.square_sums is None else (*totals, *rests),
+            int(sum(counts[: self._rank])),
+        )
+
+    def _raise(self, problem: Exception | None) -> NoReturn:
+        """Raises this rank's problem, or, where it has none, the first that another one has."""
+        kind = next((kind for kind in _RAISED if isinstance(problem, kind)), RuntimeError)
+        problems: list[Any] = [None] * self._size
+        dist.all_gather_object(problems, problem and (kind, str(problem)), group=self._group)
+        if problem is not None:
+            raise problem
+        rank, (kind, text) = next((rank, told) for rank, told in enumerate(problems) if told is not None)
+        raise kind(f"rank {rank} of process_group cannot make this step, and so no rank makes it: {text}")
+
+    def _device(self) -> torch.device:
+        """Where tensors lie that the group passes on."""
+        if "cpu:" in dist.get_backend_config(self._group):
+            return torch.device("cpu")
+        accelerator = torch.accelerator.current_accelerator()
+        assert accelerator is not None
+        return torch.device(accelerator.type, torch.accelerator.current_device_index())
+
+    def __deepcopy__(self, memo: Any) -> Ranks:
+        """Itself: a copy of the optimizer is of the same ranks."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Pickles nothing."""
+        raise TypeError("an optimizer with process_group= cannot be pickled: save its state_dict() on each rank")

@@ -20,7 +20,7 @@ from members import CASES, Case, has
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
 
 import adamas.torch as at
-from adamas import _engine
+from adamas import _engine, convert
 from adamas.schedules import Plateau, linear
 
 MEMBERS = ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Adamax", "NAdam", "RAdam")
@@ -450,6 +450,29 @@ def test_replaced_tensors_are_seen(device: str, monkeypatch: pytest.MonkeyPatch)
     for o in (optimizer, reference):
         o.param_groups[0].update(lr=0.01, betas=(0.5, 0.9), weight_decay=0.1)
     both()
+
+
+@pytest.mark.parametrize("state", ["float32", "int8"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_default_device_does_not_matter(case: Case, state: str) -> None:
+    """What a step, a load and a conversion make lies where the parameter is, or, as counts, on the CPU."""
+    if not has(case, {"state": state}):
+        pytest.skip("centered moments stay in float32")
+    stepped = []
+    for device in ("cpu", "meta"):
+        model = torch.nn.Linear(64, 64)
+        for p in model.parameters():
+            torch.nn.init.ones_(p)
+        gradient_(model.weight), gradient_(model.bias)
+        with torch.device(device):
+            optimizer = case.make(model.parameters(), **case.options, state=state, max_grad_norm=1.0)
+            optimizer.step()
+            wide = case.make(model.parameters(), **case.options)
+            wide.load_state_dict(optimizer.state_dict(state="float32"))
+            optimizer.step()
+            convert.from_torch(model, wide)
+        stepped.append(model.weight)
+    assert_same_bits(*stepped)
 
 
 def test_a_graph_from_before_the_step_is_refused_by_autograd() -> None:

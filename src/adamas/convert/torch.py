@@ -122,7 +122,8 @@ def _moments(name: str, p: Tensor, state: Mapping[str, Any]) -> dict[str, Array]
     for key, value in state.items():
         if key == layout.LOW_BITS or key in scales or value is None:
             continue
-        value = torch.as_tensor(value)
+        if not isinstance(value, Tensor):
+            value = torch.as_tensor(value, device="cpu")
         if storage.is_coded(value) and layout.scale_name(key) in state:
             value = storage.decoded(value, state[layout.scale_name(key)])
         if value.ndim == 0 and not value.is_complex():

@@ -88,7 +88,7 @@ def _besides_moments(
         if key in counts:
             if (isinstance(value, Tensor) and value.numel() != 1) or not isinstance(value, Tensor | int | float):
                 raise _unfit(f"{key!r} of parameter {name} has to be one number, and is {value!r}")
-            state[key] = torch.tensor(float(value), dtype=torch.float64)
+            state[key] = torch.tensor(float(value), dtype=torch.float64, device="cpu")
         elif key == layout.LOW_BITS:
             if not storage.is_split(p, group):
                 continue  # they would be out of date after the next step
@@ -134,7 +134,7 @@ def _check_complete(optimizer: Optimizer, group: Mapping[str, Any], name: str, s
     member = optimizer._member
     if member.name == "SGD":
         # That a buffer is there means that its first step is over.
-        state.setdefault("step", torch.tensor(1.0, dtype=torch.float64))
+        state.setdefault("step", torch.tensor(1.0, dtype=torch.float64, device="cpu"))
     counts = [count for count, _ in member.scalars]
     moments = [moment for moment in member.state_names(group) if moment is not None]
     denominator = member.slots[1]

@@ -79,7 +79,7 @@ def decode_state(saved: Mapping[str, Any], slots: Sequence[str | None], name: st
             f"loaded state dict does not fit: parameter {name} has the state of bitsandbytes' {kind} there, which is "
             f"{[moment for moment in moments if moment]}, and this optimizer keeps {[slot for slot in slots if slot]}"
         )
-    result = Decoded({"step": torch.tensor(float(state["step"]), dtype=torch.float32)}, {})
+    result = Decoded({"step": torch.tensor(float(state["step"]), dtype=torch.float32, device="cpu")}, {})
     for number, moment in enumerate((moment for moment in moments if moment), start=1):
         result.state[moment] = _moment(state, number, name)
         if state[f"state{number}"].dtype == torch.uint8:

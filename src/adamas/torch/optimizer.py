@@ -338,7 +338,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         state = self.state[p]
         for name, value in self._member.scalars:
             if name not in state:
-                state[name] = torch.tensor(value, dtype=torch.float64)  # counts past 2²⁴, where float32 stops
+                state[name] = torch.tensor(
+                    value, dtype=torch.float64, device="cpu"
+                )  # counts past 2²⁴, where float32 stops
         start = group.get("initial_accumulator_value")
         for slot in storage.slots_of(self._member, group, p, storage.rows_of(group, index)):
             if slot.name not in state:

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ import typer
 from report_material import judgement, make_run, settings, standing, trials, write_lines
 from typer.testing import CliRunner
 
+from adamas.charts import Chart, Series
 from adamas.compare.study import Finished, Outcome, Study, Trial
 from adamas.report import numbers
 from adamas.report.command import compose, report
@@ -28,6 +29,7 @@ from adamas.report.runs import read_run
 from adamas.report.section import has_data
 from adamas.report.study_section import study_section
 from adamas.tasks import InputError
+from adamas.train import folder
 
 
 def text_of(page: str) -> str:
@@ -251,6 +253,10 @@ def test_tasks_have_a_section_each_and_a_setting_one_colour_on_the_page(tmp_path
         (lambda run: (run / "chart.json").write_text('{"series": [{"x": [1], "y": "ab"}]}'), "has y = 'ab'"),
         (lambda run: (run / "chart.json").write_text('{"series": [{"x": [1], "y": null}]}'), "has y = None"),
         (lambda run: (run / "chart.json").write_text('{"series": [{"x": [1], "y": [1, 2]}]}'), "is not a chart"),
+        (
+            lambda run: (run / "chart.json").write_text('{"series": [{"x": [1], "y": [1], "diverged": ["a"]}]}'),
+            "has diverged = ['a']",
+        ),
     ],
 )
 def test_what_is_missing_or_damaged_is_named_in_one_line(tmp_path, damage, said):
@@ -411,6 +417,28 @@ def test_a_run_that_diverged_is_marked_where_it_did(tmp_path):
         assert [list(one.diverged) for one in charts[title].series[:2]] == [[], [place]]
     assert charts["Test accuracy by step"].higher_is_better
     assert not charts["Training loss"].higher_is_better
+
+
+def test_the_chart_that_a_task_draws_is_read_as_it_was_written(tmp_path):
+    series = [
+        Series(
+            "the run",
+            [1.0, 2.0],
+            [3.0, None],
+            low=[1.0, None],
+            high=[4.0, None],
+            colour=2,
+            style="marked",
+            diverged=[2.0],
+        ),
+        Series("another", [1.0, 2.0], [3.0, 4.0]),
+    ]
+    drawn = Chart("The way", "x", "y", series, log_x=True, log_y=True, note="A note.", higher_is_better=True)
+    run = make_run(tmp_path / "run")
+    folder.write(run / folder.CHART, folder.to_json(asdict(drawn)))
+    found = read_run(run).chart
+    assert found is not None
+    assert json.loads(folder.to_json(asdict(found))) == json.loads(folder.to_json(asdict(drawn)))
 
 
 def test_a_study_where_nothing_reached_the_target_has_no_profile_of_it():

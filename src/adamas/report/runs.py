@@ -60,6 +60,7 @@ SERIES_HINTS = {
     **get_type_hints(Series),
     **dict.fromkeys(("x", "y"), list[float | None]),
     **dict.fromkeys(("low", "high"), list[float | None] | None),
+    "diverged": list[float],
 }
 MOST_CHARACTERS = 60  # of a value that is shown in an error
 End = Literal["finished", "interrupted", "diverged", "unfinished"]

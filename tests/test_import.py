@@ -21,7 +21,8 @@ else:
 FRAMEWORKS = {"torch", "jax", "optax", "flax", "keras", "tensorflow", "scipy", "typer", "rich", "matplotlib"}
 
 
-def test_importing_adamas_loads_no_framework() -> None:
+def test_importing_adamas_loads_nothing_else_and_no_framework_comes_with_the_engine() -> None:
+    assert run("import sys, adamas; print(*({'numpy', 'adamas._engine'} & set(sys.modules)))") == ""
     assert run(f"import sys, adamas; adamas.engine_info(); print(*({FRAMEWORKS} & set(sys.modules)))") == ""
 
 

@@ -31,6 +31,6 @@ class EngineInfo(NamedTuple):
 def engine_info() -> EngineInfo:
     """Tells which instruction set the engine chose on this processor, and which threads it uses."""
     from . import _engine
-    from .stepping.threads import threads
+    from .threads import threads
 
     return EngineInfo(_engine.instruction_set(), threads(), _engine.thread_source())

@@ -18,7 +18,7 @@ from ..stepping.locks import step_lock
 from ..stepping.memory import counted
 from ..stepping.resuming import COUNTS
 from ..stepping.scheduled import HYPERPARAMETERS, separated, steps_done
-from ..stepping.threads import threads
+from ..threads import threads
 from . import arrays, checkpoint
 from .arrays import Array
 

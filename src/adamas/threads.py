@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .. import _engine
+from . import _engine
 
 
 def threads() -> int:

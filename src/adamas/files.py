@@ -25,7 +25,8 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
                 os.fsync(stream.fileno())
         os.replace(partial, path)
     except OSError as error:
-        if error.filename is None or str(error.filename) == str(partial):  # a write on a full disk names no file
+        # A write on a full disk names no file. One without a number is told by its text alone, which a name would hide.
+        if error.errno is not None and error.filename in (None, str(partial)):
             error.filename = str(path)
         raise
     finally:

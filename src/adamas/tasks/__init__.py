@@ -74,7 +74,7 @@ def in_users_code(error: BaseException) -> tuple[str, str] | None:
     told = traceback.TracebackException.from_exception(error)
     told.stack = traceback.StackSummary.extract(iter(frames[own[0] :]))
     place = told.stack[own[-1] - own[0]]
-    what = next(told.format_exception_only()).splitlines()[0]
+    what = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
     return f"{place.filename}, line {place.lineno}, raised {what}", "".join(told.format()).rstrip()
 
 

@@ -176,14 +176,14 @@ def output(parameter: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(parameter, f"{str(path)!r} cannot be written: {error.strerror}") from error
+        raise InputError(parameter, f"{str(path)!r} cannot be written: {error.strerror or error}") from error
 
 
 def _not_writable(parameter: str, folder: Path, error: OSError) -> InputError:
     cure = "choose another folder" if parameter == "out" else "copy it to where it can be written, and resume the copy"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         cure = f"make room, or {cure}"
-    return InputError(parameter, f"{str(folder)!r} cannot be written ({error.strerror}): {cure}")
+    return InputError(parameter, f"{str(folder)!r} cannot be written ({error.strerror or error}): {cure}")
 
 
 def write_config(folder: Path, config: Mapping[str, Any], *, resumed: bool = False) -> None:

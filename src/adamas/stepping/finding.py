@@ -14,8 +14,8 @@ class Finding(NamedTuple):
         overflow: whether the loss scaler found a gradient that is not finite.
         is_query: whether the step only makes the state, as ``torch.distributed.checkpoint`` has it made.
         skip: whether a gradient is not finite where ``on_nonfinite="skip"``.
-        steps: the most that a parameter has made before; 0 without schedules.
-        reached: the most that a parameter of any of several processes will have made after it; else 0.
+        steps: of several processes with schedules: the most that a parameter has made before; else None.
+        reached: of the same: the most that a parameter will have made after it; else 0.
         square_sums: numbers whose sum is Σg²; None where nothing asks for it.
         position: of the process's first parameter among those of all processes.
     """
@@ -23,7 +23,7 @@ class Finding(NamedTuple):
     overflow: bool = False
     is_query: bool = False
     skip: bool = False
-    steps: int = 0
+    steps: int | None = None
     reached: int = 0
     square_sums: Sequence[float] | None = None
     position: int = 0

@@ -14,6 +14,8 @@ from .finding import Finding, Sharers
 from .plan import Plan, Row, refuse_shared_memory
 from .scheduled import GroupSchedules, steps_done
 
+_NOTHING = Finding()
+
 
 class Stepping:
     """What an optimizer over ``param_groups`` does, but for its framework's tensors and habits.
@@ -118,14 +120,14 @@ class Stepping:
         for part in schedules.observed():
             part.tell(self)
 
-    def _scheduled(self, plans: Sequence[Plan], steps: int) -> Sequence[Plan]:
-        """The plans, for the numbers that the schedules give the coming step, which comes after so many."""
-        if (
-            self._counted[0] is plans
-            and self._counted[1] == steps
-            and all(one.is_untouched() for one in self._schedules)
-        ):
+    def _scheduled(self, plans: Sequence[Plan], steps: int | None) -> Sequence[Plan]:
+        """The plans, for the numbers that the schedules give the coming step. It comes after so many steps, or, where that is
+        None, after those of the states."""
+        is_counted = self._counted[0] is plans and steps in (None, self._counted[1])
+        if is_counted and all(one.is_untouched() for one in self._schedules):
             return plans
+        if steps is None:
+            steps = steps_done(self.state.values())
         for schedules in self._schedules:
             if steps == self._counted[1]:
                 schedules.verify(may_hold=not self._held)
@@ -151,15 +153,16 @@ class Stepping:
         self.grad_norm = self.grad_norm_limit = None
         with self._lock:
             plans: Sequence[Plan] = ()
-            found, problem = None, None
+            found, problem, has_schedules = None, None, False
             try:
                 try:
                     if overflow:
                         found = Finding(overflow=True)
                     else:
                         plans = self._current_plans()
+                        has_schedules = any(one.schedules for one in self._schedules_now())
                         _collect(plans, gradients)
-                        found = self._find(plans, threads)
+                        found = self._find(plans, threads, has_schedules)
                 except Exception as error:
                     if self._sharers is None:
                         raise
@@ -171,7 +174,6 @@ class Stepping:
                 assert found is not None
                 if found.overflow:
                     return
-                has_schedules = any(one.schedules for one in self._schedules_now())
                 settled = self._settled(plans, found, has_schedules)
                 if settled is not plans:
                     for plan in plans:
@@ -190,17 +192,18 @@ class Stepping:
                 if not self._held:
                     self._counted = plans, self._counted[1]
 
-    def _find(self, plans: Sequence[Plan], threads: int) -> Finding:
+    def _find(self, plans: Sequence[Plan], threads: int, has_schedules: bool) -> Finding:
         """What is found out for the parameters that were collected.
 
         Raises:
             FloatingPointError: a gradient is not finite, and its group has ``on_nonfinite="raise"``.
         """
-        is_query, skip = self._is_query(plans), False
+        is_query, is_measured, skip = self._is_query(plans), self._is_measured(), False
+        is_shared = self._sharers is not None
+        if not (is_query or is_measured or is_shared):
+            return _NOTHING
         square_sums: list[float] | None = None
-        if any(
-            group["max_grad_norm"] is not None or group["on_nonfinite"] != "propagate" for group in self.param_groups
-        ):
+        if is_measured:
             square_sums = []
             for group, plan in zip(self.param_groups, plans, strict=True):
                 parts, culprit = plan.square_sum(threads)
@@ -211,11 +214,10 @@ class Stepping:
                         '(on_nonfinite="skip" would leave out such steps and count them)'
                     )
                 skip |= culprit is not None and group["on_nonfinite"] == "skip"
-        steps = reached = 0
-        if any(one.schedules for one in self._schedules_now()):
+        steps, reached = None, 0
+        if has_schedules and is_shared:
             steps = self._counted[1] if self._counted[0] is plans else steps_done(self.state.values())
-            if self._sharers is not None:
-                reached = 1 + int(max((plan.most_steps() for plan in plans), default=-1))
+            reached = 1 + int(max((plan.most_steps() for plan in plans), default=-1))
         return Finding(False, is_query, skip, steps, reached, square_sums)
 
     def _settled(self, plans: Sequence[Plan], found: Finding, has_schedules: bool) -> Sequence[Plan]:
@@ -245,10 +247,20 @@ class Stepping:
             plan.prepare(advance)  # for all of them before the first is changed
         return max([found.reached, *[plan.step(threads) for plan in plans]])
 
+    def _is_measured(self) -> bool:
+        """Whether an option of a group asks for the norm of the gradient, or whether it is finite."""
+        for group in self.param_groups:  # noqa: SIM110 - any() takes 0.3 µs more
+            if group["max_grad_norm"] is not None or group["on_nonfinite"] != "propagate":
+                return True
+        return False
+
     def _is_query(self, plans: Sequence[Plan]) -> bool:
         """Whether this is no step but makes the state, as ``torch.distributed.checkpoint`` has it made: before any other step,
         with all rates and gradients 0."""
-        if any(group["lr"] != 0 for group in self.param_groups) or any(row[0] for plan in plans for row in plan.rows):
+        for group in self.param_groups:
+            if group["lr"] != 0:
+                return False
+        if any(row[0] for plan in plans for row in plan.rows):
             return False
         return steps_done(self.state.values()) == 0 and all(plan.has_zero_gradients() for plan in plans)
 

@@ -40,7 +40,8 @@ class Ranks:
         """What was found by all ranks: see ``Sharers.agree``."""
         mine = Finding() if found is None else found
         total, rest = in_two(mine.square_sums or ())
-        told = (problem is not None, *mine[:5], total, rest, parameters)
+        steps_here = 0 if mine.steps is None else mine.steps
+        told = (problem is not None, *mine[:3], steps_here, mine.reached, total, rest, parameters)
         sent = torch.tensor(told, dtype=torch.float64, device=self._device())
         received = [torch.empty_like(sent) for _ in range(self._size)]
         dist.all_gather(received, sent, group=self._group)
@@ -63,7 +64,7 @@ class Ranks:
         """Raises this rank's problem, or, where it has none, the first that another one has."""
         kind = next((kind for kind in _RAISED if isinstance(problem, kind)), RuntimeError)
         problems: list[Any] = [None] * self._size
-        dist.all_gather_object(problems, problem and (kind, str(problem)), group=self._group)
+        dist.all_gather_object(problems, None if problem is None else (kind, str(problem)), group=self._group)
         if problem is not None:
             raise problem
         rank, (kind, text) = next((rank, told) for rank, told in enumerate(problems) if told is not None)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import warnings
 from typing import Any
 
 import ml_dtypes
@@ -600,11 +601,11 @@ def test_moments_saved_in_another_format_are_converted_with_a_warning(saved_as: 
         (lambda saved: saved.update(param_groups=np.array("garbage")), "its 'param_groups' cannot be read"),
         (
             lambda saved: saved.update({"state/x/step": np.array(np.nan)}),
-            "'step' of parameter 'x' has to be one number",
+            "parameter 'x': 'step' has to be a number of steps, finite and from 0 up, and is nan",
         ),
         (
             lambda saved: saved.update({"state/y/step": np.array(1.0)}),
-            "a state of parameter 'y', and no such parameter",
+            "it has 'step' of parameter 'y', and no such parameter",
         ),
         (lambda saved: saved.update({"state/x/exp_avg": np.ones(3, np.int8)}), "whose scales have to be float32"),
         (
@@ -624,6 +625,114 @@ def test_what_does_not_fit_is_refused_by_name_and_changes_nothing(change: Any, w
         optimizer.load_state_dict(saved)
     after = optimizer.state_dict()
     assert all((before[name] == after[name]).all() for name in before)
+
+
+WRONG = [
+    None,
+    "x",
+    b"x",
+    [],
+    {},
+    5,
+    -5,
+    -1,
+    np.nan,
+    -np.inf,
+    1j,
+    object(),
+    np.zeros((2, 2)),
+    np.array(["a"]),
+    [[1], [2, 3]],
+]
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize("key", ["param_groups", "state/x/step", "state/x/exp_avg", "state/x/exp_avg_scale", "state/x"])
+def test_anything_in_the_place_of_an_array_is_loaded_or_refused_in_a_line_and_whole(key: str) -> None:
+    def made() -> an.Optimizer:
+        optimizer = an.Adam(
+            {"x": np.ones((32, 128), np.float32)}, lr=0.1 * Plateau(), state="int8", max_grad_norm="auto"
+        )
+        optimizer.step([np.full((32, 128), 0.5)])
+        return optimizer
+
+    optimizer = made()
+    saved = before = optimizer.state_dict()
+    groups = json.loads(str(saved["param_groups"]))
+    changed: list[tuple[str, Any]] = [(key, {**saved, key: value}) for value in WRONG]
+    if key == "param_groups":
+        changed += [
+            (name, json.dumps([{**groups[0], name: x}]))
+            for name in groups[0]
+            for x in (None, "x", [], [None], {}, 5, -1, np.nan)
+        ]
+        changed += [("param_groups", DEEP), ("param_groups", "[null]"), ("param_groups", "5"), ("state dict", [1, 2])]
+        changed = [(name, {**saved, key: np.array(x)} if isinstance(x, str) else x) for name, x in changed]
+    for name, state_dict in changed:
+        try:
+            optimizer.load_state_dict(state_dict)
+        except (TypeError, ValueError) as error:
+            message = str(error)
+        else:
+            message = ""
+        if message:
+            assert "\n" not in message
+            word = name.rpartition("/")[2].removesuffix("_scale").replace("param_groups", "group").removesuffix("s")
+            assert word in message, (name, message)
+            after = optimizer.state_dict()
+            assert all((before[entry] == after[entry]).all() for entry in before)
+        else:
+            optimizer.step([np.full((32, 128), 0.5)])
+            assert np.isfinite(optimizer.param_groups[0]["params"][0]).all(), name
+            optimizer = made()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"state/x/step": np.array(-5.0)},
+            "parameter 'x': 'step' has to be a number of steps, finite and from 0 up, and is -5",
+        ),
+        ({"state/x/step": np.array(np.inf)}, "parameter 'x': 'step' has to be a number of steps"),
+        ({"state/x/exp_avg": np.array([1, np.nan, 1])}, "parameter 'x': 'exp_avg' has a NaN"),
+        ({"state/x/exp_avg": np.array([1, np.inf, 1])}, "parameter 'x': 'exp_avg' has an infinity"),
+        ({"state/x/exp_avg_sq": np.array([1, -1e-9, 1])}, "parameter 'x': 'exp_avg_sq' has a negative number"),
+    ],
+)
+def test_trap_T38_a_state_that_cannot_be_is_refused(change: Any, words: str) -> None:
+    optimizer = an.Adam({"x": np.ones(3)})
+    optimizer.step([np.ones(3)])
+    before = optimizer.state_dict()
+    with pytest.raises(ValueError, match=words):
+        optimizer.load_state_dict({**before, **change})
+    after = optimizer.state_dict()
+    assert all((before[name] == after[name]).all() for name in before)
+
+
+@pytest.mark.parametrize("state", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("case", [case for case in CASES if not case.options.get("centered")], ids=str)
+def test_trap_T38_squares_saved_in_float16_are_mended_as_in_adamas_torch(case: Case, state: str) -> None:
+    generator = np.random.default_rng(0)
+    x = np.ones((32, 128), np.float32)
+    optimizer = make(case, {"x": x})
+    for _ in range(20):
+        optimizer.step([1e-4 * generator.random(x.shape)])
+    saved = optimizer.state_dict()
+    halved = [name for name in case.make._member.slots[1:3] if f"state/x/{name}" in saved]
+    for name in halved:
+        saved[f"state/x/{name}"] = saved[f"state/x/{name}"].astype(np.float16).astype(np.float32)
+    p = torch.nn.Parameter(torch.from_numpy(x.copy()))
+    one, other = make(case, {"x": x.copy()}, state=state), case.make([("x", p)], **{**case.options, "state": state})
+    entry = {name.rpartition("/")[2]: torch.from_numpy(value.copy()) for name, value in saved.items() if "/" in name}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        one.load_state_dict(saved)
+        said = [str(warning.message) for warning in caught]
+        other.load_state_dict({"state": {0: entry}, "param_groups": other.state_dict()["param_groups"]})
+    assert sorted(said) == sorted(str(warning.message) for warning in caught[len(said) :])
+    for name, value in one.state["x"].items():
+        assert bits(value) == bits(other.state[p][name]), name
 
 
 def test_low_bits_that_do_not_fit_are_refused() -> None:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import warnings
 import weakref
 from pathlib import Path
 from types import FrameType
@@ -405,6 +406,165 @@ def test_trap_T23_asking_a_fresh_optimizer_for_its_state_moves_nothing(decay: st
     assert saved["state"]["weight"]["exp_avg"].shape == (2, 3)
     set_optimizer_state_dict(model, optimizer, saved)
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("state", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_trap_T38_state_saved_in_float16_does_not_explode(case: Case, state: str) -> None:
+    if case.options.get("centered") and state != "float32":
+        pytest.skip("centered=True is refused with other formats")
+    generator = torch.Generator().manual_seed(0)
+    p = torch.nn.Parameter(torch.zeros(32, 128))
+    options = {**case.options, "lr": 1e-3, "weight_decay": 0.0}
+    source = case.make([("w", p)], **options)
+    for _ in range(20):
+        p.grad = 1e-4 * torch.rand(32, 128, generator=generator)
+        source.step()
+    exact, cut = source.state_dict(), copy.deepcopy(source.state_dict())
+    first, *squares = case.make._member.slots[:3]
+    for name in set(squares) & cut["state"][0].keys():
+        cut["state"][0][name] = cut["state"][0][name].half().float()
+
+    def moved(saved: dict[str, Any], gradient: float) -> float:
+        q = torch.nn.Parameter(torch.zeros(32, 128))
+        optimizer = case.make([("w", q)], **{**options, "state": state})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            optimizer.load_state_dict(saved)
+        said = [str(warning.message) for warning in caught if "converted" not in str(warning.message)]
+        if saved is cut and first in saved["state"][0] and squares[0] in ("exp_avg_sq", "square_avg"):
+            assert "was too small beside the first moment in 4096 elements of parameter 'w', as after" in said[0]
+        else:
+            assert said == []
+        q.grad = torch.full_like(q, gradient)
+        optimizer.step()
+        return q.detach().abs().max().item()
+
+    for gradient in (1e-4, 0.0):
+        assert moved(cut, gradient) <= 3 * moved(exact, gradient)  # RMSprop without a mean: as at a first step
+
+
+def test_trap_T38_only_what_is_impossible_is_raised() -> None:
+    p, q = filled(1.0, n=4), filled(1.0, n=4)
+    one, other = at.Adam([("w", p)], amsgrad=True), at.Adam([("w", q)], amsgrad=True, lr=0.5)
+    for _ in range(3):
+        p.grad = torch.tensor([1e-5, 1e-5, 1e-5, 1.0])
+        one.step()
+    saved = one.state_dict()
+    for name in ("exp_avg_sq", "max_exp_avg_sq"):
+        saved["state"][0][name][1] = 0
+        saved["state"][0][name][2] = 1e-14
+    with pytest.raises(UserWarning, match=r"exp_avg_sq was too small .* in 2 elements"):
+        other.load_state_dict(saved)  # warnings are errors in these tests
+    assert not other.state
+    assert other.param_groups[0]["lr"] == 0.5
+    with pytest.warns(UserWarning, match="exp_avg_sq was too small .* in 2 elements of parameter 'w'"):
+        other.load_state_dict(saved)
+    for name, value in one.state[p].items():
+        mended = other.state[q][name]
+        if not name.endswith("sq"):
+            assert torch.equal(mended, value)
+        else:
+            assert torch.equal(mended[[0, 3]], value[[0, 3]])
+            # Three equal gradients: the second moment was above the least that is possible, and not by much.
+            assert (mended[1:3] <= 3e-13).all()
+            assert (mended[1:3] > 2.9e-13).all()
+    other.load_state_dict(other.state_dict())  # nothing is left to say
+
+
+def legitimate(kind: str) -> tuple[torch.optim.Optimizer, dict[str, object]]:
+    generator = torch.Generator().manual_seed(0)
+    dtype, sizes, make, options = torch.float32, [1e-6] * 50, at.Adam, {}
+    if kind.startswith("of 1e"):  # whose squares float32 rounds to 0, or to few of its least units
+        sizes = [float(kind.removeprefix("of "))] * 300
+    elif kind == "growing":  # as far as the first moment can be ahead of the second
+        sizes = [1e-6 * (0.999 / 0.9) ** i for i in range(60)]
+    elif kind == "a spike":
+        sizes = [1e-12] * 20 + [1e-3] + [1e-12] * 100
+    elif kind == "bfloat16 of torch.optim":
+        dtype, make = torch.bfloat16, torch.optim.Adam
+    elif kind == "float64":
+        dtype, sizes = torch.float64, [1e-30] * 50
+    elif kind == "other betas":
+        options = {"betas": (0.9, 0.95)}
+    p = torch.nn.Parameter(torch.zeros(500, dtype=dtype))
+    optimizer = make([p])
+    for size in sizes:
+        p.grad = (size * (1 + 0.1 * torch.rand(500, generator=generator))).to(dtype)
+        optimizer.step()
+    return optimizer, options
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "of 1e-25",
+        "of 1e-22",
+        "of 5e-22",
+        "of 1e-20",
+        "of 1e-19",
+        "growing",
+        "a spike",
+        "bfloat16 of torch.optim",
+        "float64",
+        "other betas",
+    ],
+)
+def test_trap_T38_states_that_can_be_stay_as_they_are(kind: str) -> None:
+    source, options = legitimate(kind)
+    (p,) = source.param_groups[0]["params"]
+    state = "bfloat16" if p.dtype == torch.bfloat16 else "float32"
+    other = at.Adam([torch.nn.Parameter(p.detach().clone())], state=state, **options)  # type: ignore[arg-type]
+    saved = source.state_dict()
+    other.load_state_dict(saved, hyperparameters="given")  # without a warning, which would be an error
+    for name, value in other.state_dict()["state"][0].items():
+        assert torch.equal(value, saved["state"][0][name]), name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("exp_avg", math.nan, "parameter 'w': 'exp_avg' has a NaN. Load an earlier state, or remove"),
+        ("exp_avg", -math.inf, "parameter 'w': 'exp_avg' has an infinity"),
+        ("exp_avg_sq", math.nan, "parameter 'w': 'exp_avg_sq' has a NaN"),
+        ("exp_avg_sq", -1e-9, "parameter 'w': 'exp_avg_sq' has a negative number"),
+        ("max_exp_avg_sq", -1.0, "parameter 'w': 'max_exp_avg_sq' has a negative number"),
+        ("step", -1.0, "parameter 'w': 'step' has to be a number of steps, finite and from 0 up, and is -1.0"),
+        ("step", math.nan, "parameter 'w': 'step' has to be a number of steps"),
+        ("step", math.inf, "parameter 'w': 'step' has to be a number of steps"),
+    ],
+)
+def test_trap_T38_a_state_that_cannot_be_is_refused(name: str, value: float, words: str) -> None:
+    p = filled(1.0)
+    one, other = at.Adam([("w", p)], amsgrad=True), at.Adam([("w", filled(1.0))], amsgrad=True, lr=0.5)
+    p.grad = torch.ones_like(p)
+    one.step()
+    saved = one.state_dict()
+    saved["state"][0][name].view(-1)[-1] = value
+    with pytest.raises(ValueError, match=words):
+        other.load_state_dict(saved)
+    assert not other.state
+    assert other.param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -0.5])
+@pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq"])
+def test_trap_T38_a_scale_that_cannot_be_is_refused(moment: str, bad: float) -> None:
+    def made() -> tuple[torch.nn.Parameter, at.Adam]:
+        p = torch.nn.Parameter(torch.zeros(32, 128))
+        return p, at.Adam([("w", p)], state="int8")
+
+    (p, one), (_, other) = made(), made()
+    p.grad = torch.ones_like(p)
+    one.step()
+    saved = one.state_dict()
+    saved["state"][0][f"{moment}_scale"][3] = bad
+    with pytest.raises(ValueError, match=f"the scales of '{moment}' of parameter 'w' have a"):
+        other.load_state_dict(saved)
+    p.grad[5, 6] = math.inf
+    one.step()
+    other.load_state_dict(one.state_dict())  # here the sign is the mark of a block with numbers that are not finite
+    assert (other.state_dict()["state"][0][f"{moment}_scale"] < 0).any()
 
 
 def test_trap_T25_groups_with_and_without_decay() -> None:

@@ -122,7 +122,7 @@ _NUMBERS = (
     "l1",
     "eps_root",
 )
-_FLAGS = ("amsgrad", "bias_correction", "centered", "nesterov", "maximize")
+FLAGS = ("amsgrad", "bias_correction", "centered", "nesterov", "maximize")
 _SCHEDULED = ("lr", "weight_decay", "betas")
 
 
@@ -134,13 +134,13 @@ def checked(hyper: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = dict(hyper)
     for name, value in hyper.items():
-        if name in _FLAGS:
+        if name in FLAGS:
             if not isinstance(value, bool | np.bool_):
-                raise ValueError(f"{name} must be True or False, not {value!r}")
+                raise ValueError(f"{name} must be True or False, not {shown(value)}")
             found[name] = bool(value)
         elif name == "betas":
             if isinstance(value, str) or not isinstance(value, Iterable) or len(list(value)) != 2:
-                raise ValueError(f"betas must be a pair, such as (0.9, 0.999), not {value!r}")
+                raise ValueError(f"betas must be a pair, such as (0.9, 0.999), not {shown(value)}")
             found[name] = tuple(number(f"betas[{i}]", beta, below=1.0) for i, beta in enumerate(value))
         elif name in _NUMBERS:
             found[name] = number(name, value)
@@ -167,15 +167,21 @@ def number(name: str, value: Any, below: float = math.inf) -> float | Schedule:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
         words = "a number from 0 up" if below == math.inf else f"from 0 up to but not including {below:g}"
-        raise ValueError(f"{name} must be {words}{' or a schedule' if can_change else ''}, not {value!r}")
+        raise ValueError(f"{name} must be {words}{' or a schedule' if can_change else ''}, not {shown(value)}")
     return float(value)
+
+
+def shown(value: Any) -> str:
+    """A value of any kind in an error's message: in one line, and not long."""
+    words = " ".join(repr(value).split())
+    return words if len(words) <= 80 else f"{words[:77]}…"
 
 
 def check_choices(hyper: Mapping[str, Any]) -> None:
     """Raises ValueError where an option with a few values has another."""
     for name, choices in CHOICES.items():
-        if name in hyper and hyper[name] not in choices:
-            raise ValueError(f"{name}={hyper[name]!r} is unknown: use one of {', '.join(map(repr, choices))}")
+        if name in hyper and not (isinstance(hyper[name], str) and hyper[name] in choices):
+            raise ValueError(f"{name}={shown(hyper[name])} is unknown: use one of {', '.join(map(repr, choices))}")
 
 
 def check_options(group: Mapping[str, Any], moments: Iterable[str | None]) -> None:
@@ -184,12 +190,20 @@ def check_options(group: Mapping[str, Any], moments: Iterable[str | None]) -> No
     ``moments`` are the names of those that the optimizer may have.
     """
     check_choices(group)
-    limit = group["max_grad_norm"]
-    if limit is not None and limit != "auto" and (isinstance(limit, str) or not limit > 0):
-        raise ValueError(f'max_grad_norm must be above 0, "auto" or None, not {limit!r}')
+    if not _is_limit(limit := group["max_grad_norm"]):
+        raise ValueError(f'max_grad_norm must be above 0, "auto" or None, not {shown(limit)}')
     check_state(group["state"], moments, bool(group.get("centered")))
     if isinstance(group["seed"], bool) or not isinstance(group["seed"], int):
-        raise ValueError(f"seed must be an int, not {group['seed']!r}")
+        raise ValueError(f"seed must be an int, not {shown(group['seed'])}")
+
+
+def _is_limit(limit: Any) -> bool:
+    if limit is None or isinstance(limit, str):
+        return limit in (None, "auto")
+    try:
+        return float(limit) > 0
+    except (TypeError, ValueError, RuntimeError):  # the last of a tensor of many elements
+        return False
 
 
 def check_state(state: Any, moments: Iterable[str | None], centered: bool) -> None:

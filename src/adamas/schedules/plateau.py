@@ -15,6 +15,32 @@ from weakref import WeakSet
 from .schedule import Number, Schedule, check, refuse
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_list(of: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(of, value))
+
+
+# What the state of an observed factor has: by name, whether a value is one that can be.
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "value": lambda value: _is_finite(value) and value >= 0,
+    "observations": _is_count,
+    "ignored": _is_count,
+    "history": _is_list(lambda words: isinstance(words, str)),
+    "best": lambda value: value is None or _is_finite(value),
+    "best_at": _is_count,
+    "since": _is_list(_is_finite),
+    "rest": _is_count,
+    "metrics": _is_list(lambda metrics: isinstance(metrics, dict) and all(map(_is_finite, metrics.values()))),
+}
+
+
 class Observed(Schedule):
     """A factor that changes when a metric is observed.
 
@@ -82,7 +108,10 @@ class Observed(Schedule):
             ValueError: it is the state of something else.
         """
         if state.keys() != self._state.keys():
-            raise ValueError(f"not the state of a {type(self).__name__}: it has {sorted(state)}")
+            raise ValueError(f"not the state of a {type(self).__name__}: it has {sorted(map(str, state))}")
+        for name, value in state.items():
+            if not _KINDS[name](value):
+                raise ValueError(f"not the state of a {type(self).__name__}: {name!r} is {value!r}")
         self._state.update({name: list(value) if isinstance(value, list) else value for name, value in state.items()})
         self._announce()
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
+from numbers import Integral, Real
 from typing import Any
 
+from ..hyperparameters import shown
 from .scheduled import OBSERVED, GroupSchedules
 
 # Present in a group, but not hyperparameters: what belongs to this optimizer and its parameters, whatever was saved.
@@ -33,6 +37,60 @@ def merged(schedules: GroupSchedules, saved: Mapping[str, Any], hyperparameters:
     return {**group, "grad_norms": (), **taken}
 
 
+def check_group(index: int, group: dict[str, Any], check: Callable[[dict[str, Any]], Any]) -> None:
+    """Raises ValueError if the loaded group, number ``index``, has what cannot be; ``check`` looks at its hyperparameters."""
+    with _unfit(index):
+        for name in ("skipped_steps", "clipped_steps"):
+            count = group[name]
+            if isinstance(count, bool) or not isinstance(count, Integral) or int(count) < 0:
+                raise ValueError(f"{name} has to be a whole number from 0 up, and is {shown(count)}")
+        norms = group["grad_norms"]
+        if not isinstance(norms, tuple | list) or not all(_is_number(x) and x > 0 for x in norms):
+            raise ValueError("grad_norms has to be the norms of gradients, numbers above 0")
+        group["grad_norms"] = tuple(norms)
+        base = group["base_lr"]
+        if not _is_number(base):
+            raise ValueError(f"base_lr has to be a number from 0 up, and is {shown(base)}")
+        check(group)
+
+
+@contextmanager
+def _unfit(index: int) -> Iterator[None]:
+    """Says of an error in the block in which parameter group it is."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"loaded state dict does not fit: parameter group {index}: {error}") from error
+
+
+def hypers_of(group: Mapping[str, Any], saved: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The hyperparameters that a loaded state may have come of: those that count from now on, and those that were saved."""
+    shares = {name: saved[name] for name in ("betas", "alpha") if name in group and _is_share(saved.get(name))}
+    return [group, {**group, **shares}]
+
+
+def _is_number(x: Any) -> bool:
+    """Whether it is a finite number from 0 up."""
+    return isinstance(x, Real) and 0 <= float(x) < math.inf
+
+
+def _is_share(value: Any) -> bool:
+    """Whether these are one or two numbers from 0 up to but not including 1."""
+    numbers = value if isinstance(value, tuple | list) and len(value) == 2 else [value]
+    return all(_is_number(x) and x < 1 for x in numbers)
+
+
+def mended_message(moment: str, counts: Mapping[str, int]) -> str:
+    """The warning about elements of a second moment that were raised: how many, by the parameter's name."""
+    names = list(counts)
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return (
+        f"{moment} was too small beside the first moment in {sum(counts.values())} elements of parameter"
+        f"{'s' * (len(names) > 1)} {shown}, as after saving in float16, and the next steps would be far too large: these "
+        "elements are raised to the least that is possible"
+    )
+
+
 def rehearse(
     index: int,
     group: dict[str, Any],
@@ -44,9 +102,7 @@ def rehearse(
     """Raises ValueError if the group, number ``index``, cannot be what the loaded hyperparameters and states make of it."""
     trial = dict(group)
     rehearsed = GroupSchedules(trial, deepcopy(schedules.schedules))
-    try:
+    with _unfit(index):
         rehearsed.load_observed(saved.get(OBSERVED))
         rehearsed.separate(states)
         check(trial)
-    except ValueError as error:
-        raise ValueError(f"loaded state dict does not fit: parameter group {index}: {error}") from error

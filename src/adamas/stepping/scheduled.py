@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..hyperparameters import shown
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
 
@@ -186,7 +187,9 @@ def _read(given: Any) -> list[dict[str, Any]]:
     except (TypeError, ValueError, RecursionError):
         states = None
     if not isinstance(states, list) or not all(isinstance(state, dict) for state in states):
-        raise ValueError(f"{OBSERVED}: {given!r} is not what an optimizer saves of what its schedules have observed")
+        raise ValueError(
+            f"{OBSERVED}: {shown(given)} is not what an optimizer saves of what its schedules have observed"
+        )
     return states
 
 

@@ -6,15 +6,17 @@ and the other way round, since the arithmetic has both. Anything else is convert
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Container, Mapping, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import layout
+from .. import bounds, layout
 from ..family import MEMBERS, Member
+from ..hyperparameters import shown
 from ..layout import Slot
 from . import storage
 from .foreign import Decoded
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from .optimizer import Optimizer
 
 _MOMENTS = {moment for member in MEMBERS.values() for moment in member.slots}
+_REMEDY = ". Load an earlier state, or remove the parameter's entry from state_dict['state'] to begin anew with this parameter"
 _EXACT = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
@@ -35,10 +38,29 @@ class Conversion(NamedTuple):
     stored_as: str
 
 
+class Loaded(NamedTuple):
+    """The state that a parameter is to have.
+
+    Attributes:
+        state: the state; every tensor is a copy.
+        conversions: what was converted.
+        mended: how many elements of each second moment were raised; see ``adamas.bounds``.
+    """
+
+    state: dict[str, Any]
+    conversions: list[Conversion]
+    mended: dict[str, int]
+
+
 def loaded(
-    optimizer: Optimizer, group: Mapping[str, Any], index: int, name: str, saved: Decoded
-) -> tuple[dict[str, Any], list[Conversion]]:
-    """The state that a parameter is to have, from what was saved of it, and what was converted. Every tensor is a copy.
+    optimizer: Optimizer,
+    group: Mapping[str, Any],
+    index: int,
+    name: str,
+    saved: Decoded,
+    hypers: Sequence[Mapping[str, Any]],
+) -> Loaded:
+    """The state that a parameter is to have, from what was saved of it.
 
     Args:
         optimizer: the one that is to have it; it is not changed.
@@ -46,6 +68,7 @@ def loaded(
         index: where the parameter stands in it.
         name: what errors call the parameter.
         saved: its entry in the state dict, decoded.
+        hypers: the hyperparameters that it may have come of.
 
     Raises:
         ValueError: the entry is none that the parameter can have.
@@ -54,25 +77,60 @@ def loaded(
     slots = {slot.name: slot for slot in storage.slots_of(optimizer._member, group, p, storage.rows_of(group, index))}
     state = _besides_moments(optimizer._member, group, p, name, saved.state)
     conversions = []
+    values: dict[str, Any] = {}
     for moment, code_dtype in storage.code_dtypes(optimizer._member).items():
         value: Any = saved.state.get(moment)
-        scale: Any = saved.state.get(layout.scale_name(moment))
         if value is None:  # also where torch.optim.SGD has not used its momentum
             continue
+        scale: Any = saved.state.get(layout.scale_name(moment))
         _check_moment(value, scale, code_dtype, p, f"{moment!r} of parameter {name}")
+        values[moment] = value
+    mended = _mended(optimizer._member, hypers, name, state, values, saved.formats)
+    for moment, value in values.items():
+        value = mended[moment].values if moment in mended else value
+        scale = saved.state.get(layout.scale_name(moment))
         slot = slots.get(moment)  # None where the options of the group do not use it
-        if slot is None or (_fits(value, slot) and moment not in saved.formats):
+        if slot is None or (_fits(values[moment], slot) and moment not in saved.formats):
             state[moment] = _copied(value, p)
             if storage.is_coded(value):  # which the engine reads in row-major order
                 state[moment] = state[moment].contiguous()
                 state[layout.scale_name(moment)] = _copied(scale, p).contiguous()
         else:
-            values = storage.decoded(value, scale.to(value.device)) if storage.is_coded(value) else value
-            state.update(_stored(slot, values.detach().to(p.device), p))
-            saved_as = saved.formats.get(moment, _format_name(value.dtype))
+            exact = storage.decoded(value, scale.to(value.device)) if storage.is_coded(value) else value
+            state.update(_stored(slot, exact.detach().to(p.device), p))
+            saved_as = saved.formats.get(moment, _format_name(values[moment].dtype))
             conversions.append(Conversion(moment, saved_as, _format_name(slot.dtype)))
     _check_complete(optimizer, group, name, state)
-    return state, conversions
+    return Loaded(state, conversions, {moment: found.elements for moment, found in mended.items()})
+
+
+def _mended(
+    member: Member,
+    hypers: Sequence[Mapping[str, Any]],
+    name: str,
+    scalars: Mapping[str, Any],
+    values: Mapping[str, Tensor],
+    compressed: Container[str],
+) -> dict[str, bounds.Mended]:
+    """See ``bounds.mended``: what was in 8 bits has errors of its own, and is left as it is."""
+    counts = {count: float(scalars.get(count, start)) for count, start in member.scalars}
+    wide = {
+        moment: value.detach() if value.dtype in _EXACT else value.detach().float()
+        for moment, value in values.items()
+        if moment not in compressed and not storage.is_coded(value)
+    }
+    try:
+        bounds.check_scalars(member, counts)
+        found = bounds.mended(torch, member, hypers, counts, wide)
+    except ValueError as error:
+        raise _unfit(f"parameter {name}: {error}{_REMEDY}") from error
+    # As wide as it was, if it is kept as it is.
+    return {
+        moment: one._replace(values=one.values.to(values[moment].dtype))
+        if values[moment].dtype != torch.float16
+        else one
+        for moment, one in found.items()
+    }
 
 
 def _besides_moments(
@@ -86,9 +144,7 @@ def _besides_moments(
         if key in moments or value is None:
             continue
         if key in counts:
-            if (isinstance(value, Tensor) and value.numel() != 1) or not isinstance(value, Tensor | int | float):
-                raise _unfit(f"{key!r} of parameter {name} has to be one number, and is {value!r}")
-            state[key] = torch.tensor(float(value), dtype=torch.float64, device="cpu")
+            state[key] = torch.tensor(_count(value, f"{key!r} of parameter {name}"), dtype=torch.float64, device="cpu")
         elif key == layout.LOW_BITS:
             if not storage.is_split(p, group):
                 continue  # they would be out of date after the next step
@@ -103,8 +159,26 @@ def _besides_moments(
     return state
 
 
+def _count(value: Any, what: str) -> float:
+    is_number = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)
+    if not is_number or (isinstance(value, Tensor) and (value.is_complex() or value.is_meta)):
+        raise _unfit(f"{what} has to be one number, and is {shown(value)}")
+    return float(value)
+
+
+def check_step(saved: Any, what: str) -> None:
+    """Raises ValueError if the state of a parameter, which messages call so, is none or has a step that cannot be."""
+    if not isinstance(saved, Mapping):
+        raise _unfit(f"parameter {what} has a {type(saved).__name__} there, no state")
+    if "step" in saved and not 0 <= (step := _count(saved["step"], f"'step' of parameter {what}")) < math.inf:
+        raise _unfit(f"'step' of parameter {what} has to be finite and from 0 up, and is {step}")
+
+
 def _check_moment(value: Any, scale: Any, code_dtype: torch.dtype, p: Tensor, what: str) -> None:
     """Raises if a saved moment is none that the parameter can have."""
+    if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta):
+        kind = "on the meta device" if value.is_meta else str(value.layout).removeprefix("torch.")
+        raise _unfit(f"{what} is {kind}; it has to be a dense tensor")
     if not isinstance(value, Tensor) or value.shape != p.shape:
         raise _unfit(
             f"{what} is {_described(value)}, and the parameter has shape {tuple(p.shape)}. Were the parameters given in "
@@ -125,6 +199,10 @@ def _check_moment(value: Any, scale: Any, code_dtype: torch.dtype, p: Tensor, wh
         raise _unfit(f"{what} has codes without scales, which would stand beside them as {layout.scale_name('…')!r}")
     if not isinstance(scale, Tensor) or scale.dtype != torch.float32 or scale.shape != shape:
         raise _unfit(f"the scales of {what} have to be float32, of shape {shape}, and are {_described(scale)}")
+    try:
+        bounds.check_scale(torch, value, scale, what)
+    except ValueError as error:
+        raise _unfit(f"{error}{_REMEDY}") from error
 
 
 def _check_complete(optimizer: Optimizer, group: Mapping[str, Any], name: str, state: dict[str, Any]) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
+import numpy as np
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .. import hyperparameters
-from ..hyperparameters import check_options
+from ..hyperparameters import FLAGS, check_options, shown
 from ..layout import HALVES, is_reduced
 from ..schedules import Schedule
 
@@ -62,11 +65,17 @@ _NOT_NEGATIVE = {
     "l1": "Invalid l1 value: {}",
     "eps_root": "Invalid eps_root value: {}",
 }
+_FLAGS_OR_NONE = ("foreach", "capturable", "differentiable", "fused")
 
 
 def as_number(value: Any) -> Any:
     """A one-element tensor as a Python number; anything else as it is."""
-    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta else value
+
+
+def is_flag(value: Any) -> bool:
+    """Whether the value is True or False, or 1 or 0."""
+    return isinstance(value, Real | np.bool_) and value in (False, True)
 
 
 def check(group: dict[str, Any], optimizer: str, slots: Sequence[str | None]) -> None:
@@ -75,21 +84,29 @@ def check(group: dict[str, Any], optimizer: str, slots: Sequence[str | None]) ->
     ``slots`` are the names of the moments that the optimizer may have.
 
     Raises:
+        TypeError: a number or a flag is something else.
         ValueError: in PyTorch's words where PyTorch checks the same.
         RuntimeError: for combinations of ``foreach``, ``fused`` and ``differentiable`` that PyTorch refuses so.
     """
-    lr, betas = group["lr"], group.get("betas")
+    for name in (*FLAGS, *_FLAGS_OR_NONE):
+        if name in group and not (is_flag(group[name]) or (group[name] is None and name in _FLAGS_OR_NONE)):
+            raise TypeError(f"{name} must be True or False, not {shown(group[name])}")
+    lr = group["lr"]
     eager_foreach = group["foreach"] and not group.get("capturable")
     if isinstance(lr, Tensor):
-        if eager_foreach and betas is not None and "amsgrad" in group:
+        if eager_foreach and "betas" in group and "amsgrad" in group:
             raise ValueError("lr as a Tensor is not supported for capturable=False and foreach=True")
         if lr.numel() != 1:
             raise ValueError("Tensor lr must be 1-element")
     for name, message in _NOT_NEGATIVE.items():
-        if name in group and not as_number(group[name]) >= 0:
+        if name in group and not 0 <= _number(name, group[name]) < math.inf:
             raise ValueError(message.format(group[name]))
-    if betas is not None:
-        _check_betas(betas, eager_foreach)
+    if "alpha" in group and as_number(group["alpha"]) > 1:
+        raise ValueError(_NOT_NEGATIVE["alpha"].format(group["alpha"]))
+    if "dampening" in group and not math.isfinite(_number("dampening", group["dampening"])):
+        raise ValueError(f"Invalid dampening value: {group['dampening']}")
+    if "betas" in group:
+        _check_betas(group["betas"], eager_foreach)
     check_options(group, slots)
     if group.get("nesterov") and (group["momentum"] <= 0 or group["dampening"] != 0):
         raise ValueError("Nesterov momentum requires a momentum and zero dampening")
@@ -104,15 +121,23 @@ def check(group: dict[str, Any], optimizer: str, slots: Sequence[str | None]) ->
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
 
+def _number(name: str, value: Any) -> Any:
+    number = as_number(value)
+    if not isinstance(number, Real):
+        raise TypeError(f"{name} must be a number, not {shown(value)}")
+    return number
+
+
 def _check_betas(betas: Any, eager_foreach: bool) -> None:
-    if len(betas) != 2:
-        raise ValueError(f"betas must be a pair, not {betas!r}")
+    is_many = isinstance(betas, Tensor) and betas.ndim > 0
+    if isinstance(betas, str) or not (isinstance(betas, Sequence) or is_many) or len(betas) != 2:
+        raise ValueError(f"betas must be a pair, not {shown(betas)}")
     for i, beta in enumerate(betas):
         if isinstance(beta, Tensor) and eager_foreach and all(isinstance(b, Tensor) for b in betas):
             raise ValueError(f"betas[{i}] as a Tensor is not supported for capturable=False and foreach=True")
         if isinstance(beta, Tensor) and beta.numel() != 1:
             raise ValueError(f"Tensor betas[{i}] must be 1-element")
-        if not 0.0 <= as_number(beta) < 1.0:
+        if not 0.0 <= _number(f"betas[{i}]", beta) < 1.0:
             raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
     if isinstance(betas[0], Tensor) != isinstance(betas[1], Tensor):
         raise ValueError("betas must be either both floats or both Tensors")

@@ -490,6 +490,87 @@ def test_two_optimizers_and_masks_in_a_state_are_refused() -> None:
         convert.from_optax(params, masked.init(params))
 
 
+OF_NNX = {
+    "adamw": lambda optax, ao: ao.adamw(0.1, weights="split"),
+    "nadam": lambda optax, ao: optax.chain(optax.clip_by_global_norm(10.0), ao.nadam(0.1)),
+    "optax": lambda optax, ao: optax.adam(optax.linear_schedule(0.1, 0.0, 10)),
+    "injected": lambda optax, ao: optax.inject_hyperparams(ao.adamw)(optax.linear_schedule(0.1, 0.0, 10)),
+}
+
+
+@pytest.mark.parametrize("name", OF_NNX)
+def test_an_optimizer_of_flax_goes_both_ways_as_it_is(name: str) -> None:
+    """Its state has variables of another kind than the model has parameters; plain arrays are the same checkpoint."""
+    nnx = pytest.importorskip("flax.nnx")
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    import adamas.optax
+
+    def made() -> tuple[Any, Any]:
+        model = nnx.Sequential(nnx.Linear(5, 4, rngs=nnx.Rngs(0)), nnx.Linear(4, 2, rngs=nnx.Rngs(1)))
+        return model, nnx.Optimizer(model, OF_NNX[name](optax, adamas.optax), wrt=nnx.Param)
+
+    def step(model: Any, optimizer: Any) -> None:
+        optimizer.update(model, nnx.grad(lambda model: (model(jnp.ones((3, 5))) ** 2).sum())(model))
+
+    model, optimizer = made()
+    for _ in range(3):
+        step(model, optimizer)
+    trees = nnx.state(model, nnx.Param), optimizer.opt_state
+    checkpoint = convert.from_optax(*trees)
+    assert {name: p.weight.shape for name, p in checkpoint.parameters.items()} == {
+        "layers.0.weight": (4, 5),
+        "layers.0.bias": (4,),
+        "layers.1.weight": (2, 4),
+        "layers.1.bias": (2,),
+    }
+    for same in (convert.from_optax(*map(nnx.as_pure, trees)), convert.from_optax(model, optimizer)):
+        for path, p in checkpoint.parameters.items():
+            np.testing.assert_equal(same.parameters[path].weight, p.weight)
+            np.testing.assert_equal(same.parameters[path].state, p.state)
+
+    other, fresh = made()
+    params, fresh.opt_state = convert.to_optax(checkpoint, nnx.state(other, nnx.Param), fresh.opt_state)
+    nnx.update(other, params)
+    step(model, optimizer)
+    step(other, fresh)
+    for one, two in zip(
+        *(jax.tree.leaves(nnx.as_pure((nnx.state(m), o.opt_state))) for m, o in ((model, optimizer), (other, fresh))),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_module_of_equinox_goes_both_ways() -> None:
+    eqx, ao = pytest.importorskip("equinox"), pytest.importorskip("adamas.optax")
+    import jax
+
+    model = eqx.nn.MLP(3, 2, 4, 1, activation=jax.numpy.tanh, key=jax.random.key(0))
+    params = eqx.filter(model, eqx.is_inexact_array)
+    tx = ao.adamw(0.1)
+    _, state = tx.update(params, tx.init(params), params)
+    checkpoint = convert.from_optax(params, state)
+    assert "layers.0.weight" in checkpoint.parameters
+    moved, after = convert.to_optax(checkpoint, params, tx.init(params))
+    for one, two in zip(jax.tree.leaves((moved, after)), jax.tree.leaves((params, state)), strict=True):
+        np.testing.assert_array_equal(one, two)
+    with pytest.raises(ValueError, match=r"'activation' in params is a .*, and no array: .*eqx\.filter"):
+        convert.from_optax(model, state)
+
+
+def test_a_state_of_other_parameters_is_refused() -> None:
+    ao = pytest.importorskip("adamas.optax")
+    tx = ao.adam(0.1)
+    state = tx.init({"a": 1.0, "b": 2.0})
+    assert convert.from_optax({"a": 1.0, "b": 2.0}, state).parameters["b"].weight == 2
+    with pytest.raises(ValueError, match=r"\['c'\] are in params alone, and \['b'\] in the state alone"):
+        convert.from_optax({"a": 1.0, "c": 2.0}, state)
+    with pytest.raises(ValueError, match="the state has no optimizer in it: give what init returned"):
+        convert.from_optax({"a": 1.0, "b": 2.0}, {"count": 1})
+
+
 def test_counts_that_differ_are_refused_where_there_is_one() -> None:
     ao = pytest.importorskip("adamas.optax")
     import jax.numpy as jnp

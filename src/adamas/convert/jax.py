@@ -19,7 +19,8 @@ with needs("jax"):
     import jax.numpy as jnp
     import optax
 
-    from ..optax import State
+    from ..optax import State, storage
+    from ..optax.storage import as_array
 
 Tree = Any
 
@@ -28,27 +29,27 @@ def from_optax(params: Tree, state: Tree) -> Checkpoint:
     """The checkpoint of parameters and the state of their optimizer, by the parameters' paths in the tree.
 
     Args:
-        params: a tree of arrays.
-        state: of a transformation with one member of ``adamas.optax`` in it, or with optax's ``scale_by_adam``.
+        params: a tree of arrays: what the state was made for. In Flax's nnx it is ``nnx.state(model, nnx.Param)``.
+        state: of a transformation with one member of ``adamas.optax`` in it, or with optax's ``scale_by_adam``. In Flax's nnx
+            it is the optimizer's ``opt_state``.
 
     Raises:
-        ValueError: there is none in it, or more than one.
+        ValueError: there is no optimizer in the state, or more than one, or it is one of other parameters.
     """
     found = _ours(_only(state))
-    tree: Any
-    paths, tree = jax.tree_util.tree_flatten_with_path(params)
-    moments = {name: tree.flatten_up_to(moment) for name, moment in found.moments.items()}
-    lows = [None] * len(paths) if found.low_bits is None else tree.flatten_up_to(found.low_bits)
-    counts = {name: np.array(float(count)) for name, count in (("step", found.count), *found.scalars.items())}
+    parameters = _parameters(params)
+    moments = {name: _leaves_for(parameters, name, moment) for name, moment in found.moments.items()}
+    lows = None if found.low_bits is None else _leaves_for(parameters, "low_bits", found.low_bits)
+    counts = {name: np.array(float(_leaf(count))) for name, count in (("step", found.count), *found.scalars.items())}
     entries = []
-    for i, (path, p) in enumerate(paths):
-        weight = widened(p.dtype.name, _array(p), None if lows[i] is None else np.asarray(lows[i]))
+    for path, p in parameters.items():
+        low = None if lows is None or not storage.is_half(p.dtype) else np.asarray(lows[path])
         values = {
-            name: arrays.decoded(_array(moment[i]), _scale(moments, name, i))
+            name: arrays.decoded(_array(moment[path]), _scale(moments, name, path))
             for name, moment in moments.items()
             if not _is_scale(name, moments)
         }
-        entries.append((_place(path), weight, {**counts, **values}))
+        entries.append((Place.of(path), widened(p.dtype.name, _array(p), low), {**counts, **values}))
     return gathered(entries)
 
 
@@ -57,9 +58,9 @@ def to_optax(checkpoint: Checkpoint, params: Tree, state: Tree, names: Names = N
 
     Args:
         checkpoint: of any framework.
-        params: a tree of arrays of the same shapes; their dtypes stay.
+        params: a tree of arrays of the same shapes; their dtypes stay. In Flax's nnx it is ``nnx.state(model, nnx.Param)``.
         state: what ``init(params)`` gave, of a transformation with one member of ``adamas.optax`` in it, or with optax's
-            ``scale_by_adam``. Moments are stored as they are there.
+            ``scale_by_adam``. Moments are stored as they are there. In Flax's nnx it is the optimizer's ``opt_state``.
         names: for parameters that are called otherwise in the checkpoint: a dict from the names here (of parameters, or of the
             modules that they are in) to the names there, or a function.
 
@@ -68,24 +69,25 @@ def to_optax(checkpoint: Checkpoint, params: Tree, state: Tree, names: Names = N
 
     Raises:
         ValueError: a parameter has no counterpart, or one of another shape; two have counted differently, where JAX has one
-            count; or the state lacks a moment.
+            count; or the state lacks a moment, or is one of other parameters.
     """
-    given = _only(state)
-    before = _ours(given)
-    tree: Any
-    paths, tree = jax.tree_util.tree_flatten_with_path(params)
-    places = [_place(path) for path, _ in paths]
-    moved = Moved(checkpoint, places, names)
-    counts = moved.counts(places, ["step", *before.scalars])
-    moments = {name: list(tree.flatten_up_to(moment)) for name, moment in before.moments.items()}
-    weights, lows = [], []
-    for i, (place, (_, p)) in enumerate(zip(places, paths, strict=True)):
+    before = _ours(_only(state))
+    parameters = _parameters(params)
+    places = {path: Place.of(path) for path in parameters}
+    moved = Moved(checkpoint, places.values(), names)
+    counts = moved.counts(places.values(), ["step", *before.scalars])
+    moments = {name: _leaves_for(parameters, name, moment) for name, moment in before.moments.items()}
+    lows = None if before.low_bits is None else _leaves_for(parameters, "low_bits", before.low_bits)
+    weights = []
+    for path, p in parameters.items():
+        place = places[path]
         parameter = moved.fitting(place, p.shape, p.dtype.name)
-        weight, low = narrowed(p.dtype.name, parameter.weight, before.low_bits is not None)
+        weight, low = narrowed(p.dtype.name, parameter.weight, lows is not None)
         weights.append(_like(p, weight))
-        lows.append(None if low is None else jnp.asarray(low))
+        if lows is not None and low is not None:
+            lows[path] = jnp.asarray(low)
         if not parameter.state:
-            _check_fresh(place, int(before.count))
+            _check_fresh(place, int(_leaf(before.count)))
             continue
         for name in [name for name in moments if not _is_scale(name, moments)]:
             if name not in parameter.state:
@@ -93,24 +95,84 @@ def to_optax(checkpoint: Checkpoint, params: Tree, state: Tree, names: Names = N
                     f"parameter {place.name!r} has {sorted(parameter.state)} in the checkpoint, and no {name!r}: it is of "
                     "another optimizer"
                 )
-            kept, scale = moments[name][i], _scale(moments, name, i)
+            kept, scale = moments[name][path], _scale(moments, name, path)
             slot = Slot(name, kept.dtype.name, None if scale is None else scale.shape)
             for part, values in arrays.encoded(slot, parameter.state[name]).items():
-                moments[part][i] = _like(moments[part][i], values)
-    after = State(
-        jnp.asarray(counts.get("step", 0), jnp.int32),
-        {name: jax.tree.unflatten(tree, values) for name, values in moments.items()},
-        {name: jnp.asarray(counts.get(name, value), value.dtype) for name, value in before.scalars.items()},
-        None if before.low_bits is None else jax.tree.unflatten(tree, lows),
+                moments[part][path] = _like(moments[part][path], values)
+    after = before._replace(
+        count=_with_leaves(before.count, [jnp.asarray(counts.get("step", 0), jnp.int32)]),
+        moments={name: _with_paths(before.moments[name], values) for name, values in moments.items()},
+        scalars={
+            name: _with_leaves(value, [jnp.asarray(counts.get(name, _leaf(value)), _leaf(value).dtype)])
+            for name, value in before.scalars.items()
+        },
+        low_bits=None if lows is None else _with_paths(before.low_bits, lows),
     )
-    counted = jax.tree_util.tree_map_with_path(lambda path, x: _counted(path, x, after.count), state, is_leaf=_is_state)
+    count = _leaf(after.count)
+    counted = jax.tree_util.tree_map_with_path(lambda path, x: _counted(path, x, count), state, is_leaf=_is_state)
     replaced = jax.tree.map(lambda x: _theirs(x, after) if _is_state(x) else x, counted, is_leaf=_is_state)
-    return jax.tree.unflatten(tree, weights), replaced
+    return _with_leaves(params, weights), replaced
+
+
+# ---- trees. Flax's nnx wraps each leaf in a variable, of one kind in the parameters and of another in the state, so that
+# trees of the same parameters have the same paths, and not the same structure.
+
+
+def _parameters(params: Tree) -> dict[str, Any]:
+    """The parameters by their paths."""
+    found = {path: as_array(p) for path, p in _paths(params).items()}
+    for path, p in found.items():
+        if not hasattr(p, "dtype"):
+            raise ValueError(
+                f"{path!r} in params is a {type(p).__name__}, and no array: give the tree that init was given (of a module "
+                "of Equinox eqx.filter(model, eqx.is_inexact_array))"
+            )
+    return found
+
+
+def _paths(tree: Tree) -> dict[str, Any]:
+    """The leaves by their paths."""
+    return {_named(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _named(path: Any) -> str:
+    return jax.tree_util.keystr(_unwrapped(path), simple=True, separator=".")
+
+
+def _unwrapped(path: Any) -> Any:
+    """The path of a leaf, or of the variable of nnx that it is the value of."""
+    return path[:-1] if len(path) > 1 and getattr(path[-1], "name", None) == "value" else path
+
+
+def _leaves_for(parameters: Mapping[str, Any], what: str, tree: Tree) -> dict[str, Any]:
+    """The leaves of a tree in the state by the paths of the parameters that they are for."""
+    found = _paths(tree)
+    if found.keys() != parameters.keys():
+        here, there = sorted(parameters.keys() - found.keys()), sorted(found.keys() - parameters.keys())
+        raise ValueError(
+            f"params and {what!r} in the state are of different parameters: {here} are in params alone, and {there} in the "
+            "state alone; give the tree that init was given"
+        )
+    return found
+
+
+def _leaf(x: Any) -> Any:
+    """The one array in a variable of nnx, or the array itself."""
+    (leaf,) = jax.tree.leaves(x)
+    return leaf
+
+
+def _with_leaves(tree: Tree, leaves: list[Any]) -> Tree:
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+def _with_paths(tree: Tree, values: Mapping[str, Any]) -> Tree:
+    return _with_leaves(tree, [values[path] for path in _paths(tree)])
 
 
 def _counted(path: Any, x: Any, count: Any) -> Any:
     """The steps of what else counts them in a state, such as optax's schedules: the count; anything else as it is."""
-    name = getattr(path[-1], "name", None) if path else None
+    name = getattr(_unwrapped(path)[-1], "name", None) if path else None
     if _is_state(x) or name not in ("count", "gradient_step"):
         return x
     return jnp.asarray(count, x.dtype)
@@ -132,7 +194,12 @@ def _is_state(x: Any) -> bool:
 def _only(state: Tree) -> Any:
     """The state of the one optimizer in the state of a transformation."""
     found = [x for x in jax.tree.leaves(state, is_leaf=_is_state) if _is_state(x)]
-    if len(found) != 1:
+    if not found:
+        raise ValueError(
+            "the state has no optimizer in it: give what init returned (of nnx.Optimizer its opt_state, and not nnx.state "
+            "of it, in which nothing says what it is)"
+        )
+    if len(found) > 1:
         raise ValueError(f"the state has {len(found)} optimizers in it, and a checkpoint is of one")
     if any(
         isinstance(x, optax.MaskedNode)
@@ -156,17 +223,15 @@ def _theirs(before: Any, state: State) -> Any:
     return before._replace(count=state.count, mu=state.moments["exp_avg"], nu=state.moments["exp_avg_sq"])
 
 
-def _place(path: Any) -> Place:
-    return Place.of(jax.tree_util.keystr(path, simple=True, separator="."))
-
-
 def _is_scale(name: str, moments: Mapping[str, Any]) -> bool:
     return name in map(layout.scale_name, moments)
 
 
-def _scale(moments: Mapping[str, list[Any]], name: str, i: int) -> Array | None:
-    scale = moments.get(layout.scale_name(name), {i: None})[i]
-    return None if scale is None else np.asarray(scale)
+def _scale(moments: Mapping[str, Mapping[str, Any]], name: str, path: str) -> Array | None:
+    """The scale of a moment that is stored as codes."""
+    scales = moments.get(layout.scale_name(name))
+    stored = storage.Stored(moments[name][path], None if scales is None else scales[path])
+    return np.asarray(stored.scale) if stored.is_coded else None
 
 
 def _array(x: Any) -> Array:

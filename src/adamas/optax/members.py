@@ -9,11 +9,16 @@ Behind these, by name alone, each has the same options:
 - ``mask``: a tree of bools, or a function from the parameters to one, that says which of them have these.
 - ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (rounded as ``adamas.formats`` says), or a
   format for each by its name in the state: ``{"exp_avg": "int8"}``.
-- ``weights``: how weights in bfloat16 and float16 are rounded. ``"nearest"``: the update has their dtype, as with optax;
-  ``"stochastic"`` and ``"split"`` (the low bits are in the state): the update is the float32 difference to the exact new
-  weight, for ``adamas.optax.apply_updates``, optax's or Flax's.
+- ``weights``: how weights in bfloat16 and float16 are rounded. ``"nearest"``: an update that is too small for the weight is
+  lost, as with optax; ``"stochastic"``: right on average; ``"split"``: the bits that do not fit are kept in the state. With
+  the last two an update is the difference between the new weight and the old one, for ``adamas.optax.apply_updates``,
+  optax's or Flax's. Updates have the dtype of the gradients (of the weights, where that is wider). In 16 bits the difference
+  is exact unless a weight changes its sign, or by more than a factor of 2; then it is rounded. In float32 it is always exact.
 - ``seed``: of the random numbers that both round with. A parameter has its own by its path in the tree, so that they are
   those of ``adamas.torch`` for one of that name.
+- ``on_nonfinite``: what to do when a gradient has a NaN or an infinity. ``"propagate"``: what the arithmetic gives, as with
+  optax; ``"skip"``: the whole step is left undone (updates of 0, the state as it was) and counted in the state's
+  ``skipped_steps``. ``"raise"``, which other adapters have, is refused: a compiled step raises nothing.
 
 Learning rate, decay and β's are numbers, arrays that are known only when the program runs, or functions of the steps done
 before: schedules of ``adamas.schedules`` or of optax. ``optax.inject_hyperparams`` takes all of these functions; with bfloat16
@@ -34,6 +39,7 @@ from ..layout import State as StateOption
 from .transformation import Number, Scheduled, Tree, transformation
 
 EpsMode = Literal["torch", "hat"]
+OnNonfinite = Literal["propagate", "skip"]
 Mask: TypeAlias = Tree | Callable[[Tree], Tree] | None
 
 
@@ -50,6 +56,7 @@ def sgd(
     state: StateOption = "float32",
     weights: Weights = "nearest",
     seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
 ) -> optax.GradientTransformation:
     r"""Gradient descent, with momentum (Polyak, 1964) or Nesterov's (Sutskever et al., 2013).
 
@@ -62,7 +69,7 @@ def sgd(
         momentum: μ; None for none.
         nesterov: use Nesterov's momentum.
         dampening: τ.
-        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -77,7 +84,9 @@ def sgd(
         "l1": l1,
         "maximize": False,
     }
-    return transformation(family.SGD, hyper, state=state, weights=weights, seed=seed, mask=mask)
+    return transformation(
+        family.SGD, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+    )
 
 
 def adagrad(
@@ -93,6 +102,7 @@ def adagrad(
     state: StateOption = "float32",
     weights: Weights = "nearest",
     seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
 ) -> optax.GradientTransformation:
     r"""AdaGrad (Duchi, Hazan and Singer, 2011, figure 1): every gradient ever seen counts in the denominator.
 
@@ -103,7 +113,7 @@ def adagrad(
         initial_accumulator_value: v₀.
         eps: ε, under the root as optax has it.
         lr_decay: γ.
-        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -119,7 +129,9 @@ def adagrad(
         "l1": l1,
         "maximize": False,
     }
-    return transformation(family.ADAGRAD, hyper, state=state, weights=weights, seed=seed, mask=mask)
+    return transformation(
+        family.ADAGRAD, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+    )
 
 
 def rmsprop(
@@ -138,6 +150,7 @@ def rmsprop(
     state: StateOption = "float32",
     weights: Weights = "nearest",
     seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
 ) -> optax.GradientTransformation:
     r"""RMSprop (Tieleman and Hinton, 2012); centered as in Graves, 2013 (arXiv:1308.0850, equations 38 to 45).
 
@@ -154,7 +167,7 @@ def rmsprop(
         eps_in_sqrt: ε under the root; False puts it beside the root, where PyTorch has it.
         centered: divide by an estimate of the standard deviation.
         momentum: of the quotient; None for none.
-        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -172,7 +185,9 @@ def rmsprop(
         "l1": l1,
         "maximize": False,
     }
-    return transformation(family.RMSPROP, hyper, state=state, weights=weights, seed=seed, mask=mask)
+    return transformation(
+        family.RMSPROP, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+    )
 
 
 def adam(
@@ -191,6 +206,7 @@ def adam(
     state: StateOption = "float32",
     weights: Weights = "nearest",
     seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
 ) -> optax.GradientTransformation:
     r"""Adam (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 1): momentum, RMSprop and bias correction.
 
@@ -214,7 +230,7 @@ def adam(
         eps_root: added under the root.
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction.
         bias_correction: False leaves the moments as they are.
-        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -222,7 +238,9 @@ def adam(
     hyper = _like_adam(
         learning_rate, b1, b2, eps, eps_root, eps_mode, bias_correction, weight_decay, decay_mode, l1, amsgrad=False
     )
-    return transformation(family.ADAM, hyper, state=state, weights=weights, seed=seed, mask=mask)
+    return transformation(
+        family.ADAM, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+    )
 
 
 def adamw(
@@ -241,6 +259,7 @@ def adamw(
     state: StateOption = "float32",
     weights: Weights = "nearest",
     seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
 ) -> optax.GradientTransformation:
     r"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with the decay outside of the gradient.
 
@@ -256,7 +275,7 @@ def adamw(
         eps_root: added under the root.
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction.
         bias_correction: False leaves the moments as they are.
-        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -264,7 +283,9 @@ def adamw(
     hyper = _like_adam(
         learning_rate, b1, b2, eps, eps_root, eps_mode, bias_correction, weight_decay, decay_mode, l1, amsgrad=False
     )
-    return transformation(family.ADAM, hyper, state=state, weights=weights, seed=seed, mask=mask)
+    return transformation(
+        family.ADAM, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+    )
 
 
 def amsgrad(
@@ -283,6 +304,7 @@ def amsgrad(
     state: StateOption = "float32",
     weights: Weights = "nearest",
     seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
 ) -> optax.GradientTransformation:
     r"""AMSGrad (Reddi, Kale and Kumar, 2018, arXiv:1904.09237): Adam that divides by the largest v so far.
 
@@ -296,7 +318,7 @@ def amsgrad(
         eps_root: added under the root.
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction.
         bias_correction: False leaves the moments as they are.
-        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -304,7 +326,9 @@ def amsgrad(
     hyper = _like_adam(
         learning_rate, b1, b2, eps, eps_root, eps_mode, bias_correction, weight_decay, decay_mode, l1, amsgrad=True
     )
-    return transformation(family.ADAM, hyper, state=state, weights=weights, seed=seed, mask=mask)
+    return transformation(
+        family.ADAM, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+    )
 
 
 def adamax(
@@ -321,6 +345,7 @@ def adamax(
     state: StateOption = "float32",
     weights: Weights = "nearest",
     seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
 ) -> optax.GradientTransformation:
     r"""Adamax (Kingma and Ba, 2015, algorithm 2): Adam with the infinity norm.
 
@@ -332,7 +357,7 @@ def adamax(
         b2: β₂.
         eps: ε, beside the gradient's size.
         bias_correction: False leaves the moments as they are.
-        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -347,7 +372,9 @@ def adamax(
         "l1": l1,
         "maximize": False,
     }
-    return transformation(family.ADAMAX, hyper, state=state, weights=weights, seed=seed, mask=mask)
+    return transformation(
+        family.ADAMAX, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+    )
 
 
 def nadam(
@@ -367,6 +394,7 @@ def nadam(
     state: StateOption = "float32",
     weights: Weights = "nearest",
     seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
 ) -> optax.GradientTransformation:
     r"""NAdam (Dozat, 2016): Adam with Nesterov's momentum.
 
@@ -384,7 +412,7 @@ def nadam(
         momentum_decay: ψ; infinite, as optax has it, μ is β₁. PyTorch's is 4e-3.
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction.
         bias_correction: False leaves the moments as they are.
-        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -402,7 +430,9 @@ def nadam(
         l1,
         momentum_decay=momentum_decay,
     )
-    return transformation(family.NADAM, hyper, state=state, weights=weights, seed=seed, mask=mask)
+    return transformation(
+        family.NADAM, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+    )
 
 
 def radam(
@@ -421,6 +451,7 @@ def radam(
     state: StateOption = "float32",
     weights: Weights = "nearest",
     seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
 ) -> optax.GradientTransformation:
     r"""RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without the denominator until its variance is known.
 
@@ -437,13 +468,15 @@ def radam(
         eps_root: added under the root.
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction.
         bias_correction: False leaves the moments as they are.
-        weight_decay, decay_mode, l1, mask, state, weights, seed: see ``adamas.optax.members``.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
     """
     hyper = _like_adam(learning_rate, b1, b2, eps, eps_root, eps_mode, bias_correction, weight_decay, decay_mode, l1)
-    return transformation(family.RADAM, hyper, state=state, weights=weights, seed=seed, mask=mask)
+    return transformation(
+        family.RADAM, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+    )
 
 
 def _like_adam(

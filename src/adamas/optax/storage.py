@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import formats, layout
 from ..jax_formats import Namespace
@@ -41,6 +42,16 @@ class Stored(NamedTuple):
     values: Array
     scale: Array = None
 
+    @property
+    def is_coded(self) -> bool:
+        """Whether the values are codes, which the scale belongs to."""
+        return self.values.dtype in (jnp.int8, jnp.uint8)
+
+
+def as_array(x: Any) -> Array:
+    """An array of JAX for a number or an array of Python or NumPy; anything else as it is."""
+    return jnp.asarray(x) if isinstance(x, int | float | complex | np.ndarray | np.generic) else x
+
 
 def is_half(dtype: Any) -> bool:
     """Whether weights of this dtype have 16 bits."""
@@ -59,7 +70,27 @@ def initial(form: StateFormat, has_sign: bool, p: Array, value: Array | float = 
             jnp.broadcast_to(scale[0, 0], layout.scale_shape(p.shape)),
         )
     wide = jnp.float64 if p.dtype == jnp.float64 else jnp.float32
-    return Stored(jnp.full_like(p, value, dtype=jnp.bfloat16 if form == "bfloat16" else wide))
+    values = jnp.full_like(p, value, dtype=jnp.bfloat16 if form == "bfloat16" else wide)
+    return Stored(values, unused(p) if form == "int8" else None)
+
+
+def unused(p: Array) -> Array:
+    """What stands where a parameter needs no scale or no low bits.
+
+    Every parameter has a leaf in each tree of the state, so that a tree of shardings maps over them; of the parameter's
+    shape, so that its sharding fits; and with elements, since Orbax saves no array without any.
+    """
+    return jnp.zeros_like(p, jnp.int8)
+
+
+def copied(x: Array) -> Array:
+    """The same in memory of its own, so that a new state can be donated and the old one stays."""
+    return None if x is None else jnp.copy(x)
+
+
+def no_low_bits(p: Array) -> Array:
+    """The low bits of a weight before the first step."""
+    return jnp.zeros_like(p, jnp.int16) if is_half(p.dtype) else unused(p)
 
 
 class Rounding(NamedTuple):
@@ -91,7 +122,7 @@ class Rounding(NamedTuple):
 def loaded(stored: Stored, compute: Any, xp: Namespace) -> Array:
     """A moment as it is computed with."""
     values, scale = stored
-    if scale is None:
+    if not stored.is_coded:
         return values.astype(compute)
     decode = formats.decode_signed if values.dtype == jnp.int8 else formats.decode_unsigned
     return layout.unblocked(
@@ -105,11 +136,12 @@ def kept(
 ) -> Stored:
     """A moment as it is stored, in the format of the one ``before``. ``factor`` is the rule's own, of its decay."""
     xp, dtype = rounding.xp, before.values.dtype
-    if before.scale is None:
+    if not before.is_coded:
         if dtype != jnp.bfloat16:
-            return Stored(value.astype(dtype))
+            return Stored(value.astype(dtype), copied(before.scale))
         # Maxima are no averages: to the nearest.
-        return Stored(rounded(value, dtype, None if what == "maximum" else rounding.thresholds(value.shape, what), xp))
+        thresholds = None if what == "maximum" else rounding.thresholds(value.shape, what)
+        return Stored(rounded(value, dtype, thresholds, xp), copied(before.scale))
     blocks = layout.blocks(xp, value.astype(jnp.float32))
     if dtype == jnp.int8:
         codes, scale = formats.encode_signed(xp, blocks)
@@ -125,6 +157,15 @@ def rounded(value: Array, dtype: Any, thresholds: Array | None, xp: Namespace) -
     """Float32 values as bfloat16 or float16: stochastically, or to the nearest without thresholds."""
     codes = formats.ENCODE[jnp.dtype(dtype).name](xp, value.astype(jnp.float32), thresholds)
     return codes.astype(jnp.uint16).view(dtype)
+
+
+def as_update(change: Array, dtype: Any, xp: Namespace) -> Array:
+    """The difference between two weights as an update of that dtype.
+
+    In the weights' own 16 bits it is exact as long as a weight keeps its sign and changes by no more than a factor of 2.
+    (Rounded by operations on integers: within a sum, XLA may leave a conversion to 16 bits out.)
+    """
+    return rounded(change, dtype, None, xp) if is_half(dtype) else change.astype(dtype)
 
 
 @_with_all_constants

@@ -36,16 +36,19 @@ class State(NamedTuple):
     Attributes:
         count: steps done, int32.
         moments: each moment by PyTorch's name for it, as a tree like the parameters'; those in 8 bits are two, the codes and
-            ``…_scale``, float32 of shape (rows, blocks of a row), with None for a parameter that is too small.
+            ``…_scale``, float32 of shape (rows, blocks of a row). A parameter that is too small for codes has zeros for a
+            scale (int8, of the parameter's shape), which nothing reads.
         scalars: what else the member counts, float32 (float64 under ``jax_enable_x64``).
-        low_bits: for ``weights="split"`` the low bits of each 16-bit weight (int16), as a tree like the parameters'; else
-            None.
+        low_bits: for ``weights="split"`` the low bits of each 16-bit weight (int16), as a tree like the parameters'; wider
+            weights have zeros there (int8, of their shape), which nothing reads. None for other ``weights``.
+        skipped_steps: steps that ``on_nonfinite="skip"`` has left undone, int32.
     """
 
     count: jax.Array  # type: ignore[assignment]  # optax's name for it, and a tuple's method
     moments: dict[str, Tree]
     scalars: dict[str, jax.Array]
     low_bits: Tree = None
+    skipped_steps: jax.Array | int = 0
 
 
 class _Leaf(NamedTuple):
@@ -69,6 +72,7 @@ def transformation(
     weights: Weights,
     seed: int | None,
     mask: Tree | Callable[[Tree], Tree] | None,
+    on_nonfinite: str,
 ) -> optax.GradientTransformation:
     """The member with these hyperparameters: ``hyper`` holds all that ``member`` asks for, ``lr`` first of all.
 
@@ -76,6 +80,7 @@ def transformation(
     """
     hyper = {name: _as_given(name, value) for name, value in hyper.items()}
     _check(hyper, member, state, weights, seed)
+    _check_on_nonfinite(on_nonfinite)
     if hyper["decay"] == "independent":
         hyper["base_lr"] = _base_rate(hyper["lr"])
     static = {name: 1.0 if _is_open(value) else value for name, value in hyper.items()}
@@ -89,6 +94,7 @@ def transformation(
     start = hyper.get("initial_accumulator_value", 0.0)
 
     def init(params: Tree) -> State:
+        params = jax.tree.map(storage.as_array, params)
         _check_leaves(params)
         return State(
             jnp.zeros([], jnp.int32),
@@ -100,9 +106,8 @@ def transformation(
                 for i, part in enumerate(parts[name])
             },
             {name: jnp.asarray(value, float) for name, value in member.scalars if name != "step"},
-            jax.tree.map(lambda p: jnp.zeros_like(p, jnp.int16) if storage.is_half(p.dtype) else None, params)
-            if weights == "split"
-            else None,
+            jax.tree.map(storage.no_low_bits, params) if weights == "split" else None,
+            jnp.zeros([], jnp.int32),
         )
 
     def update(updates: Tree, state: State, params: Tree = None) -> tuple[Tree, State]:
@@ -122,10 +127,10 @@ def transformation(
         numbers, scalars = _numbers(member, hyper, state)
         changes: list[Any] = []
         for i, (path, g) in enumerate(paths):
-            p, low = ps[i], lows[i]
             if g is None:
                 changes.append(None)
                 continue
+            g, p, low = storage.as_array(g), ps[i] if ps[i] is None else storage.as_array(ps[i]), lows[i]
             compute = _compute_dtype(g if p is None else p)
             leaf = _leaf(shape, *numbers[compute], decayed[i])
             moves = decays and decayed[i]
@@ -140,9 +145,15 @@ def transformation(
                 if name is not None and value is not None:
                     for part, array in zip(parts[name], value, strict=False):
                         moments[part][i] = array
-        after = {name: jax.tree.unflatten(tree, values) for name, values in moments.items()}
-        low_bits = None if state.low_bits is None else jax.tree.unflatten(tree, lows)
-        return jax.tree.unflatten(tree, changes), State(count, after, scalars, low_bits)
+        change = jax.tree.unflatten(tree, changes)
+        after = State(
+            count,
+            {name: jax.tree.unflatten(tree, values) for name, values in moments.items()},
+            scalars,
+            None if state.low_bits is None else jax.tree.unflatten(tree, lows),
+            jnp.copy(state.skipped_steps),
+        )
+        return _unless_nonfinite(updates, change, state, after) if on_nonfinite == "skip" else (change, after)
 
     return optax.GradientTransformation(init, update)
 
@@ -150,10 +161,8 @@ def transformation(
 def apply_updates(params: Tree, updates: Tree) -> Tree:
     """The parameters after the updates, each in its own dtype.
 
-    The same as ``optax.apply_updates``, and in the place of ``equinox.apply_updates``, which would make float32 weights of
-    16-bit ones: with ``weights="stochastic"`` and ``"split"``, updates are float32 differences of 16-bit weights, so that the
-    sum is the very weight that was meant. (A weight that one step takes to less than 2⁻¹⁶ of what it was may be off by 2⁻²⁵
-    of what it was: the rounding of a float32 sum.)
+    The same as ``optax.apply_updates``, and in the place of ``equinox.apply_updates``, which makes float32 weights of 16-bit
+    ones where the updates are in float32, as they are for float32 gradients.
 
     Args:
         params: a tree of parameters; what has no update (None) stays as it is.
@@ -181,26 +190,31 @@ def _stepped(
     rounding: storage.Rounding,
 ) -> tuple[Array, list[storage.Stored | None], Array]:
     """The update, the moments as they are stored, and the low bits. ``moves``: whether the weight itself is in the step."""
-    shape, k, xp = leaf.shape, leaf.numbers, rounding.xp
+    shape, k, xp, dtype = leaf.shape, leaf.numbers, rounding.xp, _update_dtype(g, p)
     exact = weights != "nearest" and storage.is_half(p.dtype)
+    is_split = exact and weights == "split"
     weight: Array = 0.0
     if exact or moves or shape & Shape.PENALTY:
-        weight = p.astype(compute) if low is None else storage.joined(p, low, xp)
+        weight = storage.joined(p, low, xp) if is_split else p.astype(compute)
     old = rule.Moments(*(None if x is None else storage.loaded(x, compute, xp) for x in stored))
     full = rule.gradient(k, shape, jnp, weight, g.astype(compute))
     moments = rule.moments(k, shape, jnp, full, old)
     if exact:
         value, moments = rule.update(k, shape, jnp, weight, full, moments)
         value = leaf.held(weight, value)
-        if low is None:
-            high = storage.rounded(value, p.dtype, rounding.thresholds(p.shape, "weight"), xp)
-        else:
+        if is_split:
             high, low = storage.split(value, p.dtype, xp)
-        change = high.astype(compute) - p.astype(compute)
+        else:
+            high = storage.rounded(value, p.dtype, rounding.thresholds(p.shape, "weight"), xp)
+        exact_change = high.astype(compute) - p.astype(compute)
+        change = storage.as_update(exact_change, dtype, xp)
+        if is_split:  # Where the sum may be another weight than the one that was meant, that other one has no low bits.
+            low = jnp.where(change.astype(compute) == exact_change, low, jnp.zeros_like(low))
     else:
+        low = storage.copied(low)
         step = k._replace(k=leaf.drift)
         change, moments = rule.update(step, shape, jnp, weight if moves else 0.0, full, moments)
-        change = leaf.held(jnp.zeros_like(change), change).astype(g.dtype if p is None else p.dtype)
+        change = leaf.held(jnp.zeros_like(change), change).astype(dtype)
     factors = (k.a1, k.a2, 1.0, k.q)
     new = [
         None
@@ -209,6 +223,29 @@ def _stepped(
         for x, value, what, factor in zip(stored, moments, storage.WHATS, factors, strict=True)
     ]
     return change, new, low
+
+
+def _update_dtype(g: Array, p: Array) -> Any:
+    """The dtype of an update: that of the gradient, which optax's wrappers count on, or of the weight where it is wider.
+
+    Gradients that are integers or have 8 bits are numbers alone, and have no say in it.
+    """
+    counts = jnp.issubdtype(g.dtype, jnp.floating) and jnp.dtype(g.dtype).itemsize > 1
+    if p is None:
+        return g.dtype if counts else jnp.float32
+    return jnp.promote_types(g.dtype, p.dtype) if counts else p.dtype
+
+
+def _unless_nonfinite(gradients: Tree, change: Tree, before: State, after: State) -> tuple[Tree, State]:
+    """The step; but where a gradient is not finite no change, and the state before it with one more skipped step."""
+    finite = jnp.array(True)
+    for g in jax.tree.leaves(gradients):
+        finite &= jnp.isfinite(g).all()
+    change, state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), (change, after), (jax.tree.map(jnp.zeros_like, change), before)
+    )
+    skipped = jnp.where(finite, before.skipped_steps, optax.safe_increment(before.skipped_steps))
+    return change, state._replace(skipped_steps=skipped)
 
 
 # ---- the numbers of a step
@@ -336,6 +373,17 @@ def _check(hyper: Mapping[str, Any], member: Member, state: Any, weights: str, s
         )
 
 
+def _check_on_nonfinite(given: str) -> None:
+    """Raises ValueError unless it is one of those that a compiled step can do."""
+    if given == "raise":
+        raise ValueError(
+            'on_nonfinite="raise" cannot be done here, since a compiled step raises nothing: use "skip", which counts such '
+            "steps in the state's skipped_steps, or JAX's own jax_debug_nans"
+        )
+    if given not in ("propagate", "skip"):
+        raise ValueError(f"on_nonfinite={given!r} is unknown: use one of 'propagate', 'skip'")
+
+
 def _check_leaves(params: Tree) -> None:
     for path, p in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -364,6 +412,12 @@ def _masked(mask: Any, params: Tree, tree: Any) -> list[bool]:
     """For each leaf, whether the decay and the penalties are for it."""
     if mask is None:
         return [True] * tree.num_leaves
-    given = mask(params) if callable(mask) else mask
+    given = mask(params) if _is_function(mask) else mask
     whole = jax.tree.map(lambda flag, part: jax.tree.map(lambda _: flag, part), given, params)
     return [bool(flag) for flag in tree.flatten_up_to(whole)]
+
+
+def _is_function(mask: Any) -> bool:
+    """Whether the mask is a function: as optax has it, if all of its leaves are. Modules of Equinox are callable trees."""
+    leaves = jax.tree.leaves(mask)
+    return bool(leaves) and all(map(callable, leaves))

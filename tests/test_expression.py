@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
@@ -142,6 +143,90 @@ def test_what_is_printed_is_read_back(schedule: Schedule) -> None:
     assert again == schedule
     assert repr(again) == repr(schedule)
     assert type(again) is type(schedule)
+
+
+# --- any step is answered, whatever the numbers are -------------------------------------------------------------------
+
+ANY_STEP = [0, 1, 2.5, 1000, 10**6 + 1, 2**53 + 1, 1e18, 1e300, 10**400, math.inf]
+
+
+@settings(deadline=None, max_examples=300)
+@given(SCHEDULES)
+def test_any_step_is_answered_with_a_float_that_is_a_number(schedule: Schedule) -> None:
+    """Over numbers of any size, finite or infinite; integers would grow with what they come to."""
+    for step in ANY_STEP:
+        value = schedule(step)
+        assert type(value) is float
+        assert not math.isnan(value)
+    at_once = schedule(np.array([min(step, 1e308) for step in ANY_STEP]))
+    assert at_once.dtype == np.float64
+    assert not np.isnan(at_once).any()
+
+
+@pytest.mark.parametrize(
+    ("text", "step", "value"),
+    [
+        ("step(3, 1e-6)", 100, math.inf),  # 3 to the power of 100 million: hours, as integers
+        ("step(0.5, 1e-6)", 100, 0.0),
+        ("step(10, 1e-320)", 1, math.inf),
+        ("step(10, 1e-320)", 0, 1.0),
+        ("cosine_restarts(period=1e-4, height=3)", 1000, math.inf),
+        ("cosine_restarts(period=1e-4, height=0.5)", 1000, 0.0),
+        ("cosine_restarts(1e-320, end=1)", 3, 1.0),
+        ("cosine_restarts(10, 1e20)", 10, 1.0),
+        ("multistep([1, 2, 3], 1e300)", 9, math.inf),
+        ("exponential(3, 1e-6, staircase=True)", 100, math.inf),
+        ("step(2, 1).per_epoch(1e-320)", 1, math.inf),
+        ("cosine(1e308).per_epoch(10).repeat()", 3, 1.0),
+        ("0 * step(3, 0.001)", 1000, 0.0),
+        ("constant(1e300) * constant(1e300)", 1, math.inf),
+        (f"constant({10**300}) * constant({10**300})", 1, math.inf),
+        ("constant(2).clip(high=1)", 1, 1.0),
+        ("cosine(10)", 10**400, 0.0),
+        ("cosine(10)", -(10**400), 1.0),
+    ],
+)
+def test_what_overflows_is_infinite_at_once(text: str, step: float, value: float) -> None:
+    found = parse(text)(step)
+    assert type(found) is float
+    assert found == pytest.approx(value, abs=1e-12)
+
+
+def test_a_step_between_turns_that_no_float_can_tell_apart_is_within_them() -> None:
+    for step in (1e9, 1e12 + 1, 1e15 + 3):
+        for text in ("triangular(1e-6)", "triangular(1e-9, 2e-9)", "cosine_restarts(1e-7)", "linear(1e-8).repeat()"):
+            for value in (parse(text)(step), parse(text)(np.array([step]))[0]):
+                assert -1e-12 <= value <= 1 + 1e-12
+
+
+def calls(schedule: Schedule, step: float) -> int:
+    """How many functions are called when it is asked for a step: the work, whatever the machine."""
+    count = 0
+
+    def counted(frame: Any, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(counted)
+    try:
+        schedule(step)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_the_work_of_a_step_is_no_more_than_the_size_of_the_schedule() -> None:
+    chain, pairs = cosine(10), cosine(10)
+    for _ in range(149):
+        chain = chain.then(cosine(10))
+    for _ in range(8):
+        pairs = pairs * pairs
+    many = multistep(list(range(100_000)), 0.5)
+    for schedule, most in ((chain, 150 * 8), (pairs, 511 * 8), (many, 10), (parse(repr(chain)), 150 * 8)):
+        schedule(1)  # its lengths are known from here on
+        assert max(calls(schedule, step) for step in (0, 5, 1499, 10**9)) <= most
+    assert chain(1495) == 0.5
+    assert pairs(5) == 0.5**256
 
 
 @pytest.mark.parametrize(

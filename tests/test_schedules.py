@@ -556,6 +556,16 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert cosine(10)(np.int32(5)) == pytest.approx(0.5)
 
 
+def test_the_deepest_schedule_is_a_value_as_any_other() -> None:
+    deepest = nested(149, lambda a: a.then(cosine(3)))
+    assert deepest == from_json(deepest.to_json()) == pickle.loads(pickle.dumps(deepest)) == copy.deepcopy(deepest)
+    assert hash(deepest) == hash(copy.copy(deepest))
+    assert deepest.length == 450
+    assert len(repr(deepest)) > 149 * 10
+    with pytest.raises(ValueError, match="nested at most 150 deep"):
+        copy.deepcopy(deepest).shift(1)
+
+
 def test_unit_and_is_rate() -> None:
     factor, rate = warmup(5).then(cosine(10)), 3e-4 * warmup(5).then(cosine(10))
     assert (factor.unit, factor.is_rate) == (1.0, False)
@@ -578,6 +588,14 @@ def test_from_function() -> None:
 
 
 # ---- what they refuse
+
+
+def nested(times: int, join: Callable[[Schedule], Schedule]) -> Schedule:
+    schedule: Schedule = cosine(3)
+    for _ in range(times):
+        schedule = join(schedule)
+    return schedule
+
 
 REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "steps-zero": (lambda: cosine(0), ("cosine", "steps", "above 0", "got 0")),
@@ -629,6 +647,11 @@ REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "clip": (lambda: warmup(5).clip(1.0, 0.5), ("clip", "low", "high=0.5", "1.0")),
     "per-epoch": (lambda: warmup(5).per_epoch(0), ("per_epoch", "steps", "above 0")),
     "shift": (lambda: warmup(5).shift(math.nan), ("shift", "steps", "finite")),
+    "apart": (lambda: linear(5, -1e308, 1e308), ("linear", "end", "1.8e+308 away from start=-1e+308", "got 1e+308")),
+    "multiplier-huge": (lambda: cosine_restarts(10, 1e31), ("cosine_restarts", "multiplier", "at most 1e30", "1e+31")),
+    "nested": (lambda: nested(150, lambda a: a.then(cosine(3))), ("then", "nested at most 150 deep", "piecewise")),
+    "nested-text": (lambda: nested(2000, lambda a: a.clip()), ("clip", "nested at most 150 deep")),
+    "joined": (lambda: nested(40, lambda a: a * a), ("product", "at most 1000 others", "not from 1023")),
     "scaled": (lambda: math.nan * warmup(5), ("scaled", "number", "finite", "nan")),
 }
 

@@ -8,22 +8,41 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 Number: TypeAlias = Any  # a float, or an array of the namespace in use
 
+DEEPEST, LARGEST = (
+    150,
+    1000,
+)  # schedules within schedules: Python recurses through them, and each costs time at every step
+LAST_STEP = MOST_TURNS = 2.0**126  # whatever is beyond counts as this, which float32 has too
+_LARGEST_FLOAT = sys.float_info.max
+_EXACT = 2**53  # larger integers become floats
+
 
 class Scalars:
-    """The array functions that the formulas use, on Python numbers: a hundred times as quick as NumPy's on one number."""
+    """The array functions that the formulas use, on Python numbers: a hundred times as quick as NumPy's on one number.
 
-    cos, floor, sqrt, log, log1p = math.cos, math.floor, math.sqrt, math.log, math.log1p
+    Each takes a time that does not depend on the numbers, returns floats and raises nothing. (The power of two integers has as
+    many digits as it comes to.)
+    """
+
+    cos, sqrt, log, log1p = math.cos, math.sqrt, math.log, math.log1p
     minimum, maximum = min, max
+
+    @staticmethod
+    def floor(t: float) -> float:
+        """The next whole number below."""
+        return t // 1.0
 
     @staticmethod
     def where(condition: bool, yes: float, no: float) -> float:
@@ -41,17 +60,34 @@ class Scalars:
         return t / by
 
     @staticmethod
+    def turns(t: float, by: float) -> float:
+        """As ``divide``, and finite where ``by`` is so small that the quotient overflows: whole turns can be counted."""
+        turns = t / by
+        return MOST_TURNS if turns > MOST_TURNS else turns
+
+    @staticmethod
+    def times(a: float, b: float) -> float:
+        """a · b, and 0 where one is 0 and the other infinite."""
+        product = a * b
+        return 0.0 if product != product and (a == 0 or b == 0) else product
+
+    @staticmethod
     def power(base: float, exponent: float) -> float:
         """``base`` to the ``exponent``, infinite where it overflows, as arrays have it."""
         try:
-            return float(base**exponent)
+            return float(float(base) ** exponent)
         except OverflowError:
             return math.inf
 
     @staticmethod
+    def count(edges: tuple[float, ...], t: float) -> float:
+        """How many of the edges t has reached."""
+        return float(bisect_right(edges, t))
+
+    @staticmethod
     def pick(values: tuple[float, ...], edges: tuple[float, ...], t: float) -> float:
         """The value between whose edges t lies; at an edge, the later one."""
-        return values[sum(t >= edge for edge in edges)]
+        return float(values[bisect_right(edges, t)])
 
     def observed(self, factor: Any) -> float:
         """The value of a factor that answers to a metric. (Where a step is compiled it comes from a variable instead.)"""
@@ -76,20 +112,33 @@ class Arrays:
         """See ``Scalars.divide``. By what it sees is constant, JAX would multiply: 55 · (1 / 55) is 0.99999994 in float32."""
         return t / (by + 0.0 * t)
 
+    def turns(self, t: Number, by: float) -> Number:
+        """See ``Scalars.turns``."""
+        return self.minimum(self.divide(t, by), MOST_TURNS)
+
+    def times(self, a: Number, b: Number) -> Number:
+        """See ``Scalars.times``."""
+        return self.where(a == 0, 0.0, self.where(b == 0, 0.0, a * b))
+
     @staticmethod
     def power(base: Number, exponent: Number) -> Number:
         """See ``Scalars.power``."""
-        return base**exponent
+        return float(base) ** exponent if isinstance(base, int) else base**exponent
+
+    def count(self, edges: tuple[float, ...], t: Number) -> Number:
+        """See ``Scalars.count``."""
+        return self.pick(tuple(map(float, range(len(edges) + 1))), edges, t)
 
     def pick(self, values: tuple[float, ...], edges: tuple[float, ...], t: Number) -> Number:
         """See ``Scalars.pick``."""
-        result = 0.0 * t + values[0]
+        result = 0.0 * t + float(values[0])
         for edge, value in zip(edges, values[1:], strict=True):
-            result = self.where(t >= edge, value, result)
+            result = self.where(t >= edge, float(value), result)
         return result
 
 
 _SCALARS, _arrays = Scalars(), cache(Arrays)
+_NUMBERS = (int, float, np.integer, np.floating)
 
 
 class Schedule(ABC):
@@ -99,10 +148,13 @@ class Schedule(ABC):
     have the value there. Any step may be asked for, in any order; before step 0 it has its first value, and past its end
     it keeps its last.
 
-    Schedules are joined by ``then``, ``*``, ``clip``, ``shift``, ``per_epoch`` and ``repeat``, in any nesting. By itself a
-    schedule is a factor; times a number it is a rate.
+    Schedules are joined by ``then``, ``*``, ``clip``, ``shift``, ``per_epoch`` and ``repeat``, in any nesting up to 150 levels
+    and 1000 schedules. By itself a schedule is a factor; times a number it is a rate.
+
+    Any step is answered at once, whatever the numbers are. A value beyond all floats is infinite.
     """
 
+    _depth = _size = 1  # levels of nesting, and schedules that this one is joined from
     _name: ClassVar[str]
     _registry: ClassVar[dict[str, type[Schedule]]] = {}
     __array_ufunc__ = None  # so that a NumPy number times a schedule is a schedule
@@ -122,10 +174,11 @@ class Schedule(ABC):
     def _unit(self) -> float:
         return 1.0
 
-    @property
+    @cached_property
     def length(self) -> float | None:
         """Steps after which the value no longer changes; None where it goes on changing."""
-        return self._length()
+        found = self._length()
+        return None if found is None else min(found, _LARGEST_FLOAT)
 
     @property
     def unit(self) -> float:
@@ -139,17 +192,22 @@ class Schedule(ABC):
 
     def __call__(self, step: Any) -> Any:
         """The value at a step: a float for a number, an array of floats for an array."""
-        if isinstance(step, int | float):
-            return self._at(max(float(step), 0.0), _SCALARS)
+        if isinstance(step, _NUMBERS):
+            try:
+                t = float(step)
+            except OverflowError:  # an int beyond all floats
+                t = math.inf if step > 0 else 0.0
+            return self._at(0.0 if t < 0.0 else LAST_STEP if t > LAST_STEP else t, _SCALARS)
         if isinstance(step, np.ndarray | np.generic):
-            t = np.asarray(step, np.float64)
+            steps = np.clip(np.asarray(step, np.float64), 0.0, LAST_STEP)
             with np.errstate(all="ignore"):
-                return self._at(np.maximum(t, 0.0), _arrays(np)) + 0.0 * t
+                return self._at(steps, _arrays(np)) + 0.0 * steps
         namespace = getattr(step, "__array_namespace__", None)
         if namespace is None:
             raise TypeError(f"a schedule takes a number, a NumPy or a JAX array of steps, not {type(step).__name__}")
         xp = namespace()
-        return self._at(xp.maximum(step * 1.0, 0.0), _arrays(xp)) + 0.0 * step
+        steps = xp.minimum(xp.maximum(step * 1.0, 0.0), LAST_STEP)
+        return self._at(steps, _arrays(xp)) + 0.0 * steps
 
     # ---- joining
 
@@ -272,12 +330,14 @@ def refuse(schedule: Schedule, name: str, needs: str) -> ValueError:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number as Python has it, or None."""
+    """A finite number as Python has it, or None. Integers that a float may not hold become floats."""
     value = value.item() if isinstance(value, np.number) else value
     try:
-        return value if type(value) in (int, float) and math.isfinite(value) else None
+        if type(value) not in (int, float) or not math.isfinite(value):
+            return None
     except OverflowError:  # an int beyond all floats
         return None
+    return value if abs(value) <= _EXACT else float(value)
 
 
 def check(
@@ -308,6 +368,13 @@ def check(
             raise refuse(schedule, name, f"one of {', '.join(map(repr, allowed))}")
 
 
+def check_distance(schedule: Schedule, name: str, other: str) -> None:
+    """Raises ValueError unless the difference of the two numbers is finite."""
+    start = getattr(schedule, other)
+    if not math.isfinite(float(getattr(schedule, name)) - float(start)):
+        raise refuse(schedule, name, f"less than {_LARGEST_FLOAT:.2g} away from {other}={start!r}")
+
+
 def numbers(schedule: Schedule, name: str, *, rising: bool = False) -> None:
     """Makes a tuple of the named argument; raises ValueError unless it holds finite numbers, rising where asked."""
     value = getattr(schedule, name)
@@ -334,9 +401,24 @@ class _Method(Schedule):
 
 
 def _is_schedule(schedule: Schedule, *names: str) -> None:
+    """Raises ValueError unless the named arguments are schedules that are not too large to be joined."""
+    depth, size = 0, 1
     for name in names:
-        if not isinstance(getattr(schedule, name), Schedule):
+        part = getattr(schedule, name)
+        if not isinstance(part, Schedule):
             raise refuse(schedule, name, "a schedule")
+        depth, size = max(depth, part._depth), size + part._size
+    if depth >= DEEPEST:
+        raise ValueError(
+            f"{schedule._name}: schedules must be nested at most {DEEPEST} deep: use piecewise for many values, and join the "
+            "halves of a long chain: a.then(b).then(c.then(d))"
+        )
+    if size > LARGEST:
+        raise ValueError(
+            f"{schedule._name}: a schedule must be joined from at most {LARGEST} others, and not from {size}"
+        )
+    object.__setattr__(schedule, "_depth", depth + 1)
+    object.__setattr__(schedule, "_size", size)
 
 
 @dataclass(frozen=True, repr=False)
@@ -357,7 +439,7 @@ class Scaled(Schedule):
         return self.number * self.schedule.unit
 
     def _at(self, t: Number, xp: Any) -> Number:
-        return self.number * self.schedule._at(t, xp)
+        return xp.times(self.number, self.schedule._at(t, xp))
 
     def __repr__(self) -> str:
         return f"{self.number!r} * {_group(self.schedule)}"
@@ -381,7 +463,7 @@ class Product(Schedule):
         return self.first.unit * self.second.unit
 
     def _at(self, t: Number, xp: Any) -> Number:
-        return self.first._at(t, xp) * self.second._at(t, xp)
+        return xp.times(self.first._at(t, xp), self.second._at(t, xp))
 
     def __repr__(self) -> str:
         return f"{self.first!r} * {_group(self.second)}"
@@ -450,8 +532,8 @@ class Clip(_Changed):
     def _at(self, t: Number, xp: Any) -> Number:
         value = self.schedule._at(t, xp)
         if self.low is not None:
-            value = xp.maximum(value, self.low)
-        return value if self.high is None else xp.minimum(value, self.high)
+            value = xp.maximum(value, float(self.low))
+        return value if self.high is None else xp.minimum(value, float(self.high))
 
 
 @dataclass(frozen=True, repr=False)
@@ -490,7 +572,7 @@ class Per_Epoch(_Changed):  # noqa: N801 - its name is the method's
         return None if inner is None else (inner if self.smooth else math.ceil(inner)) * self.steps
 
     def _at(self, t: Number, xp: Any) -> Number:
-        epoch = xp.divide(t, self.steps)
+        epoch = xp.turns(t, self.steps)
         return self.schedule._at(epoch if self.smooth else xp.floor(epoch), xp)
 
 
@@ -513,7 +595,7 @@ class Repeat(_Changed):
 
     def _at(self, t: Number, xp: Any) -> Number:
         period = self.schedule.length
-        inside = t - xp.floor(xp.divide(t, period)) * period
+        inside = xp.minimum(t - xp.floor(xp.turns(t, period)) * period, period)
         if self.times is not None:
             last = (self.times - math.ceil(self.times) + 1) * period  # type: ignore[operator]
             inside = xp.where(t >= self.length, last, inside)

@@ -7,11 +7,12 @@ that through ``schedule``.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .schedule import Number, Schedule, check, numbers, refuse
+from .schedule import MOST_TURNS, Number, Schedule, check, check_distance, numbers, refuse
 
 
 class _OfSteps(Schedule):
@@ -56,7 +57,7 @@ class constant(Schedule):  # noqa: N801 - as all of this file: functions to whoe
         return self.steps
 
     def _at(self, t: Number, xp: Any) -> Number:
-        return self.value
+        return float(self.value)
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,6 +79,7 @@ class linear(_OfSteps):  # noqa: N801
 
     def __post_init__(self) -> None:
         check(self, above_zero="steps", finite="start end")
+        check_distance(self, "end", "start")
 
     def _at(self, t: Number, xp: Any) -> Number:
         return self.start + (self.end - self.start) * self._share(t, xp)
@@ -103,6 +105,7 @@ class polynomial(_OfSteps):  # noqa: N801
 
     def __post_init__(self) -> None:
         check(self, above_zero="steps power", finite="start end")
+        check_distance(self, "end", "start")
 
     def _at(self, t: Number, xp: Any) -> Number:
         return self.end + (self.start - self.end) * xp.power(1.0 - self._share(t, xp), self.power)
@@ -115,8 +118,7 @@ class _Periods(Schedule):
     staircase: bool
 
     def _periods(self, t: Number, xp: Any) -> Number:
-        periods = xp.divide(t, self.every)
-        return xp.floor(periods) if self.staircase else periods
+        return xp.floor(xp.turns(t, self.every)) if self.staircase else xp.divide(t, self.every)
 
 
 @dataclass(frozen=True, repr=False)
@@ -203,7 +205,7 @@ class step(Schedule):  # noqa: N801
         check(self, above_zero="factor every")
 
     def _at(self, t: Number, xp: Any) -> Number:
-        return xp.power(self.factor, xp.floor(xp.divide(t, self.every)))
+        return xp.power(self.factor, xp.floor(xp.turns(t, self.every)))
 
 
 @dataclass(frozen=True, repr=False)
@@ -228,8 +230,7 @@ class multistep(Schedule):  # noqa: N801
         return max(max(self.milestones, default=0), 0)
 
     def _at(self, t: Number, xp: Any) -> Number:
-        values = tuple(self.factor**i for i in range(len(self.milestones) + 1))
-        return xp.pick(values, self.milestones, t)
+        return xp.power(self.factor, xp.count(self.milestones, t))
 
 
 @dataclass(frozen=True, repr=False)
@@ -312,22 +313,25 @@ class cosine_restarts(Schedule):  # noqa: N801
         check(self, above_zero="period multiplier height", finite="end")
         if self.multiplier < 1:
             raise refuse(self, "multiplier", "1 or above")
+        if self.multiplier > 1e30:
+            raise refuse(self, "multiplier", "at most 1e30")
 
     def _at(self, t: Number, xp: Any) -> Number:
-        m, x = self.multiplier, xp.divide(t, self.period)
+        m, x = self.multiplier, xp.turns(t, self.period)
         if m == 1:
             number = xp.floor(x)
             inside = x - number
         else:
             # The logarithm may fall on the wrong side of a restart, and is put right by the restarts themselves, which are
             # rounded too: a step that is the 1e-12th part before one is at it. All of it times m - 1, which divides nothing.
-            near = xp.floor(xp.log1p(x * (m - 1)) / math.log(m) + 0.5)
-            early = t * (1 + 1e-12) * (m - 1) < self.period * (xp.power(m, near) - 1)
+            grown = xp.minimum(x * (m - 1), MOST_TURNS)
+            near = xp.floor(xp.log1p(grown) / math.log(m) + 0.5)
+            early = grown * (1 + 1e-12) < xp.power(m, near) - 1
             number = near - xp.where(early, 1.0, 0.0)
             length = xp.power(m, number)
-            inside = (x * (m - 1) - (length - 1)) / (length * (m - 1))
-        height = xp.power(self.height, number) * (1.0 + xp.cos(math.pi * inside)) / 2
-        return self.end + (1.0 - self.end) * height
+            inside = (grown - (length - 1)) / (length * (m - 1))
+        height = xp.times(xp.power(self.height, number), (1.0 + xp.cos(math.pi * inside)) / 2)
+        return self.end + xp.times(1.0 - self.end, height)
 
 
 @dataclass(frozen=True, repr=False)
@@ -362,6 +366,7 @@ class one_cycle(_OfSteps):  # noqa: N801
         check(self, above_zero="steps peak_at", finite="start end", flags="three_phase", choices={"shape": shapes})
         if self.peak_at > (0.5 if self.three_phase else 1):
             raise refuse(self, "peak_at", f"at most {0.5 if self.three_phase else 1}")
+        check_distance(self, "end", "start")
 
     def _at(self, t: Number, xp: Any) -> Number:
         last = max(self.steps - 1.0, 1.0)
@@ -404,14 +409,15 @@ class triangular(Schedule):  # noqa: N801
 
     def _at(self, t: Number, xp: Any) -> Number:
         down = self.up if self.down is None else self.down
-        cycle = xp.floor(xp.divide(t, self.up + down))
-        inside = t - cycle * (self.up + down)
+        period = min(self.up + down, sys.float_info.max)
+        cycle = xp.floor(xp.turns(t, period))
+        inside = xp.minimum(xp.maximum(t - cycle * period, 0.0), period)
         height = xp.where(inside <= self.up, inside / self.up, 1.0 - (inside - self.up) / down)
         if self.mode == "triangular2":
-            height = height * xp.power(0.5, cycle)
+            height = xp.times(height, xp.power(0.5, cycle))
         elif self.mode == "exp_range":
-            height = height * xp.power(self.gamma, t)
-        return self.low + (1.0 - self.low) * height
+            height = xp.times(height, xp.power(self.gamma, t))
+        return self.low + xp.times(1.0 - self.low, height)
 
 
 @dataclass(frozen=True, repr=False)
@@ -466,7 +472,7 @@ class trapezoid(_OfSteps):  # noqa: N801
         up = xp.minimum(xp.divide(t, self.warmup), 1.0) if self.warmup else 1.0
         if not self.decay:
             return up
-        x = xp.minimum(xp.maximum(xp.divide(t - (self.steps - self.decay), self.decay), 0.0), 1.0)
+        x = xp.minimum(xp.divide(xp.maximum(t - (self.steps - self.decay), 0.0), self.decay), 1.0)
         fallen = xp.sqrt(x) if self.shape == "sqrt" else _rises(self.shape, x, 0.0, xp)
         return up * (1.0 - (1.0 - self.end) * fallen)
 

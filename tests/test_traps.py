@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import json
 import math
 import os
 import subprocess
@@ -30,7 +31,7 @@ from members import CASES, Case, has
 import adamas.numpy as an
 import adamas.torch as at
 from adamas import layout
-from adamas.schedules import cosine, warmup
+from adamas.schedules import cosine, from_function, warmup
 from adamas.torch import storage
 
 
@@ -565,6 +566,83 @@ def test_trap_T38_a_scale_that_cannot_be_is_refused(moment: str, bad: float) -> 
     one.step()
     other.load_state_dict(one.state_dict())  # here the sign is the mark of a block with numbers that are not finite
     assert (other.state_dict()["state"][0][f"{moment}_scale"] < 0).any()
+
+
+@pytest.mark.parametrize("take", ["state_dict", "deepcopy"])
+@pytest.mark.parametrize("module", [at, an], ids=["torch", "numpy"])
+def test_trap_T62_a_state_dict_is_of_one_step(module: Any, take: str) -> None:
+    """A step is held where it has changed the moments, and not yet the rates; meanwhile another thread takes the state."""
+    held, taken, let_go = threading.Event(), threading.Event(), threading.Event()
+    found: list[Any] = []
+
+    def rate(t: Any) -> float:
+        if t == 2 and threading.current_thread() is stepping:
+            held.set()
+            let_go.wait(60)
+        return 0.1 / (1 + t)
+
+    p = torch.nn.Parameter(torch.ones(3)) if module is at else np.ones(3, np.float32)
+    optimizer = module.Adam([p], lr=1.0 * from_function(rate))
+
+    def step(times: int) -> None:
+        for _ in range(times):
+            if module is at:
+                p.grad = torch.ones(3)
+                optimizer.step()
+            else:
+                optimizer.step([np.ones(3)])
+
+    def save() -> None:
+        saved = optimizer.state_dict() if take == "state_dict" else copy.deepcopy(optimizer).state_dict()
+        if module is at:
+            found.extend([float(saved["state"][0]["step"]), saved["param_groups"][0]["lr"]])
+        else:
+            found.extend([float(saved["state/0/step"]), json.loads(str(saved["param_groups"]))[0]["lr"]])
+        taken.set()
+
+    step(1)
+    stepping = threading.Thread(target=step, args=(1,))
+    saving = threading.Thread(target=save)
+    stepping.start()
+    assert held.wait(60)
+    saving.start()
+    taken.wait(0.1)  # without a lock, it is taken now
+    let_go.set()
+    stepping.join(60), saving.join(60)
+    steps, lr = found
+    assert lr == 0.1 / (1 + steps)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if str(case) in ("sgd", "adamw", "nadam")], ids=str)
+def test_split_weights_go_on_when_a_model_is_cast(case: Case) -> None:
+    """After float32, low bits begin with 0; so they do after another 16-bit dtype, of which they would say something else."""
+    module = torch.nn.Linear(4, 3)
+    optimizer = case.make(module.parameters(), **{**case.options, "weights": "split"})
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        for p in module.parameters():
+            p.grad = torch.randn(p.shape, generator=generator).to(p.dtype)
+        optimizer.step()
+
+    step()
+    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.bfloat16):
+        module.to(dtype)
+        before = copy.deepcopy(module)
+        after_cast = copy.deepcopy(optimizer.state_dict())
+        for entry in after_cast["state"].values():
+            entry.pop("weight_low_bits", None)
+        anew = case.make(before.parameters(), **{**case.options, "weights": "split"})
+        anew.load_state_dict(after_cast)
+        for p, q in zip(module.parameters(), before.parameters(), strict=True):
+            p.grad = torch.randn(p.shape, generator=generator).to(dtype)
+            q.grad = p.grad.clone()
+        optimizer.step(), anew.step()
+        for p, q in zip(module.parameters(), before.parameters(), strict=True):
+            assert torch.equal(p, q)
+            if dtype != torch.float32:
+                assert torch.equal(optimizer.state[p]["weight_low_bits"], anew.state[q]["weight_low_bits"])
+        step()  # with low bits that are no longer 0
 
 
 def test_trap_T25_groups_with_and_without_decay() -> None:

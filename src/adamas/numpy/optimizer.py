@@ -170,9 +170,9 @@ class Optimizer(Stepping):
 
     def memory(self) -> Memory:
         """The bytes that weights and state take now, by kind: ``print`` shows a table. Gradients are the caller's."""
-        return counted(
-            self._member, [p for group in self.param_groups for p in group["params"]], [], self.state.values()
-        )
+        params = [p for group in self.param_groups for p in group["params"]]
+        with self._lock:
+            return counted(self._member, params, [], self.state.values())
 
     # ---- the step
 
@@ -222,9 +222,10 @@ class Optimizer(Stepping):
 
         A moment is called ``state/<parameter>/<moment>``. Moments in bfloat16 are their codes, uint16; those in 8 bits are
         two arrays, the codes and ``…_scale``. The hyperparameters are one string, JSON, under ``param_groups``. All arrays
-        are copies; nothing needs pickle.
+        are copies, all of one step: one that another thread makes is waited for. Nothing needs pickle.
         """
-        return checkpoint.saved(self)
+        with self._lock:
+            return checkpoint.saved(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], hyperparameters: str = "saved") -> None:
         """Loads what ``state_dict()`` returned, or ``np.load`` of the file that it was saved to.

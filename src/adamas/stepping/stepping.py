@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -94,6 +95,15 @@ class Stepping:
         for schedules in self._schedules:
             schedules.write_observed()
         self._refresh()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy, of one step also where another thread steps."""
+        this: Any = self  # each framework's optimizer has a __getstate__ and a __setstate__
+        with self._lock:
+            other: Any = type(self).__new__(type(self))
+            memo[id(self)] = other
+            other.__setstate__(copy.deepcopy(this.__getstate__(), memo))
+        return other
 
     def _schedules_now(self) -> list[GroupSchedules]:
         """The schedules of the groups that there are now.

@@ -47,6 +47,7 @@ class GroupPlan(Plan):
 
     def __init__(self, optimizer: Optimizer, group: dict[str, Any], first: int) -> None:
         self.params: list[Tensor] = list(group["params"])
+        self._dtypes = [p.dtype for p in self.params]
         self.signature = optimizer._signature(group)
         self._optimizer = type(optimizer).__name__
         self._owner, self._options = (
@@ -88,6 +89,17 @@ class GroupPlan(Plan):
             [self.keys[i] for i in here],
             [self._first_rows[i] for i in here],
         )
+
+    def forget_low_bits(self) -> bool:
+        """Whether a parameter has another dtype than it had, and then takes the low bits of its weights out of the state."""
+        dtypes = [p.dtype for p in self.params]
+        if dtypes == self._dtypes:
+            return False
+        for before, now, state in zip(self._dtypes, dtypes, self._states, strict=True):
+            if now != before:
+                state.pop(LOW_BITS, None)
+        self._dtypes = dtypes
+        return True
 
     def collect(self, gradients: list[Any] | None = None) -> None:
         """See ``Plan.collect``; sparse gradients are refused, and state that was emptied begins anew, as in PyTorch."""
@@ -351,7 +363,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     def _current_plans(self) -> list[GroupPlan]:
         """The plans of all groups, made anew if any tensor, state or option that they rest on was replaced."""
         if self._plans is not None and len(self._plans) == len(self.param_groups):
-            fresh = all(
+            # Low bits are those of one dtype: a model that was cast since begins with others (``model.half()``).
+            cast = [plan.forget_low_bits() for plan in self._plans if plan.signature[1] == "split"]
+            fresh = not any(cast) and all(
                 plan.signature == self._signature(group)
                 and _engine.same_objects(plan.params, group["params"])
                 and not any(plan.params[i].requires_grad and plan.params[i].grad is not None for i in plan.bare)
@@ -440,7 +454,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._lock = step_lock()
+        vars(self).setdefault("_lock", step_lock())  # a loaded optimizer keeps the lock that others may wait for
         self._begin()
         self._begin_scaling()
         self._counted = None, steps_done(self.state.values())
@@ -463,14 +477,19 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         Moments in 8 bits are two tensors: codes with the shape of the weight (int8, or uint8 where there is no sign) and
         ``…_scale``, float32 of shape (rows, blocks of a row).
 
+        A step that another thread makes is waited for, so that what is returned is of one step. As with ``torch.optim``, the
+        tensors are the optimizer's own, which the next step writes to: a thread that saves while another one steps copies the
+        optimizer (``copy.deepcopy(optimizer).state_dict()``, which is of one step too).
+
         Args:
             state: None for the moments as they are stored; ``"float32"`` for all of them in float32, which
                 ``torch.optim`` loads. The low bits of split weights, which it has no use for, are then left out.
         """
-        for group in self.param_groups:
-            group["decoupled_weight_decay"] = group["decay"] == "decoupled"  # what torch.optim reads
-        packed = super().state_dict()
-        return packed if state is None else checkpoint.exported(self, packed, state)
+        with self._lock:
+            for group in self.param_groups:
+                group["decoupled_weight_decay"] = group["decay"] == "decoupled"  # what torch.optim reads
+            packed = super().state_dict()
+            return packed if state is None else checkpoint.exported(self, packed, state)
 
     @_disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any], hyperparameters: str = "saved") -> None:
@@ -489,4 +508,5 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         Raises:
             ValueError: what was saved does not fit; the message names the parameter. Nothing was changed.
         """
-        checkpoint.load(self, state_dict, hyperparameters)
+        with self._lock:
+            checkpoint.load(self, state_dict, hyperparameters)

@@ -392,7 +392,7 @@ class TestRefusals:
         [
             ([np.ones(2)], "1 entries for 2 parameters"),
             ({"z": np.ones(2)}, "there is no parameter 'z'; the parameters are 'x', 'y'"),
-            ([np.ones(3), None], "'x': its gradient has another shape"),
+            ([np.ones(3), None], r"the gradient of parameter 'x' has shape \(3,\), and the parameter \(2,\)"),
             ([np.ones(2), np.ones(2, complex)], "'y': its gradient has another shape than the parameter, or only one"),
         ],
     )
@@ -744,6 +744,27 @@ def test_low_bits_that_do_not_fit_are_refused() -> None:
     for low in (np.zeros(4, np.int16), np.zeros(3, np.int32)):
         with pytest.raises(ValueError, match="'weight_low_bits' of parameter 'x' has to be int16"):
             made().load_state_dict({**optimizer.state_dict(), "state/x/weight_low_bits": low})
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (np.zeros(9, np.uint8)[1:].view(np.float32), "parameter 'x' is not aligned in memory"),
+        (np.lib.stride_tricks.as_strided(np.zeros(1), (3,), (0,)), "parameter 'x' is a broadcast array"),
+    ],
+    ids=["unaligned", "broadcast"],
+)
+def test_memory_that_cannot_be_stepped_is_refused_at_construction(x: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        an.Adam({"x": x})
+
+
+def test_a_gradient_may_be_unaligned() -> None:
+    x, y = np.ones(2, np.float32), np.ones(2, np.float32)
+    unaligned = np.zeros(9, np.uint8)[1:].view(np.float32)
+    unaligned[:] = 0.5
+    an.Adam([x]).step([unaligned]), an.Adam([y]).step([unaligned.copy()])
+    assert (x == y).all()
 
 
 def test_groups_with_other_parameters_are_refused() -> None:

@@ -43,6 +43,10 @@ def check_parameter(array: Any, name: str) -> None:
         raise ValueError(
             f"parameter {name} has dtype {array.dtype}: only {_FLOATING} in the machine's byte order can be optimized"
         )
+    if not array.flags.aligned:
+        raise ValueError(f"parameter {name} is not aligned in memory and cannot be stepped in place: pass a copy of it")
+    if array.size and any(stride == 0 and size > 1 for stride, size in zip(array.strides, array.shape, strict=True)):
+        raise ValueError(f"parameter {name} is a broadcast array, whose elements share memory: pass a copy of it")
     if not array.flags.writeable:
         raise ValueError(f"parameter {name} is read-only and cannot be stepped in place: pass a copy of it")
 
@@ -86,12 +90,12 @@ def shared(arrays: Sequence[Array], bounds: Array) -> tuple[int, int] | None:
     return None
 
 
-def gradient_view(gradient: Any, name: str) -> Array:
-    """A gradient as the engine reads it.
+def gradient_view(gradient: Any, shape: tuple[int, ...], name: str) -> Array:
+    """A gradient as the engine reads it, of a parameter of this shape.
 
     Raises:
         TypeError: it is no array, and cannot be made one.
-        ValueError: it has a dtype that is none of these.
+        ValueError: it has another shape, or a dtype that is none of these.
     """
     if isinstance(gradient, np.ma.MaskedArray):
         raise TypeError(
@@ -106,7 +110,9 @@ def gradient_view(gradient: Any, name: str) -> Array:
             f"the gradient of parameter {name} has dtype {array.dtype}: it has to be one of {_FLOATING}, in the "
             "machine's byte order"
         )
-    return engine_view(array)
+    if array.shape != shape:
+        raise ValueError(f"the gradient of parameter {name} has shape {array.shape}, and the parameter {shape}")
+    return engine_view(array if array.flags.aligned else array.copy())
 
 
 def has_nonzero(gradient: Array) -> bool:

@@ -148,13 +148,8 @@ class Optimizer(Stepping):
         ):
             # Whatever was put there since is looked at as at the beginning.
             states = self.state.values()
-            for i, schedules in enumerate(self._schedules_now()):
+            for schedules in self._schedules_now():
                 group = schedules.group
-                if len(group["params"]) != len(group["param_names"]):
-                    raise ValueError(
-                        f"parameter group {i} has {len(group['params'])} arrays and {len(group['param_names'])} names: add "
-                        "arrays by add_param_group"
-                    )
                 for p, name in zip(group["params"], group["param_names"], strict=True):
                     arrays.check_parameter(p, repr(name))
                 schedules.verify()
@@ -197,6 +192,12 @@ class Optimizer(Stepping):
             self._step_all(given, 1.0, threads())
 
     def _by_group(self, grads: Gradients) -> list[list[Any]]:
+        for i, group in enumerate(self.param_groups):
+            if len(group["params"]) != len(group["param_names"]):
+                raise ValueError(
+                    f"parameter group {i} has {len(group['params'])} arrays and {len(group['param_names'])} names: add "
+                    "arrays by add_param_group"
+                )
         names = [name for group in self.param_groups for name in group["param_names"]]
         if isinstance(grads, Mapping):
             by_name = {str(name): gradient for name, gradient in grads.items()}
@@ -209,9 +210,10 @@ class Optimizer(Stepping):
                 raise ValueError(
                     f"grads has {len(flat)} entries for {len(names)} parameters; give None for those without"
                 )
+        shapes = [np.shape(p) for group in self.param_groups for p in group["params"]]
         views = (
-            None if gradient is None else arrays.gradient_view(gradient, repr(name))
-            for name, gradient in zip(names, flat, strict=True)
+            None if gradient is None else arrays.gradient_view(gradient, shape, repr(name))
+            for name, shape, gradient in zip(names, shapes, flat, strict=True)
         )
         return [[next(views) for _ in group["param_names"]] for group in self.param_groups]
 

@@ -185,18 +185,8 @@ Extent extent_of(const Sight &sight) {
 
 nb::object without_pending_signs(nb::handle tensor) { return tensor.attr("resolve_conj")().attr("resolve_neg")(); }
 
-double read_scalar(const Sight &sight) {
-    if (sight.numel != 1 || sight.is_complex || (sight.format != Format::f32 && sight.format != Format::f64))
-        throw Unusable("is not a single float32 or float64 number");
-    return sight.format == Format::f64 ? *reinterpret_cast<double *>(sight.data)
-                                       : *reinterpret_cast<float *>(sight.data);
-}
-
-void write_scalar(const Sight &sight, double value) {
-    if (sight.format == Format::f64)
-        *reinterpret_cast<double *>(sight.data) = value;
-    else
-        *reinterpret_cast<float *>(sight.data) = float(value);
-}
+bool is_scalar(const Sight &sight) { return sight.numel == 1 && sight.format == Format::f64 && !sight.is_complex; }
+double read_scalar(const Sight &sight) { return *reinterpret_cast<const double *>(sight.data); }
+void write_scalar(const Sight &sight, double value) { *reinterpret_cast<double *>(sight.data) = value; }
 
 } // namespace adamas

@@ -73,6 +73,8 @@ Extent extent_of(const Sight &sight);
 // PyTorch may leave a sign or a conjugation pending on a tensor; returns the tensor with it carried out.
 nanobind::object without_pending_signs(nanobind::handle tensor);
 
+// A single number of a state is float64, which counts past 2**24, where float32 stops.
+bool is_scalar(const Sight &sight);
 double read_scalar(const Sight &sight);
 void write_scalar(const Sight &sight, double value);
 

@@ -23,10 +23,15 @@ using namespace nb::literals;
 namespace adamas {
 namespace {
 
+// From here on, a step more is no other number.
+constexpr double uncounted = 0x1p53;
+
 // How many parameters ahead of the one being looked up the caches are filled.
 constexpr size_t look_ahead = 12;
 
 const Kernels *chosen_kernels = &best_kernels();
+
+std::string text_of(nb::handle object) { return nb::cast<std::string>(nb::repr(object)); }
 
 bool is_rounded(const View &view) {
     return view.data != nullptr && (view.format == Format::bf16 || view.format == Format::f16);
@@ -80,6 +85,7 @@ class Group {
     std::array<nb::object, SLOTS> slot_names;  // invalid where the shape has no such tensor
     std::array<nb::object, SLOTS> scale_names; // of the same, where they are in 8 bits
     std::vector<nb::object> scalar_names;      // "step" first
+    nb::object as_scalar;                      // makes one of whatever number stands in its place, or gives None
     nb::object grad = nb::steal(PyUnicode_InternFromString("grad"));
     nb::object requires_grad = nb::steal(PyUnicode_InternFromString("requires_grad"));
     nb::object is_neg = nb::steal(PyUnicode_InternFromString("is_neg"));
@@ -100,6 +106,7 @@ class Group {
     std::vector<Use> reads, writes;       // of the gradients, and of everything else, where they were
     std::vector<Constants<float>> narrow; // of each row, for as long as the kernels run
     std::vector<Constants<double>> wide;
+    std::vector<std::vector<double>> new_rows;
 
     // What is being looked at, for the error message.
     const char *looking_at = "";
@@ -182,11 +189,30 @@ class Group {
         views[slot].scales = reinterpret_cast<float *>(view.data);
     }
 
+    // A single number of the state. One that the user has set, in any type, is replaced by one that the step can write.
+    Sight see_scalar(Parameter &parameter, const nb::object &name) {
+        PyObject *found = PyDict_GetItemWithError(parameter.state.ptr(), name.ptr());
+        if (found != nullptr) {
+            try {
+                const Sight sight = see_state(parameter, name);
+                if (is_scalar(sight)) return sight;
+            } catch (const Unusable &) {
+            }
+            const nb::object given = nb::borrow(found), scalar = as_scalar(given);
+            if (scalar.is_none()) throw Unusable("is " + text_of(given) + ", and has to be a single number");
+            if (PyDict_SetItem(parameter.state.ptr(), name.ptr(), scalar.ptr()) != 0) throw nb::python_error();
+        }
+        return see_state(parameter, name);
+    }
+
     size_t row_index(Parameter &parameter) {
         row.clear();
         for (const nb::object &name : scalar_names) {
-            scalars.push_back(see_state(parameter, name));
-            row.push_back(read_scalar(scalars.back()));
+            scalars.push_back(see_scalar(parameter, name));
+            const double value = read_scalar(scalars.back());
+            if (!(value >= 0 && value < uncounted))
+                throw Unusable("is " + text_of(nb::float_(value)) + ", and has to be a number from 0 up, below 2**53");
+            row.push_back(value);
         }
         for (size_t i = rows.size(); i-- > 0;)
             if (rows[i] == row) return i;
@@ -206,8 +232,8 @@ class Group {
   public:
     Group(nb::list tensors, nb::list states, nb::list names, std::vector<uint64_t> random_keys,
           std::vector<int64_t> first_rows, unsigned shape, const std::string &weights_mode, nb::list slots,
-          nb::list scales, nb::list scalar_names_)
-        : shape(shape) {
+          nb::list scales, nb::list scalar_names_, nb::object as_scalar)
+        : as_scalar(std::move(as_scalar)), shape(shape) {
         if (shape >= shape::count || !shape::valid(shape)) throw nb::value_error("no such shape of the rule");
         weights = weights_mode == "split"        ? Weights::split
                   : weights_mode == "stochastic" ? Weights::stochastic
@@ -270,6 +296,7 @@ class Group {
             Py_VISIT(parameter.state.ptr());
         }
         for (const nb::object &object : kept) Py_VISIT(object.ptr());
+        Py_VISIT(as_scalar.ptr());
         return 0;
     }
 
@@ -309,16 +336,18 @@ class Group {
         return nb::make_tuple(measure.sum.high, measure.sum.low, culprit);
     }
 
-    // Steps what was collected. For each row that `collect` returned: its coefficients, and what its scalars become.
-    void step(std::vector<std::array<double, coefficient_count>> coefficients,
-              std::vector<std::vector<double>> new_rows, int threads) {
-        if (coefficients.size() != rows.size() || new_rows.size() != rows.size())
+    // Takes the numbers of the step of what was collected: for each row that `collect` returned, its coefficients, and
+    // what its scalars become.
+    void prepare(const std::vector<std::array<double, coefficient_count>> &coefficients,
+                 std::vector<std::vector<double>> rows_after) {
+        if (coefficients.size() != rows.size() || rows_after.size() != rows.size())
             throw nb::value_error("one set of coefficients and of new scalars for each row");
         narrow.clear(), wide.clear();
         for (const auto &numbers : coefficients) {
             const auto named = std::bit_cast<Coefficients>(numbers);
             narrow.push_back(constants<float>(named, shape)), wide.push_back(constants<double>(named, shape));
         }
+        new_rows = std::move(rows_after);
         for (size_t j = 0; j < work.jobs().size(); ++j) {
             Job &job = work.jobs()[j];
             const size_t row = row_of_job[j];
@@ -326,11 +355,13 @@ class Group {
             job.move = wide[row].eta != 0 || wide[row].k != 1;
             job.step = uint64_t(new_rows[row][0]);
         }
-        {
-            nb::gil_scoped_release release;
-            work.step(*chosen_kernels, threads);
-        }
-        for (size_t j = 0; j < work.jobs().size(); ++j)
+    }
+
+    // Steps what was prepared, without Python.
+    void step(int threads) { work.step(*chosen_kernels, threads); }
+
+    void write_scalars() const {
+        for (size_t j = 0; j < row_of_job.size(); ++j)
             for (size_t s = 0; s < scalar_names.size(); ++s)
                 write_scalar(scalars[j * scalar_names.size() + s], new_rows[row_of_job[j]][s]);
     }
@@ -376,6 +407,33 @@ void refuse_shared_memory(nb::list groups) {
     }
 }
 
+// Steps the groups with the numbers of each (see `Group::prepare`), and then sets values of dictionaries: (dictionary,
+// key, value). Everything that can go wrong does so before the first change, and no Python code runs after it: a signal
+// handler that raises finds all of it done, or nothing.
+void step(nb::list groups, nb::list coefficients, nb::list new_rows, int threads, nb::list changes) {
+    std::vector<Group *> found;
+    for (size_t i = 0; i < groups.size(); ++i) {
+        found.push_back(nb::cast<Group *>(groups[i]));
+        found.back()->prepare(nb::cast<std::vector<std::array<double, coefficient_count>>>(coefficients[i]),
+                              nb::cast<std::vector<std::vector<double>>>(new_rows[i]));
+    }
+    std::vector<nb::tuple> set;
+    for (nb::handle change : changes) {
+        set.push_back(nb::cast<nb::tuple>(change));
+        if (set.back().size() != 3 || !PyDict_Check(nb::handle(set.back()[0]).ptr()))
+            throw nb::value_error("a change is a dictionary, a key and a value");
+    }
+    {
+        nb::gil_scoped_release release;
+        for (Group *group : found) group->step(threads);
+    }
+    for (Group *group : found) group->write_scalars();
+    for (const nb::tuple &change : set) {
+        const nb::handle dictionary = change[0], key = change[1], value = change[2];
+        if (PyDict_SetItem(dictionary.ptr(), key.ptr(), value.ptr()) != 0) throw nb::python_error();
+    }
+}
+
 // Whether the dictionary holds just these keys with just these values (the same objects), in this order.
 bool holds(nb::handle dictionary, nb::list keys, nb::list values) {
     PyObject *key, *value;
@@ -406,14 +464,14 @@ NB_MODULE(_engine, m) {
     nb::set_leak_warnings(false);
     nb::class_<Group>(m, "Group", nb::type_slots(group_slots))
         .def(nb::init<nb::list, nb::list, nb::list, std::vector<uint64_t>, std::vector<int64_t>, unsigned,
-                      const std::string &, nb::list, nb::list, nb::list>(),
+                      const std::string &, nb::list, nb::list, nb::list, nb::object>(),
              "tensors"_a, "states"_a, "names"_a, "random_keys"_a, "first_rows"_a, "shape"_a, "weights"_a, "slots"_a,
-             "scales"_a, "scalars"_a)
+             "scales"_a, "scalars"_a, "as_scalar"_a.none())
         .def("collect", &Group::collect, "gradients"_a = nb::none())
         .def("collected", &Group::collected)
         .def("discard", &Group::discard)
-        .def("square_sum", &Group::square_sum, "threads"_a)
-        .def("step", &Group::step, "coefficients"_a, "new_rows"_a, "threads"_a);
+        .def("square_sum", &Group::square_sum, "threads"_a);
+    m.def("step", &step, "groups"_a, "coefficients"_a, "new_rows"_a, "threads"_a, "changes"_a);
     m.def("refuse_shared_memory", &refuse_shared_memory, "groups"_a);
     m.def("holds", &holds, "dictionary"_a, "keys"_a, "values"_a);
     m.def("same_objects", &same_objects, "a"_a, "b"_a);

@@ -78,6 +78,7 @@ class Plan:
             [*self._slots, LOW_BITS if self._weights == "split" else None],
             [*(None if name is None else scale_name(name) for name in self._slots), None],
             [],
+            None,
         )
 
     def holds(self, tensors: list[Tensor], options: tuple[tuple[int, int], str]) -> bool:
@@ -100,10 +101,17 @@ class Plan:
         try:
             for indices, _, group in self._groups:
                 group.collect([gradients[i] for i in indices])
-            for _, is_decayed, group in self._groups:
-                group.step([numbers[is_decayed]], [(float(count),)], threads)
+            for _, _, group in self._groups:
                 # Autograd has to know, or a graph that was built before the step would be differentiated with new weights.
                 increment_version(group.collected())
+            # All in one call, so that an exception from a signal handler does not come between the groups.
+            _engine.step(
+                [group for _, _, group in self._groups],
+                [[numbers[is_decayed]] for _, is_decayed, _ in self._groups],
+                [[(float(count),)]] * len(self._groups),
+                threads,
+                [],
+            )
         finally:
             for _, _, group in self._groups:
                 group.discard()

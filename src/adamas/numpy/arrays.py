@@ -147,6 +147,13 @@ def filled(slot: Slot, p: Array, value: float) -> dict[str, Array]:
     return tensors
 
 
+def as_scalar(value: Any) -> Array | None:
+    """A single number as a state keeps it: float64, which counts past 2²⁴; None where it is none."""
+    array = np.asarray(value)
+    is_number = array.dtype.kind in "iuf" or array.dtype.name == _BFLOAT16
+    return array.astype(np.float64) if array.size == 1 and is_number else None
+
+
 def decoded(values: Array, scale: Array | None) -> Array:
     """A moment as it was stored, in float32 (or wider, as it was)."""
     if values.dtype == np.uint16:

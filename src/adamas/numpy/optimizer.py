@@ -174,6 +174,8 @@ class Optimizer(Stepping):
     def step(self, grads: Gradients) -> None:
         """Performs one optimization step: changes the arrays in place.
 
+        An exception from a signal handler (``KeyboardInterrupt``, …) leaves all of it done or nothing.
+
         Args:
             grads: the gradient of each parameter, of its shape and any floating-point dtype: a dict by the parameters'
                 names, or a list in their order. A parameter whose gradient is None, or is not in the dict, is left as it
@@ -289,6 +291,7 @@ class _GroupPlan(Plan):
             [repr(name) for name in self._names],
             [tensor_key(group["seed"], name if group["named"] else first + i) for i, name in enumerate(self._names)],
             [0 if not group["rows"] or not (rows := group["rows"][i]) else rows[0] for i in range(len(self._params))],
+            arrays.as_scalar,
         )
 
     def collect(self, gradients: list[Any] | None = None) -> None:

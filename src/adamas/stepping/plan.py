@@ -11,6 +11,7 @@ from .. import _engine, layout
 from ..family import Coefficients, Member
 
 Row: TypeAlias = tuple[float, ...]  # the scalars of a parameter: its step first
+Change: TypeAlias = tuple[dict[Any, Any], Any, Any]  # a dictionary, a key and the value that it is to have
 Advance: TypeAlias = Callable[[Row], tuple[Coefficients, Row]]  # the numbers of its next step, and what they become
 
 
@@ -25,6 +26,7 @@ class Plan:
         names: what error messages call them.
         keys: of their random numbers (``adamas.formats.tensor_key``).
         first_rows: where each begins in the whole tensor that it is a part of; 0 for a whole one.
+        as_scalar: what a state keeps for a number that was put into it, or None where it is no single number.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Plan:
         names: list[str],
         keys: Sequence[int],
         first_rows: Sequence[int],
+        as_scalar: Callable[[Any], Any],
     ) -> None:
         slots = member.state_names(options)
         low_bits = layout.LOW_BITS if options["weights"] == "split" else None
@@ -52,6 +55,7 @@ class Plan:
             [*slots, low_bits],
             [*(None if name is None else layout.scale_name(name) for name in slots), None],
             [name for name, _ in member.scalars],
+            as_scalar,
         )
 
     def collect(self, gradients: list[Any] | None = None) -> None:
@@ -88,12 +92,27 @@ class Plan:
         """Computes the numbers of the coming step for what was collected."""
         self._advanced = [advance(row) for row in self.rows]
 
-    def step(self, threads: int) -> int:
-        """Steps what was prepared; returns the highest step that a parameter has reached, 0 where none moved."""
-        if not self._advanced:
-            return 0
-        self._group.step([numbers for numbers, _ in self._advanced], [row for _, row in self._advanced], threads)
-        return int(max(row[0] for _, row in self._advanced))
+    def reached(self) -> int:
+        """The highest step that a parameter will have reached, 0 where none was prepared."""
+        return int(max((row[0] for _, row in self._advanced), default=0))
+
+    def step_elsewhere(self) -> None:
+        """Steps what was prepared and the engine does not step; called before the engine steps the rest."""
+
+
+def step(plans: Sequence[Plan], threads: int, changes: list[Change]) -> None:
+    """Steps what was prepared, and makes the changes: in one call of the engine, so that an exception from a signal handler
+    comes before or after all of it. What is stepped elsewhere is stepped before that, one parameter after the other."""
+    for plan in plans:
+        plan.step_elsewhere()
+    moving = [plan for plan in plans if plan._advanced]
+    _engine.step(
+        [plan._group for plan in moving],
+        [[numbers for numbers, _ in plan._advanced] for plan in moving],
+        [[row for _, row in plan._advanced] for plan in moving],
+        threads,
+        changes,
+    )
 
 
 def refuse_shared_memory(plans: Sequence[Plan]) -> None:

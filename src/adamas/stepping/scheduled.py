@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ..hyperparameters import shown
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
+from .plan import Change
 
 OBSERVED = "plateaus"  # of a group: what its schedules have observed, as JSON; None where nothing is observed
 
@@ -43,7 +44,13 @@ HYPERPARAMETERS = ("lr", "weight_decay", "max_grad_norm", "betas")  # in which a
 
 def steps_done(states: Iterable[dict[str, Any]]) -> int:
     """How many steps the states have seen: the most of any parameter."""
-    return max((int(state["step"]) for state in states if "step" in state), default=0)
+    return max((_count(state["step"]) for state in states if "step" in state), default=0)
+
+
+def _count(step: Any) -> int:
+    if not 0 <= float(step) < math.inf:
+        raise ValueError(f"the 'step' of a state is {float(step)}, and has to be a number from 0 up")
+    return int(step)
 
 
 class GroupSchedules:
@@ -89,7 +96,14 @@ class GroupSchedules:
         Raises:
             ValueError: a schedule gives a number out of range.
         """
+        for dictionary, key, value in self.refreshed(step):
+            dictionary[key] = value
+
+    def refreshed(self, step: int) -> list[Change]:
+        """What ``refresh`` changes."""
         held, written = self.is_held(), self._written
+        changes: list[Change] = []
+        betas: list[Any] | None = None
         for name, schedule in self.schedules.items():
             if held and name == "lr":
                 continue
@@ -98,8 +112,15 @@ class GroupSchedules:
             if not holds(number):
                 raise ValueError(f"{name} must be {words}, and {schedule!r} gives {number} at step {step}")
             last, before = written.get(name, (number, number))
-            written[name] = (number, last if last != number else before)
-            _set(self.group, name, number)
+            changes.append((written, name, (number, last if last != number else before)))
+            if name in _BETAS:
+                betas = list(self.group["betas"]) if betas is None else betas
+                betas[_BETAS.index(name)] = number
+            else:
+                changes.append((self.group, name, number))
+        if betas is not None:
+            changes.append((self.group, "betas", tuple(betas)))
+        return changes
 
     def is_held(self) -> bool:
         """Whether a scheduled rate was set to 0, as ``torch.distributed.checkpoint`` does for a step that moves nothing."""
@@ -195,12 +216,3 @@ def _read(given: Any) -> list[dict[str, Any]]:
 
 def _get(group: dict[str, Any], name: str) -> Any:
     return group["betas"][_BETAS.index(name)] if name in _BETAS else group[name]
-
-
-def _set(group: dict[str, Any], name: str, number: float) -> None:
-    if name in _BETAS:
-        betas = list(group["betas"])
-        betas[_BETAS.index(name)] = number
-        group["betas"] = tuple(betas)
-    else:
-        group[name] = number

@@ -12,7 +12,7 @@ from ..family import Coefficients, Member
 from ..schedules import Schedule
 from . import clipping
 from .finding import Finding, Sharers
-from .plan import Plan, Row, refuse_shared_memory
+from .plan import Change, Plan, Row, refuse_shared_memory, step
 from .scheduled import GroupSchedules, steps_done
 
 _NOTHING = Finding()
@@ -94,6 +94,7 @@ class Stepping:
             schedules.verify()
         for schedules in self._schedules:
             schedules.write_observed()
+        self._counted = None, self._counted[1]  # should it be interrupted, the next step does it anew
         self._refresh()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -186,21 +187,12 @@ class Stepping:
                     return
                 settled = self._settled(plans, found, has_schedules)
                 if settled is not plans:
-                    for plan in plans:
-                        plan.discard()
+                    _discard(plans)
                     plans = settled
                     _collect(plans, gradients)
-                reached = self._step_collected(plans, found, scale, threads)
+                self._step_collected(plans, found, has_schedules, scale, threads)
             finally:
-                for plan in plans:
-                    plan.discard()
-            if has_schedules:
-                self._held = any(one.is_held() for one in self._schedules)  # and then not written in what follows
-                # Without plans, the next step counts anew: also where a schedule has no number, and what follows raises.
-                self._counted = None, max(self._counted[1], reached)
-                self._refresh()  # what loggers see is what the next step will use
-                if not self._held:
-                    self._counted = plans, self._counted[1]
+                _discard(plans)
 
     def _find(self, plans: Sequence[Plan], threads: int, has_schedules: bool) -> Finding:
         """What is found out for the parameters that were collected.
@@ -237,25 +229,53 @@ class Stepping:
             plans = self._current_plans()
         return self._scheduled(plans, found.steps) if has_schedules else plans
 
-    def _step_collected(self, plans: Sequence[Plan], found: Finding, scale: float, threads: int) -> int:
-        """Steps what was collected; returns the highest step that a parameter has reached, 0 where none moved."""
-        if found.is_query:
-            return 0
+    def _step_collected(
+        self, plans: Sequence[Plan], found: Finding, has_schedules: bool, scale: float, threads: int
+    ) -> None:
+        """Steps what was collected. Nothing is changed before the last call, which changes everything at once."""
+        changes: list[Change] = []
+        moves = not found.is_query and self._prepare(plans, found, scale, changes)
+        problem = self._look_ahead(plans, found, moves, changes) if has_schedules else None
+        step(plans if moves else (), threads, changes)
+        if problem is not None:
+            raise problem
+
+    def _prepare(self, plans: Sequence[Plan], found: Finding, scale: float, changes: list[Change]) -> bool:
+        """Computes the numbers of the step, and what is counted; returns False if the step is to be skipped."""
         factors = [1.0] * len(plans)
         if found.square_sums is not None:
             self.grad_norm = math.sqrt(math.fsum(found.square_sums)) * scale
             if found.skip:
-                for group in self.param_groups:
-                    group["skipped_steps"] += 1
-                return 0
-            factors = self._clip(self.grad_norm)
+                changes += [(group, "skipped_steps", group["skipped_steps"] + 1) for group in self.param_groups]
+                return False
+            factors = self._clip(self.grad_norm, changes)
         for group, plan, factor in zip(self.param_groups, plans, factors, strict=True):
 
             def advance(row: Row, group: dict[str, Any] = group, clip: float = scale * factor) -> Any:
                 return self._advance(group, row, clip)
 
-            plan.prepare(advance)  # for all of them before the first is changed
-        return max([found.reached, *[plan.step(threads) for plan in plans]])
+            plan.prepare(advance)
+        return True
+
+    def _look_ahead(
+        self, plans: Sequence[Plan], found: Finding, moves: bool, changes: list[Change]
+    ) -> Exception | None:
+        """Adds the scheduled numbers of the step after this one: what loggers see is what the next step will use.
+
+        Returns what a schedule raises, which is to be raised after this step.
+        """
+        held = any(one.is_held() for one in self._schedules)  # and then not written in what follows
+        done = max([self._counted[1], *([found.reached, *(plan.reached() for plan in plans)] if moves else ())])
+        problem = None
+        try:
+            changes += [change for one in self._schedules for change in one.refreshed(done)]
+        except Exception as error:
+            problem = error
+        # Without plans, the next step counts anew.
+        counted = None if held or problem else plans, done
+        own = vars(self)
+        changes += [(own, "_held", held), (own, "_counted", counted)]
+        return problem
 
     def _is_measured(self) -> bool:
         """Whether an option of a group asks for the norm of the gradient, or whether it is finite."""
@@ -279,21 +299,20 @@ class Stepping:
         scalars = self._member.advance(group, dict(zip(self._scalar_names, row, strict=True)))
         return self._member.full_coefficients(group, scalars, scale), tuple(scalars.values())
 
-    def _clip(self, norm: float) -> list[float]:
-        """The factor of each group's gradients, whose norm this is; counts a step that is shortened."""
+    def _clip(self, norm: float, changes: list[Change]) -> list[float]:
+        """The factor of each group's gradients, whose norm this is; has a step that is shortened counted."""
         limits = [group["max_grad_norm"] for group in self.param_groups]
         if "auto" in limits:
             first = self.param_groups[0]
             usual = clipping.usual_limit(first["grad_norms"])
-            first["grad_norms"] = clipping.remember(first["grad_norms"], norm, usual)
+            changes.append((first, "grad_norms", clipping.remember(first["grad_norms"], norm, usual)))
             limits = [usual if limit == "auto" else limit for limit in limits]
         self.grad_norm_limit = min((limit for limit in limits if limit is not None), default=None)
         # As torch.nn.utils.clip_grad_norm_: 0 for inf, NaN for NaN.
         factors = [1.0 if limit is None else limit / (norm + 1e-6) for limit in limits]
         factors = [1.0 if factor > 1 else factor for factor in factors]
         if any(factor != 1 for factor in factors):
-            for group in self.param_groups:
-                group["clipped_steps"] += 1
+            changes += [(group, "clipped_steps", group["clipped_steps"] + 1) for group in self.param_groups]
         return factors
 
 
@@ -303,3 +322,8 @@ def _collect(plans: Sequence[Plan], gradients: Sequence[list[Any] | None] | None
         plan.collect(given)
     if gradients is not None:
         refuse_shared_memory(plans)
+
+
+def _discard(plans: Sequence[Plan]) -> None:
+    for plan in plans:
+        plan.discard()

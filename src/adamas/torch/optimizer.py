@@ -88,6 +88,7 @@ class GroupPlan(Plan):
             [self._names[i] for i in here],
             [self.keys[i] for i in here],
             [self._first_rows[i] for i in here],
+            storage.as_scalar,
         )
 
     def forget_low_bits(self) -> bool:
@@ -156,20 +157,36 @@ class GroupPlan(Plan):
         """See ``Plan.prepare``."""
         super().prepare(advance)
         self._advanced_elsewhere = [
-            advance(tuple(float(self._states[i][name]) for name in self._scalars)) for i, _ in self._others
+            advance(tuple(self._scalar_of(i, name) for name in self._scalars)) for i, _ in self._others
         ]
 
-    def step(self, threads: int) -> int:
-        """See ``Plan.step``."""
-        reached = super().step(threads)
+    def _scalar_of(self, i: int, name: str) -> float:
+        """A single number of the state of what is stepped elsewhere; the engine looks at those of the others."""
+        state, what = self._states[i], f"parameter {self._names[i]}: its state '{name}'"
+        if name not in state:
+            raise ValueError(f"{what} is missing")
+        scalar = storage.as_scalar(given := state[name])
+        if scalar is None:
+            raise ValueError(f"{what} is {given!r}, and has to be a single number")
+        state[name], number = scalar, float(scalar)
+        if not 0 <= number < 2**53:
+            raise ValueError(f"{what} is {number}, and has to be a number from 0 up, below 2**53")
+        return number
+
+    def reached(self) -> int:
+        """See ``Plan.reached``."""
+        return max([super().reached(), *(int(row[0]) for _, row in self._advanced_elsewhere)])
+
+    def step_elsewhere(self) -> None:
+        """See ``Plan.step_elsewhere``."""
+        for (i, gradient), advanced in zip(self._others, self._advanced_elsewhere, strict=True):
+            self._step_elsewhere(i, gradient, *advanced)
         if self.rows:
             # Autograd has to know, or a graph that was built before the step would be differentiated with new weights.
             increment_version(self.collected())
-        others = zip(self._others, self._advanced_elsewhere, strict=True)
-        return max([reached, *(self._step_elsewhere(i, gradient, *advanced) for (i, gradient), advanced in others)])
 
-    def _step_elsewhere(self, i: int, gradient: Tensor, numbers: Coefficients, row: Row) -> int:
-        """Steps a parameter that the engine has no kernel for; returns the step that it has reached."""
+    def _step_elsewhere(self, i: int, gradient: Tensor, numbers: Coefficients, row: Row) -> None:
+        """Steps a parameter that the engine has no kernel for."""
         if gradient.is_cuda and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
                 "an Adamas step computes its coefficients on the host and cannot be captured in a CUDA graph"
@@ -191,7 +208,6 @@ class GroupPlan(Plan):
         )
         for name, value in zip(self._scalars, row, strict=True):
             state[name].fill_(value)
-        return int(row[0])
 
     def _refuse_sparse(self, index: int, gradient: Tensor) -> None:
         if gradient.layout != torch.strided:
@@ -377,8 +393,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         for group in self.param_groups:
             plans.append(GroupPlan(self, group, first))
             first += len(group["params"])
+        self._plans = plans  # first: with what is known from before, an interrupt here has them made anew
         self._known = (list(self.state.keys()), list(self.state.values()))
-        self._plans = plans
         return plans
 
     # ---- memory
@@ -401,6 +417,10 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Performs one optimization step.
+
+        An exception from a signal handler (``KeyboardInterrupt``, …) leaves all of it done or nothing. Parameters on other
+        devices than the CPU are stepped one after the other before those on it: there, an exception may leave some of them
+        stepped.
 
         Args:
             closure: reevaluates the model and returns the loss.

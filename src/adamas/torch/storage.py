@@ -71,6 +71,16 @@ def filled(slot: Slot, p: Tensor, value: float) -> dict[str, Tensor]:
     return tensors
 
 
+def as_scalar(value: Any) -> Tensor | None:
+    """A single number as a state keeps it: float64, which counts past 2²⁴, on the CPU; None where it is none."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool:
+            return None
+        return value.detach().to("cpu", torch.float64)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return torch.tensor(float(value), dtype=torch.float64) if is_number else None
+
+
 def is_coded(x: Tensor) -> bool:
     """Whether the tensor holds codes."""
     return x.dtype in _CODES

@@ -19,10 +19,12 @@ import textwrap
 import threading
 import warnings
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -770,6 +772,127 @@ def test_the_work_of_building_groups_grows_as_their_number(module: Any) -> None:
 
     calls(1)  # what is done once
     assert calls(40) < 4.4 * calls(10)
+
+
+COUNTS = [
+    5,
+    5.0,
+    torch.tensor(5),
+    torch.tensor([5], dtype=torch.int32),
+    torch.tensor(5.0),
+    torch.tensor([5]).bfloat16(),
+]
+
+
+@pytest.mark.parametrize("module", [at, an], ids=["torch", "numpy"])
+@pytest.mark.parametrize("count", COUNTS, ids=str)
+def test_a_count_set_by_hand_counts_on(module: Any, count: Any) -> None:
+    p = filled(1.0) if module is at else np.ones(3)
+    optimizer = module.Adam([p])
+    gradients = [] if module is at else [[np.ones(3)]]
+    if module is at:
+        p.grad = torch.ones_like(p)
+    elif isinstance(count, torch.Tensor):
+        name = str(count.dtype).removeprefix("torch.")
+        count = count.float().numpy().astype(getattr(ml_dtypes, name, name))
+    optimizer.step(*gradients)
+    (state,) = optimizer.state.values()
+    state["step"] = count
+    optimizer.step(*gradients)
+    assert float(state["step"]) == 6
+    assert str(state["step"].dtype).endswith("float64")  # which goes on where float32 stops
+
+
+@pytest.mark.parametrize("module", [at, an], ids=["torch", "numpy"])
+@pytest.mark.parametrize("scheduled", [False, True])
+@pytest.mark.parametrize("count", [float("nan"), float("inf"), -1.0, 2.0**53, "5", True])
+def test_what_is_no_count_is_refused_before_anything_is_changed(module: Any, scheduled: bool, count: Any) -> None:
+    p = filled(1.0) if module is at else np.ones(3)
+    optimizer = module.Adam([p], lr=warmup(10) * 0.1 if scheduled else 0.1)
+    gradients = [] if module is at else [[np.ones(3)]]
+    if module is at:
+        p.grad = torch.ones_like(p)
+    optimizer.step(*gradients)
+    (state,) = optimizer.state.values()
+    if isinstance(count, float):
+        state["step"][...] = count  # where it is
+    else:
+        state["step"] = count
+    before = copy.deepcopy([p, state])
+    with pytest.raises(ValueError, match=rf"parameter .*0.*: its state 'step' is .*{count}.*has to be"):
+        optimizer.step(*gradients)
+    assert str(copy.deepcopy([p, state])) == str(before)
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize("module", [at, an], ids=["torch", "numpy"])
+@pytest.mark.parametrize("nonfinite", [False, True], ids=["step", "skipped"])
+def test_a_step_is_whole_or_not_at_all_wherever_a_signal_handler_raises(module: Any, nonfinite: bool) -> None:
+    """Python calls signal handlers when a function begins and when one in C returns: one raises at each of these places."""
+
+    def made() -> tuple[Callable[[], None], Callable[[], str]]:
+        values = [np.full(3, float(i + 1), np.float32) for i in range(3)]
+        params = [torch.nn.Parameter(torch.from_numpy(v)) for v in values] if module is at else values
+        options = {"max_grad_norm": 0.5, "on_nonfinite": "skip", "betas": (0.9, warmup(9).clip(0.5))}
+        optimizer = module.RAdam([{"params": [p]} for p in params], lr=warmup(9) * 0.1, **options)
+        gradients = [np.full(3, 0.5 * i, np.float32) for i in range(3)]
+        for p, g in zip(params, gradients, strict=True) if module is at else ():
+            p.grad = torch.from_numpy(g)
+
+        def step() -> None:
+            optimizer.step(*([] if module is at else [gradients]))
+
+        def seen() -> str:
+            groups = [
+                {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+            ]
+            return str([params, list(optimizer.state.values()), groups])
+
+        step()
+        gradients[1][0] = np.nan if nonfinite else 0.5
+        return step, seen
+
+    step, seen = made()
+    before = seen()
+    step()
+    after = seen()
+    step()
+    later = seen()
+    places, whole = 0, set()
+    while True:
+        step, seen = made()
+        left = places
+
+        def interrupt(frame: FrameType, event: str, _: object) -> None:
+            nonlocal left
+            if frame.f_code.co_name == "<genexpr>":  # what is raised while one is closed goes nowhere
+                return
+            if event in ("call", "c_return") and "/adamas/" in frame.f_code.co_filename:
+                left -= 1
+                if left < 0:
+                    sys.setprofile(None)
+                    raise Interrupt
+
+        sys.setprofile(interrupt)
+        try:
+            step()
+        except Interrupt:
+            pass
+        else:
+            break
+        finally:
+            sys.setprofile(None)
+        found = seen()
+        assert found in (before, after), places
+        whole.add(found == after)
+        step()
+        assert seen() == (later if found == after else after), places
+        places += 1
+    assert places > 50
+    assert whole == {False, True}
 
 
 # What a child of a fork steps to, and what the same steps come to without a fork. In a process of its own, since that of the

@@ -151,7 +151,7 @@ def as_scalar(value: Any) -> Array | None:
     """A single number as a state keeps it: float64, which counts past 2²⁴; None where it is none."""
     array = np.asarray(value)
     is_number = array.dtype.kind in "iuf" or array.dtype.name == _BFLOAT16
-    return array.astype(np.float64) if array.size == 1 and is_number else None
+    return np.array(array.reshape(()), np.float64) if array.size == 1 and is_number else None
 
 
 def decoded(values: Array, scale: Array | None) -> Array:

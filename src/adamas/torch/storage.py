@@ -66,7 +66,7 @@ def filled(slot: Slot, p: Tensor, value: float) -> dict[str, Tensor]:
         tensors[slot.name].fill_(complex(value, value) if p.is_complex() else value)
     else:
         one = slot._replace(scale_shape=(1, 1))
-        for name, code in encoded(one, torch.full((1, 1), value, device=p.device)).items():
+        for name, code in encoded(one, torch.full((1, 1), value, device="cpu")).items():
             tensors[name].fill_(code.item())
     return tensors
 

@@ -99,6 +99,17 @@ def mended(
     return found
 
 
+def mended_message(moment: str, counts: Mapping[str, int], kind: str = "parameter") -> str:
+    """The warning about elements of a second moment that were raised: how many, by the name of what the moment is of."""
+    names = list(counts)
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return (
+        f"{moment} was too small beside the first moment in {sum(counts.values())} elements of {kind}"
+        f"{'s' * (len(names) > 1)} {shown}, as after saving in float16, and the next steps would be far too large: these "
+        "elements are raised to the least that is possible"
+    )
+
+
 def _least(xp: Any, x: Array, name: str, has_sign: bool) -> float:
     """The smallest number of a moment, if it can be one."""
     smallest = math.inf

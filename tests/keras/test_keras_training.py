@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from functools import cache
@@ -11,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from keras_cases import BACKEND, Stepper, normal, stepped, value_of, variables
+from keras_cases import BACKEND, CASES, LARGE, Stepper, normal, stepped, value_of, variables
 
 import adamas.keras as ak
 from adamas import formats
@@ -226,6 +227,152 @@ def test_state_of_another_optimizer_or_model_is_left_out_with_a_warning() -> Non
         with pytest.warns(UserWarning, match="another optimizer, other options or another model"):
             other.load_own_variables(store)
         assert not any(value_of(v).any() for v in other.variables[2:])
+
+
+def saved_by(optimizer: Any) -> dict[str, Any]:
+    store: dict[str, Any] = {}
+    optimizer.save_own_variables(store)
+    return store
+
+
+def number_of(optimizer: Any, name: str) -> str:
+    """The key of the first variable whose name ends so in what ``save_own_variables`` saves."""
+    return str(next(i for i, v in enumerate(optimizer.variables) if v.name.endswith(name)))
+
+
+def bits(optimizer: Any) -> list[bytes]:
+    return [np.asarray(keras.ops.convert_to_numpy(v.value)).tobytes() for v in optimizer.variables]
+
+
+@pytest.mark.parametrize("state", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name in ("adam", "amsgrad", "nadam", "radam")], ids=str
+)
+def test_trap_T38_state_saved_in_float16_does_not_explode(case: Any, state: str) -> None:
+    """Squares of gradients of 1e-4 are 0 in float16, and the first moments beside them are not."""
+
+    def change(optimizer: Any, of: list[Any]) -> float:
+        before = [value_of(v) for v in of]
+        Stepper(optimizer, of, jit=False)([0 * g for g in normal(1)])
+        return max(np.abs(value_of(v) - x).max() for v, x in zip(of, before, strict=True))
+
+    optimizer, of = case.ours(state=state), variables()
+    step = Stepper(optimizer, of, jit=False)
+    for i in range(20):
+        step([1e-4 * np.abs(g) + 1e-5 for g in normal(i)])
+    store = saved_by(optimizer)
+    squares = [str(i) for i, v in enumerate(optimizer.variables) if v.name.endswith("exp_avg_sq")]
+    halved = {**store, **{key: store[key].astype(np.float16) for key in squares}}
+    assert not any(halved[key].any() for key in squares)
+    loaded, others = case.ours(state=state), variables()
+    loaded.build(others)
+    with pytest.warns(
+        UserWarning, match=r"exp_avg_sq was too small .* in 241 elements of variables 'v0', 'v1', as after"
+    ):
+        loaded.load_own_variables(halved)
+    assert change(loaded, others) <= 2 * change(optimizer, of)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded.load_own_variables(store)  # in which nothing is impossible
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "words"),
+    [
+        ("exp_avg", np.nan, "variable 'v0': 'exp_avg' has a NaN"),
+        ("exp_avg", -np.inf, "variable 'v0': 'exp_avg' has an infinity"),
+        ("exp_avg_sq", -1.0, "variable 'v0': 'exp_avg_sq' has a negative number"),
+        ("exp_avg_sq", "x", "v0_exp_avg_sq' has to be float32, and is str"),
+        ("iteration", -5, "'iterations' has to be a whole number from 0 to .*, and is -5"),
+        ("iteration", np.nan, "'iterations' has to be a whole number from 0 to .*, and is nan"),
+        ("iteration", 1.5, "'iterations' has to be a whole number from 0 to .*, and is 1.5"),
+        ("learning_rate", np.inf, "'learning_rate' has to be a number from 0 up, and is inf"),
+        ("mu_product", np.nan, "'mu_product' has to be a number from 0 to 1, and is nan"),
+    ],
+)
+def test_trap_T38_a_state_that_cannot_be_is_refused(name: str, bad: Any, words: str) -> None:
+    optimizer, of = ak.Nadam(), variables()
+    Stepper(optimizer, of, jit=False)(normal(1))
+    store, before = saved_by(optimizer), bits(optimizer)
+    key = number_of(optimizer, name)
+    with pytest.raises(ValueError, match=words):
+        optimizer.load_own_variables({**store, key: np.full(store[key].shape, bad)})
+    assert bits(optimizer) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("exp_avg_sq_scale", lambda x: -x, "the scales of 'exp_avg_sq' of variable 'v0' have a negative number"),
+        ("exp_avg_scale", lambda x: np.nan * x, "the scales of 'exp_avg' of variable 'v0' have a NaN or an infinity"),
+        ("exp_avg_scale", np.float16, "the scales of 'exp_avg' of variable 'v0' have to be float32, and are float16"),
+        ("exp_avg_sq", np.float16, "v0_exp_avg_sq' has to be uint8, and is float16"),
+    ],
+)
+def test_trap_T38_codes_and_scales_that_cannot_be_are_refused(name: str, change: Any, words: str) -> None:
+    optimizer, of = ak.Adam(state="int8"), variables(shapes=LARGE)
+    Stepper(optimizer, of, jit=False)(normal(1, shapes=LARGE))
+    store, before = saved_by(optimizer), bits(optimizer)
+    key = number_of(optimizer, name)
+    with pytest.raises(ValueError, match=words):
+        optimizer.load_own_variables({**store, key: change(store[key])})
+    assert bits(optimizer) == before
+
+
+def test_trap_T38_a_state_that_is_loaded_early_is_refused_when_the_optimizer_is_built() -> None:
+    optimizer, of = ak.Adam(use_ema=True, gradient_accumulation_steps=2), variables()
+    Stepper(optimizer, of, jit=False)(normal(1))
+    store = saved_by(optimizer)
+    key = number_of(optimizer, "exp_avg_sq")
+    other = ak.Adam(use_ema=True, gradient_accumulation_steps=2)
+    other.load_own_variables({**store, key: store[key] - 1})
+    for _ in range(2):
+        with pytest.raises(ValueError, match="'exp_avg_sq' has a negative number"):
+            other.build(of)
+        assert not other.built
+    other.load_own_variables(store)
+    other.build(of)
+    assert bits(other) == bits(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(b"{", "cannot be read"), (b"[" * 100_000, "cannot be read"), (b"[]", "has no 'layout'")],
+    ids=["cut", "deep", "list"],
+)
+def test_a_damaged_description_is_refused(text: bytes, words: str) -> None:
+    optimizer = ak.Adam()
+    optimizer.build(variables())
+    with pytest.raises(ValueError, match=f"its description {words}"):
+        optimizer.load_own_variables({**saved_by(optimizer), "adamas": np.frombuffer(text, np.uint8)})
+
+
+def test_a_variable_that_is_missing_is_named() -> None:
+    optimizer = ak.Adam()
+    optimizer.build(variables())
+    store = saved_by(optimizer)
+    store["x"] = store.pop("3")
+    with pytest.raises(ValueError, match="variable 3 of 7 is missing"):
+        optimizer.load_own_variables(store)
+
+
+def test_observations_that_do_not_fit_change_nothing() -> None:
+    optimizer = ak.Adam(1e-3 * Plateau(patience=0))
+    Stepper(optimizer, variables(), jit=False)(normal(1))
+    before = bits(optimizer)
+    for observed, words in (
+        ([{}], "not the state of a Plateau"),
+        ([5], "is a int there"),
+        ([], "0 factors of its rate"),
+    ):
+        store = saved_by(optimizer)
+        described = json.loads(bytes(store["adamas"]))
+        described["observed"] = observed
+        store["adamas"] = np.frombuffer(json.dumps(described).encode(), np.uint8)
+        store["0"] = store["0"] + 1
+        with pytest.raises(ValueError, match=words):
+            optimizer.load_own_variables(store)
+        assert bits(optimizer) == before
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from ..family import Member
 from ..formats import tensor_key
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
-from . import storage, traced
+from . import restoring, storage, traced
 from .backend import NAME, arrays
 from .options import as_rate, check, check_independent
 from .schedule import Scheduled
@@ -56,6 +56,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
 
     _member: ClassVar[Member]
     _eps_modes: ClassVar[tuple[str, ...]] = ("hat", "torch")
+    built: bool
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         """``arguments`` is ``locals()`` of the member's ``__init__``: what it was given, by name."""
@@ -143,9 +144,14 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
     # ---- state
 
     def build(self, variables: Sequence[Variable]) -> None:
-        """Makes the state of these variables."""
+        """Makes the state of these variables, or takes over what was loaded before.
+
+        Raises:
+            ValueError: what was loaded cannot be; see ``load_own_variables``. The optimizer is not built.
+        """
         if self.built:
             return
+        before = len(self._variables)
         super().build(variables)
         hyper = self.hyperparameters()
         self._states: list[dict[str, Variable]] = [
@@ -167,7 +173,15 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         self._keys = [tensor_key(self.seed, i) for i in range(len(variables))]
         self._dtypes = sorted({compute_dtype(variable) for variable in variables})
         self._plan: Any = None
-        self._take_loaded()
+        if self._loaded is not None:
+            try:
+                self._take(*self._loaded)
+            except BaseException:
+                for variable in self._variables[before:]:
+                    self._untrack_variable(variable)
+                self.built = False
+                raise
+            self._loaded = None
 
     def add_variable_from_reference(
         self,
@@ -401,31 +415,38 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
     def load_own_variables(self, store: Any) -> None:
         """Loads the state that ``save_own_variables`` saved; before the optimizer is built, it is kept until then.
 
-        About a state of another optimizer, other options or another model there is a warning, and it is left out.
-        """
-        keys = list(store.keys())
-        described = json.loads(bytes(np.asarray(store[_DESCRIPTION]))) if _DESCRIPTION in keys else {"layout": None}
-        values = [np.asarray(store[str(i)]) for i in range(len(keys) - (_DESCRIPTION in keys))]
-        self._loaded = described, values
-        if self.built:
-            self._take_loaded()
+        About a state of another optimizer, other options or another model there is a warning, and it is left out. Second
+        moments that became 0 in float16 are raised to the least that is possible beside the first ones, with a warning.
 
-    def _take_loaded(self) -> None:
+        Raises:
+            ValueError: the state cannot be: it has a NaN among its moments, a negative square or count, or is damaged.
+                Nothing was changed. Where the optimizer is not built, ``build`` raises this.
+        """
+        keys = set(store.keys())
+        described = {"layout": None}
+        if _DESCRIPTION in keys:
+            described = restoring.read_description(store[_DESCRIPTION])
+        loaded = described, restoring.read_values(store, len(keys - {_DESCRIPTION}))
+        if self.built:
+            self._take(*loaded)
+        else:
+            self._loaded = loaded
+
+    def _take(self, described: Mapping[str, Any], saved: Sequence[Array]) -> None:
         """Takes over what was loaded, if it is of this optimizer."""
-        if self._loaded is None:
-            return
-        (described, values), self._loaded = self._loaded, None
         if described["layout"] == [self._member.name, []]:
             return  # saved before the first step: there is nothing to go on from
-        shapes = [value.shape for value in values]
+        shapes = [value.shape for value in saved]
         if described["layout"] != self._layout() or shapes != [tuple(variable.shape) for variable in self.variables]:
             warnings.warn(
                 f"the saved state of optimizer {self.name!r} is of another optimizer, other options or another model, and is "
                 "left out: training begins without it",
-                stacklevel=2,
+                stacklevel=3,
             )
             return
+        restoring.check_observed(self, described["observed"])
+        values = restoring.mended(self, saved)
         with arrays.eagerly() if NAME == "tensorflow" else contextlib.nullcontext():
             super().load_own_variables({str(i): value for i, value in enumerate(values)})
-            for part, state in zip(self._observed, described["observed"], strict=False):
+            for part, state in zip(self._observed, described["observed"], strict=True):
                 part.load_state_dict(state)

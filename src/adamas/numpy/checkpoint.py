@@ -13,7 +13,7 @@ import numpy as np
 from .. import bounds, layout
 from ..family import Member
 from ..hyperparameters import shown
-from ..stepping.resuming import check_choice, check_group, hypers_of, mended_message, merged, rehearse
+from ..stepping.resuming import check_choice, check_group, hypers_of, merged, rehearse
 from ..stepping.scheduled import OBSERVED
 from . import arrays
 from .arrays import Array
@@ -89,7 +89,7 @@ def load(optimizer: Optimizer, state_dict: Mapping[str, Any], hyperparameters: s
             stacklevel=3,
         )
     for moment, counts in mended.items():
-        warnings.warn(mended_message(moment, counts), stacklevel=3)
+        warnings.warn(bounds.mended_message(moment, counts), stacklevel=3)
     optimizer._restore(new_groups, state)
     for one, given in zip(optimizer._schedules, saved_groups, strict=True):
         one.load_observed(given.get(OBSERVED))

@@ -80,17 +80,6 @@ def _is_share(value: Any) -> bool:
     return all(_is_number(x) and x < 1 for x in numbers)
 
 
-def mended_message(moment: str, counts: Mapping[str, int]) -> str:
-    """The warning about elements of a second moment that were raised: how many, by the parameter's name."""
-    names = list(counts)
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return (
-        f"{moment} was too small beside the first moment in {sum(counts.values())} elements of parameter"
-        f"{'s' * (len(names) > 1)} {shown}, as after saving in float16, and the next steps would be far too large: these "
-        "elements are raised to the least that is possible"
-    )
-
-
 def rehearse(
     index: int,
     group: dict[str, Any],

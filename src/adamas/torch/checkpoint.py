@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
+from .. import bounds
 from ..hyperparameters import shown
-from ..stepping.resuming import check_choice, check_group, hypers_of, mended_message, merged, rehearse
+from ..stepping.resuming import check_choice, check_group, hypers_of, merged, rehearse
 from ..stepping.scheduled import OBSERVED
 from . import conversion
 from .foreign import decode_groups, decode_state
@@ -78,7 +79,7 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str)
             stacklevel=5,  # whoever called load_state_dict, which is wrapped twice
         )
     for moment, counts in mended.items():
-        warnings.warn(mended_message(moment, counts), stacklevel=5)
+        warnings.warn(bounds.mended_message(moment, counts), stacklevel=5)
 
     optimizer.__setstate__({"state": state, "param_groups": new_groups})
     for one, saved in zip(optimizer._schedules_now(), saved_groups, strict=True):

@@ -36,7 +36,7 @@ def saved(optimizer: Optimizer) -> dict[str, Array]:
         groups.append({"params": plain.pop("param_names"), "named": group["named"], **plain})
     result = {_GROUPS: np.array(json.dumps(groups, default=lambda number: number.item()))}
     for name, state in optimizer.state.items():
-        result.update({f"{_STATE}/{name}/{key}": value.copy() for key, value in state.items()})
+        result.update({f"{_STATE}/{name}/{key}": np.array(value, order="C") for key, value in state.items()})
     return result
 
 

@@ -29,6 +29,10 @@ constexpr double uncounted = 0x1p53;
 // How many parameters ahead of the one being looked up the caches are filled.
 constexpr size_t look_ahead = 12;
 
+constexpr const char *shares_memory = "has elements that share memory, as after expand(), broadcast_to() or "
+                                      "as_strided(), and cannot be updated in place; use "
+                                      "a copy of it (clone() in PyTorch, copy() in NumPy)";
+
 const Kernels *chosen_kernels = &best_kernels();
 
 std::string text_of(nb::handle object) { return nb::cast<std::string>(nb::repr(object)); }
@@ -132,10 +136,7 @@ class Group {
         if (!weight.is_writable) throw Unusable("is read-only");
         rows_of_weight = weight.dims > 0 ? weight.sizes[0] : 1;
         describe(weight, views[P]);
-        if (overlaps_itself(views[P]))
-            throw Unusable(
-                "has elements that share memory (an expanded tensor?) and cannot be updated in place; pass a "
-                "clone of it");
+        if (overlaps_itself(views[P])) throw Unusable(shares_memory);
 
         looking_at = "its gradient";
         if (!is_buffer(gradient.ptr()) && (weight.is_complex || nb::cast<bool>(gradient.attr(is_neg)()))) {
@@ -167,7 +168,7 @@ class Group {
             if (is_scaled(state.format)) {
                 collect_scales(parameter, slot, weight);
             } else if (overlaps_itself(views[slot])) {
-                throw Unusable("has elements that share memory");
+                throw Unusable(shares_memory);
             }
         }
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import warnings
 from functools import cache
 from pathlib import Path
@@ -333,6 +334,38 @@ def test_trap_T38_a_state_that_is_loaded_early_is_refused_when_the_optimizer_is_
     other.load_own_variables(store)
     other.build(of)
     assert bits(other) == bits(optimizer)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="only there a step writes in place")
+def test_trap_T62_what_is_saved_is_of_one_step() -> None:
+    """A step is held where it has changed the moments, and not yet the count; meanwhile another thread saves."""
+    held, taken, let_go = threading.Event(), threading.Event(), threading.Event()
+    store: dict[str, Any] = {}
+
+    def hold(value: Any) -> Any:
+        if int(optimizer.iterations) == 1:
+            held.set()
+            let_go.wait(60)
+        return value
+
+    def save() -> None:
+        optimizer.save_own_variables(store)
+        taken.set()
+
+    optimizer, of = ak.Adam(), [keras.Variable(np.ones(3))]
+    of[0].constraint = hold
+    step = Stepper(optimizer, of)
+    step([np.ones(3)])
+    stepping = threading.Thread(target=step, args=([np.ones(3)],))
+    saving = threading.Thread(target=save)
+    stepping.start()
+    assert held.wait(60)
+    saving.start()
+    taken.wait(0.1)  # without a lock, it is saved now
+    let_go.set()
+    stepping.join(60), saving.join(60)
+    steps, moment = (store[number_of(optimizer, name)] for name in ("iteration", "exp_avg"))
+    assert np.allclose(moment, 1 - 0.9 ** float(steps))
 
 
 @pytest.mark.parametrize(

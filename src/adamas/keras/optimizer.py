@@ -28,6 +28,7 @@ from .schedule import Scheduled
 from .variables import compute_dtype, dtype_of, find, joined, norm, path_of, split
 
 if arrays is None:
+    from ..stepping.locks import step_lock
     from . import on_torch
 
 Variable = Any
@@ -68,6 +69,9 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         self._own = tuple(given)
         for name, value in given.items():
             setattr(self, name, value)
+        # On PyTorch a step writes in place, and other threads run meanwhile. Elsewhere none writes before it is whole, and
+        # replicas of TensorFlow wait for each other within a step.
+        self._lock: Any = step_lock() if arrays is None else contextlib.nullcontext()
         self._loaded: tuple[dict[str, Any], list[Array]] | None = None  # what was loaded before there were variables
         self._excluded: dict[str, list[str]] = {"paths": [], "patterns": []}
         self._scalars = {name: self._add_scalar(name, value) for name, value in self._member.scalars if name != "step"}
@@ -213,6 +217,11 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         return self._distribution_strategy.extended.colocate_vars_with(getattr(variable, "value", variable))
 
     # ---- the step
+
+    def apply(self, grads: Sequence[Array], trainable_variables: Sequence[Variable] | None = None) -> None:
+        """As Keras's; on PyTorch, what another thread saves or loads is of one step."""
+        with self._lock:
+            super().apply(grads, trainable_variables)
 
     def _backend_apply_gradients(self, grads: Sequence[Array], trainable_variables: Sequence[Variable]) -> None:
         """As Keras's, which clips and accumulates in the dtype of the gradients: here that is never less than float32."""
@@ -407,9 +416,13 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         return [self._member.name, [{name: dtype_of(value) for name, value in state.items()} for state in states]]
 
     def save_own_variables(self, store: Any) -> None:
-        """Saves the state: the variables by number, as Keras does, and as JSON what they are and what was observed."""
-        super().save_own_variables(store)
-        described = {"layout": self._layout(), "observed": [part.state_dict() for part in self._observed]}
+        """Saves the state: the variables by number, as Keras does, and as JSON what they are and what was observed.
+
+        On PyTorch a step that another thread makes is waited for, so that what is saved is of one step.
+        """
+        with self._lock:
+            super().save_own_variables(store)
+            described = {"layout": self._layout(), "observed": [part.state_dict() for part in self._observed]}
         store[_DESCRIPTION] = np.frombuffer(json.dumps(described).encode(), np.uint8)
 
     def load_own_variables(self, store: Any) -> None:
@@ -428,7 +441,8 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
             described = restoring.read_description(store[_DESCRIPTION])
         loaded = described, restoring.read_values(store, len(keys - {_DESCRIPTION}))
         if self.built:
-            self._take(*loaded)
+            with self._lock:
+                self._take(*loaded)
         else:
             self._loaded = loaded
 

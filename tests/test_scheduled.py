@@ -6,6 +6,7 @@ Traps T09 to T14, T18, T19, T24 and T36 of the list of known traps.
 from __future__ import annotations
 
 import copy
+import json
 import doctest
 import io
 import itertools
@@ -789,6 +790,22 @@ def test_what_a_plateau_observed_is_read_from_the_groups() -> None:
     assert moved(second) == rate == 1e-2 * 0.25 * linear(100)(3)
     assert second.param_groups[0] == {**first.param_groups[0], "params": [p]}
     assert again.state_dict() == plateau.state_dict()
+
+
+def test_what_a_plateau_observed_may_be_a_list_in_a_checkpoint() -> None:
+    """As it was in checkpoints before it was text."""
+
+    def make() -> tuple[at.Adam, Plateau]:
+        plateau = Plateau(factor=0.5, patience=0)
+        return at.Adam([parameter()], lr=1e-2 * plateau), plateau
+
+    (first, plateau), (second, again) = make(), make()
+    moved(first), plateau.observe(1.0), plateau.observe(1.0)
+    saved = first.state_dict()
+    saved["param_groups"][0]["plateaus"] = json.loads(saved["param_groups"][0]["plateaus"])
+    second.load_state_dict(saved)
+    assert again.state_dict() == plateau.state_dict()
+    assert moved(second) == moved(first) == 0.5e-2
 
 
 def test_a_rule_of_ones_own() -> None:

@@ -6,10 +6,10 @@ Traps T09 to T14, T18, T19, T24 and T36 of the list of known traps.
 from __future__ import annotations
 
 import copy
-import json
 import doctest
 import io
 import itertools
+import json
 import math
 import pickle
 import sys

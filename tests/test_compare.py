@@ -211,17 +211,29 @@ def test_holm_is_as_in_a_worked_example() -> None:
 
 def test_rates_nearly_as_good_end_where_the_value_crosses_5_percent() -> None:
     # For mode min the border is 1.05: half way, by the logarithm, to the 1.10 of the rate ten times as high.
-    found = nearly_best([1e-3, 1e-2, 1e-1], [None, 1.0, 1.1], "min")
+    found = nearly_best([1e-3, 1e-2, 1e-1], [None, 1.0, 1.1], "min", 1.0)
     assert found is not None
     assert found == (1, 1e-2, pytest.approx(10**-1.5))
     # For mode max it is 0.95·0.8 = 0.76.
-    found = nearly_best([1e-3, 1e-2, 1e-1], [0.72, 0.8, 0.79], "max")
+    found = nearly_best([1e-3, 1e-2, 1e-1], [0.72, 0.8, 0.79], "max", 1.0)
     assert found == (1, pytest.approx(10**-2.5), 1e-1)
     # The range is contiguous: what lies beyond a bad rate does not count.
-    assert nearly_best([1.0, 2.0, 3.0, 4.0], [1.0, 9.0, 1.0, 1.0], "min") == (2, pytest.approx(2.98, abs=0.02), 4.0)
+    assert nearly_best([1.0, 2.0, 3.0, 4.0], [1.0, 9.0, 1.0, 1.0], "min", 1.0) == (
+        2,
+        pytest.approx(2.98, abs=0.02),
+        4.0,
+    )
     # A negative best value: within 5% of its size.
-    assert nearly_best([1.0, 10.0], [-1.0, -0.9], "min") == (0, 1.0, pytest.approx(10**0.5))
-    assert nearly_best([1.0], [None], "min") is None
+    assert nearly_best([1.0, 10.0], [-1.0, -0.9], "min", 1.0) == (0, 1.0, pytest.approx(10**0.5))
+    assert nearly_best([1.0], [None], "min", 1.0) is None
+
+
+def test_rates_whose_metrics_differ_negligibly_are_equally_good() -> None:
+    # Only the last is at 0, and the two before it are as good where 1e-4 is asked for; the first is not.
+    rates, values = [1e-3, 1e-2, 1e-1, 1.0], [5.0, 3e-12, 3e-13, 0.0]
+    # Of the three, the one in the middle is the best, so that no better one is looked for beyond the highest rate.
+    assert nearly_best(rates, values, "min", 1e-4) == (1, pytest.approx(1e-2, rel=1e-6), 1.0)
+    assert nearly_best(rates, values, "min", 0.0) == (3, 1.0, 1.0)
 
 
 # The space and the plan

@@ -25,8 +25,9 @@ class Sensitivity:
     """How the metric depends on the learning rate alone.
 
     ``rates`` rise; ``values`` are the metric there, None where the run diverged or failed. ``low`` and ``high`` bound the
-    range of rates around the best that stay within 5% of it, ``decades`` is how wide that is. ``at_edge`` says that the best
-    rate is the lowest or the highest that was tried, so that a better one may lie outside.
+    range of rates around the best that stay within 5% of it, or within a millionth of the target; ``decades`` is how wide
+    that is. ``at_edge`` says that the best rate is the lowest or the highest that was tried, so that a better one may lie
+    outside.
     """
 
     rates: list[float]
@@ -163,7 +164,7 @@ def _sensitivity(settings: Settings, own: Sequence[Finished], chosen: Finished |
     }
     rates = sorted(curve)
     values = [curve[rate] for rate in rates]
-    found = nearly_best(rates, values, settings.mode)
+    found = nearly_best(rates, values, settings.mode, settings.target)
     if found is None:
         return Sensitivity(rates, values, low=None, high=None, decades=0.0, at_edge=False)
     index, low, high = found

@@ -67,9 +67,10 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def nearly_best(
-    rates: Sequence[float], values: Sequence[float | None], mode: Literal["max", "min"]
+    rates: Sequence[float], values: Sequence[float | None], mode: Literal["max", "min"], target: float
 ) -> tuple[int, float, float] | None:
-    """Find the rates around the best one that are nearly as good: no worse than the best value by 5% of its size.
+    """Find the rates around the best one that are nearly as good: no worse than the best value by 5% of its size, or by
+    NEGLIGIBLE of the target's.
 
     Between a rate within and one that is not, the border is interpolated: the value linearly in the logarithm of the rate.
     Where the rate that is not has no value, or none was tried, the range ends at the last one within.
@@ -78,18 +79,21 @@ def nearly_best(
         rates: rising.
         values: the metric at each rate, None where the run came to none.
         mode: whether high or low is better.
+        target: the metric to reach, which says what difference is negligible.
 
     Returns:
-        The index of the best rate (of equals, the one nearest the middle) and the range; None where no rate has a value.
+        The index of the best rate (of those that differ negligibly, the one nearest the middle) and the range; None where
+        no rate has a value.
     """
     sign = 1 if mode == "min" else -1
     losses = [math.inf if value is None else sign * value for value in values]
     if not losses or min(losses) == math.inf:
         return None
     least = min(losses)
-    border = least + NEARLY * abs(least)
+    border = least + max(NEARLY * abs(least), NEGLIGIBLE * abs(target))
     middle = (len(rates) - 1) / 2
-    best = min((index for index, loss in enumerate(losses) if loss == least), key=lambda index: abs(index - middle))
+    equals = (index for index, loss in enumerate(losses) if loss == least or is_negligible(loss - least, target))
+    best = min(equals, key=lambda index: abs(index - middle))
 
     def end(step: int) -> float:
         index = best

@@ -662,3 +662,72 @@ def test_the_examples_in_the_docstrings() -> None:
 
     assert doctest.testmod(convert).attempted
     assert not doctest.testmod(convert).failed
+
+
+def halved(case: str = "Adam") -> tuple[convert.Checkpoint, nn.Module]:
+    """A checkpoint whose squares of gradients are 0, as after saving in float16."""
+    model = Network()
+    optimizer = getattr(adamas.torch, case)(model.parameters())
+    for _ in range(20):
+        for p in model.parameters():
+            p.grad = torch.full_like(p, 1e-4)
+        optimizer.step()
+    checkpoint = convert.from_torch(model, optimizer)
+    for p in checkpoint.parameters.values():
+        p.state["exp_avg_sq"] = p.state["exp_avg_sq"].astype(np.float16).astype(np.float32)
+        assert not p.state["exp_avg_sq"].any()
+    return checkpoint, model
+
+
+@pytest.mark.parametrize("case", ["Adam", "AdamW", "NAdam", "RAdam"])
+def test_trap_T38_squares_saved_in_float16_are_mended_for_torch_optim(case: str) -> None:
+    """As for ``adamas.torch``, to the same numbers and with the same words."""
+    checkpoint, model = halved(case)
+    said, squares = [], []
+    for module in (adamas.torch, torch.optim):
+        optimizer = getattr(module, case)(model.parameters())
+        with pytest.warns(
+            UserWarning, match="exp_avg_sq was too small beside the first moment in 403 elements"
+        ) as caught:
+            convert.to_torch(checkpoint, model, optimizer)
+        said.append([str(warning.message) for warning in caught])
+        squares.append([state["exp_avg_sq"] for state in optimizer.state.values()])
+    assert len(said[0]) == len(said[1]) == 1
+    assert all(torch.equal(a, b) for a, b in zip(*squares, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("moment", "value", "words"),
+    [
+        ("exp_avg", np.nan, "'exp_avg' has a NaN"),
+        ("exp_avg_sq", -1.0, "'exp_avg_sq' has a negative number"),
+        ("step", -1.0, "'step' has to be a number of steps"),
+    ],
+)
+@pytest.mark.parametrize("target", ["torch.optim", "optax"])
+def test_trap_T38_a_state_that_cannot_be_is_refused(target: str, moment: str, value: float, words: str) -> None:
+    def put(checkpoint: convert.Checkpoint, model: nn.Module) -> None:
+        if target == "torch.optim":
+            convert.to_torch(checkpoint, model, torch.optim.Adam(model.parameters()))
+            return
+        params = {name: p.weight for name, p in checkpoint.parameters.items()}
+        convert.to_optax(checkpoint, params, pytest.importorskip("optax").adam(1e-3).init(params))
+
+    checkpoint, model = halved()
+    for p in checkpoint.parameters.values():
+        p.state[moment] = np.full_like(p.state[moment], value)
+    with pytest.raises(ValueError, match=f"parameter '.*' in the checkpoint: {words}"):
+        put(checkpoint, model)
+
+
+def test_trap_T38_squares_saved_in_float16_are_refused_for_optax_whose_state_has_no_hyperparameters() -> None:
+    optax = pytest.importorskip("optax")
+    checkpoint, _ = halved()
+    params = {name: p.weight for name, p in checkpoint.parameters.items()}
+    state = optax.adam(1e-3).init(params)
+    with pytest.raises(ValueError, match=r"too small beside the first moment in 403 elements .* \(to_numpy\)"):
+        convert.to_optax(checkpoint, params, state)
+    optimizer = adamas.numpy.Adam({name: p.weight.copy() for name, p in checkpoint.parameters.items()})
+    with pytest.warns(UserWarning, match="403 elements"):
+        convert.to_numpy(checkpoint, optimizer)
+    convert.to_optax(convert.from_numpy(optimizer), params, state)

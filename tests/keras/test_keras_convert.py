@@ -161,3 +161,28 @@ def test_a_model_without_a_step_has_no_state() -> None:
     checkpoint = convert.from_keras(model)
     assert len(checkpoint.parameters) == 4
     assert all(not p.state for p in checkpoint.parameters.values())
+
+
+def test_trap_T38_a_moved_state_is_checked() -> None:
+    """Squares that float16 made 0 are raised; what cannot be is refused, and nothing is changed."""
+    make_keras, make_torch = MEMBERS["adam"]
+    model, optimizer = in_torch(make_torch)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 1e-4)
+    optimizer.step()
+    checkpoint = convert.from_torch(model, optimizer)
+    exact = {name: p.state["exp_avg_sq"] for name, p in checkpoint.parameters.items()}
+    for p in checkpoint.parameters.values():
+        p.state["exp_avg_sq"] = 0 * p.state["exp_avg_sq"]
+    target = in_keras(make_keras())
+    with pytest.warns(UserWarning, match="exp_avg_sq was too small beside the first moment in 163 elements"):
+        convert.to_keras(checkpoint, target, names=NAMES)
+    moved = convert.from_keras(target).parameters
+    for name, p in moved.items():
+        layer, _, leaf = name.rpartition(".")
+        assert np.allclose(p.state["exp_avg_sq"], exact[f"{NAMES[layer.rpartition('.')[2]]}.{leaf}"], rtol=1e-5, atol=0)
+    checkpoint.parameters["0.bias"].state["exp_avg"][3] = np.nan
+    with pytest.raises(ValueError, match=r"parameter '.*hidden.bias' in the checkpoint: 'exp_avg' has a NaN"):
+        convert.to_keras(checkpoint, target, names=NAMES)
+    again = convert.from_keras(target).parameters
+    assert all(np.array_equal(p.state[key], moved[name].state[key]) for name, p in again.items() for key in p.state)

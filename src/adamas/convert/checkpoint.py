@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import os
 import re
+import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -18,6 +20,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .. import bounds, layout
+from ..family import Hyperparameters, Member
 from ..files import check_archive, replacing
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -33,6 +37,12 @@ _LEAVES = {
     "beta": "bias",
 }
 _WEIGHT, _STATE = "weight", "state"
+# Hyperparameters with which a second moment may be as small beside the first one as with any, and every moment is in use.
+_ANY: Hyperparameters = {
+    **{"lr": 1.0, "betas": (0.0, 1 - 2.0**-24), "alpha": 1 - 2.0**-24, "eps": 0.0, "eps_mode": "torch"},
+    **{"amsgrad": True, "centered": True, "nesterov": False},
+    **dict.fromkeys(("momentum", "dampening", "lr_decay", "momentum_decay"), 0.0),
+}
 
 
 @dataclass
@@ -178,6 +188,46 @@ class Moved:
             place.from_torch(parameter.weight),
             {key: place.from_torch(x) if x.ndim else x for key, x in parameter.state.items()},
         )
+
+    def check(self, member: Member, hyper_of: Callable[[str], Hyperparameters] | None) -> None:
+        """Checks moments and counts, and raises second moments that are too small beside the first ones, with a warning; see
+        ``adamas.bounds``. ``adamas.torch`` and ``adamas.numpy`` do it themselves.
+
+        Args:
+            member: which has the moments.
+            hyper_of: the hyperparameters of the parameter of this name here; None where they are unknown.
+
+        Raises:
+            ValueError: a moment or a count cannot be, or a second moment is too small and the hyperparameters are unknown.
+        """
+        raised: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        parameters = dict(self._parameters)
+        for name, source in self._source.items():
+            p = parameters[source]
+            if not p.state:
+                continue
+            moments = {key: p.state[key] for key in layout.signs(member) if key in p.state}
+            moments = {key: x for key, x in moments.items() if x.shape == p.weight.shape}
+            counts = {key: float(p.state.get(key, start)) for key, start in member.scalars}
+            try:
+                bounds.check_scalars(member, counts)
+                hyper = _ANY if hyper_of is None else hyper_of(name)
+                found = bounds.mended(np, member, [hyper], counts, moments)
+            except ValueError as error:
+                raise ValueError(f"parameter {name!r} in the checkpoint: {error}") from error
+            parameters[source] = Parameter(p.weight, {**p.state, **{key: x.values for key, x in found.items()}})
+            for key, x in found.items():
+                raised[key][repr(name)] = x.elements
+        for key, elements in raised.items():
+            if hyper_of is None:
+                raise ValueError(
+                    f"{key!r} in the checkpoint is too small beside the first moment in {sum(elements.values())} elements of "
+                    f"{', '.join(list(elements)[:5])}, as after saving in float16. The least that is possible depends on "
+                    "hyperparameters, which this state has not: put the checkpoint into an optimizer of adamas.numpy that has "
+                    "them (to_numpy), which raises these elements, and take it from there"
+                )
+            warnings.warn(bounds.mended_message(key, elements), stacklevel=3)
+        self._parameters = parameters
 
     def fitting(self, place: Place, shape: Iterable[int], dtype: str) -> Parameter:
         """The same, if it has the shape that is wanted, and can have the dtype of that name.

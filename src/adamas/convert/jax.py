@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import layout
 from ..extras import needs
+from ..family import MEMBERS, Member
 from ..layout import Slot
 from ..numpy import arrays
 from .checkpoint import Array, Checkpoint, Moved, Names, Place, gathered
@@ -69,12 +70,14 @@ def to_optax(checkpoint: Checkpoint, params: Tree, state: Tree, names: Names = N
 
     Raises:
         ValueError: a parameter has no counterpart, or one of another shape; two have counted differently, where JAX has one
-            count; or the state lacks a moment, or is one of other parameters.
+            count; or the state lacks a moment, is one of other parameters, or cannot be (a NaN, a negative square, or one that
+            float16 made 0).
     """
     before = _ours(_only(state))
     parameters = _parameters(params)
     places = {path: Place.of(path) for path in parameters}
     moved = Moved(checkpoint, places.values(), names)
+    moved.check(_member_with(before.moments), None)
     counts = moved.counts(places.values(), ["step", *before.scalars])
     moments = {name: _leaves_for(parameters, name, moment) for name, moment in before.moments.items()}
     lows = None if before.low_bits is None else _leaves_for(parameters, "low_bits", before.low_bits)
@@ -221,6 +224,12 @@ def _theirs(before: Any, state: State) -> Any:
     if isinstance(before, State):
         return state
     return before._replace(count=state.count, mu=state.moments["exp_avg"], nu=state.moments["exp_avg_sq"])
+
+
+def _member_with(moments: Mapping[str, Any]) -> Member:
+    """The first member with these moments: what they can be is the same for all."""
+    names = {name for name in moments if not _is_scale(name, moments)}
+    return next(member for member in MEMBERS.values() if names <= set(member.slots))
 
 
 def _is_scale(name: str, moments: Mapping[str, Any]) -> bool:

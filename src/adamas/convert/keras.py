@@ -56,13 +56,14 @@ def to_keras(checkpoint: Checkpoint, model: Any, optimizer: Optimizer | None = N
     Raises:
         TypeError: the optimizer is another one.
         ValueError: a parameter has no counterpart, or one of another shape; two have counted differently, where Keras has one
-            count; or the state lacks a moment. Nothing was changed.
+            count; or the state lacks a moment, or cannot be (a NaN, a negative square). Nothing was changed.
     """
     optimizer = _optimizer_of(model, optimizer)
     optimizer.build(_trainable(model))
     parameters = list(_parameters(model, optimizer))
     places = [Place.of(path_of(variable)) for variable, _ in parameters]
     moved = Moved(checkpoint, places, names)
+    moved.check(optimizer._member, lambda _: {**optimizer.hyperparameters(), "lr": 1.0})
     counts = moved.counts(places, ["step", *optimizer._scalars])
     values: list[tuple[Variable, Array]] = []
     for place, (variable, state) in zip(places, parameters, strict=True):

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import layout
 from ..extras import needs
+from ..family import ADAM, MEMBERS, Member
 from .checkpoint import Array, Checkpoint, Moved, Names, Place, gathered
 from .weights import narrowed, widened
 
@@ -49,7 +50,8 @@ def to_torch(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Op
             modules that they are in) to the names there, or a function.
 
     Raises:
-        ValueError: a parameter has no counterpart, or one of another shape, or its state does not fit. Nothing was changed.
+        ValueError: a parameter has no counterpart, or one of another shape, or its state does not fit or cannot be (a NaN, a
+            negative square). Nothing was changed.
     """
     parameters = _parameters(model)
     moved = Moved(checkpoint, [Place(name, is_kernel=False) for name, _ in parameters], names)
@@ -60,12 +62,15 @@ def to_torch(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Op
         for p, key in zip(group["params"], saved["params"], strict=True)
     }
     group_of = {p: group for group in optimizer.param_groups for p in group["params"]}
+    if missing := next((name for name, p in parameters if p not in group_of), None):
+        raise ValueError(f"parameter {missing!r} of the model is not one of the optimizer's")
+    if not isinstance(optimizer, Optimizer) and (member := _member_of(optimizer)) is not None:
+        named = dict(parameters)
+        moved.check(member, lambda name: {**group_of[named[name]], "lr": 1.0, "eps_mode": "torch"})
     weights: list[tuple[Tensor, Tensor]] = []
     unstepped: list[tuple[Tensor, Tensor]] = []  # with low bits
     for name, p in parameters:
         parameter = moved.fitting(Place(name, is_kernel=False), p.shape, storage.dtype_name(p.dtype))
-        if p not in group_of:
-            raise ValueError(f"parameter {name!r} of the model is not one of the optimizer's")
         is_split = storage.is_split(p, {"weights": "nearest", **group_of[p]})
         weight, low = narrowed(storage.dtype_name(p.dtype), parameter.weight, is_split)
         weights.append((p, _tensor(weight, p.dtype)))
@@ -90,6 +95,12 @@ def to_torch(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Op
         group = group_of[p]
         optimizer._initialize_state(group, next(i for i, other in enumerate(group["params"]) if other is p))
         optimizer.state[p][layout.LOW_BITS].copy_(low_bits)
+
+
+def _member_of(optimizer: torch.optim.Optimizer) -> Member | None:
+    """Which member an optimizer of ``torch.optim`` is, if it is one."""
+    members = {**MEMBERS, "AdamW": ADAM}
+    return next((one for name, one in members.items() if isinstance(optimizer, getattr(torch.optim, name))), None)
 
 
 def _parameters(model: nn.Module) -> list[tuple[str, Tensor]]:

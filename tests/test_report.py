@@ -26,7 +26,7 @@ from adamas.report.page import render
 from adamas.report.performance import performance_section, ratios, within
 from adamas.report.run_section import run_section
 from adamas.report.runs import read_run
-from adamas.report.section import has_data
+from adamas.report.section import Section, has_data
 from adamas.report.study_section import study_section
 from adamas.tasks import InputError
 from adamas.train import folder
@@ -35,6 +35,7 @@ from adamas.train import folder
 def text_of(page: str) -> str:
     """The words of a page, without its scripts and styles."""
     body = re.sub(r"<(script|style).*?</\1>", " ", page, flags=re.DOTALL)
+    body = re.sub(r'<span class="unbroken">(.*?)</span>', r"\1", body)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
 
 
@@ -479,6 +480,15 @@ def test_a_study_without_a_trial_is_an_error(tmp_path):
     with pytest.raises(InputError) as caught:
         compose([tmp_path / "s.sqlite"])
     assert caught.value.parameter == "runs"
+
+
+def test_no_line_of_a_sentence_ends_within_a_number():
+    sentences = ["adam & sgd are at 2.799e-13 ± 0 and <3e-05", "1e-1 to 12"]
+    page = render("t", "", [Section("t", sentences, warnings=["below 5e-8"])])
+    assert re.findall(r'<span class="unbroken">(.*?)</span>', page) == ["2.799e-13", "3e-05", "1e-1", "5e-8"]
+    assert re.search(r"\.unbroken {[^}]*white-space: nowrap", page)
+    words = text_of(page)
+    assert all(sentence in words for sentence in sentences)
 
 
 def test_a_page_of_many_long_runs_stays_small(tmp_path):

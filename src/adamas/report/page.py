@@ -8,14 +8,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adamas.charts.palette import colour, repeated
 from adamas.report.numbers import NOTHING
 from adamas.report.section import Section, Table
 
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
 # A number with its unit and what is beside it: "0.97", "12 of 20", "1 min 3 s", "1e-4 to 1e-2", "4.1 MB", "12%".
 _NUMBER = re.compile(r"[-−]?\d[\d,.]*(e-?\d+)?%?( ?(of|to|ms|s|min|h|kB|MB|GB|bytes|-?\d[\d,.]*(e-?\d+)?))*")
+
+# Browsers break a line behind the hyphen of "2.8e-13".
+_BREAKABLE = re.compile(r"[\d.]+e-\d+")
 
 
 def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
@@ -26,6 +32,7 @@ def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["kinds"] = kinds
+    environment.filters["unbroken"] = unbroken
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     template = environment.from_string(files("adamas.report").joinpath("page.html").read_text(encoding="utf-8"))
     return template.render(
@@ -39,6 +46,13 @@ def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         ],
         plotly_js=plotly_js(),
     )
+
+
+def unbroken(sentence: str) -> Markup:
+    """Return a sentence as HTML in which no line ends within a number."""
+    from markupsafe import Markup, escape
+
+    return Markup(_BREAKABLE.sub(r'<span class="unbroken">\g<0></span>', str(escape(sentence))))
 
 
 @dataclass(frozen=True)

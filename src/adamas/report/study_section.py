@@ -239,7 +239,10 @@ def _pairs(judgement: Judgement) -> Table:
         for pair in judgement.pairs
     ]
     header = ["pair", f"difference in {spoken(judgement.metric)}", "p", "p adjusted", "verdict"]
-    note = "Paired by seed. The adjusted p allows for how many pairs were looked at."
+    note = (
+        "Paired by seed. The adjusted p allows for how many pairs were looked at. A difference under a millionth of the "
+        "target is a tie whatever its p."
+    )
     return Table("Pairs", header, rows, note, folded=len(rows) > 15)
 
 

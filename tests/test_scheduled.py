@@ -18,10 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from members import CASES, Case
 
+import adamas.numpy as an
 import adamas.torch as at
 from adamas.schedules import (
     Feedback,
@@ -806,6 +808,21 @@ def test_what_a_plateau_observed_may_be_a_list_in_a_checkpoint() -> None:
     second.load_state_dict(saved)
     assert again.state_dict() == plateau.state_dict()
     assert moved(second) == moved(first) == 0.5e-2
+
+
+def test_what_a_plateau_observed_may_be_a_list_in_a_checkpoint_of_arrays() -> None:
+    def make() -> tuple[an.Adam, Plateau]:
+        plateau = Plateau(factor=0.5, patience=0)
+        return an.Adam([np.ones(3, np.float32)], lr=1e-2 * plateau), plateau
+
+    (first, plateau), (second, again) = make(), make()
+    observe(plateau, [1.0, 1.0])
+    saved = first.state_dict()
+    groups = json.loads(str(saved["param_groups"]))
+    groups[0]["plateaus"] = json.loads(groups[0]["plateaus"])
+    second.load_state_dict({**saved, "param_groups": np.array(json.dumps(groups))})
+    assert again.state_dict() == plateau.state_dict()
+    assert second.param_groups[0]["lr"] == 0.5e-2
 
 
 def test_a_rule_of_ones_own() -> None:

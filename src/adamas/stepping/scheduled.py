@@ -204,7 +204,7 @@ def refuse_lr_scale(group: dict[str, Any], schedule: Schedule) -> None:
 def _read(given: Any) -> list[dict[str, Any]]:
     """The states of what observes, from what a group has: text, or in older checkpoints the list itself."""
     try:
-        states = [] if given is None else given if isinstance(given, list) else json.loads(given)
+        states = [] if given is None else list(given) if isinstance(given, list | tuple) else json.loads(given)
     except (TypeError, ValueError, RecursionError):
         states = None
     if not isinstance(states, list) or not all(isinstance(state, dict) for state in states):

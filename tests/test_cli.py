@@ -143,6 +143,7 @@ with missing(*{missing!r}):
         ("schedule cosine", "--steps is missing: cosine has no end of its own"),
         ("schedule exponential(0.5)", "--steps is missing: exponential(0.5) has no end of its own"),
         ("schedule constant()", "--steps is missing: constant() has no end of its own"),
+        ("schedule cosine(1e300)", "--steps is missing: cosine(1e300) has 1e+300, say how many to draw"),
         ("schedule cosine(9) --steps 0", "--steps must be a whole number from 1 to"),
         ("schedule cosine(9) --lr -1", "--lr must be a number from 0 up, got -1.0"),
         ("schedule 3*cosine(9) --lr 1", "--lr is given, and the expression has a rate in it (3)"),

@@ -555,8 +555,15 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
             "schedule has a rate in it (0.0003), and lr is given too (0.1)",
         ),
         ({"schedule": "3e-4 * cosine(100)", "lr": "auto"}, "schedule has a rate in it (0.0003), and lr is given too"),
-        ({"schedule": "-1 * cosine(100)"}, "schedule gives a rate of -1 at step 0: it must be a number from 0 up"),
-        ({"schedule": "linear(100, end=-1)"}, "schedule gives a rate of -2e-05 at step 51: it must be a number from 0"),
+        (
+            {"schedule": "-1 * cosine(100)"},
+            "schedule gives a rate of -1 at step 0: it must be a finite number from 0 up",
+        ),
+        ({"schedule": "step(3, 1e-6)"}, "schedule gives a rate of inf at step 1: it must be a finite number from 0 up"),
+        (
+            {"schedule": "linear(100, end=-1)"},
+            "schedule gives a rate of -2e-05 at step 51: it must be a finite number from 0",
+        ),
         ({"schedule": "exponential(1e9)"}, "schedule gives a rate of inf at step "),
         ({"plateau": "cosine(100)"}, "plateau must be default, or such as 'Plateau(factor=0.5, patience=2)'"),
         ({"plateau": "Plateau(factor=2)"}, "plateau cannot be read: Plateau: factor must be below 1, got 2"),

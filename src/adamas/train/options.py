@@ -171,7 +171,7 @@ class Options:
         if wrong.any():
             step = int(at[wrong.argmax()])
             raise InputError(
-                "schedule", f"gives a rate of {rate(step):g} at step {step}: it must be a number from 0 up"
+                "schedule", f"gives a rate of {rate(step):g} at step {step}: it must be a finite number from 0 up"
             )
         return rate if self.plateau is None else rate * self._plateau(plateau_mode)
 

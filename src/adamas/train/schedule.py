@@ -74,8 +74,12 @@ def _chosen(expression: str, steps: int | None, lr: float | None) -> tuple[Sched
     chosen = choose_schedule(expression, steps or 1, "expression")
     if steps is None:
         length = None if expression in SCHEDULES else chosen.length
-        if not length or length > MOST_STEPS:
+        if not length:
             raise InputError("steps", f"is missing: {expression} has no end of its own, say over how many steps")
+        if length > MOST_STEPS:
+            raise InputError(
+                "steps", f"is missing: {expression} has {length:g}, say how many to draw, up to {MOST_STEPS:,}"
+            )
         steps = math.ceil(length)
     if lr is not None and chosen.is_rate:
         raise InputError(

@@ -94,7 +94,10 @@ class Plan:
 
     def reached(self) -> int:
         """The highest step that a parameter will have reached, 0 where none was prepared."""
-        return int(max((row[0] for _, row in self._advanced), default=0))
+        most = 0.0
+        for _, row in self._advanced:
+            most = max(most, row[0])
+        return int(most)
 
     def step_elsewhere(self) -> None:
         """Steps what was prepared and the engine does not step; called before the engine steps the rest."""

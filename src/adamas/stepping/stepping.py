@@ -134,8 +134,7 @@ class Stepping:
     def _scheduled(self, plans: Sequence[Plan], steps: int | None) -> Sequence[Plan]:
         """The plans, for the numbers that the schedules give the coming step. It comes after so many steps, or, where that is
         None, after those of the states."""
-        is_counted = self._counted[0] is plans and steps in (None, self._counted[1])
-        if is_counted and all(one.is_untouched() for one in self._schedules):
+        if self._counted[0] is plans and (steps is None or steps == self._counted[1]) and self._is_untouched():
             return plans
         if steps is None:
             steps = steps_done(self.state.values())
@@ -151,6 +150,13 @@ class Stepping:
         plans = self._current_plans()
         self._counted = plans, self._counted[1]
         return plans
+
+    def _is_untouched(self) -> bool:
+        """Whether nothing else has written what the schedules have."""
+        for one in self._schedules:  # noqa: SIM110 - all() takes 0.3 µs more
+            if not one.is_untouched():
+                return False
+        return True
 
     # ---- the step
 
@@ -264,17 +270,26 @@ class Stepping:
 
         Returns what a schedule raises, which is to be raised after this step.
         """
-        held = any(one.is_held() for one in self._schedules)  # and then not written in what follows
-        done = max([self._counted[1], *([found.reached, *(plan.reached() for plan in plans)] if moves else ())])
-        problem = None
+        # In plain loops: generators take a microsecond more.
+        held, done, problem = False, self._counted[1], None
+        for one in self._schedules:
+            held = held or one.is_held()  # and then not written in what follows
+        if moves:
+            done = max(done, found.reached)
+            for plan in plans:
+                done = max(done, plan.reached())
         try:
-            changes += [change for one in self._schedules for change in one.refreshed(done)]
+            ahead: list[Change] = []
+            for one in self._schedules:
+                ahead += one.refreshed(done)
+            changes += ahead
         except Exception as error:
             problem = error
         # Without plans, the next step counts anew.
-        counted = None if held or problem else plans, done
         own = vars(self)
-        changes += [(own, "_held", held), (own, "_counted", counted)]
+        changes.append((own, "_counted", (None if held or problem else plans, done)))
+        if held is not self._held:
+            changes.append((own, "_held", held))
         return problem
 
     def _is_measured(self) -> bool:

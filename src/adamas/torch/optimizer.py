@@ -175,7 +175,10 @@ class GroupPlan(Plan):
 
     def reached(self) -> int:
         """See ``Plan.reached``."""
-        return max([super().reached(), *(int(row[0]) for _, row in self._advanced_elsewhere)])
+        most = super().reached()
+        for _, row in self._advanced_elsewhere:
+            most = max(most, int(row[0]))
+        return most
 
     def step_elsewhere(self) -> None:
         """See ``Plan.step_elsewhere``."""

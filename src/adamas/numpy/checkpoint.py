@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from .. import bounds, layout
 from ..family import Member
 from ..hyperparameters import shown
-from ..stepping.resuming import check_choice, check_group, hypers_of, merged, rehearse
+from ..stepping.resuming import HypersAfter, check_choice, check_group, hypers_of, merged, rehearse
 from ..stepping.scheduled import OBSERVED
 from . import arrays
 from .arrays import Array
@@ -71,8 +71,8 @@ def load(optimizer: Optimizer, state_dict: Mapping[str, Any], hyperparameters: s
     state: dict[str, dict[str, Array]] = {}
     conversions: Counter[tuple[str, str, str]] = Counter()
     mended: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for group, given in zip(new_groups, saved_groups, strict=True):
-        hypers = hypers_of(group, given)
+    for group, given, own in zip(new_groups, saved_groups, schedules, strict=True):
+        hypers = hypers_of(group, given, own)
         for i, name in enumerate(group["param_names"]):
             if (entries := saved_state.get(saved_name[name])) is not None:
                 state[name], raised = _loaded(optimizer, group, i, entries, hypers, conversions)
@@ -159,7 +159,7 @@ def _loaded(
     group: Mapping[str, Any],
     index: int,
     entries: Mapping[str, Array],
-    hypers: Sequence[Mapping[str, Any]],
+    hypers: HypersAfter,
     conversions: Counter[tuple[str, str, str]],
 ) -> tuple[dict[str, Array], dict[str, int]]:
     """One parameter's state as its optimizer keeps it, from what was saved: every array a copy, each moment in its format.
@@ -210,7 +210,7 @@ def _loaded(
 
 def _mended(
     member: Member,
-    hypers: Sequence[Mapping[str, Any]],
+    hypers: HypersAfter,
     name: str,
     scalars: Mapping[str, Array],
     values: Mapping[str, Array],
@@ -221,7 +221,7 @@ def _mended(
     wide = {moment: x if x.dtype in _EXACT else x.astype(np.float32) for moment, x in wide.items()}
     try:
         bounds.check_scalars(member, counts)
-        return bounds.mended(np, member, hypers, counts, wide)
+        return bounds.mended(np, member, hypers(counts["step"]), counts, wide)
     except ValueError as error:
         raise _unfit(f"parameter {name}: {error}{_REMEDY}") from error
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..hyperparameters import shown
 from .scheduled import OBSERVED, GroupSchedules
 
 # Present in a group, but not hyperparameters: what belongs to this optimizer and its parameters, whatever was saved.
 _BOOKKEEPING = ("params", "param_names", "base_lr", "state", "rows", OBSERVED)
+
+# The hyperparameters that a state may have come of, by how many steps it has seen.
+HypersAfter: TypeAlias = Callable[[float], Sequence[Mapping[str, Any]]]
+
+_SAMPLES = 64  # of the steps so far, at which a scheduled β is asked for
 
 # What is counted and remembered over the steps, as it is before the first.
 COUNTS = {"skipped_steps": 0, "clipped_steps": 0, "grad_norms": ()}
@@ -63,10 +68,20 @@ def _unfit(index: int) -> Iterator[None]:
         raise ValueError(f"loaded state dict does not fit: parameter group {index}: {error}") from error
 
 
-def hypers_of(group: Mapping[str, Any], saved: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The hyperparameters that a loaded state may have come of: those that count from now on, and those that were saved."""
+def hypers_of(group: Mapping[str, Any], saved: Mapping[str, Any], schedules: GroupSchedules) -> HypersAfter:
+    """The hyperparameters that a loaded state may have come of, by how many steps it has seen.
+
+    They are those that count from now on, those that were saved, and those that schedules of β gave before; not those that
+    they will give, of which no state has come.
+    """
     shares = {name: saved[name] for name in ("betas", "alpha") if name in group and _is_share(saved.get(name))}
-    return [group, {**group, **shares}]
+    hypers = [group, {**group, **shares}]
+
+    def after(steps: float) -> list[Mapping[str, Any]]:
+        past = {schedules.betas_at(int(steps * share / _SAMPLES)) for share in range(_SAMPLES)}
+        return [*hypers, *({**group, "betas": betas} for betas in past if _is_share(betas))]
+
+    return after if schedules.has_betas() else lambda _: hypers
 
 
 def _is_number(x: Any) -> bool:

@@ -153,6 +153,15 @@ class GroupSchedules:
         """What a hyperparameter of the group is at a step."""
         return float(self.schedules[name](step) if name in self.schedules else _get(self.group, name))
 
+    def has_betas(self) -> bool:
+        """Whether a β is scheduled."""
+        return any(name in self.schedules for name in _BETAS)
+
+    def betas_at(self, step: int) -> tuple[float, float]:
+        """What β1 and β2 are at a step."""
+        first, second = (self.value_at(name, step) for name in _BETAS)
+        return first, second
+
     def observed(self) -> Iterator[Observed]:
         """What the schedules have in them that observes a metric."""
         for schedule in self.schedules.values():

@@ -54,8 +54,8 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str)
     state: defaultdict[Any, Any] = defaultdict(dict)
     conversions: Counter[conversion.Conversion] = Counter()
     mended: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for group, saved in zip(new_groups, saved_groups, strict=True):
-        hypers = hypers_of(group, saved)
+    for group, saved, own in zip(new_groups, saved_groups, schedules, strict=True):
+        hypers = hypers_of(group, saved, own)
         for i, p in enumerate(group["params"]):
             if (key := saved_id[id(p)]) in saved_state:
                 entry = decode_state(saved_state[key], optimizer._member.slots, names[key], group_of[key])

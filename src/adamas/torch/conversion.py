@@ -7,7 +7,7 @@ and the other way round, since the arithmetic has both. Anything else is convert
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +18,7 @@ from .. import bounds, layout
 from ..family import MEMBERS, Member
 from ..hyperparameters import shown
 from ..layout import Slot
+from ..stepping.resuming import HypersAfter
 from . import storage
 from .foreign import Decoded
 from .storage import dtype_name
@@ -58,7 +59,7 @@ def loaded(
     index: int,
     name: str,
     saved: Decoded,
-    hypers: Sequence[Mapping[str, Any]],
+    hypers: HypersAfter,
 ) -> Loaded:
     """The state that a parameter is to have, from what was saved of it.
 
@@ -68,7 +69,7 @@ def loaded(
         index: where the parameter stands in it.
         name: what errors call the parameter.
         saved: its entry in the state dict, decoded.
-        hypers: the hyperparameters that it may have come of.
+        hypers: the hyperparameters that it may have come of, by the steps that it has seen.
 
     Raises:
         ValueError: the entry is none that the parameter can have.
@@ -106,7 +107,7 @@ def loaded(
 
 def _mended(
     member: Member,
-    hypers: Sequence[Mapping[str, Any]],
+    hypers: HypersAfter,
     name: str,
     scalars: Mapping[str, Any],
     values: Mapping[str, Tensor],
@@ -121,7 +122,7 @@ def _mended(
     }
     try:
         bounds.check_scalars(member, counts)
-        found = bounds.mended(torch, member, hypers, counts, wide)
+        found = bounds.mended(torch, member, hypers(counts["step"]), counts, wide)
     except ValueError as error:
         raise _unfit(f"parameter {name}: {error}{_REMEDY}") from error
     # As wide as it was, if it is kept as it is.

@@ -96,7 +96,8 @@ class Plan:
         """The highest step that a parameter will have reached, 0 where none was prepared."""
         most = 0.0
         for _, row in self._advanced:
-            most = max(most, row[0])
+            if row[0] > most:
+                most = row[0]
         return int(most)
 
     def step_elsewhere(self) -> None:

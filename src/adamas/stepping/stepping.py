@@ -274,15 +274,11 @@ class Stepping:
         held, done, problem = False, self._counted[1], None
         for one in self._schedules:
             held = held or one.is_held()  # and then not written in what follows
-        if moves:
-            done = max(done, found.reached)
-            for plan in plans:
-                done = max(done, plan.reached())
+        for reached in (found.reached, *[plan.reached() for plan in plans]) if moves else ():
+            if reached > done:
+                done = reached
         try:
-            ahead: list[Change] = []
-            for one in self._schedules:
-                ahead += one.refreshed(done)
-            changes += ahead
+            changes += [change for one in self._schedules for change in one.refreshed(done)]
         except Exception as error:
             problem = error
         # Without plans, the next step counts anew.

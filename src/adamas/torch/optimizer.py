@@ -175,10 +175,12 @@ class GroupPlan(Plan):
 
     def reached(self) -> int:
         """See ``Plan.reached``."""
-        most = super().reached()
-        for _, row in self._advanced_elsewhere:
-            most = max(most, int(row[0]))
-        return most
+        most = 0.0
+        for advanced in (self._advanced, self._advanced_elsewhere):
+            for _, row in advanced:
+                if row[0] > most:
+                    most = row[0]
+        return int(most)
 
     def step_elsewhere(self) -> None:
         """See ``Plan.step_elsewhere``."""

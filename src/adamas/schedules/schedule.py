@@ -20,10 +20,8 @@ import numpy as np
 
 Number: TypeAlias = Any  # a float, or an array of the namespace in use
 
-DEEPEST, LARGEST = (
-    150,
-    1000,
-)  # schedules within schedules: Python recurses through them, and each costs time at every step
+# Schedules within schedules: Python recurses through them, and each costs time at every step.
+DEEPEST, LARGEST = 150, 1000
 LAST_STEP = MOST_TURNS = 2.0**126  # whatever is beyond counts as this, which float32 has too
 _LARGEST_FLOAT = sys.float_info.max
 _EXACT = 2**53  # larger integers become floats

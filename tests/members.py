@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import adamas.torch
-from adamas import rule
+from adamas import rule_before as rule
 from adamas.family import Coefficients
 
 

@@ -32,7 +32,11 @@ def test_importing_adamas_loads_nothing_else_and_no_framework_comes_with_the_eng
         ("numpy", set(), True),
         ("convert", set(), False),
         ("schedules", set(), False),
-        ("family, adamas.rule, adamas.formats, adamas.layout, adamas.hyperparameters, adamas.lr_finding", set(), False),
+        (
+            "family, adamas.rule_before, adamas.rule.members, adamas.formats, adamas.layout, adamas.hyperparameters, adamas.lr_finding",
+            set(),
+            False,
+        ),
         ("stepping", set(), True),
         ("scipy", {"scipy"}, False),
         ("torch", {"torch"}, True),

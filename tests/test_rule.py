@@ -8,7 +8,8 @@ import torch
 from members import CASES, Case, moments_of, next_numbers, ulp
 
 import adamas.torch
-from adamas import _engine, family, rule
+from adamas import _engine, family
+from adamas import rule_before as rule
 from adamas.family import Shape
 
 OPTIONS = [

@@ -26,7 +26,7 @@ from scipy.optimize import (
 )
 
 import adamas.scipy
-from adamas import rule
+from adamas import rule_before as rule
 from adamas.schedules import Plateau, cosine, warmup
 from adamas.scipy import METHODS, adam, minimize_stochastic
 

@@ -23,7 +23,7 @@ from keras_cases import (
 )
 
 import adamas.keras as ak
-from adamas import rule
+from adamas import rule_before as rule
 from adamas.schedules import cosine
 
 pytestmark = pytest.mark.keras

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .. import layout, rule
+from .. import layout
+from .. import rule_before as rule
 from ..family import Coefficients, Member, Shape, Traced
 from . import storage
 from .backend import arrays

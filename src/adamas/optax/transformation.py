@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .. import layout, rule
+from .. import layout
+from .. import rule_before as rule
 from ..family import Coefficients, Member, Shape, Traced
 from ..formats import tensor_key
 from ..hyperparameters import CHOICES, Weights, check_state

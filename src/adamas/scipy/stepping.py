@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .. import rule
+from .. import rule_before as rule
 from ..family import Member
 from ..hyperparameters import number
 from ..schedules import Schedule

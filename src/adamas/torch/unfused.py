@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import formats, layout, rule
+from .. import formats, layout
+from .. import rule_before as rule
 from ..family import Coefficients, Shape
 from . import storage
 

@@ -1,0 +1,277 @@
+"""What a member of the family is declared as: its hyperparameters, the tensors it keeps, its numbers of a step, its rule."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
+
+Array = Any
+Hypers = Mapping[str, Any]
+Scalars = Mapping[str, float]
+Numbers = dict[str, Any]
+
+
+# ---- state
+
+
+@dataclass(frozen=True)
+class State:
+    """A tensor that a rule keeps for each parameter, of the parameter's shape.
+
+    Attributes:
+        role: what the rule calls it.
+        signed: whether its values can be negative.
+        decay: the number of the rule that multiplies it at every step; None if nothing does. A state that decays is flushed to
+            zero where it falls below the smallest normal number and the gradient is zero, and the scale of its 8-bit codes
+            decays with it.
+        draw: the index of its random numbers, with which an average in 16 bits is rounded stochastically. None: it is
+            rounded to the nearest, as a maximum has to be.
+        codes: how its 8-bit codes are rounded: ``"nearest"``, or ``"dithered"`` with the same random numbers.
+    """
+
+    role: str
+    signed: bool
+    decay: str | None
+    draw: int | None
+    codes: Literal["nearest", "dithered"] = "nearest"
+
+
+WEIGHT_DRAW = 2  # the index of the random numbers that round a weight
+
+
+# ---- the rule
+
+
+class Rule(ABC):
+    """A rule: how the gradient changes the states, and which update comes of them.
+
+    The step of the weight, and with it the decay, is not the rule's: it is ``p ← k·p − η·u`` (``adamas.rule.house``). Rules
+    that compare equal are the same.
+
+    Attributes:
+        name: of the rule, unique among all rules.
+        states: the tensors that it keeps, in the order in which ``update`` takes them.
+        numbers: the names of the numbers that it reads, in the order in which the engine takes them.
+    """
+
+    name: str
+    states: tuple[State, ...]
+    numbers: tuple[str, ...]
+
+    @abstractmethod
+    def update(self, k: Any, xp: Any, g: Array, *states: Array) -> tuple[Array, ...]:
+        """The update ``u`` and the new states, in order. Nothing is written in place.
+
+        Args:
+            k: has the numbers of the step as attributes.
+            xp: an array namespace with ``abs``, ``sqrt``, ``sign``, ``where`` and ``maximum``.
+            g: the gradient, in float32 (float64 for float64 weights).
+            states: as they were after the last step.
+        """
+
+    def at(self, numbers: Any) -> Rule:
+        """The rule for a step with these numbers: itself, but for rules that leave out a part of themselves in some steps."""
+        return self
+
+    def variants(self) -> Iterator[Rule]:
+        """The rules that ``at`` returns for numbers that are known."""
+        yield self
+
+
+@dataclass(frozen=True)
+class OwnRule(Rule):
+    """A rule that is a function of its own: ``function(k, xp, g, *states)``."""
+
+    name: str
+    states: tuple[State, ...]
+    numbers: tuple[str, ...]
+    function: Callable[..., tuple[Array, ...]]
+
+    def update(self, k: Any, xp: Any, g: Array, *states: Array) -> tuple[Array, ...]:
+        """See ``Rule.update``."""
+        return self.function(k, xp, g, *states)
+
+
+# ---- numbers of a step
+
+
+class Host:
+    """What the formulas of a step use beside arithmetic, on Python's numbers."""
+
+    number = float
+    sqrt = math.sqrt
+
+    @staticmethod
+    def either(
+        condition: bool, yes: Callable[[], tuple[Any, ...]], no: Callable[[], tuple[Any, ...]]
+    ) -> tuple[Any, ...]:
+        """The numbers of ``yes`` if the condition holds, else those of ``no``."""
+        return yes() if condition else no()
+
+
+class Traced:
+    """The same on float64 arrays of a namespace, whose values are known only when a compiled program runs."""
+
+    def __init__(self, xp: Any) -> None:
+        self._xp = xp
+
+    @staticmethod
+    def number(value: Any) -> Any:
+        """The value itself."""
+        return value
+
+    def sqrt(self, value: Any) -> Any:
+        """The root, and 0 for negative numbers: ``either`` computes both sides, of which one may have no root."""
+        return self._xp.sqrt(self._xp.maximum(value, 0.0))
+
+    def either(self, condition: Any, yes: Callable[[], tuple[Any, ...]], no: Callable[[], tuple[Any, ...]]) -> Any:
+        """See ``Host.either``."""
+        return tuple(self._xp.where(condition, one, other) for one, other in zip(yes(), no(), strict=True))
+
+
+# ---- hyperparameters
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """A hyperparameter of a member.
+
+    Attributes:
+        name: as in ``torch.optim``.
+        default: as in ``torch.optim`` or in the paper.
+        doc: what it is, for the ``Args`` of the docstrings.
+        may_be_scheduled: whether a schedule may stand there.
+        structural: whether the rule is another one where it is 0 or False.
+        elsewhere: the defaults of other frameworks, where they differ, by adapter (``"keras"``, ``"optax"``, ``"scipy"``).
+    """
+
+    name: str
+    default: Any
+    doc: str
+    may_be_scheduled: bool = False
+    structural: bool = False
+    elsewhere: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Number(Hyperparameter):
+    """A number from 0 up."""
+
+
+class Share(Hyperparameter):
+    """A number from 0 up to but not including 1."""
+
+
+class Shares(Hyperparameter):
+    """Several numbers, each from 0 up to but not including 1, as a tuple."""
+
+
+class Flag(Hyperparameter):
+    """True or False."""
+
+
+@dataclass(frozen=True)
+class Choice(Hyperparameter):
+    """One of a few words."""
+
+    choices: tuple[str, ...] = ()
+
+
+# ---- the member
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of the family.
+
+    Attributes:
+        name: of the class in ``adamas.torch``, as in ``torch.optim`` where there is such a one.
+        title: what it is, in one sentence, with its source.
+        equations: its rule in LaTeX.
+        hyperparameters: in the order of the signature. What all members share (``weight_decay``, ``decay``, ``maximize``, …)
+            is in ``adamas.rule.hyperparameters``.
+        rule: the rule for some hyperparameters.
+        numbers: the numbers that the rule reads, by name, for hyperparameters and scalars; ``eta`` is the rate where that is
+            not ``lr``. The last argument is ``Host`` or a ``Traced``. Computed in float64.
+        names: what the state calls the tensors, by their roles: PyTorch's names.
+        starts: the hyperparameter that a state begins with, by its role; others begin with 0.
+        scalars: the numbers that each parameter carries, with their initial values.
+        advance: the scalars of the next step.
+        weight_decay: the default of ``weight_decay``.
+        decay: the default of ``decay``.
+        variant_of: the member whose state it has, where only defaults differ (AdamW's is Adam's).
+    """
+
+    name: str
+    title: str
+    equations: str
+    hyperparameters: tuple[Hyperparameter, ...]
+    rule: Callable[[Hypers], Rule]
+    numbers: Callable[[Hypers, Scalars, Any], Numbers]
+    names: Mapping[str, str]
+    starts: Mapping[str, str] = field(default_factory=dict)
+    scalars: tuple[tuple[str, float], ...] = (("step", 0.0),)
+    advance: Callable[[Hypers, Scalars], dict[str, float]] = lambda hyper, scalars: {"step": scalars["step"] + 1}
+    weight_decay: float = 0.0
+    decay: str = "l2"
+    variant_of: str | None = None
+
+    HOUSE: ClassVar[tuple[str, ...]] = ("s", "l2", "l1", "k", "eta")
+
+    @cached_property
+    def states(self) -> dict[str, State]:
+        """All tensors that it may keep, by their names in the state, whatever the options are."""
+        found = {self.names[state.role]: state for rule in self.rules() for state in rule.states}
+        return {name: found[name] for name in self.names.values()}
+
+    def rules(self) -> list[Rule]:
+        """All rules that it can have, each once."""
+        structural = [h for h in self.hyperparameters if h.structural]
+        found: dict[Rule, None] = {}
+        for values in itertools.product((False, True), repeat=len(structural)):
+            hyper = {h.name: value for h, value in zip(structural, values, strict=True)}
+            for rule in self.rule(hyper).variants():
+                found[rule] = None
+        return list(found)
+
+    def state_names(self, hyper: Hypers) -> tuple[str, ...]:
+        """The names of the tensors that the hyperparameters call for, in the order of the rule's states."""
+        return tuple(self.names[state.role] for state in self.rule(hyper).states)
+
+    def start_of(self, name: str, hyper: Hypers) -> float:
+        """The value that the state of this name begins with everywhere."""
+        for role, hyperparameter in self.starts.items():
+            if self.names[role] == name:
+                return float(hyper.get(hyperparameter, 0.0))
+        return 0.0
+
+    def numbers_of(self, hyper: Hypers, scalars: Scalars, scale: float = 1.0, f: Any = Host) -> SimpleNamespace:
+        """The numbers of a step: the rule's, and the house's (scale of the gradient, penalties, decay, rate).
+
+        Args:
+            hyper: the hyperparameters.
+            scalars: after ``advance``.
+            scale: multiplies the gradient (clipping, loss scaling).
+            f: ``Host``, or a ``Traced`` where numbers are arrays.
+        """
+        lr, weight_decay = f.number(hyper["lr"]), hyper["weight_decay"]
+        keep, l2 = 1.0, 0.0
+        if hyper["decay"] == "l2":
+            l2 = weight_decay
+        elif hyper["decay"] == "decoupled":
+            keep = 1 - lr * weight_decay
+        else:  # independent: by the schedule's factor alone, not by the learning rate
+            base = float(hyper["base_lr"])
+            keep = 1 - (lr / base if base else 0.0) * weight_decay
+        house = {"s": -scale if hyper["maximize"] else scale, "l2": l2, "l1": hyper["l1"], "k": keep, "eta": lr}
+        return SimpleNamespace(**(house | self.numbers(hyper, scalars, f)))
+
+
+def has_penalty(hyper: Hypers) -> bool:
+    """Whether a penalty goes through the gradient."""
+    return bool(hyper["l1"] != 0 or (hyper["weight_decay"] != 0 and hyper["decay"] == "l2"))

@@ -1,0 +1,33 @@
+"""What every rule has around it: the gradient that the user meant, and the step of the weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .declaration import Rule
+
+Array = Any
+
+
+def gradient(k: Any, xp: Any, p: Array, g: Array, penalized: bool) -> Array:
+    """The gradient that the user meant: scaled, and with the coupled penalties."""
+    g = k.s * g
+    return g + k.l2 * p + k.l1 * xp.sign(p) if penalized else g
+
+
+def step(
+    rule: Rule, k: Any, xp: Any, p: Array, g: Array, states: tuple[Array, ...], penalized: bool
+) -> tuple[Array, tuple[Array, ...]]:
+    """One step of a rule: the new weight and the new states. Nothing is written in place.
+
+    Args:
+        rule: the rule.
+        k: the numbers of the step.
+        xp: the arrays' namespace.
+        p: the weight.
+        g: its gradient.
+        states: the rule's, in its order.
+        penalized: whether ``k.l2`` and ``k.l1`` count.
+    """
+    update, *after = rule.update(k, xp, gradient(k, xp, p, g, penalized), *states)
+    return k.k * p - k.eta * update, tuple(after)

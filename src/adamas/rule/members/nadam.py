@@ -1,0 +1,64 @@
+"""NAdam."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..corrections import BETAS, BIAS_CORRECTION, EPS, EPS_MODE, EPS_ROOT, bias_corrections, placed_eps
+from ..declaration import Hypers, Member, Number, Numbers, Scalars
+from ..sentence import Sentence
+
+
+def _mu(hyper: Hypers, step: Any) -> Any:
+    return hyper["betas"][0] * (1 - 0.5 * 0.96 ** (step * hyper["momentum_decay"]))
+
+
+def _advance(hyper: Hypers, scalars: Scalars) -> dict[str, float]:
+    step = scalars["step"] + 1
+    return {"step": step, "mu_product": scalars["mu_product"] * _mu(hyper, step)}
+
+
+def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
+    beta1, beta2 = hyper["betas"]
+    step, product = scalars["step"], scalars["mu_product"]
+    mu, mu_next = _mu(hyper, step), _mu(hyper, step + 1)
+    _, w = bias_corrections(hyper, step)
+    c, d = mu_next, 1 - mu
+    if hyper["bias_correction"]:
+        c, d = c / (1 - product * mu_next), d / (1 - product)
+    return {
+        "a1": beta1,
+        "b1": 1 - beta1,
+        "a2": beta2,
+        "b2": 1 - beta2,
+        "c": c,
+        "d": d,
+        "w": w,
+        "eps": placed_eps(hyper, w, f),
+        "root": hyper.get("eps_root", 0.0),
+    }
+
+
+NADAM = Member(
+    name="NAdam",
+    title=("NAdam (Dozat, 2016, Incorporating Nesterov Momentum into Adam), with the momentum decay of its section 2."),
+    equations=(
+        r"\mu_t = \beta_1 (1 - \tfrac{1}{2} 0.96^{t \psi}), \qquad p_t = p_{t-1} - \eta \frac{\mu_{t+1} m_t / (1 - \mu_1 "
+        r"\cdots \mu_{t+1}) + (1 - \mu_t) g_t / (1 - \mu_1 \cdots \mu_t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}"
+    ),
+    hyperparameters=(
+        Number("lr", 2e-3, "learning rate η", may_be_scheduled=True),
+        BETAS,
+        EPS,
+        Number("momentum_decay", 4e-3, "ψ"),
+        BIAS_CORRECTION,
+        EPS_MODE,
+        EPS_ROOT,
+    ),
+    rule=lambda hyper: Sentence(first=True, second="square", use_first=True, use_gradient=True),
+    numbers=_numbers,
+    names={"first": "exp_avg", "second": "exp_avg_sq"},
+    scalars=(("step", 0.0), ("mu_product", 1.0)),
+    advance=_advance,
+)
+MEMBERS = (NADAM,)

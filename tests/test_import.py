@@ -33,7 +33,8 @@ def test_importing_adamas_loads_nothing_else_and_no_framework_comes_with_the_eng
         ("convert", set(), False),
         ("schedules", set(), False),
         (
-            "family, adamas.rule_before, adamas.rule.members, adamas.formats, adamas.layout, adamas.hyperparameters, adamas.lr_finding",
+            "family, adamas.rule_before, adamas.rule.members, adamas.formats, adamas.layout, adamas.hyperparameters, "
+            "adamas.lr_finding",
             set(),
             False,
         ),

@@ -1,5 +1,5 @@
 // How numbers are stored: one decode and one encode a format, each a plain loop over a block. The readable reference is
-// adamas/formats.py; the bits are the same. Integer arithmetic only, so that every instruction set vectorises it.
+// adamas/rule/formats.py; the bits are the same. Integer arithmetic only, so that every instruction set vectorises it.
 #pragma once
 
 #include <bit>

@@ -61,7 +61,7 @@ int64_t blocks_of(int64_t row) { return (row + quantum - 1) / quantum; }
 
 int64_t block_at(const Job &job, int64_t at) { return at / job.row * blocks_of(job.row) + at % job.row / quantum; }
 
-// The random numbers of what is rounded: as adamas.formats.DRAWS.
+// The random numbers of what is rounded: as adamas.rule.formats.DRAWS.
 constexpr uint64_t draw_of[SLOTS] = {2, 0, 0, 1, 0, 3, 0};
 
 // Where the thresholds of each of `count` blocks of the whole tensor begin.

@@ -1,5 +1,5 @@
 // Moments in 8 bits: a code for each element and a scale for each block of a row. What a code means, and why, stands in
-// adamas/formats.py; here is the same, a register at a time.
+// adamas/rule/formats.py; here is the same, a register at a time.
 #pragma once
 
 #include <array>

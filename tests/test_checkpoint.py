@@ -20,7 +20,7 @@ from members import CASES, Case
 from torch import Tensor
 
 import adamas.torch as at
-from adamas import layout
+from adamas.rule import layout
 from adamas.schedules import Plateau
 from adamas.torch import storage
 

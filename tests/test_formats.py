@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import adamas.torch as at
-from adamas import _engine, formats
+from adamas import _engine
+from adamas.rule import formats
 
 floats = st.floats(width=32, allow_nan=True, allow_infinity=True)
 normal_floats = st.floats(width=32, min_value=2.0**-14, max_value=60000.0)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from members import CASES, Case
 
 import adamas.torch as at
-from adamas import _engine, formats, layout
+from adamas import _engine
+from adamas.rule import formats, layout
 from adamas.torch import storage, unfused
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))

@@ -22,8 +22,8 @@ from members import CASES, Case, has
 
 import adamas.numpy as an
 import adamas.torch as at
-from adamas import formats, layout
 from adamas import rule_before as rule
+from adamas.rule import formats, layout
 from adamas.schedules import Plateau, cosine, warmup
 
 Arrays = dict[str, np.ndarray]

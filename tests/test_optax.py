@@ -24,10 +24,11 @@ optax = pytest.importorskip("optax")
 import jax.numpy as jnp  # noqa: E402
 
 import adamas.optax as ao  # noqa: E402
-from adamas import family, formats  # noqa: E402
+from adamas import family  # noqa: E402
 from adamas import rule_before as rule  # noqa: E402
 from adamas.jax_formats import Namespace  # noqa: E402
 from adamas.optax import storage  # noqa: E402
+from adamas.rule import formats  # noqa: E402
 from adamas.schedules import Plateau, cosine, warmup  # noqa: E402
 
 Tree = Any

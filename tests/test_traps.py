@@ -32,7 +32,7 @@ from members import CASES, Case, has
 
 import adamas.numpy as an
 import adamas.torch as at
-from adamas import layout
+from adamas.rule import layout
 from adamas.schedules import cosine, from_function, multistep, warmup
 from adamas.torch import storage
 

@@ -1,4 +1,4 @@
-"""``jax.numpy`` as ``adamas.formats`` takes it. Imports JAX alone."""
+"""``jax.numpy`` as ``adamas.rule.formats`` takes it. Imports JAX alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Array = Any
 
 
 class Namespace:
-    """``adamas.formats`` computes with integers that are masked to 32 bits: uint32, half as wide, gives the same bits.
+    """``adamas.rule.formats`` computes with integers that are masked to 32 bits: uint32, half as wide, gives the same bits.
 
     Args:
         count: any integer that is never negative, known only when the program runs: what ``separate`` hides behind.

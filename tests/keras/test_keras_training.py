@@ -16,7 +16,7 @@ import pytest
 from keras_cases import BACKEND, CASES, LARGE, Stepper, normal, stepped, value_of, variables
 
 import adamas.keras as ak
-from adamas import formats
+from adamas.rule import formats
 from adamas.schedules import Plateau, power
 
 pytestmark = pytest.mark.keras

@@ -20,9 +20,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .. import bounds, layout
 from ..family import Hyperparameters, Member
 from ..files import check_archive, replacing
+from ..rule import bounds, layout
 
 Array: TypeAlias = npt.NDArray[Any]
 Names: TypeAlias = Mapping[str, str] | Callable[[str], str] | None
@@ -191,7 +191,7 @@ class Moved:
 
     def check(self, member: Member, hyper_of: Callable[[str], Hyperparameters] | None) -> None:
         """Checks moments and counts, and raises second moments that are too small beside the first ones, with a warning; see
-        ``adamas.bounds``. ``adamas.torch`` and ``adamas.numpy`` do it themselves.
+        ``adamas.rule.bounds``. ``adamas.torch`` and ``adamas.numpy`` do it themselves.
 
         Args:
             member: which has the moments.

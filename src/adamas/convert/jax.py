@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import layout
 from ..extras import needs
 from ..family import MEMBERS, Member
-from ..layout import Slot
 from ..numpy import arrays
+from ..rule import layout
+from ..rule.layout import Slot
 from .checkpoint import Array, Checkpoint, Moved, Names, Place, gathered
 from .weights import narrowed, widened
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import layout
 from ..numpy import Optimizer, arrays
 from ..numpy.optimizer import is_split
+from ..rule import layout
 from .checkpoint import Array, Checkpoint, Moved, Names, Place, gathered
 from .weights import narrowed, widened
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import layout
 from ..extras import needs
 from ..family import ADAM, MEMBERS, Member
+from ..rule import layout
 from .checkpoint import Array, Checkpoint, Moved, Names, Place, gathered
 from .weights import narrowed, widened
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import formats
-from ..layout import HALVES
+from ..rule import formats
+from ..rule.layout import HALVES
 from .checkpoint import Array
 
 

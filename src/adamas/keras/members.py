@@ -9,8 +9,8 @@ them, each has the same options:
   takes ``factor * weight_decay * p``, with the schedule's factor alone.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``. Variables that are excluded from weight decay
   (``exclude_from_weight_decay``) do not have it.
-- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (rounded as ``adamas.formats`` says), or a
-  format for each by its name in the state: ``{"exp_avg": "int8"}``.
+- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (rounded as ``adamas.rule.formats`` says),
+  or a format for each by its name in the state: ``{"exp_avg": "int8"}``.
 - ``weights``: how variables in bfloat16 and float16 are rounded. ``"split"`` keeps the low bits in the state, so that they
   train exactly as in float32; ``"stochastic"`` rounds up or down at random and is right on average; ``"nearest"`` loses
   updates that are smaller than half the distance to the next number.
@@ -27,8 +27,8 @@ from typing import Any, Literal, TypeAlias
 import keras
 
 from .. import family
-from ..hyperparameters import Decay, Weights
-from ..layout import State
+from ..rule.hyperparameters import Decay, Weights
+from ..rule.layout import State
 from .optimizer import Optimizer, Rate
 
 EpsMode: TypeAlias = Literal["hat", "torch"]

@@ -51,19 +51,19 @@ def dense(gradient: Any) -> Array:
     return gradient.todense() if hasattr(gradient, "todense") else gradient
 
 
-# ---- for ``adamas.formats``
+# ---- for ``adamas.rule.formats``
 
 
 Codes = Namespace
 
 
 def opened(x: Array) -> Any:
-    """The array as ``adamas.formats`` takes it."""
+    """The array as ``adamas.rule.formats`` takes it."""
     return x
 
 
 def bare(x: Any) -> Array:
-    """What ``adamas.formats`` returned, as an array."""
+    """What ``adamas.rule.formats`` returned, as an array."""
     return x
 
 
@@ -73,7 +73,7 @@ def dtype_of(x: Array) -> str:
 
 
 def closed(x: Any, dtype: str) -> Array:
-    """What ``adamas.formats`` returned, as an array of this dtype."""
+    """What ``adamas.rule.formats`` returned, as an array of this dtype."""
     return x.astype(dtype)
 
 
@@ -88,12 +88,12 @@ def from_codes(x: Any, dtype: str) -> Array:
 
 
 def counted(length: int) -> Any:
-    """0, 1, 2, … as ``adamas.formats`` takes them."""
+    """0, 1, 2, … as ``adamas.rule.formats`` takes them."""
     return jnp.arange(length, dtype=jnp.uint32)
 
 
 def counter(x: Any) -> Any:
-    """A count as ``adamas.formats`` takes it."""
+    """A count as ``adamas.rule.formats`` takes it."""
     return jnp.asarray(x).astype(jnp.uint32)
 
 

@@ -74,11 +74,11 @@ def dense(gradient: Any) -> Array:
     return tf.convert_to_tensor(gradient) if isinstance(gradient, tf.IndexedSlices) else gradient
 
 
-# ---- for ``adamas.formats``
+# ---- for ``adamas.rule.formats``
 
 
 class Opened:
-    """A tensor with what ``adamas.formats`` needs and TensorFlow's tensors lack: shifts, ``view`` and ``astype``."""
+    """A tensor with what ``adamas.rule.formats`` needs and TensorFlow's tensors lack: shifts, ``view`` and ``astype``."""
 
     def __init__(self, tensor: Array) -> None:
         self.tensor = tensor
@@ -127,7 +127,7 @@ for _name in ("add", "sub", "mul", "truediv", "and_", "or_", "xor", "lt", "le", 
 
 
 class Codes:
-    """TensorFlow as ``adamas.formats`` takes it. ``count`` is any integer that is never negative."""
+    """TensorFlow as ``adamas.rule.formats`` takes it. ``count`` is any integer that is never negative."""
 
     int16, int32, int64, float16, float32 = tf.int16, tf.int32, tf.int64, tf.float16, tf.float32
     abs, round, isfinite, where = map(staticmethod, map(_lift, (tf.abs, tf.round, tf.math.is_finite, tf.where)))
@@ -149,12 +149,12 @@ class Codes:
 
 
 def opened(x: Array) -> Any:
-    """The tensor as ``adamas.formats`` takes it."""
+    """The tensor as ``adamas.rule.formats`` takes it."""
     return Opened(x)
 
 
 def bare(x: Any) -> Array:
-    """What ``adamas.formats`` returned, as a tensor."""
+    """What ``adamas.rule.formats`` returned, as a tensor."""
     return x.tensor
 
 
@@ -164,7 +164,7 @@ def dtype_of(x: Array) -> str:
 
 
 def closed(x: Any, dtype: str) -> Array:
-    """What ``adamas.formats`` returned, as a tensor of this dtype."""
+    """What ``adamas.rule.formats`` returned, as a tensor of this dtype."""
     return tf.cast(x.tensor, dtype)
 
 
@@ -179,12 +179,12 @@ def from_codes(x: Any, dtype: str) -> Array:
 
 
 def counted(length: int) -> Any:
-    """0, 1, 2, … as ``adamas.formats`` takes them."""
+    """0, 1, 2, … as ``adamas.rule.formats`` takes them."""
     return Opened(tf.range(length, dtype=tf.int64))
 
 
 def counter(x: Any) -> Any:
-    """A count as ``adamas.formats`` takes it."""
+    """A count as ``adamas.rule.formats`` takes it."""
     return Opened(tf.cast(x, tf.int64))
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.autograd.graph import increment_version
 
-from .. import _engine, formats
+from .. import _engine
 from ..family import Coefficients
-from ..layout import LOW_BITS, scale_name
+from ..rule import formats
+from ..rule.layout import LOW_BITS, scale_name
 from ..torch import unfused
 from ..torch.storage import dtype_name
 from .traced import undecayed, without_decay

@@ -16,9 +16,9 @@ from typing import Any, ClassVar, TypeAlias
 import keras
 import numpy as np
 
-from .. import layout
 from ..family import Member
-from ..formats import tensor_key
+from ..rule import layout
+from ..rule.formats import tensor_key
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
 from . import restoring, storage, traced
@@ -28,7 +28,7 @@ from .schedule import Scheduled
 from .variables import compute_dtype, dtype_of, find, joined, norm, path_of, split
 
 if arrays is None:
-    from ..stepping.locks import step_lock
+    from ..step.locks import step_lock
     from . import on_torch
 
 Variable = Any

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from ..family import Member
-from ..hyperparameters import CHOICES, check_state
+from ..rule.hyperparameters import CHOICES, check_state
 from ..schedules import Schedule
 from .schedule import Scheduled
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import bounds, layout
+from ..rule import bounds, layout
 from .variables import dtype_of, path_of
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def check_observed(optimizer: Optimizer, observed: Sequence[Any]) -> None:
 def mended(optimizer: Optimizer, saved: Sequence[Array]) -> list[Array]:
     """The values that the optimizer's variables are to have, in their order.
 
-    Second moments that are too small for the first ones are raised, with a warning; see ``adamas.bounds``. Moments in 8 bits
-    have errors of their own, and are left as they are.
+    Second moments that are too small for the first ones are raised, with a warning; see ``adamas.rule.bounds``. Moments in 8
+    bits have errors of their own, and are left as they are.
 
     Args:
         optimizer: has been built.

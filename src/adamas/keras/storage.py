@@ -1,5 +1,5 @@
 """How moments and weights are stored in Keras's variables: which variables there are, and, for what is traced, how they are
-read and written in the formats of ``adamas.formats``. A variable's part of the random numbers comes from its position.
+read and written in the formats of ``adamas.rule.formats``. A variable's part of the random numbers comes from its position.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from .. import formats, layout
 from ..family import Member
-from ..layout import HALVES, LOW_BITS, State
+from ..rule import formats, layout
+from ..rule.layout import HALVES, LOW_BITS, State
 from .backend import arrays
 
 Array = Any
@@ -77,7 +77,7 @@ class Rounding(NamedTuple):
 
     @property
     def xp(self) -> Any:
-        """The namespace for ``adamas.formats``."""
+        """The namespace for ``adamas.rule.formats``."""
         return arrays.Codes(self.count)
 
     def thresholds(self, shape: Sequence[int], what: str) -> Any:

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .. import layout
 from .. import rule_before as rule
 from ..family import Coefficients, Member, Shape, Traced
+from ..rule import layout
 from . import storage
 from .backend import arrays
 

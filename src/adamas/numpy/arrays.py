@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .. import formats, layout
-from ..layout import Slot
+from ..rule import formats, layout
+from ..rule.layout import Slot
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import bounds, layout
 from ..family import Member
-from ..hyperparameters import shown
-from ..stepping.resuming import HypersAfter, check_choice, check_group, hypers_of, merged, rehearse
-from ..stepping.scheduled import OBSERVED
+from ..rule import bounds, layout
+from ..rule.hyperparameters import shown
+from ..step.resuming import HypersAfter, check_choice, check_group, hypers_of, merged, rehearse
+from ..step.scheduled import OBSERVED
 from . import arrays
 from .arrays import Array
 
@@ -164,7 +164,7 @@ def _loaded(
 ) -> tuple[dict[str, Array], dict[str, int]]:
     """One parameter's state as its optimizer keeps it, from what was saved: every array a copy, each moment in its format.
 
-    And how many elements of each second moment were raised: see ``adamas.bounds``.
+    And how many elements of each second moment were raised: see ``adamas.rule.bounds``.
     """
     p, name = group["params"][index], repr(group["param_names"][index])
     slots = {slot.name: slot for slot in optimizer._slots(group, index)}

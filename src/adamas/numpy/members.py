@@ -1,5 +1,5 @@
 """The optimizers of the family for NumPy: the arguments and defaults of ``torch.optim``'s, then the options of
-``adamas.hyperparameters``.
+``adamas.rule.hyperparameters``.
 
 In each, ``params`` are the arrays: a list, a dict by name, or a list of groups, dictionaries with ``"params"`` and
 hyperparameters of their own. They have to be writable, apart from one another in memory, and of float16, float32, float64,
@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import family
-from ..hyperparameters import AdamaxOptions, AdamOptions, Options, RootOptions
+from ..rule.hyperparameters import AdamaxOptions, AdamOptions, Options, RootOptions
 from ..schedules import Schedule
 from .optimizer import Optimizer, Params
 
@@ -39,7 +39,7 @@ class SGD(Optimizer):
         weight_decay: coefficient of the decay; its meaning is ``decay``'s, ``"l2"`` by default.
         nesterov: use Nesterov's momentum.
         maximize: ascend.
-        **options: see ``adamas.hyperparameters.Options``.
+        **options: see ``adamas.rule.hyperparameters.Options``.
     """
 
     _member = family.SGD
@@ -83,7 +83,7 @@ class Adagrad(Optimizer):
         initial_accumulator_value: v₀.
         eps: ε.
         maximize: ascend.
-        **options: see ``adamas.hyperparameters.RootOptions``.
+        **options: see ``adamas.rule.hyperparameters.RootOptions``.
     """
 
     _member = family.ADAGRAD
@@ -127,7 +127,7 @@ class RMSprop(Optimizer):
         momentum: of the quotient.
         centered: divide by an estimate of the standard deviation.
         maximize: ascend.
-        **options: see ``adamas.hyperparameters.RootOptions``.
+        **options: see ``adamas.rule.hyperparameters.RootOptions``.
     """
 
     _member = family.RMSPROP
@@ -174,7 +174,7 @@ class Adam(Optimizer):
         weight_decay: coefficient of the decay, in the gradient (L2) by default; ``decay=`` says otherwise by name.
         amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018, arXiv:1904.09237).
         maximize: ascend.
-        **options: see ``adamas.hyperparameters.AdamOptions``.
+        **options: see ``adamas.rule.hyperparameters.AdamOptions``.
 
     Example:
         >>> import numpy as np, adamas.numpy
@@ -225,7 +225,7 @@ class AdamW(Adam):
         weight_decay: λ. ``decay="independent"`` takes η out of the product, as the paper has it.
         amsgrad: divide by the largest v so far.
         maximize: ascend.
-        **options: see ``adamas.hyperparameters.AdamOptions``.
+        **options: see ``adamas.rule.hyperparameters.AdamOptions``.
     """
 
     def __init__(
@@ -256,7 +256,7 @@ class Adamax(Optimizer):
         eps: ε, beside the gradient's size.
         weight_decay: coefficient of the decay, in the gradient (L2) by default.
         maximize: ascend.
-        **options: see ``adamas.hyperparameters.AdamaxOptions``.
+        **options: see ``adamas.rule.hyperparameters.AdamaxOptions``.
     """
 
     _member = family.ADAMAX
@@ -300,7 +300,7 @@ class NAdam(Optimizer):
         weight_decay: coefficient of the decay, in the gradient (L2) by default.
         momentum_decay: ψ.
         maximize: ascend.
-        **options: see ``adamas.hyperparameters.AdamOptions``.
+        **options: see ``adamas.rule.hyperparameters.AdamOptions``.
     """
 
     _member = family.NADAM
@@ -345,7 +345,7 @@ class RAdam(Optimizer):
         eps: ε, beside √v (``eps_mode="hat"``; ``"torch"`` puts it beside √v̂).
         weight_decay: coefficient of the decay, in the gradient (L2) by default.
         maximize: ascend.
-        **options: see ``adamas.hyperparameters.AdamOptions``.
+        **options: see ``adamas.rule.hyperparameters.AdamOptions``.
     """
 
     _member = family.RADAM

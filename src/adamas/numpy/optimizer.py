@@ -11,13 +11,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from .. import _engine, hyperparameters, layout
-from ..formats import tensor_key
-from ..stepping import Memory, Plan, Stepping
-from ..stepping.locks import step_lock
-from ..stepping.memory import counted
-from ..stepping.resuming import COUNTS
-from ..stepping.scheduled import HYPERPARAMETERS, separated, steps_done
+from .. import _engine
+from ..rule import hyperparameters, layout
+from ..rule.formats import tensor_key
+from ..step import Memory, Plan, Stepping
+from ..step.locks import step_lock
+from ..step.memory import counted
+from ..step.resuming import COUNTS
+from ..step.scheduled import HYPERPARAMETERS, separated, steps_done
 from ..threads import threads
 from . import arrays, checkpoint
 from .arrays import Array

@@ -7,8 +7,8 @@ Behind these, by name alone, each has the same options:
   weight_decay * p``, with the schedule's factor alone.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``.
 - ``mask``: a tree of bools, or a function from the parameters to one, that says which of them have these.
-- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (rounded as ``adamas.formats`` says), or a
-  format for each by its name in the state: ``{"exp_avg": "int8"}``.
+- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (rounded as ``adamas.rule.formats`` says),
+  or a format for each by its name in the state: ``{"exp_avg": "int8"}``.
 - ``weights``: how weights in bfloat16 and float16 are rounded. ``"nearest"``: an update that is too small for the weight is
   lost, as with optax; ``"stochastic"``: right on average; ``"split"``: the bits that do not fit are kept in the state. With
   the last two an update is the difference between the new weight and the old one, for ``adamas.optax.apply_updates``,
@@ -34,8 +34,8 @@ from typing import Any, Literal, TypeAlias
 import optax
 
 from .. import family
-from ..hyperparameters import Decay, Weights
-from ..layout import State as StateOption
+from ..rule.hyperparameters import Decay, Weights
+from ..rule.layout import State as StateOption
 from .transformation import Number, Scheduled, Tree, transformation
 
 EpsMode = Literal["torch", "hat"]

@@ -1,4 +1,4 @@
-"""How moments and weights are stored in JAX arrays: the formats of ``adamas.formats`` over ``jax.numpy``.
+"""How moments and weights are stored in JAX arrays: the formats of ``adamas.rule.formats`` over ``jax.numpy``.
 
 A tensor's part of its random numbers is computed on the host, from its name.
 """
@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import formats, layout
 from ..jax_formats import Namespace
-from ..layout import HALVES, StateFormat
+from ..rule import formats, layout
+from ..rule.layout import HALVES, StateFormat
 
 Array = Any
 

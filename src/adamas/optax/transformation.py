@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .. import layout
 from .. import rule_before as rule
 from ..family import Coefficients, Member, Shape, Traced
-from ..formats import tensor_key
-from ..hyperparameters import CHOICES, Weights, check_state
 from ..jax_formats import Namespace
+from ..rule import layout
+from ..rule.formats import tensor_key
+from ..rule.hyperparameters import CHOICES, Weights, check_state
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
 from . import storage

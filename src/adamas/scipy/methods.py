@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import OptimizeResult, OptimizeWarning
 
 from .. import family
-from ..hyperparameters import checked
+from ..rule.hyperparameters import checked
 from .minimizing import STOPPING_OPTIONS, Stopping, minimize, start_of
 from .objective import SCHEMES, Box, Objective
 from .stepping import COMMON, Stepper

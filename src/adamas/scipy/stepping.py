@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .. import rule_before as rule
 from ..family import Member
-from ..hyperparameters import number
+from ..rule.hyperparameters import number
 from ..schedules import Schedule
 
 Vector: TypeAlias = npt.NDArray[Any]
@@ -29,7 +29,7 @@ class Stepper:
 
     Args:
         member: of ``adamas.family``.
-        hyper: what ``adamas.hyperparameters.checked`` gave.
+        hyper: what ``adamas.rule.hyperparameters.checked`` gave.
         n: length of the vector.
 
     Attributes:

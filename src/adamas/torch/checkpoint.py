@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from .. import bounds
-from ..hyperparameters import shown
-from ..stepping.resuming import check_choice, check_group, hypers_of, merged, rehearse
-from ..stepping.scheduled import OBSERVED
+from ..rule import bounds
+from ..rule.hyperparameters import shown
+from ..step.resuming import check_choice, check_group, hypers_of, merged, rehearse
+from ..step.scheduled import OBSERVED
 from . import conversion
 from .foreign import decode_groups, decode_state
 from .options import check, is_flag

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import bounds, layout
 from ..family import MEMBERS, Member
-from ..hyperparameters import shown
-from ..layout import Slot
-from ..stepping.resuming import HypersAfter
+from ..rule import bounds, layout
+from ..rule.hyperparameters import shown
+from ..rule.layout import Slot
+from ..step.resuming import HypersAfter
 from . import storage
 from .foreign import Decoded
 from .storage import dtype_name
@@ -45,7 +45,7 @@ class Loaded(NamedTuple):
     Attributes:
         state: the state; every tensor is a copy.
         conversions: what was converted.
-        mended: how many elements of each second moment were raised; see ``adamas.bounds``.
+        mended: how many elements of each second moment were raised; see ``adamas.rule.bounds``.
     """
 
     state: dict[str, Any]

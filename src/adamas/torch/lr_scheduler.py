@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
-from ..stepping.scheduled import refuse_lr_scale
+from ..step.scheduled import refuse_lr_scale
 from .optimizer import Optimizer
 
 

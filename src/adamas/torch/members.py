@@ -1,5 +1,5 @@
 """The optimizers of the family for PyTorch. Each has the arguments of its namesake in ``torch.optim``, then the options of
-``adamas.hyperparameters``."""
+``adamas.rule.hyperparameters``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
 from .. import family
-from ..hyperparameters import Decay
+from ..rule.hyperparameters import Decay
 from .optimizer import Optimizer
 from .options import AdamaxOptions, AdamOptions, Options, RootOptions, Scheduled
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ..stepping import memory
-from ..stepping.memory import Memory
+from ..step import memory
+from ..step.memory import Memory
 from .options import check_parameter
 
 if TYPE_CHECKING:

@@ -19,16 +19,17 @@ from torch.autograd.graph import increment_version
 from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from .. import _engine, layout
+from .. import _engine
 from ..family import Coefficients
-from ..formats import tensor_key
-from ..hyperparameters import COMMON, check_rows
-from ..layout import LOW_BITS
-from ..stepping import Memory, Plan, Stepping
-from ..stepping.locks import step_lock
-from ..stepping.plan import Advance, Row
-from ..stepping.resuming import COUNTS
-from ..stepping.scheduled import HYPERPARAMETERS, OBSERVED, refuse_lr_scale, separated, steps_done
+from ..rule import layout
+from ..rule.formats import tensor_key
+from ..rule.hyperparameters import COMMON, check_rows
+from ..rule.layout import LOW_BITS
+from ..step import Memory, Plan, Stepping
+from ..step.locks import step_lock
+from ..step.plan import Advance, Row
+from ..step.resuming import COUNTS
+from ..step.scheduled import HYPERPARAMETERS, OBSERVED, refuse_lr_scale, separated, steps_done
 from . import checkpoint, storage, unfused
 from .memory import counted
 from .options import as_number, check, check_flat, check_parameter, is_flat, refuse_alone, refuse_wrapper

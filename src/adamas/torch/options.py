@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from .. import hyperparameters
-from ..hyperparameters import FLAGS, check_options, shown
-from ..layout import HALVES, is_reduced
+from ..rule import hyperparameters
+from ..rule.hyperparameters import FLAGS, check_options, shown
+from ..rule.layout import HALVES, is_reduced
 from ..schedules import Schedule
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ Scheduled: TypeAlias = float | Tensor | Schedule  # a hyperparameter that may ch
 
 
 class Options(hyperparameters.Options, total=False):
-    """Options that every optimizer of ``adamas.torch`` has: those of ``adamas.hyperparameters.Options``, and one that is of
-    the whole optimizer, not of a parameter group.
+    """Options that every optimizer of ``adamas.torch`` has: those of ``adamas.rule.hyperparameters.Options``, and one that is
+    of the whole optimizer, not of a parameter group.
 
     Attributes:
         process_group: declares that each rank of this ``torch.distributed.ProcessGroup`` has other parameters of the model, or
@@ -41,15 +41,15 @@ class Options(hyperparameters.Options, total=False):
 
 
 class RootOptions(Options, hyperparameters.RootOptions, total=False):
-    """Those of ``Options`` and ``adamas.hyperparameters.RootOptions``."""
+    """Those of ``Options`` and ``adamas.rule.hyperparameters.RootOptions``."""
 
 
 class AdamOptions(Options, hyperparameters.AdamOptions, total=False):
-    """Those of ``Options`` and ``adamas.hyperparameters.AdamOptions``."""
+    """Those of ``Options`` and ``adamas.rule.hyperparameters.AdamOptions``."""
 
 
 class AdamaxOptions(Options, hyperparameters.AdamaxOptions, total=False):
-    """Those of ``Options`` and ``adamas.hyperparameters.AdamaxOptions``."""
+    """Those of ``Options`` and ``adamas.rule.hyperparameters.AdamaxOptions``."""
 
 
 # In PyTorch's words, which users and their tests may match.

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from ..stepping.finding import Finding, in_two
+from ..step.finding import Finding, in_two
 
 _RAISED = (FloatingPointError, ValueError, RuntimeError)  # by a step, on all ranks; anything else only where it arose
 

@@ -1,4 +1,4 @@
-"""How the moments of one parameter are stored in PyTorch's tensors: the layout of ``adamas.layout``, filled and converted."""
+"""How PyTorch's tensors store the moments of one parameter: the layout of ``adamas.rule.layout``, filled and converted."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import layout
 from ..family import Member
-from ..layout import HALVES, Slot
+from ..rule import layout
+from ..rule.layout import HALVES, Slot
 
 _CODES = (torch.int8, torch.uint8)
 

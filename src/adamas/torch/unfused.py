@@ -1,7 +1,7 @@
 """The rule over PyTorch's own operations, for tensors on devices that the engine has no kernel for.
 
 Correct and unfused: it draws the same random numbers and stores in the same formats as the engine, with a temporary or two
-for each operation. It holds no arithmetic of its own: the rule is ``adamas.rule``, the formats are ``adamas.formats``.
+for each operation. It holds no arithmetic of its own: the rule is ``adamas.rule``, the formats are ``adamas.rule.formats``.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import formats, layout
 from .. import rule_before as rule
 from ..family import Coefficients, Shape
+from ..rule import formats, layout
 from . import storage
 
 _MOMENTS = ("first", "second", "maximum", "trace")

@@ -12,7 +12,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from adamas.layout import LOW_BITS
+from adamas.rule.layout import LOW_BITS
 from adamas.torch.unfused import joined
 from adamas.train.records import Memory
 

@@ -8,8 +8,8 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+from ..schedules import Schedule
 from .layout import FORMATS, State, is_reduced
-from .schedules import Schedule
 
 Decay = Literal["l2", "decoupled", "independent"]
 Weights = Literal["nearest", "stochastic", "split"]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..hyperparameters import shown
+from ..rule.hyperparameters import shown
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
 from .plan import Change

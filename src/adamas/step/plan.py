@@ -7,8 +7,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from .. import _engine, layout
+from .. import _engine
 from ..family import Coefficients, Member
+from ..rule import layout
 
 Row: TypeAlias = tuple[float, ...]  # the scalars of a parameter: its step first
 Change: TypeAlias = tuple[dict[Any, Any], Any, Any]  # a dictionary, a key and the value that it is to have
@@ -24,7 +25,7 @@ class Plan:
         tensors: the parameters, in memory that the engine sees.
         states: the state of each.
         names: what error messages call them.
-        keys: of their random numbers (``adamas.formats.tensor_key``).
+        keys: of their random numbers (``adamas.rule.formats.tensor_key``).
         first_rows: where each begins in the whole tensor that it is a part of; 0 for a whole one.
         as_scalar: what a state keeps for a number that was put into it, or None where it is no single number.
     """

@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .family import Host, Member, Shape
+from ..family import Host, Member, Shape
 from .layout import blocks, signs
 
 Array = Any

@@ -2,8 +2,8 @@
 
 A parameter of shape (n₀, …) is n₀ rows; in int8, each row is cut into blocks of 128, and the codes of a moment, which have
 the parameter's shape, come with a tensor of scales of shape (n₀, blocks of a row). What is decided here is decided by the
-shape of the whole parameter, never by the part of it that one process holds. The formats themselves are ``adamas.formats``;
-``xp`` is ``numpy`` or ``torch``. This module imports no framework.
+shape of the whole parameter, never by the part of it that one process holds. The formats themselves are
+``adamas.rule.formats``; ``xp`` is ``numpy`` or ``torch``. This module imports no framework.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from ..family import STATEFUL_PARTS, Member, Shape
 from . import formats
-from .family import STATEFUL_PARTS, Member, Shape
 
 Array = Any
 

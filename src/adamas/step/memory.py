@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..family import Member
-from ..layout import LOW_BITS, scale_name
+from ..rule.layout import LOW_BITS, scale_name
 
 WEIGHTS, GRADIENTS, SCALES, COUNTS = "weights", "gradients", "scales", "step counts"
 

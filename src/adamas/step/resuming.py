@@ -9,7 +9,7 @@ from copy import deepcopy
 from numbers import Integral, Real
 from typing import Any, TypeAlias
 
-from ..hyperparameters import shown
+from ..rule.hyperparameters import shown
 from .scheduled import OBSERVED, GroupSchedules
 
 # Present in a group, but not hyperparameters: what belongs to this optimizer and its parameters, whatever was saved.

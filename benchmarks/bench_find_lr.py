@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adamas.tasks import Task, load
-from adamas.train.find_lr import find_for_task
-from adamas.train.optimizers import OPTIMIZERS
-from adamas.train.options import Options
+from adamas.lab.tasks import Task, load
+from adamas.lab.train.find_lr import find_for_task
+from adamas.lab.train.optimizers import OPTIMIZERS
+from adamas.lab.train.options import Options
 
 
 def test_loss(task: Task, optimizer: str, rate: float, seed: int) -> float:

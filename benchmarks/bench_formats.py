@@ -25,8 +25,8 @@ from bench_step import THREADS, fused, gpt2_small, in_turn, seconds, with_gradie
 from torch import Tensor, nn
 
 import adamas.torch
-from adamas.tasks import mnist
-from adamas.tasks.idx import find_idx, read_idx
+from adamas.lab.tasks import mnist
+from adamas.lab.tasks.idx import find_idx, read_idx
 
 STATES: dict[str, Any] = {
     "float32": "float32",

@@ -7,7 +7,7 @@ batches of 64 and the same number of threads, in one process, run by run in turn
 machine does falls on both. The ratio at the end is of the best run of each.
 
 The textbook loop is a Dataset that turns each image into a float tensor, a DataLoader that shuffles, torch.optim.Adam
-as it comes, loss.item() after each batch and an evaluation an epoch. Ours is ``adamas.train.fit``. The time is that of the
+as it comes, loss.item() after each batch and an evaluation an epoch. Ours is ``adamas.lab.train.fit``. The time is that of the
 epochs with their evaluations, without reading the files; ``whole call`` is all of ``fit``, which also reads the files,
 draws the curves and writes the folder.
 
@@ -28,9 +28,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from adamas.tasks import mnist
-from adamas.tasks.idx import find_idx, read_idx
-from adamas.train import Evaluation, Listener, Plan, fit
+from adamas.lab.tasks import mnist
+from adamas.lab.tasks.idx import find_idx, read_idx
+from adamas.lab.train import Evaluation, Listener, Plan, fit
 
 BATCH_SIZE = 64
 

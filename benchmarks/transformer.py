@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adamas.tasks import chars_gpt
-from adamas.tasks.chars_gpt import CONTEXT
-from adamas.tasks.text import corpus
+from adamas.lab.tasks import chars_gpt
+from adamas.lab.tasks.chars_gpt import CONTEXT
+from adamas.lab.tasks.text import corpus
 
 BATCH = 16
 

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from adamas.keras import Adam
-from adamas.tasks.mnist import read
+from adamas.lab.tasks.mnist import read
 
 
 def main(folder, epochs=3, count=None, batch_size=64):

@@ -12,7 +12,7 @@ import keras
 from matplotlib import pyplot
 
 from adamas.keras import Adam
-from adamas.tasks.mnist import read
+from adamas.lab.tasks.mnist import read
 
 
 def load(folder):

@@ -9,7 +9,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.nn import functional as F
 
-from adamas.tasks import Task
+from adamas.lab.tasks import Task
 
 
 def model():

@@ -6,8 +6,8 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from adamas.compare.judgement import Judgement, Pair, Sensitivity, Standing
-from adamas.compare.study import Finished, Outcome, Settings, Trial
+from adamas.lab.compare.judgement import Judgement, Pair, Sensitivity, Standing
+from adamas.lab.compare.study import Finished, Outcome, Settings, Trial
 
 
 def make_run(

@@ -8,9 +8,9 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from adamas.charts import Chart, Series, interactive, palette, png
-from adamas.train.curves import draw_curves
-from adamas.train.records import Evaluation, Plan, Sample
+from adamas.lab.charts import Chart, Series, interactive, palette, png
+from adamas.lab.train.curves import draw_curves
+from adamas.lab.train.records import Evaluation, Plan, Sample
 
 STYLES = get_args(get_type_hints(Series)["style"])
 PNG = b"\x89PNG\r\n\x1a\n"

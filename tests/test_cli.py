@@ -18,13 +18,13 @@ import typer
 from report_material import make_run
 
 import adamas as package
-from adamas.cli import application
-from adamas.train import Listener, folder, loop
-from adamas.train.command import suggestions
-from adamas.train.options import Options
+from adamas.lab.command import application
+from adamas.lab.train import Listener, folder, loop
+from adamas.lab.train.command import suggestions
+from adamas.lab.train.options import Options
 
 FILES = sorted(folder.FILES)
-ADAMAS = [sys.executable, "-m", "adamas.cli"]
+ADAMAS = [sys.executable, "-m", "adamas"]
 # The command runs in other folders than ours, and must find the package that is being tested.
 SOURCE = str(Path(package.__file__).resolve().parents[1])
 ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCE, "TERM": "xterm-256color"}
@@ -71,7 +71,7 @@ def test_without_arguments_there_is_help(tmp_path: Path) -> None:
 def test_help_does_not_wait_for_slow_libraries(tmp_path: Path) -> None:
     code = """
 import sys
-from adamas.cli import main
+from adamas.lab.command import main
 sys.argv = ["adamas", "train", "--help"]
 try:
     main()
@@ -118,7 +118,7 @@ sys.path.append({str(Path(__file__).parent)!r})
 from missing import missing
 sys.argv = ["adamas", *{line.split()!r}]
 with missing(*{missing!r}):
-    from adamas.cli import main
+    from adamas.lab.command import main
     main()
 """
 
@@ -241,7 +241,7 @@ def test_the_plot_shows_where_a_schedule_is(tmp_path: Path) -> None:
 def test_a_name_is_drawn_over_the_steps_without_torch(tmp_path: Path) -> None:
     code = """
 import sys
-from adamas.cli import main
+from adamas.lab.command import main
 sys.argv = ["adamas", "schedule", "one_cycle", "--steps", "1000000000", "--out", "a.png"]
 try:
     main()
@@ -323,7 +323,7 @@ def test_tensorboard_prints_nothing(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     code = """
 import sys
-from adamas.train import Listener, fit
+from adamas.lab.train import Listener, fit
 fit("quadratic", epochs=1, log="tensorboard", out="run", listener=Listener())
 sys.exit("tensorflow was imported" if "tensorflow" in sys.modules else 0)
 """

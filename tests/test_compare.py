@@ -23,27 +23,27 @@ import pytest
 from scipy import stats
 
 import adamas as package
-from adamas.compare import compare, plan
-from adamas.compare import study as study_module
-from adamas.compare.comparison import Listener, Request, carry_out, open_study
-from adamas.compare.display import heading, table
-from adamas.compare.judgement import Judgement, judge
-from adamas.compare.space import at, check_tune, lr_grid, quasi_random, state_space, tunable
-from adamas.compare.statistics import holm, interval, nearly_best, paired_p
-from adamas.compare.study import Outcome, Settings, Study, Trial
-from adamas.compare.trial import options_of
-from adamas.compare.workers import WorkerError
-from adamas.tasks import InputError
-from adamas.train.optimizers import choose_optimizer
+from adamas.lab.compare import compare, plan
+from adamas.lab.compare import study as study_module
+from adamas.lab.compare.comparison import Listener, Request, carry_out, open_study
+from adamas.lab.compare.display import heading, table
+from adamas.lab.compare.judgement import Judgement, judge
+from adamas.lab.compare.space import at, check_tune, lr_grid, quasi_random, state_space, tunable
+from adamas.lab.compare.statistics import holm, interval, nearly_best, paired_p
+from adamas.lab.compare.study import Outcome, Settings, Study, Trial
+from adamas.lab.compare.trial import options_of
+from adamas.lab.compare.workers import WorkerError
+from adamas.lab.tasks import InputError
+from adamas.lab.train.optimizers import choose_optimizer
 
 SOURCE = str(Path(package.__file__).resolve().parents[1])
-ADAMAS = [sys.executable, "-m", "adamas.cli"]
+ADAMAS = [sys.executable, "-m", "adamas"]
 
 # Trials that need no PyTorch: processes import this by its name.
 TRIALS = """
 import os, signal, sys, time
 from math import log10
-from adamas.compare.study import Outcome
+from adamas.lab.compare.study import Outcome
 
 def quick(settings, trial):
     best = {"adam": 1e-3, "sgd": 0.1}[trial.optimizer]
@@ -623,7 +623,7 @@ def test_a_process_that_dies_is_a_failed_trial_and_the_others_go_on(study: Calla
 
 def test_a_comparison_whose_task_is_gone_is_an_error_and_records_nothing(tmp_path: Path) -> None:
     path, out = tmp_path / "mine.py", tmp_path / "study.sqlite"
-    path.write_text("from adamas.tasks.quadratic import load\n")
+    path.write_text("from adamas.lab.tasks.quadratic import load\n")
 
     class Gone(Listener):
         def on_trial_end(self, trial: Trial, outcome: Outcome, done: int, total: int) -> None:
@@ -637,7 +637,7 @@ def test_a_comparison_whose_task_is_gone_is_an_error_and_records_nothing(tmp_pat
     with pytest.raises(InputError, match=r"mine\.py' is not a file"):
         compare(out)
     assert recorded(out) == before
-    path.write_text("from adamas.tasks.quadratic import load\n")
+    path.write_text("from adamas.lab.tasks.quadratic import load\n")
     assert {standing.mean is None for standing in compare(out).standings} == {False}
 
 
@@ -656,8 +656,8 @@ def begin(script: str, folder: Path, **environment: str) -> subprocess.Popen[str
 GO_ON = """
 import sys
 from pathlib import Path
-from adamas.compare.comparison import Listener, carry_out
-from adamas.compare.study import Study
+from adamas.lab.compare.comparison import Listener, carry_out
+from adamas.lab.compare.study import Study
 with Study.open(Path({path!r}), write=True) as study:
     carry_out(study, Listener(), {run!r})
 """
@@ -755,7 +755,7 @@ WAITING = """
 import time
 from dataclasses import replace
 from pathlib import Path
-from adamas.tasks import digits
+from adamas.lab.tasks import digits
 
 def load(data_dir):
     known, calls = digits.load(data_dir), []

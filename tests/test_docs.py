@@ -52,12 +52,12 @@ shapes = [(50257, d), (1024, d), *block * 12, (d,), (d,)]
 gpt2_small = [torch.nn.Parameter(torch.empty(shape, device="meta")) for shape in shapes]
 """,
     "docs/compare.md": """
-from adamas.compare import compare
+from adamas.lab.compare import compare
 compare("quadratic", ["adam", "sgd"], budget=1, seeds=3, epochs=1, out="studies/digits-20260301-120000.sqlite")
 """,
     "docs/report.md": """
-from adamas.compare import compare
-from adamas.train import fit
+from adamas.lab.compare import compare
+from adamas.lab.train import fit
 fit("digits", epochs=1, threads=1, out="runs/digits-20260401-101500")
 fit("digits", epochs=1, threads=1, out="runs/one")
 compare("digits", ["adam", "sgd"], budget=1, seeds=3, epochs=1, out="studies/digits-20260401-103000.sqlite")
@@ -139,7 +139,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 def run_adamas(words: list[str], data: Path | None, quick: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a command line for real, with as little training as it allows."""
-    from adamas.cli import main
+    from adamas.lab.command import main
 
     words = [match for word in words for match in sorted(glob(word)) or [word]]
     if any(re.search(r"\bDIR\b", word) for word in words):

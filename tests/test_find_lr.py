@@ -24,14 +24,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import adamas
 import adamas.torch
-from adamas.cli import application
+from adamas.lab.command import application
+from adamas.lab.tasks import InputError, load
+from adamas.lab.train.find_lr import find_for_task
+from adamas.lab.train.optimizers import OPTIMIZERS
+from adamas.lab.train.options import Options
 from adamas.lr_finding import conclude
 from adamas.schedules import cosine, warmup
-from adamas.tasks import InputError, load
 from adamas.torch import LRFinding, LRFindingError, find_lr
-from adamas.train.find_lr import find_for_task
-from adamas.train.optimizers import OPTIMIZERS
-from adamas.train.options import Options
 
 RATES = np.geomspace(1e-7, 10, 100).tolist()
 DECADES = np.log10(RATES)
@@ -661,7 +661,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(adamas.__file__).resolve().p
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "adamas.cli", *arguments]
+    line = [sys.executable, "-m", "adamas", *arguments]
     return subprocess.run(line, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False)
 
 

@@ -73,14 +73,14 @@ MISSING = [  # what is asked for, the library that is missing, and the extra tha
     ("from adamas.convert import from_torch", "torch", "torch"),
     ("from adamas.convert import to_optax", "jax", "jax"),
     ("from adamas.convert import from_keras", "keras", "keras"),
-    ("import adamas.charts.png", "matplotlib", "train"),
-    ("import adamas.charts.interactive as drawn; drawn.plotly_js()", "plotly", "train"),
+    ("import adamas.lab.charts.png", "matplotlib", "train"),
+    ("import adamas.lab.charts.interactive as drawn; drawn.plotly_js()", "plotly", "train"),
     ("from adamas.lr_finding import LRFinding; LRFinding.plot(None)", "matplotlib", "train"),
-    ("import adamas.train; adamas.train.fit('quadratic')", "torch", "train"),
-    ("import adamas.train; adamas.train.fit('quadratic', optimizer='torch:SGD')", "torch", "train"),
-    ("import adamas.compare; adamas.compare.compare('quadratic', 'adam')", "torch", "train"),
-    ("import adamas.tasks; adamas.tasks.load('digits', None)", "sklearn", "train"),
-    ("import adamas.tasks; adamas.tasks.load('cartpole', None)", "gymnasium", "tasks"),
+    ("import adamas.lab.train; adamas.lab.train.fit('quadratic')", "torch", "train"),
+    ("import adamas.lab.train; adamas.lab.train.fit('quadratic', optimizer='torch:SGD')", "torch", "train"),
+    ("import adamas.lab.compare; adamas.lab.compare.compare('quadratic', 'adam')", "torch", "train"),
+    ("import adamas.lab.tasks; adamas.lab.tasks.load('digits', None)", "sklearn", "train"),
+    ("import adamas.lab.tasks; adamas.lab.tasks.load('cartpole', None)", "gymnasium", "tasks"),
 ]
 
 
@@ -152,3 +152,37 @@ def test_the_examples_in_the_docstrings() -> None:
         result = doctest.testmod(module)
         assert result.attempted
         assert not result.failed
+
+
+def test_former_names_import_the_same_modules_with_a_warning_for_one_release() -> None:
+    program = """
+import warnings
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    from adamas.train import fit
+    from adamas.train.records import DivergedError
+    import adamas.compare, adamas.charts.png
+    from adamas.tasks.quadratic import load
+    from adamas.report.page import render
+import adamas.lab.charts.png, adamas.lab.compare, adamas.lab.report.page, adamas.lab.tasks.quadratic, adamas.lab.train.records
+assert fit is adamas.lab.train.fit and DivergedError is adamas.lab.train.records.DivergedError
+assert adamas.compare.compare is adamas.lab.compare.compare and adamas.charts.png is adamas.lab.charts.png
+assert load is adamas.lab.tasks.quadratic.load and render is adamas.lab.report.page.render
+assert adamas.lab.train.__name__ == adamas.lab.train.__spec__.name == "adamas.lab.train"
+for warning in told:
+    assert warning.category is DeprecationWarning and warning.filename == "<string>", warning
+    print(str(warning.message).partition(";")[0])
+"""
+    moved = (
+        "train",
+        "train.records",
+        "compare",
+        "charts",
+        "charts.png",
+        "tasks",
+        "tasks.quadratic",
+        "report",
+        "report.page",
+    )
+    assert run(program).splitlines() == [f"adamas.{name} is now adamas.lab.{name}" for name in moved]
+    assert run("import importlib.util; import adamas; print(importlib.util.find_spec('adamas.nothing'))") == "None"

@@ -17,19 +17,19 @@ import typer
 from report_material import judgement, make_run, settings, standing, trials, write_lines
 from typer.testing import CliRunner
 
-from adamas.charts import Chart, Series
-from adamas.compare.study import Finished, Outcome, Study, Trial
-from adamas.report import numbers
-from adamas.report.command import compose, report
-from adamas.report.groups import averaged, averaged_over_time, grouped
-from adamas.report.page import render
-from adamas.report.performance import performance_section, ratios, within
-from adamas.report.run_section import run_section
-from adamas.report.runs import read_run
-from adamas.report.section import Section, has_data
-from adamas.report.study_section import study_section
-from adamas.tasks import InputError
-from adamas.train import folder
+from adamas.lab.charts import Chart, Series
+from adamas.lab.compare.study import Finished, Outcome, Study, Trial
+from adamas.lab.report import numbers
+from adamas.lab.report.command import compose, report
+from adamas.lab.report.groups import averaged, averaged_over_time, grouped
+from adamas.lab.report.page import render
+from adamas.lab.report.performance import performance_section, ratios, within
+from adamas.lab.report.run_section import run_section
+from adamas.lab.report.runs import read_run
+from adamas.lab.report.section import Section, has_data
+from adamas.lab.report.study_section import study_section
+from adamas.lab.tasks import InputError
+from adamas.lab.train import folder
 
 
 def text_of(page: str) -> str:

@@ -8,10 +8,10 @@ import re
 from browser import browser
 from report_material import judgement, make_run, settings, standing, trials
 
-from adamas.report.command import compose
-from adamas.report.page import render
-from adamas.report.section import Section, Table
-from adamas.report.study_section import study_section
+from adamas.lab.report.command import compose
+from adamas.lab.report.page import render
+from adamas.lab.report.section import Section, Table
+from adamas.lab.report.study_section import study_section
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror=window.hacked=1>"
 

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 import adamas as package
-from adamas.train import Evaluation, InputError, Listener, fit, folder, loop
-from adamas.train.checkpoint import load as load_checkpoint
-from adamas.train.checkpoint import random_state, set_random_state
-from adamas.train.checkpoint import save as save_checkpoint
+from adamas.lab.train import Evaluation, InputError, Listener, fit, folder, loop
+from adamas.lab.train.checkpoint import load as load_checkpoint
+from adamas.lab.train.checkpoint import random_state, set_random_state
+from adamas.lab.train.checkpoint import save as save_checkpoint
 
 SOURCE = str(Path(package.__file__).resolve().parents[1])
 ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"}
@@ -35,7 +35,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from adamas.tasks import Task, digits
+from adamas.lab.tasks import Task, digits
 
 
 def loss(model, inputs, targets):
@@ -60,7 +60,7 @@ def load(data_dir):
 KILLER = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
-from adamas.train import Listener, fit, loop
+from adamas.lab.train import Listener, fit, loop
 
 loop.SECONDS_BETWEEN_CHECKPOINTS, loop.CHECKPOINT_SHARE = 0.02, 1
 options = dict(task="noisy.py", optimizer=sys.argv[1], schedule="cosine", plateau="Plateau(patience=3)", clip=1.0)
@@ -144,7 +144,7 @@ def test_a_run_killed_twenty_times_ends_with_the_bits_of_one_that_was_not(noisy:
 
 
 def test_the_command_goes_on_with_a_killed_run_in_a_later_process(noisy: Path) -> None:
-    command = [sys.executable, "-m", "adamas.cli", "train"]
+    command = [sys.executable, "-m", "adamas", "train"]
     whole = subprocess.run(
         [*command, "noisy.py", "--epochs", "80", "--out", "whole"], env=ENVIRONMENT, capture_output=True, text=True
     )
@@ -464,7 +464,7 @@ def test_on_a_full_disk_it_is_one_line_and_the_last_checkpoint_stays(noisy: Path
     """The disk fills while the run goes on; when there is room again, so does the run, to the same bits."""
     fit("noisy.py", epochs=6, out="whole", listener=QUIET)
     fit("noisy.py", epochs=3, out=small_disk / "run", listener=QUIET)
-    run, command = small_disk / "run", [sys.executable, "-m", "adamas.cli", "train", "--resume"]
+    run, command = small_disk / "run", [sys.executable, "-m", "adamas", "train", "--resume"]
     before = (run / folder.CHECKPOINT).read_bytes()
     (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
     done = subprocess.run([*command, str(run), "--epochs", "6"], env=ENVIRONMENT, capture_output=True, text=True)

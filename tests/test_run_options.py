@@ -17,16 +17,16 @@ import torch
 from torch import nn
 
 import adamas.torch
-from adamas.cli import main
+from adamas.lab.command import main
+from adamas.lab.tasks import InputError, Task, digits, mnist
+from adamas.lab.train import Evaluation, Listener, Plan, Sample, Summary, display, fit, folder, measures
+from adamas.lab.train.config import gather
+from adamas.lab.train.interruption import Interruption
+from adamas.lab.train.optimizers import choose_optimizer, split_optimizers
+from adamas.lab.train.options import Options
+from adamas.lab.train.repeatable import seed_and_threads
+from adamas.lab.train.training import SAMPLES, Training
 from adamas.schedules import Plateau
-from adamas.tasks import InputError, Task, digits, mnist
-from adamas.train import Evaluation, Listener, Plan, Sample, Summary, display, fit, folder, measures
-from adamas.train.config import gather
-from adamas.train.interruption import Interruption
-from adamas.train.optimizers import choose_optimizer, split_optimizers
-from adamas.train.options import Options
-from adamas.train.repeatable import seed_and_threads
-from adamas.train.training import SAMPLES, Training
 
 QUIET = Listener()
 
@@ -202,7 +202,7 @@ def test_steps_are_sampled_evenly_with_the_mean_loss_between(tmp_path: Path) -> 
 
 def test_looking_changes_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit(epochs=2, out=tmp_path / "seen", listener=QUIET)
-    monkeypatch.setattr("adamas.train.training.SAMPLES", 1)
+    monkeypatch.setattr("adamas.lab.train.training.SAMPLES", 1)
     fit(epochs=2, out=tmp_path / "unseen", eval_every=90, listener=QUIET)
     assert (tmp_path / "seen" / folder.MODEL).read_bytes() == (tmp_path / "unseen" / folder.MODEL).read_bytes()
     assert len(lines(tmp_path / "unseen" / folder.STEPS)) < len(lines(tmp_path / "seen" / folder.STEPS))
@@ -236,7 +236,7 @@ def test_the_steps_and_seconds_to_the_target_are_those_of_the_first_evaluation_t
 OWN = """
 import torch
 from torch import nn
-from adamas.tasks import Task
+from adamas.lab.tasks import Task
 
 def load(data_dir):
     x = torch.arange(12.).view(6, 2) / 12
@@ -274,8 +274,12 @@ def load(data_dir):
         ("import torch\n", "x = " + "-" * 100_000 + "1\n", "task '{path}' is not Python: "),
         ("import torch\n", "\0", "task '{path}' is not Python: "),
         ("import torch\n", "\udcff", "task '{path}' is not Python: "),
-        ("return Task", "return dict", "task '{path}': its load(data_dir) must return an adamas.tasks.Task, not "),
-        ("def load(", "def lode(", "task '{path}' has no function load(data_dir), which returns an adamas.tasks.Task"),
+        ("return Task", "return dict", "task '{path}': its load(data_dir) must return an adamas.lab.tasks.Task, not "),
+        (
+            "def load(",
+            "def lode(",
+            "task '{path}' has no function load(data_dir), which returns an adamas.lab.tasks.Task",
+        ),
     ],
 )
 def test_a_mistake_in_a_task_is_told_before_anything_is_written(tmp_path: Path, old: str, new: str, says: str) -> None:
@@ -339,7 +343,7 @@ def test_what_an_optimizer_of_the_users_raises_is_told_with_its_frames_alone(
     assert ended.value.code == 1
     assert lines[0] == f"adamas: {tmp_path}/own_failing_optimizer.py, line 5, raised ValueError: 3"
     assert lines[-1] == "ValueError: 3"
-    assert "adamas/train" not in "".join(lines)
+    assert "adamas/lab/train" not in "".join(lines)
 
 
 def test_a_rehearsal_leaves_the_run_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

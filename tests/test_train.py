@@ -18,11 +18,10 @@ import safetensors.torch
 import torch
 from torch.nn import functional as F
 
-from adamas.schedules import cosine, from_function, from_json, parse
-from adamas.tasks import digits, mnist, mnist_cnn
-from adamas.tasks.idx import find_idx, read_idx
-from adamas.tasks.perceptron import Perceptron
-from adamas.train import (
+from adamas.lab.tasks import digits, mnist, mnist_cnn
+from adamas.lab.tasks.idx import find_idx, read_idx
+from adamas.lab.tasks.perceptron import Perceptron
+from adamas.lab.train import (
     DivergedError,
     Evaluation,
     InputError,
@@ -34,11 +33,12 @@ from adamas.train import (
     folder,
     training,
 )
-from adamas.train.interruption import Interruption
-from adamas.train.optimizers import OPTIMIZERS
-from adamas.train.options import Options
-from adamas.train.records import Memory, Seconds
-from adamas.train.schedules import SCHEDULES
+from adamas.lab.train.interruption import Interruption
+from adamas.lab.train.optimizers import OPTIMIZERS
+from adamas.lab.train.options import Options
+from adamas.lab.train.records import Memory, Seconds
+from adamas.lab.train.schedules import SCHEDULES
+from adamas.schedules import cosine, from_function, from_json, parse
 
 
 def idx(shape: tuple[int, ...], values: bytes) -> bytes:

@@ -1,12 +1,14 @@
 """Adamas: the Adam family of optimizers as one engine.
 
-Importing this package imports nothing else. The adapters (``adamas.torch``, …) are imported by those who have the framework,
-and only those that step on the engine need it to be there.
+Importing this package imports the standard library alone. The adapters (``adamas.torch``, …) are imported by those who have
+the framework, and only those that step on the engine need it to be built.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from . import moved as _moved  # noqa: F401  # for its effect: the modules' former names import
 
 __all__ = ["EngineInfo", "__version__", "engine_info"]
 __version__ = "0.1.0"

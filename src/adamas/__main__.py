@@ -1,5 +1,5 @@
-"""``python -m adamas`` is the command ``adamas``. May import adamas.cli."""
+"""``python -m adamas`` is the command ``adamas``. May import adamas.lab.command."""
 
-from adamas.cli import main
+from adamas.lab.command import main
 
 main()

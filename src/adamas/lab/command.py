@@ -1,0 +1,100 @@
+"""The command ``adamas``: gathers the commands, and turns errors into one line and an exit status.
+
+May import the standard library; typer and the rooms whose commands it gathers only inside functions, since libraries that they
+import may be missing.
+Exit status: 0 done, 1 a run failed, 2 the input cannot be used (nothing was written), 130 interrupted.
+"""
+
+import io
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import adamas
+from adamas.extras import MissingExtraError, needs
+
+if TYPE_CHECKING:
+    import typer
+
+
+def main() -> NoReturn:
+    """Run the command line in ``sys.argv``; does not return."""
+    try:
+        with needs("train"):
+            _run()
+    except MissingExtraError as error:
+        _stop(2, str(error))
+
+
+def _run() -> NoReturn:
+    import typer
+
+    from adamas.lab.tasks import InputError, in_users_code
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a × that the terminal cannot show is no reason to end a run
+    # typer carries click inside it in some versions and beside it in others; either way this is its error for a command
+    # line that does not parse.
+    usage_error: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
+    try:
+        sys.exit(application()(prog_name="adamas", standalone_mode=False))
+    except InputError as error:
+        argument = error.parameter in ("task", "expression", "runs", "study")
+        name = error.parameter if argument else f"--{error.parameter.replace('_', '-')}"
+        _stop(2, f"{name} {error.problem}", error.shown)
+    except usage_error as error:
+        _stop(2, _misused(error.format_message(), getattr(error, "param", None)))
+    except Exception as error:
+        if raised := in_users_code(error):
+            _stop(1, *raised)
+        if isinstance(error, OSError):
+            _stop(1, str(error))
+        raise
+
+
+def application() -> "typer.Typer":
+    """Make the command line; needs the ``train`` extra."""
+    import typer
+
+    from adamas.lab.compare.command import compare
+    from adamas.lab.report.command import report
+    from adamas.lab.train.command import train
+    from adamas.lab.train.find_lr import find_lr
+    from adamas.lab.train.schedule import schedule
+    from adamas.lab.train.tasks import tasks
+
+    application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    for command in (train, compare, report, tasks, find_lr, schedule):
+        application.command(name=command.__name__.replace("_", "-"))(command)
+
+    @application.callback(invoke_without_command=True)
+    def adamas_command(
+        context: typer.Context,
+        version: bool = typer.Option(False, "--version", help="Print the version."),
+    ) -> None:
+        """Adamas: the Adam family of optimizers as one engine."""
+        if version:
+            typer.echo(f"adamas {adamas.__version__}")
+        elif context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+
+    return application
+
+
+def _misused(message: str, parameter: object) -> str:
+    """What is wrong with the command line; of an option that is no number, also what was given."""
+    option = next(iter(getattr(parameter, "opts", [])), "")
+    kinds = {"integer": "a whole number", "number": "a number", "float": "a number"}  # by a word of typer's message
+    kind = next((kind for word, kind in kinds.items() if word in message), None)
+    words = [word for given in sys.argv[1:] for word in given.split("=", 1)]
+    if kind is None or option not in words[:-1]:
+        return f"{message} (--help lists what there is)"
+    return f"{option} must be {kind}, got {words[words.index(option) + 1]!r}"
+
+
+def _stop(status: int, line: str, shown: str = "") -> NoReturn:
+    print(f"adamas: {' '.join(line.split())}", *filter(None, [shown]), sep="\n", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Comparisons of optimizers: ``compare`` from Python, ``adamas compare`` from the command line.
+
+May import adamas.lab.tasks, adamas.lab.train, SciPy and the standard library. Importing this package alone imports neither
+PyTorch nor SciPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from adamas.extras import needs
+from adamas.schedules import Schedule
+
+if TYPE_CHECKING:
+    from adamas.lab.compare.comparison import Listener
+    from adamas.lab.compare.judgement import Judgement
+
+__all__ = ["compare"]
+
+
+@needs("train")
+def compare(
+    task: str | PathLike[str],
+    optimizers: str | Sequence[str] = (),
+    *,
+    budget: int = 8,
+    seeds: int = 3,
+    tune: Sequence[str] = ("lr",),
+    lr_range: tuple[float, float] | None = None,
+    data_dir: str | PathLike[str] | None = None,
+    model: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    schedule: str | Schedule = "constant",
+    clip: float | Literal["auto"] | None = None,
+    jobs: int = 1,
+    threads: int | None = None,
+    device: str = "cpu",
+    out: str | PathLike[str] | None = None,
+    listener: Listener | None = None,
+) -> Judgement:
+    """Tune several optimizers with the same budget, train each at its best with the same seeds, and judge them.
+
+    What is done is kept in a study, one SQLite file, trial by trial. The same call goes on with a study that is not
+    complete; of one that is, given as ``out``, it gives the judgement.
+
+    Args:
+        task: a name or a file of a task; or the file of a study, which settles all the rest.
+        optimizers: at least one, as ``adamas train --optimizer`` takes them, in a sequence or with commas between.
+        budget: tuning trials for each optimizer.
+        seeds: training runs of each at its best setting, 3 or more.
+        tune: what is tuned besides lr: of ``weight_decay``, ``beta1``, ``beta2`` and ``eps``, in the optimizers that have it.
+        lr_range: the lowest and the highest rate for all, instead of a factor of 30 around the default of each.
+        data_dir: folder of the data files, for the tasks that read some.
+        model: another network of the task.
+        epochs: passes over the training data in a trial; by default the task's own.
+        batch_size: examples a step; by default the task's own.
+        schedule: how the rate goes, as a factor; see ``adamas.lab.train.fit``.
+        clip: clips the gradient's norm; see ``adamas.lab.train.fit``.
+        jobs: trials side by side, each in a process of its own.
+        threads: of each trial; by default the processors are shared out.
+        device: where to train.
+        out: the study's file; by default a fresh ``studies/<task>-<time>.sqlite``, or one there that is not complete and
+            has the same settings.
+        listener: is told how it goes.
+
+    Returns:
+        Who is better, who is tied, how surely, and how much the learning rate mattered.
+
+    Raises:
+        InputError: an argument, the data or the study cannot be used.
+        OSError: the study cannot be written.
+        KeyboardInterrupt: Ctrl-C; what is done is kept.
+    """
+    from adamas.lab.compare.comparison import Listener, Request, carry_out, open_study
+    from adamas.lab.compare.judgement import judge
+    from adamas.lab.train.optimizers import split_optimizers
+
+    request = Request(
+        task=str(task),
+        optimizers=tuple(split_optimizers(optimizers) if isinstance(optimizers, str) else optimizers),
+        budget=budget,
+        seeds=seeds,
+        tune=tuple(tune),
+        lr_range=lr_range,
+        data_dir=None if data_dir is None else Path(data_dir),
+        model=model,
+        epochs=epochs,
+        batch_size=batch_size,
+        schedule=str(schedule),
+        clip=clip,
+        jobs=jobs,
+        threads=threads,
+        device=device,
+        out=None if out is None else Path(out),
+    )
+    with open_study(request) as study:
+        carry_out(study, listener or Listener())
+        return judge(study)

@@ -1,0 +1,300 @@
+"""Sets a comparison up from what was asked for, goes through its trials, and tells a listener.
+
+May import the rest of adamas.lab.compare, adamas.lab.tasks and adamas.lab.train; PyTorch comes with the task.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import adamas
+from adamas.lab.compare import plan
+from adamas.lab.compare.space import check_tune, quasi_random, state_space, tunable
+from adamas.lab.compare.study import SUFFIX, Finished, Outcome, Settings, Study, Trial, choose_path
+from adamas.lab.compare.trial import options_of
+from adamas.lab.compare.workers import RUN_TRIAL, Workers
+from adamas.lab.tasks import InputError, Task, is_file, label, load
+from adamas.lab.train.optimizers import OPTIMIZERS
+from adamas.lab.train.options import Options
+from adamas.lab.train.schedules import choose_schedule
+
+BUDGET, SEEDS, FEWEST_SEEDS, EVALUATIONS = 8, 3, 3, 20
+MOST = 10_000  # of trials and seeds
+
+
+@dataclass(frozen=True)
+class Request:
+    """A comparison as it was asked for; None stands for the default of the task or the machine.
+
+    ``task`` may also be the file of a study, which holds all the rest.
+
+    Raises:
+        InputError: a number is out of range, or nothing is to be compared.
+    """
+
+    task: str
+    optimizers: tuple[str, ...] = ()
+    budget: int = BUDGET
+    seeds: int = SEEDS
+    tune: tuple[str, ...] = ("lr",)
+    lr_range: tuple[float, float] | None = None
+    data_dir: Path | None = None
+    model: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    schedule: str = "constant"
+    clip: float | Literal["auto"] | None = None
+    jobs: int = 1
+    threads: int | None = None
+    device: str = "cpu"
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check what does not need the task."""
+        if self.names_study:
+            if given := [field.name for field in fields(self)[1:] if getattr(self, field.name) != field.default]:
+                raise InputError(given[0], f"is settled by the study {self.task!r}: leave it out")
+            return
+        if not self.optimizers:
+            raise InputError("optimizers", "is missing: name them with commas between, such as adam,sgd,torch:AdamW")
+        if twice := [name for name in self.optimizers if self.optimizers.count(name) > 1]:
+            raise InputError("optimizers", f"has {twice[0]!r} twice")
+        for name, least, why in (
+            ("budget", 1, ""),
+            ("seeds", FEWEST_SEEDS, ": fewer say nothing about luck"),
+        ):
+            if not least <= getattr(self, name) <= MOST:
+                asked = f"from {least} to {MOST:,}, got {getattr(self, name)}"
+                raise InputError(name, f"must be a whole number {asked}{why if getattr(self, name) < least else ''}")
+        processors = os.cpu_count() or 1
+        if not 1 <= self.jobs <= processors:
+            raise InputError("jobs", f"must be from 1 to the {processors} processors of this machine, got {self.jobs}")
+        if self.lr_range is not None and not 0 < self.lr_range[0] < self.lr_range[1] < math.inf:
+            low, high = self.lr_range
+            raise InputError("lr_range", f"must be two rising numbers above 0, such as 1e-4,0.1, got {low:g},{high:g}")
+        if self.out is not None and self.out.suffix != SUFFIX:
+            raise InputError(
+                "out", f"must be the name of a study, such as {self.out.stem}{SUFFIX}, got {str(self.out)!r}"
+            )
+        object.__setattr__(self, "tune", tuple(check_tune(self.tune)))
+        if choose_schedule(self.schedule, 1).is_rate:
+            raise InputError(
+                "schedule", f"{self.schedule!r} has a rate in it, and the rate is tuned: give a factor, such as cosine"
+            )
+
+    @property
+    def names_study(self) -> bool:
+        """Whether ``task`` is the file of a study."""
+        return self.task.endswith(SUFFIX)
+
+    def command(self) -> str:
+        """Return the line that asks for this, without the defaults."""
+        words = ["adamas", "compare", self.task]
+        for field in fields(self)[1:]:
+            value = getattr(self, field.name)
+            if value != field.default:
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                words += [f"--{field.name.replace('_', '-')}", text]
+        return shlex.join(words)
+
+
+class Listener:
+    """Is told how a comparison goes. These methods do nothing; a subclass says what it wants to hear."""
+
+    def on_start(self, study: Study, done: int, total: int) -> None:
+        """Trials are about to begin; some may be done already."""
+
+    def on_trial_start(self, trial: Trial) -> None:
+        """A trial has begun."""
+
+    def on_trial_end(self, trial: Trial, outcome: Outcome, done: int, total: int) -> None:
+        """A trial is over, and recorded."""
+
+
+def open_study(request: Request) -> Study:
+    """Make the study that is asked for, or open it where it has been begun.
+
+    It has been begun where ``out`` is there, where ``task`` names a study, or where the default folder has one that is not
+    complete, with these settings.
+
+    Raises:
+        InputError: what was asked for cannot be done, or the study that is there has other settings.
+    """
+    if request.names_study:
+        study = Study.open(Path(request.task), parameter="task", write=True)
+        try:
+            study.check_same(replace(study.settings, **_versions()))
+            _try_out_all(study.settings)
+        except InputError:
+            study.close()
+            raise
+        return study
+    settings = _settings(request)
+    if request.out is None:
+        return _unfinished(settings) or Study.create(choose_path(label(request.task)), settings)
+    if not request.out.exists():
+        return Study.create(request.out, settings)
+    study = Study.open(request.out, write=True)
+    try:
+        study.check_same(settings)
+    except InputError:
+        study.close()
+        raise
+    return study
+
+
+def carry_out(study: Study, listener: Listener, run: str = RUN_TRIAL) -> None:
+    """Do all trials of a study that are missing.
+
+    Args:
+        study: open for writing.
+        listener: is told how it goes.
+        run: see ``workers.Workers``.
+
+    Raises:
+        OSError: the study cannot be written, or no process can be started.
+        KeyboardInterrupt: Ctrl-C; the trials under way are lost.
+    """
+    settings = study.settings
+    finished = study.finished()
+    listener.on_start(study, len(finished), plan.total(settings, finished))
+    with Workers(settings, run) as workers:
+        while trials := plan.missing(settings, finished):
+            for trial, outcome in workers.run(trials, listener.on_trial_start):
+                study.record(trial, outcome)
+                finished.append(Finished(trial, outcome))
+                listener.on_trial_end(trial, outcome, len(finished), plan.total(settings, finished))
+
+
+def _settings(request: Request) -> Settings:
+    """Fill every default in, and see that each optimizer can be made and trained."""
+    options = {name: _options(request, name) for name in request.optimizers}
+    task = load(request.task, request.data_dir)
+    tune = list(request.tune)
+    has = {name: tunable(run.member) for name, run in options.items()}
+    epochs = request.epochs or task.epochs
+    batch_size = request.batch_size or task.batch_size
+    steps = epochs * task.steps_in_epoch(batch_size)
+    settings = Settings(
+        task=str(Path(request.task).resolve()) if is_file(request.task) else request.task,
+        description=task.description,
+        metric=task.metric,
+        mode=task.mode,
+        target=task.target,
+        optimizers=list(request.optimizers),
+        budget=request.budget,
+        seeds=plan.final_seeds(request.seeds),
+        tune=tune,
+        hyperparameters=has,
+        space={
+            name: state_space(name, _usual_rate(task, run), [own for own in has[name] if own in tune], request.lr_range)
+            for name, run in options.items()
+        },
+        points=quasi_random(request.budget, tune),
+        data_dir=None if request.data_dir is None else str(request.data_dir.resolve()),
+        model=request.model,
+        epochs=epochs,
+        batch_size=batch_size,
+        steps=steps,
+        eval_every=math.ceil(steps / EVALUATIONS),
+        schedule=request.schedule,
+        clip=request.clip,
+        device=request.device,
+        jobs=request.jobs,
+        threads=request.threads or _threads(task, request.jobs),
+        command=request.command(),
+        **_versions(),
+        python=platform.python_version(),
+    )
+    _try_out_all(settings, task)
+    return settings
+
+
+def _usual_rate(task: Task, options: Options) -> float | None:
+    """Return the middle of the range of rates: the default, for a class of another library that of its namesake here.
+
+    Else the same method could be searched in two ranges, as ``lr`` is 0.001 by default in PyTorch's SGD.
+    """
+    namesake = options.member.class_name.lower()
+    if options.member.own or namesake not in OPTIMIZERS:
+        return options.usual_rate(task.rates)
+    return task.rates.get(namesake, OPTIMIZERS[namesake].lr)
+
+
+def _try_out_all(settings: Settings, task: Task | None = None) -> None:
+    """Make what the trials train, so that what can never work is an error now and not a study of failed trials."""
+    import adamas.lab.train.loop  # noqa: F401 - with which each trial begins
+    from adamas.lab.train.interruption import Interruption
+    from adamas.lab.train.repeatable import seed_and_threads
+    from adamas.lab.train.training import Training
+
+    if task is None:
+        task = load(settings.task, None if settings.data_dir is None else Path(settings.data_dir))
+    for trial in plan.tuning_trials(settings)[: len(settings.optimizers)]:
+        options = options_of(settings, trial)
+        with _named_optimizers(), seed_and_threads(options.seed, options.threads, options.device):
+            training = Training(task, options, Interruption())
+            if is_file(settings.task):
+                training.rehearse()
+
+
+@contextmanager
+def _named_optimizers() -> Iterator[None]:
+    """Let an error of training name the option of this command."""
+    try:
+        yield
+    except InputError as error:
+        if error.parameter != "optimizer":
+            raise
+        raise InputError("optimizers", error.problem, error.shown) from error
+
+
+def _options(request: Request, optimizer: str) -> Options:
+    """Check what a training run checks, with any rate."""
+    with _named_optimizers():
+        return Options(
+            task=request.task,
+            data_dir=request.data_dir,
+            model=request.model,
+            optimizer=optimizer,
+            lr=1.0,
+            schedule=request.schedule,
+            clip=request.clip,
+            epochs=request.epochs,
+            batch_size=request.batch_size,
+            device=request.device,
+            threads=request.threads,
+        )
+
+
+def _threads(task: Task, jobs: int) -> int:
+    """Share the processors out, but give no trial more than suits the task."""
+    share = max(1, (os.cpu_count() or 1) // jobs)
+    return min(share, task.threads or share)
+
+
+def _versions() -> dict[str, Any]:
+    import torch
+
+    return {"adamas": adamas.__version__, "torch": str(torch.__version__)}
+
+
+def _unfinished(settings: Settings) -> Study | None:
+    """Open the newest study of the default folder that has these settings and is not complete."""
+    for path in sorted(Path("studies").glob(f"{label(settings.task)}-*{SUFFIX}"), reverse=True):
+        try:
+            study = Study.open(path, write=True)
+        except InputError:
+            continue  # damaged, or under way in another process: not what was asked for
+        if not study.settings.differences(settings) and plan.missing(study.settings, study.finished()):
+            return study
+        study.close()
+    return None

@@ -1,0 +1,159 @@
+"""Shows a comparison: a bar over its trials on a terminal or in a notebook, plain lines elsewhere, and the table at the end.
+
+May import rich, adamas.lab.train.display and the rest of adamas.lab.compare that runs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from adamas.lab.compare.comparison import Listener
+from adamas.lab.compare.judgement import Judgement
+from adamas.lab.compare.study import Outcome, Settings, Study, Trial
+from adamas.lab.compare.words import count, decades, listed, number, reached, setting, spread
+from adamas.lab.compare.workers import at_once
+from adamas.lab.tasks import label
+from adamas.lab.train.display import console_for_a_bar, print_line
+from adamas.lab.train.terminal import columns
+
+SHOWN = 2  # trials named beside the bar
+
+_PHASES = {"tune": "tuning", "sweep": "sweep", "final": "final"}
+
+
+def heading(study: Study, done: int) -> str:
+    """Say in a few lines what is compared, and how."""
+    settings = study.settings
+    threads = f"{count(settings.threads, 'thread')}{' each' if settings.jobs > 1 else ''}"
+    fewer = (
+        f" ({here} here, which has {count(here, 'processor')})" if (here := at_once(settings)) < settings.jobs else ""
+    )
+    sweep = f", {count(settings.budget, 'sweep trial')} each" if settings.tune != ["lr"] else ""
+    ranges = {
+        name: ", ".join(f"{part} {low:g} to {high:g}" for part, (low, high, _) in space.items())
+        for name, space in settings.space.items()
+    }
+    longest = max(map(len, ranges))
+    return "\n".join(
+        [
+            f"{label(settings.task)}: {settings.description}; {count(settings.epochs, 'epoch')} "
+            f"({count(settings.steps, 'step')}) of batches of {settings.batch_size}, {settings.schedule}",
+            f"{count(settings.budget, 'tuning trial')} each{sweep}, {count(len(settings.seeds), 'seed')} at the best; "
+            f"{settings.jobs} at a time{fewer}, {threads}, to {study.path}",
+            *(f"  {name:{longest}}  {text}" for name, text in ranges.items()),
+            *([f"Going on after {count(done, 'trial')}."] if done else []),
+        ]
+    )
+
+
+def row(settings: Settings, trial: Trial, outcome: Outcome) -> str:
+    """Say what came of a trial."""
+    metric = settings.metric.replace("_", " ")
+    if outcome.status == "failed":
+        return f"{_called(trial)}: failed: {outcome.error}"
+    value = "diverged" if outcome.value is None else f"{metric} {number(outcome.value)}"
+    return f"{_called(trial)}: {value}" + ("" if outcome.train_seconds is None else f", {outcome.train_seconds:.1f} s")
+
+
+def _called(trial: Trial) -> str:
+    seed = f" seed {trial.seed}" if trial.phase == "final" else ""
+    return f"{_PHASES[trial.phase]} {trial.optimizer} {setting(trial.settings)}{seed}"
+
+
+def table(judgement: Judgement, width: int | None = None) -> list[str]:
+    """Lay the standings out in columns, within so many characters a line where that is given."""
+    titles = [
+        "rank",
+        "optimizer",
+        "best setting",
+        judgement.metric.replace("_", " "),
+        "steps to target",
+        "seconds to target",
+        "decades of lr",
+    ]
+    rows = [
+        [
+            str(standing.rank),
+            standing.optimizer,
+            setting(standing.settings) or "none",
+            spread(standing),
+            reached(standing.steps_to_target, ".0f"),
+            reached(standing.seconds_to_target, ".2g"),
+            decades(standing.sensitivity),
+        ]
+        for standing in judgement.standings
+    ]
+    return columns([titles, *rows], width)
+
+
+class Lines(Listener):
+    """Plain lines on standard output: a heading, then one line a trial."""
+
+    def on_start(self, study: Study, done: int, total: int) -> None:
+        """Print what is compared."""
+        self.settings = study.settings
+        print_line(heading(study, done))
+
+    def on_trial_end(self, trial: Trial, outcome: Outcome, done: int, total: int) -> None:
+        """Print what came of it."""
+        print_line(f"{done:{len(str(total))}}/{total} {row(self.settings, trial, outcome)}")
+
+
+class Live(Listener):
+    """A bar at the foot of a terminal with what is running, and the trials above it. ``bar`` is to be entered
+    around the comparison."""
+
+    def __init__(self, console: Console) -> None:
+        """Prepare the bar; nothing is drawn yet."""
+        self.console = console
+        self.running: list[str] = []
+        self.bar = Progress(
+            SpinnerColumn(),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=None),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            transient=True,
+            expand=True,
+        )
+
+    def on_start(self, study: Study, done: int, total: int) -> None:
+        """Print what is compared, and draw the bar."""
+        self.settings = study.settings
+        first, rest = heading(study, done).split("\n", 1)
+        self.console.print(Text(first, style="bold"), Text(rest), sep="\n")
+        self.task = self.bar.add_task("starting", total=total, completed=done)
+
+    def on_trial_start(self, trial: Trial) -> None:
+        """Name it beside the bar."""
+        self.running.append(_called(trial))
+        self.bar.update(self.task, description=self.under_way())
+
+    def on_trial_end(self, trial: Trial, outcome: Outcome, done: int, total: int) -> None:
+        """Print what came of it above the bar, and move the bar."""
+        self.running.remove(_called(trial))
+        self.console.print(Text(row(self.settings, trial, outcome)))
+        self.bar.update(self.task, completed=done, total=total, description=self.under_way())
+
+    def under_way(self) -> str:
+        """Name what is running, as far as there is room."""
+        shown, more = self.running[:SHOWN], len(self.running) - SHOWN
+        return listed([*shown, *([f"{more} more"] if more > 0 else [])])
+
+
+@contextmanager
+def display() -> Iterator[Listener]:
+    """Show a comparison, by where standard output goes."""
+    console = console_for_a_bar()
+    if console is None:
+        yield Lines()
+        return
+    live = Live(console)
+    with live.bar:
+        yield live

@@ -1,0 +1,206 @@
+"""What a comparison says: who is better, who is tied, how surely, and how much the learning rate mattered.
+
+May import NumPy, SciPy (through adamas.lab.compare.statistics) and the rest of adamas.lab.compare that runs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+
+from adamas.lab.compare import words
+from adamas.lab.compare.plan import best
+from adamas.lab.compare.statistics import LEVEL, holm, interval, is_negligible, nearly_best, paired_p
+from adamas.lab.compare.study import Finished, Settings, Study
+from adamas.lab.tasks import InputError, label
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How the metric depends on the learning rate alone.
+
+    ``rates`` rise; ``values`` are the metric there, None where the run diverged or failed. ``low`` and ``high`` bound the
+    range of rates around the best that stay within 5% of it, or within a millionth of the target; ``decades`` is how wide
+    that is. ``at_edge`` says that the best rate is the lowest or the highest that was tried, so that a better one may lie
+    outside.
+    """
+
+    rates: list[float]
+    values: list[float | None]
+    low: float | None
+    high: float | None
+    decades: float
+    at_edge: bool
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One optimizer at its best setting. Lists are by seed, None where the run diverged, failed, or missed the target.
+
+    ``mean`` with its 95% interval ``low`` to ``high`` is over the seeds that finished. ``rank`` counts from 1; ties share it.
+    """
+
+    optimizer: str
+    rank: int
+    settings: dict[str, Any]
+    values: list[float | None]
+    mean: float | None
+    low: float | None
+    high: float | None
+    steps_to_target: list[int | None]
+    seconds_to_target: list[float | None]
+    train_seconds: list[float | None]
+    sensitivity: Sensitivity
+    trials_failed: int
+    evaluations: list[list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two optimizers by the same seeds. ``difference`` is the mean of first minus second; ``p`` of a paired test,
+    ``adjusted`` for the number of pairs; ``better`` is None where they are tied."""
+
+    first: str
+    second: str
+    difference: float | None
+    p: float | None
+    adjusted: float | None
+    better: str | None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a study came to. ``standings`` are in the order of their ranks; ``sentences`` say it in words and figures."""
+
+    task: str
+    metric: str
+    mode: Literal["max", "min"]
+    target: float
+    seeds: list[int]
+    standings: list[Standing]
+    pairs: list[Pair]
+    sentences: list[str]
+    warnings: list[str]
+
+
+def judge(study: Study) -> Judgement:
+    """Say what a study came to, also one that is not complete.
+
+    Each optimizer is judged by its final trials, at the setting that was best in tuning. Two are told apart by a paired
+    t-test over the seeds, with Holm's correction for the number of pairs; what that does not tell apart is tied, and so is
+    what differs by less than a millionth of the target. The rank of an optimizer is one more than the number of those that
+    are better. One with a final trial that came to no metric
+    stands after those without, and is not tested.
+
+    Args:
+        study: open.
+
+    Raises:
+        InputError: no trial is over yet.
+    """
+    settings, finished = study.settings, study.finished()
+    if not finished:
+        raise InputError("study", f"{str(study.path)!r} has no trial that is over")
+    sign = 1 if settings.mode == "min" else -1
+    unranked = [_standing(settings, finished, optimizer) for optimizer in settings.optimizers]
+    pairs = _pairs(settings, unranked)
+    worse = {standing.optimizer: 0 for standing in unranked}
+    for pair in pairs:
+        if pair.better is not None:
+            worse[pair.second if pair.better == pair.first else pair.first] += 1
+    standings = [replace(standing, rank=1 + worse[standing.optimizer]) for standing in unranked]
+    standings.sort(key=lambda standing: (standing.rank, math.inf if standing.mean is None else sign * standing.mean))
+    return Judgement(
+        task=label(settings.task),
+        metric=settings.metric,
+        mode=settings.mode,
+        target=settings.target,
+        seeds=settings.seeds,
+        standings=standings,
+        pairs=pairs,
+        sentences=words.sentences(settings, standings, pairs),
+        warnings=words.warnings(settings, finished, standings),
+    )
+
+
+def _standing(settings: Settings, finished: Sequence[Finished], optimizer: str) -> Standing:
+    own = [done for done in finished if done.trial.optimizer == optimizer]
+    chosen = best(settings, own, optimizer)
+    finals = {done.trial.seed: done.outcome for done in own if done.trial.phase == "final"}
+    by_seed = [finals.get(seed) for seed in settings.seeds]
+    values = [outcome.value if outcome else None for outcome in by_seed]
+    present = [value for value in values if value is not None]
+    mean, low, high = interval(present) if present else (None, None, None)
+    return Standing(
+        optimizer=optimizer,
+        rank=1,
+        settings=dict(chosen.trial.settings) if chosen else {},
+        values=values,
+        mean=mean,
+        low=low if len(present) > 1 else None,
+        high=high if len(present) > 1 else None,
+        steps_to_target=[outcome.steps_to_target if outcome else None for outcome in by_seed],
+        seconds_to_target=[outcome.seconds_to_target if outcome else None for outcome in by_seed],
+        train_seconds=[outcome.train_seconds if outcome else None for outcome in by_seed],
+        sensitivity=_sensitivity(settings, own, chosen),
+        trials_failed=sum(done.outcome.status != "done" for done in own),
+        evaluations=[outcome.evaluations if outcome else [] for outcome in by_seed],
+    )
+
+
+def _sensitivity(settings: Settings, own: Sequence[Finished], chosen: Finished | None) -> Sensitivity:
+    """Gather the trials that differ from the best one in the rate alone."""
+    others = {name: value for name, value in chosen.trial.settings.items() if name != "lr"} if chosen else {}
+    curve = {
+        done.trial.settings["lr"]: done.outcome.value
+        for done in own
+        if done.trial.phase != "final"
+        and (chosen is None or {name: value for name, value in done.trial.settings.items() if name != "lr"} == others)
+    }
+    rates = sorted(curve)
+    values = [curve[rate] for rate in rates]
+    found = nearly_best(rates, values, settings.mode, settings.target)
+    if found is None:
+        return Sensitivity(rates, values, low=None, high=None, decades=0.0, at_edge=False)
+    index, low, high = found
+    at_edge = len(rates) > 1 and index in (0, len(rates) - 1)
+    return Sensitivity(rates, values, low, high, decades=math.log10(high / low), at_edge=at_edge)
+
+
+def _pairs(settings: Settings, standings: Sequence[Standing]) -> list[Pair]:
+    """Compare each optimizer with each other one."""
+    pairs = []
+    for first, second in combinations(standings, 2):
+        common = [
+            (one, other)
+            for one, other in zip(first.values, second.values, strict=True)
+            if one is not None and other is not None
+        ]
+        difference = float(np.mean([one - other for one, other in common])) if common else None
+        complete = len(common) == len(settings.seeds)
+        p = paired_p(*zip(*common, strict=True)) if complete else None
+        pairs.append(Pair(first.optimizer, second.optimizer, difference, p, None, _more_complete(first, second)))
+    adjusted = iter(holm([pair.p for pair in pairs if pair.p is not None]))
+    return [pair if pair.p is None else _decided(settings, pair, next(adjusted)) for pair in pairs]
+
+
+def _more_complete(first: Standing, second: Standing) -> str | None:
+    """Name the one that came to a metric with every seed where the other did not; then some where the other had none."""
+    for enough in (all, any):
+        does, other_does = (enough(value is not None for value in standing.values) for standing in (first, second))
+        if does != other_does:
+            return first.optimizer if does else second.optimizer
+    return None
+
+
+def _decided(settings: Settings, pair: Pair, adjusted: float) -> Pair:
+    assert pair.difference is not None
+    if adjusted >= LEVEL or is_negligible(pair.difference, settings.target):
+        return replace(pair, adjusted=adjusted)
+    first_is_better = (pair.difference < 0) == (settings.mode == "min")
+    return replace(pair, adjusted=adjusted, better=pair.first if first_is_better else pair.second)

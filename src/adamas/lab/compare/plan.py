@@ -1,0 +1,95 @@
+"""Which trials a comparison has: the same number for each optimizer, decided by the settings and by what the tuning found.
+
+Nothing here depends on the order or the time of trials, so that going on is doing those which are missing. May import
+adamas.lab.compare.study and adamas.lab.compare.space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adamas.lab.compare.space import at, lr_grid
+from adamas.lab.compare.study import Finished, Settings, Trial
+
+TUNE_SEED = 0  # none of the final seeds, so that luck in tuning does not count in the result
+
+
+def final_seeds(count: int) -> list[int]:
+    """Return the seeds of the final trials."""
+    return list(range(TUNE_SEED + 1, TUNE_SEED + 1 + count))
+
+
+def tuning_trials(settings: Settings) -> list[Trial]:
+    """Return the trials of the search: for each point, one of every optimizer."""
+    return [
+        Trial(optimizer, "tune", number, TUNE_SEED, at(settings.space[optimizer], point))
+        for number, point in enumerate(settings.points)
+        for optimizer in settings.optimizers
+    ]
+
+
+def best(settings: Settings, finished: Sequence[Finished], optimizer: str) -> Finished | None:
+    """Return the tuning trial of an optimizer with the best metric, the first of equals; None where no trial has one."""
+    tried = sorted(
+        (done for done in finished if done.trial.optimizer == optimizer and done.trial.phase == "tune"),
+        key=lambda done: done.trial.number,
+    )
+    valued = [(done.outcome.value, done) for done in tried if done.outcome.value is not None]
+    if not valued:
+        return None
+    sign = 1 if settings.mode == "min" else -1
+    return min(valued, key=lambda pair: sign * pair[0])[1]
+
+
+def planned(settings: Settings, finished: Sequence[Finished]) -> list[Trial]:
+    """Return all trials that can be named by now: those of the search, and once it is over, what follows it.
+
+    An optimizer for which no trial of the search came to a metric has nothing to go on with.
+    """
+    search = tuning_trials(settings)
+    over = {key(done.trial) for done in finished}
+    if any(key(trial) not in over for trial in search):
+        return search
+    found = {optimizer: best(settings, finished, optimizer) for optimizer in settings.optimizers}
+    settled = [(optimizer, done.trial) for optimizer, done in found.items() if done is not None]
+    finals = [
+        Trial(optimizer, "final", trial.number, seed, trial.settings)
+        for seed in settings.seeds
+        for optimizer, trial in settled
+    ]
+    return search + finals + (_sweep(settings, settled) if settings.tune != ["lr"] else [])
+
+
+def _sweep(settings: Settings, settled: Sequence[tuple[str, Trial]]) -> list[Trial]:
+    """Vary the rate alone around the best setting, over its stated range. Where the rate alone is tuned, the search did."""
+    return [
+        Trial(
+            optimizer,
+            "sweep",
+            number,
+            TUNE_SEED,
+            {**trial.settings, "lr": lr_grid(settings.space[optimizer], settings.budget)[number]},
+        )
+        for number in range(settings.budget)
+        for optimizer, trial in settled
+    ]
+
+
+def missing(settings: Settings, finished: Sequence[Finished]) -> list[Trial]:
+    """Return the trials that can be done now; none where the study is complete."""
+    over = {key(done.trial) for done in finished}
+    return [trial for trial in planned(settings, finished) if key(trial) not in over]
+
+
+def total(settings: Settings, finished: Sequence[Finished]) -> int:
+    """Return how many trials the study has in the end: as far as can be told, all optimizers go on after the search."""
+    search = len(tuning_trials(settings))
+    if len(trials := planned(settings, finished)) > search or not missing(settings, finished):
+        return len(trials)
+    each = len(settings.seeds) + (settings.budget if settings.tune != ["lr"] else 0)
+    return search + each * len(settings.optimizers)
+
+
+def key(trial: Trial) -> tuple[str, str, int, int]:
+    """Return what tells a trial from all others of its study."""
+    return trial.optimizer, trial.phase, trial.number, trial.seed

@@ -1,0 +1,114 @@
+"""Where a comparison looks for good settings: the stated range of each hyperparameter, and the points that are tried in it.
+
+The points are the same for every optimizer, in units of its own ranges. May import SciPy, inside the function that needs it,
+adamas.lab.tasks and adamas.lab.train.optimizers.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from adamas.lab.tasks import InputError, choose
+from adamas.lab.train.optimizers import Member
+
+# By the name under which a range is stated; the decay rates of the moments are searched by their distance from 1.
+RANGES = {
+    "weight_decay": (1e-4, 1.0),
+    "1-beta1": (0.01, 0.5),
+    "1-beta2": (1e-4, 0.1),
+    "eps": (1e-10, 1e-3),
+}
+LR_FACTOR = 30.0  # of the default rate, to either side
+TUNABLE = ("lr", "weight_decay", "beta1", "beta2", "eps")
+DEFAULT_BETAS = (0.9, 0.999)
+SEED = 0  # of the scrambling
+DIGITS = 3  # significant ones of a setting, so that it can be read and typed
+
+Space = dict[str, list[Any]]  # hyperparameter → [low, high, "log"]
+
+
+def check_tune(tune: Sequence[str]) -> list[str]:
+    """Return what is tuned, in the order of TUNABLE and with lr in it.
+
+    Raises:
+        InputError: one of them is none of TUNABLE; names ``tune``.
+    """
+    for name in tune:
+        choose("tune", name, TUNABLE)
+    return [name for name in TUNABLE if name == "lr" or name in tune]
+
+
+def tunable(member: Member) -> list[str]:
+    """Return those of TUNABLE that an optimizer has, less those that it was given as arguments."""
+    return [
+        name for name in TUNABLE if name == "lr" or ("betas" if name.startswith("beta") else name) in member.options
+    ]
+
+
+def state_space(optimizer: str, lr: float | None, tune: Sequence[str], lr_range: tuple[float, float] | None) -> Space:
+    """Say which settings of an optimizer are looked at: ranges, in each of which the logarithm is uniform.
+
+    Args:
+        optimizer: how it is written.
+        lr: its default rate on the task, the middle of its range; None where it has none.
+        tune: those of TUNABLE that are tuned in it.
+        lr_range: the range of the rate in the place of the default.
+
+    Raises:
+        InputError: the range of the rate is not known; names ``lr_range``.
+    """
+    if lr_range is None:
+        if not lr:
+            raise InputError("lr_range", f"is missing: {optimizer} has no default rate to look around")
+        lr_range = (_rounded(lr / LR_FACTOR), _rounded(lr * LR_FACTOR))
+    space: Space = {"lr": [*lr_range, "log"]}
+    for name in tune:
+        if name != "lr":
+            stated = f"1-{name}" if name.startswith("beta") else name
+            space[stated] = [*RANGES[stated], "log"]
+    return space
+
+
+def quasi_random(budget: int, tune: Sequence[str]) -> list[dict[str, float]]:
+    """Return ``budget`` points of a scrambled Halton sequence in the unit cube, a coordinate for each name in ``tune``.
+
+    Such points leave smaller gaps than random ones. For few points, or one coordinate, the sequence is still uneven, so each
+    coordinate is moved to the middle of one of ``budget`` equal cells, in the same order (Saka, Gunzburger and Burkardt,
+    Latinized, improved LHS, and CVT point sets in hypercubes, 2007): with one coordinate, that is an even grid.
+    """
+    from scipy.stats import qmc
+
+    rows = qmc.Halton(len(tune), scramble=True, seed=SEED).random(budget)
+    rows = (rows.argsort(axis=0).argsort(axis=0) + 0.5) / budget
+    return [dict(zip(tune, map(float, row), strict=True)) for row in rows]
+
+
+def at(space: Mapping[str, Sequence[Any]], point: Mapping[str, float]) -> dict[str, float]:
+    """Return the settings of a point of the unit cube, by the names of TUNABLE, rounded to DIGITS significant digits."""
+    settings = {}
+    for stated, (low, high, _) in space.items():
+        name = stated.removeprefix("1-")
+        value = _rounded(low * (high / low) ** point[name])
+        settings[name] = value if stated == name else round(1 - value, 9)
+    return settings
+
+
+def lr_grid(space: Mapping[str, Sequence[Any]], budget: int) -> list[float]:
+    """Return ``budget`` rates from end to end of the stated range, each the same factor above the one before."""
+    low, high, _ = space["lr"]
+    return [_rounded(low * (high / low) ** (number / max(1, budget - 1))) for number in range(budget)]
+
+
+def default_betas(member: Member) -> tuple[float, float]:
+    """Return the decay rates that an optimizer has where none are given."""
+    parameter = inspect.signature(member.load()).parameters.get("betas")
+    betas = DEFAULT_BETAS if parameter is None else parameter.default
+    if isinstance(betas, tuple | list) and len(betas) == 2:
+        return float(betas[0]), float(betas[1])
+    return DEFAULT_BETAS
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")

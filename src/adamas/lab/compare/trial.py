@@ -1,0 +1,87 @@
+"""One trial: a training run that leaves no folder, only its outcome.
+
+May import adamas.lab.train; its loop, which imports PyTorch, only inside functions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from adamas.lab.compare.space import default_betas
+from adamas.lab.compare.study import Outcome, Settings, Trial
+from adamas.lab.train.options import Options
+from adamas.lab.train.records import DivergedError, Evaluation, Listener, Summary
+
+
+def options_of(settings: Settings, trial: Trial) -> Options:
+    """Return the training run that a trial is; the same could be asked for with ``adamas train``.
+
+    Raises:
+        InputError: the optimizer cannot be used so.
+    """
+    chosen = dict(trial.settings)
+    options = Options(
+        task=settings.task,
+        data_dir=None if settings.data_dir is None else Path(settings.data_dir),
+        model=settings.model,
+        optimizer=trial.optimizer,
+        lr=chosen["lr"],
+        eps=chosen.get("eps"),
+        weight_decay=chosen.get("weight_decay"),
+        schedule=settings.schedule,
+        clip=settings.clip,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        eval_every=settings.eval_every,
+        seed=trial.seed,
+        device=settings.device,
+        threads=settings.threads,
+    )
+    if chosen.keys() & {"beta1", "beta2"}:
+        beta1, beta2 = default_betas(options.member)
+        options = replace(options, betas=(chosen.get("beta1", beta1), chosen.get("beta2", beta2)))
+    return options
+
+
+class Evaluations(Listener):
+    """Keeps the evaluations of a run."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.rows: list[dict[str, object]] = []
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """Keep it."""
+        self.rows.append(evaluation.row())
+
+
+def run_trial(settings: Settings, trial: Trial) -> Outcome:
+    """Train. A loss that is no longer finite is an outcome; all else that goes wrong is raised."""
+    from adamas.lab.train.loop import run
+
+    evaluations = Evaluations()
+    try:
+        summary = run(options_of(settings, trial), evaluations, write=False)
+    except DivergedError as error:
+        return _outcome(error.summary, evaluations, str(error))
+    if summary.interrupted:
+        raise InterruptedError("the run was interrupted")
+    return _outcome(summary, evaluations, None)
+
+
+def _outcome(summary: Summary, evaluations: Evaluations, diverged: str | None) -> Outcome:
+    if diverged is None and not math.isfinite(summary.value):
+        diverged = f"{summary.metric} is {summary.value} at the end"
+    return Outcome(
+        status="done" if diverged is None else "diverged",
+        value=summary.value if diverged is None else None,
+        steps_to_target=summary.steps_to_target,
+        seconds_to_target=summary.seconds_to_target,
+        train_seconds=summary.train_seconds,
+        memory=asdict(summary.memory),
+        seconds=asdict(summary.seconds),
+        evaluations=evaluations.rows,
+        error=diverged,
+    )

@@ -1,0 +1,222 @@
+"""Runs trials in processes of their own, several at a time: one that dies is a failed trial, and the others go on.
+
+A worker is a fresh Python that serves many trials, as importing PyTorch takes seconds. It is started with ``subprocess`` and
+not as a ``multiprocessing.Process``, which runs the user's script again in each child unless it is guarded. May import the
+standard library and adamas.lab.compare.study.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import IO
+
+from adamas.lab.compare.study import Outcome, Settings, Trial
+from adamas.lab.tasks import InputError
+
+RUN_TRIAL = "adamas.lab.compare.trial:run_trial"
+SECONDS_TO_END = 5.0  # after which a worker that was asked to end is killed
+SECONDS_TO_NOTICE = 1.0  # the death of a worker whose own children hold its socket open
+
+_READY = "ready"
+
+
+def at_once(settings: Settings) -> int:
+    """How many trials run side by side: as many as the study says, on a machine that has as many processors."""
+    return min(settings.jobs, os.cpu_count() or 1)
+
+
+class WorkerError(OSError):
+    """A worker process could not even start."""
+
+
+class Worker:
+    """A process that runs one trial after another. ``trial`` is the one under way."""
+
+    def __init__(self, settings: Settings, run: str) -> None:
+        """Start it; it tells when it is ready for trials."""
+        ours, theirs = socket.socketpair()
+        self.connection = Connection(ours.detach())
+        self.trial: Trial | None = None
+        self.ready = False
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # end() closes it
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({theirs.fileno()})"
+        # A terminal sends Ctrl-C to all of its processes, but what it means is decided here: in a process that is
+        # started while the signal is blocked, it stays so.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
+        self._send((settings, run))
+
+    @property
+    def dead(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.poll() is not None
+
+    def start(self, trial: Trial) -> None:
+        """Have it run a trial."""
+        self.trial = trial
+        self._send(trial)
+
+    def receive(self) -> Outcome | None:
+        """Read the outcome of its trial, or None where it has just become ready.
+
+        Raises:
+            EOFError: it has died.
+        """
+        try:
+            if not self.connection.poll():
+                raise EOFError
+            answer = self.connection.recv()
+        except OSError as error:
+            raise EOFError from error
+        if answer == _READY:
+            self.ready = True
+            return None
+        self.trial = None
+        if isinstance(answer, InputError):
+            raise answer
+        outcome: Outcome = answer
+        return outcome
+
+    def end(self) -> str:
+        """End it, if it has not ended by itself, and say how it did."""
+        self.connection.close()  # a worker to which nobody listens ends
+        try:
+            code = self._process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        with self._errors:
+            self._errors.seek(0)
+            lines = self._errors.read().decode(errors="replace").splitlines()
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
+        if code == -signal.SIGKILL:
+            how += ", which is what the system does when memory runs out"
+        return f"its process ended {how}" + (f": {last}" if last else "")
+
+    def _send(self, message: object) -> None:
+        with contextlib.suppress(OSError):  # it has died, which is found where its answer is read
+            self.connection.send(message)
+
+
+class Workers:
+    """As many workers as may run side by side. A context manager: at its end, the processes end."""
+
+    def __init__(self, settings: Settings, run: str = RUN_TRIAL) -> None:
+        """Start none yet.
+
+        Args:
+            settings: of the study.
+            run: ``module:function`` that takes the settings and a trial, and returns an Outcome.
+        """
+        self._settings = settings
+        self._run = run
+        self._workers: list[Worker] = []
+
+    def __enter__(self) -> Workers:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the processes."""
+        for worker in self._workers:
+            worker.end()
+        self._workers.clear()
+
+    def run(self, trials: Sequence[Trial], on_start: Callable[[Trial], None]) -> Iterator[tuple[Trial, Outcome]]:
+        """Run trials, ``at_once(settings)`` at a time, and yield each with its outcome as it ends.
+
+        Args:
+            trials: what is to be run, in this order.
+            on_start: is told of each as it begins.
+
+        Raises:
+            WorkerError: a process could not start.
+            InputError: the task cannot be trained any more, for no fault of an optimizer.
+        """
+        waiting = list(reversed(trials))
+        while waiting or any(worker.trial for worker in self._workers):
+            free = sum(worker.trial is None for worker in self._workers)
+            room = at_once(self._settings) - len(self._workers)
+            self._workers += [Worker(self._settings, self._run) for _ in range(min(room, len(waiting) - free))]
+            for worker in self._workers:
+                if worker.ready and worker.trial is None and waiting:
+                    worker.start(waiting.pop())
+                    assert worker.trial is not None
+                    on_start(worker.trial)
+            yield from self._outcomes()
+
+    def _outcomes(self) -> Iterator[tuple[Trial, Outcome]]:
+        """Wait until something happens."""
+        busy = {worker.connection: worker for worker in self._workers if worker.trial or not worker.ready}
+        heard = wait(list(busy), SECONDS_TO_NOTICE)
+        for connection, worker in busy.items():
+            if connection not in heard and not worker.dead:
+                continue
+            trial = worker.trial
+            try:
+                outcome = worker.receive()
+            except EOFError:
+                self._workers.remove(worker)
+                how = worker.end()
+                if trial is None:
+                    raise WorkerError(f"no trial can be run: {how}") from None
+                outcome = Outcome("failed", error=how)
+            if trial is not None and outcome is not None:
+                yield trial, outcome
+
+
+def serve(descriptor: int) -> None:
+    """Be a worker: run each trial that comes through the socket, and send back what came of it."""
+    connection = Connection(descriptor)
+    settings, run = connection.recv()
+    trials: queue.SimpleQueue[Trial] = queue.SimpleQueue()
+
+    def listen() -> None:
+        # Beside the trials, so that a worker whose comparison was killed does not train on for nobody.
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                trials.put(connection.recv())
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    module, _, name = run.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    connection.send(_READY)
+    while True:
+        trial = trials.get()
+        try:
+            outcome = function(settings, trial)
+        except InputError as error:  # no fault of the optimizer's: the data or the task's file is gone
+            outcome = error
+        except BaseException as error:  # whatever a user's optimizer raises is what came of the trial
+            reason = next(iter(str(error).splitlines()), "")
+            outcome = Outcome("failed", error=f"{type(error).__name__}: {reason}".rstrip(": "))
+        try:
+            connection.send(outcome)
+        except OSError:
+            os._exit(0)

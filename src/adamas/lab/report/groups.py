@@ -1,0 +1,140 @@
+"""Puts runs that differ in their seed alone into one group, names the groups by what sets them apart, and averages them.
+
+May import adamas.lab.charts, adamas.lab.report.runs and the standard library.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from adamas.lab.charts import Series
+from adamas.lab.report.numbers import figure, mean
+from adamas.lab.report.runs import SETTINGS, Run
+
+MOST_PLACES = 400  # where a mean over runs is taken
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs of one optimizer and one setting, with the index of its colour on the page."""
+
+    label: str
+    runs: list[Run]
+    colour: int
+
+    def values(self) -> list[float]:
+        """The metric at the end, of the runs that did not diverge."""
+        return [run.value for run in self.runs if run.value is not None and run.end != "diverged"]
+
+
+def grouped(runs: Sequence[Run], colours: dict[str, int]) -> list[Group]:
+    """Group runs of one task, in the order in which they are given.
+
+    ``colours`` are those of the labels that the page has already; new ones are added.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps(_settings(run), sort_keys=True, default=str), []).append(run)
+    settings = [_settings(members[0]) for members in groups.values()]
+    differing = [name for name in SETTINGS if len({json.dumps(one[name], default=str) for one in settings}) > 1]
+    differing = [name for name in differing if name != "optimizer"]
+    labels: list[str] = []
+    for one in settings:
+        label = _label(one, [name for name in differing if _sets_apart(name, one, settings)])
+        labels.append(label if label not in labels else f"{label} ({len(labels) + 1})")
+    return [
+        Group(label, members, colours.setdefault(label, len(colours)))
+        for label, members in zip(labels, groups.values(), strict=True)
+    ]
+
+
+def averaged(name: str, curves: Sequence[Sequence[tuple[float, float]]], colour: int, **look: Any) -> Series:
+    """One line of several curves: their mean, in a band from the lowest to the highest.
+
+    Each is read between its own points by a straight line; where some have ended, the others go on.
+    """
+    curves = [curve for curve in curves if curve]
+    if len(curves) <= 1:
+        (curve,) = curves or [[]]
+        return Series(name, [x for x, _ in curve], [y for _, y in curve], colour=colour, **look)
+    places = sorted({x for curve in curves for x, _ in curve})
+    stride = math.ceil(len(places) / MOST_PLACES)
+    places = places[:-1:stride] + places[-1:]
+    columns = [[_at(curve, x) for x in places] for curve in curves]
+    present = [[value for value in row if value is not None] for row in zip(*columns, strict=True)]
+    kept = [(x, row) for x, row in zip(places, present, strict=True) if row]
+    return Series(
+        name,
+        [x for x, _ in kept],
+        [mean(row) for _, row in kept],
+        low=[min(row) for _, row in kept],
+        high=[max(row) for _, row in kept],
+        colour=colour,
+        **look,
+    )
+
+
+def averaged_over_time(
+    name: str,
+    curves: Sequence[Sequence[tuple[float, float]]],
+    clocks: Sequence[Sequence[tuple[float, float]]],
+    colour: int,
+    **look: Any,
+) -> Series:
+    """As ``averaged``, of curves over steps, but drawn over the mean of the seconds at which ``clocks`` had each step.
+
+    At one time the curves are at different steps, so that a mean over time would mix an early step with a late one.
+    """
+    by_step = averaged(name, curves, colour, **look)
+    clock = averaged(name, clocks, colour)
+    ticks = [(x, y) for x, y in zip(clock.x, clock.y, strict=True) if y is not None]
+    times = [_at(ticks, step) for step in by_step.x]
+    kept = [place for place, time in enumerate(times) if time is not None]
+    return replace(
+        by_step,
+        x=[time for time in times if time is not None],
+        y=[by_step.y[place] for place in kept],
+        low=None if by_step.low is None else [by_step.low[place] for place in kept],
+        high=None if by_step.high is None else [by_step.high[place] for place in kept],
+    )
+
+
+def _at(curve: Sequence[tuple[float, float]], x: float) -> float | None:
+    after = bisect.bisect_left(curve, x, key=lambda point: point[0])
+    if after == len(curve):
+        return None
+    if curve[after][0] == x:
+        return curve[after][1]
+    if after == 0:
+        return None
+    (x0, y0), (x1, y1) = curve[after - 1 : after + 1]
+    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    settings = {name: run.config.get(name) for name in SETTINGS}
+    if run.config.get("lr_found") or (run.summary or {}).get("lr_found"):
+        settings["lr"] = "auto"  # looked for anew by each seed
+    return {**settings, "optimizer": run.optimizer}
+
+
+def _sets_apart(name: str, one: dict[str, Any], settings: Sequence[dict[str, Any]]) -> bool:
+    """Whether a setting is worth saying: another group of the same optimizer has it otherwise."""
+    same = [other for other in settings if other["optimizer"] == one["optimizer"]]
+    return any(other[name] != one[name] for other in same)
+
+
+def _label(one: dict[str, Any], names: Sequence[str]) -> str:
+    said = [f"{name.replace('_', ' ')} {_said(one[name])}" for name in names]
+    return ", ".join([str(one["optimizer"]), *said])
+
+
+def _said(value: Any) -> str:
+    if value is None:
+        return "by default"
+    return figure(value) if isinstance(value, float) else str(value)

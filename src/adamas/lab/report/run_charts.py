@@ -1,0 +1,207 @@
+"""The charts of runs of one task: metrics, loss, learning rate, gradient norm, updates, time and memory.
+
+May import adamas.lab.charts, adamas.lab.report's readers and the standard library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from adamas.lab.charts import Chart, Series
+from adamas.lab.charts.palette import GREY
+from adamas.lab.report.groups import Group, averaged, averaged_over_time
+from adamas.lab.report.numbers import figure, mean, seconds, spoken
+from adamas.lab.report.runs import Run, pairs
+
+TEST = 1  # the colour of the test loss where one setting is alone
+WIDE = 50  # times the smallest: then a logarithmic scale shows more
+PARTS = ("data", "forward", "backward", "optimizer", "evaluation", "other")
+KINDS = ("weights", "state")
+UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+USUAL_RATIO = 1e-3
+
+
+def charts_of(groups: Sequence[Group]) -> list[Chart]:
+    """Return the charts, also those without data."""
+    runs = [run for group in groups for run in group.runs]
+    first = runs[0]
+    band = _band(groups)
+    charts = [_metric(groups, first, band, "step")]
+    if len(runs) > 1:
+        charts.append(_metric(groups, first, band, "train_seconds"))
+    charts.append(_loss(groups, band))
+    charts += [
+        _learning_rate(groups, band),
+        _over_steps(
+            groups,
+            "grad_norm",
+            "Gradient norm",
+            "2-norm, log scale",
+            f"The norm of the whole gradient, before clipping{band}.",
+            log_y=True,
+        ),
+        _update_ratio(groups, band),
+    ]
+    others = [name for name in first.metrics if name != first.metric and name != _test_loss(first)]
+    charts += [
+        Chart(
+            title(name),
+            "step",
+            spoken(name),
+            [_curves(group, name, "step") for group in groups],
+            note=f"Another figure of the evaluation{band}.",
+        )
+        for name in others
+    ]
+    own = [first.chart] if len(runs) == 1 and first.chart is not None else []
+    return [*own, *charts, _time(groups), _memory(groups)]
+
+
+def spans_decades(series: Sequence[Series]) -> bool:
+    """Whether no value is negative, and they are so far apart that a logarithmic scale shows more."""
+    values = [y for one in series for y in one.y if y is not None]
+    positive = [y for y in values if y > 0]
+    return bool(positive) and min(values) >= 0 and max(positive) > WIDE * min(positive)
+
+
+def title(name: str) -> str:
+    """A metric's name as a heading; a symbol stays as it is."""
+    return spoken(name)[:1].upper() + spoken(name)[1:] if len(name) > 2 else name
+
+
+def _band(groups: Sequence[Group]) -> str:
+    several = any(len(group.runs) > 1 for group in groups)
+    return "; the mean of the seeds, in a band from the lowest to the highest" if several else ""
+
+
+def _curves(group: Group, metric: str, over: str, **look: Any) -> Series:
+    look.setdefault("style", "marked")
+    curves = [run.curve(metric) for run in group.runs]
+    look["diverged"] = _diverged(group, over)
+    if over == "step":
+        return averaged(group.label, curves, group.colour, **look)
+    return averaged_over_time(group.label, curves, [run.curve(over) for run in group.runs], group.colour, **look)
+
+
+def _diverged(group: Group, over: str) -> list[float]:
+    """Where the runs that diverged did: the step, or the seconds of training."""
+    ends = [run.steps if over == "step" else run.train_seconds for run in group.runs if run.end == "diverged"]
+    return [end for end in ends if end is not None]
+
+
+def _metric(groups: Sequence[Group], first: Run, band: str, over: str) -> Chart:
+    metric = first.metric or "metric"
+    series = [_curves(group, metric, over) for group in groups]
+    ends = [max(one.x) for one in series if one.x]
+    if first.target is not None and ends:
+        series.append(
+            Series(f"target {figure(first.target)}", [0, max(ends)], [first.target] * 2, colour=GREY, style="dashed")
+        )
+    by_time = over == "train_seconds"
+    log_y = first.mode == "min" and spans_decades(series)
+    return Chart(
+        f"{title(metric)} {'over time' if by_time else 'by step'}",
+        "seconds of training" if by_time else "step",
+        f"{spoken(metric)}, log scale" if log_y else spoken(metric),
+        series,
+        log_y=log_y,
+        higher_is_better=first.mode == "max",
+        note=f"{title(metric)} at each evaluation{', against the time without evaluation' if by_time else ''}{band}.",
+    )
+
+
+def _loss(groups: Sequence[Group], band: str) -> Chart:
+    series: list[Series] = []
+    alone = len(groups) == 1
+    for group in groups:
+        name = "train" if alone else group.label
+        sampled = [pairs(run.samples, "step", "loss") for run in group.runs]
+        if alone and any(sampled):
+            series.append(averaged("train, by step", sampled, group.colour, style="faint"))
+        curve = [run.curve("train_loss") for run in group.runs]
+        diverged = _diverged(group, "step")
+        series.append(averaged(name, curve if any(curve) else sampled, group.colour, style="marked", diverged=diverged))
+        test = _test_loss(group.runs[0])
+        if alone and test is not None:
+            series.append(averaged(spoken(test), [run.curve(test) for run in group.runs], TEST, style="marked"))
+    positive = all(y >= 0 for one in series for y in one.y if y is not None)
+    return Chart(
+        "Loss" if alone else "Training loss",
+        "step",
+        "loss, log scale" if positive else "loss",
+        series,
+        log_y=positive,
+        note=f"The mean over the examples since the last evaluation, while the weights moved{band}.",
+    )
+
+
+def _test_loss(run: Run) -> str | None:
+    return next((name for name in run.metrics if name in ("test_loss", "loss", "validation_loss")), None)
+
+
+def _over_steps(groups: Sequence[Group], name: str, title: str, y_label: str, note: str, log_y: bool = False) -> Chart:
+    """A figure of the samples; of the evaluations, where there are none."""
+    series = []
+    for group in groups:
+        curves = [pairs(run.samples, "step", name) or run.curve(name) for run in group.runs]
+        series.append(averaged(group.label, curves, group.colour))
+    return Chart(title, "step", y_label, series, log_y=log_y, note=note)
+
+
+def _learning_rate(groups: Sequence[Group], band: str) -> Chart:
+    chart = _over_steps(groups, "learning_rate", "Learning rate", "learning rate", f"The rate of each step{band}.")
+    highest = [max(y for y in one.y if y is not None) for one in chart.series if one.y]
+    apart = bool(highest) and min(highest) > 0 and max(highest) > WIDE * min(highest)
+    return replace(chart, log_y=True, y_label=f"{chart.y_label}, log scale") if apart else chart
+
+
+def _update_ratio(groups: Sequence[Group], band: str) -> Chart:
+    chart = _over_steps(groups, "update_ratio", "Update-to-weight ratio", "ratio, log scale", "", log_y=True)
+    ends = [max(one.x) for one in chart.series if one.x]
+    usual = [Series("usual, 0.001", [0, max(ends)], [USUAL_RATIO] * 2, colour=GREY, style="dashed")] if ends else []
+    note = f"The norm of a step's change of all weights over the norm of the weights{band}; about 0.001 is usual."
+    return replace(chart, series=[*chart.series, *usual], note=note)
+
+
+def _time(groups: Sequence[Group]) -> Chart:
+    parts = [name for name in PARTS if any(run.seconds().get(name) for group in groups for run in group.runs)]
+    series = []
+    totals = []
+    for group in groups:
+        split = [told for run in group.runs if (told := run.seconds())]
+        totals += [sum(told.values()) for told in split]
+        rows = [[100 * told.get(name, 0.0) / sum(told.values()) for told in split] for name in parts]
+        if split:
+            series.append(_bars(group, rows))
+    whole = f" Of {seconds(mean(totals))}{' on average' if len(totals) > 1 else ''}." if totals else ""
+    note = f"Share of the time of a run that each part took.{whole}"
+    return Chart("Where the time went", "", "% of the time", series, note=note, categories=parts)
+
+
+def _memory(groups: Sequence[Group]) -> Chart:
+    kinds = [name for name in KINDS if any(name in run.memory() for group in groups for run in group.runs)]
+    told = {group: [memory for run in group.runs if (memory := run.memory())] for group in groups}
+    largest = max((memory.get(name, 0) for rows in told.values() for memory in rows for name in kinds), default=0)
+    unit, scale = next(((unit, scale) for unit, scale in UNITS if largest >= scale), ("bytes", 1.0))
+    series = [
+        _bars(group, [[memory[name] / scale for memory in rows if name in memory] for name in kinds])
+        for group, rows in told.items()
+        if rows
+    ]
+    note = "The weights, and what the optimizer keeps between steps; the peak of the whole process is in the table."
+    return Chart("Memory", "", unit, series, note=note, categories=kinds)
+
+
+def _bars(group: Group, rows: Sequence[Sequence[float]]) -> Series:
+    several = any(len(row) > 1 for row in rows)
+    return Series(
+        group.label,
+        range(len(rows)),
+        [mean(row) for row in rows],
+        low=[min(row, default=None) for row in rows] if several else None,
+        high=[max(row, default=None) for row in rows] if several else None,
+        colour=group.colour,
+        style="bars",
+    )

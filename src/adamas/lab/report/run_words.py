@@ -1,0 +1,285 @@
+"""What runs mean, in plain sentences with figures that are those of their files.
+
+May import adamas.lab.report's readers, adamas.lab.compare.statistics and the standard library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from adamas.lab.compare.statistics import is_negligible
+from adamas.lab.report.groups import Group
+from adamas.lab.report.numbers import count, figure, listed, mean, median, seconds, share, size, spoken
+from adamas.lab.report.runs import Run, number, pairs
+
+NOTABLY_WORSE = 0.01  # of the best value
+SLOW_DATA = 0.2  # of the time: loading then holds training up
+SPIKE = 10  # times the median of BEFORE samples
+BEFORE = 20
+FEW_PARAMETERS = 100  # of which what is usual in networks does not hold
+USUAL_RATIO = 1e-3
+ENOUGH_SEEDS = 4  # of each of two: that all of the one beat all of the other has then a chance under 3%
+OVERFITTED = 1.1  # times the lowest test loss
+# What has to be equal where optimizers are compared, besides the number of steps.
+EQUAL = ("model", "data_dir", "batch_size", "schedule", "plateau", "clip", "precision", "device", "adamas", "torch")
+
+
+def of_run(run: Run) -> list[str]:
+    """What one run came to, and what stands out in how it went."""
+    return [
+        outcome(run),
+        *_target(run),
+        *_best(run),
+        *_rate(run),
+        *_overfitting(run),
+        *_time(run),
+        *_gradient(run),
+        *_update(run),
+        *_memory(run),
+    ]
+
+
+def cautions(run: Run) -> list[str]:
+    """What a reader should know before they trust the figures."""
+    name = f"Run {run.name}"
+    match run.end:
+        case "diverged":
+            return [f"{name} diverged: its loss was no longer a finite number after step {run.steps:,}."]
+        case "interrupted":
+            return [f"{name} was interrupted after step {run.steps:,}; its figures are those of a shorter training."]
+        case "unfinished":
+            return [
+                f"{name} is still going on, or was killed: it has no summary.json. What it wrote until now is shown."
+            ]
+        case _:
+            return []
+
+
+def inequalities(groups: Sequence[Group]) -> list[str]:
+    """What keeps a difference between settings from being one of the optimizers: other lengths, data, batches, versions."""
+    said = []
+    lengths = [sorted({run.steps for run in group.runs if run.end == "finished"}) for group in groups]
+    if len({steps for found in lengths for steps in found}) > 1:
+        found = _by_group(groups, [[f"{steps:,}" for steps in found] for found in lengths])
+        said.append(f"The runs are not equally long: {found} steps.")
+    for name in EQUAL:
+        values = [list(dict.fromkeys(_setting(run, name) for run in group.runs)) for group in groups]
+        if len({value for found in values for value in found}) > 1:
+            said.append(f"The runs differ in {spoken(name)} too: {_by_group(groups, values)}.")
+    return said
+
+
+def _setting(run: Run, name: str) -> str:
+    value = run.config.get(name)
+    if value is None:
+        return "not given"
+    return figure(value) if isinstance(value, float) else str(value)
+
+
+def _by_group(groups: Sequence[Group], values: Sequence[Sequence[str]]) -> str:
+    return "; ".join(f"{group.label} {listed(found)}" for group, found in zip(groups, values, strict=True) if found)
+
+
+def outcome(run: Run) -> str:
+    """Where a run ended."""
+    took = f" in {seconds(run.train_seconds)} of training" if run.train_seconds is not None else ""
+    done = f"{run.optimizer} made {count(run.steps, 'step')} on {run.task}{took}"
+    if run.value is None and run.summary is not None and run.metric is not None:
+        return f"{done}, and ended at a {spoken(run.metric)} that is no finite number."
+    if run.value is None or run.metric is None:
+        return f"{done}, and was not evaluated yet."
+    return f"{done}, and ended at a {spoken(run.metric)} of {figure(run.value)}."
+
+
+def _target(run: Run) -> list[str]:
+    if run.target is None:
+        return []
+    reached = run.to_target()
+    if reached is None:
+        return [f"It did not reach its target, {figure(run.target)}."]
+    return [
+        f"Its target, {figure(run.target)}, was reached after {count(round(reached[0]), 'step')} and {seconds(reached[1])}."
+    ]
+
+
+def _best(run: Run) -> list[str]:
+    """Say where the best value was, when the last is notably worse."""
+    curve = run.curve(run.metric or "")
+    if run.mode is None or run.value is None or not curve:
+        return []
+    step, best = (max if run.mode == "max" else min)(curve, key=lambda point: point[1])
+    if abs(best - run.value) <= NOTABLY_WORSE * abs(best) or (best > run.value) != (run.mode == "max"):
+        return []
+    return [f"It had been better before: {figure(best)} at step {step:,.0f}."]
+
+
+def _rate(run: Run) -> list[str]:
+    summary = run.summary or {}
+    said = []
+    found = summary.get("lr_found") or run.config.get("lr_found")
+    lr = number(summary, "lr") or number(run.config, "lr")
+    if found:
+        said.append(f"The learning rate was looked for: {_sentence(str(found).splitlines()[0])}")
+    elif lr is not None:
+        schedule = str(run.config.get("schedule") or "constant")
+        said.append(f"The learning rate was {figure(lr)} ({schedule}).")
+    cuts = summary.get("cuts") or [row["cut"] for row in run.evaluations if row.get("cut")]
+    if cuts:
+        said.append(f"The plateau acted {count(len(cuts), 'time')}; first: {_sentence(cuts[0])}")
+    return said
+
+
+def _sentence(text: object) -> str:
+    return " ".join(str(text).split()).rstrip(".") + "."
+
+
+def _overfitting(run: Run) -> list[str]:
+    test = next((name for name in run.metrics if name in ("test_loss", "loss", "validation_loss")), None)
+    curve = run.curve(test or "")
+    train = run.curve("train_loss")
+    if test is None or len(curve) < 3 or len(train) < 3:
+        return []
+    step, lowest = min(curve, key=lambda point: point[1])
+    last = curve[-1][1]
+    if last <= OVERFITTED * lowest or lowest <= 0 or train[-1][1] >= min(loss for at, loss in train if at <= step):
+        return []
+    return [
+        f"It overfits: the {spoken(test)} was lowest at step {step:,.0f} ({figure(lowest)}) and rose to {figure(last)}, "
+        "while the training loss went on falling."
+    ]
+
+
+def _time(run: Run) -> list[str]:
+    parts = run.seconds()
+    total = sum(parts.values())
+    if not total:
+        return []
+    gradient = parts.get("forward", 0.0) + parts.get("backward", 0.0)
+    said = (
+        f"Of {seconds(total)}, the gradient took {share(gradient / total)}, the optimizer "
+        f"{share(parts.get('optimizer', 0.0) / total)}, the data {share(parts.get('data', 0.0) / total)} and evaluation "
+        f"{share(parts.get('evaluation', 0.0) / total)}."
+    )
+    if not parts.get("backward"):
+        said += " The backward pass is counted in forward, where the task computes both at once."
+    if parts.get("data", 0.0) > SLOW_DATA * total:
+        said += " The data holds training up: a faster way to load it would save most."
+    return [said]
+
+
+def _gradient(run: Run) -> list[str]:
+    samples = pairs(run.samples, "step", "grad_norm")
+    norms = [norm for _, norm in samples]
+    if len(norms) < 2:
+        return []
+    # Beside the samples before it: in a run that goes well, the norm may fall by orders of magnitude.
+    before = [median(norms[max(0, place - BEFORE) : place]) for place in range(1, len(norms))]
+    spikes = [
+        (norm / usual, norm, step)
+        for usual, (step, norm) in zip(before, samples[1:], strict=True)
+        if norm > SPIKE * usual > 0
+    ]
+    if not spikes:
+        return [f"The gradient norm never rose to {SPIKE} times what it was before: there was no spike."]
+    times, norm, step = max(spikes)
+    return [
+        f"The gradient norm had spikes: {len(spikes)} of {count(len(norms), 'sampled step')} were over {SPIKE} times the "
+        f"median of those before, the largest {figure(times, 2)} times, with {figure(norm, 3)} at step {step:,.0f}."
+    ]
+
+
+def _update(run: Run) -> list[str]:
+    ratios = [ratio for _, ratio in pairs(run.samples, "step", "update_ratio")]
+    if not ratios or (number(run.summary or {}, "parameters") or math.inf) < FEW_PARAMETERS:
+        return []
+    middle = median(ratios)
+    said = f"A step changed the weights by {figure(middle, 2)} of their norm (median)"
+    if middle > 10 * USUAL_RATIO:
+        return [f"{said}, far more than the usual {USUAL_RATIO:g}: a lower learning rate may train more surely."]
+    if middle < USUAL_RATIO / 10:
+        return [f"{said}, far less than the usual {USUAL_RATIO:g}: a higher learning rate may train faster."]
+    return [f"{said}, near the usual {USUAL_RATIO:g}."]
+
+
+def _memory(run: Run) -> list[str]:
+    memory = run.memory()
+    parameters = number(run.summary or {}, "parameters")
+    if "state" not in memory or not parameters:
+        return []
+    per = memory["state"] / parameters
+    return [
+        f"The optimizer kept {size(memory['state'])} of state, {figure(per, 3)} bytes for each of {parameters:,.0f} "
+        f"parameters; the most that was held in all was {size(memory.get('peak'))}."
+    ]
+
+
+def of_groups(groups: Sequence[Group]) -> list[str]:
+    """What several runs of one task say beside one another."""
+    runs = [run for group in groups for run in group.runs]
+    metric, mode = runs[0].metric, next((run.mode for run in runs if run.mode), None)
+    said = [f"{count(len(runs), 'run')} of {count(len(groups), 'setting')} on {runs[0].task}."]
+    if metric is None or mode is None:
+        return said
+    ended = [(centre, group) for group in groups if (centre := mean(group.values())) is not None]
+    ended.sort(key=lambda pair: pair[0], reverse=mode == "max")
+    if not ended:
+        return [*said, "None of them was evaluated to the end."]
+    centre, best = ended[0]
+    target = next((run.target for run in runs if run.target is not None), None)
+    ties = [group for value, group in ended if value == centre or is_negligible(value - centre, target or 0.0)]
+    seeds = len(best.values())
+    over = f", the mean of {count(seeds, 'seed')} ({_between(best)})" if seeds > 1 else ""
+    first = f"{'Highest' if mode == 'max' else 'Lowest'} {spoken(metric)}"
+    if len(ties) > 1:
+        said.append(f"{first}: {figure(centre)}. {listed([group.label for group in ties])} are tied there.")
+    else:
+        said.append(f"{first}: {best.label}, {figure(centre)}{over}.")
+    if len(ended) > len(ties):
+        second, other = ended[len(ties)]
+        text = f"Next is {other.label}, {figure(second)}, a difference of {figure(abs(centre - second), 2)}"
+        said.append(f"{text}{_overlap(best, other)}.")
+    return said + _targets(groups, target)
+
+
+def _between(group: Group) -> str:
+    return f"{figure(min(group.values()))} to {figure(max(group.values()))}"
+
+
+def _overlap(first: Group, second: Group) -> str:
+    one, two = first.values(), second.values()
+    if min(len(one), len(two)) < 2:
+        return "; with a single seed that may be chance"
+    if max(min(one), min(two)) <= min(max(one), max(two)):
+        return "; their seeds overlap, so it may be chance"
+    surely = min(len(one), len(two)) >= ENOUGH_SEEDS
+    return "; every seed of the one beats every seed of the other" + ("" if surely else ", but they are few")
+
+
+def _targets(groups: Sequence[Group], target: float | None) -> list[str]:
+    if target is None:
+        return []
+    reached: list[tuple[float, float, Group]] = []
+    never = []
+    for group in groups:
+        times = [time for run in group.runs if (time := run.to_target()) is not None]
+        if not times:
+            never.append(group.label)
+        else:
+            reached.append((len(times) / len(group.runs), median([steps for steps, _ in times]), group))
+    said = []
+    sure = [(steps, group) for share_reached, steps, group in reached if share_reached == 1]
+    if sure:
+        steps, group = min(sure, key=lambda pair: pair[0])
+        usual = "" if len(group.runs) == 1 else " (median)"
+        said.append(
+            f"The target, {figure(target)}, was reached first by {group.label}, after {figure(steps)} steps{usual}."
+        )
+    partly = [group.label for share_reached, _, group in reached if share_reached < 1]
+    if partly:
+        said.append(f"Only some seeds of {listed(partly)} reached it.")
+    if never:
+        said.append(
+            f"It was not reached by {listed(never)}." if said else f"None reached the target, {figure(target)}."
+        )
+    return said

@@ -1,0 +1,307 @@
+"""Reads run folders: of finished runs, of those still going on, and of those that were killed.
+
+May import adamas.lab.charts, adamas.lab.tasks, adamas.lab.train.folder, adamas.lab.train.records and the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from adamas.lab.charts import Chart, Series
+from adamas.lab.tasks import InputError
+from adamas.lab.train.folder import CHART, CONFIG, METRICS, STEPS, SUMMARY, fits, from_json
+from adamas.lab.train.records import Evaluation, Sample, Summary
+
+# What makes two runs different, apart from the seed: these may set two groups of runs apart.
+SETTINGS = (
+    "task",
+    "model",
+    "optimizer",
+    "lr",
+    "schedule",
+    "plateau",
+    "betas",
+    "eps",
+    "weight_decay",
+    "clip",
+    "state",
+    "weights",
+    "precision",
+    "epochs",
+    "batch_size",
+    "device",
+    "compile",
+)
+
+Row = dict[str, Any]
+
+
+def _or_null(hints: Mapping[str, Any]) -> dict[str, Any]:
+    """The types, or null, as which a number that is not finite is written."""
+    return {name: hint | None for name, hint in hints.items()}
+
+
+# What values in the files are, where a run wrote them. Others may be there, and are shown as they are.
+RUN_HINTS = _or_null(
+    get_type_hints(Summary)
+    | dict.fromkeys(("metrics", "seconds", "memory"), dict[str, float | None])
+    | {"schedule": str, "command": str, "seed": int}
+)
+EVALUATION_HINTS, SAMPLE_HINTS = _or_null(get_type_hints(Evaluation)), _or_null(get_type_hints(Sample))
+CHART_HINTS = {**get_type_hints(Chart), "series": list[dict[str, Any]], "categories": list[str]}
+SERIES_HINTS = {
+    **get_type_hints(Series),
+    **dict.fromkeys(("x", "y"), list[float | None]),
+    **dict.fromkeys(("low", "high"), list[float | None] | None),
+    "diverged": list[float],
+}
+MOST_CHARACTERS = 60  # of a value that is shown in an error
+End = Literal["finished", "interrupted", "diverged", "unfinished"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, as it was found.
+
+    ``evaluations`` are the rows of metrics.jsonl, ``samples`` those of steps.jsonl; ``summary`` is None where the run is
+    still going on or was killed, ``chart`` where the task draws none of its own.
+    """
+
+    folder: Path
+    config: Row
+    evaluations: list[Row]
+    samples: list[Row]
+    summary: Row | None
+    chart: Chart | None = None
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
+    @property
+    def task(self) -> str:
+        """What it was trained on, without the path of a task's file."""
+        return Path(self._told("task") or "unknown task").stem
+
+    @property
+    def optimizer(self) -> str:
+        """The optimizer as it was asked for."""
+        return str(self._told("optimizer") or "unknown optimizer")
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the run."""
+        seed = self.config.get("seed")
+        return seed if isinstance(seed, int) else None
+
+    @property
+    def end(self) -> End:
+        """How it ended."""
+        if self.summary is None:
+            return "unfinished"
+        if self.summary.get("diverged"):
+            return "diverged"
+        return "interrupted" if self.summary.get("interrupted") else "finished"
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """Names of what was evaluated, the one that counts first."""
+        own = {field.name for field in fields(Evaluation)}
+        names = list(dict.fromkeys(name for row in self.evaluations for name in row if name not in own))
+        names = [name for name in names if any(number(row, name) is not None for row in self.evaluations)]
+        counts = self._told("metric")
+        return [name for name in names if name == counts] + [name for name in names if name != counts]
+
+    @property
+    def metric(self) -> str | None:
+        """The metric that counts; None where nothing was evaluated yet."""
+        told = self._told("metric")
+        return str(told) if told else next(iter(self.metrics), None)
+
+    @property
+    def mode(self) -> Literal["max", "min"] | None:
+        """Whether the metric should become high or low; None where the run does not tell."""
+        told = self._told("mode")
+        return told if told in ("max", "min") else None
+
+    @property
+    def target(self) -> float | None:
+        """The value of the metric that counts as solved."""
+        told = self._told("target")
+        return float(told) if isinstance(told, (int, float)) else None
+
+    @property
+    def value(self) -> float | None:
+        """The metric at the end: of the summary, or of the last evaluation. None where it is no finite number."""
+        if self.summary is not None:
+            return number(self.summary, "value")
+        return next((value for _, value in reversed(self.curve(self.metric or ""))), None)
+
+    @property
+    def steps(self) -> int:
+        """Steps that were made, as far as the files tell."""
+        if self.summary is not None and isinstance(self.summary.get("steps"), int):
+            return int(self.summary["steps"])
+        rows = self.evaluations[-1:] + self.samples[-1:]
+        return max((int(row["step"]) for row in rows if isinstance(row.get("step"), (int, float))), default=0)
+
+    @property
+    def train_seconds(self) -> float | None:
+        """Seconds of training, without evaluation."""
+        if self.summary is not None:
+            return number(self.summary, "train_seconds")
+        return number(self.evaluations[-1], "train_seconds") if self.evaluations else None
+
+    def to_target(self) -> tuple[float, float] | None:
+        """Steps and seconds of training until the target was reached, or None where it was not."""
+        if self.summary is not None:
+            steps, seconds = number(self.summary, "steps_to_target"), number(self.summary, "seconds_to_target")
+            return None if steps is None else (steps, math.nan if seconds is None else seconds)
+        for row in self.evaluations:
+            value = number(row, self.metric or "")
+            if value is not None and self.reaches(value):
+                return number(row, "step") or 0, number(row, "train_seconds") or math.nan
+        return None
+
+    def reaches(self, value: float) -> bool:
+        """Whether that value of the metric reaches the target."""
+        if self.target is None or self.mode is None:
+            return False
+        return value >= self.target if self.mode == "max" else value <= self.target
+
+    def curve(self, metric: str, over: str = "step") -> list[tuple[float, float]]:
+        """What was evaluated, by ``over``."""
+        return pairs(self.evaluations, over, metric)
+
+    def seconds(self) -> dict[str, float]:
+        """Where the time went, by part, where that was measured; what no part accounts for is ``other``."""
+        told = (self.summary or {}).get("seconds")
+        parts = {name: value for name in told if (value := number(told, name)) is not None} if told else {}
+        if not any(parts.values()):
+            return {}
+        in_training = sum(value for name, value in parts.items() if name != "evaluation")
+        other = (self.train_seconds or 0.0) - in_training
+        return {**parts, "other": other} if other > 0.01 * in_training else parts
+
+    def memory(self) -> dict[str, float]:
+        """Bytes by kind: weights, state, peak."""
+        told = (self.summary or {}).get("memory")
+        return {name: value for name in told if (value := number(told, name)) is not None} if told else {}
+
+    def _told(self, name: str) -> Any:
+        """What the summary says, or else the configuration."""
+        told = (self.summary or {}).get(name)
+        return self.config.get(name) if told is None else told
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run.
+
+    Raises:
+        InputError: the folder holds no run, or a file of it is damaged; names the file and the line.
+    """
+    if not (folder / CONFIG).is_file():
+        problem = f"{str(folder)!r} holds no run, it has no {CONFIG}"
+        if any((inside / CONFIG).is_file() for inside in folder.iterdir()):
+            raise InputError("runs", f"{problem}, but runs are inside: give those, {folder / '*'}")
+        problem += ": give a folder that adamas train wrote, or a study of adamas compare"
+        raise InputError("runs", problem)
+    summary = folder / SUMMARY
+    return Run(
+        folder=folder,
+        config=_object(folder / CONFIG, RUN_HINTS),
+        evaluations=list(_lines(folder / METRICS, EVALUATION_HINTS)),
+        samples=list(_lines(folder / STEPS, SAMPLE_HINTS)),
+        summary=_object(summary, RUN_HINTS) if summary.is_file() else None,
+        chart=_chart(folder / CHART),
+    )
+
+
+def number(row: Mapping[str, Any], name: str) -> float | None:
+    """A finite number of a row, or None."""
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if abs(value) <= sys.float_info.max else None
+
+
+def pairs(rows: Sequence[Row], over: str, name: str) -> list[tuple[float, float]]:
+    """Two columns of rows, where both are numbers."""
+    both = ((number(row, over), number(row, name)) for row in rows)
+    return [(x, y) for x, y in both if x is not None and y is not None]
+
+
+def _chart(path: Path) -> Chart | None:
+    if not path.is_file():
+        return None
+    values = _object(path, CHART_HINTS)
+    try:
+        for series in values["series"]:
+            _check(path, series, SERIES_HINTS)
+            columns = [series["x"], series["y"], series.get("low") or series["y"], series.get("high") or series["y"]]
+            if len(set(map(len, columns))) > 1:
+                raise TypeError("they are not as long as one another")
+        return Chart.from_dict(values)
+    except (TypeError, KeyError) as error:
+        raise _damaged(path, "is not a chart") from error
+
+
+def _object(path: Path, hints: Mapping[str, Any]) -> Row:
+    text = _text(path)
+    try:
+        value = from_json(text)
+    except ValueError as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise _damaged(path, f"is not JSON{line}") from error
+    if not isinstance(value, dict):
+        raise _damaged(path, "is not a JSON object")
+    return _check(path, value, hints)
+
+
+def _lines(path: Path, hints: Mapping[str, Any]) -> Iterator[Row]:
+    """The objects of a file with one a line; a last line without its end is one that was being written."""
+    if not path.is_file():
+        return
+    text = _text(path)
+    lines = text.split("\n")
+    for count, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = from_json(line)
+        except ValueError as error:
+            if count == len(lines):
+                return
+            raise _damaged(path, f"is not JSON, line {count}") from error
+        if not isinstance(row, dict):
+            raise _damaged(path, f"is not a JSON object, line {count}")
+        yield _check(path, row, hints, f", line {count}")
+
+
+def _check(path: Path, row: Row, hints: Mapping[str, Any], where: str = "") -> Row:
+    """Return the row if every value of it is of its type."""
+    for name in hints.keys() & row.keys():
+        if not fits(row[name], hints[name]):
+            shown = repr(row[name])
+            shown = shown if len(shown) <= MOST_CHARACTERS else f"{shown[:MOST_CHARACTERS]}…"
+            raise _damaged(path, f"has {name} = {shown}{where}, which is of another type")
+    return row
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(path, f"cannot be read ({error})") from error
+
+
+def _damaged(path: Path, what: str) -> InputError:
+    return InputError("runs", f"{str(path)!r} {what}: leave this run out, or mend the file")

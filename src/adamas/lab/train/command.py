@@ -1,0 +1,239 @@
+"""``adamas train``: reads the command line, trains and says what came of it.
+
+May import typer and adamas.lab.train; rich and PyTorch only inside the command, so that ``--help`` does not wait for them.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from adamas.lab.tasks import TASKS, InputError
+from adamas.lab.train import terminal
+from adamas.lab.train.config import gather
+from adamas.lab.train.optimizers import OPTIMIZERS, OWN, having
+from adamas.lab.train.options import MOST_SEED, Options
+from adamas.lab.train.records import DivergedError, Summary
+from adamas.lab.train.schedules import SCHEDULES
+
+_RATES = ", ".join(f"{name} {member.lr:g}" for name, member in OPTIMIZERS.items())
+_SCHEDULES = "; ".join(f"{name}: {schedule.explanation}" for name, schedule in SCHEDULES.items())
+
+# What the commands that train share.
+TASK = Annotated[
+    str | None,
+    typer.Argument(
+        help=f"What to train on: {', '.join(TASKS)} (adamas tasks tells more), or a Python file with a task."
+    ),
+]
+DATA_DIR = Annotated[
+    Path | None, typer.Option(help="Where the data is, for the tasks that read some (adamas tasks tells which).")
+]
+MODEL = Annotated[str | None, typer.Option(help="Another network of the task's, such as small for mnist.")]
+OPTIMIZER = Annotated[
+    str | None,
+    typer.Option(
+        help=f"One of {', '.join(OPTIMIZERS)}; torch:AdamW, or module:Class of another library; with arguments as "
+        "'sgd(momentum=0.9)'. By default adam."
+    ),
+]
+BATCH_SIZE = Annotated[int | None, typer.Option(help="Examples a step. By default the task's own.")]
+SEED = Annotated[
+    int | None, typer.Option(help="Decides the first weights and the order of the examples. By default 0.")
+]
+CLIP = Annotated[
+    str | None,
+    typer.Option(metavar="NORM|auto", help="Largest norm of the gradient; auto clips what is unusual."),
+]
+THREADS = Annotated[int | None, typer.Option(help="Processor threads to use. By default what suits the task.")]
+
+
+def train(
+    task: TASK = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with the run in this folder, from its last checkpoint, bit for bit."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Options from a file; those given here count before it.")
+    ] = None,
+    data_dir: DATA_DIR = None,
+    model: MODEL = None,
+    optimizer: OPTIMIZER = None,
+    lr: Annotated[
+        str | None,
+        typer.Option(metavar="RATE|auto", help=f"Learning rate; auto looks for one first. By default: {_RATES}."),
+    ] = None,
+    betas: Annotated[
+        str | None,
+        typer.Option(
+            metavar="B1,B2",
+            help=f"Decay rates of the two moments, such as 0.9,0.999. Only in {', '.join(having('betas'))}.",
+        ),
+    ] = None,
+    eps: Annotated[
+        float | None, typer.Option(help=f"What is added to the denominator. Only in {', '.join(having('eps'))}.")
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(help="Pull of the weights towards 0: decoupled in adamw, part of the gradient (L2) elsewhere."),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|EXPR",
+            help="How the learning rate goes: a name, over the planned epochs, or an expression in optimizer steps, "
+            f"such as 'warmup(100).then(cosine(900))', which adamas schedule draws. {_SCHEDULES}. By default constant.",
+        ),
+    ] = None,
+    plateau: Annotated[
+        str | None,
+        typer.Option(
+            metavar="default|EXPR",
+            help="Cut the rate when the test loss stops improving: default, or such as 'Plateau(factor=0.5, patience=2)'.",
+        ),
+    ] = None,
+    clip: CLIP = None,
+    state: Annotated[str | None, typer.Option(help="How the moments are stored: float32, bfloat16 or int8.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="How bfloat16 weights are kept: split (as exact as float32, the default), stochastic or nearest."
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training data. By default the task's own.")
+    ] = None,
+    batch_size: BATCH_SIZE = None,
+    eval_every: Annotated[
+        int | None, typer.Option(help="Steps between two evaluations. By default mostly an epoch.")
+    ] = None,
+    seed: SEED = None,
+    device: Annotated[str | None, typer.Option(help="Where to train, such as cuda. By default cpu.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of the network and its weights: float32 (the default) or bfloat16.")
+    ] = None,
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Run the network through torch.compile, or not.")
+    ] = None,
+    threads: THREADS = None,
+    log: Annotated[str | None, typer.Option(help="tensorboard writes its event files, too.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for what the run leaves behind. By default runs/TASK-TIME.")
+    ] = None,
+) -> None:
+    """Train a network on a task and say what it reached.
+
+    Leaves behind config.json, metrics.jsonl, steps.jsonl, summary.json, curves.png, model.safetensors and checkpoint.pt.
+    Ctrl-C ends the run early and keeps what there is; --resume goes on. The same seed and threads give the same weights.
+    """
+    asked = {name: value for name, value in locals().items() if name in Options.__dataclass_fields__}
+    asked |= {
+        "lr": number_or_auto("lr", lr),
+        "clip": number_or_auto("clip", clip),
+        "betas": None if betas is None else _parse_betas(betas),
+    }
+    options = gather({name: value for name, value in asked.items() if value is not None}, config=config, resume=resume)
+    try:
+        from adamas.lab.train.display import display
+        from adamas.lab.train.loop import run
+
+        with display() as listener:
+            summary = run(options, listener, resume=resume)
+    except DivergedError as error:
+        typer.echo(f"adamas: {error} (--lr). What there is: {error.summary.out}", err=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        # Before the first step, when nothing has been written, or pressed again while the files were.
+        typer.echo("adamas: interrupted", err=True)
+        raise typer.Exit(130) from error
+    if summary.interrupted:
+        typer.echo(
+            f"adamas: interrupted after {summary.steps} steps ({summary.epochs} whole epochs): {_reached(summary)}. "
+            f"To go on: {shlex.join(['adamas', 'train', '--resume', str(summary.out)])}",
+            err=True,
+        )
+        raise typer.Exit(130)
+    typer.echo(terminal.filled(_outcome(summary), terminal.width()))
+    typer.echo(_advice(replace(options, lr=summary.lr) if options.lr == "auto" else options))
+
+
+def number_or_auto(name: str, text: str | None) -> float | Literal["auto"] | None:
+    """Read an option that is a number or auto.
+
+    Raises:
+        InputError: it is neither; names the option.
+    """
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(name, f"must be a number or auto, got {text!r}") from error
+
+
+def _parse_betas(text: str) -> tuple[float, float]:
+    try:
+        first, second = map(float, text.split(","))
+    except ValueError as error:
+        raise InputError("betas", f"must be two numbers and a comma, such as 0.9,0.999, got {text!r}") from error
+    return first, second
+
+
+def _reached(summary: Summary) -> str:
+    """The metric that counts, and the other figures after it."""
+    from adamas.lab.train.display import figure
+
+    figures = {name: f"{name.replace('_', ' ')} {figure(value)}" for name, value in summary.metrics.items()}
+    counts = figures.pop(summary.metric)
+    return f"{counts} ({', '.join(figures.values())})" if figures else counts
+
+
+def _outcome(summary: Summary) -> str:
+    share = summary.seconds.optimizer / summary.train_seconds if summary.train_seconds else 0.0
+    aim = f"{'at least' if summary.mode == 'max' else 'at most'} {summary.target:g}"
+    target = (
+        f"The target, {aim}, was reached after {summary.steps_to_target:,} steps ({summary.seconds_to_target:.1f} s)."
+        if summary.steps_to_target is not None
+        else f"The target, {aim}, was not reached."
+    )
+    return (
+        f"\nReached: {_reached(summary)}, in {summary.train_seconds:.1f} s of training, {share:.0%} of it in "
+        f"{summary.optimizer}. {target}\n"
+        + "".join(f"Plateau: {cut}\n" for cut in summary.cuts)
+        + f"Files: {summary.out}/ has summary.json, metrics.jsonl, steps.jsonl, config.json, curves.png, model.safetensors "
+        "and checkpoint.pt."
+    )
+
+
+def suggestions(options: Options) -> list[tuple[list[str], str]]:
+    """Return the commands that are worth running next, as words, each with its reason."""
+    fresh = replace(options, out=None)
+    ideas = []
+    if options.schedule == "constant":
+        ideas.append((replace(fresh, schedule="cosine"), "let the rate fall: often a better end"))
+    other = "nadam" if options.optimizer == "adam" else "adam"
+    schedule = Options.schedule if options.schedule_is_rate else options.schedule  # a rate that suits one member alone
+    ideas.append((replace(fresh, optimizer=other, lr=None, schedule=schedule), "another member of the family"))
+    if _is_random(options):
+        ideas.append((replace(fresh, seed=(options.seed + 1) % MOST_SEED), "how much of it was luck"))
+    return [(idea.command(), why) for idea, why in ideas]
+
+
+def _is_random(options: Options) -> bool:
+    """Whether the seed decides anything: the first weights, the data, or how the optimizer rounds."""
+    arguments = options.optimizer_arguments()
+    rounds = arguments.get("state", "float32") != "float32" or arguments.get("weights") == "stochastic"
+    known = options.task in TASKS and options.member.module in (OWN, "torch.optim")
+    return not known or TASKS[options.task].random or rounds
+
+
+def _advice(options: Options) -> str:
+    commands = [(shlex.join(words), why) for words, why in suggestions(options)]
+    return "\n".join(["Next:", *terminal.commands(commands, terminal.width())])

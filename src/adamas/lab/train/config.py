@@ -1,0 +1,97 @@
+"""Where the options of a run come from: a TOML file, the run that is resumed, and what was given on top.
+
+May import the standard library, tomli before Python 3.11, adamas.lab.tasks and the options.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from adamas.lab.tasks import InputError, choose, is_file
+from adamas.lab.train import folder
+from adamas.lab.train.options import Options, plain
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+NAMES = [field.name for field in fields(Options)]
+# What a resumed run may be told: how long it goes, and where it is. All else would make it another run.
+MAY_CHANGE = frozenset({"epochs", "data_dir", "threads", "log"})
+
+
+def gather(given: dict[str, Any], *, config: Path | None = None, resume: Path | None = None) -> Options:
+    """Put the options of a run together.
+
+    Args:
+        given: options by name; they count before those of ``config``.
+        config: a TOML file of options.
+        resume: the folder of a run, whose options stay, but for those that say how long it goes and where.
+
+    Raises:
+        InputError: the file cannot be read, the folder holds no run, or what was given would make it another run.
+    """
+    given = {**(_read_toml(config) if config is not None else {}), **given}
+    if is_file(str(given.get("task", ""))):
+        given["task"] = str(Path(given["task"]).resolve())  # so that the run can go on from another folder
+    return Options(**given) if resume is None else _resumed(resume, given)
+
+
+def _resumed(run: Path, given: Mapping[str, Any]) -> Options:
+    config = folder.read_config(run)
+    stored = {name: value for name, value in config["options"].items() if name in NAMES}
+    changed = {name: value for name, value in given.items() if name in MAY_CHANGE or _is_moved(name, value, stored)}
+    try:
+        # Its threads decide its bits, so that this machine must have them, though nobody may have asked for them.
+        Options(**{**stored, "threads": config["threads"], **changed})
+        began = Options(**{**stored, **changed})
+    except InputError as error:
+        if error.parameter in changed:
+            raise
+        raise InputError("resume", f"{str(run)!r} cannot go on here: its {error}") from error
+    for name, value in given.items():
+        if name == "out" and Path(value).resolve() != run.resolve():
+            raise InputError("out", f"is given, and a resumed run stays in its folder, {run}: leave it out")
+        before, now = getattr(began, name), plain(value)
+        same = now in (before, plain(config.get(name))) or (now == "auto" and name == "lr" and config.get("lr_found"))
+        if name not in changed and name != "out" and not same:
+            raise InputError(
+                name, f"is {_shown(before)} in {run}, and {_shown(now)} here: leave it out, or begin a new run"
+            )
+    return began
+
+
+def _is_moved(name: str, value: Any, stored: Mapping[str, Any]) -> bool:
+    """Whether it is the task's file, which lies elsewhere now. Whether it is the same task shows when it is loaded."""
+    before = str(stored.get("task", ""))
+    return name == "task" and is_file(before) and is_file(value) and Path(value).name == Path(before).name
+
+
+def _shown(value: Any) -> str:
+    return "the default" if value is None else str(value)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError("config", f"{str(path)!r} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise InputError("config", f"{str(path)!r} cannot be read: it is nested too deeply") from error
+    except ValueError as error:  # among them a number of too many digits
+        raise InputError("config", f"{str(path)!r} is not TOML: {error}") from error
+    options = {name.replace("-", "_"): value for name, value in values.items()}
+    if len(options) < len(values):
+        twice = next(name for name in values if "-" in name and name.replace("-", "_") in values)
+        raise InputError("config", f"{str(path)!r} has {twice} twice, once with _: leave one of them out")
+    for name in options:
+        try:
+            choose("config", name, NAMES)
+        except InputError as error:
+            raise InputError("config", f"{str(path)!r} has an option that is none: {error.problem}") from error
+    return options

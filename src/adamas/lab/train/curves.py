@@ -1,0 +1,66 @@
+"""The charts of curves.png: loss, metric and learning rate over a run. Imports matplotlib through adamas.lab.charts.png."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adamas.lab.charts import Chart, Series, png
+from adamas.lab.charts.palette import GREY
+from adamas.lab.train.records import Evaluation, Plan, Sample
+
+SCHEDULE_LENGTH = 80  # characters in the title
+
+
+def draw_curves(
+    plan: Plan,
+    history: Sequence[Evaluation],
+    samples: Sequence[Sample],
+    own: Chart | None,
+    diverged: bool,
+) -> bytes:
+    """Draw a run.
+
+    Args:
+        plan: what was planned; gives the title and the length of an epoch.
+        history: its evaluations.
+        samples: the steps that were looked at.
+        own: the task's own chart of it.
+        diverged: whether it ended because its loss was no longer finite.
+
+    Returns:
+        A PNG image.
+    """
+    schedule = plan.schedule if len(plan.schedule) <= SCHEDULE_LENGTH else f"{plan.schedule[: SCHEDULE_LENGTH - 1]}…"
+    batches = f", batches of {plan.batch_size}" * bool(plan.train_examples)
+    title = f"{plan.task}: {plan.optimizer}, learning rate {plan.learning_rate:g} ({schedule}){batches}"
+    steps_per_epoch = plan.steps / plan.epochs
+    epochs = [row.epoch for row in history]
+    steps = [sample.step / steps_per_epoch for sample in samples]
+    ends = [max([0.0, *steps, *epochs])] if diverged else []
+    loss = [
+        Series("train, by step", steps, [sample.loss for sample in samples], style="faint", diverged=ends),
+        Series("train", epochs, [row.train_loss for row in history], style="marked"),
+    ]
+    if history and "test_loss" in history[-1].metrics:
+        loss.append(Series("test", epochs, [row.metrics.get("test_loss") for row in history], colour=1, style="marked"))
+    target = Series(f"target {plan.target:g}", [0, max([0.0, *epochs])], [plan.target] * 2, colour=GREY, style="dashed")
+    if plan.metric == "test_loss":
+        loss.append(target)
+    charts = [Chart("loss", "epoch", "", loss, log_y=_can_be_log(loss))]
+    name = plan.metric.replace("_", " ")
+    if plan.metric != "test_loss":
+        values = [row.metrics[plan.metric] for row in history]
+        reached = f": {values[-1]:.4g} at the end" if values else ""
+        series = [Series(name, epochs, values, colour=1, style="marked", diverged=ends), target]
+        log_y, higher_is_better = plan.mode == "min" and _can_be_log(series), plan.mode == "max"
+        charts.append(Chart(f"{name}{reached}", "epoch", "", series, log_y=log_y, higher_is_better=higher_is_better))
+    rate = Series("learning rate", steps, [sample.learning_rate for sample in samples], colour=2)
+    charts.append(Chart("learning rate", "epoch", "", [rate]))
+    if own is not None:
+        charts.append(own)
+    return png.draw(charts, title, columns=len(charts))
+
+
+def _can_be_log(series: Sequence[Series]) -> bool:
+    """Whether nothing is negative: what is 0 has a mark at the edge."""
+    return all(value is None or not value < 0 for one in series for value in one.y)

@@ -1,0 +1,189 @@
+"""Shows a run while it goes: a live bar on a terminal or in a notebook, plain lines elsewhere. May import rich."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
+
+from adamas.lab.train import records
+
+MOST_ROWS = 60  # of evaluations within epochs
+
+
+def heading(plan: records.Plan) -> str:
+    """Say in two lines what is about to happen, and in more why at that rate if it was left open."""
+    data = f"; {plan.train_examples:,} examples to train on, {plan.test_examples:,} to test on" * bool(
+        plan.train_examples
+    )
+    batches = f", batches of {plan.batch_size}" * bool(plan.train_examples)
+    to = f", to {plan.out}" * (plan.out is not None)
+    return (
+        f"{plan.task}: {plan.description}, {_count(plan.parameters, 'parameter')}{data}\n"
+        f"{plan.optimizer}: learning rate {plan.learning_rate:g} ({plan.schedule}){batches}, "
+        f"{_count(plan.epochs, 'epoch')} ({_count(plan.steps, 'step')}), {_count(plan.threads, 'thread')}{to}"
+        + (f"\n{plan.lr_found}" if plan.lr_found else "")
+        + _resumed(plan)
+    )
+
+
+def _resumed(plan: records.Plan) -> str:
+    if not plan.done:
+        return ""
+    return (
+        f"\nGoing on after step {plan.done:,}."
+        if plan.done < plan.steps
+        else "\nAll of its steps are done: give more epochs."
+    )
+
+
+class Table:
+    """Lays evaluations out in columns: the task's figures have one each.
+
+    Of many within an epoch, only those at its end are shown.
+    """
+
+    def __init__(self) -> None:
+        """The columns are known with the first evaluation."""
+        self.columns: dict[str, str] = {}
+        self.whole_epochs = False
+
+    def heading(self, plan: records.Plan) -> str:
+        """What is above the table."""
+        self.whole_epochs = plan.evaluations > max(MOST_ROWS, plan.epochs)
+        return heading(plan)
+
+    def lines(self, evaluation: records.Evaluation) -> list[str]:
+        """The evaluation's row, under a heading the first time; what a plateau did after it is a line of its own."""
+        if self.whole_epochs and evaluation.epoch % 1 and not evaluation.cut:
+            return []
+        first = not self.columns
+        self.columns = self.columns or {name: name.replace("_", " ") for name in evaluation.metrics}
+        epoch = f"{evaluation.epoch:5.4g}" if evaluation.epoch % 1 else f"{evaluation.epoch:5.0f}"
+        values = "".join(
+            f"  {figure(evaluation.metrics.get(name, math.nan)):>{max(len(title), 9)}}"
+            for name, title in self.columns.items()
+        )
+        titles = "".join(f"  {title:>9}" for title in self.columns.values())
+        return [
+            *([f"epoch  learning rate  train loss{titles}"] if first else []),
+            f"{epoch}  {evaluation.learning_rate:13.3g}  {figure(evaluation.train_loss):>10}{values}",
+            *([f"       plateau: {evaluation.cut}"] if evaluation.cut else []),
+        ]
+
+
+def figure(value: float) -> str:
+    """Four digits after the point, or three that count where the number is too small or too large for that."""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Lines(records.Listener):
+    """Plain lines on standard output: a heading, then one line an evaluation."""
+
+    def __init__(self) -> None:
+        """Nothing has been printed."""
+        self.table = Table()
+
+    def on_start(self, plan: records.Plan) -> None:
+        """Print what is about to happen."""
+        print_line(self.table.heading(plan))
+
+    def on_evaluation(self, evaluation: records.Evaluation) -> None:
+        """Print the evaluation's row."""
+        for line in self.table.lines(evaluation):
+            print_line(line)
+
+
+class Live(records.Listener):
+    """A bar at the foot of a terminal, and the rows above it. ``bar`` is to be entered around the run."""
+
+    def __init__(self, console: Console) -> None:
+        """Prepare the bar; nothing is drawn yet."""
+        self.console = console
+        self.table = Table()
+        # Drawn when the loop reports, not by a thread of its own, which would take the interpreter from the loop.
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("rate {task.fields[rate]:.2e}"),
+            TextColumn("{task.fields[left]} left"),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            expand=True,
+        )
+
+    def on_start(self, plan: records.Plan) -> None:
+        """Print what is about to happen."""
+        first, rest = self.table.heading(plan).split("\n", 1)
+        self.console.print(Text(first, style="bold"), Text(rest), sep="\n")
+        self.epochs = plan.epochs
+        self.steps = plan.steps
+
+    def on_progress(self, progress: records.Progress) -> None:
+        """Move the bar."""
+        fields: dict[str, Any] = {
+            "epoch": f"{progress.epoch}/{self.epochs}",
+            "loss": progress.loss,
+            "rate": progress.learning_rate,
+            "left": _clock(progress.seconds_left),
+        }
+        if self.bar.tasks:
+            self.bar.update(self.bar.task_ids[0], completed=progress.step, refresh=True, **fields)
+        else:
+            self.bar.add_task("train", total=self.steps, completed=progress.step, **fields)
+
+    def on_evaluation(self, evaluation: records.Evaluation) -> None:
+        """Print the evaluation's row above the bar."""
+        for line in self.table.lines(evaluation):
+            self.console.print(Text(line))
+
+
+@contextmanager
+def display() -> Iterator[records.Listener]:
+    """Show a run, by where standard output goes."""
+    console = console_for_a_bar()
+    if console is None:
+        yield Lines()
+        return
+    live = Live(console)
+    with live.bar:
+        yield live
+
+
+def console_for_a_bar() -> Console | None:
+    """A terminal, or a notebook that has the widgets which rich draws with there; None where there is neither."""
+    console = Console(highlight=False)
+    terminal = console.file.isatty() and not console.is_dumb_terminal
+    return console if terminal or (console.is_jupyter and find_spec("ipywidgets") is not None) else None
+
+
+def print_line(line: str) -> None:
+    """Print a line on standard output, at once; where nobody reads any more, as after ``| head``, what follows is lost.
+
+    That is no reason to end what runs for longer.
+    """
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,240 @@
+"""A run from its options to its files: load, train, checkpoint, write.
+
+May import PyTorch, safetensors, adamas.lab.tasks and adamas.torch.
+"""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import adamas
+import adamas.torch
+from adamas.lab.tasks import InputError, is_file, load
+from adamas.lab.train import checkpoint, folder, measures, tensorboard
+from adamas.lab.train.curves import draw_curves
+from adamas.lab.train.interruption import Interruption
+from adamas.lab.train.options import Options
+from adamas.lab.train.records import DivergedError, Listener, Listeners, Plan, Seconds, Summary
+from adamas.lab.train.repeatable import seed_and_threads
+from adamas.lab.train.training import Training
+
+# A checkpoint is written no sooner than this, nor before a run has trained for so many times what the last one took:
+# so checkpoints cost a thirtieth of the time at most.
+SECONDS_BETWEEN_CHECKPOINTS = 1.0
+CHECKPOINT_SHARE = 30
+SECONDS_BETWEEN_ROWS = 0.5
+
+
+def run(options: Options, listener: Listener, *, resume: Path | None = None, write: bool = True) -> Summary:
+    """Do what ``options`` say and tell ``listener``; see ``adamas.lab.train.fit``.
+
+    Args:
+        options: the run.
+        listener: is told how it goes.
+        resume: the folder of the run to go on with, instead of beginning one.
+        write: whether to leave a folder behind.
+    """
+    previous: Mapping[str, Any] = {}
+    content = None
+    if resume is not None:
+        previous = folder.read_config(resume)
+        _check_versions(resume, previous)
+        if (resume / folder.CHECKPOINT).exists():
+            content = checkpoint.load(resume / folder.CHECKPOINT)
+        elif (resume / folder.SUMMARY).exists():
+            problem = f"{str(resume)!r} has ended, and has no {folder.CHECKPOINT} to go on from: begin a new run"
+            raise InputError("resume", problem)
+    elif write and options.out is not None:
+        folder.check_out(options.out)
+    if options.log is not None:
+        tensorboard.check()
+    task = load(options.task, options.data_dir)
+    lr_found = previous.get("lr_found")
+    if options.lr == "auto":
+        options, lr_found = _with_lr_found(options)
+    with (
+        seed_and_threads(options.seed, options.threads or previous.get("threads") or task.threads, options.device),
+        Interruption() as interruption,
+    ):
+        training = Training(task, options, interruption)
+        if is_file(options.task):
+            training.rehearse()
+        if content is not None:
+            training.load_state(content)
+        held = folder.hold(resume or options.out, options.task_label, resumed=resume is not None)
+        with held if write else nullcontext() as out:
+            plan = _plan(options, training, lr_found, out)
+            if out is not None:
+                resumed_after = [*previous.get("resumed_after", [])]
+                if resume is not None and not training.finished:
+                    resumed_after.append(plan.done)
+                configuration = {**_configuration(options, plan, training), "resumed_after": resumed_after}
+                folder.write_config(out, configuration, resumed=resume is not None)
+                if options.log is not None:
+                    listener = Listeners(listener, tensorboard.TensorBoard(out))
+            listener.on_start(plan)
+            _train(training, listener, out)
+            summary = _summary(options, training, lr_found, out)
+            if out is not None:
+                _write_results(out, plan, training, summary)
+            listener.on_end(summary)
+    if training.diverged_at is not None:
+        raise DivergedError(training.diverged_at, summary)
+    return summary
+
+
+def _check_versions(run: Path, previous: Mapping[str, Any]) -> None:
+    """Raise InputError where a run would go on with other versions, and so not to the same bits; a study does the same."""
+    changed = [f"{name} was {previous.get(name)}, is {now}" for name, now in _versions() if previous.get(name) != now]
+    if changed:
+        problem = (
+            f"{str(run)!r} was trained with other versions: {'; '.join(changed)}: install those, or begin a new run"
+        )
+        raise InputError("resume", problem)
+
+
+def _versions() -> tuple[tuple[str, str], ...]:
+    return ("adamas", adamas.__version__), ("torch", str(torch.__version__))
+
+
+def _write_results(out: Path, plan: Plan, training: Training, summary: Summary) -> None:
+    # Copies, as weights that are tied share their memory, which the file format refuses.
+    state = training.model.state_dict().items()
+    weights = {name: value.contiguous().clone() for name, value in state if isinstance(value, Tensor)}
+    folder.write(out / folder.MODEL, safetensors.torch.save(weights))
+    rows = [row.row() for row in training.history]
+    chart = training.task.chart(rows) if training.task.chart is not None and rows else None
+    if chart is not None:
+        folder.write(out / folder.CHART, folder.to_json(asdict(chart), indent=2))
+    folder.write(out / folder.CURVES, draw_curves(plan, training.history, training.samples, chart, summary.diverged))
+    folder.write(out / folder.SUMMARY, folder.to_json(asdict(summary), indent=2))
+
+
+def _train(training: Training, listener: Listener, out: Path | None) -> None:
+    """Train to the end, with a checkpoint now and then, and one at the end."""
+    now = perf_counter()
+    checkpoint_due, rows_due = now + SECONDS_BETWEEN_CHECKPOINTS, now
+    for evaluation in training.train(listener):
+        if evaluation is not None:
+            listener.on_evaluation(evaluation)
+        if out is None:
+            continue
+        if training.at.step == 1 and training.scheduler is not None:  # of another library
+            checkpoint.check(training.state()["optimizer"])
+        began = perf_counter()
+        if evaluation is not None and began >= rows_due:
+            _write_rows(training, out)
+            rows_due = began + SECONDS_BETWEEN_ROWS
+        if began >= checkpoint_due:
+            checkpoint.save(out / folder.CHECKPOINT, training.state())
+            now = perf_counter()
+            checkpoint_due = now + max(SECONDS_BETWEEN_CHECKPOINTS, CHECKPOINT_SHARE * (now - began))
+    if out is not None:
+        _write_rows(training, out)
+        if training.diverged_at is None:
+            checkpoint.save(out / folder.CHECKPOINT, training.state())
+
+
+def _write_rows(training: Training, out: Path) -> None:
+    folder.write_lines(out / folder.METRICS, [row.row() for row in training.history])
+    folder.write_lines(out / folder.STEPS, [asdict(sample) for sample in training.samples])
+
+
+def _with_lr_found(options: Options) -> tuple[Options, str]:
+    """The options with a number for ``lr="auto"``, and why it is that one."""
+    from adamas.lab.train.find_lr import find_for_task
+
+    finding = find_for_task(options)
+    return replace(options, lr=float(f"{finding.lr:.2g}")), str(finding)  # no digits that mean nothing
+
+
+def _plan(options: Options, training: Training, lr_found: str | None, out: Path | None) -> Plan:
+    task = training.task
+    return Plan(
+        task=options.task_label,
+        description=task.description,
+        optimizer=options.optimizer,
+        learning_rate=options.learning_rate(task.rates),
+        schedule=options.schedule if options.plateau is None else f"{options.schedule} * {training.plateaus[-1]}",
+        lr_found=lr_found,
+        metric=task.metric,
+        mode=task.mode,
+        target=task.target,
+        epochs=training.epochs,
+        steps=training.steps,
+        evaluations=-(-training.steps // (training.eval_every or training.steps_in_epoch)),
+        batch_size=training.batch_size,
+        train_examples=len(task.train[0]) if task.train else 0,
+        test_examples=len(task.test[0]) if task.test else 0,
+        parameters=training.parameter_count,
+        device=str(training.device),
+        threads=torch.get_num_threads(),
+        out=out,
+        done=training.at.step,
+    )
+
+
+def _summary(options: Options, training: Training, lr_found: str | None, out: Path | None) -> Summary:
+    task, last = training.task, training.history[-1] if training.history else None
+    metrics = last.metrics if last is not None and last.step == training.at.step else training.evaluate()
+    reached = next((row for row in training.history if task.solved(row.metrics[task.metric])), None)
+    return Summary(
+        task=options.task_label,
+        optimizer=options.optimizer,
+        lr=options.learning_rate(task.rates),
+        lr_found=lr_found,
+        cuts=[row.cut for row in training.history if row.cut],
+        metric=task.metric,
+        mode=task.mode,
+        target=task.target,
+        value=metrics[task.metric],
+        metrics=dict(metrics),
+        steps_to_target=reached.step if reached else None,
+        seconds_to_target=reached.train_seconds if reached else None,
+        epochs=training.at.epoch,
+        steps=training.at.step,
+        train_seconds=training.train_seconds,
+        seconds=Seconds(**training.seconds),
+        memory=measures.memory(training.model, training.optimizer, training.device),
+        parameters=training.parameter_count,
+        interrupted=training.diverged_at is None and not training.finished,
+        diverged=training.diverged_at is not None,
+        out=out,
+    )
+
+
+def _configuration(options: Options, plan: Plan, training: Training) -> Mapping[str, Any]:
+    """All that is needed to repeat the run, with every default filled in; ``options`` are those that were given."""
+    member, defaults = options.member, training.optimizer.defaults
+    names = [*member.options, *member.arguments, *(("state", "weights") if member.own else ())]
+    return {
+        **options.resolved(),
+        **{name: defaults[name] for name in names if name in defaults},
+        "task": plan.task,
+        "description": plan.description,
+        "lr": plan.learning_rate,
+        "lr_found": plan.lr_found,
+        "lr_schedule": {"text": repr(training.rate), "json": training.rate.to_json()},
+        "metric": plan.metric,
+        "mode": plan.mode,
+        "target": plan.target,
+        "epochs": plan.epochs,
+        "batch_size": plan.batch_size,
+        "threads": plan.threads,
+        "out": plan.out,
+        "command": shlex.join(options.command()),
+        "options": options.given(),
+        **dict(_versions()),
+        "python": platform.python_version(),
+    }

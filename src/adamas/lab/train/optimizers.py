@@ -1,0 +1,175 @@
+"""The optimizers that a run can use: the family by name, and any other by module and class.
+
+May import the standard library and adamas.lab.tasks; PyTorch and the classes themselves only where one is looked at.
+
+An optimizer is written ``adamw``, ``torch:AdamW`` (which is ``torch.optim:AdamW``) or ``module:Class``, and each may have
+arguments of its own: ``sgd(momentum=0.9, nesterov=True)``.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from adamas.extras import needs
+from adamas.lab.tasks import USERS_MODULES, InputError, choose
+
+TUNED = frozenset({"betas", "eps", "weight_decay"})  # besides the rate
+OWN = "adamas.torch"
+
+
+@dataclass(frozen=True)
+class Member:
+    """An optimizer as a run offers it.
+
+    ``module`` and ``class_name`` say where its class is. ``lr`` is the default rate, None where the class has none.
+    ``options`` are those of TUNED that it has, and ``arguments`` what it is given besides.
+    """
+
+    module: str
+    class_name: str
+    lr: float | None
+    options: frozenset[str]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def own(self) -> bool:
+        """Whether it is one of Adamas, which takes schedules, storage formats and a clip."""
+        return self.module == OWN
+
+    def load(self) -> type[Any]:
+        """Import its class."""
+        loaded: type[Any] = getattr(importlib.import_module(self.module), self.class_name)
+        return loaded
+
+
+_DECAY = frozenset({"weight_decay"})
+_SCALED = _DECAY | {"eps"}
+_ADAM = _SCALED | {"betas"}
+
+OPTIMIZERS = {
+    "sgd": Member(OWN, "SGD", 0.1, _DECAY),
+    "momentum": Member(OWN, "SGD", 0.03, _DECAY, {"momentum": 0.9}),
+    "nesterov": Member(OWN, "SGD", 0.03, _DECAY, {"momentum": 0.9, "nesterov": True}),
+    "adagrad": Member(OWN, "Adagrad", 0.01, _SCALED),
+    "rmsprop": Member(OWN, "RMSprop", 1e-3, _SCALED),
+    "adam": Member(OWN, "Adam", 1e-3, _ADAM),
+    "adamw": Member(OWN, "AdamW", 1e-3, _ADAM),
+    "amsgrad": Member(OWN, "Adam", 1e-3, _ADAM, {"amsgrad": True}),
+    "adamax": Member(OWN, "Adamax", 2e-3, _ADAM),
+    "nadam": Member(OWN, "NAdam", 1e-3, _ADAM),
+    "radam": Member(OWN, "RAdam", 1e-3, _ADAM),
+}
+
+
+def base_name(text: str) -> str:
+    """The optimizer without its arguments."""
+    return text.partition("(")[0].strip()
+
+
+def choose_optimizer(text: str) -> Member:
+    """Read how an optimizer is written.
+
+    Raises:
+        InputError: there is no such optimizer, or it does not take the arguments; names ``optimizer``.
+    """
+    written = re.fullmatch(r"\s*([\w.:]+)\s*(\(.*\))?\s*", text, re.DOTALL)
+    if written is None:
+        raise InputError("optimizer", f"{text!r} cannot be read: write such as adamw, torch:AdamW or sgd(momentum=0.9)")
+    name, arguments = written.group(1), _arguments(text, written.group(2))
+    member = _foreign(name) if ":" in name else OPTIMIZERS[choose("optimizer", name, OPTIMIZERS)]
+    if arguments:
+        taken = _parameters(member)
+        for argument in arguments:
+            if argument == "lr":
+                raise InputError("optimizer", f"{text!r} has its lr inside: give it as the option of that name")
+            choose("optimizer", argument, taken) if taken is not None else None
+    # What the arguments settle is no option any more: it would be given twice.
+    return replace(member, options=member.options - set(arguments), arguments={**dict(member.arguments), **arguments})
+
+
+def split_optimizers(text: str) -> list[str]:
+    """Split a list at its commas, but for those within brackets."""
+    parts, depth, start = [], 0, 0
+    for place, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append(text[start:place])
+            start = place + 1
+    return [part.strip() for part in (*parts, text[start:]) if part.strip()]
+
+
+def _arguments(text: str, bracket: str | None) -> dict[str, Any]:
+    """The arguments in the bracket, which have to be keywords with plain values."""
+    if bracket is None:
+        return {}
+    try:
+        call = ast.parse(f"f{bracket}", mode="eval").body
+        if isinstance(call, ast.Call) and not call.args and all(keyword.arg for keyword in call.keywords):
+            return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (
+        SyntaxError,
+        ValueError,
+        TypeError,
+        MemoryError,
+        RecursionError,
+    ):  # the last two where it is nested too deeply
+        pass
+    raise InputError(
+        "optimizer", f"{text!r} cannot be read: its arguments are written name=value, such as momentum=0.9"
+    )
+
+
+def _parameters(member: Member) -> list[str] | None:
+    """The names of the arguments of the class, None where it takes any."""
+    parameters = list(inspect.signature(member.load()).parameters.values())[1:]
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters]
+
+
+def _foreign(name: str) -> Member:
+    given, _, class_name = name.partition(":")
+    module = "torch.optim" if given == "torch" else given
+    try:
+        with needs("train"):
+            imported = importlib.import_module(module)
+        if not hasattr(imported, class_name):
+            there = [f"{given}:{key}" for key, value in vars(imported).items() if _is_optimizer(value)]
+            if there:
+                choose("optimizer", name, there)
+        loaded = getattr(imported, class_name)
+        parameters = inspect.signature(loaded).parameters
+    except InputError:
+        raise
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise InputError("optimizer", f"{name!r} cannot be imported: {_first_line(error)}") from error
+    if not _is_optimizer(loaded):
+        raise InputError("optimizer", f"{name!r} is no optimizer: give a class derived from torch.optim.Optimizer")
+    if loaded.__module__.partition(".")[0] not in ("torch", "adamas"):
+        USERS_MODULES.add(loaded.__module__)
+    closure = inspect.signature(loaded.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise InputError("optimizer", f"{name!r} evaluates the loss several times a step, which a run does not do")
+    lr = parameters["lr"].default if "lr" in parameters else None
+    return Member(module, class_name, float(lr) if isinstance(lr, int | float) else None, TUNED & set(parameters))
+
+
+def _is_optimizer(value: Any) -> bool:
+    from torch.optim import Optimizer
+
+    return isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def having(option: str) -> Iterable[str]:
+    """The names of the family's members that have an option."""
+    return (name for name, member in OPTIMIZERS.items() if option in member.options)

@@ -1,0 +1,390 @@
+"""Trains: a model, its optimizer and its data, and how far they have come.
+
+May import PyTorch, adamas.lab.tasks, adamas.torch and the parts of adamas.lab.train that know nothing of files.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from itertools import islice
+from numbers import Real
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import adamas.torch
+from adamas.lab.tasks import InputError, Task, choose
+from adamas.lab.train import measures
+from adamas.lab.train.checkpoint import fingerprint, random_state, set_random_state
+from adamas.lab.train.interruption import Interruption
+from adamas.lab.train.options import Options
+from adamas.lab.train.records import Evaluation, Listener, Progress, Sample, Seconds
+from adamas.schedules import Plateau, Schedule
+
+SECONDS_BETWEEN_REPORTS = 0.2
+COLUMNS = frozenset(field.name for field in fields(Evaluation)) - {"metrics"}
+SAMPLES = 200  # of a run: steps that are looked at more closely
+
+
+@dataclass
+class Position:
+    """How far a run has come: what a loop would keep in local variables.
+
+    ``batch`` counts those done in the present ``epoch``, both from 0. The sums are of the loss since the last evaluation
+    (over examples) and since the last sample (over steps), whose step is ``sampled_at``.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    learning_rate: float = 0.0
+    loss_sum: float = 0.0
+    examples: int = 0
+    sample_sum: float = 0.0
+    sampled_at: int = 0
+
+
+class Training:
+    """A model, its optimizer and its data, and how far they have come."""
+
+    def __init__(self, task: Task, options: Options, interruption: Interruption) -> None:
+        """Make the model and the optimizer; the model's weights come from PyTorch's global generator.
+
+        Raises:
+            InputError: the options do not suit the task or the machine.
+        """
+        self.interruption = interruption
+        self.device = find_device(options.device)
+        self.task = replace(task, train=self._moved(task.train), test=self._moved(task.test))
+        self.epochs = options.epochs or task.epochs
+        self.batch_size = options.batch_size or task.batch_size
+        if task.train:
+            self.batch_size = min(self.batch_size, len(task.train[0]))
+        self.steps_in_epoch = task.steps_in_epoch(self.batch_size)
+        self.steps = self.epochs * self.steps_in_epoch
+        self.eval_every = options.eval_every or task.eval_every
+        self.sample_every = max(1, self.steps // SAMPLES)
+
+        self.model = make_model(task, options).to(self.device)
+        self.low_precision = options.precision == "bfloat16"
+        if self.low_precision:
+            self.model.to(torch.bfloat16)
+        self.network: Any = torch.compile(self.model) if options.compile else self.model
+        plain = not (options.model or options.compile or self.low_precision) and self.device.type == "cpu"
+        self.backpropagate = task.backpropagate if plain else None
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.parameter_count = sum(parameter.numel() for parameter in self.model.parameters())
+
+        figures = self.evaluate() if options.plateau else {}
+        by_loss = task.mode == "min" or "test_loss" in figures
+        self.rate: Schedule = options.rate(self.steps, task.rates, "min" if by_loss else "max")
+        self.usual_rate = options.usual_rate(task.rates)
+        self.plateaus = [part for part in self.rate.parts() if isinstance(part, Plateau)]
+        for plateau in self.plateaus:
+            self.watched(plateau, figures or self.evaluate())
+        # Adamas clips by itself, and takes a schedule.
+        self.clip = options.clip if isinstance(options.clip, float | int) and not options.member.own else None
+        self.optimizer = make_optimizer(self.parameters, options, self.rate)
+        self.scheduler = None if options.member.own else adamas.torch.LRScheduler(self.optimizer, self.rate)
+
+        self.shuffling = torch.Generator().manual_seed(options.seed)
+        self.epoch_began_with = self.shuffling.get_state()
+        self.at = Position()
+        self.history: list[Evaluation] = []
+        self.samples: list[Sample] = []
+        self.seconds = dict.fromkeys((field.name for field in fields(Seconds)), 0.0)
+        self.diverged_at: str | None = None
+
+    @property
+    def train_seconds(self) -> float:
+        """How long it has trained, without evaluations."""
+        return sum(seconds for part, seconds in self.seconds.items() if part != "evaluation")
+
+    @property
+    def finished(self) -> bool:
+        """Whether all planned steps are done."""
+        return self.at.step >= self.steps
+
+    @cached_property
+    def data_fingerprint(self) -> int:
+        """Tells the training data from other data."""
+        return fingerprint(self.task.train)
+
+    def train(self, listener: Listener) -> Iterator[Evaluation | None]:
+        """Train up to the end, to Ctrl-C, or to where the loss is no longer finite.
+
+        Yields:
+            After each step: the evaluation that followed it, or None.
+        """
+        watch = measures.Stopwatch(self.device, self.seconds)
+        began, began_at = perf_counter(), self.at.step
+        next_report = began + SECONDS_BETWEEN_REPORTS
+        while not self.finished:
+            batches = self.task.batches(self.batch_size, self.shuffling)
+            for batch in islice(batches, self.at.batch, None):
+                watch.mark("data")
+                if self.interruption.requested:
+                    return
+                loss = self.step(batch, watch, listener)
+                if self.diverged_at is not None:
+                    return
+                now = perf_counter()
+                if now >= next_report:
+                    next_report = now + SECONDS_BETWEEN_REPORTS
+                    left = (now - began) / (self.at.step - began_at) * (self.steps - self.at.step)
+                    listener.on_progress(Progress(self.epoch, self.at.step, loss, self.at.learning_rate, left))
+                yield self.evaluate_if_due(watch)
+                watch.start()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last step, from 1."""
+        return -(-self.at.step // self.steps_in_epoch)
+
+    def step(self, batch: tuple[Tensor, ...], watch: measures.Stopwatch, listener: Listener) -> float:
+        """Train on one batch and return its loss; where that is not finite, nothing moves, and ``diverged_at`` says so."""
+        loss, rate = self.gradient(batch, watch), float(self.optimizer.param_groups[0]["lr"])
+        if not math.isfinite(loss):
+            lower = min(rate / 10, self.usual_rate or rate)
+            self.diverged_at = (
+                f"the loss became {loss} in epoch {self.at.epoch + 1}, batch {self.at.batch + 1}, at a learning rate of "
+                f"{rate:.3g}: try a lower one, such as {lower:.3g}"
+            )
+            return loss
+        at = self.at
+        at.step, at.batch, at.learning_rate = at.step + 1, at.batch + 1, rate
+        if at.batch == self.steps_in_epoch:
+            at.epoch, at.batch = at.epoch + 1, 0
+            self.epoch_began_with = self.shuffling.get_state()
+        examples = len(batch[0]) if batch else 1
+        at.loss_sum, at.examples, at.sample_sum = (
+            at.loss_sum + loss * examples,
+            at.examples + examples,
+            at.sample_sum + loss,
+        )
+        if at.step % self.sample_every == 0 or at.step == 1:
+            norm, before = measures.grad_norm(self.parameters), measures.weights(self.parameters, self.optimizer)
+            self.move(watch)
+            mean = at.sample_sum / (at.step - at.sampled_at)
+            ratio = measures.update_ratio(before, measures.weights(self.parameters, self.optimizer))
+            self.samples.append(Sample(at.step, mean, rate, norm, ratio))
+            at.sample_sum, at.sampled_at = 0.0, at.step
+            listener.on_sample(self.samples[-1])
+        else:
+            self.move(watch)
+        return loss
+
+    def gradient(self, batch: tuple[Tensor, ...], watch: measures.Stopwatch) -> float:
+        """Set every parameter's gradient to that of the batch's loss, and return the loss."""
+        if self.backpropagate is not None:
+            loss = self.backpropagate(self.model, *batch)
+            watch.mark("forward")
+        else:
+            self.optimizer.zero_grad()
+            with self.arithmetic():
+                loss = self.task.loss(self.network, *batch)
+            watch.mark("forward")
+            loss.backward()  # type: ignore[no-untyped-call]
+            watch.mark("backward")
+        return loss.item()
+
+    def move(self, watch: measures.Stopwatch) -> None:
+        """Let the optimizer make its step."""
+        watch.start()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        watch.mark("optimizer")
+
+    def evaluate_if_due(self, watch: measures.Stopwatch) -> Evaluation | None:
+        """Evaluate at the end of an epoch, or as often as was asked for, and at the end of the run."""
+        at = self.at
+        due = at.batch == 0 if self.eval_every is None else at.step % self.eval_every == 0
+        if not due and not self.finished:
+            return None
+        watch.start()
+        metrics = self.evaluate()
+        watch.mark("evaluation")
+        row = Evaluation(
+            epoch=at.step / self.steps_in_epoch if at.batch else at.epoch,
+            step=at.step,
+            learning_rate=at.learning_rate,
+            train_loss=at.loss_sum / at.examples,
+            metrics=metrics,
+            train_seconds=self.train_seconds,
+            cut=self.observe(metrics),
+        )
+        at.loss_sum, at.examples = 0.0, 0
+        self.history.append(row)
+        return row
+
+    def evaluate(self) -> dict[str, float]:
+        """The task's figures for the weights as they are."""
+        self.network.eval()
+        with torch.no_grad(), self.arithmetic():
+            found = self.task.evaluate(self.network, *self.task.test)
+        self.network.train()
+        if not isinstance(found, Mapping) or not all(map(_is_number, found.values())):
+            raise InputError("task", f"has an evaluate that must return numbers by name, not {_described(found)}")
+        if self.task.metric not in found:
+            raise InputError("task", f"has the metric {self.task.metric!r}, and evaluate gives {', '.join(found)}")
+        if taken := COLUMNS & set(found):
+            raise InputError(
+                "task", f"has an evaluate that gives {min(taken)!r}, which every run has: name it otherwise"
+            )
+        return {name: float(value) for name, value in found.items()}
+
+    def rehearse(self) -> None:
+        """Take the loss of a first batch and the figures, on a copy, so that a task's mistakes show before it begins.
+
+        Raises:
+            InputError: they are not what they must be.
+        """
+        before, model, network = random_state(), self.model, self.network
+        self.model = self.network = copy.deepcopy(model)
+        try:
+            self.evaluate()
+            batch = next(self.task.batches(self.batch_size, torch.Generator().manual_seed(0)))
+            with self.arithmetic():
+                loss = self.task.loss(self.network, *batch)
+            if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+                raise InputError(
+                    "task", f"has a loss that must return a scalar with a gradient, not {_described(loss)}"
+                )
+        finally:
+            self.model, self.network = model, network
+            set_random_state(before)
+
+    def observe(self, figures: Mapping[str, float]) -> str | None:
+        """Show the plateaus what they watch; return what they did and why."""
+        cuts = []
+        for plateau in self.plateaus:
+            before = plateau.value
+            if plateau.observe(self.watched(plateau, figures)) != before:
+                cuts.append(plateau.history[-1])
+        return "; ".join(cuts) or None
+
+    def watched(self, plateau: Plateau, figures: Mapping[str, float]) -> float:
+        """What a plateau watches: the metric if it is to go that way, else the test loss."""
+        if plateau.mode == self.task.mode:
+            return figures[self.task.metric]
+        if plateau.mode == "min" and "test_loss" in figures:
+            return figures["test_loss"]
+        problem = f"is of mode {plateau.mode}, and {self.task.metric} of mode {self.task.mode}: give it that mode"
+        raise InputError("plateau", problem)
+
+    def arithmetic(self) -> AbstractContextManager[Any]:
+        """In what precision the network computes."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.low_precision else nullcontext()
+
+    def state(self) -> dict[str, Any]:
+        """All that decides how it goes on, as tensors and plain values."""
+        return {
+            "data": self.data_fingerprint,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "random": random_state(),
+            "shuffling": self.epoch_began_with,
+            "at": asdict(self.at),
+            "history": [row.row() for row in self.history],
+            "samples": [asdict(sample) for sample in self.samples],
+            "seconds": dict(self.seconds),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where another one was.
+
+        Raises:
+            InputError: it had another model, optimizer or data; names ``resume``.
+        """
+        if self.steps < state["at"]["step"]:
+            done = state["at"]["step"] / self.steps_in_epoch
+            raise InputError("epochs", f"is {self.epochs}, and the run has done {done:g} already: give more")
+        if state["data"] != self.data_fingerprint:
+            raise InputError("resume", "was trained on other data: give the data_dir that it began with")
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise InputError("resume", f"has another model: {' '.join(str(error).split())}") from error
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError("resume", f"has another optimizer: {' '.join(str(error).split())}") from error
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.epoch_began_with = state["shuffling"]
+        self.shuffling.set_state(self.epoch_began_with)
+        self.at = Position(**state["at"])
+        self.history = [Evaluation.from_row(row) for row in state["history"]]
+        self.samples = [Sample(**sample) for sample in state["samples"]]
+        self.seconds.update(state["seconds"])
+        set_random_state(state["random"])
+
+    def _moved(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(tensor.to(self.device) for tensor in tensors)
+
+
+def _described(value: Any) -> str:
+    """A value in one line."""
+    text = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else " ".join(repr(value).split())
+    return text[:200]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        InputError: this machine has none.
+    """
+    why = ""
+    try:
+        device = torch.device(name)
+        try:
+            torch.empty(1, device=device).item()
+        except NotImplementedError:  # it says so with all that PyTorch has been built for
+            raise
+        except (RuntimeError, AssertionError) as error:
+            why = f" ({str(error).splitlines()[0].partition('. ')[0]})"
+            raise
+    except (RuntimeError, AssertionError) as error:
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        there = "cpu" if accelerator is None else f"cpu or {accelerator.type}"
+        raise InputError("device", f"{name!r} cannot be used here{why}: give {there}") from error
+    return device
+
+
+def make_model(task: Task, options: Options) -> nn.Module:
+    """Make the network that the options choose among the task's."""
+    if options.model is None:
+        return task.model()
+    if not task.models:
+        raise InputError("model", f"is not an option of {options.task_label}, which has one network: leave it out")
+    return task.models[choose("model", options.model, task.models)]()
+
+
+def make_optimizer(parameters: list[nn.Parameter], options: Options, rate: Schedule) -> torch.optim.Optimizer:
+    """Make the optimizer; one of another library gets the rate as a number.
+
+    Raises:
+        InputError: its class refuses what it was given.
+    """
+    lr: Schedule | float = rate if options.member.own else rate.unit
+    try:
+        optimizer: torch.optim.Optimizer = options.member.load()(parameters, lr=lr, **options.optimizer_arguments())
+    except (TypeError, ValueError) as error:
+        raise InputError("optimizer", f"{options.optimizer} cannot be made: {' '.join(str(error).split())}") from error
+    return optimizer

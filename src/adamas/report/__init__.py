@@ -1,5 +1,0 @@
-"""Makes one HTML page of runs and comparisons, which opens without a network: ``adamas report``.
-
-May import adamas.charts, adamas.compare, adamas.tasks, the records and the folder of adamas.train, and the standard library;
-matplotlib, Plotly, Jinja2 and SciPy only where a page or a picture is made, so that ``--help`` does not wait for them.
-"""

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from adamas.lab.tasks import Task, load
-from adamas.lab.train.find_lr import find_for_task
+from adamas.lab.train.auto_lr import find_for_task
 from adamas.lab.train.optimizers import OPTIMIZERS
 from adamas.lab.train.options import Options
 

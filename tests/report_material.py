@@ -6,7 +6,7 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from adamas.lab.compare.judgement import Judgement, Pair, Sensitivity, Standing
+from adamas.lab.compare.results import Judgement, Pair, Sensitivity, Standing
 from adamas.lab.compare.study import Finished, Outcome, Settings, Trial
 
 

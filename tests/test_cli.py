@@ -18,9 +18,9 @@ import typer
 from report_material import make_run
 
 import adamas as package
-from adamas.lab.command import application
-from adamas.lab.train import Listener, folder, loop
-from adamas.lab.train.command import suggestions
+from adamas.lab.commands.main import application
+from adamas.lab.commands.train import suggestions
+from adamas.lab.train import Listener, folder, running
 from adamas.lab.train.options import Options
 
 FILES = sorted(folder.FILES)
@@ -71,7 +71,7 @@ def test_without_arguments_there_is_help(tmp_path: Path) -> None:
 def test_help_does_not_wait_for_slow_libraries(tmp_path: Path) -> None:
     code = """
 import sys
-from adamas.lab.command import main
+from adamas.lab.commands.main import main
 sys.argv = ["adamas", "train", "--help"]
 try:
     main()
@@ -118,7 +118,7 @@ sys.path.append({str(Path(__file__).parent)!r})
 from missing import missing
 sys.argv = ["adamas", *{line.split()!r}]
 with missing(*{missing!r}):
-    from adamas.lab.command import main
+    from adamas.lab.commands.main import main
     main()
 """
 
@@ -241,7 +241,7 @@ def test_the_plot_shows_where_a_schedule_is(tmp_path: Path) -> None:
 def test_a_name_is_drawn_over_the_steps_without_torch(tmp_path: Path) -> None:
     code = """
 import sys
-from adamas.lab.command import main
+from adamas.lab.commands.main import main
 sys.argv = ["adamas", "schedule", "one_cycle", "--steps", "1000000000", "--out", "a.png"]
 try:
     main()
@@ -296,7 +296,7 @@ def test_the_suggested_commands_ask_for_what_they_say(monkeypatch: pytest.Monkey
         asked.append(options)
         raise typer.Exit
 
-    monkeypatch.setattr(loop, "run", run)
+    monkeypatch.setattr(running, "run", run)
     for words, _ in suggestions(given):
         application()(words[1:], standalone_mode=False)
     fresh = dataclasses.replace(given, out=None)
@@ -451,7 +451,7 @@ def test_ctrl_c_before_the_first_step_is_one_line(
     def run(options: Options, listener: Listener, resume: Path | None) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "run", run)
+    monkeypatch.setattr(running, "run", run)
     assert application()(["train"], standalone_mode=False) == 130
     assert capsys.readouterr().err == "adamas: interrupted\n"
 

@@ -23,17 +23,18 @@ import pytest
 from scipy import stats
 
 import adamas as package
-from adamas.lab.compare import compare, plan
+from adamas.lab.compare import compare, design
 from adamas.lab.compare import study as study_module
 from adamas.lab.compare.comparison import Listener, Request, carry_out, open_study
 from adamas.lab.compare.display import heading, table
-from adamas.lab.compare.judgement import Judgement, judge
+from adamas.lab.compare.judgement import judge
+from adamas.lab.compare.results import Judgement
 from adamas.lab.compare.space import at, check_tune, lr_grid, quasi_random, state_space, tunable
 from adamas.lab.compare.statistics import holm, interval, nearly_best, paired_p
 from adamas.lab.compare.study import Outcome, Settings, Study, Trial
 from adamas.lab.compare.trial import options_of
 from adamas.lab.compare.workers import WorkerError
-from adamas.lab.tasks import InputError
+from adamas.lab.inputs import InputError
 from adamas.lab.train.optimizers import choose_optimizer
 
 SOURCE = str(Path(package.__file__).resolve().parents[1])
@@ -139,7 +140,7 @@ def study(tmp_path: Path) -> Iterator[Callable[..., Study]]:
     def make(values: dict[str, list[float | None]] | None = None, **changes: Any) -> Study:
         settings = make_settings(**changes)
         made.append(Study.create(tmp_path / f"{len(made)}.sqlite", settings))
-        while values is not None and (missing := plan.missing(settings, made[-1].finished())):
+        while values is not None and (missing := design.missing(settings, made[-1].finished())):
             for trial in missing:
                 value = values[trial.optimizer][trial.seed - 1] if trial.phase == "final" else 1.0 + trial.number
                 made[-1].record(trial, Outcome("diverged", error="nan") if value is None else Outcome("done", value))
@@ -169,7 +170,7 @@ class Trials(Listener):
 
 def outcomes(study: Study) -> dict[tuple[str, str, int, int], tuple[Any, ...]]:
     return {
-        plan.key(done.trial): (
+        design.key(done.trial): (
             done.trial.settings,
             done.outcome.status,
             done.outcome.value,
@@ -241,7 +242,7 @@ def test_rates_whose_metrics_differ_negligibly_are_equally_good() -> None:
 
 def test_every_optimizer_gets_the_same_points_of_its_own_ranges() -> None:
     settings = make_settings(optimizers=["adam", "sgd", "torch:AdamW"], tune=["lr", "weight_decay"], budget=5)
-    searched = plan.tuning_trials(settings)
+    searched = design.tuning_trials(settings)
     assert len(searched) == 15
     for number in range(5):
         places = {
@@ -298,9 +299,9 @@ def test_the_sweep_goes_from_end_to_end_of_the_stated_range() -> None:
 
 
 def test_tuning_uses_a_seed_that_no_final_trial_has() -> None:
-    seeds = {trial.seed for trial in plan.tuning_trials(make_settings())}
-    assert seeds.isdisjoint(plan.final_seeds(3))
-    assert len(set(plan.final_seeds(3))) == 3
+    seeds = {trial.seed for trial in design.tuning_trials(make_settings())}
+    assert seeds.isdisjoint(design.final_seeds(3))
+    assert len(set(design.final_seeds(3))) == 3
 
 
 def test_the_budget_is_the_same_for_each_in_every_phase(study: Callable[..., Study]) -> None:
@@ -311,16 +312,16 @@ def test_the_budget_is_the_same_for_each_in_every_phase(study: Callable[..., Stu
                 done.trial for done in one.finished() if (done.trial.phase, done.trial.optimizer) == (phase, optimizer)
             ]
             assert len(own) == amount, (phase, optimizer)
-    assert plan.total(one.settings, one.finished()) == plan.total(one.settings, []) == 22
+    assert design.total(one.settings, one.finished()) == design.total(one.settings, []) == 22
     sweep = [done.trial.settings for done in one.finished() if done.trial.phase == "sweep"]
     assert len({settings.get("eps") for settings in sweep}) == 2  # adam's best one, and none for sgd
 
 
 def test_the_best_setting_is_the_first_of_equals_and_of_the_right_end(study: Callable[..., Study]) -> None:
     one = study(mode="max")
-    for trial, value in zip(plan.tuning_trials(one.settings), [0.5, 0.1, 0.9, 0.1, 0.9, 0.1, None, 0.1], strict=True):
+    for trial, value in zip(design.tuning_trials(one.settings), [0.5, 0.1, 0.9, 0.1, 0.9, 0.1, None, 0.1], strict=True):
         one.record(trial, Outcome("done", value))
-    chosen = plan.best(one.settings, one.finished(), "adam")
+    chosen = design.best(one.settings, one.finished(), "adam")
     assert chosen is not None
     assert chosen.trial.number == 1
 
@@ -394,9 +395,9 @@ def test_an_optimizer_with_failed_seeds_stands_after_those_without(study: Callab
 
 def test_all_trials_failed_and_one_optimizer_alone_are_judged_too(study: Callable[..., Study]) -> None:
     one = study(optimizers=["adam"])
-    for trial in plan.missing(one.settings, []):
+    for trial in design.missing(one.settings, []):
         one.record(trial, Outcome("failed", error="RuntimeError: no"))
-    assert plan.missing(one.settings, one.finished()) == []
+    assert design.missing(one.settings, one.finished()) == []
     (standing,) = judge(one).standings
     assert (standing.rank, standing.mean, standing.settings, standing.trials_failed) == (1, None, {}, 4)
     assert table(judge(one))[1].split()[:5] == ["1", "adam", "none", "none", "never"]
@@ -406,7 +407,7 @@ def test_all_trials_failed_and_one_optimizer_alone_are_judged_too(study: Callabl
 
 def test_a_best_rate_at_the_edge_is_pointed_out(study: Callable[..., Study]) -> None:
     one = study()
-    for trial in plan.tuning_trials(one.settings):
+    for trial in design.tuning_trials(one.settings):
         lr = trial.settings["lr"]
         one.record(trial, Outcome("done", -lr if trial.optimizer == "sgd" else abs(math.log10(lr / 1e-3))))
     judgement = judge(one)
@@ -444,7 +445,7 @@ def test_a_study_is_one_file_that_other_tools_read(study: Callable[..., Study], 
 
 def test_what_is_recorded_comes_back(study: Callable[..., Study]) -> None:
     one = study()
-    trial = plan.tuning_trials(one.settings)[0]
+    trial = design.tuning_trials(one.settings)[0]
     outcome = Outcome(
         "done", 0.1 + 0.2, 40, 1.5, 2.5, {"weights": 8}, {"forward": 0.5}, [{"step": 1, "loss": math.inf}]
     )
@@ -496,7 +497,7 @@ def test_a_damaged_study_is_refused(study: Callable[..., Study]) -> None:
 def read_whole(path: Path) -> str:
     """What a study says, as its report and its comparison read it."""
     with Study.open(path) as one:
-        plan.missing(one.settings, one.finished())
+        design.missing(one.settings, one.finished())
         return repr(judge(one))
 
 
@@ -596,7 +597,7 @@ def test_a_comparison_runs_to_its_end(study: Callable[..., Study], trials: str) 
     assert len(one.finished()) == 14
     assert listener.counts[0] == (0, 14)
     assert listener.counts[-1] == (14, 14)
-    assert {plan.key(trial) for trial in listener.started} == {plan.key(trial) for trial, _ in listener.ended}
+    assert {design.key(trial) for trial in listener.started} == {design.key(trial) for trial, _ in listener.ended}
     judgement = judge(one)
     assert judgement.standings[0].evaluations[0][0]["step"] == 1
     carry_out(one, listener, f"{trials}:hopeless")  # nothing is missing, so nothing runs
@@ -921,7 +922,7 @@ def test_a_study_that_is_complete_is_not_gone_on_with(tmp_path: Path, monkeypatc
     with open_study(request) as again:
         assert again.path == first.path
         for _ in range(2):
-            for trial in plan.missing(again.settings, again.finished()):
+            for trial in design.missing(again.settings, again.finished()):
                 again.record(trial, Outcome("done", 1.0))
     with open_study(request) as fresh:
         assert fresh.path != first.path

@@ -139,7 +139,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 def run_adamas(words: list[str], data: Path | None, quick: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a command line for real, with as little training as it allows."""
-    from adamas.lab.command import main
+    from adamas.lab.commands.main import main
 
     words = [match for word in words for match in sorted(glob(word)) or [word]]
     if any(re.search(r"\bDIR\b", word) for word in words):

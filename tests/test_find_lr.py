@@ -24,9 +24,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import adamas
 import adamas.torch
-from adamas.lab.command import application
-from adamas.lab.tasks import InputError, load
-from adamas.lab.train.find_lr import find_for_task
+from adamas.lab.commands.main import application
+from adamas.lab.inputs import InputError
+from adamas.lab.tasks import load
+from adamas.lab.train import fit
+from adamas.lab.train.auto_lr import find_for_task
 from adamas.lab.train.optimizers import OPTIMIZERS
 from adamas.lab.train.options import Options
 from adamas.lr_finding import conclude
@@ -750,13 +752,13 @@ def test_a_picture_that_cannot_be_written_loses_no_finding(
     assert capsys.readouterr().out.startswith("learning rate ")
 
 
-def test_for_a_task_a_failure_is_about_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_for_a_run_a_failure_is_about_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     def find(*arguments: Any, **options: Any) -> None:
         raise LRFindingError("the loss never fell")
 
     monkeypatch.setattr(adamas.torch, "find_lr", find)
     with pytest.raises(InputError, match="lr cannot be found: the loss never fell"):
-        find_for_task(Options())
+        fit(lr="auto")
 
 
 def test_looking_for_a_task_leaves_random_numbers_and_threads() -> None:

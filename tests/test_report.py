@@ -18,9 +18,11 @@ from report_material import judgement, make_run, settings, standing, trials, wri
 from typer.testing import CliRunner
 
 from adamas.lab.charts import Chart, Series
+from adamas.lab.commands.report import report
 from adamas.lab.compare.study import Finished, Outcome, Study, Trial
+from adamas.lab.inputs import InputError
 from adamas.lab.report import numbers
-from adamas.lab.report.command import compose, report
+from adamas.lab.report.compose import compose
 from adamas.lab.report.groups import averaged, averaged_over_time, grouped
 from adamas.lab.report.page import render
 from adamas.lab.report.performance import performance_section, ratios, within
@@ -28,7 +30,6 @@ from adamas.lab.report.run_section import run_section
 from adamas.lab.report.runs import read_run
 from adamas.lab.report.section import Section, has_data
 from adamas.lab.report.study_section import study_section
-from adamas.lab.tasks import InputError
 from adamas.lab.train import folder
 
 

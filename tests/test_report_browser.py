@@ -8,7 +8,7 @@ import re
 from browser import browser
 from report_material import judgement, make_run, settings, standing, trials
 
-from adamas.lab.report.command import compose
+from adamas.lab.report.compose import compose
 from adamas.lab.report.page import render
 from adamas.lab.report.section import Section, Table
 from adamas.lab.report.study_section import study_section

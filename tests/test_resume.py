@@ -17,10 +17,10 @@ import pytest
 import torch
 
 import adamas as package
-from adamas.lab.train import Evaluation, InputError, Listener, fit, folder, loop
-from adamas.lab.train.checkpoint import load as load_checkpoint
-from adamas.lab.train.checkpoint import random_state, set_random_state
-from adamas.lab.train.checkpoint import save as save_checkpoint
+from adamas.lab.train import Evaluation, InputError, Listener, fit, folder, running
+from adamas.lab.train.run_checkpoint import load as load_checkpoint
+from adamas.lab.train.repeatable import random_state, set_random_state
+from adamas.lab.train.run_checkpoint import save as save_checkpoint
 
 SOURCE = str(Path(package.__file__).resolve().parents[1])
 ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"}
@@ -60,9 +60,9 @@ def load(data_dir):
 KILLER = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
-from adamas.lab.train import Listener, fit, loop
+from adamas.lab.train import Listener, fit, running
 
-loop.SECONDS_BETWEEN_CHECKPOINTS, loop.CHECKPOINT_SHARE = 0.02, 1
+running.SECONDS_BETWEEN_CHECKPOINTS, running.CHECKPOINT_SHARE = 0.02, 1
 options = dict(task="noisy.py", optimizer=sys.argv[1], schedule="cosine", plateau="Plateau(patience=3)", clip=1.0)
 fit("noisy.py", epochs=1, out="warm", listener=Listener())
 
@@ -490,8 +490,8 @@ def test_on_a_disk_that_is_read_only_the_run_is_to_be_copied(noisy: Path, small_
 def test_a_disk_that_fills_while_it_trains_loses_no_checkpoint(
     noisy: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0)
-    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", 0)
+    monkeypatch.setattr(running, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(running, "CHECKPOINT_SHARE", 0)
 
     class Fill(Listener):
         def on_evaluation(self, evaluation: Evaluation) -> None:

@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 import adamas.torch
-from adamas.lab.command import main
-from adamas.lab.tasks import InputError, Task, digits, mnist
+from adamas.lab.commands.main import main
+from adamas.lab.inputs import InputError
+from adamas.lab.tasks import Task, digits, mnist
 from adamas.lab.train import Evaluation, Listener, Plan, Sample, Summary, display, fit, folder, measures
 from adamas.lab.train.config import gather
 from adamas.lab.train.interruption import Interruption
@@ -64,8 +65,8 @@ def test_an_optimizer_is_what_its_text_says() -> None:
     assert (member.load(), dict(member.arguments)) == (adamas.torch.SGD, {"momentum": 0.9, "nesterov": True})
     foreign = choose_optimizer("torch:AdamW(betas=(0.8, 0.9))")
     assert foreign.load() is torch.optim.AdamW
-    assert (foreign.lr, foreign.options, foreign.own) == (1e-3, {"eps", "weight_decay"}, False)
-    assert choose_optimizer("adamas.torch:Adam").own
+    assert (foreign.lr, foreign.options, foreign.is_adamas) == (1e-3, {"eps", "weight_decay"}, False)
+    assert choose_optimizer("adamas.torch:Adam").is_adamas
     assert choose_optimizer("torch.optim:SGD").options == {"weight_decay"}
 
 

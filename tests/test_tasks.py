@@ -12,11 +12,12 @@ from torch import nn
 
 import adamas.torch
 from adamas.lab import tasks
-from adamas.lab.tasks import TASKS, InputError, Task
+from adamas.lab.inputs import InputError
+from adamas.lab.tasks import TASKS, Task
 from adamas.lab.train import Listener, fit
-from adamas.lab.train.loop import run
 from adamas.lab.train.optimizers import OPTIMIZERS
 from adamas.lab.train.options import Options
+from adamas.lab.train.running import run
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "own_task.py"
 FOLDERS = {"mnist": "mnist", "mnist-cnn": "mnist"}

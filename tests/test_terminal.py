@@ -9,10 +9,10 @@ import typer
 from report_material import judgement, standing
 from typer.testing import CliRunner
 
+from adamas.lab import terminal
+from adamas.lab.commands.tasks import tasks
 from adamas.lab.compare.display import table
 from adamas.lab.tasks import TASKS
-from adamas.lab.train import terminal
-from adamas.lab.train.tasks import tasks
 
 LONG = "adam is behind sgd by 0.0456 (p = 0.012), and tied with torch:AdamW(weight_decay=0.1) and nadam in this comparison."
 

@@ -28,16 +28,16 @@ from adamas.lab.train import (
     Listener,
     Progress,
     Summary,
-    find_lr,
     fit,
     folder,
+    running,
     training,
 )
 from adamas.lab.train.interruption import Interruption
+from adamas.lab.train.named_schedules import SCHEDULES
 from adamas.lab.train.optimizers import OPTIMIZERS
 from adamas.lab.train.options import Options
 from adamas.lab.train.records import Memory, Seconds
-from adamas.lab.train.schedules import SCHEDULES
 from adamas.schedules import cosine, from_function, from_json, parse
 
 
@@ -395,7 +395,7 @@ def test_a_rate_that_is_found_is_used_and_told(tmp_path: Path, monkeypatch: pyte
         asked.append(options)
         return Finding()
 
-    monkeypatch.setattr(find_lr, "find_for_task", find)
+    monkeypatch.setattr(running, "find_for_task", find)
     summary = fit(lr="auto", optimizer="sgd", schedule="warmup", epochs=1, out=tmp_path / "run")
     assert [(options.task, options.optimizer, options.lr) for options in asked] == [("digits", "sgd", "auto")]
     assert (summary.lr, summary.lr_found) == (0.012, "because")

@@ -1,5 +1,5 @@
-"""``python -m adamas`` is the command ``adamas``. May import adamas.lab.command."""
+"""``python -m adamas`` is the command ``adamas``. May import adamas.lab.commands.main."""
 
-from adamas.lab.command import main
+from adamas.lab.commands.main import main
 
 main()

@@ -1,4 +1,4 @@
-"""Everything people run: tasks, training runs, comparisons, reports, charts and the command ``adamas``.
+"""What people run: tasks, training runs, comparisons, reports, charts and the command ``adamas``.
 
-Nothing outside this package imports it.
+No other part of Adamas imports it.
 """

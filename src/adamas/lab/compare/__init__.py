@@ -16,7 +16,7 @@ from adamas.schedules import Schedule
 
 if TYPE_CHECKING:
     from adamas.lab.compare.comparison import Listener
-    from adamas.lab.compare.judgement import Judgement
+    from adamas.lab.compare.results import Judgement
 
 __all__ = ["compare"]
 

@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import adamas
-from adamas.lab.compare import plan
+from adamas.lab.compare import design
 from adamas.lab.compare.space import check_tune, quasi_random, state_space, tunable
 from adamas.lab.compare.study import SUFFIX, Finished, Outcome, Settings, Study, Trial, choose_path
 from adamas.lab.compare.trial import options_of
 from adamas.lab.compare.workers import RUN_TRIAL, Workers
-from adamas.lab.tasks import InputError, Task, is_file, label, load
+from adamas.lab.inputs import InputError
+from adamas.lab.tasks import Task, is_file, label, load
+from adamas.lab.train.named_schedules import choose_schedule
 from adamas.lab.train.optimizers import OPTIMIZERS
 from adamas.lab.train.options import Options
-from adamas.lab.train.schedules import choose_schedule
 
 BUDGET, SEEDS, FEWEST_SEEDS, EVALUATIONS = 8, 3, 3, 20
 MOST = 10_000  # of trials and seeds
@@ -165,13 +166,13 @@ def carry_out(study: Study, listener: Listener, run: str = RUN_TRIAL) -> None:
     """
     settings = study.settings
     finished = study.finished()
-    listener.on_start(study, len(finished), plan.total(settings, finished))
+    listener.on_start(study, len(finished), design.total(settings, finished))
     with Workers(settings, run) as workers:
-        while trials := plan.missing(settings, finished):
+        while trials := design.missing(settings, finished):
             for trial, outcome in workers.run(trials, listener.on_trial_start):
                 study.record(trial, outcome)
                 finished.append(Finished(trial, outcome))
-                listener.on_trial_end(trial, outcome, len(finished), plan.total(settings, finished))
+                listener.on_trial_end(trial, outcome, len(finished), design.total(settings, finished))
 
 
 def _settings(request: Request) -> Settings:
@@ -179,7 +180,7 @@ def _settings(request: Request) -> Settings:
     options = {name: _options(request, name) for name in request.optimizers}
     task = load(request.task, request.data_dir)
     tune = list(request.tune)
-    has = {name: tunable(run.member) for name, run in options.items()}
+    has = {name: tunable(run.spec) for name, run in options.items()}
     epochs = request.epochs or task.epochs
     batch_size = request.batch_size or task.batch_size
     steps = epochs * task.steps_in_epoch(batch_size)
@@ -191,7 +192,7 @@ def _settings(request: Request) -> Settings:
         target=task.target,
         optimizers=list(request.optimizers),
         budget=request.budget,
-        seeds=plan.final_seeds(request.seeds),
+        seeds=design.final_seeds(request.seeds),
         tune=tune,
         hyperparameters=has,
         space={
@@ -223,22 +224,22 @@ def _usual_rate(task: Task, options: Options) -> float | None:
 
     Else the same method could be searched in two ranges, as ``lr`` is 0.001 by default in PyTorch's SGD.
     """
-    namesake = options.member.class_name.lower()
-    if options.member.own or namesake not in OPTIMIZERS:
+    namesake = options.spec.class_name.lower()
+    if options.spec.is_adamas or namesake not in OPTIMIZERS:
         return options.usual_rate(task.rates)
     return task.rates.get(namesake, OPTIMIZERS[namesake].lr)
 
 
 def _try_out_all(settings: Settings, task: Task | None = None) -> None:
     """Make what the trials train, so that what can never work is an error now and not a study of failed trials."""
-    import adamas.lab.train.loop  # noqa: F401 - with which each trial begins
+    import adamas.lab.train.running  # noqa: F401 - with which each trial begins
     from adamas.lab.train.interruption import Interruption
     from adamas.lab.train.repeatable import seed_and_threads
     from adamas.lab.train.training import Training
 
     if task is None:
         task = load(settings.task, None if settings.data_dir is None else Path(settings.data_dir))
-    for trial in plan.tuning_trials(settings)[: len(settings.optimizers)]:
+    for trial in design.tuning_trials(settings)[: len(settings.optimizers)]:
         options = options_of(settings, trial)
         with _named_optimizers(), seed_and_threads(options.seed, options.threads, options.device):
             training = Training(task, options, Interruption())
@@ -294,7 +295,7 @@ def _unfinished(settings: Settings) -> Study | None:
             study = Study.open(path, write=True)
         except InputError:
             continue  # damaged, or under way in another process: not what was asked for
-        if not study.settings.differences(settings) and plan.missing(study.settings, study.finished()):
+        if not study.settings.differences(settings) and design.missing(study.settings, study.finished()):
             return study
         study.close()
     return None

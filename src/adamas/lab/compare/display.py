@@ -13,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from adamas.lab.compare.comparison import Listener
-from adamas.lab.compare.judgement import Judgement
+from adamas.lab.compare.results import Judgement
 from adamas.lab.compare.study import Outcome, Settings, Study, Trial
 from adamas.lab.compare.words import count, decades, listed, number, reached, setting, spread
 from adamas.lab.compare.workers import at_once
 from adamas.lab.tasks import label
+from adamas.lab.terminal import columns
 from adamas.lab.train.display import console_for_a_bar, print_line
-from adamas.lab.train.terminal import columns
 
 SHOWN = 2  # trials named beside the bar
 

@@ -7,85 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
-from typing import Any, Literal
 
 import numpy as np
 
 from adamas.lab.compare import words
-from adamas.lab.compare.plan import best
+from adamas.lab.compare.design import best
+from adamas.lab.compare.results import Judgement, Pair, Sensitivity, Standing
 from adamas.lab.compare.statistics import LEVEL, holm, interval, is_negligible, nearly_best, paired_p
 from adamas.lab.compare.study import Finished, Settings, Study
-from adamas.lab.tasks import InputError, label
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """How the metric depends on the learning rate alone.
-
-    ``rates`` rise; ``values`` are the metric there, None where the run diverged or failed. ``low`` and ``high`` bound the
-    range of rates around the best that stay within 5% of it, or within a millionth of the target; ``decades`` is how wide
-    that is. ``at_edge`` says that the best rate is the lowest or the highest that was tried, so that a better one may lie
-    outside.
-    """
-
-    rates: list[float]
-    values: list[float | None]
-    low: float | None
-    high: float | None
-    decades: float
-    at_edge: bool
-
-
-@dataclass(frozen=True)
-class Standing:
-    """One optimizer at its best setting. Lists are by seed, None where the run diverged, failed, or missed the target.
-
-    ``mean`` with its 95% interval ``low`` to ``high`` is over the seeds that finished. ``rank`` counts from 1; ties share it.
-    """
-
-    optimizer: str
-    rank: int
-    settings: dict[str, Any]
-    values: list[float | None]
-    mean: float | None
-    low: float | None
-    high: float | None
-    steps_to_target: list[int | None]
-    seconds_to_target: list[float | None]
-    train_seconds: list[float | None]
-    sensitivity: Sensitivity
-    trials_failed: int
-    evaluations: list[list[dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two optimizers by the same seeds. ``difference`` is the mean of first minus second; ``p`` of a paired test,
-    ``adjusted`` for the number of pairs; ``better`` is None where they are tied."""
-
-    first: str
-    second: str
-    difference: float | None
-    p: float | None
-    adjusted: float | None
-    better: str | None
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What a study came to. ``standings`` are in the order of their ranks; ``sentences`` say it in words and figures."""
-
-    task: str
-    metric: str
-    mode: Literal["max", "min"]
-    target: float
-    seeds: list[int]
-    standings: list[Standing]
-    pairs: list[Pair]
-    sentences: list[str]
-    warnings: list[str]
+from adamas.lab.inputs import InputError
+from adamas.lab.tasks import label
 
 
 def judge(study: Study) -> Judgement:

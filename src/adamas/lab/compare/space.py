@@ -10,8 +10,8 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adamas.lab.tasks import InputError, choose
-from adamas.lab.train.optimizers import Member
+from adamas.lab.inputs import InputError, choose
+from adamas.lab.train.optimizers import OptimizerSpec
 
 # By the name under which a range is stated; the decay rates of the moments are searched by their distance from 1.
 RANGES = {
@@ -40,11 +40,9 @@ def check_tune(tune: Sequence[str]) -> list[str]:
     return [name for name in TUNABLE if name == "lr" or name in tune]
 
 
-def tunable(member: Member) -> list[str]:
+def tunable(spec: OptimizerSpec) -> list[str]:
     """Return those of TUNABLE that an optimizer has, less those that it was given as arguments."""
-    return [
-        name for name in TUNABLE if name == "lr" or ("betas" if name.startswith("beta") else name) in member.options
-    ]
+    return [name for name in TUNABLE if name == "lr" or ("betas" if name.startswith("beta") else name) in spec.options]
 
 
 def state_space(optimizer: str, lr: float | None, tune: Sequence[str], lr_range: tuple[float, float] | None) -> Space:
@@ -101,9 +99,9 @@ def lr_grid(space: Mapping[str, Sequence[Any]], budget: int) -> list[float]:
     return [_rounded(low * (high / low) ** (number / max(1, budget - 1))) for number in range(budget)]
 
 
-def default_betas(member: Member) -> tuple[float, float]:
+def default_betas(spec: OptimizerSpec) -> tuple[float, float]:
     """Return the decay rates that an optimizer has where none are given."""
-    parameter = inspect.signature(member.load()).parameters.get("betas")
+    parameter = inspect.signature(spec.load()).parameters.get("betas")
     betas = DEFAULT_BETAS if parameter is None else parameter.default
     if isinstance(betas, tuple | list) and len(betas) == 2:
         return float(betas[0]), float(betas[1])

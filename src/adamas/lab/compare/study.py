@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 from filelock import FileLock
 
-from adamas.lab.tasks import InputError
+from adamas.lab.inputs import InputError
 from adamas.lab.train.folder import fits, from_json, lock, unlock
 
 SCHEMA = 1  # PRAGMA user_version

@@ -40,7 +40,7 @@ def options_of(settings: Settings, trial: Trial) -> Options:
         threads=settings.threads,
     )
     if chosen.keys() & {"beta1", "beta2"}:
-        beta1, beta2 = default_betas(options.member)
+        beta1, beta2 = default_betas(options.spec)
         options = replace(options, betas=(chosen.get("beta1", beta1), chosen.get("beta2", beta2)))
     return options
 
@@ -59,7 +59,7 @@ class Evaluations(Listener):
 
 def run_trial(settings: Settings, trial: Trial) -> Outcome:
     """Train. A loss that is no longer finite is an outcome; all else that goes wrong is raised."""
-    from adamas.lab.train.loop import run
+    from adamas.lab.train.running import run
 
     evaluations = Evaluations()
     try:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
 
-from adamas.lab.compare.plan import missing, total
+from adamas.lab.compare.design import missing, total
+from adamas.lab.compare.results import Pair, Sensitivity, Standing
 from adamas.lab.compare.space import TUNABLE
 from adamas.lab.compare.statistics import is_negligible
 from adamas.lab.compare.study import Finished, Settings
-
-if TYPE_CHECKING:
-    from adamas.lab.compare.judgement import Pair, Sensitivity, Standing
 
 FEW_SEEDS = 5  # under which only large and even differences are told from luck
 

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import IO
 
 from adamas.lab.compare.study import Outcome, Settings, Trial
-from adamas.lab.tasks import InputError
+from adamas.lab.inputs import InputError
 
 RUN_TRIAL = "adamas.lab.compare.trial:run_trial"
 SECONDS_TO_END = 5.0  # after which a worker that was asked to end is killed

@@ -16,7 +16,7 @@ from adamas.lab.report.numbers import count, figure, listed, share
 from adamas.lab.report.section import Section, Table
 
 if TYPE_CHECKING:
-    from adamas.lab.compare.judgement import Judgement
+    from adamas.lab.compare.results import Judgement
 
 LEAST_END = 2.0  # τ at the right end of the chart, however close they are
 AT = (1.0, 1.5, 2.0, 4.0)  # τ in the table

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from adamas.lab.charts import Chart, Series
-from adamas.lab.tasks import InputError
+from adamas.lab.inputs import InputError
 from adamas.lab.train.folder import CHART, CONFIG, METRICS, STEPS, SUMMARY, fits, from_json
 from adamas.lab.train.records import Evaluation, Sample, Summary
 

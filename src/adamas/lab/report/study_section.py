@@ -20,7 +20,7 @@ from adamas.lab.report.runs import number, pairs
 from adamas.lab.report.section import Section, Table, has_data
 
 if TYPE_CHECKING:
-    from adamas.lab.compare.judgement import Judgement, Standing
+    from adamas.lab.compare.results import Judgement, Standing
     from adamas.lab.compare.study import Finished, Settings
 
 FOLDED = ("points", "space", "command", "description")  # of the settings: too long for the table, or told elsewhere

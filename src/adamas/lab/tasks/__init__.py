@@ -10,17 +10,16 @@ import importlib
 import importlib.util
 import math
 import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from functools import partial
 from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from adamas.extras import MissingExtraError, needs
+from adamas.lab.inputs import InputError, choose
+from adamas.lab.users_code import USERS_MODULES
 
 if TYPE_CHECKING:
     import torch
@@ -57,74 +56,6 @@ TASKS = {
     "digits-gan": About("draws 8×8 digits", 52_417, 10, "Fréchet distance at most 3"),
     "cartpole": About("balances a pole, learnt from trying", 835, 12, "mean return 475", "gymnasium"),
 }
-
-
-USERS_MODULES: set[str] = set()  # names of what was imported for a user: files of tasks, modules of optimizers
-
-
-def in_users_code(error: BaseException) -> tuple[str, str] | None:
-    """What a user's own code raised: a line that says so, and its traceback from where their code begins.
-
-    None where ``error`` was not raised within what is imported from USERS_MODULES.
-    """
-    frames = list(traceback.walk_tb(error.__traceback__))
-    own = [place for place, (frame, _) in enumerate(frames) if frame.f_globals.get("__name__") in USERS_MODULES]
-    if not own:
-        return None
-    told = traceback.TracebackException.from_exception(error)
-    told.stack = traceback.StackSummary.extract(iter(frames[own[0] :]))
-    place = told.stack[own[-1] - own[0]]
-    what = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
-    return f"{place.filename}, line {place.lineno}, raised {what}", "".join(told.format()).rstrip()
-
-
-class InputError(ValueError):
-    """What the caller gave cannot be used. The text is one line: what is wrong and what would work.
-
-    It begins with ``parameter``, as Python spells it; ``problem`` is the rest of the sentence. ``shown`` are lines that show
-    where the mistake is, for a command line to print below it.
-    """
-
-    def __init__(self, parameter: str, problem: str, shown: str = "") -> None:
-        """Make one sentence of the two."""
-        super().__init__(f"{parameter} {problem}")
-        self.parameter = parameter
-        self.problem = problem
-        self.shown = shown
-
-    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
-        """Pickle what it was made of, so that another process can raise it again."""
-        return type(self), (self.parameter, self.problem, self.shown)
-
-
-def choose(parameter: str, name: str, choices: Iterable[str]) -> str:
-    """Return ``name`` if it is one of ``choices``; raise InputError with the nearest of them otherwise."""
-    choices = list(choices)
-    if name in choices:
-        return name
-    lower = {choice.lower(): choice for choice in reversed(choices)}
-    similar = get_close_matches(name.lower(), lower, n=len(lower), cutoff=0.5)
-    nearest = min(similar, key=partial(_typing_errors, name.lower()), default=None)
-    suggestion = f"did you mean {lower[nearest]}? " if nearest is not None else ""
-    raise InputError(parameter, f"{name!r} is unknown: {suggestion}There are {', '.join(choices)}")
-
-
-def _typing_errors(given: str, meant: str) -> int:
-    """How many letters were left out, added or mistaken, or typed in the wrong order, to make one of the other.
-
-    It is the distance of Damerau, "A technique for computer detection and correction of spelling errors", 1964, in which no
-    letter takes part in two of these.
-    """
-    before: list[int] = []
-    row = list(range(len(meant) + 1))
-    for i, letter in enumerate(given, start=1):
-        before, above, row = row, before, [i]
-        for j, other in enumerate(meant, start=1):
-            errors = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
-            if i > 1 and j > 1 and (letter, given[i - 2]) == (meant[j - 2], other):
-                errors = min(errors, above[j - 2] + 1)
-            row.append(errors)
-    return row[-1]
 
 
 def without_data_dir(data_dir: Path | None, task: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adamas.lab.tasks import InputError
+from adamas.lab.inputs import InputError
 
 CHUNK = 1 << 20  # bytes that are read at once
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from adamas.lab.tasks import InputError, Task, classification
+from adamas.lab.inputs import InputError
+from adamas.lab.tasks import Task, classification
 from adamas.lab.tasks.idx import find_idx, read_idx
 from adamas.lab.tasks.perceptron import Perceptron
 

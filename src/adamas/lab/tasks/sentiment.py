@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adamas.lab.tasks import InputError, Task, classification
+from adamas.lab.inputs import InputError
+from adamas.lab.tasks import Task, classification
 
 VOCABULARY, WIDTH = 10_000, 16
 LENGTH = 400  # words of a review that are read: three quarters of them have fewer

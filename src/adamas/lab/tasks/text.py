@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adamas.lab.tasks import InputError
+from adamas.lab.inputs import InputError
 
 CHARACTERS = 256  # a character is a byte: two or three of them are one Chinese character
 HELD_OUT = 0.1  # of the text, at its end

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from adamas.extras import needs
-from adamas.lab.tasks import InputError
+from adamas.lab.inputs import InputError
 from adamas.lab.train.options import Options, Precision, State, Weights
 from adamas.lab.train.records import DivergedError, Evaluation, Listener, Plan, Progress, Sample, Summary
 from adamas.schedules import Schedule
@@ -73,13 +73,13 @@ def fit(
         optimizer: by default adam. A key of ``adamas.lab.train.optimizers.OPTIMIZERS``, ``"torch:AdamW"``, or
             ``"module:Class"`` of another library; with arguments where needed, as ``"sgd(momentum=0.9)"``.
         lr: learning rate; by default what suits task and optimizer. ``"auto"`` looks for one first
-            (``find_lr.find_for_task``).
+            (``adamas.torch.find_lr``).
         betas: decay rates of the two moments, each from 0 up to but not including 1.
         eps: what is added to the denominator.
         weight_decay: decoupled in adamw, a penalty on the gradient (L2) in the others.
-        schedule: how the rate goes, by default constant: a key of ``adamas.lab.train.schedules.SCHEDULES``, stretched over the
-            planned epochs; or a schedule, or one as text, in optimizer steps. A factor is multiplied by ``lr``; a rate
-            replaces it.
+        schedule: how the learning rate changes, by default not at all: a key of
+            ``adamas.lab.train.named_schedules.SCHEDULES``, stretched over the planned epochs; or a schedule, or one as text,
+            in optimizer steps. A factor is multiplied by ``lr``; a rate replaces it.
         plateau: ``"default"``, or a Plateau, or one as text: cuts the rate when the task's metric stops improving, or, where
             the plateau goes the other way, the test loss. It looks at each evaluation. The run has one of its own, made anew
             from this; what it did is in ``cuts`` of the summary.
@@ -117,7 +117,7 @@ def fit(
     folder = None if resume is None else Path(resume)
     options = gather(given, config=None if config is None else Path(config), resume=folder)
     from adamas.lab.train.display import display
-    from adamas.lab.train.loop import run
+    from adamas.lab.train.running import run
 
     if listener is not None:
         return run(options, listener, resume=folder)

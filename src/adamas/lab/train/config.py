@@ -11,7 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from adamas.lab.tasks import InputError, choose, is_file
+from adamas.lab.inputs import InputError, choose
+from adamas.lab.tasks import is_file
 from adamas.lab.train import folder
 from adamas.lab.train.options import Options, plain
 

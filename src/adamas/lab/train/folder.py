@@ -23,7 +23,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from filelock import FileLock, Timeout
 
 from adamas.files import replacing
-from adamas.lab.tasks import InputError
+from adamas.lab.inputs import InputError
 
 CHART = "chart.json"  # only of tasks that draw one of their own
 CONFIG, METRICS, STEPS, SUMMARY, CURVES, MODEL, CHECKPOINT = FILES = (

@@ -17,14 +17,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adamas.extras import needs
-from adamas.lab.tasks import USERS_MODULES, InputError, choose
+from adamas.lab.inputs import InputError, choose
+from adamas.lab.users_code import USERS_MODULES
 
 TUNED = frozenset({"betas", "eps", "weight_decay"})  # besides the rate
-OWN = "adamas.torch"
+ADAMAS = "adamas.torch"
 
 
 @dataclass(frozen=True)
-class Member:
+class OptimizerSpec:
     """An optimizer as a run offers it.
 
     ``module`` and ``class_name`` say where its class is. ``lr`` is the default rate, None where the class has none.
@@ -38,9 +39,9 @@ class Member:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def own(self) -> bool:
+    def is_adamas(self) -> bool:
         """Whether it is one of Adamas, which takes schedules, storage formats and a clip."""
-        return self.module == OWN
+        return self.module == ADAMAS
 
     def load(self) -> type[Any]:
         """Import its class."""
@@ -53,17 +54,17 @@ _SCALED = _DECAY | {"eps"}
 _ADAM = _SCALED | {"betas"}
 
 OPTIMIZERS = {
-    "sgd": Member(OWN, "SGD", 0.1, _DECAY),
-    "momentum": Member(OWN, "SGD", 0.03, _DECAY, {"momentum": 0.9}),
-    "nesterov": Member(OWN, "SGD", 0.03, _DECAY, {"momentum": 0.9, "nesterov": True}),
-    "adagrad": Member(OWN, "Adagrad", 0.01, _SCALED),
-    "rmsprop": Member(OWN, "RMSprop", 1e-3, _SCALED),
-    "adam": Member(OWN, "Adam", 1e-3, _ADAM),
-    "adamw": Member(OWN, "AdamW", 1e-3, _ADAM),
-    "amsgrad": Member(OWN, "Adam", 1e-3, _ADAM, {"amsgrad": True}),
-    "adamax": Member(OWN, "Adamax", 2e-3, _ADAM),
-    "nadam": Member(OWN, "NAdam", 1e-3, _ADAM),
-    "radam": Member(OWN, "RAdam", 1e-3, _ADAM),
+    "sgd": OptimizerSpec(ADAMAS, "SGD", 0.1, _DECAY),
+    "momentum": OptimizerSpec(ADAMAS, "SGD", 0.03, _DECAY, {"momentum": 0.9}),
+    "nesterov": OptimizerSpec(ADAMAS, "SGD", 0.03, _DECAY, {"momentum": 0.9, "nesterov": True}),
+    "adagrad": OptimizerSpec(ADAMAS, "Adagrad", 0.01, _SCALED),
+    "rmsprop": OptimizerSpec(ADAMAS, "RMSprop", 1e-3, _SCALED),
+    "adam": OptimizerSpec(ADAMAS, "Adam", 1e-3, _ADAM),
+    "adamw": OptimizerSpec(ADAMAS, "AdamW", 1e-3, _ADAM),
+    "amsgrad": OptimizerSpec(ADAMAS, "Adam", 1e-3, _ADAM, {"amsgrad": True}),
+    "adamax": OptimizerSpec(ADAMAS, "Adamax", 2e-3, _ADAM),
+    "nadam": OptimizerSpec(ADAMAS, "NAdam", 1e-3, _ADAM),
+    "radam": OptimizerSpec(ADAMAS, "RAdam", 1e-3, _ADAM),
 }
 
 
@@ -72,7 +73,7 @@ def base_name(text: str) -> str:
     return text.partition("(")[0].strip()
 
 
-def choose_optimizer(text: str) -> Member:
+def choose_optimizer(text: str) -> OptimizerSpec:
     """Read how an optimizer is written.
 
     Raises:
@@ -82,15 +83,15 @@ def choose_optimizer(text: str) -> Member:
     if written is None:
         raise InputError("optimizer", f"{text!r} cannot be read: write such as adamw, torch:AdamW or sgd(momentum=0.9)")
     name, arguments = written.group(1), _arguments(text, written.group(2))
-    member = _foreign(name) if ":" in name else OPTIMIZERS[choose("optimizer", name, OPTIMIZERS)]
+    spec = _foreign(name) if ":" in name else OPTIMIZERS[choose("optimizer", name, OPTIMIZERS)]
     if arguments:
-        taken = _parameters(member)
+        taken = _parameters(spec)
         for argument in arguments:
             if argument == "lr":
                 raise InputError("optimizer", f"{text!r} has its lr inside: give it as the option of that name")
             choose("optimizer", argument, taken) if taken is not None else None
     # What the arguments settle is no option any more: it would be given twice.
-    return replace(member, options=member.options - set(arguments), arguments={**dict(member.arguments), **arguments})
+    return replace(spec, options=spec.options - set(arguments), arguments={**dict(spec.arguments), **arguments})
 
 
 def split_optimizers(text: str) -> list[str]:
@@ -125,15 +126,15 @@ def _arguments(text: str, bracket: str | None) -> dict[str, Any]:
     )
 
 
-def _parameters(member: Member) -> list[str] | None:
+def _parameters(spec: OptimizerSpec) -> list[str] | None:
     """The names of the arguments of the class, None where it takes any."""
-    parameters = list(inspect.signature(member.load()).parameters.values())[1:]
+    parameters = list(inspect.signature(spec.load()).parameters.values())[1:]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
     return [parameter.name for parameter in parameters]
 
 
-def _foreign(name: str) -> Member:
+def _foreign(name: str) -> OptimizerSpec:
     given, _, class_name = name.partition(":")
     module = "torch.optim" if given == "torch" else given
     try:
@@ -157,7 +158,9 @@ def _foreign(name: str) -> Member:
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise InputError("optimizer", f"{name!r} evaluates the loss several times a step, which a run does not do")
     lr = parameters["lr"].default if "lr" in parameters else None
-    return Member(module, class_name, float(lr) if isinstance(lr, int | float) else None, TUNED & set(parameters))
+    return OptimizerSpec(
+        module, class_name, float(lr) if isinstance(lr, int | float) else None, TUNED & set(parameters)
+    )
 
 
 def _is_optimizer(value: Any) -> bool:
@@ -172,4 +175,4 @@ def _first_line(error: Exception) -> str:
 
 def having(option: str) -> Iterable[str]:
     """The names of the family's members that have an option."""
-    return (name for name, member in OPTIMIZERS.items() if option in member.options)
+    return (name for name, spec in OPTIMIZERS.items() if option in spec.options)

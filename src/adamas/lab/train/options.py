@@ -17,9 +17,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from adamas.lab.tasks import TASKS, InputError, choose, is_file, label
-from adamas.lab.train.optimizers import Member, base_name, choose_optimizer
-from adamas.lab.train.schedules import choose_schedule
+from adamas.lab.inputs import InputError, choose
+from adamas.lab.tasks import TASKS, is_file, label
+from adamas.lab.train.named_schedules import choose_schedule
+from adamas.lab.train.optimizers import OptimizerSpec, base_name, choose_optimizer
 from adamas.schedules import Plateau, Schedule, ScheduleError, parse
 
 MOST_SEED = 2**63  # and below
@@ -97,7 +98,7 @@ class Options:
             raise InputError("threads", f"must be from 1 to the {processors} of this machine, got {self.threads}")
         if not 0 <= self.seed < MOST_SEED:
             raise InputError("seed", f"must be a whole number from 0 to 2**63-1, got {self.seed}")
-        if self.precision == "float32" and (self.weights is not None or "weights" in self.member.arguments):
+        if self.precision == "float32" and (self.weights is not None or "weights" in self.spec.arguments):
             raise InputError(
                 "weights", "says how bfloat16 weights are kept: give precision bfloat16 too, or leave it out"
             )
@@ -115,22 +116,22 @@ class Options:
 
     def _check_optimizer(self) -> None:
         for name in ("betas", "eps", "weight_decay"):
-            if getattr(self, name) is not None and name not in self.member.options:
-                have = ", ".join(sorted({"lr", *self.member.options}))
+            if getattr(self, name) is not None and name not in self.spec.options:
+                have = ", ".join(sorted({"lr", *self.spec.options}))
                 raise InputError(name, f"is not an option of {self.optimizer}, which has {have}: leave it out")
         for name in ("state", "weights"):
-            if getattr(self, name) is not None and not self.member.own:
+            if getattr(self, name) is not None and not self.spec.is_adamas:
                 raise InputError(name, f"is not an option of {self.optimizer}, but of Adamas's own: leave it out")
         for name, argument in (("state", "state"), ("weights", "weights"), ("clip", "max_grad_norm")):
-            if getattr(self, name) is not None and argument in self.member.arguments:
+            if getattr(self, name) is not None and argument in self.spec.arguments:
                 raise InputError(name, f"is given twice, also as {argument} in {self.optimizer}: leave one of them out")
-        if self.clip == "auto" and not self.member.own:
+        if self.clip == "auto" and not self.spec.is_adamas:
             raise InputError("clip", f"auto is not an option of {self.optimizer}, but of Adamas's own: give a number")
-        if self.member.lr is None and self.lr is None and not self.schedule_is_rate:
+        if self.spec.lr is None and self.lr is None and not self.schedule_is_rate:
             raise InputError("lr", f"is missing: {self.optimizer} has no default of its own")
 
     @cached_property
-    def member(self) -> Member:
+    def spec(self) -> OptimizerSpec:
         """The optimizer as its text says."""
         return choose_optimizer(self.optimizer)
 
@@ -146,7 +147,7 @@ class Options:
 
     def usual_rate(self, rates: Mapping[str, float]) -> float | None:
         """The optimizer's default rate for a task that has ``rates`` of its own."""
-        return rates.get(base_name(self.optimizer), self.member.lr)
+        return rates.get(base_name(self.optimizer), self.spec.lr)
 
     def learning_rate(self, rates: Mapping[str, float] | None = None) -> float:
         """``lr``, or the number in the schedule, or the default; what a factor is multiplied by."""
@@ -190,16 +191,16 @@ class Options:
 
     def optimizer_arguments(self) -> dict[str, Any]:
         """Keyword arguments for the optimizer's class besides lr; what was not given is left to the class."""
-        given: dict[str, Any] = {name: getattr(self, name) for name in sorted(self.member.options)}
-        if self.member.own:
-            kept = "split" if self.precision == "bfloat16" and "weights" not in self.member.arguments else None
+        given: dict[str, Any] = {name: getattr(self, name) for name in sorted(self.spec.options)}
+        if self.spec.is_adamas:
+            kept = "split" if self.precision == "bfloat16" and "weights" not in self.spec.arguments else None
             given |= {
                 "seed": self.seed,
                 "state": self.state,
                 "weights": self.weights or kept,
                 "max_grad_norm": self.clip,
             }
-        return {**{name: value for name, value in given.items() if value is not None}, **self.member.arguments}
+        return {**{name: value for name, value in given.items() if value is not None}, **self.spec.arguments}
 
     def given(self) -> dict[str, Any]:
         """What differs from the defaults, as plain values that JSON and TOML hold; ``Options(**given)`` is the same."""

@@ -1,16 +1,15 @@
-"""The random numbers and the threads of a run, which decide its bits. May import PyTorch and adamas.lab.train.checkpoint."""
+"""The random numbers and the threads of a run, which decide its bits. May import PyTorch and NumPy."""
 
 from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
-
-from adamas.lab.train.checkpoint import random_state, set_random_state
 
 
 @contextmanager
@@ -34,3 +33,26 @@ def seed_and_threads(seed: int, threads: int | None, device: str = "cpu") -> Ite
         set_random_state(generators_before)
         torch.set_num_threads(threads_before)
         torch.use_deterministic_algorithms(exact_before[0], warn_only=exact_before[1])
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every generator that a task may draw from."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # a tuple, as legacy says
+    version, internal, next_gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "devices": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": (kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss),
+        "python": (version, list(internal), next_gauss),
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put every generator where it was."""
+    torch.set_rng_state(state["torch"])
+    if state["devices"]:
+        torch.cuda.set_rng_state_all(state["devices"])
+    kind, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    version, internal, next_gauss = state["python"]
+    random.setstate((version, tuple(internal), next_gauss))

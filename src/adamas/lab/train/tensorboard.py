@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-from adamas.lab.tasks import InputError
+from adamas.lab.inputs import InputError
 from adamas.lab.train.records import Evaluation, Listener, Plan, Sample, Summary
 
 FOLDER = "tensorboard"

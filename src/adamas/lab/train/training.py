@@ -20,12 +20,14 @@ import torch
 from torch import Tensor, nn
 
 import adamas.torch
-from adamas.lab.tasks import InputError, Task, choose
+from adamas.lab.inputs import InputError, choose
+from adamas.lab.tasks import Task
 from adamas.lab.train import measures
-from adamas.lab.train.checkpoint import fingerprint, random_state, set_random_state
 from adamas.lab.train.interruption import Interruption
 from adamas.lab.train.options import Options
 from adamas.lab.train.records import Evaluation, Listener, Progress, Sample, Seconds
+from adamas.lab.train.repeatable import random_state, set_random_state
+from adamas.lab.train.run_checkpoint import fingerprint
 from adamas.schedules import Plateau, Schedule
 
 SECONDS_BETWEEN_REPORTS = 0.2
@@ -90,9 +92,9 @@ class Training:
         for plateau in self.plateaus:
             self.watched(plateau, figures or self.evaluate())
         # Adamas clips by itself, and takes a schedule.
-        self.clip = options.clip if isinstance(options.clip, float | int) and not options.member.own else None
+        self.clip = options.clip if isinstance(options.clip, float | int) and not options.spec.is_adamas else None
         self.optimizer = make_optimizer(self.parameters, options, self.rate)
-        self.scheduler = None if options.member.own else adamas.torch.LRScheduler(self.optimizer, self.rate)
+        self.scheduler = None if options.spec.is_adamas else adamas.torch.LRScheduler(self.optimizer, self.rate)
 
         self.shuffling = torch.Generator().manual_seed(options.seed)
         self.epoch_began_with = self.shuffling.get_state()
@@ -382,9 +384,9 @@ def make_optimizer(parameters: list[nn.Parameter], options: Options, rate: Sched
     Raises:
         InputError: its class refuses what it was given.
     """
-    lr: Schedule | float = rate if options.member.own else rate.unit
+    lr: Schedule | float = rate if options.spec.is_adamas else rate.unit
     try:
-        optimizer: torch.optim.Optimizer = options.member.load()(parameters, lr=lr, **options.optimizer_arguments())
+        optimizer: torch.optim.Optimizer = options.spec.load()(parameters, lr=lr, **options.optimizer_arguments())
     except (TypeError, ValueError) as error:
         raise InputError("optimizer", f"{options.optimizer} cannot be made: {' '.join(str(error).split())}") from error
     return optimizer

@@ -20,14 +20,17 @@ from torch import Tensor
 
 import adamas
 import adamas.torch
-from adamas.lab.tasks import InputError, is_file, load
-from adamas.lab.train import checkpoint, folder, measures, tensorboard
+from adamas.lab.inputs import InputError
+from adamas.lab.tasks import is_file, load
+from adamas.lab.train import folder, measures, run_checkpoint, tensorboard
+from adamas.lab.train.auto_lr import find_for_task
 from adamas.lab.train.curves import draw_curves
 from adamas.lab.train.interruption import Interruption
 from adamas.lab.train.options import Options
 from adamas.lab.train.records import DivergedError, Listener, Listeners, Plan, Seconds, Summary
 from adamas.lab.train.repeatable import seed_and_threads
 from adamas.lab.train.training import Training
+from adamas.torch import LRFindingError
 
 # A checkpoint is written no sooner than this, nor before a run has trained for so many times what the last one took:
 # so checkpoints cost a thirtieth of the time at most.
@@ -51,7 +54,7 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
         previous = folder.read_config(resume)
         _check_versions(resume, previous)
         if (resume / folder.CHECKPOINT).exists():
-            content = checkpoint.load(resume / folder.CHECKPOINT)
+            content = run_checkpoint.load(resume / folder.CHECKPOINT)
         elif (resume / folder.SUMMARY).exists():
             problem = f"{str(resume)!r} has ended, and has no {folder.CHECKPOINT} to go on from: begin a new run"
             raise InputError("resume", problem)
@@ -131,19 +134,19 @@ def _train(training: Training, listener: Listener, out: Path | None) -> None:
         if out is None:
             continue
         if training.at.step == 1 and training.scheduler is not None:  # of another library
-            checkpoint.check(training.state()["optimizer"])
+            run_checkpoint.check(training.state()["optimizer"])
         began = perf_counter()
         if evaluation is not None and began >= rows_due:
             _write_rows(training, out)
             rows_due = began + SECONDS_BETWEEN_ROWS
         if began >= checkpoint_due:
-            checkpoint.save(out / folder.CHECKPOINT, training.state())
+            run_checkpoint.save(out / folder.CHECKPOINT, training.state())
             now = perf_counter()
             checkpoint_due = now + max(SECONDS_BETWEEN_CHECKPOINTS, CHECKPOINT_SHARE * (now - began))
     if out is not None:
         _write_rows(training, out)
         if training.diverged_at is None:
-            checkpoint.save(out / folder.CHECKPOINT, training.state())
+            run_checkpoint.save(out / folder.CHECKPOINT, training.state())
 
 
 def _write_rows(training: Training, out: Path) -> None:
@@ -153,9 +156,10 @@ def _write_rows(training: Training, out: Path) -> None:
 
 def _with_lr_found(options: Options) -> tuple[Options, str]:
     """The options with a number for ``lr="auto"``, and why it is that one."""
-    from adamas.lab.train.find_lr import find_for_task
-
-    finding = find_for_task(options)
+    try:
+        finding = find_for_task(options)
+    except LRFindingError as error:
+        raise InputError("lr", f"cannot be found: {error}") from error
     return replace(options, lr=float(f"{finding.lr:.2g}")), str(finding)  # no digits that mean nothing
 
 
@@ -216,8 +220,8 @@ def _summary(options: Options, training: Training, lr_found: str | None, out: Pa
 
 def _configuration(options: Options, plan: Plan, training: Training) -> Mapping[str, Any]:
     """All that is needed to repeat the run, with every default filled in; ``options`` are those that were given."""
-    member, defaults = options.member, training.optimizer.defaults
-    names = [*member.options, *member.arguments, *(("state", "weights") if member.own else ())]
+    spec, defaults = options.spec, training.optimizer.defaults
+    names = [*spec.options, *spec.arguments, *(("state", "weights") if spec.is_adamas else ())]
     return {
         **options.resolved(),
         **{name: defaults[name] for name in names if name in defaults},

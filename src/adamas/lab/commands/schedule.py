@@ -15,9 +15,9 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 import typer
 
-from adamas.lab.tasks import InputError
+from adamas.lab.inputs import InputError
 from adamas.lab.train import folder
-from adamas.lab.train.schedules import SCHEDULES, choose_schedule
+from adamas.lab.train.named_schedules import SCHEDULES, choose_schedule
 from adamas.schedules import Plateau, Schedule
 
 MOST_STEPS, SAMPLES = 10**15, 10**6

@@ -1,23 +1,21 @@
 """The checkpoint of a run: all that decides how it goes on, in one file that ``torch.load(weights_only=True)`` reads.
 
-May import PyTorch, NumPy, adamas.files, adamas.lab.tasks and adamas.lab.train.folder.
+May import PyTorch, adamas.files, adamas.lab.tasks and adamas.lab.train.folder.
 """
 
 from __future__ import annotations
 
 import io
-import random
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from adamas.files import check_archive
-from adamas.lab.tasks import InputError
+from adamas.lab.inputs import InputError
 from adamas.lab.train import folder
 
 FORMAT = 1
@@ -70,29 +68,6 @@ def load(path: Path) -> dict[str, Any]:
     if not known:
         raise InputError("resume", f"has a checkpoint of another version of adamas, {path}: go on with that version")
     return content
-
-
-def random_state() -> dict[str, Any]:
-    """The state of every generator that a task may draw from."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # a tuple, as legacy says
-    version, internal, next_gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "devices": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": (kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss),
-        "python": (version, list(internal), next_gauss),
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put every generator where it was."""
-    torch.set_rng_state(state["torch"])
-    if state["devices"]:
-        torch.cuda.set_rng_state_all(state["devices"])
-    kind, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-    version, internal, next_gauss = state["python"]
-    random.setstate((version, tuple(internal), next_gauss))
 
 
 def fingerprint(tensors: Sequence[Tensor]) -> int:

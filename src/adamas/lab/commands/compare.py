@@ -12,12 +12,13 @@ from typing import Annotated
 
 import typer
 
+from adamas.lab import terminal
+from adamas.lab.commands.options import BATCH_SIZE, CLIP, DATA_DIR, MODEL, number_or_auto
 from adamas.lab.compare.space import LR_FACTOR, TUNABLE
-from adamas.lab.tasks import TASKS, InputError
-from adamas.lab.train import terminal
-from adamas.lab.train.command import BATCH_SIZE, CLIP, DATA_DIR, MODEL, number_or_auto
+from adamas.lab.inputs import InputError
+from adamas.lab.tasks import TASKS
+from adamas.lab.train.named_schedules import SCHEDULES
 from adamas.lab.train.optimizers import OPTIMIZERS, split_optimizers
-from adamas.lab.train.schedules import SCHEDULES
 
 
 def compare(

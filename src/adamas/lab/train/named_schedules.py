@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from adamas.lab.tasks import InputError, choose
+from adamas.lab.inputs import InputError, choose
 from adamas.schedules import (
     Schedule,
     ScheduleError,

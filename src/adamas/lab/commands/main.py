@@ -1,8 +1,8 @@
 """The command ``adamas``: gathers the commands, and turns errors into one line and an exit status.
 
-May import the standard library; typer and the rooms whose commands it gathers only inside functions, since libraries that they
-import may be missing.
 Exit status: 0 done, 1 a run failed, 2 the input cannot be used (nothing was written), 130 interrupted.
+
+May import the standard library; typer and the commands only inside functions, since a library that they import may be missing.
 """
 
 import io
@@ -28,7 +28,8 @@ def main() -> NoReturn:
 def _run() -> NoReturn:
     import typer
 
-    from adamas.lab.tasks import InputError, in_users_code
+    from adamas.lab.inputs import InputError
+    from adamas.lab.users_code import in_users_code
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a × that the terminal cannot show is no reason to end a run
@@ -55,12 +56,12 @@ def application() -> "typer.Typer":
     """Make the command line; needs the ``train`` extra."""
     import typer
 
-    from adamas.lab.compare.command import compare
-    from adamas.lab.report.command import report
-    from adamas.lab.train.command import train
-    from adamas.lab.train.find_lr import find_lr
-    from adamas.lab.train.schedule import schedule
-    from adamas.lab.train.tasks import tasks
+    from adamas.lab.commands.compare import compare
+    from adamas.lab.commands.find_lr import find_lr
+    from adamas.lab.commands.report import report
+    from adamas.lab.commands.schedule import schedule
+    from adamas.lab.commands.tasks import tasks
+    from adamas.lab.commands.train import train
 
     application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     for command in (train, compare, report, tasks, find_lr, schedule):

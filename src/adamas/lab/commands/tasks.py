@@ -1,11 +1,11 @@
-"""``adamas tasks``: lists what can be trained on. May import typer, rich, adamas.lab.tasks and adamas.lab.train.terminal."""
+"""``adamas tasks``: lists what can be trained on. May import typer, rich, adamas.lab.tasks and adamas.lab.terminal."""
 
 from __future__ import annotations
 
 import typer
 
+from adamas.lab import terminal
 from adamas.lab.tasks import TASKS
-from adamas.lab.train import terminal
 
 
 def tasks() -> None:

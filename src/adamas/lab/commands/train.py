@@ -8,48 +8,32 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from adamas.lab.tasks import TASKS, InputError
-from adamas.lab.train import terminal
+from adamas.lab import terminal
+from adamas.lab.commands.options import (
+    BATCH_SIZE,
+    CLIP,
+    DATA_DIR,
+    MODEL,
+    OPTIMIZER,
+    SEED,
+    TASK,
+    THREADS,
+    number_or_auto,
+)
+from adamas.lab.inputs import InputError
+from adamas.lab.tasks import TASKS
 from adamas.lab.train.config import gather
-from adamas.lab.train.optimizers import OPTIMIZERS, OWN, having
+from adamas.lab.train.named_schedules import SCHEDULES
+from adamas.lab.train.optimizers import ADAMAS, OPTIMIZERS, having
 from adamas.lab.train.options import MOST_SEED, Options
 from adamas.lab.train.records import DivergedError, Summary
-from adamas.lab.train.schedules import SCHEDULES
 
-_RATES = ", ".join(f"{name} {member.lr:g}" for name, member in OPTIMIZERS.items())
+_RATES = ", ".join(f"{name} {spec.lr:g}" for name, spec in OPTIMIZERS.items())
 _SCHEDULES = "; ".join(f"{name}: {schedule.explanation}" for name, schedule in SCHEDULES.items())
-
-# What the commands that train share.
-TASK = Annotated[
-    str | None,
-    typer.Argument(
-        help=f"What to train on: {', '.join(TASKS)} (adamas tasks tells more), or a Python file with a task."
-    ),
-]
-DATA_DIR = Annotated[
-    Path | None, typer.Option(help="Where the data is, for the tasks that read some (adamas tasks tells which).")
-]
-MODEL = Annotated[str | None, typer.Option(help="Another network of the task's, such as small for mnist.")]
-OPTIMIZER = Annotated[
-    str | None,
-    typer.Option(
-        help=f"One of {', '.join(OPTIMIZERS)}; torch:AdamW, or module:Class of another library; with arguments as "
-        "'sgd(momentum=0.9)'. By default adam."
-    ),
-]
-BATCH_SIZE = Annotated[int | None, typer.Option(help="Examples a step. By default the task's own.")]
-SEED = Annotated[
-    int | None, typer.Option(help="Decides the first weights and the order of the examples. By default 0.")
-]
-CLIP = Annotated[
-    str | None,
-    typer.Option(metavar="NORM|auto", help="Largest norm of the gradient; auto clips what is unusual."),
-]
-THREADS = Annotated[int | None, typer.Option(help="Processor threads to use. By default what suits the task.")]
 
 
 def train(
@@ -140,7 +124,7 @@ def train(
     options = gather({name: value for name, value in asked.items() if value is not None}, config=config, resume=resume)
     try:
         from adamas.lab.train.display import display
-        from adamas.lab.train.loop import run
+        from adamas.lab.train.running import run
 
         with display() as listener:
             summary = run(options, listener, resume=resume)
@@ -160,22 +144,6 @@ def train(
         raise typer.Exit(130)
     typer.echo(terminal.filled(_outcome(summary), terminal.width()))
     typer.echo(_advice(replace(options, lr=summary.lr) if options.lr == "auto" else options))
-
-
-def number_or_auto(name: str, text: str | None) -> float | Literal["auto"] | None:
-    """Read an option that is a number or auto.
-
-    Raises:
-        InputError: it is neither; names the option.
-    """
-    if text is None:
-        return None
-    if text == "auto":
-        return "auto"
-    try:
-        return float(text)
-    except ValueError as error:
-        raise InputError(name, f"must be a number or auto, got {text!r}") from error
 
 
 def _parse_betas(text: str) -> tuple[float, float]:
@@ -230,7 +198,7 @@ def _is_random(options: Options) -> bool:
     """Whether the seed decides anything: the first weights, the data, or how the optimizer rounds."""
     arguments = options.optimizer_arguments()
     rounds = arguments.get("state", "float32") != "float32" or arguments.get("weights") == "stochastic"
-    known = options.task in TASKS and options.member.module in (OWN, "torch.optim")
+    known = options.task in TASKS and options.spec.module in (ADAMAS, "torch.optim")
     return not known or TASKS[options.task].random or rounds
 
 

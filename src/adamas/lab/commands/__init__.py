@@ -1,0 +1,1 @@
+"""The command line ``adamas``: one module a command, gathered in ``main``. May import all of adamas.lab."""

@@ -1,0 +1,23 @@
+"""Which modules are the user's own, and what an error looks like that they raised. May import the standard library only."""
+
+from __future__ import annotations
+
+import traceback
+
+USERS_MODULES: set[str] = set()  # names of what was imported for a user: files of tasks, modules of optimizers
+
+
+def in_users_code(error: BaseException) -> tuple[str, str] | None:
+    """What a user's own code raised: a line that says so, and its traceback from where their code begins.
+
+    None where ``error`` was not raised within what is imported from USERS_MODULES.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    own = [place for place, (frame, _) in enumerate(frames) if frame.f_globals.get("__name__") in USERS_MODULES]
+    if not own:
+        return None
+    told = traceback.TracebackException.from_exception(error)
+    told.stack = traceback.StackSummary.extract(iter(frames[own[0] :]))
+    place = told.stack[own[-1] - own[0]]
+    what = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+    return f"{place.filename}, line {place.lineno}, raised {what}", "".join(told.format()).rstrip()

@@ -18,8 +18,8 @@ import torch
 
 import adamas as package
 from adamas.lab.train import Evaluation, InputError, Listener, fit, folder, running
-from adamas.lab.train.run_checkpoint import load as load_checkpoint
 from adamas.lab.train.repeatable import random_state, set_random_state
+from adamas.lab.train.run_checkpoint import load as load_checkpoint
 from adamas.lab.train.run_checkpoint import save as save_checkpoint
 
 SOURCE = str(Path(package.__file__).resolve().parents[1])

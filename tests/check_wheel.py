@@ -22,8 +22,8 @@ from adamas.numpy import Optimizer
 from adamas.schedules import Plateau, cosine, from_json, parse, warmup
 
 PARTS = (
-    *("convert", "family", "files", "formats", "hyperparameters", "layout", "lr_finding", "numpy", "rule", "schedules"),
-    *("schedules.expression", "stepping"),
+    *("convert", "lr_finding", "numpy", "rule.formats", "rule.hyperparameters", "rule.layout", "rule.members"),
+    *("schedules", "schedules.expression", "step"),
 )
 MEMBERS = [
     (getattr(adamas.numpy, name), options)

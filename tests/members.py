@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 import adamas.torch
-from adamas import rule_before as rule
-from adamas.family import Coefficients
+from adamas.rule.declaration import Numbers, Rule, has_penalty
 
 
 @dataclass(frozen=True)
@@ -52,29 +51,24 @@ def has(case: Case, options: dict[str, Any]) -> bool:
     return not (case.options.get("centered") and options.get("state", "float32") != "float32")
 
 
-SLOTS = ("first", "second", "maximum", "trace")
+def moments_of(optimizer: adamas.torch.Optimizer, p: torch.Tensor) -> dict[str, np.ndarray]:
+    """The moments of a parameter in float64 by their roles, as they begin before its first step."""
+    group, member, state = optimizer.param_groups[0], optimizer._member, optimizer.state[p]
+    return {
+        one.role: state[name].detach().to(torch.float64).numpy().copy()
+        if (name := member.names[one.role]) in state
+        else np.full(p.shape, member.start_of(name, group))
+        for one in member.rule(group).states
+    }
 
 
-def moments_of(optimizer: adamas.torch.Optimizer, p: torch.Tensor) -> rule.Moments:
-    """The moments of a parameter in float64, zeros before its first step."""
-    group = optimizer.param_groups[0]
-    found = []
-    for name in optimizer._member.state_names(group):
-        if name is None:
-            found.append(None)
-        elif name in optimizer.state[p]:
-            found.append(optimizer.state[p][name].detach().to(torch.float64).numpy().copy())
-        else:
-            found.append(np.full(p.shape, float(group.get("initial_accumulator_value", 0.0))))
-    return rule.Moments(*found)
-
-
-def next_numbers(optimizer: adamas.torch.Optimizer, p: torch.Tensor, scale: float = 1.0) -> tuple[Coefficients, int]:
-    """The coefficients of the parameter's next step."""
+def next_numbers(optimizer: adamas.torch.Optimizer, p: torch.Tensor, scale: float = 1.0) -> tuple[Rule, Numbers, bool]:
+    """The rule of the parameter's next step, its numbers, and whether it has penalties."""
     group, member = optimizer.param_groups[0], optimizer._member
     state = optimizer.state[p]
     scalars = {name: float(state[name]) if name in state else value for name, value in member.scalars}
-    return member.full_coefficients(group, member.advance(group, scalars), scale), member.full_shape(group)
+    numbers = member.numbers_of(group, member.advance(group, scalars), scale)
+    return member.rule(group).at(numbers), numbers, has_penalty(group)
 
 
 def ulp(x: np.ndarray, dtype: type = np.float32) -> np.ndarray:

@@ -31,7 +31,7 @@ SHAPES = {"weight": (40, 136), "bias": (40,)}  # two blocks in a row; too small 
 
 
 def settings_of(case: Case) -> list[Any]:
-    return [state for state in SETTINGS if isinstance(state, str) or {*state} <= {*case.make._member.slots}]
+    return [state for state in SETTINGS if isinstance(state, str) or {*state} <= {*case.make._member.states}]
 
 
 def parameters(dtype: torch.dtype = torch.float32, shapes: dict[str, Any] = SHAPES) -> dict[str, torch.nn.Parameter]:
@@ -79,7 +79,7 @@ def values(state: dict[str, Tensor], moment: str) -> Tensor:
 
 
 def moments(optimizer: at.Optimizer, p: Tensor) -> list[str]:
-    return [name for name in optimizer._member.slots if name in optimizer.state[p]]
+    return [name for name in optimizer._member.states if name in optimizer.state[p]]
 
 
 def slot_names(moment: str) -> list[str]:

@@ -63,7 +63,7 @@ def parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 def decoded(state_dict: dict[str, Any], member: type[at.Optimizer]) -> list[dict[str, Any]]:
     return [
-        decode_state(saved, member._member.slots, f"'p{i}'", state_dict["param_groups"][0]).state
+        decode_state(saved, member._member.states, f"'p{i}'", state_dict["param_groups"][0]).state
         for i, saved in state_dict["state"].items()
     ]
 
@@ -167,7 +167,7 @@ def test_what_has_no_counterpart_is_refused(bnb: Any, name: str, options: dict, 
     for member in MOMENTS:
         for i, saved in state_dict["state"].items():
             with pytest.raises(ValueError, match=f"parameter 'p{i}' has the state of bitsandbytes' .*{kind}"):
-                decode_state(saved, getattr(at, member)._member.slots, f"'p{i}'", state_dict["param_groups"][0])
+                decode_state(saved, getattr(at, member)._member.states, f"'p{i}'", state_dict["param_groups"][0])
 
 
 @pytest.mark.parametrize(("name", "options", "namesake"), SUPPORTED, ids=SUPPORTED_IDS)
@@ -175,7 +175,7 @@ def test_the_state_of_another_member_is_refused(bnb: Any, name: str, options: di
     state_dict = trained(getattr(bnb.optim, name), **options).state_dict()
     moments = MOMENTS[namesake]
     for member in (at.SGD, at.Adagrad, at.RMSprop, at.Adam, at.Adamax, at.NAdam, at.RAdam):
-        if [moment for moment in member._member.slots[:2] if moment in moments] == moments:
+        if [moment for moment in member._member.states if moment in moments] == moments:
             decoded(state_dict, member)
         else:
             with pytest.raises(
@@ -189,14 +189,14 @@ def test_blocks_of_versions_before_0_44(bnb: Any) -> None:
     x = torch.randn(71, 67, generator=torch.Generator().manual_seed(0))
     codes, quantized = bnb.functional.quantize_blockwise(x, blocksize=2048)
     entry = {"step": 3, "state1": codes, "qmap1": quantized.code, "absmax1": quantized.absmax}
-    result = decode_state(entry, at.SGD._member.slots, "'p'", group).state["momentum_buffer"]
+    result = decode_state(entry, at.SGD._member.states, "'p'", group).state["momentum_buffer"]
     assert torch.equal(result, bnb.functional.dequantize_blockwise(codes, quantized))
     assert (result - x).abs().max() < 0.05 * x.abs().max()
 
 
 def test_what_cannot_be_read_with_certainty_is_refused(bnb: Any) -> None:
     state_dict = trained(bnb.optim.AdamW8bit).state_dict()
-    slots, group = at.AdamW._member.slots, state_dict["param_groups"][0]
+    slots, group = at.AdamW._member.states, state_dict["param_groups"][0]
     state = state_dict["state"][0]["__bnb_optimizer_quant_state__"]
     broken = {
         "strides": {**state, "state2": state["state2"].t().contiguous().t()},

@@ -33,8 +33,7 @@ def test_importing_adamas_loads_nothing_else_and_no_framework_comes_with_the_eng
         ("convert", set(), False),
         ("schedules", set(), False),
         (
-            "family, adamas.rule_before, adamas.rule.members, adamas.rule.formats, adamas.rule.layout, "
-            "adamas.rule.hyperparameters, adamas.lr_finding",
+            "rule.members, adamas.rule.formats, adamas.rule.layout, adamas.rule.hyperparameters, adamas.lr_finding",
             set(),
             False,
         ),

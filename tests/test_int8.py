@@ -20,6 +20,7 @@ from members import CASES, Case
 import adamas.torch as at
 from adamas import _engine
 from adamas.rule import formats, layout
+from adamas.rule.declaration import has_penalty
 from adamas.torch import storage, unfused
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -157,12 +158,13 @@ def test_the_engines_codes_are_the_references(case: Case, shape: tuple[int, ...]
         row = tuple(float(before[name]) for name in optimizer._scalar_names)
         numbers, _ = optimizer._advance(group, row, 1.0)
         unfused.step(
+            optimizer._member.rule(group),
             numbers,
-            optimizer._member.full_shape(group),
+            has_penalty(group),
             weight,
             g,
-            tuple(None if name is None else before[name] for name in slots),
-            tuple(None if name is None else before.get(layout.scale_name(name)) for name in slots),
+            tuple(before[name] for name in slots),
+            tuple(before.get(layout.scale_name(name)) for name in slots),
             None,
             "nearest",
             optimizer._plans[0].keys[0],

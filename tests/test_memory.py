@@ -58,7 +58,7 @@ def gpt2_small() -> list[nn.Parameter]:
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_plan_is_what_is_there_after_a_step(case: Case, state: str) -> None:
-    names = [name for name in case.make._member.slots if name is not None]
+    names = list(case.make._member.states)
     for dtype, weights in itertools.product(DTYPES, WEIGHTS):
         options = {**case.options, "state": STATES[state](names), "weights": weights}
         params = parameters(dtype)

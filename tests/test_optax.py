@@ -12,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -22,27 +22,29 @@ import pytest
 jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")
 import jax.numpy as jnp  # noqa: E402
+import oracle  # noqa: E402
 
 import adamas.optax as ao  # noqa: E402
-from adamas import family  # noqa: E402
-from adamas import rule_before as rule  # noqa: E402
 from adamas.jax_formats import Namespace  # noqa: E402
 from adamas.optax import storage  # noqa: E402
 from adamas.rule import formats  # noqa: E402
+from adamas.rule.declaration import Member  # noqa: E402
+from adamas.rule.members import MEMBERS  # noqa: E402
 from adamas.schedules import Plateau, cosine, warmup  # noqa: E402
 
 Tree = Any
+DRAWN = {index: what for what, index in formats.DRAWS.items()}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A member, its namesake in optax with the arguments that make it the same, and what it is in ``adamas.family``."""
+    """A member, its namesake in optax with the arguments that make it the same, and what it is in ``adamas.rule``."""
 
     name: str
     make: Callable[..., Any]
     theirs: Callable[..., Any]
-    member: family.Member
-    hyper: dict[str, Any]  # what the family is given
+    member: Member
+    hyper: dict[str, Any]  # what the member is given
     arguments: dict[str, Any] = field(default_factory=dict)
     others: dict[str, Any] = field(default_factory=dict)  # only to optax's
     start: float = 0.0
@@ -62,33 +64,35 @@ SGD = {"momentum": 0.9, "nesterov": False, "dampening": 0.0}
 RMS = {"alpha": 0.9, "eps": 0.0, "eps_root": 1e-8, "momentum": 0.0, "centered": False}
 UNCORRECTED = {"bias_correction_mu": False, "bias_correction_nu": False}
 CASES = [
-    Case("sgd", ao.sgd, optax.sgd, family.SGD, {**SGD, "momentum": 0.0}),
-    Case("momentum", ao.sgd, optax.sgd, family.SGD, SGD, {"momentum": 0.9}),
-    Case("nesterov", ao.sgd, optax.sgd, family.SGD, {**SGD, "nesterov": True}, {"momentum": 0.9, "nesterov": True}),
+    Case("sgd", ao.sgd, optax.sgd, MEMBERS["SGD"], {**SGD, "momentum": 0.0}),
+    Case("momentum", ao.sgd, optax.sgd, MEMBERS["SGD"], SGD, {"momentum": 0.9}),
+    Case("nesterov", ao.sgd, optax.sgd, MEMBERS["SGD"], {**SGD, "nesterov": True}, {"momentum": 0.9, "nesterov": True}),
     Case(
         "adagrad",
         ao.adagrad,
         optax.adagrad,
-        family.ADAGRAD,
+        MEMBERS["Adagrad"],
         {"eps": 0.0, "eps_root": 1e-7, "lr_decay": 0.0},
         start=0.1,
     ),
-    Case("rmsprop", ao.rmsprop, optax.rmsprop, family.RMSPROP, RMS),
+    Case("rmsprop", ao.rmsprop, optax.rmsprop, MEMBERS["RMSprop"], RMS),
     Case(
         "rmsprop-centered-momentum",
         ao.rmsprop,
         optax.rmsprop,
-        family.RMSPROP,
+        MEMBERS["RMSprop"],
         {**RMS, "eps": 1e-8, "eps_root": 0.0, "momentum": 0.8, "centered": True},
         {"centered": True, "momentum": 0.8, "eps_in_sqrt": False},
     ),
-    Case("rmsprop-momentum", ao.rmsprop, optax.rmsprop, family.RMSPROP, {**RMS, "momentum": 0.8}, {"momentum": 0.8}),
-    Case("adam", ao.adam, optax.adam, family.ADAM, ADAM),
+    Case(
+        "rmsprop-momentum", ao.rmsprop, optax.rmsprop, MEMBERS["RMSprop"], {**RMS, "momentum": 0.8}, {"momentum": 0.8}
+    ),
+    Case("adam", ao.adam, optax.adam, MEMBERS["Adam"], ADAM),
     Case(
         "adamw",
         ao.adamw,
         optax.adamw,
-        family.ADAM,
+        MEMBERS["Adam"],
         {**ADAM, "weight_decay": 0.1, "decay": "decoupled"},
         {"weight_decay": 0.1},
     ),
@@ -96,21 +100,21 @@ CASES = [
         "amsgrad",
         ao.amsgrad,
         lambda bias_correction, **arguments: optax.amsgrad(**arguments, **UNCORRECTED),
-        family.ADAM,
+        MEMBERS["Adam"],
         {**ADAM, "amsgrad": True, "bias_correction": False},
         {"bias_correction": False},
     ),
-    Case("adamax", ao.adamax, optax.adamax, family.ADAMAX, ADAM),
-    Case("nadam", ao.nadam, optax.nadam, family.NADAM, {**ADAM, "momentum_decay": math.inf}),
+    Case("adamax", ao.adamax, optax.adamax, MEMBERS["Adamax"], ADAM),
+    Case("nadam", ao.nadam, optax.nadam, MEMBERS["NAdam"], {**ADAM, "momentum_decay": math.inf}),
     Case(
         "nadam-decaying",
         ao.nadam,
         None,  # type: ignore[arg-type]
-        family.NADAM,
+        MEMBERS["NAdam"],
         {**ADAM, "momentum_decay": 4e-3},
         {"momentum_decay": 4e-3},
     ),
-    Case("radam", ao.radam, optax.radam, family.RADAM, ADAM),
+    Case("radam", ao.radam, optax.radam, MEMBERS["RAdam"], ADAM),
 ]
 IN_OPTAX = [case for case in CASES if case.theirs is not None]
 # Those that among them have each kind of moment, in each place.
@@ -171,25 +175,23 @@ def test_squares_that_overflow_leave_finite_what_optax_leaves_finite(case: Case)
 def test_each_step_is_the_oracles(case: Case) -> None:
     """From the same weights and moments, one step in float32 is within 1e-6 of the float64 rule: moments and update."""
     hyper = {"weight_decay": 0.0, "decay": "l2", "l1": 0.0, "maximize": False, "lr": 0.01, **case.hyper}
-    tx, shape = case.ours(), case.member.full_shape(hyper)
+    tx, names = case.ours(), case.member.state_names(hyper)
     params = normal(0)
     state, update = tx.init(params), jax.jit(tx.update)
     scalars = dict(case.member.scalars)
     for i in range(20):
         gradients = normal(100 + i, 10.0 ** (i % 4 - 2))
         scalars = case.member.advance(hyper, scalars)
-        k = case.member.full_coefficients(hyper, scalars)
-        old = [None if name is None else state.moments[name] for name in case.member.state_names(hyper)]
+        old = [state.moments[name] for name in names]
         updates, state = update(gradients, state, params)
         for path in (("w",), ("deep", "kernel"), ("scalar",)):
             pick = lambda tree, path=path: np.asarray(get(tree, path), np.float64)  # noqa: E731
-            before = rule.Moments(*(None if x is None else pick(x) for x in old))
-            expected, after = rule.step(k, shape, np, pick(params), pick(gradients), before)
-            names = case.member.state_names(hyper)
+            before = tuple(map(pick, old))
+            expected, after = oracle.step(case.member, hyper, scalars, pick(params), pick(gradients), before)
             for name, want in zip(names, after, strict=True):
-                if name is not None:
-                    assert_near(pick(state.moments[name]), want, 1e-6, f"{name} at {path}")
-            assert_near(pick(updates), expected - pick(params), 1e-6 * (20 if shape & 16 else 1), f"update at {path}")
+                assert_near(pick(state.moments[name]), want, 1e-6, f"{name} at {path}")
+            within = 2e-5 if hyper.get("centered") else 1e-6
+            assert_near(pick(updates), expected - pick(params), within, f"update at {path}")
         params = optax.apply_updates(params, updates)
         assert int(state.count) == i + 1
 
@@ -440,19 +442,18 @@ def test_moments_are_stored_with_the_references_bits(case: Case) -> None:
     """A gradient of zero from random moments: what the decay leaves is one product, and so every difference is storage's."""
     hyper = {"weight_decay": 0.0, "decay": "l2", "l1": 0.0, "maximize": False, "lr": 0.01, **case.hyper}
     shape, rng = (40, 200), np.random.default_rng(0)
-    names = case.member.state_names(hyper)
+    states = [(case.member.names[state.role], state) for state in case.member.rule(hyper).states]
     x = {"layer": {"w": jnp.zeros(shape)}}
     for state in ("bfloat16", "int8"):
         tx = case.ours(state=state, seed=3, **({"weight_decay": 0.0} if case.name == "adamw" else {}))
         held = tx.init(x)
         loaded, scales = {}, {}
-        for name, what in zip(names, storage.WHATS, strict=True):
-            if name is None:
-                continue
+        for name, kind in states:
             wide = (rng.standard_normal(shape) * 10.0 ** rng.integers(-5, 1, shape)).astype(np.float32)
-            wide = wide if what in ("first", "trace") else np.abs(wide)
+            wide = wide if kind.signed else np.abs(wide)
+            nearest = replace(kind, draw=None, codes="nearest")
             rounding = storage.Rounding(0, jnp.int32(0), Namespace())
-            stored = storage.kept(jnp.asarray(wide), moment(held, name), rounding, "maximum", 1.0, False)
+            stored = storage.kept(jnp.asarray(wide), moment(held, name), rounding, nearest, 1.0)
             held.moments[name]["layer"]["w"] = stored.values
             if state == "int8":
                 held.moments[f"{name}_scale"]["layer"]["w"] = stored.scale
@@ -460,34 +461,31 @@ def test_moments_are_stored_with_the_references_bits(case: Case) -> None:
             loaded[name] = np.asarray(storage.loaded(stored, jnp.float32, Namespace()))
         _, after = jax.jit(tx.update)({"layer": {"w": jnp.zeros(shape)}}, held, x)
         scalars = case.member.advance(hyper, dict(case.member.scalars))
-        k = case.member.full_coefficients(hyper, scalars)
+        k = case.member.numbers_of(hyper, scalars)
         key, index = formats.tensor_key(3, "layer.w"), np.arange(40 * 200, dtype=np.int64).reshape(shape)
-        factors = (k.a1, k.a2, 1.0, k.q)
-        for name, what, factor in zip(names, storage.WHATS, factors, strict=True):
-            if name is None:
-                continue
+        for name, kind in states:
+            factor = 1.0 if kind.decay is None else k[kind.decay]
             value = np.float32(factor) * loaded[name]
-            if case.member is family.ADAMAX and what == "second":
+            if kind.of == "size":
                 value = np.maximum(value, np.float32(1e-8))
-            if what == "maximum":
-                value = np.maximum(loaded[name], np.float32(k.a2) * loaded["exp_avg_sq"])
+            if kind.of == "maximum":
+                value = np.maximum(loaded[name], np.float32(k["a2"]) * loaded["exp_avg_sq"])
             found = moment(after, name)
             if state == "bfloat16":
-                random = None if what == "maximum" else formats.random16(np, index, key, 1, what)
+                random = None if kind.draw is None else formats.random16(np, index, key, 1, DRAWN[kind.draw])
                 want = formats.encode_bfloat16(np, value, random)
                 np.testing.assert_array_equal(
                     np.asarray(found.values.view(jnp.uint16)).astype(np.int64), want, err_msg=name
                 )
                 continue
             blocks = np.pad(value, ((0, 0), (0, 56))).reshape(40, 2, 128)
-            if what in ("first", "trace"):
+            if kind.signed:
                 codes, scale = formats.encode_signed(np, blocks)
             else:
                 block = np.arange(80, dtype=np.int64).reshape(40, 2, 1)
                 threshold = formats.random18(np, block, np.arange(128, dtype=np.int64), key, 1)
-                averaged = what == "second" and case.member is not family.ADAMAX
                 old = scales[name] * np.float32(factor)
-                codes, scale = formats.encode_unsigned(np, blocks, old, threshold if averaged else None)
+                codes, scale = formats.encode_unsigned(np, blocks, old, threshold if kind.codes == "dithered" else None)
             want = codes.reshape(40, 256)[:, :200]
             np.testing.assert_array_equal(np.asarray(found.values).astype(np.int64), want, err_msg=name)
             np.testing.assert_array_equal(np.asarray(found.scale), scale[..., 0], err_msg=name)

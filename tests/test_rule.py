@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
+import oracle
 import pytest
 import torch
 from members import CASES, Case, moments_of, next_numbers, ulp
 
 import adamas.torch
-from adamas import _engine, family
-from adamas import rule_before as rule
-from adamas.family import Shape
+from adamas import _engine
+from adamas.rule import house
+from adamas.rule.declaration import Rule
+from adamas.rule.members import MEMBERS
 
 OPTIONS = [
     {},
@@ -43,64 +48,86 @@ def check_step(optimizer: torch.optim.Optimizer, p: torch.Tensor, g: np.ndarray)
 
     The update is compared for the moments that the step stored: that v overflows in float32 is storage, not error.
     """
-    (k, shape), old = next_numbers(optimizer, p), moments_of(optimizer, p)
+    (rule, numbers, penalized), old = next_numbers(optimizer, p), moments_of(optimizer, p)
+    k = SimpleNamespace(**numbers)
     before = p.detach().numpy().astype(np.float64)
     p.grad = torch.from_numpy(g.copy())
     optimizer.step()
     new = moments_of(optimizer, p)
 
     with np.errstate(all="ignore"):
-        full = rule.gradient(k, shape, np, before, g.astype(np.float64))
+        full = house.gradient(k, np, before, g.astype(np.float64), penalized)
         # A gradient with penalties has been rounded, and where its terms cancel, that is seen in all that follows.
-        noise = ulp(np.abs(k.l2 * before) + abs(k.l1) + np.abs(g)) if shape & Shape.PENALTY else 0.0 * full
-        expected = rule.moments(k, shape, np, full, old)
-        if shape & Shape.FIRST:
-            allowed = 2 * ulp(np.abs(k.a1 * old.first) + np.abs(k.b1 * full)) + 2 * k.b1 * noise
-            assert_close(new.first, expected.first, allowed, "first moment")
-        if shape & (Shape.SQUARE | Shape.ABSOLUTE):
-            slope = np.abs(2 * k.b2 * full) if shape & Shape.SQUARE else 1.0
-            assert_close(new.second, expected.second, 4 * ulp(expected.second) + 2 * slope * noise, "second moment")
-        if shape & Shape.MAXIMUM:
-            with_new = np.maximum(old.maximum, new.second)
-            assert_close(new.maximum, with_new, 0 * with_new, "maximum")
+        noise = ulp(np.abs(k.l2 * before) + abs(k.l1) + np.abs(g)) if penalized else 0.0 * full
+        expected = updated(rule, k, full, old)[1]
+        for state in rule.states:
+            role = state.role
+            if state.of == "gradient":
+                a, b = numbers[state.decay], numbers[state.gain]
+                allowed = 2 * ulp(np.abs(a * old[role]) + np.abs(b * full)) + 2 * b * noise
+                assert_close(new[role], expected[role], allowed, role)
+            elif state.of in ("square", "size"):
+                slope = np.abs(2 * numbers[state.gain] * full) if state.of == "square" else 1.0
+                assert_close(new[role], expected[role], 4 * ulp(expected[role]) + 2 * slope * noise, role)
+            elif state.of == "maximum":
+                with_new = np.maximum(old[role], new["second"])
+                assert_close(new[role], with_new, 0 * with_new, role)
 
-        stored = new._replace(trace=old.trace)
-        weight, after = rule.update(k, shape, np, before, full, stored)
-        if shape & Shape.TRACE:
-            part = rule.update(k._replace(q=0.0, k=0.0, eta=-1.0), shape, np, before, full, stored)[0]
-            scale = np.abs(k.q * old.trace) + np.abs(part)
-            centre = cancellation(k, shape, stored)
+        # From here on with the averages that were stored: none of them moves any more.
+        still = {
+            number: value
+            for state in rule.states
+            for number, value in ((state.decay, 1.0), (state.gain, 0.0))
+            if number
+        }
+        trace = "trace" in new
+        stored = new | {"trace": old["trace"]} if trace else new
+        k = SimpleNamespace(**(numbers | still | ({"q": numbers["q"]} if trace else {})))
+        update, after = updated(rule, k, full, stored)
+        direct = updated(rule, SimpleNamespace(**numbers), full, old)[0]
+        update = np.where(np.isfinite(full), update, direct)  # 0·∞, which was not added, is NaN
+        if trace:
+            part = updated(rule, SimpleNamespace(**(vars(k) | {"q": 0.0})), full, stored)[0]
+            scale = np.abs(k.q * old["trace"]) + np.abs(part)
+            centre = cancellation(k, rule, stored)
             assert_close(
-                new.trace, after.trace, 4 * ulp(scale) * centre + np.abs(part) * relative(noise, full), "trace"
+                new["trace"], after["trace"], 4 * ulp(scale) * centre + np.abs(part) * relative(noise, full), "trace"
             )
-            weight = k.k * before - k.eta * new.trace
+            update = new["trace"]
+        weight = k.k * before - k.eta * update
         terms = np.abs(k.k * before) + np.abs(weight - k.k * before)
-        update = terms_of_update(k, shape, full, stored) if not shape & Shape.TRACE else np.abs(k.eta * new.trace)
-        allowed = 4 * ulp(update) * cancellation(k, shape, stored) + 2 * ulp(terms) + update * relative(noise, full)
+        size = np.abs(k.eta * update) if trace else k.eta * terms_of_update(k, rule, full, stored)
+        allowed = 4 * ulp(size) * cancellation(k, rule, stored) + 2 * ulp(terms) + size * relative(noise, full)
         if k.eta or k.k != 1:
             assert_close(p.detach().numpy().astype(np.float64), weight, allowed, "weight")
+
+
+def updated(rule: Rule, k: Any, g: np.ndarray, old: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The update and the states after it, by their roles."""
+    update, *new = rule.update(k, np, g, *(old[state.role] for state in rule.states))
+    return update, {state.role: x for state, x in zip(rule.states, new, strict=True)}
 
 
 def relative(noise: np.ndarray, full: np.ndarray) -> np.ndarray:
     return np.where(noise > 0, 4 * noise / np.maximum(np.abs(full), 1e-300), 0.0)
 
 
-def cancellation(k: family.Coefficients, shape: int, new: rule.Moments) -> np.ndarray | float:
+def cancellation(k: Any, rule: Rule, new: dict[str, np.ndarray]) -> np.ndarray | float:
     """How much v − m² magnifies the rounding of v, in a centered denominator."""
-    if not shape & Shape.CENTERED:
+    if not getattr(rule, "centered", False):
         return 1.0
     with np.errstate(all="ignore"):
-        factor = 1 + new.second / (new.second - k.z * new.first**2)
+        factor = 1 + new["second"] / (new["second"] - k.z * new["first"] ** 2)
     # Where next to nothing is left of the difference, its rounding decides, and nothing can be said of the result.
     return np.where((factor > 0) & (factor < 1e4), factor, np.inf)
 
 
-def terms_of_update(k: family.Coefficients, shape: int, g: np.ndarray, new: rule.Moments) -> np.ndarray:
-    """η(|c·m| + |d·g|) / denominator: the size of the update before its terms cancel."""
-    positive = rule.Moments(None if new.first is None else np.abs(new.first), *new[1:])
-    if shape & Shape.CENTERED:
-        positive = positive._replace(first=new.first)
-    return -rule.update(k._replace(k=0.0), shape, np, 0.0 * g, np.abs(g), positive)[0]
+def terms_of_update(k: Any, rule: Rule, g: np.ndarray, new: dict[str, np.ndarray]) -> np.ndarray:
+    """(|c·m| + |d·g|) / denominator: the size of the update before its terms cancel."""
+    positive = dict(new)
+    if "first" in new and not getattr(rule, "centered", False):
+        positive["first"] = np.abs(new["first"])
+    return updated(rule, k, np.abs(g), positive)[0]
 
 
 # Squares of the larger ones overflow. Before v itself does, v̂ may in torch.optim, between 1e19 and 6e20.
@@ -225,10 +252,12 @@ def test_float64_weights_are_stepped_in_float64(case: Case) -> None:
     optimizer = case.make([p], **case.options)
     for _ in range(5):
         g = rng.standard_normal(301)
-        (k, shape), old, before = next_numbers(optimizer, p), moments_of(optimizer, p), p.detach().numpy().copy()
+        (rule, numbers, penalized), old = next_numbers(optimizer, p), moments_of(optimizer, p)
+        before = p.detach().numpy().copy()
         p.grad = torch.from_numpy(g)
         optimizer.step()
-        expected, _ = rule.step(k, shape, np, before, g, old)
+        k = SimpleNamespace(**numbers)
+        expected, _ = house.step(rule, k, np, before, g, tuple(old.values()), penalized)
         np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-14, atol=1e-14)
 
 
@@ -246,8 +275,10 @@ def test_the_worked_example() -> None:
         "bias_correction": True,
         "eps_mode": "torch",
     }
-    k, shape = family.ADAM.full_coefficients(hyper, {"step": 1.0}), family.ADAM.full_shape(hyper)
-    x, (m, v, _, _) = rule.step(k, shape, np, np.array(5.0), np.array(10.0), rule.Moments(np.array(0.0), np.array(0.0)))
+    adam = MEMBERS["Adam"]
+    k = SimpleNamespace(**adam.numbers_of(hyper, {"step": 1.0}))
+    zeros = (np.array(0.0), np.array(0.0))
+    x, (m, v) = oracle.step(adam, hyper, {"step": 1.0}, np.array(5.0), np.array(10.0), zeros)
     assert (m, v) == (pytest.approx(1.0), pytest.approx(0.1))
     assert (k.c * m, k.w * v) == (pytest.approx(10.0), pytest.approx(100.0))
     assert x == pytest.approx(4.999, abs=1e-9)

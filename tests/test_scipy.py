@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import oracle
 import pytest
 import scipy
 from scipy.optimize import (
@@ -26,7 +27,6 @@ from scipy.optimize import (
 )
 
 import adamas.scipy
-from adamas import rule_before as rule
 from adamas.schedules import Plateau, cosine, warmup
 from adamas.scipy import METHODS, adam, minimize_stochastic
 
@@ -151,14 +151,12 @@ def test_the_steps_are_those_of_the_oracle_bit_for_bit(name: str) -> None:
     method = METHODS[name]
     lr = 1e-3 * warmup(5).then(cosine(30))
     hyper = {"weight_decay": 0.0, "decay": "l2", "l1": 0.0, "maximize": False, **method.defaults}
-    names = method.member.state_names(hyper)
-    scalars, state = dict(method.member.scalars), rule.Moments(*(None if n is None else np.zeros(2) for n in names))
+    scalars, state = dict(method.member.scalars), oracle.start(method.member, hyper, (2,))
     x, path = START, [START]
     for t in range(40):
         now = {**hyper, "lr": lr(t), "base_lr": 1e-3}
         scalars = method.member.advance(now, scalars)
-        numbers = method.member.full_coefficients(now, scalars)
-        x, state = rule.step(numbers, method.member.full_shape(now), np, x, rosen_der(x), state)
+        x, state = oracle.step(method.member, now, scalars, x, rosen_der(x), state)
         path.append(x)
     options = {"lr": lr, "maxiter": 40, "return_all": True}
     found = minimize(rosen, START, jac=rosen_der, method=method, options=options)

@@ -334,8 +334,7 @@ def test_any_shape_strides_and_dtypes(
         p.grad = layout(grads[0])
         optimizer.step()
         for name in optimizer._member.state_names(optimizer.param_groups[0]):
-            if name is not None:
-                optimizer.state[p][name] = layout(optimizer.state[p][name])
+            optimizer.state[p][name] = layout(optimizer.state[p][name])
         for g in grads[1:]:
             p.grad = layout(g)
             optimizer.step()

@@ -13,7 +13,8 @@ import keras
 import numpy as np
 
 import adamas.keras as ak
-from adamas import family
+from adamas.rule.declaration import Member
+from adamas.rule.members import MEMBERS
 
 BACKEND = keras.backend.backend()
 ko = keras.optimizers
@@ -21,13 +22,13 @@ ko = keras.optimizers
 
 @dataclass(frozen=True)
 class Case:
-    """A member, its namesake in Keras, and what it is in ``adamas.family``."""
+    """A member, its namesake in Keras, and what it is in ``adamas.rule``."""
 
     name: str
     make: Callable[..., Any]
     theirs: Callable[..., Any] | None
-    member: family.Member
-    hyper: dict[str, Any]  # what the family is given
+    member: Member
+    hyper: dict[str, Any]  # what the member is given
     arguments: dict[str, Any] = field(default_factory=dict)
     start: float = 0.0
 
@@ -50,16 +51,23 @@ ADAM = {"betas": (0.9, 0.999), "eps": 1e-7, "eps_mode": "hat", "bias_correction"
 SGD = {"momentum": 0.9, "nesterov": False, "dampening": 0.0}
 RMS = {"alpha": 0.9, "eps": 0.0, "eps_root": 1e-7, "momentum": 0.0, "centered": False}
 CASES = [
-    Case("sgd", ak.SGD, ko.SGD, family.SGD, {**SGD, "momentum": 0.0}),
-    Case("momentum", ak.SGD, ko.SGD, family.SGD, SGD, {"momentum": 0.9}),
-    Case("nesterov", ak.SGD, ko.SGD, family.SGD, {**SGD, "nesterov": True}, {"momentum": 0.9, "nesterov": True}),
-    Case("adagrad", ak.Adagrad, ko.Adagrad, family.ADAGRAD, {"eps": 0.0, "eps_root": 1e-7, "lr_decay": 0.0}, start=0.1),
-    Case("rmsprop", ak.RMSprop, ko.RMSprop, family.RMSPROP, RMS),
+    Case("sgd", ak.SGD, ko.SGD, MEMBERS["SGD"], {**SGD, "momentum": 0.0}),
+    Case("momentum", ak.SGD, ko.SGD, MEMBERS["SGD"], SGD, {"momentum": 0.9}),
+    Case("nesterov", ak.SGD, ko.SGD, MEMBERS["SGD"], {**SGD, "nesterov": True}, {"momentum": 0.9, "nesterov": True}),
+    Case(
+        "adagrad",
+        ak.Adagrad,
+        ko.Adagrad,
+        MEMBERS["Adagrad"],
+        {"eps": 0.0, "eps_root": 1e-7, "lr_decay": 0.0},
+        start=0.1,
+    ),
+    Case("rmsprop", ak.RMSprop, ko.RMSprop, MEMBERS["RMSprop"], RMS),
     Case(
         "rmsprop-centered-momentum",
         ak.RMSprop,
         ko.RMSprop,
-        family.RMSPROP,
+        MEMBERS["RMSprop"],
         {**RMS, "momentum": 0.8, "centered": True},
         {"centered": True, "momentum": 0.8},
     ),
@@ -67,25 +75,25 @@ CASES = [
         "rmsprop-torch",
         ak.RMSprop,
         None,
-        family.RMSPROP,
+        MEMBERS["RMSprop"],
         {**RMS, "eps": 1e-7, "eps_root": 0.0},
         {"eps_mode": "torch"},
     ),
-    Case("adam", ak.Adam, ko.Adam, family.ADAM, ADAM),
-    Case("adam-torch", ak.Adam, None, family.ADAM, {**ADAM, "eps_mode": "torch"}, {"eps_mode": "torch"}),
-    Case("amsgrad", ak.Adam, ko.Adam, family.ADAM, {**ADAM, "amsgrad": True}, {"amsgrad": True}),
-    Case("adamw", ak.AdamW, ko.AdamW, family.ADAM, {**ADAM, "weight_decay": 0.1}, {"weight_decay": 0.1}),
+    Case("adam", ak.Adam, ko.Adam, MEMBERS["Adam"], ADAM),
+    Case("adam-torch", ak.Adam, None, MEMBERS["Adam"], {**ADAM, "eps_mode": "torch"}, {"eps_mode": "torch"}),
+    Case("amsgrad", ak.Adam, ko.Adam, MEMBERS["Adam"], {**ADAM, "amsgrad": True}, {"amsgrad": True}),
+    Case("adamw", ak.AdamW, ko.AdamW, MEMBERS["Adam"], {**ADAM, "weight_decay": 0.1}, {"weight_decay": 0.1}),
     Case(
         "adam-l2",
         ak.Adam,
         None,
-        family.ADAM,
+        MEMBERS["Adam"],
         {**ADAM, "weight_decay": 0.1, "decay": "l2", "l1": 0.01},
         {"weight_decay": 0.1, "decay": "l2", "l1": 0.01},
     ),
-    Case("adamax", ak.Adamax, ko.Adamax, family.ADAMAX, ADAM),
-    Case("nadam", ak.Nadam, ko.Nadam, family.NADAM, {**ADAM, "eps_mode": "torch", "momentum_decay": 1.0}),
-    Case("radam", ak.RAdam, None, family.RADAM, ADAM),
+    Case("adamax", ak.Adamax, ko.Adamax, MEMBERS["Adamax"], ADAM),
+    Case("nadam", ak.Nadam, ko.Nadam, MEMBERS["NAdam"], {**ADAM, "eps_mode": "torch", "momentum_decay": 1.0}),
+    Case("radam", ak.RAdam, None, MEMBERS["RAdam"], ADAM),
 ]
 IN_KERAS = [case for case in CASES if case.theirs is not None]
 SHAPES = ((6, 40), ())

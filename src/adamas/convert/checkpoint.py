@@ -20,9 +20,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..family import Hyperparameters, Member
 from ..files import check_archive, replacing
 from ..rule import bounds, layout
+from ..rule.declaration import Hypers, Member
 
 Array: TypeAlias = npt.NDArray[Any]
 Names: TypeAlias = Mapping[str, str] | Callable[[str], str] | None
@@ -37,8 +37,8 @@ _LEAVES = {
     "beta": "bias",
 }
 _WEIGHT, _STATE = "weight", "state"
-# Hyperparameters with which a second moment may be as small beside the first one as with any, and every moment is in use.
-_ANY: Hyperparameters = {
+# Hypers with which a second moment may be as small beside the first one as with any, and every moment is in use.
+_ANY: Hypers = {
     **{"lr": 1.0, "betas": (0.0, 1 - 2.0**-24), "alpha": 1 - 2.0**-24, "eps": 0.0, "eps_mode": "torch"},
     **{"amsgrad": True, "centered": True, "nesterov": False},
     **dict.fromkeys(("momentum", "dampening", "lr_decay", "momentum_decay"), 0.0),
@@ -189,7 +189,7 @@ class Moved:
             {key: place.from_torch(x) if x.ndim else x for key, x in parameter.state.items()},
         )
 
-    def check(self, member: Member, hyper_of: Callable[[str], Hyperparameters] | None) -> None:
+    def check(self, member: Member, hyper_of: Callable[[str], Hypers] | None) -> None:
         """Checks moments and counts, and raises second moments that are too small beside the first ones, with a warning; see
         ``adamas.rule.bounds``. ``adamas.torch`` and ``adamas.numpy`` do it themselves.
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..extras import needs
-from ..family import MEMBERS, Member
 from ..numpy import arrays
 from ..rule import layout
+from ..rule.declaration import Member
 from ..rule.layout import Slot
+from ..rule.members import MEMBERS
 from .checkpoint import Array, Checkpoint, Moved, Names, Place, gathered
 from .weights import narrowed, widened
 
@@ -229,7 +230,7 @@ def _theirs(before: Any, state: State) -> Any:
 def _member_with(moments: Mapping[str, Any]) -> Member:
     """The first member with these moments: what they can be is the same for all."""
     names = {name for name in moments if not _is_scale(name, moments)}
-    return next(member for member in MEMBERS.values() if names <= set(member.slots))
+    return next(member for member in MEMBERS.values() if names <= set(member.states))
 
 
 def _is_scale(name: str, moments: Mapping[str, Any]) -> bool:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..extras import needs
-from ..family import ADAM, MEMBERS, Member
 from ..rule import layout
+from ..rule.declaration import Member
+from ..rule.members import MEMBERS
 from .checkpoint import Array, Checkpoint, Moved, Names, Place, gathered
 from .weights import narrowed, widened
 
@@ -99,8 +100,14 @@ def to_torch(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Op
 
 def _member_of(optimizer: torch.optim.Optimizer) -> Member | None:
     """Which member an optimizer of ``torch.optim`` is, if it is one."""
-    members = {**MEMBERS, "AdamW": ADAM}
-    return next((one for name, one in members.items() if isinstance(optimizer, getattr(torch.optim, name))), None)
+    return next(
+        (
+            member
+            for name, member in MEMBERS.items()
+            if (kind := getattr(torch.optim, name, None)) is not None and isinstance(optimizer, kind)
+        ),
+        None,
+    )
 
 
 def _parameters(model: nn.Module) -> list[tuple[str, Tensor]]:

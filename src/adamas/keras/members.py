@@ -26,9 +26,9 @@ from typing import Any, Literal, TypeAlias
 
 import keras
 
-from .. import family
 from ..rule.hyperparameters import Decay, Weights
 from ..rule.layout import State
+from ..rule.members import MEMBERS
 from .optimizer import Optimizer, Rate
 
 EpsMode: TypeAlias = Literal["hat", "torch"]
@@ -57,7 +57,7 @@ class SGD(Optimizer):
         ValueError: an argument has a value that it cannot have.
     """
 
-    _member = family.SGD
+    _member = MEMBERS["SGD"]
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Adagrad(Optimizer):
         ValueError: an argument has a value that it cannot have.
     """
 
-    _member = family.ADAGRAD
+    _member = MEMBERS["Adagrad"]
     _eps_modes = ("root", "torch")
 
     def __init__(
@@ -169,7 +169,7 @@ class RMSprop(Optimizer):
         ValueError: an argument has a value that it cannot have.
     """
 
-    _member = family.RMSPROP
+    _member = MEMBERS["RMSprop"]
     _eps_modes = ("root", "torch")
 
     def __init__(
@@ -231,7 +231,7 @@ class Adam(Optimizer):
         ValueError: an argument has a value that it cannot have.
     """
 
-    _member = family.ADAM
+    _member = MEMBERS["Adam"]
 
     def __init__(
         self,
@@ -287,7 +287,7 @@ class AdamW(Optimizer):
         ValueError: an argument has a value that it cannot have.
     """
 
-    _member = family.ADAM
+    _member = MEMBERS["Adam"]
 
     def __init__(
         self,
@@ -348,7 +348,7 @@ class Adamax(Optimizer):
         ValueError: an argument has a value that it cannot have.
     """
 
-    _member = family.ADAMAX
+    _member = MEMBERS["Adamax"]
 
     def __init__(
         self,
@@ -405,7 +405,7 @@ class Nadam(Optimizer):
         ValueError: an argument has a value that it cannot have.
     """
 
-    _member = family.NADAM
+    _member = MEMBERS["NAdam"]
 
     def __init__(
         self,
@@ -459,7 +459,7 @@ class RAdam(Optimizer):
         ValueError: an argument has a value that it cannot have.
     """
 
-    _member = family.RADAM
+    _member = MEMBERS["RAdam"]
 
     def __init__(
         self,

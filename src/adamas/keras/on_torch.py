@@ -13,12 +13,13 @@ from torch._compile import _disable_dynamo
 from torch.autograd.graph import increment_version
 
 from .. import _engine
-from ..family import Coefficients
 from ..rule import formats
+from ..rule.declaration import Member, Numbers, Rule, has_penalty
 from ..rule.layout import LOW_BITS, scale_name
+from ..step.plan import engine_numbers, engine_shape, engine_slots
 from ..torch import unfused
 from ..torch.storage import dtype_name
-from .traced import undecayed, without_decay
+from .traced import without_decay
 
 if TYPE_CHECKING:
     from .optimizer import Optimizer
@@ -35,9 +36,9 @@ class Plan:
         names: what messages call them.
         keys: for each the key of its random numbers.
         decayed: for each whether it has the decay and the penalties.
-        shapes: the shape of the rule for those that have, and for those that have not.
+        member: the member.
+        hyper: its hyperparameters.
         weights: how 16-bit weights are rounded.
-        slots: the names of the moments, in the engine's order.
     """
 
     def __init__(
@@ -47,13 +48,13 @@ class Plan:
         names: Sequence[str],
         keys: Sequence[int],
         decayed: Sequence[bool],
-        shapes: tuple[int, int],
+        member: Member,
+        hyper: Mapping[str, Any],
         weights: str,
-        slots: Sequence[str | None],
     ) -> None:
-        self.tensors, self.options = list(tensors), (shapes, weights)
+        self.tensors, self.options = list(tensors), (member.rule(hyper), has_penalty(hyper), weights)
         self._states, self._keys, self._decayed = states, keys, decayed
-        self._shapes, self._weights, self._slots = shapes, weights, list(slots)
+        self._member, self._hyper, self._slots = member, hyper, member.state_names(hyper)
         self._elsewhere = [i for i, tensor in enumerate(tensors) if tensor.device.type != _ENGINE_DEVICE]
         self._groups = [
             (indices, is_decayed, self._group(indices, is_decayed, names))
@@ -68,26 +69,27 @@ class Plan:
         ]
 
     def _group(self, indices: list[int], is_decayed: bool, names: Sequence[str]) -> _engine.Group:
+        rule, penalized, weights = self.options
         return _engine.Group(
             [self.tensors[i] for i in indices],
             [self._states[i] for i in indices],
             [names[i] for i in indices],
             [self._keys[i] for i in indices],
             [0] * len(indices),
-            self._shapes[0 if is_decayed else 1],
-            self._weights,
-            [*self._slots, LOW_BITS if self._weights == "split" else None],
-            [*(None if name is None else scale_name(name) for name in self._slots), None],
+            engine_shape(rule, is_decayed and penalized),
+            weights,
+            engine_slots(self._member, self._hyper, LOW_BITS if weights == "split" else None),
+            [None if name is None else scale_name(name) for name in engine_slots(self._member, self._hyper, None)],
             [],
             None,
         )
 
-    def holds(self, tensors: list[Tensor], options: tuple[tuple[int, int], str]) -> bool:
+    def holds(self, tensors: list[Tensor], options: tuple[Rule, bool, str]) -> bool:
         """Whether it is the plan of these weights, with these options."""
         return self.options == options and _engine.same_objects(self.tensors, tensors)
 
     @torch.no_grad()
-    def step(self, gradients: list[Tensor], numbers: Mapping[bool, Coefficients], count: int) -> None:
+    def step(self, gradients: list[Tensor], numbers: Mapping[bool, Numbers], count: int) -> None:
         """Steps all variables in place.
 
         Args:
@@ -108,7 +110,7 @@ class Plan:
             # All in one call, so that an exception from a signal handler does not come between the groups.
             _engine.step(
                 [group for _, _, group in self._groups],
-                [[numbers[is_decayed]] for _, is_decayed, _ in self._groups],
+                [[engine_numbers(numbers[is_decayed])] for _, is_decayed, _ in self._groups],
                 [[(float(count),)]] * len(self._groups),
                 threads,
                 [],
@@ -118,15 +120,17 @@ class Plan:
                 group.discard()
         for i in self._elsewhere:
             state, is_decayed = self._states[i], self._decayed[i]
+            rule, penalized, weights = self.options
             unfused.step(
+                rule,
                 numbers[is_decayed],
-                self._shapes[0 if is_decayed else 1],
+                is_decayed and penalized,
                 self.tensors[i],
                 gradients[i],
-                tuple(None if name is None else state[name] for name in self._slots),
-                tuple(None if name is None else state.get(scale_name(name)) for name in self._slots),
+                tuple(state[name] for name in self._slots),
+                tuple(state.get(scale_name(name)) for name in self._slots),
                 state.get(LOW_BITS),
-                self._weights,
+                weights,
                 self._keys[i],
                 0,
                 count,
@@ -146,7 +150,7 @@ def step(optimizer: Optimizer, gradients: Sequence[Tensor], variables: Sequence[
     member, hyper = optimizer._member, {**optimizer.hyperparameters(), "lr": float(rate)}
     before = {"step": float(optimizer.iterations), **{name: float(value) for name, value in optimizer._scalars.items()}}
     now = member.advance(hyper, before)
-    numbers = member.full_coefficients(hyper, now)
+    numbers = member.numbers_of(hyper, now)
     plan = _current_plan(optimizer, variables, hyper)
     plan.step(list(gradients), {True: numbers, False: without_decay(numbers)}, int(now["step"]))
     for name, variable in optimizer._scalars.items():
@@ -156,10 +160,9 @@ def step(optimizer: Optimizer, gradients: Sequence[Tensor], variables: Sequence[
 def _current_plan(optimizer: Optimizer, variables: Sequence[Any], hyper: Mapping[str, Any]) -> Plan:
     """The plan of these variables, made anew where a tensor or an option is another than it was."""
     tensors = [variable.value for variable in variables]
-    shape = optimizer._member.full_shape(hyper)
-    shapes = shape, undecayed(shape)
+    options = optimizer._member.rule(hyper), has_penalty(hyper), optimizer.weights
     plan: Plan | None = optimizer._plan
-    if plan is None or not plan.holds(tensors, (shapes, optimizer.weights)):
+    if plan is None or not plan.holds(tensors, options):
         indices = [optimizer._get_variable_index(variable) for variable in variables]
         plan = optimizer._plan = Plan(
             tensors,
@@ -167,9 +170,9 @@ def _current_plan(optimizer: Optimizer, variables: Sequence[Any], hyper: Mapping
             [repr(variable.path) for variable in variables],
             [optimizer._keys[i] for i in indices],
             [optimizer._decayed[i] for i in indices],
-            shapes,
+            optimizer._member,
+            hyper,
             optimizer.weights,
-            optimizer._member.state_names(hyper),
         )
     return plan
 

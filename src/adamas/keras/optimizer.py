@@ -16,8 +16,8 @@ from typing import Any, ClassVar, TypeAlias
 import keras
 import numpy as np
 
-from ..family import Member
 from ..rule import layout
+from ..rule.declaration import Member, has_penalty
 from ..rule.formats import tensor_key
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
@@ -89,10 +89,10 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
 
     @abstractmethod
     def _hyper(self) -> dict[str, Any]:
-        """The hyperparameters of the member as ``adamas.family`` names them, without those that all members share."""
+        """The hyperparameters of the member as ``adamas.rule`` names them, without those that all members share."""
 
     def hyperparameters(self) -> dict[str, Any]:
-        """The hyperparameters as ``adamas.family`` names them, but the learning rate."""
+        """The hyperparameters as ``adamas.rule`` names them, but the learning rate."""
         return {
             "weight_decay": self.weight_decay or 0.0,
             "decay": self.decay,
@@ -274,16 +274,17 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         for name, value in after.items():
             self.assign(self._scalars[name], value)
 
-    def update_step(self, gradient: Array, variable: Variable, numbers: Mapping[str, traced.Numbers]) -> None:
+    def update_step(self, gradient: Array, variable: Variable, numbers: Mapping[str, traced.StepNumbers]) -> None:
         """Steps one variable with the numbers of this step."""
         index = self._get_variable_index(variable)
         hyper = self.hyperparameters()
-        shape, one = self._member.full_shape(hyper), numbers[compute_dtype(variable)]
+        one, penalized = numbers[compute_dtype(variable)], has_penalty(hyper)
         if not self._decayed[index]:
-            shape, one = traced.undecayed(shape), one.undecayed()
+            one, penalized = one.undecayed(), False
         state = {name: arrays.read(value) for name, value in self._states[index].items()}
         weight, after = traced.step(
-            shape,
+            self._member.rule(hyper),
+            penalized,
             one,
             self._member.state_names(hyper),
             arrays.read(variable),
@@ -413,7 +414,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
     def _layout(self) -> list[Any]:
         """What state there is, so that the state of another optimizer is known as such."""
         states = self._states if self.built else []
-        return [self._member.name, [{name: dtype_of(value) for name, value in state.items()} for state in states]]
+        return [self._member.base, [{name: dtype_of(value) for name, value in state.items()} for state in states]]
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the state: the variables by number, as Keras does, and as JSON what they are and what was observed.
@@ -448,7 +449,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
 
     def _take(self, described: Mapping[str, Any], saved: Sequence[Array]) -> None:
         """Takes over what was loaded, if it is of this optimizer."""
-        if described["layout"] == [self._member.name, []]:
+        if described["layout"] == [self._member.base, []]:
             return  # saved before the first step: there is nothing to go on from
         shapes = [value.shape for value in saved]
         if described["layout"] != self._layout() or shapes != [tuple(variable.shape) for variable in self.variables]:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..family import Member
+from ..rule.declaration import Member
 from ..rule.hyperparameters import CHOICES, check_state
 from ..schedules import Schedule
 from .schedule import Scheduled
@@ -62,7 +62,7 @@ def check(member: Member, eps_modes: tuple[str, ...], given: Mapping[str, Any]) 
     for name, allowed in {**CHOICES, "eps_mode": eps_modes}.items():
         if name in given and given[name] not in allowed:
             raise ValueError(f"{name}={given[name]!r} is unknown: use one of {', '.join(map(repr, allowed))}")
-    check_state(given["state"], member.slots, bool(given.get("centered")))
+    check_state(given["state"], member.states, bool(given.get("centered")))
     if isinstance(given["seed"], bool) or not isinstance(given["seed"], int):
         raise ValueError(f"seed must be an int, not {given['seed']!r}")
     check_independent(given["decay"], given["learning_rate"])

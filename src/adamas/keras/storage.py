@@ -11,14 +11,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..family import Member
 from ..rule import formats, layout
+from ..rule.declaration import Member
+from ..rule.declaration import State as MomentKind
 from ..rule.layout import HALVES, LOW_BITS, State
 from .backend import arrays
 
 Array = Any
 
-WHATS = ("first", "second", "maximum", "trace")
+_WHAT = {index: what for what, index in formats.DRAWS.items()}
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -104,11 +105,13 @@ def loaded(values: Array, scale: Array | None, compute: str, xp: Any) -> Array:
 
 
 @_exactly
-def kept(value: Array, dtype: str, rounding: Rounding, what: str) -> Array:
+def kept(value: Array, dtype: str, rounding: Rounding, kind: MomentKind) -> Array:
     """A moment in a dtype of the backend: 16 bits are rounded stochastically, but maxima, no averages, to the nearest."""
     if dtype not in HALVES:
         return arrays.cast(value, dtype)
-    return _rounded(value, dtype, rounding.xp, None if what == "maximum" else rounding.thresholds(value.shape, what))
+    return _rounded(
+        value, dtype, rounding.xp, None if kind.draw is None else rounding.thresholds(value.shape, _WHAT[kind.draw])
+    )
 
 
 @_exactly

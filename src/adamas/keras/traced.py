@@ -1,45 +1,40 @@
-"""The step as a compiled program runs it, on JAX and TensorFlow: ``adamas.rule`` over their arrays, with the numbers of
-``adamas.family`` computed once a step within the program, since there the step is known only when it runs.
+"""The step as a compiled program runs it, on JAX and TensorFlow: ``adamas.rule`` over their arrays, with its numbers computed
+once a step within the program, since there the step is known only when it runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from .. import rule_before as rule
-from ..family import Coefficients, Member, Shape, Traced
-from ..rule import layout
+from ..rule import house, layout
+from ..rule.declaration import Member, Numbers, Rule, Traced
 from . import storage
 from .backend import arrays
 
 Array = Any
 
 
-class Numbers(NamedTuple):
+class StepNumbers(NamedTuple):
     """The numbers of a step in one dtype, for the variables that have the decay and the penalties."""
 
-    coefficients: Coefficients
+    numbers: Numbers
     drift: Array | float  # k − 1, which float32 would not keep
 
-    def undecayed(self) -> Numbers:
+    def undecayed(self) -> StepNumbers:
         """The same for the others."""
-        return Numbers(without_decay(self.coefficients), 0.0)
+        return StepNumbers(without_decay(self.numbers), 0.0)
 
 
-def without_decay(k: Coefficients) -> Coefficients:
+def without_decay(k: Numbers) -> Numbers:
     """The numbers for variables without decay and penalties."""
-    return k._replace(l2=0.0, l1=0.0, k=1.0)
-
-
-def undecayed(shape: int) -> int:
-    """The shape for variables without decay and penalties."""
-    return shape & ~Shape.PENALTY
+    return k | {"l2": 0.0, "l1": 0.0, "k": 1.0}
 
 
 def numbers(
     member: Member, hyper: Mapping[str, Any], rate: Any, before: Mapping[str, Array], dtypes: Iterable[str]
-) -> tuple[dict[str, Numbers], dict[str, Array]]:
+) -> tuple[dict[str, StepNumbers], dict[str, Array]]:
     """The numbers of the coming step for each dtype that is computed in, and the member's scalars after it.
 
     Args:
@@ -51,9 +46,11 @@ def numbers(
     """
     with arrays.exactly():
         now = member.advance(hyper, {name: arrays.double(value) for name, value in before.items()})
-        k = member.full_coefficients({**hyper, "lr": arrays.double(rate)}, now, f=Traced(arrays.xp))
+        k = member.numbers_of({**hyper, "lr": arrays.double(rate)}, now, f=Traced(arrays.xp))
         found = {
-            dtype: Numbers(Coefficients(*(arrays.narrowed(x, dtype) for x in k)), arrays.narrowed(k.k - 1, dtype))
+            dtype: StepNumbers(
+                {name: arrays.narrowed(x, dtype) for name, x in k.items()}, arrays.narrowed(k["k"] - 1, dtype)
+            )
             for dtype in dtypes
         }
         after = {name: arrays.narrowed(now[name], "float32") for name in before if name != "step"}
@@ -61,9 +58,10 @@ def numbers(
 
 
 def step(
-    shape: int,
-    one: Numbers,
-    names: Sequence[str | None],
+    rule: Rule,
+    penalized: bool,
+    one: StepNumbers,
+    names: Sequence[str],
     weight: Array,
     gradient: Array,
     state: Mapping[str, Array],
@@ -73,43 +71,34 @@ def step(
     """One step of one variable: the weight and the state after it, as they are stored.
 
     Args:
-        shape: of the rule.
+        rule: the rule.
+        penalized: whether the penalties count.
         one: the numbers of the step.
-        names: of the moments, None where there is none.
+        names: of the moments, in the order of the rule.
         weight: as it is stored.
         gradient: in the dtype that is computed in.
         state: what the variable has, by name.
         weights: how 16-bit weights are rounded.
         rounding: what the roundings need.
     """
-    xp, k, compute, dtype = arrays.xp, one.coefficients, arrays.dtype_of(gradient), arrays.dtype_of(weight)
+    xp, k, compute, dtype = arrays.xp, one.numbers, arrays.dtype_of(gradient), arrays.dtype_of(weight)
     low = state.get(layout.LOW_BITS)
     p = arrays.cast(weight, compute) if low is None else storage.joined(weight, low, dtype, rounding.xp)
-    old = rule.Moments(
-        *(
-            None
-            if name is None
-            else storage.loaded(state[name], state.get(layout.scale_name(name)), compute, rounding.xp)
-            for name in names
-        )
-    )
-    g = rule.gradient(k, shape, xp, p, gradient)
-    change, new = rule.update(k._replace(k=one.drift), shape, xp, p, g, rule.moments(k, shape, xp, g, old))
+    old = tuple(storage.loaded(state[name], state.get(layout.scale_name(name)), compute, rounding.xp) for name in names)
+    drifting = SimpleNamespace(**(k | {"k": one.drift}))
+    change, new = house.step(rule, drifting, xp, p, gradient, old, penalized)
     # A rate of 0 without decay leaves the weight as it is, whatever the gradient was.
-    still = (k.eta == 0.0) & (one.drift == 0.0)
+    still = (k["eta"] == 0.0) & (one.drift == 0.0)
     p = xp.where(still, p, p + change)
 
     after: dict[str, Array] = {}
-    factors = (k.a1, k.a2, 1.0, k.q)
-    for name, value, what, factor in zip(names, new, storage.WHATS, factors, strict=True):
-        if name is None:
-            continue
+    for name, value, kind in zip(names, new, rule.states, strict=True):
         form, scale = arrays.dtype_of(state[name]), state.get(layout.scale_name(name))
         if scale is None:
-            after[name] = storage.kept(value, form, rounding, what)
+            after[name] = storage.kept(value, form, rounding, kind)
         else:
-            is_average = what == "second" and bool(shape & Shape.SQUARE)
-            coded = storage.coded(value, form, scale, rounding, factor, is_average)
+            factor = 1.0 if kind.decay is None else k[kind.decay]
+            coded = storage.coded(value, form, scale, rounding, factor, kind.codes == "dithered")
             after[name], after[layout.scale_name(name)] = coded
     if low is not None:
         stored, after[layout.LOW_BITS] = storage.split(p, dtype, rounding.xp)

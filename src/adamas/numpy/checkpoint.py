@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..family import Member
 from ..rule import bounds, layout
+from ..rule.declaration import Member
 from ..rule.hyperparameters import shown
 from ..step.resuming import HypersAfter, check_choice, check_group, hypers_of, merged, rehearse
 from ..step.scheduled import OBSERVED
@@ -168,7 +168,7 @@ def _loaded(
     """
     p, name = group["params"][index], repr(group["param_names"][index])
     slots = {slot.name: slot for slot in optimizer._slots(group, index)}
-    moments = [moment for moment in optimizer._member.slots if moment is not None]
+    moments = list(optimizer._member.states)
     known = {*(count for count, _ in optimizer._member.scalars), *moments, *map(layout.scale_name, moments)}
     if unknown := sorted(entries.keys() - known - {layout.LOW_BITS}):
         kind = type(optimizer).__name__
@@ -187,7 +187,7 @@ def _loaded(
     for moment, slot in slots.items():
         if moment in entries:
             _check_moment(entries[moment], entries.get(slot.scale_name), p, f"{moment!r} of parameter {name}")
-        elif moment == optimizer._member.slots[1]:  # without what it divides by, the next step could be of any size
+        elif moment in optimizer._member.denominators:  # without what it divides by, the next step could be of any size
             raise _unfit(f"{moment!r} of parameter {name} is missing")
     mended = _mended(optimizer._member, hypers, name, state, {key: entries[key] for key in slots if key in entries})
     for moment, slot in slots.items():

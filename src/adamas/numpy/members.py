@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .. import family
 from ..rule.hyperparameters import AdamaxOptions, AdamOptions, Options, RootOptions
+from ..rule.members import MEMBERS
 from ..schedules import Schedule
 from .optimizer import Optimizer, Params
 
@@ -42,7 +42,7 @@ class SGD(Optimizer):
         **options: see ``adamas.rule.hyperparameters.Options``.
     """
 
-    _member = family.SGD
+    _member = MEMBERS["SGD"]
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Adagrad(Optimizer):
         **options: see ``adamas.rule.hyperparameters.RootOptions``.
     """
 
-    _member = family.ADAGRAD
+    _member = MEMBERS["Adagrad"]
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class RMSprop(Optimizer):
         **options: see ``adamas.rule.hyperparameters.RootOptions``.
     """
 
-    _member = family.RMSPROP
+    _member = MEMBERS["RMSprop"]
 
     def __init__(
         self,
@@ -185,7 +185,7 @@ class Adam(Optimizer):
         4.999
     """
 
-    _member = family.ADAM
+    _member = MEMBERS["Adam"]
 
     def __init__(
         self,
@@ -259,7 +259,7 @@ class Adamax(Optimizer):
         **options: see ``adamas.rule.hyperparameters.AdamaxOptions``.
     """
 
-    _member = family.ADAMAX
+    _member = MEMBERS["Adamax"]
 
     def __init__(
         self,
@@ -303,7 +303,7 @@ class NAdam(Optimizer):
         **options: see ``adamas.rule.hyperparameters.AdamOptions``.
     """
 
-    _member = family.NADAM
+    _member = MEMBERS["NAdam"]
 
     def __init__(
         self,
@@ -348,7 +348,7 @@ class RAdam(Optimizer):
         **options: see ``adamas.rule.hyperparameters.AdamOptions``.
     """
 
-    _member = family.RADAM
+    _member = MEMBERS["RAdam"]
 
     def __init__(
         self,

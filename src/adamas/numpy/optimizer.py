@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import _engine
 from ..rule import hyperparameters, layout
+from ..rule.declaration import has_penalty
 from ..rule.formats import tensor_key
 from ..step import Memory, Plan, Stepping
 from ..step.locks import step_lock
@@ -116,7 +117,7 @@ class Optimizer(Stepping):
     def _check(self, group: dict[str, Any]) -> None:
         """Raises if an option has a value that it cannot have; makes NumPy's numbers Python's."""
         group.update(hyperparameters.checked(group))
-        hyperparameters.check_options(group, self._member.slots)
+        hyperparameters.check_options(group, self._member.states)
         names = [repr(name) for name in group["param_names"]]
         hyperparameters.check_rows(group["rows"], names, [p.shape for p in group["params"]])
 
@@ -327,7 +328,7 @@ def _signature(optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[Any, ...
     """What a plan rests on; and the options that are words, so that one that was changed is checked."""
     words = (group.get(name) for name in ("weights", "decay", "on_nonfinite", "eps_mode", "state", "seed", "rows"))
     kinds = (type(group.get(name)) for name in HYPERPARAMETERS)
-    return optimizer._member.full_shape(group), *words, *kinds
+    return optimizer._member.rule(group), has_penalty(group), *words, *kinds
 
 
 def _check_apart(groups: Sequence[Mapping[str, Any]], known: Array) -> Array:

@@ -33,9 +33,9 @@ from typing import Any, Literal, TypeAlias
 
 import optax
 
-from .. import family
 from ..rule.hyperparameters import Decay, Weights
 from ..rule.layout import State as StateOption
+from ..rule.members import MEMBERS
 from .transformation import Number, Scheduled, Tree, transformation
 
 EpsMode = Literal["torch", "hat"]
@@ -85,7 +85,7 @@ def sgd(
         "maximize": False,
     }
     return transformation(
-        family.SGD, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+        MEMBERS["SGD"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
     )
 
 
@@ -130,7 +130,7 @@ def adagrad(
         "maximize": False,
     }
     return transformation(
-        family.ADAGRAD, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+        MEMBERS["Adagrad"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
     )
 
 
@@ -186,7 +186,7 @@ def rmsprop(
         "maximize": False,
     }
     return transformation(
-        family.RMSPROP, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+        MEMBERS["RMSprop"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
     )
 
 
@@ -239,7 +239,7 @@ def adam(
         learning_rate, b1, b2, eps, eps_root, eps_mode, bias_correction, weight_decay, decay_mode, l1, amsgrad=False
     )
     return transformation(
-        family.ADAM, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+        MEMBERS["Adam"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
     )
 
 
@@ -284,7 +284,7 @@ def adamw(
         learning_rate, b1, b2, eps, eps_root, eps_mode, bias_correction, weight_decay, decay_mode, l1, amsgrad=False
     )
     return transformation(
-        family.ADAM, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+        MEMBERS["Adam"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
     )
 
 
@@ -327,7 +327,7 @@ def amsgrad(
         learning_rate, b1, b2, eps, eps_root, eps_mode, bias_correction, weight_decay, decay_mode, l1, amsgrad=True
     )
     return transformation(
-        family.ADAM, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+        MEMBERS["Adam"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
     )
 
 
@@ -373,7 +373,7 @@ def adamax(
         "maximize": False,
     }
     return transformation(
-        family.ADAMAX, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+        MEMBERS["Adamax"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
     )
 
 
@@ -431,7 +431,7 @@ def nadam(
         momentum_decay=momentum_decay,
     )
     return transformation(
-        family.NADAM, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+        MEMBERS["NAdam"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
     )
 
 
@@ -475,7 +475,7 @@ def radam(
     """
     hyper = _like_adam(learning_rate, b1, b2, eps, eps_root, eps_mode, bias_correction, weight_decay, decay_mode, l1)
     return transformation(
-        family.RADAM, hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
+        MEMBERS["RAdam"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
     )
 
 
@@ -492,7 +492,7 @@ def _like_adam(
     l1: Number | None,
     **own: Number,
 ) -> dict[str, Any]:
-    """The hyperparameters of Adam and of those that differ from it in one (``own``), by the names of ``adamas.family``."""
+    """The hyperparameters of Adam and of those that differ from it in one (``own``), by the names of ``adamas.rule``."""
     return {
         "lr": learning_rate,
         "betas": (b1, b2),

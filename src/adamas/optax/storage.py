@@ -15,11 +15,12 @@ import numpy as np
 
 from ..jax_formats import Namespace
 from ..rule import formats, layout
+from ..rule.declaration import State
 from ..rule.layout import HALVES, StateFormat
 
 Array = Any
 
-WHATS = ("first", "second", "maximum", "trace")
+_WHAT = {index: what for what, index in formats.DRAWS.items()}
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -131,22 +132,20 @@ def loaded(stored: Stored, compute: Any, xp: Namespace) -> Array:
 
 
 @_with_all_constants
-def kept(
-    value: Array, before: Stored, rounding: Rounding, what: str, factor: Array | float, is_average: bool
-) -> Stored:
+def kept(value: Array, before: Stored, rounding: Rounding, kind: State, factor: Array | float) -> Stored:
     """A moment as it is stored, in the format of the one ``before``. ``factor`` is the rule's own, of its decay."""
     xp, dtype = rounding.xp, before.values.dtype
     if not before.is_coded:
         if dtype != jnp.bfloat16:
             return Stored(value.astype(dtype), copied(before.scale))
         # Maxima are no averages: to the nearest.
-        thresholds = None if what == "maximum" else rounding.thresholds(value.shape, what)
+        thresholds = None if kind.draw is None else rounding.thresholds(value.shape, _WHAT[kind.draw])
         return Stored(rounded(value, dtype, thresholds, xp), copied(before.scale))
     blocks = layout.blocks(xp, value.astype(jnp.float32))
     if dtype == jnp.int8:
         codes, scale = formats.encode_signed(xp, blocks)
     else:
-        thresholds = rounding.block_thresholds(before.scale.shape) if is_average else None
+        thresholds = rounding.block_thresholds(before.scale.shape) if kind.codes == "dithered" else None
         old = factor * jnp.abs(before.scale[..., None])
         codes, scale = formats.encode_unsigned(xp, blocks, old, thresholds)
     return Stored(layout.unblocked(codes, value.shape).astype(dtype), scale[..., 0])

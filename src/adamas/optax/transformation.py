@@ -1,13 +1,14 @@
 """The gradient transformation that all members share: it speaks optax's habits and holds no arithmetic.
 
-An update asks ``adamas.family`` for the numbers of this step, computed within the program in float64 whatever
-``jax_enable_x64`` says, since there the step is known only when it runs; and hands them to ``adamas.rule`` over
+An update asks ``adamas.rule`` for the numbers of this step, computed within the program in float64 whatever
+``jax_enable_x64`` says, since there the step is known only when it runs; and hands them to the rule over
 ``jax.numpy``, which XLA makes one loop of.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -15,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .. import rule_before as rule
-from ..family import Coefficients, Member, Shape, Traced
 from ..jax_formats import Namespace
-from ..rule import layout
+from ..rule import house, layout
+from ..rule.declaration import Member, Numbers, Rule, Traced, has_penalty
 from ..rule.formats import tensor_key
 from ..rule.hyperparameters import CHOICES, Weights, check_state
 from ..schedules import Schedule
@@ -55,13 +55,14 @@ class State(NamedTuple):
 class _Leaf(NamedTuple):
     """The numbers of a step for leaves of one dtype that have, or do not have, the decay and the penalties."""
 
-    shape: int
-    numbers: Coefficients
+    rule: Rule
+    penalized: bool
+    numbers: Numbers
     drift: Array | float  # k − 1, which float32 would not keep
 
     def held(self, before: Array, after: Array) -> Array:
         """``after``; but where a rate of 0 moves nothing, ``before``, whatever the gradient was."""
-        still = (self.numbers.eta == 0) & (self.drift == 0)
+        still = (self.numbers["eta"] == 0) & (self.drift == 0)
         return jnp.where(still, before, after)
 
 
@@ -86,11 +87,10 @@ def transformation(
         hyper["base_lr"] = _base_rate(hyper["lr"])
     static = {name: 1.0 if _is_open(value) else value for name, value in hyper.items()}
     names = member.state_names(static)
-    slots = [name for name in names if name is not None]
-    forms = {name: layout.format_of(state, name) for name in slots}
+    forms = {name: layout.format_of(state, name) for name in names}
     parts = {name: (name, f"{name}_scale") if form == "int8" else (name,) for name, form in forms.items()}
     signs = layout.signs(member)
-    shape = member.full_shape(static)
+    rule, penalized = member.rule(static), has_penalty(static)
     decays = bool(static["weight_decay"]) and hyper["decay"] != "l2"
     start = hyper.get("initial_accumulator_value", 0.0)
 
@@ -103,7 +103,7 @@ def transformation(
                 part: jax.tree.map(
                     lambda p, name=name, i=i: storage.initial(forms[name], signs[name], p, start)[i], params
                 )
-                for name in slots
+                for name in names
                 for i, part in enumerate(parts[name])
             },
             {name: jnp.asarray(value, float) for name, value in member.scalars if name != "step"},
@@ -114,7 +114,7 @@ def transformation(
     def update(updates: Tree, state: State, params: Tree = None) -> tuple[Tree, State]:
         tree: Any
         paths, tree = jax.tree_util.tree_flatten_with_path(updates, is_leaf=_is_none)
-        if params is None and (decays or shape & Shape.PENALTY or weights != "nearest" or mask is not None):
+        if params is None and (decays or penalized or weights != "nearest" or mask is not None):
             raise ValueError(
                 "params: weight_decay, l1 and weights= other than 'nearest' need them; call update(grads, state, params)"
             )
@@ -133,19 +133,16 @@ def transformation(
                 continue
             g, p, low = storage.as_array(g), ps[i] if ps[i] is None else storage.as_array(ps[i]), lows[i]
             compute = _compute_dtype(g if p is None else p)
-            leaf = _leaf(shape, *numbers[compute], decayed[i])
+            leaf = _leaf(rule, penalized, *numbers[compute], decayed[i])
             moves = decays and decayed[i]
             identity = jax.tree_util.keystr(path, simple=True, separator=".")
             rounding = storage.Rounding(tensor_key(seed or 0, identity), count, xp)
-            stored = [
-                None if name is None else storage.Stored(*(moments[part][i] for part in parts[name])) for name in names
-            ]
+            stored = [storage.Stored(*(moments[part][i] for part in parts[name])) for name in names]
             changed, new, lows[i] = _stepped(leaf, moves, weights, p, g, stored, low, compute, rounding)
             changes.append(changed)
             for name, value in zip(names, new, strict=True):
-                if name is not None and value is not None:
-                    for part, array in zip(parts[name], value, strict=False):
-                        moments[part][i] = array
+                for part, array in zip(parts[name], value, strict=False):
+                    moments[part][i] = array
         change = jax.tree.unflatten(tree, changes)
         after = State(
             count,
@@ -185,23 +182,26 @@ def _stepped(
     weights: Weights,
     p: Array,
     g: Array,
-    stored: list[storage.Stored | None],
+    stored: list[storage.Stored],
     low: Array,
     compute: Any,
     rounding: storage.Rounding,
-) -> tuple[Array, list[storage.Stored | None], Array]:
+) -> tuple[Array, list[storage.Stored], Array]:
     """The update, the moments as they are stored, and the low bits. ``moves``: whether the weight itself is in the step."""
-    shape, k, xp, dtype = leaf.shape, leaf.numbers, rounding.xp, _update_dtype(g, p)
+    k, xp, dtype = leaf.numbers, rounding.xp, _update_dtype(g, p)
     exact = weights != "nearest" and storage.is_half(p.dtype)
     is_split = exact and weights == "split"
     weight: Array = 0.0
-    if exact or moves or shape & Shape.PENALTY:
+    if exact or moves or leaf.penalized:
         weight = storage.joined(p, low, xp) if is_split else p.astype(compute)
-    old = rule.Moments(*(None if x is None else storage.loaded(x, compute, xp) for x in stored))
-    full = rule.gradient(k, shape, jnp, weight, g.astype(compute))
-    moments = rule.moments(k, shape, jnp, full, old)
+    old = tuple(storage.loaded(x, compute, xp) for x in stored)
+
+    def stepped(p: Array, keep: Array | float) -> tuple[Array, tuple[Array, ...]]:
+        numbers = SimpleNamespace(**(k | {"k": keep}))
+        return house.step(leaf.rule, numbers, jnp, p, g.astype(compute), old, leaf.penalized)
+
     if exact:
-        value, moments = rule.update(k, shape, jnp, weight, full, moments)
+        value, moments = stepped(weight, k["k"])
         value = leaf.held(weight, value)
         if is_split:
             high, low = storage.split(value, p.dtype, xp)
@@ -213,15 +213,11 @@ def _stepped(
             low = jnp.where(change.astype(compute) == exact_change, low, jnp.zeros_like(low))
     else:
         low = storage.copied(low)
-        step = k._replace(k=leaf.drift)
-        change, moments = rule.update(step, shape, jnp, weight if moves else 0.0, full, moments)
+        change, moments = stepped(weight, leaf.drift if moves else 0.0)
         change = leaf.held(jnp.zeros_like(change), change).astype(dtype)
-    factors = (k.a1, k.a2, 1.0, k.q)
     new = [
-        None
-        if x is None
-        else storage.kept(value, x, rounding, what, factor, what == "second" and bool(shape & Shape.SQUARE))
-        for x, value, what, factor in zip(stored, moments, storage.WHATS, factors, strict=True)
+        storage.kept(value, x, rounding, kind, 1.0 if kind.decay is None else k[kind.decay])
+        for x, value, kind in zip(stored, moments, leaf.rule.states, strict=True)
     ]
     return change, new, low
 
@@ -254,26 +250,26 @@ def _unless_nonfinite(gradients: Tree, change: Tree, before: State, after: State
 
 def _numbers(
     member: Member, hyper: Mapping[str, Any], state: State
-) -> tuple[dict[Any, tuple[Coefficients, Any]], dict[str, jax.Array]]:
+) -> tuple[dict[Any, tuple[Numbers, Any]], dict[str, jax.Array]]:
     """The coefficients and k − 1 for each dtype that is computed in, and the member's scalars after the step."""
     values = {name: _at(value, state.count) for name, value in hyper.items()}
     with jax.enable_x64(True):
         arrays = {name: _widened(name, value) for name, value in values.items()}
         before: dict[str, Any] = {"step": state.count, **state.scalars}
         now = member.advance(arrays, {name: value.astype(jnp.float64) for name, value in before.items()})
-        k = member.full_coefficients(arrays, now, f=Traced(jnp))
+        k = member.numbers_of(arrays, now, f=Traced(jnp))
         found = {
-            dtype: (Coefficients(*(_narrowed(x, dtype) for x in k)), _narrowed(k.k - 1, dtype))
+            dtype: ({name: _narrowed(x, dtype) for name, x in k.items()}, _narrowed(k["k"] - 1, dtype))
             for dtype in (jnp.float32, jnp.float64)
         }
         after: dict[str, Any] = {name: _narrowed(now[name], value.dtype) for name, value in state.scalars.items()}
     return found, after
 
 
-def _leaf(shape: int, k: Coefficients, drift: Any, decayed: bool) -> _Leaf:
+def _leaf(rule: Rule, penalized: bool, k: Numbers, drift: Any, decayed: bool) -> _Leaf:
     if decayed:
-        return _Leaf(shape, k, drift)
-    return _Leaf(shape & ~Shape.PENALTY, k._replace(l2=0.0, l1=0.0, k=1.0), 0.0)
+        return _Leaf(rule, penalized, k, drift)
+    return _Leaf(rule, False, k | {"l2": 0.0, "l1": 0.0, "k": 1.0}, 0.0)
 
 
 def _at(value: Any, count: jax.Array) -> Any:
@@ -367,7 +363,7 @@ def _check(hyper: Mapping[str, Any], member: Member, state: Any, weights: str, s
                 f"{value!r} answers to a metric, and a compiled step would keep what it was when compiled: use "
                 "optax.contrib.reduce_on_plateau"
             )
-    check_state(state, member.slots, bool(hyper.get("centered")))
+    check_state(state, member.states, bool(hyper.get("centered")))
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise ValueError(
             f"seed must be an int, not {type(seed).__name__}; optax.inject_hyperparams takes it as static_args='seed'"

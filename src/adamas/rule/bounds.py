@@ -17,8 +17,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..family import Host, Member, Shape
-from .layout import blocks, signs
+from .declaration import Host, Member, State
+from .layout import blocks
 
 Array = Any
 
@@ -84,19 +84,35 @@ def mended(
     Raises:
         ValueError: one has a NaN, or is negative or infinite and cannot be; the message begins with its name.
     """
-    has_sign = signs(member)
-    least = {name: _least(xp, x, name, has_sign[name]) for name, x in moments.items()}
-    first, second, maximum, _ = member.slots
+    states = member.states
+    least = {name: _least(xp, x, name, states[name].signed) for name, x in moments.items()}
     found: dict[str, Mended] = {}
-    possible, usual = map(max, zip(*(_ratios(member, hyper, scalars) for hyper in hypers), strict=True))
-    is_square = bool(member.shape(hypers[0]) & Shape.SQUARE)
-    if first is not None and first in moments and usual and math.isfinite(possible):
-        for name in (second, maximum):
-            if name is not None and least.get(name, math.inf) < _LEAST_HALF:
-                raised = _raised(xp, moments[first], moments[name], possible, usual, is_square)
+    for (first, second), raised_too in _pairs(member).items():
+        if first not in moments:
+            continue
+        ratios = (_ratios(member, states[first], states[second], hyper, scalars) for hyper in hypers)
+        possible, usual = map(max, zip(*ratios, strict=True))
+        if not usual or not math.isfinite(possible):
+            continue
+        for name in (second, *raised_too):
+            if least.get(name, math.inf) < _LEAST_HALF:
+                before = found[name].values if name in found else moments[name]
+                raised = _raised(xp, moments[first], before, possible, usual, states[second].of == "square")
                 if raised.elements:
                     found[name] = raised
     return found
+
+
+def _pairs(member: Member) -> dict[tuple[str, str], list[str]]:
+    """The member's averages of the gradient beside its averages of the gradient's size, and the maxima of the latter."""
+    states = member.states
+    maxima = [name for name, state in states.items() if state.of == "maximum"]
+    return {
+        (first, second): maxima
+        for first, one in states.items()
+        for second, other in states.items()
+        if one.of == "gradient" and other.of in ("square", "size")
+    }
 
 
 def mended_message(moment: str, counts: Mapping[str, int], kind: str = "parameter") -> str:
@@ -129,19 +145,21 @@ def _least(xp: Any, x: Array, name: str, has_sign: bool) -> float:
     return smallest
 
 
-def _ratios(member: Member, hyper: Mapping[str, Any], scalars: Mapping[str, float]) -> tuple[float, float]:
+def _ratios(
+    member: Member, first: State, second: State, hyper: Mapping[str, Any], scalars: Mapping[str, float]
+) -> tuple[float, float]:
     """The highest m²/v (m/v, where v is a size and no square) after any number of steps, and after those that were done.
 
-    Infinite where there is none; 0 where the member has no two such moments.
+    Infinite where there is none; 0 where the hyperparameters leave one of the two out.
     """
-    shape = member.shape(hyper)
-    if not shape & Shape.FIRST or not shape & (Shape.SQUARE | Shape.ABSOLUTE):
+    if not {first, second} <= set(member.rule(hyper).states):
         return 0.0, 0.0
     steps = max(scalars["step"], 1.0)
-    k = member.coefficients({**hyper, "bias_correction": False}, {**scalars, "step": steps}, Host)
-    if not k.a2:
+    k = member.numbers({**hyper, "bias_correction": False}, {**scalars, "step": steps}, Host)
+    a1, b1, a2 = k[str(first.decay)], k[str(first.gain)], k[str(second.decay)]
+    if not a2:
         return math.inf, math.inf
-    part, r = (k.b1**2 / k.b2, k.a1**2 / k.a2) if shape & Shape.SQUARE else (k.b1, k.a1 / k.a2)
+    part, r = (b1**2 / k[str(second.gain)], a1**2 / a2) if second.of == "square" else (b1, a1 / a2)
     try:
         done = part * (steps if r == 1 else (1 - r**steps) / (1 - r))
     except OverflowError:

@@ -8,8 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 Array = Any
 Hypers = Mapping[str, Any]
@@ -30,6 +29,9 @@ class State:
         decay: the number of the rule that multiplies it at every step; None if nothing does. A state that decays is flushed to
             zero where it falls below the smallest normal number and the gradient is zero, and the scale of its 8-bit codes
             decays with it.
+        of: what it remembers: the gradient, its square or its size, the largest of the state before it (``"maximum"``), or
+            something else (None).
+        gain: the number of the rule that multiplies what is added to it; None if nothing does.
         draw: the index of its random numbers, with which an average in 16 bits is rounded stochastically. None: it is
             rounded to the nearest, as a maximum has to be.
         codes: how its 8-bit codes are rounded: ``"nearest"``, or ``"dithered"`` with the same random numbers.
@@ -39,6 +41,8 @@ class State:
     signed: bool
     decay: str | None
     draw: int | None
+    of: Literal["gradient", "square", "size", "maximum"] | None = None
+    gain: str | None = None
     codes: Literal["nearest", "dithered"] = "nearest"
 
 
@@ -75,7 +79,7 @@ class Rule(ABC):
             states: as they were after the last step.
         """
 
-    def at(self, numbers: Any) -> Rule:
+    def at(self, numbers: Numbers) -> Rule:
         """The rule for a step with these numbers: itself, but for rules that leave out a part of themselves in some steps."""
         return self
 
@@ -185,7 +189,7 @@ class Choice(Hyperparameter):
 # ---- the member
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
     """One member of the family.
 
@@ -195,7 +199,7 @@ class Member:
         equations: its rule in LaTeX.
         hyperparameters: in the order of the signature. What all members share (``weight_decay``, ``decay``, ``maximize``, …)
             is in ``adamas.rule.hyperparameters``.
-        rule: the rule for some hyperparameters.
+        make_rule: makes the rule for some hyperparameters, of which only whether the structural ones are 0 or False counts.
         numbers: the numbers that the rule reads, by name, for hyperparameters and scalars; ``eta`` is the rate where that is
             not ``lr``. The last argument is ``Host`` or a ``Traced``. Computed in float64.
         names: what the state calls the tensors, by their roles: PyTorch's names.
@@ -211,7 +215,7 @@ class Member:
     title: str
     equations: str
     hyperparameters: tuple[Hyperparameter, ...]
-    rule: Callable[[Hypers], Rule]
+    make_rule: Callable[[Hypers], Rule]
     numbers: Callable[[Hypers, Scalars, Any], Numbers]
     names: Mapping[str, str]
     starts: Mapping[str, str] = field(default_factory=dict)
@@ -221,27 +225,46 @@ class Member:
     decay: str = "l2"
     variant_of: str | None = None
 
-    HOUSE: ClassVar[tuple[str, ...]] = ("s", "l2", "l1", "k", "eta")
-
     @cached_property
     def states(self) -> dict[str, State]:
         """All tensors that it may keep, by their names in the state, whatever the options are."""
-        found = {self.names[state.role]: state for rule in self.rules() for state in rule.states}
+        found = {self.names[state.role]: state for rule in self._rules.values() for state in rule.states}
         return {name: found[name] for name in self.names.values()}
 
+    @cached_property
+    def _structural(self) -> tuple[str, ...]:
+        return tuple(h.name for h in self.hyperparameters if h.structural)
+
+    @cached_property
+    def _rules(self) -> dict[tuple[bool, ...], Rule]:
+        """The rule by whether each of the structural hyperparameters is there."""
+        names = self._structural
+        return {
+            values: self.make_rule(dict(zip(names, values, strict=True)))
+            for values in itertools.product((False, True), repeat=len(names))
+        }
+
+    def rule(self, hyper: Hypers) -> Rule:
+        """The rule for these hyperparameters."""
+        return self._rules[tuple([bool(hyper[name]) for name in self._structural])]
+
     def rules(self) -> list[Rule]:
-        """All rules that it can have, each once."""
-        structural = [h for h in self.hyperparameters if h.structural]
-        found: dict[Rule, None] = {}
-        for values in itertools.product((False, True), repeat=len(structural)):
-            hyper = {h.name: value for h, value in zip(structural, values, strict=True)}
-            for rule in self.rule(hyper).variants():
-                found[rule] = None
-        return list(found)
+        """All rules that a step of it can follow, each once."""
+        return list(dict.fromkeys(rule for one in self._rules.values() for rule in one.variants()))
 
     def state_names(self, hyper: Hypers) -> tuple[str, ...]:
         """The names of the tensors that the hyperparameters call for, in the order of the rule's states."""
-        return tuple(self.names[state.role] for state in self.rule(hyper).states)
+        return tuple([self.names[state.role] for state in self.rule(hyper).states])
+
+    @cached_property
+    def denominators(self) -> tuple[str, ...]:
+        """The names of the averages of the gradient's size: without them, a step could be of any size."""
+        return tuple(name for name, state in self.states.items() if state.of in ("square", "size"))
+
+    @property
+    def base(self) -> str:
+        """The name of the member whose state it has: its own, but for AdamW."""
+        return self.variant_of or self.name
 
     def start_of(self, name: str, hyper: Hypers) -> float:
         """The value that the state of this name begins with everywhere."""
@@ -250,7 +273,7 @@ class Member:
                 return float(hyper.get(hyperparameter, 0.0))
         return 0.0
 
-    def numbers_of(self, hyper: Hypers, scalars: Scalars, scale: float = 1.0, f: Any = Host) -> SimpleNamespace:
+    def numbers_of(self, hyper: Hypers, scalars: Scalars, scale: float = 1.0, f: Any = Host) -> Numbers:
         """The numbers of a step: the rule's, and the house's (scale of the gradient, penalties, decay, rate).
 
         Args:
@@ -269,7 +292,10 @@ class Member:
             base = float(hyper["base_lr"])
             keep = 1 - (lr / base if base else 0.0) * weight_decay
         house = {"s": -scale if hyper["maximize"] else scale, "l2": l2, "l1": hyper["l1"], "k": keep, "eta": lr}
-        return SimpleNamespace(**(house | self.numbers(hyper, scalars, f)))
+        return house | self.numbers(hyper, scalars, f)
+
+
+HOUSE_NUMBERS = ("s", "l2", "l1", "k", "eta")  # those of every rule, which come before its own
 
 
 def has_penalty(hyper: Hypers) -> bool:

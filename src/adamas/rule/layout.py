@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from ..family import STATEFUL_PARTS, Member, Shape
 from . import formats
+from .declaration import Member
 
 Array = Any
 
@@ -64,11 +64,7 @@ def is_reduced(state: State) -> bool:
 
 def signs(member: Member) -> dict[str, bool]:
     """The member's moments by name, whatever its options are, and whether they have a sign."""
-    return {
-        name: bool(part & (Shape.FIRST | Shape.TRACE))
-        for part, name in zip(STATEFUL_PARTS, member.slots, strict=True)
-        if name is not None
-    }
+    return {name: state.signed for name, state in member.states.items()}
 
 
 def has_blocks(shape: Sequence[int], rows: int | None = None) -> bool:
@@ -99,8 +95,6 @@ def slots(
     has_sign = signs(member)
     is_complex = dtype.startswith("complex")
     for name in member.state_names(hyper):
-        if name is None:
-            continue
         wanted = format_of(hyper["state"], name)
         if is_complex:
             yield Slot(name, dtype, None)

@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Literal
 
-from .declaration import Array, Rule, State
+from .declaration import Array, Numbers, Rule, State
 
-FIRST = State("first", signed=True, decay="a1", draw=0)
-SECOND = State("second", signed=False, decay="a2", draw=1, codes="dithered")
-SIZE = State("second", signed=False, decay="a2", draw=1)
-MAXIMUM = State("maximum", signed=False, decay=None, draw=None)
+FIRST = State("first", signed=True, decay="a1", draw=0, of="gradient", gain="b1")
+SECOND = State("second", signed=False, decay="a2", draw=1, of="square", gain="b2", codes="dithered")
+SIZE = State("second", signed=False, decay="a2", draw=1, of="size")
+MAXIMUM = State("maximum", signed=False, decay=None, draw=None, of="maximum")
 TRACE = State("trace", signed=True, decay="q", draw=3)
 
 
@@ -94,12 +94,12 @@ class Sentence(Rule):
         )
         return tuple(name for names, is_there in parts if is_there for name in names)
 
-    def at(self, numbers: Any) -> Rule:
+    def at(self, numbers: Numbers) -> Rule:
         """See ``Rule.at``."""
-        if self.denominator != "where w" or not isinstance(numbers.w, float):
+        if self.denominator != "where w" or not isinstance(numbers["w"], float):
             return self
-        divided, undivided = self.variants()
-        return divided if numbers.w else undivided
+        divided, undivided = _sides(self)
+        return divided if numbers["w"] else undivided
 
     def variants(self) -> Iterator[Rule]:
         """See ``Rule.variants``."""

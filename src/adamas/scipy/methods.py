@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from scipy.optimize import OptimizeResult, OptimizeWarning
 
-from .. import family
+from ..rule.declaration import Member
 from ..rule.hyperparameters import checked
+from ..rule.members import MEMBERS
 from .minimizing import STOPPING_OPTIONS, Stopping, minimize, start_of
 from .objective import SCHEMES, Box, Objective
 from .stepping import COMMON, Stepper
@@ -34,7 +35,7 @@ class Method:
     """
 
     name: str
-    member: family.Member
+    member: Member
     defaults: Mapping[str, Any]
 
     def __repr__(self) -> str:
@@ -111,43 +112,43 @@ class Method:
 _ROOT = {"eps_root": 0.0}
 _ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "bias_correction": True, "eps_mode": "torch", **_ROOT}
 
-sgd = Method("sgd", family.SGD, {"lr": 1e-3, "momentum": 0.0, "dampening": 0.0, "nesterov": False})
+sgd = Method("sgd", MEMBERS["SGD"], {"lr": 1e-3, "momentum": 0.0, "dampening": 0.0, "nesterov": False})
 """Gradient descent."""
 
-momentum = Method("momentum", family.SGD, {**sgd.defaults, "momentum": 0.9})
+momentum = Method("momentum", MEMBERS["SGD"], {**sgd.defaults, "momentum": 0.9})
 """Gradient descent with momentum (Polyak, 1964)."""
 
-nesterov = Method("nesterov", family.SGD, {**momentum.defaults, "nesterov": True})
+nesterov = Method("nesterov", MEMBERS["SGD"], {**momentum.defaults, "nesterov": True})
 """Gradient descent with Nesterov's momentum (Sutskever et al., 2013)."""
 
 adagrad = Method(
     "adagrad",
-    family.ADAGRAD,
+    MEMBERS["Adagrad"],
     {"lr": 1e-2, "lr_decay": 0.0, "initial_accumulator_value": 0.0, "eps": 1e-10, **_ROOT},
 )
 """AdaGrad (Duchi, Hazan and Singer, 2011, figure 1)."""
 
 rmsprop = Method(
-    "rmsprop", family.RMSPROP, {"lr": 1e-2, "alpha": 0.99, "eps": 1e-8, "momentum": 0.0, "centered": False, **_ROOT}
+    "rmsprop", MEMBERS["RMSprop"], {"lr": 1e-2, "alpha": 0.99, "eps": 1e-8, "momentum": 0.0, "centered": False, **_ROOT}
 )
 """RMSprop (Tieleman and Hinton, 2012); centered as in Graves, 2013."""
 
-adam = Method("adam", family.ADAM, {"lr": 1e-3, **_ADAM, "amsgrad": False})
+adam = Method("adam", MEMBERS["Adam"], {"lr": 1e-3, **_ADAM, "amsgrad": False})
 """Adam (Kingma and Ba, 2015, algorithm 1)."""
 
-adamw = Method("adamw", family.ADAM, {**adam.defaults, "weight_decay": 1e-2, "decay": "decoupled"})
+adamw = Method("adamw", MEMBERS["Adam"], {**adam.defaults, "weight_decay": 1e-2, "decay": "decoupled"})
 """AdamW (Loshchilov and Hutter, 2019, algorithm 2): its decay draws x to 0, so its rest is not the function's minimum."""
 
-amsgrad = Method("amsgrad", family.ADAM, {**adam.defaults, "amsgrad": True})
+amsgrad = Method("amsgrad", MEMBERS["Adam"], {**adam.defaults, "amsgrad": True})
 """AMSGrad (Reddi, Kale and Kumar, 2018)."""
 
-adamax = Method("adamax", family.ADAMAX, {"lr": 2e-3, "betas": (0.9, 0.999), "eps": 1e-8, "bias_correction": True})
+adamax = Method("adamax", MEMBERS["Adamax"], {"lr": 2e-3, "betas": (0.9, 0.999), "eps": 1e-8, "bias_correction": True})
 """Adamax (Kingma and Ba, 2015, algorithm 2)."""
 
-nadam = Method("nadam", family.NADAM, {"lr": 2e-3, **_ADAM, "momentum_decay": 4e-3})
+nadam = Method("nadam", MEMBERS["NAdam"], {"lr": 2e-3, **_ADAM, "momentum_decay": 4e-3})
 """NAdam (Dozat, 2016)."""
 
-radam = Method("radam", family.RADAM, {"lr": 1e-3, **_ADAM, "eps_mode": "hat"})
+radam = Method("radam", MEMBERS["RAdam"], {"lr": 1e-3, **_ADAM, "eps_mode": "hat"})
 """RAdam (Liu et al., 2020, algorithm 2)."""
 
 METHODS = {

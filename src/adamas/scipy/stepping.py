@@ -1,18 +1,19 @@
 """The steps of one member over a NumPy vector: schedules read, the rule applied in float64.
 
-Imports NumPy and what is below the adapters. There is no arithmetic here: it is that of ``adamas.family`` and ``adamas.rule``.
+Imports NumPy and what is below the adapters. There is no arithmetic here: it is that of ``adamas.rule``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import rule_before as rule
-from ..family import Member
+from ..rule import house
+from ..rule.declaration import Member, has_penalty
 from ..rule.hyperparameters import number
 from ..schedules import Schedule
 
@@ -28,7 +29,7 @@ class Stepper:
     """A member's state for one vector, and its next step.
 
     Args:
-        member: of ``adamas.family``.
+        member: of ``adamas.rule.members``.
         hyper: what ``adamas.rule.hyperparameters.checked`` gave.
         n: length of the vector.
 
@@ -43,12 +44,8 @@ class Stepper:
         self._hyper["base_lr"] = lr.unit if isinstance(lr, Schedule) else lr
         self._scalars = dict(member.scalars)
         self.done = 0
-        start = float(hyper.get("initial_accumulator_value", 0.0))
         names = member.state_names(self._hyper)
-        fills = (0.0, start, 0.0, 0.0)
-        self._moments = rule.Moments(
-            *(None if name is None else np.full(n, fill) for name, fill in zip(names, fills, strict=True))
-        )
+        self._moments: tuple[Vector, ...] = tuple(np.full(n, member.start_of(name, hyper)) for name in names)
         self.lr = float(self._now()["lr"])
 
     def _now(self) -> dict[str, Any]:
@@ -75,9 +72,13 @@ class Stepper:
         """
         now = self._now()
         self._scalars = self._member.advance(now, self._scalars)
-        numbers = self._member.full_coefficients(now, self._scalars)
+        numbers = self._member.numbers_of(now, self._scalars)
+        rule = self._member.rule(now).at(numbers)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the caller looks at what comes of it
-            after, self._moments = rule.step(numbers, self._member.full_shape(now), np, x, gradient, self._moments)
+            after, self._moments = house.step(
+                rule, SimpleNamespace(**numbers), np, x, gradient, self._moments, has_penalty(now)
+            )
         self.done += 1
         self.lr = float(now["lr"])
-        return np.asarray(after)
+        is_still = numbers["eta"] == 0 and numbers["k"] == 1  # whatever the gradient was
+        return x if is_still else np.asarray(after)

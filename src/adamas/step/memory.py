@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..family import Member
+from ..rule.declaration import Member
 from ..rule.layout import LOW_BITS, scale_name
 
 WEIGHTS, GRADIENTS, SCALES, COUNTS = "weights", "gradients", "scales", "step counts"
@@ -70,13 +70,14 @@ def counted(
     """The bytes of arrays or tensors, by kind: ``states`` are those of the parameters, by name."""
     weights = list(weights)
     found = {WEIGHTS: sum(p.nbytes for p in weights), GRADIENTS: sum(g.nbytes for g in gradients)}
-    moments = [name for name in member.slots if name is not None]
-    kinds = {scale_name(name): SCALES for name in moments} | dict.fromkeys((name for name, _ in member.scalars), COUNTS)
+    kinds = {scale_name(name): SCALES for name in member.states} | dict.fromkeys(
+        (name for name, _ in member.scalars), COUNTS
+    )
     for state in states:
         for name, value in state.items():
             if hasattr(value, "nbytes"):
                 kind = kinds.get(name, name)
                 found[kind] = found.get(kind, 0) + value.nbytes
-    order = [WEIGHTS, GRADIENTS, *moments, SCALES, LOW_BITS, COUNTS]
+    order = [WEIGHTS, GRADIENTS, *member.states, SCALES, LOW_BITS, COUNTS]
     order += [kind for kind in found if kind not in order]  # what a loaded state dict had beside
     return Memory(sum(math.prod(p.shape) for p in weights), {kind: found[kind] for kind in order if kind in found})

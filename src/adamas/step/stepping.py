@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from ..family import Coefficients, Member
+from ..rule.declaration import Member, Numbers
 from ..schedules import Schedule
 from . import clipping
 from .finding import Finding, Sharers
@@ -305,10 +305,10 @@ class Stepping:
             return False
         return steps_done(self.state.values()) == 0 and all(plan.has_zero_gradients() for plan in plans)
 
-    def _advance(self, group: dict[str, Any], row: Row, scale: float) -> tuple[Coefficients, Row]:
+    def _advance(self, group: dict[str, Any], row: Row, scale: float) -> tuple[Numbers, Row]:
         """The numbers of the next step for parameters whose scalars are ``row``, and what these become."""
         scalars = self._member.advance(group, dict(zip(self._scalar_names, row, strict=True)))
-        return self._member.full_coefficients(group, scalars, scale), tuple(scalars.values())
+        return self._member.numbers_of(group, scalars, scale), tuple(scalars.values())
 
     def _clip(self, norm: float, changes: list[Change]) -> list[float]:
         """The factor of each group's gradients, whose norm this is; has a step that is shortened counted."""

@@ -47,7 +47,7 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str)
     new_groups = [merged(*pair, hyperparameters) for pair in zip(schedules, saved_groups, strict=True)]
 
     def check_hyperparameters(group: dict[str, Any]) -> None:
-        check(group, type(optimizer).__name__, optimizer._member.slots)
+        check(group, type(optimizer).__name__, optimizer._member.states)
 
     for i, group in enumerate(new_groups):
         check_group(i, group, check_hyperparameters)
@@ -58,7 +58,7 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str)
         hypers = hypers_of(group, saved, own)
         for i, p in enumerate(group["params"]):
             if (key := saved_id[id(p)]) in saved_state:
-                entry = decode_state(saved_state[key], optimizer._member.slots, names[key], group_of[key])
+                entry = decode_state(saved_state[key], optimizer._member.states, names[key], group_of[key])
                 found = conversion.loaded(optimizer, group, i, names[key], entry, hypers)
                 state[p] = found.state
                 conversions.update(found.conversions)

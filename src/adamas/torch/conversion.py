@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..family import MEMBERS, Member
 from ..rule import bounds, layout
+from ..rule.declaration import Member
 from ..rule.hyperparameters import shown
 from ..rule.layout import Slot
+from ..rule.members import MEMBERS
 from ..step.resuming import HypersAfter
 from . import storage
 from .foreign import Decoded
@@ -26,7 +27,7 @@ from .storage import dtype_name
 if TYPE_CHECKING:
     from .optimizer import Optimizer
 
-_MOMENTS = {moment for member in MEMBERS.values() for moment in member.slots}
+_MOMENTS = {moment for member in MEMBERS.values() for moment in member.states}
 _REMEDY = ". Load an earlier state, or remove the parameter's entry from state_dict['state'] to begin anew with this parameter"
 _EXACT = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -211,14 +212,13 @@ def _check_complete(optimizer: Optimizer, group: Mapping[str, Any], name: str, s
     if not state:
         return
     member = optimizer._member
-    if member.name == "SGD":
+    if member.base == "SGD":
         # That a buffer is there means that its first step is over.
         state.setdefault("step", torch.tensor(1.0, dtype=torch.float64, device="cpu"))
     counts = [count for count, _ in member.scalars]
-    moments = [moment for moment in member.state_names(group) if moment is not None]
-    denominator = member.slots[1]
-    needed = counts if denominator is None else [*counts, denominator]
-    others = state.keys() - {*counts, *member.slots, layout.LOW_BITS}
+    moments = member.state_names(group)
+    needed = [*counts, *member.denominators]
+    others = state.keys() - {*counts, *member.states, layout.LOW_BITS}
     is_another = others & _MOMENTS or (others and moments and not any(moment in state for moment in moments))
     if is_another or not all(key in state for key in needed):
         kind = type(optimizer).__name__

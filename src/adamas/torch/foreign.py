@@ -7,7 +7,7 @@ the parts of such a tensor is recognised by their names, so neither library is i
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -44,12 +44,12 @@ class Decoded(NamedTuple):
     formats: dict[str, str]
 
 
-def decode_state(saved: Mapping[str, Any], slots: Sequence[str | None], name: str, group: Mapping[str, Any]) -> Decoded:
+def decode_state(saved: Mapping[str, Any], kept: Collection[str], name: str, group: Mapping[str, Any]) -> Decoded:
     """Reads one parameter's saved state of any library.
 
     Args:
         saved: ``state_dict["state"][i]``, or an optimizer's own ``state[p]``, of any library; it is not modified.
-        slots: the names of first and second moment in the optimizer that is to have it, then any others: ``Member.slots``.
+        kept: the names of the moments that the optimizer that is to have it keeps.
         name: what errors call the parameter.
         group: the one of ``state_dict["param_groups"]`` that lists the parameter. An entry of bitsandbytes does not say
             which optimizer it is of; the hyperparameters beside it do.
@@ -60,7 +60,7 @@ def decode_state(saved: Mapping[str, Any], slots: Sequence[str | None], name: st
         What bitsandbytes keeps beside the moments is dropped.
 
     Raises:
-        ValueError: the entry is one of bitsandbytes that ``slots`` have no place for, such as Lion's, or that cannot be read
+        ValueError: the entry is one of bitsandbytes that ``kept`` has no place for, such as Lion's, or that cannot be read
             with certainty.
     """
     if not isinstance(saved, Mapping):
@@ -74,10 +74,10 @@ def decode_state(saved: Mapping[str, Any], slots: Sequence[str | None], name: st
 
     kind = _kind(state, name, group)
     moments = _NAMES[kind]
-    if any(moment not in (None, slot) for moment, slot in zip(moments, slots[:2], strict=True)):
+    if any(moment is not None and moment not in kept for moment in moments):
         raise ValueError(
             f"loaded state dict does not fit: parameter {name} has the state of bitsandbytes' {kind} there, which is "
-            f"{[moment for moment in moments if moment]}, and this optimizer keeps {[slot for slot in slots if slot]}"
+            f"{[moment for moment in moments if moment]}, and this optimizer keeps {list(kept)}"
         )
     result = Decoded({"step": torch.tensor(float(state["step"]), dtype=torch.float32, device="cpu")}, {})
     for number, moment in enumerate((moment for moment in moments if moment), start=1):

@@ -9,8 +9,8 @@ from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
-from .. import family
 from ..rule.hyperparameters import Decay
+from ..rule.members import MEMBERS
 from .optimizer import Optimizer
 from .options import AdamaxOptions, AdamOptions, Options, RootOptions, Scheduled
 
@@ -61,7 +61,7 @@ class SGD(Optimizer):
         4.0
     """
 
-    _member = family.SGD
+    _member = MEMBERS["SGD"]
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Adagrad(Optimizer):
         ValueError: an argument has a value that it cannot have.
     """
 
-    _member = family.ADAGRAD
+    _member = MEMBERS["Adagrad"]
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class RMSprop(Optimizer):
         ValueError: an argument has a value that it cannot have.
     """
 
-    _member = family.RMSPROP
+    _member = MEMBERS["RMSprop"]
 
     def __init__(
         self,
@@ -258,7 +258,7 @@ class Adam(Optimizer):
         4.999
     """
 
-    _member = family.ADAM
+    _member = MEMBERS["Adam"]
 
     def __init__(
         self,
@@ -372,7 +372,7 @@ class Adamax(Optimizer):
         ValueError: an argument has a value that it cannot have.
     """
 
-    _member = family.ADAMAX
+    _member = MEMBERS["Adamax"]
 
     def __init__(
         self,
@@ -428,7 +428,7 @@ class NAdam(Optimizer):
         ValueError: an argument has a value that it cannot have.
     """
 
-    _member = family.NADAM
+    _member = MEMBERS["NAdam"]
 
     def __init__(
         self,
@@ -486,7 +486,7 @@ class RAdam(Optimizer):
         ValueError: an argument has a value that it cannot have.
     """
 
-    _member = family.RADAM
+    _member = MEMBERS["RAdam"]
 
     def __init__(
         self,

@@ -20,8 +20,8 @@ from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from .. import _engine
-from ..family import Coefficients
 from ..rule import layout
+from ..rule.declaration import Numbers, Rule, has_penalty
 from ..rule.formats import tensor_key
 from ..rule.hyperparameters import COMMON, check_rows
 from ..rule.layout import LOW_BITS
@@ -39,8 +39,8 @@ _ENGINE_DEVICE = "cpu"  # the devices that the engine has kernels for
 
 _stepping: set[tuple[int, int]] = set()  # the optimizers that are inside step(), each with the thread that called it
 
-# What has to stay the same for a plan to be used again: the shape of the rule, weights= and seed=.
-Signature = tuple[int, str, int]
+# What has to stay the same for a plan to be used again: the rule, whether there is a penalty, weights= and seed=.
+Signature = tuple[Rule, bool, str, int]
 
 
 class GroupPlan(Plan):
@@ -70,7 +70,7 @@ class GroupPlan(Plan):
                 check_flat(p, f"parameter {self._names[i]}", group, optimizer._sharers is None)
                 optimizer._initialize_state(group, i)
             self._states.append(optimizer.state.get(p, {}))
-        needed = [name for name in (*self._scalars, *self._slots) if name is not None]
+        needed = (*self._scalars, *self._slots)
         # Without a gradient so far, and hence without state, or without the part of it that an option asks for since.
         self.bare = [
             i
@@ -79,7 +79,7 @@ class GroupPlan(Plan):
         ]
         self._elsewhere = [i for i, p in enumerate(self.params) if p.device.type != _ENGINE_DEVICE]
         self._others: list[tuple[int, Tensor]] = []  # index and gradient of what is stepped elsewhere
-        self._advanced_elsewhere: list[tuple[Coefficients, Row]] = []
+        self._advanced_elsewhere: list[tuple[Numbers, Row]] = []
         here = [i for i, p in enumerate(self.params) if p.device.type == _ENGINE_DEVICE]
         super().__init__(
             optimizer._member,
@@ -191,21 +191,22 @@ class GroupPlan(Plan):
             # Autograd has to know, or a graph that was built before the step would be differentiated with new weights.
             increment_version(self.collected())
 
-    def _step_elsewhere(self, i: int, gradient: Tensor, numbers: Coefficients, row: Row) -> None:
+    def _step_elsewhere(self, i: int, gradient: Tensor, numbers: Numbers, row: Row) -> None:
         """Steps a parameter that the engine has no kernel for."""
         if gradient.is_cuda and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
                 "an Adamas step computes its coefficients on the host and cannot be captured in a CUDA graph"
             )
         state = self._states[i]
-        shape, weights, _ = self.signature
+        rule, penalized, weights, _ = self.signature
         unfused.step(
+            rule,
             numbers,
-            shape,
+            penalized,
             self.params[i],
             gradient,
-            tuple(None if name is None else state[name] for name in self._slots),
-            tuple(None if name is None else state.get(layout.scale_name(name)) for name in self._slots),
+            tuple(state[name] for name in self._slots),
+            tuple(state.get(layout.scale_name(name)) for name in self._slots),
             state.get(LOW_BITS) if weights == "split" else None,
             weights,
             self.keys[i],
@@ -275,7 +276,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         defaults = {**COMMON, **defaults, **options, **COUNTS}
         numbers = dict(defaults)
         separated(numbers, ())
-        check(numbers, type(self).__name__, self._member.slots)
+        check(numbers, type(self).__name__, self._member.states)
         for name in ("weight_decay", "momentum"):
             if name in defaults:
                 defaults[name] = as_number(defaults[name])
@@ -307,7 +308,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 self._refuse_twice(params)
             group = {**self.defaults, **param_group}
             schedules = separated(group, self.state.values())
-            check(group, type(self).__name__, self._member.slots)
+            check(group, type(self).__name__, self._member.states)
             named: list[tuple[Any, Any]] = [
                 item if isinstance(item, tuple) else (i, item)
                 for i, item in enumerate([params] if isinstance(params, Tensor) else params)
@@ -364,7 +365,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     # ---- state
 
     def _signature(self, group: dict[str, Any]) -> Signature:
-        return self._member.full_shape(group), group["weights"], group["seed"]
+        return self._member.rule(group), has_penalty(group), group["weights"], group["seed"]
 
     def _initialize_state(self, group: dict[str, Any], index: int) -> None:
         """Creates what the state of the group's parameter lacks: all of it at its first gradient."""
@@ -386,7 +387,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         """The plans of all groups, made anew if any tensor, state or option that they rest on was replaced."""
         if self._plans is not None and len(self._plans) == len(self.param_groups):
             # Low bits are those of one dtype: a model that was cast since begins with others (``model.half()``).
-            cast = [plan.forget_low_bits() for plan in self._plans if plan.signature[1] == "split"]
+            cast = [plan.forget_low_bits() for plan in self._plans if plan.signature[2] == "split"]
             fresh = not any(cast) and all(
                 plan.signature == self._signature(group)
                 and _engine.same_objects(plan.params, group["params"])

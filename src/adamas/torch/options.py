@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
@@ -78,10 +78,10 @@ def is_flag(value: Any) -> bool:
     return isinstance(value, Real | np.bool_) and value in (False, True)
 
 
-def check(group: dict[str, Any], optimizer: str, slots: Sequence[str | None]) -> None:
+def check(group: dict[str, Any], optimizer: str, moments: Iterable[str]) -> None:
     """Raises if a hyperparameter of the group has a value that it cannot have, naming it and what it was given.
 
-    ``slots`` are the names of the moments that the optimizer may have.
+    ``moments`` are the names of the moments that the optimizer may have.
 
     Raises:
         TypeError: a number or a flag is something else.
@@ -107,7 +107,7 @@ def check(group: dict[str, Any], optimizer: str, slots: Sequence[str | None]) ->
         raise ValueError(f"Invalid dampening value: {group['dampening']}")
     if "betas" in group:
         _check_betas(group["betas"], eager_foreach)
-    check_options(group, slots)
+    check_options(group, moments)
     if group.get("nesterov") and (group["momentum"] <= 0 or group["dampening"] != 0):
         raise ValueError("Nesterov momentum requires a momentum and zero dampening")
     if group["differentiable"]:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..family import Member
 from ..rule import layout
+from ..rule.declaration import Member
 from ..rule.layout import HALVES, Slot
 
 _CODES = (torch.int8, torch.uint8)

@@ -1,20 +1,21 @@
 """The rule over PyTorch's own operations, for tensors on devices that the engine has no kernel for.
 
 Correct and unfused: it draws the same random numbers and stores in the same formats as the engine, with a temporary or two
-for each operation. It holds no arithmetic of its own: the rule is ``adamas.rule``, the formats are ``adamas.rule.formats``.
+for each operation. It holds no arithmetic of its own: that is in ``adamas.rule``.
 """
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 from torch import Tensor
 
-from .. import rule_before as rule
-from ..family import Coefficients, Shape
-from ..rule import formats, layout
+from ..rule import formats, house, layout
+from ..rule.declaration import Numbers, Rule
 from . import storage
 
-_MOMENTS = ("first", "second", "maximum", "trace")
+_WHAT = {index: what for what, index in formats.DRAWS.items()}
 
 
 def _codes(x: Tensor) -> Tensor:
@@ -37,11 +38,12 @@ def joined(weight: Tensor, low: Tensor) -> Tensor:
 
 @torch.no_grad()
 def step(
-    coefficients: Coefficients,
-    shape: int,
+    rule: Rule,
+    numbers: Numbers,
+    penalized: bool,
     weight: Tensor,
     gradient: Tensor,
-    state: tuple[Tensor | None, ...],
+    state: tuple[Tensor, ...],
     scales: tuple[Tensor | None, ...],
     low: Tensor | None,
     weights: str,
@@ -51,11 +53,11 @@ def step(
 ) -> None:
     """Steps one parameter in place, on whatever device it is.
 
-    ``state`` holds the tensors of ``family.STATEFUL_PARTS``, ``scales`` those of the ones in 8 bits, ``low`` the low bits of
-    a split weight (int16) or None.
+    ``state`` holds the tensors of the rule's states, ``scales`` those of the ones in 8 bits, ``low`` the low bits of a split
+    weight (int16) or None.
     """
     p, g = _real(weight), _real(gradient.resolve_conj().resolve_neg())
-    stored = [None if x is None else _real(x) for x in state]
+    stored = [_real(x) for x in state]
     compute = torch.float64 if p.dtype == torch.float64 else torch.float32
     row = p[:1].numel() if p.ndim else 1
     index = (torch.arange(p.numel(), device=p.device) + first_row * row).reshape(p.shape)
@@ -88,21 +90,16 @@ def step(
         scale.copy_(scales.squeeze(-1))
 
     value = joined(p, low) if low is not None else p.to(compute)
-    old = rule.Moments(*(None if x is None else load(x, scale) for x, scale in zip(stored, scales, strict=True)))
-    value, new = rule.step(coefficients, shape, torch, value, g.to(compute), old)
-
-    factors = (coefficients.a1, coefficients.a2, 1.0, coefficients.q)
-    for target, scale, moment, what, factor in zip(stored, scales, new, _MOMENTS, factors, strict=True):
-        if target is None:
-            continue
-        assert moment is not None
-        # Maxima are no averages: to the nearest.
+    old = tuple(load(x, scale) for x, scale in zip(stored, scales, strict=True))
+    value, new = house.step(rule.at(numbers), SimpleNamespace(**numbers), torch, value, g.to(compute), old, penalized)
+    for target, scale, moment, kind in zip(stored, scales, new, rule.states, strict=True):
         if storage.is_coded(target):
             assert scale is not None
-            code_into(target, scale, moment, factor, what == "second" and bool(shape & Shape.SQUARE))
+            factor = 1.0 if kind.decay is None else numbers[kind.decay]
+            code_into(target, scale, moment, factor, kind.codes == "dithered")
         else:
-            round_into(target, moment, None if what == "maximum" else what)
-    if coefficients.eta == 0 and coefficients.k == 1:
+            round_into(target, moment, None if kind.draw is None else _WHAT[kind.draw])
+    if numbers["eta"] == 0 and numbers["k"] == 1:
         return
     if low is not None:
         high_codes, low_codes = formats.SPLIT[storage.dtype_name(p.dtype)](torch, value.contiguous())

@@ -33,7 +33,7 @@ ADAGRAD = Member(
         Number("eps", 1e-10, "ε"),
         EPS_ROOT,
     ),
-    rule=lambda hyper: Sentence(second="square", use_gradient=True),
+    make_rule=lambda hyper: Sentence(second="square", use_gradient=True),
     numbers=_numbers,
     names={"second": "sum"},
     starts={"second": "initial_accumulator_value"},

@@ -50,7 +50,7 @@ ADAM = Member(
         EPS_MODE,
         EPS_ROOT,
     ),
-    rule=_rule,
+    make_rule=_rule,
     numbers=_numbers,
     names={"first": "exp_avg", "second": "exp_avg_sq", "maximum": "max_exp_avg_sq"},
 )

@@ -28,7 +28,7 @@ ADAMAX = Member(
         EPS,
         BIAS_CORRECTION,
     ),
-    rule=lambda hyper: Sentence(first=True, second="size", use_first=True),
+    make_rule=lambda hyper: Sentence(first=True, second="size", use_first=True),
     numbers=_numbers,
     names={"first": "exp_avg", "second": "exp_inf"},
 )

@@ -55,7 +55,7 @@ NADAM = Member(
         EPS_MODE,
         EPS_ROOT,
     ),
-    rule=lambda hyper: Sentence(first=True, second="square", use_first=True, use_gradient=True),
+    make_rule=lambda hyper: Sentence(first=True, second="square", use_first=True, use_gradient=True),
     numbers=_numbers,
     names={"first": "exp_avg", "second": "exp_avg_sq"},
     scalars=(("step", 0.0), ("mu_product", 1.0)),

@@ -53,7 +53,7 @@ RADAM = Member(
         replace(EPS_MODE, default="hat"),
         EPS_ROOT,
     ),
-    rule=lambda hyper: Sentence(first=True, second="square", use_first=True, denominator="where w"),
+    make_rule=lambda hyper: Sentence(first=True, second="square", use_first=True, denominator="where w"),
     numbers=_numbers,
     names={"first": "exp_avg", "second": "exp_avg_sq"},
 )

@@ -46,7 +46,7 @@ RMSPROP = Member(
         Flag("centered", False, "divide by the variance of the gradient", structural=True),
         EPS_ROOT,
     ),
-    rule=_rule,
+    make_rule=_rule,
     numbers=_numbers,
     names={"first": "grad_avg", "second": "square_avg", "trace": "momentum_buffer"},
 )

@@ -30,7 +30,7 @@ SGD = Member(
         Number("dampening", 0.0, "τ"),
         Flag("nesterov", False, "use Nesterov's momentum", structural=True),
     ),
-    rule=_rule,
+    make_rule=_rule,
     numbers=_numbers,
     names={"first": "momentum_buffer"},
 )

@@ -1,6 +1,6 @@
 """The optimizer that all members share: it speaks NumPy's habits and holds no arithmetic.
 
-A step hands the arrays and their gradients to the engine, with the numbers of this step from ``adamas.family``.
+A step hands the arrays and their gradients to the engine, with the numbers of this step from ``adamas.rule``.
 """
 
 from __future__ import annotations

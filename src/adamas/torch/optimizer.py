@@ -1,6 +1,6 @@
 """The optimizer that all members share: it speaks PyTorch's habits and holds no arithmetic.
 
-A step looks up the tensors, asks ``adamas.family`` for the numbers of this step, and hands both to the engine, or, for
+A step looks up the tensors, asks ``adamas.rule`` for the numbers of this step, and hands both to the engine, or, for
 tensors that are not on the CPU, to ``adamas.torch.unfused``.
 """
 

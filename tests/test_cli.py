@@ -1,4 +1,4 @@
-"""The command line, run as a user runs it: its output, its exit status and what it leaves behind."""
+"""The command line: its output, its exit status and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import typer
+from command_line import ENVIRONMENT, PROCESS, adamas
 from report_material import make_run
 
 import adamas as package
@@ -24,14 +25,6 @@ from adamas.lab.train import Listener, folder, running
 from adamas.lab.train.options import Options
 
 FILES = sorted(folder.FILES)
-ADAMAS = [sys.executable, "-m", "adamas"]
-# The command runs in other folders than ours, and must find the package that is being tested.
-SOURCE = str(Path(package.__file__).resolve().parents[1])
-ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCE, "TERM": "xterm-256color"}
-
-
-def adamas(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*ADAMAS, *arguments], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
 
 
 def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -46,9 +39,13 @@ def test_version(tmp_path: Path) -> None:
 
 
 def test_the_package_can_be_run(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "adamas", "--version"]
-    done = subprocess.run(line, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (0, f"adamas {package.__version__}\n")
+    for words, status, out, error in (
+        (["--version"], 0, f"adamas {package.__version__}\n", ""),
+        (["train", "--epochs", "x"], 2, "", "adamas: --epochs must be a whole number, got 'x'\n"),
+    ):
+        line = [*PROCESS, *words]
+        done = subprocess.run(line, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+        assert (done.returncode, done.stdout, done.stderr) == (status, out, error)
 
 
 def test_help_explains_every_option(tmp_path: Path) -> None:
@@ -224,7 +221,7 @@ def test_a_schedule_is_drawn_and_told(tmp_path: Path) -> None:
 
 def test_the_plot_shows_where_a_schedule_is(tmp_path: Path) -> None:
     environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii", "COLUMNS": "60"}
-    line = [*ADAMAS, "schedule", "multistep([50], factor=0.5)", "--steps", "100", "--out", "a.png"]
+    line = [*PROCESS, "schedule", "multistep([50], factor=0.5)", "--steps", "100", "--out", "a.png"]
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=True)
     assert done.stdout.isascii()
     rows = [line for line in done.stdout.splitlines() if "|" in line]
@@ -368,9 +365,8 @@ def test_what_a_plateau_cut_is_a_line_under_the_epoch_and_at_the_end(tmp_path: P
 
 
 def test_what_cannot_be_shown_is_no_reason_to_end_a_run(tmp_path: Path) -> None:
-    environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
-    line = [*ADAMAS, "train", "--epochs", "2", "--plateau", "Plateau(patience=0, threshold=0.9)"]
-    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    plateau = "Plateau(patience=0, threshold=0.9)"
+    done = adamas("train", "--epochs", "2", "--plateau", plateau, cwd=tmp_path, encoding="ascii")
     assert (done.returncode, done.stderr) == (0, "")
     assert "8?8 digits" in done.stdout
 
@@ -381,7 +377,7 @@ def test_on_a_terminal_there_is_a_bar(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     with subprocess.Popen(
-        [*ADAMAS, "train", "--epochs", "40", "--out", "run"],
+        [*PROCESS, "train", "--epochs", "40", "--out", "run"],
         cwd=tmp_path,
         stdout=theirs,
         stderr=theirs,
@@ -409,7 +405,7 @@ def test_on_a_terminal_there_is_a_bar(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_where_nobody_reads_what_it_prints(tmp_path: Path) -> None:
-    command = [*ADAMAS, "train", "--epochs", "8", "--out", "run"]
+    command = [*PROCESS, "train", "--epochs", "8", "--out", "run"]
     with subprocess.Popen(
         command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -423,7 +419,7 @@ def test_a_run_goes_on_where_nobody_reads_what_it_prints(tmp_path: Path) -> None
 
 def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [*ADAMAS, "train", "--epochs", "1000000", "--out", "run"],
+        [*PROCESS, "train", "--epochs", "1000000", "--out", "run"],
         cwd=tmp_path,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,

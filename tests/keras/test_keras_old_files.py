@@ -1,0 +1,38 @@
+"""Model files that an earlier version saved on this backend are loaded, and the next steps are what they were."""
+
+from __future__ import annotations
+
+import keras
+import pytest
+from old_files import (
+    COMPARED,
+    IN_KERAS,
+    OLD,
+    STEPS_BEFORE,
+    KerasCase,
+    assert_same,
+    at,
+    keras_steps,
+    keras_values,
+    load_arrays,
+    thinned,
+    writer,
+)
+
+import adamas
+import adamas.keras  # Keras looks for the classes by their names
+
+BACKEND = keras.backend.backend()
+pytestmark = pytest.mark.keras
+IS_SAME_PROCESSOR = adamas.engine_info().instruction_set == writer()["instruction_set"]
+
+
+@pytest.mark.parametrize("case", IN_KERAS, ids=str)
+def test_old_models(case: KerasCase) -> None:
+    model = keras.saving.load_model(OLD / "keras" / BACKEND / f"{case.name}.keras")
+    before = thinned(keras_values(model))
+    saved = load_arrays(OLD / "keras" / BACKEND / f"{case.name}.expected.npz")
+    for done in keras_steps(model, STEPS_BEFORE + 1, max(COMPARED)):
+        if done in COMPARED:
+            most = 2 if IS_SAME_PROCESSOR else 64
+            assert_same(thinned(keras_values(model)), at(saved, f"after{done}"), before, most, f"step {done}")

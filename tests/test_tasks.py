@@ -185,18 +185,6 @@ def test_the_rates_are_of_optimizers_that_there_are(task: Task) -> None:
     assert set(task.rates) <= set(OPTIMIZERS)
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist"])
-def test_the_derivative_that_is_written_out_is_that_of_the_loss(name: str, load: Callable[[str], Task]) -> None:
-    task = load(name)
-    model, batch = networks(task)[0], a_batch(task)
-    loss = task.loss(model, *batch)
-    expected = {key: gradient.clone() for key, gradient in gradients(model, loss).items()}
-    assert task.backpropagate is not None
-    torch.testing.assert_close(task.backpropagate(model, *batch), loss.detach())
-    for key, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, expected[key])
-
-
 # What cannot be used.
 
 

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 from adamas.lab.tasks import digits, mnist, mnist_cnn
 from adamas.lab.tasks.idx import find_idx, read_idx
-from adamas.lab.tasks.perceptron import Perceptron
 from adamas.lab.train import (
     DivergedError,
     Evaluation,
@@ -170,25 +169,6 @@ def test_digits_are_split_alike_every_time_and_without_overlap() -> None:
     every = torch.cat([one.train[0], one.test[0]])
     assert len(every.unique(dim=0)) == len(every)
     assert torch.bincount(one.test[1]).tolist() == pytest.approx([36] * 10, abs=2)
-
-
-# --- the network ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("sizes", [(5, 3), (7, 16, 4), (20, 32, 16, 10)])
-@pytest.mark.parametrize("examples", [1, 6])
-def test_backpropagation_is_what_autograd_computes(sizes: tuple[int, ...], examples: int) -> None:
-    torch.manual_seed(0)
-    model = Perceptron(*sizes)
-    inputs, targets = torch.randn(examples, sizes[0]), torch.randint(sizes[-1], (examples,))
-    for _ in range(2):  # the second time, there are gradients already
-        loss = model.backpropagate(inputs, targets)
-    written_out = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
-    model.zero_grad()
-    expected = F.cross_entropy(model(inputs), targets)
-    expected.backward()
-    torch.testing.assert_close(loss, expected.detach())
-    torch.testing.assert_close(written_out, [parameter.grad for parameter in model.parameters()])
 
 
 # --- what a run reaches ---------------------------------------------------------------------------------------------

@@ -161,8 +161,6 @@ def _time(run: Run) -> list[str]:
         f"{share(parts.get('optimizer', 0.0) / total)}, the data {share(parts.get('data', 0.0) / total)} and evaluation "
         f"{share(parts.get('evaluation', 0.0) / total)}."
     )
-    if not parts.get("backward"):
-        said += " The backward pass is counted in forward, where the task computes both at once."
     if parts.get("data", 0.0) > SLOW_DATA * total:
         said += " The data holds training up: a faster way to load it would save most."
     return [said]

@@ -87,8 +87,6 @@ class Task:
         threads: how many suit it; None leaves them to PyTorch.
         models: other networks, by the name that ``--model`` takes.
         rates: learning rates by optimizer, for those whose own default does not suit the task.
-        backpropagate: ``backpropagate(model, *batch)`` sets the ``grad`` of every parameter to the gradient of ``loss``
-            and returns the loss, faster than autograd; used for ``model`` in float32 on the CPU.
         chart: draws the run from the rows of its metrics.jsonl, where there is more to see than curves.
     """
 
@@ -108,7 +106,6 @@ class Task:
     threads: int | None = None
     models: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
-    backpropagate: Callable[..., Tensor] | None = None
     chart: Callable[[Sequence[Mapping[str, Any]]], Chart] | None = None
 
     def __post_init__(self) -> None:

@@ -1,12 +1,26 @@
-"""The loss and the figures of the tasks that tell classes apart. May import PyTorch."""
+"""What the classification tasks share: a multilayer perceptron, the loss and the figures. May import PyTorch."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 BATCH = 1000  # examples that are evaluated at once: enough to be fast, few enough for the memory of any machine
+
+
+def perceptron(*sizes: int) -> nn.Sequential:
+    """Return linear layers of the given sizes, with a ReLU between each two.
+
+    >>> perceptron(784, 512, 256, 10)(torch.zeros(64, 784)).shape
+    torch.Size([64, 10])
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])
 
 
 def loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:

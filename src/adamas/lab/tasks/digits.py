@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from torch import nn
 
 from adamas.lab.tasks import Task, classification, without_data_dir
-from adamas.lab.tasks.perceptron import Perceptron
 
 
-def model() -> Perceptron:
+def model() -> nn.Sequential:
     """Make the network. One wide layer does better here than two narrow ones."""
-    return Perceptron(64, 512, 10)
+    return classification.perceptron(64, 512, 10)
 
 
 def load(data_dir: Path | None) -> Task:
@@ -49,5 +49,4 @@ def load(data_dir: Path | None) -> Task:
         batch_size=32,
         # A step is too small to share: beside another busy process, two threads took 76 s for a run of half a second.
         threads=1,
-        backpropagate=Perceptron.backpropagate,
     )

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from adamas.lab.tasks import Task, digits, without_data_dir
-from adamas.lab.tasks.perceptron import Perceptron
+from adamas.lab.tasks import Task, classification, digits, without_data_dir
 
 LATENT = 16  # numbers that a digit is drawn from
 FEATURES = 32
@@ -90,14 +89,14 @@ def frechet_distance(one: Tensor, other: Tensor) -> float:
     return float((one.mean(0) - other.mean(0)).square().sum() + first.trace() + second.trace() - 2 * shared)
 
 
-def classifier(task: Task) -> Perceptron:
+def classifier(task: Task) -> nn.Sequential:
     """Train the network whose features are compared, the same one every time; the global generator stays where it is.
 
     On one thread, whatever the run has: sums over several come out otherwise.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = Perceptron(64, FEATURES, 10)
+        network = classification.perceptron(64, FEATURES, 10)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     shuffling = torch.Generator().manual_seed(0)
     threads = torch.get_num_threads()
@@ -105,14 +104,15 @@ def classifier(task: Task) -> Perceptron:
     try:
         for _ in range(15):
             for batch in task.batches(32, shuffling):
-                network.backpropagate(*batch)
+                optimizer.zero_grad()
+                classification.loss(network, *batch).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
     finally:
         torch.set_num_threads(threads)
     return network.double().requires_grad_(False)
 
 
-def evaluation(network: Perceptron, real: Tensor) -> Callable[[Players, Tensor], dict[str, float]]:
+def evaluation(network: nn.Sequential, real: Tensor) -> Callable[[Players, Tensor], dict[str, float]]:
     """Make the function that judges drawings by the network's features, beside those of the real digits."""
     features = nn.Sequential(network[0], network[1])
     wanted = features(real.double())

@@ -97,7 +97,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Where the time of training went. ``forward`` is all of the gradient where the task writes its derivative out."""
+    """Where the time of training went, by the part of a step."""
 
     data: float = 0.0
     forward: float = 0.0

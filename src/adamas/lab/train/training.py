@@ -79,8 +79,6 @@ class Training:
         if self.low_precision:
             self.model.to(torch.bfloat16)
         self.network: Any = torch.compile(self.model) if options.compile else self.model
-        plain = not (options.model or options.compile or self.low_precision) and self.device.type == "cpu"
-        self.backpropagate = task.backpropagate if plain else None
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.parameter_count = sum(parameter.numel() for parameter in self.model.parameters())
 
@@ -185,16 +183,12 @@ class Training:
 
     def gradient(self, batch: tuple[Tensor, ...], watch: measures.Stopwatch) -> float:
         """Set every parameter's gradient to that of the batch's loss, and return the loss."""
-        if self.backpropagate is not None:
-            loss = self.backpropagate(self.model, *batch)
-            watch.mark("forward")
-        else:
-            self.optimizer.zero_grad()
-            with self.arithmetic():
-                loss = self.task.loss(self.network, *batch)
-            watch.mark("forward")
-            loss.backward()  # type: ignore[no-untyped-call]
-            watch.mark("backward")
+        self.optimizer.zero_grad()
+        with self.arithmetic():
+            loss = self.task.loss(self.network, *batch)
+        watch.mark("forward")
+        loss.backward()  # type: ignore[no-untyped-call]
+        watch.mark("backward")
         return loss.item()
 
     def move(self, watch: measures.Stopwatch) -> None:

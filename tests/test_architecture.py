@@ -19,7 +19,7 @@ ROOMS = (
     ("torch", "keras", "optax", "numpy", "scipy"),
     ("lr_finding",),
     ("step",),
-    ("rule", "rule_before"),
+    ("rule",),
     ("family",),
     ("schedules",),
     ("__init__", "jax_formats"),

@@ -23,10 +23,11 @@ from adamas.lab.tasks import Task, digits, mnist
 from adamas.lab.train import Evaluation, Listener, Plan, Sample, Summary, display, fit, folder, measures
 from adamas.lab.train.config import gather
 from adamas.lab.train.interruption import Interruption
-from adamas.lab.train.optimizers import choose_optimizer, split_optimizers
+from adamas.lab.train.optimizers import OPTIMIZERS, choose_optimizer, split_optimizers
 from adamas.lab.train.options import Options
 from adamas.lab.train.repeatable import seed_and_threads
 from adamas.lab.train.training import SAMPLES, Training
+from adamas.rule.members import MEMBERS
 from adamas.schedules import Plateau
 
 QUIET = Listener()
@@ -41,6 +42,10 @@ def model_of(run: Path) -> dict[str, torch.Tensor]:
 
 
 # --- optimizers -----------------------------------------------------------------------------------------------------
+
+
+def test_every_member_is_offered() -> None:
+    assert {spec.class_name for spec in OPTIMIZERS.values()} == set(MEMBERS)
 
 
 @pytest.mark.parametrize(

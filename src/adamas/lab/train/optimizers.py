@@ -1,6 +1,6 @@
 """The optimizers that a run can use: the family by name, and any other by module and class.
 
-May import the standard library and adamas.lab.tasks; PyTorch and the classes themselves only where one is looked at.
+May import adamas.rule and the inputs of adamas.lab; PyTorch and the classes themselves only where one is looked at.
 
 An optimizer is written ``adamw``, ``torch:AdamW`` (which is ``torch.optim:AdamW``) or ``module:Class``, and each may have
 arguments of its own: ``sgd(momentum=0.9, nesterov=True)``.
@@ -19,6 +19,8 @@ from typing import Any
 from adamas.extras import needs
 from adamas.lab.inputs import InputError, choose
 from adamas.lab.users_code import USERS_MODULES
+from adamas.rule.declaration import Member
+from adamas.rule.members import MEMBERS
 
 TUNED = frozenset({"betas", "eps", "weight_decay"})  # besides the rate
 ADAMAS = "adamas.torch"
@@ -49,23 +51,31 @@ class OptimizerSpec:
         return loaded
 
 
-_DECAY = frozenset({"weight_decay"})
-_SCALED = _DECAY | {"eps"}
-_ADAM = _SCALED | {"betas"}
-
-OPTIMIZERS = {
-    "sgd": OptimizerSpec(ADAMAS, "SGD", 0.1, _DECAY),
-    "momentum": OptimizerSpec(ADAMAS, "SGD", 0.03, _DECAY, {"momentum": 0.9}),
-    "nesterov": OptimizerSpec(ADAMAS, "SGD", 0.03, _DECAY, {"momentum": 0.9, "nesterov": True}),
-    "adagrad": OptimizerSpec(ADAMAS, "Adagrad", 0.01, _SCALED),
-    "rmsprop": OptimizerSpec(ADAMAS, "RMSprop", 1e-3, _SCALED),
-    "adam": OptimizerSpec(ADAMAS, "Adam", 1e-3, _ADAM),
-    "adamw": OptimizerSpec(ADAMAS, "AdamW", 1e-3, _ADAM),
-    "amsgrad": OptimizerSpec(ADAMAS, "Adam", 1e-3, _ADAM, {"amsgrad": True}),
-    "adamax": OptimizerSpec(ADAMAS, "Adamax", 2e-3, _ADAM),
-    "nadam": OptimizerSpec(ADAMAS, "NAdam", 1e-3, _ADAM),
-    "radam": OptimizerSpec(ADAMAS, "RAdam", 1e-3, _ADAM),
+# What a class is offered as, where that is not its name in small letters with its own rate: rates for the usual networks,
+# and arguments that make another member of it.
+_OFFERED_AS: Mapping[str, Mapping[str, tuple[float, Mapping[str, Any]]]] = {
+    "SGD": {
+        "sgd": (0.1, {}),
+        "momentum": (0.03, {"momentum": 0.9}),
+        "nesterov": (0.03, {"momentum": 0.9, "nesterov": True}),
+    },
+    "RMSprop": {"rmsprop": (1e-3, {})},
+    "Adam": {"adam": (1e-3, {}), "amsgrad": (1e-3, {"amsgrad": True})},
+    "NAdam": {"nadam": (1e-3, {})},
 }
+
+
+def _offered(member: Member) -> dict[str, OptimizerSpec]:
+    defaults = {one.name: one.default for one in member.hyperparameters}
+    options = {name for name in TUNED & set(defaults) if name != "betas" or len(defaults[name]) == 2}
+    offered = _OFFERED_AS.get(member.name, {member.name.lower(): (defaults["lr"], {})})
+    return {
+        name: OptimizerSpec(ADAMAS, member.name, lr, frozenset(options | {"weight_decay"}), arguments)
+        for name, (lr, arguments) in offered.items()
+    }
+
+
+OPTIMIZERS = {name: spec for member in MEMBERS.values() for name, spec in _offered(member).items()}
 
 
 def base_name(text: str) -> str:

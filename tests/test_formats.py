@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 import adamas.torch as at
 from adamas import _engine
 from adamas.rule import formats
+from adamas.rule.declaration import WEIGHT_DRAW
+from adamas.rule.sentence import SECOND
 
 floats = st.floats(width=32, allow_nan=True, allow_infinity=True)
 normal_floats = st.floats(width=32, min_value=2.0**-14, max_value=60000.0)
@@ -63,7 +65,7 @@ def test_stochastic_rounding_is_right_on_average(encode, value: float) -> None: 
     decode = formats.decode_bfloat16 if encode is formats.encode_bfloat16 else formats.decode_float16
     n = 1 << 16
     x = np.full(n, value, np.float32)
-    random = formats.random16(np, np.arange(n, dtype=np.int64), tensor_key=5, step=3, what="weight")
+    random = formats.random16(np, np.arange(n, dtype=np.int64), tensor_key=5, step=3, draw=WEIGHT_DRAW)
     got = decode(np, encode(np, x, random)).astype(np.float64)
     neighbours = np.unique(got)
     assert len(neighbours) <= 2
@@ -87,9 +89,9 @@ def test_random_bits_are_uniform_and_independent() -> None:
 def test_thresholds_are_uniform_over_the_elements_and_even_in_time() -> None:
     index = np.arange(1 << 16, dtype=np.int64)
     for step in (1, 2, 10**9):
-        found = formats.random16(np, index, 1, step, "second")
+        found = formats.random16(np, index, 1, step, SECOND.draw)
         assert abs(np.histogram(found, 16, (0, 1 << 16))[0] / len(index) - 1 / 16).max() < 0.005
-    one = np.array([formats.random16(np, index[:50], 1, step, "weight") for step in range(100)])
+    one = np.array([formats.random16(np, index[:50], 1, step, WEIGHT_DRAW) for step in range(100)])
     counts = np.apply_along_axis(lambda x: np.histogram(x, 10, (0, 1 << 16))[0], 0, one)
     assert counts.min() >= 8  # of 10; independent numbers would leave some with 2 or 3
     assert counts.max() <= 12
@@ -111,7 +113,7 @@ def test_the_engine_stores_the_references_bits(weights: str, dtype: torch.dtype,
         p.grad = torch.zeros_like(p)
         optimizer.step()
         key, index = optimizer._plans[0].keys[0], np.arange(3001, dtype=np.int64)
-        random = formats.random16(np, index, key, 1, "weight")
+        random = formats.random16(np, index, key, 1, WEIGHT_DRAW)
         name = str(dtype).removeprefix("torch.")
         join = getattr(formats, f"join_{name}")
         start = join(np, codes, 0 * codes) if weights == "split" else getattr(formats, f"decode_{name}")(np, codes)

@@ -124,17 +124,25 @@ def test_unsigned_codes_are_the_nearest_and_never_zero(values: list[float], kept
         assert x.max() / scale[0, 0] <= formats.LARGEST_UNSIGNED * (1 + 1e-6)
 
 
-def test_stochastic_rounding_is_right_on_average_in_v() -> None:
+@pytest.mark.parametrize("has_sign", [False, True])
+def test_stochastic_rounding_is_right_on_average(has_sign: bool) -> None:
     rng = np.random.default_rng(0)
     x = np.sort(rng.uniform(0.001, 1, 128).astype(np.float32) ** 3)[None]
+    if has_sign:
+        x *= rng.choice([-1, 1], x.shape)
     total = np.zeros((1, 128))
     steps = 4096
     for step in range(steps):
-        threshold = formats.random18(np, np.zeros((1, 1), np.int64), np.arange(128)[None], 7, step)
-        codes, scale = formats.encode_unsigned(np, x, np.zeros((1, 1), np.float32), threshold)
-        total += formats.decode_unsigned(np, codes, scale)
-    spacing = np.diff((formats.grid(np, np.arange(256)) + 0.5) * scale[0, 0])[codes]
-    above = x > scale * 0.5  # what is smaller than the smallest code is read as that
+        threshold = formats.random18(np, np.zeros((1, 1), np.int64), np.arange(128)[None], 7, step, 4)
+        if has_sign:
+            codes, scale = formats.encode_signed(np, x, threshold)
+            assert np.abs(codes).max() == 127  # the largest, at every threshold
+            total += formats.decode_signed(np, codes, scale)
+        else:
+            codes, scale = formats.encode_unsigned(np, x, np.zeros((1, 1), np.float32), threshold)
+            total += formats.decode_unsigned(np, codes, scale)
+    spacing = np.diff(formats.grid(np, np.arange(256)) * scale[0, 0])[np.abs(codes)]
+    above = has_sign | (x > scale * 0.5)  # a second moment below the smallest code is read as that
     assert (np.abs(total / steps - x) <= spacing * 0.005)[above].all()
 
 

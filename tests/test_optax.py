@@ -28,12 +28,11 @@ import adamas.optax as ao  # noqa: E402
 from adamas.jax_formats import Namespace  # noqa: E402
 from adamas.optax import storage  # noqa: E402
 from adamas.rule import formats  # noqa: E402
-from adamas.rule.declaration import Member  # noqa: E402
+from adamas.rule.declaration import WEIGHT_DRAW, Member  # noqa: E402
 from adamas.rule.members import MEMBERS  # noqa: E402
 from adamas.schedules import Plateau, cosine, warmup  # noqa: E402
 
 Tree = Any
-DRAWN = {index: what for what, index in formats.DRAWS.items()}
 
 
 @dataclass(frozen=True)
@@ -472,20 +471,21 @@ def test_moments_are_stored_with_the_references_bits(case: Case) -> None:
                 value = np.maximum(loaded[name], np.float32(k["a2"]) * loaded["exp_avg_sq"])
             found = moment(after, name)
             if state == "bfloat16":
-                random = None if kind.draw is None else formats.random16(np, index, key, 1, DRAWN[kind.draw])
+                random = None if kind.draw is None else formats.random16(np, index, key, 1, kind.draw)
                 want = formats.encode_bfloat16(np, value, random)
                 np.testing.assert_array_equal(
                     np.asarray(found.values.view(jnp.uint16)).astype(np.int64), want, err_msg=name
                 )
                 continue
             blocks = np.pad(value, ((0, 0), (0, 56))).reshape(40, 2, 128)
-            if kind.signed:
-                codes, scale = formats.encode_signed(np, blocks)
-            else:
+            threshold = None
+            if kind.code_draw is not None:
                 block = np.arange(80, dtype=np.int64).reshape(40, 2, 1)
-                threshold = formats.random18(np, block, np.arange(128, dtype=np.int64), key, 1)
-                old = scales[name] * np.float32(factor)
-                codes, scale = formats.encode_unsigned(np, blocks, old, threshold if kind.codes == "dithered" else None)
+                threshold = formats.random18(np, block, np.arange(128, dtype=np.int64), key, 1, kind.code_draw)
+            if kind.signed:
+                codes, scale = formats.encode_signed(np, blocks, threshold)
+            else:
+                codes, scale = formats.encode_unsigned(np, blocks, scales[name] * np.float32(factor), threshold)
             want = codes.reshape(40, 256)[:, :200]
             np.testing.assert_array_equal(np.asarray(found.values).astype(np.int64), want, err_msg=name)
             np.testing.assert_array_equal(np.asarray(found.scale), scale[..., 0], err_msg=name)
@@ -508,12 +508,12 @@ def odd_floats(shape: tuple[int, ...]) -> np.ndarray:
 def test_weights_are_rounded_split_and_joined_with_the_references_bits(dtype: str) -> None:
     x = odd_floats((30, 130))
     index = np.arange(x.size, dtype=np.int64).reshape(x.shape)
-    thresholds = formats.random16(np, index, 77, 9, "weight")
+    thresholds = formats.random16(np, index, 77, 9, WEIGHT_DRAW)
 
     @jax.jit
     def run(x: Any, count: Any) -> Any:
         xp = Namespace(count)
-        random = storage.Rounding(77, count, xp).thresholds(x.shape, "weight")
+        random = storage.Rounding(77, count, xp).thresholds(x.shape, WEIGHT_DRAW)
         high, low = storage.split(x, dtype, xp)
         nearest, stochastic = (storage.rounded(x, dtype, t, xp) for t in (None, random))
         return *(y.view(jnp.uint16) for y in (nearest, stochastic, high, low)), storage.joined(high, low, xp)
@@ -532,21 +532,25 @@ def test_blocks_with_odd_numbers_have_the_references_bits() -> None:
     x, old = odd_floats((40, 2, 128)), np.abs(odd_floats((40, 2, 1)))
     old[~np.isfinite(old)] = 1.0
 
+    def coded(xp: Any, x: Any, old: Any, thresholds: Any) -> list[Any]:
+        found = []
+        for t in (None, thresholds):
+            signed, unsigned = formats.encode_signed(xp, x, t), formats.encode_unsigned(xp, xp.abs(x), old, t)
+            found += [signed, formats.decode_signed(xp, *signed), unsigned, formats.decode_unsigned(xp, *unsigned)]
+        return found
+
     @jax.jit
     def run(x: Any, old: Any, count: Any) -> Any:
         with jax.enable_x64(True):
             xp = Namespace(count)
-            thresholds = storage.Rounding(5, count, xp).block_thresholds((40, 2))
-            signed, unsigned = formats.encode_signed(xp, x), formats.encode_unsigned(xp, jnp.abs(x), old, thresholds)
-            return signed, formats.decode_signed(xp, *signed), unsigned, formats.decode_unsigned(xp, *unsigned)
+            thresholds = storage.Rounding(5, count, xp).block_thresholds((40, 2), 4)
+            return coded(xp, x, old, thresholds)
 
     got = run(x, old, jnp.int32(4))
     with np.errstate(all="ignore"):
         block = np.arange(80, dtype=np.int64).reshape(40, 2, 1)
-        thresholds = formats.random18(np, block, np.arange(128, dtype=np.int64), 5, 4)
-        signed = formats.encode_signed(np, x)
-        unsigned = formats.encode_unsigned(np, np.abs(x), old, thresholds)
-        want = (signed, formats.decode_signed(np, *signed), unsigned, formats.decode_unsigned(np, *unsigned))
+        thresholds = formats.random18(np, block, np.arange(128, dtype=np.int64), 5, 4, 4)
+        want = coded(np, x, old, thresholds)
     for one, two in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
 

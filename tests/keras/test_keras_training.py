@@ -17,6 +17,7 @@ from keras_cases import BACKEND, CASES, LARGE, Stepper, normal, stepped, value_o
 
 import adamas.keras as ak
 from adamas.rule import formats
+from adamas.rule.sentence import FIRST, SECOND
 from adamas.schedules import Plateau, power
 
 pytestmark = pytest.mark.keras
@@ -651,13 +652,13 @@ def test_moments_are_stored_to_the_bit_as_formats_says(form: str) -> None:
     state, key = optimizer._states[1], formats.tensor_key(5, 1)
     first, second = np.float32(1 - 0.9) * gradient, np.float32(1 - 0.999) * gradient * gradient
     if form == "bfloat16":
-        for name, moment, what in (("exp_avg", first, "first"), ("exp_avg_sq", second, "second")):
+        for name, moment, kind in (("exp_avg", first, FIRST), ("exp_avg_sq", second, SECOND)):
             index = np.arange(first.size).reshape(first.shape)
-            codes = formats.encode_bfloat16(np, moment, formats.random16(np, index, key, 1, what))
+            codes = formats.encode_bfloat16(np, moment, formats.random16(np, index, key, 1, kind.draw))
             assert np.array_equal(value_of(state[name]), formats.decode_bfloat16(np, codes))
         return
     blocks = [np.pad(moment, ((0, 0), (0, 126))).reshape(40, 2, 128) for moment in (first, second)]
-    thresholds = formats.random18(np, np.arange(80).reshape(40, 2, 1), np.arange(128), key, 1)
+    thresholds = formats.random18(np, np.arange(80).reshape(40, 2, 1), np.arange(128), key, 1, SECOND.draw)
     none = np.zeros((40, 2, 1), np.float32)
     stored = formats.encode_signed(np, blocks[0]), formats.encode_unsigned(np, blocks[1], none, thresholds)
     for name, (codes, scale) in zip(("exp_avg", "exp_avg_sq"), stored, strict=True):

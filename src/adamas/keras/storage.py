@@ -12,14 +12,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..rule import formats, layout
-from ..rule.declaration import Member
+from ..rule.declaration import WEIGHT_DRAW, Member
 from ..rule.declaration import State as MomentKind
 from ..rule.layout import HALVES, LOW_BITS, State
 from .backend import arrays
 
 Array = Any
 
-_WHAT = {index: what for what, index in formats.DRAWS.items()}
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -81,16 +80,16 @@ class Rounding(NamedTuple):
         """The namespace for ``adamas.rule.formats``."""
         return arrays.Codes(self.count)
 
-    def thresholds(self, shape: Sequence[int], what: str) -> Any:
+    def thresholds(self, shape: Sequence[int], draw: int) -> Any:
         """The 16-bit thresholds of a whole variable's elements."""
         index = arrays.reshaped(arrays.counted(math.prod(shape)), tuple(shape))
-        return formats.random16(self.xp, index, self.key, arrays.counter(self.count), what)
+        return formats.random16(self.xp, index, self.key, arrays.counter(self.count), draw)
 
-    def block_thresholds(self, scale_shape: Sequence[int]) -> Any:
-        """The 18-bit thresholds of second moments in 8 bits, by blocks."""
+    def block_thresholds(self, scale_shape: Sequence[int], draw: int) -> Any:
+        """The 18-bit thresholds of a moment in 8 bits, by blocks."""
         blocks = arrays.reshaped(arrays.counted(math.prod(scale_shape)), (*scale_shape, 1))
         position = arrays.counted(formats.BLOCK)
-        return formats.random18(self.xp, blocks, position, self.key, arrays.counter(self.count))
+        return formats.random18(self.xp, blocks, position, self.key, arrays.counter(self.count), draw)
 
 
 @_exactly
@@ -110,21 +109,22 @@ def kept(value: Array, dtype: str, rounding: Rounding, kind: MomentKind) -> Arra
     if dtype not in HALVES:
         return arrays.cast(value, dtype)
     return _rounded(
-        value, dtype, rounding.xp, None if kind.draw is None else rounding.thresholds(value.shape, _WHAT[kind.draw])
+        value, dtype, rounding.xp, None if kind.draw is None else rounding.thresholds(value.shape, kind.draw)
     )
 
 
 @_exactly
 def coded(
-    value: Array, dtype: str, scale: Array, rounding: Rounding, factor: Array | float, is_average: bool
+    value: Array, dtype: str, scale: Array, rounding: Rounding, factor: Array | float, draw: int | None
 ) -> tuple[Array, Array]:
-    """A moment in 8 bits: codes and scales. ``scale`` is what these were, and ``factor`` the rule's own, of the decay."""
+    """A moment in 8 bits: codes and scales. ``scale`` is what these were, and ``factor`` the rule's own, of the
+    decay; ``draw`` is None where codes are rounded to the nearest."""
     xp = rounding.xp
     blocks = _blocks(arrays.cast(value, "float32"))
+    thresholds = None if draw is None else rounding.block_thresholds(scale.shape, draw)
     if dtype == "int8":
-        codes, scales = formats.encode_signed(xp, blocks)
+        codes, scales = formats.encode_signed(xp, blocks, thresholds)
     else:
-        thresholds = rounding.block_thresholds(scale.shape) if is_average else None
         old = arrays.opened(factor * arrays.xp.abs(scale))[..., None]
         codes, scales = formats.encode_unsigned(xp, blocks, old, thresholds)
     return arrays.cast(_unblocked(codes, value.shape), dtype), arrays.closed(scales[..., 0], "float32")
@@ -133,7 +133,7 @@ def coded(
 @_exactly
 def rounded(value: Array, dtype: str, rounding: Rounding) -> Array:
     """Float32 weights as 16-bit ones, rounded stochastically."""
-    return _rounded(value, dtype, rounding.xp, rounding.thresholds(value.shape, "weight"))
+    return _rounded(value, dtype, rounding.xp, rounding.thresholds(value.shape, WEIGHT_DRAW))
 
 
 @_exactly

@@ -98,7 +98,7 @@ def step(
             after[name] = storage.kept(value, form, rounding, kind)
         else:
             factor = 1.0 if kind.decay is None else k[kind.decay]
-            coded = storage.coded(value, form, scale, rounding, factor, kind.codes == "dithered")
+            coded = storage.coded(value, form, scale, rounding, factor, kind.code_draw)
             after[name], after[layout.scale_name(name)] = coded
     if low is not None:
         stored, after[layout.LOW_BITS] = storage.split(p, dtype, rounding.xp)

@@ -20,8 +20,6 @@ from ..rule.layout import HALVES, StateFormat
 
 Array = Any
 
-_WHAT = {index: what for what, index in formats.DRAWS.items()}
-
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -102,21 +100,21 @@ class Rounding(NamedTuple):
     xp: Namespace
 
     @_with_all_constants
-    def thresholds(self, shape: Sequence[int], what: str) -> Array:
+    def thresholds(self, shape: Sequence[int], draw: int) -> Array:
         """The 16-bit thresholds of a whole tensor's elements."""
         index, stride = jnp.zeros(shape, jnp.uint32), 1
         for axis in reversed(range(len(shape))):
             index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride & 0xFFFFFFFF)
             stride *= shape[axis]
-        return formats.random16(self.xp, index, self.key, self.count.astype(jnp.uint32), what)
+        return formats.random16(self.xp, index, self.key, self.count.astype(jnp.uint32), draw)
 
     @_with_all_constants
-    def block_thresholds(self, scale_shape: Sequence[int]) -> Array:
-        """The 18-bit thresholds of second moments in 8 bits, by blocks."""
+    def block_thresholds(self, scale_shape: Sequence[int], draw: int) -> Array:
+        """The 18-bit thresholds of a moment in 8 bits, by blocks."""
         rows, blocks = (jax.lax.broadcasted_iota(jnp.uint32, (*scale_shape, 1), axis) for axis in (0, 1))
         position = jnp.arange(formats.BLOCK, dtype=jnp.uint32)
         count = self.count.astype(jnp.uint32)
-        return formats.random18(self.xp, rows * jnp.uint32(scale_shape[1]) + blocks, position, self.key, count)
+        return formats.random18(self.xp, rows * jnp.uint32(scale_shape[1]) + blocks, position, self.key, count, draw)
 
 
 @_with_all_constants
@@ -139,13 +137,14 @@ def kept(value: Array, before: Stored, rounding: Rounding, kind: State, factor: 
         if dtype != jnp.bfloat16:
             return Stored(value.astype(dtype), copied(before.scale))
         # Maxima are no averages: to the nearest.
-        thresholds = None if kind.draw is None else rounding.thresholds(value.shape, _WHAT[kind.draw])
+        thresholds = None if kind.draw is None else rounding.thresholds(value.shape, kind.draw)
         return Stored(rounded(value, dtype, thresholds, xp), copied(before.scale))
     blocks = layout.blocks(xp, value.astype(jnp.float32))
+    draw = kind.code_draw
+    thresholds = None if draw is None else rounding.block_thresholds(before.scale.shape, draw)
     if dtype == jnp.int8:
-        codes, scale = formats.encode_signed(xp, blocks)
+        codes, scale = formats.encode_signed(xp, blocks, thresholds)
     else:
-        thresholds = rounding.block_thresholds(before.scale.shape) if kind.codes == "dithered" else None
         old = factor * jnp.abs(before.scale[..., None])
         codes, scale = formats.encode_unsigned(xp, blocks, old, thresholds)
     return Stored(layout.unblocked(codes, value.shape).astype(dtype), scale[..., 0])

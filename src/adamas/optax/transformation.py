@@ -18,7 +18,7 @@ import optax
 
 from ..jax_formats import Namespace
 from ..rule import house, layout
-from ..rule.declaration import Member, Numbers, Rule, Traced, has_penalty
+from ..rule.declaration import WEIGHT_DRAW, Member, Numbers, Rule, Traced, has_penalty
 from ..rule.formats import tensor_key
 from ..rule.hyperparameters import CHOICES, Weights, check_state
 from ..schedules import Schedule
@@ -206,7 +206,7 @@ def _stepped(
         if is_split:
             high, low = storage.split(value, p.dtype, xp)
         else:
-            high = storage.rounded(value, p.dtype, rounding.thresholds(p.shape, "weight"), xp)
+            high = storage.rounded(value, p.dtype, rounding.thresholds(p.shape, WEIGHT_DRAW), xp)
         exact_change = high.astype(compute) - p.astype(compute)
         change = storage.as_update(exact_change, dtype, xp)
         if is_split:  # Where the sum may be another weight than the one that was meant, that other one has no low bits.

@@ -45,6 +45,11 @@ class State:
     gain: str | None = None
     codes: Literal["nearest", "dithered"] = "nearest"
 
+    @property
+    def code_draw(self) -> int | None:
+        """The index of the random numbers that round its 8-bit codes; None if they are rounded to the nearest."""
+        return self.draw if self.codes == "dithered" else None
+
 
 WEIGHT_DRAW = 2  # the index of the random numbers that round a weight
 

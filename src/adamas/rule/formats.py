@@ -82,29 +82,30 @@ def random_bits(xp: Any, index: Array, tensor_key: int, draw: int) -> Array:
 BLOCK = 128
 _STEP = 0x9E3779B9  # 2³²·(√5 − 1)/2
 _POSITION = 0x6A09E667  # 2³²·(√2 − 1)
-DRAWS = {"first": 0, "second": 1, "weight": 2, "trace": 3}
 
 
-def thresholds(xp: Any, block: Array, position: Array, tensor_key: int, step: int, what: str) -> Array:
-    """The 32-bit thresholds that round the weight or a moment (``what`` is a key of ``DRAWS``).
+def thresholds(xp: Any, block: Array, position: Array, tensor_key: int, step: int, draw: int) -> Array:
+    """The 32-bit thresholds that round the weight or a state tensor.
 
     ``block`` counts the blocks of the whole tensor, ``position`` the elements of a block; both int64, to be broadcast.
+    ``draw`` is the index of its random numbers (``adamas.rule.declaration.State.draw``).
     """
-    start = random_bits(xp, block, tensor_key, DRAWS[what]) + (_STEP * step & _MASK32)
+    start = random_bits(xp, block, tensor_key, draw) + (_STEP * step & _MASK32)
     return start + _POSITION * position & _MASK32
 
 
-def random16(xp: Any, index: Array, tensor_key: int, step: int, what: str) -> Array:
+def random16(xp: Any, index: Array, tensor_key: int, step: int, draw: int) -> Array:
     """The 16-bit thresholds of elements that are counted through the whole tensor (int64)."""
-    return thresholds(xp, index >> 7, index & (BLOCK - 1), tensor_key, step, what) >> 16
+    return thresholds(xp, index >> 7, index & (BLOCK - 1), tensor_key, step, draw) >> 16
 
 
-def random18(xp: Any, block: Array, position: Array, tensor_key: int, step: int) -> Array:
-    """The 18-bit thresholds of second moments in 8 bits, whose blocks are those of a scale.
+def random18(xp: Any, block: Array, position: Array, tensor_key: int, step: int, draw: int) -> Array:
+    """The 18-bit thresholds of 8-bit codes, whose blocks are those of a scale.
 
-    14 bits are random. The others keep a number that is a code's, but for its last bits, from becoming another.
+    14 bits are random. The others are constant, so that a value that differs from a code's in the last bits alone is always
+    rounded to that code.
     """
-    return thresholds(xp, block, position, tensor_key, step, "second") >> 18 << 4 | 8
+    return thresholds(xp, block, position, tensor_key, step, draw) >> 18 << 4 | 8
 
 
 # bfloat16: the upper half of a float32.
@@ -264,15 +265,18 @@ def decode_signed(xp: Any, codes: Array, scale: Array) -> Array:
     return xp.where(codes == _NAN_CODE, xp.full_like(value, float("nan")), value)
 
 
-def encode_signed(xp: Any, x: Array) -> tuple[Array, Array]:
-    """The nearest codes of float32 values, and the scale of each block (the last dimension, of which 1 is left)."""
+def encode_signed(xp: Any, x: Array, threshold: Array | None = None) -> tuple[Array, Array]:
+    """The codes of float32 values, and the scale of each block (the last dimension, of which 1 is left).
+
+    With ``threshold`` (18 bits an element) values are rounded stochastically, without it to the nearest.
+    """
     largest = _largest(xp, x)
     some = largest >= LEAST_SIGNED
     # By what it sees is constant, a compiler may multiply instead, and round otherwise.
     scale = xp.where(some, largest / (LARGEST_SIGNED + 0 * largest), xp.zeros_like(largest))
     inverse = xp.where(some, 1 / xp.where(some, scale, xp.ones_like(scale)), scale)
     size = xp.where(xp.isfinite(x), xp.abs(x), xp.zeros_like(x))
-    codes = _codes_of(xp, _separate(xp, size * inverse) + 32, _HALF)
+    codes = _codes_of(xp, _separate(xp, size * inverse) + 32, _HALF if threshold is None else threshold)
     codes = xp.where(x < 0, -codes, codes)
     return xp.where(xp.isfinite(x), codes, xp.full_like(codes, _NAN_CODE)), _marked(xp, x, scale)
 

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from ..rule import formats, house, layout
-from ..rule.declaration import Numbers, Rule
+from ..rule.declaration import WEIGHT_DRAW, Numbers, Rule
 from . import storage
-
-_WHAT = {index: what for what, index in formats.DRAWS.items()}
 
 
 def _codes(x: Tensor) -> Tensor:
@@ -62,12 +60,12 @@ def step(
     row = p[:1].numel() if p.ndim else 1
     index = (torch.arange(p.numel(), device=p.device) + first_row * row).reshape(p.shape)
 
-    def round_into(target: Tensor, value: Tensor, what: str | None) -> None:
+    def round_into(target: Tensor, value: Tensor, draw: int | None) -> None:
         encode = formats.ENCODE.get(storage.dtype_name(target.dtype))
-        if encode is None or what is None:
+        if encode is None or draw is None:
             target.copy_(value)
         else:
-            random = formats.random16(torch, index, random_key, step_count, what)
+            random = formats.random16(torch, index, random_key, step_count, draw)
             _store(encode(torch, value.to(torch.float32).contiguous(), random), target)
 
     def load(x: Tensor, scale: Tensor | None) -> Tensor:
@@ -76,14 +74,16 @@ def step(
         assert scale is not None
         return storage.decoded(x, scale).to(compute)
 
-    def code_into(target: Tensor, scale: Tensor, value: Tensor, factor: float, is_average: bool) -> None:
+    def code_into(target: Tensor, scale: Tensor, value: Tensor, factor: float, draw: int | None) -> None:
         values = layout.blocks(torch, value.to(torch.float32))
-        if target.dtype == torch.int8:
-            codes, scales = formats.encode_signed(torch, values)
-        else:
+        threshold = None
+        if draw is not None:
             block = torch.arange(scale.numel(), device=p.device).reshape(*scale.shape, 1) + first_row * scale.shape[1]
             position = torch.arange(formats.BLOCK, device=p.device)
-            threshold = formats.random18(torch, block, position, random_key, step_count) if is_average else None
+            threshold = formats.random18(torch, block, position, random_key, step_count, draw)
+        if target.dtype == torch.int8:
+            codes, scales = formats.encode_signed(torch, values, threshold)
+        else:
             kept = factor * scale.abs().unsqueeze(-1)
             codes, scales = formats.encode_unsigned(torch, values, kept, threshold)
         target.copy_(layout.unblocked(codes, target.shape).to(target.dtype))
@@ -96,9 +96,9 @@ def step(
         if storage.is_coded(target):
             assert scale is not None
             factor = 1.0 if kind.decay is None else numbers[kind.decay]
-            code_into(target, scale, moment, factor, kind.codes == "dithered")
+            code_into(target, scale, moment, factor, kind.code_draw)
         else:
-            round_into(target, moment, None if kind.draw is None else _WHAT[kind.draw])
+            round_into(target, moment, kind.draw)
     if numbers["eta"] == 0 and numbers["k"] == 1:
         return
     if low is not None:
@@ -106,7 +106,7 @@ def step(
         _store(high_codes, p)
         low.copy_(low_codes.to(torch.int16))
     else:
-        round_into(p, value, "weight" if weights == "stochastic" else None)
+        round_into(p, value, WEIGHT_DRAW if weights == "stochastic" else None)
 
 
 @torch.no_grad()

@@ -62,6 +62,40 @@ print(*({FRAMEWORKS} & set(sys.modules) - own))
     assert run(program) == ""
 
 
+def test_what_needs_no_engine_works_from_source_and_what_does_says_how_to_build_it(tmp_path: Path) -> None:
+    program = f"""
+import os, sys
+from missing import missing
+os.chdir({str(tmp_path)!r})
+with missing("adamas._engine"):
+    import numpy, scipy.optimize
+    import adamas.convert, adamas.schedules, adamas.scipy
+    options = {{"lr": 0.1 * adamas.schedules.cosine(300), "maxiter": 300}}
+    method, square = adamas.scipy.adam, lambda x: (float(x @ x), 2 * x)
+    found = scipy.optimize.minimize(square, [1.0, -2.0], jac=True, method=method, options=options)
+    assert found.fun < 1e-3, found
+    for code in ("import adamas.torch", "import adamas.numpy", "adamas.engine_info()", "from adamas import _engine"):
+        try:
+            exec(code)
+            print(code, "did not fail")
+        except ImportError as error:
+            assert str(error).startswith("the engine, adamas._engine, is not built: run pip install . in the source"), error
+    try:
+        adamas.nothing
+    except AttributeError as error:
+        assert str(error) == "module 'adamas' has no attribute 'nothing'", error
+    from adamas.lab.commands.main import main
+    for arguments in (["tasks"], ["schedule", "cosine(100)"], ["--help"]):
+        sys.argv[1:] = arguments
+        try:
+            main()
+        except SystemExit as ended:
+            assert not ended.code, arguments
+print(*sorted(os.listdir()))
+"""
+    assert run(program).splitlines()[-1] == "schedule.png"
+
+
 MISSING = [  # what is asked for, the library that is missing, and the extra that brings it
     ("import adamas.torch", "torch", "torch"),
     ("import adamas.torch.members", "torch", "torch"),

@@ -6,12 +6,27 @@ the framework, and only those that step on the engine need it to be built.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import moved as _moved  # noqa: F401  # for its effect: the modules' former names import
 
 __all__ = ["EngineInfo", "__version__", "engine_info"]
 __version__ = "0.1.0"
+
+if not TYPE_CHECKING:  # or any name would pass for an attribute
+
+    def __getattr__(name: str) -> Any:
+        """Import the engine when it is first asked for, and say how to build it where it is missing."""
+        if name != "_engine":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            return import_module("adamas._engine")
+        except ModuleNotFoundError as error:
+            if error.name != "adamas._engine":
+                raise
+            message = "the engine, adamas._engine, is not built: run pip install . in the source tree (needs a C++20 compiler)"
+            raise ModuleNotFoundError(message, name=error.name) from error
 
 
 class EngineInfo(NamedTuple):

@@ -262,6 +262,8 @@ def load(data_dir):
         ("train=(x,)", "train=(x[:0],)", "task has parts of train with [0] examples"),
         ("train=(x,)", "train=x", "task has a train that must be a tuple of tensors, not Tensor"),
         ("train=(x,)", "train=(x.numpy(),)", "task has a train that must be a tuple of tensors, not tuple"),
+        ("threads=1", "threads=1, lr_scale=0", "task has lr_scale = 0: it must be a number above 0"),
+        ("threads=1", "sgd_lr_scale=True", "task has sgd_lr_scale = True: it must be a number above 0"),
         ('metric="size"', 'metric="sise"', "task has the metric 'sise', and evaluate gives size"),
         ('"size"', '"step"', "task has an evaluate that gives 'step', which every run has: name it otherwise"),
         (

@@ -181,10 +181,6 @@ def test_a_batch_of_one_is_enough(task: Task) -> None:
         assert task.loss(model, *batch).isfinite()
 
 
-def test_the_rates_are_of_optimizers_that_there_are(task: Task) -> None:
-    assert set(task.rates) <= set(OPTIMIZERS)
-
-
 # What cannot be used.
 
 
@@ -266,7 +262,7 @@ def test_sentiment_without_its_package_says_what_to_install(monkeypatch: pytest.
 def test_every_optimizer_solves_the_quadratic_at_its_rate(optimizer: str, load: Callable[[str], Task]) -> None:
     task, member = load("quadratic"), OPTIMIZERS[optimizer]
     model = task.model()
-    stepper = getattr(adamas.torch, member.class_name)(model.parameters(), lr=task.rates[optimizer], **member.arguments)
+    stepper = getattr(adamas.torch, member.class_name)(model.parameters(), lr=member.usual_lr(task), **member.arguments)
     for _ in range(task.epochs * task.steps_per_epoch):
         gradients(model, task.loss(model))
         stepper.step()

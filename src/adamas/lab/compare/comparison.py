@@ -226,8 +226,8 @@ def _usual_rate(task: Task, options: Options) -> float | None:
     """
     namesake = options.spec.class_name.lower()
     if options.spec.is_adamas or namesake not in OPTIMIZERS:
-        return options.usual_rate(task.rates)
-    return task.rates.get(namesake, OPTIMIZERS[namesake].lr)
+        return options.spec.usual_lr(task)
+    return OPTIMIZERS[namesake].usual_lr(task)
 
 
 def _try_out_all(settings: Settings, task: Task | None = None) -> None:

@@ -86,7 +86,9 @@ class Task:
         eval_every: steps between two evaluations, where a run does not say otherwise; None is once an epoch.
         threads: how many suit it; None leaves them to PyTorch.
         models: other networks, by the name that ``--model`` takes.
-        rates: learning rates by optimizer, for those whose own default does not suit the task.
+        lr_scale: multiplies the default learning rate of every optimizer but ``SGD``. Their steps are about as large as the
+            rate, whatever the scale of the loss, so one factor suits all of them (``benchmarks/bench_tasks.py``).
+        sgd_lr_scale: multiplies the default learning rate of ``SGD``, whose steps are proportional to the gradient.
         chart: draws the run from the rows of its metrics.jsonl, where there is more to see than curves.
     """
 
@@ -105,7 +107,8 @@ class Task:
     eval_every: int | None = None
     threads: int | None = None
     models: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
-    rates: Mapping[str, float] = field(default_factory=dict)
+    lr_scale: float = 1.0
+    sgd_lr_scale: float = 1.0
     chart: Callable[[Sequence[Mapping[str, Any]]], Chart] | None = None
 
     def __post_init__(self) -> None:
@@ -122,6 +125,10 @@ class Task:
             parts = getattr(self, name)
             if not isinstance(parts, tuple) or not all(hasattr(part, "index_select") for part in parts):
                 raise InputError("task", f"has a {name} that must be a tuple of tensors, not {type(parts).__name__}")
+        for name in ("lr_scale", "sgd_lr_scale"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < math.inf:
+                raise InputError("task", f"has {name} = {value!r}: it must be a number above 0")
         sizes = [len(part) for part in self.train]
         if len(set(sizes)) > 1 or 0 in sizes:
             raise InputError("task", f"has parts of train with {sizes} examples: they must be as many, and some")

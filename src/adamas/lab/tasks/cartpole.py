@@ -143,8 +143,6 @@ def load(data_dir: Path | None) -> Task:
         epochs=15,
         steps_per_epoch=10,
         threads=1,
-        rates={
-            **{"momentum": 0.3, "nesterov": 0.3, "adagrad": 0.05, "rmsprop": 3e-3, "adamax": 1e-2},
-            **dict.fromkeys(("adam", "adamw", "amsgrad", "nadam", "radam"), 1e-2),
-        },
+        lr_scale=10.0,
+        sgd_lr_scale=10.0,
     )

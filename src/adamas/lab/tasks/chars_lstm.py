@@ -48,5 +48,5 @@ def load(data_dir: Path | None) -> Task:
         test=(test,),
         batch_size=32,
         eval_every=250,
-        rates=dict.fromkeys(("adam", "adamw", "amsgrad", "nadam", "radam"), 3e-3),
+        lr_scale=3.0,
     )

@@ -118,19 +118,7 @@ def load(data_dir: Path | None) -> Task:
         steps_per_epoch=10,
         eval_every=1,  # so that the path is drawn step by step
         threads=1,
-        # The usual rates are for millions of weights near 0. Here one weight has a way of 5 to go.
-        rates={
-            "sgd": 0.1,
-            "momentum": 0.03,
-            "nesterov": 0.03,
-            "adagrad": 1.0,
-            "rmsprop": 0.05,
-            "adam": 0.1,
-            "adamw": 0.1,
-            "amsgrad": 0.1,
-            "adamax": 0.1,
-            "nadam": 0.1,
-            "radam": 0.1,
-        },
+        # The usual rates are for many weights near 0. Here one weight has a distance of 5 to go.
+        lr_scale=100.0,
         chart=chart,
     )

@@ -75,11 +75,9 @@ def load(data_dir: Path | None) -> Task:
         test=(rows[test], wanted[test]),
         batch_size=64,
         threads=1,
-        rates={
-            # A word is in few batches, and its gradient is shared by all words of a review.
-            **{"sgd": 3.0, "momentum": 0.5, "nesterov": 0.5, "adagrad": 0.1, "rmsprop": 3e-3, "adamax": 1e-2},
-            **dict.fromkeys(("adam", "adamw", "amsgrad", "nadam", "radam"), 3e-3),
-        },
+        # A word is in few batches, and its gradient is shared by all words of a review.
+        lr_scale=3.0,
+        sgd_lr_scale=30.0,
     )
 
 

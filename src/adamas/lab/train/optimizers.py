@@ -18,6 +18,7 @@ from typing import Any
 
 from adamas.extras import needs
 from adamas.lab.inputs import InputError, choose
+from adamas.lab.tasks import Task
 from adamas.lab.users_code import USERS_MODULES
 from adamas.rule.declaration import Member
 from adamas.rule.members import MEMBERS
@@ -44,6 +45,10 @@ class OptimizerSpec:
     def is_adamas(self) -> bool:
         """Whether it is one of Adamas, which takes schedules, storage formats and a clip."""
         return self.module == ADAMAS
+
+    def usual_lr(self, task: Task) -> float | None:
+        """Its default rate on a task."""
+        return None if self.lr is None else self.lr * (task.sgd_lr_scale if self.class_name == "SGD" else task.lr_scale)
 
     def load(self) -> type[Any]:
         """Import its class."""
@@ -76,11 +81,6 @@ def _offered(member: Member) -> dict[str, OptimizerSpec]:
 
 
 OPTIMIZERS = {name: spec for member in MEMBERS.values() for name, spec in _offered(member).items()}
-
-
-def base_name(text: str) -> str:
-    """The optimizer without its arguments."""
-    return text.partition("(")[0].strip()
 
 
 def choose_optimizer(text: str) -> OptimizerSpec:

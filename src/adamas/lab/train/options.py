@@ -9,7 +9,6 @@ import math
 import os
 import sys
 import types
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from adamas.lab.inputs import InputError, choose
-from adamas.lab.tasks import TASKS, is_file, label
+from adamas.lab.tasks import TASKS, Task, is_file, label
 from adamas.lab.train.named_schedules import choose_schedule
-from adamas.lab.train.optimizers import OptimizerSpec, base_name, choose_optimizer
+from adamas.lab.train.optimizers import OptimizerSpec, choose_optimizer
 from adamas.schedules import Plateau, Schedule, ScheduleError, parse
 
 MOST_SEED = 2**63  # and below
@@ -73,9 +72,8 @@ class Options:
             choose("task", self.task, TASKS)
         self._check_optimizer()
         if self.schedule_is_rate and self.lr is not None:
-            problem = (
-                f"has a rate in it ({self.learning_rate():g}), and lr is given too ({self.lr}): leave one of them out"
-            )
+            unit = choose_schedule(self.schedule, 1).unit
+            problem = f"has a rate in it ({unit:g}), and lr is given too ({self.lr}): leave one of them out"
             raise InputError("schedule", problem)
         if self.plateau not in (None, "default"):
             self._plateau("min")
@@ -145,19 +143,15 @@ class Options:
         """The task's name, or that of its file."""
         return label(self.task)
 
-    def usual_rate(self, rates: Mapping[str, float]) -> float | None:
-        """The optimizer's default rate for a task that has ``rates`` of its own."""
-        return rates.get(base_name(self.optimizer), self.spec.lr)
-
-    def learning_rate(self, rates: Mapping[str, float] | None = None) -> float:
-        """``lr``, or the number in the schedule, or the default; what a factor is multiplied by."""
+    def learning_rate(self, task: Task) -> float:
+        """``lr``, or the number in the schedule, or the default on the task; what a factor is multiplied by."""
         if self.schedule_is_rate:
             return choose_schedule(self.schedule, 1).unit
         if self.lr is None or self.lr == "auto":
-            return self.usual_rate(rates or {}) or 0.0
+            return self.spec.usual_lr(task) or 0.0
         return self.lr
 
-    def rate(self, steps: int, rates: Mapping[str, float], plateau_mode: Literal["max", "min"] = "min") -> Schedule:
+    def rate(self, steps: int, task: Task, plateau_mode: Literal["max", "min"] = "min") -> Schedule:
         """The learning rate over a run of that many steps, with the plateau where one is asked for.
 
         ``plateau_mode`` is that of the plateau by default.
@@ -166,7 +160,7 @@ class Options:
             InputError: it is negative or infinite at some step.
         """
         schedule = choose_schedule(self.schedule, steps)
-        rate = schedule if schedule.is_rate else self.learning_rate(rates) * schedule
+        rate = schedule if schedule.is_rate else self.learning_rate(task) * schedule
         at = np.linspace(0, steps, min(steps + 1, POINTS_CHECKED)).round()
         wrong = ~((rate(at) >= 0) & (rate(at) < math.inf))
         if wrong.any():

@@ -169,7 +169,7 @@ def _plan(options: Options, training: Training, lr_found: str | None, out: Path 
         task=options.task_label,
         description=task.description,
         optimizer=options.optimizer,
-        learning_rate=options.learning_rate(task.rates),
+        learning_rate=options.learning_rate(task),
         schedule=options.schedule if options.plateau is None else f"{options.schedule} * {training.plateaus[-1]}",
         lr_found=lr_found,
         metric=task.metric,
@@ -196,7 +196,7 @@ def _summary(options: Options, training: Training, lr_found: str | None, out: Pa
     return Summary(
         task=options.task_label,
         optimizer=options.optimizer,
-        lr=options.learning_rate(task.rates),
+        lr=options.learning_rate(task),
         lr_found=lr_found,
         cuts=[row.cut for row in training.history if row.cut],
         metric=task.metric,

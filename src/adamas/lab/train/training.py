@@ -84,8 +84,8 @@ class Training:
 
         figures = self.evaluate() if options.plateau else {}
         by_loss = task.mode == "min" or "test_loss" in figures
-        self.rate: Schedule = options.rate(self.steps, task.rates, "min" if by_loss else "max")
-        self.usual_rate = options.usual_rate(task.rates)
+        self.rate: Schedule = options.rate(self.steps, task, "min" if by_loss else "max")
+        self.usual_rate = options.spec.usual_lr(task)
         self.plateaus = [part for part in self.rate.parts() if isinstance(part, Plateau)]
         for plateau in self.plateaus:
             self.watched(plateau, figures or self.evaluate())

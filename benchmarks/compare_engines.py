@@ -154,18 +154,13 @@ def array_dtype(name: str) -> np.dtype[Any]:
 
 
 def stepped(case: Case) -> dict[str, np.ndarray]:
-    """Weights and states after all steps; bfloat16 as bits, with ``:bfloat16`` behind the name."""
+    """Weights and states after all steps; bfloat16 as its bits, uint16."""
     arrays = {
         name: laid_out((numbers(shape, i) + (1j * IMAGINARY[i] if case.dtype == "complex64" else 0)), layout)
         for i, (name, (shape, layout)) in enumerate(SHAPES.items())
     }
     result = torch_stepped(case, arrays) if case.adapter == "torch" else numpy_stepped(case, arrays)
-    return {
-        f"{name}:bfloat16" if x.dtype == ml_dtypes.bfloat16 else name: x.view(np.uint16)
-        if x.dtype == ml_dtypes.bfloat16
-        else x
-        for name, x in result.items()
-    }
+    return {name: x.view(np.uint16) if x.dtype == ml_dtypes.bfloat16 else x for name, x in result.items()}
 
 
 def torch_stepped(case: Case, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -260,6 +255,7 @@ class Difference:
     floats: int = 0
     ulps: float = 0.0
     where: set[str] = field(default_factory=set)
+    settings: set[str] = field(default_factory=set)
 
 
 def ordered(x: np.ndarray) -> np.ndarray:
@@ -280,11 +276,12 @@ def compare(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], found: Dif
             found.where.add(name)
             found.ulps = np.inf
             continue
-        if np.array_equal(x.reshape(-1).view(np.uint8), y.reshape(-1).view(np.uint8)):
+        x, y = x.reshape(-1), y.reshape(-1)
+        if np.array_equal(x.view(np.uint8), y.view(np.uint8)):
             continue
         if x.dtype.kind == "c":
             x, y = x.view(f"f{x.itemsize // 2}"), y.view(f"f{y.itemsize // 2}")
-        if name.endswith(":bfloat16"):
+        if x.dtype == np.uint16:
             x, y = x.view(ml_dtypes.bfloat16), y.view(ml_dtypes.bfloat16)
         if name.endswith("weight_low_bits"):  # units in the last place of a float32 weight, which go round
             distance = np.abs((x - y).astype(np.int64))
@@ -301,7 +298,7 @@ def compare(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], found: Dif
         if distance.any():
             found.floats += int(np.count_nonzero(distance))
             found.ulps = max(found.ulps, float(distance.max()))
-            found.where.add(name.removesuffix(":bfloat16"))
+            found.where.add(name)
 
 
 def started(version: str, instruction_set: str, only: str) -> subprocess.Popen[bytes]:
@@ -339,13 +336,20 @@ def main() -> int:
             kind = (instruction_set, case.adapter, case.member, case.state, f"{case.dtype} {case.weights}")
             found = kinds.setdefault(kind, Difference())
             found.cases += 1
-            a, b = (pickle.load(process.stdout) for process in processes)  # type: ignore[arg-type]
+            try:
+                a, b = (pickle.load(process.stdout) for process in processes)  # type: ignore[arg-type]
+            except EOFError:
+                raise SystemExit(f"a version cannot make the case {case}: what it says is above") from None
+            before = found.integers, found.floats
             compare(a, b, found)
-        if any(process.wait() for process in processes):
-            raise SystemExit("a version did not end well")
+            if before != (found.integers, found.floats):
+                found.settings.add(case.setting)
+        for process in processes:
+            process.wait()
     differing = {kind: found for kind, found in kinds.items() if found.where}
     for kind, found in differing.items():
-        first = ", ".join(sorted(found.where)[:3])
+        names = sorted(found.where, key=lambda name: (name.count("/"), name))
+        first = f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''} ({', '.join(sorted(found.settings))})"
         print(
             f"{' '.join(f'{part:<9}' for part in kind)} {found.integers:>7} integers {found.floats:>7} floats, up to "
             f"{found.ulps:g} ulp: {first}"

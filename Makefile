@@ -20,8 +20,6 @@ train: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(THREADS) --dist worksteal
-	printf '%s\n' jax tensorflow torch | xargs -P $(THREADS) -I @ \
-	  env KERAS_BACKEND=@ OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m keras tests/keras
 
 test-tasks: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m tasks --durations=0

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import slow_average
 import torch
 import torch.nn.functional as F
 import transformer
@@ -153,6 +154,15 @@ def overshoot() -> None:
     print("Mean updates are in times the mean size of an exact update.\n")
 
 
+def averages() -> None:
+    """A slow average in signed codes, a third of whose means switch sign: its squared relative error, and wrong signs."""
+    rows = []
+    for beta in (0.9, 0.99, 0.999, 0.9999):
+        found = [slow_average.error(beta, dithered) for dithered in (False, True)]
+        rows.append([str(beta), *(f"{error:.1e}, {wrong:.1%}" for error, wrong in found)])
+    table(["β", "to the nearest", "stochastic"], rows)
+
+
 def times() -> None:
     """A step on the shapes of GPT-2 small, beside fused AdamW in float32."""
     rows = []
@@ -285,12 +295,13 @@ def training() -> None:
 
 
 SECTIONS = {
-    section.__name__: section for section in (memory, errors, spread, overshoot, times, threads, others, training)
+    section.__name__: section
+    for section in (memory, errors, spread, overshoot, averages, times, threads, others, training)
 }
 
 if __name__ == "__main__":
     torch.set_num_threads(THREADS)
     print(f"{adamas.engine_info()}, torch {torch.__version__}\n")
-    for name in sys.argv[1:] or ("memory", "errors", "spread", "overshoot", "times"):
+    for name in sys.argv[1:] or ("memory", "errors", "spread", "overshoot", "averages", "times"):
         print(f"{name}: {SECTIONS[name].__doc__}\n")
         SECTIONS[name]()

@@ -24,6 +24,7 @@ from adamas.rule.declaration import has_penalty
 from adamas.torch import storage, unfused
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import slow_average
 import transformer
 
 CODED = [case for case in CASES if case.name not in ("sgd",) and not case.options.get("centered")]
@@ -144,6 +145,13 @@ def test_stochastic_rounding_is_right_on_average(has_sign: bool) -> None:
     spacing = np.diff(formats.grid(np, np.arange(256)) * scale[0, 0])[np.abs(codes)]
     above = has_sign | (x > scale * 0.5)  # a second moment below the smallest code is read as that
     assert (np.abs(total / steps - x) <= spacing * 0.005)[above].all()
+
+
+def test_a_slow_average_with_a_sign_follows_its_mean() -> None:
+    """Rounded to the nearest, it stands still: a step changes it by much less than half the distance of two codes."""
+    error, wrong_signs = slow_average.error(beta=0.9999, dithered=True)
+    assert error <= 1e-2
+    assert wrong_signs <= 0.02
 
 
 # ---- the engine

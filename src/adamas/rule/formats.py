@@ -74,10 +74,10 @@ def random_bits(xp: Any, index: Array, tensor_key: int, draw: int) -> Array:
     return x ^ (x >> 16)
 
 
-# What rounds a number up or down is a threshold. Each block of 128 elements begins with a random one; inside of it, and
-# from step to step, they go on by irrational parts of the interval (Kronecker sequences), so that those of a block, and
-# those of one element in the course of time, fill it evenly. Each rounding is right on average as with independent
-# thresholds, and the errors that an average gathers over the steps are smaller.
+# A threshold decides whether a number is rounded up or down. The first threshold of each block of 128 elements is random.
+# From element to element and from step to step it advances by an irrational fraction of the interval (a Kronecker
+# sequence), so the thresholds of a block, and those of one element over time, fill the interval evenly. Each rounding is
+# unbiased, as with independent thresholds, and the errors that accumulate in an average are smaller.
 
 BLOCK = 128
 _STEP = 0x9E3779B9  # 2³²·(√5 − 1)/2
@@ -213,14 +213,20 @@ JOIN = {"bfloat16": join_bfloat16, "float16": join_float16}
 
 # int8: a byte for each moment and a float32 scale for each block of a row.
 #
-# A code c stands for grid(c) times the scale: eight stretches of 32 codes, each twice as wide as the one before it, so
-# that small numbers are kept nearly as well as large ones. It is how a floating-point number with 5 bits of mantissa
-# runs, moved so that it begins at 0. So a code is read and written with integer operations alone, and between two
-# neighbouring codes everything is linear: rounding stochastically is right on average in v itself.
+# A code c stands for grid(c) times the scale: eight stretches of 32 codes, each with twice the spacing of the one before,
+# so that small numbers are kept nearly as well as large ones. This is the grid of a floating-point number with 5 bits of
+# mantissa, shifted to begin at 0. A code is therefore read and written with integer operations alone, and the grid is
+# linear between neighbouring codes: stochastic rounding is unbiased in the value itself.
 #
-# First moments have a sign, round to the nearest, and their scale is that of the largest in the block. Second moments
-# are always read half a unit up, so that a positive one is never read as 0. Their scale fades with them, by the rule's
-# own factor, and is doubled or halved where they no longer fit: while nothing is added, no code changes.
+# Signed states are scaled by the largest magnitude in the block, which is stored exactly; a code is the sign and the code
+# of the magnitude. They are rounded to the nearest, or stochastically where they are slow averages: with β = 0.9999, a step
+# adds 1/10000 of the gradient, and the smallest distance of two codes is 1/472 of the largest value, so rounding to the
+# nearest would change no code. Stochastic rounding changes a code only in some of the steps, and each change adds an error
+# of the size of the spacing; evenly spread thresholds keep the sum of these errors small (benchmarks/slow_average.py). A
+# scale that is kept from step to step does not reduce it further: what remains comes from the noise of the gradients.
+#
+# Unsigned states are read half a unit up, so that a positive value is never read as 0. Their scale fades with them, by the
+# factor of the rule, and is doubled or halved where they no longer fit: while nothing is added, no code changes.
 #
 # In a block with values that are not finite the scale has its sign set, and -128 stands for NaN, 255 for infinity.
 

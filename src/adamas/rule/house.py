@@ -15,6 +15,11 @@ def gradient(k: Any, xp: Any, p: Array, g: Array, penalized: bool) -> Array:
     return g + k.l2 * p + k.l1 * xp.sign(p) if penalized else g
 
 
+def moved(k: Any, p: Array, update: Array) -> Array:
+    """The weight after the step."""
+    return k.k * p - k.eta * update
+
+
 def step(
     rule: Rule, k: Any, xp: Any, p: Array, g: Array, states: tuple[Array, ...], penalized: bool
 ) -> tuple[Array, tuple[Array, ...]]:
@@ -30,4 +35,4 @@ def step(
         penalized: whether ``k.l2`` and ``k.l1`` count.
     """
     update, *after = rule.update(k, xp, gradient(k, xp, p, g, penalized), *states)
-    return k.k * p - k.eta * update, tuple(after)
+    return moved(k, p, update), tuple(after)

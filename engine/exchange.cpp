@@ -91,71 +91,71 @@ void Buffers::clear() {
     lent.clear();
 }
 
-Sight Buffers::see(PyObject *array) {
+TensorView Buffers::view_of(PyObject *array) {
     Lent &one = lent.emplace_back();
     Py_buffer &buffer = one.buffer;
     if (PyObject_GetBuffer(array, &buffer, PyBUF_RECORDS_RO) != 0) {
         lent.pop_back();
         nb::python_error error;
-        throw Unusable(std::string("cannot be looked at: ") + error.what());
+        throw Unusable(std::string("cannot be read: ") + error.what());
     }
-    Sight sight{
+    TensorView view{
         static_cast<char *>(buffer.buf), 1, buffer.ndim, nullptr, nullptr, Format::f32, false, !buffer.readonly};
-    sight.format = format_of(buffer.format, sight.is_complex);
+    view.format = format_of(buffer.format, view.is_complex);
     one.layout.reserve(size_t(2 * buffer.ndim));
     one.layout.assign(buffer.shape, buffer.shape + buffer.ndim);
     bool in_units = true; // and at addresses that a number of this size may have
     for (int d = 0; d < buffer.ndim; ++d) {
-        sight.numel *= buffer.shape[d];
+        view.numel *= buffer.shape[d];
         in_units &= buffer.strides[d] % buffer.itemsize == 0;
         one.layout.push_back(buffer.strides[d] / buffer.itemsize);
     }
-    sight.sizes = one.layout.data(), sight.strides = one.layout.data() + buffer.ndim;
-    in_units &= reinterpret_cast<uintptr_t>(sight.data) % size_of(sight.format) == 0;
-    if (!in_units && sight.numel > 0) throw Unusable("is not aligned in memory; pass a copy of it");
-    return sight;
+    view.sizes = one.layout.data(), view.strides = one.layout.data() + buffer.ndim;
+    in_units &= reinterpret_cast<uintptr_t>(view.data) % size_of(view.format) == 0;
+    if (!in_units && view.numel > 0) throw Unusable("is not aligned in memory; pass a copy of it");
+    return view;
 }
 
-Sight see(PyObject *object, Buffers &buffers) {
-    if (is_buffer(object)) return buffers.see(object);
+TensorView view_of(PyObject *object, Buffers &buffers) {
+    if (is_buffer(object)) return buffers.view_of(object);
     nb::dlpack::dltensor tensor;
     if (table_of(object).view_of_object(object, &tensor) != 0) {
         nb::python_error error;
-        throw Unusable(std::string("cannot be looked at: ") + error.what());
+        throw Unusable(std::string("cannot be read: ") + error.what());
     }
     constexpr int cpu = 1, cuda_host = 3;
     if (tensor.device.device_type != cpu && tensor.device.device_type != cuda_host)
         throw Unusable("is not in the memory of the CPU");
-    Sight sight{static_cast<char *>(tensor.data) + tensor.byte_offset,
-                1,
-                int(tensor.ndim),
-                tensor.shape,
-                tensor.strides,
-                format_of(tensor.dtype),
-                tensor.dtype.code == 5,
-                true};
-    for (int d = 0; d < sight.dims; ++d) sight.numel *= sight.sizes[d];
-    if (sight.numel > 0 && tensor.data == nullptr)
+    TensorView view{static_cast<char *>(tensor.data) + tensor.byte_offset,
+                    1,
+                    int(tensor.ndim),
+                    tensor.shape,
+                    tensor.strides,
+                    format_of(tensor.dtype),
+                    tensor.dtype.code == 5,
+                    true};
+    for (int d = 0; d < view.dims; ++d) view.numel *= view.sizes[d];
+    if (view.numel > 0 && tensor.data == nullptr)
         throw Unusable("has no memory of its own (it is a fake tensor, or a wrapper around others)");
-    return sight;
+    return view;
 }
 
-void describe(const Sight &sight, View &view) {
-    view.data = sight.data, view.format = sight.format, view.scales = nullptr;
-    view.numel = sight.numel * (sight.is_complex ? 2 : 1);
+void describe(const TensorView &tensor, View &view) {
+    view.data = tensor.data, view.format = tensor.format, view.scales = nullptr;
+    view.numel = tensor.numel * (tensor.is_complex ? 2 : 1);
     view.sizes.clear(), view.strides.clear();
     int64_t expected = 1;
     bool in_order = true;
-    for (int d = sight.dims - 1; d >= 0 && in_order; expected *= sight.sizes[d--])
-        in_order = sight.sizes[d] == 1 || sight.strides[d] == expected;
-    if (in_order || sight.numel == 0) return;
-    const int64_t parts = sight.is_complex ? 2 : 1;
-    view.sizes.assign(sight.sizes, sight.sizes + sight.dims);
-    for (int d = 0; d < sight.dims; ++d) view.strides.push_back(sight.strides[d] * parts);
-    if (sight.is_complex) view.sizes.push_back(2), view.strides.push_back(1);
+    for (int d = tensor.dims - 1; d >= 0 && in_order; expected *= tensor.sizes[d--])
+        in_order = tensor.sizes[d] == 1 || tensor.strides[d] == expected;
+    if (in_order || tensor.numel == 0) return;
+    const int64_t parts = tensor.is_complex ? 2 : 1;
+    view.sizes.assign(tensor.sizes, tensor.sizes + tensor.dims);
+    for (int d = 0; d < tensor.dims; ++d) view.strides.push_back(tensor.strides[d] * parts);
+    if (tensor.is_complex) view.sizes.push_back(2), view.strides.push_back(1);
 }
 
-bool same_shape(const Sight &a, const Sight &b) {
+bool same_shape(const TensorView &a, const TensorView &b) {
     return a.dims == b.dims && a.is_complex == b.is_complex && std::equal(a.sizes, a.sizes + a.dims, b.sizes);
 }
 
@@ -173,11 +173,11 @@ bool overlaps_itself(const View &view) {
     return false;
 }
 
-Extent extent_of(const Sight &sight) {
-    const auto bytes = ptrdiff_t(size_of(sight.format) * (sight.is_complex ? 2 : 1));
-    Extent extent{sight.data, sight.data + (sight.numel > 0 ? bytes : 0)};
-    for (int d = 0; d < sight.dims && sight.numel > 0; ++d) {
-        const ptrdiff_t reach = sight.strides[d] * (sight.sizes[d] - 1) * bytes;
+Extent extent_of(const TensorView &view) {
+    const auto bytes = ptrdiff_t(size_of(view.format) * (view.is_complex ? 2 : 1));
+    Extent extent{view.data, view.data + (view.numel > 0 ? bytes : 0)};
+    for (int d = 0; d < view.dims && view.numel > 0; ++d) {
+        const ptrdiff_t reach = view.strides[d] * (view.sizes[d] - 1) * bytes;
         (reach < 0 ? extent.begin : extent.end) += reach;
     }
     return extent;
@@ -185,8 +185,8 @@ Extent extent_of(const Sight &sight) {
 
 nb::object without_pending_signs(nb::handle tensor) { return tensor.attr("resolve_conj")().attr("resolve_neg")(); }
 
-bool is_scalar(const Sight &sight) { return sight.numel == 1 && sight.format == Format::f64 && !sight.is_complex; }
-double read_scalar(const Sight &sight) { return *reinterpret_cast<const double *>(sight.data); }
-void write_scalar(const Sight &sight, double value) { *reinterpret_cast<double *>(sight.data) = value; }
+bool is_scalar(const TensorView &view) { return view.numel == 1 && view.format == Format::f64 && !view.is_complex; }
+double read_scalar(const TensorView &view) { return *reinterpret_cast<const double *>(view.data); }
+void write_scalar(const TensorView &view, double value) { *reinterpret_cast<double *>(view.data) = value; }
 
 } // namespace adamas

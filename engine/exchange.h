@@ -1,6 +1,6 @@
 // How the engine sees a framework's tensor without copying it. Either by DLPack's C exchange interface (version 1.3), a
 // table of functions that a tensor type offers as the capsule `__dlpack_c_exchange_api__`; or by Python's buffer
-// protocol, which NumPy's arrays have. One look costs tens of nanoseconds, so every tensor is looked up anew at every
+// protocol, which NumPy's arrays have. That costs tens of nanoseconds, so every tensor is looked up anew at every
 // step and nothing can go stale.
 #pragma once
 
@@ -21,8 +21,9 @@ struct Unusable : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// A look at one tensor. `sizes` and `strides` point into the tensor, or into the `Buffers` that it was seen with.
-struct Sight {
+// What a tensor says of itself. `sizes` and `strides` point into the tensor, or into the `Buffers` that it was seen
+// with.
+struct TensorView {
     char *data;
     int64_t numel;
     int dims;
@@ -45,21 +46,21 @@ class Buffers {
     Buffers(const Buffers &) = delete;
     ~Buffers() { clear(); }
     void clear();
-    Sight see(PyObject *array);
+    TensorView view_of(PyObject *array);
 };
 
 // Whether the object is seen by the buffer protocol.
 inline bool is_buffer(PyObject *object) { return PyObject_CheckBuffer(object) != 0; }
 
-Sight see(PyObject *tensor, Buffers &);
+TensorView view_of(PyObject *tensor, Buffers &);
 
 // Whether the format is one of numbers, not of codes or bits.
 constexpr bool is_floating(Format format) { return format < Format::i16; }
 
-// The view of what was seen, as the engine takes it: complex numbers become a last dimension of two.
-void describe(const Sight &sight, View &view);
+// The same as the engine takes it: complex numbers become a last dimension of two.
+void describe(const TensorView &tensor, View &view);
 
-bool same_shape(const Sight &a, const Sight &b);
+bool same_shape(const TensorView &a, const TensorView &b);
 
 // Whether two elements share memory, so that writing one changes the other.
 bool overlaps_itself(const View &view);
@@ -68,14 +69,14 @@ bool overlaps_itself(const View &view);
 struct Extent {
     const char *begin, *end;
 };
-Extent extent_of(const Sight &sight);
+Extent extent_of(const TensorView &tensor);
 
 // PyTorch may leave a sign or a conjugation pending on a tensor; returns the tensor with it carried out.
 nanobind::object without_pending_signs(nanobind::handle tensor);
 
 // A single number of a state is float64, which counts past 2**24, where float32 stops.
-bool is_scalar(const Sight &sight);
-double read_scalar(const Sight &sight);
-void write_scalar(const Sight &sight, double value);
+bool is_scalar(const TensorView &tensor);
+double read_scalar(const TensorView &tensor);
+void write_scalar(const TensorView &tensor, double value);
 
 } // namespace adamas

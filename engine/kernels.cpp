@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "formats.h"
-#include "rule.h"
 #include "scaled.h"
 
 #define ADAMAS_STRING_(x) #x
@@ -61,27 +60,24 @@ int64_t blocks_of(int64_t row) { return (row + quantum - 1) / quantum; }
 
 int64_t block_at(const Job &job, int64_t at) { return at / job.row * blocks_of(job.row) + at % job.row / quantum; }
 
-// The random numbers of what is rounded: as adamas.rule.formats.DRAWS.
-constexpr uint64_t draw_of[SLOTS] = {2, 0, 0, 1, 0, 3, 0};
-
-// Where the thresholds of each of `count` blocks of the whole tensor begin.
-void begin_thresholds(const Job &job, Slot slot, uint64_t first, uint32_t *starts, int count) {
-    Key key = key_of(job.random_key, draw_of[slot], first >> 32);
+// Where the thresholds of each of `count` blocks of the whole tensor begin; `draw` is the index of its random numbers.
+void begin_thresholds(const Job &job, int draw, uint64_t first, uint32_t *starts, int count) {
+    Key key = key_of(job.random_key, uint64_t(draw), first >> 32);
     for (int b = 0; b < count; ++b) {
         const uint64_t index = first + uint64_t(b);
-        if (b > 0 && uint32_t(index) == 0) key = key_of(job.random_key, draw_of[slot], index >> 32);
+        if (b > 0 && uint32_t(index) == 0) key = key_of(job.random_key, uint64_t(draw), index >> 32);
         starts[b] = random_bits(uint32_t(index), key) + uint32_t(job.step) * step_forward;
     }
 }
 
 // Calls body(first element, elements, first threshold) for the blocks that n elements lie in; their blocks are counted
 // through the whole tensor.
-template <class Body> void each_draw(const Job &job, Slot slot, int64_t at, int n, Body &&body) {
+template <class Body> void each_block_of_thresholds(const Job &job, int draw, int64_t at, int n, Body &&body) {
     const uint64_t begin = uint64_t(job.first + at);
     uint32_t position = uint32_t(begin % quantum);
     for (int done = 0; done < n; position = 0) {
         uint32_t start;
-        begin_thresholds(job, slot, (begin + uint64_t(done)) / quantum, &start, 1);
+        begin_thresholds(job, draw, (begin + uint64_t(done)) / quantum, &start, 1);
         const int piece = std::min(n - done, quantum - int(position));
         body(done, piece, start + position * position_forward);
         done += piece;
@@ -141,8 +137,8 @@ template <class T, int capacity = block> struct Lane {
         put_back(begin, n);
     }
 
-    void store_stochastic(const Job &job, Slot slot, int64_t begin, int n) {
-        each_draw(job, slot, begin, n, [&](int done, int piece, uint32_t threshold) {
+    void store_stochastic(const Job &job, int draw, int64_t begin, int n) {
+        each_block_of_thresholds(job, draw, begin, n, [&](int done, int piece, uint32_t threshold) {
             encode_stochastic(operand->format, values + done, stored + done * sizeof(uint16_t), piece, threshold);
         });
         put_back(begin, n);
@@ -154,42 +150,89 @@ template <class T, int capacity = block> struct Lane {
             values[i] = T(value_of(uint8_t(stored[i]), x.scales[block_index], is_signed(x.format)));
     }
 
-    // `factor` is what the rule has multiplied the moments with.
-    void store_codes(const Job &job, int n, int64_t block_index, bool stochastic, float factor) {
+    // `decay` is what the rule has multiplied the state with.
+    void store_codes(const Job &job, const State &state, int n, int64_t block_index, float decay) {
         alignas(64) float x[quantum] = {};
         alignas(64) uint8_t codes[quantum];
         for (int i = 0; i < n; ++i) x[i] = float(values[i]);
         float &scale = operand->scales[block_index];
-        uint32_t start;
-        begin_thresholds(job, V, uint64_t(job.first_block + block_index), &start, 1);
-        encode_block(operand->format, stochastic, x, codes, scale, factor * magnitude_of(scale), start, padded(n));
+        uint32_t start = 0;
+        if (state.is_dithered) begin_thresholds(job, state.draw, uint64_t(job.first_block + block_index), &start, 1);
+        encode_block(operand->format, state.is_dithered, x, codes, scale, decay * magnitude_of(scale), start,
+                     padded(n));
         std::copy_n(codes, n, reinterpret_cast<uint8_t *>(stored));
     }
 };
 
 bool rounds(const Operand &x) { return x.format == Format::bf16 || x.format == Format::f16; }
 
-template <class T, class Stored, unsigned S> constexpr Rule<T, Stored> rule_or_null() {
-    if constexpr (shape::valid(S))
-        return rule<T, Stored, S>;
+// ---- the step of elements that lie one behind the other
+
+void put(float &to, float x) { to = x; }
+void put(double &to, double x) { to = x; }
+void put(bf16 &to, float x) { to.bits = to_bf16(x); }
+float get(float x) { return x; }
+double get(double x) { return x; }
+float get(bf16 x) { return from_bf16(x.bits); }
+
+template <int rule, int i, class T, class Numbers> T read_state(const Numbers &k, T state, T gradient) {
+    if constexpr (Step<rule>::decays_in_read[i])
+        return decayed(Step<rule>::template decay<i>(k), state, gradient);
     else
-        return nullptr;
+        return state;
 }
 
-template <class T, class Stored, unsigned... S> constexpr auto make_rules(std::integer_sequence<unsigned, S...>) {
-    return std::array<Rule<T, Stored>, sizeof...(S)>{rule_or_null<T, Stored, S>()...};
+template <class T, int> using Each = T; // T for each of several indices
+
+// n elements. `Stored` is how weight and gradient lie in memory: as T, or as what `get` and `put` convert.
+template <int rule, bool has_penalties, class T, class Stored, int... i>
+void step_elements(const T *constants, Stored *__restrict p, const Stored *__restrict g, int n,
+                   Each<T, i> *__restrict... states) {
+    // Copied, so that the compiler knows that no store changes them.
+    const auto k = Step<rule>::template numbers<T>(constants, [](T number) { return number; });
+    const Penalties<T> penalties{constants[0], constants[1], constants[2]};
+#pragma omp simd
+    for (int at = 0; at < n; ++at) {
+        T weight = get(p[at]), gradient = get(g[at]);
+        if constexpr (has_penalties) gradient = penalized(penalties, weight, gradient);
+        [&](auto... state) {
+            Step<rule>::step(k, weight, gradient, state...);
+            ((states[at] = state), ...);
+        }(read_state<rule, i, T>(k, states[at], gradient)...);
+        put(p[at], weight);
+    }
 }
 
+template <class T, class Stored> using Loop = void (*)(const T *, Stored *, const Stored *, T *const *, int);
+
+template <int rule, bool has_penalties, class T, class Stored>
+void step_loop(const T *constants, Stored *p, const Stored *g, T *const *states, int n) {
+    with_states<rule>(
+        [&]<int... i>() { step_elements<rule, has_penalties, T, Stored, i...>(constants, p, g, n, states[i]...); });
+}
+
+template <class T, class Stored, int... rule> constexpr auto make_loops(std::integer_sequence<int, rule...>) {
+    return std::array<std::array<Loop<T, Stored>, 2>, sizeof...(rule)>{
+        {{step_loop<rule, false, T, Stored>, step_loop<rule, true, T, Stored>}...}};
+}
+
+// By rule, without and with penalties.
 template <class T, class Stored>
-constexpr auto rules = make_rules<T, Stored>(std::make_integer_sequence<unsigned, shape::count>());
+constexpr auto loops = make_loops<T, Stored>(std::make_integer_sequence<int, rule_count>());
 
-// Whether the rule can read and write every tensor where it lies: in order, the moments as they are computed, weight
-// and gradient in `stored`.
+template <class T, class Stored> Loop<T, Stored> loop_of(const Job &job) {
+    return loops<T, Stored>[size_t(job.rule)][job.penalized];
+}
+
+int slots_of(const Job &job) { return STATES + rules[job.rule].state_count; }
+
+// Whether the rule can read and write every tensor where it lies: in order, the states as they are computed, weight and
+// gradient in `stored`.
 template <class T> bool lies_ready(const Job &job, Format stored) {
     if (!job.move || (job.weights != Weights::nearest && stored != native<T>)) return false;
-    for (int slot = P; slot < SLOTS; ++slot) {
+    for (int slot = WEIGHT; slot < slots_of(job); ++slot) {
         const Operand &x = job.operands[slot];
-        if (x.data != nullptr && (x.dims != 0 || x.format != (slot <= G ? stored : native<T>))) return false;
+        if (x.data != nullptr && (x.dims != 0 || x.format != (slot <= GRADIENT ? stored : native<T>))) return false;
     }
     return true;
 }
@@ -198,16 +241,15 @@ bool lies_in_order(const Job &job, Slot slot, Format format) {
     return job.operands[slot].dims == 0 && job.operands[slot].format == format;
 }
 
-template <class Element> Element *elements(const Job &job, Slot slot, int64_t begin) {
-    char *data = job.operands[slot].data;
-    return data == nullptr ? nullptr : reinterpret_cast<Element *>(data) + begin;
+template <class Element> Element *elements(const Job &job, int slot, int64_t begin) {
+    return reinterpret_cast<Element *>(job.operands[slot].data) + begin;
 }
 
-template <class T, class Stored>
-void step_in_place(const Job &job, const Constants<T> &constants, int64_t begin, int64_t end) {
-    rules<T, Stored>[job.shape](constants, elements<Stored>(job, P, begin), elements<Stored>(job, G, begin),
-                                elements<T>(job, M, begin), elements<T>(job, V, begin), elements<T>(job, H, begin),
-                                elements<T>(job, R, begin), int(end - begin));
+template <class T, class Stored> void step_in_place(const Job &job, const T *constants, int64_t begin, int64_t end) {
+    T *states[most_states];
+    for (int i = 0; i < rules[job.rule].state_count; ++i) states[i] = elements<T>(job, STATES + i, begin);
+    loop_of<T, Stored>(job)(constants, elements<Stored>(job, WEIGHT, begin), elements<Stored>(job, GRADIENT, begin),
+                            states, int(end - begin));
 }
 
 // The weight's part of a block: as the rule computes, and back again as it is stored.
@@ -218,13 +260,13 @@ template <class T, int capacity> struct WeightLane {
 
     T *load(int64_t at, int n) {
         if (job.weights != Weights::split) {
-            weight.load(job.operands[P], at, n);
+            weight.load(job.operands[WEIGHT], at, n);
             if (!job.move) weight.detach(n);
         } else {
-            weight.locate(job.operands[P], at, n);
-            low.locate(job.operands[LOW], at, n);
+            weight.locate(job.operands[WEIGHT], at, n);
+            low.locate(job.operands[LOW_BITS], at, n);
             weight.values = weight.value_buffer;
-            decode_split(job.operands[P].format, weight.stored, low.stored, weight.values, n);
+            decode_split(job.operands[WEIGHT].format, weight.stored, low.stored, weight.values, n);
         }
         return weight.values;
     }
@@ -232,21 +274,21 @@ template <class T, int capacity> struct WeightLane {
     void store(int64_t at, int n) {
         if (!job.move) return;
         if (job.weights == Weights::split) {
-            encode_split(job.operands[P].format, weight.values, weight.stored, low.stored, n);
+            encode_split(job.operands[WEIGHT].format, weight.values, weight.stored, low.stored, n);
             weight.put_back(at, n), low.put_back(at, n);
-        } else if (job.weights == Weights::stochastic && rounds(job.operands[P])) {
-            weight.store_stochastic(job, P, at, n);
+        } else if (job.weights == Weights::stochastic && rounds(job.operands[WEIGHT])) {
+            weight.store_stochastic(job, weight_draw, at, n);
         } else {
             weight.store(at, n);
         }
     }
 };
 
-template <class T> void step_blocks(const Job &job, const Constants<T> &constants, int64_t begin, int64_t end) {
-    Lane<T> lanes[LOW]; // that of the weight is its own
+template <class T> void step_blocks(const Job &job, const T *constants, int64_t begin, int64_t end) {
+    const Rule &rule = rules[job.rule];
+    Lane<T> gradient, lanes[most_states];
     WeightLane<T, block> weight(job);
-    const Rule<T, T> apply = rules<T, T>[job.shape];
-    const float factors[LOW] = {0, 0, float(constants.a1), float(constants.a2), 1, float(constants.q)};
+    const Loop<T, T> apply = loop_of<T, T>(job);
 
     for (int64_t at = begin; at < end;) {
         int64_t next = std::min(end, (at / block + 1) * block), block_index = 0;
@@ -255,30 +297,31 @@ template <class T> void step_blocks(const Job &job, const Constants<T> &constant
             next = std::min(end, at + std::min<int64_t>(job.row - at % job.row, quantum));
         }
         const int n = int(next - at);
-        T *values[LOW] = {weight.load(at, n)};
-        for (int slot = G; slot < LOW; ++slot) {
-            const Operand &x = job.operands[slot];
-            if (x.data == nullptr) continue;
+        T *p = weight.load(at, n), *states[most_states];
+        gradient.load(job.operands[GRADIENT], at, n);
+        for (int i = 0; i < rule.state_count; ++i) {
+            const Operand &x = job.operands[STATES + i];
             if (is_scaled(x.format))
-                lanes[slot].load_codes(x, at, n, block_index);
+                lanes[i].load_codes(x, at, n, block_index);
             else
-                lanes[slot].load(x, at, n);
-            values[slot] = lanes[slot].values;
+                lanes[i].load(x, at, n);
+            states[i] = lanes[i].values;
         }
 
-        apply(constants, values[P], values[G], values[M], values[V], values[H], values[R], n);
+        apply(constants, p, gradient.values, states, n);
 
         // Averages are rounded without bias: nearest rounding would stop them (a step moves v by 1/1000, a bfloat16 has
-        // 8 bits). The maximum is not an average, and takes the nearest.
-        for (const Slot slot : {M, V, H, R}) {
-            if (values[slot] == nullptr) continue;
-            const Operand &x = job.operands[slot];
+        // 8 bits).
+        for (int i = 0; i < rule.state_count; ++i) {
+            const Operand &x = job.operands[STATES + i];
+            const State &state = rule.states[i];
             if (is_scaled(x.format)) {
-                lanes[slot].store_codes(job, n, block_index, slot == V && (job.shape & shape::square), factors[slot]);
-            } else if (slot == H || !rounds(x)) {
-                lanes[slot].store(at, n);
+                const float decay = state.decay < 0 ? 1 : float(constants[state.decay]);
+                lanes[i].store_codes(job, state, n, block_index, decay);
+            } else if (state.draw < 0 || !rounds(x)) {
+                lanes[i].store(at, n);
             } else {
-                lanes[slot].store_stochastic(job, slot, at, n);
+                lanes[i].store_stochastic(job, state.draw, at, n);
             }
         }
         weight.store(at, n);
@@ -286,57 +329,56 @@ template <class T> void step_blocks(const Job &job, const Constants<T> &constant
     }
 }
 
-// ---- all moments in 8 bits
+// ---- all states in 8 bits
 
-template <unsigned S> constexpr ScaledStep scaled_step_or_null() {
-    if constexpr (can_be_scaled(S))
-        return step_scaled_blocks<S>;
+template <int rule> constexpr ScaledStep scaled_step_or_null() {
+    if constexpr (rules[rule].state_count > 0)
+        return step_scaled_blocks<rule>;
     else
         return nullptr;
 }
 
-template <unsigned... S> constexpr auto make_scaled_steps(std::integer_sequence<unsigned, S...>) {
-    return std::array<ScaledStep, sizeof...(S)>{scaled_step_or_null<S>()...};
+template <int... rule> constexpr auto make_scaled_steps(std::integer_sequence<int, rule...>) {
+    return std::array<ScaledStep, sizeof...(rule)>{scaled_step_or_null<rule>()...};
 }
 
-constexpr auto scaled_steps = make_scaled_steps(std::make_integer_sequence<unsigned, shape::count>());
+constexpr auto scaled_steps = make_scaled_steps(std::make_integer_sequence<int, rule_count>());
 
 bool all_scaled(const Job &job) {
-    if (!job.row || job.wide || scaled_steps[job.shape & ~shape::penalty] == nullptr) return false;
-    return std::all_of(job.operands + M, job.operands + LOW,
-                       [](const Operand &x) { return x.data == nullptr || is_scaled(x.format); });
+    if (!job.row || job.wide) return false;
+    return std::all_of(job.operands + STATES, job.operands + slots_of(job),
+                       [](const Operand &x) { return is_scaled(x.format); });
 }
 
 // `count` blocks that have n elements each and lie one behind the other.
-void step_scaled_run(const Job &job, const Constants<Floats> &wide, float *p, const float *g, int64_t at, int n,
-                     int count) {
-    const ScaledStep apply = scaled_steps[job.shape & ~shape::penalty];
+void step_scaled_run(const Job &job, const Floats *wide, float *p, const float *g, int64_t at, int n, int count) {
+    const Rule &rule = rules[job.rule];
+    const ScaledStep apply = scaled_steps[size_t(job.rule)];
     const int64_t first = block_at(job, at);
-    uint32_t starts[most_blocks];
-    begin_thresholds(job, V, uint64_t(job.first_block + first), starts, count);
+    uint32_t starts[most_states][most_blocks];
     ScaledBlocks x{};
-    for (int part = 0; part < 4; ++part) {
-        const Operand &operand = job.operands[M + part];
-        if (operand.data == nullptr) continue;
-        x.codes[part] = reinterpret_cast<uint8_t *>(operand.data) + at;
-        x.scales[part] = operand.scales + first;
+    for (int i = 0; i < rule.state_count; ++i) {
+        const Operand &operand = job.operands[STATES + i];
+        x.codes[i] = reinterpret_cast<uint8_t *>(operand.data) + at;
+        x.scales[i] = operand.scales + first;
+        if (!rule.states[i].is_dithered) continue;
+        begin_thresholds(job, rule.states[i].draw, uint64_t(job.first_block + first), starts[i], count);
+        x.starts[i] = starts[i];
     }
-    if (n % group == 0) return apply(*job.narrow_constants, wide, p, g, x, starts, n, count);
+    if (n % group == 0) return apply(job.narrow_constants, wide, p, g, x, n, count);
 
     for (int b = 0; b < count; ++b, p += n, g += n) { // one after the other, with zeros behind it
         alignas(64) float padded_p[quantum] = {}, padded_g[quantum] = {};
-        alignas(64) uint8_t padded_codes[4][quantum] = {};
+        alignas(64) uint8_t padded_codes[most_states][quantum] = {};
         ScaledBlocks one{};
         std::copy_n(p, n, padded_p), std::copy_n(g, n, padded_g);
-        for (int part = 0; part < 4; ++part) {
-            if (!x.codes[part]) continue;
-            std::copy_n(x.codes[part] + b * n, n, padded_codes[part]);
-            one.codes[part] = padded_codes[part], one.scales[part] = x.scales[part] + b;
+        for (int i = 0; i < rule.state_count; ++i) {
+            std::copy_n(x.codes[i] + b * n, n, padded_codes[i]);
+            one.codes[i] = padded_codes[i], one.scales[i] = x.scales[i] + b, one.starts[i] = starts[i] + b;
         }
-        apply(*job.narrow_constants, wide, padded_p, padded_g, one, starts + b, padded(n), 1);
+        apply(job.narrow_constants, wide, padded_p, padded_g, one, padded(n), 1);
         std::copy_n(padded_p, n, p);
-        for (int part = 0; part < 4; ++part)
-            if (x.codes[part]) std::copy_n(padded_codes[part], n, x.codes[part] + b * n);
+        for (int i = 0; i < rule.state_count; ++i) std::copy_n(padded_codes[i], n, x.codes[i] + b * n);
     }
 }
 
@@ -344,11 +386,12 @@ void step_scaled(const Job &job, int64_t begin, int64_t end) {
     WeightLane<float, stretch> weight(job);
     Lane<float, stretch> gradient;
     alignas(64) float penalized_gradient[stretch];
-    const Constants<float> k = *job.narrow_constants;
-    Constants<Floats> wide = Constants<Floats>::from(k, [](float x) { return splat(x); });
-    wide.root = splat(larger(k.root, 1e-37f)); // no root is estimated of 0
+    const float *constants = job.narrow_constants;
+    const Penalties<float> penalties{constants[0], constants[1], constants[2]};
+    Floats wide[most_constants];
+    for (int i = 0; i < most_constants; ++i) wide[i] = splat(constants[i]);
     // Weights and gradients that are converted take as much of the first-level cache again.
-    const bool in_place = lies_in_order(job, P, Format::f32) && lies_in_order(job, G, Format::f32);
+    const bool in_place = lies_in_order(job, WEIGHT, Format::f32) && lies_in_order(job, GRADIENT, Format::f32);
     const int at_a_time = in_place ? stretch : stretch / 2;
 
     for (int64_t at = begin; at < end;) {
@@ -359,11 +402,11 @@ void step_scaled(const Job &job, int64_t begin, int64_t end) {
         const int64_t alike = std::min<int64_t>(even ? end - at : rest, end - at) / n;
         const int count = int(std::min<int64_t>(alike, at_a_time / padded(n))), total = n * count;
 
-        gradient.load(job.operands[G], at, total);
+        gradient.load(job.operands[GRADIENT], at, total);
         float *p = weight.load(at, total);
         const float *g = gradient.values;
-        if (job.shape & shape::penalty) {
-            for (int i = 0; i < total; ++i) penalized_gradient[i] = penalized(k, g[i], p[i]);
+        if (job.penalized) {
+            for (int i = 0; i < total; ++i) penalized_gradient[i] = penalized(penalties, p[i], g[i]);
             g = penalized_gradient;
         }
         step_scaled_run(job, wide, p, g, at, n, count);
@@ -372,7 +415,7 @@ void step_scaled(const Job &job, int64_t begin, int64_t end) {
     }
 }
 
-template <class T> void step_as(const Job &job, const Constants<T> &constants, int64_t begin, int64_t end) {
+template <class T> void step_as(const Job &job, const T *constants, int64_t begin, int64_t end) {
     if (lies_ready<T>(job, native<T>)) return step_in_place<T, T>(job, constants, begin, end);
     if constexpr (sizeof(T) == 4)
         if (lies_ready<T>(job, Format::bf16)) return step_in_place<T, bf16>(job, constants, begin, end);
@@ -380,25 +423,11 @@ template <class T> void step_as(const Job &job, const Constants<T> &constants, i
     step_blocks<T>(job, constants, begin, end);
 }
 
-void step_once(const Job &job, int64_t begin, int64_t end) {
-    if (job.wide)
-        step_as<double>(job, *job.wide_constants, begin, end);
-    else
-        step_as<float>(job, *job.narrow_constants, begin, end);
-}
-
 void step(const Job &job, int64_t begin, int64_t end) {
-    if (!(job.shape & shape::square) || job.wide_constants->sqrt_w != 0) return step_once(job, begin, end);
-    // Without a denominator in this step (w = 0): v by itself, while the weight is what it was, and then the rest as if
-    // there were no v. 0 times an infinite root would be NaN.
-    constexpr unsigned sizes = shape::square | shape::maximum;
-    Job of_second = job, rest = job;
-    of_second.shape = (job.shape & (sizes | shape::penalty)) | shape::use_gradient;
-    of_second.move = false;
-    of_second.operands[M].data = of_second.operands[R].data = nullptr;
-    rest.shape = job.shape & ~(sizes | shape::centered);
-    rest.operands[V].data = rest.operands[H].data = nullptr;
-    step_once(of_second, begin, end), step_once(rest, begin, end);
+    if (job.wide)
+        step_as<double>(job, job.wide_constants, begin, end);
+    else
+        step_as<float>(job, job.narrow_constants, begin, end);
 }
 
 // ---- the gradient's norm
@@ -411,7 +440,7 @@ template <class T> SquareSum square_sum_blocks(const Job &job, int64_t begin, in
     for (int64_t at = begin; at < end;) {
         const int64_t next = std::min(end, (at / block + 1) * block);
         const int n = int(next - at);
-        lane.load(job.operands[G], at, n);
+        lane.load(job.operands[GRADIENT], at, n);
         const T *values = lane.values;
 #pragma omp simd
         for (int i = 0; i < n; ++i) squares[i] = double(values[i]) * double(values[i]);
@@ -431,7 +460,7 @@ template <class T> SquareSum square_sum_blocks(const Job &job, int64_t begin, in
     if (!std::isfinite(sum.high)) { // a square can overflow where the gradient does not
         for (int64_t at = begin; at < end && sum.finite; at += block) {
             const int n = int(std::min<int64_t>(block, end - at));
-            lane.load(job.operands[G], at, n);
+            lane.load(job.operands[GRADIENT], at, n);
             for (int i = 0; i < n; ++i) sum.finite &= bool(std::isfinite(lane.values[i]));
         }
     }
@@ -439,8 +468,8 @@ template <class T> SquareSum square_sum_blocks(const Job &job, int64_t begin, in
 }
 
 SquareSum square_sum(const Job &job, int64_t begin, int64_t end) {
-    return job.operands[G].format == Format::f64 ? square_sum_blocks<double>(job, begin, end)
-                                                 : square_sum_blocks<float>(job, begin, end);
+    return job.operands[GRADIENT].format == Format::f64 ? square_sum_blocks<double>(job, begin, end)
+                                                        : square_sum_blocks<float>(job, begin, end);
 }
 
 } // namespace

@@ -3,28 +3,31 @@
 
 #include <cstdint>
 
-#include "coefficients.h"
 #include "random.h"
+#include "rules.h"
 #include "tensor.h"
 
 namespace adamas {
 
 enum class Weights : uint8_t { nearest, stochastic, split };
 
+constexpr int slot_count = STATES + most_states;
+
 // All that a kernel needs to step one parameter.
 struct Job {
-    Operand operands[SLOTS];
+    Operand operands[slot_count];
     int64_t numel;
     int64_t row;                // elements in a row, where a moment is stored in 8 bits; else 0
     int64_t first, first_block; // element and block of the whole tensor that this part of it begins with
-    unsigned shape;             // bits of adamas::shape
+    int rule;                   // its index in `rules`
+    bool penalized;             // whether penalties go through the gradient
     bool wide;                  // arithmetic in float64
     bool move;                  // false where lr = 0: the moments are updated and the weight is left alone
     Weights weights;
     uint64_t random_key; // seed and tensor
     uint64_t step;
-    const Constants<float> *narrow_constants;
-    const Constants<double> *wide_constants;
+    const float *narrow_constants; // as `Rule::fold` leaves them
+    const double *wide_constants;  // the same in float64
 };
 
 // Part of Σg², kept as an unevaluated sum of two doubles: over 100 bits, so the order of adding does not show in the

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
+#include <type_traits>
 
 #include "formats.h"
 
@@ -27,12 +29,22 @@ template <class T> inline T fused(T a, T b, T c) {
 #endif
 }
 template <class T> inline T fused_less(T a, T b, T c) { return fused(a, b, -c); } // a·b - c
+template <class T> inline T fused_from(T a, T b, T c) { return fused(-a, b, c); } // c - a·b
 template <class T> inline T larger(T a, T b) { return a > b ? a : b; }            // b where either is NaN
 template <class T> inline T magnitude(T a) { return std::fabs(a); }
+template <class T> inline T sign(T a) { return a != a ? a : T(a > 0) - T(a < 0); }
+template <class T> inline T choose(bool condition, T a, T b) { return condition ? a : b; }
 template <class T> inline T root(T a) { return std::sqrt(a); }
-template <class T> inline T quotient(T a, T b) { return a / b; }
-template <class T> inline T estimated_root(T a) { return root(a); }
-template <class T> inline T estimated_quotient(T a, T b) { return quotient(a, b); }
+template <class T> inline T estimated_root(T x, T a) { return root(x + a); }
+template <class T> inline T estimated_quotient(T a, T b) { return a / b; }
+
+// What the decay leaves of a state; but zero where the gradient is zero and the state below the smallest normal number.
+// Rounding would keep a state that fades at the last few subnormal numbers for good, where x86 processors take several
+// times as long.
+template <class T> inline T decayed(T decay, T state, T gradient) {
+    const bool faded = (gradient == 0) & (std::fabs(state) < std::numeric_limits<T>::min());
+    return faded ? T(0) : decay * state;
+}
 
 // ---- a register of them
 
@@ -48,6 +60,9 @@ struct Floats {
 struct Ints {
     __m512i x;
 };
+struct Mask {
+    __mmask16 x;
+};
 constexpr int width = 16;
 
 inline Floats splat(float x) { return {_mm512_set1_ps(x)}; }
@@ -60,9 +75,17 @@ inline Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.x, b.x)}; 
 inline Floats operator-(Floats a, Floats b) { return {_mm512_sub_ps(a.x, b.x)}; }
 inline Floats operator*(Floats a, Floats b) { return {_mm512_mul_ps(a.x, b.x)}; }
 inline Floats fused(Floats a, Floats b, Floats c) { return {_mm512_fmadd_ps(a.x, b.x, c.x)}; }
+inline Floats operator/(Floats a, Floats b) { return {_mm512_div_ps(a.x, b.x)}; }
 inline Floats fused_less(Floats a, Floats b, Floats c) { return {_mm512_fmsub_ps(a.x, b.x, c.x)}; }
+inline Floats fused_from(Floats a, Floats b, Floats c) { return {_mm512_fnmadd_ps(a.x, b.x, c.x)}; }
 inline Floats larger(Floats a, Floats b) { return {_mm512_max_ps(a.x, b.x)}; }
 inline Floats magnitude(Floats a) { return {_mm512_abs_ps(a.x)}; }
+inline Floats root(Floats a) { return {_mm512_sqrt_ps(a.x)}; }
+inline Mask operator<(Floats a, Floats b) { return {_mm512_cmp_ps_mask(a.x, b.x, _CMP_LT_OQ)}; }
+inline Mask operator<=(Floats a, Floats b) { return {_mm512_cmp_ps_mask(a.x, b.x, _CMP_LE_OQ)}; }
+inline Mask operator==(Floats a, Floats b) { return {_mm512_cmp_ps_mask(a.x, b.x, _CMP_EQ_OQ)}; }
+inline Mask operator!=(Floats a, Floats b) { return {_mm512_cmp_ps_mask(a.x, b.x, _CMP_NEQ_UQ)}; }
+inline Floats choose(Mask condition, Floats a, Floats b) { return {_mm512_mask_blend_ps(condition.x, b.x, a.x)}; }
 
 inline Ints bits_of(Floats a) { return {_mm512_castps_si512(a.x)}; }
 inline Floats from_bits(Ints a) { return {_mm512_castsi512_ps(a.x)}; }
@@ -80,10 +103,8 @@ inline Ints or_masked(Ints a, Ints b, Ints mask) { return {_mm512_ternarylogic_e
 inline Ints select(Ints mask, Ints a, Ints b) { return {_mm512_ternarylogic_epi32(mask.x, a.x, b.x, 0xCA)}; }
 inline int largest(Ints a) { return _mm512_reduce_max_epi32(a.x); }
 
-inline Floats root(Floats a) { return {_mm512_sqrt_ps(a.x)}; }
-inline Floats quotient(Floats a, Floats b) { return {_mm512_div_ps(a.x, b.x)}; }
 // With 14 bits, far finer than a code. The root wants a > 0; infinity has an infinite one.
-inline Floats estimated_root(Floats a) {
+inline Floats estimated_positive_root(Floats a) {
     return {_mm512_mul_ps(a.x, _mm512_rsqrt14_ps(_mm512_min_ps(a.x, _mm512_set1_ps(0x1.fffffep127f))))};
 }
 inline Floats estimated_quotient(Floats a, Floats b) { return {_mm512_mul_ps(a.x, _mm512_rcp14_ps(b.x))}; }
@@ -119,6 +140,9 @@ struct Floats {
 struct Ints {
     __m256i x;
 };
+struct Mask {
+    __m256 x;
+};
 constexpr int width = 8;
 
 inline Floats splat(float x) { return {_mm256_set1_ps(x)}; }
@@ -131,8 +155,17 @@ inline Floats operator+(Floats a, Floats b) { return {_mm256_add_ps(a.x, b.x)}; 
 inline Floats operator-(Floats a, Floats b) { return {_mm256_sub_ps(a.x, b.x)}; }
 inline Floats operator*(Floats a, Floats b) { return {_mm256_mul_ps(a.x, b.x)}; }
 inline Floats fused(Floats a, Floats b, Floats c) { return {_mm256_fmadd_ps(a.x, b.x, c.x)}; }
+inline Floats operator/(Floats a, Floats b) { return {_mm256_div_ps(a.x, b.x)}; }
 inline Floats fused_less(Floats a, Floats b, Floats c) { return {_mm256_fmsub_ps(a.x, b.x, c.x)}; }
+inline Floats fused_from(Floats a, Floats b, Floats c) { return {_mm256_fnmadd_ps(a.x, b.x, c.x)}; }
 inline Floats larger(Floats a, Floats b) { return {_mm256_max_ps(a.x, b.x)}; }
+inline Floats root(Floats a) { return {_mm256_sqrt_ps(a.x)}; }
+inline Floats estimated_positive_root(Floats a) { return root(a); }
+inline Mask operator<(Floats a, Floats b) { return {_mm256_cmp_ps(a.x, b.x, _CMP_LT_OQ)}; }
+inline Mask operator<=(Floats a, Floats b) { return {_mm256_cmp_ps(a.x, b.x, _CMP_LE_OQ)}; }
+inline Mask operator==(Floats a, Floats b) { return {_mm256_cmp_ps(a.x, b.x, _CMP_EQ_OQ)}; }
+inline Mask operator!=(Floats a, Floats b) { return {_mm256_cmp_ps(a.x, b.x, _CMP_NEQ_UQ)}; }
+inline Floats choose(Mask condition, Floats a, Floats b) { return {_mm256_blendv_ps(b.x, a.x, condition.x)}; }
 
 inline Ints bits_of(Floats a) { return {_mm256_castps_si256(a.x)}; }
 inline Floats from_bits(Ints a) { return {_mm256_castsi256_ps(a.x)}; }
@@ -155,9 +188,6 @@ inline int largest(Ints a) {
     _mm256_store_si256(reinterpret_cast<__m256i *>(x), a.x);
     return *std::max_element(x, x + width);
 }
-
-inline Floats root(Floats a) { return {_mm256_sqrt_ps(a.x)}; }
-inline Floats quotient(Floats a, Floats b) { return {_mm256_div_ps(a.x, b.x)}; }
 
 inline Ints transposed_bytes(Ints a) { // of the 4x4 bytes in each half
     const __m256i order = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, //
@@ -211,6 +241,9 @@ struct Floats {
 struct Ints {
     FourInts x;
 };
+struct Mask {
+    Ints bits; // all of a lane's or none
+};
 
 template <class Result, class Function> inline Result each_lane(Function &&f) {
     using Four = decltype(Result::x);
@@ -243,7 +276,11 @@ inline Floats fused(Floats a, Floats b, Floats c) {
     return a * b + c;
 #endif
 }
+inline Floats operator/(Floats a, Floats b) { return ADAMAS_VECTOR(Floats, a.x / b.x, a.x[l] / b.x[l]); }
 inline Floats fused_less(Floats a, Floats b, Floats c) { return fused(a, b, splat(-1.0f) * c); }
+inline Floats fused_from(Floats a, Floats b, Floats c) { return fused(splat(-1.0f) * a, b, c); }
+inline Floats root(Floats a) { return ADAMAS_LANES(Floats, std::sqrt(a.x[l])); }
+inline Floats estimated_positive_root(Floats a) { return root(a); }
 
 inline Ints bits_of(Floats a) { return std::bit_cast<Ints>(a); }
 inline Floats from_bits(Ints a) { return std::bit_cast<Floats>(a); }
@@ -268,8 +305,18 @@ inline Ints or_masked(Ints a, Ints b, Ints mask) { return a | (b & mask); }
 inline Ints select(Ints mask, Ints a, Ints b) { return (mask & (a ^ b)) ^ b; }
 inline int largest(Ints a) { return std::max({int32_t(a.x[0]), int32_t(a.x[1]), int32_t(a.x[2]), int32_t(a.x[3])}); }
 
-inline Floats root(Floats a) { return ADAMAS_LANES(Floats, std::sqrt(a.x[l])); }
-inline Floats quotient(Floats a, Floats b) { return ADAMAS_VECTOR(Floats, a.x / b.x, a.x[l] / b.x[l]); }
+#define ADAMAS_COMPARISON(sign)                                                                                        \
+    inline Mask operator sign(Floats a, Floats b) {                                                                    \
+        return {ADAMAS_VECTOR(Ints, (FourInts)(a.x sign b.x), a.x[l] sign b.x[l] ? ~0u : 0u)};                         \
+    }
+ADAMAS_COMPARISON(<)
+ADAMAS_COMPARISON(<=)
+ADAMAS_COMPARISON(==)
+ADAMAS_COMPARISON(!=)
+#undef ADAMAS_COMPARISON
+inline Floats choose(Mask condition, Floats a, Floats b) {
+    return from_bits(select(condition.bits, bits_of(a), bits_of(b)));
+}
 
 inline Ints unpack(const void *codes) {
     const auto *c = static_cast<const uint8_t *>(codes);
@@ -305,5 +352,29 @@ inline void pack(Ints magnitudes, Signs negative, void *codes) {
 #endif
 
 constexpr int group = 4 * width; // elements
+
+// ---- what is the same for all of them
+
+// The number, or a register full of it.
+template <class X> inline X of(double x) {
+    if constexpr (std::is_same_v<X, Floats>)
+        return splat(float(x));
+    else
+        return X(x);
+}
+
+inline Mask operator>(Floats a, Floats b) { return b < a; }
+inline Mask operator>=(Floats a, Floats b) { return b <= a; }
+
+inline Floats sign(Floats a) {
+    const Floats zero = splat(0.0f), zero_or_nan = a + zero;
+    return choose(a > zero, splat(1.0f), choose(a < zero, splat(-1.0f), zero_or_nan));
+}
+
+// Nothing is flushed: the codes that such a state comes from have no subnormal numbers to linger at.
+inline Floats decayed(Floats decay, Floats state, Floats) { return decay * state; }
+
+// What is added is at least 1e-37, so that there is no root of 0 to be estimated.
+inline Floats estimated_root(Floats x, Floats a) { return estimated_positive_root(x + larger(a, splat(1e-37f))); }
 
 } // namespace adamas::ADAMAS_ISA

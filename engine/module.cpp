@@ -1,15 +1,12 @@
 // The Python face of the engine: `Group`, the tensors of one parameter group, and what the engine runs on.
 
 #include <nanobind/nanobind.h>
-#include <nanobind/stl/array.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <array>
-#include <bit>
-#include <initializer_list>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -37,6 +34,14 @@ const Kernels *chosen_kernels = &best_kernels();
 
 std::string text_of(nb::handle object) { return nb::cast<std::string>(nb::repr(object)); }
 
+// The numbers of a step: the index of the rule, and the numbers of the house and of the rule.
+using Numbers = std::pair<int, std::vector<double>>;
+
+const Rule &rule_at(int index) {
+    if (index < 0 || index >= rule_count) throw nb::value_error("there is no such rule");
+    return rules[index];
+}
+
 bool is_rounded(const View &view) {
     return view.data != nullptr && (view.format == Format::bf16 || view.format == Format::f16);
 }
@@ -58,13 +63,13 @@ class Group {
         struct Place {
             const void *object, *sizes; // PyTorch keeps the sizes inside the tensor's own structure
         };
-        Place places[2 * SLOTS];
+        Place places[2 * slot_count];
         int count = 0;
 
       public:
         void clear() { count = 0; }
-        void leave(PyObject *object, const Sight &sight) {
-            if (count < int(std::size(places))) places[count++] = {object, sight.sizes};
+        void leave(PyObject *object, const TensorView &tensor) {
+            if (count < int(std::size(places))) places[count++] = {object, tensor.sizes};
         }
         void prefetch() const {
 #ifdef __GNUC__
@@ -86,57 +91,59 @@ class Group {
         Trail trail;
     };
     std::vector<Parameter> parameters;
-    std::array<nb::object, SLOTS> slot_names;  // invalid where the shape has no such tensor
-    std::array<nb::object, SLOTS> scale_names; // of the same, where they are in 8 bits
-    std::vector<nb::object> scalar_names;      // "step" first
-    nb::object as_scalar;                      // makes one of whatever number stands in its place, or gives None
+    std::array<nb::object, slot_count> slot_names;  // invalid for tensors that the group doesn't have
+    std::array<nb::object, slot_count> scale_names; // of states in 8 bits
+    std::vector<nb::object> scalar_names;           // "step" first
+    nb::object as_scalar;                           // makes one of whatever number stands in its place, or gives None
     nb::object grad = nb::steal(PyUnicode_InternFromString("grad"));
     nb::object requires_grad = nb::steal(PyUnicode_InternFromString("requires_grad"));
     nb::object is_neg = nb::steal(PyUnicode_InternFromString("is_neg"));
-    unsigned shape;
+    const Rule &rule;
+    bool penalized;
     Weights weights;
 
     // What `collect` found, until `step` has used it.
     Work work;
-    std::vector<size_t> parameter_of_job, row_of_job;
-    std::vector<std::vector<double>> rows; // the distinct values of the scalars
-    std::vector<Sight> scalars;            // of each job, one after the other
-    std::vector<nb::object> kept;          // what the kernels read and write, alive though another thread lets go of it
-    Buffers buffers;                       // the same, where it is looked at by the buffer protocol
-    std::array<View, SLOTS> views;
+    std::vector<size_t> parameter_of_job, scalars_of_job;
+    std::vector<std::vector<double>> distinct_scalars;
+    std::vector<TensorView> scalars; // of each job, one after the other
+    std::vector<nb::object> kept;    // what the kernels read and write, alive though another thread lets go of it
+    Buffers buffers;                 // the same, where it is read by the buffer protocol
+    std::array<View, slot_count> views;
     int64_t rows_of_weight = 0;
-    std::vector<double> row;
-    bool given = false;                   // whether gradients were
-    std::vector<Use> reads, writes;       // of the gradients, and of everything else, where they were
-    std::vector<Constants<float>> narrow; // of each row, for as long as the kernels run
-    std::vector<Constants<double>> wide;
-    std::vector<std::vector<double>> new_rows;
+    std::vector<double> current_scalars; // of the parameter that is being collected
+    bool given = false;                  // whether gradients were
+    std::vector<Use> reads, writes;      // of the gradients, and of everything else, where they were
+    // Of each distinct set of scalars, for as long as the kernels run.
+    std::vector<std::array<float, most_constants>> narrow_constants;
+    std::vector<std::array<double, most_constants>> wide_constants;
+    std::vector<std::vector<double>> new_scalars;
 
     // What is being looked at, for the error message.
     const char *looking_at = "";
     nb::handle looking_at_key;
 
-    Sight see_state(Parameter &parameter, const nb::object &key) {
+    TensorView view_of_state(Parameter &parameter, const nb::object &key) {
         looking_at = "state", looking_at_key = key;
         PyObject *found = PyDict_GetItemWithError(parameter.state.ptr(), key.ptr());
         if (found == nullptr) throw Unusable("is missing");
-        const Sight sight = see(found, buffers);
-        if (!sight.is_writable) throw Unusable("is read-only");
-        if (given) writes.push_back({extent_of(sight), &parameter.name, false});
-        parameter.trail.leave(found, sight);
+        const TensorView tensor = view_of(found, buffers);
+        if (!tensor.is_writable) throw Unusable("is read-only");
+        if (given) writes.push_back({extent_of(tensor), &parameter.name, false});
+        parameter.trail.leave(found, tensor);
         kept.push_back(nb::borrow(found));
-        return sight;
+        return tensor;
     }
 
     void collect_tensors(Parameter &parameter, nb::handle gradient) {
         looking_at = "it";
-        const Sight weight = see(parameter.tensor.ptr(), buffers);
+        const TensorView weight = view_of(parameter.tensor.ptr(), buffers);
         parameter.trail.leave(parameter.tensor.ptr(), weight);
         if (!is_floating(weight.format)) throw Unusable("has an integer dtype");
         if (!weight.is_writable) throw Unusable("is read-only");
         rows_of_weight = weight.dims > 0 ? weight.sizes[0] : 1;
-        describe(weight, views[P]);
-        if (overlaps_itself(views[P])) throw Unusable(shares_memory);
+        describe(weight, views[WEIGHT]);
+        if (overlaps_itself(views[WEIGHT])) throw Unusable(shares_memory);
 
         looking_at = "its gradient";
         if (!is_buffer(gradient.ptr()) && (weight.is_complex || nb::cast<bool>(gradient.attr(is_neg)()))) {
@@ -145,25 +152,22 @@ class Group {
         } else {
             kept.push_back(nb::borrow(gradient));
         }
-        const Sight seen = see(gradient.ptr(), buffers);
+        const TensorView seen = view_of(gradient.ptr(), buffers);
         parameter.trail.leave(gradient.ptr(), seen);
         if (!same_shape(weight, seen)) throw Unusable("has another shape than the parameter, or only one is complex");
         if (!is_floating(seen.format)) throw Unusable("has an integer dtype");
-        describe(seen, views[G]);
+        describe(seen, views[GRADIENT]);
         if (given) {
-            reads.push_back({extent_of(seen), &parameter.name, views[G] == views[P]});
-            writes.push_back({extent_of(weight), &parameter.name, views[G] == views[P]});
+            reads.push_back({extent_of(seen), &parameter.name, views[GRADIENT] == views[WEIGHT]});
+            writes.push_back({extent_of(weight), &parameter.name, views[GRADIENT] == views[WEIGHT]});
         }
 
-        for (int slot = M; slot < SLOTS; ++slot) {
+        for (int slot = LOW_BITS; slot < slot_count; ++slot) {
             views[slot].data = nullptr;
-            if (!slot_names[slot].is_valid() || (slot == LOW && !is_rounded(views[P]))) continue;
-            const Sight state = see_state(parameter, slot_names[slot]);
+            if (!slot_names[slot].is_valid() || (slot == LOW_BITS && !is_rounded(views[WEIGHT]))) continue;
+            const TensorView state = view_of_state(parameter, slot_names[slot]);
             if (!same_shape(weight, state)) throw Unusable("has another shape than the parameter");
-            const bool has_sign = slot == M || slot == R;
-            if (slot == LOW ? state.format != Format::i16
-                            : !is_floating(state.format) && state.format != (has_sign ? Format::i8 : Format::u8))
-                throw Unusable("has a dtype that it cannot have");
+            if (!can_be_stored_as(state.format, slot)) throw Unusable("has a dtype that it cannot have");
             describe(state, views[slot]);
             if (is_scaled(state.format)) {
                 collect_scales(parameter, slot, weight);
@@ -173,13 +177,18 @@ class Group {
         }
     }
 
-    void collect_scales(Parameter &parameter, int slot, const Sight &weight) {
+    bool can_be_stored_as(Format format, int slot) const {
+        if (slot == LOW_BITS) return format == Format::i16;
+        return is_floating(format) || format == (rule.states[slot - STATES].is_signed ? Format::i8 : Format::u8);
+    }
+
+    void collect_scales(Parameter &parameter, int slot, const TensorView &weight) {
         if (!views[slot].sizes.empty()) throw Unusable("has to lie in row-major order (contiguous)");
         if (weight.dims < 1 || weight.is_complex) throw Unusable("is in 8 bits, which the parameter cannot have");
         const int64_t rows = weight.sizes[0];
         int64_t row = 1; // elements, also where there are no rows
         for (int d = 1; d < weight.dims; ++d) row *= weight.sizes[d];
-        const Sight scales = see_state(parameter, scale_names[slot]);
+        const TensorView scales = view_of_state(parameter, scale_names[slot]);
         const int64_t blocks = (row + quantum - 1) / quantum;
         if (scales.format != Format::f32 || scales.dims != 2 || scales.sizes[0] != rows || scales.sizes[1] != blocks)
             throw Unusable("has to be float32, of shape (" + std::to_string(rows) + ", " + std::to_string(blocks) +
@@ -191,34 +200,35 @@ class Group {
     }
 
     // A single number of the state. One that the user has set, in any type, is replaced by one that the step can write.
-    Sight see_scalar(Parameter &parameter, const nb::object &name) {
+    TensorView view_of_scalar(Parameter &parameter, const nb::object &name) {
         PyObject *found = PyDict_GetItemWithError(parameter.state.ptr(), name.ptr());
         if (found != nullptr) {
             try {
-                const Sight sight = see_state(parameter, name);
-                if (is_scalar(sight)) return sight;
+                const TensorView tensor = view_of_state(parameter, name);
+                if (is_scalar(tensor)) return tensor;
             } catch (const Unusable &) {
             }
             const nb::object given = nb::borrow(found), scalar = as_scalar(given);
             if (scalar.is_none()) throw Unusable("is " + text_of(given) + ", and has to be a single number");
             if (PyDict_SetItem(parameter.state.ptr(), name.ptr(), scalar.ptr()) != 0) throw nb::python_error();
         }
-        return see_state(parameter, name);
+        return view_of_state(parameter, name);
     }
 
-    size_t row_index(Parameter &parameter) {
-        row.clear();
+    // Where the scalars of a parameter are among the distinct ones.
+    size_t find_scalars(Parameter &parameter) {
+        current_scalars.clear();
         for (const nb::object &name : scalar_names) {
-            scalars.push_back(see_scalar(parameter, name));
+            scalars.push_back(view_of_scalar(parameter, name));
             const double value = read_scalar(scalars.back());
             if (!(value >= 0 && value < uncounted))
                 throw Unusable("is " + text_of(nb::float_(value)) + ", and has to be a number from 0 up, below 2**53");
-            row.push_back(value);
+            current_scalars.push_back(value);
         }
-        for (size_t i = rows.size(); i-- > 0;)
-            if (rows[i] == row) return i;
-        rows.push_back(row);
-        return rows.size() - 1;
+        for (size_t i = distinct_scalars.size(); i-- > 0;)
+            if (distinct_scalars[i] == current_scalars) return i;
+        distinct_scalars.push_back(current_scalars);
+        return distinct_scalars.size() - 1;
     }
 
     [[noreturn]] void explain(const Parameter &parameter, const Unusable &problem) const {
@@ -231,27 +241,36 @@ class Group {
     }
 
   public:
-    Group(nb::list tensors, nb::list states, nb::list names, std::vector<uint64_t> random_keys,
-          std::vector<int64_t> first_rows, unsigned shape, const std::string &weights_mode, nb::list slots,
-          nb::list scales, nb::list scalar_names_, nb::object as_scalar)
-        : as_scalar(std::move(as_scalar)), shape(shape) {
-        if (shape >= shape::count || !shape::valid(shape)) throw nb::value_error("no such shape of the rule");
+    Group(nb::list records, int rule_index, bool penalized, const std::string &weights_mode, nb::list slots,
+          nb::list scales, nb::object low_bits, nb::list scalar_names_, nb::object as_scalar)
+        : as_scalar(std::move(as_scalar)), rule(rule_at(rule_index)), penalized(penalized) {
         weights = weights_mode == "split"        ? Weights::split
                   : weights_mode == "stochastic" ? Weights::stochastic
                                                  : Weights::nearest;
-        for (size_t i = 0; i < tensors.size(); ++i)
-            parameters.push_back(
-                {tensors[i], states[i], nb::cast<std::string>(names[i]), random_keys[i], first_rows[i]});
+        if (slots.size() != size_t(rule.state_count) || scales.size() != slots.size())
+            throw nb::value_error(
+                ("rule " + std::string(rule.name) + " has " + std::to_string(rule.state_count) + " states").c_str());
+        for (nb::handle handle : records) {
+            const auto record = nb::cast<nb::tuple>(handle);
+            parameters.push_back({record[0],
+                                  record[1],
+                                  nb::cast<std::string>(record[2]),
+                                  nb::cast<uint64_t>(record[3]),
+                                  nb::cast<int64_t>(record[4]),
+                                  {}});
+        }
+        if (!low_bits.is_none()) slot_names[LOW_BITS] = low_bits;
         for (size_t i = 0; i < slots.size(); ++i)
-            if (!slots[i].is_none()) slot_names[M + i] = slots[i], scale_names[M + i] = scales[i];
+            slot_names[STATES + i] = slots[i], scale_names[STATES + i] = scales[i];
         for (nb::handle name : scalar_names_) scalar_names.push_back(nb::borrow(name));
     }
 
     // Looks up the tensors of every parameter that has a gradient: one of those given (None where there is none), or,
-    // if none are given, its own, unless it is frozen. Returns the distinct rows of their scalars.
+    // if none are given, its own, unless it is frozen. Returns the distinct ones among their scalars.
     nb::list collect(nb::object gradients) {
         discard();
-        parameter_of_job.clear(), row_of_job.clear(), rows.clear(), scalars.clear(), reads.clear(), writes.clear();
+        parameter_of_job.clear(), scalars_of_job.clear(), distinct_scalars.clear(), scalars.clear();
+        reads.clear(), writes.clear();
         given = !gradients.is_none();
         nb::list list;
         if (given) list = nb::cast<nb::list>(gradients);
@@ -266,27 +285,30 @@ class Group {
             if (gradient.is_none() || (!given && !nb::cast<bool>(parameters[i].tensor.attr(requires_grad)))) continue;
             try {
                 collect_tensors(parameters[i], gradient);
-                row_of_job.push_back(row_index(parameters[i]));
+                scalars_of_job.push_back(find_scalars(parameters[i]));
             } catch (const Unusable &problem) {
                 explain(parameters[i], problem);
             }
-            const bool scaled = std::any_of(views.begin(), views.end(),
-                                            [](const View &x) { return x.data != nullptr && is_scaled(x.format); });
-            const bool draws = (weights == Weights::stochastic && is_rounded(views[P])) || is_rounded(views[M]) ||
-                               is_rounded(views[V]) || is_rounded(views[R]);
+            bool scaled = false, draws = weights == Weights::stochastic && is_rounded(views[WEIGHT]);
+            for (int s = 0; s < rule.state_count; ++s) {
+                const View &view = views[STATES + s];
+                if (view.data == nullptr) continue;
+                scaled |= is_scaled(view.format);
+                draws |= rule.states[s].draw >= 0 && is_rounded(view);
+            }
             Job &job = work.add(views.data(), draws || scaled);
             const int64_t row = rows_of_weight > 0 ? job.numel / rows_of_weight : 0;
             job.row = scaled ? row : 0;
             job.first = parameters[i].first_row * row;
             job.first_block = parameters[i].first_row * ((row + quantum - 1) / quantum);
-            job.shape = shape;
-            job.weights = is_rounded(views[P]) ? weights : Weights::nearest; // wider weights have nothing to round
-            job.wide = views[P].format == Format::f64;
+            job.penalized = penalized;
+            job.weights = is_rounded(views[WEIGHT]) ? weights : Weights::nearest; // wider weights have nothing to round
+            job.wide = views[WEIGHT].format == Format::f64;
             job.random_key = parameters[i].random_key;
             parameter_of_job.push_back(i);
         }
         nb::list result;
-        for (const std::vector<double> &values : rows) result.append(nb::tuple(nb::cast(values)));
+        for (const std::vector<double> &values : distinct_scalars) result.append(nb::tuple(nb::cast(values)));
         return result;
     }
 
@@ -337,24 +359,33 @@ class Group {
         return nb::make_tuple(measure.sum.high, measure.sum.low, culprit);
     }
 
-    // Takes the numbers of the step of what was collected: for each row that `collect` returned, its coefficients, and
-    // what its scalars become.
-    void prepare(const std::vector<std::array<double, coefficient_count>> &coefficients,
-                 std::vector<std::vector<double>> rows_after) {
-        if (coefficients.size() != rows.size() || rows_after.size() != rows.size())
-            throw nb::value_error("one set of coefficients and of new scalars for each row");
-        narrow.clear(), wide.clear();
-        for (const auto &numbers : coefficients) {
-            const auto named = std::bit_cast<Coefficients>(numbers);
-            narrow.push_back(constants<float>(named, shape)), wide.push_back(constants<double>(named, shape));
+    // Takes the numbers of the step of what was collected: for each of the scalars that `collect` returned, the rule
+    // with its numbers, and what the scalars become.
+    void prepare(const std::vector<Numbers> &numbers, std::vector<std::vector<double>> scalars_after) {
+        if (numbers.size() != distinct_scalars.size() || scalars_after.size() != distinct_scalars.size())
+            throw nb::value_error("one set of numbers and of new scalars for each that was collected");
+        narrow_constants.resize(numbers.size()), wide_constants.resize(numbers.size());
+        for (size_t i = 0; i < numbers.size(); ++i) {
+            const auto &[index, values] = numbers[i];
+            const Rule &step_rule = rule_at(index);
+            if (step_rule.state_count != rule.state_count)
+                throw nb::value_error("the rule of a step has other states than that of its group");
+            if (values.size() != size_t(step_rule.number_count))
+                throw nb::value_error(("rule " + std::string(step_rule.name) + " takes " +
+                                       std::to_string(step_rule.number_count) + " numbers, not " +
+                                       std::to_string(values.size()))
+                                          .c_str());
+            step_rule.fold(values.data(), penalized, wide_constants[i].data());
+            std::copy(wide_constants[i].begin(), wide_constants[i].end(), narrow_constants[i].begin());
         }
-        new_rows = std::move(rows_after);
+        new_scalars = std::move(scalars_after);
         for (size_t j = 0; j < work.jobs().size(); ++j) {
             Job &job = work.jobs()[j];
-            const size_t row = row_of_job[j];
-            job.narrow_constants = &narrow[row], job.wide_constants = &wide[row];
-            job.move = wide[row].eta != 0 || wide[row].k != 1;
-            job.step = uint64_t(new_rows[row][0]);
+            const size_t i = scalars_of_job[j];
+            job.rule = numbers[i].first;
+            job.narrow_constants = narrow_constants[i].data(), job.wide_constants = wide_constants[i].data();
+            job.move = numbers[i].second[house_k] != 1 || numbers[i].second[house_eta] != 0;
+            job.step = uint64_t(new_scalars[i][0]);
         }
     }
 
@@ -362,9 +393,9 @@ class Group {
     void step(int threads) { work.step(*chosen_kernels, threads); }
 
     void write_scalars() const {
-        for (size_t j = 0; j < row_of_job.size(); ++j)
+        for (size_t j = 0; j < scalars_of_job.size(); ++j)
             for (size_t s = 0; s < scalar_names.size(); ++s)
-                write_scalar(scalars[j * scalar_names.size() + s], new_rows[row_of_job[j]][s]);
+                write_scalar(scalars[j * scalar_names.size() + s], new_scalars[scalars_of_job[j]][s]);
     }
 };
 
@@ -411,11 +442,11 @@ void refuse_shared_memory(nb::list groups) {
 // Steps the groups with the numbers of each (see `Group::prepare`), and then sets values of dictionaries: (dictionary,
 // key, value). Everything that can go wrong does so before the first change, and no Python code runs after it: a signal
 // handler that raises finds all of it done, or nothing.
-void step(nb::list groups, nb::list coefficients, nb::list new_rows, int threads, nb::list changes) {
+void step(nb::list groups, nb::list numbers, nb::list new_rows, int threads, nb::list changes) {
     std::vector<Group *> found;
     for (size_t i = 0; i < groups.size(); ++i) {
         found.push_back(nb::cast<Group *>(groups[i]));
-        found.back()->prepare(nb::cast<std::vector<std::array<double, coefficient_count>>>(coefficients[i]),
+        found.back()->prepare(nb::cast<std::vector<Numbers>>(numbers[i]),
                               nb::cast<std::vector<std::vector<double>>>(new_rows[i]));
     }
     std::vector<nb::tuple> set;
@@ -464,15 +495,14 @@ NB_MODULE(_engine, m) {
     // What is alive when the interpreter ends is no fault of a script: a global model with hooks, say.
     nb::set_leak_warnings(false);
     nb::class_<Group>(m, "Group", nb::type_slots(group_slots))
-        .def(nb::init<nb::list, nb::list, nb::list, std::vector<uint64_t>, std::vector<int64_t>, unsigned,
-                      const std::string &, nb::list, nb::list, nb::list, nb::object>(),
-             "tensors"_a, "states"_a, "names"_a, "random_keys"_a, "first_rows"_a, "shape"_a, "weights"_a, "slots"_a,
-             "scales"_a, "scalars"_a, "as_scalar"_a.none())
+        .def(nb::init<nb::list, int, bool, const std::string &, nb::list, nb::list, nb::object, nb::list, nb::object>(),
+             "records"_a, "rule"_a, "penalized"_a, "weights"_a, "slots"_a, "scale_names"_a, "low_bits"_a.none(),
+             "scalars"_a, "as_scalar"_a.none())
         .def("collect", &Group::collect, "gradients"_a = nb::none())
         .def("collected", &Group::collected)
         .def("discard", &Group::discard)
         .def("square_sum", &Group::square_sum, "threads"_a);
-    m.def("step", &step, "groups"_a, "coefficients"_a, "new_rows"_a, "threads"_a, "changes"_a);
+    m.def("step", &step, "groups"_a, "numbers"_a, "new_rows"_a, "threads"_a, "changes"_a);
     m.def("refuse_shared_memory", &refuse_shared_memory, "groups"_a);
     m.def("holds", &holds, "dictionary"_a, "keys"_a, "values"_a);
     m.def("same_objects", &same_objects, "a"_a, "b"_a);
@@ -492,6 +522,7 @@ NB_MODULE(_engine, m) {
             chosen_kernels = kernels;
         },
         "name"_a);
+    m.def("rules_digest", [] { return rules_digest; });
     m.def("thread_source", &thread_source);
     m.def("use_openmp", &use_openmp, "allowed"_a);
     m.def("default_threads", &default_threads);

@@ -1,7 +1,7 @@
 // Randomness as a counter: a function of (seed, tensor, element, step), never a stream. So the same bits come out for
-// any number of threads, any chunking and any resume. adamas.rule.formats has the same functions in NumPy, and says why the
-// step is only added. `static`, because this header is compiled for several instruction sets and the linker must not
-// mix them.
+// any number of threads, any chunking and any resume. adamas.rule.formats has the same functions in NumPy, and says why
+// the step is only added. `static`, because this header is compiled for several instruction sets and the linker must
+// not mix them.
 #pragma once
 
 #include <cstdint>

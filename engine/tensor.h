@@ -25,9 +25,9 @@ constexpr size_t size_of(Format format) {
     }
 }
 
-// The tensors that one parameter's step touches: the weight, its gradient, first and second moment, the maximum of the
-// second, the trace (momentum after the division), and the low 16 bits of a split weight.
-enum Slot : uint8_t { P, G, M, V, H, R, LOW, SLOTS };
+// The tensors that the step of one parameter touches: the weight, its gradient, the low 16 bits of a split weight, and
+// the states of the rule one after the other.
+enum Slot : int { WEIGHT, GRADIENT, LOW_BITS, STATES };
 
 // One tensor as the kernels see it. With `dims` = 0 the elements lie one after the other in iteration order; otherwise
 // sizes and strides (in elements, outermost first) tell where they are.

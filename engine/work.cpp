@@ -68,17 +68,17 @@ void Work::place(Operand &operand, const View &view, const std::vector<int> &ord
 
 Job &Work::add(const View *views, bool by_index) {
     Job &job = jobs_.emplace_back();
-    job.numel = views[P].numel;
+    job.numel = views[WEIGHT].numel;
     const bool all_in_order =
-        std::all_of(views, views + SLOTS, [](const View &v) { return v.data == nullptr || v.sizes.empty(); });
+        std::all_of(views, views + slot_count, [](const View &v) { return v.data == nullptr || v.sizes.empty(); });
     if (all_in_order) {
-        for (int slot = 0; slot < SLOTS; ++slot) place(job.operands[slot], views[slot], {});
+        for (int slot = 0; slot < slot_count; ++slot) place(job.operands[slot], views[slot], {});
     } else {
-        const View *shaped = std::find_if(views, views + SLOTS, [](const View &v) { return !v.sizes.empty(); });
+        const View *shaped = std::find_if(views, views + slot_count, [](const View &v) { return !v.sizes.empty(); });
         std::vector<int> order(shaped->sizes.size());
         std::iota(order.begin(), order.end(), 0);
-        if (!by_index && !views[P].sizes.empty()) order = memory_order(views[P]);
-        for (int slot = 0; slot < SLOTS; ++slot) {
+        if (!by_index && !views[WEIGHT].sizes.empty()) order = memory_order(views[WEIGHT]);
+        for (int slot = 0; slot < slot_count; ++slot) {
             if (views[slot].data == nullptr) continue;
             if (views[slot].sizes.empty()) {
                 View view = views[slot];

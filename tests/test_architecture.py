@@ -20,7 +20,6 @@ ROOMS = (
     ("lr_finding",),
     ("step",),
     ("rule",),
-    ("family",),
     ("schedules",),
     ("__init__", "jax_formats"),
     ("extras", "files", "moved", "threads"),

@@ -1,20 +1,16 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
-
-from .family import Coefficients
 
 class Group:
     def __init__(
         self,
-        tensors: list[Any],
-        states: list[dict[str, Any]],
-        names: list[str],
-        random_keys: Sequence[int],
-        first_rows: Sequence[int],
-        shape: int,
+        records: list[tuple[Any, dict[str, Any], str, int, int]],
+        rule: int,
+        penalized: bool,
         weights: str,
-        slots: list[str | None],
-        scales: list[str | None],
+        slots: list[str],
+        scale_names: list[str],
+        low_bits: str | None,
         scalars: list[str],
         as_scalar: Callable[[Any], Any] | None,
     ) -> None: ...
@@ -25,7 +21,7 @@ class Group:
 
 def step(
     groups: list[Group],
-    coefficients: list[list[Coefficients]],
+    numbers: list[list[tuple[int, list[float]]]],
     new_rows: list[list[tuple[float, ...]]],
     threads: int,
     changes: list[tuple[dict[Any, Any], Any, Any]],
@@ -36,6 +32,7 @@ def same_objects(a: list[Any], b: list[Any]) -> bool: ...
 def instruction_set() -> str: ...
 def instruction_sets() -> list[str]: ...
 def use_instruction_set(name: str) -> None: ...
+def rules_digest() -> str: ...
 def thread_source() -> str: ...
 def use_openmp(allowed: bool) -> None: ...
 def default_threads() -> int: ...

@@ -16,7 +16,7 @@ from .. import _engine
 from ..rule import formats
 from ..rule.declaration import Member, Numbers, Rule, has_penalty
 from ..rule.layout import LOW_BITS, scale_name
-from ..step.plan import engine_numbers, engine_shape, engine_slots
+from ..step.engine import EngineRule
 from ..torch import unfused
 from ..torch.storage import dtype_name
 from .traced import without_decay
@@ -54,7 +54,7 @@ class Plan:
     ) -> None:
         self.tensors, self.options = list(tensors), (member.rule(hyper), has_penalty(hyper), weights)
         self._states, self._keys, self._decayed = states, keys, decayed
-        self._member, self._hyper, self._slots = member, hyper, member.state_names(hyper)
+        self._rule, self._slots = EngineRule(member.rule(hyper)), member.state_names(hyper)
         self._elsewhere = [i for i, tensor in enumerate(tensors) if tensor.device.type != _ENGINE_DEVICE]
         self._groups = [
             (indices, is_decayed, self._group(indices, is_decayed, names))
@@ -69,17 +69,15 @@ class Plan:
         ]
 
     def _group(self, indices: list[int], is_decayed: bool, names: Sequence[str]) -> _engine.Group:
-        rule, penalized, weights = self.options
+        _, penalized, weights = self.options
         return _engine.Group(
-            [self.tensors[i] for i in indices],
-            [self._states[i] for i in indices],
-            [names[i] for i in indices],
-            [self._keys[i] for i in indices],
-            [0] * len(indices),
-            engine_shape(rule, is_decayed and penalized),
+            [(self.tensors[i], self._states[i], names[i], self._keys[i], 0) for i in indices],
+            self._rule.index,
+            is_decayed and penalized,
             weights,
-            engine_slots(self._member, self._hyper, LOW_BITS if weights == "split" else None),
-            [None if name is None else scale_name(name) for name in engine_slots(self._member, self._hyper, None)],
+            list(self._slots),
+            [scale_name(name) for name in self._slots],
+            LOW_BITS if weights == "split" else None,
             [],
             None,
         )
@@ -110,7 +108,7 @@ class Plan:
             # All in one call, so that an exception from a signal handler does not come between the groups.
             _engine.step(
                 [group for _, _, group in self._groups],
-                [[engine_numbers(numbers[is_decayed])] for _, is_decayed, _ in self._groups],
+                [[self._rule.at(numbers[is_decayed])] for _, is_decayed, _ in self._groups],
                 [[(float(count),)]] * len(self._groups),
                 threads,
                 [],

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from .. import _engine
-from ..family import Coefficients, Shape
 from ..rule import layout
-from ..rule.declaration import Member, Numbers, Rule, has_penalty
-from ..rule.sentence import Sentence
+from ..rule.declaration import Member, Numbers, has_penalty
+from .engine import EngineRule
 
 Row: TypeAlias = tuple[float, ...]  # the scalars of a parameter: its step first
 Change: TypeAlias = tuple[dict[Any, Any], Any, Any]  # a dictionary, a key and the value that it is to have
@@ -43,19 +42,17 @@ class Plan:
         first_rows: Sequence[int],
         as_scalar: Callable[[Any], Any],
     ) -> None:
-        low_bits = layout.LOW_BITS if options["weights"] == "split" else None
         self.rows: list[Row] = []  # the distinct scalars among the parameters of the coming step
         self._advanced: list[tuple[Numbers, Row]] = []
+        self._rule, slots = EngineRule(member.rule(options)), member.state_names(options)
         self._group = _engine.Group(
-            tensors,
-            states,
-            names,
-            keys,
-            first_rows,
-            engine_shape(member.rule(options), has_penalty(options)),
+            list(zip(tensors, states, names, keys, first_rows, strict=True)),
+            self._rule.index,
+            has_penalty(options),
             options["weights"],
-            engine_slots(member, options, low_bits),
-            [None if name is None else layout.scale_name(name) for name in engine_slots(member, options, None)],
+            list(slots),
+            [layout.scale_name(name) for name in slots],
+            layout.LOW_BITS if options["weights"] == "split" else None,
             [name for name, _ in member.scalars],
             as_scalar,
         )
@@ -106,37 +103,6 @@ class Plan:
         """Steps what was prepared and the engine does not step; called before the engine steps the rest."""
 
 
-_ROLES = ("first", "second", "maximum", "trace")
-
-
-def engine_shape(rule: Rule, penalized: bool) -> int:
-    """What the engine calls the rule."""
-    assert isinstance(rule, Sentence)
-    parts = (
-        (Shape.FIRST, rule.first),
-        (Shape.SQUARE, rule.second == "square"),
-        (Shape.ABSOLUTE, rule.second == "size"),
-        (Shape.MAXIMUM, rule.maximum),
-        (Shape.CENTERED, rule.centered),
-        (Shape.TRACE, rule.trace),
-        (Shape.USE_FIRST, rule.use_first),
-        (Shape.USE_GRADIENT, rule.use_gradient),
-        (Shape.PENALTY, penalized),
-    )
-    return sum(bit for bit, is_there in parts if is_there)
-
-
-def engine_slots(member: Member, options: Mapping[str, Any], low_bits: str | None) -> list[str | None]:
-    """The names of the states in the engine's order."""
-    there = {state.role for state in member.rule(options).states}
-    return [*(member.names[role] if role in there else None for role in _ROLES), low_bits]
-
-
-def engine_numbers(numbers: Numbers) -> Coefficients:
-    """The numbers in the engine's order."""
-    return Coefficients(**numbers)
-
-
 def step(plans: Sequence[Plan], threads: int, changes: list[Change]) -> None:
     """Steps what was prepared, and makes the changes: in one call of the engine, so that an exception from a signal handler
     comes before or after all of it. What is stepped elsewhere is stepped before that, one parameter after the other."""
@@ -145,7 +111,7 @@ def step(plans: Sequence[Plan], threads: int, changes: list[Change]) -> None:
     moving = [plan for plan in plans if plan._advanced]
     _engine.step(
         [plan._group for plan in moving],
-        [[engine_numbers(numbers) for numbers, _ in plan._advanced] for plan in moving],
+        [[plan._rule.at(numbers) for numbers, _ in plan._advanced] for plan in moving],
         [[row for _, row in plan._advanced] for plan in moving],
         threads,
         changes,

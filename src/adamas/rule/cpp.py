@@ -1,0 +1,246 @@
+"""Writes the rules out as C++: what the engine's loops compute for one element, and the numbers that they take.
+
+``write`` makes two headers. ``rules.h`` describes each rule of ``adamas.rule.members.RULES`` in the same order, and computes
+the constants of its loops in float64. ``steps.h`` has the step of each, as a template over numbers and registers of numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from math import inf, isnan
+from pathlib import Path
+
+from .declaration import HOUSE_NUMBERS, WEIGHT_DRAW, Rule
+from .lowering import fused_sums, lowered
+from .members import RULES
+from .recorder import Operand, Recording, Value, digest, is_number, record, record_penalties
+
+_OPERATORS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}
+_COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+_FUNCTIONS = {
+    "sqrt": "root",
+    "abs": "magnitude",
+    "sign": "sign",
+    "maximum": "larger",
+    "where": "choose",
+    "fused": "fused",
+    "fused_less": "fused_less",
+    "fused_from": "fused_from",
+    "decayed": "decayed",
+    "estimated_root": "estimated_root",
+    "estimated_quotient": "estimated_quotient",
+}
+_PENALTIES = ("s", "l2", "l1")  # the constants that come first
+_HEAD = "// Written by adamas/rule/cpp.py from the declarations in adamas/rule/members.\n#pragma once\n"
+
+
+def write(folder: Path) -> None:
+    """Writes the headers into a folder."""
+    steps = [_Step(rule) for rule in RULES]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (("rules.h", _rules(steps)), ("steps.h", _steps(steps))):
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+class _Step:
+    """One rule as it is written out.
+
+    Attributes:
+        constants: the numbers that its loops take, by name.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule, self.recording = rule, lowered(record(rule, penalized=False))
+        self.constants: dict[str, Value] = {}
+        self._names: dict[Value, str] = {}
+        for value in self.recording.operations:
+            if not value.is_number:
+                for number in value.operands:
+                    if isinstance(number, Value) and number.is_number and number not in self._names:
+                        self._add(number)
+        self.read = {x.operands[1].name for x in self.recording.operations if x.operation == "read"}  # type: ignore[union-attr]
+        for state in rule.states:
+            if state.decay is not None and state.decay not in self.constants:
+                raise ValueError(f"rule {rule.name}: nothing is multiplied by {state.decay}, the decay of {state.role}")
+
+    def _add(self, number: Value) -> None:
+        name = _unused(_name_of(number), self.constants)
+        self.constants[name], self._names[number] = number, name
+
+    def index_of(self, constant: str | None) -> int:
+        """Where a constant is, behind those of the penalties; -1 for none."""
+        return -1 if constant is None else len(_PENALTIES) + list(self.constants).index(constant)
+
+    def fold(self) -> Iterator[str]:
+        """The lines that compute the constants in float64."""
+        places = {name: i for i, name in enumerate((*HOUSE_NUMBERS, *self.rule.numbers))}
+        names = dict(self._names)
+        for value in self.recording.operations:
+            if value.is_number:
+                name = names.setdefault(value, _unused(_name_of(value), names.values()))
+                right = f"x[{places[value.name]}]" if value.operation == "input" else _numeric(value, names)
+                if value.name == "s":
+                    right = f"penalized ? 1 : {right}"
+                yield f"const double {name} = {right};"
+        for i, name in enumerate(_PENALTIES):
+            yield f"to[{i}] = x[{places[name]}];"
+        for i, number in enumerate(self.constants.values(), len(_PENALTIES)):
+            yield f"to[{i}] = {names[number]};"
+
+    def body(self) -> Iterator[str]:
+        """The lines that compute the step of one element."""
+        names = {number: f"k.{name}" for number, name in self._names.items()}
+        yield from _body(self.recording, names)
+
+
+def _name_of(number: Value) -> str:
+    """A name for a number that is computed from others, such as ``eta_c``."""
+    parts = [_name_of(x) if isinstance(x, Value) else "number" for x in number.operands]
+    if number.operation == "input":
+        return number.name
+    if number.operation == "truediv":
+        return "_over_".join(parts)
+    return "_".join(parts if number.operation == "mul" else [number.operation, *parts])
+
+
+def _unused(name: str, names: Collection[str]) -> str:
+    while name in names:
+        name += "_"
+    return name
+
+
+def _numeric(value: Value, names: dict[Value, str]) -> str:
+    """An operation on numbers alone, in double."""
+    a, *b = (names[x] if isinstance(x, Value) else _literal(x) for x in value.operands)
+    if value.operation in _OPERATORS:
+        return f"{a} {_OPERATORS[value.operation]} {b[0]}"
+    if value.operation == "neg":
+        return f"-{a}"
+    if value.operation == "sqrt":
+        return f"std::sqrt({a})"
+    raise ValueError(f"{value.operation} of numbers has no C++ here: add it to {__name__}")
+
+
+def _body(recording: Recording, names: dict[Value, str]) -> Iterator[str]:
+    """The lines that compute the arrays of a recording."""
+    names = dict(names)
+
+    def text(x: Operand) -> str:
+        if isinstance(x, Value):
+            return names[x]
+        return f"of<X>({_literal(x)})"
+
+    count = 0
+    for value in recording.operations:
+        if value.is_number:
+            continue
+        if value.operation == "input":
+            names[value] = value.name if value.name in ("p", "g") else f"{value.name}_state"
+        elif value.operation == "read":
+            names[value] = text(value.operands[1])
+        else:
+            names[value] = f"t{count}"
+            count += 1
+            kind = "auto" if value.operation in _COMPARISONS else "X"
+            yield f"const {kind} {names[value]} = {_operation(value, [text(x) for x in value.operands])};"
+    for name, output in recording.outputs.items():
+        target = name if name in ("p", "g") else f"{name}_state"
+        yield f"{target} = {names[output]};"
+
+
+def _operation(value: Value, operands: list[str]) -> str:
+    """An operation on arrays."""
+    if sign := (_OPERATORS | _COMPARISONS).get(value.operation):
+        return f"{operands[0]} {sign} {operands[1]}"
+    if value.operation == "neg":
+        return f"of<X>(-1) * {operands[0]}"
+    if function := _FUNCTIONS.get(value.operation):
+        return f"{function}({', '.join(operands)})"
+    raise ValueError(f"{value.operation} has no C++: add it to {__name__}, and to engine/lanes.h")
+
+
+def _literal(x: float) -> str:
+    if isnan(x):
+        return "std::numeric_limits<double>::quiet_NaN()"
+    return {inf: "std::numeric_limits<double>::infinity()", -inf: "-std::numeric_limits<double>::infinity()"}.get(
+        x, repr(float(x))
+    )
+
+
+def _lines(lines: Iterable[str], indent: str = "    ") -> str:
+    return "".join(f"{indent}{line}\n" for line in lines)
+
+
+def _rules(steps: list[_Step]) -> str:
+    tables, rows = [], []
+    for i, step in enumerate(steps):
+        rule = step.rule
+        states = ", ".join(
+            f"{{{_bool(state.signed)}, {_bool(state.codes == 'dithered')}, "
+            f"{-1 if state.draw is None else state.draw}, {step.index_of(state.decay)}}}"
+            for state in rule.states
+        )
+        tables.append(
+            f"// {rule.name}\n"
+            f"constexpr State states_{i}[] = {{{states or '{}'}}};\n"
+            f"static void fold_{i}(const double *x, bool penalized, double *to) {{\n{_lines(step.fold())}}}\n"
+        )
+        counts = f"{len(rule.states)}, {len(HOUSE_NUMBERS) + len(rule.numbers)}"
+        rows.append(f'{{"{rule.name}", states_{i}, {counts}, fold_{i}}},')
+    most_states = max(len(step.rule.states) for step in steps)
+    most_constants = len(_PENALTIES) + max(len(step.constants) for step in steps)
+    return (
+        f'{_HEAD}\n#include <cmath>\n#include <limits>\n\n#include "rule.h"\n\nnamespace adamas {{\n\n'
+        f'constexpr char rules_digest[] = "{digest(step.rule for step in steps)}";\n'
+        f"constexpr int rule_count = {len(steps)}, most_states = {most_states}, most_constants = {most_constants};\n"
+        f"constexpr int house_k = {HOUSE_NUMBERS.index('k')}, "
+        f"house_eta = {HOUSE_NUMBERS.index('eta')}, weight_draw = {WEIGHT_DRAW};\n\n"
+        + "\n".join(tables)
+        + f"\nconstexpr Rule rules[rule_count] = {{\n{_lines(rows)}}};\n\n}} // namespace adamas\n"
+    )
+
+
+def _steps(steps: list[_Step]) -> str:
+    parts = []
+    for i, step in enumerate(steps):
+        states = step.rule.states
+        reads = ", ".join(_bool(state.role in step.read) for state in states)
+        decays = "".join(
+            f"        if constexpr (i == {j}) return {'of<X>(1)' if state.decay is None else f'k.{state.decay}'};\n"
+            for j, state in enumerate(states)
+        )
+        arguments = "".join(f", [[maybe_unused]] X &{state.role}_state" for state in states)
+        members = ", ".join(step.constants)
+        values = ", ".join(f"to(x[{j}])" for j, _ in enumerate(step.constants, len(_PENALTIES)))
+        parts.append(
+            f"// {step.rule.name}: {', '.join(state.role for state in states) or 'no state'}\n"
+            f"template <> struct Step<{i}> {{\n"
+            f"    static constexpr bool decays_in_read[] = {{{reads or 'false'}}};\n"
+            f"    template <class X> struct Numbers {{\n        X {members};\n    }};\n"
+            "    template <class X, class Y, class Convert> static Numbers<X> numbers(const Y *x, Convert &&to) {\n"
+            f"        return {{{values}}};\n    }}\n"
+            + (
+                f"    template <int i, class X> static X decay([[maybe_unused]] const Numbers<X> &k) {{\n{decays}    }}\n"
+                if states
+                else ""
+            )
+            + f"    template <class X> static void step(const Numbers<X> &k, X &p, X g{arguments}) {{\n"
+            f"{_lines(step.body(), '        ')}    }}\n}};\n"
+        )
+    penalties = fused_sums(record_penalties())
+    numbers = {x: f"k.{x.name}" for x in penalties.operations if is_number(x)}
+    return (
+        f'{_HEAD}\n#include <limits>\n\n#include "lanes.h"\n\nnamespace adamas::ADAMAS_ISA {{\n\n'
+        "// The first constants of every rule.\n"
+        f"template <class X> struct Penalties {{\n    X {', '.join(_PENALTIES)};\n}};\n\n"
+        "// The gradient with the penalties.\n"
+        f"template <class X> X penalized(const Penalties<X> &k, X p, X g) {{\n{_lines(_body(penalties, numbers))}"
+        "    return g;\n}\n\n"
+        "// The step of one element, or of a register of them.\ntemplate <int rule> struct Step;\n\n"
+        + "\n".join(parts)
+        + "\n} // namespace adamas::ADAMAS_ISA\n"
+    )
+
+
+def _bool(x: bool) -> str:
+    return "true" if x else "false"

@@ -44,11 +44,7 @@ BESIDE = {
 # What is still to be mended: arrows by their two modules, and circles by the modules among which they run. An entry that is
 # mended has to go.
 KNOWN_CLIMBS: set[tuple[str, str]] = set()
-KNOWN_CIRCLES = {
-    frozenset(f"adamas.torch.{name}" for name in ("checkpoint", "conversion", "members", "memory", "optimizer")),
-    frozenset(f"adamas.numpy.{name}" for name in ("checkpoint", "optimizer")),
-    frozenset(f"adamas.keras.{name}" for name in ("on_torch", "optimizer", "restoring", "variables")),
-}
+KNOWN_CIRCLES: set[frozenset[str]] = set()
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def test_the_engine_stores_the_references_bits(weights: str, dtype: torch.dtype,
         optimizer = at.SGD([("w", p)], lr=0.5, weight_decay=2 * 0.34375, decay="decoupled", weights=weights, seed=11)
         p.grad = torch.zeros_like(p)
         optimizer.step()
-        key, index = optimizer._plans[0].keys[0], np.arange(3001, dtype=np.int64)
+        key, index = optimizer._plans[0].records[0].key, np.arange(3001, dtype=np.int64)
         random = formats.random16(np, index, key, 1, WEIGHT_DRAW)
         name = str(dtype).removeprefix("torch.")
         join = getattr(formats, f"join_{name}")

@@ -183,7 +183,7 @@ def test_the_engines_codes_are_the_references(case: Case, shape: tuple[int, ...]
             tuple(before.get(layout.scale_name(name)) for name in slots),
             None,
             "nearest",
-            optimizer._plans[0].keys[0],
+            optimizer._plans[0].records[0].key,
             0,
             step,
         )

@@ -145,7 +145,7 @@ def test_squares_that_overflow_do_what_they_do_in_torch(
 ) -> None:
     chosen = _engine.instruction_set()
     if where == "unfused":
-        monkeypatch.setattr("adamas.torch.optimizer._ENGINE_DEVICE", "nowhere")
+        monkeypatch.setenv("ADAMAS_EXECUTOR", "arrays")
     else:
         _engine.use_instruction_set(where)
     try:
@@ -170,7 +170,7 @@ def test_before_it_is_rectified_radam_is_momentum_whatever_is_under_the_root(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if where == "unfused":
-        monkeypatch.setattr("adamas.torch.optimizer._ENGINE_DEVICE", "nowhere")
+        monkeypatch.setenv("ADAMAS_EXECUTOR", "arrays")
     p = torch.nn.Parameter(torch.ones(3))
     optimizer = adamas.torch.RAdam([p], lr=0.5, eps_root=3.0)
     for step in range(1, 6):

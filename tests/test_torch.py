@@ -410,10 +410,10 @@ def test_parameters_of_different_steps_in_one_group() -> None:
     assert_same_bits(q, alone)
 
 
-@pytest.mark.parametrize("device", ["cpu", "nowhere"])
-def test_replaced_tensors_are_seen(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("executor", ["engine", "arrays"])
+def test_replaced_tensors_are_seen(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever swaps a weight, a moment or a whole state between two steps, the next step uses what is there."""
-    monkeypatch.setattr("adamas.torch.optimizer._ENGINE_DEVICE", device)
+    monkeypatch.setenv("ADAMAS_EXECUTOR", executor)
     p, q = (torch.nn.Parameter(torch.ones(6)) for _ in range(2))
     optimizer, reference = at.Adam([p], lr=0.1), torch.optim.Adam([q], lr=0.1)
 
@@ -722,7 +722,7 @@ def test_the_path_without_a_kernel_is_the_engines(
             p = torch.nn.Parameter(values.clone())
             optimizer = case.make([p], **case.options, state=state, weights=weights, max_grad_norm=5.0)
             if not on_engine:
-                monkeypatch.setattr("adamas.torch.optimizer._ENGINE_DEVICE", "nowhere")
+                monkeypatch.setenv("ADAMAS_EXECUTOR", "arrays")
             for i in range(3):
                 gradient_(p, i)
                 optimizer.step()

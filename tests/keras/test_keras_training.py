@@ -629,13 +629,11 @@ def test_what_is_not_on_the_cpu_steps_by_the_rule_itself(monkeypatch: pytest.Mon
     """As the engine does, moments in few bits and split weights too."""
     if BACKEND != "torch":
         pytest.skip("on the other backends, everything does")
-    from adamas.keras import on_torch
-
     options = {"weight_decay": 0.1, "state": "int8", "amsgrad": True}
     shapes = ((40, 130), (7,))
     ends = []
-    for device in ("cpu", "none"):
-        monkeypatch.setattr(on_torch, "_ENGINE_DEVICE", device)
+    for executor in ("engine", "arrays"):
+        monkeypatch.setenv("ADAMAS_EXECUTOR", executor)
         of = [v for dtype in ("bfloat16", "float32") for v in variables(0, dtype, shapes)]
         ends.append(stepped(ak.Adam(0.01, **options), of, 4))
     for engine, rule in zip(*ends, strict=True):

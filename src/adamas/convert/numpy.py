@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ..numpy import Optimizer, arrays
-from ..numpy.optimizer import is_split
 from ..rule import layout
 from .checkpoint import Array, Checkpoint, Moved, Names, Place, gathered
 from .weights import narrowed, widened
@@ -43,7 +42,7 @@ def to_numpy(checkpoint: Checkpoint, optimizer: Optimizer, names: Names = None) 
     for group in optimizer.param_groups:
         for i, (p, name) in enumerate(zip(group["params"], group["param_names"], strict=True)):
             parameter = moved.fitting(Place.of(name), p.shape, p.dtype.name)
-            weight, low = narrowed(p.dtype.name, parameter.weight, is_split(p, group))
+            weight, low = narrowed(p.dtype.name, parameter.weight, layout.is_split(group, p.dtype.name))
             weights.append((p, weight))
             state = parameter.state
             if low is not None:
@@ -65,7 +64,7 @@ def _parameters(optimizer: Optimizer) -> Iterator[tuple[Place, Array, Array | No
     for group in optimizer.param_groups:
         for p, name in zip(group["params"], group["param_names"], strict=True):
             state = optimizer.state.get(name, {})
-            yield Place.of(name), p, state.get(layout.LOW_BITS) if is_split(p, group) else None, state
+            yield Place.of(name), p, state.get(layout.LOW_BITS) if layout.is_split(group, p.dtype.name) else None, state
 
 
 def _weight(p: Array, low: Array | None) -> Array:

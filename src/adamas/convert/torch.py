@@ -72,7 +72,7 @@ def to_torch(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Op
     unstepped: list[tuple[Tensor, Tensor]] = []  # with low bits
     for name, p in parameters:
         parameter = moved.fitting(Place(name, is_kernel=False), p.shape, storage.dtype_name(p.dtype))
-        is_split = storage.is_split(p, {"weights": "nearest", **group_of[p]})
+        is_split = layout.is_split({"weights": "nearest", **group_of[p]}, storage.dtype_name(p.dtype))
         weight, low = narrowed(storage.dtype_name(p.dtype), parameter.weight, is_split)
         weights.append((p, _tensor(weight, p.dtype)))
         packed["state"].pop(key_of[p], None)
@@ -129,7 +129,11 @@ def _array(x: Tensor) -> Array:
 
 
 def _weight(p: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> Array:
-    low = state.get(layout.LOW_BITS) if storage.is_split(p, {"weights": "nearest", **group}) else None
+    low = (
+        state.get(layout.LOW_BITS)
+        if layout.is_split({"weights": "nearest", **group}, storage.dtype_name(p.dtype))
+        else None
+    )
     return widened(storage.dtype_name(p.dtype), _array(p), None if low is None else _array(low))
 
 

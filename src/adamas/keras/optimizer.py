@@ -21,6 +21,7 @@ from ..rule.declaration import Member, has_penalty
 from ..rule.formats import tensor_key
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
+from ..step.record import Record
 from . import restoring, storage, traced
 from .backend import NAME, arrays
 from .options import as_rate, check, check_independent
@@ -259,7 +260,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
 
     def _step(self, grads: Sequence[Array], trainable_variables: Sequence[Variable], rate: Any) -> None:
         if arrays is None:
-            on_torch.step(self, grads, trainable_variables, rate)
+            self._step_on_torch(grads, trainable_variables, float(rate))
             return
         before = {"step": self.iterations, **self._scalars}
         numbers, after = traced.numbers(
@@ -273,6 +274,19 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         super()._backend_update_step(grads, trainable_variables, numbers)
         for name, value in after.items():
             self.assign(self._scalars[name], value)
+
+    def _step_on_torch(self, grads: Sequence[Array], variables: Sequence[Variable], rate: float) -> None:
+        hyper = {**self.hyperparameters(), "lr": rate, "weights": self.weights}
+        self._plan = on_torch.plan_of(self._plan, self._member, hyper, variables, self._record)
+        before = {"step": self.iterations, **self._scalars}
+        after = on_torch.step(self._plan, self._member, hyper, before, grads)
+        for name, variable in self._scalars.items():
+            self.assign(variable, after[name])
+
+    def _record(self, variable: Variable) -> Record:
+        i = self._get_variable_index(variable)
+        state = {name: part.value for name, part in self._states[i].items()}
+        return Record(variable.value, state, repr(variable.path), self._keys[i], None, self._decayed[i])
 
     def update_step(self, gradient: Array, variable: Variable, numbers: Mapping[str, traced.StepNumbers]) -> None:
         """Steps one variable with the numbers of this step."""
@@ -459,8 +473,16 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
                 stacklevel=3,
             )
             return
-        restoring.check_observed(self, described["observed"])
-        values = restoring.mended(self, saved)
+        restoring.check_observed(self._observed, described["observed"])
+        variables = restoring.Variables(
+            self.variables,
+            self._iterations,
+            self.gradient_accumulation_steps or 1,
+            self._scalars,
+            self._learning_rate,
+            list(zip(self._trainable_variables, self._states, strict=True)),
+        )
+        values = restoring.mended(self._member, self.hyperparameters(), variables, saved)
         with arrays.eagerly() if NAME == "tensorflow" else contextlib.nullcontext():
             super().load_own_variables({str(i): value for i, value in enumerate(values)})
             for part, state in zip(self._observed, described["observed"], strict=True):

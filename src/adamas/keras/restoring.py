@@ -8,15 +8,14 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..rule import bounds, layout
-from .variables import dtype_of, path_of
-
-if TYPE_CHECKING:
-    from .optimizer import Optimizer
+from ..rule.declaration import Member
+from ..schedules.plateau import Observed
+from .variables import Variable, dtype_of, path_of
 
 Array = Any
 
@@ -52,11 +51,11 @@ def read_values(store: Any, count: int) -> list[Array]:
     return [np.asarray(store[str(i)]) for i in range(count)]
 
 
-def check_observed(optimizer: Optimizer, observed: Sequence[Any]) -> None:
-    """Raises ValueError if this is not what the parts of the optimizer's schedule can have observed."""
-    if len(observed) != len(optimizer.observed):
-        raise _unfit(f"{len(observed)} factors of its rate observe a metric, and here {len(optimizer.observed)}")
-    for part, state in zip(optimizer.observed, observed, strict=True):
+def check_observed(parts: Sequence[Observed], observed: Sequence[Any]) -> None:
+    """Raises ValueError if this is not what these parts of the optimizer's schedule can have observed."""
+    if len(observed) != len(parts):
+        raise _unfit(f"{len(observed)} factors of its rate observe a metric, and here {len(parts)}")
+    for part, state in zip(parts, observed, strict=True):
         if not isinstance(state, Mapping):
             raise _unfit(f"what a {type(part).__name__} has observed is a {type(state).__name__} there")
         try:
@@ -65,32 +64,63 @@ def check_observed(optimizer: Optimizer, observed: Sequence[Any]) -> None:
             raise _unfit(str(error)) from error
 
 
-def mended(optimizer: Optimizer, saved: Sequence[Array]) -> list[Array]:
+class Variables(NamedTuple):
+    """The variables of an optimizer that has been built.
+
+    Attributes:
+        every: all of them, in the order in which they are saved.
+        iterations: how many batches were done.
+        batches_per_step: over which gradients are accumulated.
+        scalars: of the member, by name, without the step.
+        rate: the learning rate, a variable or something else.
+        states: of each model variable, the state by name.
+    """
+
+    every: Sequence[Variable]
+    iterations: Variable
+    batches_per_step: int
+    scalars: Mapping[str, Variable]
+    rate: Any
+    states: Sequence[tuple[Variable, Mapping[str, Variable]]]
+
+
+def mended(member: Member, hyper: Mapping[str, Any], variables: Variables, saved: Sequence[Array]) -> list[Array]:
     """The values that the optimizer's variables are to have, in their order.
 
     Second moments that are too small for the first ones are raised, with a warning; see ``adamas.rule.bounds``. Moments in 8
     bits have errors of their own, and are left as they are.
 
     Args:
-        optimizer: has been built.
+        member: the optimizer's.
+        hyper: its hyperparameters.
+        variables: of the optimizer.
         saved: what was saved of each variable, of its shape.
 
     Raises:
         ValueError: a value is none that its variable can have; the message names it.
     """
     values = list(saved)
-    place = {id(variable): i for i, variable in enumerate(optimizer.variables)}
-    for variable, value in zip(optimizer.variables, values, strict=True):
+    place = {id(variable): i for i, variable in enumerate(variables.every)}
+    for variable, value in zip(variables.every, values, strict=True):
         _check_dtype(dtype_of(variable), value.dtype, path_of(variable))
-    counts = _counts(optimizer, {name: values[place[id(v)]] for name, v in _counted(optimizer).items()})
-    rate = optimizer._learning_rate
+    scalars = {name: float(values[place[id(variable)]]) for name, variable in variables.scalars.items()}
+    iterations = float(values[place[id(variables.iterations)]])
+    highest = np.iinfo(dtype_of(variables.iterations)).max
+    if not 0 <= iterations <= highest or not iterations.is_integer():
+        raise _unfit(f"'iterations' has to be a whole number from 0 to {highest}, and is {iterations:g}{_REMEDY}")
+    scalars["step"] = iterations // variables.batches_per_step
+    try:
+        bounds.check_scalars(member, scalars)
+    except ValueError as error:
+        raise _unfit(f"{error}{_REMEDY}") from error
+    rate = variables.rate
     if id(rate) in place and not 0 <= float(values[place[id(rate)]]) < math.inf:
         raise _unfit(f"'learning_rate' has to be a number from 0 up, and is {values[place[id(rate)]]}{_REMEDY}")
-    hyper = {**optimizer.hyperparameters(), "lr": 1.0}
+    hyper = {**hyper, "lr": 1.0}
     raised: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for variable, state in zip(optimizer._trainable_variables, optimizer._states, strict=True):
+    for variable, state in variables.states:
         path = repr(path_of(variable))
-        names = [name for name in layout.signs(optimizer._member) if name in state]
+        names = [name for name in layout.signs(member) if name in state]
         moments = {name: values[place[id(state[name])]] for name in names}
         for name in names:
             if (scale := state.get(layout.scale_name(name))) is not None:
@@ -101,7 +131,7 @@ def mended(optimizer: Optimizer, saved: Sequence[Array]) -> list[Array]:
             if dtype_of(state[name]) not in _CODES
         }
         try:
-            found = bounds.mended(np, optimizer._member, [hyper], counts, wide)
+            found = bounds.mended(np, member, [hyper], scalars, wide)
         except ValueError as error:
             raise _unfit(f"variable {path}: {error}{_REMEDY}") from error
         for name, one in found.items():
@@ -110,30 +140,6 @@ def mended(optimizer: Optimizer, saved: Sequence[Array]) -> list[Array]:
     for name, elements in raised.items():
         warnings.warn(bounds.mended_message(name, elements, "variable"), stacklevel=4)
     return values
-
-
-def _counted(optimizer: Optimizer) -> dict[str, Any]:
-    """The variables of the counts that Keras has once for all model variables."""
-    return {"iterations": optimizer._iterations, **optimizer._scalars}
-
-
-def _counts(optimizer: Optimizer, values: Mapping[str, Array]) -> dict[str, float]:
-    """The scalars of the member.
-
-    Raises:
-        ValueError: one cannot be.
-    """
-    iterations = float(values["iterations"])
-    highest = np.iinfo(dtype_of(optimizer._iterations)).max
-    if not 0 <= iterations <= highest or not iterations.is_integer():
-        raise _unfit(f"'iterations' has to be a whole number from 0 to {highest}, and is {iterations:g}{_REMEDY}")
-    counts = {name: float(values[name]) for name in optimizer._scalars}
-    counts["step"] = iterations // (optimizer.gradient_accumulation_steps or 1)
-    try:
-        bounds.check_scalars(optimizer._member, counts)
-    except ValueError as error:
-        raise _unfit(f"{error}{_REMEDY}") from error
-    return counts
 
 
 def _check_dtype(wanted: str, given: np.dtype[Any], path: str) -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from ..rule import house, layout
-from ..rule.declaration import Member, Numbers, Rule, Traced
+from ..rule.declaration import Member, Numbers, Rule, Traced, undecayed
 from . import storage
 from .backend import arrays
 
@@ -24,12 +24,7 @@ class StepNumbers(NamedTuple):
 
     def undecayed(self) -> StepNumbers:
         """The same for the others."""
-        return StepNumbers(without_decay(self.numbers), 0.0)
-
-
-def without_decay(k: Numbers) -> Numbers:
-    """The numbers for variables without decay and penalties."""
-    return k | {"l2": 0.0, "l1": 0.0, "k": 1.0}
+        return StepNumbers(undecayed(self.numbers), 0.0)
 
 
 def numbers(

@@ -140,11 +140,18 @@ def zeros(slot: Slot, p: Array) -> dict[str, Array]:
 
 def filled(slot: Slot, p: Array, value: float) -> dict[str, Array]:
     """The moment's arrays with one value everywhere."""
-    values = np.full((1, 1), complex(value, value) if p.dtype.kind == "c" else value)
     tensors = zeros(slot, p)
+    if not value:
+        return tensors
+    values = np.full((1, 1), complex(value, value) if p.dtype.kind == "c" else value)
     for name, one in encoded(slot._replace(scale_shape=slot.scale_shape and (1, 1)), values).items():
         tensors[name][...] = one[0, 0]
     return tensors
+
+
+def scalar(value: float) -> Array:
+    """A single number as a state keeps it: float64, which counts past 2²⁴, where float32 stops."""
+    return np.array(value, np.float64)
 
 
 def as_scalar(value: Any) -> Array | None:

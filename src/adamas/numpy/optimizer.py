@@ -11,18 +11,22 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from .. import _engine
-from ..rule import hyperparameters, layout
+from ..rule import hyperparameters
 from ..rule.declaration import has_penalty
 from ..rule.formats import tensor_key
-from ..step import Memory, Plan, Stepping
+from ..step.engine import same_objects
 from ..step.locks import step_lock
-from ..step.memory import counted
+from ..step.memory import Memory, counted
+from ..step.plan import Plan
+from ..step.record import Record, begin_state, rows_of
 from ..step.resuming import COUNTS
-from ..step.scheduled import HYPERPARAMETERS, separated, steps_done
+from ..step.scheduled import HYPERPARAMETERS, OBSERVED, separated, steps_done
+from ..step.stepping import Stepping
 from ..threads import threads
-from . import arrays, checkpoint
+from . import arrays
 from .arrays import Array
+from .state_dict import loaded, saved
+from .tensors import TENSORS
 
 Params: TypeAlias = Sequence[Array] | Mapping[str, Array] | Sequence[Mapping[str, Any]]
 Gradients: TypeAlias = Sequence[Any] | Mapping[str, Any]
@@ -46,7 +50,7 @@ class Optimizer(Stepping):
         grad_norm_limit: the lowest ``max_grad_norm`` of the last step, where there was one, else None.
     """
 
-    _plans: list[_GroupPlan] | None
+    _plans: list[Plan] | None
 
     def __init__(self, params: Params, defaults: dict[str, Any], options: Any, allowed: Any) -> None:
         if unknown := options.keys() - allowed.__annotations__.keys():
@@ -125,28 +129,15 @@ class Optimizer(Stepping):
 
     def _initialize_state(self, group: Mapping[str, Any], index: int) -> None:
         """Creates what the state of the group's parameter lacks: all of it at its first gradient."""
-        p, state = group["params"][index], self.state.setdefault(group["param_names"][index], {})
-        for name, value in self._member.scalars:
-            if name not in state:
-                state[name] = np.array(value, np.float64)  # counts past 2²⁴, where float32 stops
-        start = group.get("initial_accumulator_value")
-        for slot in self._slots(group, index):
-            if slot.name not in state:
-                state.update(arrays.filled(slot, p, start) if start else arrays.zeros(slot, p))
-        if is_split(p, group) and layout.LOW_BITS not in state:
-            state[layout.LOW_BITS] = np.zeros_like(p, dtype=np.int16, subok=False)
+        name, p = group["param_names"][index], group["params"][index]
+        begin_state(TENSORS, self._member, group, p, rows_of(group, index), self.state.setdefault(name, {}))
 
-    def _slots(self, group: Mapping[str, Any], index: int) -> Iterable[layout.Slot]:
-        p, rows = group["params"][index], group["rows"]
-        whole = None if rows is None or rows[index] is None else rows[index][1]
-        return layout.slots(self._member, group, p.shape, p.dtype.name, whole)
-
-    def _current_plans(self) -> list[_GroupPlan]:
+    def _current_plans(self) -> list[Plan]:
         """The plans of all groups, made anew if a tensor, a state or an option that they rest on was replaced."""
         if (
             self._plans is None
             or len(self._plans) != len(self.param_groups)
-            or not all(plan.is_fresh(self, group) for plan, group in zip(self._plans, self.param_groups, strict=True))
+            or not all(self._is_fresh(plan, group) for plan, group in zip(self._plans, self.param_groups, strict=True))
         ):
             # Whatever was put there since is looked at as at the beginning.
             states = self.state.values()
@@ -160,10 +151,31 @@ class Optimizer(Stepping):
             self._bounds = _check_apart(self.param_groups, arrays.bounds_of([]))
             plans, first = [], 0
             for group in self.param_groups:
-                plans.append(_GroupPlan(self, group, first))
+                plans.append(self._plan(group, first))
                 first += len(group["params"])
             self._plans = plans
         return self._plans
+
+    def _is_fresh(self, plan: Plan, group: dict[str, Any]) -> bool:
+        """Whether everything in the group that the plan rests on is still there."""
+        signature, params, states = plan.basis
+        return (
+            bool(signature == _signature(self, group))
+            and same_objects(params, group["params"])
+            and same_objects(states, [self.state.get(name) for name in group["param_names"]])
+        )
+
+    def _plan(self, group: dict[str, Any], first: int) -> Plan:
+        """The plan of a group, whose parameters come after ``first`` others."""
+        records = []
+        states = [self.state.get(name) for name in group["param_names"]]
+        for i, (p, name, state) in enumerate(zip(group["params"], group["param_names"], states, strict=True)):
+            if state is not None:
+                self._initialize_state(group, i)  # what an option asks for since
+            key = tensor_key(group["seed"], name if group["named"] else first + i)
+            records.append(Record(p, {} if state is None else state, repr(name), key, rows_of(group, i)))
+        basis = _signature(self, group), list(group["params"]), states
+        return Plan(self._member, group, records, TENSORS, basis)
 
     def memory(self) -> Memory:
         """The bytes that weights and state take now, by kind: ``print`` shows a table. Gradients are the caller's."""
@@ -231,7 +243,7 @@ class Optimizer(Stepping):
         are copies, all of one step: one that another thread makes is waited for. Nothing needs pickle.
         """
         with self._lock:
-            return checkpoint.saved(self)
+            return saved(self.param_groups, self.state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], hyperparameters: str = "saved") -> None:
         """Loads what ``state_dict()`` returned, or ``np.load`` of the file that it was saved to.
@@ -248,7 +260,13 @@ class Optimizer(Stepping):
             ValueError: what was saved does not fit; the message names the parameter. Nothing was changed.
         """
         with self._lock:
-            checkpoint.load(self, state_dict, hyperparameters)
+            schedules = self._schedules_now()
+            groups, state, saved_groups = loaded(
+                self._member, schedules, self.defaults, self._check, state_dict, hyperparameters, type(self).__name__
+            )
+            self._restore(groups, state)
+            for one, saved_group in zip(self._schedules, saved_groups, strict=True):
+                one.load_observed(saved_group.get(OBSERVED))
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: the arrays with it."""
@@ -271,57 +289,6 @@ class Optimizer(Stepping):
         for schedules in self._schedules_now():
             schedules.separate(state.values())
             self._listen(schedules)
-
-
-class _GroupPlan(Plan):
-    """One parameter group as the engine takes it."""
-
-    _gradients: list[Array | None]  # those that were collected
-
-    def __init__(self, optimizer: Optimizer, group: dict[str, Any], first: int) -> None:
-        self._params, self._names = list(group["params"]), list(group["param_names"])
-        self._signature = _signature(optimizer, group)
-        self._states = [optimizer.state.get(name) for name in self._names]
-        for i, state in enumerate(self._states):
-            if state is not None:
-                optimizer._initialize_state(group, i)  # what an option asks for since
-        super().__init__(
-            optimizer._member,
-            group,
-            [arrays.engine_view(p) for p in self._params],
-            [{} if state is None else state for state in self._states],
-            [repr(name) for name in self._names],
-            [tensor_key(group["seed"], name if group["named"] else first + i) for i, name in enumerate(self._names)],
-            [0 if not group["rows"] or not (rows := group["rows"][i]) else rows[0] for i in range(len(self._params))],
-            arrays.as_scalar,
-        )
-
-    def collect(self, gradients: list[Any] | None = None) -> None:
-        """See ``Plan.collect``."""
-        super().collect(gradients)
-        self._gradients = gradients or []
-
-    def has_zero_gradients(self) -> bool:
-        """See ``Plan.has_zero_gradients``."""
-        return not any(gradient is not None and arrays.has_nonzero(gradient) for gradient in self._gradients)
-
-    def discard(self) -> None:
-        """See ``Plan.discard``."""
-        super().discard()
-        self._gradients = []
-
-    def is_fresh(self, optimizer: Optimizer, group: dict[str, Any]) -> bool:
-        """Whether the plan can be used as it is."""
-        return (
-            self._signature == _signature(optimizer, group)
-            and _engine.same_objects(self._params, group["params"])
-            and _engine.same_objects(self._states, [optimizer.state.get(name) for name in self._names])
-        )
-
-
-def is_split(p: Array, group: Mapping[str, Any]) -> bool:
-    """Whether the parameter keeps the low bits of its weights in the state."""
-    return group["weights"] == "split" and p.dtype.name in layout.HALVES
 
 
 def _signature(optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -57,6 +57,24 @@ WEIGHT_DRAW = 2  # the index of the random numbers that round a weight
 # ---- the rule
 
 
+@dataclass(frozen=True)
+class Sum:
+    """A sum that a rule needs before it can compute an update.
+
+    Attributes:
+        name: what the numbers of the step call it.
+        over: ``"tensor"``: the sum over the elements of the parameter's whole tensor, wherever its parts lie; ``"all"``: over
+            those of all tensors.
+        term: what is summed, ``term(k, xp, p, g, *states)``: an array of p's shape. ``k`` has the numbers of the step and the
+            rule's sums before this one, p is the weight before the step, and g and the states are what ``Rule.update`` takes.
+            What it has in common with the update is computed again.
+    """
+
+    name: str
+    over: Literal["tensor", "all"]
+    term: Callable[..., Array]
+
+
 class Rule(ABC):
     """A rule: how the gradient changes the states, and which update comes of them.
 
@@ -67,18 +85,20 @@ class Rule(ABC):
         name: of the rule, unique among all rules.
         states: the tensors that it keeps, in the order in which ``update`` takes them.
         numbers: the names of the numbers that it reads, in the order in which the engine takes them.
+        sums: that it needs, in the order in which they are computed. The engine steps rules without sums alone.
     """
 
     name: str
     states: tuple[State, ...]
     numbers: tuple[str, ...]
+    sums: tuple[Sum, ...] = ()
 
     @abstractmethod
     def update(self, k: Any, xp: Any, g: Array, *states: Array) -> tuple[Array, ...]:
         """The update ``u`` and the new states, in order. Nothing is written in place.
 
         Args:
-            k: has the numbers of the step as attributes.
+            k: has the numbers of the step, and the sums, as attributes.
             xp: an array namespace with ``abs``, ``sqrt``, ``sign``, ``where`` and ``maximum``.
             g: the gradient, in float32 (float64 for float64 weights).
             states: as they were after the last step.
@@ -101,6 +121,7 @@ class OwnRule(Rule):
     states: tuple[State, ...]
     numbers: tuple[str, ...]
     function: Callable[..., tuple[Array, ...]]
+    sums: tuple[Sum, ...] = ()
 
     def update(self, k: Any, xp: Any, g: Array, *states: Array) -> tuple[Array, ...]:
         """See ``Rule.update``."""
@@ -301,6 +322,11 @@ class Member:
 
 
 HOUSE_NUMBERS = ("s", "l2", "l1", "k", "eta")  # those of every rule, which come before its own
+
+
+def undecayed(numbers: Numbers) -> Numbers:
+    """The numbers for parameters that neither weight decay nor the penalties apply to."""
+    return numbers | {"l2": 0.0, "l1": 0.0, "k": 1.0}
 
 
 def has_penalty(hyper: Hypers) -> bool:

@@ -75,6 +75,11 @@ def has_blocks(shape: Sequence[int], rows: int | None = None) -> bool:
     return row >= formats.LEAST_ROW and row * (shape[0] if rows is None else rows) >= formats.LEAST_NUMEL
 
 
+def is_split(hyper: Mapping[str, Any], dtype: str) -> bool:
+    """Whether a parameter of this dtype keeps the low bits of its weights in the state."""
+    return bool(hyper["weights"] == "split" and dtype in HALVES)
+
+
 def scale_shape(shape: Sequence[int]) -> tuple[int, int]:
     """The shape of the scales of a parameter's codes."""
     return shape[0], -(-math.prod(shape[1:]) // formats.BLOCK)

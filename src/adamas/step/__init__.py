@@ -1,12 +1,9 @@
-"""What the steps of parameter groups have in common, whichever framework's tensors the parameters are.
+"""What the steps of parameter groups share, whichever framework's tensors the parameters are.
 
-The groups are dictionaries of hyperparameters, as PyTorch has them; some numbers in them may be given by schedules. A step
-looks up the tensors, measures the gradient where an option asks for it, asks ``adamas.rule`` for the numbers of this step,
-and hands both to the engine. This package imports no framework.
+An adapter makes a record of each parameter. ``stepping`` measures gradients, clips, reads schedules and decides the numbers of
+the step, once for all parameters; ``plan`` has the records of a group and hands them to the executors of their devices, which
+look up tensors, reduce gradients to sums, and apply the step. Nothing but sums comes back from them.
+
+Groups are dictionaries of hyperparameters, as PyTorch has them; some numbers in them may be given by schedules. This package
+imports no framework, and ``engine`` is its only module that needs the compiled engine.
 """
-
-from .memory import Memory
-from .plan import Plan
-from .stepping import Stepping
-
-__all__ = ["Memory", "Plan", "Stepping"]

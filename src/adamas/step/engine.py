@@ -1,13 +1,23 @@
-"""What the engine calls the rules, and the check that it was built from those that are here."""
+"""The executor for the CPU: the compiled engine takes the parameters of a group in one call.
+
+Only this module uses the engine's groups and its names for the rules.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 from .. import _engine
 from ..rule.declaration import HOUSE_NUMBERS, Numbers, Rule
+from ..rule.layout import LOW_BITS, scale_name
 from ..rule.members import RULES
 from ..rule.recorder import digest
+from .executor import GroupSpec, check_gradients
+from .record import Change, Record, Scalars, Tensor
+
+holds, same_objects = _engine.holds, _engine.same_objects
 
 _STALE = (
     "the engine, adamas._engine, was built from other rules than those of adamas.rule: run pip install . in the source tree "
@@ -53,3 +63,78 @@ class EngineRule:
         if variant is not self._last:
             self._use(variant)
         return self.index, [numbers[name] for name in self._names]
+
+
+class EngineExecutor:
+    """See ``adamas.step.executor.Executor``."""
+
+    def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
+        self._spec, self._records = spec, records
+        self._given: list[Tensor | None] | None = None
+        self.scalars: Sequence[Scalars] = ()
+        self.prepared: Sequence[tuple[Numbers, Scalars]] = ()
+        self.rule = EngineRule(spec.rule)
+        view = spec.tensors.engine_view
+        self.group = _engine.Group(
+            [(view(record.weight), record.state, record.name, record.key, record.first_row) for record in records],
+            self.rule.index,
+            is_decayed and spec.penalized,
+            spec.weights,
+            list(spec.state_names),
+            [scale_name(name) for name in spec.state_names],
+            LOW_BITS if spec.weights == "split" else None,
+            list(spec.scalar_names),
+            spec.tensors.as_scalar,
+        )
+
+    def look(self, gradients: list[Tensor | None] | None) -> None:
+        """See ``Executor.look``."""
+        self._given = gradients
+        try:
+            self.scalars = self.group.collect(gradients)
+        except ValueError:
+            if gradients is None:
+                gradient_of = self._spec.tensors.gradient_of
+                gradients = [gradient_of(record.weight) for record in self._records]
+            if not check_gradients(self._spec, self._records, gradients):
+                raise
+            self.scalars = self.group.collect(self._given)
+
+    def release(self) -> None:
+        """See ``Executor.release``."""
+        self.group.discard()
+        self._given = None
+
+    def gradients(self) -> list[Tensor]:
+        """See ``Executor.gradients``."""
+        if self._given is not None:
+            return [gradient for gradient in self._given if gradient is not None]
+        return [self._spec.tensors.gradient_of(weight) for weight in self.group.collected()]
+
+    def square_sum(self, threads: int) -> tuple[list[float], str | None]:
+        """See ``Executor.square_sum``."""
+        high, low, culprit = self.group.square_sum(threads)
+        return [high, low] if math.isfinite(high) else [high], culprit  # low is NaN beside an infinite sum
+
+    def before_writing(self) -> None:
+        """Tells the framework which weights are about to change."""
+        self._spec.tensors.before_writing(self.group.collected())
+
+
+def apply(executors: Sequence[EngineExecutor], threads: int, changes: list[Change]) -> None:
+    """Steps what was prepared and makes the changes, in one call: a signal handler's exception comes before or after it."""
+    _engine.step(
+        [executor.group for executor in executors],
+        [[executor.rule.at(numbers) for numbers, _ in executor.prepared] for executor in executors],
+        [[scalars for _, scalars in executor.prepared] for executor in executors],
+        threads,
+        changes,
+    )
+
+
+def refuse_shared_memory(executors: Iterable[EngineExecutor]) -> None:
+    """Raises ValueError if a gradient lies in the memory of a weight or a state, which the step changes.
+
+    Each element of a weight may be its own gradient.
+    """
+    _engine.refuse_shared_memory([executor.group for executor in executors])

@@ -1,126 +1,145 @@
-"""One parameter group as the engine takes it."""
+"""One parameter group, ready to be stepped: its records, shared out among the executors of their devices."""
 
 from __future__ import annotations
 
-import math
-from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from .. import _engine
-from ..rule import layout
-from ..rule.declaration import Member, Numbers, has_penalty
-from .engine import EngineRule
+from ..rule.declaration import Member, undecayed
+from .arrays_executor import ArraysExecutor
+from .engine import EngineExecutor, apply, refuse_shared_memory
+from .executor import executor_kind, spec_of
+from .record import Advance, Change, Record, Tensor, Tensors
 
-Row: TypeAlias = tuple[float, ...]  # the scalars of a parameter: its step first
-Change: TypeAlias = tuple[dict[Any, Any], Any, Any]  # a dictionary, a key and the value that it is to have
-Advance: TypeAlias = Callable[[Row], tuple[Numbers, Row]]  # the numbers of its next step, and what they become
+_NO_SCALARS: tuple[str, ...] = ()
 
 
 class Plan:
-    """One parameter group as the engine takes it, for as long as its tensors and options stay the same.
+    """One parameter group, for as long as its tensors and options stay the same.
 
     Args:
         member: of the family.
-        options: the group's hyperparameters.
-        tensors: the parameters, in memory that the engine sees.
-        states: the state of each.
-        names: what error messages call them.
-        keys: of their random numbers (``adamas.rule.formats.tensor_key``).
-        first_rows: where each begins in the whole tensor that it is a part of; 0 for a whole one.
-        as_scalar: what a state keeps for a number that was put into it, or None where it is no single number.
+        group: the hyperparameters.
+        records: of the parameters.
+        tensors: the framework's.
+        basis: what the plan rests on, for the adapter to compare.
+        has_scalars: whether each parameter's state has the member's scalars. If not, the adapter keeps them elsewhere.
+
+    Attributes:
+        records: of the parameters.
+        basis: as given.
+        executors: of the records.
     """
 
     def __init__(
         self,
         member: Member,
-        options: Mapping[str, Any],
-        tensors: list[Any],
-        states: list[dict[str, Any]],
-        names: list[str],
-        keys: Sequence[int],
-        first_rows: Sequence[int],
-        as_scalar: Callable[[Any], Any],
+        group: Mapping[str, Any],
+        records: Sequence[Record],
+        tensors: Tensors,
+        basis: Any,
+        has_scalars: bool = True,
     ) -> None:
-        self.rows: list[Row] = []  # the distinct scalars among the parameters of the coming step
-        self._advanced: list[tuple[Numbers, Row]] = []
-        self._rule, slots = EngineRule(member.rule(options)), member.state_names(options)
-        self._group = _engine.Group(
-            list(zip(tensors, states, names, keys, first_rows, strict=True)),
-            self._rule.index,
-            has_penalty(options),
-            options["weights"],
-            list(slots),
-            [layout.scale_name(name) for name in slots],
-            layout.LOW_BITS if options["weights"] == "split" else None,
-            [name for name, _ in member.scalars],
-            as_scalar,
-        )
+        names = [name for name, _ in member.scalars] if has_scalars else _NO_SCALARS
+        self.records, self.basis, self._tensors = list(records), basis, tensors
+        self._spec = spec_of(member, group, tensors, names)
+        shares: dict[tuple[str, bool], list[int]] = {}
+        for i, record in enumerate(self.records):
+            shares.setdefault((executor_kind(self._spec, record), record.is_decayed), []).append(i)
+        self.executors: list[EngineExecutor | ArraysExecutor] = []
+        self._shares: list[tuple[EngineExecutor | ArraysExecutor, list[int] | None, bool]] = []
+        for (kind, is_decayed), indices in shares.items():
+            executor = (EngineExecutor if kind == "engine" else ArraysExecutor)(
+                self._spec, [self.records[i] for i in indices], is_decayed
+            )
+            self.executors.append(executor)
+            self._shares.append((executor, None if len(shares) == 1 else indices, is_decayed))
+        self._lone_part = next((record.name for record in self.records if record.is_lone_part), None)
 
-    def collect(self, gradients: list[Any] | None = None) -> None:
-        """Looks up the tensors of all parameters that have a gradient: one of these, or, without any, their own.
+    def look(self, gradients: list[Tensor | None] | None = None) -> None:
+        """Looks up the tensors of all parameters that have a gradient: one of these or, if None, the parameter's own.
 
         Raises:
             ValueError: a tensor cannot be used; the message names the parameter.
         """
-        self.rows = self._group.collect(gradients)
+        for executor, indices, _ in self._shares:
+            executor.look(gradients if gradients is None or indices is None else [gradients[i] for i in indices])
 
-    def discard(self) -> None:
-        """Lets go of what was collected."""
-        self._group.discard()
-
-    def collected(self) -> list[Any]:
-        """The parameters that were collected."""
-        return self._group.collected()
+    def release(self) -> None:
+        """Lets go of what ``look`` found."""
+        for executor in self.executors:
+            executor.release()
+            executor.prepared = ()
 
     def most_steps(self) -> float:
-        """The most steps that a parameter that was collected has made; -1 where there is none."""
-        return max((row[0] for row in self.rows), default=-1.0)
+        """The most steps that a parameter with a gradient has made; -1 if none has one."""
+        return max((scalars[0] for executor in self.executors for scalars in executor.scalars), default=-1.0)
 
-    @abstractmethod
     def has_zero_gradients(self) -> bool:
-        """Whether every gradient that was collected is 0 everywhere."""
+        """Whether every gradient is 0 everywhere."""
+        has_nonzero = self._tensors.has_nonzero
+        return not any(has_nonzero(gradient) for executor in self.executors for gradient in executor.gradients())
 
     def square_sum(self, threads: int) -> tuple[list[float], str | None]:
-        """Σg² of what was collected, as numbers to be added, and the name of the first parameter whose gradient is not
-        finite, or None."""
-        high, low, culprit = self._group.square_sum(threads)
-        return [high, low] if math.isfinite(high) else [high], culprit  # what an infinite sum lacks is NaN
+        """Σg² as numbers to be added, and the name of the first parameter whose gradient is not finite, or None.
+
+        Raises:
+            ValueError: a parameter is a part of a tensor whose other parts are not known here.
+        """
+        if self._lone_part is not None:
+            self._tensors.refuse_lone_part(f"parameter {self._lone_part}", "max_grad_norm= and on_nonfinite=")
+        parts, first = [], None
+        for executor in self.executors:
+            more, culprit = executor.square_sum(threads)
+            parts += more
+            first = culprit if first is None else first
+        return parts, first
 
     def prepare(self, advance: Advance) -> None:
-        """Computes the numbers of the coming step for what was collected."""
-        self._advanced = [advance(row) for row in self.rows]
+        """Computes the numbers of the coming step."""
+        for executor, _, is_decayed in self._shares:
+            prepared = [advance(scalars) for scalars in executor.scalars]
+            if not is_decayed:
+                prepared = [(undecayed(numbers), scalars) for numbers, scalars in prepared]
+            executor.prepared = prepared
 
     def reached(self) -> int:
-        """The highest step that a parameter will have reached, 0 where none was prepared."""
+        """The highest step that a parameter will have reached; 0 if nothing was prepared."""
         most = 0.0
-        for _, row in self._advanced:
-            if row[0] > most:
-                most = row[0]
+        for executor in self.executors:
+            for _, scalars in executor.prepared:
+                if scalars[0] > most:
+                    most = scalars[0]
         return int(most)
 
-    def step_elsewhere(self) -> None:
-        """Steps what was prepared and the engine does not step; called before the engine steps the rest."""
 
-
-def step(plans: Sequence[Plan], threads: int, changes: list[Change]) -> None:
-    """Steps what was prepared, and makes the changes: in one call of the engine, so that an exception from a signal handler
-    comes before or after all of it. What is stepped elsewhere is stepped before that, one parameter after the other."""
-    for plan in plans:
-        plan.step_elsewhere()
-    moving = [plan for plan in plans if plan._advanced]
-    _engine.step(
-        [plan._group for plan in moving],
-        [[plan._rule.at(numbers) for numbers, _ in plan._advanced] for plan in moving],
-        [[row for _, row in plan._advanced] for plan in moving],
-        threads,
-        changes,
+def look(plans: Sequence[Plan], gradients: Sequence[list[Tensor | None] | None] | None) -> None:
+    """Looks up all tensors, before any of them is changed; ``gradients`` are those of each group."""
+    if gradients is None:
+        for plan in plans:
+            plan.look()
+        return
+    for plan, given in zip(plans, gradients, strict=True):
+        plan.look(given)
+    refuse_shared_memory(
+        executor for plan in plans for executor in plan.executors if isinstance(executor, EngineExecutor)
     )
 
 
-def refuse_shared_memory(plans: Sequence[Plan]) -> None:
-    """Raises ValueError if a gradient that was collected lies in the memory of a weight or a state, which the step changes.
+def step(plans: Sequence[Plan], threads: int, changes: list[Change]) -> None:
+    """Steps what was prepared, and makes the changes.
 
-    Each element of a weight may be its own gradient.
+    What the engine steps, it steps in one call together with the changes, so that an exception from a signal handler comes
+    before or after all of it. Everything else is stepped before that, one parameter after the other.
     """
-    _engine.refuse_shared_memory([plan._group for plan in plans])
+    on_engine = []
+    for plan in plans:
+        for executor in plan.executors:
+            if not executor.prepared:
+                continue
+            if isinstance(executor, EngineExecutor):
+                executor.before_writing()
+                on_engine.append(executor)
+            else:
+                executor.apply()
+    apply(on_engine, threads, changes)

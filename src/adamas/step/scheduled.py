@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ..rule.hyperparameters import shown
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
-from .plan import Change
+from .record import Change
 
 OBSERVED = "plateaus"  # of a group: what its schedules have observed, as JSON; None where nothing is observed
 

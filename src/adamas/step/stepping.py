@@ -12,7 +12,8 @@ from ..rule.declaration import Member, Numbers
 from ..schedules import Schedule
 from . import clipping
 from .finding import Finding, Sharers
-from .plan import Change, Plan, Row, refuse_shared_memory, step
+from .plan import Plan, look, step
+from .record import Change, Scalars
 from .scheduled import GroupSchedules, steps_done
 
 _NOTHING = Finding()
@@ -31,7 +32,7 @@ class Stepping:
 
     _member: ClassVar[Member]
     param_groups: list[dict[str, Any]]
-    state: Any  # a dictionary; which, is the framework's
+    state: Any  # a mapping from each parameter to its state; its type depends on the framework
     # Each optimizer has its own values. None stands on the class, where it would hide the __getattr__ of wrappers that
     # derive from it.
     grad_norm: float | None
@@ -178,7 +179,7 @@ class Stepping:
                     else:
                         plans = self._current_plans()
                         has_schedules = any(one.schedules for one in self._schedules_now())
-                        _collect(plans, gradients)
+                        look(plans, gradients)
                         found = self._find(plans, threads, has_schedules)
                 except Exception as error:
                     if self._sharers is None:
@@ -193,12 +194,12 @@ class Stepping:
                     return
                 settled = self._settled(plans, found, has_schedules)
                 if settled is not plans:
-                    _discard(plans)
+                    _release(plans)
                     plans = settled
-                    _collect(plans, gradients)
+                    look(plans, gradients)
                 self._step_collected(plans, found, has_schedules, scale, threads)
             finally:
-                _discard(plans)
+                _release(plans)
 
     def _find(self, plans: Sequence[Plan], threads: int, has_schedules: bool) -> Finding:
         """What is found out for the parameters that were collected.
@@ -257,8 +258,8 @@ class Stepping:
             factors = self._clip(self.grad_norm, changes)
         for group, plan, factor in zip(self.param_groups, plans, factors, strict=True):
 
-            def advance(row: Row, group: dict[str, Any] = group, clip: float = scale * factor) -> Any:
-                return self._advance(group, row, clip)
+            def advance(before: Scalars, group: dict[str, Any] = group, clip: float = scale * factor) -> Any:
+                return self._advance(group, before, clip)
 
             plan.prepare(advance)
         return True
@@ -301,13 +302,13 @@ class Stepping:
         for group in self.param_groups:
             if group["lr"] != 0:
                 return False
-        if any(row[0] for plan in plans for row in plan.rows):
+        if any(plan.most_steps() > 0 for plan in plans):
             return False
         return steps_done(self.state.values()) == 0 and all(plan.has_zero_gradients() for plan in plans)
 
-    def _advance(self, group: dict[str, Any], row: Row, scale: float) -> tuple[Numbers, Row]:
-        """The numbers of the next step for parameters whose scalars are ``row``, and what these become."""
-        scalars = self._member.advance(group, dict(zip(self._scalar_names, row, strict=True)))
+    def _advance(self, group: dict[str, Any], before: Scalars, scale: float) -> tuple[Numbers, Scalars]:
+        """The numbers of the next step for parameters with these scalars, and the scalars after it."""
+        scalars = self._member.advance(group, dict(zip(self._scalar_names, before, strict=True)))
         return self._member.numbers_of(group, scalars, scale), tuple(scalars.values())
 
     def _clip(self, norm: float, changes: list[Change]) -> list[float]:
@@ -327,14 +328,6 @@ class Stepping:
         return factors
 
 
-def _collect(plans: Sequence[Plan], gradients: Sequence[list[Any] | None] | None) -> None:
-    """Looks up all tensors, before any of them is changed."""
-    for plan, given in zip(plans, gradients or [None] * len(plans), strict=True):
-        plan.collect(given)
-    if gradients is not None:
-        refuse_shared_memory(plans)
-
-
-def _discard(plans: Sequence[Plan]) -> None:
+def _release(plans: Sequence[Plan]) -> None:
     for plan in plans:
-        plan.discard()
+        plan.release()

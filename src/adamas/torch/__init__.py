@@ -9,7 +9,7 @@ from ..extras import needs
 
 with needs("torch"):
     from ..lr_finding import LRFinding, LRFindingError, LRRule
-    from ..step import Memory
+    from ..step.memory import Memory
     from .find_lr import find_lr
     from .groups import ParamGroups, param_groups
     from .lr_scheduler import LRScheduler

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,75 +19,54 @@ from ..rule.declaration import Member
 from ..rule.hyperparameters import shown
 from ..rule.layout import Slot
 from ..rule.members import MEMBERS
-from ..step.resuming import HypersAfter
+from ..step.record import rows_of, slots_of
+from ..step.resuming import Conversion, HypersAfter, Loaded, mended_moments, unfit
 from . import storage
 from .foreign import Decoded
 from .storage import dtype_name
-
-if TYPE_CHECKING:
-    from .optimizer import Optimizer
+from .tensors import TENSORS
 
 _MOMENTS = {moment for member in MEMBERS.values() for moment in member.states}
 _REMEDY = ". Load an earlier state, or remove the parameter's entry from state_dict['state'] to begin anew with this parameter"
 _EXACT = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
-class Conversion(NamedTuple):
-    """A moment that is stored in another format than it was saved in."""
-
-    moment: str
-    saved_as: str
-    stored_as: str
-
-
-class Loaded(NamedTuple):
-    """The state that a parameter is to have.
-
-    Attributes:
-        state: the state; every tensor is a copy.
-        conversions: what was converted.
-        mended: how many elements of each second moment were raised; see ``adamas.rule.bounds``.
-    """
-
-    state: dict[str, Any]
-    conversions: list[Conversion]
-    mended: dict[str, int]
-
-
 def loaded(
-    optimizer: Optimizer,
+    member: Member,
     group: Mapping[str, Any],
     index: int,
     name: str,
     saved: Decoded,
     hypers: HypersAfter,
+    optimizer: str,
 ) -> Loaded:
     """The state that a parameter is to have, from what was saved of it.
 
     Args:
-        optimizer: the one that is to have it; it is not changed.
+        member: of the optimizer that is to have it.
         group: the parameter's group, with the hyperparameters that are to count.
         index: where the parameter stands in it.
         name: what errors call the parameter.
         saved: its entry in the state dict, decoded.
         hypers: the hyperparameters that it may have come of, by the steps that it has seen.
+        optimizer: what errors call the optimizer.
 
     Raises:
         ValueError: the entry is none that the parameter can have.
     """
     p: Tensor = group["params"][index]
-    slots = {slot.name: slot for slot in storage.slots_of(optimizer._member, group, p, storage.rows_of(group, index))}
-    state = _besides_moments(optimizer._member, group, p, name, saved.state)
+    slots = {slot.name: slot for slot in slots_of(TENSORS, member, group, p, rows_of(group, index))}
+    state = _besides_moments(member, group, p, name, saved.state)
     conversions = []
     values: dict[str, Any] = {}
-    for moment, code_dtype in storage.code_dtypes(optimizer._member).items():
+    for moment, code_dtype in storage.code_dtypes(member).items():
         value: Any = saved.state.get(moment)
         if value is None:  # also where torch.optim.SGD has not used its momentum
             continue
         scale: Any = saved.state.get(layout.scale_name(moment))
         _check_moment(value, scale, code_dtype, p, f"{moment!r} of parameter {name}")
         values[moment] = value
-    mended = _mended(optimizer._member, hypers, name, state, values, saved.formats)
+    mended = _mended(member, hypers, name, state, values, saved.formats)
     for moment, value in values.items():
         value = mended[moment].values if moment in mended else value
         scale = saved.state.get(layout.scale_name(moment))
@@ -101,9 +80,9 @@ def loaded(
             exact = storage.decoded(value, scale.to(value.device)) if storage.is_coded(value) else value
             state.update(_stored(slot, exact.detach().to(p.device), p))
             saved_as = saved.formats.get(moment, _format_name(values[moment].dtype))
-            conversions.append(Conversion(moment, saved_as, _format_name(slot.dtype)))
-    _check_complete(optimizer, group, name, state)
-    return Loaded(state, conversions, {moment: found.elements for moment, found in mended.items()})
+            conversions.append(Conversion(moment, saved_as, _format_name(storage.dtype_of(slot))))
+    _check_complete(member, group, name, state, optimizer)
+    return Loaded(p, name, state, conversions, {moment: found.elements for moment, found in mended.items()})
 
 
 def _mended(
@@ -114,18 +93,13 @@ def _mended(
     values: Mapping[str, Tensor],
     compressed: Container[str],
 ) -> dict[str, bounds.Mended]:
-    """See ``bounds.mended``: what was in 8 bits has errors of its own, and is left as it is."""
     counts = {count: float(scalars.get(count, start)) for count, start in member.scalars}
     wide = {
         moment: value.detach() if value.dtype in _EXACT else value.detach().float()
         for moment, value in values.items()
         if moment not in compressed and not storage.is_coded(value)
     }
-    try:
-        bounds.check_scalars(member, counts)
-        found = bounds.mended(torch, member, hypers(counts["step"]), counts, wide)
-    except ValueError as error:
-        raise _unfit(f"parameter {name}: {error}{_REMEDY}") from error
+    found = mended_moments(torch, member, hypers, name, counts, wide, _REMEDY)
     # As wide as it was, if it is kept as it is.
     return {
         moment: one._replace(values=one.values.to(values[moment].dtype))
@@ -148,10 +122,10 @@ def _besides_moments(
         if key in counts:
             state[key] = torch.tensor(_count(value, f"{key!r} of parameter {name}"), dtype=torch.float64, device="cpu")
         elif key == layout.LOW_BITS:
-            if not storage.is_split(p, group):
+            if not layout.is_split(group, dtype_name(p.dtype)):
                 continue  # they would be out of date after the next step
             if not isinstance(value, Tensor) or value.dtype != torch.int16 or value.shape != p.shape:
-                raise _unfit(
+                raise unfit(
                     f"{key!r} of parameter {name} has to be int16, of shape {tuple(p.shape)}, and is {_described(value)}. "
                     "torch.optim casts it: remove it from a state dict that comes from there"
                 )
@@ -164,54 +138,51 @@ def _besides_moments(
 def _count(value: Any, what: str) -> float:
     is_number = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)
     if not is_number or (isinstance(value, Tensor) and (value.is_complex() or value.is_meta)):
-        raise _unfit(f"{what} has to be one number, and is {shown(value)}")
+        raise unfit(f"{what} has to be one number, and is {shown(value)}")
     return float(value)
 
 
 def check_step(saved: Any, what: str) -> None:
     """Raises ValueError if the state of a parameter, which messages call so, is none or has a step that cannot be."""
     if not isinstance(saved, Mapping):
-        raise _unfit(f"parameter {what} has a {type(saved).__name__} there, no state")
+        raise unfit(f"parameter {what} has a {type(saved).__name__} there, no state")
     if "step" in saved and not 0 <= (step := _count(saved["step"], f"'step' of parameter {what}")) < math.inf:
-        raise _unfit(f"'step' of parameter {what} has to be finite and from 0 up, and is {step}")
+        raise unfit(f"'step' of parameter {what} has to be finite and from 0 up, and is {step}")
 
 
 def _check_moment(value: Any, scale: Any, code_dtype: torch.dtype, p: Tensor, what: str) -> None:
     """Raises if a saved moment is none that the parameter can have."""
     if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta):
         kind = "on the meta device" if value.is_meta else str(value.layout).removeprefix("torch.")
-        raise _unfit(f"{what} is {kind}; it has to be a dense tensor")
+        raise unfit(f"{what} is {kind}; it has to be a dense tensor")
     if not isinstance(value, Tensor) or value.shape != p.shape:
-        raise _unfit(
+        raise unfit(
             f"{what} is {_described(value)}, and the parameter has shape {tuple(p.shape)}. Were the parameters given in "
             "another order? With names (optimizer(model.named_parameters())) order does not matter"
         )
     if not storage.is_coded(value):
         if not (value.is_complex() if p.is_complex() else value.is_floating_point()):
-            raise _unfit(
-                f"{what} is {_described(value)}, which a moment of a {dtype_name(p.dtype)} parameter cannot be"
-            )
+            raise unfit(f"{what} is {_described(value)}, which a moment of a {dtype_name(p.dtype)} parameter cannot be")
         return
     if value.dtype != code_dtype or p.ndim == 0 or p.is_complex():
-        raise _unfit(
+        raise unfit(
             f"{what} is {_described(value)}; as codes it would be {dtype_name(code_dtype)}, of a tensor of real numbers"
         )
     shape = layout.scale_shape(p.shape)
     if scale is None:
-        raise _unfit(f"{what} has codes without scales, which would stand beside them as {layout.scale_name('…')!r}")
+        raise unfit(f"{what} has codes without scales, which would stand beside them as {layout.scale_name('…')!r}")
     if not isinstance(scale, Tensor) or scale.dtype != torch.float32 or scale.shape != shape:
-        raise _unfit(f"the scales of {what} have to be float32, of shape {shape}, and are {_described(scale)}")
+        raise unfit(f"the scales of {what} have to be float32, of shape {shape}, and are {_described(scale)}")
     try:
         bounds.check_scale(torch, value, scale, what)
     except ValueError as error:
-        raise _unfit(f"{error}{_REMEDY}") from error
+        raise unfit(f"{error}{_REMEDY}") from error
 
 
-def _check_complete(optimizer: Optimizer, group: Mapping[str, Any], name: str, state: dict[str, Any]) -> None:
+def _check_complete(member: Member, group: Mapping[str, Any], name: str, state: dict[str, Any], optimizer: str) -> None:
     """Raises if the state lacks what a step would not begin anew; adds the count that torch.optim.SGD does not keep."""
     if not state:
         return
-    member = optimizer._member
     if member.base == "SGD":
         # That a buffer is there means that its first step is over.
         state.setdefault("step", torch.tensor(1.0, dtype=torch.float64, device="cpu"))
@@ -221,10 +192,9 @@ def _check_complete(optimizer: Optimizer, group: Mapping[str, Any], name: str, s
     others = state.keys() - {*counts, *member.states, layout.LOW_BITS}
     is_another = others & _MOMENTS or (others and moments and not any(moment in state for moment in moments))
     if is_another or not all(key in state for key in needed):
-        kind = type(optimizer).__name__
         raise ValueError(
-            f"loaded state dict is not one of {kind}: parameter {name} has {sorted(map(str, state))} there, and {kind} needs "
-            f"{[*counts, *moments]}"
+            f"loaded state dict is not one of {optimizer}: parameter {name} has {sorted(map(str, state))} there, and "
+            f"{optimizer} needs {[*counts, *moments]}"
         )
 
 
@@ -243,7 +213,7 @@ def in_float32(member: Member, saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fits(value: Tensor, slot: Slot) -> bool:
-    return value.dtype == slot.dtype or (value.dtype in _EXACT and slot.dtype in _EXACT)
+    return value.dtype == storage.dtype_of(slot) or {value.dtype, storage.dtype_of(slot)} <= {*_EXACT}
 
 
 def _stored(slot: Slot, values: Tensor, p: Tensor) -> dict[str, Tensor]:
@@ -258,10 +228,6 @@ def _stored(slot: Slot, values: Tensor, p: Tensor) -> dict[str, Tensor]:
 def _copied(value: Any, p: Tensor) -> Tensor:
     tensor: Tensor = value.detach().to(device=p.device, copy=True)
     return tensor
-
-
-def _unfit(problem: str) -> ValueError:
-    return ValueError(f"loaded state dict does not fit: {problem}")
 
 
 def _described(value: Any) -> str:

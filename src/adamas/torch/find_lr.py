@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..lr_finding import LRFinding, LRFindingError, Sweep, check_sweep, conclude
-from ..step import Stepping
+from ..step.stepping import Stepping
 from .restoring import accelerators, restored
 
 Batches = Iterable[Any] | Callable[[int], Iterable[Any]]

@@ -1,33 +1,23 @@
-"""What an optimizer takes in memory: counted of one that is there, or told of one before it is.
+"""What an optimizer will take in memory, before anything of it is allocated.
 
-A plan is an optimizer of tensors on the meta device, which have shapes and no values, counted like any other: what it
-tells follows from the code that makes the state, and from nothing beside it.
+It is measured on an optimizer of tensors on the meta device, which have shapes and no values: so it follows from the code that
+makes the state, and from nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim.optimizer import ParamsT
 
-from ..step import memory
 from ..step.memory import Memory
+from . import members
+from .optimizer import Optimizer
 from .options import check_parameter
-
-if TYPE_CHECKING:
-    from torch.optim.optimizer import ParamsT
-
-    from .optimizer import Optimizer
-
-
-def counted(optimizer: Optimizer) -> Memory:
-    """See ``Optimizer.memory``."""
-    params = [p for group in optimizer.param_groups for p in group["params"] if not is_lazy(p)]
-    gradients = [p.grad for p in params if p.grad is not None]
-    return memory.counted(optimizer._member, params, gradients, optimizer.state.values())
 
 
 def plan_memory(model: nn.Module | ParamsT, optimizer: type[Optimizer] | str = "AdamW", **options: Any) -> Memory:
@@ -76,14 +66,11 @@ def plan_memory(model: nn.Module | ParamsT, optimizer: type[Optimizer] | str = "
                     p.requires_grad_()
                     p.grad = torch.empty_like(p)
                     planned._initialize_state(group, i)
-    return counted(planned)
+    return planned.memory()
 
 
 def _class(optimizer: Any) -> type[Optimizer]:
     """The class that is meant by a class or its name."""
-    from . import members  # whose classes count themselves by this module
-    from .optimizer import Optimizer
-
     kind = vars(members).get(optimizer) if isinstance(optimizer, str) else optimizer
     if not isinstance(kind, type) or not issubclass(kind, Optimizer) or kind is Optimizer:
         raise TypeError(

@@ -1,227 +1,59 @@
 """The optimizer that all members share: it speaks PyTorch's habits and holds no arithmetic.
 
-A step looks up the tensors, asks ``adamas.rule`` for the numbers of this step, and hands both to the engine, or, for
-tensors that are not on the CPU, to ``adamas.torch.unfused``.
+It makes a record of each parameter, and ``adamas.step`` does the rest.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Literal, overload
-from weakref import ref
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
-from torch.autograd.graph import increment_version
 from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from .. import _engine
 from ..rule import layout
-from ..rule.declaration import Numbers, Rule, has_penalty
+from ..rule.declaration import Rule, has_penalty
 from ..rule.formats import tensor_key
 from ..rule.hyperparameters import COMMON, check_rows
 from ..rule.layout import LOW_BITS
-from ..step import Memory, Plan, Stepping
+from ..step.engine import holds, same_objects
 from ..step.locks import step_lock
-from ..step.plan import Advance, Row
-from ..step.resuming import COUNTS
+from ..step.memory import Memory, counted
+from ..step.plan import Plan
+from ..step.record import Record, begin_state, rows_of
+from ..step.resuming import COUNTS, check_choice
 from ..step.scheduled import HYPERPARAMETERS, OBSERVED, refuse_lr_scale, separated, steps_done
-from . import checkpoint, storage, unfused
-from .memory import counted
-from .options import as_number, check, check_flat, check_parameter, is_flat, refuse_alone, refuse_wrapper
+from ..step.stepping import Stepping
+from . import storage
+from .options import as_number, check, check_flat, check_parameter, is_flat, refuse_wrapper
 from .ranks import Ranks
-
-_ENGINE_DEVICE = "cpu"  # the devices that the engine has kernels for
+from .state_dict import exported, loaded
+from .tensors import TENSORS
 
 _stepping: set[tuple[int, int]] = set()  # the optimizers that are inside step(), each with the thread that called it
 
-# What has to stay the same for a plan to be used again: the rule, whether there is a penalty, weights= and seed=.
-Signature = tuple[Rule, bool, str, int]
 
+class _Basis(NamedTuple):
+    """What the plan of a parameter group rests on.
 
-class GroupPlan(Plan):
-    """One parameter group as the engine and the fallback take it."""
+    Attributes:
+        signature: the rule, whether there is a penalty, ``weights=`` and ``seed=``.
+        params: the parameters.
+        dtypes: of the parameters.
+        bare: those that lack their state, or a part of it that an option asks for since: a gradient of one has the plan made
+            anew.
+    """
 
-    def __init__(self, optimizer: Optimizer, group: dict[str, Any], first: int) -> None:
-        self.params: list[Tensor] = list(group["params"])
-        self._dtypes = [p.dtype for p in self.params]
-        self.signature = optimizer._signature(group)
-        self._optimizer = type(optimizer).__name__
-        self._owner, self._options = (
-            ref(optimizer),
-            group,
-        )  # weak, so that an optimizer is freed without the garbage collector
-        self._names = parameter_names(group, first)
-        self.keys = [_random_key(group, i, first + optimizer._position) for i in range(len(self.params))]
-        # The first parameter of which other processes have parts whose gradients are not seen here.
-        self._part = next((i for i, p in enumerate(self.params) if optimizer._sharers is None and is_flat(p)), None)
-        self._slots = optimizer._member.state_names(group)
-        self._scalars = optimizer._scalar_names
-        self._first_rows = [rows.first if (rows := storage.rows_of(group, i)) else 0 for i in range(len(self.params))]
-        self._states: list[dict[str, Any]] = []
-        for i, p in enumerate(self.params):
-            if p.grad is not None and p.requires_grad:
-                # Which may have had no gradient, or other options, when the group was added.
-                refuse_wrapper(p, f"parameter {self._names[i]}")
-                check_flat(p, f"parameter {self._names[i]}", group, optimizer._sharers is None)
-                optimizer._initialize_state(group, i)
-            self._states.append(optimizer.state.get(p, {}))
-        needed = (*self._scalars, *self._slots)
-        # Without a gradient so far, and hence without state, or without the part of it that an option asks for since.
-        self.bare = [
-            i
-            for i, (p, state) in enumerate(zip(self.params, self._states, strict=True))
-            if any(name not in state for name in needed) or (storage.is_split(p, group) and LOW_BITS not in state)
-        ]
-        self._elsewhere = [i for i, p in enumerate(self.params) if p.device.type != _ENGINE_DEVICE]
-        self._others: list[tuple[int, Tensor]] = []  # index and gradient of what is stepped elsewhere
-        self._advanced_elsewhere: list[tuple[Numbers, Row]] = []
-        here = [i for i, p in enumerate(self.params) if p.device.type == _ENGINE_DEVICE]
-        super().__init__(
-            optimizer._member,
-            group,
-            [self.params[i] for i in here],
-            [self._states[i] for i in here],
-            [self._names[i] for i in here],
-            [self.keys[i] for i in here],
-            [self._first_rows[i] for i in here],
-            storage.as_scalar,
-        )
-
-    def forget_low_bits(self) -> bool:
-        """Whether a parameter has another dtype than it had, and then takes the low bits of its weights out of the state."""
-        dtypes = [p.dtype for p in self.params]
-        if dtypes == self._dtypes:
-            return False
-        for before, now, state in zip(self._dtypes, dtypes, self._states, strict=True):
-            if now != before:
-                state.pop(LOW_BITS, None)
-        self._dtypes = dtypes
-        return True
-
-    def collect(self, gradients: list[Any] | None = None) -> None:
-        """See ``Plan.collect``; sparse gradients are refused, and state that was emptied begins anew, as in PyTorch."""
-        self._others = [
-            (i, gradient)
-            for i in self._elsewhere
-            if self.params[i].requires_grad and (gradient := self.params[i].grad) is not None
-        ]
-        for i, gradient in self._others:
-            self._refuse_sparse(i, gradient)
-            if not self._states[i]:
-                self._begin_state(i)
-        try:
-            super().collect(gradients)
-        except ValueError:
-            for i, p in enumerate(self.params):
-                if p.grad is not None:
-                    self._refuse_sparse(i, p.grad)
-                    refuse_wrapper(p.grad, f"the gradient of parameter {self._names[i]}")
-            emptied = [
-                i for i, p in enumerate(self.params) if p.grad is not None and p.requires_grad and not self._states[i]
-            ]
-            if not emptied:
-                raise
-            for i in emptied:
-                self._begin_state(i)
-            super().collect(gradients)
-
-    def _begin_state(self, index: int) -> None:
-        optimizer = self._owner()
-        assert optimizer is not None  # it is what steps
-        optimizer._initialize_state(self._options, index)
-
-    def most_steps(self) -> float:
-        """See ``Plan.most_steps``."""
-        return max([super().most_steps(), *(float(self._states[i]["step"]) for i, _ in self._others)])
-
-    def has_zero_gradients(self) -> bool:
-        """See ``Plan.has_zero_gradients``."""
-        here = (p.grad for p in self.collected())
-        return not any(bool(gradient.any()) for gradient in (*here, *(gradient for _, gradient in self._others)))
-
-    def square_sum(self, threads: int) -> tuple[list[float], str | None]:
-        """See ``Plan.square_sum``."""
-        if self._part is not None:
-            refuse_alone(f"parameter {self._names[self._part]}", "max_grad_norm= and on_nonfinite=")
-        parts, culprit = super().square_sum(threads)
-        total, index = unfused.square_sum([gradient for _, gradient in self._others])
-        if culprit is None and index is not None:
-            culprit = self._names[self._others[index][0]]
-        return [*parts, total], culprit
-
-    def prepare(self, advance: Advance) -> None:
-        """See ``Plan.prepare``."""
-        super().prepare(advance)
-        self._advanced_elsewhere = [
-            advance(tuple(self._scalar_of(i, name) for name in self._scalars)) for i, _ in self._others
-        ]
-
-    def _scalar_of(self, i: int, name: str) -> float:
-        """A single number of the state of what is stepped elsewhere; the engine looks at those of the others."""
-        state, what = self._states[i], f"parameter {self._names[i]}: its state '{name}'"
-        if name not in state:
-            raise ValueError(f"{what} is missing")
-        scalar = storage.as_scalar(given := state[name])
-        if scalar is None:
-            raise ValueError(f"{what} is {given!r}, and has to be a single number")
-        state[name], number = scalar, float(scalar)
-        if not 0 <= number < 2**53:
-            raise ValueError(f"{what} is {number}, and has to be a number from 0 up, below 2**53")
-        return number
-
-    def reached(self) -> int:
-        """See ``Plan.reached``."""
-        most = 0.0
-        for advanced in (self._advanced, self._advanced_elsewhere):
-            for _, row in advanced:
-                if row[0] > most:
-                    most = row[0]
-        return int(most)
-
-    def step_elsewhere(self) -> None:
-        """See ``Plan.step_elsewhere``."""
-        for (i, gradient), advanced in zip(self._others, self._advanced_elsewhere, strict=True):
-            self._step_elsewhere(i, gradient, *advanced)
-        if self.rows:
-            # Autograd has to know, or a graph that was built before the step would be differentiated with new weights.
-            increment_version(self.collected())
-
-    def _step_elsewhere(self, i: int, gradient: Tensor, numbers: Numbers, row: Row) -> None:
-        """Steps a parameter that the engine has no kernel for."""
-        if gradient.is_cuda and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                "an Adamas step computes its coefficients on the host and cannot be captured in a CUDA graph"
-            )
-        state = self._states[i]
-        rule, penalized, weights, _ = self.signature
-        unfused.step(
-            rule,
-            numbers,
-            penalized,
-            self.params[i],
-            gradient,
-            tuple(state[name] for name in self._slots),
-            tuple(state.get(layout.scale_name(name)) for name in self._slots),
-            state.get(LOW_BITS) if weights == "split" else None,
-            weights,
-            self.keys[i],
-            self._first_rows[i],
-            int(row[0]),
-        )
-        for name, value in zip(self._scalars, row, strict=True):
-            state[name].fill_(value)
-
-    def _refuse_sparse(self, index: int, gradient: Tensor) -> None:
-        if gradient.layout != torch.strided:
-            raise RuntimeError(
-                f"{self._optimizer} does not support sparse gradients, and that of parameter {self._names[index]} is "
-                f"{gradient.layout}: make it dense (for an embedding: sparse=False), or give it to torch.optim.SparseAdam"
-            )
+    signature: tuple[Rule, bool, str, int]
+    params: list[Tensor]
+    dtypes: list[torch.dtype]
+    bare: list[Tensor]
 
 
 def given_names(group: dict[str, Any]) -> list[str] | None:
@@ -265,7 +97,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     """
 
     _reads_decoupled_flag: ClassVar[bool] = True  # of a checkpoint of torch.optim; AdamW is decoupled whatever it says
-    _plans: list[GroupPlan] | None
+    _plans: list[Plan] | None
     _known: tuple[list[Tensor], list[Any]]  # the parameters and states that the plans are of
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], options: Any, allowed: Any) -> None:
@@ -364,45 +196,73 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     # ---- state
 
-    def _signature(self, group: dict[str, Any]) -> Signature:
-        return self._member.rule(group), has_penalty(group), group["weights"], group["seed"]
-
     def _initialize_state(self, group: dict[str, Any], index: int) -> None:
         """Creates what the state of the group's parameter lacks: all of it at its first gradient."""
         p = group["params"][index]
-        state = self.state[p]
-        for name, value in self._member.scalars:
-            if name not in state:
-                state[name] = torch.tensor(
-                    value, dtype=torch.float64, device="cpu"
-                )  # counts past 2²⁴, where float32 stops
-        start = group.get("initial_accumulator_value")
-        for slot in storage.slots_of(self._member, group, p, storage.rows_of(group, index)):
-            if slot.name not in state:
-                state.update(storage.filled(slot, p, start) if start else storage.zeros(slot, p))
-        if storage.is_split(p, group) and LOW_BITS not in state:
-            state[LOW_BITS] = torch.zeros_like(p, dtype=torch.int16, memory_format=torch.preserve_format)
+        begin_state(TENSORS, self._member, group, p, rows_of(group, index), self.state[p])
 
-    def _current_plans(self) -> list[GroupPlan]:
+    def _signature(self, group: dict[str, Any]) -> tuple[Rule, bool, str, int]:
+        return self._member.rule(group), has_penalty(group), group["weights"], group["seed"]
+
+    def _current_plans(self) -> list[Plan]:
         """The plans of all groups, made anew if any tensor, state or option that they rest on was replaced."""
-        if self._plans is not None and len(self._plans) == len(self.param_groups):
-            # Low bits are those of one dtype: a model that was cast since begins with others (``model.half()``).
-            cast = [plan.forget_low_bits() for plan in self._plans if plan.signature[2] == "split"]
-            fresh = not any(cast) and all(
-                plan.signature == self._signature(group)
-                and _engine.same_objects(plan.params, group["params"])
-                and not any(plan.params[i].requires_grad and plan.params[i].grad is not None for i in plan.bare)
-                for plan, group in zip(self._plans, self.param_groups, strict=True)
-            )
-            if fresh and _engine.holds(self.state, *self._known):
-                return self._plans
-        plans, first = [], 0
+        plans = self._plans
+        if plans is not None and len(plans) == len(self.param_groups):
+            for plan, group in zip(plans, self.param_groups, strict=True):
+                if not self._is_fresh(plan, group):
+                    break
+            else:
+                if holds(self.state, *self._known):
+                    return plans
+        for plan in plans or ():
+            self._forget_low_bits(plan.basis)
+        made, first = [], 0
         for group in self.param_groups:
-            plans.append(GroupPlan(self, group, first))
+            made.append(self._plan(group, first))
             first += len(group["params"])
-        self._plans = plans  # first: with what is known from before, an interrupt here has them made anew
+        self._plans = made  # first: with what is known from before, an interrupt here has them made anew
         self._known = (list(self.state.keys()), list(self.state.values()))
-        return plans
+        return made
+
+    def _is_fresh(self, plan: Plan, group: dict[str, Any]) -> bool:
+        """Whether everything in the group that the plan rests on is still there."""
+        signature, params, dtypes, bare = plan.basis
+        if signature != self._signature(group) or not same_objects(params, group["params"]):
+            return False
+        for p in bare:
+            if p.requires_grad and p.grad is not None:
+                return False
+        return not (signature[2] == "split" and dtypes != [p.dtype for p in params])
+
+    def _forget_low_bits(self, basis: _Basis) -> None:
+        """Takes the low bits of weights that were cast since (``model.half()``), which are those of another dtype, out of the
+        state."""
+        if basis.signature[2] == "split":
+            for p, dtype in zip(basis.params, basis.dtypes, strict=True):
+                if p.dtype != dtype and p in self.state:
+                    self.state[p].pop(LOW_BITS, None)
+
+    def _plan(self, group: dict[str, Any], first: int) -> Plan:
+        """The plan of a group, whose parameters come after ``first`` others."""
+        params, names = list(group["params"]), parameter_names(group, first)
+        scalars, is_alone = self._scalar_names, self._sharers is None
+        needed = {*scalars, *self._member.state_names(group)}
+        records, bare = [], []
+        for i, p in enumerate(params):
+            if p.grad is not None and p.requires_grad:
+                # Which may have had no gradient, or other options, when the group was added.
+                refuse_wrapper(p, f"parameter {names[i]}")
+                check_flat(p, f"parameter {names[i]}", group, is_alone)
+                self._initialize_state(group, i)
+            state = self.state.get(p)
+            if state is not None:
+                key, is_lone_part = _random_key(group, i, first + self._position), is_alone and is_flat(p)
+                records.append(Record(p, state, names[i], key, rows_of(group, i), is_lone_part=is_lone_part))
+            is_split = layout.is_split(group, storage.dtype_name(p.dtype))
+            if state is None or not needed <= state.keys() or (is_split and LOW_BITS not in state):
+                bare.append(p)
+        basis = _Basis(self._signature(group), params, [p.dtype for p in params], bare)
+        return Plan(self._member, group, records, TENSORS, basis)
 
     # ---- memory
 
@@ -412,7 +272,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         State comes with a parameter's first gradient (Adagrad's at construction); ``adamas.torch.plan_memory`` tells it
         before.
         """
-        return counted(self)
+        params = [p for group in self.param_groups for p in group["params"] if not is_lazy(p)]
+        gradients = [p.grad for p in params if p.grad is not None]
+        return counted(self._member, params, gradients, self.state.values())
 
     # ---- the step
 
@@ -516,7 +378,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             for group in self.param_groups:
                 group["decoupled_weight_decay"] = group["decay"] == "decoupled"  # what torch.optim reads
             packed = super().state_dict()
-            return packed if state is None else checkpoint.exported(self, packed, state)
+            return packed if state is None else exported(self._member, packed, state)
 
     @_disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any], hyperparameters: str = "saved") -> None:
@@ -536,4 +398,25 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             ValueError: what was saved does not fit; the message names the parameter. Nothing was changed.
         """
         with self._lock:
-            checkpoint.load(self, state_dict, hyperparameters)
+            check_choice(hyperparameters)
+            if not isinstance(state_dict, Mapping):
+                raise TypeError(f"load_state_dict: expected a state dict, not a {type(state_dict).__name__}")
+            state_dict = dict(state_dict)
+            for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+                replaced = pre_hook(self, state_dict)
+                state_dict = state_dict if replaced is None else replaced
+            groups, state, saved_groups = loaded(
+                self._member,
+                self._schedules_now(),
+                {p: name for name, p in self._named_parameters()},
+                self.defaults,
+                state_dict,
+                hyperparameters,
+                type(self).__name__,
+                self._reads_decoupled_flag,
+            )
+            self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})
+            for one, saved in zip(self._schedules_now(), saved_groups, strict=True):
+                one.load_observed(saved.get(OBSERVED))
+            for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+                post_hook(self)

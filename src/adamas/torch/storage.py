@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..rule import layout
 from ..rule.declaration import Member
-from ..rule.layout import HALVES, Slot
+from ..rule.layout import Slot
 
 _CODES = (torch.int8, torch.uint8)
-
-
-class Rows(NamedTuple):
-    """Where the rows that a parameter holds lie in the whole tensor, along its first dimension."""
-
-    first: int
-    total: int
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -27,21 +19,15 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def is_split(p: Tensor, group: Mapping[str, Any]) -> bool:
-    """Whether the parameter keeps the low bits of its weights in the state."""
-    return group["weights"] == "split" and dtype_name(p.dtype) in HALVES
+def dtype_name_of(x: Tensor) -> str:
+    """The name of the tensor's dtype."""
+    return dtype_name(x.dtype)
 
 
-def rows_of(group: Mapping[str, Any], index: int) -> Rows | None:
-    """Where the group's parameter lies in a whole tensor; None where it is one."""
-    rows = group.get("rows")
-    return None if rows is None or rows[index] is None else Rows(*rows[index])
-
-
-def slots_of(member: Member, group: Mapping[str, Any], p: Tensor, rows: Rows | None) -> Iterator[Slot]:
-    """The moments that the parameter has, each with its format."""
-    for slot in layout.slots(member, group, p.shape, dtype_name(p.dtype), rows.total if rows else None):
-        yield slot._replace(dtype=getattr(torch, slot.dtype))
+def dtype_of(slot: Slot) -> torch.dtype:
+    """What the moment is stored as."""
+    dtype: torch.dtype = getattr(torch, slot.dtype)
+    return dtype
 
 
 def code_dtypes(member: Member) -> dict[str, torch.dtype]:
@@ -52,9 +38,9 @@ def code_dtypes(member: Member) -> dict[str, torch.dtype]:
 def zeros(slot: Slot, p: Tensor) -> dict[str, Tensor]:
     """The moment's tensors before the first step."""
     if slot.scale_shape is None:
-        return {slot.name: torch.zeros_like(p, dtype=slot.dtype, memory_format=torch.preserve_format)}
+        return {slot.name: torch.zeros_like(p, dtype=dtype_of(slot), memory_format=torch.preserve_format)}
     return {
-        slot.name: torch.zeros(p.shape, dtype=slot.dtype, device=p.device),
+        slot.name: torch.zeros(p.shape, dtype=dtype_of(slot), device=p.device),
         slot.scale_name: torch.zeros(slot.scale_shape, dtype=torch.float32, device=p.device),
     }
 
@@ -62,6 +48,8 @@ def zeros(slot: Slot, p: Tensor) -> dict[str, Tensor]:
 def filled(slot: Slot, p: Tensor, value: float) -> dict[str, Tensor]:
     """The moment's tensors with one value everywhere."""
     tensors = zeros(slot, p)
+    if not value:
+        return tensors
     if slot.scale_shape is None:
         tensors[slot.name].fill_(complex(value, value) if p.is_complex() else value)
     else:
@@ -71,6 +59,11 @@ def filled(slot: Slot, p: Tensor, value: float) -> dict[str, Tensor]:
     return tensors
 
 
+def scalar(value: float) -> Tensor:
+    """A single number as a state keeps it: float64, which counts past 2²⁴, on the CPU."""
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
+
+
 def as_scalar(value: Any) -> Tensor | None:
     """A single number as a state keeps it: float64, which counts past 2²⁴, on the CPU; None where it is none."""
     if isinstance(value, Tensor):
@@ -78,7 +71,7 @@ def as_scalar(value: Any) -> Tensor | None:
             return None
         return value.detach().to("cpu", torch.float64)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return torch.tensor(float(value), dtype=torch.float64) if is_number else None
+    return scalar(float(value)) if is_number else None
 
 
 def is_coded(x: Tensor) -> bool:
@@ -96,7 +89,7 @@ def decoded(codes: Tensor, scale: Tensor) -> Tensor:
 def encoded(slot: Slot, x: Tensor) -> dict[str, Tensor]:
     """Values in the moment's format, each rounded to the nearest."""
     if slot.scale_shape is None:
-        return {slot.name: x.to(slot.dtype)}
+        return {slot.name: x.to(dtype_of(slot))}
     tensors = zeros(slot, x)
     layout.encode(torch, x, tensors[slot.name], tensors[slot.scale_name])
     return tensors

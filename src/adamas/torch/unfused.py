@@ -107,15 +107,3 @@ def step(
         low.copy_(low_codes.to(torch.int16))
     else:
         round_into(p, value, WEIGHT_DRAW if weights == "stochastic" else None)
-
-
-@torch.no_grad()
-def square_sum(gradients: list[Tensor]) -> tuple[float, int | None]:
-    """Σg² over all tensors in float64, and the index of the first one that is not finite everywhere, or None."""
-    total, culprit = 0.0, None
-    for i, gradient in enumerate(gradients):
-        real = _real(gradient)
-        total += float(real.to(torch.float64).square().sum())
-        if culprit is None and not bool(torch.isfinite(real).all()):
-            culprit = i
-    return total, culprit

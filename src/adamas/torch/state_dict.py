@@ -6,86 +6,83 @@ another format, they are converted, and a warning says so. Nothing else is ever 
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..rule import bounds
+from torch import Tensor
+
+from ..rule.declaration import Member
 from ..rule.hyperparameters import shown
-from ..step.resuming import check_choice, check_group, hypers_of, merged, rehearse
-from ..step.scheduled import OBSERVED
+from ..step.record import State
+from ..step.resuming import HypersAfter, Loaded, resumed, unfit
+from ..step.scheduled import GroupSchedules
 from . import conversion
 from .foreign import decode_groups, decode_state
 from .options import check, is_flag
 
-if TYPE_CHECKING:
-    from .optimizer import Optimizer
 
+def loaded(
+    member: Member,
+    schedules: Sequence[GroupSchedules],
+    names: Mapping[Tensor, str],
+    defaults: Mapping[str, Any],
+    state_dict: Mapping[str, Any],
+    hyperparameters: str,
+    optimizer: str,
+    reads_decoupled_flag: bool,
+) -> tuple[list[dict[str, Any]], dict[Any, State], list[dict[str, Any]]]:
+    """The groups and the state that an optimizer has after loading, and the saved groups. Nothing is changed.
 
-def load(optimizer: Optimizer, state_dict: dict[str, Any], hyperparameters: str) -> None:
-    """See ``Optimizer.load_state_dict``."""
-    check_choice(hyperparameters)
-    if not isinstance(state_dict, Mapping):
-        raise TypeError(f"load_state_dict: expected a state dict, not a {type(state_dict).__name__}")
-    state_dict = dict(state_dict)
-    for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
-        replaced = hook(optimizer, state_dict)
-        if replaced is not None:
-            state_dict = replaced
+    Args:
+        member: the optimizer's.
+        schedules: of its groups.
+        names: what messages call the parameters.
+        defaults: the hyperparameters of new groups.
+        state_dict: of this class, or of its namesake in ``torch.optim``.
+        hyperparameters: ``"saved"`` or ``"given"``.
+        optimizer: what messages call the optimizer.
+        reads_decoupled_flag: whether ``decoupled_weight_decay`` of ``torch.optim`` says what the decay is.
 
+    Raises:
+        ValueError: what was saved does not fit; the message names the parameter.
+    """
     _check_structure(state_dict)
-    groups, saved_groups, saved_state = optimizer.param_groups, state_dict["param_groups"], state_dict["state"]
+    groups, saved_groups, saved_state = (
+        [one.group for one in schedules],
+        state_dict["param_groups"],
+        state_dict["state"],
+    )
     saved_id = _match(groups, saved_groups)
-    names = {saved_id[id(p)]: name for name, p in optimizer._named_parameters()}
+    saved_names = {saved_id[id(p)]: name for p, name in names.items()}
     group_of = {key: saved for saved in saved_groups for key in saved["params"]}
     if hyperparameters == "saved":
-        saved_groups = decode_groups(saved_groups, saved_state, names, optimizer.defaults)
-    saved_groups = [_decay_named(optimizer, saved) for saved in saved_groups]
-    schedules = optimizer._schedules_now()
-    new_groups = [merged(*pair, hyperparameters) for pair in zip(schedules, saved_groups, strict=True)]
+        saved_groups = decode_groups(saved_groups, saved_state, saved_names, defaults)
+    saved_groups = [_decay_named(saved, reads_decoupled_flag) for saved in saved_groups]
 
     def check_hyperparameters(group: dict[str, Any]) -> None:
-        check(group, type(optimizer).__name__, optimizer._member.states)
+        check(group, optimizer, member.states)
 
-    for i, group in enumerate(new_groups):
-        check_group(i, group, check_hyperparameters)
-    state: defaultdict[Any, Any] = defaultdict(dict)
-    conversions: Counter[conversion.Conversion] = Counter()
-    mended: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for group, saved, own in zip(new_groups, saved_groups, schedules, strict=True):
-        hypers = hypers_of(group, saved, own)
-        for i, p in enumerate(group["params"]):
-            if (key := saved_id[id(p)]) in saved_state:
-                entry = decode_state(saved_state[key], optimizer._member.states, names[key], group_of[key])
-                found = conversion.loaded(optimizer, group, i, names[key], entry, hypers)
-                state[p] = found.state
-                conversions.update(found.conversions)
-                for moment, count in found.mended.items():
-                    mended[moment][names[key]] = count
-    for key, value in saved_state.items():
-        if key not in names:
-            conversion.check_step(value, repr(key))
-            state[key] = deepcopy(value)
+    def load(group: dict[str, Any], index: int, hypers: HypersAfter) -> Loaded | None:
+        p = group["params"][index]
+        if (key := saved_id[id(p)]) not in saved_state:
+            return None
+        entry = decode_state(saved_state[key], member.states, names[p], group_of[key])
+        return conversion.loaded(member, group, index, names[p], entry, hypers, optimizer)
 
-    # Whatever can go wrong does so here, while nothing is changed: also a warning, where those are errors.
-    for i, parts in enumerate(zip(new_groups, schedules, saved_groups, strict=True)):
-        rehearse(i, *parts, state.values(), check_hyperparameters)
-    for (moment, saved_as, stored_as), count in conversions.items():
-        warnings.warn(
-            f"{moment} of {count} parameter{'s' * (count > 1)} was saved as {saved_as} and is converted to {stored_as}, which "
-            "the state= of this optimizer asks for",
-            stacklevel=5,  # whoever called load_state_dict, which is wrapped twice
-        )
-    for moment, counts in mended.items():
-        warnings.warn(bounds.mended_message(moment, counts), stacklevel=5)
-
-    optimizer.__setstate__({"state": state, "param_groups": new_groups})
-    for one, saved in zip(optimizer._schedules_now(), saved_groups, strict=True):
-        one.load_observed(saved.get(OBSERVED))
-    for post_hook in optimizer._optimizer_load_state_dict_post_hooks.values():
-        post_hook(optimizer)
+    others = {key: value for key, value in saved_state.items() if key not in saved_names}
+    for key, value in others.items():
+        conversion.check_step(value, repr(key))
+    new_groups, state = resumed(
+        schedules,
+        saved_groups,
+        hyperparameters,
+        check_hyperparameters,
+        load,
+        deepcopy(others),
+        stacklevel=5,  # whoever called load_state_dict, which is wrapped twice
+    )
+    return new_groups, state, saved_groups
 
 
 def _check_structure(state_dict: Mapping[str, Any]) -> None:
@@ -157,21 +154,19 @@ def _by_name(groups: list[dict[str, Any]]) -> dict[str, Any] | None:
     return found if len(found) == sum(len(group["params"]) for group in groups) else None
 
 
-def _decay_named(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+def _decay_named(saved: dict[str, Any], reads_decoupled_flag: bool) -> dict[str, Any]:
     """A saved group with what ``torch.optim`` calls ``decoupled_weight_decay`` by the name that it has here."""
     group = {name: value for name, value in saved.items() if name != "decoupled_weight_decay"}
-    if "decoupled_weight_decay" in saved and optimizer._reads_decoupled_flag:
+    if "decoupled_weight_decay" in saved and reads_decoupled_flag:
         decoupled = saved["decoupled_weight_decay"]
         if not is_flag(decoupled):
-            raise ValueError(
-                f"loaded state dict does not fit: decoupled_weight_decay must be True or False, not {shown(decoupled)}"
-            )
+            raise unfit(f"decoupled_weight_decay must be True or False, not {shown(decoupled)}")
         group.setdefault("decay", "decoupled" if decoupled else "l2")
     return group
 
 
-def exported(optimizer: Optimizer, state_dict: dict[str, Any], state: str) -> dict[str, Any]:
-    """The optimizer's state dict with all moments in float32: what the namesake in torch.optim loads."""
+def exported(member: Member, state_dict: dict[str, Any], state: str) -> dict[str, Any]:
+    """A state dict with all moments in float32: what the namesake in torch.optim loads."""
     if state != "float32":
         raise ValueError(
             f"state_dict(state={state!r}): only 'float32' can be exported, or state=None for what is stored"
@@ -179,5 +174,5 @@ def exported(optimizer: Optimizer, state_dict: dict[str, Any], state: str) -> di
     groups = [{**group, "state": "float32"} for group in state_dict["param_groups"]]
     packed = dict(state_dict["state"])
     for key in [key for group in groups for key in group["params"] if key in packed]:
-        packed[key] = conversion.in_float32(optimizer._member, packed[key])
+        packed[key] = conversion.in_float32(member, packed[key])
     return {**state_dict, "state": packed, "param_groups": groups}

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections import Counter, defaultdict
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ..rule import bounds, layout
 from ..rule.declaration import Member
 from ..rule.hyperparameters import shown
-from ..step.resuming import HypersAfter, check_choice, check_group, hypers_of, merged, rehearse
-from ..step.scheduled import OBSERVED
+from ..step.record import State, rows_of, slots_of
+from ..step.resuming import Conversion, HypersAfter, Loaded, check_choice, mended_moments, resumed, unfit
+from ..step.scheduled import OBSERVED, GroupSchedules
 from . import arrays
 from .arrays import Array
-
-if TYPE_CHECKING:
-    from .optimizer import Optimizer
+from .tensors import TENSORS
 
 _GROUPS = "param_groups"
 _STATE = "state"
@@ -28,74 +25,78 @@ _REMEDY = ". Load an earlier state, or one without the arrays state/<parameter>/
 _EXACT = {np.dtype(name) for name in ("float32", "float64", "complex64", "complex128")}
 
 
-def saved(optimizer: Optimizer) -> dict[str, Array]:
-    """See ``Optimizer.state_dict``."""
-    groups = []
-    for group in optimizer.param_groups:
-        plain = {name: value for name, value in group.items() if name not in ("params", "named")}
-        groups.append({"params": plain.pop("param_names"), "named": group["named"], **plain})
-    result = {_GROUPS: np.array(json.dumps(groups, default=lambda number: number.item()))}
-    for name, state in optimizer.state.items():
-        result.update({f"{_STATE}/{name}/{key}": np.array(value, order="C") for key, value in state.items()})
+def saved(groups: Iterable[Mapping[str, Any]], state: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
+    """The state dict of an optimizer with these groups and this state."""
+    plain = []
+    for group in groups:
+        options = {name: value for name, value in group.items() if name not in ("params", "named")}
+        plain.append({"params": options.pop("param_names"), "named": group["named"], **options})
+    result = {_GROUPS: np.array(json.dumps(plain, default=lambda number: number.item()))}
+    for name, entries in state.items():
+        result.update({f"{_STATE}/{name}/{key}": np.array(value, order="C") for key, value in entries.items()})
     return result
 
 
-def load(optimizer: Optimizer, state_dict: Mapping[str, Any], hyperparameters: str) -> None:
-    """See ``Optimizer.load_state_dict``."""
+def loaded(
+    member: Member,
+    schedules: Sequence[GroupSchedules],
+    known: Iterable[str],
+    check: Callable[[dict[str, Any]], None],
+    state_dict: Mapping[str, Any],
+    hyperparameters: str,
+    optimizer: str,
+) -> tuple[list[dict[str, Any]], dict[str, State], list[dict[str, Any]]]:
+    """The groups and the state that an optimizer has after loading, and the saved groups. Nothing is changed.
+
+    Args:
+        member: the optimizer's.
+        schedules: of its groups.
+        known: the names of its hyperparameters.
+        check: raises if the hyperparameters of a group cannot be.
+        state_dict: what ``saved`` returned.
+        hyperparameters: ``"saved"`` or ``"given"``.
+        optimizer: what messages call the optimizer.
+
+    Raises:
+        ValueError: what was saved does not fit; the message names the parameter.
+    """
     check_choice(hyperparameters)
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"load_state_dict: expected a state dict (arrays by name), not a {type(state_dict).__name__}")
     if _GROUPS not in state_dict:
         found = sorted(map(str, state_dict))[:5]
         raise ValueError(f"not an optimizer's state dict: it has {found}, and no {_GROUPS!r}")
-    saved_groups = _read_groups(state_dict[_GROUPS], optimizer)
-    saved_name = _match(optimizer.param_groups, saved_groups)
+    saved_groups = _read_groups(state_dict[_GROUPS], known, optimizer)
+    saved_name = _match([one.group for one in schedules], saved_groups)
     saved_groups = [{name: value for name, value in group.items() if name != "named"} for group in saved_groups]
-    saved_state: dict[str, dict[str, Array]] = {}
+    saved_state = _read_state(state_dict)
+    if unknown := sorted(saved_state.keys() - {name for group in saved_groups for name in group["params"]}):
+        entry = min(saved_state[unknown[0]])
+        raise unfit(f"it has {entry!r} of parameter {unknown[0]!r}, and no such parameter")
+
+    def load(group: dict[str, Any], index: int, hypers: HypersAfter) -> Loaded | None:
+        entries = saved_state.get(saved_name[group["param_names"][index]])
+        return None if entries is None else _loaded(member, group, index, entries, hypers, optimizer)
+
+    groups, state = resumed(schedules, saved_groups, hyperparameters, check, load, {}, stacklevel=3)
+    return groups, state, saved_groups
+
+
+def _read_state(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
+    """The saved state of each parameter, by its name."""
+    found: dict[str, dict[str, Array]] = {}
     for key in state_dict:
         kind, _, rest = str(key).partition("/")
         if kind == _STATE:
             name, _, entry = rest.rpartition("/")
             try:
-                saved_state.setdefault(name, {})[entry] = np.asarray(state_dict[key])
+                found.setdefault(name, {})[entry] = np.asarray(state_dict[key])
             except ValueError as error:
-                raise _unfit(f"{entry!r} of parameter {name!r} cannot be made an array: {error}") from error
-
-    if unknown := sorted(saved_state.keys() - {name for group in saved_groups for name in group["params"]}):
-        entry = min(saved_state[unknown[0]])
-        raise _unfit(f"it has {entry!r} of parameter {unknown[0]!r}, and no such parameter")
-    schedules = optimizer._schedules_now()
-    new_groups = [merged(*pair, hyperparameters) for pair in zip(schedules, saved_groups, strict=True)]
-    for index, group in enumerate(new_groups):
-        check_group(index, group, optimizer._check)
-    state: dict[str, dict[str, Array]] = {}
-    conversions: Counter[tuple[str, str, str]] = Counter()
-    mended: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for group, given, own in zip(new_groups, saved_groups, schedules, strict=True):
-        hypers = hypers_of(group, given, own)
-        for i, name in enumerate(group["param_names"]):
-            if (entries := saved_state.get(saved_name[name])) is not None:
-                state[name], raised = _loaded(optimizer, group, i, entries, hypers, conversions)
-                for moment, count in raised.items():
-                    mended[moment][repr(name)] = count
-
-    # Whatever can go wrong does so here, while nothing is changed: also a warning, where those are errors.
-    for index, parts in enumerate(zip(new_groups, schedules, saved_groups, strict=True)):
-        rehearse(index, *parts, state.values(), optimizer._check)
-    for (moment, saved_as, stored_as), count in conversions.items():
-        warnings.warn(
-            f"{moment} of {count} parameter{'s' * (count > 1)} was saved as {saved_as} and is converted to {stored_as}, which "
-            "the state= of this optimizer asks for",
-            stacklevel=3,
-        )
-    for moment, counts in mended.items():
-        warnings.warn(bounds.mended_message(moment, counts), stacklevel=3)
-    optimizer._restore(new_groups, state)
-    for one, given in zip(optimizer._schedules, saved_groups, strict=True):
-        one.load_observed(given.get(OBSERVED))
+                raise unfit(f"{entry!r} of parameter {name!r} cannot be made an array: {error}") from error
+    return found
 
 
-def _read_groups(text: Any, optimizer: Optimizer) -> list[dict[str, Any]]:
+def _read_groups(text: Any, known: Iterable[str], optimizer: str) -> list[dict[str, Any]]:
     """The saved groups, with tuples where JSON has made lists of them.
 
     Raises:
@@ -121,9 +122,9 @@ def _read_groups(text: Any, optimizer: Optimizer) -> list[dict[str, Any]]:
             raise ValueError(
                 f"not an optimizer's state dict: 'named' of group {i} has to be true or false, and is {shown(named)}"
             )
-    known = {*optimizer.defaults, "params", "named", "base_lr", OBSERVED}
+    known = {*known, "params", "named", "base_lr", OBSERVED}
     if unknown := sorted({name for group in found for name in group} - known):
-        raise _unfit(f"it has {unknown[0]!r}, which {type(optimizer).__name__} has not: it is of another optimizer")
+        raise unfit(f"it has {unknown[0]!r}, which {optimizer} has not: it is of another optimizer")
     return found
 
 
@@ -155,41 +156,38 @@ def _match(groups: list[dict[str, Any]], saved_groups: list[dict[str, Any]]) -> 
 
 
 def _loaded(
-    optimizer: Optimizer,
+    member: Member,
     group: Mapping[str, Any],
     index: int,
     entries: Mapping[str, Array],
     hypers: HypersAfter,
-    conversions: Counter[tuple[str, str, str]],
-) -> tuple[dict[str, Array], dict[str, int]]:
-    """One parameter's state as its optimizer keeps it, from what was saved: every array a copy, each moment in its format.
-
-    And how many elements of each second moment were raised: see ``adamas.rule.bounds``.
-    """
+    optimizer: str,
+) -> Loaded:
+    """One parameter's state as its optimizer keeps it, from what was saved: every array a copy, each moment in its format."""
     p, name = group["params"][index], repr(group["param_names"][index])
-    slots = {slot.name: slot for slot in optimizer._slots(group, index)}
-    moments = list(optimizer._member.states)
-    known = {*(count for count, _ in optimizer._member.scalars), *moments, *map(layout.scale_name, moments)}
+    slots = {slot.name: slot for slot in slots_of(TENSORS, member, group, p, rows_of(group, index))}
+    moments = list(member.states)
+    known = {*(count for count, _ in member.scalars), *moments, *map(layout.scale_name, moments)}
     if unknown := sorted(entries.keys() - known - {layout.LOW_BITS}):
-        kind = type(optimizer).__name__
-        raise _unfit(
-            f"{unknown[0]!r} of parameter {name} is nothing that {kind} has: it has {', '.join(sorted(known))}"
+        raise unfit(
+            f"{unknown[0]!r} of parameter {name} is nothing that {optimizer} has: it has {', '.join(sorted(known))}"
         )
     state: dict[str, Array] = {}
-    for count, _ in optimizer._member.scalars:
+    for count, _ in member.scalars:
         if count not in entries or entries[count].size != 1 or entries[count].dtype.kind not in "fiu":
-            raise _unfit(f"{count!r} of parameter {name} has to be one number")
+            raise unfit(f"{count!r} of parameter {name} has to be one number")
         state[count] = np.array(entries[count].item(), np.float64)
     if (low := entries.get(layout.LOW_BITS)) is not None and group["weights"] == "split":
         if low.dtype != np.int16 or low.shape != p.shape:
-            raise _unfit(f"{layout.LOW_BITS!r} of parameter {name} has to be int16, of shape {p.shape}")
+            raise unfit(f"{layout.LOW_BITS!r} of parameter {name} has to be int16, of shape {p.shape}")
         state[layout.LOW_BITS] = low.copy()
     for moment, slot in slots.items():
         if moment in entries:
             _check_moment(entries[moment], entries.get(slot.scale_name), p, f"{moment!r} of parameter {name}")
-        elif moment in optimizer._member.denominators:  # without what it divides by, the next step could be of any size
-            raise _unfit(f"{moment!r} of parameter {name} is missing")
-    mended = _mended(optimizer._member, hypers, name, state, {key: entries[key] for key in slots if key in entries})
+        elif moment in member.denominators:  # without what it divides by, the next step could be of any size
+            raise unfit(f"{moment!r} of parameter {name} is missing")
+    mended = _mended(member, hypers, name, state, {key: entries[key] for key in slots if key in entries})
+    conversions = []
     for moment, slot in slots.items():
         if moment not in entries:
             continue  # begins at 0: an option asks for it since
@@ -204,26 +202,22 @@ def _loaded(
         else:
             state.update(arrays.encoded(slot, arrays.decoded(values, scale)))
         if not fits:
-            conversions[moment, _format_name(values.dtype), _format_name(arrays.dtype_of(slot))] += 1
-    return state, {moment: found.elements for moment, found in mended.items()}
+            conversions.append(Conversion(moment, _format_name(values.dtype), _format_name(arrays.dtype_of(slot))))
+    raised = {moment: found.elements for moment, found in mended.items()}
+    return Loaded(group["param_names"][index], name, state, conversions, raised)
 
 
 def _mended(
     member: Member,
     hypers: HypersAfter,
     name: str,
-    scalars: Mapping[str, Array],
+    state: Mapping[str, Array],
     values: Mapping[str, Array],
 ) -> dict[str, bounds.Mended]:
-    """See ``bounds.mended``: what was in 8 bits has errors of its own, and is left as it is."""
-    counts = {count: float(scalars[count]) for count, _ in member.scalars}
+    counts = {count: float(state[count]) for count, _ in member.scalars}
     wide = {moment: arrays.decoded(x, None) for moment, x in values.items() if x.dtype not in _CODES}
     wide = {moment: x if x.dtype in _EXACT else x.astype(np.float32) for moment, x in wide.items()}
-    try:
-        bounds.check_scalars(member, counts)
-        return bounds.mended(np, member, hypers(counts["step"]), counts, wide)
-    except ValueError as error:
-        raise _unfit(f"parameter {name}: {error}{_REMEDY}") from error
+    return mended_moments(np, member, hypers, name, counts, wide, _REMEDY)
 
 
 def _check_moment(values: Array, scale: Array | None, p: Array, what: str) -> None:
@@ -234,22 +228,16 @@ def _check_moment(values: Array, scale: Array | None, p: Array, what: str) -> No
         not is_complex and (values.dtype == np.uint16 or is_coded)
     )
     if values.shape != p.shape or not fits:
-        raise _unfit(
-            f"{what} is {values.dtype} of shape {values.shape}, and the parameter {p.dtype} of shape {p.shape}"
-        )
+        raise unfit(f"{what} is {values.dtype} of shape {values.shape}, and the parameter {p.dtype} of shape {p.shape}")
     if is_coded:
         shape = layout.scale_shape(p.shape) if p.ndim else None
         if scale is None or scale.dtype != np.float32 or scale.shape != shape:
-            raise _unfit(f"{what} has codes in 8 bits, whose scales have to be float32 of shape {shape}")
+            raise unfit(f"{what} has codes in 8 bits, whose scales have to be float32 of shape {shape}")
         try:
             bounds.check_scale(np, values, scale, what)
         except ValueError as error:
-            raise _unfit(f"{error}{_REMEDY}") from error
+            raise unfit(f"{error}{_REMEDY}") from error
 
 
 def _format_name(dtype: np.dtype[Any]) -> str:
     return {"uint16": "bfloat16", "uint8": "int8"}.get(str(dtype), str(dtype))
-
-
-def _unfit(problem: str) -> ValueError:
-    return ValueError(f"loaded state dict does not fit: {problem}")

@@ -1,0 +1,110 @@
+"""Who performs a step: an executor for the parameters of a group that lie on the same kind of device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+from ..rule.declaration import Member, Numbers, Rule, has_penalty
+from .record import Record, Scalars, Tensor, Tensors, begin_state
+
+_FORCED = "ADAMAS_EXECUTOR"  # the environment variable that names the executor of all parameters, for tests
+
+Kind = Literal["engine", "arrays"]
+
+
+class GroupSpec(NamedTuple):
+    """What the parameters of a group have in common.
+
+    Attributes:
+        member: of the family.
+        group: the hyperparameters.
+        rule: of the member, for these hyperparameters.
+        penalized: whether a penalty goes through the gradient.
+        weights: how 16-bit weights are rounded.
+        state_names: the names of the rule's states, in its order.
+        scalar_names: the names of the single numbers in each parameter's state, its step count first. Empty if the
+            adapter keeps them elsewhere.
+        tensors: the framework's.
+    """
+
+    member: Member
+    group: Mapping[str, Any]
+    rule: Rule
+    penalized: bool
+    weights: str
+    state_names: tuple[str, ...]
+    scalar_names: tuple[str, ...]
+    tensors: Tensors
+
+
+def spec_of(member: Member, group: Mapping[str, Any], tensors: Tensors, scalar_names: Iterable[str]) -> GroupSpec:
+    """What the parameters of a group with these hyperparameters have in common."""
+    rule, names = member.rule(group), member.state_names(group)
+    return GroupSpec(member, group, rule, has_penalty(group), group["weights"], names, tuple(scalar_names), tensors)
+
+
+class Executor(Protocol):
+    """The parameters of one group that are stepped by the same code. Its duties are to look, to reduce and to apply.
+
+    Attributes:
+        scalars: the distinct scalars of the parameters that ``look`` found to have a gradient.
+        prepared: for each of them the numbers of the coming step, and the scalars after it.
+    """
+
+    scalars: Sequence[Scalars]
+    prepared: Sequence[tuple[Numbers, Scalars]]
+
+    def look(self, gradients: list[Tensor | None] | None) -> None:
+        """Looks up the tensors of all parameters that have a gradient: one of these or, if None, the parameter's own.
+
+        Raises:
+            ValueError: a tensor cannot be used; the message names the parameter.
+        """
+
+    def release(self) -> None:
+        """Lets go of what ``look`` found."""
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients that ``look`` found."""
+
+    def square_sum(self, threads: int) -> tuple[list[float], str | None]:
+        """Σg² as numbers to be added, and the name of the first parameter whose gradient is not finite, or None."""
+
+
+def executor_kind(spec: GroupSpec, record: Record) -> Kind:
+    """Which executor steps the parameter.
+
+    The engine steps what is on the CPU, by rules that need no sums: a loop over one block at a time cannot know those.
+
+    Raises:
+        ValueError: the environment asks for an executor that is unknown, or that cannot step the parameter.
+    """
+    forced = os.environ.get(_FORCED)
+    if forced not in (None, "engine", "arrays"):
+        raise ValueError(f"{_FORCED}={forced!r} is unknown: use 'engine' or 'arrays'")
+    if spec.rule.sums:
+        if forced == "engine":
+            raise ValueError(
+                f"{_FORCED}='engine': the rule {spec.rule.name!r} needs sums over tensors, which the engine does not compute"
+            )
+        return "arrays"
+    if forced is not None:
+        return "engine" if forced == "engine" else "arrays"
+    return "engine" if spec.tensors.is_on_cpu(record.weight) else "arrays"
+
+
+def check_gradients(spec: GroupSpec, records: Sequence[Record], gradients: Sequence[Tensor | None]) -> bool:
+    """Raises if a gradient is of a kind that cannot be stepped with, and begins states that were emptied.
+
+    Returns whether a state was begun.
+    """
+    begun = False
+    for record, gradient in zip(records, gradients, strict=True):
+        if gradient is not None:
+            spec.tensors.check_gradient(gradient, record.name, spec.member.name)
+            if not record.state:
+                begin_state(spec.tensors, spec.member, spec.group, record.weight, record.rows, record.state)
+                begun = True
+    return begun

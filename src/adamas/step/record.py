@@ -1,0 +1,139 @@
+"""What an adapter hands to a step: a record of each parameter, and what is particular to its framework's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from ..rule import layout
+from ..rule.declaration import Member, Numbers
+from ..rule.layout import LOW_BITS, Slot
+
+Tensor: TypeAlias = Any
+State: TypeAlias = dict[str, Any]  # the tensors and the single numbers of a parameter, by name
+Scalars: TypeAlias = tuple[float, ...]  # the single numbers of a parameter's state, its step count first
+Change: TypeAlias = tuple[dict[Any, Any], Any, Any]  # a dictionary, a key, and the value that it is to have
+Advance: TypeAlias = Callable[
+    [Scalars], tuple[Numbers, Scalars]
+]  # the numbers of the next step, and the scalars after it
+
+
+class Rows(NamedTuple):
+    """Where the rows that a parameter holds lie in the whole tensor, along its first dimension."""
+
+    first: int
+    total: int
+
+
+def rows_of(group: Mapping[str, Any], index: int) -> Rows | None:
+    """Where the group's parameter lies in a whole tensor; None if it is one."""
+    rows = group.get("rows")
+    return None if rows is None or rows[index] is None else Rows(*rows[index])
+
+
+class Record(NamedTuple):
+    """One parameter.
+
+    Attributes:
+        weight: the tensor that is stepped in place.
+        state: its state. The tensors in it are looked up at each step, so one that was replaced is seen.
+        name: what error messages call it.
+        key: of its random numbers (``adamas.rule.formats.tensor_key``).
+        rows: where it lies in the whole tensor; None if it is one.
+        is_decayed: whether weight decay and the penalties apply to it.
+        is_lone_part: whether other processes have the other parts of its tensor, and the optimizer knows nothing of them.
+    """
+
+    weight: Tensor
+    state: State
+    name: str
+    key: int
+    rows: Rows | None = None
+    is_decayed: bool = True
+    is_lone_part: bool = False
+
+    @property
+    def first_row(self) -> int:
+        """The row of the whole tensor that the parameter begins with."""
+        return 0 if self.rows is None else self.rows.first
+
+
+class Tensors(Protocol):
+    """A framework's tensors, as far as they differ from those of other frameworks."""
+
+    def is_on_cpu(self, weight: Tensor) -> bool:
+        """Whether the weight is in memory that the engine can reach."""
+
+    def gradient_of(self, weight: Tensor) -> Tensor | None:
+        """The weight's own gradient; None if it has none, or is frozen."""
+
+    def check_gradient(self, gradient: Tensor, name: str, optimizer: str) -> None:
+        """Raises if the gradient is of a kind that cannot be stepped with, such as a sparse one.
+
+        Args:
+            gradient: the gradient.
+            name: of the parameter, for the message.
+            optimizer: the name of the optimizer, for the message.
+        """
+
+    def refuse_lone_part(self, name: str, option: str) -> None:
+        """Raises ValueError: the option needs the whole tensor, of which the parameter of this name is a part."""
+
+    def has_nonzero(self, gradient: Tensor) -> bool:
+        """Whether an element of the gradient is not 0."""
+
+    def before_writing(self, weights: list[Tensor]) -> None:
+        """Called before the weights are stepped."""
+
+    def engine_view(self, weight: Tensor) -> Tensor:
+        """The weight as the engine sees it, in the same memory."""
+
+    # ---- the state
+
+    def dtype_name(self, weight: Tensor) -> str:
+        """The name of the weight's dtype."""
+
+    def scalar(self, value: float) -> Tensor:
+        """A single number as a state keeps it: float64, which counts past 2²⁴, where float32 stops."""
+
+    def as_scalar(self, value: Any) -> Tensor | None:
+        """A single number that was put into a state, as a state keeps it; None if it is no single number."""
+
+    def write_scalar(self, scalar: Tensor, value: float) -> None:
+        """Writes a single number into the state's own."""
+
+    def filled(self, slot: Slot, weight: Tensor, value: float) -> State:
+        """The tensors of a state that has one value everywhere."""
+
+    def low_bits(self, weight: Tensor) -> Tensor:
+        """The low bits of a weight in 16 bits, before the first step: 0."""
+
+    # ---- steps over arrays
+
+    def step(self, spec: Any, record: Record, gradient: Tensor, numbers: Numbers, penalized: bool, count: int) -> None:
+        """Steps a parameter in place by the framework's own operations; ``count`` are the steps done with this one."""
+
+    def square_sum(self, gradient: Tensor) -> tuple[float, bool]:
+        """Σg² in float64, and whether every element is finite."""
+
+
+def slots_of(
+    tensors: Tensors, member: Member, group: Mapping[str, Any], weight: Tensor, rows: Rows | None
+) -> Sequence[Slot]:
+    """The tensors of a parameter's state, each with its format."""
+    total = None if rows is None else rows.total
+    return list(layout.slots(member, group, weight.shape, tensors.dtype_name(weight), total))
+
+
+def begin_state(
+    tensors: Tensors, member: Member, group: Mapping[str, Any], weight: Tensor, rows: Rows | None, state: State
+) -> None:
+    """Creates what the state of a parameter lacks: all of it at the first gradient."""
+    for name, value in member.scalars:
+        if name not in state:
+            state[name] = tensors.scalar(value)
+    for slot in slots_of(tensors, member, group, weight, rows):
+        if slot.name not in state:
+            state.update(tensors.filled(slot, weight, member.start_of(slot.name, group)))
+    if layout.is_split(group, tensors.dtype_name(weight)) and LOW_BITS not in state:
+        state[LOW_BITS] = tensors.low_bits(weight)

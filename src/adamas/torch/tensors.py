@@ -1,0 +1,112 @@
+"""PyTorch's tensors, as a step asks for them: see ``adamas.step.record.Tensors``."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from ..rule import layout
+from ..rule.declaration import Numbers
+from ..step.executor import GroupSpec
+from ..step.record import Record
+from . import storage, unfused
+from .options import refuse_alone, refuse_wrapper
+
+
+class _Tensors:
+    """See ``adamas.step.record.Tensors``."""
+
+    dtype_name = staticmethod(storage.dtype_name_of)
+    scalar = staticmethod(storage.scalar)
+    as_scalar = staticmethod(storage.as_scalar)
+    filled = staticmethod(storage.filled)
+
+    @staticmethod
+    def is_on_cpu(weight: Tensor) -> bool:
+        """See ``adamas.step.record.Tensors``."""
+        return weight.device.type == "cpu"
+
+    @staticmethod
+    def gradient_of(weight: Tensor) -> Tensor | None:
+        """See ``adamas.step.record.Tensors``."""
+        return weight.grad if weight.requires_grad else None
+
+    @staticmethod
+    def check_gradient(gradient: Tensor, name: str, optimizer: str) -> None:
+        """Refuses sparse gradients, and tensors that have their values in others."""
+        if gradient.layout != torch.strided:
+            raise RuntimeError(
+                f"{optimizer} does not support sparse gradients, and that of parameter {name} is {gradient.layout}: make it "
+                "dense (for an embedding: sparse=False), or give it to torch.optim.SparseAdam"
+            )
+        refuse_wrapper(gradient, f"the gradient of parameter {name}")
+
+    @staticmethod
+    def refuse_lone_part(name: str, option: str) -> NoReturn:
+        """See ``adamas.step.record.Tensors``."""
+        refuse_alone(name, option)
+
+    @staticmethod
+    def has_nonzero(gradient: Tensor) -> bool:
+        """See ``adamas.step.record.Tensors``."""
+        return bool(gradient.any())
+
+    @staticmethod
+    def before_writing(weights: list[Tensor]) -> None:
+        """Tells autograd, which would otherwise differentiate a graph from before the step with the new weights."""
+        increment_version(weights)
+
+    @staticmethod
+    def engine_view(weight: Tensor) -> Tensor:
+        """The weight itself."""
+        return weight
+
+    @staticmethod
+    def write_scalar(scalar: Tensor, value: float) -> None:
+        """See ``adamas.step.record.Tensors``."""
+        scalar.fill_(value)
+
+    @staticmethod
+    def low_bits(weight: Tensor) -> Tensor:
+        """See ``adamas.step.record.Tensors``."""
+        return torch.zeros_like(weight, dtype=torch.int16, memory_format=torch.preserve_format)
+
+    @staticmethod
+    def step(spec: GroupSpec, record: Record, gradient: Tensor, numbers: Numbers, penalized: bool, count: int) -> None:
+        """Steps a parameter in place by PyTorch's own operations.
+
+        Raises:
+            RuntimeError: a CUDA graph is being captured.
+        """
+        if gradient.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "an Adamas step computes its coefficients on the host and cannot be captured in a CUDA graph"
+            )
+        state = record.state
+        unfused.step(
+            spec.rule,
+            numbers,
+            penalized,
+            record.weight,
+            gradient,
+            tuple(state[name] for name in spec.state_names),
+            tuple(state.get(layout.scale_name(name)) for name in spec.state_names),
+            state.get(layout.LOW_BITS) if spec.weights == "split" else None,
+            spec.weights,
+            record.key,
+            record.first_row,
+            count,
+        )
+
+    @staticmethod
+    @torch.no_grad()
+    def square_sum(gradient: Tensor) -> tuple[float, bool]:
+        """See ``adamas.step.record.Tensors``."""
+        real = torch.view_as_real(gradient) if gradient.is_complex() else gradient
+        return float(real.to(torch.float64).square().sum()), bool(torch.isfinite(real).all())
+
+
+TENSORS = _Tensors()

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import ENVIRONMENT, PROCESS, adamas
 from scipy import stats
 
-import adamas as package
 from adamas.lab.compare import compare, design
 from adamas.lab.compare import study as study_module
 from adamas.lab.compare.comparison import Listener, Request, carry_out, open_study
@@ -37,8 +37,7 @@ from adamas.lab.compare.workers import WorkerError
 from adamas.lab.inputs import InputError
 from adamas.lab.train.optimizers import choose_optimizer
 
-SOURCE = str(Path(package.__file__).resolve().parents[1])
-ADAMAS = [sys.executable, "-m", "adamas"]
+SOURCE = ENVIRONMENT["PYTHONPATH"]
 
 # Trials that need no PyTorch: processes import this by its name.
 TRIALS = """
@@ -763,7 +762,7 @@ def load(data_dir):
 
     def loss(*arguments):
         calls.append(arguments)
-        if len(calls) == 2:  # the first is a rehearsal
+        if len(calls) == 3:  # the command rehearses each of the two optimizers, and a trial its own
             try:
                 Path("first").touch(exist_ok=False)
             except FileExistsError:
@@ -778,10 +777,9 @@ def load(data_dir):
 def test_the_command_goes_on_after_ctrl_c_and_says_what_came_of_it(tmp_path: Path) -> None:
     (tmp_path / "waiting.py").write_text(WAITING)
     words = ["compare", "waiting.py", "--optimizers", "adam,torch:Adam", "--epochs", "1", "--budget", "2"]
-    environment = {**os.environ, "PYTHONPATH": SOURCE}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(
-        [*ADAMAS, *words], cwd=tmp_path, env=environment, text=True, start_new_session=True, **pipes
+        [*PROCESS, *words], cwd=tmp_path, env=ENVIRONMENT, text=True, start_new_session=True, **pipes
     ) as process:
         assert process.stdout is not None
         assert any(" 1/10 " in line for line in process.stdout)
@@ -793,9 +791,7 @@ def test_the_command_goes_on_after_ctrl_c_and_says_what_came_of_it(tmp_path: Pat
     assert errors == f"adamas: interrupted after 1 trial. To go on: adamas compare studies/{path.name}\n"
 
     (tmp_path / "go").touch()
-    again = subprocess.run(
-        [*ADAMAS, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
-    )
+    again = adamas(*words, cwd=tmp_path)
     assert (again.returncode, again.stderr) == (0, "")
     assert "Going on after 1 trial." in again.stdout
     assert "10/10 final" in again.stdout
@@ -812,9 +808,8 @@ def test_the_command_goes_on_after_ctrl_c_and_says_what_came_of_it(tmp_path: Pat
 
 def test_a_comparison_goes_on_where_nobody_reads_what_it_prints(tmp_path: Path) -> None:
     words = ["compare", "quadratic", "--optimizers", "adam,sgd", "--epochs", "1", "--budget", "2", "--out", "s.sqlite"]
-    environment = {**os.environ, "PYTHONPATH": SOURCE}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([*ADAMAS, *words], cwd=tmp_path, env=environment, **pipes) as process:
+    with subprocess.Popen([*PROCESS, *words], cwd=tmp_path, env=ENVIRONMENT, **pipes) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.readline()

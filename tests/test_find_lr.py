@@ -15,9 +15,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import command_line
 import numpy as np
 import pytest
 import torch
+from command_line import ENVIRONMENT, PROCESS
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -659,16 +661,10 @@ def test_on_digits_it_is_near_the_best_of_a_grid(optimizer: str, runs: int, marg
 
 # --- the command ----------------------------------------------------------------------------------------------------
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(adamas.__file__).resolve().parents[1])}
-
-
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "adamas", *arguments]
-    return subprocess.run(line, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False)
-
 
 def test_the_command_prints_the_finding_and_what_to_run_next(tmp_path: Path) -> None:
-    done = command("find-lr", "digits", "--optimizer", "sgd", "--seed", "1", "--out", "lr.png", cwd=tmp_path)
+    line = [*PROCESS, "find-lr", "digits", "--optimizer", "sgd", "--seed", "1", "--out", "lr.png"]
+    done = subprocess.run(line, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
     finding = find_for_task(Options("digits", optimizer="sgd", seed=1))
     assert done.stdout.startswith(str(finding))
@@ -687,7 +683,7 @@ def test_the_command_prints_the_finding_and_what_to_run_next(tmp_path: Path) -> 
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, line: str, says: str) -> None:
-    done = command(*line.split(), cwd=tmp_path)
+    done = command_line.adamas(*line.split(), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"adamas: {says}")
     assert done.stderr.count("\n") == 1

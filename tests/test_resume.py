@@ -12,18 +12,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import command_line
 import numpy as np
 import pytest
 import torch
+from command_line import PROCESS, adamas
 
-import adamas as package
 from adamas.lab.train import Evaluation, InputError, Listener, fit, folder, running
 from adamas.lab.train.repeatable import random_state, set_random_state
 from adamas.lab.train.run_checkpoint import load as load_checkpoint
 from adamas.lab.train.run_checkpoint import save as save_checkpoint
 
-SOURCE = str(Path(package.__file__).resolve().parents[1])
-ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {**command_line.ENVIRONMENT, "OMP_NUM_THREADS": "1"}
 QUIET = Listener()
 
 # Draws from every generator in each step, so that one which is not restored shows.
@@ -144,20 +144,16 @@ def test_a_run_killed_twenty_times_ends_with_the_bits_of_one_that_was_not(noisy:
 
 
 def test_the_command_goes_on_with_a_killed_run_in_a_later_process(noisy: Path) -> None:
-    command = [sys.executable, "-m", "adamas", "train"]
-    whole = subprocess.run(
-        [*command, "noisy.py", "--epochs", "80", "--out", "whole"], env=ENVIRONMENT, capture_output=True, text=True
-    )
-    assert (whole.returncode, whole.stderr) == (0, "")
+    fit("noisy.py", epochs=80, out="whole", listener=QUIET)
     with subprocess.Popen(
-        [*command, "noisy.py", "--epochs", "80", "--out", "killed"], env=ENVIRONMENT, stdout=subprocess.PIPE
+        [*PROCESS, "train", "noisy.py", "--epochs", "80", "--out", "killed"], env=ENVIRONMENT, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         while not (noisy / "killed" / folder.CHECKPOINT).exists():
             assert process.stdout.readline()
         process.kill()
     assert not (noisy / "killed" / folder.SUMMARY).exists()
-    done = subprocess.run([*command, "--resume", "killed"], env=ENVIRONMENT, capture_output=True, text=True)
+    done = adamas("train", "--resume", "killed", cwd=noisy)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Going on after step " in done.stdout
     assert (noisy / "whole" / folder.MODEL).read_bytes() == (noisy / "killed" / folder.MODEL).read_bytes()
@@ -464,17 +460,17 @@ def test_on_a_full_disk_it_is_one_line_and_the_last_checkpoint_stays(noisy: Path
     """The disk fills while the run goes on; when there is room again, so does the run, to the same bits."""
     fit("noisy.py", epochs=6, out="whole", listener=QUIET)
     fit("noisy.py", epochs=3, out=small_disk / "run", listener=QUIET)
-    run, command = small_disk / "run", [sys.executable, "-m", "adamas", "train", "--resume"]
+    run = small_disk / "run"
     before = (run / folder.CHECKPOINT).read_bytes()
     (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
-    done = subprocess.run([*command, str(run), "--epochs", "6"], env=ENVIRONMENT, capture_output=True, text=True)
+    done = adamas("train", "--resume", str(run), "--epochs", "6", cwd=noisy)
     assert done.returncode != 0
     assert done.stderr.startswith("adamas: ")
     assert f"{run}' cannot be written (No space left on device): make room" in done.stderr
     assert done.stderr.count("\n") == 1
     assert (run / folder.CHECKPOINT).read_bytes() == before
     (small_disk / "filler").unlink()
-    again = subprocess.run([*command, str(run), "--epochs", "6"], env=ENVIRONMENT, capture_output=True, text=True)
+    again = adamas("train", "--resume", str(run), "--epochs", "6", cwd=noisy)
     assert (again.returncode, again.stderr) == (0, "")
     assert (run / folder.MODEL).read_bytes() == (noisy / "whole" / folder.MODEL).read_bytes()
 

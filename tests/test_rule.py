@@ -340,15 +340,15 @@ def test_converges_on_a_parabola_and_on_rosenbrock(case: Case) -> None:
     optimizer = case.make([x], **{**case.options, "weight_decay": 0.0, "lr": 1.0 if case.name == "adagrad" else 0.05})
     start = (x**2).sum().item()
     for _ in range(600):
-        optimizer.zero_grad()
-        (x**2).sum().backward()
+        x.grad = 2 * x.detach()
         optimizer.step()
     assert (x**2).sum().item() < 1e-2 * start
 
     y = torch.nn.Parameter(torch.tensor([-1.0, 1.5], dtype=torch.float64))
 
-    def rosenbrock() -> torch.Tensor:
-        return (1 - y[0]) ** 2 + 100 * (y[1] - y[0] ** 2) ** 2
+    def rosenbrock() -> float:
+        a, b = y.tolist()
+        return (1 - a) ** 2 + 100 * (b - a**2) ** 2
 
     rates = {"sgd": 1e-3, "momentum": 2e-4, "nesterov": 2e-4, "adagrad": 0.5, "adamax": 0.03, "radam": 3e-3}
     lr = rates.get(case.name, 2e-3 if "momentum" in case.name else 1e-2)
@@ -356,10 +356,9 @@ def test_converges_on_a_parabola_and_on_rosenbrock(case: Case) -> None:
     if case.name == "adagrad":
         options["lr_decay"] = 0.0
     optimizer = case.make([y], **options)
-    start = rosenbrock().item()
+    start = rosenbrock()
     for _ in range(2500):
-        optimizer.zero_grad()
-        loss = rosenbrock()
-        loss.backward()
+        a, b = y.tolist()
+        y.grad = torch.tensor([2 * (a - 1) - 400 * a * (b - a**2), 200 * (b - a**2)], dtype=torch.float64)
         optimizer.step()
-    assert rosenbrock().item() < 0.05 * start
+    assert rosenbrock() < 0.05 * start

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from rules_with_sums import LAMB, STANDARDIZED
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
@@ -86,6 +87,29 @@ def compare(
 def clipping_goes_by_the_norm_over_all_ranks(rank: int) -> None:
     shared, _ = compare([ONES, [100.0, 1.0, 1.0, 1.0], [1.0, 1.0, None, 100.0]], lambda: {"max_grad_norm": 1.0})
     assert shared.optim.clipped_steps == 3
+
+
+@check
+def sums_that_rules_name_are_of_whole_tensors(rank: int) -> None:
+    """Parts of a tensor by rows, in two processes, step as the whole tensor does in one, to the bit."""
+    for member in (LAMB, STANDARDIZED):
+        kind = type("Own", (at.Adam,), {"_member": member})
+        whole = [("matrix", parameters([(40, 7)])[0]), ("vector", parameters([(13,)])[0])]
+        rows = [((0, 15), (15, 40)), ((0, 6), (6, 13))]
+        parts, places = [], []
+        for (name, p), ranges in zip(whole, rows, strict=True):
+            first, last = ranges[rank]
+            parts.append((name, torch.nn.Parameter(p.detach()[first:last].clone())))
+            places.append((first, p.shape[0]))
+        alone = kind(whole, lr=0.1)
+        shared = kind([{"params": parts, "rows": places}], lr=0.1, process_group=dist.group.WORLD)
+        for step in range(4):
+            gradients_([p for _, p in whole], step, [1.0, 1.0])
+            for (_, p), (_, part), (first, _) in zip(whole, parts, places, strict=True):
+                part.grad = p.grad[first : first + len(part)].clone()
+            alone.step(), shared.step()
+        for (_, p), (_, part), (first, _) in zip(whole, parts, places, strict=True):
+            equal([part], [p[first : first + len(part)]])
 
 
 @check

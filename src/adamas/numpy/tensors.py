@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NoReturn
 
 import numpy as np
@@ -45,8 +46,8 @@ class _Tensors:
         """Nothing."""
 
     @staticmethod
-    def refuse_lone_part(name: str, option: str) -> NoReturn:
-        """Never called: all parts of an array are in this process."""
+    def refuse_alone(name: str, option: str) -> NoReturn:
+        """Never called: arrays are not flat parameters."""
         raise AssertionError(name, option)
 
     @staticmethod
@@ -67,9 +68,33 @@ class _Tensors:
         raise ValueError("adamas.numpy steps on the engine alone")
 
     @staticmethod
-    def square_sum(gradient: Array) -> tuple[float, bool]:
+    def squares(gradient: Array) -> Array:
         """See ``adamas.step.record.Tensors``."""
-        return float(np.sum(np.square(gradient, dtype=np.float64))), bool(np.isfinite(gradient).all())
+        with np.errstate(all="ignore"):
+            return np.square(_real(gradient).astype(np.float64)).ravel()
+
+    @staticmethod
+    def is_finite(gradient: Array) -> bool:
+        """See ``adamas.step.record.Tensors``."""
+        return bool(np.isfinite(_real(gradient)).all())
+
+    @staticmethod
+    def terms(
+        spec: GroupSpec,
+        record: Record,
+        gradient: Array,
+        numbers: Numbers,
+        penalized: bool,
+        term: Callable[..., Array],
+    ) -> Array:
+        """See ``adamas.step.record.Tensors``."""
+        raise ValueError("adamas.numpy steps on the engine alone")
+
+
+def _real(x: Array) -> Array:
+    """The numbers of an array, complex ones as a last dimension of two."""
+    x = arrays.decoded(x, None)
+    return x[..., None].view(x.real.dtype) if x.dtype.kind == "c" else x
 
 
 TENSORS = _Tensors()

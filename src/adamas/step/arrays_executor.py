@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
-from ..rule.declaration import Numbers
+from ..rule.declaration import Numbers, Sum
+from .exact import summed
 from .executor import GroupSpec, check_gradients
 from .record import Record, Scalars, Tensor
 
 _UNCOUNTED = 2**53  # from here on, a float64 does not count a step more
+
+
+_OVER = {"tensor": "its tensor", "all": "all tensors"}
 
 
 class ArraysExecutor:
@@ -18,6 +22,7 @@ class ArraysExecutor:
         self._spec, self._records = spec, records
         self._penalized = is_decayed and spec.penalized
         self._found: list[tuple[Record, Tensor, int]] = []  # each with its gradient and the index of its scalars
+        self._sums: list[dict[str, float]] = []  # of each of them, by name
         self.scalars: list[Scalars] = []
         self.prepared: Sequence[tuple[Numbers, Scalars]] = ()
 
@@ -32,6 +37,7 @@ class ArraysExecutor:
             for record, gradient in zip(self._records, gradients, strict=True)
             if gradient is not None
         ]
+        self._sums = [{} for _ in self._found]
         self.scalars = list(distinct)
 
     def _scalars_of(self, record: Record) -> Scalars:
@@ -60,17 +66,53 @@ class ArraysExecutor:
 
     def square_sum(self, threads: int) -> tuple[list[float], str | None]:
         """See ``Executor.square_sum``."""
-        sums = [self._spec.tensors.square_sum(gradient) for gradient in self.gradients()]
-        culprits = (
-            record.name for (record, _, _), (_, is_finite) in zip(self._found, sums, strict=True) if not is_finite
-        )
-        return [total for total, _ in sums], next(culprits, None)
+        tensors = self._spec.tensors
+        squares = [part for _, gradient, _ in self._found for part in summed(tensors.squares(gradient))]
+        culprits = (record.name for record, gradient, _ in self._found if not tensors.is_finite(gradient))
+        return squares, next(culprits, None)
+
+    def add_terms(self, index: int, terms: dict[Hashable, list[float]], alone: bool) -> None:
+        """See ``Plan.add_terms``."""
+        if index < len(self._spec.rule.sums):
+            wanted = self._spec.rule.sums[index]
+            for (record, gradient, row), known in zip(self._found, self._sums, strict=True):
+                self._refuse_part(wanted, record, alone)
+                numbers = self.prepared[row][0] | known
+                found = self._spec.tensors.terms(self._spec, record, gradient, numbers, self._penalized, wanted.term)
+                terms.setdefault(_key(wanted, record), []).extend(summed(found))
+
+    def take_sums(self, index: int, sums: Mapping[Hashable, float]) -> None:
+        """See ``Plan.take_sums``."""
+        if index < len(self._spec.rule.sums):
+            wanted = self._spec.rule.sums[index]
+            for (record, _, _), known in zip(self._found, self._sums, strict=True):
+                known[wanted.name] = sums[_key(wanted, record)]
+
+    def _refuse_part(self, wanted: Sum, record: Record, alone: bool) -> None:
+        """Raises ValueError if the sum cannot be known, since the parameter is a part of what it is a sum of."""
+        name, rows = f"parameter {record.name}", record.rows
+        option = f"the rule {self._spec.rule.name!r} needs the sum {wanted.name!r} over {_OVER[wanted.over]}"
+        if record.is_flat and wanted.over == "tensor":
+            raise ValueError(
+                f"{name} is a part of several tensors that were joined, and {option}, which is not known of each of them: use "
+                "another optimizer for this model"
+            )
+        if alone and (record.is_flat or (rows is not None and rows.total != record.weight.shape[0])):
+            raise ValueError(
+                f"{name} is a part of a tensor, and {option}, wherever its parts lie: give the optimizer process_group=, "
+                "the processes that have the other parts"
+            )
 
     def apply(self) -> None:
         """Steps what was prepared."""
         spec = self._spec
-        for record, gradient, index in self._found:
-            numbers, scalars = self.prepared[index]
-            spec.tensors.step(spec, record, gradient, numbers, self._penalized, int(scalars[0]))
+        for (record, gradient, row), sums in zip(self._found, self._sums, strict=True):
+            numbers, scalars = self.prepared[row]
+            spec.tensors.step(spec, record, gradient, numbers | sums, self._penalized, int(scalars[0]))
             for name, value in zip(spec.scalar_names, scalars, strict=False):
                 spec.tensors.write_scalar(record.state[name], value)
+
+
+def _key(wanted: Sum, record: Record) -> Hashable:
+    """What the sum is one of: parts of a tensor in several processes have the same random key."""
+    return (wanted.name, record.key) if wanted.over == "tensor" else (wanted.name,)

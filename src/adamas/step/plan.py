@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from ..rule.declaration import Member, undecayed
@@ -54,7 +54,7 @@ class Plan:
             )
             self.executors.append(executor)
             self._shares.append((executor, None if len(shares) == 1 else indices, is_decayed))
-        self._lone_part = next((record.name for record in self.records if record.is_lone_part), None)
+        self._flat = next((record.name for record in self.records if record.is_flat), None)
 
     def look(self, gradients: list[Tensor | None] | None = None) -> None:
         """Looks up the tensors of all parameters that have a gradient: one of these or, if None, the parameter's own.
@@ -80,14 +80,16 @@ class Plan:
         has_nonzero = self._tensors.has_nonzero
         return not any(has_nonzero(gradient) for executor in self.executors for gradient in executor.gradients())
 
-    def square_sum(self, threads: int) -> tuple[list[float], str | None]:
+    def square_sum(self, threads: int, alone: bool) -> tuple[list[float], str | None]:
         """Σg² as numbers to be added, and the name of the first parameter whose gradient is not finite, or None.
 
+        ``alone`` is whether no other process shares the model.
+
         Raises:
-            ValueError: a parameter is a part of a tensor whose other parts are not known here.
+            ValueError: a parameter is a part of a flat one, and nothing is known of the other parts.
         """
-        if self._lone_part is not None:
-            self._tensors.refuse_lone_part(f"parameter {self._lone_part}", "max_grad_norm= and on_nonfinite=")
+        if alone and self._flat is not None:
+            self._tensors.refuse_alone(f"parameter {self._flat}", "max_grad_norm= and on_nonfinite=")
         parts, first = [], None
         for executor in self.executors:
             more, culprit = executor.square_sum(threads)
@@ -102,6 +104,24 @@ class Plan:
             if not is_decayed:
                 prepared = [(undecayed(numbers), scalars) for numbers, scalars in prepared]
             executor.prepared = prepared
+
+    def add_terms(self, index: int, terms: dict[Hashable, list[float]], alone: bool) -> None:
+        """Adds numbers whose sum is that of index ``index`` among the rule's, under the key of what it is a sum of.
+
+        ``alone`` is whether no other process shares the model.
+
+        Raises:
+            ValueError: a parameter is a part of a tensor, and nothing is known of the other parts.
+        """
+        for executor in self.executors:
+            if isinstance(executor, ArraysExecutor):
+                executor.add_terms(index, terms, alone)
+
+    def take_sums(self, index: int, sums: Mapping[Hashable, float]) -> None:
+        """Takes the sums that ``add_terms`` has begun."""
+        for executor in self.executors:
+            if isinstance(executor, ArraysExecutor):
+                executor.take_sums(index, sums)
 
     def reached(self) -> int:
         """The highest step that a parameter will have reached; 0 if nothing was prepared."""

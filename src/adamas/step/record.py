@@ -41,7 +41,7 @@ class Record(NamedTuple):
         key: of its random numbers (``adamas.rule.formats.tensor_key``).
         rows: where it lies in the whole tensor; None if it is one.
         is_decayed: whether weight decay and the penalties apply to it.
-        is_lone_part: whether other processes have the other parts of its tensor, and the optimizer knows nothing of them.
+        is_flat: whether it is a part of several tensors that were joined, whose other parts are in other processes.
     """
 
     weight: Tensor
@@ -50,7 +50,7 @@ class Record(NamedTuple):
     key: int
     rows: Rows | None = None
     is_decayed: bool = True
-    is_lone_part: bool = False
+    is_flat: bool = False
 
     @property
     def first_row(self) -> int:
@@ -76,8 +76,8 @@ class Tensors(Protocol):
             optimizer: the name of the optimizer, for the message.
         """
 
-    def refuse_lone_part(self, name: str, option: str) -> None:
-        """Raises ValueError: the option needs the whole tensor, of which the parameter of this name is a part."""
+    def refuse_alone(self, name: str, option: str) -> None:
+        """Raises ValueError: the option needs the whole of a flat parameter, of which the one of this name is a part."""
 
     def has_nonzero(self, gradient: Tensor) -> bool:
         """Whether an element of the gradient is not 0."""
@@ -113,8 +113,22 @@ class Tensors(Protocol):
     def step(self, spec: Any, record: Record, gradient: Tensor, numbers: Numbers, penalized: bool, count: int) -> None:
         """Steps a parameter in place by the framework's own operations; ``count`` are the steps done with this one."""
 
-    def square_sum(self, gradient: Tensor) -> tuple[float, bool]:
-        """Σg² in float64, and whether every element is finite."""
+    def squares(self, gradient: Tensor) -> Tensor:
+        """g² of all elements, in float64 and one dimension."""
+
+    def is_finite(self, gradient: Tensor) -> bool:
+        """Whether every element is finite."""
+
+    def terms(
+        self,
+        spec: Any,
+        record: Record,
+        gradient: Tensor,
+        numbers: Numbers,
+        penalized: bool,
+        term: Callable[..., Tensor],
+    ) -> Tensor:
+        """The terms of a sum (``adamas.rule.declaration.Sum``) of all elements, in float64 and one dimension."""
 
 
 def slots_of(

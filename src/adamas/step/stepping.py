@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 from ..rule.declaration import Member, Numbers
 from ..schedules import Schedule
-from . import clipping
-from .finding import Finding, Sharers
+from . import clipping, sums
+from .inspection import Inspection, Peers
 from .plan import Plan, look, step
 from .record import Change, Scalars
 from .scheduled import GroupSchedules, steps_done
 
-_NOTHING = Finding()
+_NOTHING = Inspection()
 
 
 class Stepping:
@@ -42,14 +42,16 @@ class Stepping:
     _schedules: list[GroupSchedules]  # of each group, as far as the groups are the same: see ``_schedules_now``
     _counted: tuple[Sequence[Plan] | None, int]  # the plans that were counted, and the steps that were done
     _held: bool  # whether the last step had a rate of 0 where a schedule gives another
-    _sharers: Sharers | None  # None where all parameters of the model are here
+    _most_sums: int  # that a rule of the member names
+    _peers: Peers | None  # None where all parameters of the model are here
     _position: int  # of the first parameter among those of all sharers
 
     def _begin(self) -> None:
         """Gives the optimizer, new or unpickled, the attributes that no step has set yet."""
         self.grad_norm = self.grad_norm_limit = None
         self._plans, self._counted, self._held, self._position = None, (None, 0), False, 0
-        vars(self).setdefault("_sharers", None)
+        self._most_sums = sums.most_sums(self._member)
+        vars(self).setdefault("_peers", None)
 
     @property
     def clipped_steps(self) -> int:
@@ -171,51 +173,49 @@ class Stepping:
         self.grad_norm = self.grad_norm_limit = None
         with self._lock:
             plans: Sequence[Plan] = ()
-            found, problem, has_schedules = None, None, False
+            seen, problem, has_schedules = None, None, False
             try:
                 try:
                     if overflow:
-                        found = Finding(overflow=True)
+                        seen = Inspection(overflow=True)
                     else:
                         plans = self._current_plans()
                         has_schedules = any(one.schedules for one in self._schedules_now())
                         look(plans, gradients)
-                        found = self._find(plans, threads, has_schedules)
+                        seen = self._inspect(plans, threads, has_schedules)
                 except Exception as error:
-                    if self._sharers is None:
+                    if self._peers is None:
                         raise
                     problem = error
-                if self._sharers is not None:
-                    found = self._sharers.agree(
-                        found, problem, sum(len(group["params"]) for group in self.param_groups)
-                    )
-                assert found is not None
-                if found.overflow:
+                if self._peers is not None:
+                    seen = self._peers.agree(seen, problem, sum(len(group["params"]) for group in self.param_groups))
+                assert seen is not None
+                if seen.overflow:
                     return
-                settled = self._settled(plans, found, has_schedules)
+                settled = self._settled(plans, seen, has_schedules)
                 if settled is not plans:
                     _release(plans)
                     plans = settled
                     look(plans, gradients)
-                self._step_collected(plans, found, has_schedules, scale, threads)
+                self._step_seen(plans, seen, has_schedules, scale, threads)
             finally:
                 _release(plans)
 
-    def _find(self, plans: Sequence[Plan], threads: int, has_schedules: bool) -> Finding:
-        """What is found out for the parameters that were collected.
+    def _inspect(self, plans: Sequence[Plan], threads: int, has_schedules: bool) -> Inspection:
+        """What is known of the parameters with gradients before anything is changed.
 
         Raises:
             FloatingPointError: a gradient is not finite, and its group has ``on_nonfinite="raise"``.
         """
         is_query, is_measured, skip = self._is_query(plans), self._is_measured(), False
-        is_shared = self._sharers is not None
+        is_shared = self._peers is not None
         if not (is_query or is_measured or is_shared):
             return _NOTHING
         square_sums: list[float] | None = None
         if is_measured:
             square_sums = []
             for group, plan in zip(self.param_groups, plans, strict=True):
-                parts, culprit = plan.square_sum(threads)
+                parts, culprit = plan.square_sum(threads, not is_shared)
                 square_sums += parts
                 if culprit is not None and group["on_nonfinite"] == "raise":
                     raise FloatingPointError(
@@ -227,32 +227,32 @@ class Stepping:
         if has_schedules and is_shared:
             steps = self._counted[1] if self._counted[0] is plans else steps_done(self.state.values())
             reached = 1 + int(max((plan.most_steps() for plan in plans), default=-1))
-        return Finding(False, is_query, skip, steps, reached, square_sums)
+        return Inspection(False, is_query, skip, steps, reached, square_sums)
 
-    def _settled(self, plans: Sequence[Plan], found: Finding, has_schedules: bool) -> Sequence[Plan]:
-        """The plans of the coming step, after what was found."""
-        if found.position != self._position:
-            self._position, self._plans = found.position, None
+    def _settled(self, plans: Sequence[Plan], seen: Inspection, has_schedules: bool) -> Sequence[Plan]:
+        """The plans of the coming step, with what all processes know of it."""
+        if seen.position != self._position:
+            self._position, self._plans = seen.position, None
             plans = self._current_plans()
-        return self._scheduled(plans, found.steps) if has_schedules else plans
+        return self._scheduled(plans, seen.steps) if has_schedules else plans
 
-    def _step_collected(
-        self, plans: Sequence[Plan], found: Finding, has_schedules: bool, scale: float, threads: int
+    def _step_seen(
+        self, plans: Sequence[Plan], seen: Inspection, has_schedules: bool, scale: float, threads: int
     ) -> None:
-        """Steps what was collected. Nothing is changed before the last call, which changes everything at once."""
+        """Steps the parameters with gradients. Nothing is changed before the last call, which changes everything at once."""
         changes: list[Change] = []
-        moves = not found.is_query and self._prepare(plans, found, scale, changes)
-        problem = self._look_ahead(plans, found, moves, changes) if has_schedules else None
+        moves = not seen.is_query and self._prepare(plans, seen, scale, changes)
+        problem = self._look_ahead(plans, seen, moves, changes) if has_schedules else None
         step(plans if moves else (), threads, changes)
         if problem is not None:
             raise problem
 
-    def _prepare(self, plans: Sequence[Plan], found: Finding, scale: float, changes: list[Change]) -> bool:
+    def _prepare(self, plans: Sequence[Plan], seen: Inspection, scale: float, changes: list[Change]) -> bool:
         """Computes the numbers of the step, and what is counted; returns False if the step is to be skipped."""
         factors = [1.0] * len(plans)
-        if found.square_sums is not None:
-            self.grad_norm = math.sqrt(math.fsum(found.square_sums)) * scale
-            if found.skip:
+        if seen.square_sums is not None:
+            self.grad_norm = math.sqrt(math.fsum(seen.square_sums)) * scale
+            if seen.skip:
                 changes += [(group, "skipped_steps", group["skipped_steps"] + 1) for group in self.param_groups]
                 return False
             factors = self._clip(self.grad_norm, changes)
@@ -262,10 +262,12 @@ class Stepping:
                 return self._advance(group, before, clip)
 
             plan.prepare(advance)
+        if self._most_sums:
+            sums.compute(plans, self._peers, self._most_sums)
         return True
 
     def _look_ahead(
-        self, plans: Sequence[Plan], found: Finding, moves: bool, changes: list[Change]
+        self, plans: Sequence[Plan], seen: Inspection, moves: bool, changes: list[Change]
     ) -> Exception | None:
         """Adds the scheduled numbers of the step after this one: what loggers see is what the next step will use.
 
@@ -275,7 +277,7 @@ class Stepping:
         held, done, problem = False, self._counted[1], None
         for one in self._schedules:
             held = held or one.is_held()  # and then not written in what follows
-        for reached in (found.reached, *[plan.reached() for plan in plans]) if moves else ():
+        for reached in (seen.reached, *[plan.reached() for plan in plans]) if moves else ():
             if reached > done:
                 done = reached
         try:

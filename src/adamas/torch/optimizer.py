@@ -104,7 +104,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         if unknown := options.keys() - allowed.__annotations__.keys():
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
         if "process_group" in options:
-            self._sharers = Ranks(options.pop("process_group"))
+            self._peers = Ranks(options.pop("process_group"))
         defaults = {**COMMON, **defaults, **options, **COUNTS}
         numbers = dict(defaults)
         separated(numbers, ())
@@ -150,7 +150,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             if "process_group" in param_group:
                 raise ValueError("process_group is of the whole optimizer, not of a parameter group")
             for name, parameter in named:
-                check_parameter(parameter, repr(name), group, self._sharers is None)
+                check_parameter(parameter, repr(name), group, self._peers is None)
             lr = schedules.schedules.get("lr")
             if lr is not None:
                 refuse_lr_scale(group, lr)
@@ -245,7 +245,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     def _plan(self, group: dict[str, Any], first: int) -> Plan:
         """The plan of a group, whose parameters come after ``first`` others."""
         params, names = list(group["params"]), parameter_names(group, first)
-        scalars, is_alone = self._scalar_names, self._sharers is None
+        scalars, is_alone = self._scalar_names, self._peers is None
         needed = {*scalars, *self._member.state_names(group)}
         records, bare = [], []
         for i, p in enumerate(params):
@@ -256,8 +256,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 self._initialize_state(group, i)
             state = self.state.get(p)
             if state is not None:
-                key, is_lone_part = _random_key(group, i, first + self._position), is_alone and is_flat(p)
-                records.append(Record(p, state, names[i], key, rows_of(group, i), is_lone_part=is_lone_part))
+                key = _random_key(group, i, first + self._position)
+                records.append(Record(p, state, names[i], key, rows_of(group, i), is_flat=is_flat(p)))
             is_split = layout.is_split(group, storage.dtype_name(p.dtype))
             if state is None or not needed <= state.keys() or (is_split and LOW_BITS not in state):
                 bare.append(p)
@@ -356,7 +356,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled."""
-        shared = {} if self._sharers is None else {"_sharers": self._sharers}
+        shared = {} if self._peers is None else {"_peers": self._peers}
         return {**super().__getstate__(), **shared, "_schedules": self._schedules_now()}
 
     @_disable_dynamo

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 
-from ..step.finding import Finding, in_two
+from ..step.inspection import Inspection, added_up, sum_in_two
 
 _RAISED = (FloatingPointError, ValueError, RuntimeError)  # by a step, on all ranks; anything else only where it arose
 
@@ -36,10 +37,10 @@ class Ranks:
         self._group = process_group
         self._rank, self._size = dist.get_rank(process_group), dist.get_world_size(process_group)
 
-    def agree(self, found: Finding | None, problem: Exception | None, parameters: int) -> Finding:
-        """What was found by all ranks: see ``Sharers.agree``."""
-        mine = Finding() if found is None else found
-        total, rest = in_two(mine.square_sums or ())
+    def agree(self, seen: Inspection | None, problem: Exception | None, parameters: int) -> Inspection:
+        """What all ranks have seen together: see ``adamas.step.inspection.Peers``."""
+        mine = Inspection() if seen is None else seen
+        total, rest = sum_in_two(mine.square_sums or ())
         steps_here = 0 if mine.steps is None else mine.steps
         told = (problem is not None, *mine[:3], steps_here, mine.reached, total, rest, parameters)
         sent = torch.tensor(told, dtype=torch.float64, device=self._device())
@@ -50,7 +51,7 @@ class Ranks:
         )
         if any(failed):
             self._raise(problem)
-        return Finding(
+        return Inspection(
             any(overflow),
             all(is_query),
             any(skip),
@@ -59,6 +60,19 @@ class Ranks:
             None if mine.square_sums is None else (*totals, *rests),
             int(sum(counts[: self._rank])),
         )
+
+    def added(self, sums: Mapping[Hashable, Sequence[float]], problem: Exception | None) -> dict[Hashable, float]:
+        """The sums of all ranks: see ``adamas.step.inspection.Peers``."""
+        sent = problem is not None, {key: sum_in_two(numbers) for key, numbers in sums.items()}
+        received: list[Any] = [None] * self._size
+        dist.all_gather_object(received, sent, group=self._group)
+        if any(failed for failed, _ in received):
+            self._raise(problem)
+        parts: dict[Hashable, list[float]] = {}
+        for _, one in received:
+            for key, pair in one.items():
+                parts.setdefault(key, []).extend(pair)
+        return added_up(parts)
 
     def _raise(self, problem: Exception | None) -> NoReturn:
         """Raises this rank's problem, or, where it has none, the first that another one has."""

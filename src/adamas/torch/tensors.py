@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ..rule import layout
+from ..rule import house, layout
 from ..rule.declaration import Numbers
 from ..step.executor import GroupSpec
 from ..step.record import Record
@@ -23,6 +24,7 @@ class _Tensors:
     scalar = staticmethod(storage.scalar)
     as_scalar = staticmethod(storage.as_scalar)
     filled = staticmethod(storage.filled)
+    refuse_alone = staticmethod(refuse_alone)
 
     @staticmethod
     def is_on_cpu(weight: Tensor) -> bool:
@@ -43,11 +45,6 @@ class _Tensors:
                 "dense (for an embedding: sparse=False), or give it to torch.optim.SparseAdam"
             )
         refuse_wrapper(gradient, f"the gradient of parameter {name}")
-
-    @staticmethod
-    def refuse_lone_part(name: str, option: str) -> NoReturn:
-        """See ``adamas.step.record.Tensors``."""
-        refuse_alone(name, option)
 
     @staticmethod
     def has_nonzero(gradient: Tensor) -> bool:
@@ -103,10 +100,42 @@ class _Tensors:
 
     @staticmethod
     @torch.no_grad()
-    def square_sum(gradient: Tensor) -> tuple[float, bool]:
+    def squares(gradient: Tensor) -> Tensor:
         """See ``adamas.step.record.Tensors``."""
-        real = torch.view_as_real(gradient) if gradient.is_complex() else gradient
-        return float(real.to(torch.float64).square().sum()), bool(torch.isfinite(real).all())
+        return _real(gradient).to(torch.float64).square().flatten()
+
+    @staticmethod
+    def is_finite(gradient: Tensor) -> bool:
+        """See ``adamas.step.record.Tensors``."""
+        return bool(torch.isfinite(_real(gradient)).all())
+
+    @staticmethod
+    @torch.no_grad()
+    def terms(
+        spec: GroupSpec,
+        record: Record,
+        gradient: Tensor,
+        numbers: Numbers,
+        penalized: bool,
+        term: Callable[..., Tensor],
+    ) -> Tensor:
+        """See ``adamas.step.record.Tensors``."""
+        state, weight = record.state, _real(record.weight)
+        compute = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        low = state.get(layout.LOW_BITS) if spec.weights == "split" else None
+        p = weight.to(compute) if low is None else unfused.joined(weight, low)
+        states = [_loaded(state[name], state.get(layout.scale_name(name))).to(compute) for name in spec.state_names]
+        k, g = SimpleNamespace(**numbers), _real(gradient.resolve_conj().resolve_neg()).to(compute)
+        found = term(k, torch, p, house.gradient(k, torch, p, g, penalized), *states)
+        return found.to(torch.float64).flatten()
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
+def _loaded(x: Tensor, scale: Tensor | None) -> Tensor:
+    return _real(x) if scale is None else storage.decoded(x, scale)
 
 
 TENSORS = _Tensors()

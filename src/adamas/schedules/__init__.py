@@ -1,13 +1,13 @@
-"""Learning rates, and whatever else changes over a run, as functions of the step.
+"""Learning rates and other hyperparameters as functions of the step.
 
     >>> from adamas.schedules import cosine, warmup
     >>> lr = 3e-4 * warmup(1000).then(cosine(9000, end=0.1))
     >>> lr(500), lr(1000), lr(10_000)
     (0.00015, 0.0003, 2.9999999999999997e-05)
 
-A schedule is a value: it is printed, read back from what was printed (``parse``), compared, pickled and written as JSON, and
-any step can be asked for, in any order. By itself it is a factor; times a number it is a rate. All optimizers of
-``adamas.torch`` take one where they take a number.
+A schedule is an immutable value: it can be printed, parsed from its ``repr`` (``parse``), compared, pickled and written as
+JSON, and evaluated at any step, in any order. A schedule alone is a factor; multiplied by a number it is a learning rate. The
+optimizers take one in place of a number.
 
 Imports NumPy alone.
 """

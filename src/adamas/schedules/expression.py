@@ -1,7 +1,7 @@
-"""Reads a schedule from text: ``0.0003 * warmup(1000).then(cosine(9000, end=0.1))``. Imports the standard library alone.
+"""Parses a schedule from text: ``0.0003 * warmup(1000).then(cosine(9000, end=0.1))``. Imports the standard library alone.
 
-The text is what a schedule prints, so that ``parse(repr(schedule)) == schedule``. It is taken apart by Python's own parser,
-and what that finds is looked up here and never run as Python.
+The text is the ``repr`` of a schedule, so that ``parse(repr(schedule)) == schedule``. Python's parser makes the syntax tree,
+which is interpreted here and never executed as Python.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any, NoReturn
 
 from .schedule import Schedule
 
-LONGEST, DEEPEST, WIDEST = 10_000, 300, 76  # characters of text, levels of nesting, columns of the text that is shown
+LONGEST, DEEPEST, WIDEST = 10_000, 300, 76  # characters of text, levels of nesting, columns of text in an error message
 
-_CODE = ("from_function", "Feedback")  # hold Python functions, which are no text
+_CODE = ("from_function", "Feedback")  # take Python functions, which cannot be written as text
 _METHODS = ("then", "clip", "shift", "per_epoch", "repeat")
 _EXAMPLE = "such as warmup(100).then(cosine(900))"
 _PLACE = f"there are numbers, schedules, * and the methods {', '.join(_METHODS)}"
 
-# How an argument is declared: what it is in words, and which values are that.
+# By the annotation of an argument: its description in error messages, and the types that are accepted.
 _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "float": ("a number", (int, float)),
     "int": ("a whole number", (int,)),
@@ -71,12 +71,12 @@ _LOOKS_LIKE = {"×": "*", "·": "*", "−": "-", "–": "-", "—": "-", "÷": "
 
 
 class ScheduleError(ValueError):
-    """A text that is not a schedule. Printed, it shows what is wrong, and the text with a mark under the mistake.
+    """The text is not a schedule. The message has the problem, and the text with a mark under the mistake.
 
     Attributes:
         problem: what is wrong and what would work, in one line.
-        text: what was read.
-        position: the column of the mistake in it, counted in characters from 0.
+        text: the text that was parsed.
+        position: the column of the mistake, counted in characters from 0.
     """
 
     def __init__(self, problem: str, text: str, position: int, width: int = 1) -> None:
@@ -86,7 +86,7 @@ class ScheduleError(ValueError):
 
     @property
     def marked(self) -> str:
-        """Two lines: the text, or the part of it around the mistake, and a mark under that."""
+        """Two lines: the text, or the part of it around the mistake, and a mark under the mistake."""
         text = re.sub(r"[^ -~]", lambda found: found[0] if found[0].isprintable() else " ", self.text)
         start = max(0, min(self.position - WIDEST // 2, len(text) - WIDEST))
         end = min(len(text), start + WIDEST)
@@ -99,16 +99,17 @@ class ScheduleError(ValueError):
 
 
 def parse(text: str) -> Schedule:
-    """The schedule that a text says.
+    """Parses a schedule from text.
 
-    Names of schedules, called with numbers, strings, True, False, None, lists of numbers and schedules; ``*`` between
-    numbers and schedules; the methods ``then``, ``clip``, ``shift``, ``per_epoch`` and ``repeat``; and division by a number.
+    The text can contain calls of schedules by name, with numbers, strings, True, False, None, lists of numbers and schedules
+    as arguments; ``*`` between numbers and schedules; the methods ``then``, ``clip``, ``shift``, ``per_epoch`` and ``repeat``;
+    and division by a number.
 
         >>> parse("3e-4 * warmup(1_000).then(cosine(9_000, end=0.1))")
         0.0003 * warmup(1000).then(cosine(9000, end=0.1))
 
     Raises:
-        ScheduleError: the text is not a schedule; says what is wrong, where, and what would work.
+        ScheduleError: the text is not a schedule. The message says what is wrong, where, and what would work.
     """
     if not isinstance(text, str):
         raise TypeError(f"parse takes a text, not {type(text).__name__}")
@@ -116,7 +117,7 @@ def parse(text: str) -> Schedule:
 
 
 def names() -> dict[str, type[Schedule]]:
-    """The schedules that a text can name."""
+    """The schedules that can be used in a text, by name."""
     package = sys.modules[__package__]
     public = {name: getattr(package, name) for name in package.__all__}
     return {
@@ -131,7 +132,7 @@ def _call(name: str, parameters: Iterable[inspect.Parameter]) -> str:
 
 
 def _nearest(word: str, choices: Iterable[str]) -> str:
-    """The end of a sentence that names the nearest choice, or all of them."""
+    """The end of an error message that suggests the nearest choice, or lists all of them."""
     spelled = {choice.lower(): choice for choice in choices}
     found = get_close_matches(word.lower(), spelled, n=1, cutoff=0.5)
     return f"did you mean {spelled[found[0]]}?" if found else f"there are {', '.join(spelled.values())}"
@@ -159,7 +160,7 @@ def _short(problem: str) -> str:
 
 
 class _Reader:
-    """Walks through the syntax tree of one text."""
+    """Interprets the syntax tree of one text."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -169,24 +170,24 @@ class _Reader:
     # ---- errors
 
     def fail(self, problem: str, start: int, end: int | None = None) -> NoReturn:
-        """Raise the error for what is wrong in a part of the text."""
+        """Raise the error for a problem in a part of the text."""
         start = max(0, min(start, len(self.text)))
         raise ScheduleError(_short(problem), self.text, start, (end or 0) - start)
 
     def refuse(self, problem: str, node: ast.AST) -> NoReturn:
-        """Raise the error for what is wrong with a node."""
+        """Raise the error for a problem with a node."""
         start, end = node.col_offset, node.end_col_offset  # type: ignore[attr-defined]
         self.fail(problem, start + self.indent, end + self.indent)
 
     def refuse_attribute(self, problem: str, node: ast.Attribute) -> NoReturn:
-        """Raise the error for what is wrong with the name after a dot."""
+        """Raise the error for a problem with the name after a dot."""
         end = (node.end_col_offset or 0) + self.indent
         self.fail(problem, end - len(node.attr), end)
 
     # ---- the tree
 
     def schedule(self) -> Schedule:
-        """The schedule that the whole text is."""
+        """The schedule of the whole text."""
         node = self.tree()
         try:
             value = self.value(node)
@@ -199,7 +200,7 @@ class _Reader:
         self.refuse(f"{_described(value)} is not a schedule, {_EXAMPLE}", node)
 
     def tree(self) -> ast.expr:
-        """The syntax tree, of a size that can be walked through; all of its columns count characters."""
+        """The syntax tree, checked for size; its columns count characters."""
         if not self.text.strip():
             self.fail(f"there is no schedule here, {_EXAMPLE}", 0)
         if len(self.text) > LONGEST:
@@ -214,7 +215,7 @@ class _Reader:
             self.fail("a comment has no place in a schedule", line.index("#"))
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about literals, which are refused or read below
+                warnings.simplefilter("ignore")  # about literals, which are checked below
                 tree = ast.parse(line.lstrip(), mode="eval").body
         except SyntaxError as error:
             start = self.indent + (error.offset or 1) - 1
@@ -234,7 +235,7 @@ class _Reader:
         self.refuse(f"nested too deeply: at most {DEEPEST} levels", level[0])
 
     def value(self, node: ast.AST) -> Any:
-        """What a part of the text is: a schedule, a number, a string, True, False, None, or a tuple of those."""
+        """The value of a node: a schedule, a number, a string, True, False, None, or a tuple of those."""
         if isinstance(node, ast.Constant) and isinstance(node.value, str | bool | None):
             return node.value
         if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
@@ -264,13 +265,13 @@ class _Reader:
         self.refuse(f"{_REFUSED.get(type(node), 'this')} has no place in a schedule: {_PLACE}", node)
 
     def finite(self, value: float, node: ast.AST) -> float:
-        """The number, unless no float is as large."""
+        """The number, checked to be finite as a float."""
         if not abs(value) <= sys.float_info.max:
             self.refuse("a number must be finite, and this is too large", node)
         return value
 
     def product(self, node: ast.BinOp) -> Any:
-        """Numbers and schedules, multiplied; or divided by a number."""
+        """The product of numbers and schedules, or a division by a number."""
         left, right = self.value(node.left), self.value(node.right)
         for value, side in ((left, node.left), (right, node.right)):
             if not _number(value) and not isinstance(value, Schedule):
@@ -287,7 +288,7 @@ class _Reader:
         return self.finite(left * right, node)
 
     def named(self, node: ast.Name) -> type[Schedule]:
-        """The schedule of a name."""
+        """The schedule class of a name."""
         if node.id in self.names:
             return self.names[node.id]
         if node.id in _METHODS:
@@ -297,7 +298,7 @@ class _Reader:
         self.refuse(f"unknown schedule {node.id!r}: {_nearest(node.id, self.names)}", node)
 
     def method(self, node: ast.Attribute) -> Callable[..., Schedule]:
-        """The method of a name after a dot."""
+        """The method named after a dot."""
         if isinstance(node.value, ast.Name) and node.value.id == "warmup" and node.attr not in _METHODS:
             if node.attr != "untuned":
                 self.refuse_attribute(f"unknown name {node.attr!r}: {_nearest(node.attr, ['warmup.untuned'])}", node)
@@ -314,11 +315,11 @@ class _Reader:
 
     @staticmethod
     def parameters(function: Callable[..., Schedule]) -> list[inspect.Parameter]:
-        """What a schedule or a method takes."""
+        """The parameters of a schedule or a method."""
         return list(inspect.signature(function).parameters.values())
 
     def call(self, node: ast.Call) -> Schedule:
-        """A schedule or a method, with its arguments."""
+        """The result of calling a schedule or a method with its arguments."""
         callee = node.func
         if isinstance(callee, ast.Attribute):
             function, name = self.method(callee), callee.attr
@@ -352,13 +353,13 @@ class _Reader:
         return self.built(lambda: function(**arguments), given, callee)
 
     def refuse_call(self, problem: str, callee: ast.AST) -> NoReturn:
-        """Raise the error for what is wrong with a call, under the name that is called."""
+        """Raise the error for a problem with a call, marked at the name that is called."""
         if isinstance(callee, ast.Attribute):
             self.refuse_attribute(problem, callee)
         self.refuse(problem, callee)
 
     def argument(self, name: str, parameter: inspect.Parameter, node: ast.AST) -> Any:
-        """The value of an argument, of the kind that it is declared to be."""
+        """The value of an argument, checked against its annotation."""
         value = self.value(node)
         needs, kinds = _KINDS.get(str(parameter.annotation), ("", (object,)))
         if not isinstance(value, kinds) or (isinstance(value, bool) and kinds != (bool,) and kinds != (object,)):
@@ -367,7 +368,7 @@ class _Reader:
         return value
 
     def built(self, make: Callable[[], Schedule], given: dict[str, ast.AST], callee: ast.AST) -> Schedule:
-        """What the call makes; what it refuses is marked at the argument that the error names."""
+        """The result of ``make``; an error that names an argument is marked at that argument."""
         try:
             return make()
         except (ValueError, TypeError, ArithmeticError) as error:

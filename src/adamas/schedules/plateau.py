@@ -1,7 +1,7 @@
-"""Factors that answer to a metric: lowered when it stops improving, or set by a rule of the user's own. Imports no framework.
+"""Factors that react to a metric: reduced when it stops improving, or set by a user's function. Imports no framework.
 
-They are schedules, so that they multiply with any other; the same at every step, and changed by ``observe`` alone. What they
-have seen is state: the optimizers of ``adamas.torch`` keep it in their state dict.
+They are schedules, so they can be multiplied by any other schedule. They have the same value at every step, and only
+``observe`` changes it. The observations are state: the optimizers save them in their state dict.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _is_list(of: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and all(map(of, value))
 
 
-# What the state of an observed factor has: by name, whether a value is one that can be.
+# The state of an observed factor: for each name, a function that checks the value.
 _KINDS: dict[str, Callable[[Any], bool]] = {
     "value": lambda value: _is_finite(value) and value >= 0,
     "observations": _is_count,
@@ -45,8 +45,8 @@ class Observed(Schedule):
     """A factor that changes when a metric is observed.
 
     Attributes:
-        history: what it did and why, in words, one line for each change.
-        ignored: how many observations were not finite, and so not counted.
+        history: one line for each change of the factor, with the reason.
+        ignored: the number of observations that were not finite and therefore not counted.
     """
 
     _state: dict[str, Any]
@@ -64,7 +64,7 @@ class Observed(Schedule):
         self.__dict__.update(state, _listeners=WeakSet())
 
     def tell(self, listener: Any) -> None:
-        """Has ``listener.on_observation()`` called after each observation, for as long as the listener lives."""
+        """Call ``listener.on_observation()`` after each observation, as long as the listener exists."""
         self._listeners.add(listener)
 
     def _length(self) -> float | None:
@@ -75,17 +75,17 @@ class Observed(Schedule):
 
     @property
     def value(self) -> float:
-        """The factor as it is now."""
+        """The current factor."""
         return float(self._state["value"])
 
     @property
     def history(self) -> tuple[str, ...]:
-        """What was changed and why, in words."""
+        """One line for each change of the factor, with the reason."""
         return tuple(self._state["history"])
 
     @property
     def ignored(self) -> int:
-        """How many observations were not finite, and so not counted."""
+        """The number of observations that were not finite and therefore not counted."""
         return int(self._state["ignored"])
 
     def _change(self, value: float, why: str) -> None:
@@ -98,14 +98,14 @@ class Observed(Schedule):
             listener.on_observation()
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been observed, as plain numbers, strings and lists."""
+        """The observations, as plain numbers, strings and lists."""
         return {name: list(value) if isinstance(value, list) else value for name, value in self._state.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what ``state_dict`` gave.
+        """Load a state that ``state_dict`` returned.
 
         Raises:
-            ValueError: it is the state of something else.
+            ValueError: the state is not that of a factor of this type.
         """
         if state.keys() != self._state.keys():
             raise ValueError(f"not the state of a {type(self).__name__}: it has {sorted(map(str, state))}")
@@ -118,7 +118,7 @@ class Observed(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class Plateau(Observed, kind="Plateau"):
-    """A factor that is lowered when a metric stops improving.
+    """A factor that is reduced when a metric stops improving.
 
         >>> from adamas.schedules import Plateau, warmup
         >>> plateau = Plateau(factor=0.5, patience=2)
@@ -128,21 +128,21 @@ class Plateau(Observed, kind="Plateau"):
         >>> print(*plateau.history)
         observation 5: 1 → 0.5, 3 observations in a row did not improve on 0.9 (observation 2)
 
-    What counts as improvement: less than the best so far (more, with ``mode="max"``) by ``threshold`` of its size, whatever
-    its sign. A loss that recovers from a spike is improving too, though it is not back at its best: as long as all of the
-    later half of the last ``patience + 1`` observations are better than all of the earlier half, nothing is cut. NaN and
-    infinity are counted in ``ignored`` and change nothing.
+    A metric improves if it is below the best value so far (above it, with ``mode="max"``) by at least ``threshold`` times the
+    magnitude of that value. A loss that recovers from a spike counts as improving too, even if it has not reached its best
+    value again: the factor is not reduced as long as all of the later half of the last ``patience + 1`` observations are
+    better than all of the earlier half. NaN and infinity are counted in ``ignored`` and have no other effect.
 
-    PyTorch: ``ReduceLROnPlateau``, which cannot be joined with other schedules. Keras: the callback of the same name. optax:
+    PyTorch: ``ReduceLROnPlateau``, which cannot be combined with other schedules. Keras: the callback of the same name. optax:
     ``contrib.reduce_on_plateau``.
 
     Args:
-        factor: of each cut, above 0 and below 1.
-        patience: observations without improvement that are let pass; the next one cuts.
-        threshold: the least improvement, as a share of the best.
-        cooldown: observations after a cut that are not counted.
-        min_factor: how far it may fall.
-        mode: ``"min"`` where less is better, ``"max"`` where more is.
+        factor: the factor of each reduction, above 0 and below 1.
+        patience: the number of observations without improvement that are tolerated; the next one reduces the factor.
+        threshold: the smallest improvement that counts, relative to the best value.
+        cooldown: the number of observations after a reduction that are not counted.
+        min_factor: the lower limit of the factor.
+        mode: ``"min"`` if a lower metric is better, ``"max"`` if a higher one is.
     """
 
     factor: float = 0.1
@@ -167,10 +167,10 @@ class Plateau(Observed, kind="Plateau"):
         self._state.update(best=None, best_at=0, since=[], rest=0)
 
     def observe(self, metric: float) -> float:
-        """Takes notice of the metric; returns the factor from now on.
+        """Record the metric and return the new factor.
 
         Args:
-            metric: a number, or whatever ``float`` makes one of (a tensor of one element).
+            metric: a number, or anything that ``float`` converts (such as a tensor of one element).
         """
         metric = float(metric)
         if math.isfinite(metric):
@@ -218,7 +218,7 @@ class Plateau(Observed, kind="Plateau"):
 
 @dataclass(frozen=True, repr=False)
 class Feedback(Observed, kind="Feedback"):
-    """A factor that a rule of your own sets from the metrics.
+    """A factor that a user's function computes from the metrics.
 
         >>> from adamas.schedules import Feedback, constant
         >>> def rule(metrics, factor):  # halve it once validation is worse than training by half
@@ -228,12 +228,12 @@ class Feedback(Observed, kind="Feedback"):
         >>> feedback.observe(train=1.0, test=1.1), feedback.observe(train=0.5, test=1.0)
         (1.0, 0.5)
 
-    The rule is code, not state: on resume, the one given at construction counts, with the metrics that were observed.
+    The rule is code and is not saved: a resumed run calls the rule given at construction with the saved observations.
 
     Args:
-        rule: a function of the observations so far (a list of dicts, the last one the newest) and the factor as it is; it
-            returns the factor from now on, a number from 0 up, or that and the reason in words.
-        memory: how many observations are kept.
+        rule: a function of the observations so far (a list of dicts, the newest last) and the current factor. It returns the
+            new factor, a number from 0 up, or a tuple of the factor and the reason.
+        memory: the number of observations that are kept.
     """
 
     rule: Callable[[list[dict[str, float]], float], float | tuple[float, str]]
@@ -251,10 +251,10 @@ class Feedback(Observed, kind="Feedback"):
         yield self
 
     def observe(self, **metrics: float) -> float:
-        """Takes notice of the metrics, by name, and asks the rule; returns the factor from now on.
+        """Record the metrics, given by name, call the rule, and return the new factor.
 
         Raises:
-            ValueError: the rule returned what cannot be a factor.
+            ValueError: the rule returned a value that is not a valid factor.
         """
         values = {name: float(value) for name, value in metrics.items()}
         try:
@@ -262,7 +262,7 @@ class Feedback(Observed, kind="Feedback"):
                 self._count(values)
             else:
                 self._state["ignored"] += 1
-        finally:  # also where the rule's answer is refused, the observation counts
+        finally:  # the observation counts even if the value of the rule is refused
             self._announce()
         return self.value
 

@@ -1,7 +1,7 @@
-"""What every schedule is, and how schedules are joined. Imports NumPy alone.
+"""The base class of schedules, and the operations that combine them. Imports NumPy alone.
 
-A schedule is a value: a function of the step in closed form, that can be printed, compared, pickled and written as JSON. Its
-formula is written once, over a namespace of array functions, and serves Python numbers, NumPy and JAX arrays alike.
+A schedule is an immutable value: a function of the step in closed form that can be printed, compared, pickled and written as
+JSON. Its formula is written once, over a namespace of array functions, and works for Python numbers, NumPy and JAX arrays.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import numpy as np
 
 Number: TypeAlias = Any  # a float, or an array of the namespace in use
 
-# Schedules within schedules: Python recurses through them, and each costs time at every step.
+# Limits on nested schedules: Python recurses through them, and each costs time at every step.
 DEEPEST, LARGEST = 150, 1000
-LAST_STEP = MOST_TURNS = 2.0**126  # whatever is beyond counts as this, which float32 has too
+LAST_STEP = MOST_TURNS = 2.0**126  # larger numbers are clipped to this one, which float32 can represent
 _LARGEST_FLOAT = sys.float_info.max
 _EXACT = 2**53  # larger integers become floats
 
 
 class Scalars:
-    """The array functions that the formulas use, on Python numbers: a hundred times as quick as NumPy's on one number.
+    """The array functions that the formulas use, for Python numbers: a hundred times as fast as NumPy's on a single number.
 
-    Each takes a time that does not depend on the numbers, returns floats and raises nothing. (The power of two integers has as
-    many digits as it comes to.)
+    Each runs in constant time, returns a float and raises nothing. (A power of two Python integers would be an exact integer
+    of any length.)
     """
 
     cos, sqrt, log, log1p = math.cos, math.sqrt, math.log, math.log1p
@@ -39,39 +39,39 @@ class Scalars:
 
     @staticmethod
     def floor(t: float) -> float:
-        """The next whole number below."""
+        """The largest whole number that is at most t."""
         return t // 1.0
 
     @staticmethod
     def where(condition: bool, yes: float, no: float) -> float:
-        """``yes`` where the condition holds, else ``no``."""
+        """``yes`` if the condition holds, else ``no``."""
         return yes if condition else no
 
     @staticmethod
     def either(condition: bool, yes: Callable[[], float], no: Callable[[], float]) -> float:
-        """As ``where``, and computes only what is asked for where that is possible."""
+        """Like ``where``, but evaluates only the branch that is needed, if possible."""
         return yes() if condition else no()
 
     @staticmethod
     def divide(t: float, by: float) -> float:
-        """t / by, rounded correctly: where by divides t, it is a whole number."""
+        """t / by, rounded correctly: a whole number if ``by`` divides t."""
         return t / by
 
     @staticmethod
     def turns(t: float, by: float) -> float:
-        """As ``divide``, and finite where ``by`` is so small that the quotient overflows: whole turns can be counted."""
+        """Like ``divide``, but clipped to a finite number if ``by`` is so small that the quotient overflows."""
         turns = t / by
         return MOST_TURNS if turns > MOST_TURNS else turns
 
     @staticmethod
     def times(a: float, b: float) -> float:
-        """a · b, and 0 where one is 0 and the other infinite."""
+        """a · b, but 0 if one is 0 and the other is infinite."""
         product = a * b
         return 0.0 if product != product and (a == 0 or b == 0) else product
 
     @staticmethod
     def power(base: float, exponent: float) -> float:
-        """``base`` to the ``exponent``, infinite where it overflows, as arrays have it."""
+        """``base`` to the power of ``exponent``; infinite on overflow, as with arrays."""
         try:
             return float(float(base) ** exponent)
         except OverflowError:
@@ -79,21 +79,21 @@ class Scalars:
 
     @staticmethod
     def count(edges: tuple[float, ...], t: float) -> float:
-        """How many of the edges t has reached."""
+        """The number of edges that are at most t."""
         return float(bisect_right(edges, t))
 
     @staticmethod
     def pick(values: tuple[float, ...], edges: tuple[float, ...], t: float) -> float:
-        """The value between whose edges t lies; at an edge, the later one."""
+        """The value of the interval that contains t; an edge belongs to the later interval."""
         return float(values[bisect_right(edges, t)])
 
     def observed(self, factor: Any) -> float:
-        """The value of a factor that answers to a metric. (Where a step is compiled it comes from a variable instead.)"""
+        """The value of a factor that reacts to a metric. (In a compiled step it comes from a variable instead.)"""
         return float(factor.value)
 
 
 class Arrays:
-    """The same over an array namespace: NumPy, ``jax.numpy``, or another of the array API standard."""
+    """The same functions for arrays of a namespace: NumPy, ``jax.numpy``, or another of the array API standard."""
 
     observed = Scalars.observed
 
@@ -107,7 +107,7 @@ class Arrays:
 
     @staticmethod
     def divide(t: Number, by: float) -> Number:
-        """See ``Scalars.divide``. By what it sees is constant, JAX would multiply: 55 · (1 / 55) is 0.99999994 in float32."""
+        """See ``Scalars.divide``. JAX multiplies instead of dividing by a constant: 55 · (1 / 55) is 0.99999994 in float32."""
         return t / (by + 0.0 * t)
 
     def turns(self, t: Number, by: float) -> Number:
@@ -140,19 +140,19 @@ _NUMBERS = (int, float, np.integer, np.floating)
 
 
 class Schedule(ABC):
-    """A number as a function of the step.
+    """A function from the step to a number.
 
-    Call it with a step (an int or float, a NumPy or JAX array of them; counted from 0: how many steps were done before) to
-    have the value there. Any step may be asked for, in any order; before step 0 it has its first value, and past its end
-    it keeps its last.
+    Call it with a step (an int or float, or a NumPy or JAX array of steps) to get the value. Steps count from 0: step t is the
+    one after t steps. A schedule can be evaluated at any step, in any order. Before step 0 it has its first value, and after
+    its end it keeps its last value.
 
-    Schedules are joined by ``then``, ``*``, ``clip``, ``shift``, ``per_epoch`` and ``repeat``, in any nesting up to 150 levels
-    and 1000 schedules. By itself a schedule is a factor; times a number it is a rate.
+    Schedules are combined by ``then``, ``*``, ``clip``, ``shift``, ``per_epoch`` and ``repeat``, nested up to 150 levels and
+    1000 schedules. A schedule alone is a factor; multiplied by a number it is a learning rate.
 
-    Any step is answered at once, whatever the numbers are. A value beyond all floats is infinite.
+    The time to evaluate a schedule does not depend on the step. A value that overflows is infinite.
     """
 
-    _depth = _size = 1  # levels of nesting, and schedules that this one is joined from
+    _depth = _size = 1  # levels of nesting, and the number of schedules that this one is made of
     _name: ClassVar[str]
     _registry: ClassVar[dict[str, type[Schedule]]] = {}
     __array_ufunc__ = None  # so that a NumPy number times a schedule is a schedule
@@ -164,7 +164,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def _at(self, t: Number, xp: Any) -> Number:
-        """The value at ``t`` ≥ 0, over the functions of ``xp``."""
+        """The value at ``t`` ≥ 0, computed with the functions of ``xp``."""
 
     def _length(self) -> float | None:
         return None
@@ -174,18 +174,18 @@ class Schedule(ABC):
 
     @cached_property
     def length(self) -> float | None:
-        """Steps after which the value no longer changes; None where it goes on changing."""
+        """The number of steps after which the value is constant; None if it never is."""
         found = self._length()
         return None if found is None else min(found, _LARGEST_FLOAT)
 
     @property
     def unit(self) -> float:
-        """The number that is multiplied in, 1 for a factor; of rates one after the other, the largest."""
+        """The number that the factor is multiplied by, or 1 without one; in a sequence of rates, the largest."""
         return self._unit()
 
     @property
     def is_rate(self) -> bool:
-        """Whether a number is multiplied in."""
+        """Whether the schedule is multiplied by a number."""
         return any(isinstance(part, Scaled) for part in self.parts())
 
     def __call__(self, step: Any) -> Any:
@@ -207,18 +207,18 @@ class Schedule(ABC):
         steps = xp.minimum(xp.maximum(step * 1.0, 0.0), LAST_STEP)
         return self._at(steps, _arrays(xp)) + 0.0 * steps
 
-    # ---- joining
+    # ---- combining
 
     def then(self, other: Schedule, at: float | None = None) -> Schedule:
-        """This one for its length, or until step ``at``, and then the other, from its beginning.
+        """This schedule for its length, or until step ``at``, and then the other one from its start.
 
         Raises:
-            ValueError: this one has no length (no end, or one value throughout), and no ``at`` was given.
+            ValueError: this schedule has no length (it has no end, or is constant), and ``at`` was not given.
         """
         return Then(self, other, at)
 
     def __mul__(self, other: Any) -> Schedule:
-        """Times a number (which makes it a rate) or another schedule."""
+        """The product with a number (which makes it a learning rate) or with another schedule."""
         if isinstance(other, Schedule):
             return Product(self, other)
         if isinstance(other, int | float):
@@ -228,40 +228,40 @@ class Schedule(ABC):
     __rmul__ = __mul__
 
     def clip(self, low: float | None = None, high: float | None = None) -> Schedule:
-        """Never below ``low`` nor above ``high``."""
+        """The schedule limited to the range from ``low`` to ``high``."""
         return Clip(self, low, high)
 
     def shift(self, steps: float) -> Schedule:
-        """Begins ``steps`` later, with its first value until then; or, where negative, that far into it."""
+        """The schedule delayed by ``steps``, with its first value until then; a negative number skips the first steps."""
         return Shift(self, steps)
 
     def per_epoch(self, steps: float, smooth: bool = False) -> Schedule:
-        """The same with epochs for steps: ``steps`` is how many there are in one.
+        """The schedule as a function of the epoch; ``steps`` is the number of steps in an epoch.
 
-        The value changes from epoch to epoch, as PyTorch's does when a scheduler is stepped once in each; with ``smooth``,
+        The value changes once an epoch, as with a PyTorch scheduler that is stepped once an epoch; with ``smooth``, it changes
         at every step.
         """
         return Per_Epoch(self, steps, smooth)
 
     def repeat(self, times: float | None = None) -> Schedule:
-        """Again and again, each time from its beginning; or that many times.
+        """The schedule repeated from its start, forever or ``times`` times.
 
         Raises:
-            ValueError: it has no end.
+            ValueError: the schedule has no end.
         """
         return Repeat(self, times)
 
     # ---- as a value
 
     def _arguments(self) -> Iterator[tuple[str, Any, bool]]:
-        """Name and value of each argument, and whether it has to be given."""
+        """Name and value of each argument, and whether it is required."""
         for field in fields(self):  # type: ignore[arg-type]
             value, needed = getattr(self, field.name), field.default is MISSING
             if needed or value != field.default:
                 yield field.name, value, needed
 
     def _words(self, skip: int = 0) -> str:
-        """The arguments as they are written, without the first ``skip``."""
+        """The arguments as source text, without the first ``skip``."""
         given = list(self._arguments())[skip:]
         return ", ".join(_written(value) if needed else f"{name}={_written(value)}" for name, value, needed in given)
 
@@ -269,15 +269,15 @@ class Schedule(ABC):
         return f"{self._name}({self._words()})"
 
     def to_json(self) -> dict[str, Any]:
-        """The schedule as plain JSON values; ``from_json`` reads it.
+        """The schedule as plain JSON values, which ``from_json`` reads.
 
         Raises:
-            TypeError: it has a Python function in it.
+            TypeError: the schedule contains a Python function.
         """
         return {"kind": self._name, **{name: _plain(value) for name, value, _ in self._arguments()}}
 
     def parts(self) -> Iterator[Schedule]:
-        """The schedule and all that it is joined from."""
+        """The schedule and all schedules that it is made of."""
         yield self
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -307,9 +307,9 @@ def from_json(value: dict[str, Any]) -> Schedule:
     """The schedule that ``Schedule.to_json`` wrote.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: the value is not a schedule.
     """
-    kinds = {kind: cls for kind, cls in Schedule._registry.items() if is_dataclass(cls)}  # the rest are bases of these
+    kinds = {kind: cls for kind, cls in Schedule._registry.items() if is_dataclass(cls)}  # the rest are base classes
     kind = value.get("kind") if isinstance(value, dict) else None
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"not a schedule: {value!r} (a dict whose 'kind' is one of {sorted(kinds)})")
@@ -323,12 +323,12 @@ def from_json(value: dict[str, Any]) -> Schedule:
 
 
 def refuse(schedule: Schedule, name: str, needs: str) -> ValueError:
-    """The error for an argument that has a value that it cannot have."""
+    """The error for an argument with an invalid value."""
     return ValueError(f"{schedule._name}: {name} must be {needs}, got {getattr(schedule, name)!r}")
 
 
 def _number(value: Any) -> float | None:
-    """A finite number as Python has it, or None. Integers that a float may not hold become floats."""
+    """The value as a finite Python number, or None. Integers that float64 cannot represent exactly become floats."""
     value = value.item() if isinstance(value, np.number) else value
     try:
         if type(value) not in (int, float) or not math.isfinite(value):
@@ -346,9 +346,12 @@ def check(
     flags: str = "",
     choices: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
-    """Raises ValueError unless the named arguments are finite numbers, numbers above 0, True or False, among the choices.
+    """Check that the named arguments are numbers above 0, finite numbers, True or False, or among the choices.
 
-    NumPy's numbers become Python's, so that all schedules are printed and written alike.
+    NumPy numbers are converted to Python numbers, so that equal schedules have the same ``repr`` and JSON.
+
+    Raises:
+        ValueError: an argument is not.
     """
     for name in above_zero.split() + finite.split():
         value = _number(getattr(schedule, name))
@@ -367,14 +370,14 @@ def check(
 
 
 def check_distance(schedule: Schedule, name: str, other: str) -> None:
-    """Raises ValueError unless the difference of the two numbers is finite."""
+    """Raise ValueError unless the difference of the two numbers is finite."""
     start = getattr(schedule, other)
     if not math.isfinite(float(getattr(schedule, name)) - float(start)):
         raise refuse(schedule, name, f"less than {_LARGEST_FLOAT:.2g} away from {other}={start!r}")
 
 
 def numbers(schedule: Schedule, name: str, *, rising: bool = False) -> None:
-    """Makes a tuple of the named argument; raises ValueError unless it holds finite numbers, rising where asked."""
+    """Make the named argument a tuple; raise ValueError unless it holds finite and, with ``rising``, increasing numbers."""
     value = getattr(schedule, name)
     items = [_number(item) for item in value] if isinstance(value, tuple | list | np.ndarray) else [None]
     found = tuple(item for item in items if item is not None)
@@ -386,12 +389,12 @@ def numbers(schedule: Schedule, name: str, *, rising: bool = False) -> None:
 
 
 def _group(schedule: Schedule) -> str:
-    """As text that a method call or a multiplication can follow."""
+    """The ``repr`` of a schedule, in parentheses if a method call or a multiplication could not follow it otherwise."""
     return f"({schedule!r})" if isinstance(schedule, Scaled | Product) else repr(schedule)
 
 
 class _Method(Schedule):
-    """A schedule that is written as a method of the one that it changes."""
+    """A schedule whose ``repr`` is a method call on another schedule."""
 
     def __repr__(self) -> str:
         (_, inner, _), *_ = self._arguments()
@@ -399,7 +402,7 @@ class _Method(Schedule):
 
 
 def _is_schedule(schedule: Schedule, *names: str) -> None:
-    """Raises ValueError unless the named arguments are schedules that are not too large to be joined."""
+    """Raise ValueError unless the named arguments are schedules that are not too large to be combined."""
     depth, size = 0, 1
     for name in names:
         part = getattr(schedule, name)
@@ -421,7 +424,7 @@ def _is_schedule(schedule: Schedule, *names: str) -> None:
 
 @dataclass(frozen=True, repr=False)
 class Scaled(Schedule):
-    """A number times a schedule: a rate."""
+    """A number times a schedule: a learning rate."""
 
     number: float
     schedule: Schedule
@@ -500,7 +503,7 @@ class Then(_Method):
 
 
 class _Changed(_Method):
-    """A schedule that changes one other."""
+    """A schedule that modifies one other schedule."""
 
     schedule: Schedule
 

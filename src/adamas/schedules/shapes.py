@@ -1,6 +1,6 @@
-r"""The schedules themselves: one small class each, with the formula, its source, and what others call it.
+r"""The schedules: one small class each, with its formula, its source, and its name in other libraries.
 
-In the formulas t is the step, counted from 0, n the number of steps, and :math:`x = \min(t / n, 1)`. Imports NumPy alone, and
+In the formulas, t is the step, counted from 0, n the number of steps, and :math:`x = \min(t / n, 1)`. Imports NumPy alone, and
 that through ``schedule``.
 """
 
@@ -28,15 +28,15 @@ class _OfSteps(Schedule):
 
 
 def _rises(shape: str, x: Number, start: float, xp: Any) -> Number:
-    """From ``start`` to 1 as x goes from 0 to 1: on a line, on half a cosine, or by the same factor in equal times."""
+    """Rises from ``start`` to 1 as x goes from 0 to 1: linearly, as half a cosine, or exponentially."""
     if shape == "exponential":
         return xp.power(start, 1.0 - x)
     return start + (1.0 - start) * (x if shape == "linear" else (1.0 - xp.cos(math.pi * x)) / 2)
 
 
 @dataclass(frozen=True, repr=False)
-class constant(Schedule):  # noqa: N801 - as all of this file: functions to whoever writes one
-    """The same value at every step; ``steps`` is how long it takes in ``then``.
+class constant(Schedule):  # noqa: N801 - users call the classes of this file like functions
+    """The same value at every step; ``steps`` is its length in ``then``.
 
     PyTorch: ``ConstantLR`` is ``constant(factor, steps).then(constant())``. optax: ``constant_schedule``.
 
@@ -62,7 +62,7 @@ class constant(Schedule):  # noqa: N801 - as all of this file: functions to whoe
 
 @dataclass(frozen=True, repr=False)
 class linear(_OfSteps):  # noqa: N801
-    r"""On a line: :math:`\mathrm{start} + (\mathrm{end} - \mathrm{start}) x`.
+    r"""Linear: :math:`\mathrm{start} + (\mathrm{end} - \mathrm{start}) x`.
 
     PyTorch: ``LinearLR(start_factor, end_factor, total_iters)``. Keras: ``PolynomialDecay`` with power 1. optax:
     ``linear_schedule(init_value, end_value, transition_steps)``.
@@ -70,7 +70,7 @@ class linear(_OfSteps):  # noqa: N801
     Args:
         steps: n.
         start: the first value.
-        end: the last one.
+        end: the last value.
     """
 
     steps: float
@@ -87,7 +87,7 @@ class linear(_OfSteps):  # noqa: N801
 
 @dataclass(frozen=True, repr=False)
 class polynomial(_OfSteps):  # noqa: N801
-    r"""By a power of what is left: :math:`\mathrm{end} + (\mathrm{start} - \mathrm{end}) (1 - x)^\mathrm{power}`.
+    r"""Polynomial decay: :math:`\mathrm{end} + (\mathrm{start} - \mathrm{end}) (1 - x)^\mathrm{power}`.
 
     PyTorch: ``PolynomialLR(total_iters, power)``. Keras: ``PolynomialDecay``. optax: ``polynomial_schedule``.
 
@@ -95,7 +95,7 @@ class polynomial(_OfSteps):  # noqa: N801
         steps: n.
         power: the exponent.
         start: the first value.
-        end: the last one.
+        end: the last value.
     """
 
     steps: float
@@ -112,7 +112,7 @@ class polynomial(_OfSteps):  # noqa: N801
 
 
 class _Periods(Schedule):
-    """A schedule of t / every, or of whole periods alone."""
+    """A schedule of t / every, rounded down to whole periods with ``staircase``."""
 
     every: float
     staircase: bool
@@ -123,15 +123,15 @@ class _Periods(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class exponential(_Periods):  # noqa: N801
-    r""":math:`\mathrm{rate}^{\,t / \mathrm{every}}`; with ``staircase``, the exponent is rounded down.
+    r"""Exponential decay: :math:`\mathrm{rate}^{\,t / \mathrm{every}}`; with ``staircase``, the exponent is rounded down.
 
     PyTorch: ``ExponentialLR(gamma)`` is ``exponential(gamma)``. Keras and TensorFlow: ``ExponentialDecay(decay_steps,
     decay_rate, staircase)``. optax: ``exponential_decay(transition_steps, decay_rate)``.
 
     Args:
         rate: the factor of one period.
-        every: steps in a period.
-        staircase: change at the end of each period alone.
+        every: the number of steps in a period.
+        staircase: change the value only at the end of each period.
     """
 
     rate: float
@@ -152,9 +152,9 @@ class inverse_time(_Periods):  # noqa: N801
     Keras and TensorFlow: ``InverseTimeDecay(decay_steps, decay_rate, staircase)``; the ``decay`` of old Keras optimizers.
 
     Args:
-        rate: how quickly it falls.
-        every: steps in a period.
-        staircase: change at the end of each period alone.
+        rate: the decay rate.
+        every: the number of steps in a period.
+        staircase: change the value only at the end of each period.
     """
 
     rate: float
@@ -172,7 +172,7 @@ class inverse_time(_Periods):  # noqa: N801
 class power(Schedule):  # noqa: N801
     r""":math:`\min(1, \mathrm{decay}^{\,t})`.
 
-    PyTorch: ``ExponentialLR(gamma=decay)``, for a decay up to 1.
+    PyTorch: ``ExponentialLR(gamma=decay)``, for a decay of at most 1.
 
     Args:
         decay: the factor of one step.
@@ -194,8 +194,8 @@ class step(Schedule):  # noqa: N801
     PyTorch: ``StepLR(step_size, gamma)``. Keras, optax: ``ExponentialDecay`` and ``exponential_decay`` with staircase.
 
     Args:
-        factor: of one period.
-        every: steps in a period.
+        factor: the factor of one period.
+        every: the number of steps in a period.
     """
 
     factor: float
@@ -210,13 +210,13 @@ class step(Schedule):  # noqa: N801
 
 @dataclass(frozen=True, repr=False)
 class multistep(Schedule):  # noqa: N801
-    r"""``factor`` to the power of how many milestones have been reached.
+    r"""``factor`` to the power of the number of milestones that have been reached.
 
     PyTorch: ``MultiStepLR(milestones, gamma)``.
 
     Args:
-        milestones: rising steps.
-        factor: of each.
+        milestones: increasing steps.
+        factor: the factor of each milestone.
     """
 
     milestones: tuple[float, ...] | list[float]
@@ -235,14 +235,14 @@ class multistep(Schedule):  # noqa: N801
 
 @dataclass(frozen=True, repr=False)
 class piecewise(Schedule):  # noqa: N801
-    r"""The first value before the first boundary, the second from there on to the next, and so on.
+    r"""Piecewise constant: the first value before the first boundary, the second from there to the next, and so on.
 
     Keras: ``PiecewiseConstantDecay``, which changes one step after a boundary, not at it. optax:
-    ``piecewise_constant_schedule``, which has the ratios of neighbours for values.
+    ``piecewise_constant_schedule``, which takes the ratios of successive values.
 
     Args:
-        boundaries: rising steps.
-        values: one more than boundaries.
+        boundaries: increasing steps.
+        values: one more than there are boundaries.
     """
 
     boundaries: tuple[float, ...] | list[float]
@@ -263,16 +263,16 @@ class piecewise(Schedule):  # noqa: N801
 
 @dataclass(frozen=True, repr=False)
 class cosine(_OfSteps):  # noqa: N801
-    r"""Down half a cosine: :math:`\mathrm{end} + (1 - \mathrm{end}) \bigl((1 + \cos \pi x) / 2\bigr)^\mathrm{exponent}`.
+    r"""Cosine decay: :math:`\mathrm{end} + (1 - \mathrm{end}) \bigl((1 + \cos \pi x) / 2\bigr)^\mathrm{exponent}`.
 
-    Loshchilov and Hutter, SGDR (2017), equation 5. PyTorch: ``CosineAnnealingLR(T_max, eta_min)``, whose rate climbs again
-    after T_max, and whose ``eta_min`` is end times the rate. Keras: ``CosineDecay(decay_steps, alpha)``. optax:
-    ``cosine_decay_schedule(decay_steps, alpha, exponent)``.
+    Loshchilov and Hutter, SGDR (2017), equation 5. PyTorch: ``CosineAnnealingLR(T_max, eta_min)``, whose learning rate rises
+    again after T_max, and whose ``eta_min`` is ``end`` times the learning rate. Keras: ``CosineDecay(decay_steps, alpha)``.
+    optax: ``cosine_decay_schedule(decay_steps, alpha, exponent)``.
 
     Args:
         steps: n.
         end: the last value.
-        exponent: of the cosine.
+        exponent: the exponent of the cosine term.
     """
 
     steps: float
@@ -291,17 +291,17 @@ class cosine(_OfSteps):  # noqa: N801
 
 @dataclass(frozen=True, repr=False)
 class cosine_restarts(Schedule):  # noqa: N801
-    r"""Down half a cosine, again and again: period i takes :math:`\mathrm{period} \cdot \mathrm{multiplier}^i` steps.
+    r"""Cosine decay with warm restarts: period i takes :math:`\mathrm{period} \cdot \mathrm{multiplier}^i` steps.
 
     Its height is :math:`\mathrm{height}^i`. Loshchilov and Hutter, SGDR (2017). PyTorch:
     ``CosineAnnealingWarmRestarts(T_0, T_mult, eta_min)``. Keras: ``CosineDecayRestarts(first_decay_steps, t_mul, m_mul,
     alpha)``.
 
     Args:
-        period: steps of the first period.
-        multiplier: length of each period in the last one's.
-        height: the first value of each period in the last one's.
-        end: where each period would end; at the very step, the next one begins.
+        period: the number of steps in the first period.
+        multiplier: the length of a period relative to the previous one.
+        height: the first value of a period relative to that of the previous one.
+        end: the value that each period decays to; at its last step, the next period starts.
     """
 
     period: float
@@ -322,8 +322,9 @@ class cosine_restarts(Schedule):  # noqa: N801
             number = xp.floor(x)
             inside = x - number
         else:
-            # The logarithm may fall on the wrong side of a restart, and is put right by the restarts themselves, which are
-            # rounded too: a step that is the 1e-12th part before one is at it. All of it times m - 1, which divides nothing.
+            # The rounded logarithm may be on the wrong side of a restart, and is compared with the restarts. These are rounded
+            # too, so a step that is less than a relative 1e-12 before a restart counts as at it. Everything is multiplied by
+            # m - 1 to avoid a division.
             grown = xp.minimum(x * (m - 1), MOST_TURNS)
             near = xp.floor(xp.log1p(grown) / math.log(m) + 0.5)
             early = grown * (1 + 1e-12) < xp.power(m, near) - 1
@@ -336,22 +337,22 @@ class cosine_restarts(Schedule):  # noqa: N801
 
 @dataclass(frozen=True, repr=False)
 class one_cycle(_OfSteps):  # noqa: N801
-    r"""Up from ``start`` to 1 and down to ``end``, in one go (Smith and Topin, Super-Convergence, 2018).
+    r"""One cycle: from ``start`` up to 1, then down to ``end`` (Smith and Topin, Super-Convergence, 2018).
 
-    The peak is at step peak_at · n − 1 and the end at step n − 1. With ``three_phase``, it goes down to ``start`` as long as
-    it went up, and to ``end`` after that.
+    The peak is at step peak_at · n − 1 and the end at step n − 1. With ``three_phase``, the value first falls to ``start``, in
+    as many steps as it rose, and then to ``end``.
 
     PyTorch: ``OneCycleLR(total_steps, pct_start, anneal_strategy, div_factor=1/start, three_phase)``, with
-    final_div_factor = start / end. It raises beyond its end, and changes β1 unless it is told not to. optax:
+    final_div_factor = start / end. It raises after its end, and by default changes β1 too. optax:
     ``cosine_onecycle_schedule``, whose phases end at peak_at · n and at n.
 
     Args:
         steps: n.
-        peak_at: share of the steps up to the peak.
+        peak_at: the fraction of the steps before the peak.
         start: the first value.
-        end: the last one.
+        end: the last value.
         shape: ``"cosine"`` or ``"linear"``.
-        three_phase: in three phases.
+        three_phase: whether the value falls to ``start`` before it falls to ``end``.
     """
 
     steps: float
@@ -384,17 +385,17 @@ class one_cycle(_OfSteps):  # noqa: N801
 
 @dataclass(frozen=True, repr=False)
 class triangular(Schedule):  # noqa: N801
-    r"""From ``low`` up to 1 and down again, for ever (Smith, Cyclical Learning Rates, 2017).
+    r"""From ``low`` up to 1 and down again, repeated (Smith, Cyclical Learning Rates, 2017).
 
     PyTorch: ``CyclicLR(base_lr, max_lr, step_size_up, step_size_down, mode, gamma)``, with low = base_lr / max_lr.
 
     Args:
-        up: steps up.
-        down: steps down; as many where None.
+        up: the number of steps up.
+        down: the number of steps down; the same as ``up`` if None.
         low: the lowest value.
-        mode: ``"triangular"``: always up to 1; ``"triangular2"``: the height over ``low`` halves from cycle to cycle;
-            ``"exp_range"``: it falls as gammaᵗ.
-        gamma: for ``"exp_range"``.
+        mode: ``"triangular"``: the peak is always 1; ``"triangular2"``: the height above ``low`` halves each cycle;
+            ``"exp_range"``: the height decays as gammaᵗ.
+        gamma: the decay of ``"exp_range"``.
     """
 
     up: float
@@ -422,7 +423,7 @@ class triangular(Schedule):  # noqa: N801
 
 @dataclass(frozen=True, repr=False)
 class inverse_sqrt(Schedule):  # noqa: N801
-    r""":math:`\sqrt{n / \max(t, n)}`: 1 for n steps, and from there with the root of the step.
+    r""":math:`\sqrt{n / \max(t, n)}`: 1 for n steps, then proportional to the inverse square root of the step.
 
     Vaswani et al., Attention Is All You Need (2017), equation 3, is ``warmup(n) * inverse_sqrt(n)``.
 
@@ -441,17 +442,17 @@ class inverse_sqrt(Schedule):  # noqa: N801
 
 @dataclass(frozen=True, repr=False)
 class trapezoid(_OfSteps):  # noqa: N801
-    r"""Up on a line, level at 1, and down to ``end``: warmup, stable, decay.
+    r"""Warmup, stable, decay: linear from 0 to 1, constant at 1, and down to ``end``.
 
     Zhai et al., Scaling Vision Transformers (2022); Hu et al., MiniCPM (2024); Hägele et al. (2024) for the decay by
     1 − √x. optax: ``join_schedules`` of three.
 
     Args:
-        steps: of all.
-        warmup: steps up, from 0.
-        decay: steps down.
+        steps: the total number of steps.
+        warmup: the number of steps of the warmup.
+        decay: the number of steps of the decay.
         end: the last value.
-        shape: of the way down: ``"linear"``, ``"cosine"`` or ``"sqrt"`` (1 − √x).
+        shape: the shape of the decay: ``"linear"``, ``"cosine"`` or ``"sqrt"`` (1 − √x).
     """
 
     steps: float
@@ -479,9 +480,9 @@ class trapezoid(_OfSteps):  # noqa: N801
 
 @dataclass(frozen=True, repr=False)
 class warmup(_OfSteps):  # noqa: N801
-    r"""Up from ``start`` to 1: on a line (:math:`\mathrm{start} + (1 - \mathrm{start}) x`), half a cosine, or exponentially.
+    r"""From ``start`` up to 1: linear (:math:`\mathrm{start} + (1 - \mathrm{start}) x`), half a cosine, or exponential.
 
-    The exponential one is :math:`\mathrm{start}^{1 - x}`. PyTorch: ``LinearLR(start_factor=start, total_iters=n)``.
+    The exponential shape is :math:`\mathrm{start}^{1 - x}`. PyTorch: ``LinearLR(start_factor=start, total_iters=n)``.
     Keras: the ``warmup_steps`` of ``CosineDecay``. optax: ``warmup_constant_schedule``.
 
     Args:
@@ -504,7 +505,7 @@ class warmup(_OfSteps):  # noqa: N801
 
     @staticmethod
     def untuned(beta2: float) -> Schedule:
-        r"""The warmup that Adam needs by its β2 alone: :math:`\min(1, (t + 1)(1 - \beta_2) / 2)`, over 2/(1−β2) steps.
+        r"""The warmup that follows from Adam's β2: :math:`\min(1, (t + 1)(1 - \beta_2) / 2)`, over 2/(1−β2) steps.
 
         Ma and Yarats, On the adequacy of untuned warmup for adaptive optimization (2021), equation 8.
         """
@@ -515,13 +516,13 @@ class warmup(_OfSteps):  # noqa: N801
 
 @dataclass(frozen=True, repr=False)
 class from_function(Schedule):  # noqa: N801
-    """Any function of the step. It is printed by its name, and cannot be written as JSON.
+    """Any function of the step. Its ``repr`` has the function's name, and it cannot be written as JSON.
 
     PyTorch: ``LambdaLR``.
 
     Args:
-        function: takes a step as a float, or as an array if the schedule is asked for an array; returns the same.
-        steps: how long the function is asked; after that its value stays. None: for ever.
+        function: takes a step as a float, or as an array if the schedule is called with an array; returns the same type.
+        steps: the step after which the value is constant; None if it never is.
     """
 
     function: Callable[[Any], Any]

@@ -13,13 +13,16 @@ FRAMEWORKS := jax optax flax equinox keras tensorflow-cpu
 DEV := build pytest pytest-xdist hypothesis expecttest bitsandbytes torchao playwright ruff mypy clang-format
 SITE := mkdocs-material mkdocstrings[python] latex2mathml
 
-.PHONY: train test test-tasks test-training wheels lint format docs bench clean
+.PHONY: train test test-nightly test-tasks test-training wheels lint format docs bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/adamas train
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(THREADS) --dist worksteal
+
+test-nightly: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(THREADS) --dist worksteal -m nightly
 
 test-tasks: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m tasks --durations=0

@@ -123,26 +123,28 @@ def is_wide(variable: Any) -> bool:
 class Stepper:
     """Steps variables with an optimizer as a training loop of the backend does: compiled, on JAX without side effects."""
 
-    def __init__(self, optimizer: Any, of: list[Any], jit: bool = True) -> None:
+    def __init__(self, optimizer: Any, of: list[Any], jit: bool = True, eager: bool = False) -> None:
+        """``jit=False``: TensorFlow without XLA. ``eager=True``: not compiled at all, for a few steps that make a state."""
         self.optimizer, self.of = optimizer, of
         optimizer.build(of)
-        if BACKEND == "jax":
+        self._stateless = BACKEND == "jax" and not eager
+        if eager or BACKEND == "torch":
+            self._step = lambda gradients: optimizer.apply(gradients, of)
+        elif BACKEND == "jax":
             import jax
 
             self._step = jax.jit(optimizer.stateless_apply)
-        elif BACKEND == "tensorflow":
+        else:
             import tensorflow as tf
 
             self._step = tf.function(lambda gradients: optimizer.apply(gradients, of), jit_compile=jit)
-        else:
-            self._step = lambda gradients: optimizer.apply(gradients, of)
 
     def __call__(self, gradients: Sequence[np.ndarray]) -> None:
         given = [
             keras.ops.convert_to_tensor(g, dtype=keras.backend.standardize_dtype(v.dtype))
             for g, v in zip(gradients, self.of, strict=True)
         ]
-        if BACKEND != "jax":
+        if not self._stateless:
             self._step(given)
             return
         state = [v.value for v in self.optimizer.variables]

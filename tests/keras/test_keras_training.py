@@ -16,6 +16,7 @@ import pytest
 from keras_cases import BACKEND, CASES, LARGE, Stepper, normal, stepped, value_of, variables
 
 import adamas.keras as ak
+import adamas.numpy
 from adamas.rule import formats
 from adamas.rule.sentence import FIRST, SECOND
 from adamas.schedules import Plateau, power
@@ -222,7 +223,7 @@ def test_a_rate_that_is_set_leaves_an_independent_decay_as_it_is() -> None:
 def test_state_of_another_optimizer_or_model_is_left_out_with_a_warning() -> None:
     of, store = variables(), {}
     optimizer = ak.Adam()
-    Stepper(optimizer, of, jit=False)(normal(1))
+    Stepper(optimizer, of, eager=True)(normal(1))
     optimizer.save_own_variables(store)
     for other, others in ((ak.Adam(amsgrad=True), of), (ak.Adam(), variables(shapes=((5, 3), (2,))))):
         other.build(others)
@@ -255,11 +256,11 @@ def test_trap_T38_state_saved_in_float16_does_not_explode(case: Any, state: str)
 
     def change(optimizer: Any, of: list[Any]) -> float:
         before = [value_of(v) for v in of]
-        Stepper(optimizer, of, jit=False)([0 * g for g in normal(1)])
+        Stepper(optimizer, of, eager=True)([0 * g for g in normal(1)])
         return max(np.abs(value_of(v) - x).max() for v, x in zip(of, before, strict=True))
 
     optimizer, of = case.ours(state=state), variables()
-    step = Stepper(optimizer, of, jit=False)
+    step = Stepper(optimizer, of, eager=True)
     for i in range(20):
         step([1e-4 * np.abs(g) + 1e-5 for g in normal(i)])
     store = saved_by(optimizer)
@@ -294,7 +295,7 @@ def test_trap_T38_state_saved_in_float16_does_not_explode(case: Any, state: str)
 )
 def test_trap_T38_a_state_that_cannot_be_is_refused(name: str, bad: Any, words: str) -> None:
     optimizer, of = ak.Nadam(), variables()
-    Stepper(optimizer, of, jit=False)(normal(1))
+    Stepper(optimizer, of, eager=True)(normal(1))
     store, before = saved_by(optimizer), bits(optimizer)
     key = number_of(optimizer, name)
     with pytest.raises(ValueError, match=words):
@@ -313,7 +314,7 @@ def test_trap_T38_a_state_that_cannot_be_is_refused(name: str, bad: Any, words: 
 )
 def test_trap_T38_codes_and_scales_that_cannot_be_are_refused(name: str, change: Any, words: str) -> None:
     optimizer, of = ak.Adam(state="int8"), variables(shapes=LARGE)
-    Stepper(optimizer, of, jit=False)(normal(1, shapes=LARGE))
+    Stepper(optimizer, of, eager=True)(normal(1, shapes=LARGE))
     store, before = saved_by(optimizer), bits(optimizer)
     key = number_of(optimizer, name)
     with pytest.raises(ValueError, match=words):
@@ -323,7 +324,7 @@ def test_trap_T38_codes_and_scales_that_cannot_be_are_refused(name: str, change:
 
 def test_trap_T38_a_state_that_is_loaded_early_is_refused_when_the_optimizer_is_built() -> None:
     optimizer, of = ak.Adam(use_ema=True, gradient_accumulation_steps=2), variables()
-    Stepper(optimizer, of, jit=False)(normal(1))
+    Stepper(optimizer, of, eager=True)(normal(1))
     store = saved_by(optimizer)
     key = number_of(optimizer, "exp_avg_sq")
     other = ak.Adam(use_ema=True, gradient_accumulation_steps=2)
@@ -392,7 +393,7 @@ def test_a_variable_that_is_missing_is_named() -> None:
 
 def test_observations_that_do_not_fit_change_nothing() -> None:
     optimizer = ak.Adam(1e-3 * Plateau(patience=0))
-    Stepper(optimizer, variables(), jit=False)(normal(1))
+    Stepper(optimizer, variables(), eager=True)(normal(1))
     before = bits(optimizer)
     for observed, words in (
         ([{}], "not the state of a Plateau"),
@@ -537,6 +538,22 @@ def test_trap_T32_nothing_is_written_into_an_array_that_was_handed_out() -> None
         assert int(state[0]) == 1
     after = [np.array(keras.ops.convert_to_numpy(x)) for x in (*read, *gradients)]
     assert all(np.array_equal(a, b) for a, b in zip(kept, after, strict=True))
+
+
+def test_trap_T32_a_tensor_of_tensorflow_stays_as_it_is() -> None:
+    """For the optimizers over NumPy arrays; here, since this process has TensorFlow already."""
+    if BACKEND != "tensorflow":
+        pytest.skip("of TensorFlow")
+    import tensorflow as tf
+
+    constant = tf.ones(3)
+    for array in (constant, np.asarray(constant), np.asarray(memoryview(constant)), np.from_dlpack(constant)):
+        with pytest.raises((TypeError, ValueError), match=r"parameter 'x'.*(promised never to change|is read-only)"):
+            adamas.numpy.Adam({"x": array}, lr=1.0)
+    copy = constant.numpy()  # of its own memory
+    adamas.numpy.Adam([copy], lr=1.0).step([constant])
+    assert np.abs(copy).max() < 1e-6
+    assert (constant.numpy() == 1).all()
 
 
 def test_variables_without_a_gradient_stay_and_the_others_step() -> None:

@@ -74,7 +74,7 @@ def _weight(p: Array, low: Array | None) -> Array:
 
 def _moments(optimizer: Optimizer, state: Mapping[str, Array]) -> dict[str, Array]:
     """The counts, and every moment in float32 or wider."""
-    counts = {name: state[name] for name, _ in optimizer._member.scalars if name in state}
+    counts = {name: state[name] for name in optimizer._member.scalar_names if name in state}
     moments = {
         name: arrays.decoded(state[name], state.get(layout.scale_name(name)))
         for name in layout.signs(optimizer._member)

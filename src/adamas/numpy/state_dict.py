@@ -167,13 +167,13 @@ def _loaded(
     p, name = group["params"][index], repr(group["param_names"][index])
     slots = {slot.name: slot for slot in slots_of(TENSORS, member, group, p, rows_of(group, index))}
     moments = list(member.states)
-    known = {*(count for count, _ in member.scalars), *moments, *map(layout.scale_name, moments)}
+    known = {*member.scalar_names, *moments, *map(layout.scale_name, moments)}
     if unknown := sorted(entries.keys() - known - {layout.LOW_BITS}):
         raise unfit(
             f"{unknown[0]!r} of parameter {name} is nothing that {optimizer} has: it has {', '.join(sorted(known))}"
         )
     state: dict[str, Array] = {}
-    for count, _ in member.scalars:
+    for count in member.scalar_names:
         if count not in entries or entries[count].size != 1 or entries[count].dtype.kind not in "fiu":
             raise unfit(f"{count!r} of parameter {name} has to be one number")
         state[count] = np.array(entries[count].item(), np.float64)
@@ -214,7 +214,7 @@ def _mended(
     state: Mapping[str, Array],
     values: Mapping[str, Array],
 ) -> dict[str, bounds.Mended]:
-    counts = {count: float(state[count]) for count, _ in member.scalars}
+    counts = {count: float(state[count]) for count in member.scalar_names}
     wide = {moment: arrays.decoded(x, None) for moment, x in values.items() if x.dtype not in _CODES}
     wide = {moment: x if x.dtype in _EXACT else x.astype(np.float32) for moment, x in wide.items()}
     return mended_moments(np, member, hypers, name, counts, wide, _REMEDY)

@@ -25,7 +25,6 @@ class _Tensors:
 
     @staticmethod
     def dtype_name(weight: Array) -> str:
-        """See ``adamas.step.record.Tensors``."""
         return str(weight.dtype.name)
 
     @staticmethod
@@ -52,30 +51,25 @@ class _Tensors:
 
     @staticmethod
     def write_scalar(scalar: Array, value: float) -> None:
-        """See ``adamas.step.record.Tensors``."""
         scalar[...] = value
 
     @staticmethod
     def low_bits(weight: Array) -> Array:
-        """See ``adamas.step.record.Tensors``."""
         return np.zeros_like(weight, dtype=np.int16, subok=False)
 
     @staticmethod
     def step(
         spec: GroupSpec, record: Record, gradient: Array, numbers: Numbers, penalized: bool, count: int
     ) -> NoReturn:
-        """See ``adamas.step.record.Tensors``."""
         raise ValueError("adamas.numpy steps on the engine alone")
 
     @staticmethod
     def squares(gradient: Array) -> Array:
-        """See ``adamas.step.record.Tensors``."""
         with np.errstate(all="ignore"):
             return np.square(_real(gradient).astype(np.float64)).ravel()
 
     @staticmethod
     def is_finite(gradient: Array) -> bool:
-        """See ``adamas.step.record.Tensors``."""
         return bool(np.isfinite(_real(gradient)).all())
 
     @staticmethod
@@ -87,7 +81,6 @@ class _Tensors:
         penalized: bool,
         term: Callable[..., Array],
     ) -> Array:
-        """See ``adamas.step.record.Tensors``."""
         raise ValueError("adamas.numpy steps on the engine alone")
 
 

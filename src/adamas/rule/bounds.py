@@ -43,7 +43,7 @@ class Mended(NamedTuple):
 
 def check_scalars(member: Member, scalars: Mapping[str, float]) -> None:
     """Raises ValueError, which begins with the scalar's name, if a scalar that a parameter carries is none that can be."""
-    for name, _ in member.scalars:
+    for name in member.scalar_names:
         value = scalars[name]
         highest = math.inf if name == "step" else 1.0  # a product of numbers from 0 to 1
         if not 0 <= value <= highest or math.isinf(value):

@@ -258,6 +258,11 @@ class Member:
         return {name: found[name] for name in self.names.values()}
 
     @cached_property
+    def scalar_names(self) -> tuple[str, ...]:
+        """The names of the numbers that each parameter carries, the step first."""
+        return tuple(name for name, _ in self.scalars)
+
+    @cached_property
     def _structural(self) -> tuple[str, ...]:
         return tuple(h.name for h in self.hyperparameters if h.structural)
 

@@ -16,7 +16,7 @@ _OVER = {"tensor": "its tensor", "all": "all tensors"}
 
 
 class ArraysExecutor:
-    """See ``adamas.step.executor.Executor``."""
+    """The parameters of a group on other devices, with the attributes and methods of ``EngineExecutor``."""
 
     def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
         self._spec, self._records = spec, records
@@ -27,7 +27,7 @@ class ArraysExecutor:
         self.prepared: Sequence[tuple[Numbers, Scalars]] = ()
 
     def look(self, gradients: list[Tensor | None] | None) -> None:
-        """See ``Executor.look``."""
+        """See ``EngineExecutor.look``."""
         if gradients is None:
             gradients = [self._spec.tensors.gradient_of(record.weight) for record in self._records]
         check_gradients(self._spec, self._records, gradients)
@@ -57,15 +57,15 @@ class ArraysExecutor:
         return number
 
     def release(self) -> None:
-        """See ``Executor.release``."""
+        """See ``EngineExecutor.release``."""
         self._found = []
 
     def gradients(self) -> list[Tensor]:
-        """See ``Executor.gradients``."""
+        """See ``EngineExecutor.gradients``."""
         return [gradient for _, gradient, _ in self._found]
 
     def square_sum(self, threads: int) -> tuple[list[float], str | None]:
-        """See ``Executor.square_sum``."""
+        """See ``EngineExecutor.square_sum``."""
         tensors = self._spec.tensors
         squares = [part for _, gradient, _ in self._found for part in summed(tensors.squares(gradient))]
         culprits = (record.name for record, gradient, _ in self._found if not tensors.is_finite(gradient))

@@ -66,7 +66,12 @@ class EngineRule:
 
 
 class EngineExecutor:
-    """See ``adamas.step.executor.Executor``."""
+    """The parameters of a group on the CPU.
+
+    Attributes:
+        scalars: the distinct scalars of the parameters that ``look`` found to have a gradient.
+        prepared: for each of them the numbers of the coming step, and the scalars after it.
+    """
 
     def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
         self._spec, self._records = spec, records
@@ -88,7 +93,11 @@ class EngineExecutor:
         )
 
     def look(self, gradients: list[Tensor | None] | None) -> None:
-        """See ``Executor.look``."""
+        """Looks up the tensors of all parameters that have a gradient: one of these or, if None, the parameter's own.
+
+        Raises:
+            ValueError: a tensor cannot be used; the message names the parameter.
+        """
         self._given = gradients
         try:
             self.scalars = self.group.collect(gradients)
@@ -101,18 +110,18 @@ class EngineExecutor:
             self.scalars = self.group.collect(self._given)
 
     def release(self) -> None:
-        """See ``Executor.release``."""
+        """Lets go of what ``look`` found."""
         self.group.discard()
         self._given = None
 
     def gradients(self) -> list[Tensor]:
-        """See ``Executor.gradients``."""
+        """The gradients that ``look`` found."""
         if self._given is not None:
             return [gradient for gradient in self._given if gradient is not None]
         return [self._spec.tensors.gradient_of(weight) for weight in self.group.collected()]
 
     def square_sum(self, threads: int) -> tuple[list[float], str | None]:
-        """See ``Executor.square_sum``."""
+        """Σg² as numbers to be added, and the name of the first parameter whose gradient is not finite, or None."""
         high, low, culprit = self.group.square_sum(threads)
         return [high, low] if math.isfinite(high) else [high], culprit  # low is NaN beside an infinite sum
 

@@ -1,13 +1,18 @@
-"""Who performs a step: an executor for the parameters of a group that lie on the same kind of device."""
+"""Which executor steps a parameter, and what executors share.
+
+An executor has those parameters of a group that are stepped by the same code. Its duties are to look tensors up, to reduce
+gradients to sums, and to apply the step. ``adamas.step.engine`` has the one for the CPU, and ``adamas.step.arrays_executor``
+the one for other devices.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
-from ..rule.declaration import Member, Numbers, Rule, has_penalty
-from .record import Record, Scalars, Tensor, Tensors, begin_state
+from ..rule.declaration import Member, Rule, has_penalty
+from .record import Record, Tensor, Tensors, begin_state
 
 _FORCED = "ADAMAS_EXECUTOR"  # the environment variable that names the executor of all parameters, for tests
 
@@ -43,34 +48,6 @@ def spec_of(member: Member, group: Mapping[str, Any], tensors: Tensors, scalar_n
     """What the parameters of a group with these hyperparameters have in common."""
     rule, names = member.rule(group), member.state_names(group)
     return GroupSpec(member, group, rule, has_penalty(group), group["weights"], names, tuple(scalar_names), tensors)
-
-
-class Executor(Protocol):
-    """The parameters of one group that are stepped by the same code. Its duties are to look, to reduce and to apply.
-
-    Attributes:
-        scalars: the distinct scalars of the parameters that ``look`` found to have a gradient.
-        prepared: for each of them the numbers of the coming step, and the scalars after it.
-    """
-
-    scalars: Sequence[Scalars]
-    prepared: Sequence[tuple[Numbers, Scalars]]
-
-    def look(self, gradients: list[Tensor | None] | None) -> None:
-        """Looks up the tensors of all parameters that have a gradient: one of these or, if None, the parameter's own.
-
-        Raises:
-            ValueError: a tensor cannot be used; the message names the parameter.
-        """
-
-    def release(self) -> None:
-        """Lets go of what ``look`` found."""
-
-    def gradients(self) -> list[Tensor]:
-        """The gradients that ``look`` found."""
-
-    def square_sum(self, threads: int) -> tuple[list[float], str | None]:
-        """Σg² as numbers to be added, and the name of the first parameter whose gradient is not finite, or None."""
 
 
 def executor_kind(spec: GroupSpec, record: Record) -> Kind:

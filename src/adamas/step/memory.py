@@ -70,9 +70,7 @@ def counted(
     """The bytes of arrays or tensors, by kind: ``states`` are those of the parameters, by name."""
     weights = list(weights)
     found = {WEIGHTS: sum(p.nbytes for p in weights), GRADIENTS: sum(g.nbytes for g in gradients)}
-    kinds = {scale_name(name): SCALES for name in member.states} | dict.fromkeys(
-        (name for name, _ in member.scalars), COUNTS
-    )
+    kinds = {scale_name(name): SCALES for name in member.states} | dict.fromkeys(member.scalar_names, COUNTS)
     for state in states:
         for name, value in state.items():
             if hasattr(value, "nbytes"):

@@ -40,7 +40,7 @@ class Plan:
         basis: Any,
         has_scalars: bool = True,
     ) -> None:
-        names = [name for name, _ in member.scalars] if has_scalars else _NO_SCALARS
+        names = member.scalar_names if has_scalars else _NO_SCALARS
         self.records, self.basis, self._tensors = list(records), basis, tensors
         self._spec = spec_of(member, group, tensors, names)
         shares: dict[tuple[str, bool], list[int]] = {}

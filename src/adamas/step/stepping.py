@@ -63,10 +63,6 @@ class Stepping:
         """How many steps ``on_nonfinite="skip"`` has left undone. It travels in the state dict."""
         return max((group["skipped_steps"] for group in self.param_groups), default=0)
 
-    @property
-    def _scalar_names(self) -> list[str]:
-        return [name for name, _ in self._member.scalars]
-
     @abstractmethod
     def _current_plans(self) -> Sequence[Plan]:
         """The plans of all groups, for the tensors and options that are there now."""
@@ -277,11 +273,15 @@ class Stepping:
         held, done, problem = False, self._counted[1], None
         for one in self._schedules:
             held = held or one.is_held()  # and then not written in what follows
-        for reached in (seen.reached, *[plan.reached() for plan in plans]) if moves else ():
-            if reached > done:
-                done = reached
+        if moves:
+            done = max(done, seen.reached)
+            for plan in plans:
+                done = max(done, plan.reached())
+        scheduled: list[Change] = []
         try:
-            changes += [change for one in self._schedules for change in one.refreshed(done)]
+            for one in self._schedules:
+                scheduled += one.refreshed(done)
+            changes += scheduled
         except Exception as error:
             problem = error
         # Without plans, the next step counts anew.
@@ -310,8 +310,9 @@ class Stepping:
 
     def _advance(self, group: dict[str, Any], before: Scalars, scale: float) -> tuple[Numbers, Scalars]:
         """The numbers of the next step for parameters with these scalars, and the scalars after it."""
-        scalars = self._member.advance(group, dict(zip(self._scalar_names, before, strict=True)))
-        return self._member.numbers_of(group, scalars, scale), tuple(scalars.values())
+        member = self._member
+        scalars = member.advance(group, dict(zip(member.scalar_names, before, strict=True)))
+        return member.numbers_of(group, scalars, scale), tuple(scalars.values())
 
     def _clip(self, norm: float, changes: list[Change]) -> list[float]:
         """The factor of each group's gradients, whose norm this is; has a step that is shortened counted."""

@@ -113,7 +113,7 @@ def _besides_moments(
     member: Member, group: Mapping[str, Any], p: Tensor, name: str, saved: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Counts, low bits of the weights, and what is not ours."""
-    counts = [count for count, _ in member.scalars]
+    counts = list(member.scalar_names)
     moments = {key for moment in storage.code_dtypes(member) for key in (moment, layout.scale_name(moment))}
     state: dict[str, Any] = {}
     for key, value in saved.items():
@@ -186,7 +186,7 @@ def _check_complete(member: Member, group: Mapping[str, Any], name: str, state: 
     if member.base == "SGD":
         # That a buffer is there means that its first step is over.
         state.setdefault("step", torch.tensor(1.0, dtype=torch.float64, device="cpu"))
-    counts = [count for count, _ in member.scalars]
+    counts = list(member.scalar_names)
     moments = member.state_names(group)
     needed = [*counts, *member.denominators]
     others = state.keys() - {*counts, *member.states, layout.LOW_BITS}

@@ -245,7 +245,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     def _plan(self, group: dict[str, Any], first: int) -> Plan:
         """The plan of a group, whose parameters come after ``first`` others."""
         params, names = list(group["params"]), parameter_names(group, first)
-        scalars, is_alone = self._scalar_names, self._peers is None
+        scalars, is_alone = self._member.scalar_names, self._peers is None
         needed = {*scalars, *self._member.state_names(group)}
         records, bare = [], []
         for i, p in enumerate(params):

@@ -28,12 +28,10 @@ class _Tensors:
 
     @staticmethod
     def is_on_cpu(weight: Tensor) -> bool:
-        """See ``adamas.step.record.Tensors``."""
         return weight.device.type == "cpu"
 
     @staticmethod
     def gradient_of(weight: Tensor) -> Tensor | None:
-        """See ``adamas.step.record.Tensors``."""
         return weight.grad if weight.requires_grad else None
 
     @staticmethod
@@ -48,7 +46,6 @@ class _Tensors:
 
     @staticmethod
     def has_nonzero(gradient: Tensor) -> bool:
-        """See ``adamas.step.record.Tensors``."""
         return bool(gradient.any())
 
     @staticmethod
@@ -63,12 +60,10 @@ class _Tensors:
 
     @staticmethod
     def write_scalar(scalar: Tensor, value: float) -> None:
-        """See ``adamas.step.record.Tensors``."""
         scalar.fill_(value)
 
     @staticmethod
     def low_bits(weight: Tensor) -> Tensor:
-        """See ``adamas.step.record.Tensors``."""
         return torch.zeros_like(weight, dtype=torch.int16, memory_format=torch.preserve_format)
 
     @staticmethod
@@ -101,12 +96,10 @@ class _Tensors:
     @staticmethod
     @torch.no_grad()
     def squares(gradient: Tensor) -> Tensor:
-        """See ``adamas.step.record.Tensors``."""
         return _real(gradient).to(torch.float64).square().flatten()
 
     @staticmethod
     def is_finite(gradient: Tensor) -> bool:
-        """See ``adamas.step.record.Tensors``."""
         return bool(torch.isfinite(_real(gradient)).all())
 
     @staticmethod
@@ -119,7 +112,6 @@ class _Tensors:
         penalized: bool,
         term: Callable[..., Tensor],
     ) -> Tensor:
-        """See ``adamas.step.record.Tensors``."""
         state, weight = record.state, _real(record.weight)
         compute = torch.float64 if weight.dtype == torch.float64 else torch.float32
         low = state.get(layout.LOW_BITS) if spec.weights == "split" else None

@@ -1,7 +1,7 @@
 """Adamas: the Adam family of optimizers as one engine.
 
-Importing this package imports the standard library alone. The adapters (``adamas.torch``, …) are imported by those who have
-the framework, and only those that step on the engine need it to be built.
+Importing this package imports only the standard library. Each adapter (``adamas.torch``, …) needs its framework, and only the
+adapters that run on the engine need a compiled engine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 if not TYPE_CHECKING:  # or any name would pass for an attribute
 
     def __getattr__(name: str) -> Any:
-        """Import the engine when it is first asked for, and say how to build it where it is missing."""
+        """Import the engine on first use; if it is missing, the error says how to build it."""
         if name != "_engine":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
@@ -30,14 +30,15 @@ if not TYPE_CHECKING:  # or any name would pass for an attribute
 
 
 class EngineInfo(NamedTuple):
-    """What the engine runs on.
+    """The instruction set and the threads of the engine.
 
     Attributes:
         instruction_set: ``"avx512"``, ``"avx2"`` or ``"baseline"`` (SSE2 on x86-64, NEON on Arm).
-        threads: how many threads a step uses: PyTorch's number where PyTorch is loaded, else OMP_NUM_THREADS, else as many
-            as there are processors.
-        thread_source: ``"OpenMP"`` where the process has an OpenMP runtime (PyTorch brings one), else ``"own"``; ``"own"`` in
-            a process made by ``fork`` too, where GCC's OpenMP runtime would wait for threads that only the parent has.
+        threads: the number of threads that a step uses: PyTorch's number if PyTorch is loaded, else OMP_NUM_THREADS, else the
+            number of processors.
+        thread_source: ``"OpenMP"`` if the process has an OpenMP runtime (PyTorch brings one), else ``"own"``. It is also
+            ``"own"`` in a process made by ``fork``, where GCC's OpenMP runtime would wait for threads that only the parent
+            has.
     """
 
     instruction_set: str
@@ -46,7 +47,7 @@ class EngineInfo(NamedTuple):
 
 
 def engine_info() -> EngineInfo:
-    """Tells which instruction set the engine chose on this processor, and which threads it uses."""
+    """The instruction set that the engine chose on this processor, and the threads that it uses."""
     from . import _engine
     from .threads import threads
 

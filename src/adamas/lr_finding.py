@@ -1,6 +1,6 @@
-"""What a sweep of the learning rate says: the rules that read a rate off its curve, and the finding that they come to.
+"""Suggests a learning rate from the curve of a sweep: three rules, and the finding that combines them.
 
-What sweeps are made with is the adapters' matter. Imports NumPy and adamas.schedules alone; matplotlib only to draw.
+The adapters run the sweeps. Imports NumPy and adamas.schedules alone; matplotlib only to draw.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from .schedules import Schedule, cosine, warmup
 
 Floats = NDArray[np.float64]
 
-# The curve is smoothed over this many decades of the rate, and at least so many rates; see ``Curve``.
+# The curve is smoothed over this many decades of the learning rate, and at least this many rates; see ``Curve``.
 _WIDTH = 0.2
 _POINTS = 2.5
-# How many standard errors a fall or a slope has to have: the noise of 100 rates exceeds four of them in one sweep of 300.
+# The number of standard errors that a fall or a slope must exceed: the noise of 100 rates exceeds four in one sweep of 300.
 _BEYOND_NOISE = 4.0
 _FALLS = 3.0
-# How far down the valley its rule goes. Of shares from two thirds to four fifths, for twelve seeds on digits and eight on
-# MNIST, this came nearest to the best rate of one epoch, for Adam and gradient descent together (docs/find-lr.md).
+# How far down the valley its rule goes. Among fractions from two thirds to four fifths, for twelve seeds on digits and eight
+# on MNIST, this one came closest to the best rate of one epoch, for Adam and gradient descent together (docs/find-lr.md).
 _DOWN = 0.75
-LOW_CONFIDENCE = 0.3  # under it, a suggestion comes with a warning
+LOW_CONFIDENCE = 0.3  # a suggestion with less confidence comes with a warning
 # Decades of spread that halve the confidence.
 _HALVING = 0.5
-# A sweep is over when the averaged loss is this many times as far above its best as it had fallen. It only saves batches:
-# what a sweep says is read off by the rules.
+# A sweep stops when the averaged loss has risen above its best by this multiple of its fall. This only saves batches: it does
+# not change what the rules find.
 _OVER = 4.0
 _AVERAGE = 0.9
 _BEFORE_OVER = 10
 
 
 class LRFindingError(ValueError):
-    """No learning rate can be read off the sweep. The text says why, and what to change."""
+    """The sweep does not determine a learning rate. The message says why, and what to change."""
 
 
 @dataclass(frozen=True)
 class LRRule:
-    """What one rule says: a rate, or, where it does not apply, why; ``note`` explains either.
+    """The result of one rule: a learning rate, or the reason why the rule does not apply.
 
     Attributes:
         name: ``"steepest descent"``, ``"valley"`` or ``"tenth of divergence"``.
-        lr: the rate; None where the rule does not apply.
-        note: how it came about, or why the rule does not apply.
+        lr: the learning rate; None if the rule does not apply.
+        note: how the learning rate was found, or why the rule does not apply.
     """
 
     name: str
@@ -59,19 +59,19 @@ class LRRule:
 
 @dataclass(frozen=True)
 class LRFinding:
-    """What ``find_lr`` found; ``print`` says it in words, ``plot`` draws it.
+    """The result of ``find_lr``; ``print`` explains it, ``plot`` draws it.
 
     Attributes:
-        lr: the learning rate to use: the median, by its logarithm, of the rules that apply.
-        confidence: from 0 to 1. Rules and repeats that agree on one rate give 1; each half decade of spread (a factor of
-            3.2) halves it; a rule that does not apply, and a sweep that gives no rate by itself, take their share of it away.
-            The spread is the root of the mean squares of the distances from ``lr``, in decades: of the rules, and, added in
-            squares, of the sweeps.
-        rules: what each of the three rules says.
-        sweep_lrs: what each sweep says by itself; None where no rule applies to it.
-        rates: the rates that were swept, rising.
-        losses: for each sweep, the loss before the step at each rate, as far as it went.
-        smoothed: the median of the sweeps, smoothed; NaN from where most sweeps had diverged.
+        lr: the suggested learning rate: the median of the logarithms of the rules that apply.
+        confidence: from 0 to 1. It is 1 if all rules and sweeps agree on one rate. Each half decade of spread (a factor of
+            3.2) halves it, and it is multiplied by the fraction of rules that apply and by the fraction of sweeps that give a
+            rate of their own. The spread is the root mean square distance from ``lr``, in decades, of the rules and of the
+            sweeps, added in squares.
+        rules: the results of the three rules.
+        sweep_lrs: the suggestion of each sweep alone; None if no rule applies to it.
+        rates: the learning rates of the sweep, increasing.
+        losses: for each sweep, the loss before the step at each rate, until the sweep stopped.
+        smoothed: the smoothed median of the sweeps; NaN where most sweeps had diverged.
     """
 
     lr: float
@@ -83,7 +83,7 @@ class LRFinding:
     smoothed: tuple[float, ...]
 
     def __str__(self) -> str:
-        """The rate, the confidence, and a line for each rule."""
+        """The learning rate, the confidence, and a line for each rule."""
         low = ": low, as rules or sweeps disagree; look at the curve before you use it"
         lines = [
             f"learning rate {self.lr:.2g}, confidence {self.confidence:.2f}{low * (self.confidence < LOW_CONFIDENCE)}"
@@ -102,11 +102,11 @@ class LRFinding:
         return "\n".join(lines)
 
     def schedule(self, steps: int, warmup: int | None = None) -> Schedule:
-        """A schedule for a run: up to ``lr`` on a line, then down half a cosine to 0.
+        """A schedule for a run: linear warmup to ``lr``, then cosine decay to 0.
 
         Args:
-            steps: how many the run has, in all.
-            warmup: how many of them lead up to ``lr``; by default a twentieth. 0 leaves the warmup out.
+            steps: the total number of steps of the run.
+            warmup: the number of steps of the warmup; by default a twentieth of ``steps``. 0 means no warmup.
 
         Raises:
             ValueError: ``steps`` is below 1, or ``warmup`` is not from 0 up to but not including ``steps``.
@@ -115,14 +115,14 @@ class LRFinding:
 
     @needs("train")
     def plot(self, path_or_axes: Any = None) -> Any:
-        """Draw the median of the sweeps, the band from their lowest to their highest loss, and what the rules say.
+        """Draw the median of the sweeps, the band from their lowest to their highest loss, and the results of the rules.
 
         Args:
-            path_or_axes: a file (its name's end says in which format; or a binary file to write a PNG into), or
-                matplotlib's axes to draw in; by default a new figure of pyplot.
+            path_or_axes: a path (its suffix determines the format), a binary file to write a PNG into, or matplotlib axes to
+                draw in; by default a new pyplot figure.
 
         Returns:
-            matplotlib's axes.
+            The matplotlib axes.
         """
         if path_or_axes is None:
             from matplotlib import pyplot
@@ -152,7 +152,7 @@ def _schedule(lr: float, steps: int, up: int) -> Schedule:
 
 
 class Sweep:
-    """The losses of one sweep, as they come in.
+    """The losses of one sweep while it runs.
 
     Attributes:
         losses: the loss before the step at each rate so far.
@@ -163,10 +163,10 @@ class Sweep:
         self._average, self._best = 0.0, math.inf
 
     def add(self, loss: float) -> bool:
-        """Take notice of the next loss; returns whether the sweep goes on.
+        """Record the next loss; return whether the sweep continues.
 
         Raises:
-            LRFindingError: it is the first, and not finite.
+            LRFindingError: the first loss is not finite.
         """
         number = len(self.losses)
         if not math.isfinite(loss):
@@ -181,7 +181,7 @@ class Sweep:
         if number >= _BEFORE_OVER:
             start = self.losses[:_BEFORE_OVER]
             level = sum(start) / len(start)
-            # Differences alone, so that a loss may be negative; a hundredth of the loss stands for noise where there is none.
+            # Only differences count, so a loss may be negative. Without noise, a hundredth of the loss takes its place.
             scale = max(level - self._best, max(start) - min(start), 0.01 * abs(level))
             if corrected > self._best + _OVER * scale:
                 return False
@@ -190,7 +190,7 @@ class Sweep:
 
 
 def check_sweep(low: float, high: float, steps: int, sweeps: int) -> None:
-    """Raise ValueError for rates and counts that cannot be swept."""
+    """Raise ValueError for rates or counts that do not define a sweep."""
     if not 0 < low < high < math.inf:
         raise ValueError(f"low and high must be numbers with 0 < low < high, got low={low} and high={high}")
     if steps < 20:
@@ -203,17 +203,20 @@ def check_sweep(low: float, high: float, steps: int, sweeps: int) -> None:
 
 
 class Curve:
-    """The loss over the logarithm of the rate, smoothed, with its slope and the standard errors of both.
+    """The smoothed loss as a function of the logarithm of the learning rate, with its slope and the standard errors of both.
 
-    Smoothed by a local linear regression (Cleveland, 1979) with Gaussian weights, not by a moving average: an average
-    lags, and moves what is read off it up by a good part of a decade; a regression gives the slope along with the value;
-    and its weights say how much noise is left in each.
+    The smoother is a local linear regression (Cleveland, 1979) with Gaussian weights, not a moving average. A moving average
+    lags, which shifts the result up by a large part of a decade. A regression gives the slope together with the value, and its
+    weights give the remaining noise of both.
     """
 
     def __init__(self, rates: Floats, losses: Floats, noise: float = 0.0) -> None:
-        """Take rising rates, and a loss at each, infinite from where the sweep had diverged; and the noise that they have.
+        """Smooth the losses.
 
-        Of that, and of what is found in the losses themselves, the larger counts.
+        Args:
+            rates: increasing learning rates.
+            losses: the loss at each rate, infinite after the sweep has diverged.
+            noise: a standard deviation of the losses. The noise estimated from the losses themselves is used if it is larger.
         """
         self.x = np.log10(rates)
         self.count = len(rates)
@@ -223,7 +226,7 @@ class Curve:
         self.start = float(first.mean())
         self.noise = max(noise, _noise_within(measured[: max(20, self.count // 4)]))
         self.spread = float(first.max() - first.min())
-        # What has diverged may be of any size, and would bend the curve long before it.
+        # Losses after divergence can have any size, and would bend the curve far before it.
         top = self.start + max(self.start - float(measured.min()), 4 * self.noise, 5 * self.spread)
         losses = np.minimum(losses, top)
         self.width = max(_WIDTH, _POINTS * float(self.x[1] - self.x[0]))
@@ -235,10 +238,10 @@ class Curve:
         slopes = weights * offset / (weights * offset**2).sum(1, keepdims=True)
         values = weights + slopes * (self.x - centre)[:, None]
         self.value: Floats = values @ losses
-        self.slope: Floats = slopes @ losses  # loss a decade
+        self.slope: Floats = slopes @ losses  # loss per decade
         error = np.sqrt((values**2).sum(1) + 1 / len(first)) * self.noise
         slope_error = np.sqrt((slopes**2).sum(1)) * self.noise
-        # Rounding is noise too, and all there is of it where every batch is the same.
+        # Rounding is noise too, and the only noise if all batches are the same.
         rounding = 1e-6 * abs(self.start)
         self.bottom = int(self.value.argmin())
         self.tolerance: Floats = _BEYOND_NOISE * error + rounding
@@ -253,12 +256,12 @@ class Curve:
 
     @property
     def steepest(self) -> int:
-        """Where the loss falls the most for the same factor, down to the lowest loss; only where it fell."""
+        """The index of the steepest descent per decade, up to the lowest loss, where the loss fell significantly."""
         return self._steepest(self.moved & self.falls)
 
     @property
     def begins_falling(self) -> bool:
-        """Whether the loss fell the most at the lowest rate: it is not known from where."""
+        """Whether the loss fell the most at the lowest rate, so that the start of the fall is unknown."""
         return bool(self.x[self._steepest(self.falls)] - self.x[0] < self.width)
 
     def _steepest(self, possible: NDArray[np.bool_]) -> int:
@@ -266,12 +269,12 @@ class Curve:
 
     @property
     def ends_falling(self) -> bool:
-        """Whether the loss had no bottom yet at the highest rate."""
+        """Whether the loss was still falling at the highest rate."""
         before = int(np.searchsorted(self.x, self.x[-1] - 2 * self.width))
         return not self.diverged and float(self.value[before] - self.value[-1]) > 0.05 * self.depth
 
     def crossing(self, level: float, begin: int, up: bool) -> float | None:
-        """The rate at which the smoothed curve first reaches ``level`` from ``begin`` on, rising or falling."""
+        """The rate at which the smoothed curve first reaches ``level`` at or after the index ``begin``, rising or falling."""
         reached = self.value >= level if up else self.value <= level
         after = np.flatnonzero(reached[begin:])
         if not len(after):
@@ -284,7 +287,7 @@ class Curve:
 
 
 def _noise_within(losses: Floats) -> float:
-    """The noise of the beginning of one sweep: what a cubic leaves, which has room for the beginning of a fall."""
+    """The noise at the start of one sweep: the residual of a cubic fit, which can follow the beginning of a fall."""
     if len(losses) < 8:
         return float(losses.std())
     at = np.linspace(-1.0, 1.0, len(losses))
@@ -293,7 +296,7 @@ def _noise_within(losses: Floats) -> float:
 
 
 def _noise_between(losses: Floats) -> float:
-    """The noise of one sweep (sweeps × rates): how far those of several differ over the first half of the rates."""
+    """The noise of one sweep: the deviation between sweeps (sweeps × rates) over the first half of the rates."""
     here = losses[:, np.isfinite(losses).all(0)][:, : max(20, losses.shape[1] // 2)]
     if len(here) < 2 or here.shape[1] < 8:
         return 0.0
@@ -301,9 +304,9 @@ def _noise_between(losses: Floats) -> float:
 
 
 def _independent(rest: Floats, freedom: int) -> float:
-    """The standard deviation that independent noise would need to disturb averages as much as this (sweeps × rates).
+    """The standard deviation of independent noise with the same effect on averages as ``rest`` (sweeps × rates).
 
-    It is more than that of ``rest`` where neighbours resemble each other, as they do in data that is sorted.
+    It is larger than that of ``rest`` if neighbours are correlated, as they are in sorted data.
     """
     squares = float((rest**2).sum())
     if squares == 0:
@@ -312,8 +315,8 @@ def _independent(rest: Floats, freedom: int) -> float:
     return math.sqrt(squares / freedom * (1 + likeness) / (1 - likeness))
 
 
-# ---- the rules: Smith, Cyclical Learning Rates for Training Neural Networks (2017), section 3.3, looks for where the loss
-# begins to fall and where it becomes ragged; these read it off without an eye. See also Smith and Topin, Super-Convergence
+# ---- the rules. Smith, Cyclical Learning Rates for Training Neural Networks (2017), section 3.3, finds by eye where the loss
+# begins to fall and where it becomes ragged; these rules do it automatically. See also Smith and Topin, Super-Convergence
 # (2018).
 
 _NEVER_FELL = "the loss never fell by more than its noise"
@@ -321,7 +324,7 @@ _FELL_BEFORE = "the loss fell the most at the lowest rate"
 
 
 def steepest_descent(curve: Curve) -> LRRule:
-    """The rate at which the loss falls the most for the same factor; only where it has fallen by more than its noise."""
+    """The rate at which the loss falls the most per decade, where it has fallen by more than its noise."""
     name = "steepest descent"
     if not curve.fell:
         return LRRule(name, None, _NEVER_FELL)
@@ -338,10 +341,10 @@ def steepest_descent(curve: Curve) -> LRRule:
 
 
 def valley(curve: Curve) -> LRRule:
-    """Most of the way down to the lowest loss.
+    """The rate at which the loss has fallen most of the way to its lowest value.
 
-    fastai's rule of this name takes the middle of the longest falling subsequence, in steps: so it depends on where the
-    sweep began, and on noise in the flat part. Depth depends on neither.
+    fastai's rule of this name takes the middle of the longest decreasing subsequence, counted in steps. It depends on the
+    first rate of the sweep and on noise in the flat part; the depth of the fall depends on neither.
     """
     name = "valley"
     if not curve.fell:
@@ -357,7 +360,7 @@ def valley(curve: Curve) -> LRRule:
 
 
 def tenth_of_divergence(curve: Curve) -> LRRule:
-    """A tenth of the rate at which half of what the loss had fallen is lost again."""
+    """A tenth of the rate at which the loss has risen by half of its fall."""
     name = "tenth of divergence"
     if not curve.fell:
         return LRRule(name, None, _NEVER_FELL)
@@ -368,7 +371,7 @@ def tenth_of_divergence(curve: Curve) -> LRRule:
 
 
 def _apply(rates: Floats, losses: Floats, noise: float) -> tuple[Curve, tuple[LRRule, ...], float | None]:
-    """The curve, what the rules say of it, and the median by logarithm of those that apply."""
+    """The curve, the results of the rules, and the median of the logarithms of those that apply."""
     curve = Curve(rates, losses, noise)
     rules = steepest_descent(curve), valley(curve), tenth_of_divergence(curve)
     logarithms = [math.log10(rule.lr) for rule in rules if rule.lr is not None]
@@ -376,7 +379,11 @@ def _apply(rates: Floats, losses: Floats, noise: float) -> tuple[Curve, tuple[LR
 
 
 def conclude(rates: Sequence[float], sweeps: Sequence[Sequence[float]]) -> LRFinding:
-    """Make a finding of sweeps: for each, its losses as far as it went; finite numbers.
+    """Apply the rules to sweeps.
+
+    Args:
+        rates: increasing learning rates.
+        sweeps: the losses of each sweep, finite, until the sweep stopped.
 
     Raises:
         LRFindingError: no rule applies.
@@ -394,7 +401,7 @@ def conclude(rates: Sequence[float], sweeps: Sequence[Sequence[float]]) -> LRFin
             f"{grid[0] / 1000:.0e} for example"
         )
     noise = _noise_between(losses)
-    # The median of three has 0.67 of the noise of one, that of many 1.25 / √n.
+    # The noise of the median of three sweeps is 0.67 times that of one; of n sweeps, for large n, 1.25 / √n times.
     curve, rules, lr = _apply(grid, median, noise * min(1.2 / math.sqrt(len(losses)), 0.71))
     if lr is None:
         raise LRFindingError(_why_nothing_applies(curve, rules))
@@ -480,7 +487,7 @@ def _draw(finding: LRFinding, axes: Any) -> Any:
     axes.axvline(finding.lr, color="#333333", linestyle="--", linewidth=1, label=f"suggestion: {finding.lr:.2g}")
     axes.set_xscale("log")
     axes.set_xlim(rates[0], rates[-1])
-    # Where it diverges, the loss has no bound: show the fall.
+    # A diverging loss is unbounded: show the fall.
     axes.set_ylim(bottom - 0.2 * (start - bottom), start + 0.6 * (start - bottom))
     axes.set_title(f"learning rate {finding.lr:.2g}, confidence {finding.confidence:.2f}", loc="left", fontsize=11)
     axes.set_xlabel("learning rate")

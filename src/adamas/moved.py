@@ -23,12 +23,12 @@ class MovedModules(MetaPathFinder, Loader):
     """
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Answer for the former names alone."""
+        """Find a module of a former name; None for any other name."""
         package, *below = name.split(".")
         return ModuleSpec(name, self) if package == "adamas" and MOVED.intersection(below[:1]) else None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put the module of the new name in the place of ``module``."""
+        """Replace ``module`` by the module of the new name."""
         old = module.__name__
         new = old.replace("adamas.", "adamas.lab.", 1)
         sys.modules[old] = importlib.import_module(new)

@@ -1,4 +1,4 @@
-"""How many threads a step on the engine uses. Imports the engine alone."""
+"""The number of threads that a step on the engine uses. Imports the engine alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from . import _engine
 
 
 def threads() -> int:
-    """As many as PyTorch uses where PyTorch is loaded, else OMP_NUM_THREADS, else as many as there are processors."""
+    """PyTorch's number of threads if PyTorch is loaded, else OMP_NUM_THREADS, else the number of processors."""
     torch = sys.modules.get("torch")
     return torch.get_num_threads() if torch is not None else _engine.default_threads()

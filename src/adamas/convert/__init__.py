@@ -1,4 +1,4 @@
-"""Moving a run from one framework to another: weights and optimizer state, by the names of the parameters.
+"""Moves a run from one framework to another: weights and optimizer state, matched by parameter name.
 
     >>> import numpy as np, torch
     >>> import adamas.numpy, adamas.torch
@@ -13,9 +13,9 @@
     >>> bool((params["bias"] == model.bias.detach().numpy()).all()), int(other.state["bias"]["step"])
     (True, 1)
 
-``from_torch``, ``from_keras``, ``from_optax`` and ``from_numpy`` make a ``Checkpoint`` of what is there; ``to_torch``, … put
-one into a model and an optimizer that were made for it, with the hyperparameters that they were given. A checkpoint can be
-written to a file in between (``Checkpoint.save``, ``load``). A framework is imported by its own functions alone.
+``from_torch``, ``from_keras``, ``from_optax`` and ``from_numpy`` return a ``Checkpoint``; ``to_torch``, ``to_keras``,
+``to_optax`` and ``to_numpy`` load one into an existing model and optimizer, which keep their hyperparameters. A checkpoint can
+be written to a file in between (``Checkpoint.save``, ``load``). Each framework is imported only by its own two functions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A run apart from its framework: the weights and the state of each parameter, by name, as NumPy arrays.
+"""A run independent of its framework: the weights and the state of each parameter, by name, as NumPy arrays.
 
-Names and layouts are PyTorch's: ``layer.weight``, with the output in the first dimension. What Keras and Flax call a kernel
-has it in the last, and is transposed on the way. Imports NumPy alone.
+Names and layouts are PyTorch's: ``layer.weight``, with the output in the first dimension. The kernels of Keras and Flax have
+the output in the last dimension and are transposed. Imports NumPy alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..rule.declaration import Hypers, Member
 Array: TypeAlias = npt.NDArray[Any]
 Names: TypeAlias = Mapping[str, str] | Callable[[str], str] | None
 
-# What a parameter is called elsewhere, and what PyTorch calls it.
+# Names of parameters in Keras and Flax, and their names in PyTorch.
 _LEAVES = {
     "kernel": "weight",
     "gamma": "weight",
@@ -37,7 +37,7 @@ _LEAVES = {
     "beta": "bias",
 }
 _WEIGHT, _STATE = "weight", "state"
-# Hypers with which a second moment may be as small beside the first one as with any, and every moment is in use.
+# The most permissive hyperparameters: the lowest bound on second moments, with every moment in use.
 _ANY: Hypers = {
     **{"lr": 1.0, "betas": (0.0, 1 - 2.0**-24), "alpha": 1 - 2.0**-24, "eps": 0.0, "eps_mode": "torch"},
     **{"amsgrad": True, "centered": True, "nesterov": False},
@@ -50,9 +50,9 @@ class Parameter:
     """One parameter.
 
     Attributes:
-        weight: its values: float32, or wider where they were.
+        weight: the values, in float32 or in the wider dtype of the weight.
         state: each moment by PyTorch's name, of the weight's shape, in float32 or wider; and the counts (``step``, …), of
-            shape (). Empty where it has had no step.
+            shape (). Empty before the first step.
     """
 
     weight: Array
@@ -61,12 +61,12 @@ class Parameter:
 
 @dataclass
 class Checkpoint:
-    """The parameters of a run, by name. Buffers, such as the statistics of a batch norm, are not in it."""
+    """The parameters of a run, by name. It does not contain buffers, such as the statistics of a batch norm."""
 
     parameters: dict[str, Parameter]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes one file, whole or not at all, that ``load`` and ``np.load`` read: NumPy's npz, without pickle."""
+        """Write a NumPy ``.npz`` file without pickle, which ``load`` and ``np.load`` read. The write is atomic."""
         arrays = {f"{_WEIGHT}/{name}": p.weight for name, p in self.parameters.items()}
         arrays |= {f"{_STATE}/{name}/{key}": x for name, p in self.parameters.items() for key, x in p.state.items()}
         with replacing(Path(path), durable=True) as stream:
@@ -74,10 +74,10 @@ class Checkpoint:
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
-    """The checkpoint that ``Checkpoint.save`` wrote.
+    """Load a checkpoint that ``Checkpoint.save`` wrote.
 
     Raises:
-        ValueError: the file is damaged, or is another one.
+        ValueError: the file is damaged, or is not such a checkpoint.
     """
     name = os.fspath(path)
     stream = io.BytesIO(Path(path).read_bytes())
@@ -105,33 +105,33 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a parameter stands in its framework: PyTorch's name for it, and whether it is a kernel."""
+    """A parameter of a framework: its name in PyTorch, and whether it is a kernel, which PyTorch has transposed."""
 
     name: str
     is_kernel: bool
 
     @classmethod
     def of(cls, path: str) -> Place:
-        """By the parameter's path there, whose parts are between dots or slashes."""
+        """The place of a parameter with this path in its framework, separated by dots or slashes."""
         *module, leaf = [part for part in re.split(r"[./]", path) if part]
         if leaf == "value" and module:  # of a variable of Flax's nnx
             leaf = module.pop()
         return cls(".".join([*module, _LEAVES.get(leaf, leaf)]), leaf == "kernel" or leaf.endswith("_kernel"))
 
     def to_torch(self, x: Array) -> Array:
-        """The array as PyTorch has it: of a kernel (…, in, out), (out, in, …)."""
+        """The array in PyTorch's layout: a kernel of shape (…, in, out) becomes (out, in, …)."""
         return np.moveaxis(x, (-1, -2), (0, 1)) if self.is_kernel and x.ndim > 1 else x
 
     def from_torch(self, x: Array) -> Array:
-        """The array as it is there."""
+        """The array in the layout of the framework."""
         return np.moveaxis(x, (0, 1), (-1, -2)) if self.is_kernel and x.ndim > 1 else x
 
 
 def gathered(entries: Iterable[tuple[Place, Array, Mapping[str, Array]]]) -> Checkpoint:
-    """The checkpoint of parameters as their framework has them: place, weight and state of each.
+    """The checkpoint of parameters in the layout of their framework, given as place, weight and state of each.
 
     Raises:
-        ValueError: two have the same name.
+        ValueError: two parameters have the same name.
     """
     parameters: dict[str, Parameter] = {}
     for place, weight, state in entries:
@@ -143,16 +143,16 @@ def gathered(entries: Iterable[tuple[Place, Array, Mapping[str, Array]]]) -> Che
 
 
 class Moved:
-    """A checkpoint as another framework takes it: ``moved[place]`` is the parameter that belongs there.
+    """A checkpoint matched to the parameters of a model: ``moved[place]`` is the parameter for that place.
 
     Args:
-        checkpoint: what is moved.
-        places: all parameters of the model that is to have it.
-        names: for what is called otherwise: a dict from the names there (of parameters, or of the modules that they are in)
-            to those in the checkpoint, or a function. What all names of a side begin with does not count.
+        checkpoint: the checkpoint.
+        places: all parameters of the model.
+        names: for parameters that have another name in the checkpoint: a dict from the names in the model (of parameters or of
+            modules) to the names in the checkpoint, or a function. Modules that all names of one side begin with are ignored.
 
     Raises:
-        ValueError: a name has no counterpart; all of them are listed.
+        ValueError: a name has no counterpart. The message lists all such names.
     """
 
     def __init__(self, checkpoint: Checkpoint, places: Iterable[Place], names: Names) -> None:
@@ -182,7 +182,7 @@ class Moved:
         )
 
     def __getitem__(self, place: Place) -> Parameter:
-        """Raises KeyError for a parameter that was not among the places."""
+        """The parameter for a place; raises KeyError if it was not among the places."""
         parameter = self._parameters[self._source[place.name]]
         return Parameter(
             place.from_torch(parameter.weight),
@@ -190,15 +190,17 @@ class Moved:
         )
 
     def check(self, member: Member, hyper_of: Callable[[str], Hypers] | None) -> None:
-        """Checks moments and counts, and raises second moments that are too small beside the first ones, with a warning; see
-        ``adamas.rule.bounds``. ``adamas.torch`` and ``adamas.numpy`` do it themselves.
+        """Check moments and counts. Second moments that are too small for the first moments are increased, with a warning.
+
+        See ``adamas.rule.bounds``. The optimizers of ``adamas.torch`` and ``adamas.numpy`` do this when they load a state.
 
         Args:
-            member: which has the moments.
-            hyper_of: the hyperparameters of the parameter of this name here; None where they are unknown.
+            member: the member that has the moments.
+            hyper_of: returns the hyperparameters of a parameter by its name in the model; None if they are unknown.
 
         Raises:
-            ValueError: a moment or a count cannot be, or a second moment is too small and the hyperparameters are unknown.
+            ValueError: a moment or a count has an impossible value, or a second moment is too small and the hyperparameters
+                are unknown.
         """
         raised: defaultdict[str, dict[str, int]] = defaultdict(dict)
         parameters = dict(self._parameters)
@@ -230,10 +232,10 @@ class Moved:
         self._parameters = parameters
 
     def fitting(self, place: Place, shape: Iterable[int], dtype: str) -> Parameter:
-        """The same, if it has the shape that is wanted, and can have the dtype of that name.
+        """The parameter for a place, checked against the shape and the dtype of the model's parameter.
 
         Raises:
-            ValueError: it has another, or its state has; or it is complex, and the dtype is not, or the other way round.
+            ValueError: the shape of the weight or of a moment differs, or only one of the two dtypes is complex.
         """
         parameter, shape = self[place], tuple(shape)
         if (parameter.weight.dtype.kind == "c") != dtype.startswith("complex"):
@@ -250,10 +252,10 @@ class Moved:
         return parameter
 
     def counts(self, places: Iterable[Place], names: Iterable[str]) -> dict[str, float]:
-        """The counts that all parameters have in common, for a framework that has each but once; 0 steps where none has any.
+        """The counts that all parameters share, for a framework that has one count for all; empty if no parameter has a state.
 
         Raises:
-            ValueError: two parameters differ.
+            ValueError: the counts of two parameters differ.
         """
         found: dict[str, float] = {}
         first = ""
@@ -272,7 +274,7 @@ class Moved:
 
 
 def _renamed(name: str, names: Names) -> str:
-    """The name in the checkpoint of what is called so here, by the longest part of it that is renamed."""
+    """The name in the checkpoint of a parameter of the model. The longest prefix in ``names`` is replaced."""
     if names is None:
         return name
     if not isinstance(names, Mapping):
@@ -286,9 +288,14 @@ def _renamed(name: str, names: Names) -> str:
 
 
 def _within(names: list[str], back: str, is_part: bool) -> list[str]:
-    """The names with ``back`` in the place of what they all begin with; as they are where no module would be left of both.
+    """The names with their common modules replaced by ``back``.
 
-    ``is_part``: whether they began with something that was taken from them.
+    If both sides have common modules and no other ones, the names are returned unchanged: such modules may be unrelated.
+
+    Args:
+        names: the names.
+        back: the modules that all names of the checkpoint begin with.
+        is_part: whether common modules were already removed from the names.
     """
     front = _common(names)
     rest = [name.removeprefix(front) for name in names]

@@ -1,4 +1,4 @@
-"""Checkpoints of JAX parameters: with the state of ``adamas.optax``, or that of optax's own Adam."""
+"""Checkpoints of JAX parameters with the optimizer state of ``adamas.optax`` or of optax's own Adam."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ Tree = Any
 
 
 def from_optax(params: Tree, state: Tree) -> Checkpoint:
-    """The checkpoint of parameters and the state of their optimizer, by the parameters' paths in the tree.
+    """The checkpoint of parameters and the state of their optimizer, named by the parameters' paths in the tree.
 
     Args:
-        params: a tree of arrays: what the state was made for. In Flax's nnx it is ``nnx.state(model, nnx.Param)``.
-        state: of a transformation with one member of ``adamas.optax`` in it, or with optax's ``scale_by_adam``. In Flax's nnx
-            it is the optimizer's ``opt_state``.
+        params: a tree of arrays, like the one that the state was initialized with. In Flax's nnx it is
+            ``nnx.state(model, nnx.Param)``.
+        state: the state of a transformation that contains one member of ``adamas.optax`` or optax's ``scale_by_adam``. In
+            Flax's nnx it is the optimizer's ``opt_state``.
 
     Raises:
-        ValueError: there is no optimizer in the state, or more than one, or it is one of other parameters.
+        ValueError: the state contains no optimizer or more than one, or it belongs to other parameters.
     """
     found = _ours(_only(state))
     parameters = _parameters(params)
@@ -56,23 +57,24 @@ def from_optax(params: Tree, state: Tree) -> Checkpoint:
 
 
 def to_optax(checkpoint: Checkpoint, params: Tree, state: Tree, names: Names = None) -> tuple[Tree, Tree]:
-    """The parameters and the state of a checkpoint.
+    """Load a checkpoint: the parameters and the optimizer state as new trees.
 
     Args:
-        checkpoint: of any framework.
-        params: a tree of arrays of the same shapes; their dtypes stay. In Flax's nnx it is ``nnx.state(model, nnx.Param)``.
-        state: what ``init(params)`` gave, of a transformation with one member of ``adamas.optax`` in it, or with optax's
-            ``scale_by_adam``. Moments are stored as they are there. In Flax's nnx it is the optimizer's ``opt_state``.
-        names: for parameters that are called otherwise in the checkpoint: a dict from the names here (of parameters, or of the
-            modules that they are in) to the names there, or a function.
+        checkpoint: a checkpoint from any framework.
+        params: a tree of arrays of the same shapes, which keep their dtypes. In Flax's nnx it is
+            ``nnx.state(model, nnx.Param)``.
+        state: the result of ``init(params)`` of a transformation that contains one member of ``adamas.optax`` or optax's
+            ``scale_by_adam``. Moments keep its storage formats. In Flax's nnx it is the optimizer's ``opt_state``.
+        names: for parameters that have another name in the checkpoint: a dict from the names here (of parameters or of
+            modules) to the names in the checkpoint, or a function.
 
     Returns:
-        New trees like the two that were given.
+        New trees with the structure of ``params`` and of ``state``.
 
     Raises:
-        ValueError: a parameter has no counterpart, or one of another shape; two have counted differently, where JAX has one
-            count; or the state lacks a moment, is one of other parameters, or cannot be (a NaN, a negative square, or one that
-            float16 made 0).
+        ValueError: a parameter has no counterpart, or one of another shape; step counts differ between parameters (JAX has one
+            for all); or the state lacks a moment, belongs to other parameters, or has an impossible value (a NaN, a negative
+            square, or a square that float16 rounded to 0).
     """
     before = _ours(_only(state))
     parameters = _parameters(params)
@@ -118,8 +120,8 @@ def to_optax(checkpoint: Checkpoint, params: Tree, state: Tree, names: Names = N
     return _with_leaves(params, weights), replaced
 
 
-# ---- trees. Flax's nnx wraps each leaf in a variable, of one kind in the parameters and of another in the state, so that
-# trees of the same parameters have the same paths, and not the same structure.
+# ---- trees. Flax's nnx wraps each leaf in a variable, of different types in the parameters and in the state. So trees of the
+# same parameters have the same paths, but not the same structure.
 
 
 def _parameters(params: Tree) -> dict[str, Any]:
@@ -144,12 +146,12 @@ def _named(path: Any) -> str:
 
 
 def _unwrapped(path: Any) -> Any:
-    """The path of a leaf, or of the variable of nnx that it is the value of."""
+    """The path of a leaf, or of the nnx variable that contains it."""
     return path[:-1] if len(path) > 1 and getattr(path[-1], "name", None) == "value" else path
 
 
 def _leaves_for(parameters: Mapping[str, Any], what: str, tree: Tree) -> dict[str, Any]:
-    """The leaves of a tree in the state by the paths of the parameters that they are for."""
+    """The leaves of a tree in the state, by the paths of their parameters."""
     found = _paths(tree)
     if found.keys() != parameters.keys():
         here, there = sorted(parameters.keys() - found.keys()), sorted(found.keys() - parameters.keys())
@@ -161,7 +163,7 @@ def _leaves_for(parameters: Mapping[str, Any], what: str, tree: Tree) -> dict[st
 
 
 def _leaf(x: Any) -> Any:
-    """The one array in a variable of nnx, or the array itself."""
+    """The array in an nnx variable, or the array itself."""
     (leaf,) = jax.tree.leaves(x)
     return leaf
 
@@ -175,7 +177,7 @@ def _with_paths(tree: Tree, values: Mapping[str, Any]) -> Tree:
 
 
 def _counted(path: Any, x: Any, count: Any) -> Any:
-    """The steps of what else counts them in a state, such as optax's schedules: the count; anything else as it is."""
+    """The count for other step counters in a state, such as those of optax's schedules; any other leaf unchanged."""
     name = getattr(_unwrapped(path)[-1], "name", None) if path else None
     if _is_state(x) or name not in ("count", "gradient_step"):
         return x
@@ -183,7 +185,7 @@ def _counted(path: Any, x: Any, count: Any) -> Any:
 
 
 def _check_fresh(place: Place, count: int) -> None:
-    """Raises ValueError where a parameter without a state would keep the one that it has."""
+    """Raise ValueError if a parameter without a state in the checkpoint would keep its current state."""
     if count:
         raise ValueError(
             f"parameter {place.name!r} has no state in the checkpoint, and {count} steps here: give the state that "
@@ -214,21 +216,21 @@ def _only(state: Tree) -> Any:
 
 
 def _ours(state: Any) -> State:
-    """The state under our names."""
+    """The state as an ``adamas.optax.State``."""
     if isinstance(state, State):
         return state
     return State(state.count, {"exp_avg": state.mu, "exp_avg_sq": state.nu}, {}, None)
 
 
 def _theirs(before: Any, state: State) -> Any:
-    """The state as it was there."""
+    """The state in the type that it had before."""
     if isinstance(before, State):
         return state
     return before._replace(count=state.count, mu=state.moments["exp_avg"], nu=state.moments["exp_avg_sq"])
 
 
 def _member_with(moments: Mapping[str, Any]) -> Member:
-    """The first member with these moments: what they can be is the same for all."""
+    """The first member with these moments: their possible values are the same for all such members."""
     names = {name for name in moments if not _is_scale(name, moments)}
     return next(member for member in MEMBERS.values() if names <= set(member.states))
 
@@ -238,18 +240,18 @@ def _is_scale(name: str, moments: Mapping[str, Any]) -> bool:
 
 
 def _scale(moments: Mapping[str, Mapping[str, Any]], name: str, path: str) -> Array | None:
-    """The scale of a moment that is stored as codes."""
+    """The scale of a moment, if it is stored as codes."""
     scales = moments.get(layout.scale_name(name))
     stored = storage.Stored(moments[name][path], None if scales is None else scales[path])
     return np.asarray(stored.scale) if stored.is_coded else None
 
 
 def _array(x: Any) -> Array:
-    """The array as NumPy's; of 16-bit floats the codes."""
+    """The array as a NumPy array; 16-bit floats as codes."""
     array = np.asarray(x)
     return array.view(np.uint16) if x.dtype.name in layout.HALVES else array
 
 
 def _like(x: Any, values: Array) -> Any:
-    """The values, of which 16-bit floats are codes, as an array of JAX with the dtype of ``x``."""
+    """The values as a JAX array with the dtype of ``x``; 16-bit floats are given as codes."""
     return jnp.asarray(values.view(x.dtype) if values.dtype == np.uint16 else values.astype(x.dtype))

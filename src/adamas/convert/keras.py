@@ -24,14 +24,14 @@ Variable = Any
 
 
 def from_keras(model: Any, optimizer: Optimizer | None = None) -> Checkpoint:
-    """The checkpoint of a model and its optimizer, by the paths of the trainable variables.
+    """The checkpoint of a model and its optimizer, named by the paths of the trainable variables.
 
     Args:
-        model: a ``keras.Model``, or the trainable variables, in the order that the optimizer was built with.
-        optimizer: of ``adamas.keras``; by default the one that the model was compiled with.
+        model: a ``keras.Model``, or the trainable variables in the order that the optimizer was built with.
+        optimizer: an optimizer of ``adamas.keras``; by default the one that the model was compiled with.
 
     Raises:
-        TypeError: the optimizer is another one.
+        TypeError: the optimizer is not one of ``adamas.keras``.
     """
     optimizer = _optimizer_of(model, optimizer)
     counts = {name: np.array(float(_array(variable))) for name, variable in optimizer._scalars.items()}
@@ -43,20 +43,21 @@ def from_keras(model: Any, optimizer: Optimizer | None = None) -> Checkpoint:
 
 
 def to_keras(checkpoint: Checkpoint, model: Any, optimizer: Optimizer | None = None, names: Names = None) -> None:
-    """Puts a checkpoint into a model and its optimizer.
+    """Load a checkpoint into a model and its optimizer.
 
     Args:
-        checkpoint: of any framework.
-        model: a ``keras.Model``, or the trainable variables, in the order that the optimizer is built with.
-        optimizer: of ``adamas.keras``, built or not; by default the one that the model was compiled with. Its hyperparameters
-            stay, and moments are stored as its ``state=`` says.
-        names: for parameters that are called otherwise in the checkpoint: a dict from the names here (of parameters, or of the
-            modules that they are in) to the names there, or a function.
+        checkpoint: a checkpoint from any framework.
+        model: a ``keras.Model``, or the trainable variables in the order that the optimizer is built with.
+        optimizer: an optimizer of ``adamas.keras``, built or not; by default the one that the model was compiled with. It
+            keeps its hyperparameters, and stores moments in the formats of its ``state=``.
+        names: for parameters that have another name in the checkpoint: a dict from the names here (of parameters or of
+            modules) to the names in the checkpoint, or a function.
 
     Raises:
-        TypeError: the optimizer is another one.
-        ValueError: a parameter has no counterpart, or one of another shape; two have counted differently, where Keras has one
-            count; or the state lacks a moment, or cannot be (a NaN, a negative square). Nothing was changed.
+        TypeError: the optimizer is not one of ``adamas.keras``.
+        ValueError: a parameter has no counterpart, or one of another shape; step counts differ between parameters (Keras has
+            one for all); or the state lacks a moment or has an impossible value (a NaN, a negative square). Nothing is changed
+            in that case.
     """
     optimizer = _optimizer_of(model, optimizer)
     optimizer.build(_trainable(model))
@@ -90,7 +91,7 @@ def to_keras(checkpoint: Checkpoint, model: Any, optimizer: Optimizer | None = N
             for part, x in arrays.encoded(slot, parameter.state[name]).items():
                 values.append((state[part], widened("bfloat16", x) if x.dtype == np.uint16 else x))
     values += [(variable, np.array(counts[name])) for name, variable in optimizer._scalars.items() if name in counts]
-    # Keras counts batches where gradients are accumulated.
+    # Keras counts batches if gradients are accumulated.
     batches = counts.get("step", 0) * (optimizer.gradient_accumulation_steps or 1)
     values.append((optimizer._iterations, np.array(batches)))
     for variable, value in values:
@@ -119,12 +120,12 @@ def _parameters(model: Any, optimizer: Optimizer) -> Iterator[tuple[Variable, Ma
 
 
 def _step(optimizer: Optimizer) -> int:
-    """The steps that were done."""
+    """The number of steps so far."""
     return int(keras.ops.convert_to_numpy(optimizer.iterations))
 
 
 def _names(state: Mapping[str, Variable]) -> list[str]:
-    """The moments among the state of a variable."""
+    """The names of the moments in the state of a variable."""
     scales = set(map(layout.scale_name, state))
     return [name for name in state if name not in scales and name != layout.LOW_BITS]
 
@@ -144,7 +145,7 @@ def _weight(variable: Variable, state: Mapping[str, Variable]) -> Array:
 
 
 def _array(variable: Variable) -> Array:
-    """The variable as an array; of 16-bit floats the codes."""
+    """The variable as an array; 16-bit floats as codes."""
     array = np.asarray(keras.ops.convert_to_numpy(variable.value))
     if (dtype := dtype_of(variable)) in layout.HALVES:
         return narrowed(dtype, array.astype(np.float32), is_split=False)[0]

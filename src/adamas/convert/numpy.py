@@ -1,4 +1,4 @@
-"""Checkpoints of arrays that ``adamas.numpy`` steps."""
+"""Checkpoints of arrays with an optimizer of ``adamas.numpy``."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from .weights import narrowed, widened
 
 
 def from_numpy(optimizer: Optimizer) -> Checkpoint:
-    """The checkpoint of an optimizer and its arrays, by the names that these were given."""
+    """The checkpoint of an optimizer and its arrays, with the names that were given to the optimizer."""
     return gathered(
         (place, _weight(p, low), _moments(optimizer, state)) for place, p, low, state in _parameters(optimizer)
     )
 
 
 def to_numpy(checkpoint: Checkpoint, optimizer: Optimizer, names: Names = None) -> None:
-    """Puts a checkpoint into an optimizer and its arrays, in place.
+    """Load a checkpoint into an optimizer and its arrays, in place.
 
     Args:
-        checkpoint: of any framework.
-        optimizer: with the same parameters; its hyperparameters stay. Moments are stored as its ``state=`` says.
-        names: for parameters that are called otherwise in the checkpoint: a dict from the names here (of parameters, or of the
-            modules that they are in) to the names there, or a function.
+        checkpoint: a checkpoint from any framework.
+        optimizer: an optimizer with the same parameters. It keeps its hyperparameters, and stores moments in the formats of
+            its ``state=``.
+        names: for parameters that have another name in the checkpoint: a dict from the names here (of parameters or of
+            modules) to the names in the checkpoint, or a function.
 
     Raises:
-        ValueError: a parameter has no counterpart, or one of another shape, or its state does not fit. Nothing was changed.
+        ValueError: a parameter has no counterpart, or one of another shape, or its state does not fit. Nothing is changed in
+            that case.
     """
     for group in optimizer.param_groups:
         for p, name in zip(group["params"], group["param_names"], strict=True):
@@ -60,7 +62,7 @@ def to_numpy(checkpoint: Checkpoint, optimizer: Optimizer, names: Names = None) 
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[tuple[Place, Array, Array | None, Mapping[str, Array]]]:
-    """Each parameter with its low bits, where it is split, and its state."""
+    """Each parameter with its low bits, if it is split, and its state."""
     for group in optimizer.param_groups:
         for p, name in zip(group["params"], group["param_names"], strict=True):
             state = optimizer.state.get(name, {})

@@ -1,4 +1,4 @@
-"""Checkpoints of PyTorch models: with an optimizer of ``adamas.torch``, or one of ``torch.optim`` of the same state."""
+"""Checkpoints of PyTorch models with an optimizer of ``adamas.torch``, or one of ``torch.optim`` with the same state."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ with needs("torch"):
 
 
 def from_torch(model: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint:
-    """The checkpoint of a model and its optimizer, by the names of ``model.named_parameters()``.
+    """The checkpoint of a model and its optimizer, with the names of ``model.named_parameters()``.
 
     Args:
-        model: whose trainable parameters are taken.
-        optimizer: of ``adamas.torch``, or of ``torch.optim``.
+        model: the model; its trainable parameters are in the checkpoint.
+        optimizer: an optimizer of ``adamas.torch`` or ``torch.optim``.
 
     Raises:
-        ValueError: the state has something that is neither a count nor of its parameter's shape.
+        ValueError: the state has an entry that is neither a count nor of its parameter's shape.
     """
     groups = {p: group for group in optimizer.param_groups for p in group["params"]}
     return gathered(
@@ -40,19 +40,19 @@ def from_torch(model: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint
 
 
 def to_torch(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, names: Names = None) -> None:
-    """Puts a checkpoint into a model and its optimizer, in place.
+    """Load a checkpoint into a model and its optimizer, in place.
 
     Args:
-        checkpoint: of any framework.
-        model: with the same trainable parameters.
-        optimizer: of ``adamas.torch``, or of ``torch.optim``, over the model's parameters; its hyperparameters stay. Moments
-            are stored as its ``state=`` says.
-        names: for parameters that are called otherwise in the checkpoint: a dict from the names here (of parameters, or of the
-            modules that they are in) to the names there, or a function.
+        checkpoint: a checkpoint from any framework.
+        model: a model with the same trainable parameters.
+        optimizer: an optimizer of ``adamas.torch`` or ``torch.optim`` over the model's parameters. It keeps its
+            hyperparameters, and stores moments in the formats of its ``state=``.
+        names: for parameters that have another name in the checkpoint: a dict from the names here (of parameters or of
+            modules) to the names in the checkpoint, or a function.
 
     Raises:
-        ValueError: a parameter has no counterpart, or one of another shape, or its state does not fit or cannot be (a NaN, a
-            negative square). Nothing was changed.
+        ValueError: a parameter has no counterpart, or one of another shape, or its state does not fit or has an impossible
+            value (a NaN, a negative square). Nothing is changed in that case.
     """
     parameters = _parameters(model)
     moved = Moved(checkpoint, [Place(name, is_kernel=False) for name, _ in parameters], names)
@@ -92,14 +92,14 @@ def to_torch(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Op
         for p, tensor in weights:
             p.copy_(tensor)
     for p, low_bits in unstepped:
-        assert isinstance(optimizer, Optimizer)  # no other splits weights
+        assert isinstance(optimizer, Optimizer)  # only these split weights
         group = group_of[p]
         optimizer._initialize_state(group, next(i for i, other in enumerate(group["params"]) if other is p))
         optimizer.state[p][layout.LOW_BITS].copy_(low_bits)
 
 
 def _member_of(optimizer: torch.optim.Optimizer) -> Member | None:
-    """Which member an optimizer of ``torch.optim`` is, if it is one."""
+    """The member that corresponds to an optimizer of ``torch.optim``, if there is one."""
     return next(
         (
             member
@@ -115,13 +115,13 @@ def _parameters(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _tensor(x: Array, dtype: torch.dtype) -> Tensor:
-    """An array as ``narrowed`` gives it."""
+    """The tensor of an array that ``narrowed`` returned."""
     tensor = torch.from_numpy(np.ascontiguousarray(x.view(np.int16) if x.dtype == np.uint16 else x))
     return tensor.view(dtype) if x.dtype == np.uint16 else tensor
 
 
 def _array(x: Tensor) -> Array:
-    """The tensor as an array; of 16-bit floats their codes."""
+    """The tensor as an array; 16-bit floats as codes."""
     x = x.detach().cpu().contiguous()
     if storage.dtype_name(x.dtype) in layout.HALVES:
         return np.asarray(x.view(torch.int16).numpy().view(np.uint16))
@@ -157,6 +157,6 @@ def _moments(name: str, p: Tensor, state: Mapping[str, Any]) -> dict[str, Array]
                 f"{key!r} of parameter {name!r} has shape {tuple(value.shape)} and dtype {value.dtype}: only moments of the "
                 "parameter's own shape can be moved"
             )
-    if found and "step" not in found:  # torch.optim.SGD does not count; that it has a buffer means that it has begun
+    if found and "step" not in found:  # torch.optim.SGD counts no steps; a buffer means at least one
         found["step"] = np.array(1.0)
     return found

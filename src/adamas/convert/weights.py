@@ -1,4 +1,4 @@
-"""Weights of 16 bits as float32 ones, and back: over NumPy arrays, of which those in 16 bits are codes (uint16)."""
+"""Converts 16-bit weights to float32 and back, as NumPy arrays. 16-bit floats are codes in uint16."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def widened(dtype: str, x: Array, low: Array | None = None) -> Array:
     """The weights in float32 or wider.
 
     Args:
-        dtype: the name of theirs.
-        x: their values, or, of ``"bfloat16"`` and ``"float16"``, their codes as uint16.
-        low: what ``weights="split"`` keeps beside such codes (int16).
+        dtype: the name of their dtype.
+        x: their values; for ``"bfloat16"`` and ``"float16"``, their codes in uint16.
+        low: the low bits that ``weights="split"`` keeps (int16).
     """
     if dtype not in HALVES:
         return x
@@ -28,7 +28,7 @@ def widened(dtype: str, x: Array, low: Array | None = None) -> Array:
 
 
 def narrowed(dtype: str, x: Array, is_split: bool) -> tuple[Array, Array | None]:
-    """The weights in their dtype, to the nearest (16-bit ones as codes, uint16), and their low bits where they are split."""
+    """The weights rounded to the nearest of their dtype (16-bit floats as codes in uint16), and the low bits if split."""
     if dtype not in HALVES:
         return x.astype(dtype, copy=False), None
     wide = np.ascontiguousarray(x, np.float32)

@@ -1,4 +1,7 @@
-"""The table of members that the tests run over: a new member is tested by a row here."""
+"""The table of members that the tests run over: a new member is tested by a row here.
+
+Imports PyTorch alone: ``keras`` and ``optax`` are told by name, so that a process has only the frameworks that it tests.
+"""
 
 from __future__ import annotations
 
@@ -11,39 +14,162 @@ import numpy as np
 import torch
 
 import adamas.torch
-from adamas.rule.declaration import Numbers, Rule, has_penalty
+from adamas.rule.declaration import Member, Numbers, Rule, has_penalty
+from adamas.rule.members import MEMBERS
+
+
+@dataclass(frozen=True)
+class There:
+    """A member in another framework.
+
+    Attributes:
+        name: of our optimizer there, and of the framework's own.
+        arguments: what makes it the member of the row.
+        hyper: the hyperparameters of the declaration that these mean, where they are not its defaults.
+        own: whether the framework has one of that name.
+        own_arguments: its arguments, where they are others.
+    """
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    hyper: dict[str, Any] = field(default_factory=dict)
+    own: bool = True
+    own_arguments: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Case:
-    """A member with the hyperparameters that make it one."""
+    """A member with the hyperparameters that make it one.
+
+    Attributes:
+        name: of the row.
+        make: our class.
+        reference: its namesake in ``torch.optim``; where there is none, a class or function of the same use that steps as the
+            paper says (another library's, or one of the tests).
+        options: of both.
+        keras, optax: the member there, where its tests run over it.
+    """
 
     name: str
     make: Callable[..., adamas.torch.Optimizer]
     reference: Callable[..., torch.optim.Optimizer]
     options: dict[str, Any] = field(default_factory=dict)
+    keras: There | None = None
+    optax: There | None = None
+
+    @property
+    def declared(self) -> Member:
+        return MEMBERS[self.make.__name__]
 
     def __str__(self) -> str:
         return self.name
 
 
+def hyperparameters(member: Member, **given: Any) -> dict[str, Any]:
+    """All hyperparameters of a member: those given, and the defaults of its declaration."""
+    common = {"weight_decay": 0.0, "decay": "l2", "l1": 0.0, "maximize": False}
+    return {**common, **{one.name: one.default for one in member.hyperparameters}, **given}
+
+
 at, tt = adamas.torch, torch.optim
+KERAS_ADAM = {"eps": 1e-7, "eps_mode": "hat"}
+KERAS_RMSPROP = {"alpha": 0.9, "eps": 0.0, "eps_root": 1e-7}
+OPTAX_RMSPROP = {"alpha": 0.9, "eps": 0.0, "eps_root": 1e-8}
+MOMENTUM, NESTEROV = {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}
+CENTERED = {"centered": True, "momentum": 0.8}
+ROOT = {"eps": 0.0, "eps_root": 1e-7}
 CASES = [
-    Case("sgd", at.SGD, tt.SGD, {"lr": 0.05}),
-    Case("momentum", at.SGD, tt.SGD, {"lr": 0.02, "momentum": 0.9, "dampening": 0.1}),
-    Case("nesterov", at.SGD, tt.SGD, {"lr": 0.02, "momentum": 0.9, "nesterov": True}),
-    Case("adagrad", at.Adagrad, tt.Adagrad, {"lr": 0.1, "lr_decay": 0.01, "initial_accumulator_value": 0.1}),
-    Case("rmsprop", at.RMSprop, tt.RMSprop, {"lr": 0.01}),
-    Case("rmsprop-momentum", at.RMSprop, tt.RMSprop, {"lr": 0.003, "momentum": 0.8}),
+    Case("sgd", at.SGD, tt.SGD, {"lr": 0.05}, There("SGD"), There("sgd")),
+    Case(
+        "momentum",
+        at.SGD,
+        tt.SGD,
+        {"lr": 0.02, "momentum": 0.9, "dampening": 0.1},
+        There("SGD", MOMENTUM, MOMENTUM),
+        There("sgd", MOMENTUM, MOMENTUM),
+    ),
+    Case(
+        "nesterov",
+        at.SGD,
+        tt.SGD,
+        {"lr": 0.02, **NESTEROV},
+        There("SGD", NESTEROV, NESTEROV),
+        There("sgd", NESTEROV, NESTEROV),
+    ),
+    Case(
+        "adagrad",
+        at.Adagrad,
+        tt.Adagrad,
+        {"lr": 0.1, "lr_decay": 0.01, "initial_accumulator_value": 0.1},
+        There("Adagrad", {}, ROOT),
+        There("adagrad", {}, ROOT),
+    ),
+    Case(
+        "rmsprop",
+        at.RMSprop,
+        tt.RMSprop,
+        {"lr": 0.01},
+        There("RMSprop", {}, KERAS_RMSPROP),
+        There("rmsprop", {}, OPTAX_RMSPROP),
+    ),
+    Case(
+        "rmsprop-momentum",
+        at.RMSprop,
+        tt.RMSprop,
+        {"lr": 0.003, "momentum": 0.8},
+        optax=There("rmsprop", {"momentum": 0.8}, {**OPTAX_RMSPROP, "momentum": 0.8}),
+    ),
     Case("rmsprop-centered", at.RMSprop, tt.RMSprop, {"lr": 0.01, "centered": True}),
-    Case("rmsprop-centered-momentum", at.RMSprop, tt.RMSprop, {"lr": 0.003, "momentum": 0.8, "centered": True}),
-    Case("adam", at.Adam, tt.Adam, {"lr": 0.02}),
-    Case("adamw", at.AdamW, tt.AdamW, {"lr": 0.02, "weight_decay": 0.05}),
-    Case("amsgrad", at.Adam, tt.Adam, {"lr": 0.02, "amsgrad": True}),
-    Case("adamax", at.Adamax, tt.Adamax, {"lr": 0.02}),
-    Case("nadam", at.NAdam, tt.NAdam, {"lr": 0.02}),
-    Case("radam", at.RAdam, tt.RAdam, {"lr": 0.02}),
+    Case(
+        "rmsprop-centered-momentum",
+        at.RMSprop,
+        tt.RMSprop,
+        {"lr": 0.003, **CENTERED},
+        There("RMSprop", CENTERED, {**KERAS_RMSPROP, **CENTERED}),
+        There("rmsprop", {**CENTERED, "eps_in_sqrt": False}, {"alpha": 0.9, "eps": 1e-8, **CENTERED}),
+    ),
+    Case("adam", at.Adam, tt.Adam, {"lr": 0.02}, There("Adam", {}, KERAS_ADAM), There("adam")),
+    Case(
+        "adamw",
+        at.AdamW,
+        tt.AdamW,
+        {"lr": 0.02, "weight_decay": 0.05},
+        There("AdamW", {"weight_decay": 0.1}, {**KERAS_ADAM, "weight_decay": 0.1, "decay": "decoupled"}),
+        There("adamw", {"weight_decay": 0.1}, {"weight_decay": 0.1, "decay": "decoupled"}),
+    ),
+    Case(
+        "amsgrad",
+        at.Adam,
+        tt.Adam,
+        {"lr": 0.02, "amsgrad": True},
+        There("Adam", {"amsgrad": True}, {**KERAS_ADAM, "amsgrad": True}),
+        There(
+            "amsgrad",
+            {"bias_correction": False},
+            {"amsgrad": True, "bias_correction": False},
+            own_arguments={"bias_correction_mu": False, "bias_correction_nu": False},
+        ),
+    ),
+    Case("adamax", at.Adamax, tt.Adamax, {"lr": 0.02}, There("Adamax", {}, {"eps": 1e-7}), There("adamax")),
+    Case(
+        "nadam",
+        at.NAdam,
+        tt.NAdam,
+        {"lr": 0.02},
+        There("Nadam", {}, {"eps": 1e-7, "momentum_decay": 1.0}),
+        There("nadam", {}, {"momentum_decay": math.inf}),
+    ),
+    Case(
+        "radam",
+        at.RAdam,
+        tt.RAdam,
+        {"lr": 0.02},
+        There("RAdam", {}, KERAS_ADAM, own=False),
+        There("radam", {}, {"eps_mode": "torch"}),
+    ),
 ]
+# Those that torch.optim has as well: state dicts pass between the two, and signatures begin alike.
+IN_TORCH = [case for case in CASES if case.reference is getattr(torch.optim, case.make.__name__, None)]
 
 
 def has(case: Case, options: dict[str, Any]) -> bool:

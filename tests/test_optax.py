@@ -1,18 +1,17 @@
 """``adamas.optax``: a table of members, held against the float64 oracle, against optax, and through what optax wraps around.
 
-A new member is tested by a row in ``CASES``.
+A new member is tested by its row in ``members``.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -22,7 +21,9 @@ import pytest
 jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")
 import jax.numpy as jnp  # noqa: E402
+import members  # noqa: E402
 import oracle  # noqa: E402
+from members import There, hyperparameters  # noqa: E402
 
 import adamas.optax as ao  # noqa: E402
 from adamas.jax_formats import Namespace  # noqa: E402
@@ -37,23 +38,32 @@ Tree = Any
 
 @dataclass(frozen=True)
 class Case:
-    """A member, its namesake in optax with the arguments that make it the same, and what it is in ``adamas.rule``."""
+    """A row of the table of members, as ``adamas.optax`` has it."""
 
     name: str
-    make: Callable[..., Any]
-    theirs: Callable[..., Any]
     member: Member
-    hyper: dict[str, Any]  # what the member is given
-    arguments: dict[str, Any] = field(default_factory=dict)
-    others: dict[str, Any] = field(default_factory=dict)  # only to optax's
-    start: float = 0.0
+    there: There
+
+    @property
+    def make(self) -> Callable[..., Any]:
+        return getattr(ao, self.there.name)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return self.there.arguments
+
+    @property
+    def hyper(self) -> dict[str, Any]:
+        return hyperparameters(self.member, **{"lr": 0.01, **self.there.hyper})
 
     def ours(self, **options: Any) -> Any:
         """The member; the same object for the same options, so that ``jax.jit`` of its update compiles once for all tests."""
         return made(self.make, **{"learning_rate": 0.01, **self.arguments, **options})
 
     def optax(self) -> Any:
-        return made(self.theirs, **{"learning_rate": 0.01, **self.arguments, **self.others})
+        """Its namesake in optax."""
+        given = self.there.own_arguments
+        return made(getattr(optax, self.there.name), learning_rate=0.01, **(self.arguments if given is None else given))
 
     def __str__(self) -> str:
         return self.name
@@ -64,64 +74,12 @@ def made(make: Callable[..., Any], **options: Any) -> Any:
     return make(**options)
 
 
-ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "eps_mode": "torch", "bias_correction": True, "amsgrad": False}
-SGD = {"momentum": 0.9, "nesterov": False, "dampening": 0.0}
-RMS = {"alpha": 0.9, "eps": 0.0, "eps_root": 1e-8, "momentum": 0.0, "centered": False}
-UNCORRECTED = {"bias_correction_mu": False, "bias_correction_nu": False}
+DECAYING = There("nadam", {"momentum_decay": 4e-3}, {"momentum_decay": 4e-3}, own=False)
 CASES = [
-    Case("sgd", ao.sgd, optax.sgd, MEMBERS["SGD"], {**SGD, "momentum": 0.0}),
-    Case("momentum", ao.sgd, optax.sgd, MEMBERS["SGD"], SGD, {"momentum": 0.9}),
-    Case("nesterov", ao.sgd, optax.sgd, MEMBERS["SGD"], {**SGD, "nesterov": True}, {"momentum": 0.9, "nesterov": True}),
-    Case(
-        "adagrad",
-        ao.adagrad,
-        optax.adagrad,
-        MEMBERS["Adagrad"],
-        {"eps": 0.0, "eps_root": 1e-7, "lr_decay": 0.0},
-        start=0.1,
-    ),
-    Case("rmsprop", ao.rmsprop, optax.rmsprop, MEMBERS["RMSprop"], RMS),
-    Case(
-        "rmsprop-centered-momentum",
-        ao.rmsprop,
-        optax.rmsprop,
-        MEMBERS["RMSprop"],
-        {**RMS, "eps": 1e-8, "eps_root": 0.0, "momentum": 0.8, "centered": True},
-        {"centered": True, "momentum": 0.8, "eps_in_sqrt": False},
-    ),
-    Case(
-        "rmsprop-momentum", ao.rmsprop, optax.rmsprop, MEMBERS["RMSprop"], {**RMS, "momentum": 0.8}, {"momentum": 0.8}
-    ),
-    Case("adam", ao.adam, optax.adam, MEMBERS["Adam"], ADAM),
-    Case(
-        "adamw",
-        ao.adamw,
-        optax.adamw,
-        MEMBERS["Adam"],
-        {**ADAM, "weight_decay": 0.1, "decay": "decoupled"},
-        {"weight_decay": 0.1},
-    ),
-    Case(
-        "amsgrad",
-        ao.amsgrad,
-        lambda bias_correction, **arguments: optax.amsgrad(**arguments, **UNCORRECTED),
-        MEMBERS["Adam"],
-        {**ADAM, "amsgrad": True, "bias_correction": False},
-        {"bias_correction": False},
-    ),
-    Case("adamax", ao.adamax, optax.adamax, MEMBERS["Adamax"], ADAM),
-    Case("nadam", ao.nadam, optax.nadam, MEMBERS["NAdam"], {**ADAM, "momentum_decay": math.inf}),
-    Case(
-        "nadam-decaying",
-        ao.nadam,
-        None,  # type: ignore[arg-type]
-        MEMBERS["NAdam"],
-        {**ADAM, "momentum_decay": 4e-3},
-        {"momentum_decay": 4e-3},
-    ),
-    Case("radam", ao.radam, optax.radam, MEMBERS["RAdam"], ADAM),
+    *(Case(case.name, case.declared, case.optax) for case in members.CASES if case.optax is not None),
+    Case("nadam-decaying", MEMBERS["NAdam"], DECAYING),
 ]
-IN_OPTAX = [case for case in CASES if case.theirs is not None]
+IN_OPTAX = [case for case in CASES if case.there.own]
 # Those that among them have each kind of moment, in each place.
 DISTINCT = [case for case in CASES if case.name in ("momentum", "adagrad", "rmsprop-momentum", "amsgrad", "adamax")]
 # Those that among them have each kind of code in 8 bits.
@@ -181,7 +139,7 @@ def test_squares_that_overflow_leave_finite_what_optax_leaves_finite(case: Case)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_each_step_is_the_oracles(case: Case) -> None:
     """From the same weights and moments, one step in float32 is within 1e-6 of the float64 rule: moments and update."""
-    hyper = {"weight_decay": 0.0, "decay": "l2", "l1": 0.0, "maximize": False, "lr": 0.01, **case.hyper}
+    hyper = case.hyper
     tx, names = case.ours(), case.member.state_names(hyper)
     params = normal(0, shapes=MORE_SHAPES)
     state, update = tx.init(params), jax.jit(tx.update)
@@ -446,7 +404,7 @@ def test_a_rate_of_0_moves_nothing_whatever_the_gradient(case: Case) -> None:
 @pytest.mark.parametrize("case", DISTINCT, ids=str)
 def test_moments_are_stored_with_the_references_bits(case: Case) -> None:
     """A gradient of zero from random moments: what the decay leaves is one product, and so every difference is storage's."""
-    hyper = {"weight_decay": 0.0, "decay": "l2", "l1": 0.0, "maximize": False, "lr": 0.01, **case.hyper}
+    hyper = case.hyper
     shape, rng = (40, 200), np.random.default_rng(0)
     states = [(case.member.names[state.role], state) for state in case.member.rule(hyper).states]
     x = {"layer": {"w": jnp.zeros(shape)}}

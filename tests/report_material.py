@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from adamas.lab.compare.results import Judgement, Pair, Sensitivity, Standing
-from adamas.lab.compare.study import Finished, Outcome, Settings, Trial
+from adamas.lab.compare.study import Finished, Outcome, Settings, Study, Trial
 
 
 def make_run(
@@ -142,3 +142,11 @@ def trials():
     ]
     failed = Outcome("diverged", error="the loss was no longer finite <at step 7>")
     return [*done, Finished(Trial("sgd", "tune", 3, 0, {"lr": 0.1}), failed)]
+
+
+def make_study(path: Path) -> None:
+    """Write the file of a comparison with these trials."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Study.create(path, settings()) as study:
+        for done in trials():
+            study.record(done.trial, done.outcome)

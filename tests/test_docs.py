@@ -52,15 +52,16 @@ shapes = [(50257, d), (1024, d), *block * 12, (d,), (d,)]
 gpt2_small = [torch.nn.Parameter(torch.empty(shape, device="meta")) for shape in shapes]
 """,
     "docs/compare.md": """
-from adamas.lab.compare import compare
-compare("quadratic", ["adam", "sgd"], budget=1, seeds=3, epochs=1, out="studies/digits-20260301-120000.sqlite")
+from pathlib import Path
+from report_material import make_study
+make_study(Path("studies/digits-20260301-120000.sqlite"))
 """,
     "docs/report.md": """
-from adamas.lab.compare import compare
-from adamas.lab.train import fit
-fit("digits", epochs=1, threads=1, out="runs/digits-20260401-101500")
-fit("digits", epochs=1, threads=1, out="runs/one")
-compare("digits", ["adam", "sgd"], budget=1, seeds=3, epochs=1, out="studies/digits-20260401-103000.sqlite")
+from pathlib import Path
+from report_material import make_run, make_study
+make_run(Path("runs/digits-20260401-101500"))
+make_run(Path("runs/one"))
+make_study(Path("studies/digits-20260401-103000.sqlite"))
 """,
 }
 
@@ -68,7 +69,7 @@ compare("digits", ["adam", "sgd"], budget=1, seeds=3, epochs=1, out="studies/dig
 QUICK = {
     "train": ["--epochs", "1", "--threads", "1"],
     "find-lr": ["--sweeps", "1"],
-    "compare": ["--epochs", "1", "--threads", "1", "--budget", "1", "--seeds", "3"],
+    "compare": ["--epochs", "1", "--threads", "1", "--budget", "1", "--seeds", "3", "--jobs", "1"],
 }
 FOLDERS = {"mnist-cnn": "mnist", "chars-gpt": "tinyshakespeare", "chars-lstm": "tinyshakespeare"}
 

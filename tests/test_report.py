@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from report_material import judgement, make_run, settings, standing, trials, write_lines
+from report_material import judgement, make_run, make_study, settings, standing, trials, write_lines
 from typer.testing import CliRunner
 
 from adamas.lab.charts import Chart, Series
@@ -464,9 +464,7 @@ def test_the_performance_profile_counts_each_seed_of_each_study():
 def test_studies_are_read_from_their_files_and_compared(tmp_path):
     paths = [tmp_path / name for name in ("one.sqlite", "two.sqlite")]
     for path in paths:
-        with Study.create(path, settings()) as study:
-            for done in trials():
-                study.record(done.trial, done.outcome)
+        make_study(path)
     title, sections = compose(paths)
     assert title == "Report: one.sqlite and two.sqlite"
     assert [section.title for section in sections] == [

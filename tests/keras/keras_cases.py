@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import keras
@@ -21,7 +22,7 @@ from adamas.rule.members import MEMBERS
 BACKEND = keras.backend.backend()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """A row of the table of members, as ``adamas.keras`` has it."""
 
@@ -108,6 +109,11 @@ class Stepper:
 
             self._step = tf.function(lambda gradients: optimizer.apply(gradients, of), jit_compile=jit)
 
+    @property
+    def variables(self) -> list[Any]:
+        """The variables that are stepped, and the optimizer's."""
+        return [*self.of, *self.optimizer.variables]
+
     def __call__(self, gradients: Sequence[np.ndarray]) -> None:
         given = [
             keras.ops.convert_to_tensor(g, dtype=keras.backend.standardize_dtype(v.dtype))
@@ -120,6 +126,20 @@ class Stepper:
         values, state = self._step(state, given, [v.value for v in self.of])
         for variable, value in (*zip(self.of, values, strict=True), *zip(self.optimizer.variables, state, strict=True)):
             variable.assign(value)
+
+
+@cache
+def _compiled(case: Case) -> tuple[Stepper, list[np.ndarray]]:
+    step = Stepper(case.ours(), variables())
+    return step, [keras.ops.convert_to_numpy(keras.ops.copy(v.value)) for v in step.variables]
+
+
+def compiled(case: Case) -> Stepper:
+    """Steps the member's first variables from the beginning; compiled once for all tests."""
+    step, beginning = _compiled(case)
+    for variable, value in zip(step.variables, beginning, strict=True):
+        variable.assign(value)
+    return step
 
 
 def stepped(optimizer: Any, of: list[Any], steps: int = 10, scale: float = 0.1, jit: bool = True) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ from keras_cases import (
     Case,
     Stepper,
     assert_near,
+    compiled,
     normal,
     stepped,
     value_of,
@@ -33,8 +34,8 @@ pytestmark = pytest.mark.keras
 def test_each_step_is_the_oracles_and_a_rate_of_zero_moves_nothing(case: Case) -> None:
     """From the same weights and moments, one step in float32 is within 1e-6 of the float64 rule."""
     hyper = case.full_hyper()
-    optimizer, of = case.ours(), variables()
-    step = Stepper(optimizer, of)
+    step = compiled(case)
+    optimizer, of = step.optimizer, step.of
     scalars, names = dict(case.member.scalars), case.member.state_names(hyper)
     for i in range(20):
         gradients = [g.astype(np.float32) for g in normal(100 + i, 10.0 ** (i % 4 - 2))]
@@ -162,8 +163,7 @@ def test_state_has_pytorchs_names_and_is_float32_for_any_variable() -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_squares_that_overflow_leave_weights_finite(case: Case) -> None:
     """A gradient of 1e25: with a denominator no weight moves, and without one it moves by the rate times the gradient."""
-    optimizer, of = case.ours(), variables()
-    step = Stepper(optimizer, of)
+    step = compiled(case)
     for _ in range(7):
-        step([np.full(v.shape, 1e25, np.float32) for v in of])
-    assert all(np.isfinite(value_of(v)).all() for v in of)
+        step([np.full(v.shape, 1e25, np.float32) for v in step.of])
+    assert all(np.isfinite(value_of(v)).all() for v in step.of)

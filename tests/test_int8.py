@@ -171,7 +171,7 @@ def test_the_engines_codes_are_the_references(case: Case, shape: tuple[int, ...]
         optimizer.step()
         group = optimizer.param_groups[0]
         slots = optimizer._member.state_names(group)
-        row = tuple(float(before[name]) for name in optimizer._scalar_names)
+        row = tuple(float(before[name]) for name in optimizer._member.scalar_names)
         numbers, _ = optimizer._advance(group, row, 1.0)
         unfused.step(
             optimizer._member.rule(group),

@@ -12,7 +12,7 @@ from torch._compile import _disable_dynamo
 from ..rule import formats
 from ..rule.declaration import Member, Numbers, has_penalty
 from ..step.engine import same_objects
-from ..step.plan import Plan, look
+from ..step.plan import GroupPlan, look
 from ..step.plan import step as step_plans
 from ..step.record import Record, Scalars
 from ..torch import unfused
@@ -21,12 +21,12 @@ from ..torch.tensors import TENSORS
 
 
 def plan_of(
-    plan: Plan | None,
+    plan: GroupPlan | None,
     member: Member,
     hyper: Mapping[str, Any],
     variables: Sequence[Any],
     record: Callable[[Any], Record],
-) -> Plan:
+) -> GroupPlan:
     """The plan of these variables: the last one, or another one if a tensor or an option was replaced.
 
     Args:
@@ -40,12 +40,12 @@ def plan_of(
     options = member.rule(hyper), has_penalty(hyper), hyper["weights"]
     if plan is not None and plan.basis[0] == options and same_objects(plan.basis[1], tensors):
         return plan
-    return Plan(member, hyper, [record(variable) for variable in variables], TENSORS, (options, tensors), False)
+    return GroupPlan(member, hyper, [record(variable) for variable in variables], TENSORS, (options, tensors), False)
 
 
 @_disable_dynamo  # a compiled training step has a graph break here
 def step(
-    plan: Plan, member: Member, hyper: Mapping[str, Any], before: Mapping[str, Any], gradients: Sequence[Tensor]
+    plan: GroupPlan, member: Member, hyper: Mapping[str, Any], before: Mapping[str, Any], gradients: Sequence[Tensor]
 ) -> dict[str, float]:
     """Steps all variables of the plan in place. Returns the member's scalars after the step.
 

@@ -1,4 +1,4 @@
-"""The optimizer that all members share: it speaks NumPy's habits and holds no arithmetic.
+"""The base of the NumPy optimizers: NumPy's conventions, and no arithmetic.
 
 A step hands the arrays and their gradients to the engine, with the numbers of this step from ``adamas.rule``.
 """
@@ -17,7 +17,7 @@ from ..rule.formats import tensor_key
 from ..step.engine import same_objects
 from ..step.locks import step_lock
 from ..step.memory import Memory, counted
-from ..step.plan import Plan
+from ..step.plan import GroupPlan
 from ..step.record import Record, begin_state, rows_of
 from ..step.resuming import COUNTS
 from ..step.scheduled import HYPERPARAMETERS, OBSERVED, separated, steps_done
@@ -50,7 +50,7 @@ class Optimizer(Stepping):
         grad_norm_limit: the lowest ``max_grad_norm`` of the last step, where there was one, else None.
     """
 
-    _plans: list[Plan] | None
+    _plans: list[GroupPlan] | None
 
     def __init__(self, params: Params, defaults: dict[str, Any], options: Any, allowed: Any) -> None:
         if unknown := options.keys() - allowed.__annotations__.keys():
@@ -119,7 +119,7 @@ class Optimizer(Stepping):
         self.param_groups, self._plans, self._bounds = groups, None, bounds
 
     def _check(self, group: dict[str, Any]) -> None:
-        """Raises if an option has a value that it cannot have; makes NumPy's numbers Python's."""
+        """Raises if an option has an invalid value. Converts NumPy's numbers to Python's."""
         group.update(hyperparameters.checked(group))
         hyperparameters.check_options(group, self._member.states)
         names = [repr(name) for name in group["param_names"]]
@@ -132,14 +132,14 @@ class Optimizer(Stepping):
         name, p = group["param_names"][index], group["params"][index]
         begin_state(TENSORS, self._member, group, p, rows_of(group, index), self.state.setdefault(name, {}))
 
-    def _current_plans(self) -> list[Plan]:
+    def _current_plans(self) -> list[GroupPlan]:
         """The plans of all groups, made anew if a tensor, a state or an option that they rest on was replaced."""
         if (
             self._plans is None
             or len(self._plans) != len(self.param_groups)
             or not all(self._is_fresh(plan, group) for plan, group in zip(self._plans, self.param_groups, strict=True))
         ):
-            # Whatever was put there since is looked at as at the beginning.
+            # What was replaced since is checked as in the constructor.
             states = self.state.values()
             for schedules in self._schedules_now():
                 group = schedules.group
@@ -156,7 +156,7 @@ class Optimizer(Stepping):
             self._plans = plans
         return self._plans
 
-    def _is_fresh(self, plan: Plan, group: dict[str, Any]) -> bool:
+    def _is_fresh(self, plan: GroupPlan, group: dict[str, Any]) -> bool:
         """Whether everything in the group that the plan rests on is still there."""
         signature, params, states = plan.basis
         return (
@@ -165,7 +165,7 @@ class Optimizer(Stepping):
             and same_objects(states, [self.state.get(name) for name in group["param_names"]])
         )
 
-    def _plan(self, group: dict[str, Any], first: int) -> Plan:
+    def _plan(self, group: dict[str, Any], first: int) -> GroupPlan:
         """The plan of a group, whose parameters come after ``first`` others."""
         records = []
         states = [self.state.get(name) for name in group["param_names"]]
@@ -175,7 +175,7 @@ class Optimizer(Stepping):
             key = tensor_key(group["seed"], name if group["named"] else first + i)
             records.append(Record(p, {} if state is None else state, repr(name), key, rows_of(group, i)))
         basis = _signature(self, group), list(group["params"]), states
-        return Plan(self._member, group, records, TENSORS, basis)
+        return GroupPlan(self._member, group, records, TENSORS, basis)
 
     def memory(self) -> Memory:
         """The bytes that weights and state take now, by kind: ``print`` shows a table. Gradients are the caller's."""
@@ -275,14 +275,14 @@ class Optimizer(Stepping):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Makes it a copy's, or what was pickled."""
+        """Restores what was copied or pickled."""
         self._begin()
         vars(self).update(state)
         self._lock = step_lock()
         self._restore(self.param_groups, self.state)
 
     def _restore(self, groups: list[dict[str, Any]], state: dict[str, dict[str, Array]]) -> None:
-        """Takes what was loaded, of which every part is checked."""
+        """Takes over what was loaded and checked."""
         self.param_groups, self.state, self._plans = groups, state, None
         self._bounds = arrays.bounds_of([p for group in groups for p in group["params"]])
         self._counted = None, steps_done(state.values())
@@ -292,7 +292,7 @@ class Optimizer(Stepping):
 
 
 def _signature(optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a plan rests on; and the options that are words, so that one that was changed is checked."""
+    """What a plan depends on. Options that are words are among it, so that a changed one is checked."""
     words = (group.get(name) for name in ("weights", "decay", "on_nonfinite", "eps_mode", "state", "seed", "rows"))
     kinds = (type(group.get(name)) for name in HYPERPARAMETERS)
     return optimizer._member.rule(group), has_penalty(group), *words, *kinds

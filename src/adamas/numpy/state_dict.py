@@ -221,7 +221,7 @@ def _mended(
 
 
 def _check_moment(values: Array, scale: Array | None, p: Array, what: str) -> None:
-    """Raises if a saved moment is none that the parameter can have."""
+    """Raises ValueError if the parameter cannot have this moment."""
     is_coded = values.dtype in _CODES
     is_complex = p.dtype.kind == "c"
     fits = values.dtype.kind == ("c" if is_complex else "f") or (

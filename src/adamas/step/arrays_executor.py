@@ -72,7 +72,7 @@ class ArraysExecutor:
         return squares, next(culprits, None)
 
     def add_terms(self, index: int, terms: dict[Hashable, list[float]], alone: bool) -> None:
-        """See ``Plan.add_terms``."""
+        """See ``GroupPlan.add_terms``."""
         if index < len(self._spec.rule.sums):
             wanted = self._spec.rule.sums[index]
             for (record, gradient, row), known in zip(self._found, self._sums, strict=True):
@@ -82,7 +82,7 @@ class ArraysExecutor:
                 terms.setdefault(_key(wanted, record), []).extend(summed(found))
 
     def take_sums(self, index: int, sums: Mapping[Hashable, float]) -> None:
-        """See ``Plan.take_sums``."""
+        """See ``GroupPlan.take_sums``."""
         if index < len(self._spec.rule.sums):
             wanted = self._spec.rule.sums[index]
             for (record, _, _), known in zip(self._found, self._sums, strict=True):

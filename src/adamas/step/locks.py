@@ -1,8 +1,8 @@
 """Locks that a child process finds free.
 
 A child of ``os.fork`` has only the thread that forked. A lock that another thread held at that moment would stay locked in the
-child for good, and what it guards would be half changed. So a fork waits until it holds all of them, and lets them go after it
-on both sides.
+child for good, and what it guards would be half changed. So a fork first acquires all of them, and releases them
+in both processes.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from .record import Advance, Change, Record, Tensor, Tensors
 _NO_SCALARS: tuple[str, ...] = ()
 
 
-class Plan:
+class GroupPlan:
     """One parameter group, for as long as its tensors and options stay the same.
 
     Args:
@@ -133,7 +133,7 @@ class Plan:
         return int(most)
 
 
-def look(plans: Sequence[Plan], gradients: Sequence[list[Tensor | None] | None] | None) -> None:
+def look(plans: Sequence[GroupPlan], gradients: Sequence[list[Tensor | None] | None] | None) -> None:
     """Looks up all tensors, before any of them is changed; ``gradients`` are those of each group."""
     if gradients is None:
         for plan in plans:
@@ -146,7 +146,7 @@ def look(plans: Sequence[Plan], gradients: Sequence[list[Tensor | None] | None] 
     )
 
 
-def step(plans: Sequence[Plan], threads: int, changes: list[Change]) -> None:
+def step(plans: Sequence[GroupPlan], threads: int, changes: list[Change]) -> None:
     """Steps what was prepared, and makes the changes.
 
     What the engine steps, it steps in one call together with the changes, so that an exception from a signal handler comes

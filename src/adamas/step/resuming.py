@@ -181,7 +181,7 @@ def check_group(index: int, group: dict[str, Any], check: Callable[[dict[str, An
 
 @contextmanager
 def _unfit(index: int) -> Iterator[None]:
-    """Says of an error in the block in which parameter group it is."""
+    """Adds the index of the parameter group to an error in the block."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -189,7 +189,7 @@ def _unfit(index: int) -> Iterator[None]:
 
 
 def hypers_of(group: Mapping[str, Any], saved: Mapping[str, Any], schedules: GroupSchedules) -> HypersAfter:
-    """The hyperparameters that a loaded state may have come of, by how many steps it has seen.
+    """The hyperparameters that a loaded state may come from, by the number of steps that it has seen.
 
     They are those that count from now on, those that were saved, and those that schedules of β gave before; not those that
     they will give, of which no state has come.

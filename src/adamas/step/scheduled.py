@@ -1,4 +1,4 @@
-"""Hyperparameters that are schedules. A group holds the numbers of the present step; what gives those stands beside it.
+"""Hyperparameters that are schedules. A group holds the numbers of the present step; the schedules are kept beside it.
 
 Whatever is in a group is copied, flattened and saved by other libraries (``torch.distributed``, Lightning), and written back
 when they load. So a group has numbers and text alone, and always under the same names.
@@ -43,7 +43,7 @@ HYPERPARAMETERS = ("lr", "weight_decay", "max_grad_norm", "betas")  # in which a
 
 
 def steps_done(states: Iterable[dict[str, Any]]) -> int:
-    """How many steps the states have seen: the most of any parameter."""
+    """How many steps are done: the most of any parameter's state."""
     return max((_count(state["step"]) for state in states if "step" in state), default=0)
 
 
@@ -54,7 +54,7 @@ def _count(step: Any) -> int:
 
 
 class GroupSchedules:
-    """The schedules of one parameter group, which holds the numbers that they give.
+    """The schedules of one parameter group, which itself holds their numbers.
 
     Attributes:
         group: the parameter group.
@@ -69,7 +69,7 @@ class GroupSchedules:
         self._observed: str | None = None  # what it has written as ``group["plateaus"]``
 
     def separate(self, states: Iterable[dict[str, Any]]) -> None:
-        """Takes schedules out of the group and puts the numbers of the coming step in their place.
+        """Replaces schedules in the group by their numbers for the coming step.
 
         ``states`` are those of all parameters. Many groups may be added one after the other: the states are looked through
         only for a schedule.
@@ -91,7 +91,7 @@ class GroupSchedules:
         self.write_observed()
 
     def refresh(self, step: int) -> None:
-        """Makes the group's numbers those of the step.
+        """Writes the numbers of a step into the group.
 
         Raises:
             ValueError: a schedule gives a number out of range.
@@ -100,7 +100,7 @@ class GroupSchedules:
             dictionary[key] = value
 
     def refreshed(self, step: int) -> list[Change]:
-        """What ``refresh`` changes."""
+        """The changes that ``refresh`` makes."""
         held, written = self.is_held(), self._written
         changes: list[Change] = []
         betas: list[Any] | None = None
@@ -127,7 +127,7 @@ class GroupSchedules:
         return "lr" in self._written and bool(self.group["lr"] == 0 and 0 not in self._written["lr"])
 
     def is_untouched(self) -> bool:
-        """Whether the scheduled numbers, and what was observed, are those that were written here last."""
+        """Whether the group still has the numbers and observations that were written last."""
         for name, (last, _) in self._written.items():
             if _get(self.group, name) != last:
                 return False
@@ -146,7 +146,7 @@ class GroupSchedules:
                 )
 
     def forget(self) -> None:
-        """Has the next ``verify`` take whatever numbers there are."""
+        """Makes the next ``verify`` accept any numbers."""
         self._written.clear()
 
     def value_at(self, name: str, step: int) -> float:
@@ -163,7 +163,7 @@ class GroupSchedules:
         return first, second
 
     def observed(self) -> Iterator[Observed]:
-        """What the schedules have in them that observes a metric."""
+        """The parts of the schedules that observe a metric."""
         for schedule in self.schedules.values():
             yield from (part for part in schedule.parts() if isinstance(part, Observed))
 
@@ -173,7 +173,7 @@ class GroupSchedules:
         self._observed = self.group[OBSERVED] = json.dumps(states) if states else None
 
     def read_observed(self) -> None:
-        """Goes on from what was observed, as it stands in the group, where something else has written it there.
+        """Restores what was observed from the group, if something else has written it there.
 
         Raises:
             ValueError: it is nothing that ``write_observed`` has written, or is of other schedules.
@@ -183,7 +183,7 @@ class GroupSchedules:
             self.load_observed(given)
 
     def load_observed(self, given: str | None) -> None:
-        """Goes on from what was observed, as ``group["plateaus"]`` had it.
+        """Restores what was observed from a value of ``group["plateaus"]``.
 
         Raises:
             ValueError: it is nothing that ``write_observed`` has written, or is of other schedules.
@@ -194,7 +194,7 @@ class GroupSchedules:
 
 
 def separated(group: dict[str, Any], states: Iterable[dict[str, Any]]) -> GroupSchedules:
-    """The schedules of a group, which has numbers in their place from now on: see ``GroupSchedules.separate``."""
+    """The schedules of a group, replaced in it by numbers: see ``GroupSchedules.separate``."""
     found = GroupSchedules(group)
     found.separate(states)
     return found
@@ -211,7 +211,7 @@ def refuse_lr_scale(group: dict[str, Any], schedule: Schedule) -> None:
 
 
 def _read(given: Any) -> list[dict[str, Any]]:
-    """The states of what observes, from what a group has: text, or in older checkpoints the list itself."""
+    """The observed states, from a group's entry: JSON, or in older checkpoints the list itself."""
     try:
         states = [] if given is None else list(given) if isinstance(given, list | tuple) else json.loads(given)
     except (TypeError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The step that optimizers in place share: schedules, clipping, gradients that are not finite, and the engine's call."""
+"""The order of a step: plans, gradients, clipping, the numbers of the step, sums, schedules, and the call that applies it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..rule.declaration import Member, Numbers
 from ..schedules import Schedule
 from . import clipping, sums
 from .inspection import Inspection, Peers
-from .plan import Plan, look, step
+from .plan import GroupPlan, look, step
 from .record import Change, Scalars
 from .scheduled import GroupSchedules, steps_done
 
@@ -20,7 +20,7 @@ _NOTHING = Inspection()
 
 
 class Stepping:
-    """What an optimizer over ``param_groups`` does, but for its framework's tensors and habits.
+    """What optimizers over ``param_groups`` share, whichever framework's tensors they step.
 
     Attributes:
         param_groups: dictionaries of hyperparameters, with the parameters of the group under ``"params"``.
@@ -33,21 +33,23 @@ class Stepping:
     _member: ClassVar[Member]
     param_groups: list[dict[str, Any]]
     state: Any  # a mapping from each parameter to its state; its type depends on the framework
-    # Each optimizer has its own values. None stands on the class, where it would hide the __getattr__ of wrappers that
+    # These are attributes of each optimizer, and not of the class, where a value would hide the __getattr__ of wrappers that
     # derive from it.
     grad_norm: float | None
     grad_norm_limit: float | None
     _lock: Any  # one step at a time
-    _plans: Any  # the last ones that were made, or None
-    _schedules: list[GroupSchedules]  # of each group, as far as the groups are the same: see ``_schedules_now``
-    _counted: tuple[Sequence[Plan] | None, int]  # the plans that were counted, and the steps that were done
-    _held: bool  # whether the last step had a rate of 0 where a schedule gives another
-    _most_sums: int  # that a rule of the member names
-    _peers: Peers | None  # None where all parameters of the model are here
-    _position: int  # of the first parameter among those of all sharers
+    _plans: Any  # the last ones, or None
+    _schedules: list[GroupSchedules]  # of the groups at the last look: see ``_schedules_now``
+    _counted: tuple[
+        Sequence[GroupPlan] | None, int
+    ]  # the steps done, and the plans whose states they were counted from
+    _held: bool  # whether the rate of the last step was 0 instead of the schedule's
+    _most_sums: int  # the most sums that a rule of the member names
+    _peers: Peers | None  # None if this process has all parameters of the model
+    _position: int  # of the first parameter among those of all peers
 
     def _begin(self) -> None:
-        """Gives the optimizer, new or unpickled, the attributes that no step has set yet."""
+        """Sets the attributes of an optimizer that has made no step since it was made or unpickled."""
         self.grad_norm = self.grad_norm_limit = None
         self._plans, self._counted, self._held, self._position = None, (None, 0), False, 0
         self._most_sums = sums.most_sums(self._member)
@@ -55,17 +57,17 @@ class Stepping:
 
     @property
     def clipped_steps(self) -> int:
-        """How many steps ``max_grad_norm`` has shortened. It travels in the state dict."""
+        """How many steps ``max_grad_norm`` has shortened; saved in the state dict."""
         return max((group["clipped_steps"] for group in self.param_groups), default=0)
 
     @property
     def skipped_steps(self) -> int:
-        """How many steps ``on_nonfinite="skip"`` has left undone. It travels in the state dict."""
+        """How many steps ``on_nonfinite="skip"`` has skipped; saved in the state dict."""
         return max((group["skipped_steps"] for group in self.param_groups), default=0)
 
     @abstractmethod
-    def _current_plans(self) -> Sequence[Plan]:
-        """The plans of all groups, for the tensors and options that are there now."""
+    def _current_plans(self) -> Sequence[GroupPlan]:
+        """The plans of all groups, for their present tensors and options."""
 
     # ---- schedules
 
@@ -84,20 +86,20 @@ class Stepping:
         return [dict(schedules.schedules) for schedules in self._schedules_now()]
 
     def _drop_schedules(self) -> None:
-        """Lets the groups keep the numbers that they have."""
+        """Removes all schedules; the groups keep their present numbers."""
         self._schedules = [GroupSchedules(group) for group in self.param_groups]
 
     def on_observation(self) -> None:
-        """Makes the scheduled numbers of all groups those of the coming step; called when a ``Plateau`` has observed."""
+        """Recomputes the scheduled numbers of all groups for the coming step; called when a ``Plateau`` has observed."""
         for schedules in self._schedules_now():
             schedules.verify()
         for schedules in self._schedules:
             schedules.write_observed()
-        self._counted = None, self._counted[1]  # should it be interrupted, the next step does it anew
+        self._counted = None, self._counted[1]  # if this is interrupted, the next step repeats it
         self._refresh()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A copy, of one step also where another thread steps."""
+        """A copy. If another thread is stepping, the copy is made after that step."""
         this: Any = self  # each framework's optimizer has a __getstate__ and a __setstate__
         with self._lock:
             other: Any = type(self).__new__(type(self))
@@ -106,7 +108,7 @@ class Stepping:
         return other
 
     def _schedules_now(self) -> list[GroupSchedules]:
-        """The schedules of the groups that there are now.
+        """The schedules of the present groups.
 
         They belong to a group, and where its dictionary was replaced by another one, to that in its place.
         """
@@ -130,9 +132,11 @@ class Stepping:
         for part in schedules.observed():
             part.tell(self)
 
-    def _scheduled(self, plans: Sequence[Plan], steps: int | None) -> Sequence[Plan]:
-        """The plans, for the numbers that the schedules give the coming step. It comes after so many steps, or, where that is
-        None, after those of the states."""
+    def _scheduled(self, plans: Sequence[GroupPlan], steps: int | None) -> Sequence[GroupPlan]:
+        """The plans, after the schedules' numbers of the coming step were written.
+
+        ``steps`` is how many steps are done; if None, the states tell.
+        """
         if self._counted[0] is plans and (steps is None or steps == self._counted[1]) and self._is_untouched():
             return plans
         if steps is None:
@@ -151,7 +155,7 @@ class Stepping:
         return plans
 
     def _is_untouched(self) -> bool:
-        """Whether nothing else has written what the schedules have."""
+        """Whether nothing else has written the scheduled numbers."""
         for one in self._schedules:  # noqa: SIM110 - all() takes 0.3 µs more
             if not one.is_untouched():
                 return False
@@ -162,13 +166,13 @@ class Stepping:
     def _step_all(
         self, gradients: Sequence[list[Any] | None] | None, scale: float, threads: int, overflow: bool = False
     ) -> None:
-        """Steps every parameter that has a gradient: one of those given for its group, or its own.
+        """Steps every parameter that has a gradient: one of ``gradients``, given for each group, or, if None, its own.
 
         ``scale`` multiplies the gradients. After an ``overflow`` in them, nothing is done.
         """
         self.grad_norm = self.grad_norm_limit = None
         with self._lock:
-            plans: Sequence[Plan] = ()
+            plans: Sequence[GroupPlan] = ()
             seen, problem, has_schedules = None, None, False
             try:
                 try:
@@ -197,7 +201,7 @@ class Stepping:
             finally:
                 _release(plans)
 
-    def _inspect(self, plans: Sequence[Plan], threads: int, has_schedules: bool) -> Inspection:
+    def _inspect(self, plans: Sequence[GroupPlan], threads: int, has_schedules: bool) -> Inspection:
         """What is known of the parameters with gradients before anything is changed.
 
         Raises:
@@ -225,7 +229,7 @@ class Stepping:
             reached = 1 + int(max((plan.most_steps() for plan in plans), default=-1))
         return Inspection(False, is_query, skip, steps, reached, square_sums)
 
-    def _settled(self, plans: Sequence[Plan], seen: Inspection, has_schedules: bool) -> Sequence[Plan]:
+    def _settled(self, plans: Sequence[GroupPlan], seen: Inspection, has_schedules: bool) -> Sequence[GroupPlan]:
         """The plans of the coming step, with what all processes know of it."""
         if seen.position != self._position:
             self._position, self._plans = seen.position, None
@@ -233,7 +237,7 @@ class Stepping:
         return self._scheduled(plans, seen.steps) if has_schedules else plans
 
     def _step_seen(
-        self, plans: Sequence[Plan], seen: Inspection, has_schedules: bool, scale: float, threads: int
+        self, plans: Sequence[GroupPlan], seen: Inspection, has_schedules: bool, scale: float, threads: int
     ) -> None:
         """Steps the parameters with gradients. Nothing is changed before the last call, which changes everything at once."""
         changes: list[Change] = []
@@ -243,8 +247,8 @@ class Stepping:
         if problem is not None:
             raise problem
 
-    def _prepare(self, plans: Sequence[Plan], seen: Inspection, scale: float, changes: list[Change]) -> bool:
-        """Computes the numbers of the step, and what is counted; returns False if the step is to be skipped."""
+    def _prepare(self, plans: Sequence[GroupPlan], seen: Inspection, scale: float, changes: list[Change]) -> bool:
+        """Computes the numbers and the counts of the step; returns False if the step is to be skipped."""
         factors = [1.0] * len(plans)
         if seen.square_sums is not None:
             self.grad_norm = math.sqrt(math.fsum(seen.square_sums)) * scale
@@ -263,7 +267,7 @@ class Stepping:
         return True
 
     def _look_ahead(
-        self, plans: Sequence[Plan], seen: Inspection, moves: bool, changes: list[Change]
+        self, plans: Sequence[GroupPlan], seen: Inspection, moves: bool, changes: list[Change]
     ) -> Exception | None:
         """Adds the scheduled numbers of the step after this one: what loggers see is what the next step will use.
 
@@ -298,9 +302,9 @@ class Stepping:
                 return True
         return False
 
-    def _is_query(self, plans: Sequence[Plan]) -> bool:
-        """Whether this is no step but makes the state, as ``torch.distributed.checkpoint`` has it made: before any other step,
-        with all rates and gradients 0."""
+    def _is_query(self, plans: Sequence[GroupPlan]) -> bool:
+        """Whether this step is to create the state and nothing else, as ``torch.distributed.checkpoint`` does before the first
+        step, with all rates and gradients 0."""
         for group in self.param_groups:
             if group["lr"] != 0:
                 return False
@@ -315,7 +319,7 @@ class Stepping:
         return member.numbers_of(group, scalars, scale), tuple(scalars.values())
 
     def _clip(self, norm: float, changes: list[Change]) -> list[float]:
-        """The factor of each group's gradients, whose norm this is; has a step that is shortened counted."""
+        """The factor of each group's gradients, whose norm this is. Adds the change that counts a shortened step."""
         limits = [group["max_grad_norm"] for group in self.param_groups]
         if "auto" in limits:
             first = self.param_groups[0]
@@ -331,6 +335,6 @@ class Stepping:
         return factors
 
 
-def _release(plans: Sequence[Plan]) -> None:
+def _release(plans: Sequence[GroupPlan]) -> None:
     for plan in plans:
         plan.release()

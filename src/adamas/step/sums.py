@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 from ..rule.declaration import Member
 from .inspection import Peers, added_up
-from .plan import Plan
+from .plan import GroupPlan
 
 
 def most_sums(member: Member) -> int:
@@ -14,7 +14,7 @@ def most_sums(member: Member) -> int:
     return max(len(rule.sums) for rule in member.rules())
 
 
-def compute(plans: Sequence[Plan], peers: Peers | None, count: int) -> None:
+def compute(plans: Sequence[GroupPlan], peers: Peers | None, count: int) -> None:
     """Computes the sums for a step that is prepared, one after the other: a sum may use those before it.
 
     Args:

@@ -100,7 +100,7 @@ def _mended(
         if moment not in compressed and not storage.is_coded(value)
     }
     found = mended_moments(torch, member, hypers, name, counts, wide, _REMEDY)
-    # As wide as it was, if it is kept as it is.
+    # In the dtype that it was saved in, unless that is too narrow for it.
     return {
         moment: one._replace(values=one.values.to(values[moment].dtype))
         if values[moment].dtype != torch.float16
@@ -112,7 +112,7 @@ def _mended(
 def _besides_moments(
     member: Member, group: Mapping[str, Any], p: Tensor, name: str, saved: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Counts, low bits of the weights, and what is not ours."""
+    """Counts, the low bits of the weights, and entries that are not of Adamas."""
     counts = list(member.scalar_names)
     moments = {key for moment in storage.code_dtypes(member) for key in (moment, layout.scale_name(moment))}
     state: dict[str, Any] = {}
@@ -143,7 +143,7 @@ def _count(value: Any, what: str) -> float:
 
 
 def check_step(saved: Any, what: str) -> None:
-    """Raises ValueError if the state of a parameter, which messages call so, is none or has a step that cannot be."""
+    """Raises ValueError if this is no state of a parameter, or has an impossible step; ``what`` is the parameter's name."""
     if not isinstance(saved, Mapping):
         raise unfit(f"parameter {what} has a {type(saved).__name__} there, no state")
     if "step" in saved and not 0 <= (step := _count(saved["step"], f"'step' of parameter {what}")) < math.inf:
@@ -151,7 +151,7 @@ def check_step(saved: Any, what: str) -> None:
 
 
 def _check_moment(value: Any, scale: Any, code_dtype: torch.dtype, p: Tensor, what: str) -> None:
-    """Raises if a saved moment is none that the parameter can have."""
+    """Raises ValueError if the parameter cannot have this moment."""
     if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta):
         kind = "on the meta device" if value.is_meta else str(value.layout).removeprefix("torch.")
         raise unfit(f"{what} is {kind}; it has to be a dense tensor")
@@ -180,11 +180,11 @@ def _check_moment(value: Any, scale: Any, code_dtype: torch.dtype, p: Tensor, wh
 
 
 def _check_complete(member: Member, group: Mapping[str, Any], name: str, state: dict[str, Any], optimizer: str) -> None:
-    """Raises if the state lacks what a step would not begin anew; adds the count that torch.optim.SGD does not keep."""
+    """Raises ValueError if the state lacks what a step cannot create. Adds the count, which torch.optim.SGD does not keep."""
     if not state:
         return
     if member.base == "SGD":
-        # That a buffer is there means that its first step is over.
+        # It has a buffer only after its first step.
         state.setdefault("step", torch.tensor(1.0, dtype=torch.float64, device="cpu"))
     counts = list(member.scalar_names)
     moments = member.state_names(group)

@@ -1,4 +1,4 @@
-"""The optimizer that all members share: it speaks PyTorch's habits and holds no arithmetic.
+"""The base of the PyTorch optimizers: PyTorch's conventions, and no arithmetic.
 
 It makes a record of each parameter, and ``adamas.step`` does the rest.
 """
@@ -25,7 +25,7 @@ from ..rule.layout import LOW_BITS
 from ..step.engine import holds, same_objects
 from ..step.locks import step_lock
 from ..step.memory import Memory, counted
-from ..step.plan import Plan
+from ..step.plan import GroupPlan
 from ..step.record import Record, begin_state, rows_of
 from ..step.resuming import COUNTS, check_choice
 from ..step.scheduled import HYPERPARAMETERS, OBSERVED, refuse_lr_scale, separated, steps_done
@@ -57,7 +57,7 @@ class _Basis(NamedTuple):
 
 
 def given_names(group: dict[str, Any]) -> list[str] | None:
-    """The names of the group's parameters, where each has one."""
+    """The names of the group's parameters; None unless each has one."""
     names = group.get("param_names")
     return [str(name) for name in names] if names is not None and len(names) == len(group["params"]) else None
 
@@ -73,8 +73,8 @@ def parameter_names(group: dict[str, Any], first: int) -> list[str]:
 
 
 def _random_key(group: dict[str, Any], index: int, first: int) -> int:
-    """Seed and identity of a parameter, for its random numbers: by its name where there is one, so that order is free."""
-    # The parts of a flat parameter have one name on all ranks, and are different elements.
+    """The key of a parameter's random numbers: from its name, or, if it has none, from its position."""
+    # The parts of a flat parameter have the same name on all ranks, but different elements.
     names = None if is_flat(group["params"][index]) else given_names(group)
     return tensor_key(group["seed"], first + index if names is None else names[index])
 
@@ -97,7 +97,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     """
 
     _reads_decoupled_flag: ClassVar[bool] = True  # of a checkpoint of torch.optim; AdamW is decoupled whatever it says
-    _plans: list[Plan] | None
+    _plans: list[GroupPlan] | None
     _known: tuple[list[Tensor], list[Any]]  # the parameters and states that the plans are of
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], options: Any, allowed: Any) -> None:
@@ -121,7 +121,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         self._begin_scaling()
 
     def _begin_scaling(self) -> None:
-        """Takes loss scaling into the step where ``fused=True`` asks for it, as ``torch.optim`` does."""
+        """Includes loss scaling in the step if ``fused=True``, as ``torch.optim`` does."""
         if self.defaults.get("fused"):
             self._step_supports_amp_scaling = True  # what GradScaler reads
 
@@ -157,7 +157,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             param_group.setdefault("base_lr", float(group["lr"]) if lr is None else lr.unit)
             param_group.update({name: group[name] for name in (*HYPERPARAMETERS, OBSERVED) if name in group})
         try:
-            super().add_param_group(param_group)  # which refuses what is no dictionary
+            super().add_param_group(param_group)  # raises unless it is a dictionary
         except ValueError:
             self._refuse_again(param_group)
             raise
@@ -178,7 +178,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             here[id(parameter)] = str(name)
 
     def _refuse_again(self, group: dict[str, Any]) -> None:
-        """Says which parameter of the new group is one of an earlier group's, if any is."""
+        """Raises ValueError, naming it, if a parameter of the new group is in an earlier group."""
         earlier = {id(p): name for name, p in self._named_parameters()}
         names = given_names(group) or [f"number {i}" for i in range(len(group["params"]))]
         for name, p in zip(names, group["params"], strict=True):
@@ -204,7 +204,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     def _signature(self, group: dict[str, Any]) -> tuple[Rule, bool, str, int]:
         return self._member.rule(group), has_penalty(group), group["weights"], group["seed"]
 
-    def _current_plans(self) -> list[Plan]:
+    def _current_plans(self) -> list[GroupPlan]:
         """The plans of all groups, made anew if any tensor, state or option that they rest on was replaced."""
         plans = self._plans
         if plans is not None and len(plans) == len(self.param_groups):
@@ -220,11 +220,11 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         for group in self.param_groups:
             made.append(self._plan(group, first))
             first += len(group["params"])
-        self._plans = made  # first: with what is known from before, an interrupt here has them made anew
+        self._plans = made  # before _known: if interrupted between the two, the plans are made again
         self._known = (list(self.state.keys()), list(self.state.values()))
         return made
 
-    def _is_fresh(self, plan: Plan, group: dict[str, Any]) -> bool:
+    def _is_fresh(self, plan: GroupPlan, group: dict[str, Any]) -> bool:
         """Whether everything in the group that the plan rests on is still there."""
         signature, params, dtypes, bare = plan.basis
         if signature != self._signature(group) or not same_objects(params, group["params"]):
@@ -235,14 +235,13 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         return not (signature[2] == "split" and dtypes != [p.dtype for p in params])
 
     def _forget_low_bits(self, basis: _Basis) -> None:
-        """Takes the low bits of weights that were cast since (``model.half()``), which are those of another dtype, out of the
-        state."""
+        """Removes the low bits of weights that were cast since (``model.half()``): they belong to another dtype."""
         if basis.signature[2] == "split":
             for p, dtype in zip(basis.params, basis.dtypes, strict=True):
                 if p.dtype != dtype and p in self.state:
                     self.state[p].pop(LOW_BITS, None)
 
-    def _plan(self, group: dict[str, Any], first: int) -> Plan:
+    def _plan(self, group: dict[str, Any], first: int) -> GroupPlan:
         """The plan of a group, whose parameters come after ``first`` others."""
         params, names = list(group["params"]), parameter_names(group, first)
         scalars, is_alone = self._member.scalar_names, self._peers is None
@@ -250,7 +249,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         records, bare = [], []
         for i, p in enumerate(params):
             if p.grad is not None and p.requires_grad:
-                # Which may have had no gradient, or other options, when the group was added.
+                # Checked again: when the group was added, it may have had no gradient, or other options.
                 refuse_wrapper(p, f"parameter {names[i]}")
                 check_flat(p, f"parameter {names[i]}", group, is_alone)
                 self._initialize_state(group, i)
@@ -262,7 +261,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             if state is None or not needed <= state.keys() or (is_split and LOW_BITS not in state):
                 bare.append(p)
         basis = _Basis(self._signature(group), params, [p.dtype for p in params], bare)
-        return Plan(self._member, group, records, TENSORS, basis)
+        return GroupPlan(self._member, group, records, TENSORS, basis)
 
     # ---- memory
 
@@ -311,7 +310,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         return loss
 
     def _is_observed(self) -> bool:
-        """Whether a hook or the profiler wants to know of a step: entering its context takes as long as a small step."""
+        """Whether a hook or the profiler observes steps. Entering its context takes as long as a small step."""
         return bool(
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
@@ -343,7 +342,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        vars(self).setdefault("_lock", step_lock())  # a loaded optimizer keeps the lock that others may wait for
+        vars(self).setdefault(
+            "_lock", step_lock()
+        )  # a loaded optimizer keeps its lock, for which other threads may be waiting
         self._begin()
         self._begin_scaling()
         self._counted = None, steps_done(self.state.values())

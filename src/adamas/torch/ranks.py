@@ -75,7 +75,7 @@ class Ranks:
         return added_up(parts)
 
     def _raise(self, problem: Exception | None) -> NoReturn:
-        """Raises this rank's problem, or, where it has none, the first that another one has."""
+        """Raises this rank's problem or, if it has none, that of the first rank that has one."""
         kind = next((kind for kind in _RAISED if isinstance(problem, kind)), RuntimeError)
         problems: list[Any] = [None] * self._size
         dist.all_gather_object(problems, None if problem is None else (kind, str(problem)), group=self._group)
@@ -85,7 +85,7 @@ class Ranks:
         raise kind(f"rank {rank} of process_group cannot make this step, and so no rank makes it: {text}")
 
     def _device(self) -> torch.device:
-        """Where tensors lie that the group passes on."""
+        """The device of tensors that the group can communicate."""
         if "cpu:" in dist.get_backend_config(self._group):
             return torch.device("cpu")
         accelerator = torch.accelerator.current_accelerator()
@@ -93,9 +93,9 @@ class Ranks:
         return torch.device(accelerator.type, torch.accelerator.current_device_index())
 
     def __deepcopy__(self, memo: Any) -> Ranks:
-        """Itself: a copy of the optimizer is of the same ranks."""
+        """Itself: a copy of the optimizer has the same ranks."""
         return self
 
     def __reduce__(self) -> NoReturn:
-        """Pickles nothing."""
+        """Raises TypeError: a process group cannot be pickled."""
         raise TypeError("an optimizer with process_group= cannot be pickled: save its state_dict() on each rank")

@@ -146,8 +146,12 @@ template <class T, int capacity = block> struct Lane {
 
     void load_codes(const Operand &x, int64_t begin, int n, int64_t block_index) {
         operand = &x, stored = x.data + begin, values = value_buffer;
-        for (int i = 0; i < n; ++i)
-            values[i] = T(value_of(uint8_t(stored[i]), x.scales[block_index], is_signed(x.format)));
+        const float scale = x.scales[block_index];
+        const bool with_sign = is_signed(x.format);
+        if (std::signbit(scale))
+            for (int i = 0; i < n; ++i) values[i] = T(value_in_marked_block(uint8_t(stored[i]), scale, with_sign));
+        else
+            for (int i = 0; i < n; ++i) values[i] = T(value_of(uint8_t(stored[i]), scale, with_sign));
     }
 
     // `decay` is what the rule has multiplied the state with.

@@ -72,7 +72,8 @@ def test_the_grid_is_eight_stretches_each_twice_as_wide() -> None:
     expected = (32 + codes % 32) * 2.0 ** (codes // 32) - 32
     np.testing.assert_array_equal(formats.grid(np, codes), expected)
     assert formats.grid(np, codes)[127] == formats.LARGEST_SIGNED
-    assert formats.grid(np, codes)[254] + 0.5 > formats.LARGEST_UNSIGNED
+    assert formats.grid(np, codes)[126] == formats.LARGEST_SIGNED_MARKED
+    assert formats.grid(np, codes)[253] + 0.5 > formats.LARGEST_UNSIGNED
 
 
 blocks_of_floats = st.lists(
@@ -108,7 +109,7 @@ def test_unsigned_codes_are_the_nearest_and_never_zero(values: list[float], kept
     x = np.array(values, np.float32)[None]
     with np.errstate(under="ignore", over="ignore"):
         codes, scale = formats.encode_unsigned(np, x, np.full((1, 1), kept, np.float32))
-        assert codes.max() <= 254
+        assert codes.max() <= 253
         got = formats.decode_unsigned(np, codes, scale).astype(np.float64)
     assert (got > 0).all()
     grid = (formats.grid(np, np.arange(255)).astype(np.float64) + 0.5) * float(scale[0, 0])
@@ -123,6 +124,34 @@ def test_unsigned_codes_are_the_nearest_and_never_zero(values: list[float], kept
         assert went_on if apart < 119 else made_anew if apart > 121 else went_on or made_anew
         assert x.max() / scale[0, 0] * (1 + 1e-6) >= 0.5 * formats.LARGEST_UNSIGNED
         assert x.max() / scale[0, 0] <= formats.LARGEST_UNSIGNED * (1 + 1e-6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.floats(width=32, min_value=-(2.0**120), max_value=2.0**120),
+            st.sampled_from([math.nan, math.inf, -math.inf]),
+        ),
+        min_size=1,
+        max_size=128,
+    ),
+    st.booleans(),
+)
+@example([math.inf, math.nan], True)  # no finite value
+@example([-math.inf, 2.0**120, math.nan, -1e-45], True)
+def test_infinities_and_nan_are_read_back_as_what_they_were(values: list[float], dithered: bool) -> None:
+    x = np.array(values, np.float32)[None]
+    threshold = np.full(x.shape, (1 << 18) - 8) if dithered else None
+    with np.errstate(all="ignore"):
+        signed = formats.decode_signed(np, *formats.encode_signed(np, x, threshold))
+        scale = np.zeros((1, 1), np.float32)
+        unsigned = formats.decode_unsigned(np, *formats.encode_unsigned(np, np.abs(x), scale, threshold))
+    finite = np.isfinite(x)
+    assert np.isfinite(signed[finite]).all()
+    assert np.isfinite(unsigned[finite]).all()
+    np.testing.assert_array_equal(signed[~finite], x[~finite])
+    np.testing.assert_array_equal(unsigned[~finite], np.abs(x)[~finite])
 
 
 @pytest.mark.parametrize("has_sign", [False, True])
@@ -502,6 +531,30 @@ def test_what_is_not_finite_is_so_where_it_is_in_float32(case: Case, bad: float,
             error, moved = (p - q).detach(), (q - 1).detach()
             finite = torch.isfinite(q)
             assert error[finite].abs().max() <= 0.35 * moved[finite].abs().max()
+
+
+@pytest.mark.parametrize("case", CODED, ids=str)
+def test_moments_that_are_not_finite_are_those_of_float32(case: Case, isa: str) -> None:
+    shape = (40, 160)
+    p, q = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    coded, exact = case.make([p], state="int8", **case.options), case.make([q], **case.options)
+    for step, g in enumerate(gradients(shape, 4, seed=2)):
+        if step == 2:
+            g[3, :3], g[9, 150:153], g[20, 100], g[30, 7] = (
+                *2 * [torch.tensor([math.inf, -math.inf, math.nan])],
+                -math.inf,
+                math.nan,
+            )
+            g[25] = math.inf  # no finite value beside it
+        p.grad, q.grad = g, g.clone()
+        coded.step()
+        exact.step()
+    for name in codes_of(coded.state[p]):
+        found, expected = values_of(coded.state[p], name), exact.state[q][name]
+        nonfinite = ~torch.isfinite(expected)
+        assert nonfinite.any()
+        assert torch.isfinite(found[~nonfinite]).all()
+        torch.testing.assert_close(found[nonfinite], expected[nonfinite], equal_nan=True)
 
 
 def test_nonfinite_gradients_are_skipped_or_raised_as_in_float32() -> None:

@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from . import formats
 from .declaration import Host, Member, State
 from .layout import blocks
 
@@ -59,8 +60,7 @@ def check_scale(xp: Any, codes: Array, scale: Array, what: str) -> None:
     if not bool(xp.isfinite(scale).all()):
         raise ValueError(f"the scales of {what} have a NaN or an infinity")
     if bool((scale < 0).any()):
-        special = -128 if codes.dtype == xp.int8 else 255
-        marked = (blocks(xp, codes) == special).any(-1)
+        marked = formats.can_be_marked(xp, blocks(xp, codes), codes.dtype == xp.int8)
         if bool(((scale < 0) & ~marked).any()):
             raise ValueError(f"the scales of {what} have a negative number")
 

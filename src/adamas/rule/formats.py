@@ -13,6 +13,7 @@ from typing import Any
 
 Array = Any
 
+_MASK31 = 0x7FFFFFFF
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
 _QUIET_NAN = 0x7FC00000
@@ -228,11 +229,15 @@ JOIN = {"bfloat16": join_bfloat16, "float16": join_float16}
 # Unsigned states are read half a unit up, so that a positive value is never read as 0. Their scale fades with them, by the
 # factor of the rule, and is doubled or halved where they no longer fit: while nothing is added, no code changes.
 #
-# In a block with values that are not finite the scale has its sign set, and -128 stands for NaN, 255 for infinity.
+# A block with values that are not finite is marked by the sign of its scale. In a marked block of signed codes, -128 stands
+# for NaN and ±127 for ±infinity, and the scale is such that finite values need codes up to ±126. Unsigned codes of finite
+# values go to 253 in any block; in a marked one 254 stands for NaN and 255 for infinity.
 
 LARGEST_SIGNED = 472  # grid(127)
-LARGEST_UNSIGNED = 7680  # under grid(254) + 1/2, so that nothing rounds up beyond it
-_NAN_CODE, _INF_CODE = -128, 255
+LARGEST_SIGNED_MARKED = 464  # grid(126)
+LARGEST_UNSIGNED = 7680  # under grid(253) + 1/2, so that nothing rounds up beyond it
+_NAN_SIGNED, _INFINITY_SIGNED = -128, 127
+_NAN_UNSIGNED, _INFINITY_UNSIGNED = 254, 255
 _SHIFT = 18
 _START = (127 + 5) << 23  # the bits of 32.0
 _HALF = 1 << (_SHIFT - 1)
@@ -258,17 +263,38 @@ def _largest(xp: Any, x: Array) -> Array:
     return xp.amax(size, -1, keepdims=True)
 
 
-def _marked(xp: Any, x: Array, scale: Array) -> Array:
-    """The scale, with its sign set where the block has values that are not finite."""
-    spoiled = xp.any(~xp.isfinite(x), -1, keepdims=True)
-    return xp.where(spoiled, -xp.abs(scale), scale)
+def _has_nonfinite(xp: Any, x: Array) -> Array:
+    """Whether each block (the last dimension, which is kept) has values that are not finite."""
+    return xp.any(~xp.isfinite(x), -1, keepdims=True)
+
+
+def _is_marked(xp: Any, scale: Array) -> Array:
+    """Whether the sign of the scale is set, also that of a zero."""
+    return float_bits(xp, scale) > _MASK31
+
+
+def can_be_marked(xp: Any, codes: Array, has_sign: bool) -> Array:
+    """Whether each block of codes (the last dimension) can be one whose scale is below 0.
+
+    Such a block has a value that is not finite. Every block of signed codes has one of ±127, which is an infinity only in a
+    marked block; the largest finite value is then ±126.
+    """
+    if not has_sign:
+        return (codes >= _NAN_UNSIGNED).any(-1)
+    size = xp.abs(codes)
+    return (codes == _NAN_SIGNED).any(-1) | (
+        (size == _INFINITY_SIGNED).any(-1) & (size == _INFINITY_SIGNED - 1).any(-1)
+    )
 
 
 def decode_signed(xp: Any, codes: Array, scale: Array) -> Array:
-    """The float32 values of codes from -127 to 127 (int64), each block with its scale."""
-    value = grid(xp, xp.abs(codes)) * xp.abs(scale)
+    """The float32 values of codes from -128 to 127 (int64), each block with its scale."""
+    size = xp.abs(codes)
+    value = grid(xp, size) * xp.abs(scale)
+    marked = _is_marked(xp, scale)
+    value = xp.where(marked & (size == _INFINITY_SIGNED), xp.full_like(value, float("inf")), value)
     value = xp.where(codes < 0, -value, value)
-    return xp.where(codes == _NAN_CODE, xp.full_like(value, float("nan")), value)
+    return xp.where(marked & (codes == _NAN_SIGNED), xp.full_like(value, float("nan")), value)
 
 
 def encode_signed(xp: Any, x: Array, threshold: Array | None = None) -> tuple[Array, Array]:
@@ -278,19 +304,25 @@ def encode_signed(xp: Any, x: Array, threshold: Array | None = None) -> tuple[Ar
     """
     largest = _largest(xp, x)
     some = largest >= LEAST_SIGNED
-    # By what it sees is constant, a compiler may multiply instead, and round otherwise.
-    scale = xp.where(some, largest / (LARGEST_SIGNED + 0 * largest), xp.zeros_like(largest))
+    marked = _has_nonfinite(xp, x)
+    most = xp.where(marked, xp.full_like(largest, LARGEST_SIGNED_MARKED), xp.full_like(largest, LARGEST_SIGNED))
+    # A compiler may replace division by a constant by a multiplication, which rounds differently; this is no constant.
+    scale = xp.where(some, largest / (most + 0 * largest), xp.zeros_like(largest))
     inverse = xp.where(some, 1 / xp.where(some, scale, xp.ones_like(scale)), scale)
     size = xp.where(xp.isfinite(x), xp.abs(x), xp.zeros_like(x))
     codes = _codes_of(xp, _separate(xp, size * inverse) + 32, _HALF if threshold is None else threshold)
+    codes = xp.where(xp.isfinite(x), codes, xp.full_like(codes, _INFINITY_SIGNED))
     codes = xp.where(x < 0, -codes, codes)
-    return xp.where(xp.isfinite(x), codes, xp.full_like(codes, _NAN_CODE)), _marked(xp, x, scale)
+    codes = xp.where(x != x, xp.full_like(codes, _NAN_SIGNED), codes)
+    return codes, xp.where(marked, -scale, scale)
 
 
 def decode_unsigned(xp: Any, codes: Array, scale: Array) -> Array:
-    """The float32 values of codes from 0 to 254 (int64), each block with its scale."""
+    """The float32 values of codes from 0 to 255 (int64), each block with its scale."""
     value = (grid(xp, codes) + 0.5) * xp.abs(scale)
-    return xp.where(codes == _INF_CODE, xp.full_like(value, float("inf")), value)
+    marked = _is_marked(xp, scale)
+    value = xp.where(marked & (codes == _INFINITY_UNSIGNED), xp.full_like(value, float("inf")), value)
+    return xp.where(marked & (codes == _NAN_UNSIGNED), xp.full_like(value, float("nan")), value)
 
 
 def encode_unsigned(xp: Any, x: Array, kept: Array, threshold: Array | None = None) -> tuple[Array, Array]:
@@ -316,4 +348,6 @@ def encode_unsigned(xp: Any, x: Array, kept: Array, threshold: Array | None = No
     shifted = _separate(xp, size * inverse) + 31.5
     shifted = xp.where(shifted > 32, shifted, xp.full_like(shifted, 32.0))
     codes = _codes_of(xp, shifted, _HALF if threshold is None else threshold)
-    return xp.where(xp.isfinite(x), codes, xp.full_like(codes, _INF_CODE)), _marked(xp, x, scale)
+    codes = xp.where(xp.isfinite(x), codes, xp.full_like(codes, _INFINITY_UNSIGNED))
+    codes = xp.where(x != x, xp.full_like(codes, _NAN_UNSIGNED), codes)
+    return codes, xp.where(_has_nonfinite(xp, x), -scale, scale)

@@ -1,4 +1,4 @@
-// Which build of the kernels this processor runs.
+// Chooses the build of the kernels for this processor.
 
 #include <cstring>
 

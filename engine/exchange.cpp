@@ -13,7 +13,7 @@ namespace nb = nanobind;
 namespace adamas {
 namespace {
 
-// The layout that the DLPack specification gives.
+// The layout is that of the DLPack specification.
 struct ExchangeTable {
     uint32_t major, minor;
     ExchangeTable *previous;
@@ -22,7 +22,7 @@ struct ExchangeTable {
     void *current_stream;
 };
 
-// The table of a type; the last answer is kept, since nearly all tensors of a model have one type.
+// The table of a type. The last result is cached, since nearly all tensors of a model have the same type.
 const ExchangeTable &table_of(PyObject *tensor) {
     static PyTypeObject *last_type = nullptr;
     static const ExchangeTable *last_table = nullptr;
@@ -39,7 +39,7 @@ const ExchangeTable &table_of(PyObject *tensor) {
         PyErr_Clear();
         throw Unusable("is of a type that does not offer DLPack's C exchange interface, version 1");
     }
-    Py_INCREF(reinterpret_cast<PyObject *>(type)); // so that its address is not given to another type
+    Py_INCREF(reinterpret_cast<PyObject *>(type)); // so that no other type gets its address
     last_type = type, last_table = table;
     return *table;
 }
@@ -64,10 +64,10 @@ Format format_of(const nb::dlpack::dtype &dtype) {
     throw Unusable(unknown_dtype);
 }
 
-// Of a buffer: a letter as the `struct` module has them, with Z before it for complex numbers. NumPy has no bfloat16 of
-// its own: its codes come as 16-bit integers without a sign.
+// The format of a buffer: a letter of the `struct` module, preceded by Z for complex numbers. NumPy has no bfloat16, so
+// its codes are passed as unsigned 16-bit integers.
 Format format_of(const char *format, bool &is_complex) {
-    if (format == nullptr) return Format::u8; // what a buffer is that does not say
+    if (format == nullptr) return Format::u8; // the default of the buffer protocol
     if (*format == '=' || *format == '@' || *format == (std::endian::native == std::endian::little ? '<' : '>'))
         ++format;
     is_complex = *format == 'Z';
@@ -104,7 +104,7 @@ TensorView Buffers::view_of(PyObject *array) {
     view.format = format_of(buffer.format, view.is_complex);
     one.layout.reserve(size_t(2 * buffer.ndim));
     one.layout.assign(buffer.shape, buffer.shape + buffer.ndim);
-    bool in_units = true; // and at addresses that a number of this size may have
+    bool in_units = true; // whether strides and address are multiples of the element size
     for (int d = 0; d < buffer.ndim; ++d) {
         view.numel *= buffer.shape[d];
         in_units &= buffer.strides[d] % buffer.itemsize == 0;
@@ -164,7 +164,7 @@ bool overlaps_itself(const View &view) {
     std::iota(order.begin(), order.end(), size_t(0));
     const auto distance = [&](size_t d) { return std::abs(view.strides[d]); };
     std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return distance(a) < distance(b); });
-    int64_t reach = 0; // the farthest element that the dimensions so far can address
+    int64_t reach = 0; // the largest offset of the dimensions so far
     for (const size_t d : order) {
         if (view.sizes[d] == 1) continue;
         if (distance(d) <= reach) return true;

@@ -1,7 +1,7 @@
-// How the engine sees a framework's tensor without copying it. Either by DLPack's C exchange interface (version 1.3), a
-// table of functions that a tensor type offers as the capsule `__dlpack_c_exchange_api__`; or by Python's buffer
-// protocol, which NumPy's arrays have. That costs tens of nanoseconds, so every tensor is looked up anew at every
-// step and nothing can go stale.
+// Access to a framework's tensors without copies: through DLPack's C exchange interface (version 1.3), a table of
+// functions that a tensor type offers as the capsule `__dlpack_c_exchange_api__`; or through Python's buffer protocol,
+// which NumPy arrays support. A lookup takes tens of nanoseconds, so every step looks up every tensor again, and
+// nothing can be stale.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -16,13 +16,12 @@
 
 namespace adamas {
 
-// What is wrong with a tensor, in words that follow its name: "has dtype int64; …".
+// The problem with a tensor, as text that follows its name: "has dtype int64; …".
 struct Unusable : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// What a tensor says of itself. `sizes` and `strides` point into the tensor, or into the `Buffers` that it was seen
-// with.
+// The description of a tensor. `sizes` and `strides` point into the tensor, or into the `Buffers` that hold it.
 struct TensorView {
     char *data;
     int64_t numel;
@@ -33,7 +32,7 @@ struct TensorView {
     bool is_writable;
 };
 
-// The buffers that are being looked at. Whoever lends one may not move it until it is let go.
+// The buffers in use. The owner of a buffer cannot move or resize it until it is released.
 class Buffers {
     struct Lent {
         Py_buffer buffer;
@@ -49,15 +48,15 @@ class Buffers {
     TensorView view_of(PyObject *array);
 };
 
-// Whether the object is seen by the buffer protocol.
+// Whether the object supports the buffer protocol.
 inline bool is_buffer(PyObject *object) { return PyObject_CheckBuffer(object) != 0; }
 
 TensorView view_of(PyObject *tensor, Buffers &);
 
-// Whether the format is one of numbers, not of codes or bits.
+// Whether the format stores floating-point numbers, not codes or bits.
 constexpr bool is_floating(Format format) { return format < Format::i16; }
 
-// The same as the engine takes it: complex numbers become a last dimension of two.
+// Converts the description to the engine's: complex numbers become a last dimension of two.
 void describe(const TensorView &tensor, View &view);
 
 bool same_shape(const TensorView &a, const TensorView &b);
@@ -65,16 +64,16 @@ bool same_shape(const TensorView &a, const TensorView &b);
 // Whether two elements share memory, so that writing one changes the other.
 bool overlaps_itself(const View &view);
 
-// The stretch of memory that the elements lie in.
+// The range of memory that contains the elements.
 struct Extent {
     const char *begin, *end;
 };
 Extent extent_of(const TensorView &tensor);
 
-// PyTorch may leave a sign or a conjugation pending on a tensor; returns the tensor with it carried out.
+// PyTorch may leave a negation or a conjugation of a tensor pending; returns the tensor with it resolved.
 nanobind::object without_pending_signs(nanobind::handle tensor);
 
-// A single number of a state is float64, which counts past 2**24, where float32 stops.
+// A scalar of the state is float64, which can count past 2**24; float32 cannot.
 bool is_scalar(const TensorView &tensor);
 double read_scalar(const TensorView &tensor);
 void write_scalar(const TensorView &tensor, double value);

@@ -1,5 +1,6 @@
-// How numbers are stored: one decode and one encode a format, each a plain loop over a block. The readable reference is
-// adamas/rule/formats.py; the bits are the same. Integer arithmetic only, so that every instruction set vectorises it.
+// The storage formats: one decoder and one encoder per format, each a plain loop over a block. The reference is
+// adamas/rule/formats.py, which gives the same bits. All arithmetic is on integers, so that it can be vectorised for
+// every instruction set.
 #pragma once
 
 #include <bit>
@@ -62,7 +63,7 @@ inline uint16_t to_f16(float x) {
     return pack_f16(x, size < f16_least_normal ? subnormal : normal);
 }
 
-// Of `random`, 13 bits count: as many as are cut off.
+// Only the upper 13 bits of `random` are used, as many as are cut off.
 inline uint16_t to_f16(float x, uint32_t random) {
     const float size = magnitude_of(x);
     const uint32_t normal = ((float_bits(size) + (random >> 3)) >> 13) - f16_bias;
@@ -71,21 +72,21 @@ inline uint16_t to_f16(float x, uint32_t random) {
     return pack_f16(x, size < f16_least_normal ? subnormal : normal);
 }
 
-// The distance of float16's neighbours at |x|.
+// The spacing of float16 numbers at |x|.
 inline float f16_spacing(float size) {
     const uint32_t exponent = float_bits(size) & 0x7f800000u;
     const uint32_t least = uint32_t(127 - 14) << 23; // the smallest normal number
-    const uint32_t most = uint32_t(127 + 16) << 23;  // where infinity begins
+    const uint32_t most = uint32_t(127 + 16) << 23;  // infinity
     const uint32_t raised = exponent < least ? least : exponent;
     return bits_float((raised > most ? most : raised) - (uint32_t(10) << 23));
 }
 
-// ---- split weights: the parameter is the float32 weight rounded to 16 bits, `low` is what that left out
+// ---- split weights: the parameter is the float32 weight rounded to 16 bits, and `low` is the remainder
 
 inline float join_bf16(uint16_t high, uint16_t low) {
     const uint32_t upper = uint32_t(high) << 16;
     const int32_t size = int32_t(upper & 0x7fffffffu) + int16_t(low);
-    // Nothing splits into a zero and a rest that takes away: the weight was set to zero from outside.
+    // No weight is split into a zero and a negative remainder: the weight was set to zero from outside.
     return bits_float(uint32_t(size > 0 ? size : 0) | (upper & 0x80000000u));
 }
 
@@ -95,8 +96,8 @@ inline void split_bf16(float x, uint16_t &high, uint16_t &low) {
     low = uint16_t(bits);
 }
 
-// In float16 the rest is counted in 2^-15 of the parameter's spacing: all 24 bits of a float32 down to 2^-14, and an
-// absolute 2^-39 below.
+// For float16, the unit of the remainder is 2^-15 of the parameter's spacing. That keeps all 24 bits of a float32 down
+// to 2^-14; below, the unit is an absolute 2^-39.
 inline float join_f16(uint16_t high, uint16_t low) {
     const float value = from_f16(high), unit = f16_spacing(magnitude_of(value)) * 0x1p-15f;
     return value + float(int16_t(low)) * unit;
@@ -105,7 +106,7 @@ inline float join_f16(uint16_t high, uint16_t low) {
 inline void split_f16(float x, uint16_t &high, uint16_t &low) {
     high = to_f16(x);
     const float value = from_f16(high), unit = f16_spacing(magnitude_of(value)) * 0x1p-15f;
-    const float rest = (x - value) / unit; // at most 2^14, or not finite where the weight is not
+    const float rest = (x - value) / unit; // at most 2^14, or not finite if the weight is not
     low = uint16_t(int16_t(magnitude_of(rest) <= 16384.0f ? rest + (rest < 0 ? -0.5f : 0.5f) : 0.0f));
 }
 
@@ -139,7 +140,7 @@ template <class T> void encode(Format format, const T *from, char *to, int n) {
     }
 }
 
-// bfloat16 and float16, with thresholds that go on evenly from the first one; of each the upper half counts.
+// bfloat16 and float16. The thresholds advance by a constant from the first one; the upper half of each is used.
 template <class T> void encode_stochastic(Format format, const T *from, char *to, int n, uint32_t threshold) {
     const auto loop = [&](auto *target, auto &&convert) {
 #pragma omp simd

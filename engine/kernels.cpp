@@ -1,6 +1,5 @@
-// A block passes through: decode, rule, encode. Blocks are small enough for the first-level cache; a tensor that is
-// stored as the rule computes, and lies in order, is used where it lies. This file is compiled once for each
-// instruction set.
+// One step of a block: decode, rule, encode. Blocks are small enough for the first-level cache. A contiguous tensor
+// that is stored in the dtype of the computation is used in place. This file is compiled once for each instruction set.
 
 #include "kernels.h"
 
@@ -18,7 +17,7 @@
 namespace adamas::ADAMAS_ISA {
 namespace {
 
-constexpr int block = 256; // what seven tensors have of it lies in any first-level cache
+constexpr int block = 256; // the blocks of seven tensors fit in any first-level cache
 
 template <class T> constexpr Format native = sizeof(T) == 4 ? Format::f32 : Format::f64;
 
@@ -60,7 +59,7 @@ int64_t blocks_of(int64_t row) { return (row + quantum - 1) / quantum; }
 
 int64_t block_at(const Job &job, int64_t at) { return at / job.row * blocks_of(job.row) + at % job.row / quantum; }
 
-// Where the thresholds of each of `count` blocks of the whole tensor begin; `draw` is the index of its random numbers.
+// The first thresholds of `count` blocks of the whole tensor; `draw` is the index of its random numbers.
 void begin_thresholds(const Job &job, int draw, uint64_t first, uint32_t *starts, int count) {
     Key key = key_of(job.random_key, uint64_t(draw), first >> 32);
     for (int b = 0; b < count; ++b) {
@@ -70,7 +69,7 @@ void begin_thresholds(const Job &job, int draw, uint64_t first, uint32_t *starts
     }
 }
 
-// Calls body(first element, elements, first threshold) for the blocks that n elements lie in; their blocks are counted
+// Calls body(first element, elements, first threshold) for the blocks that contain n elements; blocks are numbered
 // through the whole tensor.
 template <class Body> void each_block_of_thresholds(const Job &job, int draw, int64_t at, int n, Body &&body) {
     const uint64_t begin = uint64_t(job.first + at);
@@ -84,8 +83,8 @@ template <class Body> void each_block_of_thresholds(const Job &job, int draw, in
     }
 }
 
-// One tensor's part of a block. After `load`, `stored` points at its n elements as stored, in order; `values` at the
-// same as the rule computes, which is the same place where the format allows it.
+// One tensor's part of a block. After `load`, `stored` points to its n elements in their storage format, in order, and
+// `values` to the same elements in the dtype of the computation; both are the same memory if the formats are the same.
 template <class T, int capacity = block> struct Lane {
     alignas(64) T value_buffer[capacity];
     alignas(64) char stored_buffer[capacity * sizeof(double)];
@@ -117,7 +116,7 @@ template <class T, int capacity = block> struct Lane {
         }
     }
 
-    // The rule writes the weight; where it must not move, it writes a copy.
+    // The rule writes the weight; if the weight must not change, the rule writes to a copy.
     void detach(int n) {
         if (values != value_buffer) std::copy_n(values, n, value_buffer);
         values = value_buffer;
@@ -154,7 +153,7 @@ template <class T, int capacity = block> struct Lane {
             for (int i = 0; i < n; ++i) values[i] = T(value_of(uint8_t(stored[i]), scale, with_sign));
     }
 
-    // `decay` is what the rule has multiplied the state with.
+    // `decay` is the factor by which the rule has multiplied the state.
     void store_codes(const Job &job, const State &state, int n, int64_t block_index, float decay) {
         alignas(64) float x[quantum] = {};
         alignas(64) uint8_t codes[quantum];
@@ -170,7 +169,7 @@ template <class T, int capacity = block> struct Lane {
 
 bool rounds(const Operand &x) { return x.format == Format::bf16 || x.format == Format::f16; }
 
-// ---- the step of elements that lie one behind the other
+// ---- the step of contiguous elements
 
 void put(float &to, float x) { to = x; }
 void put(double &to, double x) { to = x; }
@@ -188,11 +187,12 @@ template <int rule, int i, class T, class Numbers> T read_state(const Numbers &k
 
 template <class T, int> using Each = T; // T for each of several indices
 
-// n elements. `Stored` is how weight and gradient lie in memory: as T, or as what `get` and `put` convert.
+// The step of n elements. `Stored` is the type of weight and gradient in memory: T, or a type that `get` and `put`
+// convert.
 template <int rule, bool has_penalties, class T, class Stored, int... i>
 void step_elements(const T *constants, Stored *__restrict p, const Stored *__restrict g, int n,
                    Each<T, i> *__restrict... states) {
-    // Copied, so that the compiler knows that no store changes them.
+    // Copied, so that the compiler knows that no store changes the constants.
     const auto k = Step<rule>::template numbers<T>(constants, [](T number) { return number; });
     const Penalties<T> penalties{constants[0], constants[1], constants[2]};
 #pragma omp simd
@@ -220,7 +220,7 @@ template <class T, class Stored, int... rule> constexpr auto make_loops(std::int
         {{step_loop<rule, false, T, Stored>, step_loop<rule, true, T, Stored>}...}};
 }
 
-// By rule, without and with penalties.
+// For each rule, the loops without and with penalties.
 template <class T, class Stored>
 constexpr auto loops = make_loops<T, Stored>(std::make_integer_sequence<int, rule_count>());
 
@@ -230,8 +230,8 @@ template <class T, class Stored> Loop<T, Stored> loop_of(const Job &job) {
 
 int slots_of(const Job &job) { return STATES + rules[job.rule].state_count; }
 
-// Whether the rule can read and write every tensor where it lies: in order, the states as they are computed, weight and
-// gradient in `stored`.
+// Whether the rule can read and write every tensor in place: all are contiguous, the states in the dtype of the
+// computation, and weight and gradient in the format `stored`.
 template <class T> bool lies_ready(const Job &job, Format stored) {
     if (!job.move || (job.weights != Weights::nearest && stored != native<T>)) return false;
     for (int slot = WEIGHT; slot < slots_of(job); ++slot) {
@@ -256,9 +256,9 @@ template <class T, class Stored> void step_in_place(const Job &job, const T *con
                             states, int(end - begin));
 }
 
-// The weight's part of a block: as the rule computes, and back again as it is stored.
+// The weight's part of a block, decoded to the dtype of the computation and encoded again.
 template <class T, int capacity> struct WeightLane {
-    Lane<T, capacity> weight, low; // of `low` only what is stored is used
+    Lane<T, capacity> weight, low; // only the `stored` of `low` is used
     const Job &job;
     explicit WeightLane(const Job &job) : job(job) {}
 
@@ -314,8 +314,8 @@ template <class T> void step_blocks(const Job &job, const T *constants, int64_t 
 
         apply(constants, p, gradient.values, states, n);
 
-        // Averages are rounded without bias: nearest rounding would stop them (a step moves v by 1/1000, a bfloat16 has
-        // 8 bits).
+        // Averages are rounded without bias. Rounding to the nearest would stop them: a step changes v by 1/1000, and a
+        // bfloat16 has 8 bits.
         for (int i = 0; i < rule.state_count; ++i) {
             const Operand &x = job.operands[STATES + i];
             const State &state = rule.states[i];
@@ -354,7 +354,7 @@ bool all_scaled(const Job &job) {
                        [](const Operand &x) { return is_scaled(x.format); });
 }
 
-// `count` blocks that have n elements each and lie one behind the other.
+// The step of `count` consecutive blocks of n elements each.
 void step_scaled_run(const Job &job, const Floats *wide, float *p, const float *g, int64_t at, int n, int count) {
     const Rule &rule = rules[job.rule];
     const ScaledStep apply = scaled_steps[size_t(job.rule)];
@@ -371,7 +371,7 @@ void step_scaled_run(const Job &job, const Floats *wide, float *p, const float *
     }
     if (n % group == 0) return apply(job.narrow_constants, wide, p, g, x, n, count);
 
-    for (int b = 0; b < count; ++b, p += n, g += n) { // one after the other, with zeros behind it
+    for (int b = 0; b < count; ++b, p += n, g += n) { // one at a time, padded with zeros
         alignas(64) float padded_p[quantum] = {}, padded_g[quantum] = {};
         alignas(64) uint8_t padded_codes[most_states][quantum] = {};
         ScaledBlocks one{};
@@ -394,12 +394,13 @@ void step_scaled(const Job &job, int64_t begin, int64_t end) {
     const Penalties<float> penalties{constants[0], constants[1], constants[2]};
     Floats wide[most_constants];
     for (int i = 0; i < most_constants; ++i) wide[i] = splat(constants[i]);
-    // Weights and gradients that are converted take as much of the first-level cache again.
+    // Converted weights and gradients take the same amount of the first-level cache again.
     const bool in_place = lies_in_order(job, WEIGHT, Format::f32) && lies_in_order(job, GRADIENT, Format::f32);
     const int at_a_time = in_place ? stretch : stretch / 2;
 
     for (int64_t at = begin; at < end;) {
-        // As many blocks of one length as there are: where rows end with a shorter block, only those of one row.
+        // As many blocks of the same length as there are. If rows end with a shorter block, these are blocks of one
+        // row.
         const int64_t rest = job.row - at % job.row;
         const int n = int(std::min<int64_t>(rest, quantum));
         const bool even = job.row < quantum || job.row % quantum == 0;
@@ -451,7 +452,7 @@ template <class T> SquareSum square_sum_blocks(const Job &job, int64_t begin, in
         std::fill_n(squares + n, lanes, 0.0);
         for (int i = 0; i < n; i += lanes) {
 #pragma omp simd
-            for (int l = 0; l < lanes; ++l) { // two-sum (Knuth): what the addition rounds off goes to `low`
+            for (int l = 0; l < lanes; ++l) { // two-sum (Knuth): `low` collects the rounding errors
                 const double x = squares[i + l], total = high[l] + x, part = total - high[l];
                 low[l] += (high[l] - (total - part)) + (x - part);
                 high[l] = total;
@@ -461,7 +462,7 @@ template <class T> SquareSum square_sum_blocks(const Job &job, int64_t begin, in
     }
     SquareSum sum;
     for (int l = 0; l < lanes; ++l) sum = sum_of(sum, {high[l], low[l], true});
-    if (!std::isfinite(sum.high)) { // a square can overflow where the gradient does not
+    if (!std::isfinite(sum.high)) { // the square of a finite gradient can overflow
         for (int64_t at = begin; at < end && sum.finite; at += block) {
             const int n = int(std::min<int64_t>(block, end - at));
             lane.load(job.operands[GRADIENT], at, n);

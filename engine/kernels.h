@@ -1,4 +1,4 @@
-// The work on one stretch of one parameter, compiled once for each instruction set.
+// The kernels, which work on a range of elements of one parameter. They are compiled once for each instruction set.
 #pragma once
 
 #include <cstdint>
@@ -13,25 +13,25 @@ enum class Weights : uint8_t { nearest, stochastic, split };
 
 constexpr int slot_count = STATES + most_states;
 
-// All that a kernel needs to step one parameter.
+// The input of a kernel: one parameter.
 struct Job {
     Operand operands[slot_count];
     int64_t numel;
-    int64_t row;                // elements in a row, where a moment is stored in 8 bits; else 0
-    int64_t first, first_block; // element and block of the whole tensor that this part of it begins with
+    int64_t row;                // elements in a row if a moment is stored in 8 bits, else 0
+    int64_t first, first_block; // index of the first element and block of this part in the whole tensor
     int rule;                   // its index in `rules`
-    bool penalized;             // whether penalties go through the gradient
-    bool wide;                  // arithmetic in float64
-    bool move;                  // false where lr = 0: the moments are updated and the weight is left alone
+    bool penalized;             // whether penalties are added to the gradient
+    bool wide;                  // whether the arithmetic is in float64
+    bool move;                  // false if lr = 0: the moments are updated and the weight does not change
     Weights weights;
     uint64_t random_key; // seed and tensor
     uint64_t step;
-    const float *narrow_constants; // as `Rule::fold` leaves them
+    const float *narrow_constants; // the result of `Rule::fold`
     const double *wide_constants;  // the same in float64
 };
 
-// Part of Σg², kept as an unevaluated sum of two doubles: over 100 bits, so the order of adding does not show in the
-// result. `finite` tells whether every gradient was.
+// A part of Σg² as an unevaluated sum of two doubles: more than 100 bits, so that the result does not depend on the
+// order of the sum. `finite` is whether every gradient is.
 struct SquareSum {
     double high = 0, low = 0;
     bool finite = true;
@@ -48,7 +48,7 @@ struct Kernels {
     SquareSum (*square_sum)(const Job &, int64_t begin, int64_t end);
 };
 
-const Kernels &best_kernels();                  // chosen once, by what this processor can do
-const Kernels *kernels_named(const char *name); // null where the name is unknown or the processor cannot
+const Kernels &best_kernels();                  // chosen once, for this processor
+const Kernels *kernels_named(const char *name); // null if the name is unknown or this processor does not support it
 
 } // namespace adamas

@@ -1,5 +1,5 @@
-// A register full of numbers, one small wrapper for each instruction set, so that an algorithm is written once. Used
-// where plain loops are not enough: for moments in 8 bits, where arithmetic and not memory is the limit.
+// Vector registers: a small wrapper for each instruction set, so that an algorithm is written once. They are used where
+// plain loops are not fast enough: for 8-bit moments, which are limited by arithmetic, not by memory.
 #pragma once
 
 #include <algorithm>
@@ -19,8 +19,8 @@ namespace adamas::ADAMAS_ISA {
 
 // ---- a single number
 
-// a·b + c with one rounding where the hardware has it. Written out, because a compiler that chose for itself might
-// choose differently in a loop's body and in its remainder, and the bits would depend on where a block ends.
+// a·b + c, rounded once if the hardware supports it. It is explicit, because a compiler could contract differently in a
+// loop's body and in its remainder, and then the bits would depend on where a block ends.
 template <class T> inline T fused(T a, T b, T c) {
 #if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
     return std::fma(a, b, c);
@@ -30,7 +30,7 @@ template <class T> inline T fused(T a, T b, T c) {
 }
 template <class T> inline T fused_less(T a, T b, T c) { return fused(a, b, -c); } // a·b - c
 template <class T> inline T fused_from(T a, T b, T c) { return fused(-a, b, c); } // c - a·b
-template <class T> inline T larger(T a, T b) { return a > b ? a : b; }            // b where either is NaN
+template <class T> inline T larger(T a, T b) { return a > b ? a : b; }            // b if either is NaN
 template <class T> inline T magnitude(T a) { return std::fabs(a); }
 template <class T> inline T sign(T a) { return a != a ? a : T(a > 0) - T(a < 0); }
 template <class T> inline T choose(bool condition, T a, T b) { return condition ? a : b; }
@@ -38,17 +38,17 @@ template <class T> inline T root(T a) { return std::sqrt(a); }
 template <class T> inline T estimated_root(T x, T a) { return root(x + a); }
 template <class T> inline T estimated_quotient(T a, T b) { return a / b; }
 
-// What the decay leaves of a state; but zero where the gradient is zero and the state below the smallest normal number.
-// Rounding would keep a state that fades at the last few subnormal numbers for good, where x86 processors take several
-// times as long.
+// The decayed state, but zero if the gradient is zero and the state is below the smallest normal number. Otherwise a
+// decaying state would stay at the smallest subnormal numbers because of rounding, which slows x86 processors down
+// several times.
 template <class T> inline T decayed(T decay, T state, T gradient) {
     const bool faded = (gradient == 0) & (std::fabs(state) < std::numeric_limits<T>::min());
     return faded ? T(0) : decay * state;
 }
 
-// ---- a register of them
+// ---- a vector register
 
-// Codes are stored one byte each, in order. A group is as many as lie in one register: four registers of floats.
+// Codes are stored one byte each, in order. A group is as many codes as fit in one register: four registers of floats.
 // `unpack` gives a register in which byte j of lane l is code j·width + l, so that a shift brings the codes of register
 // j into place; `pack` is its inverse.
 
@@ -103,7 +103,7 @@ inline Ints or_masked(Ints a, Ints b, Ints mask) { return {_mm512_ternarylogic_e
 inline Ints select(Ints mask, Ints a, Ints b) { return {_mm512_ternarylogic_epi32(mask.x, a.x, b.x, 0xCA)}; }
 inline int largest(Ints a) { return _mm512_reduce_max_epi32(a.x); }
 
-// With 14 bits, far finer than a code. The root wants a > 0; infinity has an infinite one.
+// An accuracy of 14 bits is far finer than a code. The root requires a > 0; the root of infinity is infinite.
 inline Floats estimated_positive_root(Floats a) {
     return {_mm512_mul_ps(a.x, _mm512_rsqrt14_ps(_mm512_min_ps(a.x, _mm512_set1_ps(0x1.fffffep127f))))};
 }
@@ -218,7 +218,7 @@ inline void pack(Ints magnitudes, Signs negative, void *codes) {
 
 #else
 
-// Any processor, four at a time.
+// Any processor: four numbers at a time.
 constexpr int width = 4;
 
 #ifdef __GNUC__
@@ -242,7 +242,7 @@ struct Ints {
     FourInts x;
 };
 struct Mask {
-    Ints bits; // all of a lane's or none
+    Ints bits; // for each lane, all bits are set or none
 };
 
 template <class Result, class Function> inline Result each_lane(Function &&f) {
@@ -353,9 +353,9 @@ inline void pack(Ints magnitudes, Signs negative, void *codes) {
 
 constexpr int group = 4 * width; // elements
 
-// ---- what is the same for all of them
+// ---- common to all instruction sets
 
-// The number, or a register full of it.
+// The number, or a register with the number in every lane.
 template <class X> inline X of(double x) {
     if constexpr (std::is_same_v<X, Floats>)
         return splat(float(x));
@@ -371,10 +371,10 @@ inline Floats sign(Floats a) {
     return choose(a > zero, splat(1.0f), choose(a < zero, splat(-1.0f), zero_or_nan));
 }
 
-// Nothing is flushed: the codes that such a state comes from have no subnormal numbers to linger at.
+// Nothing is flushed to zero: these states are decoded from codes, which have no subnormal numbers.
 inline Floats decayed(Floats decay, Floats state, Floats) { return decay * state; }
 
-// What is added is at least 1e-37, so that there is no root of 0 to be estimated.
+// At least 1e-37 is added, since the estimate of the root of 0 is not defined.
 inline Floats estimated_root(Floats x, Floats a) { return estimated_positive_root(x + larger(a, splat(1e-37f))); }
 
 } // namespace adamas::ADAMAS_ISA

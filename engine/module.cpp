@@ -1,4 +1,4 @@
-// The Python face of the engine: `Group`, the tensors of one parameter group, and what the engine runs on.
+// The Python interface of the engine: `Group`, the tensors of one parameter group, and information about the engine.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
@@ -20,10 +20,10 @@ using namespace nb::literals;
 namespace adamas {
 namespace {
 
-// From here on, a step more is no other number.
+// From this count on, float64 cannot represent the next one.
 constexpr double uncounted = 0x1p53;
 
-// How many parameters ahead of the one being looked up the caches are filled.
+// The number of parameters to prefetch ahead of the current one.
 constexpr size_t look_ahead = 12;
 
 constexpr const char *shares_memory = "has elements that share memory, as after expand(), broadcast_to() or "
@@ -34,7 +34,7 @@ const Kernels *chosen_kernels = &best_kernels();
 
 std::string text_of(nb::handle object) { return nb::cast<std::string>(nb::repr(object)); }
 
-// The numbers of a step: the index of the rule, and the numbers of the house and of the rule.
+// The numbers of a step: the index of the rule, and the numbers that all rules have followed by those of the rule.
 using Numbers = std::pair<int, std::vector<double>>;
 
 const Rule &rule_at(int index) {
@@ -46,22 +46,22 @@ bool is_rounded(const View &view) {
     return view.data != nullptr && (view.format == Format::bf16 || view.format == Format::f16);
 }
 
-// Memory that a step reads or writes, and for whom.
+// Memory that a step reads or writes, and its parameter.
 struct Use {
     Extent extent;
     const std::string *parameter;
-    bool is_own; // of a weight and its gradient: each element of the one is the other
+    bool is_own; // whether a weight and its gradient are the same memory, element by element
 };
 
-// The parameters of one group with their state. It holds the dictionaries, not the tensors in them: those are looked up
-// at each step, so that whatever replaced one in the meantime is seen.
+// The parameters of one group with their state. It holds the dictionaries, not the tensors in them: these are looked up
+// at each step, so that replaced tensors are noticed.
 class Group {
     // Where a parameter's objects were at the last step: a hint for the processor, never dereferenced. Between two
     // steps they have left the caches, and following one pointer after the other takes longer than a small tensor's
     // arithmetic.
     class Trail {
         struct Place {
-            const void *object, *sizes; // PyTorch keeps the sizes inside the tensor's own structure
+            const void *object, *sizes; // PyTorch stores the sizes inside the tensor's structure
         };
         Place places[2 * slot_count];
         int count = 0;
@@ -87,14 +87,14 @@ class Group {
         nb::object state;
         std::string name;
         uint64_t random_key;
-        int64_t first_row; // of the whole tensor, where this is a part of one
+        int64_t first_row; // index in the whole tensor, if this is a part of one
         Trail trail;
     };
     std::vector<Parameter> parameters;
     std::array<nb::object, slot_count> slot_names;  // invalid for tensors that the group doesn't have
-    std::array<nb::object, slot_count> scale_names; // of states in 8 bits
+    std::array<nb::object, slot_count> scale_names; // for states in 8 bits
     std::vector<nb::object> scalar_names;           // "step" first
-    nb::object as_scalar;                           // makes one of whatever number stands in its place, or gives None
+    nb::object as_scalar;                           // converts any number to a scalar of the state; None if it is none
     nb::object grad = nb::steal(PyUnicode_InternFromString("grad"));
     nb::object requires_grad = nb::steal(PyUnicode_InternFromString("requires_grad"));
     nb::object is_neg = nb::steal(PyUnicode_InternFromString("is_neg"));
@@ -102,24 +102,24 @@ class Group {
     bool penalized;
     Weights weights;
 
-    // What `collect` found, until `step` has used it.
+    // The result of `collect`, until `step` has used it.
     Work work;
     std::vector<size_t> parameter_of_job, scalars_of_job;
     std::vector<std::vector<double>> distinct_scalars;
-    std::vector<TensorView> scalars; // of each job, one after the other
-    std::vector<nb::object> kept;    // what the kernels read and write, alive though another thread lets go of it
-    Buffers buffers;                 // the same, where it is read by the buffer protocol
+    std::vector<TensorView> scalars; // of all jobs in order
+    std::vector<nb::object> kept;    // keeps tensors alive for the kernels, even if another thread releases them
+    Buffers buffers;                 // does the same for arrays that are read through the buffer protocol
     std::array<View, slot_count> views;
     int64_t rows_of_weight = 0;
     std::vector<double> current_scalars; // of the parameter that is being collected
-    bool given = false;                  // whether gradients were
-    std::vector<Use> reads, writes;      // of the gradients, and of everything else, where they were
-    // Of each distinct set of scalars, for as long as the kernels run.
+    bool given = false;                  // whether gradients were passed to `collect`
+    std::vector<Use> reads, writes;      // the memory of passed gradients, and of everything else
+    // For each distinct set of scalars, as long as the kernels run.
     std::vector<std::array<float, most_constants>> narrow_constants;
     std::vector<std::array<double, most_constants>> wide_constants;
     std::vector<std::vector<double>> new_scalars;
 
-    // What is being looked at, for the error message.
+    // The tensor that is being looked up, for the error message.
     const char *looking_at = "";
     nb::handle looking_at_key;
 
@@ -186,7 +186,7 @@ class Group {
         if (!views[slot].sizes.empty()) throw Unusable("has to lie in row-major order (contiguous)");
         if (weight.dims < 1 || weight.is_complex) throw Unusable("is in 8 bits, which the parameter cannot have");
         const int64_t rows = weight.sizes[0];
-        int64_t row = 1; // elements, also where there are no rows
+        int64_t row = 1; // elements in a row, also if there are no rows
         for (int d = 1; d < weight.dims; ++d) row *= weight.sizes[d];
         const TensorView scales = view_of_state(parameter, scale_names[slot]);
         const int64_t blocks = (row + quantum - 1) / quantum;
@@ -199,7 +199,7 @@ class Group {
         views[slot].scales = reinterpret_cast<float *>(view.data);
     }
 
-    // A single number of the state. One that the user has set, in any type, is replaced by one that the step can write.
+    // A scalar of the state. A number of another type, set by the user, is replaced by one that the step can write to.
     TensorView view_of_scalar(Parameter &parameter, const nb::object &name) {
         PyObject *found = PyDict_GetItemWithError(parameter.state.ptr(), name.ptr());
         if (found != nullptr) {
@@ -215,7 +215,7 @@ class Group {
         return view_of_state(parameter, name);
     }
 
-    // Where the scalars of a parameter are among the distinct ones.
+    // The index of a parameter's scalars among the distinct ones.
     size_t find_scalars(Parameter &parameter) {
         current_scalars.clear();
         for (const nb::object &name : scalar_names) {
@@ -265,8 +265,9 @@ class Group {
         for (nb::handle name : scalar_names_) scalar_names.push_back(nb::borrow(name));
     }
 
-    // Looks up the tensors of every parameter that has a gradient: one of those given (None where there is none), or,
-    // if none are given, its own, unless it is frozen. Returns the distinct ones among their scalars.
+    // Looks up the tensors of every parameter that has a gradient. The gradients are the ones that are passed (None for
+    // a parameter without one), or else the parameters' own, except those of frozen parameters. Returns the distinct
+    // sets of scalars.
     nb::list collect(nb::object gradients) {
         discard();
         parameter_of_job.clear(), scalars_of_job.clear(), distinct_scalars.clear(), scalars.clear();
@@ -302,7 +303,7 @@ class Group {
             job.first = parameters[i].first_row * row;
             job.first_block = parameters[i].first_row * ((row + quantum - 1) / quantum);
             job.penalized = penalized;
-            job.weights = is_rounded(views[WEIGHT]) ? weights : Weights::nearest; // wider weights have nothing to round
+            job.weights = is_rounded(views[WEIGHT]) ? weights : Weights::nearest; // wider weights are not rounded
             job.wide = views[WEIGHT].format == Format::f64;
             job.random_key = parameters[i].random_key;
             parameter_of_job.push_back(i);
@@ -312,7 +313,7 @@ class Group {
         return result;
     }
 
-    // What Python's garbage collector is to see: all objects that are held.
+    // Visits all objects that are held, for Python's garbage collector.
     int traverse(visitproc visit, void *arg) const {
         for (const Parameter &parameter : parameters) {
             Py_VISIT(parameter.tensor.ptr());
@@ -323,11 +324,11 @@ class Group {
         return 0;
     }
 
-    // Lets go of all parameters.
+    // Releases all parameters.
     void clear() {
         discard();
         parameter_of_job.clear();
-        // Letting go of an object may run any code, also such as uses this group: it is empty by then.
+        // Releasing an object may run arbitrary code that uses this group, so the group is emptied first.
         const std::vector<Parameter> last = std::move(parameters);
         parameters.clear();
     }
@@ -335,7 +336,7 @@ class Group {
     const std::vector<Use> &collected_reads() const { return reads; }
     const std::vector<Use> &collected_writes() const { return writes; }
 
-    // Forgets what was collected.
+    // Discards the result of `collect`.
     void discard() { work.clear(), kept.clear(), buffers.clear(); }
 
     // The tensors of the parameters that were collected.
@@ -345,8 +346,8 @@ class Group {
         return tensors;
     }
 
-    // Σg² of what was collected, as two doubles to be added, and the name of the first parameter with a gradient that
-    // is not finite, or None.
+    // Σg² of the collected gradients as an unevaluated sum of two doubles, and the name of the first parameter whose
+    // gradient is not finite, or None.
     nb::tuple square_sum(int threads) {
         Work::Measure measure;
         {
@@ -359,8 +360,8 @@ class Group {
         return nb::make_tuple(measure.sum.high, measure.sum.low, culprit);
     }
 
-    // Takes the numbers of the step of what was collected: for each of the scalars that `collect` returned, the rule
-    // with its numbers, and what the scalars become.
+    // Sets the numbers of the step: for each set of scalars that `collect` returned, the rule with its numbers, and the
+    // new scalars.
     void prepare(const std::vector<Numbers> &numbers, std::vector<std::vector<double>> scalars_after) {
         if (numbers.size() != distinct_scalars.size() || scalars_after.size() != distinct_scalars.size())
             throw nb::value_error("one set of numbers and of new scalars for each that was collected");
@@ -389,7 +390,7 @@ class Group {
         }
     }
 
-    // Steps what was prepared, without Python.
+    // Makes the prepared step, without Python.
     void step(int threads) { work.step(*chosen_kernels, threads); }
 
     void write_scalars() const {
@@ -399,8 +400,8 @@ class Group {
     }
 };
 
-// A group holds tensors, and a tensor's hook may hold the optimizer that holds the group: such cycles are found through
-// these.
+// A group holds tensors, and a hook of a tensor may hold the optimizer that holds the group. With these functions, the
+// garbage collector finds such cycles.
 int traverse_group(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     return nb::inst_ready(self) ? nb::inst_ptr<Group>(self)->traverse(visit, arg) : 0;
@@ -413,8 +414,8 @@ PyType_Slot group_slots[] = {{Py_tp_traverse, reinterpret_cast<void *>(traverse_
                              {Py_tp_clear, reinterpret_cast<void *>(clear_group)},
                              {0, nullptr}};
 
-// Throws if a gradient that the groups have collected lies where the step writes, since other elements are still to be
-// read then. Each element of a weight may be its own gradient.
+// Throws if a collected gradient overlaps memory that the step writes, since a write could change elements before they
+// are read. A gradient may be the same memory as its weight, element by element.
 void refuse_shared_memory(nb::list groups) {
     std::vector<Use> reads, writes;
     for (nb::handle handle : groups) {
@@ -423,7 +424,7 @@ void refuse_shared_memory(nb::list groups) {
         writes.insert(writes.end(), group.collected_writes().begin(), group.collected_writes().end());
     }
     std::sort(writes.begin(), writes.end(), [](const Use &a, const Use &b) { return a.extent.begin < b.extent.begin; });
-    std::vector<const char *> reach; // how far the writes up to this one extend
+    std::vector<const char *> reach; // the end of the writes up to this one
     for (const Use &write : writes)
         reach.push_back(reach.empty() ? write.extent.end : std::max(reach.back(), write.extent.end));
     for (const Use &read : reads) {
@@ -439,9 +440,9 @@ void refuse_shared_memory(nb::list groups) {
     }
 }
 
-// Steps the groups with the numbers of each (see `Group::prepare`), and then sets values of dictionaries: (dictionary,
-// key, value). Everything that can go wrong does so before the first change, and no Python code runs after it: a signal
-// handler that raises finds all of it done, or nothing.
+// Steps the groups with their numbers (see `Group::prepare`), and then sets dictionary entries given as (dictionary,
+// key, value). All errors are raised before the first change, and no Python code runs after it, so an exception from a
+// signal handler leaves either all changes done or none.
 void step(nb::list groups, nb::list numbers, nb::list new_rows, int threads, nb::list changes) {
     std::vector<Group *> found;
     for (size_t i = 0; i < groups.size(); ++i) {
@@ -466,7 +467,7 @@ void step(nb::list groups, nb::list numbers, nb::list new_rows, int threads, nb:
     }
 }
 
-// Whether the dictionary holds just these keys with just these values (the same objects), in this order.
+// Whether the dictionary has exactly these keys and values (the same objects) in this order.
 bool holds(nb::handle dictionary, nb::list keys, nb::list values) {
     PyObject *key, *value;
     Py_ssize_t position = 0;
@@ -492,7 +493,7 @@ bool same_objects(nb::list a, nb::list b) {
 NB_MODULE(_engine, m) {
     using namespace adamas;
     m.doc() = "The compiled engine of Adamas.";
-    // What is alive when the interpreter ends is no fault of a script: a global model with hooks, say.
+    // Objects that are alive at exit are not a leak of the user's script: for example, a global model with hooks.
     nb::set_leak_warnings(false);
     nb::class_<Group>(m, "Group", nb::type_slots(group_slots))
         .def(nb::init<nb::list, int, bool, const std::string &, nb::list, nb::list, nb::object, nb::list, nb::object>(),

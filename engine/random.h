@@ -1,7 +1,7 @@
-// Randomness as a counter: a function of (seed, tensor, element, step), never a stream. So the same bits come out for
-// any number of threads, any chunking and any resume. adamas.rule.formats has the same functions in NumPy, and says why
-// the step is only added. `static`, because this header is compiled for several instruction sets and the linker must
-// not mix them.
+// Counter-based random numbers: a function of (seed, tensor, element, step), never a stream. So the bits are the same
+// for any number of threads, any chunking, and after resuming. adamas.rule.formats has the same functions in Python,
+// and explains why the step is only added. The functions are `static`, because this header is compiled for several
+// instruction sets and the linker must not mix them.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ static inline uint64_t mix64(uint64_t x) {
     return x ^ (x >> 31);
 }
 
-// One key for each (tensor, draw, 2^32 elements); `tensor` has the seed in it already.
+// One key for each (tensor, draw, 2^32 elements); `tensor` includes the seed.
 static inline Key key_of(uint64_t tensor, uint64_t draw, uint64_t index_high) {
     const uint64_t x = mix64(mix64(tensor + draw) + index_high);
     return {uint32_t(x), uint32_t(x >> 32)};
@@ -37,7 +37,7 @@ static inline uint32_t random_bits(uint32_t index, Key key) {
     return x ^ (x >> 16);
 }
 
-// What is added to the random numbers from one step to the next, and from one element of a block to the next.
+// The increments of the random numbers from one step to the next, and from one element of a block to the next.
 constexpr uint32_t step_forward = 0x9e3779b9u;     // 2^32 (sqrt(5) - 1)/2
 constexpr uint32_t position_forward = 0x6a09e667u; // 2^32 (sqrt(2) - 1)
 

@@ -1,10 +1,10 @@
-// What the engine knows of a rule beside its arithmetic. The rules themselves are in rules.h and steps.h, which
-// engine/write_rules.py writes at build time from the declarations of adamas.rule.
+// The description of a rule, without its arithmetic. The rules are in rules.h and steps.h, which engine/write_rules.py
+// writes at build time from the declarations of adamas.rule.
 #pragma once
 
 namespace adamas {
 
-// A tensor that a rule keeps, as adamas.rule.declaration.State.
+// A state tensor of a rule; see adamas.rule.declaration.State.
 struct State {
     bool is_signed;
     bool is_dithered; // how 8-bit codes are rounded
@@ -15,9 +15,9 @@ struct State {
 struct Rule {
     const char *name;
     const State *states;
-    int state_count, number_count; // of the numbers of a step, those of the house are the first
-    // From the numbers of a step to the constants of the loops. With penalties, the loops are given gradients that are
-    // scaled already.
+    int state_count, number_count; // the numbers of a step begin with those that all rules have
+    // Computes the constants of the loops from the numbers of a step. With penalties, the loops get gradients that are
+    // already scaled.
     void (*fold)(const double *numbers, bool penalized, double *constants);
 };
 

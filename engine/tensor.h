@@ -1,4 +1,4 @@
-// What the engine knows of a tensor: where its elements lie and how each is stored. No arithmetic and no Python here.
+// The engine's description of a tensor: the memory and the storage format of its elements. No arithmetic, no Python.
 #pragma once
 
 #include <cstddef>
@@ -6,11 +6,11 @@
 
 namespace adamas {
 
-// How one element is stored. Adding a format means adding one decode and one encode in formats.h. i8 and u8 are codes
+// The storage format of an element. A new format needs one decoder and one encoder in formats.h. i8 and u8 are codes
 // with a scale for each block of a row.
 enum class Format : uint8_t { f32, f64, bf16, f16, i16, i8, u8 };
 
-// Elements that have a scale in common, at most: they lie in one row.
+// The maximum number of elements that share a scale. They belong to one row.
 constexpr int quantum = 128;
 
 constexpr bool is_scaled(Format format) { return format == Format::i8 || format == Format::u8; }
@@ -25,18 +25,18 @@ constexpr size_t size_of(Format format) {
     }
 }
 
-// The tensors that the step of one parameter touches: the weight, its gradient, the low 16 bits of a split weight, and
-// the states of the rule one after the other.
+// The tensors of one parameter in a step: the weight, its gradient, the low 16 bits of a split weight, and the states
+// of the rule in its order.
 enum Slot : int { WEIGHT, GRADIENT, LOW_BITS, STATES };
 
-// One tensor as the kernels see it. With `dims` = 0 the elements lie one after the other in iteration order; otherwise
-// sizes and strides (in elements, outermost first) tell where they are.
+// A tensor for the kernels. With `dims` = 0 the elements are contiguous in iteration order; otherwise sizes and strides
+// (in elements, outermost first) give their positions.
 struct Operand {
     char *data = nullptr;
     Format format = Format::f32;
     int dims = 0;
     const int64_t *sizes = nullptr, *strides = nullptr;
-    float *scales = nullptr; // of codes: one for each block, row after row
+    float *scales = nullptr; // for codes: one for each block, row by row
 };
 
 } // namespace adamas

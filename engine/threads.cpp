@@ -15,7 +15,7 @@
 namespace adamas {
 namespace {
 
-// The entry point that GCC's OpenMP runtime has had since 4.9, and that LLVM's and Intel's offer too.
+// The entry point of GCC's OpenMP runtime since 4.9, which LLVM's and Intel's runtimes provide too.
 using ParallelRegion = void (*)(void (*)(void *), void *, unsigned threads, unsigned flags);
 
 std::atomic<bool> openmp_allowed{true};
@@ -27,7 +27,7 @@ ParallelRegion find_openmp() {
     if (!openmp_allowed.load(std::memory_order_relaxed) || is_forked.load(std::memory_order_relaxed)) return nullptr;
     static std::atomic<ParallelRegion> found{nullptr};
     ParallelRegion region = found.load(std::memory_order_relaxed);
-    if (region == nullptr) { // looked for again until it is there: PyTorch may be imported later
+    if (region == nullptr) { // searched for again until it is found: PyTorch may be imported later
         region = reinterpret_cast<ParallelRegion>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
         found.store(region, std::memory_order_relaxed);
     }
@@ -37,7 +37,7 @@ ParallelRegion find_openmp() {
 #endif
 }
 
-// Threads that sleep between calls. One call at a time: a second caller does its work alone.
+// Threads that sleep between calls. They serve one call at a time; a second caller does its work alone.
 class Pool {
     std::mutex mutex;
     std::condition_variable wake, done;
@@ -76,21 +76,20 @@ class Pool {
     }
 };
 
-// Made when it is first needed, and never destroyed: at the end of a process, or after a fork, the threads may be gone
-// already.
+// Created on first use and never destroyed: at the end of a process, or after a fork, the threads may already be gone.
 std::atomic<Pool *> pool{nullptr};
 
 Pool &own_pool() {
     Pool *found = pool.load();
     if (found != nullptr) return *found;
-    Pool *made = new Pool; // without threads so far
+    Pool *made = new Pool; // has no threads yet
     if (pool.compare_exchange_strong(found, made)) return *made;
     delete made; // another thread was first
     return *found;
 }
 
-// Called in the child of a fork. The pool of the parent is left as it is, since a thread that the child does not have
-// may hold its locks; the next step makes another.
+// Called in the child of a fork. The parent's pool is abandoned, since a thread that does not exist in the child may
+// hold its locks; the next step creates another.
 void forget_threads() {
     is_forked.store(true);
     pool.store(nullptr);

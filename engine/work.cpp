@@ -11,12 +11,12 @@
 namespace adamas {
 namespace {
 
-// Elements that a thread takes at a time from the concatenation of all tensors: small tensors are batched, large ones
-// cut.
+// The number of elements that a thread takes at a time from the concatenation of all tensors: small tensors are
+// batched, and large ones are cut.
 constexpr int64_t portion = 16384;
-// Inside a tensor, cuts lie at multiples of this, which are whole cache lines in every format.
+// A tensor is cut at multiples of this, which are whole cache lines in every format.
 constexpr int64_t grain = 1024;
-// Waking a thread costs microseconds; fewer elements than this are done sooner by one.
+// Waking a thread takes microseconds; for fewer elements than this, one thread is faster.
 constexpr int64_t least_per_thread = 4096;
 
 int64_t cut(int64_t at, const Job &job) {
@@ -48,7 +48,7 @@ void Work::clear() {
     total_ = 0;
 }
 
-// Gives the operand the view's dimensions in `order`, with neighbours that lie as one dimension joined.
+// Gives the operand the view's dimensions in `order`; neighbouring dimensions that are contiguous are merged.
 void Work::place(Operand &operand, const View &view, const std::vector<int> &order) {
     operand.data = view.data, operand.format = view.format, operand.scales = view.scales;
     std::vector<int64_t> sizes, strides;
@@ -94,8 +94,8 @@ Job &Work::add(const View *views, bool by_index) {
     return job;
 }
 
-// Calls body(job, begin, end) for stretches that together cover every job once. Every thread has a range of portions of
-// its own, since memory is read fastest in long runs; who is done early takes portions from the others.
+// Calls body(job, begin, end) for ranges that together cover every job once. Every thread has its own range of
+// portions, since memory is fastest in long runs; a thread that finishes early takes portions from the others.
 template <class Body> void Work::share(int threads, Body &&body) const {
     const int64_t portions = (total_ + portion - 1) / portion;
     threads = int(std::min<int64_t>({threads, portions, std::max<int64_t>(1, total_ / least_per_thread)}));
@@ -125,7 +125,7 @@ template <class Body> void Work::share(int threads, Body &&body) const {
         &shared);
 }
 
-// Calls body for the parts of the jobs that lie in [from, to) of the concatenation of all.
+// Calls body for the parts of the jobs in the range [from, to) of their concatenation.
 template <class Body> void Work::each_part(int64_t from, int64_t to, Body &&body) const {
     const auto first = std::upper_bound(starts_.begin(), starts_.end(), from) - 1;
     for (size_t j = size_t(first - starts_.begin()); j < jobs_.size() && starts_[j] < to; ++j) {

@@ -1,4 +1,4 @@
-// The tensors of one parameter group, and the work on them shared among threads. No Python here.
+// The tensors of one parameter group, and the distribution of the work among threads. No Python here.
 #pragma once
 
 #include <cstdint>
@@ -8,30 +8,30 @@
 
 namespace adamas {
 
-// A tensor as its framework describes it. Strides are in elements.
+// A tensor as described by its framework. Strides are in elements.
 struct View {
     char *data = nullptr;
     Format format = Format::f32;
     int64_t numel = 0;
-    std::vector<int64_t> sizes, strides; // empty for a tensor that lies in row-major order
-    float *scales = nullptr;             // of codes
+    std::vector<int64_t> sizes, strides; // empty for a tensor in row-major order
+    float *scales = nullptr;             // for codes
 
     bool operator==(const View &) const = default;
 };
 
-// Jobs with the storage that their operands point into.
+// Jobs, and the storage that their operands point to.
 class Work {
     std::vector<Job> jobs_;
-    std::vector<std::vector<int64_t>> layouts_; // not moved once a job points into one
-    std::vector<int64_t> starts_;               // of each job in the concatenation of all
+    std::vector<std::vector<int64_t>> layouts_; // the inner vectors never move, since jobs point into them
+    std::vector<int64_t> starts_;               // the start of each job in the concatenation of all
     int64_t total_ = 0;
 
     void place(Operand &operand, const View &view, const std::vector<int> &order);
 
   public:
     void clear();
-    // `views` in the order of Slot, absent ones with data = null; `by_index` keeps the logical order of elements, which
-    // random numbers and blocks are counted by, where otherwise any order will do.
+    // `views` are in the order of Slot; absent ones have data = null. `by_index` keeps the logical order of elements,
+    // which numbers blocks and random numbers; without it, any order is possible.
     Job &add(const View *views, bool by_index);
     std::vector<Job> &jobs() { return jobs_; }
 

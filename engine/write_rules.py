@@ -1,4 +1,4 @@
-"""Writes the headers that the engine is compiled with: ``python -I -S write_rules.py FOLDER``.
+"""Writes the generated headers of the engine: ``python -I -S write_rules.py FOLDER``.
 
 Runs at build time, with the standard library alone. The package is not installed then, so ``adamas.rule`` is loaded from its
 source, without what ``adamas`` imports.

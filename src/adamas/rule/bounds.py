@@ -1,14 +1,14 @@
-"""What moments can be, and what the two of one element can be together: for states that are loaded.
+"""Bounds on the moments of a loaded state: possible values of each, and of the two moments of one element together.
 
-A second moment that was saved in float16 has become 0 where it was below 2⁻²⁵, and the first moment beside it has not: the
-next step would divide by next to nothing. But the two come of the same gradients. With m ← a1·m + b1·g and v ← a2·v + b2·g²,
-Cauchy and Schwarz give after t steps ::
+A second moment that was saved in float16 is 0 if it was below 2⁻²⁵, while the first moment of the same element may not be: the
+next step would divide by almost nothing. But both moments are computed from the same gradients. With m ← a1·m + b1·g and
+v ← a2·v + b2·g², the Cauchy-Schwarz inequality gives after t steps ::
 
     m² ≤ v · b1²/b2 · (1 − rᵗ)/(1 − r),   r = a1²/a2
 
-and where v is the largest gradient, ``v ← max(a2·v, |g|)``, ``|m| ≤ v · b1 · (1 − rᵗ)/(1 − r)`` with r = a1/a2. So the least
-second moment that can come with a first one is known. Arrays are NumPy's or PyTorch's, and ``xp`` is ``numpy`` or ``torch``.
-This module imports no framework.
+and if v is a decaying maximum, ``v ← max(a2·v, |g|)``, ``|m| ≤ v · b1 · (1 − rᵗ)/(1 − r)`` with r = a1/a2. So the first moment
+gives a lower bound on the second. Arrays are NumPy's or PyTorch's, and ``xp`` is ``numpy`` or ``torch``. This module imports
+no framework.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from .layout import blocks
 
 Array = Any
 
-# Mended is what float16 cannot hold: its least number is 2⁻²⁴. And not what float32 has rounded to 0 itself.
+# Only elements that float16 cannot represent are raised (its smallest number is 2⁻²⁴), unless the bound is 0 in float32 too.
 _LEAST_HALF, _LEAST_NORMAL = 2.0**-24, 2.0**-126
-# How far m² may be above the bound, since moments are rounded, and hyperparameters may have been others: a factor of 2 in m.
+# The factor by which m² may exceed the bound, since moments are rounded and hyperparameters may have changed: 2 in m.
 _SLACK = 4.0
-_CHUNK = 1 << 18  # elements that are looked at together
+_CHUNK = 1 << 18  # elements that are checked at a time
 
 
 class Mended(NamedTuple):
-    """A second moment, raised where it was too small.
+    """A second moment whose elements were raised if they were too small.
 
     Attributes:
         values: the moment.
-        elements: how many of its elements were raised.
+        elements: the number of elements that were raised.
     """
 
     values: Array
@@ -43,7 +43,7 @@ class Mended(NamedTuple):
 
 
 def check_scalars(member: Member, scalars: Mapping[str, float]) -> None:
-    """Raises ValueError, which begins with the scalar's name, if a scalar that a parameter carries is none that can be."""
+    """Raise ValueError if a scalar of a parameter's state has an impossible value. The message begins with its name."""
     for name in member.scalar_names:
         value = scalars[name]
         highest = math.inf if name == "step" else 1.0  # a product of numbers from 0 to 1
@@ -53,9 +53,9 @@ def check_scalars(member: Member, scalars: Mapping[str, float]) -> None:
 
 
 def check_scale(xp: Any, codes: Array, scale: Array, what: str) -> None:
-    """Raises ValueError if scales of codes in 8 bits are none that can be.
+    """Raise ValueError if the scales of 8-bit codes have impossible values.
 
-    A scale is negative where its block has a code that stands for a number that is not finite, and nowhere else.
+    A scale is negative if and only if its block has a code for a number that is not finite.
     """
     if not bool(xp.isfinite(scale).all()):
         raise ValueError(f"the scales of {what} have a NaN or an infinity")
@@ -72,17 +72,17 @@ def mended(
     scalars: Mapping[str, float],
     moments: Mapping[str, Array],
 ) -> dict[str, Mended]:
-    """The second moments that are too small for the first ones, with what is the least that they can be.
+    """Second moments with elements that are too small for the first moments, raised to the lower bound.
 
     Args:
         xp: the namespace of the arrays.
-        member: whose moments they are.
-        hypers: the hyperparameters that they may have come of.
-        scalars: what the parameter carries beside them.
+        member: the member that has the moments.
+        hypers: the hyperparameters that may have produced the moments.
+        scalars: the scalars of the parameter's state.
         moments: the moments by name, in float32 or wider, without those that are or were in 8 bits. They are not changed.
 
     Raises:
-        ValueError: one has a NaN, or is negative or infinite and cannot be; the message begins with its name.
+        ValueError: a moment has a NaN, or an impossible negative or infinite value; the message begins with its name.
     """
     states = member.states
     least = {name: _least(xp, x, name, states[name].signed) for name, x in moments.items()}
@@ -104,7 +104,7 @@ def mended(
 
 
 def _pairs(member: Member) -> dict[tuple[str, str], list[str]]:
-    """The member's averages of the gradient beside its averages of the gradient's size, and the maxima of the latter."""
+    """The pairs of an average of the gradient and one of its magnitude, each with the member's maxima of the latter."""
     states = member.states
     maxima = [name for name, state in states.items() if state.of == "maximum"]
     return {
@@ -116,7 +116,7 @@ def _pairs(member: Member) -> dict[tuple[str, str], list[str]]:
 
 
 def mended_message(moment: str, counts: Mapping[str, int], kind: str = "parameter") -> str:
-    """The warning about elements of a second moment that were raised: how many, by the name of what the moment is of."""
+    """The warning about raised elements of a second moment; ``counts`` has their number for each parameter."""
     names = list(counts)
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return (
@@ -127,7 +127,7 @@ def mended_message(moment: str, counts: Mapping[str, int], kind: str = "paramete
 
 
 def _least(xp: Any, x: Array, name: str, has_sign: bool) -> float:
-    """The smallest number of a moment, if it can be one."""
+    """The smallest element of a moment, after a check for impossible values."""
     smallest = math.inf
     for part in _parts(x):
         if not math.prod(part.shape):
@@ -148,9 +148,9 @@ def _least(xp: Any, x: Array, name: str, has_sign: bool) -> float:
 def _ratios(
     member: Member, first: State, second: State, hyper: Mapping[str, Any], scalars: Mapping[str, float]
 ) -> tuple[float, float]:
-    """The highest m²/v (m/v, where v is a size and no square) after any number of steps, and after those that were done.
+    """The highest m²/v (or m/v, if v is not a square) after any number of steps, and after the number of steps so far.
 
-    Infinite where there is none; 0 where the hyperparameters leave one of the two out.
+    Infinite if there is no bound; 0 if the hyperparameters leave out one of the moments.
     """
     if not {first, second} <= set(member.rule(hyper).states):
         return 0.0, 0.0
@@ -168,7 +168,7 @@ def _ratios(
 
 
 def _raised(xp: Any, first: Array, second: Array, possible: float, usual: float, is_square: bool) -> Mended:
-    """The second moment with its elements raised where the first one is beyond what is possible."""
+    """The second moment, with its elements raised where the first moment exceeds the bound."""
     values, count = second, 0
     slack = _SLACK * possible / usual if is_square else 2 * possible / usual
     for i, (m, v) in enumerate(zip(_parts(first), _parts(second), strict=True)):
@@ -185,13 +185,13 @@ def _raised(xp: Any, first: Array, second: Array, possible: float, usual: float,
 
 
 def _parts(x: Array) -> list[Array]:
-    """A view of the real numbers, or one each of the real and imaginary parts, with a dimension at least."""
+    """A view of a real array, or views of the real and imaginary parts, with at least one dimension."""
     is_complex = x.is_complex() if hasattr(x, "is_complex") else x.dtype.kind == "c"
     return [part.reshape(1) if part.ndim == 0 else part for part in ([x.real, x.imag] if is_complex else [x])]
 
 
 def _pieces(x: Array) -> Iterator[slice]:
-    """Rows that are looked at together."""
+    """Slices of rows that are checked at a time."""
     step = max(1, _CHUNK // max(1, math.prod(x.shape[1:])))
     for first in range(0, x.shape[0], step):
         yield slice(first, first + step)

@@ -1,9 +1,9 @@
-"""Which moments a parameter has, and how each is stored: by its shape and dtype alone, whichever framework's tensor it is.
+"""The moments of a parameter and their storage, determined by its shape and dtype alone, for any framework.
 
-A parameter of shape (n₀, …) is n₀ rows; in int8, each row is cut into blocks of 128, and the codes of a moment, which have
-the parameter's shape, come with a tensor of scales of shape (n₀, blocks of a row). What is decided here is decided by the
-shape of the whole parameter, never by the part of it that one process holds. The formats themselves are
-``adamas.rule.formats``; ``xp`` is ``numpy`` or ``torch``. This module imports no framework.
+A parameter of shape (n₀, …) has n₀ rows. In int8, each row is divided into blocks of 128. The codes of a moment have the
+parameter's shape, and its scales have shape (n₀, blocks of a row). All decisions depend on the shape of the whole parameter,
+never on the part that one process holds. The formats themselves are in ``adamas.rule.formats``; ``xp`` is ``numpy`` or
+``torch``. This module imports no framework.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Slot(NamedTuple):
 
     Attributes:
         name: its name in the state.
-        dtype: what it is stored as: the name of a dtype, or a framework's own.
-        scale_shape: the shape of its scales, where it is stored as codes that have some.
+        dtype: its storage dtype: the name of a dtype, or a dtype of the framework.
+        scale_shape: the shape of its scales if it is stored as 8-bit codes, else None.
     """
 
     name: str
@@ -48,27 +48,27 @@ class Slot(NamedTuple):
 
 
 def scale_name(slot: str) -> str:
-    """What the scales of a moment are called in the state."""
+    """The name of a moment's scales in the state."""
     return f"{slot}_scale"
 
 
 def format_of(state: State, slot: str) -> StateFormat:
-    """The format that ``state=`` asks for."""
+    """The storage format of a moment according to ``state=``."""
     return state if isinstance(state, str) else state.get(slot, "float32")
 
 
 def is_reduced(state: State) -> bool:
-    """Whether any moment is to be stored in less than float32."""
+    """Whether any moment is stored in fewer bits than float32."""
     return any(x != "float32" for x in ([state] if isinstance(state, str) else state.values()))
 
 
 def signs(member: Member) -> dict[str, bool]:
-    """The member's moments by name, whatever its options are, and whether they have a sign."""
+    """For each moment that the member can have, whether it has a sign."""
     return {name: state.signed for name, state in member.states.items()}
 
 
 def has_blocks(shape: Sequence[int], rows: int | None = None) -> bool:
-    """Whether a parameter is large enough for moments in 8 bits; ``rows`` are those of the whole that it is a part of."""
+    """Whether a parameter is large enough for 8-bit moments; ``rows`` is the number of rows of the whole parameter."""
     if len(shape) < 2:
         return False
     row = math.prod(shape[1:])
@@ -88,14 +88,14 @@ def scale_shape(shape: Sequence[int]) -> tuple[int, int]:
 def slots(
     member: Member, hyper: Mapping[str, Any], shape: Sequence[int], dtype: str, rows: int | None = None
 ) -> Iterator[Slot]:
-    """The moments that a parameter has, each with its format.
+    """The moments of a parameter, each with its storage.
 
     Args:
-        member: whose parameter it is.
-        hyper: the hyperparameters, with ``state``.
-        shape: of the parameter, or of the part of it that is there.
+        member: the member.
+        hyper: the hyperparameters, including ``state``.
+        shape: the shape of the parameter, or of the part that this process holds.
         dtype: the name of its dtype.
-        rows: how many the whole parameter has, where this is a part.
+        rows: the number of rows of the whole parameter, if this is a part.
     """
     has_sign = signs(member)
     is_complex = dtype.startswith("complex")
@@ -115,7 +115,7 @@ def slots(
 
 
 def blocks(xp: Any, x: Array) -> Array:
-    """The tensor as (rows, blocks of a row, 128), with zeros behind each row's end."""
+    """The tensor in the shape (rows, blocks of a row, 128); rows are padded with zeros."""
     rows = x.reshape(x.shape[0], math.prod(x.shape[1:]))
     if missing := -rows.shape[1] % formats.BLOCK:
         zeros = xp.broadcast_to(xp.zeros_like(rows[:, :1]), (x.shape[0], missing))
@@ -124,12 +124,12 @@ def blocks(xp: Any, x: Array) -> Array:
 
 
 def unblocked(x: Array, shape: Sequence[int]) -> Array:
-    """The tensor that ``blocks`` made these of."""
+    """The inverse of ``blocks``."""
     return x.reshape(shape[0], x.shape[1] * formats.BLOCK)[:, : math.prod(shape[1:])].reshape(shape)
 
 
 def decode(xp: Any, codes: Array, scale: Array, values: Array) -> None:
-    """Writes the values of codes in 8 bits into the float32 ``values``."""
+    """Write the values of 8-bit codes into the float32 ``values``."""
     decoded = formats.decode_signed if codes.dtype == xp.int8 else formats.decode_unsigned
     for piece in _pieces(codes):
         part = decoded(xp, blocks(xp, formats.cast(codes[piece], xp.int64)), scale[piece][..., None])
@@ -137,7 +137,7 @@ def decode(xp: Any, codes: Array, scale: Array, values: Array) -> None:
 
 
 def encode(xp: Any, values: Array, codes: Array, scale: Array) -> None:
-    """Writes values into codes in 8 bits and their scales, each rounded to the nearest."""
+    """Write values into 8-bit codes and their scales, rounded to the nearest."""
     for piece in _pieces(values):
         part = blocks(xp, formats.cast(values[piece], xp.float32))
         found, scales = (
@@ -150,7 +150,7 @@ def encode(xp: Any, values: Array, codes: Array, scale: Array) -> None:
 
 
 def _pieces(x: Array) -> Iterator[slice]:
-    """Rows that are converted together."""
+    """Slices of rows that are converted at a time."""
     step = max(1, _CHUNK // max(1, math.prod(x.shape[1:])))
     for first in range(0, x.shape[0], step):
         yield slice(first, first + step)

@@ -37,7 +37,7 @@ class There:
     own_arguments: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """A member with the hyperparameters that make it one.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def weights(model: nn.Module) -> Arrays:
     return {name: p.detach().float().numpy().copy() for name, p in model.named_parameters()}
 
 
+@cache
 def whole_run(case: Case) -> Arrays:
     model = Network()
     by_torch(model, case.make(model.parameters(), **case.options), range(STEPS))

@@ -32,7 +32,7 @@ template <class T> inline T fused_less(T a, T b, T c) { return fused(a, b, -c); 
 template <class T> inline T fused_from(T a, T b, T c) { return fused(-a, b, c); } // c - a·b
 template <class T> inline T larger(T a, T b) { return a > b ? a : b; }            // b if either is NaN
 template <class T> inline T magnitude(T a) { return std::fabs(a); }
-template <class T> inline T sign(T a) { return a != a ? a : T(a > 0) - T(a < 0); }
+template <class T> inline T sign(T a) { return std::fabs(a) > 0 ? std::copysign(T(1), a) : a + T(0); } // NaN of NaN
 template <class T> inline T choose(bool condition, T a, T b) { return condition ? a : b; }
 template <class T> inline T root(T a) { return std::sqrt(a); }
 template <class T> inline T estimated_root(T x, T a) { return root(x + a); }
@@ -367,8 +367,9 @@ inline Mask operator>(Floats a, Floats b) { return b < a; }
 inline Mask operator>=(Floats a, Floats b) { return b <= a; }
 
 inline Floats sign(Floats a) {
-    const Floats zero = splat(0.0f), zero_or_nan = a + zero;
-    return choose(a > zero, splat(1.0f), choose(a < zero, splat(-1.0f), zero_or_nan));
+    const Floats zero = splat(0.0f);
+    const Ints one = or_masked(bits_of(splat(1.0f)), bits_of(a), splat(0x80000000u));
+    return choose(magnitude(a) > zero, from_bits(one), a + zero);
 }
 
 // Nothing is flushed to zero: these states are decoded from codes, which have no subnormal numbers.

@@ -57,8 +57,9 @@ struct Use {
 // at each step, so that replaced tensors are noticed.
 class Group {
     // Where a parameter's objects were at the last step: a hint for the processor, never dereferenced. Between two
-    // steps they have left the caches, and following one pointer after the other takes longer than a small tensor's
-    // arithmetic.
+    // steps they leave the caches, and following one pointer after the other takes longer than a small tensor's
+    // arithmetic: without this, the 2 000 tensors of `benchmarks/bench_step.py small` take 3 % longer, and 14 % longer
+    // if 128 MB of other memory are used between two steps. (With 100 tensors it makes no difference.)
     class Trail {
         struct Place {
             const void *object, *sizes; // PyTorch stores the sizes inside the tensor's structure

@@ -23,19 +23,19 @@ STOPPED = "`callback` raised `StopIteration`."  # SciPy's words
 
 @dataclass
 class Stopping:
-    """When to stop, and what to tell meanwhile: the options that all methods have. None stands for the default.
+    """The options of all methods: when to stop, and what to report. None stands for the default.
 
     Attributes:
-        maxiter: the most steps.
-        gtol: stop where no component of the gradient is larger (at a bound, only as far as x can move counts). What
-            ``minimize(tol=)`` gives is this, where it is not given itself.
-        ftol: stop when the best value has fallen by no more than ``ftol * max(1, |value|)`` in ``patience`` steps. By default
-            this does not stop; where ``patience`` is given and ``xtol`` is not, it is 0.
+        maxiter: the maximum number of steps.
+        gtol: stop when no component of the gradient is larger (at a bound, the distance that x can move limits a component).
+            ``minimize(tol=)`` sets it if it is not given.
+        ftol: stop when the best value has fallen by no more than ``ftol * max(1, |value|)`` in ``patience`` steps. Off by
+            default; 0 if ``patience`` is given and ``xtol`` is not.
         xtol: stop when no component of x has moved by more than ``xtol * max(1, largest |x|)`` in each of ``patience`` steps.
-            By default this does not stop.
-        patience: steps.
-        disp: print what came of it.
-        return_all: have ``allvecs`` in the result: x0 and the x after each step.
+            Off by default.
+        patience: the number of steps for ``ftol`` and ``xtol``.
+        disp: print the outcome.
+        return_all: return ``allvecs`` in the result: x0 and the x after each step.
         finite_diff: without ``jac``: ``"2-point"``, ``"3-point"`` or ``"cs"`` (complex steps).
         finite_diff_rel_step: the relative step of finite differences, a number or one for each component; None for SciPy's.
     """
@@ -61,10 +61,10 @@ class Stopping:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Stopping:
-        """What the options of ``minimize`` ask for.
+        """The settings from the options of ``minimize``.
 
         Raises:
-            ValueError: one has a value that it cannot have.
+            ValueError: an option has an invalid value.
         """
         given = {name: value for name, value in options.items() if value is not None}
         if (tol := given.pop("tol", None)) is not None:
@@ -90,7 +90,7 @@ def whole(name: str, value: Any, least: int) -> int:
 
 
 class Point(NamedTuple):
-    """A point that was seen: where, its value and gradient, and after how many steps."""
+    """An evaluated point, with its value and gradient and the number of steps before it."""
 
     x: Vector
     fun: float
@@ -141,9 +141,9 @@ def minimize(
     stopping: Stopping,
     callback: Callable[..., Any] | None,
 ) -> OptimizeResult:
-    """Step from ``x0``, of shape (n,), until one of the rules of ``stopping`` says so.
+    """Step from ``x0``, of shape (n,), until one of the criteria of ``stopping`` is met.
 
-    The steps are taken in float64; ``fun`` and ``jac`` see x in the dtype of ``x0``, as the result has it.
+    Steps are computed in float64; ``fun``, ``jac`` and the result have x in the dtype of ``x0``.
     """
     tell = told(callback)
 
@@ -206,23 +206,23 @@ def minimize(
 
 
 class _Falls:
-    """How long ago the best value last fell by more than ``ftol``."""
+    """Counts the steps since the best value last fell by more than ``ftol``."""
 
     def __init__(self, stopping: Stopping, value: float) -> None:
         self._ftol, self._value, self._at = stopping.ftol, value, 0
 
     def note(self, best: Point) -> None:
-        """Look at the best point after a step."""
+        """Record the best point after a step."""
         if self._ftol is not None and not self._value - best.fun <= self._ftol * max(1.0, abs(best.fun)):
             self._value, self._at = best.fun, best.nit
 
     def since(self, nit: int) -> int:
-        """Steps since then."""
+        """The number of steps since the last fall, at step ``nit``."""
         return 0 if self._ftol is None else nit - self._at
 
 
 def _verdict(point: Point, box: Box, stopping: Stopping, falls: _Falls, small_steps: int) -> tuple[int, str] | None:
-    """The status and why to stop at the point, or None to go on."""
+    """The status and the reason to stop at the point, or None to continue."""
     if (size := box.size_of(point.x, point.jac)) <= stopping.gtol:
         return CONVERGED, f"Converged: no component of the gradient is above gtol ({size:.3g} <= {stopping.gtol:g})."
     if falls.since(point.nit) >= stopping.patience:
@@ -247,7 +247,7 @@ def _not_finite(point: Point, best: Point) -> str:
 
 
 def _message(reason: str, point: Point, best: Point, box: Box) -> str:
-    """The reason, and what has to be known of the point that is given."""
+    """The reason, with remarks about the returned point."""
     parts = [reason]
     if best.nit != point.nit:
         parts.append(f"The best point, after step {best.nit}, is given.")

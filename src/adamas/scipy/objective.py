@@ -1,4 +1,4 @@
-"""What is minimized: the function with its gradient, counted, and the box that its argument stays in.
+"""The objective: the function and its gradient, with their calls counted, and the bounds of its argument.
 
 Imports NumPy and SciPy.
 """
@@ -28,7 +28,7 @@ class Box:
         low, high: arrays of shape (n,) and the dtype of ``x``, infinite where there is no bound.
 
     Raises:
-        ValueError: they are not n pairs, or a lower one is above its upper one.
+        ValueError: there are not n pairs, or a lower bound is above its upper bound.
     """
 
     def __init__(self, bounds: Any, x: Vector) -> None:
@@ -46,7 +46,7 @@ class Box:
         if wrong.any():
             i = int(np.argmax(wrong))
             raise ValueError(f"bounds[{i}] is ({low[i]}, {high[i]}): give a low that is at most the high")
-        # What is rounded to a narrower dtype is rounded inwards, and what has no such number between takes the nearest.
+        # Bounds are rounded inwards to a narrower dtype; without a number in between, to the nearest.
         near_low, near_high = low.astype(x.dtype), high.astype(x.dtype)
         self.low = np.where(near_low < low, np.nextafter(near_low, x.dtype.type(np.inf)), near_low)
         self.high = np.where(near_high > high, np.nextafter(near_high, x.dtype.type(-np.inf)), near_high)
@@ -57,12 +57,12 @@ class Box:
         return np.clip(x, self.low, self.high)
 
     def size_of(self, x: Vector, gradient: Vector) -> float:
-        """The largest component of the gradient, of which those that push against a bound count as far as they can move."""
+        """The largest component of the gradient; at a bound, a component counts only up to the distance that x can move."""
         with np.errstate(over="ignore", invalid="ignore"):
             return float(np.max(np.abs(self.project(x - gradient) - x), initial=0.0))
 
     def active(self, x: Vector) -> str:
-        """Which bounds the vector is at, in words; empty where it is at none."""
+        """The active bounds as text; empty if there are none."""
         at = [
             f"x[{i}] at its {'lower' if x[i] == self.low[i] else 'upper'} bound {x[i]:g}"
             for i in np.flatnonzero((x == self.low) | (x == self.high))
@@ -92,13 +92,13 @@ class Objective:
     """A function of a vector and its gradient, with the calls counted.
 
     Args:
-        fun: called as ``fun(x, *args)`` with a copy; gives a number.
-        jac: called alike, gives the gradient of shape (n,); or one of ``SCHEMES``, for finite differences.
-        box: within which finite differences stay.
+        fun: called as ``fun(x, *args)`` with a copy of x; returns a number.
+        jac: called like ``fun``, returns the gradient of shape (n,); or one of ``SCHEMES``, for finite differences.
+        box: the bounds for finite differences.
         rel_step: the relative step of finite differences, None for SciPy's.
 
     Attributes:
-        nfev, njev: calls of ``fun`` (those of finite differences included), and gradients.
+        nfev, njev: the number of calls of ``fun`` (including those of finite differences), and of gradients.
     """
 
     def __init__(self, fun: Callable[..., Any], jac: Callable[..., Any] | str, box: Box, rel_step: Any = None) -> None:
@@ -109,7 +109,7 @@ class Objective:
         """The function's value.
 
         Raises:
-            ValueError: it is not one real number.
+            ValueError: the value is not a real number.
         """
         return _real(self._call(x, *args))
 
@@ -118,10 +118,10 @@ class Objective:
         return self._fun(np.copy(x), *args)
 
     def gradient(self, x: Vector, value: float, *args: Any) -> Vector:
-        """The gradient in float64, shape (n,), where the function has this value.
+        """The gradient in float64, of shape (n,); ``value`` is the function's value at x.
 
         Raises:
-            ValueError: ``jac`` gives something of another size.
+            ValueError: ``jac`` returns an array of another size.
         """
         self.njev += 1
         if not isinstance(self._jac, str):
@@ -130,7 +130,7 @@ class Objective:
                 raise ValueError(f"jac gives an array of shape {given.shape}, where x0 has {x.size} elements")
             return given.reshape(-1)
         gradient = np.zeros(x.size)
-        free = self._box.low < self._box.high  # what is fixed has no step to either side
+        free = self._box.low < self._box.high  # a fixed component has no room for a difference
         if free.any():
             gradient[free] = self._differences(x, value, free, args)
         return gradient
@@ -146,7 +146,7 @@ class Objective:
         rel_step = self._rel_step
         if np.ndim(rel_step):
             rel_step = np.asarray(rel_step)[free]
-        # A function that is infinite beside x gives a difference that is, which the caller looks at.
+        # If the function is infinite next to x, so is the difference; the caller checks it.
         with np.errstate(invalid="ignore", over="ignore"):
             found = approx_derivative(along, x[free], self._jac, rel_step=rel_step, f0=np.array([value]), bounds=bounds)
         return np.asarray(found, np.float64).reshape(-1)

@@ -1,4 +1,4 @@
-"""Minimizing a function that is only known by noisy samples: a step a batch, and the mean of the last iterates at the end.
+"""Minimizes a function that is known only by noisy samples: one step per batch, and a weighted mean of the iterates.
 
 Imports NumPy and SciPy.
 """
@@ -37,34 +37,34 @@ def minimize_stochastic(
     every: int = 1,
     **hyperparameters: Any,
 ) -> OptimizeResult:
-    r"""Minimize the expectation of ``fun(x, batch)`` over batches, by one step for each.
+    r"""Minimize the expectation of ``fun(x, batch)`` over batches, with one step for each batch.
 
-    A single value tells little here, so nothing is decided by it: the run has the length that it is given, and there is no
-    best point. What is given is the mean of the iterates, the later the more (Shamir and Zhang, 2013, arXiv:1212.1824,
-    section 4), which has less noise than any one of them:
+    A single value is too noisy to decide anything: the arguments determine the length of the run, and there is no best point.
+    The result is a weighted mean of the iterates that favours later ones (Shamir and Zhang, 2013, arXiv:1212.1824, section 4),
+    which has less noise than any single iterate:
 
     .. math:: \bar x_t = \left(1 - \frac{1 + a}{t + a}\right) \bar x_{t-1} + \frac{1 + a}{t + a}\, x_t
 
-    with a of ``average``: half of the weight lies on the last 7% of the steps with 8, on the last 16% with 3, and with 0 it
-    is the plain mean of all.
+    where a is ``average``: with 8, half of the weight is on the last 7% of the steps; with 3, on the last 16%; with 0, it is
+    the plain mean of all iterates.
 
     Args:
-        fun: called as ``fun(x, batch, *args)``; gives a number, or with ``jac=True`` a number and its gradient.
+        fun: called as ``fun(x, batch, *args)``; returns a number, or with ``jac=True`` a number and its gradient.
         x0: the start, of shape (n,).
-        batches: what ``fun`` is called with, one after the other. For several epochs it is iterated anew each time, so a list
-            or a data loader; a generator (endless, where ``maxiter`` is given) for one.
-        jac: gives the gradient, of shape (n,), called as ``fun`` is; or True; or ``"2-point"``, ``"3-point"`` or ``"cs"`` for
-            finite differences on the same batch. None is ``"2-point"``.
-        args: more arguments, a tuple or one.
-        method: of this package.
-        bounds: a box that x stays in, in any form that SciPy takes.
-        epochs: passes over the batches.
-        maxiter: the most steps; None for no such limit.
-        average: a, from 0 up; None for the last iterate itself.
-        callback: called each ``every`` steps as in ``scipy.optimize.minimize``: with a copy of x, or, where its only parameter
+        batches: an iterable of batches. With several epochs it is iterated once per epoch, so it must be a list or a data
+            loader; a generator (which may be endless if ``maxiter`` is given) works for one epoch.
+        jac: a function that is called like ``fun`` and returns the gradient, of shape (n,); or True; or ``"2-point"``,
+            ``"3-point"`` or ``"cs"`` for finite differences on the same batch. None is ``"2-point"``.
+        args: additional arguments, a tuple or a single one.
+        method: a method of this package.
+        bounds: bounds on x, in any form that SciPy accepts.
+        epochs: the number of passes over the batches.
+        maxiter: the maximum number of steps; None for no limit.
+        average: a, from 0 up; None for the last iterate.
+        callback: called every ``every`` steps as in ``scipy.optimize.minimize``: with a copy of x, or, if its only parameter
             is named ``intermediate_result``, with an ``OptimizeResult`` of x (averaged), x_last, fun, nit, epoch and lr. It
-            ends the run by ``StopIteration``.
-        every: steps from one call to the next.
+            stops the run by raising ``StopIteration``.
+        every: the number of steps between calls.
         **hyperparameters: the method's, as ``options=`` of ``minimize`` has them: ``lr`` (a number or a schedule), ….
 
     Returns:
@@ -73,7 +73,7 @@ def minimize_stochastic(
         callback), success and message. In x0's dtype.
 
     Raises:
-        ValueError: an argument has a value that it cannot have, or there are no batches.
+        ValueError: an argument has an invalid value, or there are no batches.
 
     Example:
         >>> import numpy as np, adamas.scipy
@@ -148,7 +148,7 @@ def minimize_stochastic(
 
 
 def _passes(batches: Iterable[Any], epochs: int) -> Iterator[tuple[int, Any]]:
-    """The batches, each with how many passes were completed before it."""
+    """The batches, each with the number of completed passes."""
     for epoch in range(epochs):
         empty = True
         for batch in batches:
@@ -159,23 +159,23 @@ def _passes(batches: Iterable[Any], epochs: int) -> Iterator[tuple[int, Any]]:
 
 
 def _rounded(x: Vector, start: Vector, box: Box) -> Vector:
-    """As ``fun`` sees it: in the dtype of the start, and in the box."""
+    """The vector that is passed to ``fun``: in the dtype of the start, and within the bounds."""
     with np.errstate(over="ignore"):
         return box.project(x.astype(start.dtype))
 
 
 class _Pair:
-    """A function that gives value and gradient at once, as two functions of which the second follows the first."""
+    """A function that returns value and gradient, as two functions; the gradient is that of the last value."""
 
     def __init__(self, fun: Callable[..., Any]) -> None:
         self._fun = fun
         self._gradient: Any = None
 
     def value(self, x: Vector, *args: Any) -> Any:
-        """The value; the gradient is kept."""
+        """The value. The gradient is stored."""
         value, self._gradient = self._fun(x, *args)
         return value
 
     def gradient(self, x: Vector, *args: Any) -> Any:
-        """The gradient where the value was."""
+        """The gradient at the point of the last value."""
         return self._gradient

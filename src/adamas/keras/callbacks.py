@@ -1,4 +1,4 @@
-"""Callbacks for ``fit``: one observes a metric for a ``Plateau``, one logs what the optimizer does, one finds a rate."""
+"""Callbacks for ``fit``: observing a metric for a ``Plateau``, logging of the optimizer, and finding a learning rate."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["FindLR", "Log", "Plateau"]
 
 
 class Plateau(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
-    """Observes a metric at the end of each epoch, for the ``Plateau`` in the learning rate of the optimizer.
+    """Passes a metric to the ``Plateau`` in the optimizer's learning rate at the end of each epoch.
 
     >>> from adamas.schedules import Plateau as plateau, warmup
     >>> import adamas.keras
     >>> optimizer = adamas.keras.AdamW(1e-3 * warmup(500) * plateau(factor=0.5, patience=3))
     >>> callbacks = [Plateau(monitor="val_loss")]
 
-    What was observed is saved with the model, so that a training that is resumed goes on. With a ``Feedback`` in the learning
-    rate, its rule is given all metrics of the epoch.
+    The observations are saved with the model, so a resumed run continues with them. The rule of a ``Feedback`` in the learning
+    rate gets all metrics of the epoch.
 
     Args:
-        monitor: the metric, as ``fit`` names it.
+        monitor: the name of the metric in the logs of ``fit``.
     """
 
     def __init__(self, monitor: str = "val_loss") -> None:
@@ -33,10 +33,10 @@ class Plateau(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyp
         self.monitor = monitor
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Looks for what is to observe.
+        """Check that the learning rate has a factor that reacts to a metric.
 
         Raises:
-            ValueError: there is none.
+            ValueError: it has none.
         """
         if not own_optimizer(self).observed:
             raise ValueError(
@@ -45,10 +45,10 @@ class Plateau(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyp
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Observes the metric.
+        """Observe the metric.
 
         Raises:
-            ValueError: the epoch did not measure it.
+            ValueError: the logs of the epoch do not have the metric.
         """
         logs = logs or {}
         for part in own_optimizer(self).observed:
@@ -61,34 +61,34 @@ class Plateau(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyp
 
 
 class Log(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
-    """Adds to the logs of each epoch what the optimizer did in it.
+    """Adds measurements of the optimizer to the logs of each epoch.
 
-    ``learning_rate`` is that of the next step; ``gradient_norm`` the mean 2-norm of all gradients together, before clipping
-    (of each batch, where they are accumulated); ``update_ratio`` the mean of ‖change of the weights‖ / ‖weights‖ by a step,
-    about 1e-3 where the rate is right.
+    ``learning_rate`` is that of the next step; ``gradient_norm`` is the mean global 2-norm of the gradients before clipping
+    (of each batch, if gradients are accumulated); ``update_ratio`` is the mean of ‖change of the weights‖ / ‖weights‖ in a
+    step, which is about 1e-3 for a good learning rate.
 
-    It comes before callbacks that use these. With it a step takes somewhat longer. Under a strategy of ``tf.distribute`` the
+    Put it before callbacks that use these logs. Steps take somewhat longer with it. Under a ``tf.distribute`` strategy the
     norm is that of one replica's part.
     """
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Has the step measure, from now on."""
+        """Turn on the measurements in the step."""
         optimizer = own_optimizer(self)
         if not optimizer.measures:
             optimizer.measures = True
             self.model.make_train_function(force=True)
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Has the step measure no more."""
+        """Turn off the measurements in the step."""
         own_optimizer(self).measures = False
         self.model.make_train_function(force=True)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Begins anew."""
+        """Reset the measurements."""
         own_optimizer(self).reset_measured()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Adds what was measured."""
+        """Add the measurements to the logs."""
         if logs is not None:
             optimizer = own_optimizer(self)
             logs["learning_rate"] = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
@@ -99,7 +99,7 @@ def own_optimizer(callback: Any) -> Optimizer:
     """The optimizer of the callback's model.
 
     Raises:
-        ValueError: it is none of ``adamas.keras``.
+        ValueError: the optimizer is not one of ``adamas.keras``.
     """
     optimizer = unscaled(callback.model.optimizer)
     if not isinstance(optimizer, Optimizer):

@@ -1,4 +1,4 @@
-"""A scheduler as ``torch.optim`` has them: schedules for optimizers of any library, and for trainers that require one."""
+"""A PyTorch learning-rate scheduler: schedules for optimizers of any library, and for trainers that require a scheduler."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .optimizer import Optimizer
 
 
 def _is_query(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a step had only rates and gradients of 0: ``torch.distributed.checkpoint`` makes state by such a step."""
+    """Whether all learning rates and gradients are 0: ``torch.distributed.checkpoint`` creates the state by such a step."""
     if any(group["lr"] != 0 for group in optimizer.param_groups):
         return False
     gradients = (p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
@@ -24,7 +24,7 @@ def _is_query(optimizer: torch.optim.Optimizer) -> bool:
 
 
 class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
-    """Sets the learning rate of any optimizer by a schedule, or follows the one that an optimizer of ``adamas.torch`` has.
+    """Sets the learning rate of any optimizer by a schedule, or reports the learning rate of an ``adamas.torch`` optimizer.
 
     **With a schedule**, for optimizers of other libraries:
 
@@ -39,16 +39,15 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
         >>> scheduler.get_last_lr()
         [0.05]
 
-    A factor is multiplied by the rate that each group was given; a rate (``0.1 * cosine(90)``) is taken as it is. After a
-    step of the optimizer that did not happen (GradScaler found an overflow) ``step()`` changes nothing, once the optimizer has
-    made its first.
+    A factor is multiplied by the learning rate of each group; a rate (``0.1 * cosine(90)``) is used as it is. If the optimizer
+    skipped its step (GradScaler found an overflow), ``step()`` changes nothing, except before the optimizer's first step.
 
-    It may be built and loaded before or after the optimizer's state is loaded. Its state is the number of steps, and what
-    its schedule has observed: the schedule is the one given here, also where it was another one when the state was saved.
+    It may be created and loaded before or after the optimizer's state is loaded. Its state has the number of steps and the
+    observations of its schedule. The schedule itself is not saved: the one given here is used.
 
     **Without a schedule**, for trainers that require a scheduler. The optimizers of ``adamas.torch`` take a schedule for
-    ``lr`` and need none. This scheduler follows their rates: ``get_last_lr()`` returns what they were when ``step()`` was last
-    called, and the optimizer is never changed, however often ``step()`` is called and whatever is loaded.
+    ``lr`` and need no scheduler. This one reports their learning rates: ``get_last_lr()`` returns those at the last call of
+    ``step()``. It never changes the optimizer, however often ``step()`` is called and whatever is loaded.
 
         >>> optimizer = adamas.torch.SGD(weights, lr=0.1 * warmup(10).then(cosine(90)))
         >>> scheduler = adamas.torch.LRScheduler(optimizer)
@@ -61,12 +60,12 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
 
     Args:
         optimizer: any ``torch.optim.Optimizer``.
-        schedule: for all groups, or a list of one for each; None to follow the optimizer's own rate.
-        last_epoch: how many steps were done, minus 1; as in PyTorch.
+        schedule: a schedule for all groups, or a list with one for each group; None to report the optimizer's learning rate.
+        last_epoch: the number of steps so far, minus 1; as in PyTorch.
 
     Raises:
-        TypeError: what was given is no schedule, or nothing was given and the optimizer is not one of ``adamas.torch``; or
-            the optimizer has no hooks, and wraps none that has.
+        TypeError: ``schedule`` is not a schedule, or is None and the optimizer is not one of ``adamas.torch``; or neither the
+            optimizer nor one that it wraps has hooks.
         ValueError: the list has another length than the groups, the optimizer has a schedule for its ``lr`` already, or a
             group has an ``lr_scale``, which only the schedulers of timm read.
     """
@@ -91,7 +90,7 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
         self._attach()
 
     def _attach(self) -> None:
-        """Listens to the optimizer and to what its schedules observe, and keeps neither nor itself alive by it."""
+        """Register hooks on the optimizer and on its observed factors, without keeping any of them alive."""
         me = ref(self)
 
         def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -106,7 +105,7 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
 
         for part in self._observed():
             part.tell(self)
-        # What wraps an optimizer may have no hooks of its own.
+        # A wrapper of an optimizer may have no hooks.
         layers = _layers(self.optimizer)
         hooked = next((layer for layer in layers if hasattr(layer, "_optimizer_load_state_dict_post_hooks")), None)
         if hooked is None:
@@ -123,7 +122,7 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
         self._attach()
 
     def step(self, epoch: int | None = None) -> None:
-        """Goes one step on, to be called after each step of the optimizer; see ``torch.optim.lr_scheduler``."""
+        """Advance by one step. Call it after each step of the optimizer; see ``torch.optim.lr_scheduler``."""
         if not self.schedules:
             self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
             self._step_count += 1
@@ -137,7 +136,7 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
             self._moved = False
 
     def get_lr(self) -> list[float | Tensor]:
-        """The rates of the present step, one for each group."""
+        """The learning rates of the current step, one for each group."""
         if not self.schedules:
             return [float(group["lr"]) for group in self.optimizer.param_groups]
         rates: list[float | Tensor] = []
@@ -148,12 +147,12 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
         return rates
 
     def _is_active(self) -> bool:
-        """Whether the rates are those that it has written; not so where another member of a SequentialLR has the turn."""
+        """Whether the learning rates are those that this scheduler has set; not if another one of a SequentialLR is active."""
         rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         return rates == [float(rate) for rate in self.get_last_lr()]
 
     def on_observation(self) -> None:
-        """Makes the groups' rates those of the present step; called when a ``Plateau`` has changed."""
+        """Set the groups' learning rates to those of the current step; called when a ``Plateau`` has changed."""
         if self._is_active():
             self._write()
 
@@ -170,7 +169,7 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
         return [part for schedule in self.schedules for part in schedule.parts() if isinstance(part, Observed)]
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps were done, and what the schedule has observed."""
+        """The number of steps so far, and the observations of the schedule."""
         return {
             "last_epoch": self.last_epoch,
             "active": self._is_active(),
@@ -178,7 +177,7 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from what ``state_dict`` gave, and sets the rates if it did then.
+        """Load a state that ``state_dict`` returned, and set the learning rates if it did so then.
 
         Of the state of another scheduler of PyTorch it takes the number of steps.
         """
@@ -193,7 +192,7 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
 
 
 def _layers(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
-    """The optimizer and what it wraps (as those of accelerate, Lookahead, ZeroRedundancyOptimizer do), from the outside in."""
+    """The optimizer and those that it wraps (as in accelerate, Lookahead, ZeroRedundancyOptimizer), the outermost first."""
     layers = [optimizer]
     for layer in layers:  # which grows
         inside = [value for value in vars(layer).values() if isinstance(value, torch.optim.Optimizer)]
@@ -202,7 +201,7 @@ def _layers(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
 
 
 def _checked(optimizer: torch.optim.Optimizer, schedule: Schedule | Sequence[Schedule] | None) -> list[Schedule]:
-    """The schedules that were given as a list: one, one for each group, or none to follow the optimizer's own.
+    """The schedules as a list: one for all groups, one for each group, or none to report the optimizer's learning rate.
 
     Raises:
         TypeError, ValueError: see ``LRScheduler``.

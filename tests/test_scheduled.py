@@ -298,7 +298,7 @@ def test_state_dict_has_numbers_alone_and_torch_loads_it() -> None:
     [
         (lambda p: at.Adam(p, lr=linear(5, start=-1.0)), "lr must be a number from 0 up, and linear"),
         (lambda p: at.Adam(p, betas=(0.9, constant(1.0))), r"betas\[1\] must be from 0 up to but not including 1"),
-        (lambda p: at.Adam(p, eps=1e-8 * constant()), "eps cannot be a schedule; these can: lr, weight_decay"),
+        (lambda p: at.Adam(p, eps=1e-8 * constant()), "eps cannot be a schedule; these can: lr, betas, weight_decay"),
         (lambda p: at.Adam(p, max_grad_norm="often"), "max_grad_norm must be above 0, \"auto\" or None, not 'often'"),
     ],
 )

@@ -453,7 +453,7 @@ def test_unknown_options_warn_as_scipy_does() -> None:
         ({"lr": -1}, "lr must be a number from 0 up or a schedule, not -1"),
         ({"lr": "auto"}, "lr must be"),
         ({"lr": float("nan")}, "lr must be"),
-        ({"lr": 0.1 * cosine(5, end=-1)}, "lr at step 3, by"),
+        ({"lr": 0.1 * cosine(5, end=-1)}, "lr must be a number from 0 up, and 0.1 .* gives -.* at step 3"),
         ({"eps": cosine(5)}, "eps cannot be a schedule"),
         ({"betas": 0.9}, "betas must be a pair"),
         ({"betas": (0.9, 1.0)}, r"betas\[1\] must be from 0 up to but not including 1"),

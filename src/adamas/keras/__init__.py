@@ -9,25 +9,18 @@ from ..extras import needs
 
 with needs("keras"):
     from ..lr_finding import LRFinding, LRFindingError
-    from . import callbacks
+    from . import callbacks, members
     from .find_lr import find_lr
-    from .members import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RAdam, RMSprop
+    from .members import *  # noqa: F403
     from .optimizer import Optimizer
     from .schedule import Scheduled
 
 __all__ = [
-    "SGD",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
     "LRFinding",
     "LRFindingError",
-    "Nadam",
     "Optimizer",
-    "RAdam",
-    "RMSprop",
     "Scheduled",
     "callbacks",
     "find_lr",
+    *members.__all__,
 ]

@@ -1,3 +1,4 @@
+# Written by `make members` from the declarations in adamas.rule.members. Change those.
 """The optimizers of the family for Keras, with the arguments, defaults and meaning of their namesakes in Keras.
 
 ``clipnorm``, ``clipvalue``, ``global_clipnorm``, ``use_ema``, ``ema_momentum``, ``ema_overwrite_frequency``,
@@ -22,14 +23,16 @@ accumulated. All arithmetic is in float32, or float64 for float64 variables.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import keras
 
-from ..rule.hyperparameters import Decay, Weights
 from ..rule.layout import State
 from ..rule.members import MEMBERS
+from ..rule.options import Decay, Weights
 from .optimizer import Optimizer, Rate
+
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "Nadam", "RAdam", "RMSprop"]
 
 EpsMode: TypeAlias = Literal["hat", "torch"]
 RootMode: TypeAlias = Literal["root", "torch"]
@@ -39,17 +42,19 @@ _registered = keras.saving.register_keras_serializable("adamas")
 
 @_registered
 class SGD(Optimizer):
-    r"""Gradient descent, with momentum (Polyak, 1964) or Nesterov's (Sutskever et al., 2013).
+    r"""Gradient descent, with momentum (Polyak, 1964) or Nesterov's momentum (Sutskever et al., 2013).
 
-    .. math:: m_t = \mu m_{t-1} + g_t, \qquad p_t = p_{t-1} - \eta m_t
+    .. math:: m_t = \mu m_{t-1} + (1 - \tau) g_t, \qquad p_t = p_{t-1} - \eta m_t
 
-    Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum there is no state but the count. The velocity of
-    ``keras.optimizers.SGD`` has the learning rate in it: while that stays the same, so does the step; where it changes, here
-    the whole step has the new one at once, as in PyTorch.
+    with :math:`m_1 = g_1`; Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum there is no state but the
+    step count.
+
+    The velocity of ``keras.optimizers.SGD`` has the learning rate in it: while that stays the same, so does the step;
+    where it changes, here the whole step has the new one at once, as in PyTorch.
 
     Args:
-        learning_rate: η; a number, a schedule of ``adamas.schedules`` or of Keras, or a function without arguments.
-        momentum: μ.
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        momentum: μ; 0 for none.
         nesterov: use Nesterov's momentum.
         weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
@@ -61,7 +66,7 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Rate = 0.01,
+        learning_rate: Rate = 1e-2,
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float | None = None,
@@ -83,28 +88,22 @@ class SGD(Optimizer):
     ) -> None:
         super().__init__(locals())
 
-    def _hyper(self) -> dict[str, Any]:
-        return {
-            "momentum": self.momentum,
-            "nesterov": self.nesterov,
-            "dampening": 0.0,
-        }
-
 
 @_registered
 class Adagrad(Optimizer):
     r"""AdaGrad (Duchi, Hazan and Singer, 2011, figure 1): every gradient ever seen counts in the denominator.
 
-    .. math:: v_t = v_{t-1} + g_t^2, \qquad p_t = p_{t-1} - \eta \frac{g_t}{\sqrt{v_t + \epsilon}}
+    .. math:: v_t = v_{t-1} + g_t^2, \qquad p_t = p_{t-1} - \frac{\eta}{1 + (t-1) \gamma} \frac{g_t}{\sqrt{v_t + \epsilon}}
 
-    Suits features that are mostly zero; its rate only ever falls. Sparse gradients are made dense: a step takes the time and
-    memory of the whole variable.
+    Suits features that are mostly zero; its rate only ever falls.
+
+    Sparse gradients are made dense: a step takes the time and memory of the whole variable.
 
     Args:
-        learning_rate: η; as for ``SGD``.
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
         initial_accumulator_value: v₀.
         epsilon: ε.
-        eps_mode: ``"root"``, ε under the root as in Keras; ``"torch"``, beside it.
+        eps_mode: the place of ε: ``"root"``, under the root as in Keras and optax, or ``"torch"``, beside it.
         weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:
@@ -112,11 +111,10 @@ class Adagrad(Optimizer):
     """
 
     _member = MEMBERS["Adagrad"]
-    _eps_modes = ("root", "torch")
 
     def __init__(
         self,
-        learning_rate: Rate = 0.001,
+        learning_rate: Rate = 1e-3,
         initial_accumulator_value: float = 0.1,
         epsilon: float = 1e-7,
         weight_decay: float | None = None,
@@ -139,30 +137,25 @@ class Adagrad(Optimizer):
     ) -> None:
         super().__init__(locals())
 
-    def _hyper(self) -> dict[str, Any]:
-        return {
-            "initial_accumulator_value": self.initial_accumulator_value,
-            "lr_decay": 0.0,
-            **self._placed_eps(),
-        }
-
 
 @_registered
 class RMSprop(Optimizer):
     r"""RMSprop (Tieleman and Hinton, 2012); centered as in Graves, 2013 (arXiv:1308.0850, equations 38 to 45).
 
-    .. math:: v_t = \rho v_{t-1} + (1 - \rho) g_t^2, \qquad p_t = p_{t-1} - \eta \frac{g_t}{\sqrt{v_t + \epsilon}}
+    .. math:: v_t = \alpha v_{t-1} + (1 - \alpha) g_t^2, \qquad p_t = p_{t-1} - \eta \frac{g_t}{\sqrt{v_t + \epsilon}}
 
-    With momentum μ the fraction goes into a trace :math:`r_t = \mu r_{t-1} + \ldots`, and :math:`\eta r_t` is the step.
-    That of ``keras.optimizers.RMSprop`` has the learning rate in it: see ``SGD``.
+    ``centered`` takes the square of the mean gradient from v; ``momentum`` averages the quotient.
+
+    The momentum of ``keras.optimizers.RMSprop`` has the learning rate in it: while that stays the same, so does the
+    step; where it changes, here the whole step has the new one at once, as in PyTorch.
 
     Args:
-        learning_rate: η; as for ``SGD``.
-        rho: ρ.
-        momentum: μ.
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        rho: α, the decay of the moments.
+        momentum: of the quotient; 0 for none.
         epsilon: ε.
-        centered: divide by the root of the variance, :math:`v_t - \bar g_t^2`; its moments are kept in float32.
-        eps_mode: ``"root"``, ε under the root as in Keras; ``"torch"``, beside it.
+        centered: divide by an estimate of the standard deviation.
+        eps_mode: the place of ε: ``"root"``, under the root as in Keras and optax, or ``"torch"``, beside it.
         weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:
@@ -170,11 +163,10 @@ class RMSprop(Optimizer):
     """
 
     _member = MEMBERS["RMSprop"]
-    _eps_modes = ("root", "torch")
 
     def __init__(
         self,
-        learning_rate: Rate = 0.001,
+        learning_rate: Rate = 1e-3,
         rho: float = 0.9,
         momentum: float = 0.0,
         epsilon: float = 1e-7,
@@ -199,32 +191,24 @@ class RMSprop(Optimizer):
     ) -> None:
         super().__init__(locals())
 
-    def _hyper(self) -> dict[str, Any]:
-        return {
-            "alpha": self.rho,
-            "momentum": self.momentum,
-            "centered": self.centered,
-            **self._placed_eps(),
-        }
-
 
 @_registered
 class Adam(Optimizer):
-    r"""Adam (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 1); with ``amsgrad``, Reddi, Kale and Kumar, 2018
-    (arXiv:1904.09237).
+    r"""Adam (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 1): momentum, RMSprop and bias correction.
 
     .. math::
-        m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \quad
-        p_t = p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon_t}
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        p_t &= p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
     Args:
-        learning_rate: η; as for ``SGD``.
-        beta_1, beta_2: β₁ and β₂.
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        beta_1: β₁.
+        beta_2: β₂.
         epsilon: ε.
-        amsgrad: divide by the largest :math:`v_t` so far.
-        eps_mode: ``"hat"``, beside the root of what is not corrected, as in Keras: :math:`\epsilon_t = \epsilon / \sqrt{1 -
-            \beta_2^t}`; ``"torch"``: :math:`\epsilon_t = \epsilon`.
-        bias_correction: whether the moments are divided by :math:`1 - \beta^t`.
+        amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018, arXiv:1904.09237).
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False leaves the moments as they are (the plain form of several texts).
         weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:
@@ -235,7 +219,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Rate = 0.001,
+        learning_rate: Rate = 1e-3,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
@@ -261,38 +245,37 @@ class Adam(Optimizer):
     ) -> None:
         super().__init__(locals())
 
-    def _hyper(self) -> dict[str, Any]:
-        return {
-            "betas": (self.beta_1, self.beta_2),
-            "eps": self.epsilon,
-            "eps_mode": self.eps_mode,
-            "bias_correction": self.bias_correction,
-            "amsgrad": self.amsgrad,
-        }
-
 
 @_registered
 class AdamW(Optimizer):
-    r"""Adam with decoupled weight decay (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2).
+    r"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with the decay outside of the gradient.
 
-    Each step takes :math:`\eta \lambda p_{t-1}` from the weight and then makes that of ``Adam``.
+    .. math:: p_t = (1 - \eta \lambda) p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    with λ for ``weight_decay``.
 
     Args:
-        learning_rate: η; as for ``SGD``.
-        weight_decay: λ.
-        beta_1, beta_2, epsilon, amsgrad, eps_mode, bias_correction: see ``Adam``.
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        weight_decay: λ; ``decay="independent"`` takes η out of the product, as the paper has it.
+        beta_1: β₁.
+        beta_2: β₂.
+        epsilon: ε.
+        amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018, arXiv:1904.09237).
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False leaves the moments as they are (the plain form of several texts).
         clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
     """
 
-    _member = MEMBERS["Adam"]
+    _member = MEMBERS["AdamW"]
 
     def __init__(
         self,
-        learning_rate: Rate = 0.001,
-        weight_decay: float = 0.004,
+        learning_rate: Rate = 1e-3,
+        weight_decay: float = 4e-3,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
@@ -315,33 +298,25 @@ class AdamW(Optimizer):
         weights: Weights = "split",
         seed: int = 0,
     ) -> None:
-        if weight_decay is None:
-            raise ValueError("weight_decay must be a number from 0 up, not None: Adam is AdamW without")
         super().__init__(locals())
-
-    def _hyper(self) -> dict[str, Any]:
-        return {
-            "betas": (self.beta_1, self.beta_2),
-            "eps": self.epsilon,
-            "eps_mode": self.eps_mode,
-            "bias_correction": self.bias_correction,
-            "amsgrad": self.amsgrad,
-        }
 
 
 @_registered
 class Adamax(Optimizer):
-    r"""Adamax (Kingma and Ba, 2015, algorithm 2): Adam with the infinity norm.
+    r"""Adamax (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 2): Adam with the infinity norm.
 
-    .. math:: u_t = \max(\beta_2 u_{t-1}, |g_t| + \epsilon), \qquad p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t} \frac{m_t}{u_t}
+    .. math::
+        v_t = \max(\beta_2 v_{t-1}, |g_t| + \epsilon), \qquad p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t} \frac{m_t}{v_t}
 
-    ``keras.optimizers.Adamax`` adds ε to :math:`u_t` where it divides, and not to :math:`|g_t|`: the two differ where
+    ``keras.optimizers.Adamax`` adds ε to :math:`v_t` where it divides, and not to :math:`|g_t|`: the two differ where
     gradients are not much larger than ε.
 
     Args:
-        learning_rate: η; as for ``SGD``.
-        beta_1, beta_2, epsilon: β₁, β₂ and ε.
-        bias_correction: see ``Adam``.
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        beta_1: β₁.
+        beta_2: β₂.
+        epsilon: ε, beside the gradient's size as PyTorch has it.
+        bias_correction: False leaves the moments as they are (the plain form of several texts).
         weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:
@@ -352,7 +327,7 @@ class Adamax(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Rate = 0.001,
+        learning_rate: Rate = 1e-3,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
@@ -376,29 +351,25 @@ class Adamax(Optimizer):
     ) -> None:
         super().__init__(locals())
 
-    def _hyper(self) -> dict[str, Any]:
-        return {
-            "betas": (self.beta_1, self.beta_2),
-            "eps": self.epsilon,
-            "bias_correction": self.bias_correction,
-        }
-
 
 @_registered
 class Nadam(Optimizer):
-    r"""Adam with Nesterov's momentum (Dozat, 2016).
+    r"""NAdam (Dozat, 2016, Incorporating Nesterov Momentum into Adam): Adam with Nesterov's momentum.
 
     .. math::
-        p_t = p_{t-1} - \eta \frac{\mu_{t+1} m_t / (1 - \prod_{i \le t+1} \mu_i) + (1 - \mu_t) g_t / (1 - \prod_{i \le t}
-        \mu_i)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
-
-    with :math:`\mu_t = \beta_1 (1 - 0.96^{t \psi} / 2)`.
+        \mu_t &= \beta_1 (1 - \tfrac12 0.96^{t \psi}) \\
+        p_t &= p_{t-1} - \eta \left( \frac{\mu_{t+1} m_t}{1 - \prod_{i=1}^{t+1} \mu_i} + \frac{(1 - \mu_t) g_t}{1 -
+            \prod_{i=1}^t \mu_i} \right) / (\sqrt{v_t / (1 - \beta_2^t)} + \epsilon)
 
     Args:
-        learning_rate: η; as for ``SGD``.
-        beta_1, beta_2, epsilon, bias_correction: see ``Adam``.
-        eps_mode: as for ``Adam``; here Keras too has it where PyTorch has.
-        momentum_decay: ψ; 1 in Keras, 0.004 in PyTorch.
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        beta_1: β₁.
+        beta_2: β₂.
+        epsilon: ε.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False leaves the moments as they are (the plain form of several texts).
+        momentum_decay: ψ: 0.004 in PyTorch, 1 in Keras, and infinite in optax, where μ is β₁.
         weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:
@@ -409,7 +380,7 @@ class Nadam(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Rate = 0.001,
+        learning_rate: Rate = 1e-3,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
@@ -435,24 +406,26 @@ class Nadam(Optimizer):
     ) -> None:
         super().__init__(locals())
 
-    def _hyper(self) -> dict[str, Any]:
-        return {
-            "betas": (self.beta_1, self.beta_2),
-            "eps": self.epsilon,
-            "eps_mode": self.eps_mode,
-            "bias_correction": self.bias_correction,
-            "momentum_decay": self.momentum_decay,
-        }
-
 
 @_registered
 class RAdam(Optimizer):
-    r"""Rectified Adam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): momentum alone for as long as too few gradients were
-    seen for a denominator. Keras has none of this name.
+    r"""RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without the denominator until its variance is known.
+
+    .. math::
+        \rho_\infty &= \tfrac{2}{1-\beta_2} - 1, \qquad \rho_t = \rho_\infty - \tfrac{2 t \beta_2^t}{1 - \beta_2^t} \\
+        p_t &= p_{t-1} - \eta\, r_t \frac{m_t}{1 - \beta_1^t} \frac{\sqrt{1 - \beta_2^t}}{\sqrt{v_t} + \epsilon}
+            \quad\text{once } \rho_t > 5, \text{ before that } p_{t-1} - \eta \frac{m_t}{1 - \beta_1^t}
+
+    Keras has none of this name.
 
     Args:
-        learning_rate: η; as for ``SGD``.
-        beta_1, beta_2, epsilon, eps_mode, bias_correction: see ``Adam``.
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        beta_1: β₁.
+        beta_2: β₂.
+        epsilon: ε.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False leaves the moments as they are (the plain form of several texts).
         weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:
@@ -463,7 +436,7 @@ class RAdam(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Rate = 0.001,
+        learning_rate: Rate = 1e-3,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
@@ -487,11 +460,3 @@ class RAdam(Optimizer):
         seed: int = 0,
     ) -> None:
         super().__init__(locals())
-
-    def _hyper(self) -> dict[str, Any]:
-        return {
-            "betas": (self.beta_1, self.beta_2),
-            "eps": self.epsilon,
-            "eps_mode": self.eps_mode,
-            "bias_correction": self.bias_correction,
-        }

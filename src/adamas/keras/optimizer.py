@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -19,6 +18,7 @@ import numpy as np
 from ..rule import layout
 from ..rule.declaration import Member, has_penalty
 from ..rule.formats import tensor_key
+from ..rule.names import from_arguments
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
 from ..step.record import Record
@@ -57,14 +57,13 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
     """What the optimizers of ``adamas.keras`` share. Use one of those: ``Adam``, ``AdamW``, …"""
 
     _member: ClassVar[Member]
-    _eps_modes: ClassVar[tuple[str, ...]] = ("hat", "torch")
     built: bool
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         """``arguments`` is ``locals()`` of the member's ``__init__``: what it was given, by name."""
         given = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
         given["learning_rate"] = as_rate(given["learning_rate"])
-        check(self._member, self._eps_modes, given)
+        check(self._member, given)
         rate = given.pop("learning_rate")
         super().__init__(learning_rate=rate, **{name: given.pop(name) for name in _OF_KERAS})
         self._own = tuple(given)
@@ -88,24 +87,11 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
             (), keras.initializers.Constant(value), "float32", aggregation="only_first_replica", name=name
         )
 
-    @abstractmethod
-    def _hyper(self) -> dict[str, Any]:
-        """The hyperparameters of the member as ``adamas.rule`` names them, without those that all members share."""
-
     def hyperparameters(self) -> dict[str, Any]:
-        """The hyperparameters as ``adamas.rule`` names them, but the learning rate."""
-        return {
-            "weight_decay": self.weight_decay or 0.0,
-            "decay": self.decay,
-            "l1": self.l1,
-            "maximize": False,
-            "base_lr": self._base_rate,
-            **self._hyper(),
-        }
-
-    def _placed_eps(self) -> dict[str, float]:
-        """ε of the members that have it under the root in Keras."""
-        return {"eps": 0.0, "eps_root": self.epsilon} if self.eps_mode == "root" else {"eps": self.epsilon}
+        """The hyperparameters as ``adamas.rule`` names them; the learning rate is that of each step."""
+        given = {name: getattr(self, name) for name in self._own}
+        found = from_arguments("keras", self._member, given)
+        return {**found, "weight_decay": self.weight_decay or 0.0, "base_lr": self._base_rate}
 
     # ---- the learning rate
 

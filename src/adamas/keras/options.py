@@ -8,21 +8,29 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..rule.declaration import Member
-from ..rule.hyperparameters import CHOICES, check_state
+from ..rule.declaration import BELOW_1, Hyperparameter, Member, Number
+from ..rule.hyperparameters import Terms, checked
+from ..rule.names import from_arguments
 from ..schedules import Schedule
 from .schedule import Scheduled
 
-_NOT_NEGATIVE = (
-    "learning_rate",
-    "epsilon",
-    "weight_decay",
-    "l1",
-    "momentum",
-    "initial_accumulator_value",
-    "momentum_decay",
-)
-_BELOW_ONE = ("beta_1", "beta_2", "rho")
+
+class _KerasTerms(Terms):
+    """The terms of Keras."""
+
+    refuses_conflicts = False
+
+    def is_open(self, h: Hyperparameter, value: Any) -> bool:
+        """See ``Terms.is_open``."""
+        return h.name == "lr" and callable(value)
+
+    def refusal(self, name: str, h: Number, value: Any, index: int | None) -> Exception:
+        """See ``Terms.refusal``."""
+        words = "a number from 0 to below 1" if h.range is BELOW_1 else h.range.words
+        return ValueError(f"{name} must be {words}, not {value!r}")
+
+
+_TERMS = _KerasTerms("keras")
 
 
 def as_rate(rate: Any) -> Any:
@@ -44,27 +52,9 @@ def as_rate(rate: Any) -> Any:
     return float(rate)
 
 
-def check(member: Member, eps_modes: tuple[str, ...], given: Mapping[str, Any]) -> None:
-    """Raises ValueError for what cannot be, naming it and what would work.
-
-    Args:
-        member: the member.
-        eps_modes: what it takes for ``eps_mode``.
-        given: all arguments by name, the learning rate as ``as_rate`` made it.
-    """
-    for name in _NOT_NEGATIVE:
-        value = given.get(name)
-        if value is not None and not callable(value) and not (_is_number(value) and value >= 0):
-            raise ValueError(f"{name} must be a number from 0 up, not {value!r}")
-    for name in _BELOW_ONE:
-        if name in given and not (_is_number(given[name]) and 0 <= given[name] < 1):
-            raise ValueError(f"{name} must be a number from 0 to below 1, not {given[name]!r}")
-    for name, allowed in {**CHOICES, "eps_mode": eps_modes}.items():
-        if name in given and given[name] not in allowed:
-            raise ValueError(f"{name}={given[name]!r} is unknown: use one of {', '.join(map(repr, allowed))}")
-    check_state(given["state"], member.states, bool(given.get("centered")))
-    if isinstance(given["seed"], bool) or not isinstance(given["seed"], int):
-        raise ValueError(f"seed must be an int, not {given['seed']!r}")
+def check(member: Member, given: Mapping[str, Any]) -> None:
+    """Raises ValueError for an argument, by its name in Keras, that has a value that it cannot have."""
+    checked(member, from_arguments("keras", member, given), _TERMS)
     check_independent(given["decay"], given["learning_rate"])
 
 

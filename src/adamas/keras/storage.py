@@ -50,10 +50,10 @@ def parts(
     member: Member, hyper: Mapping[str, Any], state: State, weights: str, shape: Sequence[int], dtype: str
 ) -> list[Part]:
     """The state of a model variable of this shape and dtype."""
-    start = hyper.get("initial_accumulator_value", 0.0)
     shape = tuple(shape)
     found = []
     for slot in layout.slots(member, {**hyper, "state": state}, shape, dtype):
+        start = member.start_of(slot.name, hyper)
         if slot.scale_shape is None:
             found.append(Part(slot.name, shape, slot.dtype, start))
         else:

@@ -11,7 +11,11 @@
 Needs NumPy alone.
 """
 
-from .members import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
+from . import members
+from .members import *  # noqa: F403
 from .optimizer import Optimizer
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "Optimizer", "RAdam", "RMSprop"]
+__all__ = [
+    "Optimizer",
+    *members.__all__,
+]

@@ -1,5 +1,6 @@
+# Written by `make members` from the declarations in adamas.rule.members. Change those.
 """The optimizers of the family for NumPy: the arguments and defaults of ``torch.optim``'s, then the options of
-``adamas.rule.hyperparameters``.
+``adamas.rule.options``.
 
 In each, ``params`` are the arrays: a list, a dict by name, or a list of groups, dictionaries with ``"params"`` and
 hyperparameters of their own. They have to be writable, apart from one another in memory, and of float16, float32, float64,
@@ -10,17 +11,17 @@ or no option, and ValueError for an argument that has a value that it cannot hav
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..rule.hyperparameters import AdamaxOptions, AdamOptions, Options, RootOptions
 from ..rule.members import MEMBERS
+from ..rule.options import AdamaxOptions, AdamOptions, Options, RootOptions
 from ..schedules import Schedule
 from .optimizer import Optimizer, Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_ADAM_DEFAULTS: dict[str, Any] = {"bias_correction": True, "eps_mode": "torch", "eps_root": 0.0}
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"]
 
 
 class SGD(Optimizer):
@@ -34,12 +35,20 @@ class SGD(Optimizer):
     Args:
         params: the arrays; see ``adamas.numpy.members``.
         lr: learning rate η.
-        momentum: μ.
+        momentum: μ; 0 for none.
         dampening: τ.
-        weight_decay: coefficient of the decay; its meaning is ``decay``'s, ``"l2"`` by default.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
         nesterov: use Nesterov's momentum.
         maximize: ascend.
-        **options: see ``adamas.rule.hyperparameters.Options``.
+        **options: see ``adamas.rule.options.Options``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.SGD([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.99
     """
 
     _member = MEMBERS["SGD"]
@@ -48,24 +57,15 @@ class SGD(Optimizer):
         self,
         params: Params,
         lr: float | Schedule = 1e-3,
-        momentum: float = 0,
-        dampening: float = 0,
-        weight_decay: float | Schedule = 0,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float | Schedule = 0.0,
         nesterov: bool = False,
         *,
         maximize: bool = False,
         **options: Unpack[Options],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "decay": "l2",
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults, options, Options)
+        super().__init__(params, locals(), options)
 
 
 class Adagrad(Optimizer):
@@ -73,17 +73,27 @@ class Adagrad(Optimizer):
 
     .. math:: v_t = v_{t-1} + g_t^2, \qquad p_t = p_{t-1} - \frac{\eta}{1 + (t-1) \gamma} \frac{g_t}{\sqrt{v_t} + \epsilon}
 
-    Suits features that are mostly zero; its rate only ever falls. Gradients are dense arrays: sparse matrices are refused.
+    Suits features that are mostly zero; its rate only ever falls.
+
+    Gradients are dense arrays: sparse matrices are refused.
 
     Args:
         params: the arrays; see ``adamas.numpy.members``.
         lr: learning rate η.
         lr_decay: γ.
-        weight_decay: coefficient of the decay, in the gradient (L2) by default.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
         initial_accumulator_value: v₀.
         eps: ε.
         maximize: ascend.
-        **options: see ``adamas.rule.hyperparameters.RootOptions``.
+        **options: see ``adamas.rule.options.RootOptions``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.Adagrad([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.999
     """
 
     _member = MEMBERS["Adagrad"]
@@ -92,25 +102,15 @@ class Adagrad(Optimizer):
         self,
         params: Params,
         lr: float | Schedule = 1e-2,
-        lr_decay: float = 0,
-        weight_decay: float | Schedule = 0,
-        initial_accumulator_value: float = 0,
+        lr_decay: float = 0.0,
+        weight_decay: float | Schedule = 0.0,
+        initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
         *,
         maximize: bool = False,
         **options: Unpack[RootOptions],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "lr_decay": lr_decay,
-            "weight_decay": weight_decay,
-            "initial_accumulator_value": initial_accumulator_value,
-            "eps": eps,
-            "decay": "l2",
-            "maximize": maximize,
-            "eps_root": 0.0,
-        }
-        super().__init__(params, defaults, options, RootOptions)
+        super().__init__(params, locals(), options)
 
 
 class RMSprop(Optimizer):
@@ -118,16 +118,26 @@ class RMSprop(Optimizer):
 
     .. math:: v_t = \alpha v_{t-1} + (1 - \alpha) g_t^2, \qquad p_t = p_{t-1} - \eta \frac{g_t}{\sqrt{v_t} + \epsilon}
 
+    ``centered`` takes the square of the mean gradient from v; ``momentum`` averages the quotient.
+
     Args:
         params: the arrays; see ``adamas.numpy.members``.
         lr: learning rate η.
-        alpha: α.
+        alpha: α, the decay of the moments.
         eps: ε.
-        weight_decay: coefficient of the decay, in the gradient (L2) by default.
-        momentum: of the quotient.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        momentum: of the quotient; 0 for none.
         centered: divide by an estimate of the standard deviation.
         maximize: ascend.
-        **options: see ``adamas.rule.hyperparameters.RootOptions``.
+        **options: see ``adamas.rule.options.RootOptions``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.RMSprop([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.99
     """
 
     _member = MEMBERS["RMSprop"]
@@ -138,25 +148,14 @@ class RMSprop(Optimizer):
         lr: float | Schedule = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,
-        weight_decay: float | Schedule = 0,
-        momentum: float = 0,
+        weight_decay: float | Schedule = 0.0,
+        momentum: float = 0.0,
         centered: bool = False,
         *,
         maximize: bool = False,
         **options: Unpack[RootOptions],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "alpha": alpha,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "centered": centered,
-            "decay": "l2",
-            "maximize": maximize,
-            "eps_root": 0.0,
-        }
-        super().__init__(params, defaults, options, RootOptions)
+        super().__init__(params, locals(), options)
 
 
 class Adam(Optimizer):
@@ -169,19 +168,19 @@ class Adam(Optimizer):
     Args:
         params: the arrays; see ``adamas.numpy.members``.
         lr: learning rate η.
-        betas: β₁ and β₂.
-        eps: ε; its place is ``eps_mode``'s.
-        weight_decay: coefficient of the decay, in the gradient (L2) by default; ``decay=`` says otherwise by name.
+        betas: β₁ and β₂, the decay of the moments.
+        eps: ε.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
         amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018, arXiv:1904.09237).
         maximize: ascend.
-        **options: see ``adamas.rule.hyperparameters.AdamOptions``.
+        **options: see ``adamas.rule.options.AdamOptions``.
 
     Example:
         >>> import numpy as np, adamas.numpy
         >>> x = np.array([5.0])
         >>> optimizer = adamas.numpy.Adam([x], lr=0.001)
         >>> optimizer.step([2 * x])
-        >>> round(float(x[0]), 6)
+        >>> round(float(x[0]), 5)
         4.999
     """
 
@@ -193,23 +192,13 @@ class Adam(Optimizer):
         lr: float | Schedule = 1e-3,
         betas: tuple[float | Schedule, float | Schedule] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float | Schedule = 0,
+        weight_decay: float | Schedule = 0.0,
         amsgrad: bool = False,
         *,
         maximize: bool = False,
         **options: Unpack[AdamOptions],
     ) -> None:
-        defaults = {
-            **_ADAM_DEFAULTS,
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "decay": "l2",
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults, options, AdamOptions)
+        super().__init__(params, locals(), options)
 
 
 class AdamW(Adam):
@@ -217,16 +206,28 @@ class AdamW(Adam):
 
     .. math:: p_t = (1 - \eta \lambda) p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
+    with λ for ``weight_decay``.
+
     Args:
         params: the arrays; see ``adamas.numpy.members``.
         lr: learning rate η.
-        betas: β₁ and β₂.
+        betas: β₁ and β₂, the decay of the moments.
         eps: ε.
-        weight_decay: λ. ``decay="independent"`` takes η out of the product, as the paper has it.
-        amsgrad: divide by the largest v so far.
+        weight_decay: λ; ``decay="independent"`` takes η out of the product, as the paper has it.
+        amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018, arXiv:1904.09237).
         maximize: ascend.
-        **options: see ``adamas.rule.hyperparameters.AdamOptions``.
+        **options: see ``adamas.rule.options.AdamOptions``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.AdamW([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.99895
     """
+
+    _member = MEMBERS["AdamW"]
 
     def __init__(
         self,
@@ -240,23 +241,31 @@ class AdamW(Adam):
         maximize: bool = False,
         **options: Unpack[AdamOptions],
     ) -> None:
-        options.setdefault("decay", "decoupled")
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, **options)
 
 
 class Adamax(Optimizer):
-    r"""Adamax (Kingma and Ba, 2015, algorithm 2): Adam with the infinity norm.
+    r"""Adamax (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 2): Adam with the infinity norm.
 
-    .. math:: v_t = \max(\beta_2 v_{t-1}, |g_t| + \epsilon), \qquad p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t} \frac{m_t}{v_t}
+    .. math::
+        v_t = \max(\beta_2 v_{t-1}, |g_t| + \epsilon), \qquad p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t} \frac{m_t}{v_t}
 
     Args:
         params: the arrays; see ``adamas.numpy.members``.
         lr: learning rate η.
-        betas: β₁ and β₂.
-        eps: ε, beside the gradient's size.
-        weight_decay: coefficient of the decay, in the gradient (L2) by default.
+        betas: β₁ and β₂, the decay of the moments.
+        eps: ε, beside the gradient's size as PyTorch has it.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
         maximize: ascend.
-        **options: see ``adamas.rule.hyperparameters.AdamaxOptions``.
+        **options: see ``adamas.rule.options.AdamaxOptions``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.Adamax([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.999
     """
 
     _member = MEMBERS["Adamax"]
@@ -267,40 +276,39 @@ class Adamax(Optimizer):
         lr: float | Schedule = 2e-3,
         betas: tuple[float | Schedule, float | Schedule] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float | Schedule = 0,
+        weight_decay: float | Schedule = 0.0,
         *,
         maximize: bool = False,
         **options: Unpack[AdamaxOptions],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "decay": "l2",
-            "maximize": maximize,
-            "bias_correction": True,
-        }
-        super().__init__(params, defaults, options, AdamaxOptions)
+        super().__init__(params, locals(), options)
 
 
 class NAdam(Optimizer):
-    r"""NAdam (Dozat, 2016): Adam with Nesterov's momentum.
+    r"""NAdam (Dozat, 2016, Incorporating Nesterov Momentum into Adam): Adam with Nesterov's momentum.
 
     .. math::
         \mu_t &= \beta_1 (1 - \tfrac12 0.96^{t \psi}) \\
-        p_t &= p_{t-1} - \eta \left( \frac{\mu_{t+1} m_t}{1 - \prod_{i=1}^{t+1} \mu_i}
-            + \frac{(1 - \mu_t) g_t}{1 - \prod_{i=1}^t \mu_i} \right) / (\sqrt{v_t / (1 - \beta_2^t)} + \epsilon)
+        p_t &= p_{t-1} - \eta \left( \frac{\mu_{t+1} m_t}{1 - \prod_{i=1}^{t+1} \mu_i} + \frac{(1 - \mu_t) g_t}{1 -
+            \prod_{i=1}^t \mu_i} \right) / (\sqrt{v_t / (1 - \beta_2^t)} + \epsilon)
 
     Args:
         params: the arrays; see ``adamas.numpy.members``.
         lr: learning rate η.
-        betas: β₁ and β₂.
+        betas: β₁ and β₂, the decay of the moments.
         eps: ε.
-        weight_decay: coefficient of the decay, in the gradient (L2) by default.
-        momentum_decay: ψ.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        momentum_decay: ψ: 0.004 in PyTorch, 1 in Keras, and infinite in optax, where μ is β₁.
         maximize: ascend.
-        **options: see ``adamas.rule.hyperparameters.AdamOptions``.
+        **options: see ``adamas.rule.options.AdamOptions``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.NAdam([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.99894
     """
 
     _member = MEMBERS["NAdam"]
@@ -311,23 +319,13 @@ class NAdam(Optimizer):
         lr: float | Schedule = 2e-3,
         betas: tuple[float | Schedule, float | Schedule] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float | Schedule = 0,
+        weight_decay: float | Schedule = 0.0,
         momentum_decay: float = 4e-3,
         *,
         maximize: bool = False,
         **options: Unpack[AdamOptions],
     ) -> None:
-        defaults = {
-            **_ADAM_DEFAULTS,
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum_decay": momentum_decay,
-            "decay": "l2",
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults, options, AdamOptions)
+        super().__init__(params, locals(), options)
 
 
 class RAdam(Optimizer):
@@ -341,11 +339,19 @@ class RAdam(Optimizer):
     Args:
         params: the arrays; see ``adamas.numpy.members``.
         lr: learning rate η.
-        betas: β₁ and β₂.
-        eps: ε, beside √v (``eps_mode="hat"``; ``"torch"`` puts it beside √v̂).
-        weight_decay: coefficient of the decay, in the gradient (L2) by default.
+        betas: β₁ and β₂, the decay of the moments.
+        eps: ε.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
         maximize: ascend.
-        **options: see ``adamas.rule.hyperparameters.AdamOptions``.
+        **options: see ``adamas.rule.options.AdamOptions``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.RAdam([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.99
     """
 
     _member = MEMBERS["RAdam"]
@@ -356,19 +362,9 @@ class RAdam(Optimizer):
         lr: float | Schedule = 1e-3,
         betas: tuple[float | Schedule, float | Schedule] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float | Schedule = 0,
+        weight_decay: float | Schedule = 0.0,
         *,
         maximize: bool = False,
         **options: Unpack[AdamOptions],
     ) -> None:
-        defaults = {
-            **_ADAM_DEFAULTS,
-            "eps_mode": "hat",
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "decay": "l2",
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults, options, AdamOptions)
+        super().__init__(params, locals(), options)

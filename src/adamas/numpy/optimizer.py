@@ -14,13 +14,14 @@ import numpy as np
 from ..rule import hyperparameters
 from ..rule.declaration import has_penalty
 from ..rule.formats import tensor_key
+from ..rule.shared import defaults, schedulable
 from ..step.engine import same_objects
 from ..step.locks import step_lock
 from ..step.memory import Memory, counted
 from ..step.plan import GroupPlan
 from ..step.record import Record, begin_state, rows_of
 from ..step.resuming import COUNTS
-from ..step.scheduled import HYPERPARAMETERS, OBSERVED, separated, steps_done
+from ..step.scheduled import OBSERVED, separated, steps_done
 from ..step.stepping import Stepping
 from ..threads import threads
 from . import arrays
@@ -52,12 +53,16 @@ class Optimizer(Stepping):
 
     _plans: list[GroupPlan] | None
 
-    def __init__(self, params: Params, defaults: dict[str, Any], options: Any, allowed: Any) -> None:
-        if unknown := options.keys() - allowed.__annotations__.keys():
+    def __init__(self, params: Params, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        """``arguments`` are ``locals()`` of the member's ``__init__``, and ``options`` what it was given beside."""
+        own = ("self", "params", "options", "__class__")
+        given = {**{name: value for name, value in arguments.items() if name not in own}, **options}
+        known = defaults(self._member, "numpy")
+        if unknown := options.keys() - known.keys():
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
         self._lock = step_lock()
         self._schedules = []
-        self.defaults = {**hyperparameters.COMMON, **defaults, **options, **COUNTS}
+        self.defaults = {**known, **given, **COUNTS}
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[str, dict[str, Array]] = {}
         self._begin()
@@ -101,7 +106,7 @@ class Optimizer(Stepping):
             group["named"] = isinstance(params, Mapping)
             for p, name in zip(group["params"], group["param_names"], strict=True):
                 arrays.check_parameter(p, repr(name))
-            found = separated(group, self.state.values())
+            found = separated(self._member, group, self.state.values())
             self._check(group)
             lr = found.schedules.get("lr")
             group.setdefault("base_lr", float(group["lr"]) if lr is None else lr.unit)
@@ -120,8 +125,7 @@ class Optimizer(Stepping):
 
     def _check(self, group: dict[str, Any]) -> None:
         """Raises if an option has an invalid value. Converts NumPy's numbers to Python's."""
-        group.update(hyperparameters.checked(group))
-        hyperparameters.check_options(group, self._member.states)
+        group.update(hyperparameters.checked(self._member, group))
         names = [repr(name) for name in group["param_names"]]
         hyperparameters.check_rows(group["rows"], names, [p.shape for p in group["params"]])
 
@@ -294,7 +298,7 @@ class Optimizer(Stepping):
 def _signature(optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a plan depends on. Options that are words are among it, so that a changed one is checked."""
     words = (group.get(name) for name in ("weights", "decay", "on_nonfinite", "eps_mode", "state", "seed", "rows"))
-    kinds = (type(group.get(name)) for name in HYPERPARAMETERS)
+    kinds = (type(group.get(name)) for name in schedulable(optimizer._member))
     return optimizer._member.rule(group), has_penalty(group), *words, *kinds
 
 

@@ -8,19 +8,12 @@
 from ..extras import needs
 
 with needs("jax"):
-    from .members import adagrad, adam, adamax, adamw, amsgrad, nadam, radam, rmsprop, sgd
+    from . import members
+    from .members import *  # noqa: F403
     from .transformation import State, apply_updates
 
 __all__ = [
     "State",
-    "adagrad",
-    "adam",
-    "adamax",
-    "adamw",
-    "amsgrad",
     "apply_updates",
-    "nadam",
-    "radam",
-    "rmsprop",
-    "sgd",
+    *members.__all__,
 ]

@@ -1,3 +1,4 @@
+# Written by `make members` from the declarations in adamas.rule.members. Change those.
 """The optimizers of the family for JAX, with the arguments, defaults and meaning of their namesakes in optax.
 
 Behind these, by name alone, each has the same options:
@@ -29,14 +30,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import optax
 
-from ..rule.hyperparameters import Decay, Weights
 from ..rule.layout import State as StateOption
 from ..rule.members import MEMBERS
-from .transformation import Number, Scheduled, Tree, transformation
+from ..rule.options import Decay, Weights
+from .options import Number, Scheduled
+from .transformation import Tree, transformation
+
+__all__ = ["adagrad", "adam", "adamax", "adamw", "amsgrad", "nadam", "radam", "rmsprop", "sgd"]
 
 EpsMode = Literal["torch", "hat"]
 OnNonfinite = Literal["propagate", "skip"]
@@ -58,15 +62,24 @@ def sgd(
     seed: int | None = None,
     on_nonfinite: OnNonfinite = "propagate",
 ) -> optax.GradientTransformation:
-    r"""Gradient descent, with momentum (Polyak, 1964) or Nesterov's (Sutskever et al., 2013).
+    r"""Gradient descent, with momentum (Polyak, 1964) or Nesterov's momentum (Sutskever et al., 2013).
 
     .. math:: m_t = \mu m_{t-1} + (1 - \tau) g_t, \qquad p_t = p_{t-1} - \eta m_t
 
-    with :math:`m_1 = g_1`; Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum there is no state but the count.
+    with :math:`m_1 = g_1`; Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum there is no state but the
+    step count.
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.sgd(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.99
 
     Args:
-        learning_rate: η; a number, an array or a function of the step.
-        momentum: μ; None for none.
+        learning_rate: learning rate η; a number, an array or a function of the step.
+        momentum: μ; 0 for none.
         nesterov: use Nesterov's momentum.
         dampening: τ.
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
@@ -74,19 +87,7 @@ def sgd(
     Raises:
         ValueError: an argument has a value that it cannot have.
     """
-    hyper = {
-        "lr": learning_rate,
-        "momentum": momentum,
-        "nesterov": nesterov,
-        "dampening": dampening,
-        "weight_decay": weight_decay,
-        "decay": decay_mode,
-        "l1": l1,
-        "maximize": False,
-    }
-    return transformation(
-        MEMBERS["SGD"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
-    )
+    return transformation(MEMBERS["SGD"], locals())
 
 
 def adagrad(
@@ -108,30 +109,27 @@ def adagrad(
 
     .. math:: v_t = v_{t-1} + g_t^2, \qquad p_t = p_{t-1} - \frac{\eta}{1 + (t-1) \gamma} \frac{g_t}{\sqrt{v_t + \epsilon}}
 
+    Suits features that are mostly zero; its rate only ever falls.
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.adagrad(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.999
+
     Args:
-        learning_rate: η; a number, an array or a function of the step.
+        learning_rate: learning rate η; a number, an array or a function of the step.
         initial_accumulator_value: v₀.
-        eps: ε, under the root as optax has it.
+        eps: ε.
         lr_decay: γ.
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
     """
-    hyper = {
-        "lr": learning_rate,
-        "initial_accumulator_value": initial_accumulator_value,
-        "eps": 0.0,
-        "eps_root": eps,
-        "lr_decay": lr_decay,
-        "weight_decay": weight_decay,
-        "decay": decay_mode,
-        "l1": l1,
-        "maximize": False,
-    }
-    return transformation(
-        MEMBERS["Adagrad"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
-    )
+    return transformation(MEMBERS["Adagrad"], locals())
 
 
 def rmsprop(
@@ -156,38 +154,33 @@ def rmsprop(
 
     .. math:: v_t = \alpha v_{t-1} + (1 - \alpha) g_t^2, \qquad p_t = p_{t-1} - \eta \frac{g_t}{\sqrt{v_t + \epsilon}}
 
-    ``centered`` takes the square of the mean gradient from v; ``momentum`` averages the quotient, before the learning rate (as
-    PyTorch; optax averages after it, which differs where the rate changes).
+    ``centered`` takes the square of the mean gradient from v; ``momentum`` averages the quotient.
+
+    ``momentum`` averages before the learning rate, as in PyTorch; optax averages after it, which differs where the rate
+    changes.
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.rmsprop(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.99684
 
     Args:
-        learning_rate: η; a number, an array or a function of the step.
-        decay: α.
+        learning_rate: learning rate η; a number, an array or a function of the step.
+        decay: α, the decay of the moments.
         eps: ε.
         initial_scale: v₀.
         eps_in_sqrt: ε under the root; False puts it beside the root, where PyTorch has it.
         centered: divide by an estimate of the standard deviation.
-        momentum: of the quotient; None for none.
+        momentum: of the quotient; 0 for none.
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
     """
-    hyper = {
-        "lr": learning_rate,
-        "alpha": decay,
-        "eps": 0.0 if eps_in_sqrt else eps,
-        "eps_root": eps if eps_in_sqrt else 0.0,
-        "initial_accumulator_value": initial_scale,
-        "centered": centered,
-        "momentum": momentum,
-        "weight_decay": weight_decay,
-        "decay": decay_mode,
-        "l1": l1,
-        "maximize": False,
-    }
-    return transformation(
-        MEMBERS["RMSprop"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
-    )
+    return transformation(MEMBERS["RMSprop"], locals())
 
 
 def adam(
@@ -218,29 +211,73 @@ def adam(
         >>> import jax.numpy as jnp, adamas.optax
         >>> tx = adamas.optax.adam(0.001)
         >>> x = jnp.array([5.0])
-        >>> updates, state = tx.update(2 * x, tx.init(x))
-        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 6)
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
         4.999
 
     Args:
-        learning_rate: η; a number, an array or a function of the step.
+        learning_rate: learning rate η; a number, an array or a function of the step.
         b1: β₁.
         b2: β₂.
         eps: ε.
-        eps_root: added under the root.
-        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction.
-        bias_correction: False leaves the moments as they are.
+        eps_root: added under the root, as optax has it.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False leaves the moments as they are (the plain form of several texts).
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
     """
-    hyper = _like_adam(
-        learning_rate, b1, b2, eps, eps_root, eps_mode, bias_correction, weight_decay, decay_mode, l1, amsgrad=False
-    )
-    return transformation(
-        MEMBERS["Adam"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
-    )
+    return transformation(MEMBERS["Adam"], locals())
+
+
+def amsgrad(
+    learning_rate: Scheduled,
+    b1: Scheduled = 0.9,
+    b2: Scheduled = 0.999,
+    eps: Number = 1e-8,
+    eps_root: Number = 0.0,
+    *,
+    eps_mode: EpsMode = "torch",
+    bias_correction: bool = True,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "l2",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
+) -> optax.GradientTransformation:
+    r"""AMSGrad (Reddi, Kale and Kumar, 2018, arXiv:1904.09237): Adam that divides by the largest v so far.
+
+    The maximum is of v as the paper has it, and corrected after; optax corrects first, unless
+    ``bias_correction_nu=False``.
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.amsgrad(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.999
+
+    Args:
+        learning_rate: learning rate η; a number, an array or a function of the step.
+        b1: β₁.
+        b2: β₂.
+        eps: ε.
+        eps_root: added under the root, as optax has it.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False leaves the moments as they are (the plain form of several texts).
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have.
+    """
+    return transformation(MEMBERS["Adam"], {**locals(), "amsgrad": True})
 
 
 def adamw(
@@ -267,68 +304,29 @@ def adamw(
 
     with λ for ``weight_decay``.
 
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.adamw(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.999
+
     Args:
-        learning_rate: η; a number, an array or a function of the step.
+        learning_rate: learning rate η; a number, an array or a function of the step.
         b1: β₁.
         b2: β₂.
         eps: ε.
-        eps_root: added under the root.
-        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction.
-        bias_correction: False leaves the moments as they are.
+        eps_root: added under the root, as optax has it.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False leaves the moments as they are (the plain form of several texts).
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
     """
-    hyper = _like_adam(
-        learning_rate, b1, b2, eps, eps_root, eps_mode, bias_correction, weight_decay, decay_mode, l1, amsgrad=False
-    )
-    return transformation(
-        MEMBERS["Adam"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
-    )
-
-
-def amsgrad(
-    learning_rate: Scheduled,
-    b1: Scheduled = 0.9,
-    b2: Scheduled = 0.999,
-    eps: Number = 1e-8,
-    eps_root: Number = 0.0,
-    *,
-    eps_mode: EpsMode = "torch",
-    bias_correction: bool = True,
-    weight_decay: Scheduled | None = None,
-    decay_mode: Decay = "l2",
-    l1: Number | None = None,
-    mask: Mask = None,
-    state: StateOption = "float32",
-    weights: Weights = "nearest",
-    seed: int | None = None,
-    on_nonfinite: OnNonfinite = "propagate",
-) -> optax.GradientTransformation:
-    r"""AMSGrad (Reddi, Kale and Kumar, 2018, arXiv:1904.09237): Adam that divides by the largest v so far.
-
-    The maximum is of v as the paper has it, and corrected after; optax corrects first, unless ``bias_correction_nu=False``.
-
-    Args:
-        learning_rate: η; a number, an array or a function of the step.
-        b1: β₁.
-        b2: β₂.
-        eps: ε.
-        eps_root: added under the root.
-        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction.
-        bias_correction: False leaves the moments as they are.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
-
-    Raises:
-        ValueError: an argument has a value that it cannot have.
-    """
-    hyper = _like_adam(
-        learning_rate, b1, b2, eps, eps_root, eps_mode, bias_correction, weight_decay, decay_mode, l1, amsgrad=True
-    )
-    return transformation(
-        MEMBERS["Adam"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
-    )
+    return transformation(MEMBERS["AdamW"], locals())
 
 
 def adamax(
@@ -347,34 +345,31 @@ def adamax(
     seed: int | None = None,
     on_nonfinite: OnNonfinite = "propagate",
 ) -> optax.GradientTransformation:
-    r"""Adamax (Kingma and Ba, 2015, algorithm 2): Adam with the infinity norm.
+    r"""Adamax (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 2): Adam with the infinity norm.
 
-    .. math:: v_t = \max(\beta_2 v_{t-1}, |g_t| + \epsilon), \qquad p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t} \frac{m_t}{v_t}
+    .. math::
+        v_t = \max(\beta_2 v_{t-1}, |g_t| + \epsilon), \qquad p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t} \frac{m_t}{v_t}
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.adamax(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.999
 
     Args:
-        learning_rate: η; a number, an array or a function of the step.
+        learning_rate: learning rate η; a number, an array or a function of the step.
         b1: β₁.
         b2: β₂.
-        eps: ε, beside the gradient's size.
-        bias_correction: False leaves the moments as they are.
+        eps: ε, beside the gradient's size as PyTorch has it.
+        bias_correction: False leaves the moments as they are (the plain form of several texts).
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
     """
-    hyper = {
-        "lr": learning_rate,
-        "betas": (b1, b2),
-        "eps": eps,
-        "bias_correction": bias_correction,
-        "weight_decay": weight_decay,
-        "decay": decay_mode,
-        "l1": l1,
-        "maximize": False,
-    }
-    return transformation(
-        MEMBERS["Adamax"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
-    )
+    return transformation(MEMBERS["Adamax"], locals())
 
 
 def nadam(
@@ -396,43 +391,37 @@ def nadam(
     seed: int | None = None,
     on_nonfinite: OnNonfinite = "propagate",
 ) -> optax.GradientTransformation:
-    r"""NAdam (Dozat, 2016): Adam with Nesterov's momentum.
+    r"""NAdam (Dozat, 2016, Incorporating Nesterov Momentum into Adam): Adam with Nesterov's momentum.
 
     .. math::
         \mu_t &= \beta_1 (1 - \tfrac12 0.96^{t \psi}) \\
-        p_t &= p_{t-1} - \eta \left( \frac{\mu_{t+1} m_t}{1 - \prod_{i=1}^{t+1} \mu_i}
-            + \frac{(1 - \mu_t) g_t}{1 - \prod_{i=1}^t \mu_i} \right) / (\sqrt{v_t / (1 - \beta_2^t)} + \epsilon)
+        p_t &= p_{t-1} - \eta \left( \frac{\mu_{t+1} m_t}{1 - \prod_{i=1}^{t+1} \mu_i} + \frac{(1 - \mu_t) g_t}{1 -
+            \prod_{i=1}^t \mu_i} \right) / (\sqrt{v_t / (1 - \beta_2^t)} + \epsilon)
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.nadam(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.99853
 
     Args:
-        learning_rate: η; a number, an array or a function of the step.
+        learning_rate: learning rate η; a number, an array or a function of the step.
         b1: β₁.
         b2: β₂.
         eps: ε.
-        eps_root: added under the root.
-        momentum_decay: ψ; infinite, as optax has it, μ is β₁. PyTorch's is 4e-3.
-        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction.
-        bias_correction: False leaves the moments as they are.
+        eps_root: added under the root, as optax has it.
+        momentum_decay: ψ: 0.004 in PyTorch, 1 in Keras, and infinite in optax, where μ is β₁.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False leaves the moments as they are (the plain form of several texts).
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
     """
-    hyper = _like_adam(
-        learning_rate,
-        b1,
-        b2,
-        eps,
-        eps_root,
-        eps_mode,
-        bias_correction,
-        weight_decay,
-        decay_mode,
-        l1,
-        momentum_decay=momentum_decay,
-    )
-    return transformation(
-        MEMBERS["NAdam"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
-    )
+    return transformation(MEMBERS["NAdam"], locals())
 
 
 def radam(
@@ -457,52 +446,29 @@ def radam(
 
     .. math::
         \rho_\infty &= \tfrac{2}{1-\beta_2} - 1, \qquad \rho_t = \rho_\infty - \tfrac{2 t \beta_2^t}{1 - \beta_2^t} \\
-        p_t &= p_{t-1} - \eta\, r_t \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+        p_t &= p_{t-1} - \eta\, r_t \frac{m_t}{1 - \beta_1^t} \frac{\sqrt{1 - \beta_2^t}}{\sqrt{v_t} + \epsilon}
             \quad\text{once } \rho_t > 5, \text{ before that } p_{t-1} - \eta \frac{m_t}{1 - \beta_1^t}
 
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.radam(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.99
+
     Args:
-        learning_rate: η; a number, an array or a function of the step.
+        learning_rate: learning rate η; a number, an array or a function of the step.
         b1: β₁.
         b2: β₂.
         eps: ε.
-        eps_root: added under the root.
-        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction.
-        bias_correction: False leaves the moments as they are.
+        eps_root: added under the root, as optax has it.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False leaves the moments as they are (the plain form of several texts).
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
     """
-    hyper = _like_adam(learning_rate, b1, b2, eps, eps_root, eps_mode, bias_correction, weight_decay, decay_mode, l1)
-    return transformation(
-        MEMBERS["RAdam"], hyper, state=state, weights=weights, seed=seed, mask=mask, on_nonfinite=on_nonfinite
-    )
-
-
-def _like_adam(
-    learning_rate: Scheduled,
-    b1: Scheduled,
-    b2: Scheduled,
-    eps: Number,
-    eps_root: Number,
-    eps_mode: EpsMode,
-    bias_correction: bool,
-    weight_decay: Scheduled | None,
-    decay_mode: Decay,
-    l1: Number | None,
-    **own: Number,
-) -> dict[str, Any]:
-    """The hyperparameters of Adam and of those that differ from it in one (``own``), by the names of ``adamas.rule``."""
-    return {
-        "lr": learning_rate,
-        "betas": (b1, b2),
-        "eps": eps,
-        "eps_root": eps_root,
-        "eps_mode": eps_mode,
-        "bias_correction": bias_correction,
-        "weight_decay": weight_decay,
-        "decay": decay_mode,
-        "l1": l1,
-        "maximize": False,
-        **own,
-    }
+    return transformation(MEMBERS["RAdam"], locals())

@@ -7,28 +7,26 @@ An update asks ``adamas.rule`` for the numbers of this step, computed within the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from ..jax_formats import Namespace
 from ..rule import house, layout
 from ..rule.declaration import WEIGHT_DRAW, Member, Numbers, Rule, Traced, has_penalty
 from ..rule.formats import tensor_key
-from ..rule.hyperparameters import CHOICES, Weights, check_state
+from ..rule.options import Weights
+from ..rule.shared import declared
 from ..schedules import Schedule
-from ..schedules.plateau import Observed
 from . import storage
+from .options import TERMS, hyperparameters, is_open
 
 Tree = Any
 Array = Any
-Number: TypeAlias = float | jax.Array | np.ndarray[Any, Any]
-Scheduled: TypeAlias = Number | Schedule | Callable[[Any], Any]  # a number, or a function of the steps done before
 
 
 class State(NamedTuple):
@@ -66,33 +64,21 @@ class _Leaf(NamedTuple):
         return jnp.where(still, before, after)
 
 
-def transformation(
-    member: Member,
-    hyper: dict[str, Any],
-    *,
-    state: layout.State,
-    weights: Weights,
-    seed: int | None,
-    mask: Tree | Callable[[Tree], Tree] | None,
-    on_nonfinite: str,
-) -> optax.GradientTransformation:
-    """The member with these hyperparameters: ``hyper`` holds all that ``member`` asks for, ``lr`` first of all.
+def transformation(member: Member, arguments: Mapping[str, Any]) -> optax.GradientTransformation:
+    """The member with these arguments, by their names in optax.
 
     A number may be an array, known only when the program runs; a penalty, a decay or a momentum that is one counts as there.
     """
-    hyper = {name: _as_given(name, value) for name, value in hyper.items()}
-    _check(hyper, member, state, weights, seed)
-    _check_on_nonfinite(on_nonfinite)
-    if hyper["decay"] == "independent":
-        hyper["base_lr"] = _base_rate(hyper["lr"])
-    static = {name: 1.0 if _is_open(value) else value for name, value in hyper.items()}
+    hyper = hyperparameters(member, arguments)
+    state, weights, seed = hyper["state"], hyper["weights"], hyper["seed"]
+    mask, on_nonfinite = arguments["mask"], hyper["on_nonfinite"]
+    static = {name: 1.0 if is_open(value) else value for name, value in hyper.items()}
     names = member.state_names(static)
     forms = {name: layout.format_of(state, name) for name in names}
     parts = {name: (name, f"{name}_scale") if form == "int8" else (name,) for name, form in forms.items()}
     signs = layout.signs(member)
     rule, penalized = member.rule(static), has_penalty(static)
     decays = bool(static["weight_decay"]) and hyper["decay"] != "l2"
-    start = hyper.get("initial_accumulator_value", 0.0)
 
     def init(params: Tree) -> State:
         params = jax.tree.map(storage.as_array, params)
@@ -101,7 +87,10 @@ def transformation(
             jnp.zeros([], jnp.int32),
             {
                 part: jax.tree.map(
-                    lambda p, name=name, i=i: storage.initial(forms[name], signs[name], p, start)[i], params
+                    lambda p, name=name, i=i: storage.initial(
+                        forms[name], signs[name], p, member.start_of(name, hyper)
+                    )[i],
+                    params,
                 )
                 for name in names
                 for i, part in enumerate(parts[name])
@@ -136,7 +125,7 @@ def transformation(
             leaf = _leaf(rule, penalized, *numbers[compute], decayed[i])
             moves = decays and decayed[i]
             identity = jax.tree_util.keystr(path, simple=True, separator=".")
-            rounding = storage.Rounding(tensor_key(seed or 0, identity), count, xp)
+            rounding = storage.Rounding(tensor_key(seed, identity), count, xp)
             stored = [storage.Stored(*(moments[part][i] for part in parts[name])) for name in names]
             changed, new, lows[i] = _stepped(leaf, moves, weights, p, g, stored, low, compute, rounding)
             changes.append(changed)
@@ -254,7 +243,7 @@ def _numbers(
     """The coefficients and k − 1 for each dtype that is computed in, and the member's scalars after the step."""
     values = {name: _at(value, state.count) for name, value in hyper.items()}
     with jax.enable_x64(True):
-        arrays = {name: _widened(name, value) for name, value in values.items()}
+        arrays = {name: _widened(member, name, value) for name, value in values.items()}
         before: dict[str, Any] = {"step": state.count, **state.scalars}
         now = member.advance(arrays, {name: value.astype(jnp.float64) for name, value in before.items()})
         k = member.numbers_of(arrays, now, f=Traced(jnp))
@@ -282,15 +271,15 @@ def _at(value: Any, count: jax.Array) -> Any:
     return value(count) if callable(value) else value
 
 
-def _widened(name: str, value: Any) -> Any:
+def _widened(member: Member, name: str, value: Any) -> Any:
     """Arrays in float64; what is known already as it is."""
     if isinstance(value, tuple):
-        return tuple(_widened(name, item) for item in value)
+        return tuple(_widened(member, name, item) for item in value)
     if not isinstance(value, jax.Array):
         return value
     if jnp.dtype(value.dtype).itemsize < 4:
         raise ValueError(
-            f"{_NAMES.get(name, name)} came as {value.dtype}, in which 0.999 is 1: give it in float32 "
+            f"{TERMS.name(member, declared(member)[name])} came as {value.dtype}, in which 0.999 is 1: give it in float32 "
             "(optax.inject_hyperparams: hyperparam_dtype=jnp.float32)"
         )
     return value.astype(jnp.float64)
@@ -309,76 +298,9 @@ def _compute_dtype(x: Array) -> Any:
 
 # ---- what was given
 
-_NAMES = {"decay": "decay_mode", "lr": "learning_rate", "betas": "b1 or b2", "alpha": "decay"}
-_NOT_NEGATIVE = (
-    "lr",
-    "eps",
-    "eps_root",
-    "weight_decay",
-    "l1",
-    "momentum",
-    "initial_accumulator_value",
-    "momentum_decay",
-)
-
 
 def _is_none(x: Any) -> bool:
     return x is None
-
-
-def _is_open(value: Any) -> bool:
-    """Whether the number is known only when the program runs."""
-    return isinstance(value, jax.Array) or callable(value)
-
-
-def _as_given(name: str, value: Any) -> Any:
-    """Python's numbers for NumPy's, and 0 for None."""
-    if isinstance(value, tuple):
-        return tuple(_as_given(name, item) for item in value)
-    if value is None:
-        return 0.0
-    if isinstance(value, np.ndarray | np.generic) and not isinstance(value, bool):
-        if value.size != 1:
-            raise ValueError(f"{_NAMES.get(name, name)} must be one number, not an array of shape {value.shape}")
-        return value.item()
-    return value
-
-
-def _check(hyper: Mapping[str, Any], member: Member, state: Any, weights: str, seed: Any) -> None:
-    """Raises ValueError for what cannot be, naming it and what would work."""
-    for name in _NOT_NEGATIVE:
-        value = hyper.get(name, 0.0)
-        if not _is_open(value) and not value >= 0:
-            raise ValueError(f"{_NAMES.get(name, name)} must be 0 or above, not {value!r}")
-    for name, value in [*zip(("b1", "b2"), hyper.get("betas", ()), strict=False), ("decay", hyper.get("alpha", 0.0))]:
-        if not _is_open(value) and not 0 <= value < 1:
-            raise ValueError(f"{name} must be from 0 to below 1, not {value!r}")
-    for name, value in (*hyper.items(), ("weights", weights)):
-        if name in CHOICES and value not in CHOICES[name]:
-            choices = ", ".join(map(repr, CHOICES[name]))
-            raise ValueError(f"{_NAMES.get(name, name)}={value!r} is unknown: use one of {choices}")
-    for value in (*hyper.values(), *hyper.get("betas", ())):
-        if isinstance(value, Schedule) and any(isinstance(part, Observed) for part in value.parts()):
-            raise ValueError(
-                f"{value!r} answers to a metric, and a compiled step would keep what it was when compiled: use "
-                "optax.contrib.reduce_on_plateau"
-            )
-    check_state(state, member.states, bool(hyper.get("centered")))
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise ValueError(
-            f"seed must be an int, not {type(seed).__name__}; optax.inject_hyperparams takes it as static_args='seed'"
-        )
-
-
-def _check_on_nonfinite(given: str) -> None:
-    """Raises ValueError unless it is one of those that a compiled step can do."""
-    if given == "raise":
-        raise ValueError(
-            'on_nonfinite="raise" cannot be done here, since a compiled step raises nothing: use "skip", which counts such '
-            "steps in the state's skipped_steps, or JAX's own jax_debug_nans"
-        )
-    if given not in ("propagate", "skip"):
-        raise ValueError(f"on_nonfinite={given!r} is unknown: use one of 'propagate', 'skip'")
 
 
 def _check_leaves(params: Tree) -> None:
@@ -391,18 +313,6 @@ def _check_leaves(params: Tree) -> None:
                 f"parameter {name!r} has dtype {p.dtype}: only bfloat16, float16, float32 and float64 can be optimized "
                 "(optax.masked leaves others out)"
             )
-
-
-def _base_rate(rate: Any) -> float:
-    """The rate that decay_mode="independent" counts the schedule's factor from."""
-    if isinstance(rate, Schedule):
-        return float(rate.unit)
-    if _is_open(rate):
-        raise ValueError(
-            'decay_mode="independent" needs a learning_rate that is a number or a schedule of adamas.schedules: of another '
-            "function or an array it cannot tell the factor; use decay_mode='decoupled'"
-        )
-    return float(rate)
 
 
 def _masked(mask: Any, params: Tree, tree: Any) -> list[bool]:

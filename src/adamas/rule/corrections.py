@@ -1,21 +1,52 @@
-"""Formulas that the members with Adam's moments share."""
+"""Hyperparameters and formulas that several members share. Imports the standard library alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from .declaration import Choice, Flag, Hypers, Number, Shares
+from .declaration import Choice, Flag, Hyperparameter, Hypers, Number, Shares
 
-BETAS = Shares("betas", (0.9, 0.999), "β1 and β2, the decay of the two moments", may_be_scheduled=True)
-EPS = Number("eps", 1e-8, "ε")
-EPS_ROOT = Number("eps_root", 0.0, "added under the root, as optax has it")
-BIAS_CORRECTION = Flag("bias_correction", True, "False leaves the moments as they are, the plain form of several texts")
+BETAS = Shares("betas", (0.9, 0.999), "the decay of the moments", may_be_scheduled=True)
+EPS = Number("eps", 1e-8, "ε", elsewhere={"keras": 1e-7})
+EPS_ROOT = Number(
+    "eps_root",
+    0.0,
+    "added under the root, as optax has it",
+    is_option=True,
+    only=("torch", "numpy", "scipy", "optax"),
+)
+BIAS_CORRECTION = Flag(
+    "bias_correction", True, "False leaves the moments as they are (the plain form of several texts)", is_option=True
+)
 EPS_MODE = Choice(
     "eps_mode",
     "torch",
     'the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras, TensorFlow)',
-    choices=("torch", "hat"),
+    is_option=True,
+    elsewhere={"keras": "hat"},
+    choices=("hat", "torch"),
 )
+EPS_PLACE = Choice(
+    "eps_mode",
+    "torch",
+    'the place of ε: ``"root"``, under the root as in Keras and optax, or ``"torch"``, beside it',
+    is_option=True,
+    elsewhere={"keras": "root", "optax": "root"},
+    only=("keras", "optax"),
+    choices=("root", "torch"),
+)
+
+
+def learning_rate(default: float, **elsewhere: float) -> Number:
+    """The learning rate of a member, with the defaults of the adapters where it is another."""
+    return Number("lr", default, "learning rate η", may_be_scheduled=True, elsewhere=elsewhere)
+
+
+def redeclared(hyperparameters: Sequence[Hyperparameter], name: str, **changes: Any) -> tuple[Hyperparameter, ...]:
+    """The hyperparameters with changes in the one of this name."""
+    return tuple(replace(h, **changes) if h.name == name else h for h in hyperparameters)
 
 
 def bias_corrections(hyper: Hypers, step: Any) -> tuple[Any, ...]:
@@ -28,3 +59,9 @@ def bias_corrections(hyper: Hypers, step: Any) -> tuple[Any, ...]:
 def placed_eps(hyper: Hypers, w: Any, f: Any) -> Any:
     """ε beside √(w·v) as in PyTorch, or beside √v ("epsilon hat", Kingma and Ba, 2015, section 2)."""
     return hyper["eps"] * f.sqrt(w) if hyper["eps_mode"] == "hat" else hyper["eps"]
+
+
+def rooted_eps(hyper: Hypers) -> tuple[Any, Any]:
+    """What is added beside the root, and under it."""
+    root = hyper.get("eps_root", 0.0)
+    return (0.0, root + hyper["eps"]) if hyper.get("eps_mode") == "root" else (hyper["eps"], root)

@@ -169,16 +169,33 @@ class Traced:
 
 
 @dataclass(frozen=True)
+class Range:
+    """The numbers that a hyperparameter may be, in words and as a condition."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+FROM_0 = Range("a number from 0 up", lambda x: 0 <= x < math.inf)
+FROM_0_TO_INFINITY = Range("a number from 0 up", lambda x: x >= 0)
+ABOVE_0 = Range("a number above 0", lambda x: 0 < x < math.inf)
+BELOW_1 = Range("from 0 up to but not including 1", lambda x: 0 <= x < 1)
+FINITE = Range("a finite number", math.isfinite)
+
+
+@dataclass(frozen=True)
 class Hyperparameter:
-    """A hyperparameter of a member.
+    """A hyperparameter.
 
     Attributes:
-        name: as in ``torch.optim``.
+        name: as in ``torch.optim``; ``adamas.rule.names`` has those of other frameworks.
         default: as in ``torch.optim`` or in the paper.
-        doc: what it is, for the ``Args`` of the docstrings.
+        doc: what it is, for the docstrings: a clause that begins in lower case, without a full stop at its end.
         may_be_scheduled: whether a schedule may stand there.
         structural: whether the rule is another one where it is 0 or False.
-        elsewhere: the defaults of other frameworks, where they differ, by adapter (``"keras"``, ``"optax"``, ``"scipy"``).
+        is_option: whether it can be given by name alone, after the arguments of the namesake.
+        elsewhere: the defaults of other adapters, where they differ, by the adapter's name (``"keras"``, …).
+        only: the adapters that have it; empty: all. For the others the formulas know its value.
     """
 
     name: str
@@ -186,19 +203,32 @@ class Hyperparameter:
     doc: str
     may_be_scheduled: bool = False
     structural: bool = False
+    is_option: bool = False
     elsewhere: Mapping[str, Any] = field(default_factory=dict)
+    only: tuple[str, ...] = ()
+
+    def default_in(self, adapter: str) -> Any:
+        """The default in an adapter."""
+        return self.elsewhere.get(adapter, self.default)
 
 
+@dataclass(frozen=True)
 class Number(Hyperparameter):
-    """A number from 0 up."""
+    """A number within a range."""
+
+    range: Range = FROM_0
 
 
-class Share(Hyperparameter):
+@dataclass(frozen=True)
+class Share(Number):
     """A number from 0 up to but not including 1."""
 
+    range: Range = BELOW_1
 
-class Shares(Hyperparameter):
-    """Several numbers, each from 0 up to but not including 1, as a tuple."""
+
+@dataclass(frozen=True)
+class Shares(Share):
+    """Several of them as a tuple, as many as the default has."""
 
 
 class Flag(Hyperparameter):
@@ -212,7 +242,43 @@ class Choice(Hyperparameter):
     choices: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Limit(Number):
+    """A number, ``"auto"`` or None."""
+
+    range: Range = ABOVE_0
+
+
+class Seed(Hyperparameter):
+    """An int."""
+
+
+class Formats(Hyperparameter):
+    """How the states are stored: a format for all of them, or one for each by its name."""
+
+
+class Rows(Hyperparameter):
+    """Where each parameter of a group lies in a larger tensor."""
+
+
 # ---- the member
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A member with some of its hyperparameters set, which has a name of its own in some adapters.
+
+    Attributes:
+        name: in lower case, as in these adapters.
+        title: what it is, in one sentence, with its source.
+        hyper: the hyperparameters that it sets.
+        only: the adapters in which it has that name.
+    """
+
+    name: str
+    title: str
+    hyper: Mapping[str, Any]
+    only: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,9 +288,9 @@ class Member:
     Attributes:
         name: of the class in ``adamas.torch``, as in ``torch.optim`` where there is such a one.
         title: what it is, in one sentence, with its source.
-        equations: its rule in LaTeX.
-        hyperparameters: in the order of the signature. What all members share (``weight_decay``, ``decay``, ``maximize``, …)
-            is in ``adamas.rule.hyperparameters``.
+        equations: its rule in LaTeX, line by line; where there are several, they are aligned at ``&``.
+        hyperparameters: in the order of the signature. Those of ``adamas.rule.shared`` belong to every member; one that is
+            among these too has another default, or a place in the signature.
         make_rule: makes the rule for some hyperparameters, of which only whether the structural ones are 0 or False counts.
         numbers: the numbers that the rule reads, by name, for hyperparameters and scalars; ``eta`` is the rate where that is
             not ``lr``. The last argument is ``Host`` or a ``Traced``. Computed in float64.
@@ -232,14 +298,17 @@ class Member:
         starts: the hyperparameter that a state begins with, by its role; others begin with 0.
         scalars: the numbers that each parameter carries, with their initial values.
         advance: the scalars of the next step.
-        weight_decay: the default of ``weight_decay``.
-        decay: the default of ``decay``.
+        conflict: what is wrong with hyperparameters that contradict each other, in PyTorch's words; empty if nothing is.
         variant_of: the member whose state it has, where only defaults differ (AdamW's is Adam's).
+        notes: what else the docstrings say, in reStructuredText.
+        heading: of its section in ``docs/members.md``, if that is not its name.
+        page: that section in Markdown: what it is for, and its sources.
+        presets: see ``Preset``.
     """
 
     name: str
     title: str
-    equations: str
+    equations: tuple[str, ...]
     hyperparameters: tuple[Hyperparameter, ...]
     make_rule: Callable[[Hypers], Rule]
     numbers: Callable[[Hypers, Scalars, Any], Numbers]
@@ -247,9 +316,12 @@ class Member:
     starts: Mapping[str, str] = field(default_factory=dict)
     scalars: tuple[tuple[str, float], ...] = (("step", 0.0),)
     advance: Callable[[Hypers, Scalars], dict[str, float]] = lambda hyper, scalars: {"step": scalars["step"] + 1}
-    weight_decay: float = 0.0
-    decay: str = "l2"
+    conflict: Callable[[Hypers], str] = lambda hyper: ""
     variant_of: str | None = None
+    notes: str = ""
+    heading: str = ""
+    page: str = ""
+    presets: tuple[Preset, ...] = ()
 
     @cached_property
     def states(self) -> dict[str, State]:
@@ -297,11 +369,11 @@ class Member:
         """The name of the member whose state it has: its own, but for AdamW."""
         return self.variant_of or self.name
 
-    def start_of(self, name: str, hyper: Hypers) -> float:
+    def start_of(self, name: str, hyper: Hypers) -> Any:
         """The value that the state of this name begins with everywhere."""
         for role, hyperparameter in self.starts.items():
             if self.names[role] == name:
-                return float(hyper.get(hyperparameter, 0.0))
+                return hyper.get(hyperparameter, 0.0)
         return 0.0
 
     def numbers_of(self, hyper: Hypers, scalars: Scalars, scale: float = 1.0, f: Any = Host) -> Numbers:

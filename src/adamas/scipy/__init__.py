@@ -14,38 +14,15 @@ Their arithmetic is that of ``adamas.rule`` over NumPy in float64. Imports NumPy
 from ..extras import needs
 
 with needs("scipy"):
-    from .methods import (
-        METHODS,
-        Method,
-        adagrad,
-        adam,
-        adamax,
-        adamw,
-        amsgrad,
-        momentum,
-        nadam,
-        nesterov,
-        radam,
-        rmsprop,
-        sgd,
-    )
+    from . import methods
+    from .method import Method
+    from .methods import *  # noqa: F403
     from .minimizing import Stopping
     from .stochastic import minimize_stochastic
 
 __all__ = [
-    "METHODS",
     "Method",
     "Stopping",
-    "adagrad",
-    "adam",
-    "adamax",
-    "adamw",
-    "amsgrad",
     "minimize_stochastic",
-    "momentum",
-    "nadam",
-    "nesterov",
-    "radam",
-    "rmsprop",
-    "sgd",
+    *methods.__all__,
 ]

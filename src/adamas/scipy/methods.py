@@ -1,157 +1,63 @@
-"""The members of the family as methods of ``scipy.optimize.minimize``. Imports NumPy and SciPy.
-
-SciPy hands a callable method its raw arguments: what ``minimize`` does for its own methods (bounds, callbacks, tolerances,
-finite differences) is done here and in the modules beside.
-"""
+# Written by `make members` from the declarations in adamas.rule.members. Change those.
+"""The members of the family as methods of ``scipy.optimize.minimize``."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any
-
-import numpy as np
-from scipy.optimize import OptimizeResult, OptimizeWarning
-
-from ..rule.declaration import Member
-from ..rule.hyperparameters import checked
 from ..rule.members import MEMBERS
-from .minimizing import STOPPING_OPTIONS, Stopping, minimize, start_of
-from .objective import SCHEMES, Box, Objective
-from .stepping import COMMON, Stepper
+from .method import Method
 
+__all__ = [
+    "METHODS",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "amsgrad",
+    "momentum",
+    "nadam",
+    "nesterov",
+    "radam",
+    "rmsprop",
+    "sgd",
+]
 
-@dataclass(frozen=True, repr=False)
-class Method:
-    """A member of the family, to be given to ``scipy.optimize.minimize`` as ``method=``.
+sgd = Method("sgd", MEMBERS["SGD"])
+"""Gradient descent, with momentum (Polyak, 1964) or Nesterov's momentum (Sutskever et al., 2013)."""
 
-    Attributes:
-        name: as it is called in this package.
-        member: what it computes.
-        defaults: its hyperparameters, which are options of ``minimize``; ``lr``, ``weight_decay`` and ``betas`` may be
-            schedules.
-    """
-
-    name: str
-    member: Member
-    defaults: Mapping[str, Any]
-
-    def __repr__(self) -> str:
-        return f"adamas.scipy.{self.name}"
-
-    def __reduce__(self) -> str:
-        return self.name  # pickled as the global that it is
-
-    def hyperparameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The defaults with what was given in their places, checked.
-
-        Raises:
-            ValueError: one has a value that it cannot have.
-        """
-        return checked({**COMMON, **self.defaults, **given})
-
-    def split(
-        self, options: Mapping[str, Any], others: tuple[str, ...], level: int
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The hyperparameters and the other options among those given.
-
-        About what is neither there is a warning, at the caller so many levels up.
-        """
-        known = {*COMMON, *self.defaults}
-        hyper = {name: value for name, value in options.items() if name in known}
-        rest = {name: value for name, value in options.items() if name in others}
-        if unknown := [name for name in options if name not in hyper and name not in rest]:
-            near = [match for name in unknown for match in get_close_matches(name, [*known, *others], n=1)]
-            hint = f" (did you mean {', '.join(near)}?)" if near else ""
-            warnings.warn(f"Unknown solver options: {', '.join(unknown)}{hint}", OptimizeWarning, stacklevel=level + 1)
-        return hyper, rest
-
-    def __call__(
-        self,
-        fun: Callable[..., Any],
-        x0: Any,
-        args: Any = (),
-        jac: Any = None,
-        hess: Any = None,
-        hessp: Any = None,
-        bounds: Any = None,
-        constraints: Any = (),
-        callback: Callable[..., Any] | None = None,
-        **options: Any,
-    ) -> OptimizeResult:
-        """What ``minimize`` calls.
-
-        Raises:
-            ValueError: constraints, or an argument or option that has a value that it cannot have.
-        """
-        for given, words, name in ((hess, "Hessian", "hess"), (hessp, "Hessian-vector product", "hessp")):
-            if given is not None:
-                text = f"Method {self!r} does not use {words} information ({name})."
-                warnings.warn(text, RuntimeWarning, stacklevel=3)
-        if constraints is not None and np.size(constraints):
-            first = constraints[0] if isinstance(constraints, list | tuple) else constraints
-            raise ValueError(
-                f"constraints: method {self!r} takes none, and was given a {type(first).__name__}: use bounds for a box, and "
-                "method='SLSQP' or 'trust-constr' for the rest"
-            )
-        if jac is True:
-            raise ValueError(f"jac=True is read by scipy.optimize.minimize: call minimize(…, method={self!r})")
-        hyper, rest = self.split(options, STOPPING_OPTIONS, 3)
-        stopping = Stopping.of(rest)
-        x = start_of(x0)
-        box = Box(bounds, x)
-        scheme = jac if isinstance(jac, str) and jac in SCHEMES else stopping.finite_diff
-        objective = Objective(fun, jac if callable(jac) else scheme, box, stopping.finite_diff_rel_step)
-        stepper = Stepper(self.member, self.hyperparameters(hyper), x.size)
-        arguments = args if isinstance(args, tuple) else (args,)
-        return minimize(objective, box, x, arguments, stepper, stopping, callback)
-
-
-_ROOT = {"eps_root": 0.0}
-_ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "bias_correction": True, "eps_mode": "torch", **_ROOT}
-
-sgd = Method("sgd", MEMBERS["SGD"], {"lr": 1e-3, "momentum": 0.0, "dampening": 0.0, "nesterov": False})
-"""Gradient descent."""
-
-momentum = Method("momentum", MEMBERS["SGD"], {**sgd.defaults, "momentum": 0.9})
+momentum = Method("momentum", MEMBERS["SGD"], {"momentum": 0.9})
 """Gradient descent with momentum (Polyak, 1964)."""
 
-nesterov = Method("nesterov", MEMBERS["SGD"], {**momentum.defaults, "nesterov": True})
+nesterov = Method("nesterov", MEMBERS["SGD"], {"momentum": 0.9, "nesterov": True})
 """Gradient descent with Nesterov's momentum (Sutskever et al., 2013)."""
 
-adagrad = Method(
-    "adagrad",
-    MEMBERS["Adagrad"],
-    {"lr": 1e-2, "lr_decay": 0.0, "initial_accumulator_value": 0.0, "eps": 1e-10, **_ROOT},
-)
-"""AdaGrad (Duchi, Hazan and Singer, 2011, figure 1)."""
+adagrad = Method("adagrad", MEMBERS["Adagrad"])
+"""AdaGrad (Duchi, Hazan and Singer, 2011, figure 1): every gradient ever seen counts in the denominator."""
 
-rmsprop = Method(
-    "rmsprop", MEMBERS["RMSprop"], {"lr": 1e-2, "alpha": 0.99, "eps": 1e-8, "momentum": 0.0, "centered": False, **_ROOT}
-)
-"""RMSprop (Tieleman and Hinton, 2012); centered as in Graves, 2013."""
+rmsprop = Method("rmsprop", MEMBERS["RMSprop"])
+"""RMSprop (Tieleman and Hinton, 2012); centered as in Graves, 2013 (arXiv:1308.0850, equations 38 to 45)."""
 
-adam = Method("adam", MEMBERS["Adam"], {"lr": 1e-3, **_ADAM, "amsgrad": False})
-"""Adam (Kingma and Ba, 2015, algorithm 1)."""
+adam = Method("adam", MEMBERS["Adam"])
+"""Adam (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 1): momentum, RMSprop and bias correction."""
 
-adamw = Method("adamw", MEMBERS["Adam"], {**adam.defaults, "weight_decay": 1e-2, "decay": "decoupled"})
-"""AdamW (Loshchilov and Hutter, 2019, algorithm 2): its decay draws x to 0, so its rest is not the function's minimum."""
+amsgrad = Method("amsgrad", MEMBERS["Adam"], {"amsgrad": True})
+"""AMSGrad (Reddi, Kale and Kumar, 2018, arXiv:1904.09237): Adam that divides by the largest v so far."""
 
-amsgrad = Method("amsgrad", MEMBERS["Adam"], {**adam.defaults, "amsgrad": True})
-"""AMSGrad (Reddi, Kale and Kumar, 2018)."""
+adamw = Method("adamw", MEMBERS["AdamW"])
+"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with the decay outside of the gradient.
 
-adamax = Method("adamax", MEMBERS["Adamax"], {"lr": 2e-3, "betas": (0.9, 0.999), "eps": 1e-8, "bias_correction": True})
-"""Adamax (Kingma and Ba, 2015, algorithm 2)."""
+Its decay draws x to 0, so it does not come to rest at the minimum of the function.
+"""
 
-nadam = Method("nadam", MEMBERS["NAdam"], {"lr": 2e-3, **_ADAM, "momentum_decay": 4e-3})
-"""NAdam (Dozat, 2016)."""
+adamax = Method("adamax", MEMBERS["Adamax"])
+"""Adamax (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 2): Adam with the infinity norm."""
 
-radam = Method("radam", MEMBERS["RAdam"], {"lr": 1e-3, **_ADAM, "eps_mode": "hat"})
-"""RAdam (Liu et al., 2020, algorithm 2)."""
+nadam = Method("nadam", MEMBERS["NAdam"])
+"""NAdam (Dozat, 2016, Incorporating Nesterov Momentum into Adam): Adam with Nesterov's momentum."""
+
+radam = Method("radam", MEMBERS["RAdam"])
+"""RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without the denominator until its variance is known."""
 
 METHODS = {
     method.name: method
-    for method in (sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, amsgrad, adamax, nadam, radam)
+    for method in (sgd, momentum, nesterov, adagrad, rmsprop, adam, amsgrad, adamw, adamax, nadam, radam)
 }

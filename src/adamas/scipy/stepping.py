@@ -13,16 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rule import house
-from ..rule.declaration import Member, has_penalty
-from ..rule.hyperparameters import number
+from ..rule.declaration import Member, Number, has_penalty
+from ..rule.hyperparameters import scheduled_number
+from ..rule.shared import declared
 from ..schedules import Schedule
 
 Vector: TypeAlias = npt.NDArray[Any]
-
-# What every member takes beside its own hyperparameters; "decay" is what weight_decay means, as in adamas.torch.
-COMMON: dict[str, Any] = {"weight_decay": 0.0, "decay": "l2", "l1": 0.0}
-
-_SCHEDULED = ("lr", "weight_decay", "betas")
 
 
 class Stepper:
@@ -50,19 +46,16 @@ class Stepper:
 
     def _now(self) -> dict[str, Any]:
         """The hyperparameters of the next step, as numbers."""
-        now = dict(self._hyper)
-        for name in _SCHEDULED:
-            value = now.get(name)
-            if isinstance(value, Schedule):
-                now[name] = number(f"{name} at step {self.done}, by {value!r},", value(self.done))
-            elif isinstance(value, tuple):
-                now[name] = tuple(
-                    number(f"{name}[{i}] at step {self.done}, by {beta!r},", beta(self.done), below=1.0)
-                    if isinstance(beta, Schedule)
-                    else beta
-                    for i, beta in enumerate(value)
-                )
-        return now
+        return {name: self._at(name, name, value) for name, value in self._hyper.items()}
+
+    def _at(self, name: str, place: str, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(self._at(name, f"{name}[{i}]", one) for i, one in enumerate(value))
+        if not isinstance(value, Schedule):
+            return value
+        h = declared(self._member)[name]
+        assert isinstance(h, Number)  # no other can be a schedule
+        return scheduled_number(h, place, value, self.done)
 
     def step(self, x: Vector, gradient: Vector) -> Vector:
         """The vector after a step along the gradient at it, in float64; ``x`` is left as it is.

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from .methods import Method, adam
+from .method import Method
+from .methods import adam
 from .minimizing import NOT_FINITE, STOPPED, STOPPED_BY_CALLBACK, start_of, told, whole
 from .objective import SCHEMES, Box, Objective
 from .stepping import Stepper, Vector

@@ -12,7 +12,7 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple, TypeAlias
 
 from ..rule import bounds
-from ..rule.declaration import Member
+from ..rule.declaration import Member, Share
 from ..rule.hyperparameters import shown
 from .record import State
 from .scheduled import OBSERVED, GroupSchedules
@@ -194,14 +194,20 @@ def hypers_of(group: Mapping[str, Any], saved: Mapping[str, Any], schedules: Gro
     They are those that count from now on, those that were saved, and those that schedules of β gave before; not those that
     they will give, of which no state has come.
     """
-    shares = {name: saved[name] for name in ("betas", "alpha") if name in group and _is_share(saved.get(name))}
+    names = [h.name for h in schedules.member.hyperparameters if isinstance(h, Share)]
+    shares = {name: saved[name] for name in names if name in group and _is_share(saved.get(name))}
     hypers = [group, {**group, **shares}]
+    scheduled = schedules.scheduled_shares()
 
     def after(steps: float) -> list[Mapping[str, Any]]:
-        past = {schedules.betas_at(int(steps * share / _SAMPLES)) for share in range(_SAMPLES)}
-        return [*hypers, *({**group, "betas": betas} for betas in past if _is_share(betas))]
+        past = {
+            (name, schedules.shares_at(name, int(steps * part / _SAMPLES)))
+            for name in scheduled
+            for part in range(_SAMPLES)
+        }
+        return [*hypers, *({**group, name: shares} for name, shares in past if _is_share(shares))]
 
-    return after if schedules.has_betas() else lambda _: hypers
+    return after if scheduled else lambda _: hypers
 
 
 def _is_number(x: Any) -> bool:
@@ -210,8 +216,8 @@ def _is_number(x: Any) -> bool:
 
 
 def _is_share(value: Any) -> bool:
-    """Whether these are one or two numbers from 0 up to but not including 1."""
-    numbers = value if isinstance(value, tuple | list) and len(value) == 2 else [value]
+    """Whether these are one or more numbers from 0 up to but not including 1."""
+    numbers = value if isinstance(value, tuple | list) else [value]
     return all(_is_number(x) and x < 1 for x in numbers)
 
 
@@ -225,7 +231,7 @@ def rehearse(
 ) -> None:
     """Raises ValueError if the group, number ``index``, cannot be what the loaded hyperparameters and states make of it."""
     trial = dict(group)
-    rehearsed = GroupSchedules(trial, deepcopy(schedules.schedules))
+    rehearsed = GroupSchedules(schedules.member, trial, deepcopy(schedules.schedules))
     with _unfit(index):
         rehearsed.load_observed(saved.get(OBSERVED))
         rehearsed.separate(states)

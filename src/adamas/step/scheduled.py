@@ -8,38 +8,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
 
-from ..rule.hyperparameters import shown
+from ..rule.declaration import Member, Number, Shares
+from ..rule.hyperparameters import scheduled_number, shown
+from ..rule.members import MEMBERS
+from ..rule.shared import declared, schedulable
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
 from .record import Change
 
 OBSERVED = "plateaus"  # of a group: what its schedules have observed, as JSON; None where nothing is observed
 
-_BETAS = ("betas[0]", "betas[1]")
-
-
-class Range(NamedTuple):
-    """What a number has to be, as a condition and in words."""
-
-    holds: Callable[[float], bool]
-    words: str
-
-
-_NOT_NEGATIVE = Range(lambda x: 0 <= x < math.inf, "a number from 0 up")
-_BETA = Range(lambda x: 0 <= x < 1, "from 0 up to but not including 1")
-_RANGES = {
-    "lr": _NOT_NEGATIVE,
-    "weight_decay": _NOT_NEGATIVE,
-    "max_grad_norm": Range(lambda x: 0 < x < math.inf, "a number above 0"),
-    **dict.fromkeys(_BETAS, _BETA),
-}
-
 _FOLLOWER = ". A trainer that requires a scheduler takes adamas.torch.LRScheduler(optimizer), which changes nothing"
-
-HYPERPARAMETERS = ("lr", "weight_decay", "max_grad_norm", "betas")  # in which a schedule may stand
 
 
 def steps_done(states: Iterable[dict[str, Any]]) -> int:
@@ -57,16 +40,23 @@ class GroupSchedules:
     """The schedules of one parameter group, which itself holds their numbers.
 
     Attributes:
+        member: whose hyperparameters the group has.
         group: the parameter group.
-        schedules: each schedule by the name of its hyperparameter; ``betas`` are ``"betas[0]"`` and ``"betas[1]"``.
+        schedules: each schedule by the name of its hyperparameter; of several numbers, each by its place: ``"betas[0]"``.
     """
 
-    def __init__(self, group: dict[str, Any], schedules: Mapping[str, Schedule] | None = None) -> None:
+    def __init__(self, member: Member, group: dict[str, Any], schedules: Mapping[str, Schedule] | None = None) -> None:
+        self._of = member.name  # rather than the member, which cannot be pickled
         self.group = group
         self.schedules = dict(schedules or {})
         # By name: the number that the schedule gave last, and the one before.
         self._written: dict[str, tuple[float, float]] = {}
         self._observed: str | None = None  # what it has written as ``group["plateaus"]``
+
+    @property
+    def member(self) -> Member:
+        """See the class."""
+        return MEMBERS[self._of]
 
     def separate(self, states: Iterable[dict[str, Any]]) -> None:
         """Replaces schedules in the group by their numbers for the coming step.
@@ -77,13 +67,15 @@ class GroupSchedules:
         Raises:
             ValueError: a hyperparameter that cannot be scheduled is a schedule, or a schedule gives a number out of range.
         """
+        known = declared(self.member)
         for name, value in self.group.items():
-            if name == "betas" and isinstance(value, Sequence):
-                found = {_BETAS[i]: beta for i, beta in enumerate(value) if isinstance(beta, Schedule)}
+            h = known.get(name)
+            if isinstance(h, Shares) and isinstance(value, Sequence):
+                found = {f"{name}[{i}]": share for i, share in enumerate(value) if isinstance(share, Schedule)}
             else:
                 found = {name: value} if isinstance(value, Schedule) else {}
-            if found.keys() - _RANGES.keys():
-                raise ValueError(f"{name} cannot be a schedule; these can: {', '.join(_RANGES)}")
+            if found and not (h and h.may_be_scheduled):
+                raise ValueError(f"{name} cannot be a schedule; these can: {', '.join(schedulable(self.member))}")
             self.schedules.update(found)
         self._written.clear()
         if self.schedules:
@@ -103,24 +95,22 @@ class GroupSchedules:
         """The changes that ``refresh`` makes."""
         held, written = self.is_held(), self._written
         changes: list[Change] = []
-        betas: list[Any] | None = None
+        known = declared(self.member)
+        several: dict[str, list[Any]] = {}  # the numbers of those that have more than one
         for name, schedule in self.schedules.items():
             if held and name == "lr":
                 continue
-            number = schedule(step)
-            holds, words = _RANGES[name]
-            if not holds(number):
-                raise ValueError(f"{name} must be {words}, and {schedule!r} gives {number} at step {step}")
+            of, index = _place(name)
+            h = known[of]
+            assert isinstance(h, Number)  # no other can be a schedule
+            number = scheduled_number(h, name, schedule, step)
             last, before = written.get(name, (number, number))
             changes.append((written, name, (number, last if last != number else before)))
-            if name in _BETAS:
-                betas = list(self.group["betas"]) if betas is None else betas
-                betas[_BETAS.index(name)] = number
-            else:
+            if index is None:
                 changes.append((self.group, name, number))
-        if betas is not None:
-            changes.append((self.group, "betas", tuple(betas)))
-        return changes
+            else:
+                several.setdefault(of, list(self.group[of]))[index] = number
+        return changes + [(self.group, name, tuple(numbers)) for name, numbers in several.items()]
 
     def is_held(self) -> bool:
         """Whether a scheduled rate was set to 0, as ``torch.distributed.checkpoint`` does for a step that moves nothing."""
@@ -153,14 +143,13 @@ class GroupSchedules:
         """What a hyperparameter of the group is at a step."""
         return float(self.schedules[name](step) if name in self.schedules else _get(self.group, name))
 
-    def has_betas(self) -> bool:
-        """Whether a β is scheduled."""
-        return any(name in self.schedules for name in _BETAS)
+    def scheduled_shares(self) -> tuple[str, ...]:
+        """The names of the hyperparameters that are decay rates, several of each, of which one or more are scheduled."""
+        return tuple({of: None for of, index in map(_place, self.schedules) if index is not None})
 
-    def betas_at(self, step: int) -> tuple[float, float]:
-        """What β1 and β2 are at a step."""
-        first, second = (self.value_at(name, step) for name in _BETAS)
-        return first, second
+    def shares_at(self, name: str, step: int) -> tuple[float, ...]:
+        """What the numbers of such a hyperparameter are at a step."""
+        return tuple(self.value_at(f"{name}[{i}]", step) for i in range(len(self.group[name])))
 
     def observed(self) -> Iterator[Observed]:
         """The parts of the schedules that observe a metric."""
@@ -193,9 +182,9 @@ class GroupSchedules:
         self.write_observed()
 
 
-def separated(group: dict[str, Any], states: Iterable[dict[str, Any]]) -> GroupSchedules:
+def separated(member: Member, group: dict[str, Any], states: Iterable[dict[str, Any]]) -> GroupSchedules:
     """The schedules of a group, replaced in it by numbers: see ``GroupSchedules.separate``."""
-    found = GroupSchedules(group)
+    found = GroupSchedules(member, group)
     found.separate(states)
     return found
 
@@ -223,5 +212,13 @@ def _read(given: Any) -> list[dict[str, Any]]:
     return states
 
 
+@cache
+def _place(name: str) -> tuple[str, int | None]:
+    """The hyperparameter of a schedule, and which of its numbers it gives."""
+    of, _, index = name.partition("[")
+    return of, int(index[:-1]) if index else None
+
+
 def _get(group: dict[str, Any], name: str) -> Any:
-    return group["betas"][_BETAS.index(name)] if name in _BETAS else group[name]
+    of, index = _place(name)
+    return group[of] if index is None else group[of][index]

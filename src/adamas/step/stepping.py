@@ -87,7 +87,7 @@ class Stepping:
 
     def _drop_schedules(self) -> None:
         """Removes all schedules; the groups keep their present numbers."""
-        self._schedules = [GroupSchedules(group) for group in self.param_groups]
+        self._schedules = [GroupSchedules(self._member, group) for group in self.param_groups]
 
     def on_observation(self) -> None:
         """Recomputes the scheduled numbers of all groups for the coming step; called when a ``Plateau`` has observed."""
@@ -121,7 +121,9 @@ class Stepping:
                 return found
         left, here = {id(one.group): one for one in found}, {id(group) for group in groups}
         orphans = {i: one.schedules for i, one in enumerate(found) if id(one.group) not in here}
-        found[:] = [left.get(id(group)) or GroupSchedules(group, orphans.get(i)) for i, group in enumerate(groups)]
+        found[:] = [
+            left.get(id(group)) or GroupSchedules(self._member, group, orphans.get(i)) for i, group in enumerate(groups)
+        ]
         return found
 
     def _refresh(self) -> None:

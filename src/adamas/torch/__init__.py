@@ -10,30 +10,24 @@ from ..extras import needs
 with needs("torch"):
     from ..lr_finding import LRFinding, LRFindingError, LRRule
     from ..step.memory import Memory
+    from . import members
     from .find_lr import find_lr
     from .groups import ParamGroups, param_groups
     from .lr_scheduler import LRScheduler
-    from .members import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
+    from .members import *  # noqa: F403
     from .memory import plan_memory
     from .optimizer import Optimizer
 
 __all__ = [
-    "SGD",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
     "LRFinding",
     "LRFindingError",
     "LRRule",
     "LRScheduler",
     "Memory",
-    "NAdam",
     "Optimizer",
     "ParamGroups",
-    "RAdam",
-    "RMSprop",
     "find_lr",
     "param_groups",
     "plan_memory",
+    *members.__all__,
 ]

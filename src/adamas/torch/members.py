@@ -1,29 +1,32 @@
-"""The optimizers of the family for PyTorch. Each has the arguments of its namesake in ``torch.optim``, then the options of
-``adamas.rule.hyperparameters``."""
+# Written by `make members` from the declarations in adamas.rule.members. Change those.
+"""The optimizers of the family for PyTorch.
+
+Each has the arguments of its namesake in ``torch.optim``, then the options of ``adamas.rule.options``.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
-from ..rule.hyperparameters import Decay
+from ..rule import options as rule_options
 from ..rule.members import MEMBERS
-from .optimizer import Optimizer
-from .options import AdamaxOptions, AdamOptions, Options, RootOptions, Scheduled
+from .optimizer import EagerOptimizer, Optimizer
+from .options import Options, Scheduled
 
-_ADAM_DEFAULTS: dict[str, Any] = {"bias_correction": True, "eps_mode": "torch", "eps_root": 0.0}
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"]
 
 
-def _decay(decoupled_weight_decay: bool, options: Any) -> Decay:
-    """What ``decoupled_weight_decay`` asks for, unless ``decay=`` says it by name."""
-    asked: Decay = "decoupled" if decoupled_weight_decay else "l2"
-    given: Decay = options.get("decay", asked)
-    if decoupled_weight_decay and given != "decoupled":
-        raise ValueError(f"decoupled_weight_decay=True and decay={given!r} contradict each other: give decay alone")
-    return given
+class RootOptions(Options, rule_options.RootOptions, total=False):
+    """Those of ``Options`` and ``adamas.rule.options.RootOptions``."""
+
+
+class AdamOptions(Options, rule_options.AdamOptions, total=False):
+    """Those of ``Options`` and ``adamas.rule.options.AdamOptions``."""
+
+
+class AdamaxOptions(Options, rule_options.AdamaxOptions, total=False):
+    """Those of ``Options`` and ``adamas.rule.options.AdamaxOptions``."""
 
 
 class SGD(Optimizer):
@@ -35,17 +38,18 @@ class SGD(Optimizer):
     step count.
 
     Args:
-        params: parameters, named parameters or groups of either, as ``torch.optim.SGD`` takes them.
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
         lr: learning rate η; a float, a schedule or a tensor of one element.
-        momentum: μ.
+        momentum: μ; 0 for none.
         dampening: τ.
-        weight_decay: coefficient of the decay; its meaning is ``decay``'s, ``"l2"`` by default.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
         nesterov: use Nesterov's momentum.
         maximize: ascend.
         foreach: accepted and without effect.
-        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what has
-            overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step is fused.
         differentiable: refused where True.
+        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what
+            has overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step
+            is fused.
         **options: see ``adamas.torch.options.Options``.
 
     Raises:
@@ -54,11 +58,11 @@ class SGD(Optimizer):
     Example:
         >>> import torch, adamas.torch
         >>> x = torch.nn.Parameter(torch.tensor([5.0]))
-        >>> optimizer = adamas.torch.SGD([x], lr=0.1)
+        >>> optimizer = adamas.torch.SGD([x], lr=0.001)
         >>> (x**2).sum().backward()
         >>> optimizer.step()
-        >>> x.item()
-        4.0
+        >>> round(x.item(), 5)
+        4.99
     """
 
     _member = MEMBERS["SGD"]
@@ -67,9 +71,9 @@ class SGD(Optimizer):
         self,
         params: ParamsT,
         lr: Scheduled = 1e-3,
-        momentum: float = 0,
-        dampening: float = 0,
-        weight_decay: Scheduled = 0,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: Scheduled = 0.0,
         nesterov: bool = False,
         *,
         maximize: bool = False,
@@ -78,45 +82,45 @@ class SGD(Optimizer):
         fused: bool | None = None,
         **options: Unpack[Options],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "decay": "l2",
-            "nesterov": nesterov,
-            "maximize": maximize,
-            "foreach": foreach,
-            "differentiable": differentiable,
-            "fused": fused,
-        }
-        super().__init__(params, defaults, options, Options)
+        super().__init__(params, locals(), options)
 
 
-class Adagrad(Optimizer):
+class Adagrad(EagerOptimizer):
     r"""AdaGrad (Duchi, Hazan and Singer, 2011, figure 1): every gradient ever seen counts in the denominator.
 
     .. math:: v_t = v_{t-1} + g_t^2, \qquad p_t = p_{t-1} - \frac{\eta}{1 + (t-1) \gamma} \frac{g_t}{\sqrt{v_t} + \epsilon}
 
-    Suits features that are mostly zero; its rate only ever falls. Sparse gradients (``torch.nn.Embedding(sparse=True)``) are
-    refused: use ``sparse=False``, or ``torch.optim.Adagrad``, which takes them.
+    Suits features that are mostly zero; its rate only ever falls.
+
+    Sparse gradients (``torch.nn.Embedding(sparse=True)``) are refused: use ``sparse=False``, or
+    ``torch.optim.Adagrad``, which takes them.
 
     Args:
-        params: as ``torch.optim.Adagrad`` takes them.
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
         lr: learning rate η; a float, a schedule or a tensor of one element.
         lr_decay: γ.
-        weight_decay: coefficient of the decay; ``decay="l2"`` by default.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
         initial_accumulator_value: v₀.
         eps: ε.
         foreach: accepted and without effect.
-        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what has
-            overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step is fused.
         maximize: ascend.
         differentiable: refused where True.
-        **options: see ``adamas.torch.options.RootOptions``.
+        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what
+            has overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step
+            is fused.
+        **options: see ``adamas.torch.members.RootOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([5.0]))
+        >>> optimizer = adamas.torch.Adagrad([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        4.999
     """
 
     _member = MEMBERS["Adagrad"]
@@ -125,9 +129,9 @@ class Adagrad(Optimizer):
         self,
         params: ParamsT,
         lr: Scheduled = 1e-2,
-        lr_decay: float = 0,
-        weight_decay: Scheduled = 0,
-        initial_accumulator_value: float = 0,
+        lr_decay: float = 0.0,
+        weight_decay: Scheduled = 0.0,
+        initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
         foreach: bool | None = None,
         *,
@@ -136,33 +140,7 @@ class Adagrad(Optimizer):
         fused: bool | None = None,
         **options: Unpack[RootOptions],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "lr_decay": lr_decay,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "decay": "l2",
-            "initial_accumulator_value": initial_accumulator_value,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "fused": fused,
-            "eps_root": 0.0,
-        }
-        super().__init__(params, defaults, options, RootOptions)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a parameter group, with its state at once, as ``torch.optim.Adagrad`` does: see ``share_memory``."""
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        for i, p in enumerate(group["params"]):
-            if p.requires_grad and not is_lazy(p):
-                self._initialize_state(group, i)
-
-    def share_memory(self) -> None:
-        """Moves the sums to shared memory, for training in several processes at once."""
-        for state in self.state.values():
-            state["sum"].share_memory_()
+        super().__init__(params, locals(), options)
 
 
 class RMSprop(Optimizer):
@@ -173,20 +151,30 @@ class RMSprop(Optimizer):
     ``centered`` takes the square of the mean gradient from v; ``momentum`` averages the quotient.
 
     Args:
-        params: as ``torch.optim.RMSprop`` takes them.
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
         lr: learning rate η; a float, a schedule or a tensor of one element.
-        alpha: α.
+        alpha: α, the decay of the moments.
         eps: ε.
-        weight_decay: coefficient of the decay; ``decay="l2"`` by default.
-        momentum: of the quotient.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        momentum: of the quotient; 0 for none.
         centered: divide by an estimate of the standard deviation.
-        capturable, foreach: accepted and without effect.
+        capturable: accepted and without effect.
+        foreach: accepted and without effect.
         maximize: ascend.
         differentiable: refused where True.
-        **options: see ``adamas.torch.options.RootOptions``.
+        **options: see ``adamas.torch.members.RootOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([5.0]))
+        >>> optimizer = adamas.torch.RMSprop([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        4.99
     """
 
     _member = MEMBERS["RMSprop"]
@@ -197,8 +185,8 @@ class RMSprop(Optimizer):
         lr: Scheduled = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,
-        weight_decay: Scheduled = 0,
-        momentum: float = 0,
+        weight_decay: Scheduled = 0.0,
+        momentum: float = 0.0,
         centered: bool = False,
         capturable: bool = False,
         foreach: bool | None = None,
@@ -206,21 +194,7 @@ class RMSprop(Optimizer):
         differentiable: bool = False,
         **options: Unpack[RootOptions],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "alpha": alpha,
-            "eps": eps,
-            "centered": centered,
-            "weight_decay": weight_decay,
-            "decay": "l2",
-            "capturable": capturable,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "eps_root": 0.0,
-        }
-        super().__init__(params, defaults, options, RootOptions)
+        super().__init__(params, locals(), options)
 
 
 class Adam(Optimizer):
@@ -231,19 +205,21 @@ class Adam(Optimizer):
         p_t &= p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
     Args:
-        params: as ``torch.optim.Adam`` takes them.
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
         lr: learning rate η; a float, a schedule or a tensor of one element.
-        betas: β₁ and β₂.
-        eps: ε; its place is ``eps_mode``'s.
-        weight_decay: coefficient of the decay, in the gradient (L2) by default; ``decay=`` says otherwise by name.
-        amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018).
-        foreach, capturable: accepted and without effect.
-        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what has
-            overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step is fused.
+        betas: β₁ and β₂, the decay of the moments.
+        eps: ε.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018, arXiv:1904.09237).
+        foreach: accepted and without effect.
         maximize: ascend.
+        capturable: accepted and without effect.
         differentiable: refused where True.
+        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what
+            has overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step
+            is fused.
         decoupled_weight_decay: the same as ``decay="decoupled"``.
-        **options: see ``adamas.torch.options.AdamOptions``.
+        **options: see ``adamas.torch.members.AdamOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
@@ -254,7 +230,7 @@ class Adam(Optimizer):
         >>> optimizer = adamas.torch.Adam([x], lr=0.001)
         >>> (x**2).sum().backward()
         >>> optimizer.step()
-        >>> round(x.item(), 6)
+        >>> round(x.item(), 5)
         4.999
     """
 
@@ -266,7 +242,7 @@ class Adam(Optimizer):
         lr: Scheduled = 1e-3,
         betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: Scheduled = 0,
+        weight_decay: Scheduled = 0.0,
         amsgrad: bool = False,
         *,
         foreach: bool | None = None,
@@ -277,21 +253,7 @@ class Adam(Optimizer):
         decoupled_weight_decay: bool = False,
         **options: Unpack[AdamOptions],
     ) -> None:
-        defaults = {
-            **_ADAM_DEFAULTS,
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "decay": _decay(decoupled_weight_decay, options),
-            "amsgrad": amsgrad,
-            "maximize": maximize,
-            "foreach": foreach,
-            "capturable": capturable,
-            "differentiable": differentiable,
-            "fused": fused,
-        }
-        super().__init__(params, defaults, options, AdamOptions)
+        super().__init__(params, locals(), options)
 
 
 class AdamW(Adam):
@@ -299,25 +261,38 @@ class AdamW(Adam):
 
     .. math:: p_t = (1 - \eta \lambda) p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
+    with λ for ``weight_decay``.
+
     Args:
-        params: as ``torch.optim.AdamW`` takes them.
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
         lr: learning rate η; a float, a schedule or a tensor of one element.
-        betas: β₁ and β₂.
+        betas: β₁ and β₂, the decay of the moments.
         eps: ε.
-        weight_decay: λ. ``decay="independent"`` takes η out of the product, as the paper has it.
-        amsgrad: divide by the largest v so far.
+        weight_decay: λ; ``decay="independent"`` takes η out of the product, as the paper has it.
+        amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018, arXiv:1904.09237).
         maximize: ascend.
-        foreach, capturable: accepted and without effect.
-        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what has
-            overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step is fused.
+        foreach: accepted and without effect.
+        capturable: accepted and without effect.
         differentiable: refused where True.
-        **options: see ``adamas.torch.options.AdamOptions``.
+        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what
+            has overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step
+            is fused.
+        **options: see ``adamas.torch.members.AdamOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([5.0]))
+        >>> optimizer = adamas.torch.AdamW([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        4.99895
     """
 
-    _reads_decoupled_flag = False
+    _member = MEMBERS["AdamW"]
 
     def __init__(
         self,
@@ -335,7 +310,6 @@ class AdamW(Adam):
         fused: bool | None = None,
         **options: Unpack[AdamOptions],
     ) -> None:
-        options.setdefault("decay", "decoupled")
         super().__init__(
             params,
             lr,
@@ -343,8 +317,8 @@ class AdamW(Adam):
             eps,
             weight_decay,
             amsgrad,
-            foreach=foreach,
             maximize=maximize,
+            foreach=foreach,
             capturable=capturable,
             differentiable=differentiable,
             fused=fused,
@@ -353,23 +327,34 @@ class AdamW(Adam):
 
 
 class Adamax(Optimizer):
-    r"""Adamax (Kingma and Ba, 2015, algorithm 2): Adam with the infinity norm.
+    r"""Adamax (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 2): Adam with the infinity norm.
 
-    .. math:: v_t = \max(\beta_2 v_{t-1}, |g_t| + \epsilon), \qquad p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t} \frac{m_t}{v_t}
+    .. math::
+        v_t = \max(\beta_2 v_{t-1}, |g_t| + \epsilon), \qquad p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t} \frac{m_t}{v_t}
 
     Args:
-        params: as ``torch.optim.Adamax`` takes them.
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
         lr: learning rate η; a float, a schedule or a tensor of one element.
-        betas: β₁ and β₂.
+        betas: β₁ and β₂, the decay of the moments.
         eps: ε, beside the gradient's size as PyTorch has it.
-        weight_decay: coefficient of the decay; ``decay="l2"`` by default.
-        foreach, capturable: accepted and without effect.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        foreach: accepted and without effect.
         maximize: ascend.
         differentiable: refused where True.
-        **options: see ``adamas.torch.options.AdamaxOptions``.
+        capturable: accepted and without effect.
+        **options: see ``adamas.torch.members.AdamaxOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([5.0]))
+        >>> optimizer = adamas.torch.Adamax([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        4.999
     """
 
     _member = MEMBERS["Adamax"]
@@ -380,7 +365,7 @@ class Adamax(Optimizer):
         lr: Scheduled = 2e-3,
         betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: Scheduled = 0,
+        weight_decay: Scheduled = 0.0,
         foreach: bool | None = None,
         *,
         maximize: bool = False,
@@ -388,44 +373,42 @@ class Adamax(Optimizer):
         capturable: bool = False,
         **options: Unpack[AdamaxOptions],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "decay": "l2",
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "capturable": capturable,
-            "bias_correction": True,
-        }
-        super().__init__(params, defaults, options, AdamaxOptions)
+        super().__init__(params, locals(), options)
 
 
 class NAdam(Optimizer):
-    r"""NAdam (Dozat, 2016): Adam with Nesterov's momentum.
+    r"""NAdam (Dozat, 2016, Incorporating Nesterov Momentum into Adam): Adam with Nesterov's momentum.
 
     .. math::
         \mu_t &= \beta_1 (1 - \tfrac12 0.96^{t \psi}) \\
-        p_t &= p_{t-1} - \eta \left( \frac{\mu_{t+1} m_t}{1 - \prod_{i=1}^{t+1} \mu_i}
-            + \frac{(1 - \mu_t) g_t}{1 - \prod_{i=1}^t \mu_i} \right) / (\sqrt{v_t / (1 - \beta_2^t)} + \epsilon)
+        p_t &= p_{t-1} - \eta \left( \frac{\mu_{t+1} m_t}{1 - \prod_{i=1}^{t+1} \mu_i} + \frac{(1 - \mu_t) g_t}{1 -
+            \prod_{i=1}^t \mu_i} \right) / (\sqrt{v_t / (1 - \beta_2^t)} + \epsilon)
 
     Args:
-        params: as ``torch.optim.NAdam`` takes them.
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
         lr: learning rate η; a float, a schedule or a tensor of one element.
-        betas: β₁ and β₂.
+        betas: β₁ and β₂, the decay of the moments.
         eps: ε.
-        weight_decay: coefficient of the decay, in the gradient (L2) by default.
-        momentum_decay: ψ.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        momentum_decay: ψ: 0.004 in PyTorch, 1 in Keras, and infinite in optax, where μ is β₁.
         decoupled_weight_decay: the same as ``decay="decoupled"``.
-        foreach, capturable: accepted and without effect.
+        foreach: accepted and without effect.
         maximize: ascend.
+        capturable: accepted and without effect.
         differentiable: refused where True.
-        **options: see ``adamas.torch.options.AdamOptions``.
+        **options: see ``adamas.torch.members.AdamOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([5.0]))
+        >>> optimizer = adamas.torch.NAdam([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        4.99894
     """
 
     _member = MEMBERS["NAdam"]
@@ -436,7 +419,7 @@ class NAdam(Optimizer):
         lr: Scheduled = 2e-3,
         betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: Scheduled = 0,
+        weight_decay: Scheduled = 0.0,
         momentum_decay: float = 4e-3,
         decoupled_weight_decay: bool = False,
         *,
@@ -446,20 +429,7 @@ class NAdam(Optimizer):
         differentiable: bool = False,
         **options: Unpack[AdamOptions],
     ) -> None:
-        defaults = {
-            **_ADAM_DEFAULTS,
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum_decay": momentum_decay,
-            "decay": _decay(decoupled_weight_decay, options),
-            "maximize": maximize,
-            "foreach": foreach,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults, options, AdamOptions)
+        super().__init__(params, locals(), options)
 
 
 class RAdam(Optimizer):
@@ -471,19 +441,29 @@ class RAdam(Optimizer):
             \quad\text{once } \rho_t > 5, \text{ before that } p_{t-1} - \eta \frac{m_t}{1 - \beta_1^t}
 
     Args:
-        params: as ``torch.optim.RAdam`` takes them.
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
         lr: learning rate η; a float, a schedule or a tensor of one element.
-        betas: β₁ and β₂.
-        eps: ε, beside √v as PyTorch has it here (``eps_mode="hat"``; ``"torch"`` puts it beside √v̂).
-        weight_decay: coefficient of the decay, in the gradient (L2) by default.
+        betas: β₁ and β₂, the decay of the moments.
+        eps: ε.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
         decoupled_weight_decay: the same as ``decay="decoupled"``.
-        foreach, capturable: accepted and without effect.
+        foreach: accepted and without effect.
         maximize: ascend.
+        capturable: accepted and without effect.
         differentiable: refused where True.
-        **options: see ``adamas.torch.options.AdamOptions``.
+        **options: see ``adamas.torch.members.AdamOptions``.
 
     Raises:
         ValueError: an argument has a value that it cannot have.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([5.0]))
+        >>> optimizer = adamas.torch.RAdam([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        4.99
     """
 
     _member = MEMBERS["RAdam"]
@@ -494,7 +474,7 @@ class RAdam(Optimizer):
         lr: Scheduled = 1e-3,
         betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: Scheduled = 0,
+        weight_decay: Scheduled = 0.0,
         decoupled_weight_decay: bool = False,
         *,
         foreach: bool | None = None,
@@ -503,17 +483,4 @@ class RAdam(Optimizer):
         differentiable: bool = False,
         **options: Unpack[AdamOptions],
     ) -> None:
-        defaults = {
-            **_ADAM_DEFAULTS,
-            "eps_mode": "hat",
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "decay": _decay(decoupled_weight_decay, options),
-            "maximize": maximize,
-            "foreach": foreach,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults, options, AdamOptions)
+        super().__init__(params, locals(), options)

@@ -71,8 +71,9 @@ def plan_memory(model: nn.Module | ParamsT, optimizer: type[Optimizer] | str = "
 
 def _class(optimizer: Any) -> type[Optimizer]:
     """The class that is meant by a class or its name."""
-    kind = vars(members).get(optimizer) if isinstance(optimizer, str) else optimizer
-    if not isinstance(kind, type) or not issubclass(kind, Optimizer) or kind is Optimizer:
+    named = isinstance(optimizer, str) and optimizer in members.__all__
+    kind = getattr(members, optimizer) if named else optimizer
+    if not isinstance(kind, type) or not issubclass(kind, Optimizer) or not hasattr(kind, "_member"):
         raise TypeError(
             f"plan_memory plans for the optimizers of adamas.torch, and {optimizer!r} is none of them: give a class, such "
             'as adamas.torch.AdamW, or its name, "AdamW"'

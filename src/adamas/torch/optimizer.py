@@ -20,15 +20,17 @@ from torch.optim.optimizer import ParamsT, _global_optimizer_post_hooks, _global
 from ..rule import layout
 from ..rule.declaration import Rule, has_penalty
 from ..rule.formats import tensor_key
-from ..rule.hyperparameters import COMMON, check_rows
+from ..rule.hyperparameters import check_rows
 from ..rule.layout import LOW_BITS
+from ..rule.shared import defaults as defaults_of
+from ..rule.shared import schedulable
 from ..step.engine import holds, same_objects
 from ..step.locks import step_lock
 from ..step.memory import Memory, counted
 from ..step.plan import GroupPlan
 from ..step.record import Record, begin_state, rows_of
 from ..step.resuming import COUNTS, check_choice
-from ..step.scheduled import HYPERPARAMETERS, OBSERVED, refuse_lr_scale, separated, steps_done
+from ..step.scheduled import OBSERVED, refuse_lr_scale, separated, steps_done
 from ..step.stepping import Stepping
 from . import storage
 from .options import as_number, check, check_flat, check_parameter, is_flat, refuse_wrapper
@@ -100,15 +102,23 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     _plans: list[GroupPlan] | None
     _known: tuple[list[Tensor], list[Any]]  # the parameters and states that the plans are of
 
-    def __init__(self, params: ParamsT, defaults: dict[str, Any], options: Any, allowed: Any) -> None:
-        if unknown := options.keys() - allowed.__annotations__.keys():
+    def __init__(self, params: ParamsT, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        """``arguments`` are ``locals()`` of the member's ``__init__``, and ``options`` what it was given beside."""
+        own = ("self", "params", "options", "__class__")
+        given = {**{name: value for name, value in arguments.items() if name not in own}, **options}
+        known = defaults_of(self._member, "torch")
+        if unknown := options.keys() - known.keys() - {"process_group"}:
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
-        if "process_group" in options:
-            self._peers = Ranks(options.pop("process_group"))
-        defaults = {**COMMON, **defaults, **options, **COUNTS}
+        if "process_group" in given:
+            self._peers = Ranks(given.pop("process_group"))
+        if given.pop("decoupled_weight_decay", False) and given.setdefault("decay", "decoupled") != "decoupled":
+            raise ValueError(
+                f"decoupled_weight_decay=True and decay={given['decay']!r} contradict each other: give decay alone"
+            )
+        defaults = {**known, **given, **COUNTS}
         numbers = dict(defaults)
-        separated(numbers, ())
-        check(numbers, type(self).__name__, self._member.states)
+        separated(self._member, numbers, ())
+        check(numbers, type(self).__name__, self._member)
         for name in ("weight_decay", "momentum"):
             if name in defaults:
                 defaults[name] = as_number(defaults[name])
@@ -139,8 +149,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 param_group["params"] = params = list(params)
                 self._refuse_twice(params)
             group = {**self.defaults, **param_group}
-            schedules = separated(group, self.state.values())
-            check(group, type(self).__name__, self._member.states)
+            schedules = separated(self._member, group, self.state.values())
+            check(group, type(self).__name__, self._member)
             named: list[tuple[Any, Any]] = [
                 item if isinstance(item, tuple) else (i, item)
                 for i, item in enumerate([params] if isinstance(params, Tensor) else params)
@@ -155,7 +165,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             if lr is not None:
                 refuse_lr_scale(group, lr)
             param_group.setdefault("base_lr", float(group["lr"]) if lr is None else lr.unit)
-            param_group.update({name: group[name] for name in (*HYPERPARAMETERS, OBSERVED) if name in group})
+            param_group.update({name: group[name] for name in (*schedulable(self._member), OBSERVED)})
         try:
             super().add_param_group(param_group)  # raises unless it is a dictionary
         except ValueError:
@@ -421,3 +431,21 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 one.load_observed(saved.get(OBSERVED))
             for post_hook in self._optimizer_load_state_dict_post_hooks.values():
                 post_hook(self)
+
+
+class EagerOptimizer(Optimizer):
+    """An optimizer that makes the state of a parameter as it is added, as ``torch.optim.Adagrad`` does."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a parameter group, with its state at once: see ``share_memory``."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for i, p in enumerate(group["params"]):
+            if p.requires_grad and not is_lazy(p):
+                self._initialize_state(group, i)
+
+    def share_memory(self) -> None:
+        """Moves the moments to shared memory, for training in several processes at once."""
+        for state in self.state.values():
+            for name in self._member.states:
+                state[name].share_memory_()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
@@ -12,9 +11,11 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ..rule import hyperparameters
-from ..rule.hyperparameters import FLAGS, check_options, shown
+from ..rule import options
+from ..rule.declaration import Flag, Hyperparameter, Limit, Member, Number, Shares
+from ..rule.hyperparameters import Terms, checked, shown
 from ..rule.layout import HALVES, is_reduced
+from ..rule.shared import declared
 from ..schedules import Schedule
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 Scheduled: TypeAlias = float | Tensor | Schedule  # a hyperparameter that may change with the step
 
 
-class Options(hyperparameters.Options, total=False):
-    """Options that every optimizer of ``adamas.torch`` has: those of ``adamas.rule.hyperparameters.Options``, and one that is
+class Options(options.Options, total=False):
+    """Options that every optimizer of ``adamas.torch`` has: those of ``adamas.rule.options.Options``, and one that is
     of the whole optimizer, not of a parameter group.
 
     Attributes:
@@ -40,31 +41,20 @@ class Options(hyperparameters.Options, total=False):
     process_group: ProcessGroup
 
 
-class RootOptions(Options, hyperparameters.RootOptions, total=False):
-    """Those of ``Options`` and ``adamas.rule.hyperparameters.RootOptions``."""
+class _PyTorchTerms(Terms):
+    """The terms of ``torch.optim``, whose messages users and their tests may match."""
+
+    def refusal(self, name: str, h: Number, value: Any, index: int | None) -> Exception:
+        """See ``Terms.refusal``."""
+        if not isinstance(value, Real):
+            return TypeError(f"{name} must be a number, not {shown(value)}")
+        if index is not None:
+            return ValueError(f"Invalid beta parameter at index {index}: {value}")
+        words = {"lr": "learning rate", "eps": "epsilon value"}
+        return ValueError(f"Invalid {words.get(name, f'{name} value')}: {value}")
 
 
-class AdamOptions(Options, hyperparameters.AdamOptions, total=False):
-    """Those of ``Options`` and ``adamas.rule.hyperparameters.AdamOptions``."""
-
-
-class AdamaxOptions(Options, hyperparameters.AdamaxOptions, total=False):
-    """Those of ``Options`` and ``adamas.rule.hyperparameters.AdamaxOptions``."""
-
-
-# In PyTorch's words, which users and their tests may match.
-_NOT_NEGATIVE = {
-    "lr": "Invalid learning rate: {}",
-    "eps": "Invalid epsilon value: {}",
-    "weight_decay": "Invalid weight_decay value: {}",
-    "momentum": "Invalid momentum value: {}",
-    "lr_decay": "Invalid lr_decay value: {}",
-    "initial_accumulator_value": "Invalid initial_accumulator_value value: {}",
-    "alpha": "Invalid alpha value: {}",
-    "momentum_decay": "Invalid momentum_decay value: {}",
-    "l1": "Invalid l1 value: {}",
-    "eps_root": "Invalid eps_root value: {}",
-}
+_TERMS = _PyTorchTerms("torch")
 _FLAGS_OR_NONE = ("foreach", "capturable", "differentiable", "fused")
 
 
@@ -78,38 +68,29 @@ def is_flag(value: Any) -> bool:
     return isinstance(value, Real | np.bool_) and value in (False, True)
 
 
-def check(group: dict[str, Any], optimizer: str, moments: Iterable[str]) -> None:
+def check(group: dict[str, Any], optimizer: str, member: Member) -> None:
     """Raises if a hyperparameter of the group has a value that it cannot have, naming it and what it was given.
-
-    ``moments`` are the names of the moments that the optimizer may have.
 
     Raises:
         TypeError: a number or a flag is something else.
         ValueError: in PyTorch's words where PyTorch checks the same.
         RuntimeError: for combinations of ``foreach``, ``fused`` and ``differentiable`` that PyTorch refuses so.
     """
-    for name in (*FLAGS, *_FLAGS_OR_NONE):
+    known = declared(member)
+    flags = [name for name, h in known.items() if isinstance(h, Flag)]
+    for name in (*flags, *_FLAGS_OR_NONE):
         if name in group and not (is_flag(group[name]) or (group[name] is None and name in _FLAGS_OR_NONE)):
             raise TypeError(f"{name} must be True or False, not {shown(group[name])}")
-    lr = group["lr"]
     eager_foreach = group["foreach"] and not group.get("capturable")
+    lr = group["lr"]
     if isinstance(lr, Tensor):
         if eager_foreach and "betas" in group and "amsgrad" in group:
             raise ValueError("lr as a Tensor is not supported for capturable=False and foreach=True")
         if lr.numel() != 1:
             raise ValueError("Tensor lr must be 1-element")
-    for name, message in _NOT_NEGATIVE.items():
-        if name in group and not 0 <= _number(name, group[name]) < math.inf:
-            raise ValueError(message.format(group[name]))
-    if "alpha" in group and as_number(group["alpha"]) > 1:
-        raise ValueError(_NOT_NEGATIVE["alpha"].format(group["alpha"]))
-    if "dampening" in group and not math.isfinite(_number("dampening", group["dampening"])):
-        raise ValueError(f"Invalid dampening value: {group['dampening']}")
     if "betas" in group:
-        _check_betas(group["betas"], eager_foreach)
-    check_options(group, moments)
-    if group.get("nesterov") and (group["momentum"] <= 0 or group["dampening"] != 0):
-        raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+        _check_tensor_betas(group["betas"], eager_foreach)
+    checked(member, {name: _plain(h, group[name]) for name, h in known.items() if name in group}, _TERMS)
     if group["differentiable"]:
         if group.get("fused"):
             raise RuntimeError("`fused` does not support `differentiable`")
@@ -121,25 +102,32 @@ def check(group: dict[str, Any], optimizer: str, moments: Iterable[str]) -> None
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
 
-def _number(name: str, value: Any) -> Any:
+def _plain(h: Hyperparameter, value: Any) -> Any:
+    """Python's numbers and flags for those that PyTorch takes for them."""
+    if isinstance(h, Flag):
+        return bool(value)
+    if isinstance(h, Shares):
+        is_many = isinstance(value, Sequence) and not isinstance(value, str)
+        return [_plain_number(one) for one in value] if is_many or (isinstance(value, Tensor) and value.ndim) else value
+    return _plain_number(value) if isinstance(h, Number) and not isinstance(h, Limit) else value
+
+
+def _plain_number(value: Any) -> Any:
     number = as_number(value)
-    if not isinstance(number, Real):
-        raise TypeError(f"{name} must be a number, not {shown(value)}")
-    return number
+    return float(number) if isinstance(number, Real) else number
 
 
-def _check_betas(betas: Any, eager_foreach: bool) -> None:
-    is_many = isinstance(betas, Tensor) and betas.ndim > 0
-    if isinstance(betas, str) or not (isinstance(betas, Sequence) or is_many) or len(betas) != 2:
-        raise ValueError(f"betas must be a pair, not {shown(betas)}")
+def _check_tensor_betas(betas: Any, eager_foreach: bool) -> None:
+    """What PyTorch checks of β's that are tensors."""
+    if isinstance(betas, str) or not isinstance(betas, Sequence):
+        return
+    are_tensors = [isinstance(beta, Tensor) for beta in betas]
     for i, beta in enumerate(betas):
-        if isinstance(beta, Tensor) and eager_foreach and all(isinstance(b, Tensor) for b in betas):
+        if eager_foreach and all(are_tensors):
             raise ValueError(f"betas[{i}] as a Tensor is not supported for capturable=False and foreach=True")
         if isinstance(beta, Tensor) and beta.numel() != 1:
             raise ValueError(f"Tensor betas[{i}] must be 1-element")
-        if not 0.0 <= _number(f"betas[{i}]", beta) < 1.0:
-            raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
-    if isinstance(betas[0], Tensor) != isinstance(betas[1], Tensor):
+    if any(are_tensors) and not all(are_tensors):
         raise ValueError("betas must be either both floats or both Tensors")
 
 

@@ -61,7 +61,7 @@ def loaded(
     saved_groups = [_decay_named(saved, reads_decoupled_flag) for saved in saved_groups]
 
     def check_hyperparameters(group: dict[str, Any]) -> None:
-        check(group, optimizer, member.states)
+        check(group, optimizer, member)
 
     def load(group: dict[str, Any], index: int, hypers: HypersAfter) -> Loaded | None:
         p = group["params"][index]

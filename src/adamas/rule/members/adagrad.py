@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from ..corrections import EPS_ROOT
+from ..corrections import EPS, EPS_PLACE, EPS_ROOT, learning_rate, rooted_eps
 from ..declaration import Hypers, Member, Number, Numbers, Scalars
 from ..sentence import Sentence
+from ..shared import WEIGHT_DECAY
 
 
 def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
+    eps, root = rooted_eps(hyper)
     eta = f.number(hyper["lr"]) / (1 + (scalars["step"] - 1) * hyper["lr_decay"])
     return {
         "a2": 1.0,
         "b2": 1.0,
         "d": 1.0,
         "w": 1.0,
-        "eps": hyper["eps"],
-        "root": hyper.get("eps_root", 0.0),
+        "eps": eps,
+        "root": root,
         "eta": eta,
     }
 
@@ -25,17 +28,32 @@ def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
 ADAGRAD = Member(
     name="Adagrad",
     title="AdaGrad (Duchi, Hazan and Singer, 2011, figure 1): every gradient ever seen counts in the denominator.",
-    equations=r"v_t = v_{t-1} + g_t^2, \qquad p_t = p_{t-1} - \frac{\eta}{1 + (t-1) \gamma} \frac{g_t}{\sqrt{v_t} + \epsilon}",
+    equations=(
+        r"v_t = v_{t-1} + g_t^2, \qquad p_t = p_{t-1} - \frac{\eta}{1 + (t-1) \gamma} \frac{g_t}{\sqrt{v_t} + \epsilon}",
+    ),
     hyperparameters=(
-        Number("lr", 1e-2, "learning rate η", may_be_scheduled=True),
-        Number("lr_decay", 0.0, "γ"),
-        Number("initial_accumulator_value", 0.0, "v₀"),
-        Number("eps", 1e-10, "ε"),
+        learning_rate(1e-2, keras=1e-3),
+        Number("lr_decay", 0.0, "γ", only=("torch", "numpy", "scipy", "optax")),
+        WEIGHT_DECAY,
+        Number("initial_accumulator_value", 0.0, "v₀", elsewhere={"keras": 0.1, "optax": 0.1}),
+        replace(EPS, default=1e-10, elsewhere={"keras": 1e-7, "optax": 1e-7}),
+        EPS_PLACE,
         EPS_ROOT,
     ),
     make_rule=lambda hyper: Sentence(second="square", use_gradient=True),
     numbers=_numbers,
     names={"second": "sum"},
     starts={"second": "initial_accumulator_value"},
+    notes="Suits features that are mostly zero; its rate only ever falls.",
+    heading="AdaGrad",
+    page=r"""
+For features that are mostly zero, and convex problems: what is rarely seen takes long steps. Its rate only ever
+falls, so deep networks come to a halt. Source: [Duchi, Hazan and Singer,
+2011](https://jmlr.org/papers/v12/duchi11a.html).
+
+The gradient has to be a dense tensor. `adamas.torch` refuses sparse ones (`torch.nn.Embedding(..., sparse=True)`) and
+names the parameter: use `sparse=False`, or `torch.optim.Adagrad`, which takes them. `adamas.numpy` takes arrays
+alone; `adamas.keras` makes sparse gradients dense.
+""",
 )
 MEMBERS = (ADAGRAD,)

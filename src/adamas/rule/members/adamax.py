@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from ..corrections import BETAS, BIAS_CORRECTION, EPS, bias_corrections
-from ..declaration import Hypers, Member, Number, Numbers, Scalars
+from ..corrections import BETAS, BIAS_CORRECTION, EPS, bias_corrections, learning_rate
+from ..declaration import Hypers, Member, Numbers, Scalars
 from ..sentence import Sentence
+from ..shared import WEIGHT_DECAY
 
 
 def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
@@ -17,19 +19,24 @@ def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
 
 ADAMAX = Member(
     name="Adamax",
-    title="Adamax (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 2), with PyTorch's ε beside |g|.",
+    title="Adamax (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 2): Adam with the infinity norm.",
     equations=(
-        r"m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad v_t = \max(\beta_2 v_{t-1}, |g_t| + \epsilon), \qquad "
-        r"p_t = p_{t-1} - \eta \frac{m_t}{(1 - \beta_1^t) v_t}"
+        r"v_t = \max(\beta_2 v_{t-1}, |g_t| + \epsilon), \qquad p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t} \frac{m_t}{v_t}",
     ),
     hyperparameters=(
-        Number("lr", 2e-3, "learning rate η", may_be_scheduled=True),
+        learning_rate(2e-3, keras=1e-3),
         BETAS,
-        EPS,
+        replace(EPS, doc="ε, beside the gradient's size as PyTorch has it"),
+        WEIGHT_DECAY,
         BIAS_CORRECTION,
     ),
     make_rule=lambda hyper: Sentence(first=True, second="size", use_first=True),
     numbers=_numbers,
     names={"first": "exp_avg", "second": "exp_inf"},
+    page=r"""
+Adam with the largest recent gradient in the place of the root of a mean square. A single large gradient shortens the
+steps for about 1/(1 − β₂) steps; there is no bias in the denominator to correct. Tried for embeddings, and for
+gradients that are mostly zero. Source: [Kingma and Ba, 2015](https://arxiv.org/abs/1412.6980), algorithm 2.
+""",
 )
 MEMBERS = (ADAMAX,)

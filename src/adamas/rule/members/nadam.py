@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
-from ..corrections import BETAS, BIAS_CORRECTION, EPS, EPS_MODE, EPS_ROOT, bias_corrections, placed_eps
-from ..declaration import Hypers, Member, Number, Numbers, Scalars
+from ..corrections import (
+    BETAS,
+    BIAS_CORRECTION,
+    EPS,
+    EPS_MODE,
+    EPS_ROOT,
+    bias_corrections,
+    learning_rate,
+    placed_eps,
+)
+from ..declaration import FROM_0_TO_INFINITY, Hypers, Member, Number, Numbers, Scalars
 from ..sentence import Sentence
+from ..shared import WEIGHT_DECAY
 
 
 def _mu(hyper: Hypers, step: Any) -> Any:
@@ -41,18 +53,26 @@ def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
 
 NADAM = Member(
     name="NAdam",
-    title=("NAdam (Dozat, 2016, Incorporating Nesterov Momentum into Adam), with the momentum decay of its section 2."),
+    title="NAdam (Dozat, 2016, Incorporating Nesterov Momentum into Adam): Adam with Nesterov's momentum.",
     equations=(
-        r"\mu_t = \beta_1 (1 - \tfrac{1}{2} 0.96^{t \psi}), \qquad p_t = p_{t-1} - \eta \frac{\mu_{t+1} m_t / (1 - \mu_1 "
-        r"\cdots \mu_{t+1}) + (1 - \mu_t) g_t / (1 - \mu_1 \cdots \mu_t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}"
+        r"\mu_t &= \beta_1 (1 - \tfrac12 0.96^{t \psi})",
+        r"p_t &= p_{t-1} - \eta \left( \frac{\mu_{t+1} m_t}{1 - \prod_{i=1}^{t+1} \mu_i} "
+        r"+ \frac{(1 - \mu_t) g_t}{1 - \prod_{i=1}^t \mu_i} \right) / (\sqrt{v_t / (1 - \beta_2^t)} + \epsilon)",
     ),
     hyperparameters=(
-        Number("lr", 2e-3, "learning rate η", may_be_scheduled=True),
+        learning_rate(2e-3, keras=1e-3),
         BETAS,
         EPS,
-        Number("momentum_decay", 4e-3, "ψ"),
+        WEIGHT_DECAY,
+        Number(
+            "momentum_decay",
+            4e-3,
+            "ψ: 0.004 in PyTorch, 1 in Keras, and infinite in optax, where μ is β₁",
+            elsewhere={"keras": 1.0, "optax": math.inf},
+            range=FROM_0_TO_INFINITY,
+        ),
+        replace(EPS_MODE, elsewhere={}),
         BIAS_CORRECTION,
-        EPS_MODE,
         EPS_ROOT,
     ),
     make_rule=lambda hyper: Sentence(first=True, second="square", use_first=True, use_gradient=True),
@@ -60,5 +80,10 @@ NADAM = Member(
     names={"first": "exp_avg", "second": "exp_avg_sq"},
     scalars=(("step", 0.0), ("mu_product", 1.0)),
     advance=_advance,
+    page=r"""
+Adam with Nesterov's momentum, and a β₁ that warms up. Mostly as good as Adam or a little faster, at the same price;
+it is the baseline of the AlgoPerf benchmark. Source: [Dozat,
+2016](https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ).
+""",
 )
 MEMBERS = (NADAM,)

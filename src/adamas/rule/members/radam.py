@@ -5,9 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..corrections import BETAS, BIAS_CORRECTION, EPS, EPS_MODE, EPS_ROOT, bias_corrections, placed_eps
-from ..declaration import Hypers, Member, Number, Numbers, Scalars
+from ..corrections import (
+    BETAS,
+    BIAS_CORRECTION,
+    EPS,
+    EPS_MODE,
+    EPS_ROOT,
+    bias_corrections,
+    learning_rate,
+    placed_eps,
+)
+from ..declaration import Hypers, Member, Numbers, Scalars
 from ..sentence import Sentence
+from ..shared import WEIGHT_DECAY
 
 
 def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
@@ -40,21 +50,28 @@ def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
 
 RADAM = Member(
     name="RAdam",
-    title="RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2).",
+    title="RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without the denominator until its variance is known.",
     equations=(
-        r"p_t = p_{t-1} - \eta r_t \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon} \text{ where } "
-        r"\rho_t > 5, \text{ else } p_t = p_{t-1} - \eta \frac{m_t}{1 - \beta_1^t}"
+        r"\rho_\infty &= \tfrac{2}{1-\beta_2} - 1, \qquad \rho_t = \rho_\infty - \tfrac{2 t \beta_2^t}{1 - \beta_2^t}",
+        r"p_t &= p_{t-1} - \eta\, r_t \frac{m_t}{1 - \beta_1^t} \frac{\sqrt{1 - \beta_2^t}}{\sqrt{v_t} + \epsilon} "
+        r"\quad\text{once } \rho_t > 5, \text{ before that } p_{t-1} - \eta \frac{m_t}{1 - \beta_1^t}",
     ),
     hyperparameters=(
-        Number("lr", 1e-3, "learning rate η", may_be_scheduled=True),
+        learning_rate(1e-3),
         BETAS,
         EPS,
+        WEIGHT_DECAY,
+        replace(EPS_MODE, default="hat", elsewhere={"optax": "torch"}),
         BIAS_CORRECTION,
-        replace(EPS_MODE, default="hat"),
         EPS_ROOT,
     ),
     make_rule=lambda hyper: Sentence(first=True, second="square", use_first=True, denominator="where w"),
     numbers=_numbers,
     names={"first": "exp_avg", "second": "exp_avg_sq"},
+    page=r"""
+Adam without the denominator until there are enough gradients to estimate it, and a rate that rises after that: a
+warmup that needs no choice. Where there is a warmup already, Adam with it does as well ([Ma and Yarats,
+2019](https://arxiv.org/abs/1910.04209)). Source: [Liu et al., 2020](https://arxiv.org/abs/1908.03265).
+""",
 )
 MEMBERS = (RADAM,)

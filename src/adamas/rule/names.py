@@ -1,0 +1,46 @@
+"""What the adapters call the hyperparameters, where they do not have the names of ``torch.optim``.
+
+Imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from .declaration import Member
+from .shared import declared
+
+# By the hyperparameter's name, or by "Member.name". A name with {} is that of each of several numbers.
+NAMES: Mapping[str, Mapping[str, str]] = {
+    "keras": {"lr": "learning_rate", "betas": "beta_{}", "eps": "epsilon", "RMSprop.alpha": "rho"},
+    "optax": {
+        **{"lr": "learning_rate", "betas": "b{}", "decay": "decay_mode"},
+        **{"RMSprop.alpha": "decay", "RMSprop.eps_mode": "eps_in_sqrt"},
+    },
+}
+
+
+@cache
+def arguments(adapter: str, member: Member) -> dict[str, tuple[str, ...]]:
+    """The names of the arguments that give each hyperparameter: one, or one for each of several numbers."""
+    names = NAMES.get(adapter, {})
+    found = {}
+    for h in declared(member).values():
+        name = names.get(f"{member.name}.{h.name}", names.get(h.name, h.name))
+        found[h.name] = tuple(name.format(i + 1) for i in range(len(h.default))) if "{}" in name else (name,)
+    return found
+
+
+def from_arguments(adapter: str, member: Member, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All hyperparameters of a member by name: what the arguments of an adapter give, and its defaults for the rest."""
+    found = {}
+    names = arguments(adapter, member)
+    for name, h in declared(member).items():
+        first, *others = names[name]
+        if first not in given:
+            found[name] = h.default_in(adapter)
+        else:
+            found[name] = tuple(given[one] for one in names[name]) if others else given[first]
+    return found

@@ -1,0 +1,119 @@
+"""The hyperparameters that every member has beside its own. Imports the standard library alone."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from .declaration import Choice, Flag, Formats, Hyperparameter, Limit, Member, Number, Rows, Seed
+
+WEIGHT_DECAY = Number(
+    "weight_decay",
+    0.0,
+    "coefficient of the decay; ``decay`` says what it means",
+    may_be_scheduled=True,
+    elsewhere={"keras": None, "optax": None},
+)
+MAX_GRAD_NORM = Limit(
+    "max_grad_norm",
+    None,
+    "the gradient is scaled so that its 2-norm over all groups is at most this: a number, a schedule, or "
+    '``"auto"``: 1.5 times the 0.9-quantile of the norms of the last 128 steps (as they were after clipping; '
+    "nothing is clipped in the first 8 steps). It is measured and applied inside the step; gradients are not "
+    "written. ``optimizer.grad_norm``, ``grad_norm_limit`` and ``clipped_steps`` report on it",
+    may_be_scheduled=True,
+    is_option=True,
+    only=("torch", "numpy"),
+)
+L1 = Number(
+    "l1",
+    0.0,
+    "coefficient of the L1 penalty, added to the gradient as ``l1 * sign(p)``",
+    is_option=True,
+    elsewhere={"optax": None},
+)
+DECAY = Choice(
+    "decay",
+    "l2",
+    'what ``weight_decay`` means. ``"l2"`` adds ``weight_decay * p`` to the gradient; ``"decoupled"`` multiplies '
+    'the weight by ``1 - lr * weight_decay`` (as PyTorch\'s AdamW does); ``"independent"`` multiplies it by ``1 - '
+    "factor * weight_decay``, with the schedule's factor lr / (the lr given at construction) alone, as Loshchilov"
+    " and Hutter (2019) have it",
+    is_option=True,
+    elsewhere={"keras": "decoupled"},
+    choices=("l2", "decoupled", "independent"),
+)
+MAXIMIZE = Flag("maximize", False, "ascend", only=("torch", "numpy"))
+ON_NONFINITE = Choice(
+    "on_nonfinite",
+    "propagate",
+    'what to do when a gradient has a NaN or an infinity. ``"propagate"``: what the arithmetic gives, as PyTorch '
+    'does; ``"skip"``: the whole step is left undone and counted in ``skipped_steps``; ``"raise"``: '
+    "``FloatingPointError`` naming the parameter, and nothing is changed",
+    is_option=True,
+    only=("torch", "numpy", "optax"),
+    choices=("propagate", "skip", "raise"),
+)
+STATE = Formats(
+    "state",
+    "float32",
+    'how the moments are stored: ``"float32"`` (float64 for float64 weights), ``"bfloat16"`` (2 bytes each; '
+    'averages are rounded stochastically, so that they do not stall) or ``"int8"`` (1.03 bytes each: a code, and '
+    "a float32 scale for each block of 128 in a row; parameters with fewer than two dimensions, rows shorter than"
+    " 32 or fewer than 4096 elements stay in float32). Or a format for each moment by its name in the state: "
+    '``{"exp_avg": "int8", "exp_avg_sq": "bfloat16"}``; what is not named is float32',
+    is_option=True,
+    only=("torch", "numpy", "keras", "optax"),
+)
+WEIGHTS = Choice(
+    "weights",
+    "nearest",
+    'how bfloat16 and float16 weights are rounded. ``"nearest"``: updates smaller than half the spacing of such '
+    'numbers are lost, so training stalls at small rates, as with other libraries; ``"stochastic"``: right on '
+    'average; ``"split"``: the bits that do not fit are kept beside the weight (2 more bytes), so that training '
+    "is that of float32 weights. Wider weights are not affected",
+    is_option=True,
+    elsewhere={"keras": "split"},
+    only=("torch", "numpy", "keras", "optax"),
+    choices=("nearest", "stochastic", "split"),
+)
+SEED = Seed(
+    "seed",
+    0,
+    "of the stochastic rounding",
+    is_option=True,
+    elsewhere={"optax": None},
+    only=("torch", "numpy", "keras", "optax"),
+)
+ROWS = Rows(
+    "rows",
+    None,
+    "for parameters that are parts of larger tensors, cut along the first dimension: for each parameter of the "
+    "group None, or a pair (index of its first row in the whole tensor, rows of the whole tensor). With the same "
+    "name, such parts are stepped as the whole tensor would be, to the bit",
+    is_option=True,
+    only=("torch", "numpy"),
+)
+SHARED: tuple[Hyperparameter, ...] = (
+    *(WEIGHT_DECAY, L1, DECAY, MAXIMIZE, MAX_GRAD_NORM),
+    *(ON_NONFINITE, STATE, WEIGHTS, SEED, ROWS),
+)
+
+
+@cache
+def declared(member: Member) -> dict[str, Hyperparameter]:
+    """All hyperparameters of a member by name: its own, then those that every member has."""
+    own = {h.name: h for h in member.hyperparameters}
+    return own | {h.name: h for h in SHARED if h.name not in own}
+
+
+@cache
+def defaults(member: Member, adapter: str) -> dict[str, object]:
+    """The defaults of all hyperparameters that a member has in an adapter."""
+    found = declared(member).values()
+    return {h.name: h.default_in(adapter) for h in found if not h.only or adapter in h.only}
+
+
+@cache
+def schedulable(member: Member) -> tuple[str, ...]:
+    """The names of the hyperparameters of a member that may be schedules."""
+    return tuple(h.name for h in declared(member).values() if h.may_be_scheduled)

@@ -1,0 +1,141 @@
+"""``adamas/keras/members.py``: the classes of ``keras.optimizers``, with the arguments of their base class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adamas.rule.declaration import Member
+from adamas.rule.shared import declared
+
+from .spelling import equations_in, hyperparameters, spelled
+from .text import HEADER, STAR, Argument, docstring, documented, exported, formula, in_order, note, parameters, raises
+
+PATH = "src/adamas/keras/members.py"
+_INDENT = " " * 4
+
+_CLASSES = {"NAdam": "Nadam"}
+_ORDER = {
+    "AdamW": "lr weight_decay betas eps amsgrad * eps_mode bias_correction",
+    "NAdam": "lr betas eps * eps_mode bias_correction momentum_decay",
+    "RMSprop": "lr alpha momentum eps centered * eps_mode",
+}
+_TYPES = {"lr": "Rate", "eps_mode": "EpsMode", "RootMode": "RootMode", "decay": "Decay", "weights": "Weights"} | {
+    "state": "State",
+    "seed": "int",
+}
+_OF_KERAS = [
+    Argument("clipnorm", "float | None", "None"),
+    Argument("clipvalue", "float | None", "None"),
+    Argument("global_clipnorm", "float | None", "None"),
+    Argument("use_ema", "bool", "False"),
+    Argument("ema_momentum", "float", "0.99"),
+    Argument("ema_overwrite_frequency", "int | None", "None"),
+    Argument("loss_scale_factor", "float | None", "None"),
+    Argument("gradient_accumulation_steps", "int | None", "None"),
+    Argument("name", "str | None", "None"),
+]
+_OPTIONS = ("decay", "l1", "state", "weights", "seed")
+_VELOCITY = (
+    "{of} ``keras.optimizers.{name}`` has the learning rate in it: while that stays the same, so does the step; where it "
+    "changes, here the whole step has the new one at once, as in PyTorch."
+)
+_NOTES = {
+    "SGD": _VELOCITY.format(of="The velocity of", name="SGD"),
+    "Adagrad": "Sparse gradients are made dense: a step takes the time and memory of the whole variable.",
+    "RMSprop": _VELOCITY.format(of="The momentum of", name="RMSprop"),
+    "Adamax": (
+        "``keras.optimizers.Adamax`` adds ε to :math:`v_t` where it divides, and not to :math:`|g_t|`: the two differ where "
+        "gradients are not much larger than ε."
+    ),
+    "RAdam": "Keras has none of this name.",
+    "AdEMAMix": "Keras has none of this name.",
+}
+
+_TOP = '''"""The optimizers of the family for Keras, with the arguments, defaults and meaning of their namesakes in Keras.
+
+``clipnorm``, ``clipvalue``, ``global_clipnorm``, ``use_ema``, ``ema_momentum``, ``ema_overwrite_frequency``,
+``loss_scale_factor``, ``gradient_accumulation_steps`` and ``name`` are Keras's own: see ``keras.optimizers.Optimizer``. Beside
+them, each has the same options:
+
+- ``weight_decay``: coefficient of the decay. ``decay`` says what it means: ``"decoupled"``, as in Keras, takes
+  ``learning_rate * weight_decay * p`` from the weight; ``"l2"`` adds ``weight_decay * p`` to the gradient; ``"independent"``
+  takes ``factor * weight_decay * p``, with the schedule's factor alone.
+- ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``. Variables that are excluded from weight decay
+  (``exclude_from_weight_decay``) do not have it.
+- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (rounded as ``adamas.rule.formats`` says),
+  or a format for each by its name in the state: ``{"exp_avg": "int8"}``.
+- ``weights``: how variables in bfloat16 and float16 are rounded. ``"split"`` keeps the low bits in the state, so that they
+  train exactly as in float32; ``"stochastic"`` rounds up or down at random and is right on average; ``"nearest"`` loses
+  updates that are smaller than half the distance to the next number.
+- ``seed``: of the random numbers that ``state`` and ``"stochastic"`` round with. A variable has its own by its position.
+
+A learning rate may be a schedule of ``adamas.schedules`` or of Keras; both count optimizer steps, also where gradients are
+accumulated. All arithmetic is in float32, or float64 for float64 variables.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import keras
+
+from ..rule.layout import State
+from ..rule.members import MEMBERS
+from ..rule.options import Decay, Weights
+from .optimizer import Optimizer, Rate
+
+'''
+_ALIASES = """
+EpsMode: TypeAlias = Literal["hat", "torch"]
+RootMode: TypeAlias = Literal["root", "torch"]
+
+_registered = keras.saving.register_keras_serializable("adamas")
+"""
+
+
+def write(members: Sequence[Member]) -> str:
+    """The whole module."""
+    ordered = in_order(members)
+    names = sorted(_CLASSES.get(member.name, member.name) for member in ordered)
+    top = HEADER + _TOP + exported(names) + _ALIASES
+    return top + "".join(_class(member) for member in ordered)
+
+
+def _class(member: Member) -> str:
+    def arguments(*names: str) -> list[Argument]:
+        return [
+            one for name in names for one in spelled("keras", member, declared(member)[name], _TYPES, "float", "float")
+        ]
+
+    found = hyperparameters("keras", member, _ORDER)
+    own = [one for h in found for one in spelled("keras", member, h, _TYPES, "float", "float")]
+    star = own.index(STAR)
+    rate = own[0]._replace(doc=f"{own[0].doc}; a number, a schedule, or a function without arguments")
+    decay = [] if any(one.name == "weight_decay" for one in own) else arguments("weight_decay")
+    signature = [rate, *own[1:star], *decay, *_OF_KERAS, *own[star:], *arguments(*_OPTIONS)]
+    text = docstring(
+        member.title,
+        [
+            formula(equations_in("keras", member), _INDENT),
+            note(member.notes, _INDENT),
+            note(_NOTES.get(member.name, ""), _INDENT),
+            documented(
+                [
+                    *(rate, *own[1:star], *own[star:]),
+                    Argument(
+                        f"{'weight_decay, ' if decay else ''}clipnorm to name, decay to seed",
+                        doc="see ``adamas.keras.members``",
+                    ),
+                ],
+                _INDENT,
+            ),
+            raises(_INDENT),
+        ],
+        _INDENT,
+    )
+    return (
+        f"\n\n@_registered\nclass {_CLASSES.get(member.name, member.name)}(Optimizer):\n{text}\n"
+        f'    _member = MEMBERS["{member.name}"]\n\n'
+        f"    def __init__(\n{parameters([Argument('self'), *signature], ' ' * 8)}    ) -> None:\n"
+        f"        super().__init__(locals())\n"
+    )

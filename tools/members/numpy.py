@@ -1,0 +1,113 @@
+"""``adamas/numpy/members.py``: the hyperparameters of ``torch.optim``, without its flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adamas.rule.declaration import Member
+
+from .options import options_class
+from .rule import after_a_step
+from .text import (
+    HEADER,
+    STAR,
+    Argument,
+    call,
+    doc_of,
+    docstring,
+    documented,
+    example,
+    exported,
+    formula,
+    in_order,
+    literal,
+    note,
+    parameters,
+)
+from .torch import annotation, hyperparameters, passed_on
+
+PATH = "src/adamas/numpy/members.py"
+_INDENT = " " * 4
+_NOTES = {"Adagrad": "Gradients are dense arrays: sparse matrices are refused."}
+
+_TOP = '''"""The optimizers of the family for NumPy: the arguments and defaults of ``torch.optim``'s, then the options of
+``adamas.rule.options``.
+
+In each, ``params`` are the arrays: a list, a dict by name, or a list of groups, dictionaries with ``"params"`` and
+hyperparameters of their own. They have to be writable, apart from one another in memory, and of float16, float32, float64,
+complex64, complex128, or ml_dtypes' bfloat16; any shape and strides will do. float64 weights are computed in float64, all
+others in float32. ``lr``, ``weight_decay`` and ``betas`` may be schedules. Raised are TypeError for what is no NumPy array
+or no option, and ValueError for an argument that has a value that it cannot have.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..rule.members import MEMBERS
+'''
+_REST = """from ..schedules import Schedule
+from .optimizer import Optimizer, Params
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+"""
+
+
+def write(members: Sequence[Member]) -> str:
+    """The whole module."""
+    ordered = in_order(members)
+    classes = sorted({options_class("numpy", member) for member in ordered}, key=lambda name: name.lower())
+    imports = f"from ..rule.options import {', '.join(classes)}\n"
+    names = exported(sorted(member.name for member in ordered))
+    return HEADER + _TOP + imports + _REST + names + "".join(_class(member) for member in ordered)
+
+
+def _class(member: Member) -> str:
+    options = options_class("numpy", member)
+    own = [
+        Argument(h.name, annotation(h, "float | Schedule"), literal(h.default_in("numpy")), doc_of(h))
+        for h in hyperparameters("numpy", member)
+    ]
+    arguments = [*own, STAR, Argument("maximize", "bool", "False", "ascend")]
+    text = docstring(
+        member.title,
+        [
+            formula(member.equations, _INDENT),
+            note(member.notes, _INDENT),
+            note(_NOTES.get(member.name, ""), _INDENT),
+            documented(
+                [
+                    Argument("params", doc="the arrays; see ``adamas.numpy.members``"),
+                    *arguments,
+                    Argument("**options", doc=f"see ``adamas.rule.options.{options}``"),
+                ],
+                _INDENT,
+            ),
+            example(
+                [
+                    ">>> import numpy as np, adamas.numpy",
+                    ">>> x = np.array([5.0])",
+                    f">>> optimizer = adamas.numpy.{member.name}([x], lr=0.001)",
+                    ">>> optimizer.step([2 * x])",
+                    ">>> round(float(x[0]), 5)",
+                    after_a_step(member, "numpy"),
+                ],
+                _INDENT,
+            ),
+        ],
+        _INDENT,
+    )
+    signature = parameters(
+        [Argument("self"), Argument("params", "Params"), *arguments, Argument("**options", f"Unpack[{options}]")],
+        " " * 8,
+    )
+    body = "        super().__init__(params, locals(), options)\n"
+    if member.variant_of is not None:
+        body = call("super().__init__", ["params", *passed_on(arguments), "**options"], " " * 8)
+    return (
+        f"\n\nclass {member.name}({member.variant_of or 'Optimizer'}):\n{text}\n"
+        f'    _member = MEMBERS["{member.name}"]\n\n'
+        f"    def __init__(\n{signature}    ) -> None:\n{body}"
+    )

@@ -1,0 +1,182 @@
+"""``adamas/optax/members.py``: the functions of ``optax``, with the options of the family by name behind their arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from adamas.rule.declaration import Member
+from adamas.rule.shared import declared
+
+from .rule import after_a_step
+from .spelling import equations_in, hyperparameters, spelled
+from .text import (
+    HEADER,
+    Argument,
+    docstring,
+    documented,
+    example,
+    exported,
+    formula,
+    in_order,
+    literal,
+    note,
+    parameters,
+    raises,
+)
+
+PATH = "src/adamas/optax/members.py"
+_INDENT = " " * 4
+
+_ORDER = {
+    "SGD": "lr momentum nesterov * dampening",
+    "Adagrad": "lr initial_accumulator_value eps * lr_decay",
+    "RMSprop": "lr alpha eps initial_scale eps_mode centered momentum *",
+    "NAdam": "lr betas eps eps_root * momentum_decay eps_mode bias_correction",
+}
+_TYPES = {
+    "eps_mode": "EpsMode",
+    "RootMode": "bool",
+    "decay": "Decay",
+    "weights": "Weights",
+    "on_nonfinite": "OnNonfinite",
+} | {
+    "state": "StateOption",
+    "seed": "int",
+}
+_OPTIONS = ("weight_decay", "decay", "l1", "mask", "state", "weights", "seed", "on_nonfinite")
+_NOTES = {
+    "RMSprop": (
+        "``momentum`` averages before the learning rate, as in PyTorch; optax averages after it, which differs where the rate "
+        "changes."
+    ),
+    "amsgrad": (
+        "The maximum is of v as the paper has it, and corrected after; optax corrects first, unless "
+        "``bias_correction_nu=False``."
+    ),
+}
+
+_TOP = '''"""The optimizers of the family for JAX, with the arguments, defaults and meaning of their namesakes in optax.
+
+Behind these, by name alone, each has the same options:
+
+- ``weight_decay``: coefficient of the decay. ``decay_mode`` says what it means: ``"l2"`` adds ``weight_decay * p`` to the
+  gradient; ``"decoupled"`` takes ``learning_rate * weight_decay * p`` from the weight; ``"independent"`` takes ``factor *
+  weight_decay * p``, with the schedule's factor alone.
+- ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``.
+- ``mask``: a tree of bools, or a function from the parameters to one, that says which of them have these.
+- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (rounded as ``adamas.rule.formats`` says),
+  or a format for each by its name in the state: ``{"exp_avg": "int8"}``.
+- ``weights``: how weights in bfloat16 and float16 are rounded. ``"nearest"``: an update that is too small for the weight is
+  lost, as with optax; ``"stochastic"``: right on average; ``"split"``: the bits that do not fit are kept in the state. With
+  the last two an update is the difference between the new weight and the old one, for ``adamas.optax.apply_updates``,
+  optax's or Flax's. Updates have the dtype of the gradients (of the weights, where that is wider). In 16 bits the difference
+  is exact unless a weight changes its sign, or by more than a factor of 2; then it is rounded. In float32 it is always exact.
+- ``seed``: of the random numbers that both round with. A parameter has its own by its path in the tree, so that they are
+  those of ``adamas.torch`` for one of that name.
+- ``on_nonfinite``: what to do when a gradient has a NaN or an infinity. ``"propagate"``: what the arithmetic gives, as with
+  optax; ``"skip"``: the whole step is left undone (updates of 0, the state as it was) and counted in the state's
+  ``skipped_steps``. ``"raise"``, which other adapters have, is refused: a compiled step raises nothing.
+
+Learning rate, decay and β's are numbers, arrays that are known only when the program runs, or functions of the steps done
+before: schedules of ``adamas.schedules`` or of optax. ``optax.inject_hyperparams`` takes all of these functions; with bfloat16
+or float16 weights give it ``hyperparam_dtype=jnp.float32``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import optax
+
+from ..rule.layout import State as StateOption
+from ..rule.members import MEMBERS
+from ..rule.options import Decay, Weights
+from .options import Number, Scheduled
+from .transformation import Tree, transformation
+
+'''
+_ALIASES = """
+EpsMode = Literal["torch", "hat"]
+OnNonfinite = Literal["propagate", "skip"]
+Mask: TypeAlias = Tree | Callable[[Tree], Tree] | None
+"""
+
+
+def write(members: Sequence[Member]) -> str:
+    """The whole module."""
+    functions = []
+    for member in in_order(members):
+        functions.append((member.name.lower(), member, member.title, {}))
+        functions += [
+            (preset.name, member, preset.title, dict(preset.hyper))
+            for preset in member.presets
+            if "optax" in preset.only
+        ]
+    names = sorted(name for name, *_ in functions)
+    top = HEADER + _TOP + exported(names) + _ALIASES
+    return top + "".join(_function(*one) for one in functions)
+
+
+def call_arguments(fixed: Mapping[str, Any]) -> str:
+    """The arguments of the function, with what a preset sets."""
+    return (
+        f"{{**locals(), {', '.join(f'{literal(name)}: {literal(value)}' for name, value in fixed.items())}}}"
+        if fixed
+        else "locals()"
+    )
+
+
+def _function(name: str, member: Member, title: str, fixed: Mapping[str, Any]) -> str:
+    known = declared(member)
+    own = [
+        one
+        for h in hyperparameters("optax", member, _ORDER, ("eps_root",))
+        for one in spelled("optax", member, h, _TYPES, "Scheduled", "Number")
+    ]
+    rate = own[0]._replace(default=None, doc=f"{own[0].doc}; a number, an array or a function of the step")
+    own = [
+        one._replace(default="True", doc="ε under the root; False puts it beside the root, where PyTorch has it")
+        if one.name == "eps_in_sqrt"
+        else one
+        for one in own[1:]
+    ]
+    options = [
+        one
+        for option in _OPTIONS
+        for one in (
+            [Argument("mask", "Mask", "None")]
+            if option == "mask"
+            else spelled("optax", member, known[option], _TYPES, "Scheduled", "Number")
+        )
+    ]
+    see = ", ".join(one.name for one in options)
+    text = docstring(
+        title,
+        [
+            "" if fixed else formula(equations_in("optax", member), _INDENT),
+            note("" if fixed else member.notes, _INDENT),
+            note(_NOTES.get(name, _NOTES.get(member.name, "")), _INDENT),
+            example(
+                [
+                    ">>> import jax.numpy as jnp, adamas.optax",
+                    f">>> tx = adamas.optax.{name}(0.001)",
+                    ">>> x = jnp.array([5.0])",
+                    ">>> updates, state = tx.update(2 * x, tx.init(x), x)",
+                    ">>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)",
+                    after_a_step(member, "optax", **fixed),
+                ],
+                _INDENT,
+            ),
+            documented([rate, *own, Argument(see, doc="see ``adamas.optax.members``")], _INDENT),
+            raises(_INDENT),
+        ],
+        _INDENT,
+    )
+    given = call_arguments(fixed)
+    return (
+        f"\n\ndef {name}(\n{parameters([rate, *own, *options], _INDENT)}) -> optax.GradientTransformation:\n{text}"
+        f'    return transformation(MEMBERS["{member.name}"], {given})\n'
+    )

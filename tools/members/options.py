@@ -1,0 +1,97 @@
+"""``adamas/rule/options.py``: the types of what the optimizers of ``torch`` and ``numpy`` take beside their namesakes'
+arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adamas.rule.declaration import Choice, Flag, Formats, Hyperparameter, Limit, Member, Rows, Seed
+from adamas.rule.shared import SHARED
+
+from .text import HEADER, in_order, literal, wrapped
+
+PATH = "src/adamas/rule/options.py"
+
+# Sets of options that have a name.
+_CLASSES = {
+    (): "Options",
+    ("eps_root",): "RootOptions",
+    ("eps_mode", "bias_correction", "eps_root"): "AdamOptions",
+    ("bias_correction",): "AdamaxOptions",
+}
+
+_TOP = '''"""The types of the options that optimizers take beside the arguments of their namesakes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+from ..schedules import Schedule
+from .layout import State
+
+Decay = Literal["l2", "decoupled", "independent"]
+Weights = Literal["nearest", "stochastic", "split"]
+'''
+
+
+def own_options(adapter: str, member: Member) -> list[Hyperparameter]:
+    """The options that a member has beside those of every member."""
+    shared = {h.name for h in SHARED}
+    return [
+        h for h in member.hyperparameters if h.is_option and h.name not in shared and (not h.only or adapter in h.only)
+    ]
+
+
+def options_class(adapter: str, member: Member) -> str:
+    """The name of the type of a member's options."""
+    return _CLASSES.get(tuple(h.name for h in own_options(adapter, member)), f"{member.name}Options")
+
+
+def write(members: Sequence[Member]) -> str:
+    """The whole module."""
+    shared = [h for h in SHARED if h.is_option]
+    text = HEADER + _TOP + _class("Options", "TypedDict", "Options that every optimizer of the family has", shared)
+    written = {"Options"}
+    for member in in_order(members):
+        name = options_class("torch", member)
+        if name not in written:
+            written.add(name)
+            text += _class(
+                name, "Options", f"Those of ``Options``, and the options of {member.name}", own_options("torch", member)
+            )
+    return text
+
+
+def _class(name: str, base: str, title: str, options: Sequence[Hyperparameter]) -> str:
+    end = "; each can be set for a parameter group." if base == "TypedDict" else " and of members like it."
+    lines = "".join(f"{wrapped(f'{h.name}: {_with_default(h)}', ' ' * 8, ' ' * 4)}\n" for h in options)
+    fields = "".join(f"    {h.name}: {_annotation(h)}\n" for h in options)
+    return f'\n\nclass {name}({base}, total=False):\n    """{title}{end}\n\n    Attributes:\n{lines}    """\n\n{fields}'
+
+
+def _with_default(h: Hyperparameter) -> str:
+    is_namesakes = h.name in ("decay", "eps_mode")
+    default = (
+        "the namesake's"
+        if is_namesakes
+        else f"``{literal(h.default)}``"
+        if isinstance(h.default, str)
+        else literal(h.default)
+    )
+    return f"{h.doc}. Default: {default}."
+
+
+def _annotation(h: Hyperparameter) -> str:
+    if h.name in ("decay", "weights"):
+        return h.name.capitalize()
+    if isinstance(h, Choice):
+        return f"Literal[{', '.join(map(literal, h.choices))}]"
+    special = {
+        Flag: "bool",
+        Seed: "int",
+        Formats: "State",
+        Limit: 'float | Schedule | Literal["auto"] | None',
+        Rows: "Sequence[tuple[int, int] | None] | None",
+    }
+    return special.get(type(h), "float")

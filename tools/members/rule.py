@@ -1,0 +1,24 @@
+"""What a member's rule gives, for the examples of the docstrings."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from adamas.rule import house
+from adamas.rule.declaration import Member, has_penalty
+from adamas.rule.names import from_arguments
+
+
+def after_a_step(member: Member, adapter: str, **given: Any) -> str:
+    """5 after a step of x² at a rate of 0.001, with the defaults of an adapter, as Python shows it."""
+    hyper = {**from_arguments(adapter, member, {}), "lr": 0.001, **given}
+    hyper = {name: 0.0 if value is None and name != "max_grad_norm" else value for name, value in hyper.items()}
+    numbers = member.numbers_of(hyper, member.advance(hyper, dict(member.scalars)))
+    rule = member.rule(hyper).at(numbers)
+    states = tuple(np.full(1, member.start_of(name, hyper)) for name in member.state_names(hyper))
+    x = np.array([5.0])
+    after, _ = house.step(rule, SimpleNamespace(**numbers), np, x, 2 * x, states, has_penalty(hyper))
+    return repr(round(float(after[0]), 5))

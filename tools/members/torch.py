@@ -1,0 +1,176 @@
+"""``adamas/torch/members.py``: the classes of ``torch.optim``, their arguments and flags in PyTorch's order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adamas.rule.declaration import Flag, Hyperparameter, Member, Shares
+
+from .options import options_class, own_options
+from .rule import after_a_step
+from .text import (
+    HEADER,
+    STAR,
+    Argument,
+    call,
+    doc_of,
+    docstring,
+    documented,
+    example,
+    exported,
+    formula,
+    in_order,
+    literal,
+    note,
+    parameters,
+    raises,
+)
+
+PATH = "src/adamas/torch/members.py"
+_INDENT = " " * 4
+
+# What the classes of torch.optim have after their hyperparameters.
+_FLAGS = {
+    "SGD": "* maximize foreach differentiable fused",
+    "Adagrad": "foreach * maximize differentiable fused",
+    "RMSprop": "capturable foreach maximize differentiable",
+    "Adam": "* foreach maximize capturable differentiable fused decoupled_weight_decay",
+    "Adamax": "foreach * maximize differentiable capturable",
+    "NAdam": "decoupled_weight_decay * foreach maximize capturable differentiable",
+    "RAdam": "decoupled_weight_decay * foreach maximize capturable differentiable",
+}
+_USUAL_FLAGS = "* maximize foreach capturable differentiable fused"
+_WITHOUT_EFFECT = "accepted and without effect"
+_FLAG_ARGUMENTS = {
+    "*": STAR,
+    "maximize": Argument("maximize", "bool", "False", "ascend"),
+    "foreach": Argument("foreach", "bool | None", "None", _WITHOUT_EFFECT),
+    "capturable": Argument("capturable", "bool", "False", _WITHOUT_EFFECT),
+    "differentiable": Argument("differentiable", "bool", "False", "refused where True"),
+    "fused": Argument(
+        "fused",
+        "bool | None",
+        "None",
+        "as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what has "
+        "overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step is fused",
+    ),
+    "decoupled_weight_decay": Argument("decoupled_weight_decay", "bool", "False", 'the same as ``decay="decoupled"``'),
+}
+_BASES = {"Adagrad": "EagerOptimizer"}  # whose state is there from the beginning
+_NOTES = {
+    "Adagrad": (
+        "Sparse gradients (``torch.nn.Embedding(sparse=True)``) are refused: use ``sparse=False``, or "
+        "``torch.optim.Adagrad``, which takes them."
+    ),
+}
+
+_TOP = '''"""The optimizers of the family for PyTorch.
+
+Each has the arguments of its namesake in ``torch.optim``, then the options of ``adamas.rule.options``.
+"""
+
+from __future__ import annotations
+
+from torch.optim.optimizer import ParamsT
+from typing_extensions import Unpack
+
+from ..rule import options as rule_options
+from ..rule.members import MEMBERS
+from .optimizer import EagerOptimizer, Optimizer
+from .options import Options, Scheduled
+
+'''
+
+
+def write(members: Sequence[Member]) -> str:
+    """The whole module."""
+    ordered = in_order(members)
+    names = sorted(member.name for member in ordered)
+    top = HEADER + _TOP + exported(names)
+    classes = dict.fromkeys(options_class("torch", member) for member in ordered if own_options("torch", member))
+    top += "".join(
+        f'\n\nclass {name}(Options, rule_options.{name}, total=False):\n    """Those of ``Options`` and '
+        f'``adamas.rule.options.{name}``."""\n'
+        for name in classes
+    )
+    return top + "".join(_class(member) for member in ordered)
+
+
+def hyperparameters(adapter: str, member: Member) -> list[Hyperparameter]:
+    """Those of the namesake's signature: what is no option."""
+    return [h for h in member.hyperparameters if not h.is_option and (not h.only or adapter in h.only)]
+
+
+def annotation(h: Hyperparameter, scheduled: str) -> str:
+    """The type of a hyperparameter, where ``scheduled`` is that of those that may be schedules."""
+    if isinstance(h, Flag):
+        return "bool"
+    one = scheduled if h.may_be_scheduled else "float"
+    return f"tuple[{', '.join([one] * len(h.default))}]" if isinstance(h, Shares) else one
+
+
+def _arguments(member: Member) -> list[Argument]:
+    own = [
+        Argument(h.name, annotation(h, "Scheduled"), literal(h.default_in("torch")), doc_of(h))
+        for h in hyperparameters("torch", member)
+    ]
+    rate = own[0]._replace(doc=f"{own[0].doc}; a float, a schedule or a tensor of one element")
+    return [rate, *own[1:], *(_FLAG_ARGUMENTS[name] for name in _FLAGS.get(member.name, _USUAL_FLAGS).split())]
+
+
+def _class(member: Member) -> str:
+    options = options_class("torch", member)
+    arguments = _arguments(member)
+    keywords = Argument("**options", f"Unpack[{options}]")
+    where = f"adamas.torch.{'members' if own_options('torch', member) else 'options'}.{options}"
+    text = docstring(
+        member.title,
+        [
+            formula(member.equations, _INDENT),
+            note(member.notes, _INDENT),
+            note(_NOTES.get(member.name, ""), _INDENT),
+            documented(
+                [
+                    Argument(
+                        "params", doc="parameters, named parameters or groups of either, as ``torch.optim`` takes them"
+                    ),
+                    *arguments,
+                    Argument("**options", doc=f"see ``{where}``"),
+                ],
+                _INDENT,
+            ),
+            raises(_INDENT),
+            example(
+                [
+                    ">>> import torch, adamas.torch",
+                    ">>> x = torch.nn.Parameter(torch.tensor([5.0]))",
+                    f">>> optimizer = adamas.torch.{member.name}([x], lr=0.001)",
+                    ">>> (x**2).sum().backward()",
+                    ">>> optimizer.step()",
+                    ">>> round(x.item(), 5)",
+                    after_a_step(member, "torch"),
+                ],
+                _INDENT,
+            ),
+        ],
+        _INDENT,
+    )
+    base = member.variant_of or _BASES.get(member.name, "Optimizer")
+    signature = parameters([Argument("self"), Argument("params", "ParamsT"), *arguments, keywords], " " * 8)
+    return (
+        f"\n\nclass {member.name}({base}):\n{text}\n"
+        f'    _member = MEMBERS["{member.name}"]\n\n'
+        f"    def __init__(\n{signature}    ) -> None:\n{_body(member, arguments)}"
+    )
+
+
+def _body(member: Member, arguments: Sequence[Argument]) -> str:
+    if member.variant_of is None:
+        return "        super().__init__(params, locals(), options)\n"
+    return call("super().__init__", ["params", *passed_on(arguments), "**options"], " " * 8)
+
+
+def passed_on(arguments: Sequence[Argument]) -> list[str]:
+    """The arguments as they are handed on to a function with the same signature."""
+    star = arguments.index(STAR)
+    return [one.name for one in arguments[:star]] + [f"{one.name}={one.name}" for one in arguments[star + 1 :]]

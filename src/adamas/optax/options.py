@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from ..rule.declaration import BELOW_1, Hyperparameter, Member, Seed
+from ..rule.declaration import BELOW_1, Hyperparameter, Limit, Member, Seed
 from ..rule.declaration import Number as NumberKind
 from ..rule.hyperparameters import Terms, checked
 from ..rule.names import from_arguments
@@ -74,7 +74,7 @@ def _plain(member: Member, h: Hyperparameter, value: Any) -> Any:
     """Python's numbers for NumPy's, and 0 for None."""
     if isinstance(value, tuple):
         return tuple(_plain(member, h, one) for one in value)
-    if value is None and isinstance(h, NumberKind | Seed):
+    if value is None and isinstance(h, NumberKind | Seed) and not isinstance(h, Limit):
         return 0
     if isinstance(value, np.ndarray | np.generic):
         if value.size != 1:

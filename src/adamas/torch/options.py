@@ -76,7 +76,7 @@ def check(group: dict[str, Any], optimizer: str, member: Member) -> None:
         ValueError: in PyTorch's words where PyTorch checks the same.
         RuntimeError: for combinations of ``foreach``, ``fused`` and ``differentiable`` that PyTorch refuses so.
     """
-    known = declared(member)
+    known = {name: h for name, h in declared(member).items() if not h.only or "torch" in h.only}
     flags = [name for name, h in known.items() if isinstance(h, Flag)]
     for name in (*flags, *_FLAGS_OR_NONE):
         if name in group and not (is_flag(group[name]) or (group[name] is None and name in _FLAGS_OR_NONE)):

@@ -13,7 +13,7 @@ FRAMEWORKS := jax optax flax equinox keras tensorflow-cpu
 DEV := build pytest pytest-xdist hypothesis expecttest bitsandbytes torchao playwright ruff mypy clang-format
 SITE := mkdocs-material mkdocstrings[python] latex2mathml
 
-.PHONY: train test test-nightly test-tasks test-training wheels lint format docs bench clean
+.PHONY: train test test-nightly test-tasks test-training wheels lint format members docs bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/adamas train
@@ -43,6 +43,10 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i engine/*.cpp engine/*.h
+
+# The signatures, docstrings and pages of the members, from their declarations.
+members: $(VENV)/.installed-dev
+	$(BIN)/python -m tools.members
 
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -28,7 +28,7 @@ CASES: dict[str, tuple[str, tuple[int, int], dict[str, Any]]] = {
     "Adam, L2 penalty": ("Adam", (256, 128), {"weight_decay": 0.1}),
     "NAdam": ("NAdam", (256, 128), {}),
     "RMSprop, momentum": ("RMSprop", (256, 128), {"momentum": 0.9}),
-    "AdamW, gradient 0, fading": ("AdamW", (256, 128), {"betas": (0.5, 0.5)}),
+    "AdamW, gradient 0, fading": ("AdamW", (256, 128), {"betas": (0.9, 0.9)}),
     "AdamW, int8": ("AdamW", (128, 512), {"state": "int8"}),
     "Adamax, int8": ("Adamax", (128, 512), {"state": "int8"}),
 }
@@ -50,7 +50,7 @@ def work() -> None:
         if "fading" in case:
             optimizers[case].step()
             p.grad.zero_()
-            for _ in range(200):
+            for _ in range(1200):  # until what is left is below the smallest normal number
                 optimizers[case].step()
     for line in sys.stdin:
         optimizer = optimizers[line.strip()]

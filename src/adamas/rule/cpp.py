@@ -209,7 +209,7 @@ def _steps(steps: list[_Step]) -> str:
             f"        if constexpr (i == {j}) return {'of<X>(1)' if state.decay is None else f'k.{state.decay}'};\n"
             for j, state in enumerate(states)
         )
-        arguments = "".join(f", [[maybe_unused]] X &{state.role}_state" for state in states)
+        arguments = "".join(f", X &{state.role}_state" for state in states)
         members = ", ".join(step.constants)
         values = ", ".join(f"to(x[{j}])" for j, _ in enumerate(step.constants, len(_PENALTIES)))
         parts.append(

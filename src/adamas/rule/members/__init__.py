@@ -19,5 +19,6 @@ def _declared() -> dict[str, Member]:
 MEMBERS = _declared()
 """Each member by its name."""
 
-RULES: tuple[Rule, ...] = tuple({rule: None for member in MEMBERS.values() for rule in member.rules()})
-"""All rules that a member can have, each once. Their positions are what the engine calls them."""
+RULES: tuple[Rule, ...] = tuple({rule: None for member in MEMBERS.values() for rule in member.rules() if not rule.sums})
+"""All rules that the engine steps, each once: those that a member can have, but for rules with sums. The engine calls them by
+their positions."""

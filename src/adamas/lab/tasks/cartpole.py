@@ -144,5 +144,5 @@ def load(data_dir: Path | None) -> Task:
         steps_per_epoch=10,
         threads=1,
         lr_scale=10.0,
-        sgd_lr_scale=10.0,
+        sgd_lr_scale=2.0,
     )

@@ -9,7 +9,7 @@ import functools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -98,7 +98,6 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         grad_norm_limit: the lowest ``max_grad_norm`` of the last step, where there was one, else None.
     """
 
-    _reads_decoupled_flag: ClassVar[bool] = True  # of a checkpoint of torch.optim; AdamW is decoupled whatever it says
     _plans: list[GroupPlan] | None
     _known: tuple[list[Tensor], list[Any]]  # the parameters and states that the plans are of
 
@@ -424,7 +423,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 state_dict,
                 hyperparameters,
                 type(self).__name__,
-                self._reads_decoupled_flag,
+                # AdamW is decoupled whatever a checkpoint of torch.optim says.
+                defaults_of(self._member, "torch")["decay"] != "decoupled",
             )
             self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})
             for one, saved in zip(self._schedules_now(), saved_groups, strict=True):

@@ -1,4 +1,4 @@
-"""What is raised where something that the caller gave cannot be used. May import the standard library only."""
+"""The error for arguments that cannot be used. May import the standard library only."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from functools import partial
 
 
 class InputError(ValueError):
-    """What the caller gave cannot be used. The text is one line: what is wrong and what would work.
+    """An argument cannot be used. The message is one line that says what is wrong and what would work.
 
-    It begins with ``parameter``, as Python spells it; ``problem`` is the rest of the sentence. ``shown`` are lines that show
-    where the mistake is, for a command line to print below it.
+    It begins with ``parameter``, as spelled in Python; ``problem`` is the rest of the sentence. ``shown`` are lines that show
+    where the mistake is, which a command line prints below the message.
     """
 
     def __init__(self, parameter: str, problem: str, shown: str = "") -> None:
-        """Make one sentence of the two."""
+        """Join the two to one sentence."""
         super().__init__(f"{parameter} {problem}")
         self.parameter = parameter
         self.problem = problem
         self.shown = shown
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
-        """Pickle what it was made of, so that another process can raise it again."""
+        """Pickle the arguments, so that another process can raise it again."""
         return type(self), (self.parameter, self.problem, self.shown)
 
 
@@ -39,10 +39,10 @@ def choose(parameter: str, name: str, choices: Iterable[str]) -> str:
 
 
 def _typing_errors(given: str, meant: str) -> int:
-    """How many letters were left out, added or mistaken, or typed in the wrong order, to make one of the other.
+    """The number of letters that are missing, added, wrong or swapped with the next between the two words.
 
-    It is the distance of Damerau, "A technique for computer detection and correction of spelling errors", 1964, in which no
-    letter takes part in two of these.
+    This is the distance of Damerau, "A technique for computer detection and correction of spelling errors", 1964, in which no
+    letter takes part in two edits.
     """
     before: list[int] = []
     row = list(range(len(meant) + 1))

@@ -1,4 +1,4 @@
-"""Lays text out for a terminal, so that no line ends inside a word. May import the standard library only."""
+"""Formats text for a terminal, so that lines break only between words. May import the standard library only."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ GAP = 2  # spaces between two columns
 
 
 def width() -> int | None:
-    """How many characters a line of standard output has, or None where that is no terminal."""
+    """The number of characters in a line of standard output; None if it is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def filled(text: str, width: int | None) -> str:
-    """Break lines that are longer than ``width`` between two words, with the rest indented; without one, none is."""
+    """Break lines that are longer than ``width`` between words, and indent the rest; None breaks no line."""
     lines = []
     for line in text.split("\n"):
         indent = " " * (len(line) - len(line.lstrip()) + GAP)
@@ -26,9 +26,9 @@ def filled(text: str, width: int | None) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
-    """Return the lines of a table, whose first row are the titles.
+    """Return the lines of a table; the first row has the titles.
 
-    Where it is wider than ``width``, cells go over several lines, the titles first; a word is never broken.
+    If the table is wider than ``width``, cells wrap to several lines, the titles first; words are never broken.
     """
     sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
     content = [max(map(len, column)) for column in zip(*rows[1:], strict=True)] or sizes
@@ -46,7 +46,7 @@ def columns(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
 
 
 def commands(lines: Sequence[tuple[str, str]], width: int | None) -> list[str]:
-    """Return commands with a comment each: beside them, or, where a line would be longer than ``width``, above them."""
+    """Return commands with their comments: beside them, or above them if a line would be longer than ``width``."""
     longest = max(len(command) for command, _ in lines)
     beside = [f"  {command:{longest}}  # {why}" for command, why in lines]
     if width is None or max(map(len, beside)) <= width:

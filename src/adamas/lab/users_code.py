@@ -1,16 +1,18 @@
-"""Which modules are the user's own, and what an error looks like that they raised. May import the standard library only."""
+"""Recognises errors that were raised in the user's own code. May import the standard library only."""
 
 from __future__ import annotations
 
 import traceback
 
-USERS_MODULES: set[str] = set()  # names of what was imported for a user: files of tasks, modules of optimizers
+USERS_MODULES: set[str] = (
+    set()
+)  # names of the modules that were imported for the user: task files, modules of optimizers
 
 
 def in_users_code(error: BaseException) -> tuple[str, str] | None:
-    """What a user's own code raised: a line that says so, and its traceback from where their code begins.
+    """Describe an error that was raised in the user's own code: one line, and the traceback from where that code begins.
 
-    None where ``error`` was not raised within what is imported from USERS_MODULES.
+    None if ``error`` was not raised within the modules of USERS_MODULES.
     """
     frames = list(traceback.walk_tb(error.__traceback__))
     own = [place for place, (frame, _) in enumerate(frames) if frame.f_globals.get("__name__") in USERS_MODULES]

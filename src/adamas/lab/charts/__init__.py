@@ -1,5 +1,5 @@
-"""A chart as data: what is drawn, whoever draws it. ``adamas.lab.charts.png`` makes pictures of it with matplotlib, and
-``adamas.lab.charts.interactive`` a part of a page with Plotly.
+"""A chart as data, independent of how it is drawn. ``adamas.lab.charts.png`` draws it with matplotlib, and
+``adamas.lab.charts.interactive`` with Plotly as part of a page.
 
 May import the standard library only.
 """

@@ -1,4 +1,4 @@
-"""``adamas compare``: tunes and trains several optimizers alike, and says which is better, and which are tied.
+"""``adamas compare``: tunes and trains several optimizers under equal conditions, and says which are better or tied.
 
 May import typer, adamas.lab.tasks and adamas.lab.train; rich, SciPy and PyTorch only inside the command, so that ``--help``
 does not wait for them.

@@ -1,4 +1,4 @@
-"""``adamas find-lr``: looks for a learning rate for a task, and says how to train with it.
+"""``adamas find-lr``: searches for a learning rate for a task, and prints the command that trains with it.
 
 May import typer and adamas.lab.train; PyTorch only inside the command, so that ``--help`` does not wait for it.
 """

@@ -1,4 +1,4 @@
-"""``adamas schedule``: draws a schedule in the terminal and as a picture, and tells some of its values.
+"""``adamas schedule``: plots a schedule in the terminal and as a picture, and prints some of its values.
 
 May import typer, NumPy, adamas.schedules and adamas.lab.train; matplotlib only inside the command. Needs no PyTorch.
 """
@@ -66,7 +66,7 @@ def schedule(
 
 
 def _chosen(expression: str, steps: int | None, lr: float | None) -> tuple[Schedule, int]:
-    """The schedule and its steps, or InputError."""
+    """Read the schedule and the number of steps; raises InputError."""
     if steps is not None and not 1 <= steps <= MOST_STEPS:
         raise InputError("steps", f"must be a whole number from 1 to {MOST_STEPS:,}, got {steps}")
     if lr is not None and not 0 <= lr < math.inf:
@@ -102,7 +102,7 @@ def table(at: Values, values: Values) -> list[str]:
 
 
 def plot(at: Values, values: Values, width: int, height: int, braille: bool) -> list[str]:
-    """A plot in characters, with its axes: in braille, eight dots a character, or in ASCII."""
+    """A plot of characters with axes: braille with eight dots a character, or ASCII."""
     finite = values[np.isfinite(values)]
     low, high = min(0.0, finite.min()), max(0.0, finite.max())
     high = high if high > low else low + 1
@@ -125,7 +125,7 @@ def plot(at: Values, values: Values, width: int, height: int, braille: bool) -> 
 
 
 def _dots(values: Values, columns: int, rows: int, low: float, high: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which dots are set: in each column all from the lowest to the highest value there, and up to the last column's."""
+    """The dots of the plot: each column is filled from its lowest to its highest value, and joined to the column before."""
     dots = np.zeros((rows, columns), bool)
     edges = np.linspace(0, len(values), columns + 1)
     before = None
@@ -138,7 +138,7 @@ def _dots(values: Values, columns: int, rows: int, low: float, high: float) -> n
             continue
         heights = ((1 - (here - low) / (high - low)) * (rows - 1)).round().astype(int)
         top, bottom = heights.min(), heights.max()
-        if before is not None:  # a jump is a line, which ends beside the dot where it began
+        if before is not None:  # a jump is drawn as a line, which ends beside the dot where it begins
             top, bottom = min(top, before + 1), max(bottom, before - 1)
         dots[top : bottom + 1, column] = True
         before = heights[-1]

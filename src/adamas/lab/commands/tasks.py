@@ -1,4 +1,4 @@
-"""``adamas tasks``: lists what can be trained on. May import typer, rich, adamas.lab.tasks and adamas.lab.terminal."""
+"""``adamas tasks``: lists the tasks. May import typer, rich, adamas.lab.tasks and adamas.lab.terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``adamas train``: reads the command line, trains and says what came of it.
+"""``adamas train``: reads the command line, trains, and prints the result.
 
 May import typer and adamas.lab.train; rich and PyTorch only inside the command, so that ``--help`` does not wait for them.
 """
@@ -132,7 +132,7 @@ def train(
         typer.echo(f"adamas: {error} (--lr). What there is: {error.summary.out}", err=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        # Before the first step, when nothing has been written, or pressed again while the files were.
+        # Before the first step, when nothing has been written, or a second time while the files were written.
         typer.echo("adamas: interrupted", err=True)
         raise typer.Exit(130) from error
     if summary.interrupted:

@@ -44,36 +44,36 @@ def compare(
 ) -> Judgement:
     """Tune several optimizers with the same budget, train each at its best with the same seeds, and judge them.
 
-    What is done is kept in a study, one SQLite file, trial by trial. The same call goes on with a study that is not
-    complete; of one that is, given as ``out``, it gives the judgement.
+    Each trial is recorded in a study, one SQLite file, as it ends. The same call resumes an incomplete study; of a complete
+    one, given as ``out``, it returns the judgement.
 
     Args:
-        task: a name or a file of a task; or the file of a study, which settles all the rest.
-        optimizers: at least one, as ``adamas train --optimizer`` takes them, in a sequence or with commas between.
+        task: the name or the file of a task; or the file of a study, which has all other settings.
+        optimizers: at least one, written as for ``adamas train --optimizer``; a sequence, or a string with commas.
         budget: tuning trials for each optimizer.
         seeds: training runs of each at its best setting, 3 or more.
-        tune: what is tuned besides lr: of ``weight_decay``, ``beta1``, ``beta2`` and ``eps``, in the optimizers that have it.
+        tune: what is tuned besides lr: any of ``weight_decay``, ``beta1``, ``beta2`` and ``eps``, where an optimizer has it.
         lr_range: the lowest and the highest rate for all, instead of a factor of 30 around the default of each.
         data_dir: folder of the data files, for the tasks that read some.
         model: another network of the task.
         epochs: passes over the training data in a trial; by default the task's own.
         batch_size: examples a step; by default the task's own.
-        schedule: how the rate goes, as a factor; see ``adamas.lab.train.fit``.
+        schedule: a factor on the learning rate; see ``adamas.lab.train.fit``.
         clip: clips the gradient's norm; see ``adamas.lab.train.fit``.
-        jobs: trials side by side, each in a process of its own.
-        threads: of each trial; by default the processors are shared out.
-        device: where to train.
-        out: the study's file; by default a fresh ``studies/<task>-<time>.sqlite``, or one there that is not complete and
-            has the same settings.
-        listener: is told how it goes.
+        jobs: trials that run at the same time, each in its own process.
+        threads: of each trial; by default the processors are divided among the jobs.
+        device: the device to train on.
+        out: the file of the study; by default a new ``studies/<task>-<time>.sqlite``, or an incomplete one there with the
+            same settings.
+        listener: receives the events of the comparison.
 
     Returns:
-        Who is better, who is tied, how surely, and how much the learning rate mattered.
+        Which optimizers are better or tied, with what confidence, and how sensitive they are to the learning rate.
 
     Raises:
         InputError: an argument, the data or the study cannot be used.
         OSError: the study cannot be written.
-        KeyboardInterrupt: Ctrl-C; what is done is kept.
+        KeyboardInterrupt: Ctrl-C; finished trials are kept.
     """
     from adamas.lab.compare.comparison import Listener, Request, carry_out, open_study
     from adamas.lab.compare.judgement import judge

@@ -1,4 +1,4 @@
-"""Sets a comparison up from what was asked for, goes through its trials, and tells a listener.
+"""Sets up a comparison from a request, runs its trials, and reports to a listener.
 
 May import the rest of adamas.lab.compare, adamas.lab.tasks and adamas.lab.train; PyTorch comes with the task.
 """
@@ -33,9 +33,9 @@ MOST = 10_000  # of trials and seeds
 
 @dataclass(frozen=True)
 class Request:
-    """A comparison as it was asked for; None stands for the default of the task or the machine.
+    """The arguments of a comparison. None stands for the default of the task or the machine.
 
-    ``task`` may also be the file of a study, which holds all the rest.
+    ``task`` may also be the file of a study, which has all other settings.
 
     Raises:
         InputError: a number is out of range, or nothing is to be compared.
@@ -97,7 +97,7 @@ class Request:
         return self.task.endswith(SUFFIX)
 
     def command(self) -> str:
-        """Return the line that asks for this, without the defaults."""
+        """Return the command line for this request, without the defaults."""
         words = ["adamas", "compare", self.task]
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
@@ -108,26 +108,24 @@ class Request:
 
 
 class Listener:
-    """Is told how a comparison goes. These methods do nothing; a subclass says what it wants to hear."""
+    """Receives the events of a comparison. These methods do nothing; a subclass overrides those that it needs."""
 
     def on_start(self, study: Study, done: int, total: int) -> None:
-        """Trials are about to begin; some may be done already."""
+        """Called before the first trial; some may be done already."""
 
     def on_trial_start(self, trial: Trial) -> None:
-        """A trial has begun."""
+        """Called when a trial begins."""
 
     def on_trial_end(self, trial: Trial, outcome: Outcome, done: int, total: int) -> None:
-        """A trial is over, and recorded."""
+        """Called when a trial is finished and recorded."""
 
 
 def open_study(request: Request) -> Study:
-    """Make the study that is asked for, or open it where it has been begun.
-
-    It has been begun where ``out`` is there, where ``task`` names a study, or where the default folder has one that is not
-    complete, with these settings.
+    """Create the requested study, or open it if it exists: as ``out``, as ``task``, or as an incomplete study in the default
+    folder with the same settings.
 
     Raises:
-        InputError: what was asked for cannot be done, or the study that is there has other settings.
+        InputError: the request cannot be carried out, or the existing study has other settings.
     """
     if request.names_study:
         study = Study.open(Path(request.task), parameter="task", write=True)
@@ -153,16 +151,16 @@ def open_study(request: Request) -> Study:
 
 
 def carry_out(study: Study, listener: Listener, run: str = RUN_TRIAL) -> None:
-    """Do all trials of a study that are missing.
+    """Run all missing trials of a study.
 
     Args:
         study: open for writing.
-        listener: is told how it goes.
+        listener: receives the events.
         run: see ``workers.Workers``.
 
     Raises:
         OSError: the study cannot be written, or no process can be started.
-        KeyboardInterrupt: Ctrl-C; the trials under way are lost.
+        KeyboardInterrupt: Ctrl-C; the running trials are lost.
     """
     settings = study.settings
     finished = study.finished()
@@ -176,7 +174,7 @@ def carry_out(study: Study, listener: Listener, run: str = RUN_TRIAL) -> None:
 
 
 def _settings(request: Request) -> Settings:
-    """Fill every default in, and see that each optimizer can be made and trained."""
+    """Fill in every default, and check that each optimizer can be made and trained."""
     options = {name: _options(request, name) for name in request.optimizers}
     task = load(request.task, request.data_dir)
     tune = list(request.tune)
@@ -220,9 +218,9 @@ def _settings(request: Request) -> Settings:
 
 
 def _usual_rate(task: Task, options: Options) -> float | None:
-    """Return the middle of the range of rates: the default, for a class of another library that of its namesake here.
+    """Return the middle of the range of rates: the default rate, for a class of another library that of its namesake here.
 
-    Else the same method could be searched in two ranges, as ``lr`` is 0.001 by default in PyTorch's SGD.
+    Otherwise the same method could be searched in two ranges: the default of PyTorch's SGD is 0.001.
     """
     namesake = options.spec.class_name.lower()
     if options.spec.is_adamas or namesake not in OPTIMIZERS:
@@ -231,7 +229,7 @@ def _usual_rate(task: Task, options: Options) -> float | None:
 
 
 def _try_out_all(settings: Settings, task: Task | None = None) -> None:
-    """Make what the trials train, so that what can never work is an error now and not a study of failed trials."""
+    """Make the models and optimizers of the trials, so that a mistake is an error now and not a study of failed trials."""
     import adamas.lab.train.running  # noqa: F401 - with which each trial begins
     from adamas.lab.train.interruption import Interruption
     from adamas.lab.train.repeatable import seed_and_threads
@@ -259,7 +257,7 @@ def _named_optimizers() -> Iterator[None]:
 
 
 def _options(request: Request, optimizer: str) -> Options:
-    """Check what a training run checks, with any rate."""
+    """Make the options of a training run, which checks them; the rate is a placeholder."""
     with _named_optimizers():
         return Options(
             task=request.task,
@@ -277,7 +275,7 @@ def _options(request: Request, optimizer: str) -> Options:
 
 
 def _threads(task: Task, jobs: int) -> int:
-    """Share the processors out, but give no trial more than suits the task."""
+    """Divide the processors among the jobs, but give no trial more threads than the task asks for."""
     share = max(1, (os.cpu_count() or 1) // jobs)
     return min(share, task.threads or share)
 
@@ -294,7 +292,7 @@ def _unfinished(settings: Settings) -> Study | None:
         try:
             study = Study.open(path, write=True)
         except InputError:
-            continue  # damaged, or under way in another process: not what was asked for
+            continue  # damaged, or in use by another process
         if not study.settings.differences(settings) and design.missing(study.settings, study.finished()):
             return study
         study.close()

@@ -1,6 +1,6 @@
-"""Which trials a comparison has: the same number for each optimizer, decided by the settings and by what the tuning found.
+"""The trials of a comparison: the same number for each optimizer, determined by the settings and by the results of tuning.
 
-Nothing here depends on the order or the time of trials, so that going on is doing those which are missing. May import
+Nothing here depends on the order or the time of trials, so resuming a study means running the missing ones. May import
 adamas.lab.compare.study and adamas.lab.compare.space.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from adamas.lab.compare.space import at, lr_grid
 from adamas.lab.compare.study import Finished, Settings, Trial
 
-TUNE_SEED = 0  # none of the final seeds, so that luck in tuning does not count in the result
+TUNE_SEED = 0  # not one of the final seeds, so that luck in tuning does not affect the result
 
 
 def final_seeds(count: int) -> list[int]:
@@ -29,7 +29,7 @@ def tuning_trials(settings: Settings) -> list[Trial]:
 
 
 def best(settings: Settings, finished: Sequence[Finished], optimizer: str) -> Finished | None:
-    """Return the tuning trial of an optimizer with the best metric, the first of equals; None where no trial has one."""
+    """Return the tuning trial of an optimizer with the best metric, the first of equals; None if no trial has one."""
     tried = sorted(
         (done for done in finished if done.trial.optimizer == optimizer and done.trial.phase == "tune"),
         key=lambda done: done.trial.number,
@@ -42,9 +42,9 @@ def best(settings: Settings, finished: Sequence[Finished], optimizer: str) -> Fi
 
 
 def planned(settings: Settings, finished: Sequence[Finished]) -> list[Trial]:
-    """Return all trials that can be named by now: those of the search, and once it is over, what follows it.
+    """Return all trials that are known by now: those of the search, and once it is finished, those that follow it.
 
-    An optimizer for which no trial of the search came to a metric has nothing to go on with.
+    An optimizer without a metric in the search has no further trials.
     """
     search = tuning_trials(settings)
     over = {key(done.trial) for done in finished}
@@ -61,7 +61,7 @@ def planned(settings: Settings, finished: Sequence[Finished]) -> list[Trial]:
 
 
 def _sweep(settings: Settings, settled: Sequence[tuple[str, Trial]]) -> list[Trial]:
-    """Vary the rate alone around the best setting, over its stated range. Where the rate alone is tuned, the search did."""
+    """Vary the rate alone around the best setting, over its stated range. If only the rate is tuned, the search did so."""
     return [
         Trial(
             optimizer,
@@ -76,13 +76,13 @@ def _sweep(settings: Settings, settled: Sequence[tuple[str, Trial]]) -> list[Tri
 
 
 def missing(settings: Settings, finished: Sequence[Finished]) -> list[Trial]:
-    """Return the trials that can be done now; none where the study is complete."""
+    """Return the trials that can be run now; none if the study is complete."""
     over = {key(done.trial) for done in finished}
     return [trial for trial in planned(settings, finished) if key(trial) not in over]
 
 
 def total(settings: Settings, finished: Sequence[Finished]) -> int:
-    """Return how many trials the study has in the end: as far as can be told, all optimizers go on after the search."""
+    """Return how many trials the study will have; during the search, every optimizer is assumed to have final trials."""
     search = len(tuning_trials(settings))
     if len(trials := planned(settings, finished)) > search or not missing(settings, finished):
         return len(trials)
@@ -91,5 +91,5 @@ def total(settings: Settings, finished: Sequence[Finished]) -> int:
 
 
 def key(trial: Trial) -> tuple[str, str, int, int]:
-    """Return what tells a trial from all others of its study."""
+    """Return what identifies a trial within its study."""
     return trial.optimizer, trial.phase, trial.number, trial.seed

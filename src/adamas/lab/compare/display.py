@@ -1,4 +1,4 @@
-"""Shows a comparison: a bar over its trials on a terminal or in a notebook, plain lines elsewhere, and the table at the end.
+"""Displays a comparison: a progress bar on a terminal or in a notebook, plain lines elsewhere, and the final table.
 
 May import rich, adamas.lab.train.display and the rest of adamas.lab.compare that runs nothing.
 """
@@ -27,7 +27,7 @@ _PHASES = {"tune": "tuning", "sweep": "sweep", "final": "final"}
 
 
 def heading(study: Study, done: int) -> str:
-    """Say in a few lines what is compared, and how."""
+    """Return a few lines on what is compared, and how."""
     settings = study.settings
     threads = f"{count(settings.threads, 'thread')}{' each' if settings.jobs > 1 else ''}"
     fewer = (
@@ -52,7 +52,7 @@ def heading(study: Study, done: int) -> str:
 
 
 def row(settings: Settings, trial: Trial, outcome: Outcome) -> str:
-    """Say what came of a trial."""
+    """Return the line of a finished trial."""
     metric = settings.metric.replace("_", " ")
     if outcome.status == "failed":
         return f"{_called(trial)}: failed: {outcome.error}"
@@ -66,7 +66,7 @@ def _called(trial: Trial) -> str:
 
 
 def table(judgement: Judgement, width: int | None = None) -> list[str]:
-    """Lay the standings out in columns, within so many characters a line where that is given."""
+    """Return the lines of the table of standings, at most ``width`` characters long if that is given."""
     titles = [
         "rank",
         "optimizer",
@@ -100,13 +100,13 @@ class Lines(Listener):
         print_line(heading(study, done))
 
     def on_trial_end(self, trial: Trial, outcome: Outcome, done: int, total: int) -> None:
-        """Print what came of it."""
+        """Print its result."""
         print_line(f"{done:{len(str(total))}}/{total} {row(self.settings, trial, outcome)}")
 
 
 class Live(Listener):
-    """A bar at the foot of a terminal with what is running, and the trials above it. ``bar`` is to be entered
-    around the comparison."""
+    """A progress bar at the bottom of a terminal with the running trials, and finished trials above it. Enter ``bar`` around
+    the comparison."""
 
     def __init__(self, console: Console) -> None:
         """Prepare the bar; nothing is drawn yet."""
@@ -131,25 +131,25 @@ class Live(Listener):
         self.task = self.bar.add_task("starting", total=total, completed=done)
 
     def on_trial_start(self, trial: Trial) -> None:
-        """Name it beside the bar."""
+        """Show it beside the bar."""
         self.running.append(_called(trial))
         self.bar.update(self.task, description=self.under_way())
 
     def on_trial_end(self, trial: Trial, outcome: Outcome, done: int, total: int) -> None:
-        """Print what came of it above the bar, and move the bar."""
+        """Print its result above the bar, and advance the bar."""
         self.running.remove(_called(trial))
         self.console.print(Text(row(self.settings, trial, outcome)))
         self.bar.update(self.task, completed=done, total=total, description=self.under_way())
 
     def under_way(self) -> str:
-        """Name what is running, as far as there is room."""
+        """Return the names of the running trials, as far as they fit."""
         shown, more = self.running[:SHOWN], len(self.running) - SHOWN
         return listed([*shown, *([f"{more} more"] if more > 0 else [])])
 
 
 @contextmanager
 def display() -> Iterator[Listener]:
-    """Show a comparison, by where standard output goes."""
+    """Choose the display by where standard output goes."""
     console = console_for_a_bar()
     if console is None:
         yield Lines()

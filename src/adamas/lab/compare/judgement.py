@@ -1,6 +1,6 @@
-"""What a comparison says: who is better, who is tied, how surely, and how much the learning rate mattered.
+"""Judges a comparison: which optimizers are better or tied, with what confidence, and their sensitivity to the rate.
 
-May import NumPy, SciPy (through adamas.lab.compare.statistics) and the rest of adamas.lab.compare that runs nothing.
+May import NumPy, SciPy (through adamas.lab.compare.statistics) and the modules of adamas.lab.compare that run nothing.
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ from adamas.lab.tasks import label
 
 
 def judge(study: Study) -> Judgement:
-    """Say what a study came to, also one that is not complete.
+    """Judge a study, which may be incomplete.
 
-    Each optimizer is judged by its final trials, at the setting that was best in tuning. Two are told apart by a paired
-    t-test over the seeds, with Holm's correction for the number of pairs; what that does not tell apart is tied, and so is
-    what differs by less than a millionth of the target. The rank of an optimizer is one more than the number of those that
-    are better. One with a final trial that came to no metric
-    stands after those without, and is not tested.
+    Each optimizer is judged by its final trials, at the setting that was best in tuning. Two are compared by a paired
+    t-test over the seeds, with Holm's correction for the number of pairs; they are tied if the test does not separate them, or
+    if they differ by less than a millionth of the target. The rank of an optimizer is one more than the number of better
+    ones. An optimizer with a final trial without a metric ranks after those that have all, and is not tested.
 
     Args:
-        study: open.
+        study: an open study.
 
     Raises:
-        InputError: no trial is over yet.
+        InputError: no trial is finished.
     """
     settings, finished = study.settings, study.finished()
     if not finished:
@@ -123,7 +122,7 @@ def _pairs(settings: Settings, standings: Sequence[Standing]) -> list[Pair]:
 
 
 def _more_complete(first: Standing, second: Standing) -> str | None:
-    """Name the one that came to a metric with every seed where the other did not; then some where the other had none."""
+    """Return the one that has a metric for every seed if the other has not; else the one with any if the other has none."""
     for enough in (all, any):
         does, other_does = (enough(value is not None for value in standing.values) for standing in (first, second))
         if does != other_does:

@@ -10,9 +10,9 @@ from typing import Any, Literal
 class Sensitivity:
     """How the metric depends on the learning rate alone.
 
-    ``rates`` rise; ``values`` are the metric there, None where the run diverged or failed. ``low`` and ``high`` bound the
-    range of rates around the best that stay within 5% of it, or within a millionth of the target; ``decades`` is how wide
-    that is. ``at_edge`` says that the best rate is the lowest or the highest that was tried, so that a better one may lie
+    ``rates`` are in rising order; ``values`` are the metric at each, None if the run diverged or failed. ``low`` and ``high``
+    bound the rates around the best whose metric is within 5% of it, or within a millionth of the target; ``decades`` is the
+    width of that range. ``at_edge``: the best rate is the lowest or the highest that was tried, so a better one may lie
     outside.
     """
 
@@ -26,7 +26,7 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Standing:
-    """One optimizer at its best setting. Lists are by seed, None where the run diverged, failed, or missed the target.
+    """One optimizer at its best setting. Lists are by seed, with None if the run diverged, failed, or missed the target.
 
     ``mean`` with its 95% interval ``low`` to ``high`` is over the seeds that finished. ``rank`` counts from 1; ties share it.
     """
@@ -48,8 +48,8 @@ class Standing:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two optimizers by the same seeds. ``difference`` is the mean of first minus second; ``p`` of a paired test,
-    ``adjusted`` for the number of pairs; ``better`` is None where they are tied."""
+    """Two optimizers compared over the same seeds. ``difference`` is the mean of first minus second; ``p`` of a paired test,
+    ``adjusted`` for the number of pairs; ``better`` is None if they are tied."""
 
     first: str
     second: str
@@ -61,7 +61,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a study came to. ``standings`` are in the order of their ranks; ``sentences`` say it in words and figures."""
+    """The result of a study. ``standings`` are in the order of their ranks; ``sentences`` state it in words and figures."""
 
     task: str
     metric: str

@@ -1,6 +1,6 @@
-"""Where a comparison looks for good settings: the stated range of each hyperparameter, and the points that are tried in it.
+"""The search space of a comparison: the stated range of each hyperparameter, and the points that are tried in it.
 
-The points are the same for every optimizer, in units of its own ranges. May import SciPy, inside the function that needs it,
+The points are the same for every optimizer, scaled to its ranges. May import SciPy, inside the function that needs it,
 adamas.lab.tasks and adamas.lab.train.optimizers.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from adamas.lab.inputs import InputError, choose
 from adamas.lab.train.optimizers import OptimizerSpec
 
-# By the name under which a range is stated; the decay rates of the moments are searched by their distance from 1.
+# By the name of the searched quantity: for the decay rates of the moments, that is their distance from 1.
 RANGES = {
     "weight_decay": (1e-4, 1.0),
     "1-beta1": (0.01, 0.5),
@@ -30,10 +30,10 @@ Space = dict[str, list[Any]]  # hyperparameter → [low, high, "log"]
 
 
 def check_tune(tune: Sequence[str]) -> list[str]:
-    """Return what is tuned, in the order of TUNABLE and with lr in it.
+    """Return what is tuned, in the order of TUNABLE and always with lr.
 
     Raises:
-        InputError: one of them is none of TUNABLE; names ``tune``.
+        InputError: a name is not in TUNABLE; names ``tune``.
     """
     for name in tune:
         choose("tune", name, TUNABLE)
@@ -41,12 +41,12 @@ def check_tune(tune: Sequence[str]) -> list[str]:
 
 
 def tunable(spec: OptimizerSpec) -> list[str]:
-    """Return those of TUNABLE that an optimizer has, less those that it was given as arguments."""
+    """Return the names of TUNABLE that an optimizer has, without those that are fixed by its arguments."""
     return [name for name in TUNABLE if name == "lr" or ("betas" if name.startswith("beta") else name) in spec.options]
 
 
 def state_space(optimizer: str, lr: float | None, tune: Sequence[str], lr_range: tuple[float, float] | None) -> Space:
-    """Say which settings of an optimizer are looked at: ranges, in each of which the logarithm is uniform.
+    """Return the ranges of an optimizer's settings, each sampled log-uniformly.
 
     Args:
         optimizer: how it is written.
@@ -100,7 +100,7 @@ def lr_grid(space: Mapping[str, Sequence[Any]], budget: int) -> list[float]:
 
 
 def default_betas(spec: OptimizerSpec) -> tuple[float, float]:
-    """Return the decay rates that an optimizer has where none are given."""
+    """Return the default decay rates of an optimizer."""
     parameter = inspect.signature(spec.load()).parameters.get("betas")
     betas = DEFAULT_BETAS if parameter is None else parameter.default
     if isinstance(betas, tuple | list) and len(betas) == 2:

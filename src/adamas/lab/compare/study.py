@@ -1,6 +1,6 @@
-"""A study: one SQLite file with the settings of a comparison and a row for each trial that is over.
+"""A study: one SQLite file with the settings of a comparison and a row for each finished trial.
 
-Each trial is committed as it ends, so that nothing but the trials under way is lost, however the process ends. May import the
+Each trial is committed as it ends, so only running trials are lost, however the process ends. May import the
 standard library, filelock, adamas.lab.tasks and adamas.lab.train.folder.
 """
 
@@ -66,17 +66,17 @@ _DERIVED = (
     "target",
     "steps",
     "eval_every",
-)  # said where nothing else differs
+)  # reported only if nothing else differs
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides the trials, with every default filled in. All of it is plain JSON.
+    """Everything that determines the trials, with every default filled in. All of it is plain JSON.
 
-    ``hyperparameters`` are those of each optimizer that could be tuned, ``tune`` those that are; ``space`` has for each
-    optimizer the range of each hyperparameter, ``points`` the coordinates in the unit cube that the
-    tuning trials of each take in it. ``seeds`` are those of the final trials. ``steps`` is the length of a trial. The last
-    five say how it was asked for and with what.
+    ``hyperparameters`` are those of each optimizer that could be tuned, ``tune`` those that are; ``space`` has the range of
+    each hyperparameter of each optimizer, ``points`` the coordinates of the tuning trials in the unit cube. ``seeds`` are
+    those of the final trials. ``steps`` is the length of a trial. The last five say how the study was requested, and the
+    versions.
     """
 
     task: str
@@ -108,7 +108,7 @@ class Settings:
     python: str
 
     def differences(self, other: Settings) -> list[str]:
-        """Say what keeps trials of ``other`` from standing beside those of this, as ``name was this, is that``."""
+        """List the differences that make trials of ``other`` incomparable with these, as ``name was this, is that``."""
         names = [field.name for field in fields(self) if field.name not in (*_HARMLESS, *_DERIVED)]
         found = [line for name in names for line in _changes(name, getattr(self, name), getattr(other, name))]
         derived = [line for name in _DERIVED for line in _changes(name, getattr(self, name), getattr(other, name))]
@@ -129,8 +129,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a trial. ``value`` is the metric at the end of training, None where there is none: the loss was no longer
-    finite (diverged), or the trial ended otherwise (failed), as ``error`` says. ``evaluations`` are rows of metrics.jsonl."""
+    """The result of a trial. ``value`` is the metric at the end of training; None if the loss was no longer finite (diverged)
+    or the trial ended otherwise (failed), and then ``error`` has the reason. ``evaluations`` are rows of metrics.jsonl."""
 
     status: Status
     value: float | None = None
@@ -145,14 +145,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Finished:
-    """A trial and what came of it."""
+    """A trial and its result."""
 
     trial: Trial
     outcome: Outcome
 
 
 class Study:
-    """A study file that is open. Use it as a context manager."""
+    """An open study. Use it as a context manager."""
 
     def __init__(self, path: Path, settings: Settings, connection: sqlite3.Connection, lock: FileLock | None) -> None:
         """Hold what ``create`` or ``open`` made."""
@@ -172,7 +172,7 @@ class Study:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             held = _lock(path)
-            # Whole or not at all: a file that is there is a study.
+            # Written elsewhere and renamed, so that a file with this name is a whole study.
             partial = path.with_name(f".{path.name}.partial")
             partial.unlink(missing_ok=True)
             connection = sqlite3.connect(partial)
@@ -190,7 +190,7 @@ class Study:
 
     @classmethod
     def open(cls, path: Path, *, parameter: str = "out", write: bool = False) -> Study:
-        """Open a file that is there, to be read or also to be gone on with.
+        """Open an existing file, to read it or to resume it.
 
         Args:
             path: the file.
@@ -198,7 +198,7 @@ class Study:
             write: whether trials will be recorded; then no other process may do so.
 
         Raises:
-            InputError: it is no study, is damaged, is of a newer Adamas, or another process goes on with it.
+            InputError: it is not a study, is damaged, is of a newer Adamas, or another process writes to it.
         """
         if not path.is_file():
             raise InputError(parameter, f"{str(path)!r} is not a file: give a study, as adamas compare leaves it")
@@ -223,19 +223,19 @@ class Study:
         self.close()
 
     def close(self) -> None:
-        """Leave one file behind, which others may write to."""
+        """Close the file and release its lock."""
         self._connection.close()
         _unlock(self._lock)
         self._lock = None
 
     def check_same(self, settings: Settings) -> None:
-        """Raise InputError, which names ``out``, if trials with these settings do not belong into this study."""
+        """Raise InputError, which names ``out``, if trials with these settings do not belong in this study."""
         if differences := self.settings.differences(settings):
             problem = f"{str(self.path)!r} is a study with other settings: {'; '.join(differences)}"
             raise InputError("out", f"{problem}: choose another file, or the same settings")
 
     def record(self, trial: Trial, outcome: Outcome) -> None:
-        """Add a trial that is over, and commit.
+        """Add a finished trial, and commit.
 
         Raises:
             OSError: the file cannot be written.
@@ -254,14 +254,14 @@ class Study:
             raise OSError(f"{self.path} cannot be written: {error}") from error
 
     def finished(self) -> list[Finished]:
-        """Return all trials that are over, in the order in which they ended."""
+        """Return all finished trials, in the order in which they ended."""
         with _told_as_damage(self.path, "study"):
             return _finished(self._connection)
 
 
 @contextmanager
 def _told_as_damage(path: Path, parameter: str) -> Iterator[None]:
-    """Raise whatever a damaged file leads to as an InputError of one line, which names the parameter."""
+    """Turn the errors of a damaged file into an InputError of one line that names the parameter."""
     try:
         yield
     except (sqlite3.Error, ValueError, OSError) as error:
@@ -273,10 +273,10 @@ def _told_as_damage(path: Path, parameter: str) -> Iterator[None]:
 
 
 def _read(path: Path, connection: sqlite3.Connection, parameter: str) -> Settings:
-    """Read the settings, after a look at the whole file.
+    """Check the whole file and read the settings.
 
     Raises:
-        InputError: it is no study, is damaged, or is of a newer Adamas; names ``parameter``.
+        InputError: it is not a study, is damaged, or is of a newer Adamas; names ``parameter``.
     """
     with _told_as_damage(path, parameter):
         connection.execute("BEGIN")  # so that no other process writes in between
@@ -299,7 +299,7 @@ def _read(path: Path, connection: sqlite3.Connection, parameter: str) -> Setting
 
 
 def _check_parts(settings: Settings) -> None:
-    """Raise ValueError where the parts of the settings do not belong together."""
+    """Raise ValueError if the settings contradict one another."""
     for optimizer in settings.optimizers:
         ranges = settings.space.get(optimizer, {})
         if "lr" not in ranges or optimizer not in settings.hyperparameters:
@@ -339,7 +339,7 @@ _HINTS: dict[type, dict[str, Any]] = {kind: get_type_hints(kind) for kind in (Se
 
 
 def _checked(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
-    """Make a dataclass of what was read.
+    """Make a dataclass from the values of a file.
 
     Raises:
         ValueError: a value is missing, or of another type.
@@ -361,9 +361,9 @@ def choose_path(task_label: str) -> Path:
 
 
 def _lock(path: Path, parameter: str = "out") -> FileLock:
-    """Keep other processes from recording into the same study.
+    """Keep other processes from writing to the same study.
 
-    The lock is on a file of its own: closing any handle of the study itself would drop SQLite's own locks.
+    The lock is a separate file: closing any handle of the study itself would drop SQLite's own locks.
     """
     try:
         return lock(path)
@@ -395,7 +395,7 @@ def _finite(value: Any) -> Any:
 
 
 def _changes(name: str, was: Any, now: Any) -> list[str]:
-    """Say what has changed, and of a mapping with the same keys only those whose values have."""
+    """List the changes; in a mapping with the same keys, only the values that differ."""
     if was == now:
         return []
     if isinstance(was, dict) and isinstance(now, dict) and was.keys() == now.keys():

@@ -1,4 +1,4 @@
-"""One trial: a training run that leaves no folder, only its outcome.
+"""One trial: a training run that writes no folder and returns its outcome.
 
 May import adamas.lab.train; its loop, which imports PyTorch, only inside functions.
 """
@@ -16,10 +16,10 @@ from adamas.lab.train.records import DivergedError, Evaluation, Listener, Summar
 
 
 def options_of(settings: Settings, trial: Trial) -> Options:
-    """Return the training run that a trial is; the same could be asked for with ``adamas train``.
+    """Return the options of the training run of a trial; ``adamas train`` could run the same.
 
     Raises:
-        InputError: the optimizer cannot be used so.
+        InputError: the optimizer cannot be used with these options.
     """
     chosen = dict(trial.settings)
     options = Options(
@@ -58,7 +58,7 @@ class Evaluations(Listener):
 
 
 def run_trial(settings: Settings, trial: Trial) -> Outcome:
-    """Train. A loss that is no longer finite is an outcome; all else that goes wrong is raised."""
+    """Run a trial. Divergence is an outcome; any other error is raised."""
     from adamas.lab.train.running import run
 
     evaluations = Evaluations()

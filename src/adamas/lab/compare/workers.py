@@ -1,8 +1,8 @@
-"""Runs trials in processes of their own, several at a time: one that dies is a failed trial, and the others go on.
+"""Runs trials in separate processes, several at a time. If a process dies, its trial has failed and the others continue.
 
-A worker is a fresh Python that serves many trials, as importing PyTorch takes seconds. It is started with ``subprocess`` and
-not as a ``multiprocessing.Process``, which runs the user's script again in each child unless it is guarded. May import the
-standard library and adamas.lab.compare.study.
+A worker is a new Python process that runs many trials, because importing PyTorch takes seconds. It is started with
+``subprocess`` and not as a ``multiprocessing.Process``, which would run the user's script again in each child unless the
+script is guarded. May import the standard library and adamas.lab.compare.study.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from adamas.lab.compare.study import Outcome, Settings, Trial
 from adamas.lab.inputs import InputError
 
 RUN_TRIAL = "adamas.lab.compare.trial:run_trial"
-SECONDS_TO_END = 5.0  # after which a worker that was asked to end is killed
-SECONDS_TO_NOTICE = 1.0  # the death of a worker whose own children hold its socket open
+SECONDS_TO_END = 5.0  # a worker that was asked to end is killed after this time
+SECONDS_TO_NOTICE = 1.0  # the longest delay until the death of a worker is noticed whose children hold its socket open
 
 _READY = "ready"
 
 
 def at_once(settings: Settings) -> int:
-    """How many trials run side by side: as many as the study says, on a machine that has as many processors."""
+    """How many trials run at the same time: as many as the study says, and at most one a processor."""
     return min(settings.jobs, os.cpu_count() or 1)
 
 
@@ -42,18 +42,18 @@ class WorkerError(OSError):
 
 
 class Worker:
-    """A process that runs one trial after another. ``trial`` is the one under way."""
+    """A process that runs one trial after another. ``trial`` is the current one."""
 
     def __init__(self, settings: Settings, run: str) -> None:
-        """Start it; it tells when it is ready for trials."""
+        """Start the process; it sends a message when it is ready for trials."""
         ours, theirs = socket.socketpair()
         self.connection = Connection(ours.detach())
         self.trial: Trial | None = None
         self.ready = False
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # end() closes it
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({theirs.fileno()})"
-        # A terminal sends Ctrl-C to all of its processes, but what it means is decided here: in a process that is
-        # started while the signal is blocked, it stays so.
+        # A terminal sends Ctrl-C to all of its processes, but this process handles it: a child that is started while the
+        # signal is blocked inherits that.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._process = subprocess.Popen(
@@ -74,12 +74,12 @@ class Worker:
         return self._process.poll() is not None
 
     def start(self, trial: Trial) -> None:
-        """Have it run a trial."""
+        """Send it a trial to run."""
         self.trial = trial
         self._send(trial)
 
     def receive(self) -> Outcome | None:
-        """Read the outcome of its trial, or None where it has just become ready.
+        """Return the outcome of its trial, or None if it has just become ready.
 
         Raises:
             EOFError: it has died.
@@ -100,8 +100,8 @@ class Worker:
         return outcome
 
     def end(self) -> str:
-        """End it, if it has not ended by itself, and say how it did."""
-        self.connection.close()  # a worker to which nobody listens ends
+        """End the process, if it has not ended by itself, and return how it ended."""
+        self.connection.close()  # a worker ends when its connection is closed
         try:
             code = self._process.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:
@@ -117,12 +117,12 @@ class Worker:
         return f"its process ended {how}" + (f": {last}" if last else "")
 
     def _send(self, message: object) -> None:
-        with contextlib.suppress(OSError):  # it has died, which is found where its answer is read
+        with contextlib.suppress(OSError):  # it has died; ``receive`` finds that
             self.connection.send(message)
 
 
 class Workers:
-    """As many workers as may run side by side. A context manager: at its end, the processes end."""
+    """The workers of a study. A context manager: at its end, the processes end."""
 
     def __init__(self, settings: Settings, run: str = RUN_TRIAL) -> None:
         """Start none yet.
@@ -148,15 +148,15 @@ class Workers:
         self._workers.clear()
 
     def run(self, trials: Sequence[Trial], on_start: Callable[[Trial], None]) -> Iterator[tuple[Trial, Outcome]]:
-        """Run trials, ``at_once(settings)`` at a time, and yield each with its outcome as it ends.
+        """Run trials, ``at_once(settings)`` at a time, and yield each with its outcome when it ends.
 
         Args:
-            trials: what is to be run, in this order.
-            on_start: is told of each as it begins.
+            trials: the trials, in the order in which they are started.
+            on_start: called with each trial when it begins.
 
         Raises:
             WorkerError: a process could not start.
-            InputError: the task cannot be trained any more, for no fault of an optimizer.
+            InputError: the task can no longer be trained, whatever the optimizer.
         """
         waiting = list(reversed(trials))
         while waiting or any(worker.trial for worker in self._workers):
@@ -171,7 +171,7 @@ class Workers:
             yield from self._outcomes()
 
     def _outcomes(self) -> Iterator[tuple[Trial, Outcome]]:
-        """Wait until something happens."""
+        """Wait for a message or the death of a worker, and yield what has ended."""
         busy = {worker.connection: worker for worker in self._workers if worker.trial or not worker.ready}
         heard = wait(list(busy), SECONDS_TO_NOTICE)
         for connection, worker in busy.items():
@@ -191,13 +191,13 @@ class Workers:
 
 
 def serve(descriptor: int) -> None:
-    """Be a worker: run each trial that comes through the socket, and send back what came of it."""
+    """Run as a worker: run each trial that arrives through the socket, and send back its outcome."""
     connection = Connection(descriptor)
     settings, run = connection.recv()
     trials: queue.SimpleQueue[Trial] = queue.SimpleQueue()
 
     def listen() -> None:
-        # Beside the trials, so that a worker whose comparison was killed does not train on for nobody.
+        # In a thread beside the trials, so that a worker does not train on after its comparison was killed.
         with contextlib.suppress(EOFError, OSError):
             while True:
                 trials.put(connection.recv())
@@ -211,9 +211,9 @@ def serve(descriptor: int) -> None:
         trial = trials.get()
         try:
             outcome = function(settings, trial)
-        except InputError as error:  # no fault of the optimizer's: the data or the task's file is gone
+        except InputError as error:  # not the optimizer's fault: the data or the file of the task is gone
             outcome = error
-        except BaseException as error:  # whatever a user's optimizer raises is what came of the trial
+        except BaseException as error:  # whatever a user's optimizer raises is the outcome of the trial
             reason = next(iter(str(error).splitlines()), "")
             outcome = Outcome("failed", error=f"{type(error).__name__}: {reason}".rstrip(": "))
         try:

@@ -1,4 +1,4 @@
-"""Reads runs and studies, and puts together what the page says of them.
+"""Reads runs and studies, and composes the sections of the page about them.
 
 May import the rest of adamas.lab.report, adamas.lab.compare and adamas.lab.inputs.
 """
@@ -26,7 +26,7 @@ def compose(paths: Sequence[Path]) -> tuple[str, list[Section]]:
     """Read runs and studies; return the title of a page about them, and its sections.
 
     Raises:
-        InputError: one is neither, or is damaged; names ``runs``.
+        InputError: a path is neither, or is damaged; names ``runs``.
     """
 
     unique = list({path.resolve(): path for path in paths}.values())

@@ -1,4 +1,4 @@
-"""Puts runs that differ in their seed alone into one group, names the groups by what sets them apart, and averages them.
+"""Groups runs that differ only in their seed, names the groups by what distinguishes them, and averages them.
 
 May import adamas.lab.charts, adamas.lab.report.runs and the standard library.
 """

@@ -1,4 +1,4 @@
-"""Writes numbers with the digits that mean something. May import the standard library only."""
+"""Formats numbers with their significant digits. May import the standard library only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The performance profile of several studies, as AlgoPerf has it: the share of problems that an optimizer solves within τ
+"""The performance profile of several studies, as in AlgoPerf: the share of problems that an optimizer solves within τ
 times the time of the fastest one. A problem is one seed of one study.
 
 Dolan and Moré, "Benchmarking optimization software with performance profiles" (2002); Dahl et al., "Benchmarking Neural

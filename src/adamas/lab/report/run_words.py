@@ -1,4 +1,4 @@
-"""What runs mean, in plain sentences with figures that are those of their files.
+"""The findings about runs, in sentences with figures from their files.
 
 May import adamas.lab.report's readers, adamas.lab.compare.statistics and the standard library.
 """

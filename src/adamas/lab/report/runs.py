@@ -1,4 +1,4 @@
-"""Reads run folders: of finished runs, of those still going on, and of those that were killed.
+"""Reads the folders of runs: finished, still running, or killed.
 
 May import adamas.lab.charts, adamas.lab.tasks, adamas.lab.train.folder, adamas.lab.train.records and the standard library.
 """

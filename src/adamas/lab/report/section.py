@@ -1,4 +1,4 @@
-"""What a page is made of: sections with sentences, charts and tables, as plain data.
+"""The parts of a page as plain data: sections with sentences, charts and tables.
 
 May import adamas.lab.charts and the standard library.
 """

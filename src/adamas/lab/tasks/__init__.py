@@ -1,7 +1,7 @@
-"""What a model can be trained on: each task is one file of this folder, with its data, its network and its loss.
+"""The tasks: each is one file of this folder, with its data, its network and its loss.
 
-May import the standard library, adamas.lab.charts and adamas.extras only, so that the command line can name the tasks without
-waiting for PyTorch. A task's own module imports PyTorch, and whatever it reads its data with.
+May import the standard library, the small modules of adamas.lab and adamas.extras only, so that the command line can list the
+tasks without importing PyTorch. The module of a task imports PyTorch, and what it reads its data with.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class About:
-    """What ``adamas tasks`` tells of a task without loading it.
+    """What ``adamas tasks`` prints about a task without loading it.
 
-    ``parameters`` is the size of its network, ``seconds`` how long a run by default took on two cores, ``target`` what
-    counts as solved, and ``needs`` what has to be given or installed. ``random`` says whether the seed decides anything.
+    ``parameters`` is the size of its network, ``seconds`` how long a default run takes on two cores, ``target`` what counts
+    as solved, and ``needs`` what has to be given or installed. ``random`` says whether the seed has any effect.
     """
 
     summary: str
@@ -59,37 +59,37 @@ TASKS = {
 
 
 def without_data_dir(data_dir: Path | None, task: str) -> None:
-    """Raise InputError if there is a data_dir; ``task`` is the name of one that reads none, and why, as ``x, which …``."""
+    """Raise InputError if there is a data_dir; ``task`` is the name of a task that reads none, and why: ``x, which …``."""
     if data_dir is not None:
         raise InputError("data_dir", f"is not an option of {task}: leave it out")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a network is trained on and how it is judged.
+    """What a network is trained on and how it is evaluated.
 
     Args:
         description: the data and the network in a few words.
         model: makes the network; its first weights come from PyTorch's global generator.
         loss: ``loss(model, *batch)`` returns the mean over the examples of a batch, a scalar that has a gradient.
-        evaluate: ``evaluate(model, *test)`` returns figures by name. The model is in evaluation mode, and nothing keeps
-            gradients. It has to give the same figures for the same weights.
-        metric: the name of the figure that counts.
-        mode: whether ``metric`` should become high or low.
+        evaluate: ``evaluate(model, *test)`` returns metrics by name. The model is in evaluation mode, under ``torch.no_grad``.
+            The same weights must give the same metrics.
+        metric: the name of the metric that counts.
+        mode: whether a high or a low ``metric`` is better.
         target: the value of ``metric`` that counts as solved.
-        epochs: passes over the training data, where a run does not say otherwise.
-        train: tensors that are indexed by example along dimension 0; a batch is a slice of each, and is what ``loss``
-            gets. Empty where the loss makes its own data: then ``steps_per_epoch`` says what an epoch is.
-        test: what ``evaluate`` gets. Like ``train``, it is moved to the device of the run.
-        batch_size: examples a step, where a run does not say otherwise.
+        epochs: default number of passes over the training data.
+        train: tensors whose dimension 0 indexes the examples; ``loss`` gets the same rows of each as a batch. Empty if the
+            loss makes its own data: then ``steps_per_epoch`` is the length of an epoch.
+        test: the tensors that ``evaluate`` gets. Like ``train``, they are moved to the device of the run.
+        batch_size: default number of examples per step.
         steps_per_epoch: for tasks without ``train``.
-        eval_every: steps between two evaluations, where a run does not say otherwise; None is once an epoch.
-        threads: how many suit it; None leaves them to PyTorch.
-        models: other networks, by the name that ``--model`` takes.
+        eval_every: default number of steps between two evaluations; None is once an epoch.
+        threads: default number of threads; None leaves it to PyTorch.
+        models: other networks, by the name for ``--model``.
         lr_scale: multiplies the default learning rate of every optimizer but ``SGD``. Their steps are about as large as the
             rate, whatever the scale of the loss, so one factor suits all of them (``benchmarks/bench_tasks.py``).
         sgd_lr_scale: multiplies the default learning rate of ``SGD``, whose steps are proportional to the gradient.
-        chart: draws the run from the rows of its metrics.jsonl, where there is more to see than curves.
+        chart: draws the run from the rows of its metrics.jsonl, if there is more to see than curves.
     """
 
     description: str
@@ -112,7 +112,7 @@ class Task:
     chart: Callable[[Sequence[Mapping[str, Any]]], Chart] | None = None
 
     def __post_init__(self) -> None:
-        """Check what can be checked without running anything."""
+        """Check the values."""
         if self.mode not in ("max", "min"):
             raise InputError("task", f"has the mode {self.mode!r}: it must be 'max' or 'min'")
         if isinstance(self.target, bool) or not isinstance(self.target, Real) or not math.isfinite(self.target):
@@ -134,15 +134,15 @@ class Task:
             raise InputError("task", f"has parts of train with {sizes} examples: they must be as many, and some")
 
     def solved(self, value: float) -> bool:
-        """Whether that value of the metric reaches the target."""
+        """Whether a value of the metric reaches the target."""
         return value >= self.target if self.mode == "max" else value <= self.target
 
     def steps_in_epoch(self, batch_size: int) -> int:
-        """How many batches an epoch has; the last may be smaller."""
+        """The number of batches in an epoch; the last may be smaller."""
         return -(-len(self.train[0]) // batch_size) if self.train else self.steps_per_epoch
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
-        """Yield the training data once, in an order from ``generator``, a generator of the CPU."""
+        """Yield the training data once in batches, shuffled by ``generator``, a CPU generator."""
         import torch
 
         if not self.train:
@@ -158,7 +158,7 @@ def load(name: str, data_dir: Path | None) -> Task:
 
     Args:
         name: one of TASKS, or the path of a Python file with a function ``load(data_dir)`` that returns a Task.
-        data_dir: where the data is, for the tasks that read some; None for the others.
+        data_dir: the folder of the data, for tasks that read some; None for the others.
 
     Raises:
         InputError: the name is unknown, or the data is missing or damaged.
@@ -173,12 +173,12 @@ def load(name: str, data_dir: Path | None) -> Task:
 
 
 def is_file(name: str) -> bool:
-    """Whether the name of a task means a file of the user's own."""
+    """Whether the name of a task is a path of the user's own file."""
     return name.endswith(".py")
 
 
 def label(name: str) -> str:
-    """What a task is called where a path would not do."""
+    """The name of a task without the path of its file."""
     return Path(name).stem if is_file(name) else name
 
 
@@ -210,10 +210,10 @@ def _from_file(path: Path) -> ModuleType:
     except OSError as error:
         raise InputError("task", f"{str(path)!r} cannot be read: {error.strerror}") from error
     USERS_MODULES.add(specification.name)
-    sys.modules[specification.name] = module  # where dataclasses and pickle look for what a file defines
+    sys.modules[specification.name] = module  # dataclasses and pickle look there for what a file defines
     folder = str(path.parent.resolve())
     if folder not in sys.path:
-        sys.path.insert(0, folder)  # as Python does for a script, so that it finds its neighbours, also later
+        sys.path.insert(0, folder)  # as Python does for a script, so that it can import its neighbours
     try:
         specification.loader.exec_module(module)
     except SyntaxError as error:  # of a neighbour

@@ -1,7 +1,7 @@
 """Training runs: ``fit`` from Python, ``adamas train`` from the command line.
 
-May import adamas.lab.tasks and adamas.torch, and the libraries of the ``train`` extra. Importing this package costs none of
-them: options are checked first, and PyTorch is imported when there is something to train.
+May import adamas.lab.tasks and adamas.torch, and the libraries of the ``train`` extra. Importing this package imports none
+of them: options are checked first, and PyTorch is imported when training begins.
 """
 
 from __future__ import annotations
@@ -59,52 +59,52 @@ def fit(
     out: str | PathLike[str] | None = None,
     listener: Listener | None = None,
 ) -> Summary:
-    """Train a task's network, show how it goes, and write the run's folder.
+    """Train the network of a task, display the progress, and write the folder of the run.
 
-    The same seed and threads give the same weights, bit for bit, also where the run was killed and resumed.
+    The same seed and threads give the same weights, bit for bit, also if the run was killed and resumed.
 
     Args:
         task: a name of ``adamas.lab.tasks.TASKS``, by default digits, or the path of a Python file with a task.
-        resume: the folder of a run to go on with, from its last checkpoint, with the versions of Adamas and PyTorch that it
-            began with. Its options stay; of the others only ``epochs``, ``data_dir``, ``threads`` and ``log`` may be given.
-        config: a TOML file of these options; what is given here counts before it.
-        data_dir: where the data is, for the tasks that read some.
-        model: another network of the task's.
+        resume: the folder of a run to resume from its last checkpoint, with the versions of Adamas and PyTorch that it began
+            with. It keeps its options; only ``epochs``, ``data_dir``, ``threads`` and ``log`` may be given.
+        config: a TOML file of these options; arguments take precedence.
+        data_dir: the folder of the data, for tasks that read some.
+        model: another network of the task.
         optimizer: by default adam. A key of ``adamas.lab.train.optimizers.OPTIMIZERS``, ``"torch:AdamW"``, or
-            ``"module:Class"`` of another library; with arguments where needed, as ``"sgd(momentum=0.9)"``.
-        lr: learning rate; by default what suits task and optimizer. ``"auto"`` looks for one first
+            ``"module:Class"`` of another library; with arguments, if any, as ``"sgd(momentum=0.9)"``.
+        lr: learning rate; by default that of the optimizer, scaled for the task. ``"auto"`` finds one first
             (``adamas.torch.find_lr``).
         betas: decay rates of the two moments, each from 0 up to but not including 1.
-        eps: what is added to the denominator.
+        eps: added to the denominator.
         weight_decay: decoupled in adamw, a penalty on the gradient (L2) in the others.
         schedule: how the learning rate changes, by default not at all: a key of
             ``adamas.lab.train.named_schedules.SCHEDULES``, stretched over the planned epochs; or a schedule, or one as text,
             in optimizer steps. A factor is multiplied by ``lr``; a rate replaces it.
-        plateau: ``"default"``, or a Plateau, or one as text: cuts the rate when the task's metric stops improving, or, where
-            the plateau goes the other way, the test loss. It looks at each evaluation. The run has one of its own, made anew
-            from this; what it did is in ``cuts`` of the summary.
-        clip: the largest norm of the whole gradient; ``"auto"`` clips what is unusual.
+        plateau: ``"default"``, or a Plateau, or one as text: cuts the rate when the metric of the task stops improving, or,
+            if the plateau has the other mode, the test loss. It observes each evaluation. The run makes its own copy; its
+            cuts are listed in ``cuts`` of the summary.
+        clip: the largest norm of the whole gradient; ``"auto"`` clips unusual norms.
         state: how the moments are stored.
-        weights: how bfloat16 weights are kept; by default ``"split"``, which is float32 training.
+        weights: how bfloat16 weights are stored; by default ``"split"``, which trains as float32 does.
         epochs: passes over the training data; by default the task's own.
-        batch_size: examples a step; by default the task's own. The last batch of an epoch may be smaller.
+        batch_size: examples per step; by default the task's own. The last batch of an epoch may be smaller.
         eval_every: steps between two evaluations; by default the task's own, mostly an epoch.
-        seed: decides the first weights and the order of the examples; by default 0.
-        device: what PyTorch calls it, such as ``"cuda"``; by default the CPU.
-        precision: of the network: ``"float32"``, the default, or ``"bfloat16"``, which has its weights in it too.
+        seed: determines the initial weights and the order of the examples; by default 0.
+        device: a PyTorch device, such as ``"cuda"``; by default the CPU.
+        precision: ``"float32"``, the default, or ``"bfloat16"`` for computation and weights.
         compile: run the network through ``torch.compile``.
-        threads: how many PyTorch may use; by default what suits the task: one where a step is tiny, else as now.
-        log: ``"tensorboard"`` writes its event files into the folder, too.
+        threads: the threads that PyTorch may use; by default one if the steps of the task are tiny, else unchanged.
+        log: ``"tensorboard"`` also writes TensorBoard's event files into the folder.
         out: folder for config.json, metrics.jsonl, steps.jsonl, summary.json, curves.png, model.safetensors and
-            checkpoint.pt; by default a fresh ``runs/<task>-<time>``.
-        listener: is told how the run goes; by default a bar on a terminal and in a notebook, and lines elsewhere.
+            checkpoint.pt; by default a new ``runs/<task>-<time>``.
+        listener: receives the events of the run; by default a progress bar on a terminal and in a notebook, lines elsewhere.
 
     Returns:
-        The content of summary.json. After Ctrl-C it says ``interrupted``, and covers what was done until then.
+        The content of summary.json. After Ctrl-C, ``interrupted`` is True, and it covers the run until then.
 
     Raises:
         InputError: an argument or the data cannot be used; nothing has been written.
-        DivergedError: the loss was no longer finite; the files of what was done until then are written.
+        DivergedError: the loss was no longer finite; the files of the run until then are written.
     """
     asked: dict[str, Any] = {name: value for name, value in locals().items() if name in Options.__dataclass_fields__}
     given = {

@@ -1,4 +1,4 @@
-"""Where the options of a run come from: a TOML file, the run that is resumed, and what was given on top.
+"""Gathers the options of a run from a TOML file, the run that is resumed, and the arguments.
 
 May import the standard library, tomli before Python 3.11, adamas.lab.tasks and the options.
 """
@@ -22,24 +22,24 @@ else:
     import tomli as tomllib
 
 NAMES = [field.name for field in fields(Options)]
-# What a resumed run may be told: how long it goes, and where it is. All else would make it another run.
+# What may change when a run is resumed: its length, and where it runs. Anything else would make it another run.
 MAY_CHANGE = frozenset({"epochs", "data_dir", "threads", "log"})
 
 
 def gather(given: dict[str, Any], *, config: Path | None = None, resume: Path | None = None) -> Options:
-    """Put the options of a run together.
+    """Gather the options of a run.
 
     Args:
-        given: options by name; they count before those of ``config``.
+        given: options by name; they take precedence over ``config``.
         config: a TOML file of options.
-        resume: the folder of a run, whose options stay, but for those that say how long it goes and where.
+        resume: the folder of a run, whose options are kept except those in MAY_CHANGE.
 
     Raises:
-        InputError: the file cannot be read, the folder holds no run, or what was given would make it another run.
+        InputError: the file cannot be read, the folder holds no run, or an option would make it another run.
     """
     given = {**(_read_toml(config) if config is not None else {}), **given}
     if is_file(str(given.get("task", ""))):
-        given["task"] = str(Path(given["task"]).resolve())  # so that the run can go on from another folder
+        given["task"] = str(Path(given["task"]).resolve())  # so that the run can be resumed from another folder
     return Options(**given) if resume is None else _resumed(resume, given)
 
 
@@ -48,7 +48,7 @@ def _resumed(run: Path, given: Mapping[str, Any]) -> Options:
     stored = {name: value for name, value in config["options"].items() if name in NAMES}
     changed = {name: value for name, value in given.items() if name in MAY_CHANGE or _is_moved(name, value, stored)}
     try:
-        # Its threads decide its bits, so that this machine must have them, though nobody may have asked for them.
+        # The bits of a run depend on its threads, so this machine must have them, even if they were not asked for.
         Options(**{**stored, "threads": config["threads"], **changed})
         began = Options(**{**stored, **changed})
     except InputError as error:
@@ -68,7 +68,7 @@ def _resumed(run: Path, given: Mapping[str, Any]) -> Options:
 
 
 def _is_moved(name: str, value: Any, stored: Mapping[str, Any]) -> bool:
-    """Whether it is the task's file, which lies elsewhere now. Whether it is the same task shows when it is loaded."""
+    """Whether it is the file of the task, which has moved. Whether it is the same task is checked when it is loaded."""
     before = str(stored.get("task", ""))
     return name == "task" and is_file(before) and is_file(value) and Path(value).name == Path(before).name
 

@@ -23,9 +23,9 @@ def draw_curves(
     Args:
         plan: what was planned; gives the title and the length of an epoch.
         history: its evaluations.
-        samples: the steps that were looked at.
+        samples: the sampled steps.
         own: the task's own chart of it.
-        diverged: whether it ended because its loss was no longer finite.
+        diverged: whether the loss was no longer finite.
 
     Returns:
         A PNG image.
@@ -62,5 +62,5 @@ def draw_curves(
 
 
 def _can_be_log(series: Sequence[Series]) -> bool:
-    """Whether nothing is negative: what is 0 has a mark at the edge."""
+    """Whether no value is negative; a value of 0 gets a mark at the edge."""
     return all(value is None or not value < 0 for one in series for value in one.y)

@@ -1,4 +1,4 @@
-"""Shows a run while it goes: a live bar on a terminal or in a notebook, plain lines elsewhere. May import rich."""
+"""Displays a run: a progress bar on a terminal or in a notebook, plain lines elsewhere. May import rich."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_ROWS = 60  # of evaluations within epochs
 
 
 def heading(plan: records.Plan) -> str:
-    """Say in two lines what is about to happen, and in more why at that rate if it was left open."""
+    """Return two lines on the plan of a run, and further ones if the learning rate was found or the run is resumed."""
     data = f"; {plan.train_examples:,} examples to train on, {plan.test_examples:,} to test on" * bool(
         plan.train_examples
     )
@@ -46,23 +46,23 @@ def _resumed(plan: records.Plan) -> str:
 
 
 class Table:
-    """Lays evaluations out in columns: the task's figures have one each.
+    """Formats evaluations as rows of a table, with a column for each metric of the task.
 
-    Of many within an epoch, only those at its end are shown.
+    If there are many within an epoch, only those at its end are shown.
     """
 
     def __init__(self) -> None:
-        """The columns are known with the first evaluation."""
+        """Start without columns; the first evaluation determines them."""
         self.columns: dict[str, str] = {}
         self.whole_epochs = False
 
     def heading(self, plan: records.Plan) -> str:
-        """What is above the table."""
+        """The lines above the table."""
         self.whole_epochs = plan.evaluations > max(MOST_ROWS, plan.epochs)
         return heading(plan)
 
     def lines(self, evaluation: records.Evaluation) -> list[str]:
-        """The evaluation's row, under a heading the first time; what a plateau did after it is a line of its own."""
+        """The row of an evaluation, with the titles above the first one; a cut by a plateau has its own line."""
         if self.whole_epochs and evaluation.epoch % 1 and not evaluation.cut:
             return []
         first = not self.columns
@@ -81,7 +81,7 @@ class Table:
 
 
 def figure(value: float) -> str:
-    """Four digits after the point, or three that count where the number is too small or too large for that."""
+    """Format with four decimals, or with three significant digits if the number is too small or too large for that."""
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
 
 
@@ -99,11 +99,11 @@ class Lines(records.Listener):
     """Plain lines on standard output: a heading, then one line an evaluation."""
 
     def __init__(self) -> None:
-        """Nothing has been printed."""
+        """Prepare the table."""
         self.table = Table()
 
     def on_start(self, plan: records.Plan) -> None:
-        """Print what is about to happen."""
+        """Print the plan."""
         print_line(self.table.heading(plan))
 
     def on_evaluation(self, evaluation: records.Evaluation) -> None:
@@ -113,13 +113,13 @@ class Lines(records.Listener):
 
 
 class Live(records.Listener):
-    """A bar at the foot of a terminal, and the rows above it. ``bar`` is to be entered around the run."""
+    """A progress bar at the bottom of a terminal, and the rows above it. Enter ``bar`` around the run."""
 
     def __init__(self, console: Console) -> None:
         """Prepare the bar; nothing is drawn yet."""
         self.console = console
         self.table = Table()
-        # Drawn when the loop reports, not by a thread of its own, which would take the interpreter from the loop.
+        # Refreshed when the loop reports and not by a thread, which would compete with the loop for the interpreter.
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=None),
@@ -134,7 +134,7 @@ class Live(records.Listener):
         )
 
     def on_start(self, plan: records.Plan) -> None:
-        """Print what is about to happen."""
+        """Print the plan."""
         first, rest = self.table.heading(plan).split("\n", 1)
         self.console.print(Text(first, style="bold"), Text(rest), sep="\n")
         self.epochs = plan.epochs
@@ -161,7 +161,7 @@ class Live(records.Listener):
 
 @contextmanager
 def display() -> Iterator[records.Listener]:
-    """Show a run, by where standard output goes."""
+    """Choose the display by where standard output goes."""
     console = console_for_a_bar()
     if console is None:
         yield Lines()
@@ -172,17 +172,14 @@ def display() -> Iterator[records.Listener]:
 
 
 def console_for_a_bar() -> Console | None:
-    """A terminal, or a notebook that has the widgets which rich draws with there; None where there is neither."""
+    """The console, if it is a terminal, or a notebook with the widgets that rich needs; otherwise None."""
     console = Console(highlight=False)
     terminal = console.file.isatty() and not console.is_dumb_terminal
     return console if terminal or (console.is_jupyter and find_spec("ipywidgets") is not None) else None
 
 
 def print_line(line: str) -> None:
-    """Print a line on standard output, at once; where nobody reads any more, as after ``| head``, what follows is lost.
-
-    That is no reason to end what runs for longer.
-    """
+    """Print a line and flush. If the reader is gone, as after ``| head``, further output is dropped and the run continues."""
     try:
         print(line, flush=True)
     except BrokenPipeError:

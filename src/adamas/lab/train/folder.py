@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind. Every file appears whole or not at all.
+"""The folder of a run. Every file is written atomically.
 
 May import the standard library, filelock, adamas.files and adamas.lab.tasks.
 """
@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from adamas.files import replacing
 from adamas.lab.inputs import InputError
 
-CHART = "chart.json"  # only of tasks that draw one of their own
+CHART = "chart.json"  # only of tasks that draw their own chart
 CONFIG, METRICS, STEPS, SUMMARY, CURVES, MODEL, CHECKPOINT = FILES = (
     "config.json",
     "metrics.jsonl",
@@ -35,12 +35,12 @@ CONFIG, METRICS, STEPS, SUMMARY, CURVES, MODEL, CHECKPOINT = FILES = (
     "model.safetensors",
     "checkpoint.pt",
 )
-# What a resumed run takes from its config.json, besides the versions.
+# What a resumed run reads from its config.json, besides the versions.
 CONFIG_NEEDS = {"options": dict[str, Any], "threads": int, "lr_found": str | None, "resumed_after": list[int]}
 
 
 def check_out(out: Path) -> None:
-    """Raise InputError if a run cannot be written there, or one lies there already."""
+    """Raise InputError if a run cannot be written there, or if there is one already."""
     try:
         for path in (out, *out.parents):
             if path.exists():
@@ -65,12 +65,12 @@ def hold(out: Path | None, task: str, *, resumed: bool = False) -> Iterator[Path
     """Make the folder of a run, and keep other processes from writing to it.
 
     Args:
-        out: the folder; None is a fresh ``runs/<task>-<time>``.
-        task: what it is trained on.
-        resumed: whether it is there, with a run.
+        out: the folder; None is a new ``runs/<task>-<time>``.
+        task: the name of the task.
+        resumed: whether the folder exists and holds the run.
 
     Yields:
-        The folder. It is gone again if nothing was written to it.
+        The folder. It is removed again if nothing was written to it.
 
     Raises:
         InputError: it cannot be made, or another process writes to it; names ``out``, or ``resume``.
@@ -89,7 +89,7 @@ def hold(out: Path | None, task: str, *, resumed: bool = False) -> Iterator[Path
         raise _not_writable(parameter, out or Path("runs"), error) from error
     try:
         if not resumed:
-            check_out(folder)  # once more, now that nobody else can write there
+            check_out(folder)  # again, now that no other process can write there
         yield folder
     finally:
         unlock(held)
@@ -97,7 +97,7 @@ def hold(out: Path | None, task: str, *, resumed: bool = False) -> Iterator[Path
 
 
 def _fresh(task: str, made: list[Path]) -> Path:
-    """Make a folder that was not there before: two runs may begin in the same second."""
+    """Make a folder that did not exist: two runs may begin in the same second."""
     runs, stem = Path("runs"), f"{task}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not runs.exists():
         made.append(runs)
@@ -113,7 +113,7 @@ def _fresh(task: str, made: list[Path]) -> Path:
 
 def _remove_empty(folders: Sequence[Path]) -> None:
     for folder in folders:
-        with contextlib.suppress(OSError):  # it is not there, or not empty
+        with contextlib.suppress(OSError):  # it does not exist, or is not empty
             folder.rmdir()
 
 
@@ -122,7 +122,7 @@ def lock(path: Path) -> FileLock:
 
     Raises:
         BlockingIOError: another one holds it.
-        OSError: there is no writing beside ``path``.
+        OSError: the folder of ``path`` cannot be written to.
     """
     held = FileLock(path.with_name(f".{path.name}.lock"), blocking=False)
     try:
@@ -133,7 +133,7 @@ def lock(path: Path) -> FileLock:
 
 
 def unlock(held: FileLock) -> None:
-    """Let others hold it."""
+    """Release the lock."""
     Path(held.lock_file).unlink(missing_ok=True)
     held.release()
 
@@ -172,7 +172,7 @@ def check_picture(path: Path) -> None:
 
 @contextmanager
 def output(parameter: str, path: Path) -> Iterator[None]:
-    """Raise an OSError as an InputError, which names the parameter that asked for ``path`` to be written."""
+    """Turn an OSError into an InputError that names the parameter for which ``path`` is written."""
     try:
         yield
     except OSError as error:
@@ -187,7 +187,7 @@ def _not_writable(parameter: str, folder: Path, error: OSError) -> InputError:
 
 
 def write_config(folder: Path, config: Mapping[str, Any], *, resumed: bool = False) -> None:
-    """Write the configuration. What is only true at the end of a run goes away.
+    """Write the configuration, and remove the summary, which holds only at the end of a run.
 
     Raises:
         InputError: the folder cannot be written; names ``out``, or ``resume``.
@@ -200,7 +200,7 @@ def write_config(folder: Path, config: Mapping[str, Any], *, resumed: bool = Fal
 
 
 def write(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Put ``content`` into a file, as ``adamas.files.replacing`` does."""
+    """Write ``content`` to a file atomically; see ``adamas.files.replacing``."""
     with replacing(path, durable=durable) as stream:
         stream.write(content)
 
@@ -230,15 +230,15 @@ def from_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    except TypeError as error:  # what was read is no text
+    except TypeError as error:  # the value is not text
         raise ValueError(str(error)) from error
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value that was read from a file is of the type that a dataclass says.
+    """Whether a value from a JSON file has the type of a hint.
 
-    A whole number is a number too, and NaN and infinity are none. Of a type with parameters, every part is looked at; a
-    dataclass is an object whose fields are of their types, where they are there.
+    An int is a float, too; NaN and infinity are not. All parts of a parametrised type are checked. A dataclass stands for a
+    dict, in which those of its fields that are present have their types.
     """
     origin, parts = get_origin(hint), get_args(hint)
     if hint is Any:

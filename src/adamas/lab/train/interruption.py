@@ -1,4 +1,4 @@
-"""Turns Ctrl-C, and the signal that a cluster ends a job with, into a question that a loop can ask between two steps.
+"""Turns Ctrl-C, and the SIGTERM with which a cluster ends a job, into a flag that a loop checks between two steps.
 
 May import the standard library only.
 """
@@ -14,17 +14,17 @@ from typing import Any
 class Interruption:
     """While entered, the first SIGINT (Ctrl-C) or SIGTERM sets ``requested``; a second one acts as it did before.
 
-    So nothing is stopped halfway through a step or a file. Outside the main thread, where Python delivers no signals,
+    So no step and no file is left half done. Outside the main thread, where Python delivers no signals,
     ``requested`` stays false.
     """
 
     def __init__(self) -> None:
-        """Nothing is asked for yet."""
+        """Start without a request."""
         self.requested = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        """Take the signals over."""
+        """Install the handlers."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._request)
@@ -33,7 +33,7 @@ class Interruption:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give them back."""
+        """Restore the previous handlers."""
         self._give_back()
 
     def _request(self, number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,6 @@
-"""What is looked at while a network trains: where the time goes, and in some steps how far the weights move.
+"""What is measured while a network trains: where the time goes, and in some steps how far the weights move.
 
-May import PyTorch, adamas.torch and adamas.lab.train.records. Nothing here changes a bit of the training.
+May import PyTorch, adamas.torch and adamas.lab.train.records. Nothing here changes the result of training.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from adamas.torch.unfused import joined
 
 
 class Stopwatch:
-    """Adds up the seconds of the parts of a step.
+    """Adds up the seconds of each part of a step.
 
-    On an accelerator each mark waits for the work before it, so that a part has the time that it took.
+    On an accelerator each mark waits for the work before it, so that the time is attributed to the right part.
     """
 
     def __init__(self, device: torch.device, seconds: dict[str, float]) -> None:
-        """Go on from ``seconds`` by part."""
+        """Continue from ``seconds`` by part."""
         self.seconds = seconds
         self._waits = device.type != "cpu"
         self._last = perf_counter()
 
     def start(self) -> None:
-        """Begin to measure here."""
+        """Restart the clock."""
         self._last = perf_counter()
 
     def mark(self, part: str) -> float:
-        """Add the time since the last mark to a part; return what the clock shows."""
+        """Add the time since the last mark to a part; return the current time."""
         if self._waits:
             torch.accelerator.synchronize()
         now = perf_counter()
@@ -50,7 +50,7 @@ def grad_norm(parameters: Iterable[nn.Parameter]) -> float:
 
 @torch.no_grad()
 def weights(parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Copies of the weights as they are now, in float32; of split ones with the bits that the optimizer keeps."""
+    """Copies of the weights in float32; split weights include the low bits that the optimizer stores."""
     copies = []
     for parameter in parameters:
         state = optimizer.state.get(parameter)
@@ -60,14 +60,14 @@ def weights(parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer
 
 
 def update_ratio(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """The norm of what all weights moved, over their norm before. About 1e-3 is usual in training that goes well."""
+    """The norm of the change of all weights over their norm before. About 1e-3 is usual in healthy training."""
     size = _norm(before)
     return _norm([now - then for now, then in zip(after, before, strict=True)]) / size if size > 0 else 0.0
 
 
 def memory(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Memory:
-    """Bytes of the weights, of the optimizer's state, and the most that the device, or this process, held."""
-    # Each parameter has a dictionary; an optimizer of another library may keep something else under a name of its own.
+    """Bytes of the weights and of the optimizer's state, and the peak of the device or of this process."""
+    # The state of a parameter is a dict; optimizers of other libraries may also store other entries.
     kept = (values.values() if isinstance(values, dict) else [values] for values in optimizer.state.values())
     state = (value for values in kept for value in values)
     return Memory(
@@ -78,7 +78,7 @@ def memory(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.dev
 
 
 def _process_peak() -> int | None:
-    """The most memory that this process has held, in bytes; None where the system does not say."""
+    """The peak memory of this process in bytes; None if the system does not report it."""
     if sys.platform == "win32":
         return None
     import resource

@@ -1,7 +1,6 @@
-"""How the learning rate goes over a planned run: schedules by name, and as expressions. May import adamas.schedules and
-adamas.lab.tasks.
+"""Schedules of the learning rate of a run: by name, and as expressions. May import adamas.schedules and adamas.lab.inputs.
 
-A name stands for a schedule of as many steps as are planned; in an expression the steps are written out.
+A name stands for a schedule over all planned steps; in an expression the numbers of steps are written out.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from adamas.schedules.expression import names
 
 
 class Named(NamedTuple):
-    """The words that explain a name, and the schedule that it stands for as a function of the planned steps."""
+    """The explanation of a name, and its schedule as a function of the planned steps."""
 
     explanation: str
     over: Callable[[int], Schedule]
@@ -78,7 +77,7 @@ SCHEDULES = {
 
 
 def choose_schedule(text: str, steps: int, parameter: str = "schedule") -> Schedule:
-    """The schedule that a name or an expression stands for in a run of that many steps.
+    """Return the schedule of a name or an expression for a run of that many steps.
 
     Raises:
         InputError: it is neither; names the parameter.

@@ -29,10 +29,10 @@ ADAMAS = "adamas.torch"
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """An optimizer as a run offers it.
+    """An optimizer that a run can use.
 
-    ``module`` and ``class_name`` say where its class is. ``lr`` is the default rate, None where the class has none.
-    ``options`` are those of TUNED that it has, and ``arguments`` what it is given besides.
+    ``module`` and ``class_name`` locate its class. ``lr`` is the default rate, None if the class has none. ``options`` are
+    those of TUNED that it has, and ``arguments`` are further arguments of the class.
     """
 
     module: str
@@ -43,7 +43,7 @@ class OptimizerSpec:
 
     @property
     def is_adamas(self) -> bool:
-        """Whether it is one of Adamas, which takes schedules, storage formats and a clip."""
+        """Whether it is an optimizer of Adamas, which takes schedules, storage formats and clipping."""
         return self.module == ADAMAS
 
     def usual_lr(self, task: Task) -> float | None:
@@ -84,7 +84,7 @@ OPTIMIZERS = {name: spec for member in MEMBERS.values() for name, spec in _offer
 
 
 def choose_optimizer(text: str) -> OptimizerSpec:
-    """Read how an optimizer is written.
+    """Parse the text of an optimizer.
 
     Raises:
         InputError: there is no such optimizer, or it does not take the arguments; names ``optimizer``.
@@ -100,12 +100,12 @@ def choose_optimizer(text: str) -> OptimizerSpec:
             if argument == "lr":
                 raise InputError("optimizer", f"{text!r} has its lr inside: give it as the option of that name")
             choose("optimizer", argument, taken) if taken is not None else None
-    # What the arguments settle is no option any more: it would be given twice.
+    # A hyperparameter that is given as an argument is no longer an option: it would be given twice.
     return replace(spec, options=spec.options - set(arguments), arguments={**dict(spec.arguments), **arguments})
 
 
 def split_optimizers(text: str) -> list[str]:
-    """Split a list at its commas, but for those within brackets."""
+    """Split a list at the commas outside brackets."""
     parts, depth, start = [], 0, 0
     for place, character in enumerate(text):
         depth += (character in "([{") - (character in ")]}")
@@ -116,7 +116,7 @@ def split_optimizers(text: str) -> list[str]:
 
 
 def _arguments(text: str, bracket: str | None) -> dict[str, Any]:
-    """The arguments in the bracket, which have to be keywords with plain values."""
+    """The arguments in the bracket, which must be keywords with literal values."""
     if bracket is None:
         return {}
     try:
@@ -137,7 +137,7 @@ def _arguments(text: str, bracket: str | None) -> dict[str, Any]:
 
 
 def _parameters(spec: OptimizerSpec) -> list[str] | None:
-    """The names of the arguments of the class, None where it takes any."""
+    """The names of the arguments of the class; None if it takes any."""
     parameters = list(inspect.signature(spec.load()).parameters.values())[1:]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None

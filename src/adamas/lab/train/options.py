@@ -1,4 +1,4 @@
-"""What a training run can be told, checked before anything slow is imported.
+"""The options of a training run, checked before anything slow is imported.
 
 May import the standard library, NumPy, adamas.lab.tasks and adamas.schedules.
 """
@@ -34,10 +34,10 @@ Weights = Literal["nearest", "stochastic", "split"]
 
 @dataclass(frozen=True)
 class Options:
-    """A run as it was asked for; None stands for the default of the task, the optimizer or the machine.
+    """The options of a run. None stands for the default of the task, the optimizer or the machine.
 
     Raises:
-        InputError: a value is of the wrong kind or out of range, a name is unknown, or the optimizer does not have the
+        InputError: a value has the wrong type or is out of range, a name is unknown, or the optimizer does not have the
             option.
     """
 
@@ -66,7 +66,7 @@ class Options:
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        """Check every value, and that the optimizer has what was given."""
+        """Check every value, and that the optimizer has the options that are given."""
         self._check_kinds()
         if not is_file(self.task):
             choose("task", self.task, TASKS)
@@ -102,7 +102,7 @@ class Options:
             )
 
     def _check_kinds(self) -> None:
-        """Each value is of its field's type; whole numbers are numbers, and text and lists stand for paths and tuples."""
+        """Check the types. An int is also a float; text is converted to paths, and lists to tuples."""
         for name, hint in get_type_hints(Options).items():
             value = plain(getattr(self, name))
             object.__setattr__(self, name, value)
@@ -130,12 +130,12 @@ class Options:
 
     @cached_property
     def spec(self) -> OptimizerSpec:
-        """The optimizer as its text says."""
+        """The parsed optimizer."""
         return choose_optimizer(self.optimizer)
 
     @cached_property
     def schedule_is_rate(self) -> bool:
-        """Whether the schedule has the learning rate in it."""
+        """Whether the schedule contains the learning rate."""
         return choose_schedule(self.schedule, 1).is_rate
 
     @property
@@ -152,9 +152,9 @@ class Options:
         return self.lr
 
     def rate(self, steps: int, task: Task, plateau_mode: Literal["max", "min"] = "min") -> Schedule:
-        """The learning rate over a run of that many steps, with the plateau where one is asked for.
+        """The learning rate over a run of that many steps, times the plateau if there is one.
 
-        ``plateau_mode`` is that of the plateau by default.
+        ``plateau_mode`` is the mode of the default plateau.
 
         Raises:
             InputError: it is negative or infinite at some step.
@@ -184,7 +184,7 @@ class Options:
         return plateau
 
     def optimizer_arguments(self) -> dict[str, Any]:
-        """Keyword arguments for the optimizer's class besides lr; what was not given is left to the class."""
+        """Keyword arguments for the optimizer's class besides lr; what is not given is left to its defaults."""
         given: dict[str, Any] = {name: getattr(self, name) for name in sorted(self.spec.options)}
         if self.spec.is_adamas:
             kept = "split" if self.precision == "bfloat16" and "weights" not in self.spec.arguments else None
@@ -197,7 +197,7 @@ class Options:
         return {**{name: value for name, value in given.items() if value is not None}, **self.spec.arguments}
 
     def given(self) -> dict[str, Any]:
-        """What differs from the defaults, as plain values that JSON and TOML hold; ``Options(**given)`` is the same."""
+        """The options that differ from the defaults, as values for JSON and TOML; ``Options(**given)`` is equal."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             name: str(value) if isinstance(value, Path) else value
@@ -206,7 +206,7 @@ class Options:
         }
 
     def command(self) -> list[str]:
-        """The words of the command line that asks for this run, without the defaults."""
+        """The words of the command line of this run, without the defaults."""
         words = ["adamas", "train", self.task]
         for name, value in self.given().items():
             if name != "task":
@@ -220,14 +220,14 @@ class Options:
 
 
 def plain(value: Any) -> Any:
-    """Numbers and arrays of NumPy and PyTorch as those of Python, and lists as tuples."""
+    """Convert numbers and arrays of NumPy and PyTorch to Python's, and lists to tuples."""
     if hasattr(value, "tolist") and hasattr(value, "dtype"):
         value = value.tolist()
     return tuple(value) if isinstance(value, list) else value
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type as the hints of Options write it."""
+    """Whether a value has the type of a hint of Options."""
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if get_origin(kind) is tuple:
@@ -245,7 +245,7 @@ def _shown(value: Any) -> str:
 
 
 def _called(kind: Any) -> str:
-    """What a type of the hints is called in an error."""
+    """The name of a type of the hints in an error."""
     if get_origin(kind) is Literal:
         return " or ".join(map(repr, get_args(kind)))
     if get_origin(kind) is tuple:

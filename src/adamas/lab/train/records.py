@@ -1,4 +1,4 @@
-"""What a run tells about itself: its plan, its progress, each evaluation, and the summary.
+"""The events of a run: its plan, its progress, samples, evaluations, and the summary.
 
 May import the standard library only.
 """
@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Plan:
-    """What is about to happen. ``lr_found`` is why ``lr="auto"`` came to this learning rate. ``steps`` and ``evaluations`` are
-    those of the whole run, ``done`` the steps that a resumed one has behind it."""
+    """The plan of a run. ``lr_found`` explains the learning rate of ``lr="auto"``. ``steps`` and ``evaluations`` are those of
+    the whole run, ``done`` the steps that a resumed run has already made."""
 
     task: str
     description: str
@@ -40,7 +40,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands; ``loss`` is of the last batch, ``epoch`` counts from 1, times are in seconds."""
+    """The progress of training. ``loss`` is that of the last batch, ``epoch`` counts from 1, times are in seconds."""
 
     epoch: int
     step: int
@@ -51,7 +51,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Sample:
-    """What was looked at in one step of a few hundred: a line of steps.jsonl.
+    """The measurements of a sampled step: a line of steps.jsonl.
 
     ``loss`` is the mean over the steps since the last sample, ``learning_rate`` that of this step. ``grad_norm`` is the
     2-norm of the whole gradient before clipping, ``update_ratio`` the norm of the change of all weights over that of the
@@ -67,11 +67,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation: a line of metrics.jsonl, where each of ``metrics`` has a key of its own.
+    """One evaluation: a line of metrics.jsonl, in which each of ``metrics`` has its own key.
 
-    ``epoch`` counts passes over the training data (a fraction within one), ``learning_rate`` is that of the last batch,
-    ``train_loss`` the mean over the examples since the last evaluation, while the weights moved, and ``train_seconds`` the
-    total since the start, without evaluations. ``cut`` says what a plateau did to the rate after it, and why.
+    ``epoch`` counts passes over the training data (with a fraction), ``learning_rate`` is that of the last batch,
+    ``train_loss`` the mean over the examples since the last evaluation, during training, and ``train_seconds`` the total
+    since the start, without evaluations. ``cut`` describes the cut of the rate by a plateau after this evaluation, if any.
     """
 
     epoch: float
@@ -108,8 +108,8 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of the weights, of what the optimizer keeps between steps, and the most that the process, or the device, held
-    (None where the system does not say)."""
+    """Bytes of the weights and of the optimizer's state, and the peak of the process or the device (None if the system does
+    not report it)."""
 
     weights: int
     state: int
@@ -118,13 +118,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run came to: the content of summary.json.
+    """The result of a run: the content of summary.json.
 
     ``metrics`` are those of the weights in model.safetensors, ``value`` the one that counts. ``steps_to_target`` and
-    ``seconds_to_target`` (of training) are those of the first evaluation that reached the target, None where none did.
-    ``epochs`` counts the finished ones. ``train_seconds`` is training without evaluation and plotting. ``lr`` is what the
-    schedule's factor was multiplied by, ``lr_found`` why that was chosen where it was left open, and ``cuts`` what plateaus
-    did to it.
+    ``seconds_to_target`` (of training) are those of the first evaluation that reached the target, None if none did.
+    ``epochs`` counts finished epochs. ``train_seconds`` is training without evaluation and plotting. ``lr`` is the rate that
+    the schedule's factor multiplies, ``lr_found`` the explanation of the rate of ``lr="auto"``, and ``cuts`` the cuts of the
+    rate by plateaus.
     """
 
     task: str
@@ -156,61 +156,61 @@ class Summary:
 
 
 class DivergedError(ArithmeticError):
-    """The loss was no longer a finite number. The files of what was done until then are in ``summary.out``."""
+    """The loss was no longer a finite number. The files of the run until then are in ``summary.out``."""
 
     def __init__(self, message: str, summary: Summary) -> None:
-        """Say where it happened, and what was reached."""
+        """Keep the summary of the run until then."""
         super().__init__(message)
         self.summary = summary
 
 
 class Listener:
-    """Is told how a run goes. These methods do nothing; a subclass says what it wants to hear."""
+    """Receives the events of a run. These methods do nothing; a subclass overrides those that it needs."""
 
     def on_start(self, plan: Plan) -> None:
-        """Training is about to begin."""
+        """Called before training."""
 
     def on_progress(self, progress: Progress) -> None:
-        """A step was made; called a few times a second."""
+        """Called a few times a second, after a step."""
 
     def on_sample(self, sample: Sample) -> None:
-        """A step was looked at; called a few hundred times a run."""
+        """Called for each sampled step, a few hundred times a run."""
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
-        """The model was evaluated."""
+        """Called after each evaluation."""
 
     def on_end(self, summary: Summary) -> None:
-        """The run is over, and its files are written."""
+        """Called when the run has ended and its files are written."""
 
 
 class Listeners(Listener):
-    """Tells several."""
+    """Passes the events on to several listeners."""
 
     def __init__(self, *listeners: Listener) -> None:
-        """In the order in which they are told."""
+        """Take the listeners in the order of calls."""
         self.listeners = listeners
 
     def on_start(self, plan: Plan) -> None:
-        """Tell all."""
+        """Pass it on."""
         for listener in self.listeners:
             listener.on_start(plan)
 
     def on_progress(self, progress: Progress) -> None:
-        """Tell all."""
+        """Pass it on."""
         for listener in self.listeners:
             listener.on_progress(progress)
 
     def on_sample(self, sample: Sample) -> None:
-        """Tell all."""
+        """Pass it on."""
         for listener in self.listeners:
             listener.on_sample(sample)
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
-        """Tell all."""
+        """Pass it on."""
         for listener in self.listeners:
             listener.on_evaluation(evaluation)
 
     def on_end(self, summary: Summary) -> None:
-        """Tell all."""
+        """Pass it on."""
         for listener in self.listeners:
             listener.on_end(summary)

@@ -1,4 +1,4 @@
-"""The random numbers and the threads of a run, which decide its bits. May import PyTorch and NumPy."""
+"""The random numbers and the threads of a run, which determine its result. May import PyTorch and NumPy."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import torch
 
 @contextmanager
 def seed_and_threads(seed: int, threads: int | None, device: str = "cpu") -> Iterator[None]:
-    """Seed every generator and set PyTorch's threads, unless None; put all back as the caller had it.
+    """Seed every generator and set PyTorch's threads (unless None); restore all of them at the end.
 
-    On an accelerator PyTorch is told to use operations that give the same bits every time, and to warn where there is none.
+    On an accelerator PyTorch uses deterministic operations, and warns if there is none.
     """
     threads_before, generators_before = torch.get_num_threads(), random_state()
     exact_before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
@@ -48,7 +48,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put every generator where it was."""
+    """Restore the state of every generator."""
     torch.set_rng_state(state["torch"])
     if state["devices"]:
         torch.cuda.set_rng_state_all(state["devices"])

@@ -1,4 +1,4 @@
-"""The checkpoint of a run: all that decides how it goes on, in one file that ``torch.load(weights_only=True)`` reads.
+"""The checkpoint of a run: everything needed to resume it, in one file that ``torch.load(weights_only=True)`` reads.
 
 May import PyTorch, adamas.files, adamas.lab.tasks and adamas.lab.train.folder.
 """
@@ -22,14 +22,14 @@ FORMAT = 1
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint; where that fails, the last one stays.
+    """Write a checkpoint; if that fails, the previous one stays.
 
     Raises:
         OSError: the file cannot be written.
     """
     stream = io.BytesIO()
     with_checksums = torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(True)  # load needs them, whatever the caller has chosen
+    torch.serialization.set_crc32_options(True)  # load verifies them, whatever the caller has chosen
     try:
         torch.save({"format": FORMAT, **content}, stream)
     finally:
@@ -44,7 +44,7 @@ def check(content: Mapping[str, Any]) -> None:
         torch.save(content, stream)
         stream.seek(0)
         torch.load(stream, weights_only=True)
-    except Exception as error:  # whatever pickle makes of another library's objects
+    except Exception as error:  # pickle may raise anything for another library's objects
         problem = (
             f"keeps in its state what a checkpoint cannot hold, but tensors and plain values: {_first_line(error)}"
         )
@@ -71,7 +71,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def fingerprint(tensors: Sequence[Tensor]) -> int:
-    """A number that tells whether data is the same: a checksum of shapes, dtypes and values."""
+    """A checksum of the shapes, dtypes and values of data."""
     checksum = 0
     for tensor in tensors:
         checksum = zlib.crc32(f"{tuple(tensor.shape)} {tensor.dtype}".encode(), checksum)

@@ -1,4 +1,4 @@
-"""A run from its options to its files: load, train, checkpoint, write.
+"""Carries out a run from its options to its files: load, train, checkpoint, write.
 
 May import PyTorch, safetensors, adamas.lab.tasks and adamas.torch.
 """
@@ -32,21 +32,21 @@ from adamas.lab.train.repeatable import seed_and_threads
 from adamas.lab.train.training import Training
 from adamas.torch import LRFindingError
 
-# A checkpoint is written no sooner than this, nor before a run has trained for so many times what the last one took:
-# so checkpoints cost a thirtieth of the time at most.
+# The shortest time between two checkpoints, and how many times longer than writing the last one a run has to train before
+# the next: checkpoints take at most a thirtieth of the time.
 SECONDS_BETWEEN_CHECKPOINTS = 1.0
 CHECKPOINT_SHARE = 30
 SECONDS_BETWEEN_ROWS = 0.5
 
 
 def run(options: Options, listener: Listener, *, resume: Path | None = None, write: bool = True) -> Summary:
-    """Do what ``options`` say and tell ``listener``; see ``adamas.lab.train.fit``.
+    """Carry out a run; see ``adamas.lab.train.fit``.
 
     Args:
-        options: the run.
-        listener: is told how it goes.
-        resume: the folder of the run to go on with, instead of beginning one.
-        write: whether to leave a folder behind.
+        options: the options of the run.
+        listener: receives its events.
+        resume: the folder of a run to resume; None begins a new one.
+        write: whether to write a folder.
     """
     previous: Mapping[str, Any] = {}
     content = None
@@ -98,7 +98,7 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
 
 
 def _check_versions(run: Path, previous: Mapping[str, Any]) -> None:
-    """Raise InputError where a run would go on with other versions, and so not to the same bits; a study does the same."""
+    """Raise InputError if the versions have changed, because the bits would differ; a study does the same."""
     changed = [f"{name} was {previous.get(name)}, is {now}" for name, now in _versions() if previous.get(name) != now]
     if changed:
         problem = (
@@ -112,7 +112,7 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 
 def _write_results(out: Path, plan: Plan, training: Training, summary: Summary) -> None:
-    # Copies, as weights that are tied share their memory, which the file format refuses.
+    # Copies, because tied weights share their memory, which the file format refuses.
     state = training.model.state_dict().items()
     weights = {name: value.contiguous().clone() for name, value in state if isinstance(value, Tensor)}
     folder.write(out / folder.MODEL, safetensors.torch.save(weights))
@@ -125,7 +125,7 @@ def _write_results(out: Path, plan: Plan, training: Training, summary: Summary) 
 
 
 def _train(training: Training, listener: Listener, out: Path | None) -> None:
-    """Train to the end, with a checkpoint now and then, and one at the end."""
+    """Train to the end, with regular checkpoints, and one at the end."""
     now = perf_counter()
     checkpoint_due, rows_due = now + SECONDS_BETWEEN_CHECKPOINTS, now
     for evaluation in training.train(listener):
@@ -155,12 +155,14 @@ def _write_rows(training: Training, out: Path) -> None:
 
 
 def _with_lr_found(options: Options) -> tuple[Options, str]:
-    """The options with a number for ``lr="auto"``, and why it is that one."""
+    """Return the options with a number for ``lr="auto"``, and the explanation of that number."""
     try:
         finding = find_for_task(options)
     except LRFindingError as error:
         raise InputError("lr", f"cannot be found: {error}") from error
-    return replace(options, lr=float(f"{finding.lr:.2g}")), str(finding)  # no digits that mean nothing
+    return replace(options, lr=float(f"{finding.lr:.2g}")), str(
+        finding
+    )  # two significant digits are all that a sweep supports
 
 
 def _plan(options: Options, training: Training, lr_found: str | None, out: Path | None) -> Plan:
@@ -219,7 +221,7 @@ def _summary(options: Options, training: Training, lr_found: str | None, out: Pa
 
 
 def _configuration(options: Options, plan: Plan, training: Training) -> Mapping[str, Any]:
-    """All that is needed to repeat the run, with every default filled in; ``options`` are those that were given."""
+    """Everything needed to repeat the run, with every default filled in; ``options`` are those that were given."""
     spec, defaults = options.spec, training.optimizer.defaults
     names = [*spec.options, *spec.arguments, *(("state", "weights") if spec.is_adamas else ())]
     return {

@@ -1,4 +1,4 @@
-"""Writes a run as TensorBoard's event files, beside its other files. May import torch.utils.tensorboard."""
+"""Writes the events of a run to TensorBoard's event files, in the folder of the run. May import torch.utils.tensorboard."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ WITHOUT_TENSORFLOW = "tensorboard.compat.notf"
 
 
 def check() -> None:
-    """Raise InputError where TensorBoard is missing."""
+    """Raise InputError if TensorBoard is missing."""
     if find_spec("tensorboard") is None:
         raise InputError("log", "needs tensorboard, which is not installed: pip install 'adamas[tensorboard]'")
 
 
 class TensorBoard(Listener):
-    """Scalars by step: what the samples and the evaluations hold. ``tensorboard --logdir RUN`` shows them."""
+    """Writes samples and evaluations as scalars by step. ``tensorboard --logdir RUN`` shows them."""
 
     def __init__(self, run: Path) -> None:
-        """Nothing is written before the run begins."""
+        """Write nothing before the run begins."""
         self.run = run
 
     def on_start(self, plan: Plan) -> None:
-        """Open a file; of an earlier one, what a resumed run does again is not shown any more."""
+        """Open an event file; steps of an earlier file that a resumed run repeats are hidden."""
         if "tensorflow" not in sys.modules:
-            # Where TensorFlow is installed, TensorBoard would import it to open a file, which takes seconds and prints what
-            # it runs on. Where there is this module, TensorBoard opens it by itself.
+            # If TensorFlow is installed, TensorBoard imports it to open a file, which takes seconds and prints messages. If
+            # this module exists, TensorBoard opens the file by itself.
             sys.modules.setdefault(WITHOUT_TENSORFLOW, ModuleType(WITHOUT_TENSORFLOW))
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(str(self.run / FOLDER), purge_step=plan.done + 1 if plan.done else None)
 
     def on_sample(self, sample: Sample) -> None:
-        """Write what was seen in a step."""
+        """Write the measurements of a step."""
         for name in ("loss", "learning_rate", "grad_norm", "update_ratio"):
             self.writer.add_scalar(f"train/{name}", getattr(sample, name), sample.step)
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
-        """Write the task's figures."""
+        """Write the metrics."""
         for name, value in evaluation.metrics.items():
             self.writer.add_scalar(f"test/{name.removeprefix('test_')}", value, evaluation.step)
         self.writer.flush()

@@ -1,4 +1,4 @@
-"""Trains: a model, its optimizer and its data, and how far they have come.
+"""The training loop: a model, its optimizer, its data, and their progress.
 
 May import PyTorch, adamas.lab.tasks, adamas.torch and the parts of adamas.lab.train that know nothing of files.
 """
@@ -32,15 +32,15 @@ from adamas.schedules import Plateau, Schedule
 
 SECONDS_BETWEEN_REPORTS = 0.2
 COLUMNS = frozenset(field.name for field in fields(Evaluation)) - {"metrics"}
-SAMPLES = 200  # of a run: steps that are looked at more closely
+SAMPLES = 200  # sampled steps of a run, which are measured more closely
 
 
 @dataclass
 class Position:
-    """How far a run has come: what a loop would keep in local variables.
+    """The progress of a run, which a plain loop would keep in local variables.
 
-    ``batch`` counts those done in the present ``epoch``, both from 0. The sums are of the loss since the last evaluation
-    (over examples) and since the last sample (over steps), whose step is ``sampled_at``.
+    ``batch`` counts the finished batches of the current ``epoch``, both from 0. The sums are of the loss since the last
+    evaluation (over examples) and since the last sample (over steps), which was at the step ``sampled_at``.
     """
 
     epoch: int = 0
@@ -54,10 +54,10 @@ class Position:
 
 
 class Training:
-    """A model, its optimizer and its data, and how far they have come."""
+    """A model, its optimizer, its data, and their progress."""
 
     def __init__(self, task: Task, options: Options, interruption: Interruption) -> None:
-        """Make the model and the optimizer; the model's weights come from PyTorch's global generator.
+        """Make the model and the optimizer; the initial weights come from PyTorch's global generator.
 
         Raises:
             InputError: the options do not suit the task or the machine.
@@ -89,7 +89,7 @@ class Training:
         self.plateaus = [part for part in self.rate.parts() if isinstance(part, Plateau)]
         for plateau in self.plateaus:
             self.watched(plateau, figures or self.evaluate())
-        # Adamas clips by itself, and takes a schedule.
+        # The optimizers of Adamas clip by themselves, and take schedules.
         self.clip = options.clip if isinstance(options.clip, float | int) and not options.spec.is_adamas else None
         self.optimizer = make_optimizer(self.parameters, options, self.rate)
         self.scheduler = None if options.spec.is_adamas else adamas.torch.LRScheduler(self.optimizer, self.rate)
@@ -104,7 +104,7 @@ class Training:
 
     @property
     def train_seconds(self) -> float:
-        """How long it has trained, without evaluations."""
+        """The seconds of training, without evaluations."""
         return sum(seconds for part, seconds in self.seconds.items() if part != "evaluation")
 
     @property
@@ -114,11 +114,11 @@ class Training:
 
     @cached_property
     def data_fingerprint(self) -> int:
-        """Tells the training data from other data."""
+        """A checksum of the training data."""
         return fingerprint(self.task.train)
 
     def train(self, listener: Listener) -> Iterator[Evaluation | None]:
-        """Train up to the end, to Ctrl-C, or to where the loss is no longer finite.
+        """Train until the end, until Ctrl-C, or until the loss is no longer finite.
 
         Yields:
             After each step: the evaluation that followed it, or None.
@@ -149,7 +149,7 @@ class Training:
         return -(-self.at.step // self.steps_in_epoch)
 
     def step(self, batch: tuple[Tensor, ...], watch: measures.Stopwatch, listener: Listener) -> float:
-        """Train on one batch and return its loss; where that is not finite, nothing moves, and ``diverged_at`` says so."""
+        """Train on one batch and return its loss; if it is not finite, set ``diverged_at`` and leave the weights unchanged."""
         loss, rate = self.gradient(batch, watch), float(self.optimizer.param_groups[0]["lr"])
         if not math.isfinite(loss):
             lower = min(rate / 10, self.usual_rate or rate)
@@ -182,7 +182,7 @@ class Training:
         return loss
 
     def gradient(self, batch: tuple[Tensor, ...], watch: measures.Stopwatch) -> float:
-        """Set every parameter's gradient to that of the batch's loss, and return the loss."""
+        """Compute the gradients of the loss of a batch, and return the loss."""
         self.optimizer.zero_grad()
         with self.arithmetic():
             loss = self.task.loss(self.network, *batch)
@@ -192,7 +192,7 @@ class Training:
         return loss.item()
 
     def move(self, watch: measures.Stopwatch) -> None:
-        """Let the optimizer make its step."""
+        """Make the step of the optimizer."""
         watch.start()
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
@@ -202,7 +202,7 @@ class Training:
         watch.mark("optimizer")
 
     def evaluate_if_due(self, watch: measures.Stopwatch) -> Evaluation | None:
-        """Evaluate at the end of an epoch, or as often as was asked for, and at the end of the run."""
+        """Evaluate at the end of an epoch, or every ``eval_every`` steps, and at the end of the run."""
         at = self.at
         due = at.batch == 0 if self.eval_every is None else at.step % self.eval_every == 0
         if not due and not self.finished:
@@ -224,7 +224,7 @@ class Training:
         return row
 
     def evaluate(self) -> dict[str, float]:
-        """The task's figures for the weights as they are."""
+        """The metrics of the current weights."""
         self.network.eval()
         with torch.no_grad(), self.arithmetic():
             found = self.task.evaluate(self.network, *self.task.test)
@@ -240,10 +240,10 @@ class Training:
         return {name: float(value) for name, value in found.items()}
 
     def rehearse(self) -> None:
-        """Take the loss of a first batch and the figures, on a copy, so that a task's mistakes show before it begins.
+        """Compute the loss of a first batch and the metrics on a copy of the model, to find mistakes of a task before the run.
 
         Raises:
-            InputError: they are not what they must be.
+            InputError: the task returns something that cannot be used.
         """
         before, model, network = random_state(), self.model, self.network
         self.model = self.network = copy.deepcopy(model)
@@ -261,7 +261,7 @@ class Training:
             set_random_state(before)
 
     def observe(self, figures: Mapping[str, float]) -> str | None:
-        """Show the plateaus what they watch; return what they did and why."""
+        """Let the plateaus observe the metrics; return a description of their cuts."""
         cuts = []
         for plateau in self.plateaus:
             before = plateau.value
@@ -270,7 +270,7 @@ class Training:
         return "; ".join(cuts) or None
 
     def watched(self, plateau: Plateau, figures: Mapping[str, float]) -> float:
-        """What a plateau watches: the metric if it is to go that way, else the test loss."""
+        """The value that a plateau observes: the metric if it has the same mode, else the test loss."""
         if plateau.mode == self.task.mode:
             return figures[self.task.metric]
         if plateau.mode == "min" and "test_loss" in figures:
@@ -279,11 +279,11 @@ class Training:
         raise InputError("plateau", problem)
 
     def arithmetic(self) -> AbstractContextManager[Any]:
-        """In what precision the network computes."""
+        """The context that sets the precision of the network."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.low_precision else nullcontext()
 
     def state(self) -> dict[str, Any]:
-        """All that decides how it goes on, as tensors and plain values."""
+        """Everything needed to resume, as tensors and plain values."""
         return {
             "data": self.data_fingerprint,
             "model": self.model.state_dict(),
@@ -298,7 +298,7 @@ class Training:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where another one was.
+        """Continue from the state of another run.
 
         Raises:
             InputError: it had another model, optimizer or data; names ``resume``.
@@ -341,17 +341,17 @@ def _is_number(value: Any) -> bool:
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name.
+    """Return the device of that name.
 
     Raises:
-        InputError: this machine has none.
+        InputError: this machine does not have it.
     """
     why = ""
     try:
         device = torch.device(name)
         try:
             torch.empty(1, device=device).item()
-        except NotImplementedError:  # it says so with all that PyTorch has been built for
+        except NotImplementedError:  # its message lists all that PyTorch has been built for
             raise
         except (RuntimeError, AssertionError) as error:
             why = f" ({str(error).splitlines()[0].partition('. ')[0]})"
@@ -364,7 +364,7 @@ def find_device(name: str) -> torch.device:
 
 
 def make_model(task: Task, options: Options) -> nn.Module:
-    """Make the network that the options choose among the task's."""
+    """Make the network of the task that the options choose."""
     if options.model is None:
         return task.model()
     if not task.models:

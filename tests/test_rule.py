@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from adamas import _engine
 from adamas.rule import house
 from adamas.rule.declaration import Rule
 from adamas.rule.members import MEMBERS
+from adamas.torch.unfused import Namespace
 
 OPTIONS = [
     {},
@@ -362,3 +364,8 @@ def test_converges_on_a_parabola_and_on_rosenbrock(case: Case) -> None:
         y.grad = torch.tensor([2 * (a - 1) - 400 * a * (b - a**2), 200 * (b - a**2)], dtype=torch.float64)
         optimizer.step()
     assert rosenbrock() < 0.05 * start
+
+
+def test_the_sign_is_nan_of_nan_and_0_of_zeros_in_pytorch_as_in_numpy() -> None:
+    x = [math.nan, -0.0, 0.0, -math.inf, 3.0]
+    np.testing.assert_array_equal(Namespace.sign(torch.tensor(x)).numpy(), np.sign(np.array(x)))

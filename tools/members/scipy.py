@@ -35,5 +35,5 @@ def write(members: Sequence[Member]) -> str:
     for name, member, title, fixed in methods:
         told = f"{title}\n\n{_NOTES[name]}\n" if name in _NOTES else title
         text += f'\n{name} = Method("{name}", MEMBERS["{member.name}"]{fixed})\n"""{told}"""\n'
-    listed = ", ".join(name for name, *_ in methods)
-    return text + f"\nMETHODS = {{\n    method.name: method\n    for method in ({listed})\n}}\n"
+    listed = "".join(f"        {name},\n" for name, *_ in methods)
+    return text + f"\nMETHODS = {{\n    method.name: method\n    for method in (\n{listed}    )\n}}\n"

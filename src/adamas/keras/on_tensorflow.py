@@ -21,7 +21,8 @@ def _alike(*values: Any) -> list[Array]:
 class _Namespace:
     """The functions of an array namespace that the rule and the schedules use."""
 
-    abs, sign, sqrt, cos, floor, log, log1p = tf.abs, tf.sign, tf.sqrt, tf.cos, tf.floor, tf.math.log, tf.math.log1p
+    abs, sign, sqrt, cos, floor = tf.abs, tf.sign, tf.sqrt, tf.cos, tf.floor
+    exp, log, log1p = tf.exp, tf.math.log, tf.math.log1p
 
     @staticmethod
     def where(condition: Array, yes: Any, no: Any) -> Array:

@@ -135,7 +135,7 @@ class Host:
     """What the formulas of a step use beside arithmetic, on Python's numbers."""
 
     number = float
-    sqrt = math.sqrt
+    sqrt, log, exp, minimum, maximum = math.sqrt, math.log, math.exp, min, max
 
     @staticmethod
     def either(
@@ -159,6 +159,22 @@ class Traced:
     def sqrt(self, value: Any) -> Any:
         """The root, and 0 for negative numbers: ``either`` computes both sides, of which one may have no root."""
         return self._xp.sqrt(self._xp.maximum(value, 0.0))
+
+    def log(self, value: Any) -> Any:
+        """The natural logarithm."""
+        return math.log(value) if isinstance(value, int | float) else self._xp.log(value)
+
+    def exp(self, value: Any) -> Any:
+        """The exponential."""
+        return math.exp(value) if isinstance(value, int | float) else self._xp.exp(value)
+
+    def minimum(self, one: Any, other: Any) -> Any:
+        """The smaller of two numbers."""
+        return self._xp.minimum(one, other)
+
+    def maximum(self, one: Any, other: Any) -> Any:
+        """The larger of two numbers."""
+        return self._xp.maximum(one, other)
 
     def either(self, condition: Any, yes: Callable[[], tuple[Any, ...]], no: Callable[[], tuple[Any, ...]]) -> Any:
         """See ``Host.either``."""

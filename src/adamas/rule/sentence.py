@@ -134,18 +134,20 @@ class Sentence(Rule):
         return u, *(at[state.role] for state in self.states)
 
     def _divided(self, k: Any, xp: Any, u: Array, at: Mapping[str, Array]) -> Array:
-        """The update over its denominator.
-
-        √w·√(v + ρ/w) is √(w·v + ρ), and does not overflow before v does.
-        """
+        """The update over its denominator."""
         size = at["maximum" if self.maximum else "second"]
         if self.centered:
             # An infinite v stays infinite where m² overflows with it.
             variance = xp.where(size < math.inf, size - k.z * at["first"] * at["first"], size)
             size = xp.where(variance < 0, 0 * variance, variance)
-        root_w = math.sqrt(k.w) if isinstance(k.w, float) else xp.sqrt(k.w)
-        divided = u / (root_w * xp.sqrt(size + k.root / k.w) + k.eps)
+        divided = quotient(k, xp, u, size)
         return xp.where(k.w > 0, divided, u) if self.denominator == "where w" else divided
+
+
+def quotient(k: Any, xp: Any, u: Array, size: Array) -> Array:
+    """u / (√(w·v + ρ) + ε) for a v of this size. √w·√(v + ρ/w) does not overflow before v does."""
+    root_w = math.sqrt(k.w) if isinstance(k.w, float) else xp.sqrt(k.w)
+    return u / (root_w * xp.sqrt(size + k.root / k.w) + k.eps)
 
 
 @cache

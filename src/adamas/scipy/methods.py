@@ -59,5 +59,17 @@ radam = Method("radam", MEMBERS["RAdam"])
 
 METHODS = {
     method.name: method
-    for method in (sgd, momentum, nesterov, adagrad, rmsprop, adam, amsgrad, adamw, adamax, nadam, radam)
+    for method in (
+        sgd,
+        momentum,
+        nesterov,
+        adagrad,
+        rmsprop,
+        adam,
+        amsgrad,
+        adamw,
+        adamax,
+        nadam,
+        radam,
+    )
 }

@@ -118,7 +118,8 @@ class _Tensors:
         p = weight.to(compute) if low is None else unfused.joined(weight, low)
         states = [_loaded(state[name], state.get(layout.scale_name(name))).to(compute) for name in spec.state_names]
         k, g = SimpleNamespace(**numbers), _real(gradient.resolve_conj().resolve_neg()).to(compute)
-        found = term(k, torch, p, house.gradient(k, torch, p, g, penalized), *states)
+        xp = unfused.Namespace
+        found = term(k, xp, p, house.gradient(k, xp, p, g, penalized), *states)
         return found.to(torch.float64).flatten()
 
 

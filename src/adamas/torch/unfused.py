@@ -28,6 +28,17 @@ def _real(x: Tensor) -> Tensor:
     return torch.view_as_real(x) if x.is_complex() else x
 
 
+class Namespace:
+    """PyTorch's functions as rules use them."""
+
+    abs, sqrt, where, maximum = torch.abs, torch.sqrt, torch.where, torch.maximum
+
+    @staticmethod
+    def sign(x: Tensor) -> Tensor:
+        """The sign, and NaN of NaN, which ``torch.sign`` calls 0."""
+        return torch.where(x.isnan(), x, x.sign())
+
+
 def joined(weight: Tensor, low: Tensor) -> Tensor:
     """The float32 weights of which a 16-bit parameter and its low bits (int16) are the two halves."""
     value: Tensor = formats.JOIN[storage.dtype_name(weight.dtype)](torch, _codes(weight), low.to(torch.int64) & 0xFFFF)
@@ -91,7 +102,9 @@ def step(
 
     value = joined(p, low) if low is not None else p.to(compute)
     old = tuple(load(x, scale) for x, scale in zip(stored, scales, strict=True))
-    value, new = house.step(rule.at(numbers), SimpleNamespace(**numbers), torch, value, g.to(compute), old, penalized)
+    value, new = house.step(
+        rule.at(numbers), SimpleNamespace(**numbers), Namespace, value, g.to(compute), old, penalized
+    )
     for target, scale, moment, kind in zip(stored, scales, new, rule.states, strict=True):
         if storage.is_coded(target):
             assert scale is not None

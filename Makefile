@@ -54,9 +54,9 @@ docs: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench_step.py
 	$(BIN)/python benchmarks/bench_formats.py memory errors spread overshoot averages times threads others
-	$(BIN)/python benchmarks/bench_mnist.py
 	$(BIN)/python benchmarks/bench_find_lr.py
 	$(BIN)/python benchmarks/bench_bounds.py
+	$(BIN)/python benchmarks/bench_mnist.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -71,6 +71,26 @@ def hyperparameters(member: Member, **given: Any) -> dict[str, Any]:
     return {**common, **{one.name: one.default for one in member.hyperparameters}, **given}
 
 
+class Lion(torch.optim.Optimizer):
+    """Algorithm 2 of Chen et al., 2023, over PyTorch's operations."""
+
+    def __init__(
+        self, params: Any, lr: float, betas: Any = (0.9, 0.99), weight_decay: float = 0.0, maximize: bool = False
+    ):
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            (beta1, beta2), lr = group["betas"], group["lr"]
+            for p in group["params"]:
+                m = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+                g = -p.grad if group["maximize"] else p.grad
+                update = torch.sign(beta1 * m + (1 - beta1) * g)
+                p.mul_(1 - lr * group["weight_decay"]).sub_(lr * update)
+                m.mul_(beta2).add_(g, alpha=1 - beta2)
+
+
 at, tt = adamas.torch, torch.optim
 KERAS_ADAM = {"eps": 1e-7, "eps_mode": "hat"}
 KERAS_RMSPROP = {"alpha": 0.9, "eps": 0.0, "eps_root": 1e-7}
@@ -166,6 +186,14 @@ CASES = [
         {"lr": 0.02},
         There("RAdam", {}, KERAS_ADAM, own=False),
         There("radam", {}, {"eps_mode": "torch"}),
+    ),
+    Case(
+        "lion",
+        at.Lion,
+        Lion,
+        {"lr": 0.01},
+        There("Lion", {"weight_decay": 0.0}, {}),
+        There("lion", {"weight_decay": 0.0}, {}),
     ),
 ]
 # Those that torch.optim has as well: state dicts pass between the two, and signatures begin alike.

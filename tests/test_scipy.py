@@ -103,7 +103,8 @@ FUNCTIONS = [
     Function("sphere-10", sphere, sphere_der, tuple(np.linspace(-2, 3, 10))),
 ]
 
-# The options with which each comes to the minimum of every function, and its namesake in torch.optim.
+# The options with which each comes to the minimum of every function, and its namesake in torch.optim, or in the
+# table of members.
 FALLING = cosine(8000, end=0.01)
 MEMBERS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "sgd": ({"lr": 2e-3}, "SGD", {}),
@@ -117,6 +118,7 @@ MEMBERS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "adamax": ({"lr": 0.05}, "Adamax", {}),
     "nadam": ({"lr": 0.02 * FALLING}, "NAdam", {}),
     "radam": ({"lr": 0.003}, "RAdam", {}),
+    "lion": ({"lr": 0.01 * FALLING}, "Lion", {"lr": 1e-4}),
 }
 # The rate of gradient descent is one of the curvature, which is small along Matyas' valley.
 OTHER_RATES = {("sgd", "matyas"): 0.5}
@@ -167,9 +169,11 @@ def test_the_steps_are_those_of_the_oracle_bit_for_bit(name: str) -> None:
 @pytest.mark.parametrize("extra", [{}, {"weight_decay": 0.1}], ids=["plain", "decay"])
 def test_the_first_steps_are_those_of_torch(name: str, extra: dict[str, Any]) -> None:
     torch = pytest.importorskip("torch")
+    import members as table
+
     _, reference, settings = MEMBERS[name]
     weights = torch.tensor(START, requires_grad=True)
-    optimizer = getattr(torch.optim, reference)(
+    optimizer = (getattr(torch.optim, reference, None) or getattr(table, reference))(
         [weights], **settings, **({"lr": 1e-3} if name == "sgd" else {}), **extra
     )
     path = [START]

@@ -32,7 +32,7 @@ from ..rule.members import MEMBERS
 from ..rule.options import Decay, Weights
 from .optimizer import Optimizer, Rate
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "Nadam", "RAdam", "RMSprop"]
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "Nadam", "RAdam", "RMSprop"]
 
 EpsMode: TypeAlias = Literal["hat", "torch"]
 RootMode: TypeAlias = Literal["root", "torch"]
@@ -129,6 +129,52 @@ class Adagrad(Optimizer):
         name: str | None = None,
         *,
         eps_mode: RootMode = "root",
+        decay: Decay = "decoupled",
+        l1: float = 0.0,
+        state: State = "float32",
+        weights: Weights = "split",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(locals())
+
+
+@_registered
+class Lion(Optimizer):
+    r"""Lion (Chen et al., 2023, arXiv:2302.06675, algorithm 2): the sign of an interpolated momentum.
+
+    .. math::
+        u_t &= \operatorname{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t), \qquad m_t = \beta_2 m_{t-1} + (1 - \beta_2)
+            g_t \\
+        p_t &= p_{t-1} - \eta u_t
+
+    Args:
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        beta_1: β₁.
+        beta_2: β₂.
+        weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have.
+    """
+
+    _member = MEMBERS["Lion"]
+
+    def __init__(
+        self,
+        learning_rate: Rate = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.99,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
         decay: Decay = "decoupled",
         l1: float = 0.0,
         state: State = "float32",

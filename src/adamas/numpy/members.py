@@ -21,7 +21,7 @@ from .optimizer import Optimizer, Params
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"]
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]
 
 
 class SGD(Optimizer):
@@ -109,6 +109,46 @@ class Adagrad(Optimizer):
         *,
         maximize: bool = False,
         **options: Unpack[RootOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class Lion(Optimizer):
+    r"""Lion (Chen et al., 2023, arXiv:2302.06675, algorithm 2): the sign of an interpolated momentum.
+
+    .. math::
+        u_t &= \operatorname{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t), \qquad m_t = \beta_2 m_{t-1} + (1 - \beta_2)
+            g_t \\
+        p_t &= p_{t-1} - \eta u_t
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        betas: β₁ and β₂, the interpolation of the update, and the decay of the momentum.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        maximize: ascend.
+        **options: see ``adamas.rule.options.Options``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.Lion([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.999
+    """
+
+    _member = MEMBERS["Lion"]
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1e-4,
+        betas: tuple[float | Schedule, float | Schedule] = (0.9, 0.99),
+        weight_decay: float | Schedule = 0.0,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, locals(), options)
 

@@ -40,7 +40,7 @@ from ..rule.options import Decay, Weights
 from .options import Number, Scheduled
 from .transformation import Tree, transformation
 
-__all__ = ["adagrad", "adam", "adamax", "adamw", "amsgrad", "nadam", "radam", "rmsprop", "sgd"]
+__all__ = ["adagrad", "adam", "adamax", "adamw", "amsgrad", "lion", "nadam", "radam", "rmsprop", "sgd"]
 
 EpsMode = Literal["torch", "hat"]
 OnNonfinite = Literal["propagate", "skip"]
@@ -130,6 +130,47 @@ def adagrad(
         ValueError: an argument has a value that it cannot have.
     """
     return transformation(MEMBERS["Adagrad"], locals())
+
+
+def lion(
+    learning_rate: Scheduled,
+    b1: Scheduled = 0.9,
+    b2: Scheduled = 0.99,
+    *,
+    weight_decay: Scheduled = 1e-3,
+    decay_mode: Decay = "decoupled",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
+) -> optax.GradientTransformation:
+    r"""Lion (Chen et al., 2023, arXiv:2302.06675, algorithm 2): the sign of an interpolated momentum.
+
+    .. math::
+        u_t &= \operatorname{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t), \qquad m_t = \beta_2 m_{t-1} + (1 - \beta_2)
+            g_t \\
+        p_t &= p_{t-1} - \eta u_t
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.lion(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.99899
+
+    Args:
+        learning_rate: learning rate η; a number, an array or a function of the step.
+        b1: β₁.
+        b2: β₂.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have.
+    """
+    return transformation(MEMBERS["Lion"], locals())
 
 
 def rmsprop(

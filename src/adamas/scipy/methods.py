@@ -13,6 +13,7 @@ __all__ = [
     "adamax",
     "adamw",
     "amsgrad",
+    "lion",
     "momentum",
     "nadam",
     "nesterov",
@@ -32,6 +33,9 @@ nesterov = Method("nesterov", MEMBERS["SGD"], {"momentum": 0.9, "nesterov": True
 
 adagrad = Method("adagrad", MEMBERS["Adagrad"])
 """AdaGrad (Duchi, Hazan and Singer, 2011, figure 1): every gradient ever seen counts in the denominator."""
+
+lion = Method("lion", MEMBERS["Lion"])
+"""Lion (Chen et al., 2023, arXiv:2302.06675, algorithm 2): the sign of an interpolated momentum."""
 
 rmsprop = Method("rmsprop", MEMBERS["RMSprop"])
 """RMSprop (Tieleman and Hinton, 2012); centered as in Graves, 2013 (arXiv:1308.0850, equations 38 to 45)."""
@@ -64,6 +68,7 @@ METHODS = {
         momentum,
         nesterov,
         adagrad,
+        lion,
         rmsprop,
         adam,
         amsgrad,

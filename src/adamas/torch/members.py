@@ -14,7 +14,7 @@ from ..rule.members import MEMBERS
 from .optimizer import EagerOptimizer, Optimizer
 from .options import Options, Scheduled
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"]
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]
 
 
 class RootOptions(Options, rule_options.RootOptions, total=False):
@@ -139,6 +139,60 @@ class Adagrad(EagerOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         **options: Unpack[RootOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class Lion(Optimizer):
+    r"""Lion (Chen et al., 2023, arXiv:2302.06675, algorithm 2): the sign of an interpolated momentum.
+
+    .. math::
+        u_t &= \operatorname{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t), \qquad m_t = \beta_2 m_{t-1} + (1 - \beta_2)
+            g_t \\
+        p_t &= p_{t-1} - \eta u_t
+
+    Args:
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
+        betas: β₁ and β₂, the interpolation of the update, and the decay of the momentum.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        maximize: ascend.
+        foreach: accepted and without effect.
+        capturable: accepted and without effect.
+        differentiable: refused where True.
+        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what
+            has overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step
+            is fused.
+        **options: see ``adamas.torch.options.Options``.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([5.0]))
+        >>> optimizer = adamas.torch.Lion([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        4.999
+    """
+
+    _member = MEMBERS["Lion"]
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Scheduled = 1e-4,
+        betas: tuple[Scheduled, Scheduled] = (0.9, 0.99),
+        weight_decay: Scheduled = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, locals(), options)
 

@@ -46,17 +46,20 @@ class GroupSchedules:
     """
 
     def __init__(self, member: Member, group: dict[str, Any], schedules: Mapping[str, Schedule] | None = None) -> None:
-        self._of = member.name  # rather than the member, which cannot be pickled
+        self.member = member
         self.group = group
         self.schedules = dict(schedules or {})
         # By name: the number that the schedule gave last, and the one before.
         self._written: dict[str, tuple[float, float]] = {}
         self._observed: str | None = None  # what it has written as ``group["plateaus"]``
 
-    @property
-    def member(self) -> Member:
-        """See the class."""
-        return MEMBERS[self._of]
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: of the member, which has functions, its name."""
+        return {**vars(self), "member": self.member.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Makes it what was copied or pickled."""
+        vars(self).update(state, member=MEMBERS[state["member"]])
 
     def separate(self, states: Iterable[dict[str, Any]]) -> None:
         """Replaces schedules in the group by their numbers for the coming step.

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from command_line import PROCESS, adamas
 
 from adamas.lab.train import Evaluation, InputError, Listener, fit, folder, running
+from adamas.lab.train.optimizers import OPTIMIZERS
 from adamas.lab.train.repeatable import random_state, set_random_state
 from adamas.lab.train.run_checkpoint import load as load_checkpoint
 from adamas.lab.train.run_checkpoint import save as save_checkpoint
@@ -513,3 +515,13 @@ def test_a_disk_that_fills_while_it_trains_loses_no_checkpoint(
     fit("noisy.py", epochs=4, out="whole", listener=QUIET)
     fit(resume=small_disk / "run", listener=QUIET)
     assert (small_disk / "run" / folder.MODEL).read_bytes() == (noisy / "whole" / folder.MODEL).read_bytes()
+
+
+def test_a_run_keeps_the_rate_that_it_began_with_when_the_default_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = fit("quadratic", epochs=1, out=tmp_path / "run", listener=QUIET).lr
+    monkeypatch.setitem(OPTIMIZERS, "adam", replace(OPTIMIZERS["adam"], lr=2 * OPTIMIZERS["adam"].lr))
+    assert fit(resume=tmp_path / "run", epochs=2, listener=QUIET).lr == began
+    assert fit(resume=tmp_path / "run", epochs=3, listener=QUIET).lr == began
+    assert fit("quadratic", epochs=1, listener=QUIET).lr == 2 * began

@@ -64,6 +64,8 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
         tensorboard.check()
     task = load(options.task, options.data_dir)
     lr_found = previous.get("lr_found")
+    if options.lr is None and previous.get("lr") not in (None, options.learning_rate(task)):
+        options = replace(options, lr=previous["lr"])  # the default was another one when the run began
     if options.lr == "auto":
         options, lr_found = _with_lr_found(options)
     with (

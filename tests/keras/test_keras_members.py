@@ -167,3 +167,13 @@ def test_squares_that_overflow_leave_weights_finite(case: Case) -> None:
     for _ in range(7):
         step([np.full(v.shape, 1e25, np.float32) for v in step.of])
     assert all(np.isfinite(value_of(v)).all() for v in step.of)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow alone takes Python's numbers for float32")
+def test_the_numbers_of_a_step_are_not_rounded_to_float32() -> None:
+    import tensorflow as tf
+
+    from adamas.keras import on_tensorflow
+
+    alone, beside = on_tensorflow._alike(0.1), on_tensorflow._alike(0.1, tf.constant(1.0, tf.float64))
+    assert float(alone[0]) == float(beside[0]) == 0.1

@@ -15,7 +15,7 @@ Array = Any
 def _alike(*values: Any) -> list[Array]:
     """Python's numbers in the dtype of the tensors beside them, float64 where there are none: they would come as float32."""
     dtype = next((x.dtype for x in values if tf.is_tensor(x)), tf.float64)
-    return [x if tf.is_tensor(x) else tf.cast(x, dtype) for x in values]
+    return [x if tf.is_tensor(x) else tf.convert_to_tensor(x, dtype) for x in values]
 
 
 class _Namespace:

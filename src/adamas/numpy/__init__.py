@@ -12,7 +12,7 @@ Needs NumPy alone.
 """
 
 from . import members
-from .members import *  # noqa: F403
+from .members import *  # noqa: F403 - all that its __all__ names: make members writes it
 from .optimizer import Optimizer
 
 __all__ = [

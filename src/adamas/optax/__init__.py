@@ -9,7 +9,7 @@ from ..extras import needs
 
 with needs("jax"):
     from . import members
-    from .members import *  # noqa: F403
+    from .members import *  # noqa: F403 - all that its __all__ names: make members writes it
     from .transformation import State, apply_updates
 
 __all__ = [

@@ -16,7 +16,7 @@ from ..extras import needs
 with needs("scipy"):
     from . import methods
     from .method import Method
-    from .methods import *  # noqa: F403
+    from .methods import *  # noqa: F403 - all that its __all__ names: make members writes it
     from .minimizing import Stopping
     from .stochastic import minimize_stochastic
 

@@ -14,7 +14,7 @@ with needs("torch"):
     from .find_lr import find_lr
     from .groups import ParamGroups, param_groups
     from .lr_scheduler import LRScheduler
-    from .members import *  # noqa: F403
+    from .members import *  # noqa: F403 - all that its __all__ names: make members writes it
     from .memory import plan_memory
     from .optimizer import Optimizer
 

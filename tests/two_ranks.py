@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import pickle
 import re
 import sys
@@ -414,6 +415,9 @@ def main(rank: int, folder: Path) -> None:
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
+    # A thread of gloo that still holds a tensor while the interpreter shuts down aborts the process (PyTorch issue 190489).
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Hyperparameters and formulas that several members share. Imports the standard library alone."""
+"""Hyperparameters and formulas that several members share. Imports only the standard library."""
 
 from __future__ import annotations
 
@@ -40,28 +40,28 @@ EPS_PLACE = Choice(
 
 
 def learning_rate(default: float, **elsewhere: float) -> Number:
-    """The learning rate of a member, with the defaults of the adapters where it is another."""
+    """The learning rate of a member; ``elsewhere`` has the defaults of adapters where they differ."""
     return Number("lr", default, "learning rate η", may_be_scheduled=True, elsewhere=elsewhere)
 
 
 def redeclared(hyperparameters: Sequence[Hyperparameter], name: str, **changes: Any) -> tuple[Hyperparameter, ...]:
-    """The hyperparameters with changes in the one of this name."""
+    """The hyperparameters, with changes to the one of this name."""
     return tuple(replace(h, **changes) if h.name == name else h for h in hyperparameters)
 
 
 def bias_corrections(hyper: Hypers, step: Any) -> tuple[Any, ...]:
-    """1/(1 − βᵗ) for each of ``betas``, or 1 for each where the moments are used as they are."""
+    """1/(1 − βᵗ) for each of ``betas``, or 1 for each without bias correction."""
     if not hyper["bias_correction"]:
         return tuple(1.0 for _ in hyper["betas"])
     return tuple(1 / (1 - beta**step) for beta in hyper["betas"])
 
 
 def placed_eps(hyper: Hypers, w: Any, f: Any) -> Any:
-    """ε beside √(w·v) as in PyTorch, or beside √v ("epsilon hat", Kingma and Ba, 2015, section 2)."""
+    """The ε added to √(w·v), as in PyTorch, or to √v ("epsilon hat", Kingma and Ba, 2015, section 2)."""
     return hyper["eps"] * f.sqrt(w) if hyper["eps_mode"] == "hat" else hyper["eps"]
 
 
 def rooted_eps(hyper: Hypers) -> tuple[Any, Any]:
-    """What is added beside the root, and under it."""
+    """What is added to the root, and what is added under it."""
     root = hyper.get("eps_root", 0.0)
     return (0.0, root + hyper["eps"]) if hyper.get("eps_mode") == "root" else (hyper["eps"], root)

@@ -1,4 +1,4 @@
-"""What a member of the family is declared as: its hyperparameters, the tensors it keeps, its numbers of a step, its rule."""
+"""The parts of a member's declaration: its hyperparameters, the tensors it keeps, the numbers of a step, and its rule."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class State:
     Attributes:
         role: what the rule calls it.
         signed: whether its values can be negative.
-        decay: the number of the rule that multiplies it at every step; None if nothing does. A state that decays is flushed to
-            zero where it falls below the smallest normal number and the gradient is zero, and the scale of its 8-bit codes
-            decays with it.
-        of: what it remembers: the gradient, its square or its size, the largest of the state before it (``"maximum"``), or
+        decay: the name of the rule's number that multiplies it at every step; None if there is none. A state with a decay is
+            flushed to zero where it falls below the smallest normal number and the gradient is zero, and the scale of its
+            8-bit codes decays with it.
+        of: what it tracks: the gradient, its square or its magnitude (``"size"``), the maximum of the preceding state, or
             something else (None).
-        gain: the number of the rule that multiplies what is added to it; None if nothing does.
-        draw: the index of its random numbers, with which an average in 16 bits is rounded stochastically. None: it is
-            rounded to the nearest, as a maximum has to be.
-        codes: how its 8-bit codes are rounded: ``"nearest"``, or ``"dithered"`` with the same random numbers.
+        gain: the name of the rule's number that multiplies what is added to it; None if there is none.
+        draw: the index of the random numbers that round it stochastically in 16 bits. If None, it is rounded to the nearest,
+            as a maximum has to be.
+        codes: how its 8-bit codes are rounded: ``"nearest"``, or ``"dithered"``, with the random numbers of ``draw``.
     """
 
     role: str
@@ -62,12 +62,12 @@ class Sum:
     """A sum that a rule needs before it can compute an update.
 
     Attributes:
-        name: what the numbers of the step call it.
-        over: ``"tensor"``: the sum over the elements of the parameter's whole tensor, wherever its parts lie; ``"all"``: over
-            those of all tensors.
-        term: what is summed, ``term(k, xp, p, g, *states)``: an array of p's shape. ``k`` has the numbers of the step and the
-            rule's sums before this one, p is the weight before the step, and g and the states are what ``Rule.update`` takes.
-            What it has in common with the update is computed again.
+        name: its name among the numbers of the step.
+        over: ``"tensor"`` sums over the elements of the parameter's whole tensor, wherever its parts lie; ``"all"`` sums over
+            the elements of all tensors.
+        term: ``term(k, xp, p, g, *states)`` returns the summands, an array of p's shape. ``k`` has the numbers of the step
+            and the preceding sums of the rule, p is the weight before the step, and g and the states are the arguments of
+            ``Rule.update``. Values that the term and the update both need are computed twice.
     """
 
     name: str
@@ -76,16 +76,16 @@ class Sum:
 
 
 class Rule(ABC):
-    """A rule: how the gradient changes the states, and which update comes of them.
+    """A rule: how the gradient changes the states, and the update that results.
 
-    The step of the weight, and with it the decay, is not the rule's: it is ``p ← k·p − η·u`` (``adamas.rule.house``). Rules
-    that compare equal are the same.
+    A rule does not change the weight. The step of the weight and its decay, ``p ← k·p − η·u``, are the same for all rules
+    (``adamas.rule.house``). Rules that compare equal are the same.
 
     Attributes:
-        name: of the rule, unique among all rules.
+        name: a name that no other rule has.
         states: the tensors that it keeps, in the order in which ``update`` takes them.
         numbers: the names of the numbers that it reads, in the order in which the engine takes them.
-        sums: that it needs, in the order in which they are computed. The engine steps rules without sums alone.
+        sums: the sums that it needs, in the order in which they are computed. The engine only steps rules without sums.
     """
 
     name: str
@@ -95,27 +95,27 @@ class Rule(ABC):
 
     @abstractmethod
     def update(self, k: Any, xp: Any, g: Array, *states: Array) -> tuple[Array, ...]:
-        """The update ``u`` and the new states, in order. Nothing is written in place.
+        """The update ``u``, followed by the new states in order. Nothing is written in place.
 
         Args:
-            k: has the numbers of the step, and the sums, as attributes.
+            k: the numbers of the step, and the sums, as attributes.
             xp: an array namespace with ``abs``, ``sqrt``, ``sign``, ``where`` and ``maximum``.
             g: the gradient, in float32 (float64 for float64 weights).
-            states: as they were after the last step.
+            states: the states after the last step.
         """
 
     def at(self, numbers: Numbers) -> Rule:
-        """The rule for a step with these numbers: itself, but for rules that leave out a part of themselves in some steps."""
+        """The rule for a step with these numbers: itself, unless it leaves out one of its parts in some steps."""
         return self
 
     def variants(self) -> Iterator[Rule]:
-        """The rules that ``at`` returns for numbers that are known."""
+        """The rules that ``at`` can return for numbers whose values are known."""
         yield self
 
 
 @dataclass(frozen=True)
 class OwnRule(Rule):
-    """A rule that is a function of its own: ``function(k, xp, g, *states)``."""
+    """A rule given by a function, ``function(k, xp, g, *states)``, with the arguments and results of ``Rule.update``."""
 
     name: str
     states: tuple[State, ...]
@@ -132,7 +132,7 @@ class OwnRule(Rule):
 
 
 class Host:
-    """What the formulas of a step use beside arithmetic, on Python's numbers."""
+    """The functions that the formulas of a step use besides arithmetic, for Python's numbers."""
 
     number = float
     sqrt, log, exp, minimum, maximum = math.sqrt, math.log, math.exp, min, max
@@ -146,7 +146,7 @@ class Host:
 
 
 class Traced:
-    """The same on float64 arrays of a namespace, whose values are known only when a compiled program runs."""
+    """The same functions for float64 arrays of a namespace, whose values are known only when a compiled program runs."""
 
     def __init__(self, xp: Any) -> None:
         self._xp = xp
@@ -157,7 +157,7 @@ class Traced:
         return value
 
     def sqrt(self, value: Any) -> Any:
-        """The root, and 0 for negative numbers: ``either`` computes both sides, of which one may have no root."""
+        """The root, and 0 for negative numbers: ``either`` computes both sides, one of which may have no root."""
         return self._xp.sqrt(self._xp.maximum(value, 0.0))
 
     def log(self, value: Any) -> Any:
@@ -186,7 +186,7 @@ class Traced:
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a hyperparameter may be, in words and as a condition."""
+    """The range of a hyperparameter, in words and as a condition."""
 
     words: str
     holds: Callable[[float], bool]
@@ -204,14 +204,14 @@ class Hyperparameter:
     """A hyperparameter.
 
     Attributes:
-        name: as in ``torch.optim``; ``adamas.rule.names`` has those of other frameworks.
-        default: as in ``torch.optim`` or in the paper.
-        doc: what it is, for the docstrings: a clause that begins in lower case, without a full stop at its end.
-        may_be_scheduled: whether a schedule may stand there.
-        structural: whether the rule is another one where it is 0 or False.
-        is_option: whether it can be given by name alone, after the arguments of the namesake.
-        elsewhere: the defaults of other adapters, where they differ, by the adapter's name (``"keras"``, …).
-        only: the adapters that have it; empty: all. For the others the formulas know its value.
+        name: its name, as in ``torch.optim``; ``adamas.rule.names`` has the names of other frameworks.
+        default: its default, as in ``torch.optim`` or in the paper.
+        doc: its description in docstrings: a clause in lower case without a full stop.
+        may_be_scheduled: whether it can be a schedule.
+        structural: whether a value of 0 or False selects another rule.
+        is_option: whether it is keyword-only, after the arguments of the namesake.
+        elsewhere: the defaults of adapters where they differ, by the adapter's name (``"keras"``, …).
+        only: the adapters that have it; all of them if empty. In the others, the formulas supply its value.
     """
 
     name: str
@@ -244,7 +244,7 @@ class Share(Number):
 
 @dataclass(frozen=True)
 class Shares(Share):
-    """Several of them as a tuple, as many as the default has."""
+    """A tuple of such numbers, as many as the default has."""
 
 
 class Flag(Hyperparameter):
@@ -270,7 +270,7 @@ class Seed(Hyperparameter):
 
 
 class Formats(Hyperparameter):
-    """How the states are stored: a format for all of them, or one for each by its name."""
+    """How the states are stored: one format for all of them, or a mapping from names of states to formats."""
 
 
 class Rows(Hyperparameter):
@@ -282,10 +282,10 @@ class Rows(Hyperparameter):
 
 @dataclass(frozen=True)
 class Preset:
-    """A member with some of its hyperparameters set, which has a name of its own in some adapters.
+    """A member with some of its hyperparameters set, which has its own name in some adapters.
 
     Attributes:
-        name: in lower case, as in these adapters.
+        name: that name, in lower case.
         title: what it is, in one sentence, with its source.
         hyper: the hyperparameters that it sets.
         only: the adapters in which it has that name.
@@ -302,23 +302,23 @@ class Member:
     """One member of the family.
 
     Attributes:
-        name: of the class in ``adamas.torch``, as in ``torch.optim`` where there is such a one.
+        name: the name of its class in ``adamas.torch``; that of ``torch.optim`` if it exists there.
         title: what it is, in one sentence, with its source.
-        equations: its rule in LaTeX, line by line; where there are several, they are aligned at ``&``.
-        hyperparameters: in the order of the signature. Those of ``adamas.rule.shared`` belong to every member; one that is
-            among these too has another default, or a place in the signature.
-        make_rule: makes the rule for some hyperparameters, of which only whether the structural ones are 0 or False counts.
-        numbers: the numbers that the rule reads, by name, for hyperparameters and scalars; ``eta`` is the rate where that is
-            not ``lr``. The last argument is ``Host`` or a ``Traced``. Computed in float64.
-        names: what the state calls the tensors, by their roles: PyTorch's names.
-        starts: the hyperparameter that a state begins with, by its role; others begin with 0.
+        equations: its rule in LaTeX, one string per line; several lines are aligned at ``&``.
+        hyperparameters: its hyperparameters, in the order of the signature. Those of ``adamas.rule.shared`` belong to every
+            member, and are repeated here only to change a default or to place them in the signature.
+        make_rule: makes the rule from hyperparameters. It may only depend on whether the structural ones are 0 or False.
+        numbers: computes the numbers that the rule reads, by name and in float64, from hyperparameters, scalars and ``Host``
+            or a ``Traced``. It may set ``eta``, the learning rate of the step, which otherwise is ``lr``.
+        names: the name of each tensor in the state, by its role: PyTorch's names.
+        starts: the hyperparameter that gives the initial value of a state, by its role; other states begin with 0.
         scalars: the numbers that each parameter carries, with their initial values.
-        advance: the scalars of the next step.
-        conflict: what is wrong with hyperparameters that contradict each other, in PyTorch's words; empty if nothing is.
-        variant_of: the member whose state it has, where only defaults differ (AdamW's is Adam's).
-        notes: what else the docstrings say, in reStructuredText.
-        heading: of its section in ``docs/members.md``, if that is not its name.
-        page: that section in Markdown: what it is for, and its sources.
+        advance: computes the scalars of the next step.
+        conflict: returns what is wrong with hyperparameters that contradict each other, in PyTorch's words, or ``""``.
+        variant_of: the member with the same state, if only defaults differ (Adam for AdamW).
+        notes: further text for the docstrings, in reStructuredText.
+        heading: the heading of its section in ``docs/members.md``, if that is not its name.
+        page: the text of that section in Markdown: what the member is for, and its sources.
         presets: see ``Preset``.
     """
 
@@ -341,7 +341,7 @@ class Member:
 
     @cached_property
     def states(self) -> dict[str, State]:
-        """All tensors that it may keep, by their names in the state, whatever the options are."""
+        """All tensors that it may keep under any options, by their names in the state."""
         found = {self.names[state.role]: state for rule in self._rules.values() for state in rule.states}
         return {name: found[name] for name in self.names.values()}
 
@@ -356,7 +356,7 @@ class Member:
 
     @cached_property
     def _rules(self) -> dict[tuple[bool, ...], Rule]:
-        """The rule by whether each of the structural hyperparameters is there."""
+        """The rules, by whether each of the structural hyperparameters is set."""
         names = self._structural
         return {
             values: self.make_rule(dict(zip(names, values, strict=True)))
@@ -368,38 +368,38 @@ class Member:
         return self._rules[tuple([bool(hyper[name]) for name in self._structural])]
 
     def rules(self) -> list[Rule]:
-        """All rules that a step of it can follow, each once."""
+        """All rules that its steps can follow, each once."""
         return list(dict.fromkeys(rule for one in self._rules.values() for rule in one.variants()))
 
     def state_names(self, hyper: Hypers) -> tuple[str, ...]:
-        """The names of the tensors that the hyperparameters call for, in the order of the rule's states."""
+        """The names of the tensors that it keeps with these hyperparameters, in the order of the rule's states."""
         return tuple([self.names[state.role] for state in self.rule(hyper).states])
 
     @cached_property
     def denominators(self) -> tuple[str, ...]:
-        """The names of the averages of the gradient's size: without them, a step could be of any size."""
+        """The names of the states that the update is divided by. Without them, a step could be of any size."""
         return tuple(name for name, state in self.states.items() if state.of in ("square", "size"))
 
     @property
     def base(self) -> str:
-        """The name of the member whose state it has: its own, but for AdamW."""
+        """The name of the member whose state it has: its own, except for AdamW."""
         return self.variant_of or self.name
 
     def start_of(self, name: str, hyper: Hypers) -> Any:
-        """The value that the state of this name begins with everywhere."""
+        """The initial value of all elements of the state with this name."""
         for role, hyperparameter in self.starts.items():
             if self.names[role] == name:
                 return hyper.get(hyperparameter, 0.0)
         return 0.0
 
     def numbers_of(self, hyper: Hypers, scalars: Scalars, scale: float = 1.0, f: Any = Host) -> Numbers:
-        """The numbers of a step: the rule's, and the house's (scale of the gradient, penalties, decay, rate).
+        """The numbers of a step: the rule's own, and those of every rule (gradient scale, penalties, decay, learning rate).
 
         Args:
             hyper: the hyperparameters.
-            scalars: after ``advance``.
-            scale: multiplies the gradient (clipping, loss scaling).
-            f: ``Host``, or a ``Traced`` where numbers are arrays.
+            scalars: the scalars, after ``advance``.
+            scale: a factor for the gradient (clipping, loss scaling).
+            f: ``Host``, or a ``Traced`` if the numbers are arrays.
         """
         lr, weight_decay = f.number(hyper["lr"]), hyper["weight_decay"]
         keep, l2 = 1.0, 0.0
@@ -407,21 +407,21 @@ class Member:
             l2 = weight_decay
         elif hyper["decay"] == "decoupled":
             keep = 1 - lr * weight_decay
-        else:  # independent: by the schedule's factor alone, not by the learning rate
+        else:  # independent: times the schedule's factor, not the learning rate
             base = float(hyper["base_lr"])
             keep = 1 - (lr / base if base else 0.0) * weight_decay
         house = {"s": -scale if hyper["maximize"] else scale, "l2": l2, "l1": hyper["l1"], "k": keep, "eta": lr}
         return house | self.numbers(hyper, scalars, f)
 
 
-HOUSE_NUMBERS = ("s", "l2", "l1", "k", "eta")  # those of every rule, which come before its own
+HOUSE_NUMBERS = ("s", "l2", "l1", "k", "eta")  # the numbers of every rule; they come before its own
 
 
 def undecayed(numbers: Numbers) -> Numbers:
-    """The numbers for parameters that neither weight decay nor the penalties apply to."""
+    """The numbers for parameters that are exempt from weight decay and penalties."""
     return numbers | {"l2": 0.0, "l1": 0.0, "k": 1.0}
 
 
 def has_penalty(hyper: Hypers) -> bool:
-    """Whether a penalty goes through the gradient."""
+    """Whether a penalty is added to the gradient."""
     return bool(hyper["l1"] != 0 or (hyper["weight_decay"] != 0 and hyper["decay"] == "l2"))

@@ -1,9 +1,9 @@
 """How weights and moments are stored, as readable reference code over an array namespace.
 
-Everything here works on NumPy arrays and on PyTorch tensors alike (``xp`` is ``numpy`` or ``torch``), in 64-bit integers
-with explicit masks, so that unsigned 32-bit ones would do as well (``adamas.optax`` gives them to ``jax.numpy``). The engine
-has the same functions in C++ and returns the same bits; on devices that the engine has no kernel for, these are what runs.
-Stored 16-bit values are codes, integers from 0 to 65535. This module imports no framework.
+Everything here works on NumPy arrays and on PyTorch tensors alike (``xp`` is ``numpy`` or ``torch``). Bits are held in int64
+and masked explicitly, so the same code also works in uint32 (which ``adamas.optax`` uses with ``jax.numpy``). The engine
+implements the same functions in C++ and returns the same bits; on devices that the engine has no kernel for, the functions of
+this module run. Stored 16-bit values are codes, integers from 0 to 65535. This module imports no framework.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _QUIET_NAN = 0x7FC00000
 
 
 def cast(x: Array, dtype: Any) -> Array:
-    """``x`` as ``dtype``, whichever library it is of."""
+    """``x`` converted to ``dtype``, for arrays of any library."""
     return x.to(dtype) if hasattr(x, "to") else x.astype(dtype)
 
 
@@ -35,7 +35,7 @@ def bits_float(xp: Any, bits: Array) -> Array:
 
 
 def _separate(xp: Any, product: Array) -> Array:
-    """The product as it is rounded, where a compiler would join it with the sum that follows."""
+    """The rounded product, kept from a compiler that would fuse it with the sum that follows."""
     return xp.separate(product) if hasattr(xp, "separate") else product
 
 
@@ -62,9 +62,9 @@ def tensor_key(seed: int, identity: int | str) -> int:
 def random_bits(xp: Any, index: Array, tensor_key: int, draw: int) -> Array:
     """32 random bits for each element of ``index`` (int64, below 2³²), as int64.
 
-    ``tensor_key`` has the seed in it already; ``draw`` numbers the independent draws of one tensor.
+    ``tensor_key`` already contains the seed; ``draw`` numbers the independent draws of one tensor.
     """
-    key = mix64(mix64(tensor_key + draw))  # the engine adds the index's high half here
+    key = mix64(mix64(tensor_key + draw))  # the engine also adds the upper half of a 64-bit index here
     first, second = key & _MASK32, key >> 32
     x = index ^ first
     x = x ^ (x >> 16)
@@ -76,9 +76,9 @@ def random_bits(xp: Any, index: Array, tensor_key: int, draw: int) -> Array:
 
 
 # A threshold decides whether a number is rounded up or down. The first threshold of each block of 128 elements is random.
-# From element to element and from step to step it advances by an irrational fraction of the interval (a Kronecker
+# From element to element and from step to step the threshold advances by an irrational fraction of the interval (a Kronecker
 # sequence), so the thresholds of a block, and those of one element over time, fill the interval evenly. Each rounding is
-# unbiased, as with independent thresholds, and the errors that accumulate in an average are smaller.
+# unbiased, as with independent thresholds, but the errors that accumulate in an average are smaller.
 
 BLOCK = 128
 _STEP = 0x9E3779B9  # 2³²·(√5 − 1)/2
@@ -88,22 +88,22 @@ _POSITION = 0x6A09E667  # 2³²·(√2 − 1)
 def thresholds(xp: Any, block: Array, position: Array, tensor_key: int, step: int, draw: int) -> Array:
     """The 32-bit thresholds that round the weight or a state tensor.
 
-    ``block`` counts the blocks of the whole tensor, ``position`` the elements of a block; both int64, to be broadcast.
-    ``draw`` is the index of its random numbers (``adamas.rule.declaration.State.draw``).
+    ``block`` is the index of a block in the whole tensor and ``position`` that of an element in its block; both are int64
+    and are broadcast. ``draw`` is the index of the draw (``adamas.rule.declaration.State.draw``).
     """
     start = random_bits(xp, block, tensor_key, draw) + (_STEP * step & _MASK32)
     return start + _POSITION * position & _MASK32
 
 
 def random16(xp: Any, index: Array, tensor_key: int, step: int, draw: int) -> Array:
-    """The 16-bit thresholds of elements that are counted through the whole tensor (int64)."""
+    """The 16-bit thresholds of the elements with these indices in the whole tensor (int64)."""
     return thresholds(xp, index >> 7, index & (BLOCK - 1), tensor_key, step, draw) >> 16
 
 
 def random18(xp: Any, block: Array, position: Array, tensor_key: int, step: int, draw: int) -> Array:
-    """The 18-bit thresholds of 8-bit codes, whose blocks are those of a scale.
+    """The 18-bit thresholds of 8-bit codes; each block has one scale.
 
-    14 bits are random. The others are constant, so that a value that differs from a code's in the last bits alone is always
+    14 bits are random. The others are constant, so that a value that differs from a code's only in its last bits is always
     rounded to that code.
     """
     return thresholds(xp, block, position, tensor_key, step, draw) >> 18 << 4 | 8
@@ -120,8 +120,8 @@ def decode_bfloat16(xp: Any, codes: Array) -> Array:
 def encode_bfloat16(xp: Any, x: Array, random: Array | None = None) -> Array:
     """The bfloat16 codes of float32 values: to the nearest, ties to even, or stochastically.
 
-    With ``random`` (16 bits an element) a value is rounded up with the probability of the fraction that it has above the
-    lower neighbour, so that the result is right on average.
+    With ``random`` (16 bits per element), the probability of rounding up is the value's distance from its lower neighbour,
+    as a fraction of the spacing, so the result is unbiased.
     """
     bits = float_bits(xp, x)
     add = 0x7FFF + (bits >> 16 & 1) if random is None else random
@@ -138,7 +138,7 @@ def decode_float16(xp: Any, codes: Array) -> Array:
 
 
 def float16_spacing(xp: Any, magnitude: Array) -> Array:
-    """The distance of float16's neighbours at |x| (float32)."""
+    """The distance between adjacent float16 values at |x| (float32)."""
     exponent = float_bits(xp, magnitude) & 0x7F800000
     least, most = (127 - 14) << 23, (127 + 16) << 23
     exponent = xp.where(exponent < least, xp.full_like(exponent, least), exponent)
@@ -149,7 +149,7 @@ def float16_spacing(xp: Any, magnitude: Array) -> Array:
 def encode_float16(xp: Any, x: Array, random: Array | None = None) -> Array:
     """The float16 codes of float32 values: to the nearest, ties to even, or stochastically.
 
-    Of ``random``, 13 bits count: as many as a normal number loses.
+    Only 13 bits of ``random`` are used: as many as a normal number loses.
     """
     bits = float_bits(xp, x)
     sign, magnitude = bits >> 16 & 0x8000, bits & 0x7FFFFFFF
@@ -166,26 +166,26 @@ def encode_float16(xp: Any, x: Array, random: Array | None = None) -> Array:
     return xp.where(x != x, xp.full_like(codes, 0x7E00), codes) | sign
 
 
-# Split weights: the parameter is the float32 weight rounded to 16 bits, and `low` is what that left out.
+# Split weights: the parameter is the float32 weight rounded to 16 bits, and `low` holds the remainder.
 
 
 def split_bfloat16(xp: Any, x: Array) -> tuple[Array, Array]:
-    """Codes of the bfloat16 nearest to each float32 (ties away from zero), and the 16 bits that were cut off."""
+    """The codes of the bfloat16 nearest to each float32 (ties away from zero), and the lower 16 bits."""
     bits = float_bits(xp, x)
     bits = xp.where(x != x, xp.full_like(bits, _QUIET_NAN), bits)
     return (bits + 0x8000) >> 16 & 0xFFFF, bits & 0xFFFF
 
 
 def join_bfloat16(xp: Any, high: Array, low: Array) -> Array:
-    """The float32 that ``split_bfloat16`` split, bit for bit; near ``high`` where that was changed in between."""
+    """The inverse of ``split_bfloat16``, bit for bit. Where ``high`` was changed in between, the result is close to it."""
     signed = low - ((low >> 15) << 16)
-    # Nothing splits into a zero and a rest that takes away: the weight was set to zero from outside.
+    # No float32 splits into a zero and a negative remainder: the weight was set to zero from outside.
     signed = xp.where((high & 0x7FFF == 0) & (low & 0x8000 != 0), 0 * signed, signed)
     return bits_float(xp, ((high << 16) + signed) & _MASK32)
 
 
 def split_float16(xp: Any, x: Array) -> tuple[Array, Array]:
-    """Codes of the nearest float16, and what is left in units of 2⁻¹⁵ of the spacing there.
+    """The codes of the nearest float16, and the remainder in units of 2⁻¹⁵ of the spacing there.
 
     All 24 bits of a float32 are kept down to 2⁻¹⁴; below that the unit is an absolute 2⁻³⁹.
     """
@@ -198,7 +198,7 @@ def split_float16(xp: Any, x: Array) -> tuple[Array, Array]:
 
 
 def join_float16(xp: Any, high: Array, low: Array) -> Array:
-    """The float32 that ``split_float16`` split."""
+    """The inverse of ``split_float16``."""
     value = decode_float16(xp, high)
     signed = low - ((low >> 15) << 16)
     return value + cast(cast(signed, xp.int32), xp.float32) * (float16_spacing(xp, xp.abs(value)) * 2.0**-15)
@@ -214,70 +214,71 @@ JOIN = {"bfloat16": join_bfloat16, "float16": join_float16}
 
 # int8: a byte for each moment and a float32 scale for each block of a row.
 #
-# A code c stands for grid(c) times the scale: eight stretches of 32 codes, each with twice the spacing of the one before,
-# so that small numbers are kept nearly as well as large ones. This is the grid of a floating-point number with 5 bits of
-# mantissa, shifted to begin at 0. A code is therefore read and written with integer operations alone, and the grid is
-# linear between neighbouring codes: stochastic rounding is unbiased in the value itself.
+# The value of a code c is grid(c) times the scale. The grid has eight segments of 32 codes, each with twice the spacing of
+# the segment before, so small numbers are nearly as precise as large ones. It is the grid of floating-point numbers with a
+# mantissa of 5 bits, shifted to begin at 0. Codes are therefore read and written with integer operations alone. The grid is
+# linear between adjacent codes, so stochastic rounding is unbiased in the value itself.
 #
-# Signed states are scaled by the largest magnitude in the block, which is stored exactly; a code is the sign and the code
-# of the magnitude. They are rounded to the nearest, or stochastically where they are slow averages: with β = 0.9999, a step
-# adds 1/10000 of the gradient, and the smallest distance of two codes is 1/472 of the largest value, so rounding to the
-# nearest would change no code. Stochastic rounding changes a code only in some of the steps, and each change adds an error
-# of the size of the spacing; evenly spread thresholds keep the sum of these errors small (benchmarks/slow_average.py). A
-# scale that is kept from step to step does not reduce it further: what remains comes from the noise of the gradients.
+# Signed states are scaled by the largest magnitude in the block, which is stored exactly; a code consists of the sign and
+# the code of the magnitude. They are rounded to the nearest, except for slow averages, which are rounded stochastically: with
+# β = 0.9999, a step adds 1/10000 of the gradient, while adjacent codes differ by at least 1/472 of the largest value, so
+# rounding to the nearest would never change a code. Stochastic rounding changes a code only in some of the steps, and each
+# change adds an error of the size of the spacing; evenly spread thresholds keep the sum of these errors small
+# (benchmarks/slow_average.py). Keeping the scale from step to step would not reduce it further: the remaining error comes
+# from the noise of the gradients.
 #
-# Unsigned states are read half a unit up, so that a positive value is never read as 0. Their scale fades with them, by the
-# factor of the rule, and is doubled or halved where they no longer fit: while nothing is added, no code changes.
+# Unsigned states are read half a unit higher, so that a positive value is never read as 0. Their scale decays with them, by
+# the rule's factor, and is doubled or halved when they no longer fit. While nothing is added, no code changes.
 #
-# A block with values that are not finite is marked by the sign of its scale. In a marked block of signed codes, -128 stands
-# for NaN and ±127 for ±infinity, and the scale is such that finite values need codes up to ±126. Unsigned codes of finite
-# values go to 253 in any block; in a marked one 254 stands for NaN and 255 for infinity.
+# The scale of a block with nonfinite values is negative; such a block is called marked. In a marked block of signed codes,
+# -128 is NaN, ±127 is ±infinity, and the scale is chosen so that finite values need codes only up to ±126. Unsigned codes of
+# finite values end at 253 in any block; in a marked block, 254 is NaN and 255 is infinity.
 
 LARGEST_SIGNED = 472  # grid(127)
 LARGEST_SIGNED_MARKED = 464  # grid(126)
-LARGEST_UNSIGNED = 7680  # under grid(253) + 1/2, so that nothing rounds up beyond it
+LARGEST_UNSIGNED = 7680  # below grid(253) + 1/2, so that nothing rounds up to 254
 _NAN_SIGNED, _INFINITY_SIGNED = -128, 127
 _NAN_UNSIGNED, _INFINITY_UNSIGNED = 254, 255
 _SHIFT = 18
 _START = (127 + 5) << 23  # the bits of 32.0
 _HALF = 1 << (_SHIFT - 1)
-LEAST_ROW, LEAST_NUMEL = 32, 4096  # smaller than this, a parameter's moments are not worth a scale, and stay in float32
-LEAST_SIGNED = 2.0**-100  # a block of first moments that are all smaller is a block of zeros
+LEAST_ROW, LEAST_NUMEL = 32, 4096  # below these sizes, 8 bits would save next to nothing: the moments stay in float32
+LEAST_SIGNED = 2.0**-100  # a block of signed values that are all smaller becomes a block of zeros
 LEAST_SCALE = 2.0**-126
-_LEAST, _MOST = 2.0**-120, 2.0**120  # a scale outside of these, or as far from what is needed, is made anew
+_LEAST, _MOST = 2.0**-120, 2.0**120  # a scale outside this range, or off by a factor outside it, is computed from scratch
 
 
 def grid(xp: Any, codes: Array) -> Array:
-    """(32 + c mod 32)·2^(c div 32) − 32 for codes c from 0 to 255, as float32: 0, 1, 2, … 32, 34, 36, …"""
+    """(32 + c mod 32)·2^⌊c / 32⌋ − 32 for codes c from 0 to 255, as float32: 0, 1, 2, … 32, 34, 36, …"""
     return bits_float(xp, _START + (codes << _SHIFT)) - 32
 
 
 def _codes_of(xp: Any, shifted: Array, threshold: Array | int) -> Array:
-    """The codes whose grid, from 32 on, holds ``shifted``: up where the bits that are cut off and the threshold carry."""
+    """The codes of values in units of the scale, shifted to begin at 32. They round up where adding the threshold carries."""
     return cast((float_bits(xp, shifted) + threshold >> _SHIFT) - (_START >> _SHIFT), xp.int32)
 
 
 def _largest(xp: Any, x: Array) -> Array:
-    """The largest finite |x| of each block (the last dimension, which is kept)."""
+    """The largest finite |x| of each block (the last dimension, kept with size 1)."""
     size = xp.where(xp.isfinite(x), xp.abs(x), xp.zeros_like(x))
     return xp.amax(size, -1, keepdims=True)
 
 
 def _has_nonfinite(xp: Any, x: Array) -> Array:
-    """Whether each block (the last dimension, which is kept) has values that are not finite."""
+    """Whether each block (the last dimension, kept with size 1) has nonfinite values."""
     return xp.any(~xp.isfinite(x), -1, keepdims=True)
 
 
 def _is_marked(xp: Any, scale: Array) -> Array:
-    """Whether the sign of the scale is set, also that of a zero."""
+    """Whether the sign bit of the scale is set, including that of -0.0."""
     return float_bits(xp, scale) > _MASK31
 
 
 def can_be_marked(xp: Any, codes: Array, has_sign: bool) -> Array:
-    """Whether each block of codes (the last dimension) can be one whose scale is below 0.
+    """Whether each block of codes (the last dimension) can have a negative scale.
 
-    Such a block has a value that is not finite. Every block of signed codes has one of ±127, which is an infinity only in a
-    marked block; the largest finite value is then ±126.
+    Such a block has a nonfinite value. In every block of signed codes, the largest magnitude has code ±127; only in a marked
+    block is that an infinity, and then the largest finite magnitude has code ±126.
     """
     if not has_sign:
         return (codes >= _NAN_UNSIGNED).any(-1)
@@ -298,15 +299,16 @@ def decode_signed(xp: Any, codes: Array, scale: Array) -> Array:
 
 
 def encode_signed(xp: Any, x: Array, threshold: Array | None = None) -> tuple[Array, Array]:
-    """The codes of float32 values, and the scale of each block (the last dimension, of which 1 is left).
+    """The codes of float32 values, and the scale of each block (the last dimension, kept with size 1).
 
-    With ``threshold`` (18 bits an element) values are rounded stochastically, without it to the nearest.
+    Values are rounded stochastically with ``threshold`` (18 bits per element), and to the nearest without it.
     """
     largest = _largest(xp, x)
     some = largest >= LEAST_SIGNED
     marked = _has_nonfinite(xp, x)
     most = xp.where(marked, xp.full_like(largest, LARGEST_SIGNED_MARKED), xp.full_like(largest, LARGEST_SIGNED))
-    # A compiler may replace division by a constant by a multiplication, which rounds differently; this is no constant.
+    # A compiler may replace a division by a constant with a multiplication, which rounds differently. Adding 0 * largest
+    # keeps the divisor from being a constant.
     scale = xp.where(some, largest / (most + 0 * largest), xp.zeros_like(largest))
     inverse = xp.where(some, 1 / xp.where(some, scale, xp.ones_like(scale)), scale)
     size = xp.where(xp.isfinite(x), xp.abs(x), xp.zeros_like(x))
@@ -326,10 +328,10 @@ def decode_unsigned(xp: Any, codes: Array, scale: Array) -> Array:
 
 
 def encode_unsigned(xp: Any, x: Array, kept: Array, threshold: Array | None = None) -> tuple[Array, Array]:
-    """The codes of float32 values that are not negative, and the scale of each block (the last dimension).
+    """The codes of nonnegative float32 values, and the scale of each block (the last dimension, kept with size 1).
 
-    ``kept`` is what the decay has left of the scales so far, 0 where there were none. With ``threshold`` (18 bits an
-    element) values are rounded stochastically, without it to the nearest.
+    ``kept`` is the scales so far, after the decay, or 0 where there were none. Values are rounded stochastically with
+    ``threshold`` (18 bits per element), and to the nearest without it.
     """
     largest = _largest(xp, x)
     need = largest * (1 / LARGEST_UNSIGNED)
@@ -338,7 +340,7 @@ def encode_unsigned(xp: Any, x: Array, kept: Array, threshold: Array | None = No
     ratio = need * (1 / kept)
     usable = (ratio >= _LEAST) & (ratio <= _MOST)
     kept, ratio = xp.where(usable, kept, xp.ones_like(kept)), xp.where(usable, ratio, need)
-    doublings = float_bits(xp, ratio) >> 23  # 126 where the ratio is under 1, and at least 1/2
+    doublings = float_bits(xp, ratio) >> 23  # the exponent's bits: 126 where the ratio is in [1/2, 1)
     scale = kept * bits_float(xp, doublings + 1 << 23)
     scale = xp.where(scale >= LEAST_SCALE, scale, xp.full_like(scale, LEAST_SCALE))
     some = largest > 0

@@ -1,4 +1,4 @@
-"""What every rule has around it: the gradient that the user meant, and the step of the weight."""
+"""The parts of a step that all rules share: scaling and penalties of the gradient, and the step of the weight."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Array = Any
 
 
 def gradient(k: Any, xp: Any, p: Array, g: Array, penalized: bool) -> Array:
-    """The gradient that the user meant: scaled, and with the coupled penalties."""
+    """The gradient as the rule takes it: scaled, and with the coupled penalties."""
     g = k.s * g
     return g + k.l2 * p + k.l1 * xp.sign(p) if penalized else g
 
@@ -28,11 +28,11 @@ def step(
     Args:
         rule: the rule.
         k: the numbers of the step.
-        xp: the arrays' namespace.
+        xp: the array namespace.
         p: the weight.
         g: its gradient.
-        states: the rule's, in its order.
-        penalized: whether ``k.l2`` and ``k.l1`` count.
+        states: the states of the rule, in its order.
+        penalized: whether the penalties ``k.l2`` and ``k.l1`` are added to the gradient.
     """
     update, *after = rule.update(k, xp, gradient(k, xp, p, g, penalized), *states)
     return moved(k, p, update), tuple(after)

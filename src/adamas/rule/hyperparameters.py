@@ -1,4 +1,4 @@
-"""The checks of hyperparameters, for every adapter. Imports NumPy alone."""
+"""The checks of hyperparameters, for every adapter. Imports only NumPy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .shared import declared, schedulable
 
 
 class Terms:
-    """How an adapter speaks of hyperparameters in its messages, and what it accepts beside numbers.
+    """How an adapter names hyperparameters in its messages, and what it accepts besides numbers.
 
     Args:
         adapter: its name in ``adamas.rule.names``.
@@ -30,31 +30,31 @@ class Terms:
         self.adapter = adapter
 
     def name(self, member: Member, h: Hyperparameter, index: int | None = None) -> str:
-        """What a hyperparameter is called, or the number at this index of several."""
+        """The name of a hyperparameter, or of the number at this index if it consists of several."""
         names = arguments(self.adapter, member)[h.name]
         if index is None:
             return " or ".join(names)
         return names[index] if len(names) > 1 else f"{names[0]}[{index}]"
 
     def is_open(self, h: Hyperparameter, value: Any) -> bool:
-        """Whether the value is known only later, and cannot be checked now."""
+        """Whether the value becomes known only later, so that it cannot be checked now."""
         return isinstance(value, Schedule) and h.may_be_scheduled
 
     def refusal(self, name: str, h: Number, value: Any, index: int | None) -> Exception:
-        """The error for a value that is no number, or none within the range."""
+        """The error for a value that is not a number, or outside the range."""
         schedule = " or a schedule" if h.may_be_scheduled else ""
         return ValueError(f"{name} must be {h.range.words}{schedule}, not {shown(value)}")
 
 
 NAMESAKES = Terms("numpy")
-"""The terms of the adapters with the names of ``torch.optim``."""
+"""The terms of the adapters that use the names of ``torch.optim``."""
 
 
 def checked(member: Member, hyper: Mapping[str, Any], terms: Terms = NAMESAKES) -> dict[str, Any]:
-    """The hyperparameters with Python's numbers for NumPy's, if each has a value that it can have.
+    """The hyperparameters, checked, with NumPy's numbers replaced by Python's.
 
     Raises:
-        ValueError: one has not; it is named, with what it was given and what would work.
+        ValueError: a value is invalid; the message names the hyperparameter, the value and what would work.
     """
     known = declared(member)
     found = {
@@ -111,10 +111,10 @@ def _number(member: Member, h: Number, value: Any, terms: Terms, index: int | No
 
 
 def scheduled_number(h: Number, name: str, schedule: Schedule, step: int) -> float:
-    """What a schedule gives at a step.
+    """The value of a schedule at a step.
 
     Raises:
-        ValueError: the hyperparameter, which messages call so, cannot be that.
+        ValueError: the value is outside the range of the hyperparameter, which the message calls ``name``.
     """
     number = float(schedule(step))
     if not h.range.holds(number):
@@ -123,7 +123,7 @@ def scheduled_number(h: Number, name: str, schedule: Schedule, step: int) -> flo
 
 
 def shown(value: Any) -> str:
-    """A value of any kind in an error's message: in one line, and not long."""
+    """A value of any kind for an error message: on one line, and shortened."""
     words = " ".join(repr(value).split())
     return words if len(words) <= 80 else f"{words[:77]}…"
 
@@ -133,14 +133,14 @@ def _is_limit(limit: Any) -> bool:
         return limit in (None, "auto")
     try:
         return float(limit) > 0
-    except (TypeError, ValueError, RuntimeError):  # the last of a tensor of many elements
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor with several elements
         return False
 
 
 def _check_state(state: Any, member: Member, centered: bool) -> None:
-    """Raises ValueError where ``state=`` names a moment that there is not, or a format that cannot be.
+    """Raises ValueError if ``state=`` names an unknown moment or format.
 
-    ``centered`` is whether the variance of the gradient is divided by.
+    ``centered`` is whether the update is divided by the standard deviation of the gradient.
     """
     if isinstance(state, Mapping) and (unknown := sorted(set(state) - set(member.states))):
         raise ValueError(
@@ -157,7 +157,7 @@ def _check_state(state: Any, member: Member, centered: bool) -> None:
 
 
 def check_rows(rows: Any, names: Sequence[str], shapes: Sequence[Sequence[int] | None]) -> None:
-    """Raises ValueError if ``rows`` does not say where each parameter, of such a shape or None, lies in its whole tensor."""
+    """Raises ValueError if ``rows`` does not place each parameter in its whole tensor. Shapes that are None are not checked."""
     if rows is None:
         return
     if len(rows) != len(names):

@@ -21,7 +21,7 @@ StateFormat = Literal["float32", "bfloat16", "int8"]
 State: TypeAlias = StateFormat | Mapping[str, StateFormat]
 
 FORMATS = ("float32", "bfloat16", "int8")
-LOW_BITS = "weight_low_bits"  # what the state calls the other half of weights="split"
+LOW_BITS = "weight_low_bits"  # the name in the state of the lower halves of the weights with weights="split"
 HALVES = ("bfloat16", "float16")  # dtypes that a weight is rounded to
 
 _WIDE = ("float64", "complex128")

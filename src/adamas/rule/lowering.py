@@ -1,12 +1,13 @@
 """Lowerings: rewritings of a recording that make the same step faster.
 
-Each takes a recording and returns one that computes the same up to rounding. They bring in these operations, beside those
+Each takes a recording and returns one that computes the same up to rounding. They introduce these operations, besides those
 that a rule can use:
 
 - ``fused(a, b, c)``, a·b + c; ``fused_less(a, b, c)``, a·b − c; and ``fused_from(a, b, c)``, c − a·b; each rounded once;
-- ``decayed(a, x, g)``: a·x, but 0 where the gradient g is 0 and x is below the smallest normal number. Rounding would keep
-  an average that fades at the last few subnormal numbers for good, where x86 processors take several times as long;
-- ``read(a, x)``: the same of a state x that nothing else reads. Where x is decoded from codes, a goes into their scale;
+- ``decayed(a, x, g)``: a·x, but 0 where the gradient g is 0 and x is below the smallest normal number. Otherwise rounding
+  would hold a decaying average at one of the smallest subnormal numbers forever, and x86 processors take several times as
+  long on those;
+- ``read(a, x)``: the same for a state x that nothing else reads. If x is decoded from codes, a is folded into their scale;
 - ``estimated_root(x, a)``, √(x + a), and ``estimated_quotient(a, b)``, a/b, which may be off by some 2⁻¹³.
 """
 
@@ -21,10 +22,10 @@ Lowering: TypeAlias = Callable[[Recording], Recording]
 
 
 def rate_in_coefficients(recording: Recording) -> Recording:
-    """η·((c·m + d·g) / x) becomes ((η·c)·m + (η·d)·g) / x, unless the update, or a part of it, is needed by itself."""
+    """η·((c·m + d·g) / x) becomes ((η·c)·m + (η·d)·g) / x, unless the update or a part of it is also used elsewhere."""
 
     def times(factor: Operand, x: Operand) -> Value | None:
-        """The product, if numbers in x can take the factor."""
+        """The product, if the factor can be moved into the numbers of x."""
         if not isinstance(x, Value) or recording.uses[x] > 1:
             return None
         if scaled := _scaled(x):
@@ -48,9 +49,9 @@ def rate_in_coefficients(recording: Recording) -> Recording:
 
 
 def squares_of_products(recording: Recording) -> Recording:
-    """b·x² becomes (√b·x)² in the average of a state without a sign, where b cannot be negative.
+    """b·x² becomes (√b·x)² in the averages of unsigned states, where b cannot be negative.
 
-    After ``numbers_first``, √b and the scale of the gradient are one factor.
+    ``numbers_first`` then joins √b and the scale of the gradient into one factor.
     """
     averages = [recording.outputs[state.role] for state in recording.states if not state.signed]
     terms = {x for average in averages if average.operation == "add" for x in average.operands if isinstance(x, Value)}
@@ -77,9 +78,9 @@ def numbers_first(recording: Recording) -> Recording:
 
 
 def decays(recording: Recording) -> Recording:
-    """The product of a state with its decay becomes ``read``, or ``decayed`` if the state is used otherwise too."""
+    """The product of a state and its decay becomes ``read``, or ``decayed`` if the state has other uses too."""
     scaled = _scaled(recording.gradient)
-    gradient = scaled[1] if scaled else recording.gradient  # the one is 0 where the other is
+    gradient = scaled[1] if scaled else recording.gradient  # 0 in the same elements as the scaled one
     decay_of = {state.role: state.decay for state in recording.states}
 
     def decay(x: Value) -> tuple[Operand, Value] | None:
@@ -103,7 +104,7 @@ def decays(recording: Recording) -> Recording:
 
 
 def fused_sums(recording: Recording) -> Recording:
-    """A sum with a product is rounded once. Of two products, a sum takes the second into it and a difference the first."""
+    """A product and the sum it goes into are rounded once. Of two products, a sum fuses the second, a difference the first."""
 
     def is_product(x: Operand) -> bool:
         return isinstance(x, Value) and x.operation == "mul" and not x.is_number and recording.uses[x] == 1
@@ -143,8 +144,8 @@ def estimates(recording: Recording) -> Recording:
     return recording.rewritten(rewrite)
 
 
-# `benchmarks/bench_lowerings.py` measures the step without each. With states in 8 bits and AVX-512 it takes, in this order,
-# 1, 2, 1, 4, 3 and 4 % longer; in float32, a state that fades takes 25 % longer without `decays`.
+# `benchmarks/bench_lowerings.py` measures the step without each of them. With 8-bit states and AVX-512 the step takes, in
+# this order, 1, 2, 1, 4, 3 and 4 % longer; in float32, a decaying state takes 25 % longer without `decays`.
 LOWERINGS: tuple[Lowering, ...] = (
     rate_in_coefficients,
     squares_of_products,
@@ -167,7 +168,7 @@ def _operands(x: Operand) -> tuple[Operand, ...]:
 
 
 def _scaled(x: Operand) -> tuple[Operand, Value] | None:
-    """The number and the array, if x is the product of such two."""
+    """The number and the array, if x is the product of a number and an array."""
     if isinstance(x, Value) and x.operation == "mul":
         for a, b in (x.operands, x.operands[::-1]):
             if is_number(a) and isinstance(b, Value) and not b.is_number:
@@ -176,7 +177,7 @@ def _scaled(x: Operand) -> tuple[Operand, Value] | None:
 
 
 def _factors(x: Value) -> tuple[Operand, ...]:
-    """The three factors of (b·x)·x or b·(x·x), and none of anything else."""
+    """The three factors of (b·x)·x or b·(x·x); empty for anything else."""
     if x.operation == "mul":
         a, b = x.operands
         if isinstance(a, Value) and a.operation == "mul":

@@ -1,6 +1,6 @@
-"""What the adapters call the hyperparameters, where they do not have the names of ``torch.optim``.
+"""The adapters' names of hyperparameters, where they differ from those of ``torch.optim``.
 
-Imports the standard library alone.
+Imports only the standard library.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from .declaration import Member
 from .shared import declared
 
-# By the hyperparameter's name, or by "Member.name". A name with {} is that of each of several numbers.
+# By the hyperparameter's name, or by "Member.name". A name with {} is formatted with the index of each of several numbers.
 NAMES: Mapping[str, Mapping[str, str]] = {
     "keras": {"lr": "learning_rate", "betas": "beta_{}", "eps": "epsilon", "RMSprop.alpha": "rho"},
     "optax": {
@@ -24,7 +24,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
 
 @cache
 def arguments(adapter: str, member: Member) -> dict[str, tuple[str, ...]]:
-    """The names of the arguments that give each hyperparameter: one, or one for each of several numbers."""
+    """The names of the arguments for each hyperparameter: one, or one for each of its numbers."""
     names = NAMES.get(adapter, {})
     found = {}
     for h in declared(member).values():
@@ -34,7 +34,7 @@ def arguments(adapter: str, member: Member) -> dict[str, tuple[str, ...]]:
 
 
 def from_arguments(adapter: str, member: Member, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All hyperparameters of a member by name: what the arguments of an adapter give, and its defaults for the rest."""
+    """All hyperparameters of a member by name: from the arguments of an adapter, and its defaults for the rest."""
     found = {}
     names = arguments(adapter, member)
     for name, h in declared(member).items():

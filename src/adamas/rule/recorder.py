@@ -1,10 +1,10 @@
 """Recordings: what the step of a rule does, as a list of operations.
 
-A rule is run once over values that only note what is done to them. The result is data: it can be read, rewritten
-(``adamas.rule.lowering``) and written out in another language (``adamas.rule.cpp``). Nothing here knows of any language.
+A rule is run once over values that record the operations on them. The result is data: it can be read, rewritten
+(``adamas.rule.lowering``) and written out in another language (``adamas.rule.cpp``). This module depends on no language.
 
 Values are of two kinds. A number is the same for all elements of a tensor (β1, the learning rate, and whatever is computed
-from such numbers alone); an array has an element for each of the tensor's. Python's floats are numbers too.
+from numbers alone). An array has one element for each element of the tensor. Python's floats are numbers too.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Value:
     """An input of a recording, or the result of an operation.
 
     Attributes:
-        operation: its name, as in ``operator`` or in an array namespace; ``"input"`` for an input.
-        operands: what it was done with.
-        is_number: whether it is a number, and not an array.
-        name: of an input.
+        operation: the name of the operation, as in ``operator`` or in an array namespace; ``"input"`` for an input.
+        operands: the operands of the operation.
+        is_number: whether it is a number, not an array.
+        name: the name of an input.
     """
 
     operation: str
@@ -43,7 +43,7 @@ class Value:
 
 
 def recorded(operation: str, *operands: Operand) -> Value:
-    """The result of an operation: a number where all operands are."""
+    """The result of an operation: a number if all operands are numbers."""
     return Value(operation, operands, all(is_number(x) for x in operands))
 
 
@@ -75,7 +75,7 @@ _record_operators()
 
 
 class Namespace:
-    """The array namespace that a rule is given: its functions record themselves."""
+    """The array namespace that rules are recorded with: its functions record themselves."""
 
     def __getattr__(self, name: str) -> Callable[..., Value]:
         return lambda *operands: recorded(name, *operands)
@@ -87,7 +87,7 @@ class Recording:
 
     Attributes:
         states: the states of the rule; each is an input, and an output, under its role.
-        gradient: the gradient as the rule is given it, after the house has scaled it and added the penalties.
+        gradient: the gradient that the rule takes, already scaled and with the penalties added.
         outputs: the new weight as ``"p"``, and the new states.
     """
 
@@ -112,7 +112,7 @@ class Recording:
 
     @cached_property
     def uses(self) -> dict[Value, int]:
-        """How many operands and outputs each value is."""
+        """The number of times that each value is an operand or an output."""
         count = dict.fromkeys(self.operations, 0)
         for value in (*self.outputs.values(), *(x for one in self.operations for x in one.operands)):
             if isinstance(value, Value):
@@ -120,14 +120,14 @@ class Recording:
         return count
 
     def depends_on(self, outputs: Iterable[str]) -> set[Value]:
-        """Everything that some of the outputs depend on."""
+        """Everything that these outputs depend on."""
         return set(Recording(self.states, self.gradient, {name: self.outputs[name] for name in outputs}).operations)
 
     def rewritten(self, rewrite: Callable[[Value, Value], Operand]) -> Recording:
         """The recording with each operation replaced by what ``rewrite`` returns for it, operands first.
 
         Args:
-            rewrite: is given the operation as it is here, and the same with its operands rewritten.
+            rewrite: takes the operation as it is here, and the same operation on its rewritten operands.
         """
         new: dict[Value, Any] = {}
         for value in self.operations:
@@ -153,9 +153,9 @@ class Recording:
 
 
 def record(rule: Rule, penalized: bool) -> Recording:
-    """What one step of a rule does, the house's part included.
+    """The recording of a whole step of a rule, including the parts that all rules share (``adamas.rule.house``).
 
-    The inputs are the numbers of the house and of the rule, the weight ``p``, the gradient ``g``, and the rule's states.
+    The inputs are ``HOUSE_NUMBERS``, the numbers of the rule, the weight ``p``, the gradient ``g``, and the rule's states.
     """
     k, xp, p, g = _numbers((*HOUSE_NUMBERS, *rule.numbers)), Namespace(), _array("p"), _array("g")
     states = tuple(_array(state.role) for state in rule.states)
@@ -166,7 +166,7 @@ def record(rule: Rule, penalized: bool) -> Recording:
 
 
 def record_penalties() -> Recording:
-    """How the gradient ``g`` becomes the one with the penalties."""
+    """The recording that adds the penalties to the gradient ``g``."""
     g = house.gradient(_numbers(HOUSE_NUMBERS), Namespace(), _array("p"), _array("g"), penalized=True)
     return Recording((), g, {"g": g})
 
@@ -180,7 +180,7 @@ def _array(name: str) -> Value:
 
 
 def digest(rules: Iterable[Rule]) -> str:
-    """A number that tells these rules, and the order they are in, from others."""
+    """A hash of the rules and of their order."""
     return hashlib.sha256("\n".join(_description(rule) for rule in rules).encode()).hexdigest()
 
 

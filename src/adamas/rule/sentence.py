@@ -1,4 +1,4 @@
-"""The sentence: the rule of most members, in every combination of its parts.
+"""The sentence: the general rule that most members are special cases of, in every combination of its parts.
 
 ::
 
@@ -32,12 +32,12 @@ class Sentence(Rule):
 
     Attributes:
         first: whether there is a first moment.
-        second: what the second moment is, ``"square"`` or ``"size"``, or None.
-        maximum: whether the largest second moment is divided by.
-        centered: whether the variance is divided by.
+        second: the kind of second moment, ``"square"`` or ``"size"``, or None.
+        maximum: whether the denominator uses the largest second moment so far.
+        centered: whether the denominator uses the variance, not the mean square.
         trace: whether there is momentum after the division.
-        use_first: whether the update has the first moment.
-        use_gradient: whether the update has the gradient.
+        use_first: whether the first moment is in the update.
+        use_gradient: whether the gradient is in the update.
         denominator: ``"always"``; ``"never"``; or ``"where w"``: only in steps whose ``w`` is above 0.
     """
 
@@ -137,7 +137,7 @@ class Sentence(Rule):
         """The update over its denominator."""
         size = at["maximum" if self.maximum else "second"]
         if self.centered:
-            # An infinite v stays infinite where m² overflows with it.
+            # An infinite v stays infinite, although m² overflows too and the difference would be NaN.
             variance = xp.where(size < math.inf, size - k.z * at["first"] * at["first"], size)
             size = xp.where(variance < 0, 0 * variance, variance)
         divided = quotient(k, xp, u, size)
@@ -145,12 +145,12 @@ class Sentence(Rule):
 
 
 def quotient(k: Any, xp: Any, u: Array, size: Array) -> Array:
-    """u / (√(w·v + ρ) + ε) for a v of this size. √w·√(v + ρ/w) does not overflow before v does."""
+    """u / (√(w·v + ρ) + ε), where ``size`` is v. Computed as √w·√(v + ρ/w), which does not overflow before v does."""
     root_w = math.sqrt(k.w) if isinstance(k.w, float) else xp.sqrt(k.w)
     return u / (root_w * xp.sqrt(size + k.root / k.w) + k.eps)
 
 
 @cache
 def _sides(rule: Sentence) -> tuple[Sentence, Sentence]:
-    """The rule of the steps with a denominator, and that of the steps without one."""
+    """The rule for steps with a denominator, and the rule for steps without one."""
     return replace(rule, denominator="always"), replace(rule, denominator="never")

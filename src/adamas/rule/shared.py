@@ -1,4 +1,4 @@
-"""The hyperparameters that every member has beside its own. Imports the standard library alone."""
+"""The hyperparameters that every member has besides its own. Imports only the standard library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The members of the family, each declared in a module of this package as ``MEMBER`` or, where it has several, ``MEMBERS``."""
+"""The members of the family. Each module of this package declares one or several, and lists them in ``MEMBERS``."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ MEMBERS = _declared()
 """Each member by its name."""
 
 RULES: tuple[Rule, ...] = tuple({rule: None for member in MEMBERS.values() for rule in member.rules() if not rule.sums})
-"""All rules that the engine steps, each once: those that a member can have, but for rules with sums. The engine calls them by
-their positions."""
+"""All rules that the engine steps, each once: those that members can have, except rules with sums. The engine refers to them
+by their positions."""

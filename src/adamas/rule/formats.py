@@ -245,7 +245,8 @@ _HALF = 1 << (_SHIFT - 1)
 LEAST_ROW, LEAST_NUMEL = 32, 4096  # below these sizes, 8 bits would save next to nothing: the moments stay in float32
 LEAST_SIGNED = 2.0**-100  # a block of signed values that are all smaller becomes a block of zeros
 LEAST_SCALE = 2.0**-126
-_LEAST, _MOST = 2.0**-120, 2.0**120  # a scale outside this range, or off by a factor outside it, is computed from scratch
+# A scale outside this range, or off from the needed one by a factor outside it, is computed from scratch.
+_LEAST, _MOST = 2.0**-120, 2.0**120
 
 
 def grid(xp: Any, codes: Array) -> Array:

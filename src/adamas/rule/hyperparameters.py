@@ -157,7 +157,7 @@ def _check_state(state: Any, member: Member, centered: bool) -> None:
 
 
 def check_rows(rows: Any, names: Sequence[str], shapes: Sequence[Sequence[int] | None]) -> None:
-    """Raises ValueError if ``rows`` does not place each parameter in its whole tensor. Shapes that are None are not checked."""
+    """Raises ValueError if ``rows`` does not place each parameter in its whole tensor. A shape of None is not checked."""
     if rows is None:
         return
     if len(rows) != len(names):

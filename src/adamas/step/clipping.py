@@ -1,17 +1,17 @@
-"""Clipping by history: the limit of a gradient's norm is a multiple of what is usual for this model."""
+"""Clipping by history: the limit of the gradient's norm is a multiple of the norm that is usual for the model."""
 
 from __future__ import annotations
 
 import math
 
-_FEWEST, _MOST = 8, 128  # norms that tell what is usual, and those that are remembered
+_FEWEST, _MOST = 8, 128  # the number of norms that are needed for a limit, and the number that are remembered
 _QUANTILE, _MULTIPLE = 0.9, 1.5
 
 
 def usual_limit(norms: tuple[float, ...]) -> float:
-    """1.5 times the 0.9-quantile of the norms of the last 128 steps; infinite before there are 8.
+    """1.5 times the 0.9-quantile of the norms of the last 128 steps; infinite while there are fewer than 8.
 
-    A quantile and not a mean, so that single spikes do not raise it.
+    Unlike a mean, the quantile is not raised by single spikes.
     """
     if len(norms) < _FEWEST:
         return math.inf
@@ -19,8 +19,8 @@ def usual_limit(norms: tuple[float, ...]) -> float:
 
 
 def remember(norms: tuple[float, ...], norm: float, limit: float) -> tuple[float, ...]:
-    """The norms with one more, as it was after clipping, so that a run of spikes raises the limit slowly.
+    """The norms with one more. The norm after clipping is remembered, so that a run of spikes raises the limit slowly.
 
-    A norm of 0 says nothing of what is usual, and is not remembered.
+    A norm of 0 says nothing about what is usual, and is not remembered.
     """
     return (*norms[1 - _MOST :], min(norm, limit)) if 0 < norm < math.inf else norms

@@ -27,7 +27,7 @@ _STALE = (
 
 @cache
 def _indices() -> dict[Rule, int]:
-    """The place of each rule among those that the engine has.
+    """The index of each rule in the engine.
 
     Raises:
         ImportError: the engine was built from other rules.
@@ -41,13 +41,13 @@ class EngineRule:
     """A rule as the engine takes it.
 
     Args:
-        rule: of a member.
+        rule: a member's rule.
 
     Attributes:
-        index: what the engine calls the rule, or a variant of it: those have the same states.
+        index: the engine's index of the rule, or of one of its variants, which have the same states.
 
     Raises:
-        ImportError: the engine was built from other rules, and would step by those.
+        ImportError: the engine was built from other rules.
     """
 
     def __init__(self, rule: Rule) -> None:
@@ -110,7 +110,7 @@ class EngineExecutor:
             self.scalars = self.group.collect(self._given)
 
     def release(self) -> None:
-        """Lets go of what ``look`` found."""
+        """Releases the tensors that ``look`` found."""
         self.group.discard()
         self._given = None
 
@@ -121,9 +121,9 @@ class EngineExecutor:
         return [self._spec.tensors.gradient_of(weight) for weight in self.group.collected()]
 
     def square_sum(self, threads: int) -> tuple[list[float], str | None]:
-        """Σg² as numbers to be added, and the name of the first parameter whose gradient is not finite, or None."""
+        """Σg² as a list of numbers to be added, and the name of the first parameter with a nonfinite gradient, or None."""
         high, low, culprit = self.group.square_sum(threads)
-        return [high, low] if math.isfinite(high) else [high], culprit  # low is NaN beside an infinite sum
+        return [high, low] if math.isfinite(high) else [high], culprit  # low is NaN if the sum is infinite
 
     def before_writing(self) -> None:
         """Tells the framework which weights are about to change."""
@@ -131,7 +131,7 @@ class EngineExecutor:
 
 
 def apply(executors: Sequence[EngineExecutor], threads: int, changes: list[Change]) -> None:
-    """Steps what was prepared and makes the changes, in one call: a signal handler's exception comes before or after it."""
+    """Makes the prepared steps and the changes in one call, so that a signal handler's exception comes before or after it."""
     _engine.step(
         [executor.group for executor in executors],
         [[executor.rule.at(numbers) for numbers, _ in executor.prepared] for executor in executors],
@@ -142,8 +142,8 @@ def apply(executors: Sequence[EngineExecutor], threads: int, changes: list[Chang
 
 
 def refuse_shared_memory(executors: Iterable[EngineExecutor]) -> None:
-    """Raises ValueError if a gradient lies in the memory of a weight or a state, which the step changes.
+    """Raises ValueError if a gradient overlaps a weight or a state in memory, which the step would overwrite.
 
-    Each element of a weight may be its own gradient.
+    A weight may be its own gradient, element by element.
     """
     _engine.refuse_shared_memory([executor.group for executor in executors])

@@ -1,4 +1,4 @@
-"""Sums that do not depend on how their terms are shared out."""
+"""Sums that do not depend on how their terms are partitioned."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ Array = Any
 
 
 def summed(x: Array) -> list[float]:
-    """The sum of a float64 array of one dimension, as a few numbers to be added.
+    """The sum of a one-dimensional float64 array, as a few numbers to be added; one number if it is not finite.
 
-    Terms are added in pairs, and what each addition rounds off is added up beside them (TwoSum: Knuth, The Art of Computer
-    Programming, section 4.2.2). So the sum is as exact as with twice the digits, and the parts of an array add up to what the
-    whole array does. Where it is not finite, it is one number.
+    Terms are added in pairs, and the rounding error of each addition is summed separately (TwoSum: Knuth, The Art of Computer
+    Programming, section 4.2.2). The sum is therefore as accurate as with twice the digits, and the sums of the parts of an
+    array add up to the sum of the whole.
     """
     lost = 0 * x
-    rest = []  # an odd last term of each round, and what was rounded off in it
+    rest = []  # of each round, the last term if their number is odd, and the rounding errors
     while len(x) > 1:
         if len(x) % 2:
             rest.append((x[-1], lost[-1]))

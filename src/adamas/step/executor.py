@@ -1,8 +1,8 @@
 """Which executor steps a parameter, and what executors share.
 
-An executor has those parameters of a group that are stepped by the same code. Its duties are to look tensors up, to reduce
-gradients to sums, and to apply the step. ``adamas.step.engine`` has the one for the CPU, and ``adamas.step.arrays_executor``
-the one for other devices.
+An executor has the parameters of a group that are stepped by the same code. Its duties are to look up tensors, to reduce
+gradients to sums, and to apply the step. The executor for the CPU is in ``adamas.step.engine``, that for other devices in
+``adamas.step.arrays_executor``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from ..rule.declaration import Member, Rule, has_penalty
 from .record import Record, Tensor, Tensors, begin_state
 
-_FORCED = "ADAMAS_EXECUTOR"  # the environment variable that names the executor of all parameters, for tests
+_FORCED = "ADAMAS_EXECUTOR"  # the environment variable with which tests force one executor for all parameters
 
 Kind = Literal["engine", "arrays"]
 
@@ -23,15 +23,15 @@ class GroupSpec(NamedTuple):
     """What the parameters of a group have in common.
 
     Attributes:
-        member: of the family.
+        member: the member of the family.
         group: the hyperparameters.
-        rule: of the member, for these hyperparameters.
-        penalized: whether a penalty goes through the gradient.
+        rule: the member's rule for these hyperparameters.
+        penalized: whether a penalty is added to the gradient.
         weights: how 16-bit weights are rounded.
         state_names: the names of the rule's states, in its order.
         scalar_names: the names of the single numbers in each parameter's state, its step count first. Empty if the
             adapter keeps them elsewhere.
-        tensors: the framework's.
+        tensors: the framework's operations on tensors.
     """
 
     member: Member
@@ -45,7 +45,7 @@ class GroupSpec(NamedTuple):
 
 
 def spec_of(member: Member, group: Mapping[str, Any], tensors: Tensors, scalar_names: Iterable[str]) -> GroupSpec:
-    """What the parameters of a group with these hyperparameters have in common."""
+    """The ``GroupSpec`` of a group with these hyperparameters."""
     rule, names = member.rule(group), member.state_names(group)
     return GroupSpec(member, group, rule, has_penalty(group), group["weights"], names, tuple(scalar_names), tensors)
 
@@ -53,7 +53,7 @@ def spec_of(member: Member, group: Mapping[str, Any], tensors: Tensors, scalar_n
 def executor_kind(spec: GroupSpec, record: Record) -> Kind:
     """Which executor steps the parameter.
 
-    The engine steps what is on the CPU, by rules that need no sums: a loop over one block at a time cannot know those.
+    The engine steps parameters on the CPU by rules without sums, since a loop over one block at a time cannot compute sums.
 
     Raises:
         ValueError: the environment asks for an executor that is unknown, or that cannot step the parameter.
@@ -73,9 +73,9 @@ def executor_kind(spec: GroupSpec, record: Record) -> Kind:
 
 
 def check_gradients(spec: GroupSpec, records: Sequence[Record], gradients: Sequence[Tensor | None]) -> bool:
-    """Raises if a gradient is of a kind that cannot be stepped with, and begins states that were emptied.
+    """Raises if a gradient is of an unsupported kind, and initializes states that were emptied.
 
-    Returns whether a state was begun.
+    Returns whether a state was initialized.
     """
     begun = False
     for record, gradient in zip(records, gradients, strict=True):

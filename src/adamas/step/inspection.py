@@ -8,16 +8,16 @@ from typing import NamedTuple, Protocol
 
 
 class Inspection(NamedTuple):
-    """What is known before the step, of the parameters of one process or of all processes that share a model.
+    """What is known before the step about the parameters of one process, or of all processes that share a model.
 
     Attributes:
-        overflow: whether the loss scaler found a gradient that is not finite.
-        is_query: whether the step only makes the state, as ``torch.distributed.checkpoint`` has it made.
-        skip: whether a gradient is not finite where ``on_nonfinite="skip"``.
-        steps: if several processes have schedules, the most steps that a parameter has made so far; else None.
-        reached: likewise, the most steps that a parameter will have made after this one; else 0.
-        square_sums: numbers whose sum is Σg²; None if nothing asks for it.
-        position: of the process's first parameter among those of all processes.
+        overflow: whether the loss scaler found a nonfinite gradient.
+        is_query: whether the step only creates the state, as ``torch.distributed.checkpoint`` does.
+        skip: whether a gradient is nonfinite in a group with ``on_nonfinite="skip"``.
+        steps: the most steps that a parameter has made so far, if several processes have schedules; else None.
+        reached: the most steps that a parameter will have made after this one, in the same case; else 0.
+        square_sums: numbers whose sum is Σg²; None if it is not needed.
+        position: the position of the process's first parameter among those of all processes.
     """
 
     overflow: bool = False
@@ -33,22 +33,23 @@ class Peers(Protocol):
     """The processes that share a model, this one among them."""
 
     def agree(self, seen: Inspection | None, problem: Exception | None, parameters: int) -> Inspection:
-        """What all of them have seen together.
+        """The combined inspection of all processes.
 
         Args:
-            seen: by this process, which has so many ``parameters``; None if there is a problem.
-            problem: why this process cannot make the step.
+            seen: the inspection of this process; None if there is a problem.
+            problem: why this process cannot make the step; None if it can.
+            parameters: the number of parameters that this process has.
 
         Raises:
             Exception: one of the processes has a problem. All of them raise.
         """
 
     def added(self, sums: Mapping[Hashable, Sequence[float]], problem: Exception | None) -> Mapping[Hashable, float]:
-        """The sums of all of them, each the sum of the numbers that the processes have under the same key.
+        """For each key, the sum of the numbers that all processes have under it.
 
         Args:
-            sums: of this process.
-            problem: why this process cannot make the step.
+            sums: the numbers of this process.
+            problem: why this process cannot make the step; None if it can.
 
         Raises:
             Exception: one of the processes has a problem. All of them raise.
@@ -56,7 +57,7 @@ class Peers(Protocol):
 
 
 def sum_in_two(numbers: Sequence[float]) -> tuple[float, float]:
-    """The sum of numbers as two: the nearest one, and what it lacks."""
+    """The sum of the numbers in two parts: the nearest float, and the remainder."""
     total = math.fsum(numbers)
     return total, math.fsum([*numbers, -total]) if math.isfinite(total) else 0.0
 
@@ -69,5 +70,5 @@ def added_up(terms: Mapping[Hashable, Sequence[float]]) -> dict[Hashable, float]
 def _sum(numbers: Sequence[float]) -> float:
     try:
         return math.fsum(numbers)
-    except (OverflowError, ValueError):  # beyond the largest number, or infinities of both signs
+    except (OverflowError, ValueError):  # the sum is above the largest float, or there are infinities of both signs
         return sum(numbers)

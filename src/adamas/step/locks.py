@@ -1,8 +1,8 @@
-"""Locks that a child process finds free.
+"""Locks that are free in a forked child process.
 
 A child of ``os.fork`` has only the thread that forked. A lock that another thread held at that moment would stay locked in the
-child for good, and what it guards would be half changed. So a fork first acquires all of them, and releases them
-in both processes.
+child forever, and what it guards would be half changed. So a fork first acquires all of these locks, and then releases them in
+both processes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import weakref
 from typing import Any
 
 _locks: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-_forking = threading.local()  # in a thread that forks: the locks that it has taken
+_forking = threading.local()  # the locks that a forking thread has acquired
 
 
 def step_lock() -> Any:
-    """A lock for one step at a time, which the thread that holds it may take again."""
+    """A reentrant lock that allows one step at a time."""
     lock = threading.RLock()
     _locks[id(lock)] = lock
     return lock

@@ -1,4 +1,4 @@
-"""What an optimizer takes in memory, by kind."""
+"""The memory that an optimizer takes, by kind."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Memory:
     """The memory of an optimizer and its parameters. ``print`` shows a table; its units are powers of 1000 bytes.
 
     Attributes:
-        parameters: how many numbers the weights are, frozen ones included.
-        bytes: bytes by kind. ``"weights"`` and ``"gradients"``, then of the state what there is: each moment by its name,
-            ``"scales"`` of moments in 8 bits, ``"weight_low_bits"`` of ``weights="split"``, and ``"step counts"``, the
-            single numbers that each parameter carries.
+        parameters: the number of elements of all weights, including frozen ones.
+        bytes: bytes by kind: ``"weights"``, ``"gradients"``, and the parts of the state that exist: each moment by its name,
+            ``"scales"`` (of 8-bit moments), ``"weight_low_bits"`` (of ``weights="split"``), and ``"step counts"`` (the scalars
+            of each parameter).
     """
 
     parameters: int
@@ -36,16 +36,16 @@ class Memory:
 
     @property
     def state(self) -> int:
-        """Bytes of the optimizer's state: all but weights and gradients."""
+        """Bytes of the optimizer's state: everything except weights and gradients."""
         return self.total - self.bytes[WEIGHTS] - self.bytes[GRADIENTS]
 
     @property
     def bytes_per_parameter(self) -> float:
-        """Bytes of the optimizer's state for each number of the weights."""
+        """Bytes of the optimizer's state per element of the weights."""
         return self._each(self.state)
 
     def __str__(self) -> str:
-        """A line for each kind, then one for the state and one for everything."""
+        """A line for each kind, then one for the state and one for the total."""
         rows = [(f"{self.parameters:,} parameters", "memory", "bytes a parameter")]
         for kind, size in [*self.bytes.items(), ("state", self.state), ("total", self.total)]:
             rows.append((kind, _readable(size), f"{self._each(size):.2f}"))
@@ -67,7 +67,7 @@ def _readable(size: float) -> str:
 def counted(
     member: Member, weights: Iterable[Any], gradients: Iterable[Any], states: Iterable[Mapping[str, Any]]
 ) -> Memory:
-    """The bytes of arrays or tensors, by kind: ``states`` are those of the parameters, by name."""
+    """The bytes of arrays or tensors, by kind. ``states`` has the state of each parameter, by name."""
     weights = list(weights)
     found = {WEIGHTS: sum(p.nbytes for p in weights), GRADIENTS: sum(g.nbytes for g in gradients)}
     kinds = {scale_name(name): SCALES for name in member.states} | dict.fromkeys(member.scalar_names, COUNTS)
@@ -77,5 +77,5 @@ def counted(
                 kind = kinds.get(name, name)
                 found[kind] = found.get(kind, 0) + value.nbytes
     order = [WEIGHTS, GRADIENTS, *member.states, SCALES, LOW_BITS, COUNTS]
-    order += [kind for kind in found if kind not in order]  # what a loaded state dict had beside
+    order += [kind for kind in found if kind not in order]  # other entries that a loaded state dict had
     return Memory(sum(math.prod(p.shape) for p in weights), {kind: found[kind] for kind in order if kind in found})

@@ -1,4 +1,4 @@
-"""One parameter group, ready to be stepped: its records, shared out among the executors of their devices."""
+"""One parameter group, ready to be stepped: its records, distributed among the executors of their devices."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _NO_SCALARS: tuple[str, ...] = ()
 
 
 class GroupPlan:
-    """One parameter group, for as long as its tensors and options stay the same.
+    """The plan of one parameter group. It is valid while the group's tensors and options stay the same.
 
     Args:
-        member: of the family.
+        member: the member of the family.
         group: the hyperparameters.
-        records: of the parameters.
-        tensors: the framework's.
-        basis: what the plan rests on, for the adapter to compare.
+        records: the records of the parameters.
+        tensors: the framework's operations on tensors.
+        basis: what the plan was made from; the adapter compares it to tell whether the plan is still valid.
         has_scalars: whether each parameter's state has the member's scalars. If not, the adapter keeps them elsewhere.
 
     Attributes:
-        records: of the parameters.
-        basis: as given.
-        executors: of the records.
+        records: the records of the parameters.
+        basis: the argument ``basis``.
+        executors: the executors of the records.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class GroupPlan:
             executor.look(gradients if gradients is None or indices is None else [gradients[i] for i in indices])
 
     def release(self) -> None:
-        """Lets go of what ``look`` found."""
+        """Releases the tensors that ``look`` found."""
         for executor in self.executors:
             executor.release()
             executor.prepared = ()
@@ -81,12 +81,12 @@ class GroupPlan:
         return not any(has_nonzero(gradient) for executor in self.executors for gradient in executor.gradients())
 
     def square_sum(self, threads: int, alone: bool) -> tuple[list[float], str | None]:
-        """Σg² as numbers to be added, and the name of the first parameter whose gradient is not finite, or None.
+        """Σg² as a list of numbers to be added, and the name of the first parameter with a nonfinite gradient, or None.
 
         ``alone`` is whether no other process shares the model.
 
         Raises:
-            ValueError: a parameter is a part of a flat one, and nothing is known of the other parts.
+            ValueError: a parameter is a part of a flat one, and the other parts are unknown.
         """
         if alone and self._flat is not None:
             self._tensors.refuse_alone(f"parameter {self._flat}", "max_grad_norm= and on_nonfinite=")
@@ -106,19 +106,19 @@ class GroupPlan:
             executor.prepared = prepared
 
     def add_terms(self, index: int, terms: dict[Hashable, list[float]], alone: bool) -> None:
-        """Adds numbers whose sum is that of index ``index`` among the rule's, under the key of what it is a sum of.
+        """Adds the terms of the rule's sum number ``index`` to ``terms``, under a key for what is summed over.
 
         ``alone`` is whether no other process shares the model.
 
         Raises:
-            ValueError: a parameter is a part of a tensor, and nothing is known of the other parts.
+            ValueError: a parameter is a part of a tensor, and the other parts are unknown.
         """
         for executor in self.executors:
             if isinstance(executor, ArraysExecutor):
                 executor.add_terms(index, terms, alone)
 
     def take_sums(self, index: int, sums: Mapping[Hashable, float]) -> None:
-        """Takes the sums that ``add_terms`` has begun."""
+        """Stores the finished sums, by the keys of ``add_terms``, for the step."""
         for executor in self.executors:
             if isinstance(executor, ArraysExecutor):
                 executor.take_sums(index, sums)
@@ -134,7 +134,7 @@ class GroupPlan:
 
 
 def look(plans: Sequence[GroupPlan], gradients: Sequence[list[Tensor | None] | None] | None) -> None:
-    """Looks up all tensors, before any of them is changed; ``gradients`` are those of each group."""
+    """Looks up all tensors before any of them is changed. ``gradients`` has the gradients of each group."""
     if gradients is None:
         for plan in plans:
             plan.look()
@@ -147,10 +147,10 @@ def look(plans: Sequence[GroupPlan], gradients: Sequence[list[Tensor | None] | N
 
 
 def step(plans: Sequence[GroupPlan], threads: int, changes: list[Change]) -> None:
-    """Steps what was prepared, and makes the changes.
+    """Makes the prepared steps and the changes.
 
-    What the engine steps, it steps in one call together with the changes, so that an exception from a signal handler comes
-    before or after all of it. Everything else is stepped before that, one parameter after the other.
+    The engine makes all of its steps and the changes in one call, so that an exception from a signal handler comes before or
+    after all of them. The other parameters are stepped before that, one after the other.
     """
     on_engine = []
     for plan in plans:

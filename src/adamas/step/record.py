@@ -1,4 +1,4 @@
-"""What an adapter hands to a step: a record of each parameter, and what is particular to its framework's tensors."""
+"""What an adapter passes to a step: a record of each parameter, and operations on its framework's tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..rule.layout import LOW_BITS, Slot
 Tensor: TypeAlias = Any
 State: TypeAlias = dict[str, Any]  # the tensors and the single numbers of a parameter, by name
 Scalars: TypeAlias = tuple[float, ...]  # the single numbers of a parameter's state, its step count first
-Change: TypeAlias = tuple[dict[Any, Any], Any, Any]  # a dictionary, a key, and the value that it is to have
+Change: TypeAlias = tuple[dict[Any, Any], Any, Any]  # a dictionary, a key, and the new value
 Advance: TypeAlias = Callable[
     [Scalars], tuple[Numbers, Scalars]
 ]  # the numbers of the next step, and the scalars after it
@@ -26,7 +26,7 @@ class Rows(NamedTuple):
 
 
 def rows_of(group: Mapping[str, Any], index: int) -> Rows | None:
-    """Where the group's parameter lies in a whole tensor; None if it is one."""
+    """Where the group's parameter number ``index`` lies in a whole tensor; None if it is a whole tensor itself."""
     rows = group.get("rows")
     return None if rows is None or rows[index] is None else Rows(*rows[index])
 
@@ -36,12 +36,12 @@ class Record(NamedTuple):
 
     Attributes:
         weight: the tensor that is stepped in place.
-        state: its state. The tensors in it are looked up at each step, so one that was replaced is seen.
-        name: what error messages call it.
-        key: of its random numbers (``adamas.rule.formats.tensor_key``).
-        rows: where it lies in the whole tensor; None if it is one.
+        state: its state. The tensors in it are looked up at each step, so they can be replaced.
+        name: its name in error messages.
+        key: the key of its random numbers (``adamas.rule.formats.tensor_key``).
+        rows: where it lies in the whole tensor; None if it is a whole tensor itself.
         is_decayed: whether weight decay and the penalties apply to it.
-        is_flat: whether it is a part of several tensors that were joined, whose other parts are in other processes.
+        is_flat: whether it is a part of several tensors that were joined, with the other parts in other processes.
     """
 
     weight: Tensor
@@ -59,7 +59,7 @@ class Record(NamedTuple):
 
 
 class Tensors(Protocol):
-    """A framework's tensors, as far as they differ from those of other frameworks."""
+    """The operations on tensors that differ between frameworks."""
 
     def is_on_cpu(self, weight: Tensor) -> bool:
         """Whether the weight is in memory that the engine can reach."""
@@ -68,16 +68,16 @@ class Tensors(Protocol):
         """The weight's own gradient; None if it has none, or is frozen."""
 
     def check_gradient(self, gradient: Tensor, name: str, optimizer: str) -> None:
-        """Raises if the gradient is of a kind that cannot be stepped with, such as a sparse one.
+        """Raises if the gradient is of an unsupported kind, such as a sparse tensor.
 
         Args:
             gradient: the gradient.
-            name: of the parameter, for the message.
+            name: the name of the parameter, for the message.
             optimizer: the name of the optimizer, for the message.
         """
 
     def refuse_alone(self, name: str, option: str) -> None:
-        """Raises ValueError: the option needs the whole of a flat parameter, of which the one of this name is a part."""
+        """Raises ValueError: the option needs a whole flat parameter, and the parameter of this name is only a part of it."""
 
     def has_nonzero(self, gradient: Tensor) -> bool:
         """Whether an element of the gradient is not 0."""
@@ -94,27 +94,27 @@ class Tensors(Protocol):
         """The name of the weight's dtype."""
 
     def scalar(self, value: float) -> Tensor:
-        """A single number as a state keeps it: float64, which counts past 2²⁴, where float32 stops."""
+        """A number as a scalar of a state: in float64, which counts past 2²⁴, where float32 stops."""
 
     def as_scalar(self, value: Any) -> Tensor | None:
-        """A single number that was put into a state, as a state keeps it; None if it is no single number."""
+        """A value that was put into a state, as a scalar of a state; None if it is not a single number."""
 
     def write_scalar(self, scalar: Tensor, value: float) -> None:
-        """Writes a single number into the state's own."""
+        """Writes a number into a scalar of a state."""
 
     def filled(self, slot: Slot, weight: Tensor, value: float) -> State:
-        """The tensors of a state that has one value everywhere."""
+        """The tensors of a moment whose elements all have this value."""
 
     def low_bits(self, weight: Tensor) -> Tensor:
-        """The low bits of a weight in 16 bits, before the first step: 0."""
+        """The low bits of a 16-bit weight before the first step: zeros."""
 
     # ---- steps over arrays
 
     def step(self, spec: Any, record: Record, gradient: Tensor, numbers: Numbers, penalized: bool, count: int) -> None:
-        """Steps a parameter in place by the framework's own operations; ``count`` are the steps done with this one."""
+        """Steps a parameter in place with the framework's operations. ``count`` is the number of steps, including this one."""
 
     def squares(self, gradient: Tensor) -> Tensor:
-        """g² of all elements, in float64 and one dimension."""
+        """g² of all elements, as a one-dimensional float64 tensor."""
 
     def is_finite(self, gradient: Tensor) -> bool:
         """Whether every element is finite."""
@@ -128,7 +128,7 @@ class Tensors(Protocol):
         penalized: bool,
         term: Callable[..., Tensor],
     ) -> Tensor:
-        """The terms of a sum (``adamas.rule.declaration.Sum``) of all elements, in float64 and one dimension."""
+        """The terms of a sum (``adamas.rule.declaration.Sum``) for all elements, as a one-dimensional float64 tensor."""
 
 
 def slots_of(
@@ -142,7 +142,7 @@ def slots_of(
 def begin_state(
     tensors: Tensors, member: Member, group: Mapping[str, Any], weight: Tensor, rows: Rows | None, state: State
 ) -> None:
-    """Creates what the state of a parameter lacks: all of it at the first gradient."""
+    """Creates the missing entries of a parameter's state: all of them at the first gradient."""
     for name, value in member.scalars:
         if name not in state:
             state[name] = tensors.scalar(value)

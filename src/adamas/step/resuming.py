@@ -1,4 +1,4 @@
-"""Loading what was saved of an optimizer: parameter groups and states, checked as a whole before anything is changed."""
+"""Loading an optimizer's saved parameter groups and states, which are checked as a whole before anything is changed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ..rule.hyperparameters import shown
 from .record import State
 from .scheduled import OBSERVED, GroupSchedules
 
-# Present in a group, but not hyperparameters: what belongs to this optimizer and its parameters, whatever was saved.
+# Entries of a group that belong to this optimizer and its parameters, and are not replaced by saved ones.
 _BOOKKEEPING = ("params", "param_names", "base_lr", "state", "rows", OBSERVED)
 
-# The hyperparameters that a state may have come of, by how many steps it has seen.
+# The hyperparameters that may have produced a state, by the number of steps it has made.
 HypersAfter: TypeAlias = Callable[[float], Sequence[Mapping[str, Any]]]
 
-_SAMPLES = 64  # of the steps so far, at which a scheduled β is asked for
+_SAMPLES = 64  # the number of past steps at which a scheduled β is evaluated
 
-# What is counted and remembered over the steps, as it is before the first.
+# What is counted and remembered over the steps, with the values before the first.
 COUNTS = {"skipped_steps": 0, "clipped_steps": 0, "grad_norms": ()}
 
 
@@ -38,14 +38,14 @@ class Conversion(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What was saved of a parameter, as its optimizer keeps it.
+    """The saved state of a parameter, in the form in which its optimizer keeps it.
 
     Attributes:
-        key: of the parameter in the optimizer's state.
-        name: what messages call it.
-        state: every tensor is a copy.
-        conversions: what was converted.
-        mended: how many elements of each second moment were raised; see ``adamas.rule.bounds``.
+        key: the key of the parameter in the optimizer's state.
+        name: its name in messages.
+        state: the state; its tensors are copies.
+        conversions: the moments that were converted.
+        mended: the number of elements of each second moment that were raised; see ``adamas.rule.bounds``.
     """
 
     key: Any
@@ -72,14 +72,14 @@ def resumed(
     """The groups and the states that an optimizer has after loading. Nothing of the optimizer is changed.
 
     Args:
-        schedules: of the optimizer's groups.
-        saved_groups: in the order of the optimizer's.
-        hyperparameters: ``"saved"`` or ``"given"``, which to go on with.
-        check: raises if a group's hyperparameters cannot be.
-        load: gives what was saved of a parameter, by its group, its index in it, and the hyperparameters that it may have come
-            of; None if nothing was.
+        schedules: the schedules of the optimizer's groups.
+        saved_groups: the saved groups, in the order of the optimizer's.
+        hyperparameters: the hyperparameters to continue with, ``"saved"`` or ``"given"``.
+        check: raises if a group's hyperparameters are invalid.
+        load: returns the saved state of a parameter, or None, given its group, its index there, and the hyperparameters that
+            may have produced the state.
         others: states that belong to no parameter, which are kept.
-        stacklevel: of warnings, counted from the caller of this function.
+        stacklevel: the stack level of warnings, counted from the caller of this function.
 
     Raises:
         ValueError: what was saved does not fit; the message names the parameter or the group.
@@ -100,7 +100,7 @@ def resumed(
                     mended[moment][found.name] = count
     states.update(others)
 
-    # Whatever can go wrong does so here, while nothing is changed: also a warning, where those are errors.
+    # Anything that can raise does so here, before anything is changed. That includes warnings, which may be set to raise.
     for i, parts in enumerate(zip(groups, schedules, saved_groups, strict=True)):
         rehearse(i, *parts, states.values(), check)
     for (moment, saved_as, stored_as), count in conversions.items():
@@ -128,14 +128,14 @@ def mended_moments(
     Args:
         xp: the namespace of the moments.
         member: the member.
-        hypers: the hyperparameters that the state may have come of.
-        name: what messages call the parameter.
-        scalars: of the parameter's state.
-        moments: without those that are or were in 8 bits, which have errors of their own.
+        hypers: the hyperparameters that may have produced the state.
+        name: the name of the parameter in messages.
+        scalars: the scalars of the parameter's state.
+        moments: the moments, except those that are or were in 8 bits, which have rounding errors.
         remedy: what would help, for messages.
 
     Raises:
-        ValueError: a moment or a scalar cannot be.
+        ValueError: a moment or a scalar has an impossible value.
     """
     try:
         bounds.check_scalars(member, scalars)
@@ -158,12 +158,12 @@ def merged(schedules: GroupSchedules, saved: Mapping[str, Any], hyperparameters:
     taken = {name: deepcopy(value) for name, value in saved.items() if name not in _BOOKKEEPING}
     if "base_lr" in saved and "lr" not in schedules.schedules:
         taken["base_lr"] = saved["base_lr"]
-    # Norms are state: the saved ones or none.
+    # Norms are state: those of this optimizer are never kept.
     return {**group, "grad_norms": (), **taken}
 
 
 def check_group(index: int, group: dict[str, Any], check: Callable[[dict[str, Any]], Any]) -> None:
-    """Raises ValueError if the loaded group, number ``index``, has what cannot be; ``check`` looks at its hyperparameters."""
+    """Raises ValueError if an entry of loaded group number ``index`` is invalid. ``check`` checks its hyperparameters."""
     with _unfit(index):
         for name in ("skipped_steps", "clipped_steps"):
             count = group[name]
@@ -189,10 +189,9 @@ def _unfit(index: int) -> Iterator[None]:
 
 
 def hypers_of(group: Mapping[str, Any], saved: Mapping[str, Any], schedules: GroupSchedules) -> HypersAfter:
-    """The hyperparameters that a loaded state may come from, by the number of steps that it has seen.
+    """The hyperparameters that may have produced a loaded state, by the number of steps it has made.
 
-    They are those that count from now on, those that were saved, and those that schedules of β gave before; not those that
-    they will give, of which no state has come.
+    They are the present ones, the saved ones, and the values of scheduled β's at the steps so far.
     """
     names = [h.name for h in schedules.member.hyperparameters if isinstance(h, Share)]
     shares = {name: saved[name] for name in names if name in group and _is_share(saved.get(name))}
@@ -211,12 +210,12 @@ def hypers_of(group: Mapping[str, Any], saved: Mapping[str, Any], schedules: Gro
 
 
 def _is_number(x: Any) -> bool:
-    """Whether it is a finite number from 0 up."""
+    """Whether it is a finite nonnegative number."""
     return isinstance(x, Real) and 0 <= float(x) < math.inf
 
 
 def _is_share(value: Any) -> bool:
-    """Whether these are one or more numbers from 0 up to but not including 1."""
+    """Whether it is a number in [0, 1), or several of them."""
     numbers = value if isinstance(value, tuple | list) else [value]
     return all(_is_number(x) and x < 1 for x in numbers)
 
@@ -229,7 +228,7 @@ def rehearse(
     states: Collection[dict[str, Any]],
     check: Callable[[dict[str, Any]], Any],
 ) -> None:
-    """Raises ValueError if the group, number ``index``, cannot be what the loaded hyperparameters and states make of it."""
+    """Raises ValueError if group number ``index`` is invalid after loading these hyperparameters and states."""
     trial = dict(group)
     rehearsed = GroupSchedules(schedules.member, trial, deepcopy(schedules.schedules))
     with _unfit(index):

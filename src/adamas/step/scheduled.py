@@ -1,7 +1,7 @@
-"""Hyperparameters that are schedules. A group holds the numbers of the present step; the schedules are kept beside it.
+"""Hyperparameters that are schedules. A group holds the numbers of the present step; the schedules are kept outside of it.
 
-Whatever is in a group is copied, flattened and saved by other libraries (``torch.distributed``, Lightning), and written back
-when they load. So a group has numbers and text alone, and always under the same names.
+Other libraries (``torch.distributed``, Lightning) copy, flatten and save the entries of a group, and write them back on load.
+So a group has only numbers and text, and always under the same names.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ..schedules import Schedule
 from ..schedules.plateau import Observed
 from .record import Change
 
-OBSERVED = "plateaus"  # of a group: what its schedules have observed, as JSON; None where nothing is observed
+OBSERVED = "plateaus"  # the entry with what the schedules of a group have observed, as JSON; None if that is nothing
 
 _FOLLOWER = ". A trainer that requires a scheduler takes adamas.torch.LRScheduler(optimizer), which changes nothing"
 
 
 def steps_done(states: Iterable[dict[str, Any]]) -> int:
-    """How many steps are done: the most of any parameter's state."""
+    """The number of steps done: the largest step count in the states."""
     return max((_count(state["step"]) for state in states if "step" in state), default=0)
 
 
@@ -40,32 +40,33 @@ class GroupSchedules:
     """The schedules of one parameter group, which itself holds their numbers.
 
     Attributes:
-        member: whose hyperparameters the group has.
+        member: the member of the family.
         group: the parameter group.
-        schedules: each schedule by the name of its hyperparameter; of several numbers, each by its place: ``"betas[0]"``.
+        schedules: the schedules by the names of their hyperparameters, with an index where one has several numbers:
+            ``"betas[0]"``.
     """
 
     def __init__(self, member: Member, group: dict[str, Any], schedules: Mapping[str, Schedule] | None = None) -> None:
         self.member = member
         self.group = group
         self.schedules = dict(schedules or {})
-        # By name: the number that the schedule gave last, and the one before.
+        # By name: the last number of the schedule, and the one before it.
         self._written: dict[str, tuple[float, float]] = {}
         self._observed: str | None = None  # what it has written as ``group["plateaus"]``
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: of the member, which has functions, its name."""
+        """What is copied and pickled. Of the member, which has functions, that is its name."""
         return {**vars(self), "member": self.member.name}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Makes it what was copied or pickled."""
+        """Restores what was copied or pickled."""
         vars(self).update(state, member=MEMBERS[state["member"]])
 
     def separate(self, states: Iterable[dict[str, Any]]) -> None:
         """Replaces schedules in the group by their numbers for the coming step.
 
-        ``states`` are those of all parameters. Many groups may be added one after the other: the states are looked through
-        only for a schedule.
+        ``states`` has the states of all parameters. They are searched only if there is a schedule, since many groups may be
+        added one after the other.
 
         Raises:
             ValueError: a hyperparameter that cannot be scheduled is a schedule, or a schedule gives a number out of range.
@@ -105,7 +106,7 @@ class GroupSchedules:
                 continue
             of, index = _place(name)
             h = known[of]
-            assert isinstance(h, Number)  # no other can be a schedule
+            assert isinstance(h, Number)  # only numbers can be scheduled
             number = scheduled_number(h, name, schedule, step)
             last, before = written.get(name, (number, number))
             changes.append((written, name, (number, last if last != number else before)))
@@ -116,7 +117,7 @@ class GroupSchedules:
         return changes + [(self.group, name, tuple(numbers)) for name, numbers in several.items()]
 
     def is_held(self) -> bool:
-        """Whether a scheduled rate was set to 0, as ``torch.distributed.checkpoint`` does for a step that moves nothing."""
+        """Whether a scheduled rate was set to 0, as ``torch.distributed.checkpoint`` does for a step without movement."""
         return "lr" in self._written and bool(self.group["lr"] == 0 and 0 not in self._written["lr"])
 
     def is_untouched(self) -> bool:
@@ -143,15 +144,15 @@ class GroupSchedules:
         self._written.clear()
 
     def value_at(self, name: str, step: int) -> float:
-        """What a hyperparameter of the group is at a step."""
+        """The value of a hyperparameter of the group at a step."""
         return float(self.schedules[name](step) if name in self.schedules else _get(self.group, name))
 
     def scheduled_shares(self) -> tuple[str, ...]:
-        """The names of the hyperparameters that are decay rates, several of each, of which one or more are scheduled."""
+        """The names of the hyperparameters with several decay rates, one or more of which are scheduled."""
         return tuple({of: None for of, index in map(_place, self.schedules) if index is not None})
 
     def shares_at(self, name: str, step: int) -> tuple[float, ...]:
-        """What the numbers of such a hyperparameter are at a step."""
+        """The numbers of such a hyperparameter at a step."""
         return tuple(self.value_at(f"{name}[{i}]", step) for i in range(len(self.group[name])))
 
     def observed(self) -> Iterator[Observed]:
@@ -160,7 +161,7 @@ class GroupSchedules:
             yield from (part for part in schedule.parts() if isinstance(part, Observed))
 
     def write_observed(self) -> None:
-        """Puts what was observed into the group."""
+        """Writes what was observed into the group."""
         states = [part.state_dict() for part in self.observed()]
         self._observed = self.group[OBSERVED] = json.dumps(states) if states else None
 
@@ -168,7 +169,7 @@ class GroupSchedules:
         """Restores what was observed from the group, if something else has written it there.
 
         Raises:
-            ValueError: it is nothing that ``write_observed`` has written, or is of other schedules.
+            ValueError: the value was not written by ``write_observed``, or belongs to other schedules.
         """
         given = self.group.get(OBSERVED)
         if given is not self._observed:
@@ -178,7 +179,7 @@ class GroupSchedules:
         """Restores what was observed from a value of ``group["plateaus"]``.
 
         Raises:
-            ValueError: it is nothing that ``write_observed`` has written, or is of other schedules.
+            ValueError: the value was not written by ``write_observed``, or belongs to other schedules.
         """
         for part, state in zip(self.observed(), _read(given), strict=False):
             part.load_state_dict(state)
@@ -186,14 +187,14 @@ class GroupSchedules:
 
 
 def separated(member: Member, group: dict[str, Any], states: Iterable[dict[str, Any]]) -> GroupSchedules:
-    """The schedules of a group, replaced in it by numbers: see ``GroupSchedules.separate``."""
+    """The schedules of a group, which are replaced by numbers in it: see ``GroupSchedules.separate``."""
     found = GroupSchedules(member, group)
     found.separate(states)
     return found
 
 
 def refuse_lr_scale(group: dict[str, Any], schedule: Schedule) -> None:
-    """Raises ValueError if the group has an ``lr_scale``, by which the schedulers of timm multiply its rate."""
+    """Raises ValueError if the group has an ``lr_scale``, a factor for the rate that only the schedulers of timm read."""
     if "lr_scale" in group:
         scale = group["lr_scale"]
         raise ValueError(
@@ -217,7 +218,7 @@ def _read(given: Any) -> list[dict[str, Any]]:
 
 @cache
 def _place(name: str) -> tuple[str, int | None]:
-    """The hyperparameter of a schedule, and which of its numbers it gives."""
+    """The hyperparameter of a schedule, and the index of the number that it gives, or None."""
     of, _, index = name.partition("[")
     return of, int(index[:-1]) if index else None
 

@@ -20,33 +20,32 @@ _NOTHING = Inspection()
 
 
 class Stepping:
-    """What optimizers over ``param_groups`` share, whichever framework's tensors they step.
+    """The base of optimizers over ``param_groups``, for the tensors of any framework.
 
     Attributes:
         param_groups: dictionaries of hyperparameters, with the parameters of the group under ``"params"``.
         state: the state of each parameter, with its step.
-        grad_norm: 2-norm of the last step's gradient before clipping, where ``max_grad_norm`` or ``on_nonfinite`` had it
-            measured, else None.
-        grad_norm_limit: the lowest ``max_grad_norm`` of the last step, where there was one, else None.
+        grad_norm: the 2-norm of the last step's gradient before clipping, if ``max_grad_norm`` or ``on_nonfinite`` required
+            it; else None.
+        grad_norm_limit: the lowest ``max_grad_norm`` of the last step; None if there was none.
     """
 
     _member: ClassVar[Member]
     param_groups: list[dict[str, Any]]
     state: Any  # a mapping from each parameter to its state; its type depends on the framework
-    # These are attributes of each optimizer, and not of the class, where a value would hide the __getattr__ of wrappers that
-    # derive from it.
+    # These are attributes of the instances: values in the class would hide the __getattr__ of wrappers that derive from it.
     grad_norm: float | None
     grad_norm_limit: float | None
     _lock: Any  # one step at a time
-    _plans: Any  # the last ones, or None
-    _schedules: list[GroupSchedules]  # of the groups at the last look: see ``_schedules_now``
+    _plans: Any  # the plans of the last step, or None
+    _schedules: list[GroupSchedules]  # of the groups that there were at the last look: see ``_schedules_now``
     _counted: tuple[
         Sequence[GroupPlan] | None, int
     ]  # the steps done, and the plans whose states they were counted from
     _held: bool  # whether the rate of the last step was 0 instead of the schedule's
-    _most_sums: int  # the most sums that a rule of the member names
+    _most_sums: int  # the largest number of sums of a rule of the member
     _peers: Peers | None  # None if this process has all parameters of the model
-    _position: int  # of the first parameter among those of all peers
+    _position: int  # the position of the first parameter among those of all peers
 
     def _begin(self) -> None:
         """Sets the attributes of an optimizer that has made no step since it was made or unpickled."""
@@ -57,12 +56,12 @@ class Stepping:
 
     @property
     def clipped_steps(self) -> int:
-        """How many steps ``max_grad_norm`` has shortened; saved in the state dict."""
+        """The number of steps that ``max_grad_norm`` has shortened; saved in the state dict."""
         return max((group["clipped_steps"] for group in self.param_groups), default=0)
 
     @property
     def skipped_steps(self) -> int:
-        """How many steps ``on_nonfinite="skip"`` has skipped; saved in the state dict."""
+        """The number of steps that ``on_nonfinite="skip"`` has skipped; saved in the state dict."""
         return max((group["skipped_steps"] for group in self.param_groups), default=0)
 
     @abstractmethod
@@ -72,11 +71,11 @@ class Stepping:
     # ---- schedules
 
     def lr_at(self, step: int, group: int = 0) -> float:
-        """The learning rate that a step will have, or had; steps count from 0.
+        """The learning rate of a step, past or future.
 
         Args:
-            step: how many steps are done before it.
-            group: index of the parameter group.
+            step: the number of steps before it; 0 for the first.
+            group: the index of the parameter group.
         """
         return self._schedules_now()[group].value_at("lr", step)
 
@@ -110,7 +109,7 @@ class Stepping:
     def _schedules_now(self) -> list[GroupSchedules]:
         """The schedules of the present groups.
 
-        They belong to a group, and where its dictionary was replaced by another one, to that in its place.
+        A group whose dictionary was replaced keeps its schedules: they go to the dictionary in its place.
         """
         found, groups = self._schedules, self.param_groups
         if len(found) == len(groups):
@@ -135,9 +134,9 @@ class Stepping:
             part.tell(self)
 
     def _scheduled(self, plans: Sequence[GroupPlan], steps: int | None) -> Sequence[GroupPlan]:
-        """The plans, after the schedules' numbers of the coming step were written.
+        """The plans, after the scheduled numbers of the coming step were written.
 
-        ``steps`` is how many steps are done; if None, the states tell.
+        ``steps`` is the number of steps done; if None, it is read from the states.
         """
         if self._counted[0] is plans and (steps is None or steps == self._counted[1]) and self._is_untouched():
             return plans
@@ -146,7 +145,7 @@ class Stepping:
         for schedules in self._schedules:
             if steps == self._counted[1]:
                 schedules.verify(may_hold=not self._held)
-            else:  # whoever has replaced the state (ZeroRedundancyOptimizer, …) has written the numbers of its step too
+            else:  # whatever replaced the state (ZeroRedundancyOptimizer, …) has also written the numbers of its step
                 schedules.forget()
         self._counted = None, steps
         for schedules in self._schedules:
@@ -170,7 +169,7 @@ class Stepping:
     ) -> None:
         """Steps every parameter that has a gradient: one of ``gradients``, given for each group, or, if None, its own.
 
-        ``scale`` multiplies the gradients. After an ``overflow`` in them, nothing is done.
+        ``scale`` is a factor for the gradients. If there was an ``overflow`` in them, nothing is done.
         """
         self.grad_norm = self.grad_norm_limit = None
         with self._lock:
@@ -204,7 +203,7 @@ class Stepping:
                 _release(plans)
 
     def _inspect(self, plans: Sequence[GroupPlan], threads: int, has_schedules: bool) -> Inspection:
-        """What is known of the parameters with gradients before anything is changed.
+        """Inspects the parameters with gradients, before anything is changed.
 
         Raises:
             FloatingPointError: a gradient is not finite, and its group has ``on_nonfinite="raise"``.
@@ -232,7 +231,7 @@ class Stepping:
         return Inspection(False, is_query, skip, steps, reached, square_sums)
 
     def _settled(self, plans: Sequence[GroupPlan], seen: Inspection, has_schedules: bool) -> Sequence[GroupPlan]:
-        """The plans of the coming step, with what all processes know of it."""
+        """The plans of the coming step, given what all processes know together."""
         if seen.position != self._position:
             self._position, self._plans = seen.position, None
             plans = self._current_plans()
@@ -271,14 +270,14 @@ class Stepping:
     def _look_ahead(
         self, plans: Sequence[GroupPlan], seen: Inspection, moves: bool, changes: list[Change]
     ) -> Exception | None:
-        """Adds the scheduled numbers of the step after this one: what loggers see is what the next step will use.
+        """Adds the scheduled numbers of the following step to the changes, so that loggers see what the next step will use.
 
-        Returns what a schedule raises, which is to be raised after this step.
+        Returns the exception that a schedule raises, to be raised after this step.
         """
-        # In plain loops: generators take a microsecond more.
+        # Plain loops: generators take a microsecond more.
         held, done, problem = False, self._counted[1], None
         for one in self._schedules:
-            held = held or one.is_held()  # and then not written in what follows
+            held = held or one.is_held()  # before the changes below overwrite the rate
         if moves:
             done = max(done, seen.reached)
             for plan in plans:
@@ -290,7 +289,7 @@ class Stepping:
             changes += scheduled
         except Exception as error:
             problem = error
-        # Without plans, the next step counts anew.
+        # Without plans, the next step counts again.
         own = vars(self)
         changes.append((own, "_counted", (None if held or problem else plans, done)))
         if held is not self._held:
@@ -298,7 +297,7 @@ class Stepping:
         return problem
 
     def _is_measured(self) -> bool:
-        """Whether an option of a group asks for the norm of the gradient, or whether it is finite."""
+        """Whether an option of a group depends on the norm of the gradient, or on whether it is finite."""
         for group in self.param_groups:  # noqa: SIM110 - any() takes 0.3 µs more
             if group["max_grad_norm"] is not None or group["on_nonfinite"] != "propagate":
                 return True
@@ -321,7 +320,7 @@ class Stepping:
         return member.numbers_of(group, scalars, scale), tuple(scalars.values())
 
     def _clip(self, norm: float, changes: list[Change]) -> list[float]:
-        """The factor of each group's gradients, whose norm this is. Adds the change that counts a shortened step."""
+        """The factor of each group's gradients, for this norm. Adds the change that counts a shortened step."""
         limits = [group["max_grad_norm"] for group in self.param_groups]
         if "auto" in limits:
             first = self.param_groups[0]

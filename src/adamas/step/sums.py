@@ -1,4 +1,4 @@
-"""The sums that rules name (``adamas.rule.declaration.Sum``): of each tensor or of all, wherever their parts lie."""
+"""The sums that rules need (``adamas.rule.declaration.Sum``): over each tensor or over all, wherever their parts lie."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from .plan import GroupPlan
 
 
 def most_sums(member: Member) -> int:
-    """The most sums that a rule of the member names."""
+    """The largest number of sums that a rule of the member needs."""
     return max(len(rule.sums) for rule in member.rules())
 
 
 def compute(plans: Sequence[GroupPlan], peers: Peers | None, count: int) -> None:
-    """Computes the sums for a step that is prepared, one after the other: a sum may use those before it.
+    """Computes the sums of a prepared step one after the other, since a sum may use those before it.
 
     Args:
-        plans: of all groups.
-        peers: the processes that share the model. All of them call this together.
-        count: the most sums that a rule names.
+        plans: the plans of all groups.
+        peers: the processes that share the model. All of them call this function together.
+        count: the largest number of sums of a rule.
 
     Raises:
-        ValueError: a parameter is a part of a tensor, and nothing is known of the other parts.
+        ValueError: a parameter is a part of a tensor, and the other parts are unknown.
     """
     for index in range(count):
         terms: dict[Hashable, list[float]] = {}

@@ -384,7 +384,7 @@ class raises:  # noqa: N801 - as in pytest
     """Like ``pytest.raises``; ``at_rank`` is where the error comes from, and others say so."""
 
     def __init__(self, kind: type[Exception], words: str, rank: int, at_rank: int | None = None) -> None:
-        elsewhere = f"rank {at_rank} of process_group cannot make this step, and so no rank makes it: .*"
+        elsewhere = f"rank {at_rank} of process_group cannot make this step, so no rank makes it: .*"
         self._kind, self._words = kind, words if at_rank in (None, rank) else elsewhere + words
 
     def __enter__(self) -> None:

@@ -14,7 +14,7 @@ with needs("torch"):
     from .find_lr import find_lr
     from .groups import ParamGroups, param_groups
     from .lr_scheduler import LRScheduler
-    from .members import *  # noqa: F403 - all that its __all__ names: make members writes it
+    from .members import *  # noqa: F403 - everything in its __all__, which `make members` writes
     from .memory import plan_memory
     from .optimizer import Optimizer
 

@@ -1,7 +1,7 @@
-"""One parameter's saved state, made the state that its optimizer keeps: checked, copied, and each moment in its format.
+"""Converts one parameter's saved state to the state that its optimizer keeps: checked, copied, and each moment in its format.
 
-Where a moment was saved as ``state=`` asks for, its bits stay as they are; so do those of float64 where float32 is asked for,
-and the other way round, since the arithmetic has both. Anything else is converted, to the nearest.
+A moment that was saved in the format of ``state=`` keeps its bits. Float64 also counts as float32, and the other way round,
+since steps take both. Anything else is converted, rounded to the nearest.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ def loaded(
     hypers: HypersAfter,
     optimizer: str,
 ) -> Loaded:
-    """The state that a parameter is to have, from what was saved of it.
+    """The state of a parameter after loading its saved entry.
 
     Args:
-        member: of the optimizer that is to have it.
-        group: the parameter's group, with the hyperparameters that are to count.
-        index: where the parameter stands in it.
-        name: what errors call the parameter.
+        member: the optimizer's member.
+        group: the parameter's group, with the hyperparameters after loading.
+        index: the index of the parameter in the group.
+        name: the name of the parameter in messages.
         saved: its entry in the state dict, decoded.
-        hypers: the hyperparameters that it may have come of, by the steps that it has seen.
-        optimizer: what errors call the optimizer.
+        hypers: the hyperparameters that may have produced the state, by the number of steps it has made.
+        optimizer: the name of the optimizer in messages.
 
     Raises:
-        ValueError: the entry is none that the parameter can have.
+        ValueError: the entry does not fit the parameter.
     """
     p: Tensor = group["params"][index]
     slots = {slot.name: slot for slot in slots_of(TENSORS, member, group, p, rows_of(group, index))}
@@ -61,7 +61,7 @@ def loaded(
     values: dict[str, Any] = {}
     for moment, code_dtype in storage.code_dtypes(member).items():
         value: Any = saved.state.get(moment)
-        if value is None:  # also where torch.optim.SGD has not used its momentum
+        if value is None:  # includes the buffer of torch.optim.SGD without momentum
             continue
         scale: Any = saved.state.get(layout.scale_name(moment))
         _check_moment(value, scale, code_dtype, p, f"{moment!r} of parameter {name}")
@@ -70,10 +70,10 @@ def loaded(
     for moment, value in values.items():
         value = mended[moment].values if moment in mended else value
         scale = saved.state.get(layout.scale_name(moment))
-        slot = slots.get(moment)  # None where the options of the group do not use it
+        slot = slots.get(moment)  # None if the options of the group do not use it
         if slot is None or (_fits(values[moment], slot) and moment not in saved.formats):
             state[moment] = _copied(value, p)
-            if storage.is_coded(value):  # which the engine reads in row-major order
+            if storage.is_coded(value):  # the engine reads codes in row-major order
                 state[moment] = state[moment].contiguous()
                 state[layout.scale_name(moment)] = _copied(scale, p).contiguous()
         else:
@@ -100,7 +100,7 @@ def _mended(
         if moment not in compressed and not storage.is_coded(value)
     }
     found = mended_moments(torch, member, hypers, name, counts, wide, _REMEDY)
-    # In the dtype that it was saved in, unless that is too narrow for it.
+    # In the dtype that it was saved in, unless that cannot represent the raised elements.
     return {
         moment: one._replace(values=one.values.to(values[moment].dtype))
         if values[moment].dtype != torch.float16
@@ -112,7 +112,7 @@ def _mended(
 def _besides_moments(
     member: Member, group: Mapping[str, Any], p: Tensor, name: str, saved: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Counts, the low bits of the weights, and entries that are not of Adamas."""
+    """Step counts, the low bits of the weights, and entries that Adamas does not know."""
     counts = list(member.scalar_names)
     moments = {key for moment in storage.code_dtypes(member) for key in (moment, layout.scale_name(moment))}
     state: dict[str, Any] = {}
@@ -143,7 +143,7 @@ def _count(value: Any, what: str) -> float:
 
 
 def check_step(saved: Any, what: str) -> None:
-    """Raises ValueError if this is no state of a parameter, or has an impossible step; ``what`` is the parameter's name."""
+    """Raises ValueError unless this is the state of a parameter with a possible step; ``what`` is the parameter's name."""
     if not isinstance(saved, Mapping):
         raise unfit(f"parameter {what} has a {type(saved).__name__} there, no state")
     if "step" in saved and not 0 <= (step := _count(saved["step"], f"'step' of parameter {what}")) < math.inf:
@@ -180,7 +180,7 @@ def _check_moment(value: Any, scale: Any, code_dtype: torch.dtype, p: Tensor, wh
 
 
 def _check_complete(member: Member, group: Mapping[str, Any], name: str, state: dict[str, Any], optimizer: str) -> None:
-    """Raises ValueError if the state lacks what a step cannot create. Adds the count, which torch.optim.SGD does not keep."""
+    """Raises ValueError if the state lacks what a step cannot create. Adds the step count, which torch.optim.SGD lacks."""
     if not state:
         return
     if member.base == "SGD":
@@ -199,7 +199,7 @@ def _check_complete(member: Member, group: Mapping[str, Any], name: str, state: 
 
 
 def in_float32(member: Member, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A parameter's state with all moments in float32 (or float64), and without what torch.optim has no use for."""
+    """A parameter's state with all moments in float32 (or float64), without the entries that torch.optim does not use."""
     moments = list(storage.code_dtypes(member))
     left_out = {layout.LOW_BITS, *map(layout.scale_name, moments)}
     entry = {key: value for key, value in saved.items() if key not in left_out}
@@ -217,7 +217,7 @@ def _fits(value: Tensor, slot: Slot) -> bool:
 
 
 def _stored(slot: Slot, values: Tensor, p: Tensor) -> dict[str, Tensor]:
-    """The values in the moment's format; where that has no codes, with the strides of a new state."""
+    """The values in the moment's format; unless it has codes, with the strides of a new state."""
     if slot.scale_shape is not None:
         return storage.encoded(slot, values)
     tensors = storage.zeros(slot, p)

@@ -1,6 +1,6 @@
 """The learning-rate finder: sweeps the rate over many batches, and leaves everything as it was.
 
-``adamas.lr_finding`` reads the curve, ``restoring`` puts everything back; here is the sweep between them.
+This module has the sweep. ``adamas.lr_finding`` reads the curve, and ``restoring`` puts everything back.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ def find_lr(
     sweeps: int = 3,
     seed: int = 0,
 ) -> LRFinding:
-    """Suggest a learning rate: sweep it from ``low`` to ``high``, a step a batch, and see where the loss falls.
+    """Suggests a learning rate: sweeps it from ``low`` to ``high``, one step per batch, and finds where the loss falls.
 
-    Three rules read the curve: where it falls the most, where it has fallen by three quarters, and a tenth of where it
-    diverges. The suggestion is their median, and comes with a confidence; see ``LRFinding``. The idea is Smith's: Cyclical
-    Learning Rates for Training Neural Networks (2017), section 3.3; Smith and Topin, Super-Convergence (2018).
+    Three rules read the curve: the rate at which it falls fastest, the rate at which it has fallen by three quarters, and a
+    tenth of the rate at which it diverges. The suggestion is their median, and comes with a confidence; see ``LRFinding``.
+    Sources: Smith, Cyclical Learning Rates for Training Neural Networks (2017), section 3.3; Smith and Topin,
+    Super-Convergence (2018).
 
-    Everything is as it was afterwards, bit for bit, also when an exception or Ctrl-C ends it: weights, buffers, modes,
-    gradients and ``requires_grad``, the optimizer's state (a fresh one has none) and rates, random numbers, and where the
-    data stands. A schedule of the optimizer's rate is put aside for the length of the sweep. Needs memory for one more copy
+    Afterwards everything is as it was, bit for bit, even if an exception or Ctrl-C ends the search: weights, buffers, modes,
+    gradients and ``requires_grad``, the optimizer's state (a fresh one has none) and rates, random numbers, and the position
+    in the data. During the sweep, a schedule of the optimizer's rate is suspended. The search needs memory for one more copy
     of the weights and two of the optimizer's state.
 
     >>> import adamas.torch, torch
@@ -62,25 +63,25 @@ def find_lr(
 
     Args:
         model: is put into training mode for the sweep.
-        optimizer: of ``adamas.torch`` or ``torch.optim``, over parameters of the model. Each sweep begins with the weights
-            and the state that are given. Groups keep the proportions of their rates (of ``initial_lr``, where there is one);
-            the rate that is swept and suggested is that of the group with the highest.
+        optimizer: an optimizer of ``adamas.torch`` or ``torch.optim`` over parameters of the model. Each sweep begins with the
+            given weights and state. Groups keep the ratios of their rates (of ``initial_lr``, if there is one); the rate that
+            is swept and suggested is that of the group with the highest.
         loss_fn: takes the model and a batch, and returns the loss, a tensor of one element that depends on the parameters;
             it may be negative. A batch is whatever ``batches`` yields.
-        batches: what can be iterated again and again, as a list or a DataLoader; or a function that takes a seed and returns
-            such a thing. Its batches go round when they are fewer than ``steps * sweeps``; the order of a sequence is
-            shuffled, and the sweeps go on where the one before has ended.
-        low: the first rate. The loss must not yet move there.
-        high: the last rate, at which it should diverge. Between the two the rate grows by the same factor at every step.
-        steps: batches in a sweep, 20 or more.
-        sweeps: how often the sweep is repeated, with other batches and other random numbers.
-        seed: decides the order of a sequence, and the random numbers. The same seed gives the same finding.
+        batches: an iterable that can be iterated repeatedly, such as a list or a DataLoader, or a function that takes a seed
+            and returns one. If there are fewer than ``steps * sweeps`` batches, they are repeated. A sequence is shuffled.
+            Each sweep continues in the data where the last one ended.
+        low: the first rate. It must be too low for the loss to change.
+        high: the last rate, at which the loss should diverge. In between, every step multiplies the rate by the same factor.
+        steps: the number of batches in a sweep, at least 20.
+        sweeps: the number of sweeps, each with other batches and other random numbers.
+        seed: determines the order of a sequence, and the random numbers. The same seed gives the same finding.
 
     Raises:
-        LRFindingError: nothing can be suggested: the loss never fell, fell at the lowest rates or diverged there, is not
-            finite, or does not depend on the parameters; or there are no batches. The text says what to change.
-        ValueError: an argument has a value that it cannot have.
-        TypeError: ``batches`` can be iterated only once, as a generator: its position could not be put back.
+        LRFindingError: no rate can be suggested: the loss never fell, fell or diverged at the lowest rates, is not finite, or
+            does not depend on the parameters; or there are no batches. The message says what to change.
+        ValueError: an argument has an invalid value.
+        TypeError: ``batches`` can be iterated only once, as a generator can: its position could not be restored.
     """
     _check(model, optimizer, batches, low, high, steps, sweeps)
     rates = np.geomspace(low, high, steps).tolist()
@@ -127,7 +128,7 @@ def _seed(seed: int, model: nn.Module) -> None:
 
 
 def _endless(batches: Batches, seed: int) -> Generator[Any, None, None]:
-    """Batches without an end: when all were given, from the beginning, in another order where possible."""
+    """An endless stream of batches: after the last, it starts again, in another order if possible."""
     order = random.Random(seed)
     while True:
         if isinstance(batches, Sequence):
@@ -151,7 +152,7 @@ def _sweep(
     source: Iterator[Any],
     rates: Sequence[float],
 ) -> list[float]:
-    """The loss before the step at each rate, up to where it diverges."""
+    """The loss before the step at each rate, up to the rate at which it diverges."""
     shares = _proportions(optimizer)
     sweep = Sweep()
     for number, rate in enumerate(rates):
@@ -169,7 +170,7 @@ def _sweep(
 
 
 def _proportions(optimizer: torch.optim.Optimizer) -> list[float]:
-    """Each group's rate as a share of the highest."""
+    """Each group's rate as a fraction of the highest."""
     rates = []
     schedules = optimizer.schedules if isinstance(optimizer, Stepping) else [{} for _ in optimizer.param_groups]
     for group, scheduled in zip(optimizer.param_groups, schedules, strict=True):

@@ -1,8 +1,8 @@
-"""Reading the compressed moments of other libraries: the 8-bit states of bitsandbytes, and torchao's of 8 and 4 bits.
+"""Reads the compressed moments of other libraries: the 8-bit states of bitsandbytes, and the 8- and 4-bit states of torchao.
 
-Both store a number as a code of a few bits, to be looked up in a table, times a scale that a block of neighbours shares
-(Dettmers et al., 2022, arXiv:2110.02861, section 2.1; for 4 bits Li, Chen and Zhu, 2023, arXiv:2309.01507). Whatever holds
-the parts of such a tensor is recognised by their names, so neither library is imported, nor has to be there.
+Both store a number as a code of a few bits, which is looked up in a table and multiplied by a scale that a block of elements
+shares (Dettmers et al., 2022, arXiv:2110.02861, section 2.1; for 4 bits Li, Chen and Zhu, 2023, arXiv:2309.01507). The parts
+of such tensors are recognised by the names of their attributes and entries, so neither library is imported or required.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# Where a state dict of bitsandbytes has them since 2026 (its pull request 1840); before, and in an optimizer, they lie beside
-# ``step``.
+# The entry of a bitsandbytes state dict that has had the quantized state since 2026 (its pull request 1840). Before that, and
+# in an optimizer, the quantized state is at the same level as ``step``.
 _NESTED = "__bnb_optimizer_quant_state__"
 
-# PyTorch's names of bitsandbytes' ``state1`` and ``state2``, as first and second moment. AdamW, PagedAdam, … are "Adam" there.
+# PyTorch's names of bitsandbytes' ``state1`` and ``state2``, by optimizer. AdamW, PagedAdam, … are "Adam" there.
 _NAMES: dict[str, tuple[str | None, str | None]] = {
     "Adam": ("exp_avg", "exp_avg_sq"),
     "SGD": ("momentum_buffer", None),
@@ -25,10 +25,10 @@ _NAMES: dict[str, tuple[str | None, str | None]] = {
     "Adagrad": (None, "sum"),
 }
 
-# What stands in every group of bitsandbytes, with a meaning that differs between its optimizers, or none.
+# Entries of every bitsandbytes group, whose meaning depends on the optimizer; some optimizers do not use them.
 _SHARED = ("betas", "eps", "alpha", "t_alpha", "t_beta3")
 
-# The lengths of a block in bitsandbytes: today's, and the one before version 0.44.
+# The block sizes of bitsandbytes: today's, and the one before version 0.44.
 _BLOCKS = (256, 2048)
 
 
@@ -37,7 +37,7 @@ class Decoded(NamedTuple):
 
     Attributes:
         state: what an optimizer of ``torch.optim`` would have saved.
-        formats: for each moment that was compressed, how, in words.
+        formats: the format of each moment that was compressed, in words.
     """
 
     state: dict[str, Any]
@@ -49,19 +49,19 @@ def decode_state(saved: Mapping[str, Any], kept: Collection[str], name: str, gro
 
     Args:
         saved: ``state_dict["state"][i]``, or an optimizer's own ``state[p]``, of any library; it is not modified.
-        kept: the names of the moments that the optimizer that is to have it keeps.
-        name: what errors call the parameter.
-        group: the one of ``state_dict["param_groups"]`` that lists the parameter. An entry of bitsandbytes does not say
-            which optimizer it is of; the hyperparameters beside it do.
+        kept: the names of the moments that the loading optimizer keeps.
+        name: the name of the parameter in messages.
+        group: the entry of ``state_dict["param_groups"]`` that lists the parameter. An entry of bitsandbytes does not say
+            which optimizer it comes from; the hyperparameters of the group do.
 
     Returns:
-        Of bitsandbytes: ``step`` and the moments, in float32 and of the parameter's shape. Of torchao: the same entry, with
-        float32 tensors for its compressed ones. Of any other library: the same entry. What needed no decoding is not copied.
-        What bitsandbytes keeps beside the moments is dropped.
+        For bitsandbytes: ``step`` and the moments, in float32 with the parameter's shape; what it keeps besides the moments
+        is dropped. For torchao: the same entry, with float32 tensors for its compressed ones. For any other library: the same
+        entry. Tensors that need no decoding are not copied.
 
     Raises:
-        ValueError: the entry is one of bitsandbytes that ``kept`` has no place for, such as Lion's, or that cannot be read
-            with certainty.
+        ValueError: an entry of bitsandbytes has moments that are not in ``kept``, such as LAMB's, or cannot be read with
+            certainty.
     """
     if not isinstance(saved, Mapping):
         raise ValueError(
@@ -93,19 +93,20 @@ def decode_groups(
     names: Mapping[Any, str],
     known: Container[str],
 ) -> list[dict[str, Any]]:
-    """The saved parameter groups with the hyperparameters under PyTorch's names, so that training goes on as it was there.
+    """The saved parameter groups with the hyperparameters under PyTorch's names, so that training continues as it was there.
 
-    Those of bitsandbytes have one set of names for all its optimizers. What it does not save cannot be told from a
-    checkpoint: ``skip_zeros`` and the overrides of its ``GlobalOptimManager``.
+    The groups of bitsandbytes have one set of names for all of its optimizers. It does not save ``skip_zeros`` and the
+    overrides of its ``GlobalOptimManager``, so these are lost.
 
     Args:
         groups: ``state_dict["param_groups"]``.
-        saved_state: ``state_dict["state"]``, which tells whether they are of bitsandbytes. If not, they come back as they are.
-        names: what errors call the parameters, by their keys in ``saved_state``.
-        known: the hyperparameters that the optimizer has which is to have them.
+        saved_state: ``state_dict["state"]``, which shows whether the groups come from bitsandbytes. If not, they are returned
+            unchanged.
+        names: the names of the parameters in messages, by their keys in ``saved_state``.
+        known: the hyperparameters that the loading optimizer has.
 
     Raises:
-        ValueError: the optimizer has no counterpart here, or did what has none: ``percentile_clipping``.
+        ValueError: the optimizer, or its option ``percentile_clipping``, has no counterpart here.
     """
     kind = None
     for group in groups:
@@ -126,10 +127,10 @@ def decode_groups(
 
 
 def _decoded_group(group: Mapping[str, Any], kind: str, known: Container[str]) -> dict[str, Any]:
-    """The group in PyTorch's words: see ``bitsandbytes/backends/cpu/ops.py`` for what each optimizer does with its numbers.
+    """The group with PyTorch's hyperparameters. ``bitsandbytes/backends/cpu/ops.py`` shows how each optimizer uses its own.
 
-    It decays weights decoupled in Adam, whatever the class is called, and through the gradient in the others. SGD's dampening
-    and Nesterov's form, RMSprop's momentum and AMSGrad can be asked for there, and are left out.
+    In bitsandbytes, weight decay is decoupled in Adam and AdamW, and added to the gradient in the other optimizers. It accepts
+    SGD's dampening and Nesterov momentum, RMSprop's momentum and AMSGrad, but does not apply them.
     """
     betas = tuple(group["betas"])
     meant: dict[str, dict[str, Any]] = {
@@ -144,7 +145,7 @@ def _decoded_group(group: Mapping[str, Any], kind: str, known: Container[str]) -
 
 
 def _flat(saved: Any) -> dict[str, Any]:
-    """The entry with what bitsandbytes nests beside the rest; nothing where it is no entry at all."""
+    """The entry with what bitsandbytes nests moved to the top level; empty if it is not a mapping."""
     return {**saved, **saved.get(_NESTED, {})} if isinstance(saved, Mapping) else {}
 
 
@@ -153,7 +154,7 @@ def _is_bitsandbytes(state: Mapping[str, Any]) -> bool:
 
 
 def _kind(state: Mapping[str, Any], name: str, group: Mapping[str, Any]) -> str:
-    """Which of bitsandbytes' optimizers a state is of: a key of ``_NAMES``."""
+    """The optimizer of bitsandbytes that a state comes from: a key of ``_NAMES``."""
     betas, eps = group.get("betas"), group.get("eps")
     if betas is None or eps is None:
         raise ValueError(
@@ -170,7 +171,7 @@ def _kind(state: Mapping[str, Any], name: str, group: Mapping[str, Any]) -> str:
 
 
 def _recognised(state: Mapping[str, Any], betas: Sequence[float], eps: float) -> str:
-    """The optimizer by its tensors, and by hyperparameters that only one can have."""
+    """The optimizer, recognised by its tensors, and by hyperparameters that only one can have."""
     if len(betas) == 3:
         return "AdEMAMix"
     if "unorm_vec" in state:
@@ -181,7 +182,7 @@ def _recognised(state: Mapping[str, Any], betas: Sequence[float], eps: float) ->
         return "Adagrad"
     if eps:  # 0 in the others
         return "RMSprop"
-    if betas[1]:  # of SGD it is the dampening, which bitsandbytes does not apply
+    if betas[1]:  # SGD has its dampening here, which bitsandbytes does not apply
         return "Lion (or SGD with a dampening, which it leaves out: set it to 0, as the second of the group's betas)"
     return "SGD"
 
@@ -191,7 +192,7 @@ def _moment(state: Mapping[str, Any], number: int, name: str) -> Tensor:
     key = f"state{number}"
     codes: Tensor = state[key]
     if not codes.is_contiguous():
-        # It takes the strides of the weight, which is then made contiguous; CUDA goes through memory, a CPU by index.
+        # The state has the strides of the weight. Its elements are in memory order on CUDA, and in index order on a CPU.
         raise ValueError(
             f"loaded state dict does not fit: {key!r} of parameter {name} has strides {codes.stride()} for the shape "
             f"{tuple(codes.shape)}, where bitsandbytes orders the elements in one way on a CPU and in another on other "
@@ -221,12 +222,12 @@ def _is_torchao(value: Any) -> bool:
 
 
 def _decoded(tensor: Any) -> Tensor:
-    """A compressed tensor of torchao, in float32, whichever dtype it passes itself off as."""
+    """A compressed tensor of torchao in float32, whatever dtype it reports."""
     codes: Tensor = tensor.codes.flatten()
     if codes.dtype != torch.uint8:  # float8: the code is a number
         values = codes.to(torch.float32)
     else:
-        if codes.numel() < tensor.numel():  # two codes of 4 bits in a byte, the first in the high bits
+        if codes.numel() < tensor.numel():  # two 4-bit codes in a byte, the first in the high bits
             codes = torch.stack((codes >> 4, codes & 0b1111), dim=-1).flatten()
         values = _looked_up(codes, tensor.qmap)
     return _scaled(values, tensor.scale, values.numel() // tensor.scale.numel()).view(tensor.shape)

@@ -1,4 +1,4 @@
-"""Parameter groups of a model: what is decayed, and what is not."""
+"""Parameter groups of a model: with and without weight decay."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NO_DECAY_MODULES: tuple[type[nn.Module], ...] = (
 
 
 class ParamGroups(list[dict[str, Any]]):
-    """Parameter groups that print what is in them. An ordinary list otherwise."""
+    """A list of parameter groups whose ``str`` shows what is in them."""
 
     def __str__(self) -> str:
         """A line for each group, then one for each parameter in it."""
@@ -37,25 +37,24 @@ class ParamGroups(list[dict[str, Any]]):
 def param_groups(
     model: nn.Module, weight_decay: float = 1e-2, no_decay: Sequence[str] = (), **options: Any
 ) -> ParamGroups:
-    """The model's trainable parameters in two groups: those to decay, and biases, norms and embeddings apart.
+    """The model's trainable parameters in two groups: with weight decay, and without (biases, norms and embeddings).
 
-    What has fewer than two dimensions (biases, and the scales of norms that are written by hand) is not decayed, nor are
-    the parameters of embedding and normalisation modules. A weight that an embedding shares with another module counts as
-    an embedding's.
+    Parameters with fewer than two dimensions (biases, and the scales of custom norms) are not decayed, nor are the parameters
+    of embedding and normalisation modules. A weight that an embedding shares with another module is not decayed.
 
     Args:
-        model: its ``named_parameters()`` with ``requires_grad`` are taken; each once.
-        weight_decay: of the first group; the second has 0.
-        no_decay: parameters whose names end with one of these, or that lie in a module of such a name, are not decayed
-            either.
-        **options: set in both groups (``lr=…``).
+        model: the model; its ``named_parameters()`` with ``requires_grad`` are grouped, each once.
+        weight_decay: the weight decay of the first group; the second has 0.
+        no_decay: names of further parameters without decay: those whose names end with an entry, or that are in a module
+            with that name.
+        **options: options of both groups (``lr=…``).
 
     Returns:
         A list for any optimizer's ``params``, with names; ``print`` shows what is in it. Groups without parameters are
         left out.
 
     Raises:
-        ValueError: an entry of ``no_decay`` fits no parameter.
+        ValueError: an entry of ``no_decay`` matches no parameter.
     """
     exempt = {
         id(p)

@@ -1,7 +1,7 @@
-"""What an optimizer will take in memory, before anything of it is allocated.
+"""The memory that an optimizer will take, before any of it is allocated.
 
-It is measured on an optimizer of tensors on the meta device, which have shapes and no values: so it follows from the code that
-makes the state, and from nothing else.
+It is measured on an optimizer over tensors on the meta device, which have shapes but no values. The prediction therefore comes
+from the same code that creates the state.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from .options import check_parameter
 
 
 def plan_memory(model: nn.Module | ParamsT, optimizer: type[Optimizer] | str = "AdamW", **options: Any) -> Memory:
-    """What ``optimizer.memory()`` will tell after the first step, with a gradient for every trainable parameter.
+    """What ``optimizer.memory()`` will return after the first step, with a gradient for every trainable parameter.
 
-    It is told from shapes and dtypes: nothing of a tensor's size is allocated, and the model may be on the meta device.
+    Only shapes and dtypes are used: no tensors are allocated, and the model may be on the meta device.
 
     Args:
-        model: a module, or whatever the optimizer takes as ``params``: tensors, named tensors, or groups of either with
-            their own options. Nothing in it is changed, except that a generator in a group becomes a list there.
+        model: a module, or the optimizer's ``params``: tensors, named tensors, or groups of either with their own options.
+            It is not changed, except that a generator in a group is replaced by a list.
         optimizer: a class of ``adamas.torch``, or its name.
-        **options: the optimizer's own: ``state=``, ``weights=``, ``amsgrad=``, …
+        **options: options of the optimizer: ``state=``, ``weights=``, ``amsgrad=``, …
 
     Raises:
-        TypeError: there is no such option, or ``optimizer`` is not one of these classes.
-        ValueError: an option has a value that it cannot have, or a parameter has no shape yet or cannot be optimized as
-            its group asks; the message names it.
+        TypeError: an option is unknown, or ``optimizer`` is not one of these classes.
+        ValueError: an option has an invalid value, or a parameter has no shape yet or cannot be optimized with the options
+            of its group; the message names it.
 
     Example:
         >>> import torch, adamas.torch
@@ -54,8 +54,8 @@ def plan_memory(model: nn.Module | ParamsT, optimizer: type[Optimizer] | str = "
     kind = _class(optimizer)
     stand_ins: dict[Tensor, Tensor] = {}
     params = model.named_parameters() if isinstance(model, nn.Module) else model
-    with torch.device("cpu"):  # also where the model is made under another
-        # An optimizer takes tensors of the meta device while they are frozen, and makes no state for them.
+    with torch.device("cpu"):  # even if the default device is another
+        # An optimizer accepts frozen tensors on the meta device, and creates no state for them.
         planned = kind(params if isinstance(params, Tensor) else list(_without_values(params, stand_ins)), **options)
         trainable = {stand_in for p, stand_in in stand_ins.items() if p.requires_grad}
         names = {p: name for name, p in planned._named_parameters()}
@@ -70,7 +70,7 @@ def plan_memory(model: nn.Module | ParamsT, optimizer: type[Optimizer] | str = "
 
 
 def _class(optimizer: Any) -> type[Optimizer]:
-    """The class that is meant by a class or its name."""
+    """The class, given the class or its name."""
     named = isinstance(optimizer, str) and optimizer in members.__all__
     kind = getattr(members, optimizer) if named else optimizer
     if not isinstance(kind, type) or not issubclass(kind, Optimizer) or not hasattr(kind, "_member"):
@@ -82,11 +82,11 @@ def _class(optimizer: Any) -> type[Optimizer]:
 
 
 def _without_values(params: Iterable[Any], stand_ins: dict[Tensor, Tensor]) -> Iterator[Any]:
-    """The same parameters and groups, with frozen tensors on the meta device in the place of all tensors."""
+    """The same parameters and groups, with all tensors replaced by frozen tensors on the meta device."""
     for position, item in enumerate(params):
         if isinstance(item, dict) and "params" in item:
             given = item["params"]
-            if isinstance(given, Iterator):  # or the group would be empty for the optimizer that comes after the plan
+            if isinstance(given, Iterator):  # otherwise it would be empty for the optimizer that is created later
                 item["params"] = given = list(given)
             inner = [given] if isinstance(given, Tensor) else given
             replaced = _without_values(inner, stand_ins)

@@ -1,4 +1,4 @@
-"""The base of the PyTorch optimizers: PyTorch's conventions, and no arithmetic.
+"""The base class of the PyTorch optimizers: PyTorch's conventions, and no arithmetic.
 
 It makes a record of each parameter, and ``adamas.step`` does the rest.
 """
@@ -42,14 +42,14 @@ _stepping: set[tuple[int, int]] = set()  # the optimizers that are inside step()
 
 
 class _Basis(NamedTuple):
-    """What the plan of a parameter group rests on.
+    """What the plan of a parameter group was made from.
 
     Attributes:
         signature: the rule, whether there is a penalty, ``weights=`` and ``seed=``.
         params: the parameters.
-        dtypes: of the parameters.
-        bare: those that lack their state, or a part of it that an option asks for since: a gradient of one has the plan made
-            anew.
+        dtypes: the dtypes of the parameters.
+        bare: the parameters whose state is missing or lacks entries that the options require now. When one of them has a
+            gradient, the plan is made again.
     """
 
     signature: tuple[Rule, bool, str, int]
@@ -65,7 +65,7 @@ def given_names(group: dict[str, Any]) -> list[str] | None:
 
 
 def parameter_names(group: dict[str, Any], first: int) -> list[str]:
-    """What error messages call the parameters: their names, or their positions among all parameters."""
+    """The names of the parameters in error messages: their own, or their positions among all parameters."""
     if (names := given_names(group)) is not None:
         return [repr(name) for name in names]
     return [
@@ -75,34 +75,35 @@ def parameter_names(group: dict[str, Any], first: int) -> list[str]:
 
 
 def _random_key(group: dict[str, Any], index: int, first: int) -> int:
-    """The key of a parameter's random numbers: from its name, or, if it has none, from its position."""
+    """The key of a parameter's random numbers, from its name or, if it has none, its position."""
     # The parts of a flat parameter have the same name on all ranks, but different elements.
     names = None if is_flat(group["params"][index]) else given_names(group)
     return tensor_key(group["seed"], first + index if names is None else names[index])
 
 
 class Optimizer(Stepping, torch.optim.Optimizer):
-    """What the optimizers of ``adamas.torch`` share. Use one of those: ``Adam``, ``AdamW``, …
+    """The base class of the optimizers of ``adamas.torch``. Use one of them: ``Adam``, ``AdamW``, …
 
-    A step moves every parameter that has a gradient, unless its ``requires_grad`` is False: a frozen parameter stays where
-    it is, also where a gradient from before is left over. (PyTorch's optimizers move it.)
+    A step moves every parameter that has a gradient and ``requires_grad``. A frozen parameter does not move, even if it still
+    has a gradient. (PyTorch's optimizers move it.)
 
-    ``lr``, ``weight_decay``, each of ``betas`` and ``max_grad_norm`` may be a schedule (``adamas.schedules``), for each group
-    its own. The group then holds the number of the coming step, and ``optimizer.schedules[i]`` what group i takes it from. The
-    step is the most that any parameter's state has counted: on resume it comes with the state, and the schedule is the one
-    given here. A bias correction takes a scheduled β as if it had always been what it is, as PyTorch does.
+    ``lr``, ``weight_decay``, each of ``betas`` and ``max_grad_norm`` may be a schedule (``adamas.schedules``), separately for
+    each group. The group then holds the number of the coming step, and ``optimizer.schedules[i]`` the schedules of group i.
+    The step is the largest step count in the state of any parameter: on resume it is loaded with the state, while the
+    schedule is the one given at construction. As in PyTorch, the bias correction treats a scheduled β as if it had always had
+    its present value.
 
     Attributes:
-        grad_norm: 2-norm of the last step's gradient before clipping, where ``max_grad_norm`` or ``on_nonfinite`` had it
-            measured, else None.
-        grad_norm_limit: the lowest ``max_grad_norm`` of the last step, where there was one, else None.
+        grad_norm: the 2-norm of the last step's gradient before clipping, if ``max_grad_norm`` or ``on_nonfinite`` required
+            it; else None.
+        grad_norm_limit: the lowest ``max_grad_norm`` of the last step; None if there was none.
     """
 
     _plans: list[GroupPlan] | None
-    _known: tuple[list[Tensor], list[Any]]  # the parameters and states that the plans are of
+    _known: tuple[list[Tensor], list[Any]]  # the parameters and states that the plans were made for
 
     def __init__(self, params: ParamsT, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-        """``arguments`` are ``locals()`` of the member's ``__init__``, and ``options`` what it was given beside."""
+        """``arguments`` are the ``locals()`` of the member's ``__init__``, and ``options`` its ``**options``."""
         own = ("self", "params", "options", "__class__")
         given = {**{name: value for name, value in arguments.items() if name not in own}, **options}
         known = defaults_of(self._member, "torch")
@@ -140,7 +141,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         """Adds a parameter group; may be called at any time. See ``torch.optim.Optimizer.add_param_group``.
 
         Raises:
-            ValueError: for a parameter given twice, one that cannot be optimized, or an option with a wrong value.
+            ValueError: a parameter is given twice or cannot be optimized, or an option has an invalid value.
         """
         if isinstance(param_group, dict):
             params = param_group["params"]
@@ -206,7 +207,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     # ---- state
 
     def _initialize_state(self, group: dict[str, Any], index: int) -> None:
-        """Creates what the state of the group's parameter lacks: all of it at its first gradient."""
+        """Creates the missing entries of a parameter's state: all of them at its first gradient."""
         p = group["params"][index]
         begin_state(TENSORS, self._member, group, p, rows_of(group, index), self.state[p])
 
@@ -214,7 +215,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         return self._member.rule(group), has_penalty(group), group["weights"], group["seed"]
 
     def _current_plans(self) -> list[GroupPlan]:
-        """The plans of all groups, made anew if any tensor, state or option that they rest on was replaced."""
+        """The plans of all groups, made again if any tensor, state or option that they depend on was replaced."""
         plans = self._plans
         if plans is not None and len(plans) == len(self.param_groups):
             for plan, group in zip(plans, self.param_groups, strict=True):
@@ -234,7 +235,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         return made
 
     def _is_fresh(self, plan: GroupPlan, group: dict[str, Any]) -> bool:
-        """Whether everything in the group that the plan rests on is still there."""
+        """Whether everything in the group that the plan depends on is unchanged."""
         signature, params, dtypes, bare = plan.basis
         if signature != self._signature(group) or not same_objects(params, group["params"]):
             return False
@@ -244,14 +245,14 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         return not (signature[2] == "split" and dtypes != [p.dtype for p in params])
 
     def _forget_low_bits(self, basis: _Basis) -> None:
-        """Removes the low bits of weights that were cast since (``model.half()``): they belong to another dtype."""
+        """Removes the low bits of weights that have since been cast (``model.half()``), as they belong to another dtype."""
         if basis.signature[2] == "split":
             for p, dtype in zip(basis.params, basis.dtypes, strict=True):
                 if p.dtype != dtype and p in self.state:
                     self.state[p].pop(LOW_BITS, None)
 
     def _plan(self, group: dict[str, Any], first: int) -> GroupPlan:
-        """The plan of a group, whose parameters come after ``first`` others."""
+        """The plan of a group; ``first`` is the position of its first parameter."""
         params, names = list(group["params"]), parameter_names(group, first)
         scalars, is_alone = self._member.scalar_names, self._peers is None
         needed = {*scalars, *self._member.state_names(group)}
@@ -275,10 +276,10 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     # ---- memory
 
     def memory(self) -> Memory:
-        """The bytes that weights, gradients and state take now, by kind: ``print`` shows a table.
+        """The bytes that weights, gradients and state take now, by kind; ``print`` shows a table.
 
-        State comes with a parameter's first gradient (Adagrad's at construction); ``adamas.torch.plan_memory`` tells it
-        before.
+        A parameter's state is created at its first gradient (Adagrad's at construction). ``adamas.torch.plan_memory``
+        predicts its size.
         """
         params = [p for group in self.param_groups for p in group["params"] if not is_lazy(p)]
         gradients = [p.grad for p in params if p.grad is not None]
@@ -295,9 +296,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Performs one optimization step.
 
-        An exception from a signal handler (``KeyboardInterrupt``, …) leaves all of it done or nothing. Parameters on other
-        devices than the CPU are stepped one after the other before those on it: there, an exception may leave some of them
-        stepped.
+        If a signal handler raises an exception (``KeyboardInterrupt``, …), the step is either complete or not begun.
+        Parameters on devices other than the CPU are an exception: they are stepped first and one after the other, so some of
+        them may have been stepped.
 
         Args:
             closure: reevaluates the model and returns the loss.
@@ -312,7 +313,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        # GradScaler lowers its scale then; neither step count nor moments advance.
+        # GradScaler then lowers its scale; neither step count nor moments advance.
         overflow = found_inf is not None and float(found_inf) != 0
         scale = 1.0 if grad_scale is None else 1 / float(grad_scale)
         self._step_all(None, scale, torch.get_num_threads(), overflow)
@@ -330,7 +331,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     @staticmethod
     def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps ``step`` with the profiler's mark and the step hooks, once even where a subclass calls ``super().step()``."""
+        """Wraps ``step`` with the profiler's mark and the step hooks, only once if a subclass calls ``super().step()``."""
         hooked = torch.optim.Optimizer.profile_hook_step(func)
 
         @_disable_dynamo  # a compiled training step has a graph break here
@@ -353,7 +354,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         super().__setstate__(state)
         vars(self).setdefault(
             "_lock", step_lock()
-        )  # a loaded optimizer keeps its lock, for which other threads may be waiting
+        )  # a loaded optimizer keeps its lock, as other threads may be waiting for it
         self._begin()
         self._begin_scaling()
         self._counted = None, steps_done(self.state.values())
@@ -373,16 +374,16 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     def state_dict(self, state: Literal["float32"] | None = None) -> dict[str, Any]:
         """The state as plain tensors under PyTorch's names, and the hyperparameters: see ``torch.optim.Optimizer``.
 
-        Moments in 8 bits are two tensors: codes with the shape of the weight (int8, or uint8 where there is no sign) and
+        An 8-bit moment is two tensors: codes with the shape of the weight (int8, or uint8 for an unsigned moment) and
         ``…_scale``, float32 of shape (rows, blocks of a row).
 
-        A step that another thread makes is waited for, so that what is returned is of one step. As with ``torch.optim``, the
-        tensors are the optimizer's own, which the next step writes to: a thread that saves while another one steps copies the
-        optimizer (``copy.deepcopy(optimizer).state_dict()``, which is of one step too).
+        If another thread is in a step, the call waits for it, so that the state is consistent. As in ``torch.optim``, the
+        tensors are the optimizer's own, and the next step writes to them. To save while another thread steps, copy the
+        optimizer first: ``copy.deepcopy(optimizer).state_dict()``, which is consistent too.
 
         Args:
-            state: None for the moments as they are stored; ``"float32"`` for all of them in float32, which
-                ``torch.optim`` loads. The low bits of split weights, which it has no use for, are then left out.
+            state: None returns the moments as they are stored; ``"float32"`` returns all of them in float32, which
+                ``torch.optim`` loads, and leaves out the low bits of split weights.
         """
         with self._lock:
             for group in self.param_groups:
@@ -394,18 +395,18 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any], hyperparameters: str = "saved") -> None:
         """Loads a state dict of this class, or of the class of the same name in ``torch.optim``.
 
-        Tensors are copied and never shared with their source. Parameters are matched by name where both sides have names,
-        else by position. Moments are stored as ``state=`` of this optimizer says: those saved in another format are
-        converted, and a warning says which. The state of the 8-bit optimizers of bitsandbytes and torchao is read too, and
-        the saved hyperparameters of bitsandbytes become what they meant there.
+        Tensors are copied and never shared with their source. Parameters are matched by name if both sides have names, else
+        by position. Moments are stored in the format of this optimizer's ``state=``: those saved in another format are
+        converted, and a warning says which. The state of the 8-bit optimizers of bitsandbytes and torchao can be loaded too;
+        the saved hyperparameters of bitsandbytes keep the meaning that they have there.
 
         Args:
-            state_dict: what ``state_dict()`` returned.
-            hyperparameters: ``"saved"``: learning rate, decay and all other options become what they were when saved, as
-                in ``torch.optim``; ``"given"``: those of this optimizer stay.
+            state_dict: the result of ``state_dict()``.
+            hyperparameters: ``"saved"`` takes the learning rate, decay and all other options from the state dict, as
+                ``torch.optim`` does; ``"given"`` keeps those of this optimizer.
 
         Raises:
-            ValueError: what was saved does not fit; the message names the parameter. Nothing was changed.
+            ValueError: the state dict does not fit; the message names the parameter. Nothing was changed.
         """
         with self._lock:
             check_choice(hyperparameters)
@@ -423,7 +424,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 state_dict,
                 hyperparameters,
                 type(self).__name__,
-                # AdamW is decoupled whatever a checkpoint of torch.optim says.
+                # AdamW's decay is decoupled, whatever a checkpoint of torch.optim says.
                 defaults_of(self._member, "torch")["decay"] != "decoupled",
             )
             self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})
@@ -434,10 +435,10 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
 
 class EagerOptimizer(Optimizer):
-    """An optimizer that makes the state of a parameter as it is added, as ``torch.optim.Adagrad`` does."""
+    """An optimizer that creates the state of a parameter when it is added, as ``torch.optim.Adagrad`` does."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a parameter group, with its state at once: see ``share_memory``."""
+        """Adds a parameter group and creates its state at once: see ``share_memory``."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for i, p in enumerate(group["params"]):

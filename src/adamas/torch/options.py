@@ -1,4 +1,4 @@
-"""The checks of every hyperparameter and parameter, in PyTorch's words where PyTorch checks the same."""
+"""The checks of hyperparameters and parameters, with PyTorch's messages where PyTorch has the same check."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ Scheduled: TypeAlias = float | Tensor | Schedule  # a hyperparameter that may ch
 
 
 class Options(options.Options, total=False):
-    """Options that every optimizer of ``adamas.torch`` has: those of ``adamas.rule.options.Options``, and one that is
-    of the whole optimizer, not of a parameter group.
+    """Options that every optimizer of ``adamas.torch`` has: those of ``adamas.rule.options.Options``, and one that belongs to
+    the whole optimizer, not to a parameter group.
 
     Attributes:
-        process_group: declares that each rank of this ``torch.distributed.ProcessGroup`` has other parameters of the model, or
-            other parts of them, as with ``ZeroRedundancyOptimizer``. The ranks then decide together, by one small collective
-            a step: ``max_grad_norm``, ``on_nonfinite`` and loss scaling go by the gradients of all ranks, schedules by the
-            most steps that any parameter has made, and random numbers by a parameter's name or, without names, by its
-            position among the parameters of all ranks in order. A step that one rank cannot make raises on all of them and
-            is made by none. All ranks of the group have to call ``step`` equally often. Leave it out under
-            ``DistributedDataParallel`` alone, where every process has all parameters and gradients.
+        process_group: declares that each rank of this ``torch.distributed.ProcessGroup`` has different parameters of the
+            model, or different parts of them, as with ``ZeroRedundancyOptimizer``. The ranks then decide together, with one
+            small collective per step: ``max_grad_norm``, ``on_nonfinite`` and loss scaling use the gradients of all ranks,
+            schedules use the most steps that any parameter has made, and random numbers depend on a parameter's name or,
+            without names, on its position among the parameters of all ranks in order. If one rank cannot make a step, it
+            raises on all ranks and none makes it. All ranks of the group must call ``step`` equally often. Leave it out with
+            plain ``DistributedDataParallel``, where every process has all parameters and gradients.
     """
 
     process_group: ProcessGroup
 
 
 class _PyTorchTerms(Terms):
-    """The terms of ``torch.optim``, whose messages users and their tests may match."""
+    """The terms of ``torch.optim``, whose messages are kept because users and their tests may match them."""
 
     def refusal(self, name: str, h: Number, value: Any, index: int | None) -> Exception:
         """See ``Terms.refusal``."""
@@ -59,7 +59,7 @@ _FLAGS_OR_NONE = ("foreach", "capturable", "differentiable", "fused")
 
 
 def as_number(value: Any) -> Any:
-    """A one-element tensor as a Python number; anything else as it is."""
+    """A one-element tensor as a Python number; anything else unchanged."""
     return value.item() if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta else value
 
 
@@ -69,12 +69,12 @@ def is_flag(value: Any) -> bool:
 
 
 def check(group: dict[str, Any], optimizer: str, member: Member) -> None:
-    """Raises if a hyperparameter of the group has a value that it cannot have, naming it and what it was given.
+    """Raises if a hyperparameter of the group has an invalid value; the message names both.
 
     Raises:
-        TypeError: a number or a flag is something else.
-        ValueError: in PyTorch's words where PyTorch checks the same.
-        RuntimeError: for combinations of ``foreach``, ``fused`` and ``differentiable`` that PyTorch refuses so.
+        TypeError: a number or a flag has another type.
+        ValueError: a value is out of range; with PyTorch's message where PyTorch has the same check.
+        RuntimeError: a combination of ``foreach``, ``fused`` and ``differentiable`` for which PyTorch raises it too.
     """
     known = {name: h for name, h in declared(member).items() if not h.only or "torch" in h.only}
     flags = [name for name, h in known.items() if isinstance(h, Flag)]
@@ -103,7 +103,7 @@ def check(group: dict[str, Any], optimizer: str, member: Member) -> None:
 
 
 def _plain(h: Hyperparameter, value: Any) -> Any:
-    """Python's numbers and flags for those that PyTorch takes for them."""
+    """The value with tensors, and the flags 0 and 1, replaced by Python's numbers and flags."""
     if isinstance(h, Flag):
         return bool(value)
     if isinstance(h, Shares):
@@ -118,7 +118,7 @@ def _plain_number(value: Any) -> Any:
 
 
 def _check_tensor_betas(betas: Any, eager_foreach: bool) -> None:
-    """What PyTorch checks of β's that are tensors."""
+    """PyTorch's checks of β's that are tensors."""
     if isinstance(betas, str) or not isinstance(betas, Sequence):
         return
     are_tensors = [isinstance(beta, Tensor) for beta in betas]
@@ -132,7 +132,7 @@ def _check_tensor_betas(betas: Any, eager_foreach: bool) -> None:
 
 
 def check_parameter(parameter: Any, name: str, group: Mapping[str, Any], alone: bool = True) -> None:
-    """Raises if the parameter cannot be optimized as the group asks; ``alone`` is whether without other processes."""
+    """Raises if the parameter cannot be optimized with the group's options. ``alone``: whether this is the only process."""
     if not isinstance(parameter, Tensor):
         return  # PyTorch says so itself
     if is_lazy(parameter) or not parameter.requires_grad:
@@ -154,7 +154,7 @@ def check_parameter(parameter: Any, name: str, group: Mapping[str, Any], alone: 
 
 
 def refuse_wrapper(tensor: Tensor, name: str) -> None:
-    """Raises ValueError if the tensor, which messages call so, has its values in other tensors."""
+    """Raises ValueError if the tensor has its values in other tensors; ``name`` is its name in the message."""
     if not is_traceable_wrapper_subclass(tensor):
         return
     kind = type(tensor).__name__
@@ -171,14 +171,14 @@ def refuse_wrapper(tensor: Tensor, name: str) -> None:
 
 
 def is_flat(parameter: Any) -> bool:
-    """Whether ``FullyShardedDataParallel`` holds the parameter in a flat one, of which each rank has a part."""
+    """Whether ``FullyShardedDataParallel`` has the parameter in a flat one, of which each rank has a part."""
     return bool(getattr(parameter, "_fsdp_flattened", False) or getattr(parameter, "_is_flat_param", False))
 
 
 def check_flat(parameter: Tensor, name: str, group: Mapping[str, Any], alone: bool) -> None:
-    """Raises ValueError if a part of a flat parameter cannot be optimized as the group asks.
+    """Raises ValueError if a part of a flat parameter cannot be optimized with the group's options.
 
-    ``alone`` is whether the optimizer knows nothing of the ranks that have the other parts.
+    ``alone`` is whether the optimizer does not know the ranks that have the other parts.
     """
     if not is_flat(parameter):
         return
@@ -201,7 +201,7 @@ def check_flat(parameter: Tensor, name: str, group: Mapping[str, Any], alone: bo
 
 
 def refuse_alone(name: str, option: str) -> NoReturn:
-    """Raises ValueError for an option that has to be decided by all ranks that have parts of a flat parameter."""
+    """Raises ValueError for an option that all ranks with parts of a flat parameter must decide together."""
     raise ValueError(
         f"{name} is flattened by FullyShardedDataParallel, and each rank has a part of it. {option} would go by the part of "
         "this rank alone: give the optimizer process_group=, that of FullyShardedDataParallel (model.process_group)"

@@ -10,17 +10,17 @@ import torch.distributed as dist
 
 from ..step.inspection import Inspection, added_up, sum_in_two
 
-_RAISED = (FloatingPointError, ValueError, RuntimeError)  # by a step, on all ranks; anything else only where it arose
+_RAISED = (FloatingPointError, ValueError, RuntimeError)  # raised on all ranks; other exceptions only where they occur
 
 
 class Ranks:
     """The ranks of a process group.
 
     Args:
-        process_group: what the optimizer was given.
+        process_group: the argument of the optimizer.
 
     Raises:
-        TypeError: it is no process group.
+        TypeError: it is not a process group.
         ValueError: this process is not in it.
     """
 
@@ -38,12 +38,12 @@ class Ranks:
         self._rank, self._size = dist.get_rank(process_group), dist.get_world_size(process_group)
 
     def agree(self, seen: Inspection | None, problem: Exception | None, parameters: int) -> Inspection:
-        """What all ranks have seen together: see ``adamas.step.inspection.Peers``."""
+        """The combined inspection of all ranks: see ``adamas.step.inspection.Peers``."""
         mine = Inspection() if seen is None else seen
         total, rest = sum_in_two(mine.square_sums or ())
         steps_here = 0 if mine.steps is None else mine.steps
-        told = (problem is not None, *mine[:3], steps_here, mine.reached, total, rest, parameters)
-        sent = torch.tensor(told, dtype=torch.float64, device=self._device())
+        numbers_here = (problem is not None, *mine[:3], steps_here, mine.reached, total, rest, parameters)
+        sent = torch.tensor(numbers_here, dtype=torch.float64, device=self._device())
         received = [torch.empty_like(sent) for _ in range(self._size)]
         dist.all_gather(received, sent, group=self._group)
         failed, overflow, is_query, skip, steps, reached, totals, rests, counts = zip(
@@ -75,14 +75,14 @@ class Ranks:
         return added_up(parts)
 
     def _raise(self, problem: Exception | None) -> NoReturn:
-        """Raises this rank's problem or, if it has none, that of the first rank that has one."""
+        """Raises this rank's problem or, if it has none, the problem of the first rank that has one."""
         kind = next((kind for kind in _RAISED if isinstance(problem, kind)), RuntimeError)
         problems: list[Any] = [None] * self._size
         dist.all_gather_object(problems, None if problem is None else (kind, str(problem)), group=self._group)
         if problem is not None:
             raise problem
-        rank, (kind, text) = next((rank, told) for rank, told in enumerate(problems) if told is not None)
-        raise kind(f"rank {rank} of process_group cannot make this step, and so no rank makes it: {text}")
+        rank, (kind, text) = next((rank, one) for rank, one in enumerate(problems) if one is not None)
+        raise kind(f"rank {rank} of process_group cannot make this step, so no rank makes it: {text}")
 
     def _device(self) -> torch.device:
         """The device of tensors that the group can communicate."""

@@ -1,8 +1,8 @@
-"""Lends a model, an optimizer and their data out, and puts them back as they were, bit for bit.
+"""Restores a model, an optimizer and their data after a block of code, bit for bit.
 
-What is put back: weights, buffers and every other attribute of the modules (with their modes), ``requires_grad`` and
-``.grad``, the optimizer's state, groups and attributes, the random numbers of PyTorch, NumPy and Python, and where the data
-stands. Tensors keep their identity, so that whoever holds one holds the right one afterwards.
+What is restored: weights, buffers and every other attribute of the modules (including their modes), ``requires_grad`` and
+``.grad``, the optimizer's state, groups and attributes, the random numbers of PyTorch, NumPy and Python, and the position in
+the data. Tensors keep their identity, so references to them stay valid.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Undo = Callable[[], None]
 
 @contextmanager
 def restored(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Any) -> Iterator[Undo]:
-    """For the length of the block, ``model``, ``optimizer`` and ``batches`` may be used at will.
+    """Lets a block use ``model``, ``optimizer`` and ``batches`` freely, and restores them at its end.
 
-    Yields a function that takes the model and the optimizer back to the start within the block; the optimizer then works on
-    copies of its state, and gradients are None. It has to be called before the first use too. At the end of the block all is
-    put back, also when an exception ends it; Ctrl-C waits for that.
+    Yields a function that resets the model and the optimizer to the start within the block: the optimizer then works on copies
+    of its state, and gradients are None. It must also be called before the first use. At the end of the block everything is
+    restored, even if an exception ends it. Ctrl-C does not interrupt the restoring.
 
     Raises:
         ValueError: a parameter has no values yet.
@@ -61,7 +61,7 @@ def _lend_model(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Und
     tensors |= {id(p): p for group in optimizer.param_groups for p in group["params"]}
     if any(is_lazy(tensor) for tensor in tensors.values()):
         raise ValueError("the model has parameters without a shape: run one batch through it first")
-    # A tensor whose elements share memory cannot be written in place, by us or by anyone.
+    # An expanded tensor, whose elements share memory, cannot be written in place and need not be restored.
     kept = [
         (t, t.detach().clone(), t.requires_grad, t.grad if t.is_leaf else None)
         for t in tensors.values()
@@ -105,14 +105,14 @@ def _lend_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Undo, Undo]:
     def rewind() -> None:
         undo()
         memo: dict[int, Any] = {}
-        # Keys are parameters and stay themselves; what is kept for them is copied, and the originals are out of reach.
+        # The keys are parameters, and stay the same objects. The values are copied, so that steps cannot change the originals.
         optimizer.state.update({key: copy.deepcopy(value, memo) for key, value in state.items()})
 
     return undo, rewind
 
 
 def _lend_attributes(tables: list[dict[str, Any]]) -> Undo:
-    """Remember which objects the tables hold under which names."""
+    """Remembers the objects in the tables and their names."""
     kept = [(table, dict(table)) for table in tables]
 
     def undo() -> None:
@@ -144,7 +144,7 @@ def _lend_random(model: nn.Module) -> Undo:
 
 
 def accelerators(model: nn.Module) -> list[Any]:
-    """The modules (``torch.cuda``, …) of the devices that the model lies on, without the CPU; and CUDA's if it is in use."""
+    """The modules (``torch.cuda``, …) of the model's devices other than the CPU, and ``torch.cuda`` if it is initialized."""
     types = {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} - {"cpu", "meta"}
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         types.add("cuda")
@@ -152,7 +152,7 @@ def accelerators(model: nn.Module) -> list[Any]:
 
 
 def _lend_data(batches: Any) -> Undo:
-    """Remember where a loader stands: its attributes and those of its samplers and dataset, and their generators."""
+    """Remembers the position in the data: attributes and generators of the loader, its samplers and its dataset."""
     seen: list[Any] = []
     todo = [batches]
     while todo:
@@ -173,7 +173,7 @@ def _lend_data(batches: Any) -> Undo:
             elif isinstance(value, random.Random):
                 undos.append(_call(value.setstate, value.getstate()))
         if isinstance(item, torch.utils.data.DataLoader):
-            # Of persistent workers: iterating would start their iterator anew, and its position would be lost.
+            # The iterator of persistent workers: iterating the loader would restart it, and its position would be lost.
             vars(item)["_iterator"] = None
 
     def undo() -> None:
@@ -190,7 +190,7 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Undo:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C in the block acts at its end. Outside the main thread, where Python delivers no signals, nothing is needed."""
+    """Delays Ctrl-C to the end of the block. Does nothing outside the main thread, where Python delivers no signals."""
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or handler is None:
         yield

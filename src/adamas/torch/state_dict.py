@@ -1,7 +1,7 @@
-"""Loading a state dict: matched by name where there are names, copied, and all or nothing.
+"""Loads a state dict: parameters are matched by name if there are names, tensors are copied, and it is all or nothing.
 
-Moments are stored as the optimizer that loads them was told to (``state=``), whatever they were saved as; where that is
-another format, they are converted, and a warning says so. Nothing else is ever cast.
+Moments are stored in the format of the loading optimizer (``state=``). If they were saved in another one, they are converted,
+and a warning says so. Nothing else is cast.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ def loaded(
     """The groups and the state that an optimizer has after loading, and the saved groups. Nothing is changed.
 
     Args:
-        member: the optimizer's.
-        schedules: of its groups.
-        names: what messages call the parameters.
+        member: the optimizer's member.
+        schedules: the schedules of its groups.
+        names: the names of the parameters in messages.
         defaults: the hyperparameters of new groups.
-        state_dict: of this class, or of its namesake in ``torch.optim``.
+        state_dict: a state dict of this class, or of its namesake in ``torch.optim``.
         hyperparameters: ``"saved"`` or ``"given"``.
-        optimizer: what messages call the optimizer.
-        reads_decoupled_flag: whether ``decoupled_weight_decay`` of ``torch.optim`` says what the decay is.
+        optimizer: the name of the optimizer in messages.
+        reads_decoupled_flag: whether ``decoupled_weight_decay`` of ``torch.optim`` determines the kind of decay.
 
     Raises:
-        ValueError: what was saved does not fit; the message names the parameter.
+        ValueError: the state dict does not fit; the message names the parameter.
     """
     _check_structure(state_dict)
     groups, saved_groups, saved_state = (
@@ -80,13 +80,13 @@ def loaded(
         check_hyperparameters,
         load,
         deepcopy(others),
-        stacklevel=5,  # whoever called load_state_dict, which is wrapped twice
+        stacklevel=5,  # the caller of load_state_dict, which is wrapped twice
     )
     return new_groups, state, saved_groups
 
 
 def _check_structure(state_dict: Mapping[str, Any]) -> None:
-    """Raises ValueError if it has not the parts that every optimizer's state dict has."""
+    """Raises ValueError if it lacks parts that every optimizer's state dict has."""
     if "state" not in state_dict or "param_groups" not in state_dict:
         found = sorted(map(str, state_dict))
         raise ValueError(f"not an optimizer's state dict: it has {found}, not 'state' and 'param_groups'")
@@ -110,7 +110,7 @@ def _check_structure(state_dict: Mapping[str, Any]) -> None:
 
 
 def _match(groups: list[dict[str, Any]], saved_groups: list[dict[str, Any]]) -> dict[int, Any]:
-    """For the id() of each parameter, its key in the saved state."""
+    """The key of each parameter in the saved state, by the parameter's ``id()``."""
     if len(groups) != len(saved_groups):
         raise ValueError(
             f"loaded state dict has a different number of parameter groups: {len(saved_groups)}, and this optimizer has "
@@ -139,9 +139,9 @@ def _match(groups: list[dict[str, Any]], saved_groups: list[dict[str, Any]]) -> 
 
 
 def _by_name(groups: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Parameters (or their keys) by name, without what DistributedDataParallel and torch.compile put before it.
+    """Parameters (or their keys) by name, without the prefixes of DistributedDataParallel and torch.compile.
 
-    None where one has no name, or two have the same.
+    None if one has no name, or two have the same.
     """
     found: dict[str, Any] = {}
     for group in groups:
@@ -155,7 +155,7 @@ def _by_name(groups: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _decay_named(saved: dict[str, Any], reads_decoupled_flag: bool) -> dict[str, Any]:
-    """A saved group with what ``torch.optim`` calls ``decoupled_weight_decay`` by the name that it has here."""
+    """A saved group with ``decoupled_weight_decay`` of ``torch.optim`` translated to ``decay``."""
     group = {name: value for name, value in saved.items() if name != "decoupled_weight_decay"}
     if "decoupled_weight_decay" in saved and reads_decoupled_flag:
         decoupled = saved["decoupled_weight_decay"]
@@ -166,7 +166,7 @@ def _decay_named(saved: dict[str, Any], reads_decoupled_flag: bool) -> dict[str,
 
 
 def exported(member: Member, state_dict: dict[str, Any], state: str) -> dict[str, Any]:
-    """A state dict with all moments in float32: what the namesake in torch.optim loads."""
+    """A state dict with all moments in float32, which the namesake in torch.optim loads."""
     if state != "float32":
         raise ValueError(
             f"state_dict(state={state!r}): only 'float32' can be exported, or state=None for what is stored"

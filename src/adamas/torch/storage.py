@@ -1,4 +1,4 @@
-"""How PyTorch's tensors store the moments of one parameter: the layout of ``adamas.rule.layout``, filled and converted."""
+"""The moments of one parameter as PyTorch tensors, in the layout of ``adamas.rule.layout``: created and converted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CODES = (torch.int8, torch.uint8)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The dtype's name without the library's."""
+    """The name of the dtype, without ``torch.``."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -25,13 +25,13 @@ def dtype_name_of(x: Tensor) -> str:
 
 
 def dtype_of(slot: Slot) -> torch.dtype:
-    """What the moment is stored as."""
+    """The dtype of the moment's tensor."""
     dtype: torch.dtype = getattr(torch, slot.dtype)
     return dtype
 
 
 def code_dtypes(member: Member) -> dict[str, torch.dtype]:
-    """The member's moments, whatever its options are, and the dtype of the codes of each."""
+    """The dtype of the codes of each moment that the member can have, under any options."""
     return {name: torch.int8 if has_sign else torch.uint8 for name, has_sign in layout.signs(member).items()}
 
 
@@ -46,7 +46,7 @@ def zeros(slot: Slot, p: Tensor) -> dict[str, Tensor]:
 
 
 def filled(slot: Slot, p: Tensor, value: float) -> dict[str, Tensor]:
-    """The moment's tensors with one value everywhere."""
+    """The moment's tensors with all elements set to this value."""
     tensors = zeros(slot, p)
     if not value:
         return tensors
@@ -60,12 +60,12 @@ def filled(slot: Slot, p: Tensor, value: float) -> dict[str, Tensor]:
 
 
 def scalar(value: float) -> Tensor:
-    """A single number as a state keeps it: float64, which counts past 2²⁴, on the CPU."""
+    """A number as a scalar of a state: in float64, which counts past 2²⁴, on the CPU."""
     return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 def as_scalar(value: Any) -> Tensor | None:
-    """A single number as a state keeps it: float64, which counts past 2²⁴, on the CPU; None where it is none."""
+    """A value as a scalar of a state: in float64, which counts past 2²⁴, on the CPU; None if it is not a single number."""
     if isinstance(value, Tensor):
         if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool:
             return None

@@ -91,6 +91,43 @@ class Lion(torch.optim.Optimizer):
                 m.mul_(beta2).add_(g, alpha=1 - beta2)
 
 
+class AdEMAMix(torch.optim.Optimizer):
+    """Algorithm 1 of Pagliardini et al., 2024, with the warmups of its equations, over PyTorch's operations."""
+
+    def __init__(self, params: Any, lr: float = 1e-3, betas: Any = (0.9, 0.999, 0.9999), **options: Any) -> None:
+        defaults = {
+            "alpha": 2.0,
+            "alpha_warmup": 0,
+            "beta3_warmup": 0,
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "maximize": False,
+        }
+        super().__init__(params, {"lr": lr, "betas": betas, **defaults, **options})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            beta1, beta2, beta3 = group["betas"]
+            for p in group["params"]:
+                state = self.state[p]
+                t = state["step"] = state.get("step", 0) + 1
+                alpha = group["alpha"]
+                if t < group["alpha_warmup"]:
+                    alpha *= t / group["alpha_warmup"]
+                if t < group["beta3_warmup"]:
+                    part = t / group["beta3_warmup"]
+                    start, end = math.log(beta1), math.log(group["betas"][2])
+                    beta3 = math.exp(start * end / ((1 - part) * end + part * start))
+                g = -p.grad if group["maximize"] else p.grad
+                m, slow, v = (state.setdefault(name, torch.zeros_like(p)) for name in ("m", "slow", "v"))
+                m.mul_(beta1).add_(g, alpha=1 - beta1)
+                slow.mul_(beta3).add_(g, alpha=1 - beta3)
+                v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+                update = (m / (1 - beta1**t) + alpha * slow) / ((v / (1 - beta2**t)).sqrt() + group["eps"])
+                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * update)
+
+
 at, tt = adamas.torch, torch.optim
 KERAS_ADAM = {"eps": 1e-7, "eps_mode": "hat"}
 KERAS_RMSPROP = {"alpha": 0.9, "eps": 0.0, "eps_root": 1e-7}
@@ -194,6 +231,14 @@ CASES = [
         {"lr": 0.01},
         There("Lion", {"weight_decay": 0.0}, {}),
         There("lion", {"weight_decay": 0.0}, {}),
+    ),
+    Case(
+        "ademamix",
+        at.AdEMAMix,
+        AdEMAMix,
+        {"lr": 0.02, "alpha_warmup": 7.0, "beta3_warmup": 5.0},
+        There("AdEMAMix", {}, KERAS_ADAM, own=False),
+        There("ademamix", {}, {"alpha": 5.0}),
     ),
 ]
 # Those that torch.optim has as well: state dicts pass between the two, and signatures begin alike.

@@ -63,7 +63,8 @@ class Case:
     def optax(self) -> Any:
         """Its namesake in optax."""
         given = self.there.own_arguments
-        return made(getattr(optax, self.there.name), learning_rate=0.01, **(self.arguments if given is None else given))
+        make = getattr(optax, self.there.name, None) or getattr(optax.contrib, self.there.name)
+        return made(make, learning_rate=0.01, **(self.arguments if given is None else given))
 
     def __str__(self) -> str:
         return self.name

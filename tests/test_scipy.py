@@ -119,6 +119,7 @@ MEMBERS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "nadam": ({"lr": 0.02 * FALLING}, "NAdam", {}),
     "radam": ({"lr": 0.003}, "RAdam", {}),
     "lion": ({"lr": 0.01 * FALLING}, "Lion", {"lr": 1e-4}),
+    "ademamix": ({"lr": 0.02 * FALLING}, "AdEMAMix", {}),
 }
 # The rate of gradient descent is one of the curvature, which is small along Matyas' valley.
 OTHER_RATES = {("sgd", "matyas"): 0.5}
@@ -173,9 +174,8 @@ def test_the_first_steps_are_those_of_torch(name: str, extra: dict[str, Any]) ->
 
     _, reference, settings = MEMBERS[name]
     weights = torch.tensor(START, requires_grad=True)
-    optimizer = (getattr(torch.optim, reference, None) or getattr(table, reference))(
-        [weights], **settings, **({"lr": 1e-3} if name == "sgd" else {}), **extra
-    )
+    make = getattr(torch.optim, reference, None) or getattr(table, reference)
+    optimizer = make([weights], **settings, **({"lr": 1e-3} if name == "sgd" else {}), **extra)
     path = [START]
     for _ in range(100):
         weights.grad = torch.tensor(rosen_der(weights.detach().numpy()))

@@ -46,8 +46,10 @@ def test_each_step_is_the_oracles_and_a_rate_of_zero_moves_nothing(case: Case) -
         for j, variable in enumerate(of):
             arguments = before[j].astype(float), gradients[j].astype(float), old[j]
             want, moments = oracle.step(case.member, hyper, scalars, *arguments)
-            for name, moment in zip(names, moments, strict=True):
-                assert_near(value_of(optimizer._states[j][name]), moment, 1e-6, f"{name} {j} at {i}")
+            for name, moment, was in zip(names, moments, old[j], strict=True):
+                # A sum of two terms that cancel is as exact as these.
+                size = max(np.abs(moment).max(), np.abs(was).max())
+                assert np.abs(value_of(optimizer._states[j][name]) - moment).max() <= 1e-6 * size, f"{name} {j} at {i}"
             assert_near(value_of(variable), want, 1e-6, f"weight {j} at {i}")
         assert int(optimizer.iterations) == i + 1
     before = [value_of(v) for v in of]

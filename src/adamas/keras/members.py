@@ -32,7 +32,7 @@ from ..rule.members import MEMBERS
 from ..rule.options import Decay, Weights
 from .optimizer import Optimizer, Rate
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "Nadam", "RAdam", "RMSprop"]
+__all__ = ["SGD", "AdEMAMix", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "Nadam", "RAdam", "RMSprop"]
 
 EpsMode: TypeAlias = Literal["hat", "torch"]
 RootMode: TypeAlias = Literal["root", "torch"]
@@ -497,6 +497,66 @@ class RAdam(Optimizer):
         gradient_accumulation_steps: int | None = None,
         name: str | None = None,
         *,
+        eps_mode: EpsMode = "hat",
+        bias_correction: bool = True,
+        decay: Decay = "decoupled",
+        l1: float = 0.0,
+        state: State = "float32",
+        weights: Weights = "split",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(locals())
+
+
+@_registered
+class AdEMAMix(Optimizer):
+    r"""AdEMAMix (Pagliardini et al., 2024, arXiv:2409.03137, algorithm 1): AdamW with a second, slow average.
+
+    .. math:: p_t = p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t) + \alpha s_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    Keras has none of this name.
+
+    Args:
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        beta_1: β₁.
+        beta_2: β₂.
+        beta_3: β₃.
+        alpha: α, the share of s.
+        epsilon: ε.
+        alpha_warmup: the number of steps in which α rises from 0, linearly.
+        beta3_warmup: the number of steps in which s comes to remember as long as β₃ says.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False leaves the moments as they are (the plain form of several texts).
+        weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have.
+    """
+
+    _member = MEMBERS["AdEMAMix"]
+
+    def __init__(
+        self,
+        learning_rate: Rate = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        beta_3: float = 0.9999,
+        alpha: float = 2.0,
+        epsilon: float = 1e-7,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        alpha_warmup: float = 0.0,
+        beta3_warmup: float = 0.0,
         eps_mode: EpsMode = "hat",
         bias_correction: bool = True,
         decay: Decay = "decoupled",

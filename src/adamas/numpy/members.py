@@ -14,14 +14,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..rule.members import MEMBERS
-from ..rule.options import AdamaxOptions, AdamOptions, Options, RootOptions
+from ..rule.options import AdamaxOptions, AdamOptions, AdEMAMixOptions, Options, RootOptions
 from ..schedules import Schedule
 from .optimizer import Optimizer, Params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]
+__all__ = ["SGD", "AdEMAMix", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]
 
 
 class SGD(Optimizer):
@@ -406,5 +406,46 @@ class RAdam(Optimizer):
         *,
         maximize: bool = False,
         **options: Unpack[AdamOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class AdEMAMix(Optimizer):
+    r"""AdEMAMix (Pagliardini et al., 2024, arXiv:2409.03137, algorithm 1): AdamW with a second, slow average.
+
+    .. math:: p_t = p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t) + \alpha s_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        betas: β₁, β₂ and β₃, the decay of m, v and s.
+        alpha: α, the share of s.
+        eps: ε.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        maximize: ascend.
+        **options: see ``adamas.rule.options.AdEMAMixOptions``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.AdEMAMix([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.999
+    """
+
+    _member = MEMBERS["AdEMAMix"]
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float | Schedule, float | Schedule, float | Schedule] = (0.9, 0.999, 0.9999),
+        alpha: float | Schedule = 2.0,
+        eps: float = 1e-8,
+        weight_decay: float | Schedule = 0.0,
+        *,
+        maximize: bool = False,
+        **options: Unpack[AdEMAMixOptions],
     ) -> None:
         super().__init__(params, locals(), options)

@@ -40,7 +40,7 @@ from ..rule.options import Decay, Weights
 from .options import Number, Scheduled
 from .transformation import Tree, transformation
 
-__all__ = ["adagrad", "adam", "adamax", "adamw", "amsgrad", "lion", "nadam", "radam", "rmsprop", "sgd"]
+__all__ = ["adagrad", "adam", "adamax", "adamw", "ademamix", "amsgrad", "lion", "nadam", "radam", "rmsprop", "sgd"]
 
 EpsMode = Literal["torch", "hat"]
 OnNonfinite = Literal["propagate", "skip"]
@@ -513,3 +513,58 @@ def radam(
         ValueError: an argument has a value that it cannot have.
     """
     return transformation(MEMBERS["RAdam"], locals())
+
+
+def ademamix(
+    learning_rate: Scheduled,
+    b1: Scheduled = 0.9,
+    b2: Scheduled = 0.999,
+    b3: Scheduled = 0.9999,
+    alpha: Scheduled = 5.0,
+    eps: Number = 1e-8,
+    eps_root: Number = 0.0,
+    *,
+    alpha_warmup: Number = 0.0,
+    beta3_warmup: Number = 0.0,
+    eps_mode: EpsMode = "torch",
+    bias_correction: bool = True,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "decoupled",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
+) -> optax.GradientTransformation:
+    r"""AdEMAMix (Pagliardini et al., 2024, arXiv:2409.03137, algorithm 1): AdamW with a second, slow average.
+
+    .. math:: p_t = p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t) + \alpha s_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.ademamix(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.999
+
+    Args:
+        learning_rate: learning rate η; a number, an array or a function of the step.
+        b1: β₁.
+        b2: β₂.
+        b3: β₃.
+        alpha: α, the share of s.
+        eps: ε.
+        eps_root: added under the root, as optax has it.
+        alpha_warmup: the number of steps in which α rises from 0, linearly.
+        beta3_warmup: the number of steps in which s comes to remember as long as β₃ says.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False leaves the moments as they are (the plain form of several texts).
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have.
+    """
+    return transformation(MEMBERS["AdEMAMix"], locals())

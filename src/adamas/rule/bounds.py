@@ -155,8 +155,11 @@ def _ratios(
     if not {first, second} <= set(member.rule(hyper).states):
         return 0.0, 0.0
     steps = max(scalars["step"], 1.0)
-    k = member.numbers({**hyper, "bias_correction": False}, {**scalars, "step": steps}, Host)
-    a1, b1, a2 = k[str(first.decay)], k[str(first.gain)], k[str(second.decay)]
+    plain = {**hyper, "bias_correction": False}
+    # The coefficients of the first moment may change monotonically with the steps.
+    begun, k = (member.numbers(plain, {**scalars, "step": step}, Host) for step in (1.0, steps))
+    a1, b1 = (max(begun[name], k[name]) for name in (str(first.decay), str(first.gain)))
+    a2 = k[str(second.decay)]
     if not a2:
         return math.inf, math.inf
     part, r = (b1**2 / k[str(second.gain)], a1**2 / a2) if second.of == "square" else (b1, a1 / a2)

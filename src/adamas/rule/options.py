@@ -87,3 +87,22 @@ class AdamaxOptions(Options, total=False):
     """
 
     bias_correction: bool
+
+
+class AdEMAMixOptions(Options, total=False):
+    """Those of ``Options``, and the options of AdEMAMix and of members like it.
+
+    Attributes:
+        alpha_warmup: the number of steps in which α rises from 0, linearly. Default: 0.0.
+        beta3_warmup: the number of steps in which s comes to remember as long as β₃ says. Default: 0.0.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow). Default: the namesake's.
+        bias_correction: False leaves the moments as they are (the plain form of several texts). Default: True.
+        eps_root: added under the root, as optax has it. Default: 0.0.
+    """
+
+    alpha_warmup: float
+    beta3_warmup: float
+    eps_mode: Literal["hat", "torch"]
+    bias_correction: bool
+    eps_root: float

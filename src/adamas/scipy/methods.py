@@ -12,6 +12,7 @@ __all__ = [
     "adam",
     "adamax",
     "adamw",
+    "ademamix",
     "amsgrad",
     "lion",
     "momentum",
@@ -61,6 +62,9 @@ nadam = Method("nadam", MEMBERS["NAdam"])
 radam = Method("radam", MEMBERS["RAdam"])
 """RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without the denominator until its variance is known."""
 
+ademamix = Method("ademamix", MEMBERS["AdEMAMix"])
+"""AdEMAMix (Pagliardini et al., 2024, arXiv:2409.03137, algorithm 1): AdamW with a second, slow average."""
+
 METHODS = {
     method.name: method
     for method in (
@@ -76,5 +80,6 @@ METHODS = {
         adamax,
         nadam,
         radam,
+        ademamix,
     )
 }

@@ -14,7 +14,7 @@ from ..rule.members import MEMBERS
 from .optimizer import EagerOptimizer, Optimizer
 from .options import Options, Scheduled
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]
+__all__ = ["SGD", "AdEMAMix", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]
 
 
 class RootOptions(Options, rule_options.RootOptions, total=False):
@@ -27,6 +27,10 @@ class AdamOptions(Options, rule_options.AdamOptions, total=False):
 
 class AdamaxOptions(Options, rule_options.AdamaxOptions, total=False):
     """Those of ``Options`` and ``adamas.rule.options.AdamaxOptions``."""
+
+
+class AdEMAMixOptions(Options, rule_options.AdEMAMixOptions, total=False):
+    """Those of ``Options`` and ``adamas.rule.options.AdEMAMixOptions``."""
 
 
 class SGD(Optimizer):
@@ -536,5 +540,60 @@ class RAdam(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         **options: Unpack[AdamOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class AdEMAMix(Optimizer):
+    r"""AdEMAMix (Pagliardini et al., 2024, arXiv:2409.03137, algorithm 1): AdamW with a second, slow average.
+
+    .. math:: p_t = p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t) + \alpha s_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    Args:
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
+        betas: β₁, β₂ and β₃, the decay of m, v and s.
+        alpha: α, the share of s.
+        eps: ε.
+        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        maximize: ascend.
+        foreach: accepted and without effect.
+        capturable: accepted and without effect.
+        differentiable: refused where True.
+        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what
+            has overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step
+            is fused.
+        **options: see ``adamas.torch.members.AdEMAMixOptions``.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([5.0]))
+        >>> optimizer = adamas.torch.AdEMAMix([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        4.999
+    """
+
+    _member = MEMBERS["AdEMAMix"]
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Scheduled = 1e-3,
+        betas: tuple[Scheduled, Scheduled, Scheduled] = (0.9, 0.999, 0.9999),
+        alpha: Scheduled = 2.0,
+        eps: float = 1e-8,
+        weight_decay: Scheduled = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **options: Unpack[AdEMAMixOptions],
     ) -> None:
         super().__init__(params, locals(), options)

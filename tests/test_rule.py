@@ -88,8 +88,10 @@ def check_step(optimizer: torch.optim.Optimizer, p: torch.Tensor, g: np.ndarray)
         k = SimpleNamespace(**(numbers | still | ({"q": numbers["q"]} if trace else {})))
         update, after = updated(rule, k, full, stored)
         direct = updated(rule, SimpleNamespace(**numbers), full, old)[0]
-        # 0·∞, which was not added, is NaN. A rule of its own may read a state before it is updated.
-        update = np.where(np.isfinite(full) & isinstance(rule, Sentence), update, direct)
+        # 0·∞, which was not added, is NaN. A rule of its own may read a state before it is updated, but not where float32
+        # has overflowed since.
+        overflows = np.any([np.isinf(new[role]) & np.isfinite(x) for role, x in expected.items()], axis=0)
+        update = np.where(np.isfinite(full) & (isinstance(rule, Sentence) | overflows), update, direct)
         if trace:
             part = updated(rule, SimpleNamespace(**(vars(k) | {"q": 0.0})), full, stored)[0]
             scale = np.abs(k.q * old["trace"]) + np.abs(part)

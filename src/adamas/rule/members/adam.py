@@ -43,6 +43,7 @@ def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
 ADAM = Member(
     name="Adam",
     title="Adam (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 1): momentum, RMSprop and bias correction.",
+    heading="Adam, AMSGrad",
     equations=(
         r"m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2",
         r"p_t &= p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}",
@@ -92,6 +93,7 @@ ADAMW = replace(
     ADAM,
     name="AdamW",
     title="AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with the decay outside of the gradient.",
+    heading="",
     equations=(
         r"p_t = (1 - \eta \lambda) p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}",
     ),

@@ -1,4 +1,4 @@
-"""Atomic writes of files, and checks of archives against their checksums. Imports the standard library alone."""
+"""Atomic writes of files, and checks of archives against their checksums. Imports only the standard library."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A run independent of its framework: the weights and the state of each parameter, by name, as NumPy arrays.
 
 Names and layouts are PyTorch's: ``layer.weight``, with the output in the first dimension. The kernels of Keras and Flax have
-the output in the last dimension and are transposed. Imports NumPy alone.
+the output in the last dimension and are transposed. Imports only NumPy.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Checkpoint:
         arrays = {f"{_WEIGHT}/{name}": p.weight for name, p in self.parameters.items()}
         arrays |= {f"{_STATE}/{name}/{key}": x for name, p in self.parameters.items() for key, x in p.state.items()}
         with replacing(Path(path), durable=True) as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes them for its own options
+            np.savez(stream, **arrays)  # type: ignore[arg-type]  # NumPy's stub mistakes them for its own options
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
@@ -87,7 +87,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         with np.load(stream, allow_pickle=False) as file:
             arrays = dict(file)
     except Exception as error:  # damaged bytes fail in many ways
-        raise ValueError(f"{name} is damaged, or is no checkpoint of adamas.convert: {error}") from error
+        raise ValueError(f"{name} is damaged, or is not a checkpoint of adamas.convert: {error}") from error
     parameters: dict[str, Parameter] = {}
     for key, array in arrays.items():
         kind, _, rest = key.partition("/")
@@ -99,7 +99,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         if kind == _STATE and parameter in parameters:
             parameters[parameter].state[entry] = array
         elif kind != _WEIGHT:
-            raise ValueError(f"{name} has {key!r}: it is no checkpoint of adamas.convert")
+            raise ValueError(f"{name} has {key!r}: it is not a checkpoint of adamas.convert")
     return Checkpoint(parameters)
 
 
@@ -224,9 +224,9 @@ class Moved:
             if hyper_of is None:
                 raise ValueError(
                     f"{key!r} in the checkpoint is too small beside the first moment in {sum(elements.values())} elements of "
-                    f"{', '.join(list(elements)[:5])}, as after saving in float16. The least that is possible depends on "
-                    "hyperparameters, which this state has not: put the checkpoint into an optimizer of adamas.numpy that has "
-                    "them (to_numpy), which raises these elements, and take it from there"
+                    f"{', '.join(list(elements)[:5])}, as after saving in float16. The least possible value depends on "
+                    "hyperparameters, which this state does not have: load the checkpoint into an optimizer of adamas.numpy "
+                    "that has them (to_numpy), which raises these elements, and convert from there"
                 )
             warnings.warn(bounds.mended_message(key, elements), stacklevel=3)
         self._parameters = parameters

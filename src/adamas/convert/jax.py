@@ -98,8 +98,8 @@ def to_optax(checkpoint: Checkpoint, params: Tree, state: Tree, names: Names = N
         for name in [name for name in moments if not _is_scale(name, moments)]:
             if name not in parameter.state:
                 raise ValueError(
-                    f"parameter {place.name!r} has {sorted(parameter.state)} in the checkpoint, and no {name!r}: it is of "
-                    "another optimizer"
+                    f"parameter {place.name!r} has {sorted(parameter.state)} in the checkpoint, but no {name!r}: it comes "
+                    "from another optimizer"
                 )
             kept, scale = moments[name][path], _scale(moments, name, path)
             slot = Slot(name, kept.dtype.name, None if scale is None else scale.shape)
@@ -130,8 +130,8 @@ def _parameters(params: Tree) -> dict[str, Any]:
     for path, p in found.items():
         if not hasattr(p, "dtype"):
             raise ValueError(
-                f"{path!r} in params is a {type(p).__name__}, and no array: give the tree that init was given (of a module "
-                "of Equinox eqx.filter(model, eqx.is_inexact_array))"
+                f"{path!r} in params is a {type(p).__name__}, not an array: give the tree that init was given (for a module "
+                "of Equinox, eqx.filter(model, eqx.is_inexact_array))"
             )
     return found
 
@@ -156,8 +156,8 @@ def _leaves_for(parameters: Mapping[str, Any], what: str, tree: Tree) -> dict[st
     if found.keys() != parameters.keys():
         here, there = sorted(parameters.keys() - found.keys()), sorted(found.keys() - parameters.keys())
         raise ValueError(
-            f"params and {what!r} in the state are of different parameters: {here} are in params alone, and {there} in the "
-            "state alone; give the tree that init was given"
+            f"params and {what!r} in the state have different parameters: {here} are only in params, and {there} only in the "
+            "state; give the tree that init was given"
         )
     return found
 
@@ -188,7 +188,7 @@ def _check_fresh(place: Place, count: int) -> None:
     """Raise ValueError if a parameter without a state in the checkpoint would keep its current state."""
     if count:
         raise ValueError(
-            f"parameter {place.name!r} has no state in the checkpoint, and {count} steps here: give the state that "
+            f"parameter {place.name!r} has no state in the checkpoint, but {count} steps here: give the state that "
             "init(params) returns"
         )
 
@@ -202,16 +202,16 @@ def _only(state: Tree) -> Any:
     found = [x for x in jax.tree.leaves(state, is_leaf=_is_state) if _is_state(x)]
     if not found:
         raise ValueError(
-            "the state has no optimizer in it: give what init returned (of nnx.Optimizer its opt_state, and not nnx.state "
-            "of it, in which nothing says what it is)"
+            "the state has no optimizer in it: give what init returned (for an nnx.Optimizer its opt_state, not its "
+            "nnx.state, which does not say what it is)"
         )
     if len(found) > 1:
-        raise ValueError(f"the state has {len(found)} optimizers in it, and a checkpoint is of one")
+        raise ValueError(f"the state has {len(found)} optimizers in it, but a checkpoint has one")
     if any(
         isinstance(x, optax.MaskedNode)
         for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
     ):
-        raise ValueError("the state leaves parameters out (optax.masked), and a checkpoint is of all of them")
+        raise ValueError("the state leaves parameters out (optax.masked), but a checkpoint has all of them")
     return found[0]
 
 

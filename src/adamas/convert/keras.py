@@ -77,14 +77,14 @@ def to_keras(checkpoint: Checkpoint, model: Any, optimizer: Optimizer | None = N
         if not parameter.state:
             if steps := _step(optimizer):
                 raise ValueError(
-                    f"parameter {place.name!r} has no state in the checkpoint, and {steps} steps here: compile the model anew"
+                    f"parameter {place.name!r} has no state in the checkpoint, but {steps} steps here: compile the model again"
                 )
             continue
         for name in _names(state):
             if name not in parameter.state:
                 raise ValueError(
-                    f"parameter {place.name!r} has {sorted(parameter.state)} in the checkpoint, and no {name!r}: it is of "
-                    "another optimizer"
+                    f"parameter {place.name!r} has {sorted(parameter.state)} in the checkpoint, but no {name!r}: it comes "
+                    "from another optimizer"
                 )
             scale = state.get(layout.scale_name(name))
             slot = Slot(name, dtype_of(state[name]), None if scale is None else tuple(scale.shape))
@@ -100,11 +100,10 @@ def to_keras(checkpoint: Checkpoint, model: Any, optimizer: Optimizer | None = N
 
 def _optimizer_of(model: Any, given: Any) -> Optimizer:
     optimizer = getattr(model, "optimizer", None) if given is None else given
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # inside a LossScaleOptimizer
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
-            f"optimizer is a {type(optimizer).__name__}, and has to be one of adamas.keras: compile the model with one, or "
-            "give it"
+            f"optimizer must be one of adamas.keras, not a {type(optimizer).__name__}: compile the model with one, or pass it"
         )
     return optimizer
 

@@ -40,7 +40,7 @@ def to_numpy(checkpoint: Checkpoint, optimizer: Optimizer, names: Names = None) 
     moved = Moved(checkpoint, [place for place, *_ in _parameters(optimizer)], names)
     saved: dict[str, Any] = {"param_groups": optimizer.state_dict()["param_groups"]}
     weights: list[tuple[Array, Array]] = []
-    unstepped: list[tuple[dict[str, Any], int, Array]] = []  # with low bits
+    unstepped: list[tuple[dict[str, Any], int, Array]] = []  # parameters with low bits
     for group in optimizer.param_groups:
         for i, (p, name) in enumerate(zip(group["params"], group["param_names"], strict=True)):
             parameter = moved.fitting(Place.of(name), p.shape, p.dtype.name)

@@ -69,7 +69,7 @@ def to_torch(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Op
         named = dict(parameters)
         moved.check(member, lambda name: {**group_of[named[name]], "lr": 1.0, "eps_mode": "torch"})
     weights: list[tuple[Tensor, Tensor]] = []
-    unstepped: list[tuple[Tensor, Tensor]] = []  # with low bits
+    unstepped: list[tuple[Tensor, Tensor]] = []  # parameters with low bits
     for name, p in parameters:
         parameter = moved.fitting(Place(name, is_kernel=False), p.shape, storage.dtype_name(p.dtype))
         is_split = layout.is_split({"weights": "nearest", **group_of[p]}, storage.dtype_name(p.dtype))

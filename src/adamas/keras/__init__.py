@@ -11,7 +11,7 @@ with needs("keras"):
     from ..lr_finding import LRFinding, LRFindingError
     from . import callbacks, members
     from .find_lr import find_lr
-    from .members import *  # noqa: F403 - all that its __all__ names: make members writes it
+    from .members import *  # noqa: F403 - everything in its __all__, which `make members` writes
     from .optimizer import Optimizer
     from .schedule import Scheduled
 

@@ -8,11 +8,11 @@
     >>> params["b"].round(4)
     array([-0.1,  0. ,  0.1], dtype=float32)
 
-Needs NumPy alone.
+Requires only NumPy.
 """
 
 from . import members
-from .members import *  # noqa: F403 - all that its __all__ names: make members writes it
+from .members import *  # noqa: F403 - everything in its __all__, which `make members` writes
 from .optimizer import Optimizer
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""NumPy arrays as the engine takes them: which can be stepped in place, and how each is seen and stored."""
+"""NumPy arrays for the engine: which arrays can be stepped in place, and how they are viewed and stored."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..rule.layout import Slot
 
 Array: TypeAlias = npt.NDArray[Any]
 
-# NumPy has no bfloat16. Weights may be of ml_dtypes' type; moments are kept as their codes, which np.savez can write.
+# NumPy has no bfloat16. Weights may have the type of ml_dtypes; moments are stored as codes, which np.savez can write.
 _BFLOAT16 = "bfloat16"
 _NATIVE = {np.dtype(name): name for name in ("float16", "float32", "float64", "complex64", "complex128")}
 _FLOATING = ", ".join([*_NATIVE.values(), _BFLOAT16])
-_CONSTANT = ("jax", "jaxlib", "tensorflow")  # whose arrays are promised never to change
+_CONSTANT = ("jax", "jaxlib", "tensorflow")  # libraries whose arrays are immutable
 
 
 def engine_view(array: Array) -> Array:
-    """The array as the engine sees it: numbers in bfloat16 as their codes, in the same memory."""
+    """A view of the array for the engine: bfloat16 as codes, in the same memory."""
     return array if array.dtype in _NATIVE else array.view(np.uint16)
 
 
@@ -29,12 +29,12 @@ def check_parameter(array: Any, name: str) -> None:
     """Raises if the array cannot be stepped in place.
 
     Raises:
-        TypeError: it is no array of NumPy's, or its memory belongs to one of JAX or TensorFlow.
-        ValueError: it cannot be written, or has a dtype that is not stepped.
+        TypeError: it is not a NumPy array, or its memory belongs to an array of JAX or TensorFlow.
+        ValueError: it is read-only, or has an unsupported dtype or layout.
     """
     if owner := _constant_owner(array):
         raise TypeError(
-            f"parameter {name}: its memory belongs to an array of {owner}, which is promised never to change: pass a copy "
+            f"parameter {name}: its memory belongs to an array of {owner}, which must never change: pass a copy "
             "(np.array(…)), or use adamas.optax or adamas.keras"
         )
     if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
@@ -52,12 +52,12 @@ def check_parameter(array: Any, name: str) -> None:
 
 
 def is_floating(array: Array) -> bool:
-    """Whether the engine computes with numbers of this dtype."""
+    """Whether the engine supports the dtype of the array."""
     return array.dtype in _NATIVE or array.dtype.name == _BFLOAT16
 
 
 def _constant_owner(array: Any) -> str | None:
-    """JAX or TensorFlow, if the memory is that of one of their arrays."""
+    """The library, if the memory belongs to an array of JAX or TensorFlow."""
     while array is not None:
         if (library := type(array).__module__.partition(".")[0]) in _CONSTANT:
             return {"jaxlib": "jax"}.get(library, library)
@@ -68,21 +68,21 @@ def _constant_owner(array: Any) -> str | None:
 
 
 def bounds_of(arrays: Sequence[Array]) -> Array:
-    """Where the memory of each array begins and ends, of shape (arrays, 2)."""
-    bounds = np.byte_bounds if hasattr(np, "byte_bounds") else np.lib.array_utils.byte_bounds  # which NumPy 2 has moved
+    """The addresses at which the memory of each array begins and ends, of shape (arrays, 2)."""
+    bounds = np.byte_bounds if hasattr(np, "byte_bounds") else np.lib.array_utils.byte_bounds  # NumPy 2 has moved it
     return np.array([bounds(a) for a in arrays], np.int64).reshape(-1, 2)
 
 
 def shared(arrays: Sequence[Array], bounds: Array) -> tuple[int, int] | None:
     """The indices of two arrays that share memory, so that stepping one would change the other; None if there are none.
 
-    ``bounds`` are theirs.
+    ``bounds`` is the result of ``bounds_of`` for the arrays.
     """
     order = np.argsort(bounds[:, 0], kind="stable")
     order = order[bounds[order, 0] < bounds[order, 1]]
     begins, ends = bounds[order].T
-    reach = np.maximum.accumulate(ends[:-1])  # how far the arrays up to this one extend
-    for i in np.flatnonzero(begins[1:] < reach) + 1:  # few: arrays that lie apart, but for views of one array
+    reach = np.maximum.accumulate(ends[:-1])  # the largest end of the arrays so far
+    for i in np.flatnonzero(begins[1:] < reach) + 1:  # few, unless many arrays are views of the same one
         for j in np.flatnonzero(ends[:i] > begins[i]):
             if np.shares_memory(arrays[order[i]], arrays[order[j]]):
                 first, second = sorted((int(order[i]), int(order[j])))
@@ -91,11 +91,11 @@ def shared(arrays: Sequence[Array], bounds: Array) -> tuple[int, int] | None:
 
 
 def gradient_view(gradient: Any, shape: tuple[int, ...], name: str) -> Array:
-    """A gradient as the engine reads it, of a parameter of this shape.
+    """The gradient of a parameter of this shape, as an array that the engine can read.
 
     Raises:
-        TypeError: it is no array, and cannot be made one.
-        ValueError: it has another shape, or a dtype that is none of these.
+        TypeError: it cannot be converted to an array.
+        ValueError: it has another shape or an unsupported dtype.
     """
     if isinstance(gradient, np.ma.MaskedArray):
         raise TypeError(
@@ -104,7 +104,7 @@ def gradient_view(gradient: Any, shape: tuple[int, ...], name: str) -> Array:
     try:
         array = np.asarray(gradient)
     except Exception as error:
-        raise TypeError(f"the gradient of parameter {name} cannot be made an array: {error}") from error
+        raise TypeError(f"the gradient of parameter {name} cannot be converted to an array: {error}") from error
     if not is_floating(array):
         raise ValueError(
             f"the gradient of parameter {name} has dtype {array.dtype}: it has to be one of {_FLOATING}, in the "
@@ -116,7 +116,7 @@ def gradient_view(gradient: Any, shape: tuple[int, ...], name: str) -> Array:
 
 
 def has_nonzero(gradient: Array) -> bool:
-    """Whether an element of a gradient, as ``gradient_view`` gives it, is not 0."""
+    """Whether an element of a gradient that ``gradient_view`` returned is not 0."""
     return bool(np.any(gradient << 1 if gradient.dtype == np.uint16 else gradient))  # codes without their sign
 
 
@@ -124,7 +124,7 @@ def has_nonzero(gradient: Array) -> bool:
 
 
 def dtype_of(slot: Slot) -> np.dtype[Any]:
-    """What the moment is stored as: bfloat16 as its codes."""
+    """The dtype of the moment's array. For bfloat16 it is that of its codes."""
     return np.dtype(np.uint16 if slot.dtype == _BFLOAT16 else slot.dtype)
 
 
@@ -139,7 +139,7 @@ def zeros(slot: Slot, p: Array) -> dict[str, Array]:
 
 
 def filled(slot: Slot, p: Array, value: float) -> dict[str, Array]:
-    """The moment's arrays with one value everywhere."""
+    """The moment's arrays with all elements set to this value."""
     tensors = zeros(slot, p)
     if not value:
         return tensors
@@ -150,19 +150,19 @@ def filled(slot: Slot, p: Array, value: float) -> dict[str, Array]:
 
 
 def scalar(value: float) -> Array:
-    """A single number as a state keeps it: float64, which counts past 2²⁴, where float32 stops."""
+    """A number as a scalar of a state: in float64, which counts past 2²⁴, where float32 stops."""
     return np.array(value, np.float64)
 
 
 def as_scalar(value: Any) -> Array | None:
-    """A single number as a state keeps it: float64, which counts past 2²⁴; None where it is none."""
+    """A value as a scalar of a state: in float64, which counts past 2²⁴; None if it is not a single number."""
     array = np.asarray(value)
     is_number = array.dtype.kind in "iuf" or array.dtype.name == _BFLOAT16
     return np.array(array.reshape(()), np.float64) if array.size == 1 and is_number else None
 
 
 def decoded(values: Array, scale: Array | None) -> Array:
-    """A moment as it was stored, in float32 (or wider, as it was)."""
+    """The values of a stored moment, in float32 or in its own wider dtype."""
     if values.dtype == np.uint16:
         return np.asarray(formats.decode_bfloat16(np, values.astype(np.int64)))
     if scale is None:

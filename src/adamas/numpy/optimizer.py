@@ -1,6 +1,6 @@
-"""The base of the NumPy optimizers: NumPy's conventions, and no arithmetic.
+"""The base class of the NumPy optimizers: NumPy's conventions, and no arithmetic.
 
-A step hands the arrays and their gradients to the engine, with the numbers of this step from ``adamas.rule``.
+A step passes the arrays and their gradients to the engine, with the numbers of the step from ``adamas.rule``.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ Gradients: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
 
 class Optimizer(Stepping):
-    """What the optimizers of ``adamas.numpy`` share. Use one of those: ``Adam``, ``AdamW``, …
+    """The base class of the optimizers of ``adamas.numpy``. Use one of them: ``Adam``, ``AdamW``, …
 
     ``lr``, ``weight_decay``, each of ``betas`` and ``max_grad_norm`` may be a schedule (``adamas.schedules``). The group then
-    holds the number of the coming step; the step is the most that any parameter's state has counted.
+    holds the number of the coming step. The step is the largest step count in the state of any parameter.
 
-    ``adamas.engine_info()`` tells how many threads a step uses.
+    ``adamas.engine_info()`` shows how many threads a step uses.
 
     Attributes:
         param_groups: the groups: dictionaries with the arrays under ``"params"``, their names under ``"param_names"``, and
-            the group's hyperparameters, which may be changed between two steps.
-        state: for the name of each parameter (its position among all, where it was given none) that has had a gradient, its
-            moments and counts as arrays, by PyTorch's names.
-        grad_norm: 2-norm of the last step's gradient before clipping, where ``max_grad_norm`` or ``on_nonfinite`` had it
-            measured, else None.
-        grad_norm_limit: the lowest ``max_grad_norm`` of the last step, where there was one, else None.
+            the group's hyperparameters, which may be changed between steps.
+        state: the moments and counts of each parameter that has had a gradient, as arrays under PyTorch's names. The key is
+            the parameter's name or, if it has none, its position among all parameters.
+        grad_norm: the 2-norm of the last step's gradient before clipping, if ``max_grad_norm`` or ``on_nonfinite`` required
+            it; else None.
+        grad_norm_limit: the lowest ``max_grad_norm`` of the last step; None if there was none.
     """
 
     _plans: list[GroupPlan] | None
 
     def __init__(self, params: Params, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-        """``arguments`` are ``locals()`` of the member's ``__init__``, and ``options`` what it was given beside."""
+        """``arguments`` are the ``locals()`` of the member's ``__init__``, and ``options`` its ``**options``."""
         own = ("self", "params", "options", "__class__")
         given = {**{name: value for name, value in arguments.items() if name not in own}, **options}
         known = defaults(self._member, "numpy")
@@ -66,7 +66,7 @@ class Optimizer(Stepping):
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[str, dict[str, Array]] = {}
         self._begin()
-        self._bounds = arrays.bounds_of([])  # of the arrays that were added
+        self._bounds = arrays.bounds_of([])  # the bounds of the arrays that were added
         self._add(_groups(params))
 
     def __repr__(self) -> str:
@@ -82,11 +82,11 @@ class Optimizer(Stepping):
         """Adds a group; may be called at any time.
 
         Args:
-            param_group: the arrays under ``"params"``, a list or a dict, and hyperparameters of their own, if any.
+            param_group: the arrays under ``"params"``, as a list or a dict, and their own hyperparameters, if any.
 
         Raises:
-            TypeError: what is given is no NumPy array.
-            ValueError: an array cannot be stepped in place, or shares memory with another; or an option has a wrong value.
+            TypeError: a parameter is not a NumPy array.
+            ValueError: an array cannot be stepped in place or shares memory with another, or an option has an invalid value.
         """
         self._add([param_group])
 
@@ -132,18 +132,18 @@ class Optimizer(Stepping):
     # ---- state
 
     def _initialize_state(self, group: Mapping[str, Any], index: int) -> None:
-        """Creates what the state of the group's parameter lacks: all of it at its first gradient."""
+        """Creates the missing entries of a parameter's state: all of them at its first gradient."""
         name, p = group["param_names"][index], group["params"][index]
         begin_state(TENSORS, self._member, group, p, rows_of(group, index), self.state.setdefault(name, {}))
 
     def _current_plans(self) -> list[GroupPlan]:
-        """The plans of all groups, made anew if a tensor, a state or an option that they rest on was replaced."""
+        """The plans of all groups, made again if a tensor, a state or an option that they depend on was replaced."""
         if (
             self._plans is None
             or len(self._plans) != len(self.param_groups)
             or not all(self._is_fresh(plan, group) for plan, group in zip(self._plans, self.param_groups, strict=True))
         ):
-            # What was replaced since is checked as in the constructor.
+            # Arrays that were replaced are checked as in the constructor.
             states = self.state.values()
             for schedules in self._schedules_now():
                 group = schedules.group
@@ -161,7 +161,7 @@ class Optimizer(Stepping):
         return self._plans
 
     def _is_fresh(self, plan: GroupPlan, group: dict[str, Any]) -> bool:
-        """Whether everything in the group that the plan rests on is still there."""
+        """Whether everything in the group that the plan depends on is unchanged."""
         signature, params, states = plan.basis
         return (
             bool(signature == _signature(self, group))
@@ -170,19 +170,19 @@ class Optimizer(Stepping):
         )
 
     def _plan(self, group: dict[str, Any], first: int) -> GroupPlan:
-        """The plan of a group, whose parameters come after ``first`` others."""
+        """The plan of a group; ``first`` is the position of its first parameter."""
         records = []
         states = [self.state.get(name) for name in group["param_names"]]
         for i, (p, name, state) in enumerate(zip(group["params"], group["param_names"], states, strict=True)):
             if state is not None:
-                self._initialize_state(group, i)  # what an option asks for since
+                self._initialize_state(group, i)  # adds what a changed option requires
             key = tensor_key(group["seed"], name if group["named"] else first + i)
             records.append(Record(p, {} if state is None else state, repr(name), key, rows_of(group, i)))
         basis = _signature(self, group), list(group["params"]), states
         return GroupPlan(self._member, group, records, TENSORS, basis)
 
     def memory(self) -> Memory:
-        """The bytes that weights and state take now, by kind: ``print`` shows a table. Gradients are the caller's."""
+        """The bytes that weights and state take now, by kind; ``print`` shows a table. Gradients are not included."""
         params = [p for group in self.param_groups for p in group["params"]]
         with self._lock:
             return counted(self._member, params, [], self.state.values())
@@ -192,12 +192,12 @@ class Optimizer(Stepping):
     def step(self, grads: Gradients) -> None:
         """Performs one optimization step: changes the arrays in place.
 
-        An exception from a signal handler (``KeyboardInterrupt``, …) leaves all of it done or nothing.
+        If a signal handler raises an exception (``KeyboardInterrupt``, …), the step is either complete or not begun.
 
         Args:
-            grads: the gradient of each parameter, of its shape and any floating-point dtype: a dict by the parameters'
-                names, or a list in their order. A parameter whose gradient is None, or is not in the dict, is left as it
-                is. They are only read.
+            grads: the gradient of each parameter, with its shape and any floating-point dtype: a dict by the parameters'
+                names, or a list in their order. A parameter whose gradient is None or missing from the dict does not change.
+                Gradients are only read.
 
         Raises:
             FloatingPointError: a gradient is not finite and ``on_nonfinite="raise"``. Nothing was changed.
@@ -240,28 +240,29 @@ class Optimizer(Stepping):
     # ---- saving and loading
 
     def state_dict(self) -> dict[str, Array]:
-        """Everything that a later run needs to go on, as arrays by name: for ``np.savez(path, **optimizer.state_dict())``.
+        """Everything that a later run needs to continue, as arrays by name, for ``np.savez(path, **optimizer.state_dict())``.
 
-        A moment is called ``state/<parameter>/<moment>``. Moments in bfloat16 are their codes, uint16; those in 8 bits are
-        two arrays, the codes and ``…_scale``. The hyperparameters are one string, JSON, under ``param_groups``. All arrays
-        are copies, all of one step: one that another thread makes is waited for. Nothing needs pickle.
+        A moment is named ``state/<parameter>/<moment>``. A bfloat16 moment is stored as its codes (uint16), an 8-bit moment
+        as two arrays, the codes and ``…_scale``. The hyperparameters are one JSON string under ``param_groups``. All arrays
+        are copies. If another thread is in a step, the call waits for it, so that the state is consistent. Nothing needs
+        pickle.
         """
         with self._lock:
             return saved(self.param_groups, self.state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], hyperparameters: str = "saved") -> None:
-        """Loads what ``state_dict()`` returned, or ``np.load`` of the file that it was saved to.
+        """Loads the result of ``state_dict()``, or of ``np.load`` for the file that it was saved to.
 
-        Arrays are copied. Parameters are matched by name where both sides have names, else by position. Moments are stored
-        as ``state=`` of this optimizer says: those saved in another format are converted, and a warning says which.
+        Arrays are copied. Parameters are matched by name if both sides have names, else by position. Moments are stored in
+        the format of this optimizer's ``state=``: those saved in another format are converted, and a warning says which.
 
         Args:
             state_dict: the arrays by name.
-            hyperparameters: ``"saved"``: learning rate, decay and all other options become what they were when saved;
-                ``"given"``: those of this optimizer stay.
+            hyperparameters: ``"saved"`` takes the learning rate, decay and all other options from the state dict; ``"given"``
+                keeps those of this optimizer.
 
         Raises:
-            ValueError: what was saved does not fit; the message names the parameter. Nothing was changed.
+            ValueError: the state dict does not fit; the message names the parameter. Nothing was changed.
         """
         with self._lock:
             schedules = self._schedules_now()
@@ -273,7 +274,7 @@ class Optimizer(Stepping):
                 one.load_observed(saved_group.get(OBSERVED))
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: the arrays with it."""
+        """What is copied and pickled, including the arrays."""
         return {
             name: value for name, value in vars(self).items() if name not in ("_lock", "_plans", "_bounds", "_counted")
         }
@@ -296,28 +297,28 @@ class Optimizer(Stepping):
 
 
 def _signature(optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a plan depends on. Options that are words are among it, so that a changed one is checked."""
+    """The hyperparameters that a plan depends on, and options that are strings, so that a changed one is checked again."""
     words = (group.get(name) for name in ("weights", "decay", "on_nonfinite", "eps_mode", "state", "seed", "rows"))
     kinds = (type(group.get(name)) for name in schedulable(optimizer._member))
     return optimizer._member.rule(group), has_penalty(group), *words, *kinds
 
 
 def _check_apart(groups: Sequence[Mapping[str, Any]], known: Array) -> Array:
-    """Raises ValueError if two arrays of the groups share memory; returns the bounds of all, of which ``known`` are the
-    first."""
+    """Raises ValueError if two arrays of the groups share memory; returns the bounds of all arrays. ``known`` has the first
+    of these."""
     params = [p for group in groups for p in group["params"]]
     bounds = np.concatenate([known, arrays.bounds_of(params[len(known) :])])
     if (pair := arrays.shared(params, bounds)) is not None:
         names = [name for group in groups for name in group["param_names"]]
         raise ValueError(
-            f"parameters {names[pair[0]]!r} and {names[pair[1]]!r} share memory, which would be stepped twice: pass one of "
-            "them, or a copy"
+            f"parameters {names[pair[0]]!r} and {names[pair[1]]!r} share memory, which would be stepped twice: pass only one "
+            "of them, or a copy"
         )
     return bounds
 
 
 def _groups(params: Any) -> list[Mapping[str, Any]]:
-    """What was given as parameter groups."""
+    """The arguments ``params`` as parameter groups."""
     if isinstance(params, Mapping):
         return [{"params": params}]
     items = _listed(params)

@@ -1,4 +1,4 @@
-"""Saving an optimizer as arrays by name, and loading them: copied, checked, and all or nothing."""
+"""Saves an optimizer as arrays by name, and loads them: arrays are copied and checked, and it is all or nothing."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def loaded(
     """The groups and the state that an optimizer has after loading, and the saved groups. Nothing is changed.
 
     Args:
-        member: the optimizer's.
-        schedules: of its groups.
+        member: the optimizer's member.
+        schedules: the schedules of its groups.
         known: the names of its hyperparameters.
-        check: raises if the hyperparameters of a group cannot be.
-        state_dict: what ``saved`` returned.
+        check: raises if the hyperparameters of a group are invalid.
+        state_dict: the result of ``saved``.
         hyperparameters: ``"saved"`` or ``"given"``.
-        optimizer: what messages call the optimizer.
+        optimizer: the name of the optimizer in messages.
 
     Raises:
-        ValueError: what was saved does not fit; the message names the parameter.
+        ValueError: the state dict does not fit; the message names the parameter.
     """
     check_choice(hyperparameters)
     if not isinstance(state_dict, Mapping):
@@ -92,15 +92,15 @@ def _read_state(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
             try:
                 found.setdefault(name, {})[entry] = np.asarray(state_dict[key])
             except ValueError as error:
-                raise unfit(f"{entry!r} of parameter {name!r} cannot be made an array: {error}") from error
+                raise unfit(f"{entry!r} of parameter {name!r} cannot be converted to an array: {error}") from error
     return found
 
 
 def _read_groups(text: Any, known: Iterable[str], optimizer: str) -> list[dict[str, Any]]:
-    """The saved groups, with tuples where JSON has made lists of them.
+    """The saved groups, with the tuples that JSON has turned into lists.
 
     Raises:
-        ValueError: it is none of these, or of another optimizer.
+        ValueError: the text cannot be read, or belongs to another optimizer.
     """
     try:
         groups = json.loads(str(np.asarray(text)[()]))
@@ -163,14 +163,14 @@ def _loaded(
     hypers: HypersAfter,
     optimizer: str,
 ) -> Loaded:
-    """One parameter's state as its optimizer keeps it, from what was saved: every array a copy, each moment in its format."""
+    """The state of a parameter after loading its saved entries. All arrays are copies, and each moment is in its format."""
     p, name = group["params"][index], repr(group["param_names"][index])
     slots = {slot.name: slot for slot in slots_of(TENSORS, member, group, p, rows_of(group, index))}
     moments = list(member.states)
     known = {*member.scalar_names, *moments, *map(layout.scale_name, moments)}
     if unknown := sorted(entries.keys() - known - {layout.LOW_BITS}):
         raise unfit(
-            f"{unknown[0]!r} of parameter {name} is nothing that {optimizer} has: it has {', '.join(sorted(known))}"
+            f"{unknown[0]!r} of parameter {name} is unknown to {optimizer}, which has {', '.join(sorted(known))}"
         )
     state: dict[str, Array] = {}
     for count in member.scalar_names:
@@ -184,13 +184,13 @@ def _loaded(
     for moment, slot in slots.items():
         if moment in entries:
             _check_moment(entries[moment], entries.get(slot.scale_name), p, f"{moment!r} of parameter {name}")
-        elif moment in member.denominators:  # without what it divides by, the next step could be of any size
+        elif moment in member.denominators:  # without its denominator, the next step could be of any size
             raise unfit(f"{moment!r} of parameter {name} is missing")
     mended = _mended(member, hypers, name, state, {key: entries[key] for key in slots if key in entries})
     conversions = []
     for moment, slot in slots.items():
         if moment not in entries:
-            continue  # begins at 0: an option asks for it since
+            continue  # begins at 0: an option that requires it was set later
         values, scale = entries[moment], entries.get(slot.scale_name)
         fits = values.dtype == arrays.dtype_of(slot) or {values.dtype, arrays.dtype_of(slot)} <= _EXACT
         if moment in mended:

@@ -1,4 +1,4 @@
-"""NumPy's arrays, as a step asks for them: see ``adamas.step.record.Tensors``."""
+"""The operations on NumPy arrays that a step needs: see ``adamas.step.record.Tensors``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Tensors:
 
     @staticmethod
     def check_gradient(gradient: Array, name: str, optimizer: str) -> None:
-        """Nothing: ``arrays.gradient_view`` has checked it."""
+        """Does nothing: ``arrays.gradient_view`` has checked it."""
 
     @staticmethod
     def before_writing(weights: list[Array]) -> None:
@@ -61,7 +61,7 @@ class _Tensors:
     def step(
         spec: GroupSpec, record: Record, gradient: Array, numbers: Numbers, penalized: bool, count: int
     ) -> NoReturn:
-        raise ValueError("adamas.numpy steps on the engine alone")
+        raise ValueError("adamas.numpy steps only with the engine")
 
     @staticmethod
     def squares(gradient: Array) -> Array:
@@ -81,11 +81,11 @@ class _Tensors:
         penalized: bool,
         term: Callable[..., Array],
     ) -> Array:
-        raise ValueError("adamas.numpy steps on the engine alone")
+        raise ValueError("adamas.numpy steps only with the engine")
 
 
 def _real(x: Array) -> Array:
-    """The numbers of an array, complex ones as a last dimension of two."""
+    """The array, with complex numbers as a last dimension of size 2."""
     x = arrays.decoded(x, None)
     return x[..., None].view(x.real.dtype) if x.dtype.kind == "c" else x
 

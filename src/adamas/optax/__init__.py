@@ -9,7 +9,7 @@ from ..extras import needs
 
 with needs("jax"):
     from . import members
-    from .members import *  # noqa: F403 - all that its __all__ names: make members writes it
+    from .members import *  # noqa: F403 - everything in its __all__, which `make members` writes
     from .transformation import State, apply_updates
 
 __all__ = [

@@ -9,7 +9,7 @@ A schedule is an immutable value: it can be printed, parsed from its ``repr`` (`
 JSON, and evaluated at any step, in any order. A schedule alone is a factor; multiplied by a number it is a learning rate. The
 optimizers take one in place of a number.
 
-Imports NumPy alone.
+Imports only NumPy.
 """
 
 from .expression import ScheduleError, parse

@@ -1,4 +1,4 @@
-"""Parses a schedule from text: ``0.0003 * warmup(1000).then(cosine(9000, end=0.1))``. Imports the standard library alone.
+"""Parses a schedule from text: ``0.0003 * warmup(1000).then(cosine(9000, end=0.1))``. Imports only the standard library.
 
 The text is the ``repr`` of a schedule, so that ``parse(repr(schedule)) == schedule``. Python's parser makes the syntax tree,
 which is interpreted here and never executed as Python.

@@ -1,4 +1,4 @@
-"""The base class of schedules, and the operations that combine them. Imports NumPy alone.
+"""The base class of schedules, and the operations that combine them. Imports only NumPy.
 
 A schedule is an immutable value: a function of the step in closed form that can be printed, compared, pickled and written as
 JSON. Its formula is written once, over a namespace of array functions, and works for Python numbers, NumPy and JAX arrays.

@@ -1,6 +1,6 @@
 r"""The schedules: one small class each, with its formula, its source, and its name in other libraries.
 
-In the formulas, t is the step, counted from 0, n the number of steps, and :math:`x = \min(t / n, 1)`. Imports NumPy alone, and
+In the formulas, t is the step, counted from 0, n the number of steps, and :math:`x = \min(t / n, 1)`. Imports only NumPy, and
 that through ``schedule``.
 """
 

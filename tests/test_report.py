@@ -72,8 +72,8 @@ def test_the_sentences_have_the_figures_of_the_files(tmp_path):
     assert "The learning rate was 0.001 (constant)." in said
     total = 0.5 + 0.3 + 0.4 + 0.19 + 0.1 + 0.11  # the last is what of 1.5 s of training no part accounts for
     assert f"the gradient took {0.7 / total:.0%}, the optimizer {0.19 / total:.0%}, the data {0.5 / total:.0%}" in said
-    assert "The data holds training up" in said
-    assert "8 kB of state, 8 bytes for each of 1,000 parameters; the most that was held in all was 123 MB" in said
+    assert "Loading the data slows training down" in said
+    assert "8 kB of state, 8 bytes for each of 1,000 parameters; the peak memory of the process was 123 MB" in said
     assert "no spike" in said
     assert "near the usual 0.001" in said
 
@@ -86,11 +86,11 @@ def test_the_sentences_have_the_figures_of_the_files(tmp_path):
         ({"accuracies": (0.9, 0.96, 0.8)}, "It overfits: the test loss was lowest at step 200 (0.04) and rose to 0.2"),
         (
             {"spike": 44.4},
-            "1 of 30 sampled steps were over 10 times the median of those before, the largest 44 times, with 44.4 at step 51.",
+            "1 of 30 sampled steps were over 10 times the median of those before, the largest 44 times, at 44.4 in step 51.",
         ),
         ({"ratio": 0.05}, "A step changed the weights by 0.05 of their norm (median), far more than the usual"),
         ({"ratio": 2e-5}, "far less than the usual"),
-        ({"summary": {"lr_found": "it falls fastest at 0.02"}}, "looked for: it falls fastest at 0.02."),
+        ({"summary": {"lr_found": "it falls fastest at 0.02"}}, "found by a search: it falls fastest at 0.02."),
         ({"summary": {"cuts": ["0.1 after epoch 4", "b"]}}, "The plateau acted 2 times; first: 0.1 after epoch 4."),
     ],
 )
@@ -103,7 +103,7 @@ def test_what_stands_out_is_said(tmp_path, files, said):
     [
         ({"diverged": True}, "Run r diverged: its loss was no longer a finite number after step 300."),
         ({"interrupted": True}, "Run r was interrupted after step 300"),
-        (False, "Run r is still going on, or was killed"),
+        (False, "Run r is still running or was killed"),
     ],
 )
 def test_a_run_that_did_not_end_well_is_shown_with_a_caution(tmp_path, summary, said):
@@ -117,7 +117,7 @@ def test_a_metric_that_is_no_number_at_the_end_is_not_taken_from_before(tmp_path
     run = read_run(make_run(tmp_path / "r", summary={"value": None}))
     assert run.value is None
     sentence = run_section([run], {}).sentences[0]
-    assert sentence.endswith("and ended at a test accuracy that is no finite number.")
+    assert sentence.endswith("and ended at a test accuracy that is not a finite number.")
 
 
 def test_without_a_summary_the_target_is_looked_for_in_the_evaluations(tmp_path):
@@ -136,7 +136,7 @@ def test_what_was_not_recorded_is_a_sentence_and_not_an_empty_chart(tmp_path):
     (folder / "metrics.jsonl").unlink()
     section = run_section([read_run(folder)], {})
     assert section.charts == []
-    assert "was not evaluated yet" in section.sentences[0]
+    assert "has not been evaluated yet" in section.sentences[0]
     assert "metrics" not in render("t", "", [section]).partition("<main>")[0]
 
 
@@ -159,7 +159,7 @@ def test_several_settings_are_ranked_in_words(tmp_path):
     bad = [make_run(tmp_path / f"s{seed}", seed=seed, optimizer="sgd", accuracies=(0.7, 0.8)) for seed in range(2)]
     said = run_section([read_run(run) for run in good + bad], {}).sentences
     assert said[1] == "Highest test accuracy: adam, 0.9805, the mean of 2 seeds (0.98 to 0.981)."
-    assert said[2].startswith("Next is sgd, 0.8, a difference of 0.18; every seed of the one beats every")
+    assert said[2].startswith("Next is sgd, 0.8, a difference of 0.18; every seed of the first beats every")
     assert said[3:] == [
         "The target, 0.97, was reached first by adam, after 200 steps (median).",
         "It was not reached by sgd.",
@@ -373,7 +373,7 @@ def test_a_study_is_shown_with_its_ranking_pairs_search_and_failures():
         "0.9189 to 0.9435",  # the interval of sgd
         "adam – sgd 0.0456 0.012 0.025 adam is better",
         "sgd 0.0001 to 0.1 (log)",
-        "Each optimizer had 7 trials in it, and 2 seeds at its best setting",
+        "Each optimizer had 7 trials in this space, and 2 seeds at its best setting",
         "sgd tune 0 lr 0.1 diverged the loss was no longer finite <at step 7>",
         "0.0005 to 0.002 0.6 yes",
         "adamas compare digits",
@@ -403,7 +403,8 @@ def test_a_study_marks_zeros_and_what_diverged_and_the_captions_say_so():
         assert chart.caption in words
     assert "a gap" not in words
     said = (
-        "flat is forgiving. A triangle at the lower edge is exactly 0. A cross at the upper edge is a run that diverged"
+        "flatter is more forgiving. A triangle at the lower edge is exactly 0. A cross at the upper edge is a run that "
+        "diverged"
     )
     assert said in words
 
@@ -457,8 +458,8 @@ def test_the_performance_profile_counts_each_seed_of_each_study():
     assert [within(found["sgd"], tau) for tau in (1, 2)] == [pytest.approx(2 / 3), 1]
     section = performance_section([first, second], {})
     assert section.warnings == ["Left out, because not every study has them: lion."]
-    assert section.sentences[0] == "3 problems: each seed of 2 studies is one."
-    assert "Most often there at all was sgd in 100% of the problems." in section.sentences
+    assert section.sentences[0] == "3 problems: one for each seed of 2 studies."
+    assert "Most often successful was sgd in 100% of the problems." in section.sentences
 
 
 def test_studies_are_read_from_their_files_and_compared(tmp_path):

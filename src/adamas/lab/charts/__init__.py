@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-ALIKE = 1e-5  # of their size: values that differ by less are drawn as the same
+ALIKE = 1e-5  # values with a smaller relative difference are drawn as equal
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Series:
     """One line of a chart.
 
     ``low`` and ``high`` bound a band around it, or error bars for points and bars. ``colour`` is an index into the palette:
-    the same thing has the same colour in every chart of a page. Values that are None are gaps. ``diverged`` says at which x a
-    run came to no value: a cross at the edge of the chart marks it.
+    the same thing has the same colour in every chart of a page. Values that are None are gaps. ``diverged`` has the x at which
+    runs diverged; crosses at the edge of the chart mark them.
     """
 
     name: str
@@ -35,8 +35,8 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart with two axes. ``note`` says in a sentence what can be seen in it, and ``categories`` are names for the places
-    0, 1, 2, … on the x axis. What diverged is marked at the upper edge, or at the lower one with ``higher_is_better``."""
+    """A chart with two axes. ``note`` says in a sentence what it shows, and ``categories`` has the names of the positions
+    0, 1, 2, … on the x axis. Diverged runs are marked at the upper edge, or at the lower one with ``higher_is_better``."""
 
     title: str
     x_label: str
@@ -50,16 +50,16 @@ class Chart:
 
     @property
     def is_log_y(self) -> bool:
-        """Whether the y axis is logarithmic: ``log_y`` asks for it, and there is a value above 0."""
+        """Whether the y axis is logarithmic: ``log_y`` is set, and there is a value above 0."""
         return self.log_y and any(y > 0 for y in self._values())
 
     def zeros(self, series: Series) -> list[float]:
-        """The x at which a series is exactly 0 where the y axis is logarithmic, and so has no place for it."""
+        """The x at which a series is exactly 0, if the y axis is logarithmic and so cannot show it."""
         return [x for x, y in zip(series.x, series.y, strict=True) if y == 0] if self.is_log_y else []
 
     @property
     def caption(self) -> str:
-        """``note``, and what the marks at the edges mean."""
+        """``note``, and the meaning of the marks at the edges."""
         zeros = any(self.zeros(series) for series in self.series)
         diverged = any(series.diverged for series in self.series)
         edge = "lower" if self.higher_is_better else "upper"
@@ -69,9 +69,9 @@ class Chart:
 
     @property
     def constant_range(self) -> tuple[float, float] | None:
-        """The ends of a linear y axis on which all values are the same: from 0, so that it is seen how large that is.
+        """The ends of a linear y axis if all values are equal: from 0, so that their size can be seen.
 
-        None where they differ by more than ``ALIKE`` of their size, or are 0.
+        None if they differ by more than ``ALIKE``, or are 0.
         """
         values = self._values()
         level = max(values, key=abs, default=0.0)
@@ -84,10 +84,10 @@ class Chart:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Chart:
-        """Read what ``dataclasses.asdict`` made of one.
+        """Make a chart from the result of ``dataclasses.asdict``.
 
         Raises:
-            TypeError: it is not that.
-            KeyError: it has no series.
+            TypeError: the values are not those of a chart.
+            KeyError: there are no series.
         """
         return cls(**{**values, "series": [Series(**series) for series in values["series"]]})

@@ -1,7 +1,7 @@
-"""Turns a chart into a figure of Plotly, as the plain data that ``Plotly.newPlot`` takes. What depends on the page's light or
-dark background (text, grid) is left to the page.
+"""Turns a chart into a Plotly figure, as the plain data that ``Plotly.newPlot`` takes. The page sets what depends on its light
+or dark background (text, grid).
 
-May import adamas.lab.charts, and plotly where its script is asked for.
+May import adamas.lab.charts, and plotly when its script is needed.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from adamas.extras import needs
 from adamas.lab.charts import Chart, Series
 from adamas.lab.charts.palette import NEUTRAL, colour, repeated
 
-MOST_POINTS = 16_000  # of one chart; more are thinned out
-FEWEST_POINTS = 60  # of one line, however many lines there are
-FEW_POINTS = 40  # so many are marked one by one
-UNIFIED = 6  # so many lines share one box under the pointer
+MOST_POINTS = 16_000  # of a chart; more are thinned out
+FEWEST_POINTS = 60  # of a line, however many lines there are
+FEW_POINTS = 40  # up to this many points are marked individually
+UNIFIED = 6  # up to this many lines share one box under the pointer
 DIGITS = 5
 X_FORMAT = ",.6~g"
-MARKS_RANGE = [-0.03, 1.03]  # of the axis of the marks, which stand at 0 and 1: just inside the edges
+MARKS_RANGE = [-0.03, 1.03]  # the axis of the marks, which are at 0 and 1: just inside the edges
 
 
 @needs("train")
 def plotly_js() -> str:
-    """Return the script that draws the figures; it carries its licence."""
+    """Return the script that draws the figures; it includes its licence."""
     from plotly.offline import get_plotlyjs
 
     script: str = get_plotlyjs()
@@ -34,9 +34,9 @@ def plotly_js() -> str:
 
 
 def figure(chart: Chart, listed: Collection[str] = ()) -> dict[str, Any]:
-    """Return ``data`` and ``layout``. The title is left to the page, and every number is finite or None.
+    """Return ``data`` and ``layout``, without the title, which the page shows. Every number is finite or None.
 
-    The series in ``listed`` stand in a legend of the page, and so not in that of the chart.
+    The series in ``listed`` are in the legend of the page, and therefore not in that of the chart.
     """
     most = max(FEWEST_POINTS, MOST_POINTS // max(1, len(chart.series)))
     positive = [y for series in chart.series for y in _clean(series.y, log=True) if y is not None]
@@ -123,7 +123,7 @@ def _trace(series: Series, most: int, log_y: bool, marked: bool) -> dict[str, An
 
 
 def _marks(chart: Chart, series: Series) -> list[dict[str, Any]]:
-    """The marks at the edges: of zeros where the axis is logarithmic, and of what diverged. They stay there in any zoom."""
+    """The marks at the edges, which stay there in any zoom: of zeros if the axis is logarithmic, and of diverged runs."""
     paint = colour(series.colour)
     found: list[dict[str, Any]] = []
     if zeros := _spaced(chart.zeros(series)):
@@ -141,7 +141,7 @@ def _symbol(name: str, paint: str) -> dict[str, Any]:
 
 
 def _spaced(places: Sequence[float]) -> list[float]:
-    """At most FEWEST_POINTS of them, evenly, with both ends."""
+    """At most FEWEST_POINTS of the places, evenly spaced, including both ends."""
     ordered = sorted(set(places))
     stride = math.ceil(len(ordered) / FEWEST_POINTS) or 1
     return sorted({*ordered[::stride], *ordered[-1:]})
@@ -194,7 +194,7 @@ def _whole(
 
 
 def _thinned(x: list[float | None], y: list[float | None], most: int) -> tuple[list[float | None], list[float | None]]:
-    """Keep the lowest and the highest of each stretch, so that no peak is lost, and at most ``most`` in all."""
+    """Keep at most ``most`` points: the lowest and the highest of each section, so that no peak is lost."""
     if len(x) <= most:
         return x, y
     size = math.ceil(2 * len(x) / most)
@@ -218,7 +218,7 @@ def _axis(label: str, values: Sequence[float], log: bool) -> dict[str, Any]:
         "nticks": 7,
         "type": "linear",
         "hoverformat": X_FORMAT,
-        "showspikes": False,  # their edge would be white, also on the dark page
+        "showspikes": False,  # their edge would be white even on the dark page
     }
     values = [value for value in values if value > 0]
     if not log or not values:
@@ -259,7 +259,7 @@ def _error_bars(y: Sequence[float | None], low: Sequence[float | None], high: Se
 
 
 def _clean(values: Sequence[float | None], log: bool = False) -> list[float | None]:
-    """Round to DIGITS; what is no finite number, or has no logarithm where one is needed, becomes None."""
+    """Round to DIGITS. Values that are not finite, or not positive on a logarithmic axis, become None."""
     return [
         None if value is None or not math.isfinite(value) or (log and value <= 0) else _rounded(value)
         for value in values

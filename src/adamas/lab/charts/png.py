@@ -1,4 +1,4 @@
-"""Draws charts as a picture with matplotlib, without a screen. May import matplotlib and adamas.lab.charts."""
+"""Draws charts as a picture with matplotlib, without a display. May import matplotlib and adamas.lab.charts."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ with needs("train"):
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
-PANEL = 4.6, 3.6  # inches of one chart
+PANEL = 4.6, 3.6  # the size of a chart in inches
 MOST_IN_LEGEND = 12
-FEW_POINTS = 40  # so many are marked one by one
-TITLE_WIDTH = 52  # characters a line, for one chart
+FEW_POINTS = 40  # up to this many points are marked individually
+TITLE_WIDTH = 52  # characters per line, for one chart
 ZERO, DIVERGED = "v", "x"  # markers at the edges
-INSET = 0.03  # of the height of a chart: how far the markers are from its edge
+INSET = 0.03  # the distance of the markers from the edge, as a fraction of the chart's height
 
 
 def draw(charts: Sequence[Chart], title: str = "", columns: int = 3) -> bytes:
-    """Draw charts beside and under one another.
+    """Draw charts in a grid.
 
     Args:
-        charts: what to draw; those without a single number stay empty, and say so.
-        title: stands above all of them.
-        columns: how many stand side by side.
+        charts: the charts; one without any number says "no data".
+        title: the title above all of them.
+        columns: the number of charts side by side.
 
     Returns:
         A PNG image.
@@ -95,7 +95,7 @@ def _draw_chart(axes: Axes, chart: Chart) -> None:
 
 
 def _draw_marks(axes: Axes, series: Series, chart: Chart) -> None:
-    """Mark at the edges what is exactly 0 where the axis is logarithmic, and what diverged."""
+    """Mark, at the edges, values that are exactly 0 on a logarithmic axis, and diverged runs."""
     at_edge: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "color": colour(series.colour), "zorder": 3}
     if zeros := chart.zeros(series):
         look: dict[str, Any] = {"linestyle": "--"} if series.style == "dashed" else {"linestyle": "", "marker": ZERO}
@@ -106,7 +106,7 @@ def _draw_marks(axes: Axes, series: Series, chart: Chart) -> None:
 
 
 def _explained(chart: Chart) -> list[Line2D]:
-    """What the legend has of the marks at the edges."""
+    """The legend's entries for the marks at the edges."""
     found = []
     if any(chart.zeros(series) for series in chart.series):
         found.append(Line2D([], [], color=NEUTRAL, linestyle="", marker=ZERO, label="exactly 0"))
@@ -144,7 +144,7 @@ def _draw_line(axes: Axes, series: Series, label: str | None, is_log: bool) -> N
 
 
 def _draw_bars(axes: Axes, series: Series, label: str | None, place: int, of: int) -> None:
-    """Draw bars beside those of the other series with bars."""
+    """Draw bars next to those of the other series with bars."""
     width = 0.8 / of
     at = [x + (place - (of - 1) / 2) * width for x in series.x]
     axes.bar(at, _gaps(series.y), width=width, color=colour(series.colour), label=label and _plain(label))

@@ -19,14 +19,14 @@ from adamas.lab.report.runs import Run, read_run
 from adamas.lab.report.section import Section
 from adamas.lab.report.study_section import study_section
 
-MOST_NAMES = 3  # in the title
+MOST_NAMES = 3  # names in the title
 
 
 def compose(paths: Sequence[Path]) -> tuple[str, list[Section]]:
     """Read runs and studies; return the title of a page about them, and its sections.
 
     Raises:
-        InputError: a path is neither, or is damaged; names ``runs``.
+        InputError: a path is neither a run nor a study, or is damaged; names ``runs``.
     """
 
     unique = list({path.resolve(): path for path in paths}.values())
@@ -59,6 +59,6 @@ def _study(path: Path, colours: dict[str, int]) -> tuple[Judgement, Section]:
     with Study.open(path, parameter="runs") as study:
         try:
             judgement = judge(study)
-        except InputError as error:  # no trial is over yet
+        except InputError as error:  # no trial has ended yet
             raise InputError("runs", error.problem) from error
         return judgement, study_section(path, study.settings, study.finished(), judgement, colours)

@@ -16,26 +16,26 @@ from adamas.lab.charts import Series
 from adamas.lab.report.numbers import figure, mean
 from adamas.lab.report.runs import SETTINGS, Run
 
-MOST_PLACES = 400  # where a mean over runs is taken
+MOST_PLACES = 400  # points of a mean over runs
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs of one optimizer and one setting, with the index of its colour on the page."""
+    """Runs of one optimizer with one setting, and the index of their colour on the page."""
 
     label: str
     runs: list[Run]
     colour: int
 
     def values(self) -> list[float]:
-        """The metric at the end, of the runs that did not diverge."""
+        """The final metric of each run that did not diverge."""
         return [run.value for run in self.runs if run.value is not None and run.end != "diverged"]
 
 
 def grouped(runs: Sequence[Run], colours: dict[str, int]) -> list[Group]:
     """Group runs of one task, in the order in which they are given.
 
-    ``colours`` are those of the labels that the page has already; new ones are added.
+    ``colours`` has the colours of the labels that are already on the page; new ones are added.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -54,9 +54,9 @@ def grouped(runs: Sequence[Run], colours: dict[str, int]) -> list[Group]:
 
 
 def averaged(name: str, curves: Sequence[Sequence[tuple[float, float]]], colour: int, **look: Any) -> Series:
-    """One line of several curves: their mean, in a band from the lowest to the highest.
+    """One line for several curves: their mean, in a band from the lowest to the highest.
 
-    Each is read between its own points by a straight line; where some have ended, the others go on.
+    Curves are interpolated linearly. Where some have ended, the mean is that of the others.
     """
     curves = [curve for curve in curves if curve]
     if len(curves) <= 1:
@@ -86,9 +86,9 @@ def averaged_over_time(
     colour: int,
     **look: Any,
 ) -> Series:
-    """As ``averaged``, of curves over steps, but drawn over the mean of the seconds at which ``clocks`` had each step.
+    """Like ``averaged``, for curves over steps, but drawn over the mean time of each step, which ``clocks`` has in seconds.
 
-    At one time the curves are at different steps, so that a mean over time would mix an early step with a late one.
+    At a given time the curves are at different steps, so a mean over time would mix early and late steps.
     """
     by_step = averaged(name, curves, colour, **look)
     clock = averaged(name, clocks, colour)
@@ -119,12 +119,12 @@ def _at(curve: Sequence[tuple[float, float]], x: float) -> float | None:
 def _settings(run: Run) -> dict[str, Any]:
     settings = {name: run.config.get(name) for name in SETTINGS}
     if run.config.get("lr_found") or (run.summary or {}).get("lr_found"):
-        settings["lr"] = "auto"  # looked for anew by each seed
+        settings["lr"] = "auto"  # each seed searches for its own
     return {**settings, "optimizer": run.optimizer}
 
 
 def _sets_apart(name: str, one: dict[str, Any], settings: Sequence[dict[str, Any]]) -> bool:
-    """Whether a setting is worth saying: another group of the same optimizer has it otherwise."""
+    """Whether a setting distinguishes the group: another group of the same optimizer has another value."""
     same = [other for other in settings if other["optimizer"] == one["optimizer"]]
     return any(other[name] != one[name] for other in same)
 

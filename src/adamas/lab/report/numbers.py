@@ -9,7 +9,7 @@ NOTHING = "–"
 
 
 def figure(value: float | None, digits: int = 4) -> str:
-    """Write a number with so many significant digits, and thousands apart."""
+    """Write a number with this many significant digits, and separated thousands."""
     if value is None or not math.isfinite(value):
         return NOTHING
     if value == int(value) and abs(value) < 1e9:
@@ -25,7 +25,7 @@ def figure(value: float | None, digits: int = 4) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """Write a duration in the units that suit it."""
+    """Write a duration in suitable units."""
     if value is None or not math.isfinite(value):
         return NOTHING
     if value < 1:
@@ -39,7 +39,7 @@ def seconds(value: float | None) -> str:
 
 
 def size(value: float | None) -> str:
-    """Write a number of bytes in the units that suit it."""
+    """Write a number of bytes in suitable units."""
     if value is None:
         return NOTHING
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -49,7 +49,7 @@ def size(value: float | None) -> str:
 
 
 def share(value: float) -> str:
-    """Write a share of a whole in percent."""
+    """Write a fraction in percent."""
     percent = 100 * value
     if 0 < percent < 0.1:
         return "under 0.1%"
@@ -57,7 +57,7 @@ def share(value: float) -> str:
 
 
 def count(number: int, thing: str, things: str = "") -> str:
-    """Write a number of things: ``1 seed``, ``3 seeds``."""
+    """Write a number with its noun: ``1 seed``, ``3 seeds``."""
     return f"{number:,} {thing if number == 1 else things or thing + 's'}"
 
 
@@ -68,17 +68,17 @@ def listed(words: Sequence[str]) -> str:
 
 
 def spoken(name: str) -> str:
-    """A metric's name as words: ``test accuracy`` of ``test_accuracy``."""
+    """A metric's name as words: ``test accuracy`` for ``test_accuracy``."""
     return name.replace("_", " ")
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """The mean of the values, None where there are none."""
+    """The mean of the values; None if there are none."""
     return math.fsum(values) / len(values) if values else None
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle of the values; there must be one."""
+    """The median of the values, of which there must be at least one."""
     ordered = sorted(values)
     middle = len(ordered) // 2
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

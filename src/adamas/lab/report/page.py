@@ -1,5 +1,5 @@
 """Makes the page, or the pictures, of sections. May import Jinja2, adamas.lab.charts and the standard library; matplotlib and
-Plotly come with what is asked for."""
+Plotly are imported when they are needed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from adamas.lab.report.section import Section, Table
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-# A number with its unit and what is beside it: "0.97", "12 of 20", "1 min 3 s", "1e-4 to 1e-2", "4.1 MB", "12%".
+# A number with its unit and related numbers: "0.97", "12 of 20", "1 min 3 s", "1e-4 to 1e-2", "4.1 MB", "12%".
 _NUMBER = re.compile(r"[-−]?\d[\d,.]*(e-?\d+)?%?( ?(of|to|ms|s|min|h|kB|MB|GB|bytes|-?\d[\d,.]*(e-?\d+)?))*")
 
-# Browsers break a line behind the hyphen of "2.8e-13".
+# Browsers may break a line after the hyphen of "2.8e-13".
 _BREAKABLE = re.compile(r"[\d.]+e-\d+")
 
 
 def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """Return the page: one HTML document that needs nothing else."""
+    """Return the page: one self-contained HTML document."""
     from jinja2 import Environment, StrictUndefined
 
     from adamas.lab.charts.interactive import figure, plotly_js
@@ -49,7 +49,7 @@ def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 
 
 def unbroken(sentence: str) -> Markup:
-    """Return a sentence as HTML in which no line ends within a number."""
+    """Return a sentence as HTML in which no line breaks within a number."""
     from markupsafe import Markup, escape
 
     return Markup(_BREAKABLE.sub(r'<span class="unbroken">\g<0></span>', str(escape(sentence))))
@@ -57,7 +57,7 @@ def unbroken(sentence: str) -> Markup:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a section's legend has of a thing that is in several of its charts; ``line`` is a word of CSS."""
+    """An entry of a section's legend, for something that is in several of its charts; ``line`` is a CSS keyword."""
 
     name: str
     colour: str
@@ -65,7 +65,7 @@ class Entry:
 
 
 def legend(section: Section) -> list[Entry]:
-    """Return what is in several charts of a section: it is named once, above them all."""
+    """Return the entries of the legend above all charts of a section: what is in several of them."""
     names = Counter(name for chart in section.charts for name in {series.name for series in chart.series} - {""})
     several = {
         series.name: series.colour
@@ -96,7 +96,7 @@ def pictures(sections: Sequence[Section]) -> dict[str, bytes]:
 
 
 def kinds(table: Table) -> list[str]:
-    """Say of each column whether it holds numbers, which stand right, or text."""
+    """Return the kind of each column: numbers, which are aligned right, or text."""
     return [_kind([row[place] for row in table.rows]) for place in range(len(table.header))]
 
 

@@ -18,18 +18,18 @@ from adamas.lab.report.section import Section, Table
 if TYPE_CHECKING:
     from adamas.lab.compare.results import Judgement
 
-LEAST_END = 2.0  # τ at the right end of the chart, however close they are
+LEAST_END = 2.0  # the smallest τ at the right end of the chart
 AT = (1.0, 1.5, 2.0, 4.0)  # τ in the table
 
 
 def performance_section(judgements: Sequence[Judgement], colours: dict[str, int]) -> Section:
-    """Compare the optimizers that all studies have, over the problems of all."""
+    """Compare the optimizers that all studies have in common, over the problems of all studies."""
     names = [one.optimizer for one in judgements[0].standings]
     shared = [name for name in names if all(_has(judgement, name) for judgement in judgements)]
     left_out = sorted({one.optimizer for judgement in judgements for one in judgement.standings} - set(shared))
     title = f"All {len(judgements)} studies: performance profile"
     if len(shared) < 2:
-        return Section(title, ["The studies have fewer than two optimizers in common: there is no profile of all."])
+        return Section(title, ["The studies have fewer than two optimizers in common, so there is no profile."])
     for name in shared:
         colours.setdefault(name, len(colours))
     by_time, by_step = ratios(judgements, shared, "seconds"), ratios(judgements, shared, "steps")
@@ -47,7 +47,7 @@ def performance_section(judgements: Sequence[Judgement], colours: dict[str, int]
 
 
 def ratios(judgements: Sequence[Judgement], names: Sequence[str], over: str) -> dict[str, list[float]]:
-    """For each optimizer and problem, its time to the target over that of the fastest; infinite where it missed it."""
+    """For each optimizer and problem, its time to the target divided by the fastest; infinite if it missed the target."""
     found: dict[str, list[float]] = {name: [] for name in names}
     for judgement in judgements:
         standings = {one.optimizer: one for one in judgement.standings}
@@ -74,12 +74,12 @@ def _has(judgement: Judgement, name: str) -> bool:
 
 
 def _sentences(by_time: Mapping[str, Sequence[float]], problems: int, studies: int) -> list[str]:
-    said = [f"{count(problems, 'problem')}: each seed of {count(studies, 'study', 'studies')} is one."]
+    said = [f"{count(problems, 'problem')}: one for each seed of {count(studies, 'study', 'studies')}."]
     if not any(math.isfinite(ratio) for row in by_time.values() for ratio in row):
         return [*said, "No optimizer reached a target."]
     said.append(f"Fastest to the target {_most({name: within(row, 1.0) for name, row in by_time.items()})}.")
     solved = {name: sum(map(math.isfinite, row)) / len(row) for name, row in by_time.items()}
-    said.append(f"Most often there at all {_most(solved)}.")
+    said.append(f"Most often successful {_most(solved)}.")
     return said
 
 

@@ -15,8 +15,8 @@ from adamas.lab.report.groups import Group, averaged, averaged_over_time
 from adamas.lab.report.numbers import figure, mean, seconds, spoken
 from adamas.lab.report.runs import Run, pairs
 
-TEST = 1  # the colour of the test loss where one setting is alone
-WIDE = 50  # times the smallest: then a logarithmic scale shows more
+TEST = 1  # the colour of the test loss if there is only one setting
+WIDE = 50  # the ratio of the largest value to the smallest from which on a logarithmic scale shows more
 PARTS = ("data", "forward", "backward", "optimizer", "evaluation", "other")
 KINDS = ("weights", "state")
 UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
@@ -24,7 +24,7 @@ USUAL_RATIO = 1e-3
 
 
 def charts_of(groups: Sequence[Group]) -> list[Chart]:
-    """Return the charts, also those without data."""
+    """Return the charts, including those without data."""
     runs = [run for group in groups for run in group.runs]
     first = runs[0]
     band = _band(groups)
@@ -60,14 +60,14 @@ def charts_of(groups: Sequence[Group]) -> list[Chart]:
 
 
 def spans_decades(series: Sequence[Series]) -> bool:
-    """Whether no value is negative, and they are so far apart that a logarithmic scale shows more."""
+    """Whether no value is negative, and the values are so far apart that a logarithmic scale shows more."""
     values = [y for one in series for y in one.y if y is not None]
     positive = [y for y in values if y > 0]
     return bool(positive) and min(values) >= 0 and max(positive) > WIDE * min(positive)
 
 
 def title(name: str) -> str:
-    """A metric's name as a heading; a symbol stays as it is."""
+    """A metric's name as a heading; symbols are unchanged."""
     return spoken(name)[:1].upper() + spoken(name)[1:] if len(name) > 2 else name
 
 
@@ -86,7 +86,7 @@ def _curves(group: Group, metric: str, over: str, **look: Any) -> Series:
 
 
 def _diverged(group: Group, over: str) -> list[float]:
-    """Where the runs that diverged did: the step, or the seconds of training."""
+    """The step, or the seconds of training, at which each diverged run diverged."""
     ends = [run.steps if over == "step" else run.train_seconds for run in group.runs if run.end == "diverged"]
     return [end for end in ends if end is not None]
 
@@ -133,7 +133,7 @@ def _loss(groups: Sequence[Group], band: str) -> Chart:
         "loss, log scale" if positive else "loss",
         series,
         log_y=positive,
-        note=f"The mean over the examples since the last evaluation, while the weights moved{band}.",
+        note=f"The mean over the training examples since the last evaluation, as the weights changed{band}.",
     )
 
 
@@ -142,7 +142,7 @@ def _test_loss(run: Run) -> str | None:
 
 
 def _over_steps(groups: Sequence[Group], name: str, title: str, y_label: str, note: str, log_y: bool = False) -> Chart:
-    """A figure of the samples; of the evaluations, where there are none."""
+    """A chart of a value of the samples, or of the evaluations if there are no samples."""
     series = []
     for group in groups:
         curves = [pairs(run.samples, "step", name) or run.curve(name) for run in group.runs]
@@ -161,7 +161,7 @@ def _update_ratio(groups: Sequence[Group], band: str) -> Chart:
     chart = _over_steps(groups, "update_ratio", "Update-to-weight ratio", "ratio, log scale", "", log_y=True)
     ends = [max(one.x) for one in chart.series if one.x]
     usual = [Series("usual, 0.001", [0, max(ends)], [USUAL_RATIO] * 2, colour=GREY, style="dashed")] if ends else []
-    note = f"The norm of a step's change of all weights over the norm of the weights{band}; about 0.001 is usual."
+    note = f"The norm of a step's change of all weights, over the norm of the weights{band}; about 0.001 is usual."
     return replace(chart, series=[*chart.series, *usual], note=note)
 
 
@@ -176,7 +176,7 @@ def _time(groups: Sequence[Group]) -> Chart:
         if split:
             series.append(_bars(group, rows))
     whole = f" Of {seconds(mean(totals))}{' on average' if len(totals) > 1 else ''}." if totals else ""
-    note = f"Share of the time of a run that each part took.{whole}"
+    note = f"The share of a run's time that each part took.{whole}"
     return Chart("Where the time went", "", "% of the time", series, note=note, categories=parts)
 
 

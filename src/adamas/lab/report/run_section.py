@@ -1,4 +1,4 @@
-"""The section of a page about the runs of one task: one run, seeds of one setting, or several settings beside one another.
+"""The section of a page about the runs of one task: one run, several seeds of one setting, or several settings.
 
 May import adamas.lab.charts, adamas.lab.report's readers and the standard library.
 """
@@ -15,7 +15,7 @@ from adamas.lab.report.run_charts import charts_of
 from adamas.lab.report.runs import Run
 from adamas.lab.report.section import Section, Table, has_data
 
-NO_RUN_OF_ITS_OWN = ("command", "options", "lr_schedule")  # of the configuration, in the table of options
+NO_RUN_OF_ITS_OWN = ("command", "options", "lr_schedule")  # entries of the configuration without a row of their own
 VERSIONS = ("adamas", "torch", "python")
 WHY_MISSING = {
     "Where the time went": "summary.json has no split of the time.",
@@ -26,7 +26,7 @@ WHY_MISSING = {
 
 
 def run_section(runs: Sequence[Run], colours: dict[str, int]) -> Section:
-    """Tell about runs of one task; ``colours`` as in ``grouped``."""
+    """The section about runs of one task; ``colours`` as in ``grouped``."""
     groups = grouped(runs, colours)
     charts = charts_of(groups)
     drawn = [chart for chart in charts if has_data(chart)]
@@ -111,7 +111,7 @@ def _last_figures(run: Run) -> Table:
 
 
 def _options(runs: Sequence[Run]) -> list[Table]:
-    """Every option; those in which runs differ with a row for each run."""
+    """Tables of every option; those in which runs differ have a row for each run."""
     names = list(dict.fromkeys(name for run in runs for name in run.config if name not in NO_RUN_OF_ITS_OWN))
     names = [name for name in names if name not in VERSIONS] + [name for name in VERSIONS if name in names]
     differing = [name for name in names if len({_shown(run.config.get(name)) for run in runs}) > 1]
@@ -119,10 +119,10 @@ def _options(runs: Sequence[Run]) -> list[Table]:
     title = "What was run: every option, and the versions"
     if not differing:
         return [Table(title, ["option", "value"], alike, folded=True)]
-    shown = [name for name in differing if name != "out"]  # which is the run's name
+    shown = [name for name in differing if name != "out"]  # `out` is the run's name
     rows = [[run.name, *(_shown(run.config.get(name)) for name in shown)] for run in runs]
     return [
-        Table("What the runs differ in", ["run", *map(spoken, shown)], rows, folded=True),
+        Table("How the runs differ", ["run", *map(spoken, shown)], rows, folded=True),
         Table(f"{title}, that all of them have in common", ["option", "value"], alike, folded=True),
     ]
 
@@ -138,7 +138,7 @@ def _shown(value: object) -> str:
 
 
 def by_task(runs: Sequence[Run]) -> list[list[Run]]:
-    """Put runs of the same task together, in the order in which they are given."""
+    """Group runs by task, in the given order."""
     tasks: dict[str, list[Run]] = {}
     for run in runs:
         tasks.setdefault(run.task, []).append(run)

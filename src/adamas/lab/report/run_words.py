@@ -13,20 +13,20 @@ from adamas.lab.report.groups import Group
 from adamas.lab.report.numbers import count, figure, listed, mean, median, seconds, share, size, spoken
 from adamas.lab.report.runs import Run, number, pairs
 
-NOTABLY_WORSE = 0.01  # of the best value
-SLOW_DATA = 0.2  # of the time: loading then holds training up
-SPIKE = 10  # times the median of BEFORE samples
+NOTABLY_WORSE = 0.01  # a difference, as a fraction of the best value
+SLOW_DATA = 0.2  # the share of the time above which loading slows training down
+SPIKE = 10  # a multiple of the median of the last BEFORE samples
 BEFORE = 20
-FEW_PARAMETERS = 100  # of which what is usual in networks does not hold
+FEW_PARAMETERS = 100  # below this, what is usual for networks does not apply
 USUAL_RATIO = 1e-3
-ENOUGH_SEEDS = 4  # of each of two: that all of the one beat all of the other has then a chance under 3%
-OVERFITTED = 1.1  # times the lowest test loss
-# What has to be equal where optimizers are compared, besides the number of steps.
+ENOUGH_SEEDS = 4  # of each of two groups: by chance, all of one beat all of the other with a probability under 3%
+OVERFITTED = 1.1  # a multiple of the lowest test loss
+# What must be equal for a comparison of optimizers, besides the number of steps.
 EQUAL = ("model", "data_dir", "batch_size", "schedule", "plateau", "clip", "precision", "device", "adamas", "torch")
 
 
 def of_run(run: Run) -> list[str]:
-    """What one run came to, and what stands out in how it went."""
+    """The outcome of one run, and what stands out in it."""
     return [
         outcome(run),
         *_target(run),
@@ -47,17 +47,17 @@ def cautions(run: Run) -> list[str]:
         case "diverged":
             return [f"{name} diverged: its loss was no longer a finite number after step {run.steps:,}."]
         case "interrupted":
-            return [f"{name} was interrupted after step {run.steps:,}; its figures are those of a shorter training."]
+            return [f"{name} was interrupted after step {run.steps:,}; its figures are those of a shorter run."]
         case "unfinished":
             return [
-                f"{name} is still going on, or was killed: it has no summary.json. What it wrote until now is shown."
+                f"{name} is still running or was killed: it has no summary.json. The page shows what it has written so far."
             ]
         case _:
             return []
 
 
 def inequalities(groups: Sequence[Group]) -> list[str]:
-    """What keeps a difference between settings from being one of the optimizers: other lengths, data, batches, versions."""
+    """Differences between settings other than the optimizer, which make a comparison unfair: length, data, batch size, …"""
     said = []
     lengths = [sorted({run.steps for run in group.runs if run.end == "finished"}) for group in groups]
     if len({steps for found in lengths for steps in found}) > 1:
@@ -82,13 +82,13 @@ def _by_group(groups: Sequence[Group], values: Sequence[Sequence[str]]) -> str:
 
 
 def outcome(run: Run) -> str:
-    """Where a run ended."""
+    """How a run ended."""
     took = f" in {seconds(run.train_seconds)} of training" if run.train_seconds is not None else ""
     done = f"{run.optimizer} made {count(run.steps, 'step')} on {run.task}{took}"
     if run.value is None and run.summary is not None and run.metric is not None:
-        return f"{done}, and ended at a {spoken(run.metric)} that is no finite number."
+        return f"{done}, and ended at a {spoken(run.metric)} that is not a finite number."
     if run.value is None or run.metric is None:
-        return f"{done}, and was not evaluated yet."
+        return f"{done}, and has not been evaluated yet."
     return f"{done}, and ended at a {spoken(run.metric)} of {figure(run.value)}."
 
 
@@ -104,7 +104,7 @@ def _target(run: Run) -> list[str]:
 
 
 def _best(run: Run) -> list[str]:
-    """Say where the best value was, when the last is notably worse."""
+    """Say where the best value was, if the last is notably worse."""
     curve = run.curve(run.metric or "")
     if run.mode is None or run.value is None or not curve:
         return []
@@ -120,7 +120,7 @@ def _rate(run: Run) -> list[str]:
     found = summary.get("lr_found") or run.config.get("lr_found")
     lr = number(summary, "lr") or number(run.config, "lr")
     if found:
-        said.append(f"The learning rate was looked for: {_sentence(str(found).splitlines()[0])}")
+        said.append(f"The learning rate was found by a search: {_sentence(str(found).splitlines()[0])}")
     elif lr is not None:
         schedule = str(run.config.get("schedule") or "constant")
         said.append(f"The learning rate was {figure(lr)} ({schedule}).")
@@ -146,7 +146,7 @@ def _overfitting(run: Run) -> list[str]:
         return []
     return [
         f"It overfits: the {spoken(test)} was lowest at step {step:,.0f} ({figure(lowest)}) and rose to {figure(last)}, "
-        "while the training loss went on falling."
+        "while the training loss kept falling."
     ]
 
 
@@ -162,7 +162,7 @@ def _time(run: Run) -> list[str]:
         f"{share(parts.get('evaluation', 0.0) / total)}."
     )
     if parts.get("data", 0.0) > SLOW_DATA * total:
-        said += " The data holds training up: a faster way to load it would save most."
+        said += " Loading the data slows training down: a faster way to load it would save the most time."
     return [said]
 
 
@@ -171,7 +171,7 @@ def _gradient(run: Run) -> list[str]:
     norms = [norm for _, norm in samples]
     if len(norms) < 2:
         return []
-    # Beside the samples before it: in a run that goes well, the norm may fall by orders of magnitude.
+    # Compared with the samples just before it: even in a run that goes well, the norm may fall by orders of magnitude.
     before = [median(norms[max(0, place - BEFORE) : place]) for place in range(1, len(norms))]
     spikes = [
         (norm / usual, norm, step)
@@ -179,11 +179,11 @@ def _gradient(run: Run) -> list[str]:
         if norm > SPIKE * usual > 0
     ]
     if not spikes:
-        return [f"The gradient norm never rose to {SPIKE} times what it was before: there was no spike."]
+        return [f"The gradient norm never rose to {SPIKE} times its previous level: there was no spike."]
     times, norm, step = max(spikes)
     return [
         f"The gradient norm had spikes: {len(spikes)} of {count(len(norms), 'sampled step')} were over {SPIKE} times the "
-        f"median of those before, the largest {figure(times, 2)} times, with {figure(norm, 3)} at step {step:,.0f}."
+        f"median of those before, the largest {figure(times, 2)} times, at {figure(norm, 3)} in step {step:,.0f}."
     ]
 
 
@@ -194,7 +194,7 @@ def _update(run: Run) -> list[str]:
     middle = median(ratios)
     said = f"A step changed the weights by {figure(middle, 2)} of their norm (median)"
     if middle > 10 * USUAL_RATIO:
-        return [f"{said}, far more than the usual {USUAL_RATIO:g}: a lower learning rate may train more surely."]
+        return [f"{said}, far more than the usual {USUAL_RATIO:g}: a lower learning rate may be more stable."]
     if middle < USUAL_RATIO / 10:
         return [f"{said}, far less than the usual {USUAL_RATIO:g}: a higher learning rate may train faster."]
     return [f"{said}, near the usual {USUAL_RATIO:g}."]
@@ -208,12 +208,12 @@ def _memory(run: Run) -> list[str]:
     per = memory["state"] / parameters
     return [
         f"The optimizer kept {size(memory['state'])} of state, {figure(per, 3)} bytes for each of {parameters:,.0f} "
-        f"parameters; the most that was held in all was {size(memory.get('peak'))}."
+        f"parameters; the peak memory of the process was {size(memory.get('peak'))}."
     ]
 
 
 def of_groups(groups: Sequence[Group]) -> list[str]:
-    """What several runs of one task say beside one another."""
+    """A comparison of several runs of one task."""
     runs = [run for group in groups for run in group.runs]
     metric, mode = runs[0].metric, next((run.mode for run in runs if run.mode), None)
     said = [f"{count(len(runs), 'run')} of {count(len(groups), 'setting')} on {runs[0].task}."]
@@ -222,7 +222,7 @@ def of_groups(groups: Sequence[Group]) -> list[str]:
     ended = [(centre, group) for group in groups if (centre := mean(group.values())) is not None]
     ended.sort(key=lambda pair: pair[0], reverse=mode == "max")
     if not ended:
-        return [*said, "None of them was evaluated to the end."]
+        return [*said, "None of them has a final evaluation."]
     centre, best = ended[0]
     target = next((run.target for run in runs if run.target is not None), None)
     ties = [group for value, group in ended if value == centre or is_negligible(value - centre, target or 0.0)]
@@ -251,7 +251,7 @@ def _overlap(first: Group, second: Group) -> str:
     if max(min(one), min(two)) <= min(max(one), max(two)):
         return "; their seeds overlap, so it may be chance"
     surely = min(len(one), len(two)) >= ENOUGH_SEEDS
-    return "; every seed of the one beats every seed of the other" + ("" if surely else ", but they are few")
+    return "; every seed of the first beats every seed of the second" + ("" if surely else ", but there are few")
 
 
 def _targets(groups: Sequence[Group], target: float | None) -> list[str]:

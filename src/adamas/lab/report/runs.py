@@ -19,7 +19,7 @@ from adamas.lab.inputs import InputError
 from adamas.lab.train.folder import CHART, CONFIG, METRICS, STEPS, SUMMARY, fits, from_json
 from adamas.lab.train.records import Evaluation, Sample, Summary
 
-# What makes two runs different, apart from the seed: these may set two groups of runs apart.
+# The settings, besides the seed, that may distinguish two groups of runs.
 SETTINGS = (
     "task",
     "model",
@@ -44,11 +44,11 @@ Row = dict[str, Any]
 
 
 def _or_null(hints: Mapping[str, Any]) -> dict[str, Any]:
-    """The types, or null, as which a number that is not finite is written."""
+    """The types, or None: a nonfinite number is written as null."""
     return {name: hint | None for name, hint in hints.items()}
 
 
-# What values in the files are, where a run wrote them. Others may be there, and are shown as they are.
+# The types of the values that a run writes into its files. The files may have others, which are shown as they are.
 RUN_HINTS = _or_null(
     get_type_hints(Summary)
     | dict.fromkeys(("metrics", "seconds", "memory"), dict[str, float | None])
@@ -62,16 +62,16 @@ SERIES_HINTS = {
     **dict.fromkeys(("low", "high"), list[float | None] | None),
     "diverged": list[float],
 }
-MOST_CHARACTERS = 60  # of a value that is shown in an error
+MOST_CHARACTERS = 60  # of a value in an error message
 End = Literal["finished", "interrupted", "diverged", "unfinished"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, as it was found.
+    """The contents of a run folder.
 
-    ``evaluations`` are the rows of metrics.jsonl, ``samples`` those of steps.jsonl; ``summary`` is None where the run is
-    still going on or was killed, ``chart`` where the task draws none of its own.
+    ``evaluations`` has the rows of metrics.jsonl, ``samples`` those of steps.jsonl. ``summary`` is None if the run is still
+    running or was killed, ``chart`` if the task draws none.
     """
 
     folder: Path
@@ -88,12 +88,12 @@ class Run:
 
     @property
     def task(self) -> str:
-        """What it was trained on, without the path of a task's file."""
+        """The name of the task, without the path of its file."""
         return Path(self._told("task") or "unknown task").stem
 
     @property
     def optimizer(self) -> str:
-        """The optimizer as it was asked for."""
+        """The optimizer, as it was given on the command line."""
         return str(self._told("optimizer") or "unknown optimizer")
 
     @property
@@ -113,7 +113,7 @@ class Run:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Names of what was evaluated, the one that counts first."""
+        """The names of the metrics, the main one first."""
         own = {field.name for field in fields(Evaluation)}
         names = list(dict.fromkeys(name for row in self.evaluations for name in row if name not in own))
         names = [name for name in names if any(number(row, name) is not None for row in self.evaluations)]
@@ -122,13 +122,13 @@ class Run:
 
     @property
     def metric(self) -> str | None:
-        """The metric that counts; None where nothing was evaluated yet."""
+        """The main metric; None if nothing has been evaluated yet."""
         told = self._told("metric")
         return str(told) if told else next(iter(self.metrics), None)
 
     @property
     def mode(self) -> Literal["max", "min"] | None:
-        """Whether the metric should become high or low; None where the run does not tell."""
+        """Whether a higher or a lower metric is better; None if unknown."""
         told = self._told("mode")
         return told if told in ("max", "min") else None
 
@@ -140,14 +140,14 @@ class Run:
 
     @property
     def value(self) -> float | None:
-        """The metric at the end: of the summary, or of the last evaluation. None where it is no finite number."""
+        """The metric at the end: from the summary, or from the last evaluation. None if it is not a finite number."""
         if self.summary is not None:
             return number(self.summary, "value")
         return next((value for _, value in reversed(self.curve(self.metric or ""))), None)
 
     @property
     def steps(self) -> int:
-        """Steps that were made, as far as the files tell."""
+        """The number of steps made, according to the files."""
         if self.summary is not None and isinstance(self.summary.get("steps"), int):
             return int(self.summary["steps"])
         rows = self.evaluations[-1:] + self.samples[-1:]
@@ -161,7 +161,7 @@ class Run:
         return number(self.evaluations[-1], "train_seconds") if self.evaluations else None
 
     def to_target(self) -> tuple[float, float] | None:
-        """Steps and seconds of training until the target was reached, or None where it was not."""
+        """Steps and seconds of training until the target was reached; None if it was not."""
         if self.summary is not None:
             steps, seconds = number(self.summary, "steps_to_target"), number(self.summary, "seconds_to_target")
             return None if steps is None else (steps, math.nan if seconds is None else seconds)
@@ -178,11 +178,11 @@ class Run:
         return value >= self.target if self.mode == "max" else value <= self.target
 
     def curve(self, metric: str, over: str = "step") -> list[tuple[float, float]]:
-        """What was evaluated, by ``over``."""
+        """The values of a metric, over ``over``."""
         return pairs(self.evaluations, over, metric)
 
     def seconds(self) -> dict[str, float]:
-        """Where the time went, by part, where that was measured; what no part accounts for is ``other``."""
+        """The seconds that each part took, if they were measured; the rest is ``other``."""
         told = (self.summary or {}).get("seconds")
         parts = {name: value for name in told if (value := number(told, name)) is not None} if told else {}
         if not any(parts.values()):
@@ -267,7 +267,7 @@ def _object(path: Path, hints: Mapping[str, Any]) -> Row:
 
 
 def _lines(path: Path, hints: Mapping[str, Any]) -> Iterator[Row]:
-    """The objects of a file with one a line; a last line without its end is one that was being written."""
+    """The objects of a file with one per line. A last line without a line end, which was being written, is left out."""
     if not path.is_file():
         return
     text = _text(path)

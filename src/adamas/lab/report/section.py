@@ -14,7 +14,7 @@ from adamas.lab.charts import Chart
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text. ``folded`` ones are opened by a click."""
+    """A table of text. A ``folded`` table is opened by a click."""
 
     caption: str
     header: Sequence[str]
@@ -25,8 +25,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a page. ``sentences`` say what it means, ``warnings`` what to be careful about, ``missing`` what could not
-    be drawn and why, and ``commands`` how to do it again."""
+    """One part of a page. ``sentences`` has the findings, ``warnings`` what to be careful about, ``missing`` what could not be
+    drawn and why, and ``commands`` the commands that reproduce it."""
 
     title: str
     sentences: Sequence[str]
@@ -38,5 +38,5 @@ class Section:
 
 
 def has_data(chart: Chart) -> bool:
-    """Whether there is a number in it."""
+    """Whether the chart has any number in it."""
     return any(y is not None and math.isfinite(y) for series in chart.series for y in series.y)

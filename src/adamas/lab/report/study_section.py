@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from adamas.lab.compare.results import Judgement, Standing
     from adamas.lab.compare.study import Finished, Settings
 
-FOLDED = ("points", "space", "command", "description")  # of the settings: too long for the table, or told elsewhere
+FOLDED = ("points", "space", "command", "description")  # settings that are too long for the table, or shown elsewhere
 
 
 def study_section(
     path: Path, settings: Settings, finished: Sequence[Finished], judgement: Judgement, colours: dict[str, int]
 ) -> Section:
-    """Tell about a study; ``colours`` are those of the optimizers that the page has already, and new ones are added."""
+    """The section about a study. ``colours`` has those of the optimizers already on the page; new ones are added."""
     for optimizer in settings.optimizers:
         colours.setdefault(optimizer, len(colours))
     finals = {
@@ -50,7 +50,7 @@ def study_section(
         sentences=judgement.sentences,
         warnings=judgement.warnings,
         charts=[chart for chart in charts if has_data(chart)],
-        missing=[f"{chart.title} is not drawn: no trial came to it." for chart in charts if not has_data(chart)],
+        missing=[f"{chart.title} is not drawn: no trial has data for it." for chart in charts if not has_data(chart)],
         tables=[
             _standings(judgement),
             _by_seed(judgement),
@@ -96,7 +96,7 @@ def _ranking(judgement: Judgement, finals: Mapping[str, Sequence[Finished]], col
 
 
 def _profile(judgement: Judgement, colours: Mapping[str, int], over: str) -> Chart:
-    """The share of seeds that had reached the target by then."""
+    """The share of seeds that have reached the target by each time or step."""
     by_step = over == "step"
     clock = "step" if by_step else "train_seconds"
     ends = [number(rows[-1], clock) or 0.0 for one in judgement.standings for rows in one.evaluations if rows]
@@ -113,7 +113,7 @@ def _profile(judgement: Judgement, colours: Mapping[str, int], over: str) -> Cha
         "step" if by_step else "seconds of training",
         "% of the seeds",
         series if any(max(one.y, key=lambda y: y or 0.0) for one in series) else [],
-        note=f"Share of the seeds that had reached {figure(judgement.target)} by then; further up and left is better.",
+        note=f"Share of the seeds that have reached {figure(judgement.target)}; further up and left is better.",
     )
 
 
@@ -139,12 +139,12 @@ def _sensitivity(judgement: Judgement, colours: Mapping[str, int]) -> Chart:
         log_x=True,
         log_y=judgement.mode == "min" and spans_decades(series),
         higher_is_better=judgement.mode == "max",
-        note="What each optimizer comes to when the rate alone is changed: flat is forgiving.",
+        note="The result of each optimizer when only the rate changes: flatter is more forgiving.",
     )
 
 
 def _without_value(trials: Sequence[Finished]) -> list[Finished]:
-    """Those that diverged or failed."""
+    """The trials that diverged or failed."""
     return [done for done in trials if done.outcome.value is None]
 
 
@@ -240,8 +240,8 @@ def _pairs(judgement: Judgement) -> Table:
     ]
     header = ["pair", f"difference in {spoken(judgement.metric)}", "p", "p adjusted", "verdict"]
     note = (
-        "Paired by seed. The adjusted p allows for how many pairs were looked at. A difference under a millionth of the "
-        "target is a tie whatever its p."
+        "Paired by seed. The adjusted p corrects for the number of pairs. A difference under a millionth of the target is a "
+        "tie, whatever its p."
     )
     return Table("Pairs", header, rows, note, folded=len(rows) > 15)
 
@@ -266,7 +266,7 @@ def _space(settings: Settings) -> Table:
         [optimizer, *(_interval(space[name]) if name in space else NOTHING for name in names)]
         for optimizer, space in settings.space.items()
     ]
-    note = f"Each optimizer had {settings.budget} trials in it, and {len(settings.seeds)} seeds at its best setting."
+    note = f"Each optimizer had {settings.budget} trials in this space, and {len(settings.seeds)} seeds at its best setting."
     return Table("What was searched", ["optimizer", *map(spoken, names)], rows, note)
 
 

@@ -793,7 +793,7 @@ def test_the_command_goes_on_after_ctrl_c_and_says_what_came_of_it(tmp_path: Pat
     (tmp_path / "go").touch()
     again = adamas(*words, cwd=tmp_path)
     assert (again.returncode, again.stderr) == (0, "")
-    assert "Going on after 1 trial." in again.stdout
+    assert "Resuming after 1 trial." in again.stdout
     assert "10/10 final" in again.stdout
     assert f"Next:\n  adamas report studies/{path.name}" in again.stdout
     assert list((tmp_path / "studies").iterdir()) == [path]
@@ -842,7 +842,7 @@ def test_a_comparison_goes_on_where_nobody_reads_what_it_prints(tmp_path: Path) 
         ({"optimizers": "adam", "lr_range": (1.0, 0.1)}, "lr_range must be two rising numbers above 0"),
         (
             {"optimizers": "adam", "schedule": "3*cosine(9)"},
-            "schedule '3*cosine(9)' has a rate in it, and the rate is tuned",
+            "schedule '3*cosine(9)' contains a rate, and the rate is tuned",
         ),
         ({"optimizers": "adam", "epochs": 0}, "epochs must be a whole number from 1 to 1,000,000,000"),
         ({"optimizers": "adam", "model": "huge"}, "model "),
@@ -886,7 +886,7 @@ def test_a_study_on_a_read_only_disk_is_to_be_copied(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     monkeypatch.setattr(study_module, "lock", refuse)
-    cure = r"cannot be written \(Read-only file system\): copy it to where it can be written, and go on with the copy"
+    cure = r"cannot be written \(Read-only file system\): copy it to where it can be written, and resume the copy"
     with pytest.raises(InputError, match=f"^task .*{cure}"):
         open_study(Request(str(one.path)))
     with pytest.raises(InputError, match=f"^out .*{cure}"):

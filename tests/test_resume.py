@@ -167,7 +167,7 @@ def test_the_command_goes_on_with_a_killed_run_in_a_later_process(noisy: Path) -
     assert not (noisy / "killed" / folder.SUMMARY).exists()
     done = adamas("train", "--resume", "killed", cwd=noisy)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Going on after step " in done.stdout
+    assert "Resuming after step " in done.stdout
     assert (noisy / "whole" / folder.MODEL).read_bytes() == (noisy / "killed" / folder.MODEL).read_bytes()
 
 
@@ -241,7 +241,7 @@ def test_a_run_that_has_ended_and_lost_its_checkpoint_is_not_begun_anew_over_its
     (noisy / "run" / folder.CHECKPOINT).unlink()
     before = contents(noisy / "run")
     with pytest.raises(
-        InputError, match=r"resume 'run' has ended, and has no checkpoint\.pt to go on from: begin a new"
+        InputError, match=r"resume 'run' has ended, and has no checkpoint\.pt to resume from: begin a new"
     ):
         fit(resume="run", epochs=2, listener=QUIET)
     assert contents(noisy / "run") == before
@@ -280,13 +280,13 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(noisy: Pa
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"task": "mnist"}, "task is {folder}/noisy.py in run, and mnist here: leave it out, or begin a new run"),
-        ({"epochs": 1}, "epochs is 1, and the run has done 2 already: give more"),
-        ({"model": "small"}, "model is the default in run, and small here: leave it out, or begin a new run"),
-        ({"optimizer": "sgd"}, "optimizer is adam in run, and sgd here"),
-        ({"seed": 3}, "seed is 0 in run, and 3 here"),
-        ({"lr": 0.5}, "lr is the default in run, and 0.5 here"),
-        ({"out": "other"}, "out is given, and a resumed run stays in its folder, run: leave it out"),
+        ({"task": "mnist"}, "task is {folder}/noisy.py in run, but mnist here: leave it out, or begin a new run"),
+        ({"epochs": 1}, "epochs is 1, but the run has done 2 already: give more"),
+        ({"model": "small"}, "model is the default in run, but small here: leave it out, or begin a new run"),
+        ({"optimizer": "sgd"}, "optimizer is adam in run, but sgd here"),
+        ({"seed": 3}, "seed is 0 in run, but 3 here"),
+        ({"lr": 0.5}, "lr is the default in run, but 0.5 here"),
+        ({"out": "other"}, "out is given, but a resumed run stays in its folder, run: leave it out"),
         ({"data_dir": "."}, "data_dir is not an option of digits"),
     ],
 )
@@ -326,7 +326,7 @@ def test_on_a_machine_with_fewer_processors_the_threads_are_given(noisy: Path) -
     config = json.loads(path.read_text())
     config["threads"] = 10**6
     path.write_text(json.dumps(config))
-    with pytest.raises(InputError, match="resume 'run' cannot go on here: its threads must be from 1 to"):
+    with pytest.raises(InputError, match="resume 'run' cannot be resumed here: its threads must be from 1 to"):
         fit(resume="run", epochs=2, listener=QUIET)
     assert fit(resume="run", epochs=2, threads=1, listener=QUIET).epochs == 2
 
@@ -366,7 +366,11 @@ def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(
     [
         ("Linear(64, 128)", "Linear(64, 128, bias=False)", "resume has another model: "),
         ("BatchNorm1d(128)", "LayerNorm(128)", "resume has another model: "),
-        ("train=known.train", "train=tuple(part[:900] for part in known.train)", "resume was trained on other data"),
+        (
+            "train=known.train",
+            "train=tuple(part[:900] for part in known.train)",
+            "resume was trained on different data",
+        ),
     ],
 )
 def test_a_task_that_has_changed_is_told_from_the_one_that_was_trained(

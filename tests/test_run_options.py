@@ -104,7 +104,7 @@ def test_an_optimizer_without_a_rate_of_its_own_needs_one(tmp_path: Path, monkey
         "            for p in group['params']:\n                p -= group['lr'] * p.grad.sign()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match="lr is missing: mine:Sign has no default of its own"):
+    with pytest.raises(InputError, match="lr is missing: mine:Sign has no default"):
         Options(optimizer="mine:Sign")
     assert fit(optimizer="mine:Sign", lr=1e-3, epochs=3, out=tmp_path / "run", listener=QUIET).value > 0.9
 
@@ -258,14 +258,22 @@ def load(data_dir):
         ('mode="min"', 'mode="minimal"', "task has the mode 'minimal': it must be 'max' or 'min'"),
         ("target=0.1", "target=None", "task has the target None: it must be a number"),
         ("epochs=2", "epochs=0", "task has epochs = 0: it must be a whole number from 1 up"),
-        ("train=(x,)", "train=(x, x[:3])", "task has parts of train with [6, 3] examples: they must be as many"),
+        (
+            "train=(x,)",
+            "train=(x, x[:3])",
+            "task has parts of train with [6, 3] examples: they must all have the same number",
+        ),
         ("train=(x,)", "train=(x[:0],)", "task has parts of train with [0] examples"),
         ("train=(x,)", "train=x", "task has a train that must be a tuple of tensors, not Tensor"),
         ("train=(x,)", "train=(x.numpy(),)", "task has a train that must be a tuple of tensors, not tuple"),
         ("threads=1", "threads=1, lr_scale=0", "task has lr_scale = 0: it must be a number above 0"),
         ("threads=1", "sgd_lr_scale=True", "task has sgd_lr_scale = True: it must be a number above 0"),
-        ('metric="size"', 'metric="sise"', "task has the metric 'sise', and evaluate gives size"),
-        ('"size"', '"step"', "task has an evaluate that gives 'step', which every run has: name it otherwise"),
+        ('metric="size"', 'metric="sise"', "task has the metric 'sise', but evaluate returns size"),
+        (
+            '"size"',
+            '"step"',
+            "task has an evaluate that returns 'step', a name that every run uses: choose another name",
+        ),
         (
             '{"size": model(x).square().mean()}',
             "None",
@@ -393,7 +401,7 @@ def test_what_a_checkpoint_cannot_hold_is_told_after_the_first_step(
         "    def step(self, closure=None):\n        super().step()\n        self.state['count'] = lambda: 3\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match="optimizer keeps in its state what a checkpoint cannot hold"):
+    with pytest.raises(InputError, match="optimizer has a state that a checkpoint cannot hold"):
         fit(optimizer="odd:Odd", lr=0.1, epochs=1, out=tmp_path / "run", listener=QUIET)
 
 
@@ -435,7 +443,10 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     [
         ({"optimizer": "adam(state='int8')", "state": "float32"}, "state is given twice, also as state in adam("),
         ({"optimizer": "adam(max_grad_norm=1)", "clip": 5}, "clip is given twice, also as max_grad_norm in adam("),
-        ({"optimizer": "adam(weights='split')"}, "weights says how bfloat16 weights are kept: give precision bfloat16"),
+        (
+            {"optimizer": "adam(weights='split')"},
+            "weights determines how bfloat16 weights are stored: give precision bfloat16",
+        ),
     ],
 )
 def test_what_is_said_in_two_places_is_refused(options: dict[str, Any], says: str) -> None:
@@ -453,8 +464,8 @@ def test_arguments_of_an_optimizer_reach_it() -> None:
     ("text", "says"),
     [
         ("lr = ", "config '{path}' is not TOML: "),
-        ("epoch = 3", "config '{path}' has an option that is none: 'epoch' is unknown: did you mean epochs?"),
-        ("[train]\nlr = 1", "config '{path}' has an option that is none: 'train' is unknown"),
+        ("epoch = 3", "config '{path}' has an unknown option: 'epoch' is unknown: did you mean epochs?"),
+        ("[train]\nlr = 1", "config '{path}' has an unknown option: 'train' is unknown"),
         ("epochs = 'three'", "epochs must be a whole number, got 'three'"),
         ("betas = 0.9", "betas must be two numbers, got 0.9"),
         ("betas = ['a', 'b']", "betas must be two numbers, got "),
@@ -552,7 +563,7 @@ def test_a_plateau_watches_what_goes_its_way() -> None:
     assert made.watched(Plateau(mode="max"), {"test_loss": 3.0, "test_accuracy": 0.5}) == 0.5
     lonely = Task("", task.model, task.loss, lambda model: {"returns": 1.0}, "returns", "max", 1.0, 1, train=task.train)
     assert Training(lonely, Options(plateau="default"), Interruption()).plateaus[0].mode == "max"
-    with pytest.raises(InputError, match="plateau is of mode min, and returns of mode max: give it that mode"):
+    with pytest.raises(InputError, match="plateau has the mode min, but returns has the mode max: give it that mode"):
         Training(lonely, Options(plateau="Plateau()"), Interruption())
 
 

@@ -15,7 +15,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, parameter: str, problem: str, shown: str = "") -> None:
-        """Join the two to one sentence."""
+        """Join both to one sentence."""
         super().__init__(f"{parameter} {problem}")
         self.parameter = parameter
         self.problem = problem

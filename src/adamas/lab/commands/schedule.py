@@ -82,9 +82,7 @@ def _chosen(expression: str, steps: int | None, lr: float | None) -> tuple[Sched
             )
         steps = math.ceil(length)
     if lr is not None and chosen.is_rate:
-        raise InputError(
-            "lr", f"is given, and the expression has a rate in it ({chosen.unit:g}): leave one of them out"
-        )
+        raise InputError("lr", f"is given, and the expression contains a rate ({chosen.unit:g}): leave one of them out")
     return (chosen if lr is None else lr * chosen), steps
 
 

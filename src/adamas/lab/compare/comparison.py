@@ -88,7 +88,7 @@ class Request:
         object.__setattr__(self, "tune", tuple(check_tune(self.tune)))
         if choose_schedule(self.schedule, 1).is_rate:
             raise InputError(
-                "schedule", f"{self.schedule!r} has a rate in it, and the rate is tuned: give a factor, such as cosine"
+                "schedule", f"{self.schedule!r} contains a rate, and the rate is tuned: give a factor, such as cosine"
             )
 
     @property

@@ -46,7 +46,7 @@ def heading(study: Study, done: int) -> str:
             f"{count(settings.budget, 'tuning trial')} each{sweep}, {count(len(settings.seeds), 'seed')} at the best; "
             f"{settings.jobs} at a time{fewer}, {threads}, to {study.path}",
             *(f"  {name:{longest}}  {text}" for name, text in ranges.items()),
-            *([f"Going on after {count(done, 'trial')}."] if done else []),
+            *([f"Resuming after {count(done, 'trial')}."] if done else []),
         ]
     )
 

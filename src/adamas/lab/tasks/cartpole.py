@@ -1,8 +1,8 @@
 """The task ``cartpole``: keeps a pole upright on a cart by pushing it left or right (CartPole-v1 of gymnasium).
 
-Learns from trying, by the policy gradient with a learnt baseline: Williams, "Simple statistical gradient-following algorithms
-for connectionist reinforcement learning", 1992. Each step plays episodes anew: nothing lives between two steps but the weights
-and PyTorch's generator, so that a run that goes on from a checkpoint goes on exactly.
+Learns by trial and error, with the policy gradient and a learnt baseline: Williams, "Simple statistical gradient-following
+algorithms for connectionist reinforcement learning", 1992. Each step plays new episodes. Only the weights and PyTorch's
+generator persist between steps, so a run that is resumed from a checkpoint continues exactly.
 
 May import PyTorch, NumPy and gymnasium.
 """
@@ -20,13 +20,13 @@ from torch.nn import functional as F
 
 from adamas.lab.tasks import Task, without_data_dir
 
-EPISODES = 8  # that a step of training plays
+EPISODES = 8  # per training step
 DISCOUNT = 0.99
-JUDGED = range(1_000_000, 1_000_020)  # the seeds of the episodes that judge a policy
+JUDGED = range(1_000_000, 1_000_020)  # the seeds of the episodes that evaluate a policy
 
 
 class Pilot(nn.Module):
-    """The policy, which says how likely each push is, and the baseline, which predicts the return."""
+    """The policy, which gives the probability of each push, and the baseline, which predicts the return."""
 
     def __init__(self) -> None:
         """Make the layers."""
@@ -35,12 +35,12 @@ class Pilot(nn.Module):
         self.baseline = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 1))
 
     def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the pushes' logits, states × 2, and the predicted returns, states, for states × 4."""
+        """Return the logits of the pushes (states × 2) and the predicted returns (states), for states × 4."""
         return self.policy(states).float(), self.baseline(states).float().flatten()
 
 
 class Episode:
-    """One episode as it is played: the states, the pushes, and whether it goes on."""
+    """An episode while it is played: the states, the pushes, and whether it continues."""
 
     def __init__(self, seed: int) -> None:
         """Set the pole up."""
@@ -50,7 +50,7 @@ class Episode:
         self.over = self.fallen = False
 
     def push(self, which: int) -> None:
-        """Push left (0) or right (1); every push that is made is worth 1."""
+        """Push left (0) or right (1); every push has a reward of 1."""
         state, _, self.fallen, late, _ = self.world.step(which)
         self.pushes.append(which)
         self.over = self.fallen or late
@@ -58,10 +58,10 @@ class Episode:
             self.states.append(state)
 
     def returns(self) -> np.ndarray:
-        """Return what each push led to: the discounted sum of the rewards from it on, times 1 - DISCOUNT: from 0 to 1.
+        """Return, for each push, the discounted sum of the rewards from it on, times 1 - DISCOUNT: a number from 0 to 1.
 
-        A pole that stands when time is up counts as one that stands for good: that time is up is not in the state, and no
-        fault of the push's.
+        A pole that is upright at the time limit counts as upright forever: the time is not part of the state, and the pushes
+        are not to blame for the limit.
         """
         left = np.arange(len(self.pushes), 0, -1)
         return 1 - DISCOUNT**left * self.fallen
@@ -71,9 +71,9 @@ def play(model: Pilot, seeds: Sequence[int], choose: Callable[[Tensor], Tensor])
     """Play an episode for each seed, all at once.
 
     Args:
-        model: a Pilot.
-        seeds: of the episodes.
-        choose: makes pushes, one a row, of logits, episodes × 2, on the CPU.
+        model: the policy.
+        seeds: the seeds of the episodes.
+        choose: takes logits, episodes × 2, on the CPU, and returns one push per row.
     """
     device = next(model.parameters()).device
     episodes = [Episode(seed) for seed in seeds]
@@ -89,22 +89,22 @@ def play(model: Pilot, seeds: Sequence[int], choose: Callable[[Tensor], Tensor])
 
 
 def sample(logits: Tensor) -> Tensor:
-    """Choose each push as often as the policy says; from PyTorch's global generator.
+    """Sample pushes from the policy with PyTorch's global generator.
 
-    Of logits that are no numbers it makes a push too, so that it is the loss that tells of them.
+    Logits that are NaN also give a push, so that the error is reported by the loss.
     """
     return (torch.rand(len(logits)) < logits.softmax(1)[:, 1]).long()
 
 
 def best(logits: Tensor) -> Tensor:
-    """Choose the likelier push."""
+    """Choose the more likely push."""
     return logits.argmax(1)
 
 
 def loss(model: Pilot) -> Tensor:
-    """Play EPISODES and return a scalar whose gradient makes good pushes likelier and the baseline truer.
+    """Play EPISODES and return a scalar whose gradient makes good pushes more likely and the baseline more accurate.
 
-    It is not the mean of anything that should fall: the return rises while it hovers about 0.
+    Its value is not meant to fall: it stays near 0 while the return rises.
     """
     device = next(model.parameters()).device
     episodes = play(model, torch.randint(JUDGED.start, (EPISODES,)).tolist(), sample)
@@ -120,7 +120,7 @@ def loss(model: Pilot) -> Tensor:
 
 
 def evaluate(model: Pilot) -> dict[str, float]:
-    """Return ``mean_return`` and ``least_return``, in pushes before the pole falls, 500 at most, of the likelier pushes."""
+    """Return ``mean_return`` and ``least_return`` of the more likely pushes: their number before the pole falls, up to 500."""
     lengths = [len(episode.pushes) for episode in play(model, JUDGED, best)]
     return {"mean_return": sum(lengths) / len(lengths), "least_return": float(min(lengths))}
 

@@ -13,7 +13,7 @@ WIDTH, HEADS, LAYERS, CONTEXT = 128, 4, 2, 128
 
 
 class Block(nn.Module):
-    """Attention and a two-layer network, each added to what it read."""
+    """Attention and a two-layer network, each with a residual connection."""
 
     def __init__(self) -> None:
         """Make the layers."""
@@ -23,7 +23,7 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what has the shape of ``x``, windows × characters × WIDTH."""
+        """Return the output, of the same shape as ``x``: windows × characters × WIDTH."""
         batch, length, _ = x.shape
         parts = self.qkv(self.norm1(x)).view(batch, length, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], is_causal=True)
@@ -40,7 +40,7 @@ class Transformer(nn.Module):
     """
 
     def __init__(self) -> None:
-        """Make the layers; their matrices begin as in GPT-2, with a standard deviation of 0.02."""
+        """Make the layers; their matrices are initialized as in GPT-2, with a standard deviation of 0.02."""
         super().__init__()
         self.embedding, self.position = nn.Embedding(text.CHARACTERS, WIDTH), nn.Embedding(CONTEXT, WIDTH)
         self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
@@ -50,7 +50,7 @@ class Transformer(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the next characters' logits, windows × characters × CHARACTERS, for int64 characters."""
+        """Return the logits of the next characters, windows × characters × CHARACTERS, for int64 characters."""
         x = self.embedding(x) + self.position.weight[: x.shape[1]]
         for block in self.blocks:
             x = block(x)

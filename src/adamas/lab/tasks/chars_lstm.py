@@ -12,7 +12,7 @@ CONTEXT, EMBEDDING, WIDTH = 64, 32, 192
 
 
 class Recurrent(nn.Module):
-    """An LSTM over bytes, which begins each window without a memory."""
+    """An LSTM over bytes, whose memory is empty at the start of each window."""
 
     def __init__(self) -> None:
         """Make the layers."""
@@ -22,7 +22,7 @@ class Recurrent(nn.Module):
         self.head = nn.Linear(WIDTH, text.CHARACTERS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the next characters' logits, windows × characters × CHARACTERS, for int64 characters."""
+        """Return the logits of the next characters, windows × characters × CHARACTERS, for int64 characters."""
         outputs, _ = self.lstm(self.embedding(x))
         logits: Tensor = self.head(outputs)
         return logits

@@ -1,4 +1,4 @@
-"""What the classification tasks share: a multilayer perceptron, the loss and the figures. May import PyTorch."""
+"""What the classification tasks share: a multilayer perceptron, the loss and the metrics. May import PyTorch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BATCH = 1000  # examples that are evaluated at once: enough to be fast, few enough for the memory of any machine
+BATCH = 1000  # examples per evaluation: enough to be fast, and few enough for the memory of any machine
 
 
 def perceptron(*sizes: int) -> nn.Sequential:
-    """Return linear layers of the given sizes, with a ReLU between each two.
+    """Return linear layers of the given sizes, with ReLUs between them.
 
     >>> perceptron(784, 512, 256, 10)(torch.zeros(64, 784)).shape
     torch.Size([64, 10])
@@ -27,15 +27,15 @@ def loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """Return the mean cross-entropy in nats, a float32 scalar.
 
     Args:
-        model: gives a number for each class, examples × classes.
-        inputs: what the model takes.
+        model: returns the logits, examples × classes.
+        inputs: the inputs of the model.
         targets: int64, the class of each example.
     """
     return F.cross_entropy(model(inputs).float(), targets)
 
 
 def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """Return the mean cross-entropy, ``test_loss``, and the share of right answers, ``test_accuracy``."""
+    """Return the mean cross-entropy, ``test_loss``, and the share of correct answers, ``test_accuracy``."""
     total, right = 0.0, 0
     for some, wanted in zip(torch.split(inputs, BATCH), torch.split(targets, BATCH), strict=True):
         outputs = model(some).float()

@@ -1,7 +1,7 @@
-"""The task ``diabetes``: how far the disease of 442 patients went within a year, from ten measurements at its start.
+"""The task ``diabetes``: predicts the progress of the disease of 442 patients after a year, from ten measurements.
 
-They come with scikit-learn. Penalties keep so few examples from being learnt by heart. They are part of the loss, not of the
-optimizer, so that every optimizer solves the same problem: ``weight_decay`` means a different one to Adam and to AdamW.
+The data comes with scikit-learn. Penalties keep the network from memorizing so few examples. They are part of the loss, not of
+the optimizer, so that every optimizer solves the same problem: ``weight_decay`` has different meanings in Adam and AdamW.
 
 May import PyTorch and scikit-learn.
 """
@@ -34,7 +34,7 @@ def loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """Return ``test_mse``, in variances of the training data, and ``test_r2``, the share of the variance explained."""
+    """Return ``test_mse``, in variances of the training data, and ``test_r2``, the share of the variance that is explained."""
     error = F.mse_loss(model(inputs).float(), targets).item()
     return {"test_mse": error, "test_r2": 1 - error / targets.var(correction=0).item()}
 
@@ -56,7 +56,7 @@ def load(data_dir: Path | None) -> Task:
         evaluate=evaluate,
         metric="test_r2",
         mode="max",
-        target=0.36,  # least squares on the ten measurements comes to 0.357
+        target=0.36,  # linear least squares reaches 0.357
         epochs=150,
         train=(_standardised(inputs, inputs), _standardised(targets, targets)),
         test=(_standardised(test_inputs, inputs), _standardised(test_targets, targets)),
@@ -65,5 +65,5 @@ def load(data_dir: Path | None) -> Task:
 
 
 def _standardised(values: Tensor, reference: Tensor) -> Tensor:
-    """Return the values in standard deviations of the reference from its mean, column by column."""
+    """Return the values minus the mean of the reference, divided by its standard deviation, column by column."""
     return (values - reference.mean(0)) / reference.std(0, correction=0)

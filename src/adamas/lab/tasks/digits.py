@@ -16,7 +16,7 @@ from adamas.lab.tasks import Task, classification, without_data_dir
 
 
 def model() -> nn.Sequential:
-    """Make the network. One wide layer does better here than two narrow ones."""
+    """Make the network. One wide layer is better here than two narrow ones."""
     return classification.perceptron(64, 512, 10)
 
 
@@ -47,6 +47,6 @@ def load(data_dir: Path | None) -> Task:
         train=(train_pixels, train_digits),
         test=(test_pixels, test_digits),
         batch_size=32,
-        # A step is too small to share: beside another busy process, two threads took 76 s for a run of half a second.
+        # A step is too small to share: next to another busy process, two threads took 76 s for a run of half a second.
         threads=1,
     )

@@ -1,8 +1,8 @@
 """The task ``digits-gan``: draws digits like those of scikit-learn, by two networks that play against each other.
 
-One step moves both: the loss is the sum of two, and the gradient of each reaches only its own player. How good the drawings
-are is told by the Fréchet distance of Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", 2017, between features of
-drawn and of real digits. The features are the hidden layer of a small network that tells digits apart.
+One step trains both: the loss is the sum of two losses, and the gradient of each reaches only its own player. The quality of
+the drawings is measured by the Fréchet distance of Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", 2017,
+between the features of drawn and real digits. The features are the hidden layer of a small network that classifies digits.
 
 May import PyTorch and what the task digits imports.
 """
@@ -20,16 +20,16 @@ from torch.nn import functional as F
 
 from adamas.lab.tasks import Task, classification, digits, without_data_dir
 
-LATENT = 16  # numbers that a digit is drawn from
+LATENT = 16  # numbers from which a digit is drawn
 FEATURES = 32
-DRAWN = 2_000  # digits that are judged
+DRAWN = 2_000  # digits that are evaluated
 
 
 class Players(nn.Module):
-    """Both networks; called, it draws."""
+    """Both networks; calling it draws digits."""
 
     def __init__(self) -> None:
-        """Make the layers. Without dropout the discriminator learns the few digits by heart, and has nothing more to teach."""
+        """Make the layers. Without dropout the discriminator memorizes the few digits, and the generator learns no more."""
         super().__init__()
         self.generator = nn.Sequential(
             *(nn.Linear(LATENT, 128), nn.BatchNorm1d(128), nn.ReLU()),
@@ -43,19 +43,19 @@ class Players(nn.Module):
         )
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Return drawings, pixels from 0 to 1, digits × 64, for digits × LATENT numbers of a normal distribution."""
+        """Return drawings, digits × 64 pixels from 0 to 1, for digits × LATENT normally distributed numbers."""
         drawings: Tensor = self.generator(latents)
         return drawings
 
 
 def discriminator_loss(model: Players, real: Tensor, drawn: Tensor) -> Tensor:
-    """Return how wrong the discriminator is on what is real and what is drawn; the drawings are given, not learnt."""
+    """Return the discriminator's loss on real and drawn digits; it has no gradient for the generator."""
     judged_real, judged_drawn = model.discriminator(real).float(), model.discriminator(drawn.detach()).float()
     return F.softplus(-judged_real).mean() + F.softplus(judged_drawn).mean()
 
 
 def generator_loss(model: Players, drawn: Tensor) -> Tensor:
-    """Return how seldom the discriminator takes the drawings for real; the discriminator is given, not learnt."""
+    """Return the generator's loss: low if the discriminator takes the drawings for real. It has no gradient for the latter."""
     frozen = {name: weight.detach() for name, weight in model.discriminator.named_parameters()}
     judged: Tensor = functional_call(model.discriminator, frozen, (drawn,))
     return F.softplus(-judged.float()).mean()
@@ -63,20 +63,20 @@ def generator_loss(model: Players, drawn: Tensor) -> Tensor:
 
 def loss(model: Players, real: Tensor) -> Tensor:
     """Return the sum of both players' losses; the latents come from PyTorch's global generator."""
-    count = max(len(real), 2)  # batch normalisation has nothing to go by in a single one
+    count = max(len(real), 2)  # batch normalisation needs at least two
     drawn = model.generator(torch.randn(count, LATENT, device=real.device))
     return discriminator_loss(model, real, drawn) + generator_loss(model, drawn)
 
 
 def frechet_distance(one: Tensor, other: Tensor) -> float:
-    """Return |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½), the distance of two normal distributions with these samples' moments.
+    """Return |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½), the distance between normal distributions with the samples' moments.
 
     Args:
         one: float64, samples × features.
         other: the same with any number of samples.
 
     Returns:
-        NaN where a feature is no finite number.
+        The distance; NaN if a feature is not finite.
     """
     if not (one.isfinite().all() and other.isfinite().all()):
         return math.nan
@@ -90,9 +90,9 @@ def frechet_distance(one: Tensor, other: Tensor) -> float:
 
 
 def classifier(task: Task) -> nn.Sequential:
-    """Train the network whose features are compared, the same one every time; the global generator stays where it is.
+    """Train the network whose features are compared; it is always the same, and the global generator is not changed.
 
-    On one thread, whatever the run has: sums over several come out otherwise.
+    It uses one thread, whatever the run has, since the sums depend on the number of threads.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -113,19 +113,19 @@ def classifier(task: Task) -> nn.Sequential:
 
 
 def evaluation(network: nn.Sequential, real: Tensor) -> Callable[[Players, Tensor], dict[str, float]]:
-    """Make the function that judges drawings by the network's features, beside those of the real digits."""
+    """Make the function that compares the network's features of drawings with those of the real digits."""
     features = nn.Sequential(network[0], network[1])
     wanted = features(real.double())
 
     def evaluate(model: Players, latents: Tensor) -> dict[str, float]:
-        """Return ``frechet_distance``; in float64 on the CPU, where it is the same for every device."""
+        """Return ``frechet_distance``, computed in float64 on the CPU, so that it is the same for every device."""
         return {"frechet_distance": frechet_distance(features(model.generator(latents).cpu().double()), wanted)}
 
     return evaluate
 
 
 def load(data_dir: Path | None) -> Task:
-    """Take the digits to learn from, and train the network that judges, in half a second.
+    """Load the digits, and train the network that evaluates drawings, which takes half a second.
 
     Raises:
         InputError: a data_dir was given, which this task does not read.

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from adamas.lab.inputs import InputError
 
-CHUNK = 1 << 20  # bytes that are read at once
+CHUNK = 1 << 20  # bytes per read
 
 
 def find_idx(folder: Path, name: str, dimensions: int) -> Path:
-    """Return the file of ``name`` (such as ``train-images``) under any of the usual spellings.
+    """Return the file with this name (such as ``train-images``) in any of the usual spellings.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such file.
     """
     spellings = [f"{name}{mark}idx{dimensions}-ubyte{end}" for mark in "-." for end in ("", ".gz")]
     for spelling in spellings:
@@ -40,13 +40,13 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
 
     Args:
         path: the file; a name that ends in ``.gz`` is read as gzip.
-        dimensions: how many the file must have.
+        dimensions: the number of dimensions that the file must have.
 
     Returns:
         uint8 tensor of the file's shape.
 
     Raises:
-        InputError: the file cannot be read, or is not whole, or is not of this kind.
+        InputError: the file cannot be read, is truncated, or is not of this kind.
     """
 
     def damaged(problem: str) -> InputError:
@@ -64,12 +64,12 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
                 raise damaged(f"its header ends after {len(header)} of {header_bytes} bytes")
             shape = struct.unpack(f">{dimensions}I", header[4:])
             expected = math.prod(shape)
-            # One byte beyond the promised ones shows whether there are more, and no further one is read: a few megabytes of
-            # gzip can hold gigabytes. At the end of the stream, gzip checks its sum.
+            # Read at most one byte more than the header promises, which shows that the file is too long: a few megabytes of
+            # gzip can hold gigabytes. At the end of the stream, gzip verifies its checksum.
             while len(content) <= expected and (part := stream.read(min(CHUNK, expected + 1 - len(content)))):
                 content += part
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise damaged(f"not a whole gzip file ({error})") from error
+        raise damaged(f"not a complete gzip file ({error})") from error
     except OSError as error:
         raise InputError("data_dir", f"has a file that cannot be read, {path}: {error.strerror}") from error
     if len(content) != expected:

@@ -20,7 +20,7 @@ def model(pixels: int = 784, classes: int = 10) -> nn.Sequential:
 
 
 def small(pixels: int = 784, classes: int = 10) -> nn.Sequential:
-    """Make one of a fifth of the size, which is less right by half a percent."""
+    """Make a network of a fifth of the size, which is half a percent less accurate."""
     return classification.perceptron(pixels, 128, classes)
 
 
@@ -45,7 +45,7 @@ def read(data_dir: Path | None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Te
     """Read both parts of ``data_dir``.
 
     Returns:
-        Training and test data as of ``read_part``, and the number of classes.
+        Training and test data, each as from ``read_part``, and the number of classes.
 
     Raises:
         InputError: there is no data_dir, or a file in it is missing or damaged, or the parts do not belong together.
@@ -56,18 +56,18 @@ def read(data_dir: Path | None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Te
     sizes = ["×".join(map(str, images.shape[1:])) for images, _ in (train, test)]
     if sizes[0] != sizes[1]:
         problem = (
-            f"images of {sizes[0]} to train on and of {sizes[1]} to test on: download both again, from the same place"
+            f"training images of {sizes[0]} and test images of {sizes[1]}: download both again, from the same place"
         )
         raise InputError("data_dir", f"{str(data_dir)!r} has {problem}")
     classes = int(train[1].max()) + 1
     if test[1].max() >= classes:
-        problem = f"a label {int(test[1].max())} to test on, and none above {classes - 1} to train on"
+        problem = f"a test label {int(test[1].max())}, but no training label above {classes - 1}"
         raise InputError("data_dir", f"{str(data_dir)!r} has {problem}: download both again, from the same place")
     return train, test, classes
 
 
 def load(data_dir: Path | None) -> Task:
-    """Read MNIST, or what has its format, from ``data_dir``.
+    """Read MNIST, or other data in its format, from ``data_dir``.
 
     Raises:
         InputError: there is no data_dir, or a file in it is missing or damaged.

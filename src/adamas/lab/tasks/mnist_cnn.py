@@ -1,4 +1,4 @@
-"""The task ``mnist-cnn``: the images of ``mnist``, told apart by a convolutional network. May import PyTorch."""
+"""The task ``mnist-cnn``: classifies the images of ``mnist`` with a convolutional network. May import PyTorch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from adamas.lab.tasks import Task, classification, mnist
 
 
 class Convolutional(nn.Module):
-    """Two convolutions with batch normalisation, each halved in size by taking maxima, and two linear layers.
+    """Two convolutions with batch normalisation and max pooling, and two linear layers.
 
     >>> Convolutional()(torch.zeros(64, 28, 28)).shape
     torch.Size([64, 10])
     """
 
     def __init__(self, height: int = 28, width: int = 28, classes: int = 10) -> None:
-        """Make the layers. The convolutions need no bias: the normalisation after them would take it out again."""
+        """Make the layers. The convolutions need no bias: the normalisation after them would remove it."""
         super().__init__()
         self.first, self.norm1 = nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
         self.second, self.norm2 = nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
@@ -27,7 +27,7 @@ class Convolutional(nn.Module):
         self.hidden, self.head = nn.Linear(32 * (height // 4) * (width // 4), 64), nn.Linear(64, classes)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the classes' logits, images × classes, for images × height × width."""
+        """Return the logits, images × classes, for images × height × width."""
         x = F.max_pool2d(F.relu(self.norm1(self.first(pixels.unsqueeze(1)))), 2)
         x = F.max_pool2d(F.relu(self.norm2(self.second(x))), 2)
         logits: Tensor = self.head(F.relu(self.hidden(self.dropout(x.flatten(1)))))
@@ -35,7 +35,7 @@ class Convolutional(nn.Module):
 
 
 def load(data_dir: Path | None) -> Task:
-    """Read MNIST, or what has its format, from ``data_dir``.
+    """Read MNIST, or other data in its format, from ``data_dir``.
 
     Raises:
         InputError: there is no data_dir, or a file in it is missing or damaged.

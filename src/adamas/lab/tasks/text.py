@@ -1,4 +1,4 @@
-"""Text as bytes for the tasks that predict the next character: where it comes from, how it is cut, and the loss.
+"""Text as bytes, for the tasks that predict the next character: reading it, cutting it into windows, and the loss.
 
 May import PyTorch.
 """
@@ -16,21 +16,21 @@ from torch.nn import functional as F
 from adamas.lab.inputs import InputError
 
 CHARACTERS = 256  # a character is a byte: two or three of them are one Chinese character
-HELD_OUT = 0.1  # of the text, at its end
-BATCH = 100  # windows that are evaluated at once
+HELD_OUT = 0.1  # the share of the text, at its end, that is used for testing
+BATCH = 100  # windows per evaluation
 
 
 def corpus() -> Tensor:
-    """Return the source of Python's standard library, its modules one after the other, as bytes (uint8)."""
+    """Return the concatenated source of Python's standard library, as bytes (uint8)."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     return _bytes(sorted(folder.glob("*.py")))
 
 
 def read_text(data_dir: Path | None) -> Tensor:
-    """Read the text to learn as bytes (uint8).
+    """Read the text as bytes (uint8).
 
     Args:
-        data_dir: a file, or a folder whose ``*.txt`` are read in the order of their names; None for ``corpus()``.
+        data_dir: a file, or a folder whose ``*.txt`` are read in the order of their names; by default ``corpus()``.
 
     Raises:
         InputError: there is no such file, or it cannot be read.
@@ -58,19 +58,19 @@ def _bytes(files: list[Path]) -> Tensor:
 
 
 def windows(text: Tensor, context: int, train: int, test: int) -> tuple[Tensor, Tensor]:
-    """Cut a text into windows that do not overlap, and choose some, evenly spread.
+    """Cut a text into windows that do not overlap, and choose evenly spaced ones.
 
     Args:
-        text: uint8.
-        context: characters that are known when the last one of a window is predicted.
-        train: at most so many windows of all but the end of the text.
-        test: at most so many of its end, HELD_OUT of it.
+        text: the text, uint8.
+        context: the number of characters from which the last one of a window is predicted.
+        train: the largest number of training windows; they come from the text before the test part.
+        test: the largest number of test windows; they come from the last HELD_OUT of the text.
 
     Returns:
         Windows for training and for testing, uint8, each windows × (context + 1).
 
     Raises:
-        InputError: the text is too short for one window of each.
+        InputError: the text is too short for one window of each kind.
     """
     length = context + 1
     border = int(len(text) * (1 - HELD_OUT))
@@ -90,7 +90,7 @@ def loss(model: nn.Module, text: Tensor) -> Tensor:
     """Return the mean cross-entropy of each next character, in nats.
 
     Args:
-        model: gives CHARACTERS numbers for each character, the next one's logarithms of odds.
+        model: returns the logits of the next character, CHARACTERS for each position.
         text: uint8, windows × (context + 1).
     """
     characters = text.long()
@@ -98,6 +98,6 @@ def loss(model: nn.Module, text: Tensor) -> Tensor:
 
 
 def evaluate(model: nn.Module, text: Tensor) -> dict[str, float]:
-    """Return ``bits_per_character``: how many bits it takes to tell a character of the test text to who has the model."""
+    """Return ``bits_per_character``: the mean number of bits that encode a character of the test text, given the model."""
     total = sum(loss(model, some).item() * len(some) for some in torch.split(text, BATCH))
     return {"bits_per_character": total / len(text) / math.log(2)}

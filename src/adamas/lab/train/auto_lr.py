@@ -1,6 +1,6 @@
 """The learning rate of ``lr="auto"``: a sweep with the network, the data and the optimizer of a run.
 
-May import PyTorch, adamas.torch, adamas.lab.tasks and the modules of adamas.lab.train that make what is trained.
+May import PyTorch, adamas.torch, adamas.lab.tasks and the modules of adamas.lab.train that set up training.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from adamas.torch import LRFinding
 def find_for_task(options: Options, **sweep: Any) -> LRFinding:
     """Look for a learning rate with the network, the data and the optimizer of a training run.
 
-    The sweep begins at the first weights of the run. ``lr``, ``schedule`` and ``epochs`` of the options do not matter.
+    The sweep begins with the initial weights of the run. ``lr``, ``schedule`` and ``epochs`` of the options have no effect.
 
     Args:
-        options: the run.
-        sweep: ``low``, ``high``, ``steps`` and ``sweeps`` of ``adamas.torch.find_lr``, where they are not its defaults.
+        options: the options of the run.
+        sweep: ``low``, ``high``, ``steps`` and ``sweeps`` of ``adamas.torch.find_lr``, if not its defaults.
 
     Returns:
         See ``adamas.torch.find_lr``.
 
     Raises:
         InputError: the data cannot be used.
-        LRFindingError: no rate can be found; the text says why.
+        LRFindingError: no rate can be found; the message says why.
     """
     task = load(options.task, options.data_dir)
     size = options.batch_size or task.batch_size

@@ -54,21 +54,21 @@ def _resumed(run: Path, given: Mapping[str, Any]) -> Options:
     except InputError as error:
         if error.parameter in changed:
             raise
-        raise InputError("resume", f"{str(run)!r} cannot go on here: its {error}") from error
+        raise InputError("resume", f"{str(run)!r} cannot be resumed here: its {error}") from error
     for name, value in given.items():
         if name == "out" and Path(value).resolve() != run.resolve():
-            raise InputError("out", f"is given, and a resumed run stays in its folder, {run}: leave it out")
+            raise InputError("out", f"is given, but a resumed run stays in its folder, {run}: leave it out")
         before, now = getattr(began, name), plain(value)
         same = now in (before, plain(config.get(name))) or (now == "auto" and name == "lr" and config.get("lr_found"))
         if name not in changed and name != "out" and not same:
             raise InputError(
-                name, f"is {_shown(before)} in {run}, and {_shown(now)} here: leave it out, or begin a new run"
+                name, f"is {_shown(before)} in {run}, but {_shown(now)} here: leave it out, or begin a new run"
             )
     return began
 
 
 def _is_moved(name: str, value: Any, stored: Mapping[str, Any]) -> bool:
-    """Whether it is the file of the task, which has moved. Whether it is the same task is checked when it is loaded."""
+    """Whether it is the file of the task, in another place. That the task is the same is checked when it is loaded."""
     before = str(stored.get("task", ""))
     return name == "task" and is_file(before) and is_file(value) and Path(value).name == Path(before).name
 
@@ -84,7 +84,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InputError("config", f"{str(path)!r} cannot be read: {error.strerror}") from error
     except RecursionError as error:
         raise InputError("config", f"{str(path)!r} cannot be read: it is nested too deeply") from error
-    except ValueError as error:  # among them a number of too many digits
+    except ValueError as error:  # includes a number with too many digits
         raise InputError("config", f"{str(path)!r} is not TOML: {error}") from error
     options = {name.replace("-", "_"): value for name, value in values.items()}
     if len(options) < len(values):
@@ -94,5 +94,5 @@ def _read_toml(path: Path) -> dict[str, Any]:
         try:
             choose("config", name, NAMES)
         except InputError as error:
-            raise InputError("config", f"{str(path)!r} has an option that is none: {error.problem}") from error
+            raise InputError("config", f"{str(path)!r} has an unknown option: {error.problem}") from error
     return options

@@ -8,7 +8,7 @@ from adamas.lab.charts import Chart, Series, png
 from adamas.lab.charts.palette import GREY
 from adamas.lab.train.records import Evaluation, Plan, Sample
 
-SCHEDULE_LENGTH = 80  # characters in the title
+SCHEDULE_LENGTH = 80  # characters of a schedule in the title
 
 
 def draw_curves(
@@ -21,11 +21,11 @@ def draw_curves(
     """Draw a run.
 
     Args:
-        plan: what was planned; gives the title and the length of an epoch.
+        plan: the plan of the run, for the title and the length of an epoch.
         history: its evaluations.
-        samples: the sampled steps.
-        own: the task's own chart of it.
-        diverged: whether the loss was no longer finite.
+        samples: its sampled steps.
+        own: the task's own chart of the run.
+        diverged: whether the loss became nonfinite.
 
     Returns:
         A PNG image.
@@ -62,5 +62,5 @@ def draw_curves(
 
 
 def _can_be_log(series: Sequence[Series]) -> bool:
-    """Whether no value is negative; a value of 0 gets a mark at the edge."""
+    """Whether no value is negative. A value of 0 is marked at the edge."""
     return all(value is None or not value < 0 for one in series for value in one.y)

@@ -16,12 +16,12 @@ from rich.text import Text
 
 from adamas.lab.train import records
 
-MOST_ROWS = 60  # of evaluations within epochs
+MOST_ROWS = 60  # rows of evaluations within epochs
 
 
 def heading(plan: records.Plan) -> str:
     """Return two lines on the plan of a run, and further ones if the learning rate was found or the run is resumed."""
-    data = f"; {plan.train_examples:,} examples to train on, {plan.test_examples:,} to test on" * bool(
+    data = f"; {plan.train_examples:,} training examples, {plan.test_examples:,} test examples" * bool(
         plan.train_examples
     )
     batches = f", batches of {plan.batch_size}" * bool(plan.train_examples)
@@ -39,9 +39,7 @@ def _resumed(plan: records.Plan) -> str:
     if not plan.done:
         return ""
     return (
-        f"\nGoing on after step {plan.done:,}."
-        if plan.done < plan.steps
-        else "\nAll of its steps are done: give more epochs."
+        f"\nResuming after step {plan.done:,}." if plan.done < plan.steps else "\nAll steps are done: give more epochs."
     )
 
 
@@ -96,7 +94,7 @@ def _clock(seconds: float) -> str:
 
 
 class Lines(records.Listener):
-    """Plain lines on standard output: a heading, then one line an evaluation."""
+    """Plain lines on standard output: a heading, then one line per evaluation."""
 
     def __init__(self) -> None:
         """Prepare the table."""
@@ -119,7 +117,7 @@ class Live(records.Listener):
         """Prepare the bar; nothing is drawn yet."""
         self.console = console
         self.table = Table()
-        # Refreshed when the loop reports and not by a thread, which would compete with the loop for the interpreter.
+        # Refreshed when the loop reports, not by a thread, which would compete with the loop for the interpreter.
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=None),

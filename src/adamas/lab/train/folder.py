@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from adamas.files import replacing
 from adamas.lab.inputs import InputError
 
-CHART = "chart.json"  # only of tasks that draw their own chart
+CHART = "chart.json"  # only for tasks that draw their own chart
 CONFIG, METRICS, STEPS, SUMMARY, CURVES, MODEL, CHECKPOINT = FILES = (
     "config.json",
     "metrics.jsonl",
@@ -52,9 +52,7 @@ def check_out(out: Path) -> None:
                     )
                 break
         if any((out / name).exists() for name in FILES):
-            problem = (
-                f"{str(out)!r} already holds a run: choose another folder, remove that one, or go on with it (resume)"
-            )
+            problem = f"{str(out)!r} already holds a run: choose another folder, remove that one, or resume it (resume)"
             raise InputError("out", problem)
     except OSError as error:
         raise InputError("out", f"{str(out)!r} cannot be made ({error.strerror}): choose another folder") from error

@@ -1,6 +1,6 @@
 """The optimizers that a run can use: the family by name, and any other by module and class.
 
-May import adamas.rule and the inputs of adamas.lab; PyTorch and the classes themselves only where one is looked at.
+May import adamas.rule and adamas.lab.inputs; PyTorch and the classes themselves only when a class is inspected.
 
 An optimizer is written ``adamw``, ``torch:AdamW`` (which is ``torch.optim:AdamW``) or ``module:Class``, and each may have
 arguments of its own: ``sgd(momentum=0.9, nesterov=True)``.
@@ -56,8 +56,8 @@ class OptimizerSpec:
         return loaded
 
 
-# What a class is offered as, where that is not its name in small letters with its own rate: rates for the usual networks,
-# and arguments that make another member of it.
+# The names under which a class is offered, if not its lower-case name with its default rate: each with a rate for the usual
+# networks, and arguments that select a variant.
 _OFFERED_AS: Mapping[str, Mapping[str, tuple[float, Mapping[str, Any]]]] = {
     "SGD": {
         "sgd": (0.1, {}),
@@ -98,9 +98,9 @@ def choose_optimizer(text: str) -> OptimizerSpec:
         taken = _parameters(spec)
         for argument in arguments:
             if argument == "lr":
-                raise InputError("optimizer", f"{text!r} has its lr inside: give it as the option of that name")
+                raise InputError("optimizer", f"{text!r} has lr as an argument: give it as the option lr")
             choose("optimizer", argument, taken) if taken is not None else None
-    # A hyperparameter that is given as an argument is no longer an option: it would be given twice.
+    # A hyperparameter that is given as an argument is no longer an option, or it could be given twice.
     return replace(spec, options=spec.options - set(arguments), arguments={**dict(spec.arguments), **arguments})
 
 
@@ -129,7 +129,7 @@ def _arguments(text: str, bracket: str | None) -> dict[str, Any]:
         TypeError,
         MemoryError,
         RecursionError,
-    ):  # the last two where it is nested too deeply
+    ):  # the last two if it is nested too deeply
         pass
     raise InputError(
         "optimizer", f"{text!r} cannot be read: its arguments are written name=value, such as momentum=0.9"
@@ -161,12 +161,14 @@ def _foreign(name: str) -> OptimizerSpec:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError("optimizer", f"{name!r} cannot be imported: {_first_line(error)}") from error
     if not _is_optimizer(loaded):
-        raise InputError("optimizer", f"{name!r} is no optimizer: give a class derived from torch.optim.Optimizer")
+        raise InputError("optimizer", f"{name!r} is not an optimizer: give a class derived from torch.optim.Optimizer")
     if loaded.__module__.partition(".")[0] not in ("torch", "adamas"):
         USERS_MODULES.add(loaded.__module__)
     closure = inspect.signature(loaded.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
-        raise InputError("optimizer", f"{name!r} evaluates the loss several times a step, which a run does not do")
+        raise InputError(
+            "optimizer", f"{name!r} evaluates the loss several times per step, which a run does not support"
+        )
     lr = parameters["lr"].default if "lr" in parameters else None
     return OptimizerSpec(
         module, class_name, float(lr) if isinstance(lr, int | float) else None, TUNED & set(parameters)

@@ -22,10 +22,10 @@ from adamas.lab.train.named_schedules import choose_schedule
 from adamas.lab.train.optimizers import OptimizerSpec, choose_optimizer
 from adamas.schedules import Plateau, Schedule, ScheduleError, parse
 
-MOST_SEED = 2**63  # and below
-MOST_STEPS = 10**9  # of anything that is counted
-MOST_SHOWN = 80  # characters of a value of the wrong kind
-POINTS_CHECKED = 10_000  # of the rate, over the planned steps
+MOST_SEED = 2**63  # seeds are below this
+MOST_STEPS = 10**9  # the limit of every number of steps, epochs or examples
+MOST_SHOWN = 80  # characters of an invalid value in a message
+POINTS_CHECKED = 10_000  # steps of a run at which the rate is checked
 
 Precision = Literal["float32", "bfloat16"]
 State = Literal["float32", "bfloat16", "int8"]
@@ -73,7 +73,7 @@ class Options:
         self._check_optimizer()
         if self.schedule_is_rate and self.lr is not None:
             unit = choose_schedule(self.schedule, 1).unit
-            problem = f"has a rate in it ({unit:g}), and lr is given too ({self.lr}): leave one of them out"
+            problem = f"contains a rate ({unit:g}), and lr is given too ({self.lr}): leave one of them out"
             raise InputError("schedule", problem)
         if self.plateau not in (None, "default"):
             self._plateau("min")
@@ -81,7 +81,7 @@ class Options:
             value = getattr(self, name)
             if value not in (None, "auto") and not 0 <= value < math.inf:
                 raise InputError(name, f"must be a number from 0 up, got {value}")
-        for name in ("eps", "clip"):  # eps = 0 would be valid arithmetic, but 0/0 where a pixel is never lit
+        for name in ("eps", "clip"):  # eps = 0 would be 0/0 for the weights of a pixel that is never lit
             value = getattr(self, name)
             if value not in (None, "auto") and not 0 < value < math.inf:
                 raise InputError(name, f"must be a number above 0, got {value}")
@@ -98,11 +98,11 @@ class Options:
             raise InputError("seed", f"must be a whole number from 0 to 2**63-1, got {self.seed}")
         if self.precision == "float32" and (self.weights is not None or "weights" in self.spec.arguments):
             raise InputError(
-                "weights", "says how bfloat16 weights are kept: give precision bfloat16 too, or leave it out"
+                "weights", "determines how bfloat16 weights are stored: give precision bfloat16 too, or leave it out"
             )
 
     def _check_kinds(self) -> None:
-        """Check the types. An int is also a float; text is converted to paths, and lists to tuples."""
+        """Check the types. An int counts as a float; text is converted to paths, and lists to tuples."""
         for name, hint in get_type_hints(Options).items():
             value = plain(getattr(self, name))
             object.__setattr__(self, name, value)
@@ -119,14 +119,18 @@ class Options:
                 raise InputError(name, f"is not an option of {self.optimizer}, which has {have}: leave it out")
         for name in ("state", "weights"):
             if getattr(self, name) is not None and not self.spec.is_adamas:
-                raise InputError(name, f"is not an option of {self.optimizer}, but of Adamas's own: leave it out")
+                raise InputError(
+                    name, f"is not an option of {self.optimizer}, only of Adamas's optimizers: leave it out"
+                )
         for name, argument in (("state", "state"), ("weights", "weights"), ("clip", "max_grad_norm")):
             if getattr(self, name) is not None and argument in self.spec.arguments:
                 raise InputError(name, f"is given twice, also as {argument} in {self.optimizer}: leave one of them out")
         if self.clip == "auto" and not self.spec.is_adamas:
-            raise InputError("clip", f"auto is not an option of {self.optimizer}, but of Adamas's own: give a number")
+            raise InputError(
+                "clip", f"auto is not an option of {self.optimizer}, only of Adamas's optimizers: give a number"
+            )
         if self.spec.lr is None and self.lr is None and not self.schedule_is_rate:
-            raise InputError("lr", f"is missing: {self.optimizer} has no default of its own")
+            raise InputError("lr", f"is missing: {self.optimizer} has no default")
 
     @cached_property
     def spec(self) -> OptimizerSpec:
@@ -144,7 +148,7 @@ class Options:
         return label(self.task)
 
     def learning_rate(self, task: Task) -> float:
-        """``lr``, or the number in the schedule, or the default on the task; what a factor is multiplied by."""
+        """The number that a factor is multiplied by: ``lr``, or the number in the schedule, or the default on the task."""
         if self.schedule_is_rate:
             return choose_schedule(self.schedule, 1).unit
         if self.lr is None or self.lr == "auto":
@@ -184,7 +188,7 @@ class Options:
         return plateau
 
     def optimizer_arguments(self) -> dict[str, Any]:
-        """Keyword arguments for the optimizer's class besides lr; what is not given is left to its defaults."""
+        """Keyword arguments for the optimizer's class besides lr, without those that are left to its defaults."""
         given: dict[str, Any] = {name: getattr(self, name) for name in sorted(self.spec.options)}
         if self.spec.is_adamas:
             kept = "split" if self.precision == "bfloat16" and "weights" not in self.spec.arguments else None
@@ -227,7 +231,7 @@ def plain(value: Any) -> Any:
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Whether a value has the type of a hint of Options."""
+    """Whether a value has the type of a type hint of Options."""
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if get_origin(kind) is tuple:
@@ -245,7 +249,7 @@ def _shown(value: Any) -> str:
 
 
 def _called(kind: Any) -> str:
-    """The name of a type of the hints in an error."""
+    """The name of a type in an error message."""
     if get_origin(kind) is Literal:
         return " or ".join(map(repr, get_args(kind)))
     if get_origin(kind) is tuple:

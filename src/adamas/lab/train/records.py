@@ -120,7 +120,7 @@ class Memory:
 class Summary:
     """The result of a run: the content of summary.json.
 
-    ``metrics`` are those of the weights in model.safetensors, ``value`` the one that counts. ``steps_to_target`` and
+    ``metrics`` are those of the weights in model.safetensors, ``value`` is the main one. ``steps_to_target`` and
     ``seconds_to_target`` (of training) are those of the first evaluation that reached the target, None if none did.
     ``epochs`` counts finished epochs. ``train_seconds`` is training without evaluation and plotting. ``lr`` is the rate that
     the schedule's factor multiplies, ``lr_found`` the explanation of the rate of ``lr="auto"``, and ``cuts`` the cuts of the
@@ -174,7 +174,7 @@ class Listener:
         """Called a few times a second, after a step."""
 
     def on_sample(self, sample: Sample) -> None:
-        """Called for each sampled step, a few hundred times a run."""
+        """Called for each sampled step, a few hundred times per run."""
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Called after each evaluation."""

@@ -46,7 +46,7 @@ def check(content: Mapping[str, Any]) -> None:
         torch.load(stream, weights_only=True)
     except Exception as error:  # pickle may raise anything for another library's objects
         problem = (
-            f"keeps in its state what a checkpoint cannot hold, but tensors and plain values: {_first_line(error)}"
+            f"has a state that a checkpoint cannot hold, which takes tensors and plain values: {_first_line(error)}"
         )
         raise InputError("optimizer", problem) from error
 
@@ -66,7 +66,9 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:  # damaged bytes fail in many ways
         raise InputError("resume", f"has a checkpoint that cannot be read, {path}: {_first_line(error)}") from error
     if not known:
-        raise InputError("resume", f"has a checkpoint of another version of adamas, {path}: go on with that version")
+        raise InputError(
+            "resume", f"has a checkpoint of another version of adamas, {path}: resume it with that version"
+        )
     return content
 
 

@@ -56,7 +56,7 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
         if (resume / folder.CHECKPOINT).exists():
             content = run_checkpoint.load(resume / folder.CHECKPOINT)
         elif (resume / folder.SUMMARY).exists():
-            problem = f"{str(resume)!r} has ended, and has no {folder.CHECKPOINT} to go on from: begin a new run"
+            problem = f"{str(resume)!r} has ended, and has no {folder.CHECKPOINT} to resume from: begin a new run"
             raise InputError("resume", problem)
     elif write and options.out is not None:
         folder.check_out(options.out)
@@ -65,7 +65,7 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
     task = load(options.task, options.data_dir)
     lr_found = previous.get("lr_found")
     if options.lr is None and previous.get("lr") not in (None, options.learning_rate(task)):
-        options = replace(options, lr=previous["lr"])  # the default was another one when the run began
+        options = replace(options, lr=previous["lr"])  # the default may have changed since the run began
     if options.lr == "auto":
         options, lr_found = _with_lr_found(options)
     with (
@@ -135,7 +135,7 @@ def _train(training: Training, listener: Listener, out: Path | None) -> None:
             listener.on_evaluation(evaluation)
         if out is None:
             continue
-        if training.at.step == 1 and training.scheduler is not None:  # of another library
+        if training.at.step == 1 and training.scheduler is not None:  # an optimizer of another library
             run_checkpoint.check(training.state()["optimizer"])
         began = perf_counter()
         if evaluation is not None and began >= rows_due:

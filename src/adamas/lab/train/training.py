@@ -1,6 +1,6 @@
 """The training loop: a model, its optimizer, its data, and their progress.
 
-May import PyTorch, adamas.lab.tasks, adamas.torch and the parts of adamas.lab.train that know nothing of files.
+May import PyTorch, adamas.lab.tasks, adamas.torch and the parts of adamas.lab.train that do not use files.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from adamas.schedules import Plateau, Schedule
 
 SECONDS_BETWEEN_REPORTS = 0.2
 COLUMNS = frozenset(field.name for field in fields(Evaluation)) - {"metrics"}
-SAMPLES = 200  # sampled steps of a run, which are measured more closely
+SAMPLES = 200  # sampled steps of a run, which are measured in more detail
 
 
 @dataclass
 class Position:
-    """The progress of a run, which a plain loop would keep in local variables.
+    """The progress of a run: what a simple loop would keep in local variables.
 
     ``batch`` counts the finished batches of the current ``epoch``, both from 0. The sums are of the loss since the last
     evaluation (over examples) and since the last sample (over steps), which was at the step ``sampled_at``.
@@ -89,7 +89,7 @@ class Training:
         self.plateaus = [part for part in self.rate.parts() if isinstance(part, Plateau)]
         for plateau in self.plateaus:
             self.watched(plateau, figures or self.evaluate())
-        # The optimizers of Adamas clip by themselves, and take schedules.
+        # The optimizers of Adamas clip gradients themselves, and take schedules.
         self.clip = options.clip if isinstance(options.clip, float | int) and not options.spec.is_adamas else None
         self.optimizer = make_optimizer(self.parameters, options, self.rate)
         self.scheduler = None if options.spec.is_adamas else adamas.torch.LRScheduler(self.optimizer, self.rate)
@@ -232,10 +232,10 @@ class Training:
         if not isinstance(found, Mapping) or not all(map(_is_number, found.values())):
             raise InputError("task", f"has an evaluate that must return numbers by name, not {_described(found)}")
         if self.task.metric not in found:
-            raise InputError("task", f"has the metric {self.task.metric!r}, and evaluate gives {', '.join(found)}")
+            raise InputError("task", f"has the metric {self.task.metric!r}, but evaluate returns {', '.join(found)}")
         if taken := COLUMNS & set(found):
             raise InputError(
-                "task", f"has an evaluate that gives {min(taken)!r}, which every run has: name it otherwise"
+                "task", f"has an evaluate that returns {min(taken)!r}, a name that every run uses: choose another name"
             )
         return {name: float(value) for name, value in found.items()}
 
@@ -275,7 +275,9 @@ class Training:
             return figures[self.task.metric]
         if plateau.mode == "min" and "test_loss" in figures:
             return figures["test_loss"]
-        problem = f"is of mode {plateau.mode}, and {self.task.metric} of mode {self.task.mode}: give it that mode"
+        problem = (
+            f"has the mode {plateau.mode}, but {self.task.metric} has the mode {self.task.mode}: give it that mode"
+        )
         raise InputError("plateau", problem)
 
     def arithmetic(self) -> AbstractContextManager[Any]:
@@ -305,9 +307,9 @@ class Training:
         """
         if self.steps < state["at"]["step"]:
             done = state["at"]["step"] / self.steps_in_epoch
-            raise InputError("epochs", f"is {self.epochs}, and the run has done {done:g} already: give more")
+            raise InputError("epochs", f"is {self.epochs}, but the run has done {done:g} already: give more")
         if state["data"] != self.data_fingerprint:
-            raise InputError("resume", "was trained on other data: give the data_dir that it began with")
+            raise InputError("resume", "was trained on different data: give the data_dir that it began with")
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
@@ -351,7 +353,7 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         try:
             torch.empty(1, device=device).item()
-        except NotImplementedError:  # its message lists all that PyTorch has been built for
+        except NotImplementedError:  # its message lists everything that PyTorch was built for
             raise
         except (RuntimeError, AssertionError) as error:
             why = f" ({str(error).splitlines()[0].partition('. ')[0]})"
@@ -376,11 +378,13 @@ def make_optimizer(parameters: list[nn.Parameter], options: Options, rate: Sched
     """Make the optimizer; one of another library gets the rate as a number.
 
     Raises:
-        InputError: its class refuses what it was given.
+        InputError: its class refuses the arguments.
     """
     lr: Schedule | float = rate if options.spec.is_adamas else rate.unit
     try:
         optimizer: torch.optim.Optimizer = options.spec.load()(parameters, lr=lr, **options.optimizer_arguments())
     except (TypeError, ValueError) as error:
-        raise InputError("optimizer", f"{options.optimizer} cannot be made: {' '.join(str(error).split())}") from error
+        raise InputError(
+            "optimizer", f"{options.optimizer} cannot be created: {' '.join(str(error).split())}"
+        ) from error
     return optimizer

@@ -21,7 +21,7 @@ ROOMS = (
     ("step",),
     ("rule",),
     ("schedules",),
-    ("__init__", "jax_formats"),
+    ("__init__",),
     ("extras", "files", "moved", "threads"),
     ("_engine",),
 )

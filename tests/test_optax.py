@@ -26,12 +26,12 @@ import oracle  # noqa: E402
 from members import There, hyperparameters  # noqa: E402
 
 import adamas.optax as ao  # noqa: E402
-from adamas.jax_formats import Namespace  # noqa: E402
-from adamas.optax import storage  # noqa: E402
 from adamas.rule import formats  # noqa: E402
 from adamas.rule.declaration import WEIGHT_DRAW, Member  # noqa: E402
 from adamas.rule.members import MEMBERS  # noqa: E402
 from adamas.schedules import Plateau, cosine, warmup  # noqa: E402
+from adamas.step import arrays  # noqa: E402
+from adamas.step.namespaces.jax import Namespace  # noqa: E402
 
 Tree = Any
 
@@ -311,7 +311,7 @@ def test_updates_in_16_bits_lose_nothing_but_where_a_weight_crosses_zero(dtype: 
     state, update = tx.init(params), jax.jit(tx.update)
     for i in range(5):
         g = normal(100 + i, 1.0, dtype, {"w": (64, 256)})
-        before = storage.joined(params["w"], state.low_bits["w"], Namespace())
+        before = joined(params["w"], state.low_bits["w"])
         exact, exact_state = update(jax.tree.map(lambda x: x.astype(jnp.float32), g), state, params)
         updates, state = update(g, state, params)
         assert updates["w"].dtype == dtype
@@ -320,10 +320,7 @@ def test_updates_in_16_bits_lose_nothing_but_where_a_weight_crosses_zero(dtype: 
         near = ((old < 0) == (want < 0)) & (2 * abs(want) >= abs(old)) & (2 * abs(old) >= abs(want))
         assert 0.5 < float(near.mean()) < 0.99
         assert bool(((params["w"] == want) & (state.low_bits["w"] == exact_state.low_bits["w"]))[near].all())
-        wide, meant = (
-            storage.joined(p, after.low_bits["w"], Namespace())
-            for p, after in ((params["w"], state), (want, exact_state))
-        )
+        wide, meant = (joined(p, after.low_bits["w"]) for p, after in ((params["w"], state), (want, exact_state)))
         assert bool((abs(wide - meant) <= 0.02 * abs(meant - before)).all())
 
 
@@ -376,7 +373,7 @@ def test_trap_T03_a_second_moment_decays_as_far_as_it_should(state: str) -> None
     _, held = update(jax.tree.map(lambda x: x + 8.0, zeros), held, params)
     for _ in range(2000):
         _, held = update(zeros, held, params)
-    v = storage.loaded(moment(held, "exp_avg_sq"), jnp.float32, Namespace())
+    v = arrays.load(Namespace(), moment(held, "exp_avg_sq"), "float32")
     assert float(v.mean()) == pytest.approx(0.001 * 64 * 0.999**2000, rel=0.05)
 
 
@@ -388,6 +385,14 @@ def test_trap_T22_the_step_counts_on(count: int) -> None:
     updates, state = jax.jit(tx.update)(normal(1), state, params)
     assert int(state.count) == count + 1
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(updates))
+
+
+def test_an_infinite_weight_without_decay_has_a_finite_update() -> None:
+    params = {"w": jnp.array([jnp.inf, -jnp.inf, 1.0])}
+    tx = ao.adam(0.1)
+    updates, _ = jax.jit(tx.update)({"w": jnp.ones(3)}, tx.init(params), params)
+    assert np.isfinite(updates["w"]).all()
+    assert np.array_equal(ao.apply_updates(params, updates)["w"][:2], params["w"][:2])
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -417,13 +422,14 @@ def test_moments_are_stored_with_the_references_bits(case: Case) -> None:
             wide = (rng.standard_normal(shape) * 10.0 ** rng.integers(-5, 1, shape)).astype(np.float32)
             wide = wide if kind.signed else np.abs(wide)
             nearest = replace(kind, draw=None, codes="nearest")
-            rounding = storage.Rounding(0, jnp.int32(0), Namespace())
-            stored = storage.kept(jnp.asarray(wide), moment(held, name), rounding, nearest, 1.0)
+            xp = Namespace()
+            rounding = arrays.Rounding(xp, 0, jnp.int32(0), shape)
+            stored = arrays.store(xp, jnp.asarray(wide), moment(held, name), nearest, 1.0, rounding)
             held.moments[name]["layer"]["w"] = stored.values
             if state == "int8":
                 held.moments[f"{name}_scale"]["layer"]["w"] = stored.scale
                 scales[name] = np.abs(np.asarray(stored.scale)[..., None])
-            loaded[name] = np.asarray(storage.loaded(stored, jnp.float32, Namespace()))
+            loaded[name] = np.asarray(arrays.load(xp, stored, "float32"))
         _, after = jax.jit(tx.update)({"layer": {"w": jnp.zeros(shape)}}, held, x)
         scalars = case.member.advance(hyper, dict(case.member.scalars))
         k = case.member.numbers_of(hyper, scalars)
@@ -457,9 +463,14 @@ def test_moments_are_stored_with_the_references_bits(case: Case) -> None:
             np.testing.assert_array_equal(np.asarray(found.scale), scale[..., 0], err_msg=name)
 
 
-def moment(state: Any, name: str) -> storage.Stored:
+def joined(high: Any, low: Any) -> Any:
+    """The float32 weights of a split one."""
+    return arrays.load_weight(Namespace(), arrays.Weight(high, low), "float32")
+
+
+def moment(state: Any, name: str) -> arrays.Stored:
     scale = state.moments.get(f"{name}_scale")
-    return storage.Stored(state.moments[name]["layer"]["w"], None if scale is None else scale["layer"]["w"])
+    return arrays.Stored(state.moments[name]["layer"]["w"], None if scale is None else scale["layer"]["w"])
 
 
 def odd_floats(shape: tuple[int, ...]) -> np.ndarray:
@@ -479,10 +490,12 @@ def test_weights_are_rounded_split_and_joined_with_the_references_bits(dtype: st
     @jax.jit
     def run(x: Any, count: Any) -> Any:
         xp = Namespace(count)
-        random = storage.Rounding(77, count, xp).thresholds(x.shape, WEIGHT_DRAW)
-        high, low = storage.split(x, dtype, xp)
-        nearest, stochastic = (storage.rounded(x, dtype, t, xp) for t in (None, random))
-        return *(y.view(jnp.uint16) for y in (nearest, stochastic, high, low)), storage.joined(high, low, xp)
+        with xp.exactly():
+            random = arrays.Rounding(xp, 77, count, x.shape).thresholds(WEIGHT_DRAW)
+        split = arrays.split(xp, x, dtype)
+        nearest, stochastic = (arrays.rounded(xp, x, dtype, t) for t in (None, random))
+        codes = (y.view(jnp.uint16) for y in (nearest, stochastic, *split))
+        return *codes, arrays.load_weight(xp, split, "float32")
 
     *codes, joined = run(x, jnp.int32(9))
     with np.errstate(all="ignore"):
@@ -509,7 +522,7 @@ def test_blocks_with_odd_numbers_have_the_references_bits() -> None:
     def run(x: Any, old: Any, count: Any) -> Any:
         with jax.enable_x64(True):
             xp = Namespace(count)
-            thresholds = storage.Rounding(5, count, xp).block_thresholds((40, 2), 4)
+            thresholds = arrays.Rounding(xp, 5, count, (40, 256)).of_blocks(4)
             return coded(xp, x, old, thresholds)
 
     got = run(x, old, jnp.int32(4))
@@ -524,8 +537,8 @@ def test_blocks_with_odd_numbers_have_the_references_bits() -> None:
 def test_a_product_is_rounded_before_the_sum() -> None:
     """XLA makes one operation of both where it can, and one code in a hundred thousand would be another."""
     a, b = np.random.default_rng(0).random((2, 1 << 16), np.float32)
-    joined = jax.jit(lambda a, b, count: Namespace(count).separate(a * b) + 31.5)(a, b, jnp.int32(3))
-    np.testing.assert_array_equal(np.asarray(joined), a * b + np.float32(31.5))
+    total = jax.jit(lambda a, b, count: Namespace(count).separate(a * b) + 31.5)(a, b, jnp.int32(3))
+    np.testing.assert_array_equal(np.asarray(total), a * b + np.float32(31.5))
 
 
 def test_split_weights_are_trained_as_float32_ones() -> None:
@@ -539,8 +552,12 @@ def test_split_weights_are_trained_as_float32_ones() -> None:
         halves = ao.apply_updates(halves, updates)
         updates, two = jax.jit(plain.update)(g, two, kept)
         kept = ao.apply_updates(kept, updates)
-    joined = jax.tree.map(lambda p, low: storage.joined(p, low, Namespace()), halves, one.low_bits)
-    assert_near(flat(joined), flat(kept), 1e-6, "50 steps, of which each moves a weight by 1e-4")
+    assert_near(
+        flat(jax.tree.map(joined, halves, one.low_bits)),
+        flat(kept),
+        1e-6,
+        "50 steps, of which each moves a weight by 1e-4",
+    )
 
 
 def test_stochastic_weights_follow_where_nearest_ones_stall() -> None:
@@ -652,12 +669,12 @@ def test_it_works_through_every_wrapper(case: Case, wrapper: str) -> None:
 
 def test_python_numbers_are_parameters_and_gradients() -> None:
     """As with optax, and NumPy's too; a float64 of NumPy is a float32 where JAX has no others."""
-    arrays = {"a": jnp.float32(1.0), "b": jnp.full(3, 2.0)}
+    as_arrays = {"a": jnp.float32(1.0), "b": jnp.full(3, 2.0)}
     gradients = {"a": jnp.float32(2.0), "b": jnp.array([0.5, -0.5, 0.0])}
     for case in CASES:
         mask = {"mask": {"a": True, "b": False}} if case.name == "adamw" else {}
         tx = case.make(learning_rate=0.01, **case.arguments, **mask)
-        want = tx.update(gradients, tx.init(arrays), arrays)
+        want = tx.update(gradients, tx.init(as_arrays), as_arrays)
         for params, given in (
             ({"a": 1.0, "b": np.full(3, 2.0)}, {"a": 2.0, "b": np.array([0.5, -0.5, 0.0])}),
             ({"a": np.float64(1.0), "b": [2.0, 2.0, 2.0]}, {"a": 2, "b": [0.5, -0.5, 0]}),
@@ -665,7 +682,7 @@ def test_python_numbers_are_parameters_and_gradients() -> None:
             updates, state = tx.update(given, tx.init(params), params)
             assert np.array_equal(flat((updates, state)), flat(want))
             assert {x.dtype for x in jax.tree.leaves((updates, state))} == {x.dtype for x in jax.tree.leaves(want)}
-            assert np.array_equal(flat(ao.apply_updates(params, updates)), flat(ao.apply_updates(arrays, want[0])))
+            assert np.array_equal(flat(ao.apply_updates(params, updates)), flat(ao.apply_updates(as_arrays, want[0])))
     tx = ao.adam(0.1)
     assert float(tx.update((2,), tx.init((1.0,)))[0][0]) == pytest.approx(-0.1)
 

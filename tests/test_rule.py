@@ -18,7 +18,7 @@ from adamas.rule import house
 from adamas.rule.declaration import Rule
 from adamas.rule.members import MEMBERS
 from adamas.rule.sentence import Sentence
-from adamas.torch.unfused import Namespace
+from adamas.step.namespaces.torch import Namespace
 
 OPTIONS = [
     {},

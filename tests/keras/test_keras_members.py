@@ -175,7 +175,7 @@ def test_squares_that_overflow_leave_weights_finite(case: Case) -> None:
 def test_the_numbers_of_a_step_are_not_rounded_to_float32() -> None:
     import tensorflow as tf
 
-    from adamas.keras import on_tensorflow
+    from adamas.step.namespaces import tensorflow
 
-    alone, beside = on_tensorflow._alike(0.1), on_tensorflow._alike(0.1, tf.constant(1.0, tf.float64))
+    alone, beside = tensorflow._alike(0.1), tensorflow._alike(0.1, tf.constant(1.0, tf.float64))
     assert float(alone[0]) == float(beside[0]) == 0.1

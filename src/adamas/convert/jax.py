@@ -242,8 +242,8 @@ def _is_scale(name: str, moments: Mapping[str, Any]) -> bool:
 def _scale(moments: Mapping[str, Mapping[str, Any]], name: str, path: str) -> Array | None:
     """The scale of a moment, if it is stored as codes."""
     scales = moments.get(layout.scale_name(name))
-    stored = storage.Stored(moments[name][path], None if scales is None else scales[path])
-    return np.asarray(stored.scale) if stored.is_coded else None
+    is_coded = moments[name][path].dtype.name in layout.CODES
+    return np.asarray(scales[path]) if scales is not None and is_coded else None
 
 
 def _array(x: Any) -> Array:

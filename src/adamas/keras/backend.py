@@ -1,4 +1,4 @@
-"""The backend that Keras runs on: ``arrays`` is what is asked of it, or None on PyTorch, where no step is traced."""
+"""The backend that Keras runs on: ``compiled`` is what is asked of one that compiles the step, None on PyTorch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import keras
 
 NAME = keras.backend.backend()
 
-arrays: Any = None
+compiled: Any = None
 if NAME == "jax":
-    from . import on_jax as arrays
+    from . import on_jax as compiled
 elif NAME == "tensorflow":
-    from . import on_tensorflow as arrays  # noqa: F401 - for the other modules
+    from . import on_tensorflow as compiled  # noqa: F401 - for the other modules
 elif NAME != "torch":
     raise ImportError(
         f"adamas.keras runs on the backends tensorflow, jax and torch, not on {NAME!r}: set KERAS_BACKEND"

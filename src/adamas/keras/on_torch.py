@@ -9,14 +9,11 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from ..rule import formats
 from ..rule.declaration import Member, Numbers, has_penalty
 from ..step.engine import same_objects
 from ..step.plan import GroupPlan, look
 from ..step.plan import step as step_plans
 from ..step.record import Record, Scalars
-from ..torch import unfused
-from ..torch.storage import dtype_name
 from ..torch.tensors import TENSORS
 
 
@@ -73,14 +70,3 @@ def step(
     finally:
         plan.release()
     return after
-
-
-def joined(weight: Tensor, low: Tensor) -> Tensor:
-    """The float32 weights of which a 16-bit variable and its low bits are the two halves."""
-    return unfused.joined(weight.detach(), low)
-
-
-def split(value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Float32 weights as 16-bit ones and the low bits (int16)."""
-    high, low = formats.SPLIT[dtype_name(dtype)](torch, value.detach().contiguous())
-    return high.to(torch.int16).view(dtype), low.to(torch.int16)

@@ -16,19 +16,19 @@ import keras
 import numpy as np
 
 from ..rule import layout
-from ..rule.declaration import Member, has_penalty
+from ..rule.declaration import Member, Numbers
 from ..rule.formats import tensor_key
 from ..rule.names import from_arguments
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
 from ..step.record import Record
 from . import restoring, storage, traced
-from .backend import NAME, arrays
+from .backend import NAME, compiled
 from .options import as_rate, check, check_independent
 from .schedule import Scheduled
 from .variables import compute_dtype, dtype_of, find, joined, norm, path_of, split
 
-if arrays is None:
+if compiled is None:
     from ..step.locks import step_lock
     from . import on_torch
 
@@ -71,7 +71,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
             setattr(self, name, value)
         # On PyTorch a step writes in place, and other threads run meanwhile. Elsewhere none writes before it is whole, and
         # replicas of TensorFlow wait for each other within a step.
-        self._lock: Any = step_lock() if arrays is None else contextlib.nullcontext()
+        self._lock: Any = step_lock() if compiled is None else contextlib.nullcontext()
         self._loaded: tuple[dict[str, Any], list[Array]] | None = None  # what was loaded before there were variables
         self._excluded: dict[str, list[str]] = {"paths": [], "patterns": []}
         self._scalars = {name: self._add_scalar(name, value) for name, value in self._member.scalars if name != "step"}
@@ -212,9 +212,9 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
 
     def _backend_apply_gradients(self, grads: Sequence[Array], trainable_variables: Sequence[Variable]) -> None:
         """As Keras's, which clips and accumulates in the dtype of the gradients: here that is never less than float32."""
-        if arrays is not None:
+        if compiled is not None:
             grads = [
-                arrays.cast(arrays.dense(gradient), compute_dtype(variable))
+                keras.ops.cast(compiled.dense(gradient), compute_dtype(variable))
                 for gradient, variable in zip(grads, trainable_variables, strict=True)
             ]
         elif self.gradient_accumulation_steps or self.clipnorm or self.global_clipnorm or self.clipvalue:
@@ -230,7 +230,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
             overwritten = (self.iterations + 1) % self.ema_overwrite_frequency == 0
             for variable, average in zip(self._trainable_variables, self._model_variables_moving_average, strict=True):
                 if self._low_bits(variable) is not None:
-                    value = arrays.xp.where(overwritten, arrays.read(average), self._wide_value(variable))
+                    value = keras.ops.where(overwritten, average.value, self._wide_value(variable))
                     self._write(variable, value)
 
     def _backend_update_step(self, grads: Sequence[Array], trainable_variables: Sequence[Variable], rate: Any) -> None:
@@ -245,16 +245,11 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         self._add_measured(2, keras.ops.divide_no_nan(norm(changes), norm(before)))
 
     def _step(self, grads: Sequence[Array], trainable_variables: Sequence[Variable], rate: Any) -> None:
-        if arrays is None:
+        if compiled is None:
             self._step_on_torch(grads, trainable_variables, float(rate))
             return
-        before = {"step": self.iterations, **self._scalars}
         numbers, after = traced.numbers(
-            self._member,
-            self.hyperparameters(),
-            arrays.read(rate),
-            {name: arrays.read(value) for name, value in before.items()},
-            self._dtypes,
+            self._member, self.hyperparameters(), rate, {"step": self.iterations, **self._scalars}, self._dtypes
         )
         # Where Keras hands the learning rate on to each update, we hand on all numbers of the step.
         super()._backend_update_step(grads, trainable_variables, numbers)
@@ -274,24 +269,20 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         state = {name: part.value for name, part in self._states[i].items()}
         return Record(variable.value, state, repr(variable.path), self._keys[i], None, self._decayed[i])
 
-    def update_step(self, gradient: Array, variable: Variable, numbers: Mapping[str, traced.StepNumbers]) -> None:
+    def update_step(self, gradient: Array, variable: Variable, numbers: Mapping[str, Numbers]) -> None:
         """Steps one variable with the numbers of this step."""
         index = self._get_variable_index(variable)
-        hyper = self.hyperparameters()
-        one, penalized = numbers[compute_dtype(variable)], has_penalty(hyper)
-        if not self._decayed[index]:
-            one, penalized = one.undecayed(), False
-        state = {name: arrays.read(value) for name, value in self._states[index].items()}
         weight, after = traced.step(
-            self._member.rule(hyper),
-            penalized,
-            one,
-            self._member.state_names(hyper),
-            arrays.read(variable),
-            arrays.cast(gradient, compute_dtype(variable)),
-            state,
+            self._member,
+            self.hyperparameters(),
+            numbers[compute_dtype(variable)],
+            self._decayed[index],
+            variable,
+            gradient,
+            self._states[index],
             self.weights,
-            storage.Rounding(self._keys[index], arrays.read(self.iterations) + 1),
+            self._keys[index],
+            self.iterations,
         )
         for name, value in after.items():
             self.assign(self._states[index][name], value)
@@ -301,7 +292,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         self, optimizer_variables: Sequence[Array], grads: Sequence[Array], trainable_variables: Sequence[Array]
     ) -> tuple[list[Array], list[Array]]:
         """As Keras's; what is given is not written to."""
-        if arrays is None:  # where the engine writes in place
+        if compiled is None:  # where the engine writes in place
             optimizer_variables = [value.clone() for value in optimizer_variables]
             trainable_variables = [value.detach().clone() for value in trainable_variables]
         after: tuple[list[Array], list[Array]] = super().stateless_apply(
@@ -469,7 +460,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
             list(zip(self._trainable_variables, self._states, strict=True)),
         )
         values = restoring.mended(self._member, self.hyperparameters(), variables, saved)
-        with arrays.eagerly() if NAME == "tensorflow" else contextlib.nullcontext():
+        with compiled.eagerly() if NAME == "tensorflow" else contextlib.nullcontext():
             super().load_own_variables({str(i): value for i, value in enumerate(values)})
             for part, state in zip(self._observed, described["observed"], strict=True):
                 part.load_state_dict(state)

@@ -20,7 +20,6 @@ from .variables import Variable, dtype_of, path_of
 Array = Any
 
 _EXACT = ("int8", "uint8", "int16")  # codes and low bits, which mean nothing in another dtype
-_CODES = ("int8", "uint8")
 _REMEDY = ". Load an earlier state, or the model alone (load_model(…, compile=False)) to begin without one"
 
 
@@ -128,7 +127,7 @@ def mended(member: Member, hyper: Mapping[str, Any], variables: Variables, saved
         wide = {
             name: x if x.dtype in (np.float32, np.float64) else x.astype(np.float32)
             for name, x in moments.items()
-            if dtype_of(state[name]) not in _CODES
+            if dtype_of(state[name]) not in layout.CODES
         }
         try:
             found = bounds.mended(np, member, [hyper], scalars, wide)

@@ -10,7 +10,7 @@ import keras
 from ..schedules import Schedule, from_json
 from ..schedules.plateau import Observed
 from ..schedules.schedule import Arrays, Scalars
-from .backend import arrays
+from .backend import compiled
 
 
 class _Host(Scalars):
@@ -63,12 +63,13 @@ class Scheduled(keras.optimizers.schedules.LearningRateSchedule):  # type: ignor
     def at(self, step: Any, factors: Sequence[Any]) -> Any:
         """The same, where the parts that answer to a metric have these values; float32 where the step is traced."""
         pairs = list(zip(self.observed, factors, strict=True))
-        if arrays is None:
+        if compiled is None:
             return self.schedule._at(max(float(step), 0.0), _Host([(part, float(value)) for part, value in pairs]))
-        with arrays.exactly():
-            xp = _Traced(arrays.xp, [(part, arrays.double(arrays.read(value))) for part, value in pairs])
-            t = arrays.xp.maximum(arrays.double(arrays.read(step)), 0.0)
-            return arrays.narrowed(self.schedule._at(t, xp) + 0.0 * t, "float32")
+        xp = compiled.Namespace()
+        with xp.exactly():
+            traced = _Traced(xp, [(part, xp.double(compiled.opened(value))) for part, value in pairs])
+            t = xp.maximum(xp.double(compiled.opened(step)), 0.0)
+            return compiled.closed(xp.narrowed(self.schedule._at(t, traced) + 0.0 * t, "float32"))
 
     def get_config(self) -> dict[str, Any]:
         """The schedule as JSON, and what its parts have observed.

@@ -1,35 +1,22 @@
-"""The step as a compiled program runs it, on JAX and TensorFlow: ``adamas.rule`` over their arrays, with its numbers computed
-once a step within the program, since there the step is known only when it runs.
-"""
+"""The step on JAX and TensorFlow, which compile it: ``adamas.step.arrays`` over the values of Keras's variables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ..rule import house, layout
-from ..rule.declaration import Member, Numbers, Rule, Traced, undecayed
-from . import storage
-from .backend import arrays
+from ..rule.declaration import Member, Numbers, has_decay, has_penalty, undecayed
+from ..rule.layout import LOW_BITS, scale_name
+from ..step import arrays
+from .backend import compiled
 
 Array = Any
-
-
-class StepNumbers(NamedTuple):
-    """The numbers of a step in one dtype, for the variables that have the decay and the penalties."""
-
-    numbers: Numbers
-    drift: Array | float  # k − 1, which float32 would not keep
-
-    def undecayed(self) -> StepNumbers:
-        """The same for the others."""
-        return StepNumbers(undecayed(self.numbers), 0.0)
+Variable = Any
 
 
 def numbers(
-    member: Member, hyper: Mapping[str, Any], rate: Any, before: Mapping[str, Array], dtypes: Iterable[str]
-) -> tuple[dict[str, StepNumbers], dict[str, Array]]:
+    member: Member, hyper: Mapping[str, Any], rate: Any, before: Mapping[str, Variable], dtypes: Sequence[str]
+) -> tuple[dict[str, Numbers], dict[str, Array]]:
     """The numbers of the coming step for each dtype that is computed in, and the member's scalars after it.
 
     Args:
@@ -39,66 +26,57 @@ def numbers(
         before: the member's scalars before the step, of which ``step`` is one.
         dtypes: ``"float32"``, ``"float64"`` or both.
     """
-    with arrays.exactly():
-        now = member.advance(hyper, {name: arrays.double(value) for name, value in before.items()})
-        k = member.numbers_of({**hyper, "lr": arrays.double(rate)}, now, f=Traced(arrays.xp))
-        found = {
-            dtype: StepNumbers(
-                {name: arrays.narrowed(x, dtype) for name, x in k.items()}, arrays.narrowed(k["k"] - 1, dtype)
-            )
-            for dtype in dtypes
-        }
-        after = {name: arrays.narrowed(now[name], "float32") for name in before if name != "step"}
-    return found, after
+    xp = compiled.Namespace()
+    with xp.exactly():
+        hyper = {**hyper, "lr": xp.double(compiled.opened(rate))}
+    scalars = {name: compiled.opened(value) for name, value in before.items()}
+    found, after = arrays.numbers(xp, member, hyper, scalars, dtypes)
+    return found, {name: compiled.closed(value) for name, value in after.items()}
 
 
 def step(
-    rule: Rule,
-    penalized: bool,
-    one: StepNumbers,
-    names: Sequence[str],
-    weight: Array,
+    member: Member,
+    hyper: Mapping[str, Any],
+    k: Numbers,
+    is_decayed: bool,
+    weight: Variable,
     gradient: Array,
-    state: Mapping[str, Array],
+    state: Mapping[str, Variable],
     weights: str,
-    rounding: storage.Rounding,
+    key: int,
+    iterations: Variable,
 ) -> tuple[Array, dict[str, Array]]:
     """One step of one variable: the weight and the state after it, as they are stored.
 
     Args:
-        rule: the rule.
-        penalized: whether the penalties count.
-        one: the numbers of the step.
-        names: of the moments, in the order of the rule.
-        weight: as it is stored.
-        gradient: in the dtype that is computed in.
+        member: the member.
+        hyper: its hyperparameters but the learning rate.
+        k: the numbers of the step, in the dtype that is computed in.
+        is_decayed: whether the variable has the decay and the penalties.
+        weight: the variable.
+        gradient: its gradient.
         state: what the variable has, by name.
-        weights: how 16-bit weights are rounded.
-        rounding: what the roundings need.
+        weights: how weights in 16 bits are rounded.
+        key: of the variable's random numbers (``adamas.rule.formats.tensor_key``).
+        iterations: the steps done before.
     """
-    xp, k, compute, dtype = arrays.xp, one.numbers, arrays.dtype_of(gradient), arrays.dtype_of(weight)
-    low = state.get(layout.LOW_BITS)
-    p = arrays.cast(weight, compute) if low is None else storage.joined(weight, low, dtype, rounding.xp)
-    old = tuple(storage.loaded(state[name], state.get(layout.scale_name(name)), compute, rounding.xp) for name in names)
-    drifting = SimpleNamespace(**(k | {"k": one.drift}))
-    change, new = house.step(rule, drifting, xp, p, gradient, old, penalized)
-    # A rate of 0 without decay leaves the weight as it is, whatever the gradient was.
-    still = (k["eta"] == 0.0) & (one.drift == 0.0)
-    p = xp.where(still, p, p + change)
-
-    after: dict[str, Array] = {}
-    for name, value, kind in zip(names, new, rule.states, strict=True):
-        form, scale = arrays.dtype_of(state[name]), state.get(layout.scale_name(name))
-        if scale is None:
-            after[name] = storage.kept(value, form, rounding, kind)
-        else:
-            factor = 1.0 if kind.decay is None else k[kind.decay]
-            coded = storage.coded(value, form, scale, rounding, factor, kind.code_draw)
-            after[name], after[layout.scale_name(name)] = coded
-    if low is not None:
-        stored, after[layout.LOW_BITS] = storage.split(p, dtype, rounding.xp)
-    elif weights == "stochastic" and dtype in layout.HALVES:
-        stored = storage.rounded(p, dtype, rounding)
-    else:
-        stored = arrays.cast(p, dtype)
-    return stored, after
+    count = compiled.opened(iterations) + 1
+    xp = compiled.Namespace(count)
+    names = member.state_names(hyper)
+    values = {name: compiled.opened(value) for name, value in state.items()}
+    one = arrays.Step(
+        xp,
+        member.rule(hyper),
+        k if is_decayed else undecayed(k),
+        is_decayed and has_penalty(hyper),
+        is_decayed and has_decay(hyper),
+    )
+    before = arrays.Weight(compiled.opened(weight), values.get(LOW_BITS))
+    stored = [arrays.Stored(values[name], values.get(scale_name(name))) for name in names]
+    rounding = arrays.Rounding(xp, key, count, before.high.shape)
+    after, states = one.weight(before, compiled.opened(gradient), stored, weights, rounding, by_change=True)
+    found = {LOW_BITS: after.low}
+    for name, moment in zip(names, states, strict=True):
+        found |= {name: moment.values, scale_name(name): moment.scale}
+    closed = {name: compiled.closed(value) for name, value in found.items() if value is not None}
+    return compiled.closed(after.high), closed

@@ -10,11 +10,11 @@ from typing import Any
 
 import keras
 
-from . import storage
-from .backend import arrays
+from ..step import arrays
+from .backend import compiled
 
-if arrays is None:
-    from . import on_torch
+if compiled is None:
+    from ..torch import unfused
 
 Variable = Any
 Array = Any
@@ -56,16 +56,18 @@ def joined(variable: Variable, low: Variable | None) -> Array:
     """The weights in the dtype that they are computed in, with the low bits that the state has."""
     if low is None:
         return keras.ops.cast(variable, compute_dtype(variable))
-    if arrays is None:
-        return on_torch.joined(variable.value, low.value)
-    return storage.joined(arrays.read(variable), arrays.read(low), dtype_of(variable), arrays.Codes(0))
+    if compiled is None:
+        return unfused.joined(variable.value.detach(), low.value)
+    weight = arrays.Weight(compiled.opened(variable), compiled.opened(low))
+    return compiled.closed(arrays.load_weight(compiled.Namespace(), weight, "float32"))
 
 
 def split(variable: Variable, value: Array) -> tuple[Array, Array]:
     """Weights as the 16 bits of the variable and the low bits."""
-    if arrays is None:
-        return on_torch.split(value, variable.value.dtype)
-    return storage.split(value, dtype_of(variable), arrays.Codes(0))
+    if compiled is None:
+        return unfused.split(value.detach(), variable.value.dtype)
+    high, low = arrays.split(compiled.Namespace(), compiled.opened(value), dtype_of(variable))
+    return compiled.closed(high), compiled.closed(low)
 
 
 def norm(parts: Sequence[Array]) -> Array:

@@ -8,20 +8,21 @@ An update asks ``adamas.rule`` for the numbers of this step, computed within the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ..jax_formats import Namespace
-from ..rule import house, layout
-from ..rule.declaration import WEIGHT_DRAW, Member, Numbers, Rule, Traced, has_penalty
+from ..rule import layout
+from ..rule.declaration import Member, Numbers, has_decay, has_penalty, undecayed
 from ..rule.formats import tensor_key
 from ..rule.options import Weights
 from ..rule.shared import declared
 from ..schedules import Schedule
+from ..step import arrays
+from ..step.arrays import Stored
+from ..step.namespaces.jax import Namespace
 from . import storage
 from .options import TERMS, hyperparameters, is_open
 
@@ -50,20 +51,6 @@ class State(NamedTuple):
     skipped_steps: jax.Array | int = 0
 
 
-class _Leaf(NamedTuple):
-    """The numbers of a step for leaves of one dtype that have, or do not have, the decay and the penalties."""
-
-    rule: Rule
-    penalized: bool
-    numbers: Numbers
-    drift: Array | float  # k − 1, which float32 would not keep
-
-    def held(self, before: Array, after: Array) -> Array:
-        """``after``; but where a rate of 0 moves nothing, ``before``, whatever the gradient was."""
-        still = (self.numbers["eta"] == 0) & (self.drift == 0)
-        return jnp.where(still, before, after)
-
-
 def transformation(member: Member, arguments: Mapping[str, Any]) -> optax.GradientTransformation:
     """The member with these arguments, by their names in optax.
 
@@ -78,7 +65,7 @@ def transformation(member: Member, arguments: Mapping[str, Any]) -> optax.Gradie
     parts = {name: (name, f"{name}_scale") if form == "int8" else (name,) for name, form in forms.items()}
     signs = layout.signs(member)
     rule, penalized = member.rule(static), has_penalty(static)
-    decays = bool(static["weight_decay"]) and hyper["decay"] != "l2"
+    decays = has_decay(static)
 
     def init(params: Tree) -> State:
         params = jax.tree.map(storage.as_array, params)
@@ -114,24 +101,25 @@ def transformation(member: Member, arguments: Mapping[str, Any]) -> optax.Gradie
 
         count = optax.safe_increment(state.count)
         xp = Namespace(state.count)
-        numbers, scalars = _numbers(member, hyper, state)
+        numbers, scalars = _numbers(xp, member, hyper, state)
         changes: list[Any] = []
         for i, (path, g) in enumerate(paths):
             if g is None:
                 changes.append(None)
                 continue
-            g, p, low = storage.as_array(g), ps[i] if ps[i] is None else storage.as_array(ps[i]), lows[i]
-            compute = _compute_dtype(g if p is None else p)
-            leaf = _leaf(rule, penalized, *numbers[compute], decayed[i])
-            moves = decays and decayed[i]
+            g, p = storage.as_array(g), ps[i] if ps[i] is None else storage.as_array(ps[i])
+            k = numbers[arrays.compute_dtype(xp, g if p is None else p)]
+            one = arrays.Step(
+                xp, rule, k if decayed[i] else undecayed(k), penalized and decayed[i], decays and decayed[i]
+            )
             identity = jax.tree_util.keystr(path, simple=True, separator=".")
-            rounding = storage.Rounding(tensor_key(seed, identity), count, xp)
-            stored = [storage.Stored(*(moments[part][i] for part in parts[name])) for name in names]
-            changed, new, lows[i] = _stepped(leaf, moves, weights, p, g, stored, low, compute, rounding)
+            rounding = arrays.Rounding(xp, tensor_key(seed, identity), count, g.shape)
+            stored = [Stored(*(moments[part][i] for part in parts[name])) for name in names]
+            changed, new, lows[i] = _stepped(one, weights, p, g, stored, lows[i], rounding)
             changes.append(changed)
-            for name, value in zip(names, new, strict=True):
-                for part, array in zip(parts[name], value, strict=False):
-                    moments[part][i] = array
+            for name, before, value in zip(names, stored, new, strict=True):
+                for part, old, array in zip(parts[name], before, value, strict=False):
+                    moments[part][i] = _copied(array) if array is old else array
         change = jax.tree.unflatten(tree, changes)
         after = State(
             count,
@@ -166,49 +154,33 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
 
 
 def _stepped(
-    leaf: _Leaf,
-    moves: bool,
+    one: arrays.Step,
     weights: Weights,
     p: Array,
     g: Array,
-    stored: list[storage.Stored],
+    stored: list[Stored],
     low: Array,
-    compute: Any,
-    rounding: storage.Rounding,
-) -> tuple[Array, list[storage.Stored], Array]:
-    """The update, the moments as they are stored, and the low bits. ``moves``: whether the weight itself is in the step."""
-    k, xp, dtype = leaf.numbers, rounding.xp, _update_dtype(g, p)
-    exact = weights != "nearest" and storage.is_half(p.dtype)
-    is_split = exact and weights == "split"
-    weight: Array = 0.0
-    if exact or moves or leaf.penalized:
-        weight = storage.joined(p, low, xp) if is_split else p.astype(compute)
-    old = tuple(storage.loaded(x, compute, xp) for x in stored)
+    rounding: arrays.Rounding,
+) -> tuple[Array, list[Stored], Array]:
+    """The update, the moments as they are stored, and the low bits."""
+    dtype = _update_dtype(g, p)
+    if weights == "nearest" or not storage.is_half(p.dtype):
+        change, new = one.change(p, g, stored, rounding)
+        return change.astype(dtype), new, _copied(low)
+    before = arrays.Weight(p, low if weights == "split" else None)
+    after, new = one.weight(before, g, stored, weights, rounding, by_change=False)
+    exact = after.high.astype(jnp.float32) - p.astype(jnp.float32)
+    change = storage.as_update(exact, dtype, one.xp)
+    if after.low is None:
+        return change, new, None
+    # Where the sum may be another weight than the one that was meant, that other one has no low bits.
+    kept = change.astype(jnp.float32) == exact
+    return change, new, jnp.where(kept, after.low, jnp.zeros_like(after.low))
 
-    def stepped(p: Array, keep: Array | float) -> tuple[Array, tuple[Array, ...]]:
-        numbers = SimpleNamespace(**(k | {"k": keep}))
-        return house.step(leaf.rule, numbers, jnp, p, g.astype(compute), old, leaf.penalized)
 
-    if exact:
-        value, moments = stepped(weight, k["k"])
-        value = leaf.held(weight, value)
-        if is_split:
-            high, low = storage.split(value, p.dtype, xp)
-        else:
-            high = storage.rounded(value, p.dtype, rounding.thresholds(p.shape, WEIGHT_DRAW), xp)
-        exact_change = high.astype(compute) - p.astype(compute)
-        change = storage.as_update(exact_change, dtype, xp)
-        if is_split:  # Where the sum may be another weight than the one that was meant, that other one has no low bits.
-            low = jnp.where(change.astype(compute) == exact_change, low, jnp.zeros_like(low))
-    else:
-        low = storage.copied(low)
-        change, moments = stepped(weight, leaf.drift if moves else 0.0)
-        change = leaf.held(jnp.zeros_like(change), change).astype(dtype)
-    new = [
-        storage.kept(value, x, rounding, kind, 1.0 if kind.decay is None else k[kind.decay])
-        for x, value, kind in zip(stored, moments, leaf.rule.states, strict=True)
-    ]
-    return change, new, low
+def _copied(x: Array) -> Array:
+    """The same in memory of its own, so that a new state can be donated and the old one stays."""
+    return None if x is None else jnp.copy(x)
 
 
 def _update_dtype(g: Array, p: Array) -> Any:
@@ -238,27 +210,14 @@ def _unless_nonfinite(gradients: Tree, change: Tree, before: State, after: State
 
 
 def _numbers(
-    member: Member, hyper: Mapping[str, Any], state: State
-) -> tuple[dict[Any, tuple[Numbers, Any]], dict[str, jax.Array]]:
-    """The coefficients and k − 1 for each dtype that is computed in, and the member's scalars after the step."""
+    xp: Namespace, member: Member, hyper: Mapping[str, Any], state: State
+) -> tuple[dict[str, Numbers], dict[str, jax.Array]]:
+    """The numbers of the coming step for each dtype that is computed in, and the member's scalars after the step."""
     values = {name: _at(value, state.count) for name, value in hyper.items()}
-    with jax.enable_x64(True):
-        arrays = {name: _widened(member, name, value) for name, value in values.items()}
-        before: dict[str, Any] = {"step": state.count, **state.scalars}
-        now = member.advance(arrays, {name: value.astype(jnp.float64) for name, value in before.items()})
-        k = member.numbers_of(arrays, now, f=Traced(jnp))
-        found = {
-            dtype: ({name: _narrowed(x, dtype) for name, x in k.items()}, _narrowed(k["k"] - 1, dtype))
-            for dtype in (jnp.float32, jnp.float64)
-        }
-        after: dict[str, Any] = {name: _narrowed(now[name], value.dtype) for name, value in state.scalars.items()}
-    return found, after
-
-
-def _leaf(rule: Rule, penalized: bool, k: Numbers, drift: Any, decayed: bool) -> _Leaf:
-    if decayed:
-        return _Leaf(rule, penalized, k, drift)
-    return _Leaf(rule, False, k | {"l2": 0.0, "l1": 0.0, "k": 1.0}, 0.0)
+    with xp.exactly():
+        values = {name: _widened(member, name, value) for name, value in values.items()}
+    before = {"step": state.count, **state.scalars}
+    return arrays.numbers(xp, member, values, before, ("float32", "float64"))
 
 
 def _at(value: Any, count: jax.Array) -> Any:
@@ -283,17 +242,6 @@ def _widened(member: Member, name: str, value: Any) -> Any:
             "(optax.inject_hyperparams: hyperparam_dtype=jnp.float32)"
         )
     return value.astype(jnp.float64)
-
-
-def _narrowed(value: Any, dtype: Any) -> Any:
-    # Without the barrier, XLA would convert it anew for every element of a parameter.
-    if not isinstance(value, jax.Array):
-        return value
-    return jax.lax.optimization_barrier(value.astype(dtype))  # type: ignore[no-untyped-call]
-
-
-def _compute_dtype(x: Array) -> Any:
-    return jnp.float64 if x.dtype == jnp.float64 else jnp.float32
 
 
 # ---- what was given

@@ -411,6 +411,7 @@ class Member:
             base = float(hyper["base_lr"])
             keep = 1 - (lr / base if base else 0.0) * weight_decay
         house = {"s": -scale if hyper["maximize"] else scale, "l2": l2, "l1": hyper["l1"], "k": keep, "eta": lr}
+        house["k_minus_one"] = keep - 1  # which float32 keeps where it would round k to 1
         return house | self.numbers(hyper, scalars, f)
 
 
@@ -419,9 +420,14 @@ HOUSE_NUMBERS = ("s", "l2", "l1", "k", "eta")  # the numbers of every rule; they
 
 def undecayed(numbers: Numbers) -> Numbers:
     """The numbers for parameters that are exempt from weight decay and penalties."""
-    return numbers | {"l2": 0.0, "l1": 0.0, "k": 1.0}
+    return numbers | {"l2": 0.0, "l1": 0.0, "k": 1.0, "k_minus_one": 0.0}
 
 
 def has_penalty(hyper: Hypers) -> bool:
     """Whether a penalty is added to the gradient."""
     return bool(hyper["l1"] != 0 or (hyper["weight_decay"] != 0 and hyper["decay"] == "l2"))
+
+
+def has_decay(hyper: Hypers) -> bool:
+    """Whether the weight itself decays, rather than through the gradient."""
+    return bool(hyper["weight_decay"] != 0 and hyper["decay"] != "l2")

@@ -9,7 +9,7 @@ from .declaration import Rule
 Array = Any
 
 
-def gradient(k: Any, xp: Any, p: Array, g: Array, penalized: bool) -> Array:
+def gradient(k: Any, xp: Any, p: Array | None, g: Array, penalized: bool) -> Array:
     """The gradient as the rule takes it: scaled, and with the coupled penalties."""
     g = k.s * g
     return g + k.l2 * p + k.l1 * xp.sign(p) if penalized else g
@@ -36,3 +36,29 @@ def step(
     """
     update, *after = rule.update(k, xp, gradient(k, xp, p, g, penalized), *states)
     return moved(k, p, update), tuple(after)
+
+
+def change(
+    rule: Rule,
+    k: Any,
+    xp: Any,
+    p: Array | None,
+    g: Array,
+    states: tuple[Array, ...],
+    penalized: bool,
+    decayed: bool,
+) -> tuple[Array, tuple[Array, ...]]:
+    """As ``step``, but returns the change of the weight, (k − 1)·p − η·u, which is more precise if k is close to 1.
+
+    Args:
+        rule: the rule.
+        k: the numbers of the step.
+        xp: the arrays' namespace.
+        p: the weight; may be None if it is neither penalized nor decayed.
+        g: its gradient.
+        states: the rule's, in its order.
+        penalized: whether ``k.l2`` and ``k.l1`` count.
+        decayed: whether ``k.k_minus_one`` counts. If not, the change does not depend on the weight, which may be infinite.
+    """
+    update, *after = rule.update(k, xp, gradient(k, xp, p, g, penalized), *states)
+    return (k.k_minus_one * p if decayed else 0.0) - k.eta * update, tuple(after)

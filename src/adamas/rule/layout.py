@@ -23,6 +23,7 @@ State: TypeAlias = StateFormat | Mapping[str, StateFormat]
 FORMATS = ("float32", "bfloat16", "int8")
 LOW_BITS = "weight_low_bits"  # the name in the state of the lower halves of the weights with weights="split"
 HALVES = ("bfloat16", "float16")  # dtypes that a weight is rounded to
+CODES = ("int8", "uint8")  # the dtypes of codes in 8 bits
 
 _WIDE = ("float64", "complex128")
 _CHUNK = 1 << 20  # elements that are converted at a time

@@ -5,5 +5,6 @@ the step, once for all parameters; ``plan`` has the records of a group and hands
 look up tensors, reduce gradients to sums, and apply the step. Only sums come back from the executors.
 
 Groups are dictionaries of hyperparameters, as in PyTorch; some numbers in them may be given by schedules. This package
-imports no framework, and ``engine`` is its only module that needs the compiled engine.
+imports no framework, except that each module of ``namespaces`` imports its own. ``engine`` is the only module that needs the
+compiled engine.
 """

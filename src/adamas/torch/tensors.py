@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ..rule import house, layout
 from ..rule.declaration import Numbers
 from ..step.executor import GroupSpec
 from ..step.record import Record
@@ -77,16 +75,14 @@ class _Tensors:
             raise RuntimeError(
                 "an Adamas step computes its coefficients on the host and cannot be captured in a CUDA graph"
             )
-        state = record.state
         unfused.step(
             spec.rule,
             numbers,
             penalized,
             record.weight,
             gradient,
-            tuple(state[name] for name in spec.state_names),
-            tuple(state.get(layout.scale_name(name)) for name in spec.state_names),
-            state.get(layout.LOW_BITS) if spec.weights == "split" else None,
+            record.state,
+            spec.state_names,
             spec.weights,
             record.key,
             record.first_row,
@@ -96,11 +92,11 @@ class _Tensors:
     @staticmethod
     @torch.no_grad()
     def squares(gradient: Tensor) -> Tensor:
-        return _real(gradient).to(torch.float64).square().flatten()
+        return unfused.real(gradient).to(torch.float64).square().flatten()
 
     @staticmethod
     def is_finite(gradient: Tensor) -> bool:
-        return bool(torch.isfinite(_real(gradient)).all())
+        return bool(torch.isfinite(unfused.real(gradient)).all())
 
     @staticmethod
     @torch.no_grad()
@@ -112,23 +108,18 @@ class _Tensors:
         penalized: bool,
         term: Callable[..., Tensor],
     ) -> Tensor:
-        state, weight = record.state, _real(record.weight)
-        compute = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        low = state.get(layout.LOW_BITS) if spec.weights == "split" else None
-        p = weight.to(compute) if low is None else unfused.joined(weight, low)
-        states = [_loaded(state[name], state.get(layout.scale_name(name))).to(compute) for name in spec.state_names]
-        k, g = SimpleNamespace(**numbers), _real(gradient.resolve_conj().resolve_neg()).to(compute)
-        xp = unfused.Namespace
-        found = term(k, xp, p, house.gradient(k, xp, p, g, penalized), *states)
+        found = unfused.term(
+            spec.rule,
+            numbers,
+            penalized,
+            record.weight,
+            gradient,
+            record.state,
+            spec.state_names,
+            spec.weights,
+            term,
+        )
         return found.to(torch.float64).flatten()
-
-
-def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x) if x.is_complex() else x
-
-
-def _loaded(x: Tensor, scale: Tensor | None) -> Tensor:
-    return _real(x) if scale is None else storage.decoded(x, scale)
 
 
 TENSORS = _Tensors()

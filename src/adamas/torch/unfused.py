@@ -1,60 +1,48 @@
-"""The rule over PyTorch's own operations, for tensors on devices that the engine has no kernel for.
+"""The step over PyTorch's own operations (``adamas.step.arrays``), for tensors on devices that the engine has no kernel for.
 
 Correct and unfused: it draws the same random numbers and stores in the same formats as the engine, with a temporary or two
-for each operation. It holds no arithmetic of its own: that is in ``adamas.rule``.
+for each operation.
 """
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from ..rule import formats, house, layout
-from ..rule.declaration import WEIGHT_DRAW, Numbers, Rule
+from ..rule.declaration import Numbers, Rule
+from ..rule.layout import LOW_BITS, scale_name
+from ..step import arrays
+from ..step.namespaces.torch import Namespace
 from . import storage
 
 
-def _codes(x: Tensor) -> Tensor:
-    return x.contiguous().view(torch.int16).to(torch.int64) & 0xFFFF
-
-
-def _store(codes: Tensor, target: Tensor) -> None:
-    target.copy_(codes.to(torch.int16).view(target.dtype))
-
-
-def _real(x: Tensor) -> Tensor:
+def real(x: Tensor) -> Tensor:
+    """The tensor, complex numbers as a last dimension of two."""
     return torch.view_as_real(x) if x.is_complex() else x
-
-
-class Namespace:
-    """PyTorch's functions as rules use them."""
-
-    abs, sqrt, where, maximum = torch.abs, torch.sqrt, torch.where, torch.maximum
-
-    @staticmethod
-    def sign(x: Tensor) -> Tensor:
-        """The sign, and NaN of NaN, which ``torch.sign`` calls 0."""
-        return torch.where(x.isnan(), x, x.sign())
 
 
 def joined(weight: Tensor, low: Tensor) -> Tensor:
     """The float32 weights of which a 16-bit parameter and its low bits (int16) are the two halves."""
-    value: Tensor = formats.JOIN[storage.dtype_name(weight.dtype)](torch, _codes(weight), low.to(torch.int64) & 0xFFFF)
+    value: Tensor = arrays.load_weight(Namespace(weight.device), arrays.Weight(weight, low), "float32")
     return value
+
+
+def split(value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Float32 weights as 16-bit ones and the low bits (int16)."""
+    return arrays.split(Namespace(value.device), value, storage.dtype_name(dtype))
 
 
 @torch.no_grad()
 def step(
     rule: Rule,
     numbers: Numbers,
-    penalized: bool,
+    has_penalty: bool,
     weight: Tensor,
     gradient: Tensor,
-    state: tuple[Tensor, ...],
-    scales: tuple[Tensor | None, ...],
-    low: Tensor | None,
+    state: Mapping[str, Tensor],
+    names: Sequence[str],
     weights: str,
     random_key: int,
     first_row: int,
@@ -62,61 +50,61 @@ def step(
 ) -> None:
     """Steps one parameter in place, on whatever device it is.
 
-    ``state`` holds the tensors of the rule's states, ``scales`` those of the ones in 8 bits, ``low`` the low bits of a split
-    weight (int16) or None.
+    Args:
+        rule: the rule.
+        numbers: of the step.
+        has_penalty: whether a penalty goes through the gradient.
+        weight: the parameter.
+        gradient: of its shape, in any floating dtype.
+        state: of the parameter, by name.
+        names: of the rule's states, in its order.
+        weights: how weights in 16 bits are rounded.
+        random_key: of the parameter (``adamas.rule.formats.tensor_key``).
+        first_row: where its rows begin in the whole tensor that it is a part of.
+        step_count: the steps done, with this one.
     """
-    p, g = _real(weight), _real(gradient.resolve_conj().resolve_neg())
-    stored = [_real(x) for x in state]
-    compute = torch.float64 if p.dtype == torch.float64 else torch.float32
-    row = p[:1].numel() if p.ndim else 1
-    index = (torch.arange(p.numel(), device=p.device) + first_row * row).reshape(p.shape)
-
-    def round_into(target: Tensor, value: Tensor, draw: int | None) -> None:
-        encode = formats.ENCODE.get(storage.dtype_name(target.dtype))
-        if encode is None or draw is None:
+    how, before, gradient, states = _of(rule, numbers, has_penalty, weight, gradient, state, names, weights)
+    rounding = arrays.Rounding(how.xp, random_key, step_count, before.high.shape, first_row)
+    after = how.weight(before, gradient, states, weights, rounding, by_change=False)
+    for target, value in zip(_tensors(before, states), _tensors(*after), strict=True):
+        if target is not value:
             target.copy_(value)
-        else:
-            random = formats.random16(torch, index, random_key, step_count, draw)
-            _store(encode(torch, value.to(torch.float32).contiguous(), random), target)
 
-    def load(x: Tensor, scale: Tensor | None) -> Tensor:
-        if not storage.is_coded(x):
-            return x.to(compute)
-        assert scale is not None
-        return storage.decoded(x, scale).to(compute)
 
-    def code_into(target: Tensor, scale: Tensor, value: Tensor, factor: float, draw: int | None) -> None:
-        values = layout.blocks(torch, value.to(torch.float32))
-        threshold = None
-        if draw is not None:
-            block = torch.arange(scale.numel(), device=p.device).reshape(*scale.shape, 1) + first_row * scale.shape[1]
-            position = torch.arange(formats.BLOCK, device=p.device)
-            threshold = formats.random18(torch, block, position, random_key, step_count, draw)
-        if target.dtype == torch.int8:
-            codes, scales = formats.encode_signed(torch, values, threshold)
-        else:
-            kept = factor * scale.abs().unsqueeze(-1)
-            codes, scales = formats.encode_unsigned(torch, values, kept, threshold)
-        target.copy_(layout.unblocked(codes, target.shape).to(target.dtype))
-        scale.copy_(scales.squeeze(-1))
+@torch.no_grad()
+def term(
+    rule: Rule,
+    numbers: Numbers,
+    has_penalty: bool,
+    weight: Tensor,
+    gradient: Tensor,
+    state: Mapping[str, Tensor],
+    names: Sequence[str],
+    weights: str,
+    function: Callable[..., Tensor],
+) -> Tensor:
+    """The terms of a sum (``adamas.rule.declaration.Sum``). The arguments are those of ``step``."""
+    how, before, gradient, states = _of(rule, numbers, has_penalty, weight, gradient, state, names, weights)
+    found: Tensor = how.term(before, gradient, states, function)
+    return found
 
-    value = joined(p, low) if low is not None else p.to(compute)
-    old = tuple(load(x, scale) for x, scale in zip(stored, scales, strict=True))
-    value, new = house.step(
-        rule.at(numbers), SimpleNamespace(**numbers), Namespace, value, g.to(compute), old, penalized
-    )
-    for target, scale, moment, kind in zip(stored, scales, new, rule.states, strict=True):
-        if storage.is_coded(target):
-            assert scale is not None
-            factor = 1.0 if kind.decay is None else numbers[kind.decay]
-            code_into(target, scale, moment, factor, kind.code_draw)
-        else:
-            round_into(target, moment, kind.draw)
-    if numbers["eta"] == 0 and numbers["k"] == 1:
-        return
-    if low is not None:
-        high_codes, low_codes = formats.SPLIT[storage.dtype_name(p.dtype)](torch, value.contiguous())
-        _store(high_codes, p)
-        low.copy_(low_codes.to(torch.int16))
-    else:
-        round_into(p, value, WEIGHT_DRAW if weights == "stochastic" else None)
+
+def _of(
+    rule: Rule,
+    numbers: Numbers,
+    has_penalty: bool,
+    weight: Tensor,
+    gradient: Tensor,
+    state: Mapping[str, Tensor],
+    names: Sequence[str],
+    weights: str,
+) -> tuple[arrays.Step, arrays.Weight, Tensor, list[arrays.Stored]]:
+    """The step of a parameter, and its weight, gradient and states as arrays of real numbers."""
+    how = arrays.Step(Namespace(weight.device), rule, numbers, has_penalty, numbers["k"] != 1)
+    stored = arrays.Weight(real(weight), state.get(LOW_BITS) if weights == "split" else None)
+    states = [arrays.Stored(real(state[name]), state.get(scale_name(name))) for name in names]
+    return how, stored, real(gradient.resolve_conj().resolve_neg()), states
+
+
+def _tensors(weight: arrays.Weight, states: Sequence[arrays.Stored]) -> list[Tensor]:
+    return [tensor for stored in (weight, *states) for tensor in stored if tensor is not None]

@@ -1,0 +1,296 @@
+"""One step of one parameter over an array namespace: its state is loaded, the rule applied, and what comes of it rounded and
+stored.
+
+This is the step wherever the engine has no kernel: PyTorch's other devices, optax, and Keras on JAX and TensorFlow. It rounds
+with the engine's random numbers into the engine's formats, and writes nothing in place. The arrays are those of a namespace of
+``adamas.step.namespaces``, the first argument of every function.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any, NamedTuple, TypeVar
+
+from ..rule import formats, house, layout
+from ..rule.declaration import WEIGHT_DRAW, Member, Numbers, Rule, State, Traced
+from ..rule.layout import CODES, HALVES
+
+Array = Any
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _exactly(function: _F) -> _F:
+    """Runs the function in the namespace's context of exact integers."""
+
+    @functools.wraps(function)
+    def run(xp: Any, *args: Any, **kwargs: Any) -> Any:
+        with xp.exactly():
+            return function(xp, *args, **kwargs)
+
+    return run  # type: ignore[return-value]  # wraps() keeps the signature, which its type does not say
+
+
+# ---- the numbers of a step
+
+
+def numbers(
+    xp: Any, member: Member, hyper: Mapping[str, Any], before: Mapping[str, Array], dtypes: Sequence[str]
+) -> tuple[dict[str, Numbers], dict[str, Array]]:
+    """The numbers of the coming step, computed within a compiled program, which alone knows the step.
+
+    Args:
+        xp: the namespace.
+        member: the member.
+        hyper: its hyperparameters; those that are arrays are in float64.
+        before: the member's scalars before the step.
+        dtypes: the names of the dtypes that are computed in.
+
+    Returns:
+        The numbers for each dtype; and the member's scalars after the step, without the step, in the dtypes that they had.
+    """
+    with xp.exactly():
+        now = member.advance(hyper, {name: xp.double(value) for name, value in before.items()})
+        exact = member.numbers_of(hyper, now, f=Traced(xp))
+        found = {dtype: {name: xp.narrowed(x, dtype) for name, x in exact.items()} for dtype in dtypes}
+        after = {name: xp.narrowed(now[name], xp.dtype_name(value)) for name, value in before.items() if name != "step"}
+    return found, after
+
+
+# ---- rounding
+
+
+class Rounding:
+    """The random numbers of one parameter's step, each computed where something is rounded by it.
+
+    Args:
+        xp: the namespace.
+        key: of the parameter (``adamas.rule.formats.tensor_key``).
+        count: the steps done, with this one.
+        shape: of the parameter.
+        first_row: where its rows begin in the whole tensor that it is a part of.
+    """
+
+    def __init__(self, xp: Any, key: int, count: Any, shape: Sequence[int], first_row: int = 0) -> None:
+        self._xp, self._key, self._count = xp, key, count
+        self._shape, self._first_row = tuple(shape), first_row
+
+    @cached_property
+    def _index(self) -> Array:
+        return self._xp.index(self._shape, self._first_row * math.prod(self._shape[1:]))
+
+    def thresholds(self, draw: int) -> Array:
+        """The 16-bit thresholds of the parameter's elements."""
+        count = self._xp.counter(self._count)
+        return formats.random16(self._xp, self._index, self._key, count, draw)
+
+    def of_blocks(self, draw: int) -> Array:
+        """The 18-bit thresholds of codes in 8 bits, of shape (rows, blocks of a row, 128)."""
+        rows, blocks = layout.scale_shape(self._shape)
+        block = self._xp.index((rows, blocks, 1), self._first_row * blocks)
+        position = self._xp.index((formats.BLOCK,), 0)
+        return formats.random18(self._xp, block, position, self._key, self._xp.counter(self._count), draw)
+
+
+@_exactly
+def rounded(xp: Any, value: Array, dtype: str, thresholds: Array | None) -> Array:
+    """The values as bfloat16 or float16: stochastically, or to the nearest without thresholds.
+
+    By operations on integers: within a larger expression, XLA may leave a conversion to 16 bits out.
+    """
+    return xp.from_bits(formats.ENCODE[dtype](xp, xp.cast(value, "float32"), thresholds), dtype)
+
+
+# ---- states as they are stored
+
+
+class Stored(NamedTuple):
+    """A state of one parameter: an array of its shape, and, for codes in 8 bits, a float32 scale for each block of a row."""
+
+    values: Array
+    scale: Array = None
+
+
+@_exactly
+def load(xp: Any, stored: Stored, compute: str) -> Array:
+    """A state in the dtype that is computed in."""
+    dtype = xp.dtype_name(stored.values)
+    if dtype not in CODES:
+        return xp.cast(stored.values, compute)
+    decode = formats.decode_signed if dtype == "int8" else formats.decode_unsigned
+    blocks = layout.blocks(xp, xp.cast(stored.values, "int32"))
+    return xp.cast(layout.unblocked(decode(xp, blocks, stored.scale[..., None]), stored.values.shape), compute)
+
+
+@_exactly
+def store(xp: Any, value: Array, before: Stored, state: State, fade: Array | float, rounding: Rounding) -> Stored:
+    """A state in the format that it was stored in.
+
+    Args:
+        xp: the namespace.
+        value: what is stored.
+        before: as it was stored before the step.
+        state: how it is rounded.
+        fade: the number that multiplied it in the step, and multiplies the scales of codes.
+        rounding: the random numbers.
+    """
+    dtype = xp.dtype_name(before.values)
+    if dtype not in CODES:
+        if dtype not in HALVES:
+            return before._replace(values=xp.cast(value, dtype))
+        thresholds = None if state.draw is None else rounding.thresholds(state.draw)
+        return before._replace(values=rounded(xp, value, dtype, thresholds))
+    blocks = layout.blocks(xp, xp.cast(value, "float32"))
+    thresholds = None if state.code_draw is None else rounding.of_blocks(state.code_draw)
+    if dtype == "int8":
+        codes, scale = formats.encode_signed(xp, blocks, thresholds)
+    else:
+        codes, scale = formats.encode_unsigned(xp, blocks, fade * xp.abs(before.scale)[..., None], thresholds)
+    return Stored(xp.cast(layout.unblocked(codes, value.shape), dtype), scale[..., 0])
+
+
+# ---- weights as they are stored
+
+
+class Weight(NamedTuple):
+    """A weight, and the low bits (int16) of one in 16 bits that is split."""
+
+    high: Array
+    low: Array = None
+
+
+@_exactly
+def load_weight(xp: Any, weight: Weight, compute: str) -> Array:
+    """A weight in the dtype that is computed in."""
+    if weight.low is None:
+        return xp.cast(weight.high, compute)
+    return formats.JOIN[xp.dtype_name(weight.high)](xp, xp.bits(weight.high), xp.bits(weight.low))
+
+
+@_exactly
+def split(xp: Any, value: Array, dtype: str) -> Weight:
+    """Float32 values as weights of 16 bits and their low bits."""
+    high, low = formats.SPLIT[dtype](xp, value)
+    return Weight(xp.from_bits(high, dtype), xp.from_bits(low, "int16"))
+
+
+def store_weight(xp: Any, value: Array, before: Weight, weights: str, rounding: Rounding) -> Weight:
+    """A weight in the format that it was stored in; ``weights`` says how one in 16 bits is rounded."""
+    dtype = xp.dtype_name(before.high)
+    if before.low is not None:
+        return split(xp, value, dtype)
+    if weights == "stochastic" and dtype in HALVES:
+        with xp.exactly():
+            return Weight(rounded(xp, value, dtype, rounding.thresholds(WEIGHT_DRAW)))
+    return Weight(xp.cast(value, dtype))
+
+
+# ---- the step
+
+
+@dataclass(frozen=True)
+class Step:
+    """The step of the parameters that share its numbers.
+
+    Attributes:
+        xp: the namespace.
+        rule: the rule.
+        numbers: of the step, in the dtype that is computed in.
+        has_penalty: whether a penalty goes through the gradient.
+        has_decay: whether the weight itself decays.
+    """
+
+    xp: Any
+    rule: Rule
+    numbers: Numbers
+    has_penalty: bool
+    has_decay: bool
+
+    def weight(
+        self, weight: Weight, g: Array, states: Sequence[Stored], weights: str, rounding: Rounding, by_change: bool
+    ) -> tuple[Weight, list[Stored]]:
+        """The weight and the states after the step, as they are stored.
+
+        Args:
+            weight: as it is stored.
+            g: the gradient.
+            states: as they are stored, in the rule's order.
+            weights: how weights in 16 bits are rounded.
+            rounding: the random numbers.
+            by_change: whether the weight is computed as p + ((k − 1)·p − η·u), where k may be too near 1 for its dtype, or as
+                k·p − η·u.
+        """
+        p = load_weight(self.xp, weight, compute_dtype(self.xp, weight.high))
+        moved, after = self._applied(p, p, g, states, rounding, by_change)
+        if self._is_still is True:
+            return weight, after
+        value = self._held(p, p + moved if by_change else moved)
+        return store_weight(self.xp, value, weight, weights, rounding), after
+
+    def change(
+        self, weight: Array | None, g: Array, states: Sequence[Stored], rounding: Rounding
+    ) -> tuple[Array, list[Stored]]:
+        """The change p' − p of the weight, in the dtype that is computed in, and the states after the step as they are stored.
+
+        A weight that neither decays nor is penalized does not enter it, and may be None.
+        """
+        like = g if weight is None else weight
+        compute = compute_dtype(self.xp, like)
+        p = self.xp.cast(weight, compute) if self.has_decay or self.has_penalty else None
+        change, after = self._applied(p, like, g, states, rounding, by_change=True)
+        return self._held(self.xp.zeros_like(change), change), after
+
+    def term(self, weight: Weight, g: Array, states: Sequence[Stored], function: Callable[..., Array]) -> Array:
+        """The terms of a sum (``adamas.rule.declaration.Sum``) of all elements, in the dtype that is computed in.
+
+        Args:
+            weight: before the step, as it is stored.
+            g: the gradient.
+            states: before the step, as they are stored, in the rule's order.
+            function: what is summed.
+        """
+        xp, compute, k = self.xp, compute_dtype(self.xp, weight.high), SimpleNamespace(**self.numbers)
+        p = load_weight(xp, weight, compute)
+        g = house.gradient(k, xp, p, xp.cast(g, compute), self.has_penalty)
+        return function(k, xp, p, g, *[load(xp, one, compute) for one in states])
+
+    def _applied(
+        self, p: Array | None, like: Array, g: Array, states: Sequence[Stored], rounding: Rounding, by_change: bool
+    ) -> tuple[Array, list[Stored]]:
+        """The new weight or its change, and the states as they are stored."""
+        xp, k, compute = self.xp, self.numbers, compute_dtype(self.xp, like)
+        rule = self.rule.at(k)
+        old = tuple([load(xp, one, compute) for one in states])
+        g = xp.cast(g, compute)
+        if by_change:
+            moved, new = house.change(rule, SimpleNamespace(**k), xp, p, g, old, self.has_penalty, self.has_decay)
+        else:
+            moved, new = house.step(rule, SimpleNamespace(**k), xp, p, g, old, self.has_penalty)
+        after = [
+            store(xp, value, before, state, 1.0 if state.decay is None else k[state.decay], rounding)
+            for value, before, state in zip(new, states, rule.states, strict=True)
+        ]
+        return moved, after
+
+    @property
+    def _is_still(self) -> Any:
+        """Whether the weight does not move, whatever the gradient is: at a rate of 0 without decay."""
+        is_still = self.numbers["eta"] == 0
+        return is_still & (self.numbers["k_minus_one"] == 0) if self.has_decay else is_still
+
+    def _held(self, before: Array, after: Array) -> Array:
+        """``after``, or ``before`` where the weight does not move."""
+        is_still = self._is_still
+        if isinstance(is_still, bool):
+            return before if is_still else after
+        return self.xp.where(is_still, before, after)
+
+
+def compute_dtype(xp: Any, x: Array) -> str:
+    """The dtype that is computed in for a weight: float64 for float64, else float32."""
+    return "float64" if xp.dtype_name(x) == "float64" else "float32"

@@ -1,0 +1,159 @@
+"""TensorFlow as a namespace. Everything here is an operation of a graph, and writes into no tensor."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import tensorflow as tf
+
+Tensor = Any
+
+
+class Array:
+    """A tensor with what an array has and TensorFlow's tensors lack: shifts, ``view``, ``astype`` and ``reshape``."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape, which has to be known."""
+        return tuple(self.tensor.shape)
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the tensor."""
+        return self.tensor.dtype
+
+    def view(self, dtype: Any) -> Array:
+        """The same bits as another dtype."""
+        return Array(tf.bitcast(self.tensor, dtype))
+
+    def astype(self, dtype: Any) -> Array:
+        """The values in another dtype."""
+        return Array(tf.cast(self.tensor, dtype))
+
+    def reshape(self, *shape: Any) -> Array:
+        """The values in another shape."""
+        return Array(tf.reshape(self.tensor, shape[0] if len(shape) == 1 else shape))
+
+    def __rshift__(self, bits: int) -> Array:
+        return Array(tf.bitwise.right_shift(self.tensor, tf.cast(bits, self.tensor.dtype)))
+
+    def __lshift__(self, bits: int) -> Array:
+        return Array(tf.bitwise.left_shift(self.tensor, tf.cast(bits, self.tensor.dtype)))
+
+    def __neg__(self) -> Array:
+        return Array(-self.tensor)
+
+    def __invert__(self) -> Array:
+        return Array(~self.tensor)
+
+    def __getitem__(self, key: Any) -> Array:
+        return Array(self.tensor[key])
+
+
+def _bare(x: Any) -> Any:
+    return x.tensor if isinstance(x, Array) else x
+
+
+def _lifted(function: Callable[..., Tensor]) -> Callable[..., Array]:
+    """The function of tensors as one of arrays."""
+
+    def lifted(*args: Any, **kwargs: Any) -> Array:
+        return Array(function(*map(_bare, args), **kwargs))
+
+    return lifted
+
+
+def _alike(*values: Any) -> list[Tensor]:
+    """Python's numbers in the dtype of the tensors beside them, float64 where there are none: they would come as float32."""
+    dtype = next((x.dtype for x in values if tf.is_tensor(x)), tf.float64)
+    return [x if tf.is_tensor(x) else tf.convert_to_tensor(x, dtype) for x in values]
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow", "and_", "or_", "xor", "lt", "le", "gt", "ge", "eq", "ne"):
+    _function = getattr(operator, _name)
+    setattr(Array, f"__{_name.strip('_')}__", _lifted(_function))
+    setattr(Array, f"__r{_name.strip('_')}__", _lifted(lambda a, b, f=_function: f(b, a)))
+
+
+class Namespace:
+    """TensorFlow over ``Array``. See ``adamas.step.namespaces``.
+
+    Args:
+        count: any integer that is never negative and known only when the program runs, which ``separate`` needs.
+    """
+
+    int16, int32, int64, float16, float32 = tf.int16, tf.int32, tf.int64, tf.float16, tf.float32
+    abs, sign, sqrt, cos, floor = map(staticmethod, map(_lifted, (tf.abs, tf.sign, tf.sqrt, tf.cos, tf.floor)))
+    exp, log, log1p, round = map(staticmethod, map(_lifted, (tf.exp, tf.math.log, tf.math.log1p, tf.round)))
+    zeros_like, ones_like, isfinite = map(staticmethod, map(_lifted, (tf.zeros_like, tf.ones_like, tf.math.is_finite)))
+    any, amax, broadcast_to = map(staticmethod, map(_lifted, (tf.reduce_any, tf.reduce_max, tf.broadcast_to)))
+    where = staticmethod(_lifted(lambda condition, yes, no: tf.where(condition, *_alike(yes, no))))
+    minimum = staticmethod(_lifted(lambda x, y: tf.minimum(*_alike(x, y))))
+    maximum = staticmethod(_lifted(lambda x, y: tf.maximum(*_alike(x, y))))
+    full_like = staticmethod(_lifted(lambda x, value: tf.fill(tf.shape(x), tf.cast(value, x.dtype))))
+
+    def __init__(self, count: Any = 0) -> None:
+        self._count = count
+
+    @staticmethod
+    def concatenate(parts: Sequence[Array], axis: int) -> Array:
+        """The arrays as one."""
+        return Array(tf.concat([part.tensor for part in parts], axis))
+
+    def separate(self, product: Array) -> Array:
+        """The float32 product, which XLA does not join with a sum: its bits go through an "or" with a zero that the compiler
+        cannot prove to be one."""
+        zero = tf.cast(tf.minimum(_bare(self._count), 0), tf.int32)
+        return Array(tf.bitcast(tf.bitwise.bitwise_or(tf.bitcast(product.tensor, tf.int32), zero), tf.float32))
+
+    @staticmethod
+    def exactly() -> AbstractContextManager[None]:
+        """Nothing to do here."""
+        return nullcontext()
+
+    @staticmethod
+    def double(x: Any) -> Array:
+        """A number in float64."""
+        return Array(tf.cast(_bare(x), tf.float64))
+
+    @staticmethod
+    def narrowed(x: Any, dtype: str) -> Any:
+        """A number that was computed in float64 in the dtype that it is used in; Python's numbers stay as they are."""
+        return x.astype(dtype) if isinstance(x, Array) else x
+
+    @staticmethod
+    def cast(x: Array, dtype: str) -> Array:
+        """The array in another dtype."""
+        return x.astype(dtype)
+
+    @staticmethod
+    def dtype_name(x: Array) -> str:
+        """The name of the array's dtype."""
+        return str(x.dtype.name)
+
+    @staticmethod
+    def bits(x: Array) -> Array:
+        """The bits of 16-bit numbers, as integers from 0 to 65535."""
+        return x.view(tf.uint16).astype(tf.int64)
+
+    @staticmethod
+    def from_bits(bits: Array, dtype: str) -> Array:
+        """The numbers with these bits."""
+        return bits.astype(tf.uint16).view(tf.as_dtype(dtype))
+
+    @staticmethod
+    def index(shape: Sequence[int], first: int) -> Array:
+        """The numbers from ``first`` on."""
+        return Array(tf.reshape(tf.range(first, first + math.prod(shape), dtype=tf.int64), shape))
+
+    @staticmethod
+    def counter(count: Array) -> Array:
+        """A count as the formats take it."""
+        return count.astype(tf.int64)

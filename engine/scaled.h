@@ -1,5 +1,5 @@
-// Moments in 8 bits: a code for each element and a scale for each block of a row. What a code means, and why, stands in
-// adamas/rule/formats.py; here is the same, a register at a time.
+// 8-bit moments: a code for each element and a scale for each block of a row. adamas/rule/formats.py defines and
+// explains the codes; this file implements the same with vector registers.
 #pragma once
 
 #include <array>
@@ -16,15 +16,15 @@ namespace adamas::ADAMAS_ISA {
 
 constexpr int padded(int n) { return (n + group - 1) / group * group; }
 
-// The grid as floating-point numbers from 512 on: the three lowest bits of the exponent and the five highest of the
-// mantissa are the code, so that a code only has to be put into place. The grid is what they are above 512, in
+// The grid as floating-point numbers from 512 on: the three lowest bits of the exponent and the five highest bits of
+// the mantissa are the code, so that decoding only shifts a code into place. The grid is their excess over 512, in
 // sixteenths.
 constexpr uint32_t grid_start = uint32_t(127 + 9) << 23, code_mask = 0xffu << 18, half_code = 1u << 17;
 constexpr float grid_zero = 512, grid_unit = 16;
 constexpr float largest_signed = 472, largest_signed_marked = 464, largest_unsigned = 7680;
 constexpr float least_signed = 0x1p-100f, least_scale = 0x1p-126f, least_kept = 0x1p-120f, most_kept = 0x1p120f;
 constexpr int infinity_bits = 0x7f800000;
-// What codes stand for in a marked block: one whose scale has its sign set, since some of its values are not finite.
+// The codes of nonfinite values in a marked block, one whose scale has its sign set.
 constexpr uint8_t nan_signed = 0x80, infinity_signed = 0x7f, negative_infinity = 0x81;
 constexpr uint8_t nan_unsigned = 0xfe, infinity_unsigned = 0xff;
 
@@ -32,7 +32,7 @@ constexpr bool is_signed(Format format) { return format == Format::i8; }
 
 // ---- scales
 
-// A scale for numbers of at most `largest`, and one over it; both 0 where there is nothing to scale.
+// The scale for numbers of at most `largest`, and its reciprocal; both are 0 for a block of zeros.
 struct Scale {
     float scale, inverse;
 };
@@ -43,14 +43,14 @@ inline Scale signed_scale(float largest, bool is_marked) {
     return {scale, 1 / scale};
 }
 
-// `kept` is what the decay has left of the scale so far.
+// `kept` is the scale so far, after the decay.
 inline Scale unsigned_scale(float largest, float kept) {
     if (!(largest > 0)) return {0, 0};
     const float need = largest * (1 / largest_unsigned);
     if (!(kept >= least_kept && kept <= most_kept)) kept = 1;
     float inverse = 1 / kept, ratio = need * inverse;
     if (!(ratio >= least_kept && ratio <= most_kept)) kept = inverse = 1, ratio = need;
-    const uint32_t doublings = float_bits(ratio) >> 23; // 126 where the ratio is under 1, and at least 1/2
+    const uint32_t doublings = float_bits(ratio) >> 23; // the exponent's bits: 126 if the ratio is in [1/2, 1)
     if (doublings == 126 && kept >= least_scale) return {kept, inverse};
     const float scale = larger(kept * bits_float((doublings + 1) << 23), least_scale);
     return {scale, 1 / scale};
@@ -58,13 +58,13 @@ inline Scale unsigned_scale(float largest, float kept) {
 
 // ---- from codes
 
-// The code of a value that is not finite, in a marked block.
+// The code of a nonfinite value in a marked block.
 inline uint8_t nonfinite_code(float x, bool with_sign) {
     if (std::isnan(x)) return with_sign ? nan_signed : nan_unsigned;
     return !with_sign ? infinity_unsigned : x < 0 ? negative_infinity : infinity_signed;
 }
 
-// The value of one code, where it is read alone: in mixed formats, and beside marked blocks.
+// The value of a single code, for mixed formats and for blocks next to marked ones.
 inline float value_of(uint8_t code, float scale, bool with_sign) {
     const int c = with_sign ? int8_t(code) : code;
     const uint32_t size = uint32_t(c < 0 ? -c : c);
@@ -81,18 +81,18 @@ inline float value_in_marked_block(uint8_t code, float scale, bool with_sign) {
     return value_of(code, scale, with_sign);
 }
 
-// Where the codes of a group's register j belong.
+// The codes of a group's register j, shifted to their place in the bits of a float.
 template <int j> inline Ints on_grid(Ints codes) {
     return masked_or(shifted<18 - 8 * j>(codes), splat(code_mask), splat(grid_start));
 }
 
-// Reads the codes of a block as values times a factor.
+// Reads the codes of a block as values, multiplied by a factor.
 struct Reader {
     Floats factor, offset;
     Reader(float number, float scale, bool with_sign)
         : factor(splat(number * scale / grid_unit)),
           offset(splat(number * scale / grid_unit * ((with_sign ? 0 : grid_unit / 2) - grid_zero))) {}
-    // `magnitudes` are those of signed codes.
+    // `magnitudes` has the magnitudes of signed codes.
     template <bool with_sign, int j> Floats read(Ints codes, Ints magnitudes) const {
         if constexpr (!with_sign) return fused(from_bits(on_grid<j>(codes)), factor, offset);
         const Floats size = fused(from_bits(on_grid<j>(magnitudes)), factor, offset);
@@ -102,7 +102,7 @@ struct Reader {
 
 // ---- to codes
 
-// Puts the four registers of a group, each with its codes in place, into one.
+// Combines the four registers of a group, each with its codes in place, into one.
 inline Ints joined(const Ints (&parts)[4]) {
     const Ints low = select(splat(0xffu), parts[0], parts[1]), high = select(splat(0xff0000u), parts[2], parts[3]);
     return select(splat(0xffffu), low, high);
@@ -113,7 +113,7 @@ template <class Body> inline void four_times(Body &&body) {
         body.template operator()<3>();
 }
 
-// What is added before the lowest bits are cut off: thresholds that advance evenly inside a block, or half.
+// What is added before the lowest bits are cut off: thresholds that advance evenly within a block, or one half.
 class Thresholds {
     static constexpr auto ramp = [] {
         std::array<uint32_t, width> positions{};
@@ -126,7 +126,7 @@ class Thresholds {
     explicit Thresholds(uint32_t start) : next(load(ramp.data()) + splat(start)) {
         for (int j = 0; j < 4; ++j) forward[j] = splat(uint32_t(j * width) * position_forward);
     }
-    // 14 bits are random. The others are constant, so that a value that differs from a code's in the last bits alone is
+    // 14 bits are random. The others are constant, so that a value that differs from a code's only in its last bits is
     // always rounded to that code.
     template <int j> Ints of_register() const {
         return masked_or(shifted<-14>(next + forward[j]), splat(0x3fff0u), splat(8u));
@@ -139,7 +139,7 @@ struct ToNearest {
     void go_on() {}
 };
 
-// `n` is a multiple of a group, here and below.
+// Here and below, `n` is a multiple of `group`.
 template <class Rounding> inline void write_signed(const float *x, uint8_t *codes, float inverse, int n, Rounding add) {
     const Floats factor = splat(inverse * grid_unit), zero = splat(grid_zero);
     for (int i = 0; i < n; i += group, add.go_on()) {
@@ -175,8 +175,9 @@ inline int largest_bits(const float *x, int n) {
     return largest(most);
 }
 
-// The codes of numbers with the scale that was found for them, rounded with thresholds that begin at `start`, or to the
-// nearest. Always inlined, so that the step has no branches for format and rounding: they take 3 % of its time.
+// Writes the codes of numbers, given the reciprocal of their scale. They are rounded with thresholds that begin at
+// `start`, or to the nearest. Always inlined, so that the step has no branches for format and rounding: they take 3 %
+// of its time.
 [[gnu::always_inline]] inline void write_codes(Format format, bool is_dithered, const float *x, uint8_t *codes,
                                                float inverse, uint32_t start, int n) {
     if (is_signed(format))
@@ -192,11 +193,11 @@ inline Scale scale_for(Format format, int most, float kept, bool is_marked = fal
     return is_signed(format) ? signed_scale(largest, is_marked) : unsigned_scale(largest, kept);
 }
 
-// One block in which some numbers are not finite: these have codes of their own, and the sign of the scale marks the
-// block. Never inlined: it is large, and rarely called.
+// Encodes a block with nonfinite numbers: these have special codes, and the sign of the scale marks the block. Never
+// inlined: it is large and rarely called.
 [[gnu::noinline]] inline void encode_nonfinite_block(Format format, bool is_dithered, float *x, uint8_t *codes,
                                                      float &scale, float kept, uint32_t start, int n) {
-    uint8_t nonfinite[quantum]; // the codes of what is not finite, and 0 elsewhere
+    uint8_t nonfinite[quantum]; // the codes of nonfinite numbers, and 0 elsewhere
     for (int i = 0; i < n; ++i) {
         nonfinite[i] = std::isfinite(x[i]) ? 0 : nonfinite_code(x[i], is_signed(format));
         if (nonfinite[i]) x[i] = 0;
@@ -208,7 +209,7 @@ inline Scale scale_for(Format format, int most, float kept, bool is_marked = fal
     scale = -found.scale;
 }
 
-// One block, from the values to codes and scale. `kept` is what the decay has left of the scale.
+// Encodes the values of a block to codes and scale. `kept` is the scale so far, after the decay.
 inline void encode_block(Format format, bool is_dithered, float *x, uint8_t *codes, float &scale, float kept,
                          uint32_t start, int n) {
     const int most = largest_bits(x, n);
@@ -218,10 +219,9 @@ inline void encode_block(Format format, bool is_dithered, float *x, uint8_t *cod
     scale = found.scale;
 }
 
-// ---- the step, where every state is in 8 bits
+// ---- the step if every state is in 8 bits
 
-// The states of blocks that lie one behind the other, and where the thresholds of each block begin, for states whose
-// codes are dithered.
+// The states of consecutive blocks, and the first threshold of each block for states with dithered codes.
 struct ScaledBlocks {
     uint8_t *codes[most_states];
     float *scales[most_states];
@@ -240,19 +240,19 @@ template <int rule, class Body> inline void each_state(Body &&body) {
     with_states<rule>([&]<int... i>() { (body.template operator()<i>(), ...); });
 }
 
-// At most so many elements are stepped at a time: what is kept of them between reading and writing lies in the
-// first-level cache, and no block has to wait for the scale of the one before it.
+// The largest number of elements that are stepped at a time: their values stay in the first-level cache between reading
+// and writing, and no block has to wait for the scale of the block before it.
 constexpr int stretch = 512, most_blocks = stretch / group;
 
-// What a stretch leaves between reading and writing.
+// The values of a stretch between reading and writing.
 template <int states> struct Between {
     alignas(64) float values[states][stretch];
-    Ints tops[states][most_blocks]; // the bits of the largest in each block
+    Ints tops[states][most_blocks]; // the bits of the largest value in each block
     float inverses[states][most_blocks];
 };
 
-// One block, from the codes to the weight and the new states. `factors` are what the states are multiplied with as they
-// are read. Always inlined: a call for each block takes 6 % of the step.
+// One block, from the codes to the weight and the new states. `factors` multiply the states when they are read. Always
+// inlined: a call for each block takes 6 % of the step.
 template <int rule, int states>
 [[gnu::always_inline]] inline void move_block(const Floats *constants, const float *factors, const float *scales,
                                               const ScaledBlocks &x, float *p, const float *g, Between<states> &between,
@@ -287,8 +287,8 @@ template <int rule, int states>
     each_state<rule>([&]<int s>() { between.tops[s][b] = tops[s]; });
 }
 
-// The same, one element after the other and without estimates, for blocks of which a scale is marked. Never inlined: it
-// is rarely called.
+// The same, one element after the other and without estimates, for blocks with a marked scale. Never inlined: it is
+// rarely called.
 template <int rule, int states>
 [[gnu::noinline]] void move_nonfinite_block(const float *constants, const float *factors, const float *scales,
                                             const ScaledBlocks &x, float *p, const float *g, Between<states> &between,
@@ -307,7 +307,7 @@ template <int rule, int states>
         [&]<int s>() { between.tops[s][b] = splat(uint32_t(largest_bits(between.values[s] + b * n, n))); });
 }
 
-// One step of `count` blocks that have n elements each. `wide` are the constants in registers.
+// One step of `count` blocks with n elements each. `wide` has the constants in registers.
 template <int rule>
 void step_scaled_blocks(const float *constants, const Floats *wide, float *p, const float *g, const ScaledBlocks &x,
                         int n, int count) {

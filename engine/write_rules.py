@@ -1,7 +1,7 @@
 """Writes the generated headers of the engine: ``python -I -S write_rules.py FOLDER``.
 
-Runs at build time, with the standard library alone. The package is not installed then, so ``adamas.rule`` is loaded from its
-source, without what ``adamas`` imports.
+Runs at build time, with only the standard library. The package is not installed then, so ``adamas.rule`` is loaded from its
+source, without the imports of ``adamas``.
 """
 
 import importlib

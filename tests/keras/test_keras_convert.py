@@ -152,7 +152,7 @@ def test_there_and_back_in_keras_keeps_split_weights_and_stored_moments(state: A
 
 def test_kerass_own_optimizers_are_refused_by_name() -> None:
     model = in_keras("adam")
-    with pytest.raises(TypeError, match=r"optimizer is a Adam, and has to be one of adamas\.keras"):
+    with pytest.raises(TypeError, match=r"optimizer must be one of adamas\.keras, not a Adam"):
         convert.from_keras(model)
 
 

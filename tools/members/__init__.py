@@ -1,1 +1,1 @@
-"""Writes what the adapters and the documentation say of the members, from their declarations in ``adamas.rule.members``."""
+"""Generates the signatures in the adapters and the members' documentation from the declarations in ``adamas.rule.members``."""

@@ -1,4 +1,4 @@
-"""Writes the files, or, with ``--check``, says which are not what would be written."""
+"""Writes the files; with ``--check``, lists those that are stale instead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def stale() -> dict[Path, str]:
-    """What the files should be that are something else."""
+    """The files that are stale, with their right contents."""
     members = list(MEMBERS.values())
     found = {ROOT / module.PATH: module.write(members) for module in (options, torch, numpy, keras, optax, scipy)}
     found |= {ROOT / path: text for path, text in pages.write(ROOT, members).items()}
@@ -21,7 +21,7 @@ def stale() -> dict[Path, str]:
 
 
 def main() -> int:
-    """Whether something is amiss, as an exit status."""
+    """Returns the exit status: 1 if ``--check`` finds stale files."""
     changes = stale()
     if "--check" not in sys.argv[1:]:
         for path, text in changes.items():

@@ -36,41 +36,42 @@ _OF_KERAS = [
 ]
 _OPTIONS = ("decay", "l1", "state", "weights", "seed")
 _VELOCITY = (
-    "{of} ``keras.optimizers.{name}`` has the learning rate in it: while that stays the same, so does the step; where it "
-    "changes, here the whole step has the new one at once, as in PyTorch."
+    "{of} ``keras.optimizers.{name}`` includes the learning rate. At a constant rate the steps are the same; if the rate "
+    "changes, the whole step has the new rate at once here, as in PyTorch."
 )
 _NOTES = {
     "SGD": _VELOCITY.format(of="The velocity of", name="SGD"),
     "Adagrad": "Sparse gradients are made dense: a step takes the time and memory of the whole variable.",
     "RMSprop": _VELOCITY.format(of="The momentum of", name="RMSprop"),
     "Adamax": (
-        "``keras.optimizers.Adamax`` adds ε to :math:`v_t` where it divides, and not to :math:`|g_t|`: the two differ where "
+        "``keras.optimizers.Adamax`` adds ε to :math:`v_t` in the denominator, not to :math:`|g_t|`; this differs if the "
         "gradients are not much larger than ε."
     ),
-    "RAdam": "Keras has none of this name.",
-    "AdEMAMix": "Keras has none of this name.",
+    "RAdam": "Keras has no optimizer of this name.",
+    "AdEMAMix": "Keras has no optimizer of this name.",
 }
 
 _TOP = '''"""The optimizers of the family for Keras, with the arguments, defaults and meaning of their namesakes in Keras.
 
 ``clipnorm``, ``clipvalue``, ``global_clipnorm``, ``use_ema``, ``ema_momentum``, ``ema_overwrite_frequency``,
-``loss_scale_factor``, ``gradient_accumulation_steps`` and ``name`` are Keras's own: see ``keras.optimizers.Optimizer``. Beside
-them, each has the same options:
+``loss_scale_factor``, ``gradient_accumulation_steps`` and ``name`` are Keras's own: see ``keras.optimizers.Optimizer``. All
+optimizers also have these options:
 
-- ``weight_decay``: coefficient of the decay. ``decay`` says what it means: ``"decoupled"``, as in Keras, takes
+- ``weight_decay``: coefficient of the weight decay. ``decay`` is its kind: ``"decoupled"``, as in Keras, subtracts
   ``learning_rate * weight_decay * p`` from the weight; ``"l2"`` adds ``weight_decay * p`` to the gradient; ``"independent"``
-  takes ``factor * weight_decay * p``, with the schedule's factor alone.
+  subtracts ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``. Variables that are excluded from weight decay
   (``exclude_from_weight_decay``) do not have it.
-- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (rounded as ``adamas.rule.formats`` says),
-  or a format for each by its name in the state: ``{"exp_avg": "int8"}``.
-- ``weights``: how variables in bfloat16 and float16 are rounded. ``"split"`` keeps the low bits in the state, so that they
-  train exactly as in float32; ``"stochastic"`` rounds up or down at random and is right on average; ``"nearest"`` loses
-  updates that are smaller than half the distance to the next number.
-- ``seed``: of the random numbers that ``state`` and ``"stochastic"`` round with. A variable has its own by its position.
+- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (see ``adamas.rule.formats``), or a
+  mapping from the names of moments to formats: ``{"exp_avg": "int8"}``.
+- ``weights``: how bfloat16 and float16 variables are rounded. ``"split"`` stores the low bits in the state, so that they train
+  exactly as in float32; ``"stochastic"`` rounds up or down at random, without bias; ``"nearest"`` loses updates that are
+  smaller than half the spacing of the numbers.
+- ``seed``: seed of the stochastic rounding of ``state`` and ``weights``. The random numbers of a variable depend on its
+  position.
 
-A learning rate may be a schedule of ``adamas.schedules`` or of Keras; both count optimizer steps, also where gradients are
-accumulated. All arithmetic is in float32, or float64 for float64 variables.
+A learning rate may be a schedule of ``adamas.schedules`` or of Keras. Both count optimizer steps, even if gradients are
+accumulated. All arithmetic is in float32, or in float64 for float64 variables.
 """
 
 from __future__ import annotations

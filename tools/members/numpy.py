@@ -28,16 +28,16 @@ from .torch import annotation, hyperparameters, passed_on
 
 PATH = "src/adamas/numpy/members.py"
 _INDENT = " " * 4
-_NOTES = {"Adagrad": "Gradients are dense arrays: sparse matrices are refused."}
+_NOTES = {"Adagrad": "Gradients must be dense arrays: sparse matrices are refused."}
 
-_TOP = '''"""The optimizers of the family for NumPy: the arguments and defaults of ``torch.optim``'s, then the options of
+_TOP = '''"""The optimizers of the family for NumPy, with the arguments and defaults of ``torch.optim``, and the options of
 ``adamas.rule.options``.
 
-In each, ``params`` are the arrays: a list, a dict by name, or a list of groups, dictionaries with ``"params"`` and
-hyperparameters of their own. They have to be writable, apart from one another in memory, and of float16, float32, float64,
-complex64, complex128, or ml_dtypes' bfloat16; any shape and strides will do. float64 weights are computed in float64, all
-others in float32. ``lr``, ``weight_decay`` and ``betas`` may be schedules. Raised are TypeError for what is no NumPy array
-or no option, and ValueError for an argument that has a value that it cannot have.
+``params`` are the arrays: a list, a dict by name, or a list of groups, dictionaries with ``"params"`` and their own
+hyperparameters. Arrays must be writable, must not share memory, and must have dtype float16, float32, float64, complex64,
+complex128, or ml_dtypes' bfloat16, with any shape and strides. Arithmetic is in float64 for float64 weights, and in float32
+for all others. ``lr``, ``weight_decay`` and ``betas`` may be schedules. A parameter that is not a NumPy array or an unknown
+option raises TypeError, an invalid value ValueError.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _class(member: Member) -> str:
         Argument(h.name, annotation(h, "float | Schedule"), literal(h.default_in("numpy")), doc_of(h))
         for h in hyperparameters("numpy", member)
     ]
-    arguments = [*own, STAR, Argument("maximize", "bool", "False", "ascend")]
+    arguments = [*own, STAR, Argument("maximize", "bool", "False", "maximize the objective")]
     text = docstring(
         member.title,
         [

@@ -1,4 +1,4 @@
-"""``adamas/optax/members.py``: the functions of ``optax``, with the options of the family by name behind their arguments."""
+"""``adamas/optax/members.py``: the functions of ``optax``, with the options of the family as further keyword arguments."""
 
 from __future__ import annotations
 
@@ -47,40 +47,40 @@ _TYPES = {
 _OPTIONS = ("weight_decay", "decay", "l1", "mask", "state", "weights", "seed", "on_nonfinite")
 _NOTES = {
     "RMSprop": (
-        "``momentum`` averages before the learning rate, as in PyTorch; optax averages after it, which differs where the rate "
-        "changes."
+        "``momentum`` averages before the learning rate is applied, as in PyTorch; optax averages after that, which differs "
+        "if the rate changes."
     ),
     "amsgrad": (
-        "The maximum is of v as the paper has it, and corrected after; optax corrects first, unless "
+        "The maximum is taken of v as in the paper, and then corrected for bias; optax corrects first, unless "
         "``bias_correction_nu=False``."
     ),
 }
 
 _TOP = '''"""The optimizers of the family for JAX, with the arguments, defaults and meaning of their namesakes in optax.
 
-Behind these, by name alone, each has the same options:
+All have the same further options, which are keyword-only:
 
-- ``weight_decay``: coefficient of the decay. ``decay_mode`` says what it means: ``"l2"`` adds ``weight_decay * p`` to the
-  gradient; ``"decoupled"`` takes ``learning_rate * weight_decay * p`` from the weight; ``"independent"`` takes ``factor *
-  weight_decay * p``, with the schedule's factor alone.
+- ``weight_decay``: coefficient of the weight decay. ``decay_mode`` is its kind: ``"l2"`` adds ``weight_decay * p`` to the
+  gradient; ``"decoupled"`` subtracts ``learning_rate * weight_decay * p`` from the weight; ``"independent"`` subtracts
+  ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``.
-- ``mask``: a tree of bools, or a function from the parameters to one, that says which of them have these.
-- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (rounded as ``adamas.rule.formats`` says),
-  or a format for each by its name in the state: ``{"exp_avg": "int8"}``.
-- ``weights``: how weights in bfloat16 and float16 are rounded. ``"nearest"``: an update that is too small for the weight is
-  lost, as with optax; ``"stochastic"``: right on average; ``"split"``: the bits that do not fit are kept in the state. With
-  the last two an update is the difference between the new weight and the old one, for ``adamas.optax.apply_updates``,
-  optax's or Flax's. Updates have the dtype of the gradients (of the weights, where that is wider). In 16 bits the difference
-  is exact unless a weight changes its sign, or by more than a factor of 2; then it is rounded. In float32 it is always exact.
-- ``seed``: of the random numbers that both round with. A parameter has its own by its path in the tree, so that they are
-  those of ``adamas.torch`` for one of that name.
-- ``on_nonfinite``: what to do when a gradient has a NaN or an infinity. ``"propagate"``: what the arithmetic gives, as with
-  optax; ``"skip"``: the whole step is left undone (updates of 0, the state as it was) and counted in the state's
-  ``skipped_steps``. ``"raise"``, which other adapters have, is refused: a compiled step raises nothing.
+- ``mask``: a tree of bools, or a function from the parameters to one, that selects the parameters with decay and penalty.
+- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (see ``adamas.rule.formats``), or a
+  mapping from the names of moments to formats: ``{"exp_avg": "int8"}``.
+- ``weights``: how bfloat16 and float16 weights are rounded. ``"nearest"`` loses updates that are too small for the weight, as
+  in optax; ``"stochastic"`` is unbiased; ``"split"`` stores the remaining bits in the state. With the last two, an update is
+  the difference between the new weight and the old one, for ``apply_updates`` of ``adamas.optax``, optax or Flax. Updates have
+  the dtype of the gradients (or of the weights, if that is wider). In 16 bits the difference is exact unless a weight changes
+  its sign, or by more than a factor of 2; then it is rounded. In float32 it is always exact.
+- ``seed``: seed of the stochastic rounding of ``state`` and ``weights``. The random numbers of a parameter depend on its path
+  in the tree, and are those of ``adamas.torch`` for a parameter of that name.
+- ``on_nonfinite``: what to do if a gradient has a NaN or an infinity. ``"propagate"`` steps with it, as optax does; ``"skip"``
+  skips the whole step (the updates are 0 and the state does not change) and counts it in the state's ``skipped_steps``.
+  ``"raise"``, which other adapters have, is refused: a compiled step cannot raise.
 
-Learning rate, decay and β's are numbers, arrays that are known only when the program runs, or functions of the steps done
-before: schedules of ``adamas.schedules`` or of optax. ``optax.inject_hyperparams`` takes all of these functions; with bfloat16
-or float16 weights give it ``hyperparam_dtype=jnp.float32``.
+Learning rate, decay and β's are numbers, arrays whose values are known only when the program runs, or functions of the number
+of steps done: schedules of ``adamas.schedules`` or of optax. ``optax.inject_hyperparams`` works with all of these functions;
+with bfloat16 or float16 weights give it ``hyperparam_dtype=jnp.float32``.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _function(name: str, member: Member, title: str, fixed: Mapping[str, Any]) -
     ]
     rate = own[0]._replace(default=None, doc=f"{own[0].doc}; a number, an array or a function of the step")
     own = [
-        one._replace(default="True", doc="ε under the root; False puts it beside the root, where PyTorch has it")
+        one._replace(default="True", doc="ε under the root; False adds it to the root, as in PyTorch")
         if one.name == "eps_in_sqrt"
         else one
         for one in own[1:]

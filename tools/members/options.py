@@ -1,5 +1,5 @@
-"""``adamas/rule/options.py``: the types of what the optimizers of ``torch`` and ``numpy`` take beside their namesakes'
-arguments."""
+"""``adamas/rule/options.py``: the types of the options that the optimizers of ``torch`` and ``numpy`` have besides the
+arguments of their namesakes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CLASSES = {
     ("bias_correction",): "AdamaxOptions",
 }
 
-_TOP = '''"""The types of the options that optimizers take beside the arguments of their namesakes."""
+_TOP = '''"""The types of the options that optimizers have besides the arguments of their namesakes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Weights = Literal["nearest", "stochastic", "split"]
 
 
 def own_options(adapter: str, member: Member) -> list[Hyperparameter]:
-    """The options that a member has beside those of every member."""
+    """The options that a member has besides those of every member."""
     shared = {h.name for h in SHARED}
     return [
         h for h in member.hyperparameters if h.is_option and h.name not in shared and (not h.only or adapter in h.only)

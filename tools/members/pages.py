@@ -1,6 +1,6 @@
 """The parts of the README and of the documentation that list the members.
 
-Each stands between ``<!-- make members: KIND -->`` and ``<!-- end -->``; ``_parts`` has the kinds.
+Each part is between ``<!-- make members: KIND -->`` and ``<!-- end -->``; ``_parts`` has the kinds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CHINESE = {"Gradient descent": "梯度下降", "momentum": "动量"}
 
 
 def write(root: Path, members: Sequence[Member]) -> dict[str, str]:
-    """Each page that has such a part, with the part as it should be.
+    """The pages that have such parts, with up-to-date parts.
 
     Raises:
         KeyError: a page has a part of an unknown kind.
@@ -68,7 +68,7 @@ def _section(member: Member) -> str:
 
 
 def _kept(member: Member) -> str:
-    """Which tensors the member keeps."""
+    """The sentence about the tensors that the member keeps."""
     usual = member.state_names({h.name: h.default for h in member.hyperparameters})
     roles: Iterable[str] = (state.role for rule in member.rules() for state in rule.states)
     more = [name for name in dict.fromkeys(member.names[role] for role in roles) if name not in usual]
@@ -78,7 +78,7 @@ def _kept(member: Member) -> str:
 
 
 def _row(member: Member) -> str:
-    """A link to the class, and what it is without its source: a title is "NAME (SOURCE): TEXT." or so."""
+    """A link to the class, and its title without name and source; titles have the form "NAME (SOURCE): TEXT."."""
     text = re.sub(r"\s*\([^()]*\d{4}[^()]*(\([^()]*\))?[^()]*\)", "", member.title).rstrip(".")
     text = text.removeprefix(f"{member.name}: ").removeprefix(f"{member.heading}: ")
     return f"| [`{member.name}`][adamas.torch.{member.name}] | {text[0].upper() + text[1:]} |"

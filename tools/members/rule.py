@@ -1,4 +1,4 @@
-"""What a member's rule gives, for the examples of the docstrings."""
+"""Results of a member's rule, for the examples in docstrings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adamas.rule.names import from_arguments
 
 
 def after_a_step(member: Member, adapter: str, **given: Any) -> str:
-    """5 after a step of x² at a rate of 0.001, with the defaults of an adapter, as Python shows it."""
+    """The value of x, starting at 5, after a step on x² with a rate of 0.001 and an adapter's defaults, as Python shows it."""
     hyper = {**from_arguments(adapter, member, {}), "lr": 0.001, **given}
     hyper = {name: 0.0 if value is None and name != "max_grad_norm" else value for name, value in hyper.items()}
     numbers = member.numbers_of(hyper, member.advance(hyper, dict(member.scalars)))

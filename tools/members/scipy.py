@@ -9,7 +9,7 @@ from adamas.rule.declaration import Member
 from .text import HEADER, exported, in_order
 
 PATH = "src/adamas/scipy/methods.py"
-_NOTES = {"adamw": "Its decay draws x to 0, so it does not come to rest at the minimum of the function."}
+_NOTES = {"adamw": "Its weight decay pulls x to 0, so it does not converge to the minimum of the function."}
 
 _TOP = '''"""The members of the family as methods of ``scipy.optimize.minimize``."""
 

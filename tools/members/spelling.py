@@ -1,4 +1,4 @@
-"""Arguments of adapters that do not have the names of ``torch.optim``."""
+"""The arguments of adapters whose names differ from those of ``torch.optim``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adamas.rule.shared import declared
 
 from .text import STAR, Argument, doc_of, literal
 
-# The hyperparameters of a namesake in its order, where that is not the declaration's; ``*`` as in a signature.
+# The hyperparameters of a namesake in its order, if that is not the declaration's; ``*`` as in a signature.
 Order = Mapping[str, str]
 
 
@@ -19,7 +19,7 @@ def hyperparameters(
 ) -> list[Hyperparameter | None]:
     """The member's own hyperparameters in the order of its signature, with None for ``*``.
 
-    ``positional`` are options that stand among the arguments of the namesakes.
+    ``positional`` has options that are among the arguments of the namesakes.
     """
     known = declared(member)
     if member.name in order:
@@ -33,9 +33,9 @@ def hyperparameters(
 def spelled(
     adapter: str, member: Member, h: Hyperparameter | None, types: Mapping[str, str], scheduled: str, number: str
 ) -> list[Argument]:
-    """The arguments that give a hyperparameter.
+    """The arguments for a hyperparameter.
 
-    ``types`` has the annotations of choices by hyperparameter or argument; the rest are ``scheduled`` or ``number``.
+    ``types`` has the annotations of choices by hyperparameter or argument; those of others are ``scheduled`` or ``number``.
     """
     if h is None:
         return [STAR]
@@ -54,7 +54,7 @@ def spelled(
 
 
 def equations_in(adapter: str, member: Member) -> tuple[str, ...]:
-    """The equations of a member, with ε under the root where an adapter has it there."""
+    """The equations of a member, with ε under the root if that is its place in the adapter."""
     place = declared(member).get("eps_mode")
     if place is None or place.default_in(adapter) != "root":
         return member.equations

@@ -15,9 +15,9 @@ SUBSCRIPTS = "₁₂₃₄₅₆₇₈₉"
 
 
 class Argument(NamedTuple):
-    """An argument of a signature: its name, annotation, default as source (None: it has none) and documentation.
+    """An argument of a signature: its name, annotation, default as source (None if it has none) and documentation.
 
-    The name ``*`` stands for the mark after which arguments are given by name.
+    The name ``*`` is the mark after which arguments are keyword-only.
     """
 
     name: str
@@ -30,7 +30,7 @@ STAR = Argument("*")
 
 
 def literal(value: Any) -> str:
-    """A default as one writes it: 1e-3 for 0.001."""
+    """A default as people write it: 1e-3 for 0.001."""
     if isinstance(value, float):
         if math.isinf(value):
             return "math.inf"
@@ -42,7 +42,7 @@ def literal(value: Any) -> str:
 
 
 def in_order(members: Iterable[Member]) -> list[Member]:
-    """The members from simple to complex: by how many tensors they keep with their defaults, then by name."""
+    """The members from simple to complex: by the number of tensors that they keep with their defaults, then by name."""
     found = [
         (len(member.rule({h.name: h.default for h in member.hyperparameters}).states), member) for member in members
     ]
@@ -50,7 +50,7 @@ def in_order(members: Iterable[Member]) -> list[Member]:
 
 
 def doc_of(h: Hyperparameter, index: int | None = None) -> str:
-    """What the documentation says of a hyperparameter, or of one of its several numbers."""
+    """The documentation of a hyperparameter, or of one of its numbers."""
     if index is not None:
         return f"β{SUBSCRIPTS[index]}"
     if isinstance(h, Shares):
@@ -67,7 +67,7 @@ def exported(names: Iterable[str]) -> str:
 
 
 def parameters(arguments: Sequence[Argument], indent: str) -> str:
-    """The arguments of a signature, one a line."""
+    """The arguments of a signature, one per line."""
     lines = []
     for argument in arguments:
         annotation = f": {argument.annotation}" if argument.annotation else ""
@@ -77,7 +77,7 @@ def parameters(arguments: Sequence[Argument], indent: str) -> str:
 
 
 def call(before: str, arguments: Sequence[str], indent: str) -> str:
-    """A call, in one line where it fits."""
+    """A call, on one line if it fits."""
     joined = ", ".join(arguments)
     if len(indent) + len(before) + len(joined) + 2 <= WIDTH:
         return f"{indent}{before}({joined})\n"
@@ -88,7 +88,7 @@ def call(before: str, arguments: Sequence[str], indent: str) -> str:
 
 
 def wrapped(text: str, indent: str, hanging: str = "") -> str:
-    """A paragraph, within the width."""
+    """A paragraph, wrapped to the width."""
     return textwrap.fill(
         text,
         WIDTH,
@@ -100,7 +100,7 @@ def wrapped(text: str, indent: str, hanging: str = "") -> str:
 
 
 def formula(equations: Sequence[str], indent: str) -> str:
-    """Equations as a directive of reStructuredText."""
+    """Equations as a reStructuredText directive."""
     if len(equations) == 1 and len(indent) + len(".. math:: ") + len(equations[0]) <= WIDTH + 4:
         return f"{indent}.. math:: {equations[0]}\n"
     inner = indent + "    "
@@ -111,20 +111,20 @@ def formula(equations: Sequence[str], indent: str) -> str:
 
 
 def documented(arguments: Iterable[Argument], indent: str) -> str:
-    """The section on arguments of a docstring."""
+    """The ``Args`` section of a docstring."""
     lines = [wrapped(f"{one.name}: {one.doc}.", indent + "    ", "    ") for one in arguments if one.doc]
     return f"{indent}Args:\n" + "".join(f"{line}\n" for line in lines)
 
 
 def docstring(title: str, parts: Iterable[str], indent: str) -> str:
-    """A docstring of a title and parts, of which each ends with a line break; those that are empty are left out."""
+    """A docstring of a title and parts, each of which ends with a line break; empty parts are left out."""
     body = "\n".join(part for part in parts if part)
     return f'{indent}r"""{title}\n\n{body}{indent}"""\n'
 
 
 def raises(indent: str) -> str:
-    """What every member raises."""
-    return f"{indent}Raises:\n{indent}    ValueError: an argument has a value that it cannot have.\n"
+    """The ``Raises`` section of every member."""
+    return f"{indent}Raises:\n{indent}    ValueError: an argument has an invalid value.\n"
 
 
 def example(lines: Sequence[str], indent: str) -> str:

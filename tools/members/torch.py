@@ -40,23 +40,23 @@ _FLAGS = {
     "RAdam": "decoupled_weight_decay * foreach maximize capturable differentiable",
 }
 _USUAL_FLAGS = "* maximize foreach capturable differentiable fused"
-_WITHOUT_EFFECT = "accepted and without effect"
+_WITHOUT_EFFECT = "accepted, but has no effect"
 _FLAG_ARGUMENTS = {
     "*": STAR,
-    "maximize": Argument("maximize", "bool", "False", "ascend"),
+    "maximize": Argument("maximize", "bool", "False", "maximize the objective"),
     "foreach": Argument("foreach", "bool | None", "None", _WITHOUT_EFFECT),
     "capturable": Argument("capturable", "bool", "False", _WITHOUT_EFFECT),
-    "differentiable": Argument("differentiable", "bool", "False", "refused where True"),
+    "differentiable": Argument("differentiable", "bool", "False", "True is refused"),
     "fused": Argument(
         "fused",
         "bool | None",
         "None",
-        "as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what has "
-        "overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step is fused",
+        "as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and skips "
+        "overflows, instead of the scaler; gradients stay scaled. The speed is the same: every step is fused",
     ),
     "decoupled_weight_decay": Argument("decoupled_weight_decay", "bool", "False", 'the same as ``decay="decoupled"``'),
 }
-_BASES = {"Adagrad": "EagerOptimizer"}  # whose state is there from the beginning
+_BASES = {"Adagrad": "EagerOptimizer"}  # its state is created at construction
 _NOTES = {
     "Adagrad": (
         "Sparse gradients (``torch.nn.Embedding(sparse=True)``) are refused: use ``sparse=False``, or "
@@ -97,12 +97,12 @@ def write(members: Sequence[Member]) -> str:
 
 
 def hyperparameters(adapter: str, member: Member) -> list[Hyperparameter]:
-    """Those of the namesake's signature: what is no option."""
+    """The hyperparameters in the namesake's signature, without options."""
     return [h for h in member.hyperparameters if not h.is_option and (not h.only or adapter in h.only)]
 
 
 def annotation(h: Hyperparameter, scheduled: str) -> str:
-    """The type of a hyperparameter, where ``scheduled`` is that of those that may be schedules."""
+    """The annotation of a hyperparameter; ``scheduled`` is that of hyperparameters that may be schedules."""
     if isinstance(h, Flag):
         return "bool"
     one = scheduled if h.may_be_scheduled else "float"
@@ -171,6 +171,6 @@ def _body(member: Member, arguments: Sequence[Argument]) -> str:
 
 
 def passed_on(arguments: Sequence[Argument]) -> list[str]:
-    """The arguments as they are handed on to a function with the same signature."""
+    """The arguments as they are passed on to a function with the same signature."""
     star = arguments.index(STAR)
     return [one.name for one in arguments[:star]] + [f"{one.name}={one.name}" for one in arguments[star + 1 :]]

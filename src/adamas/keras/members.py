@@ -2,23 +2,24 @@
 """The optimizers of the family for Keras, with the arguments, defaults and meaning of their namesakes in Keras.
 
 ``clipnorm``, ``clipvalue``, ``global_clipnorm``, ``use_ema``, ``ema_momentum``, ``ema_overwrite_frequency``,
-``loss_scale_factor``, ``gradient_accumulation_steps`` and ``name`` are Keras's own: see ``keras.optimizers.Optimizer``. Beside
-them, each has the same options:
+``loss_scale_factor``, ``gradient_accumulation_steps`` and ``name`` are Keras's own: see ``keras.optimizers.Optimizer``. All
+optimizers also have these options:
 
-- ``weight_decay``: coefficient of the decay. ``decay`` says what it means: ``"decoupled"``, as in Keras, takes
+- ``weight_decay``: coefficient of the weight decay. ``decay`` is its kind: ``"decoupled"``, as in Keras, subtracts
   ``learning_rate * weight_decay * p`` from the weight; ``"l2"`` adds ``weight_decay * p`` to the gradient; ``"independent"``
-  takes ``factor * weight_decay * p``, with the schedule's factor alone.
+  subtracts ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``. Variables that are excluded from weight decay
   (``exclude_from_weight_decay``) do not have it.
-- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (rounded as ``adamas.rule.formats`` says),
-  or a format for each by its name in the state: ``{"exp_avg": "int8"}``.
-- ``weights``: how variables in bfloat16 and float16 are rounded. ``"split"`` keeps the low bits in the state, so that they
-  train exactly as in float32; ``"stochastic"`` rounds up or down at random and is right on average; ``"nearest"`` loses
-  updates that are smaller than half the distance to the next number.
-- ``seed``: of the random numbers that ``state`` and ``"stochastic"`` round with. A variable has its own by its position.
+- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (see ``adamas.rule.formats``), or a
+  mapping from the names of moments to formats: ``{"exp_avg": "int8"}``.
+- ``weights``: how bfloat16 and float16 variables are rounded. ``"split"`` stores the low bits in the state, so that they train
+  exactly as in float32; ``"stochastic"`` rounds up or down at random, without bias; ``"nearest"`` loses updates that are
+  smaller than half the spacing of the numbers.
+- ``seed``: seed of the stochastic rounding of ``state`` and ``weights``. The random numbers of a variable depend on its
+  position.
 
-A learning rate may be a schedule of ``adamas.schedules`` or of Keras; both count optimizer steps, also where gradients are
-accumulated. All arithmetic is in float32, or float64 for float64 variables.
+A learning rate may be a schedule of ``adamas.schedules`` or of Keras. Both count optimizer steps, even if gradients are
+accumulated. All arithmetic is in float32, or in float64 for float64 variables.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ class SGD(Optimizer):
 
     .. math:: m_t = \mu m_{t-1} + (1 - \tau) g_t, \qquad p_t = p_{t-1} - \eta m_t
 
-    with :math:`m_1 = g_1`; Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum there is no state but the
+    with :math:`m_1 = g_1`; Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum, the only state is the
     step count.
 
-    The velocity of ``keras.optimizers.SGD`` has the learning rate in it: while that stays the same, so does the step;
-    where it changes, here the whole step has the new one at once, as in PyTorch.
+    The velocity of ``keras.optimizers.SGD`` includes the learning rate. At a constant rate the steps are the same; if
+    the rate changes, the whole step has the new rate at once here, as in PyTorch.
 
     Args:
         learning_rate: learning rate η; a number, a schedule, or a function without arguments.
@@ -59,7 +60,7 @@ class SGD(Optimizer):
         weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
 
     _member = MEMBERS["SGD"]
@@ -95,7 +96,7 @@ class Adagrad(Optimizer):
 
     .. math:: v_t = v_{t-1} + g_t^2, \qquad p_t = p_{t-1} - \frac{\eta}{1 + (t-1) \gamma} \frac{g_t}{\sqrt{v_t + \epsilon}}
 
-    Suits features that are mostly zero; its rate only ever falls.
+    Suits sparse features; its effective rate only decreases.
 
     Sparse gradients are made dense: a step takes the time and memory of the whole variable.
 
@@ -103,11 +104,11 @@ class Adagrad(Optimizer):
         learning_rate: learning rate η; a number, a schedule, or a function without arguments.
         initial_accumulator_value: v₀.
         epsilon: ε.
-        eps_mode: the place of ε: ``"root"``, under the root as in Keras and optax, or ``"torch"``, beside it.
+        eps_mode: the place of ε: ``"root"``, under the root as in Keras and optax, or ``"torch"``, outside it.
         weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
 
     _member = MEMBERS["Adagrad"]
@@ -154,7 +155,7 @@ class Lion(Optimizer):
         weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
 
     _member = MEMBERS["Lion"]
@@ -190,22 +191,22 @@ class RMSprop(Optimizer):
 
     .. math:: v_t = \alpha v_{t-1} + (1 - \alpha) g_t^2, \qquad p_t = p_{t-1} - \eta \frac{g_t}{\sqrt{v_t + \epsilon}}
 
-    ``centered`` takes the square of the mean gradient from v; ``momentum`` averages the quotient.
+    ``centered`` subtracts the square of the mean gradient from v; ``momentum`` averages the quotient.
 
-    The momentum of ``keras.optimizers.RMSprop`` has the learning rate in it: while that stays the same, so does the
-    step; where it changes, here the whole step has the new one at once, as in PyTorch.
+    The momentum of ``keras.optimizers.RMSprop`` includes the learning rate. At a constant rate the steps are the same;
+    if the rate changes, the whole step has the new rate at once here, as in PyTorch.
 
     Args:
         learning_rate: learning rate η; a number, a schedule, or a function without arguments.
         rho: α, the decay of the moments.
-        momentum: of the quotient; 0 for none.
+        momentum: momentum of the quotient; 0 for none.
         epsilon: ε.
         centered: divide by an estimate of the standard deviation.
-        eps_mode: the place of ε: ``"root"``, under the root as in Keras and optax, or ``"torch"``, beside it.
+        eps_mode: the place of ε: ``"root"``, under the root as in Keras and optax, or ``"torch"``, outside it.
         weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
 
     _member = MEMBERS["RMSprop"]
@@ -254,11 +255,11 @@ class Adam(Optimizer):
         amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018, arXiv:1904.09237).
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
-        bias_correction: False leaves the moments as they are (the plain form of several texts).
+        bias_correction: False uses the moments without bias correction.
         weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
 
     _member = MEMBERS["Adam"]
@@ -294,7 +295,7 @@ class Adam(Optimizer):
 
 @_registered
 class AdamW(Optimizer):
-    r"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with the decay outside of the gradient.
+    r"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with decoupled weight decay.
 
     .. math:: p_t = (1 - \eta \lambda) p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
@@ -302,18 +303,18 @@ class AdamW(Optimizer):
 
     Args:
         learning_rate: learning rate η; a number, a schedule, or a function without arguments.
-        weight_decay: λ; ``decay="independent"`` takes η out of the product, as the paper has it.
+        weight_decay: λ; ``decay="independent"`` takes η out of the product, as in the paper.
         beta_1: β₁.
         beta_2: β₂.
         epsilon: ε.
         amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018, arXiv:1904.09237).
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
-        bias_correction: False leaves the moments as they are (the plain form of several texts).
+        bias_correction: False uses the moments without bias correction.
         clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
 
     _member = MEMBERS["AdamW"]
@@ -354,19 +355,19 @@ class Adamax(Optimizer):
     .. math::
         v_t = \max(\beta_2 v_{t-1}, |g_t| + \epsilon), \qquad p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t} \frac{m_t}{v_t}
 
-    ``keras.optimizers.Adamax`` adds ε to :math:`v_t` where it divides, and not to :math:`|g_t|`: the two differ where
+    ``keras.optimizers.Adamax`` adds ε to :math:`v_t` in the denominator, not to :math:`|g_t|`; this differs if the
     gradients are not much larger than ε.
 
     Args:
         learning_rate: learning rate η; a number, a schedule, or a function without arguments.
         beta_1: β₁.
         beta_2: β₂.
-        epsilon: ε, beside the gradient's size as PyTorch has it.
-        bias_correction: False leaves the moments as they are (the plain form of several texts).
+        epsilon: ε, added to the magnitude of the gradient as in PyTorch.
+        bias_correction: False uses the moments without bias correction.
         weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
 
     _member = MEMBERS["Adamax"]
@@ -414,12 +415,12 @@ class Nadam(Optimizer):
         epsilon: ε.
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
-        bias_correction: False leaves the moments as they are (the plain form of several texts).
+        bias_correction: False uses the moments without bias correction.
         momentum_decay: ψ: 0.004 in PyTorch, 1 in Keras, and infinite in optax, where μ is β₁.
         weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
 
     _member = MEMBERS["NAdam"]
@@ -455,14 +456,14 @@ class Nadam(Optimizer):
 
 @_registered
 class RAdam(Optimizer):
-    r"""RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without the denominator until its variance is known.
+    r"""RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without a denominator until its variance is finite.
 
     .. math::
         \rho_\infty &= \tfrac{2}{1-\beta_2} - 1, \qquad \rho_t = \rho_\infty - \tfrac{2 t \beta_2^t}{1 - \beta_2^t} \\
         p_t &= p_{t-1} - \eta\, r_t \frac{m_t}{1 - \beta_1^t} \frac{\sqrt{1 - \beta_2^t}}{\sqrt{v_t} + \epsilon}
             \quad\text{once } \rho_t > 5, \text{ before that } p_{t-1} - \eta \frac{m_t}{1 - \beta_1^t}
 
-    Keras has none of this name.
+    Keras has no optimizer of this name.
 
     Args:
         learning_rate: learning rate η; a number, a schedule, or a function without arguments.
@@ -471,11 +472,11 @@ class RAdam(Optimizer):
         epsilon: ε.
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
-        bias_correction: False leaves the moments as they are (the plain form of several texts).
+        bias_correction: False uses the moments without bias correction.
         weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
 
     _member = MEMBERS["RAdam"]
@@ -514,7 +515,7 @@ class AdEMAMix(Optimizer):
 
     .. math:: p_t = p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t) + \alpha s_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
-    Keras has none of this name.
+    Keras has no optimizer of this name.
 
     Args:
         learning_rate: learning rate η; a number, a schedule, or a function without arguments.
@@ -523,15 +524,15 @@ class AdEMAMix(Optimizer):
         beta_3: β₃.
         alpha: α, the share of s.
         epsilon: ε.
-        alpha_warmup: the number of steps in which α rises from 0, linearly.
-        beta3_warmup: the number of steps in which s comes to remember as long as β₃ says.
+        alpha_warmup: the number of steps over which α rises linearly from 0.
+        beta3_warmup: the number of steps over which the decay of s rises from β₁ to β₃.
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
-        bias_correction: False leaves the moments as they are (the plain form of several texts).
+        bias_correction: False uses the moments without bias correction.
         weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
 
     _member = MEMBERS["AdEMAMix"]

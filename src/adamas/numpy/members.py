@@ -1,12 +1,12 @@
 # Written by `make members` from the declarations in adamas.rule.members. Change those.
-"""The optimizers of the family for NumPy: the arguments and defaults of ``torch.optim``'s, then the options of
+"""The optimizers of the family for NumPy, with the arguments and defaults of ``torch.optim``, and the options of
 ``adamas.rule.options``.
 
-In each, ``params`` are the arrays: a list, a dict by name, or a list of groups, dictionaries with ``"params"`` and
-hyperparameters of their own. They have to be writable, apart from one another in memory, and of float16, float32, float64,
-complex64, complex128, or ml_dtypes' bfloat16; any shape and strides will do. float64 weights are computed in float64, all
-others in float32. ``lr``, ``weight_decay`` and ``betas`` may be schedules. Raised are TypeError for what is no NumPy array
-or no option, and ValueError for an argument that has a value that it cannot have.
+``params`` are the arrays: a list, a dict by name, or a list of groups, dictionaries with ``"params"`` and their own
+hyperparameters. Arrays must be writable, must not share memory, and must have dtype float16, float32, float64, complex64,
+complex128, or ml_dtypes' bfloat16, with any shape and strides. Arithmetic is in float64 for float64 weights, and in float32
+for all others. ``lr``, ``weight_decay`` and ``betas`` may be schedules. A parameter that is not a NumPy array or an unknown
+option raises TypeError, an invalid value ValueError.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SGD(Optimizer):
 
     .. math:: m_t = \mu m_{t-1} + (1 - \tau) g_t, \qquad p_t = p_{t-1} - \eta m_t
 
-    with :math:`m_1 = g_1`; Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum there is no state but the
+    with :math:`m_1 = g_1`; Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum, the only state is the
     step count.
 
     Args:
@@ -37,9 +37,9 @@ class SGD(Optimizer):
         lr: learning rate η.
         momentum: μ; 0 for none.
         dampening: τ.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        weight_decay: coefficient of the weight decay; see ``decay``.
         nesterov: use Nesterov's momentum.
-        maximize: ascend.
+        maximize: maximize the objective.
         **options: see ``adamas.rule.options.Options``.
 
     Example:
@@ -73,18 +73,18 @@ class Adagrad(Optimizer):
 
     .. math:: v_t = v_{t-1} + g_t^2, \qquad p_t = p_{t-1} - \frac{\eta}{1 + (t-1) \gamma} \frac{g_t}{\sqrt{v_t} + \epsilon}
 
-    Suits features that are mostly zero; its rate only ever falls.
+    Suits sparse features; its effective rate only decreases.
 
-    Gradients are dense arrays: sparse matrices are refused.
+    Gradients must be dense arrays: sparse matrices are refused.
 
     Args:
         params: the arrays; see ``adamas.numpy.members``.
         lr: learning rate η.
         lr_decay: γ.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        weight_decay: coefficient of the weight decay; see ``decay``.
         initial_accumulator_value: v₀.
         eps: ε.
-        maximize: ascend.
+        maximize: maximize the objective.
         **options: see ``adamas.rule.options.RootOptions``.
 
     Example:
@@ -125,8 +125,8 @@ class Lion(Optimizer):
         params: the arrays; see ``adamas.numpy.members``.
         lr: learning rate η.
         betas: β₁ and β₂, the interpolation of the update, and the decay of the momentum.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
-        maximize: ascend.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        maximize: maximize the objective.
         **options: see ``adamas.rule.options.Options``.
 
     Example:
@@ -158,17 +158,17 @@ class RMSprop(Optimizer):
 
     .. math:: v_t = \alpha v_{t-1} + (1 - \alpha) g_t^2, \qquad p_t = p_{t-1} - \eta \frac{g_t}{\sqrt{v_t} + \epsilon}
 
-    ``centered`` takes the square of the mean gradient from v; ``momentum`` averages the quotient.
+    ``centered`` subtracts the square of the mean gradient from v; ``momentum`` averages the quotient.
 
     Args:
         params: the arrays; see ``adamas.numpy.members``.
         lr: learning rate η.
         alpha: α, the decay of the moments.
         eps: ε.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
-        momentum: of the quotient; 0 for none.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        momentum: momentum of the quotient; 0 for none.
         centered: divide by an estimate of the standard deviation.
-        maximize: ascend.
+        maximize: maximize the objective.
         **options: see ``adamas.rule.options.RootOptions``.
 
     Example:
@@ -210,9 +210,9 @@ class Adam(Optimizer):
         lr: learning rate η.
         betas: β₁ and β₂, the decay of the moments.
         eps: ε.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        weight_decay: coefficient of the weight decay; see ``decay``.
         amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018, arXiv:1904.09237).
-        maximize: ascend.
+        maximize: maximize the objective.
         **options: see ``adamas.rule.options.AdamOptions``.
 
     Example:
@@ -242,7 +242,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    r"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with the decay outside of the gradient.
+    r"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with decoupled weight decay.
 
     .. math:: p_t = (1 - \eta \lambda) p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
@@ -253,9 +253,9 @@ class AdamW(Adam):
         lr: learning rate η.
         betas: β₁ and β₂, the decay of the moments.
         eps: ε.
-        weight_decay: λ; ``decay="independent"`` takes η out of the product, as the paper has it.
+        weight_decay: λ; ``decay="independent"`` takes η out of the product, as in the paper.
         amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018, arXiv:1904.09237).
-        maximize: ascend.
+        maximize: maximize the objective.
         **options: see ``adamas.rule.options.AdamOptions``.
 
     Example:
@@ -294,9 +294,9 @@ class Adamax(Optimizer):
         params: the arrays; see ``adamas.numpy.members``.
         lr: learning rate η.
         betas: β₁ and β₂, the decay of the moments.
-        eps: ε, beside the gradient's size as PyTorch has it.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
-        maximize: ascend.
+        eps: ε, added to the magnitude of the gradient as in PyTorch.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        maximize: maximize the objective.
         **options: see ``adamas.rule.options.AdamaxOptions``.
 
     Example:
@@ -337,9 +337,9 @@ class NAdam(Optimizer):
         lr: learning rate η.
         betas: β₁ and β₂, the decay of the moments.
         eps: ε.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        weight_decay: coefficient of the weight decay; see ``decay``.
         momentum_decay: ψ: 0.004 in PyTorch, 1 in Keras, and infinite in optax, where μ is β₁.
-        maximize: ascend.
+        maximize: maximize the objective.
         **options: see ``adamas.rule.options.AdamOptions``.
 
     Example:
@@ -369,7 +369,7 @@ class NAdam(Optimizer):
 
 
 class RAdam(Optimizer):
-    r"""RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without the denominator until its variance is known.
+    r"""RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without a denominator until its variance is finite.
 
     .. math::
         \rho_\infty &= \tfrac{2}{1-\beta_2} - 1, \qquad \rho_t = \rho_\infty - \tfrac{2 t \beta_2^t}{1 - \beta_2^t} \\
@@ -381,8 +381,8 @@ class RAdam(Optimizer):
         lr: learning rate η.
         betas: β₁ and β₂, the decay of the moments.
         eps: ε.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
-        maximize: ascend.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        maximize: maximize the objective.
         **options: see ``adamas.rule.options.AdamOptions``.
 
     Example:
@@ -421,8 +421,8 @@ class AdEMAMix(Optimizer):
         betas: β₁, β₂ and β₃, the decay of m, v and s.
         alpha: α, the share of s.
         eps: ε.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
-        maximize: ascend.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        maximize: maximize the objective.
         **options: see ``adamas.rule.options.AdEMAMixOptions``.
 
     Example:

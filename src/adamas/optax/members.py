@@ -1,29 +1,29 @@
 # Written by `make members` from the declarations in adamas.rule.members. Change those.
 """The optimizers of the family for JAX, with the arguments, defaults and meaning of their namesakes in optax.
 
-Behind these, by name alone, each has the same options:
+All have the same further options, which are keyword-only:
 
-- ``weight_decay``: coefficient of the decay. ``decay_mode`` says what it means: ``"l2"`` adds ``weight_decay * p`` to the
-  gradient; ``"decoupled"`` takes ``learning_rate * weight_decay * p`` from the weight; ``"independent"`` takes ``factor *
-  weight_decay * p``, with the schedule's factor alone.
+- ``weight_decay``: coefficient of the weight decay. ``decay_mode`` is its kind: ``"l2"`` adds ``weight_decay * p`` to the
+  gradient; ``"decoupled"`` subtracts ``learning_rate * weight_decay * p`` from the weight; ``"independent"`` subtracts
+  ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``.
-- ``mask``: a tree of bools, or a function from the parameters to one, that says which of them have these.
-- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (rounded as ``adamas.rule.formats`` says),
-  or a format for each by its name in the state: ``{"exp_avg": "int8"}``.
-- ``weights``: how weights in bfloat16 and float16 are rounded. ``"nearest"``: an update that is too small for the weight is
-  lost, as with optax; ``"stochastic"``: right on average; ``"split"``: the bits that do not fit are kept in the state. With
-  the last two an update is the difference between the new weight and the old one, for ``adamas.optax.apply_updates``,
-  optax's or Flax's. Updates have the dtype of the gradients (of the weights, where that is wider). In 16 bits the difference
-  is exact unless a weight changes its sign, or by more than a factor of 2; then it is rounded. In float32 it is always exact.
-- ``seed``: of the random numbers that both round with. A parameter has its own by its path in the tree, so that they are
-  those of ``adamas.torch`` for one of that name.
-- ``on_nonfinite``: what to do when a gradient has a NaN or an infinity. ``"propagate"``: what the arithmetic gives, as with
-  optax; ``"skip"``: the whole step is left undone (updates of 0, the state as it was) and counted in the state's
-  ``skipped_steps``. ``"raise"``, which other adapters have, is refused: a compiled step raises nothing.
+- ``mask``: a tree of bools, or a function from the parameters to one, that selects the parameters with decay and penalty.
+- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (see ``adamas.rule.formats``), or a
+  mapping from the names of moments to formats: ``{"exp_avg": "int8"}``.
+- ``weights``: how bfloat16 and float16 weights are rounded. ``"nearest"`` loses updates that are too small for the weight, as
+  in optax; ``"stochastic"`` is unbiased; ``"split"`` stores the remaining bits in the state. With the last two, an update is
+  the difference between the new weight and the old one, for ``apply_updates`` of ``adamas.optax``, optax or Flax. Updates have
+  the dtype of the gradients (or of the weights, if that is wider). In 16 bits the difference is exact unless a weight changes
+  its sign, or by more than a factor of 2; then it is rounded. In float32 it is always exact.
+- ``seed``: seed of the stochastic rounding of ``state`` and ``weights``. The random numbers of a parameter depend on its path
+  in the tree, and are those of ``adamas.torch`` for a parameter of that name.
+- ``on_nonfinite``: what to do if a gradient has a NaN or an infinity. ``"propagate"`` steps with it, as optax does; ``"skip"``
+  skips the whole step (the updates are 0 and the state does not change) and counts it in the state's ``skipped_steps``.
+  ``"raise"``, which other adapters have, is refused: a compiled step cannot raise.
 
-Learning rate, decay and β's are numbers, arrays that are known only when the program runs, or functions of the steps done
-before: schedules of ``adamas.schedules`` or of optax. ``optax.inject_hyperparams`` takes all of these functions; with bfloat16
-or float16 weights give it ``hyperparam_dtype=jnp.float32``.
+Learning rate, decay and β's are numbers, arrays whose values are known only when the program runs, or functions of the number
+of steps done: schedules of ``adamas.schedules`` or of optax. ``optax.inject_hyperparams`` works with all of these functions;
+with bfloat16 or float16 weights give it ``hyperparam_dtype=jnp.float32``.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def sgd(
 
     .. math:: m_t = \mu m_{t-1} + (1 - \tau) g_t, \qquad p_t = p_{t-1} - \eta m_t
 
-    with :math:`m_1 = g_1`; Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum there is no state but the
+    with :math:`m_1 = g_1`; Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum, the only state is the
     step count.
 
     Example:
@@ -85,7 +85,7 @@ def sgd(
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["SGD"], locals())
 
@@ -109,7 +109,7 @@ def adagrad(
 
     .. math:: v_t = v_{t-1} + g_t^2, \qquad p_t = p_{t-1} - \frac{\eta}{1 + (t-1) \gamma} \frac{g_t}{\sqrt{v_t + \epsilon}}
 
-    Suits features that are mostly zero; its rate only ever falls.
+    Suits sparse features; its effective rate only decreases.
 
     Example:
         >>> import jax.numpy as jnp, adamas.optax
@@ -127,7 +127,7 @@ def adagrad(
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["Adagrad"], locals())
 
@@ -168,7 +168,7 @@ def lion(
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["Lion"], locals())
 
@@ -195,10 +195,10 @@ def rmsprop(
 
     .. math:: v_t = \alpha v_{t-1} + (1 - \alpha) g_t^2, \qquad p_t = p_{t-1} - \eta \frac{g_t}{\sqrt{v_t + \epsilon}}
 
-    ``centered`` takes the square of the mean gradient from v; ``momentum`` averages the quotient.
+    ``centered`` subtracts the square of the mean gradient from v; ``momentum`` averages the quotient.
 
-    ``momentum`` averages before the learning rate, as in PyTorch; optax averages after it, which differs where the rate
-    changes.
+    ``momentum`` averages before the learning rate is applied, as in PyTorch; optax averages after that, which differs
+    if the rate changes.
 
     Example:
         >>> import jax.numpy as jnp, adamas.optax
@@ -213,13 +213,13 @@ def rmsprop(
         decay: α, the decay of the moments.
         eps: ε.
         initial_scale: v₀.
-        eps_in_sqrt: ε under the root; False puts it beside the root, where PyTorch has it.
+        eps_in_sqrt: ε under the root; False adds it to the root, as in PyTorch.
         centered: divide by an estimate of the standard deviation.
-        momentum: of the quotient; 0 for none.
+        momentum: momentum of the quotient; 0 for none.
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["RMSprop"], locals())
 
@@ -261,14 +261,14 @@ def adam(
         b1: β₁.
         b2: β₂.
         eps: ε.
-        eps_root: added under the root, as optax has it.
+        eps_root: added under the root, as in optax.
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
-        bias_correction: False leaves the moments as they are (the plain form of several texts).
+        bias_correction: False uses the moments without bias correction.
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["Adam"], locals())
 
@@ -293,7 +293,7 @@ def amsgrad(
 ) -> optax.GradientTransformation:
     r"""AMSGrad (Reddi, Kale and Kumar, 2018, arXiv:1904.09237): Adam that divides by the largest v so far.
 
-    The maximum is of v as the paper has it, and corrected after; optax corrects first, unless
+    The maximum is taken of v as in the paper, and then corrected for bias; optax corrects first, unless
     ``bias_correction_nu=False``.
 
     Example:
@@ -309,14 +309,14 @@ def amsgrad(
         b1: β₁.
         b2: β₂.
         eps: ε.
-        eps_root: added under the root, as optax has it.
+        eps_root: added under the root, as in optax.
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
-        bias_correction: False leaves the moments as they are (the plain form of several texts).
+        bias_correction: False uses the moments without bias correction.
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["Adam"], {**locals(), "amsgrad": True})
 
@@ -339,7 +339,7 @@ def adamw(
     seed: int | None = None,
     on_nonfinite: OnNonfinite = "propagate",
 ) -> optax.GradientTransformation:
-    r"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with the decay outside of the gradient.
+    r"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with decoupled weight decay.
 
     .. math:: p_t = (1 - \eta \lambda) p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
@@ -358,14 +358,14 @@ def adamw(
         b1: β₁.
         b2: β₂.
         eps: ε.
-        eps_root: added under the root, as optax has it.
+        eps_root: added under the root, as in optax.
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
-        bias_correction: False leaves the moments as they are (the plain form of several texts).
+        bias_correction: False uses the moments without bias correction.
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["AdamW"], locals())
 
@@ -403,12 +403,12 @@ def adamax(
         learning_rate: learning rate η; a number, an array or a function of the step.
         b1: β₁.
         b2: β₂.
-        eps: ε, beside the gradient's size as PyTorch has it.
-        bias_correction: False leaves the moments as they are (the plain form of several texts).
+        eps: ε, added to the magnitude of the gradient as in PyTorch.
+        bias_correction: False uses the moments without bias correction.
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["Adamax"], locals())
 
@@ -452,15 +452,15 @@ def nadam(
         b1: β₁.
         b2: β₂.
         eps: ε.
-        eps_root: added under the root, as optax has it.
+        eps_root: added under the root, as in optax.
         momentum_decay: ψ: 0.004 in PyTorch, 1 in Keras, and infinite in optax, where μ is β₁.
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
-        bias_correction: False leaves the moments as they are (the plain form of several texts).
+        bias_correction: False uses the moments without bias correction.
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["NAdam"], locals())
 
@@ -483,7 +483,7 @@ def radam(
     seed: int | None = None,
     on_nonfinite: OnNonfinite = "propagate",
 ) -> optax.GradientTransformation:
-    r"""RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without the denominator until its variance is known.
+    r"""RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without a denominator until its variance is finite.
 
     .. math::
         \rho_\infty &= \tfrac{2}{1-\beta_2} - 1, \qquad \rho_t = \rho_\infty - \tfrac{2 t \beta_2^t}{1 - \beta_2^t} \\
@@ -503,14 +503,14 @@ def radam(
         b1: β₁.
         b2: β₂.
         eps: ε.
-        eps_root: added under the root, as optax has it.
+        eps_root: added under the root, as in optax.
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
-        bias_correction: False leaves the moments as they are (the plain form of several texts).
+        bias_correction: False uses the moments without bias correction.
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["RAdam"], locals())
 
@@ -556,15 +556,15 @@ def ademamix(
         b3: β₃.
         alpha: α, the share of s.
         eps: ε.
-        eps_root: added under the root, as optax has it.
-        alpha_warmup: the number of steps in which α rises from 0, linearly.
-        beta3_warmup: the number of steps in which s comes to remember as long as β₃ says.
+        eps_root: added under the root, as in optax.
+        alpha_warmup: the number of steps over which α rises linearly from 0.
+        beta3_warmup: the number of steps over which the decay of s rises from β₁ to β₃.
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
-        bias_correction: False leaves the moments as they are (the plain form of several texts).
+        bias_correction: False uses the moments without bias correction.
         weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["AdEMAMix"], locals())

@@ -13,13 +13,11 @@ EPS = Number("eps", 1e-8, "ε", elsewhere={"keras": 1e-7})
 EPS_ROOT = Number(
     "eps_root",
     0.0,
-    "added under the root, as optax has it",
+    "added under the root, as in optax",
     is_option=True,
     only=("torch", "numpy", "scipy", "optax"),
 )
-BIAS_CORRECTION = Flag(
-    "bias_correction", True, "False leaves the moments as they are (the plain form of several texts)", is_option=True
-)
+BIAS_CORRECTION = Flag("bias_correction", True, "False uses the moments without bias correction", is_option=True)
 EPS_MODE = Choice(
     "eps_mode",
     "torch",
@@ -31,7 +29,7 @@ EPS_MODE = Choice(
 EPS_PLACE = Choice(
     "eps_mode",
     "torch",
-    'the place of ε: ``"root"``, under the root as in Keras and optax, or ``"torch"``, beside it',
+    'the place of ε: ``"root"``, under the root as in Keras and optax, or ``"torch"``, outside it',
     is_option=True,
     elsewhere={"keras": "root", "optax": "root"},
     only=("keras", "optax"),

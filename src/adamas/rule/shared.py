@@ -9,17 +9,17 @@ from .declaration import Choice, Flag, Formats, Hyperparameter, Limit, Member, N
 WEIGHT_DECAY = Number(
     "weight_decay",
     0.0,
-    "coefficient of the decay; ``decay`` says what it means",
+    "coefficient of the weight decay; see ``decay``",
     may_be_scheduled=True,
     elsewhere={"keras": None, "optax": None},
 )
 MAX_GRAD_NORM = Limit(
     "max_grad_norm",
     None,
-    "the gradient is scaled so that its 2-norm over all groups is at most this: a number, a schedule, or "
-    '``"auto"``: 1.5 times the 0.9-quantile of the norms of the last 128 steps (as they were after clipping; '
-    "nothing is clipped in the first 8 steps). It is measured and applied inside the step; gradients are not "
-    "written. ``optimizer.grad_norm``, ``grad_norm_limit`` and ``clipped_steps`` report on it",
+    "the largest 2-norm of the gradient over all groups; a larger gradient is scaled down to it. A number, a "
+    'schedule, or ``"auto"``: 1.5 times the 0.9-quantile of the norms of the last 128 steps (after clipping; '
+    "nothing is clipped in the first 8 steps). Clipping is part of the step; gradients are only read. "
+    "``optimizer.grad_norm``, ``grad_norm_limit`` and ``clipped_steps`` report on it",
     may_be_scheduled=True,
     is_option=True,
     only=("torch", "numpy"),
@@ -34,21 +34,21 @@ L1 = Number(
 DECAY = Choice(
     "decay",
     "l2",
-    'what ``weight_decay`` means. ``"l2"`` adds ``weight_decay * p`` to the gradient; ``"decoupled"`` multiplies '
-    'the weight by ``1 - lr * weight_decay`` (as PyTorch\'s AdamW does); ``"independent"`` multiplies it by ``1 - '
-    "factor * weight_decay``, with the schedule's factor lr / (the lr given at construction) alone, as Loshchilov"
-    " and Hutter (2019) have it",
+    'the kind of weight decay. ``"l2"`` adds ``weight_decay * p`` to the gradient; ``"decoupled"`` multiplies the '
+    'weight by ``1 - lr * weight_decay``, as PyTorch\'s AdamW does; ``"independent"`` multiplies it by ``1 - factor '
+    "* weight_decay``, where factor is lr divided by the lr given at construction, as in Loshchilov and Hutter "
+    "(2019)",
     is_option=True,
     elsewhere={"keras": "decoupled"},
     choices=("l2", "decoupled", "independent"),
 )
-MAXIMIZE = Flag("maximize", False, "ascend", only=("torch", "numpy"))
+MAXIMIZE = Flag("maximize", False, "maximize the objective", only=("torch", "numpy"))
 ON_NONFINITE = Choice(
     "on_nonfinite",
     "propagate",
-    'what to do when a gradient has a NaN or an infinity. ``"propagate"``: what the arithmetic gives, as PyTorch '
-    'does; ``"skip"``: the whole step is left undone and counted in ``skipped_steps``; ``"raise"``: '
-    "``FloatingPointError`` naming the parameter, and nothing is changed",
+    'what to do if a gradient has a NaN or an infinity. ``"propagate"`` steps with it, as PyTorch does; ``"skip"`` '
+    'skips the whole step and counts it in ``skipped_steps``; ``"raise"`` raises ``FloatingPointError``, which '
+    "names the parameter, and changes nothing",
     is_option=True,
     only=("torch", "numpy", "optax"),
     choices=("propagate", "skip", "raise"),
@@ -58,19 +58,19 @@ STATE = Formats(
     "float32",
     'how the moments are stored: ``"float32"`` (float64 for float64 weights), ``"bfloat16"`` (2 bytes each; '
     'averages are rounded stochastically, so that they do not stall) or ``"int8"`` (1.03 bytes each: a code, and '
-    "a float32 scale for each block of 128 in a row; parameters with fewer than two dimensions, rows shorter than"
-    " 32 or fewer than 4096 elements stay in float32). Or a format for each moment by its name in the state: "
-    '``{"exp_avg": "int8", "exp_avg_sq": "bfloat16"}``; what is not named is float32',
+    "a float32 scale for each block of 128 in a row; the moments of parameters with fewer than two dimensions, rows "
+    "shorter than 32 or fewer than 4096 elements stay in float32). Or a mapping from the names of moments to "
+    'formats, such as ``{"exp_avg": "int8", "exp_avg_sq": "bfloat16"}``; moments without an entry are float32',
     is_option=True,
     only=("torch", "numpy", "keras", "optax"),
 )
 WEIGHTS = Choice(
     "weights",
     "nearest",
-    'how bfloat16 and float16 weights are rounded. ``"nearest"``: updates smaller than half the spacing of such '
-    'numbers are lost, so training stalls at small rates, as with other libraries; ``"stochastic"``: right on '
-    'average; ``"split"``: the bits that do not fit are kept beside the weight (2 more bytes), so that training '
-    "is that of float32 weights. Wider weights are not affected",
+    'how bfloat16 and float16 weights are rounded. With ``"nearest"``, updates smaller than half the spacing of '
+    'such numbers are lost, so training stalls at small rates, as in other libraries; ``"stochastic"`` is unbiased; '
+    '``"split"`` stores the remaining bits in the state (2 more bytes per weight), so that training is that of '
+    "float32 weights. Wider weights are not affected",
     is_option=True,
     elsewhere={"keras": "split"},
     only=("torch", "numpy", "keras", "optax"),
@@ -79,7 +79,7 @@ WEIGHTS = Choice(
 SEED = Seed(
     "seed",
     0,
-    "of the stochastic rounding",
+    "seed of the stochastic rounding",
     is_option=True,
     elsewhere={"optax": None},
     only=("torch", "numpy", "keras", "optax"),
@@ -87,9 +87,9 @@ SEED = Seed(
 ROWS = Rows(
     "rows",
     None,
-    "for parameters that are parts of larger tensors, cut along the first dimension: for each parameter of the "
-    "group None, or a pair (index of its first row in the whole tensor, rows of the whole tensor). With the same "
-    "name, such parts are stepped as the whole tensor would be, to the bit",
+    "for parameters that are parts of larger tensors, split along the first dimension: for each parameter of the "
+    "group None, or a pair (index of its first row in the whole tensor, number of rows of the whole tensor). Parts "
+    "with the same name are stepped as the whole tensor would be, to the bit",
     is_option=True,
     only=("torch", "numpy"),
 )

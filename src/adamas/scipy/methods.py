@@ -48,9 +48,9 @@ amsgrad = Method("amsgrad", MEMBERS["Adam"], {"amsgrad": True})
 """AMSGrad (Reddi, Kale and Kumar, 2018, arXiv:1904.09237): Adam that divides by the largest v so far."""
 
 adamw = Method("adamw", MEMBERS["AdamW"])
-"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with the decay outside of the gradient.
+"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with decoupled weight decay.
 
-Its decay draws x to 0, so it does not come to rest at the minimum of the function.
+Its weight decay pulls x to 0, so it does not converge to the minimum of the function.
 """
 
 adamax = Method("adamax", MEMBERS["Adamax"])
@@ -60,7 +60,7 @@ nadam = Method("nadam", MEMBERS["NAdam"])
 """NAdam (Dozat, 2016, Incorporating Nesterov Momentum into Adam): Adam with Nesterov's momentum."""
 
 radam = Method("radam", MEMBERS["RAdam"])
-"""RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without the denominator until its variance is known."""
+"""RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without a denominator until its variance is finite."""
 
 ademamix = Method("ademamix", MEMBERS["AdEMAMix"])
 """AdEMAMix (Pagliardini et al., 2024, arXiv:2409.03137, algorithm 1): AdamW with a second, slow average."""

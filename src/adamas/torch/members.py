@@ -38,7 +38,7 @@ class SGD(Optimizer):
 
     .. math:: m_t = \mu m_{t-1} + (1 - \tau) g_t, \qquad p_t = p_{t-1} - \eta m_t
 
-    with :math:`m_1 = g_1`; Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum there is no state but the
+    with :math:`m_1 = g_1`; Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum, the only state is the
     step count.
 
     Args:
@@ -46,18 +46,17 @@ class SGD(Optimizer):
         lr: learning rate η; a float, a schedule or a tensor of one element.
         momentum: μ; 0 for none.
         dampening: τ.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        weight_decay: coefficient of the weight decay; see ``decay``.
         nesterov: use Nesterov's momentum.
-        maximize: ascend.
-        foreach: accepted and without effect.
-        differentiable: refused where True.
-        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what
-            has overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step
-            is fused.
+        maximize: maximize the objective.
+        foreach: accepted, but has no effect.
+        differentiable: True is refused.
+        fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
+            skips overflows, instead of the scaler; gradients stay scaled. The speed is the same: every step is fused.
         **options: see ``adamas.torch.options.Options``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
 
     Example:
         >>> import torch, adamas.torch
@@ -94,7 +93,7 @@ class Adagrad(EagerOptimizer):
 
     .. math:: v_t = v_{t-1} + g_t^2, \qquad p_t = p_{t-1} - \frac{\eta}{1 + (t-1) \gamma} \frac{g_t}{\sqrt{v_t} + \epsilon}
 
-    Suits features that are mostly zero; its rate only ever falls.
+    Suits sparse features; its effective rate only decreases.
 
     Sparse gradients (``torch.nn.Embedding(sparse=True)``) are refused: use ``sparse=False``, or
     ``torch.optim.Adagrad``, which takes them.
@@ -103,19 +102,18 @@ class Adagrad(EagerOptimizer):
         params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
         lr: learning rate η; a float, a schedule or a tensor of one element.
         lr_decay: γ.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        weight_decay: coefficient of the weight decay; see ``decay``.
         initial_accumulator_value: v₀.
         eps: ε.
-        foreach: accepted and without effect.
-        maximize: ascend.
-        differentiable: refused where True.
-        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what
-            has overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step
-            is fused.
+        foreach: accepted, but has no effect.
+        maximize: maximize the objective.
+        differentiable: True is refused.
+        fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
+            skips overflows, instead of the scaler; gradients stay scaled. The speed is the same: every step is fused.
         **options: see ``adamas.torch.members.RootOptions``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
 
     Example:
         >>> import torch, adamas.torch
@@ -159,18 +157,17 @@ class Lion(Optimizer):
         params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
         lr: learning rate η; a float, a schedule or a tensor of one element.
         betas: β₁ and β₂, the interpolation of the update, and the decay of the momentum.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
-        maximize: ascend.
-        foreach: accepted and without effect.
-        capturable: accepted and without effect.
-        differentiable: refused where True.
-        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what
-            has overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step
-            is fused.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        maximize: maximize the objective.
+        foreach: accepted, but has no effect.
+        capturable: accepted, but has no effect.
+        differentiable: True is refused.
+        fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
+            skips overflows, instead of the scaler; gradients stay scaled. The speed is the same: every step is fused.
         **options: see ``adamas.torch.options.Options``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
 
     Example:
         >>> import torch, adamas.torch
@@ -206,24 +203,24 @@ class RMSprop(Optimizer):
 
     .. math:: v_t = \alpha v_{t-1} + (1 - \alpha) g_t^2, \qquad p_t = p_{t-1} - \eta \frac{g_t}{\sqrt{v_t} + \epsilon}
 
-    ``centered`` takes the square of the mean gradient from v; ``momentum`` averages the quotient.
+    ``centered`` subtracts the square of the mean gradient from v; ``momentum`` averages the quotient.
 
     Args:
         params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
         lr: learning rate η; a float, a schedule or a tensor of one element.
         alpha: α, the decay of the moments.
         eps: ε.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
-        momentum: of the quotient; 0 for none.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        momentum: momentum of the quotient; 0 for none.
         centered: divide by an estimate of the standard deviation.
-        capturable: accepted and without effect.
-        foreach: accepted and without effect.
-        maximize: ascend.
-        differentiable: refused where True.
+        capturable: accepted, but has no effect.
+        foreach: accepted, but has no effect.
+        maximize: maximize the objective.
+        differentiable: True is refused.
         **options: see ``adamas.torch.members.RootOptions``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
 
     Example:
         >>> import torch, adamas.torch
@@ -267,20 +264,19 @@ class Adam(Optimizer):
         lr: learning rate η; a float, a schedule or a tensor of one element.
         betas: β₁ and β₂, the decay of the moments.
         eps: ε.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        weight_decay: coefficient of the weight decay; see ``decay``.
         amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018, arXiv:1904.09237).
-        foreach: accepted and without effect.
-        maximize: ascend.
-        capturable: accepted and without effect.
-        differentiable: refused where True.
-        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what
-            has overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step
-            is fused.
+        foreach: accepted, but has no effect.
+        maximize: maximize the objective.
+        capturable: accepted, but has no effect.
+        differentiable: True is refused.
+        fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
+            skips overflows, instead of the scaler; gradients stay scaled. The speed is the same: every step is fused.
         decoupled_weight_decay: the same as ``decay="decoupled"``.
         **options: see ``adamas.torch.members.AdamOptions``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
 
     Example:
         >>> import torch, adamas.torch
@@ -315,7 +311,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    r"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with the decay outside of the gradient.
+    r"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with decoupled weight decay.
 
     .. math:: p_t = (1 - \eta \lambda) p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
@@ -326,19 +322,18 @@ class AdamW(Adam):
         lr: learning rate η; a float, a schedule or a tensor of one element.
         betas: β₁ and β₂, the decay of the moments.
         eps: ε.
-        weight_decay: λ; ``decay="independent"`` takes η out of the product, as the paper has it.
+        weight_decay: λ; ``decay="independent"`` takes η out of the product, as in the paper.
         amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018, arXiv:1904.09237).
-        maximize: ascend.
-        foreach: accepted and without effect.
-        capturable: accepted and without effect.
-        differentiable: refused where True.
-        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what
-            has overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step
-            is fused.
+        maximize: maximize the objective.
+        foreach: accepted, but has no effect.
+        capturable: accepted, but has no effect.
+        differentiable: True is refused.
+        fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
+            skips overflows, instead of the scaler; gradients stay scaled. The speed is the same: every step is fused.
         **options: see ``adamas.torch.members.AdamOptions``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
 
     Example:
         >>> import torch, adamas.torch
@@ -394,16 +389,16 @@ class Adamax(Optimizer):
         params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
         lr: learning rate η; a float, a schedule or a tensor of one element.
         betas: β₁ and β₂, the decay of the moments.
-        eps: ε, beside the gradient's size as PyTorch has it.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
-        foreach: accepted and without effect.
-        maximize: ascend.
-        differentiable: refused where True.
-        capturable: accepted and without effect.
+        eps: ε, added to the magnitude of the gradient as in PyTorch.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        foreach: accepted, but has no effect.
+        maximize: maximize the objective.
+        differentiable: True is refused.
+        capturable: accepted, but has no effect.
         **options: see ``adamas.torch.members.AdamaxOptions``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
 
     Example:
         >>> import torch, adamas.torch
@@ -447,17 +442,17 @@ class NAdam(Optimizer):
         lr: learning rate η; a float, a schedule or a tensor of one element.
         betas: β₁ and β₂, the decay of the moments.
         eps: ε.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        weight_decay: coefficient of the weight decay; see ``decay``.
         momentum_decay: ψ: 0.004 in PyTorch, 1 in Keras, and infinite in optax, where μ is β₁.
         decoupled_weight_decay: the same as ``decay="decoupled"``.
-        foreach: accepted and without effect.
-        maximize: ascend.
-        capturable: accepted and without effect.
-        differentiable: refused where True.
+        foreach: accepted, but has no effect.
+        maximize: maximize the objective.
+        capturable: accepted, but has no effect.
+        differentiable: True is refused.
         **options: see ``adamas.torch.members.AdamOptions``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
 
     Example:
         >>> import torch, adamas.torch
@@ -491,7 +486,7 @@ class NAdam(Optimizer):
 
 
 class RAdam(Optimizer):
-    r"""RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without the denominator until its variance is known.
+    r"""RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without a denominator until its variance is finite.
 
     .. math::
         \rho_\infty &= \tfrac{2}{1-\beta_2} - 1, \qquad \rho_t = \rho_\infty - \tfrac{2 t \beta_2^t}{1 - \beta_2^t} \\
@@ -503,16 +498,16 @@ class RAdam(Optimizer):
         lr: learning rate η; a float, a schedule or a tensor of one element.
         betas: β₁ and β₂, the decay of the moments.
         eps: ε.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
+        weight_decay: coefficient of the weight decay; see ``decay``.
         decoupled_weight_decay: the same as ``decay="decoupled"``.
-        foreach: accepted and without effect.
-        maximize: ascend.
-        capturable: accepted and without effect.
-        differentiable: refused where True.
+        foreach: accepted, but has no effect.
+        maximize: maximize the objective.
+        capturable: accepted, but has no effect.
+        differentiable: True is refused.
         **options: see ``adamas.torch.members.AdamOptions``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
 
     Example:
         >>> import torch, adamas.torch
@@ -555,18 +550,17 @@ class AdEMAMix(Optimizer):
         betas: β₁, β₂ and β₃, the decay of m, v and s.
         alpha: α, the share of s.
         eps: ε.
-        weight_decay: coefficient of the decay; ``decay`` says what it means.
-        maximize: ascend.
-        foreach: accepted and without effect.
-        capturable: accepted and without effect.
-        differentiable: refused where True.
-        fused: as in ``torch.optim``, True has the step undo the loss scale of ``torch.amp.GradScaler`` and skip what
-            has overflowed, in the place of the scaler; gradients then keep the scale. The speed is the same: every step
-            is fused.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        maximize: maximize the objective.
+        foreach: accepted, but has no effect.
+        capturable: accepted, but has no effect.
+        differentiable: True is refused.
+        fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
+            skips overflows, instead of the scaler; gradients stay scaled. The speed is the same: every step is fused.
         **options: see ``adamas.torch.members.AdEMAMixOptions``.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument has an invalid value.
 
     Example:
         >>> import torch, adamas.torch

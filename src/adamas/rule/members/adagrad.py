@@ -44,16 +44,16 @@ ADAGRAD = Member(
     numbers=_numbers,
     names={"second": "sum"},
     starts={"second": "initial_accumulator_value"},
-    notes="Suits features that are mostly zero; its rate only ever falls.",
+    notes="Suits sparse features; its effective rate only decreases.",
     heading="AdaGrad",
     page=r"""
-For features that are mostly zero, and convex problems: what is rarely seen takes long steps. Its rate only ever
-falls, so deep networks come to a halt. Source: [Duchi, Hazan and Singer,
+For sparse features and convex problems: parameters whose gradient is rarely nonzero take long steps. Its effective
+rate only decreases, so deep networks eventually stop learning. Source: [Duchi, Hazan and Singer,
 2011](https://jmlr.org/papers/v12/duchi11a.html).
 
-The gradient has to be a dense tensor. `adamas.torch` refuses sparse ones (`torch.nn.Embedding(..., sparse=True)`) and
-names the parameter: use `sparse=False`, or `torch.optim.Adagrad`, which takes them. `adamas.numpy` takes arrays
-alone; `adamas.keras` makes sparse gradients dense.
+The gradient must be a dense tensor. `adamas.torch` refuses sparse ones (`torch.nn.Embedding(..., sparse=True)`) and
+names the parameter: use `sparse=False`, or `torch.optim.Adagrad`, which takes them. `adamas.numpy` takes only dense
+arrays; `adamas.keras` makes sparse gradients dense.
 """,
 )
 MEMBERS = (ADAGRAD,)

@@ -68,13 +68,13 @@ ADAM = Member(
     numbers=_numbers,
     names={"first": "exp_avg", "second": "exp_avg_sq", "maximum": "max_exp_avg_sq"},
     page=r"""
-Momentum, RMSprop and bias correction. It works at its default rate on most things, and is not sensitive to the scale
-of gradients or of the loss. For weight decay take AdamW. Source: [Kingma and Ba,
+Momentum, RMSprop and bias correction. It works with its default rate on most problems, and is not sensitive to the
+scale of the gradients or the loss. For weight decay use AdamW. Source: [Kingma and Ba,
 2015](https://arxiv.org/abs/1412.6980).
 
-**AMSGrad** is `amsgrad=True`: Adam that divides by the largest $v$ so far. It converges where Adam can be shown not
-to, on problems that are made for it; in practice there is seldom a difference, and it keeps a third number for each
-weight. Source: [Reddi, Kale and Kumar, 2018](https://arxiv.org/abs/1904.09237).
+**AMSGrad** is `amsgrad=True`: Adam that divides by the largest $v$ so far. It converges on constructed problems on
+which Adam provably does not; in practice there is seldom a difference, and it stores a third number for each weight.
+Source: [Reddi, Kale and Kumar, 2018](https://arxiv.org/abs/1904.09237).
 
 ```python
 adamas.torch.Adam(model.parameters(), lr=1e-3, amsgrad=True)
@@ -92,7 +92,7 @@ adamas.torch.Adam(model.parameters(), lr=1e-3, amsgrad=True)
 ADAMW = replace(
     ADAM,
     name="AdamW",
-    title="AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with the decay outside of the gradient.",
+    title="AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101, algorithm 2): Adam with decoupled weight decay.",
     heading="",
     equations=(
         r"p_t = (1 - \eta \lambda) p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}",
@@ -102,7 +102,7 @@ ADAMW = replace(
             ADAM.hyperparameters,
             "weight_decay",
             default=1e-2,
-            doc='λ; ``decay="independent"`` takes η out of the product, as the paper has it',
+            doc='λ; ``decay="independent"`` takes η out of the product, as in the paper',
             elsewhere={"keras": 4e-3, "optax": 1e-4},
         ),
         replace(DECAY, default="decoupled"),
@@ -110,8 +110,8 @@ ADAMW = replace(
     variant_of="Adam",
     notes="with λ for ``weight_decay``.",
     page=r"""
-Adam with the decay outside of the gradient. The first choice for transformers, and wherever there is weight decay;
-with `weight_decay=0` it is Adam. Source: [Loshchilov and Hutter, 2019](https://arxiv.org/abs/1711.05101).
+Adam with decoupled weight decay. The first choice for transformers, and wherever there is weight decay; with
+`weight_decay=0` it is Adam. Source: [Loshchilov and Hutter, 2019](https://arxiv.org/abs/1711.05101).
 
 ```python
 groups = adamas.torch.param_groups(model, weight_decay=0.1)  # biases, norms and embeddings are not decayed

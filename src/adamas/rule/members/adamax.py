@@ -26,7 +26,7 @@ ADAMAX = Member(
     hyperparameters=(
         learning_rate(2e-3, keras=1e-3),
         BETAS,
-        replace(EPS, doc="ε, beside the gradient's size as PyTorch has it"),
+        replace(EPS, doc="ε, added to the magnitude of the gradient as in PyTorch"),
         WEIGHT_DECAY,
         BIAS_CORRECTION,
     ),
@@ -34,9 +34,9 @@ ADAMAX = Member(
     numbers=_numbers,
     names={"first": "exp_avg", "second": "exp_inf"},
     page=r"""
-Adam with the largest recent gradient in the place of the root of a mean square. A single large gradient shortens the
-steps for about 1/(1 − β₂) steps; there is no bias in the denominator to correct. Tried for embeddings, and for
-gradients that are mostly zero. Source: [Kingma and Ba, 2015](https://arxiv.org/abs/1412.6980), algorithm 2.
+Adam with the largest recent gradient in place of the root of a mean square. A single large gradient shortens the
+steps for about 1/(1 − β₂) steps; the denominator needs no bias correction. Used for embeddings, and for sparse
+gradients. Source: [Kingma and Ba, 2015](https://arxiv.org/abs/1412.6980), algorithm 2.
 """,
 )
 MEMBERS = (ADAMAX,)

@@ -11,7 +11,7 @@ from ..sentence import FIRST, SECOND, quotient
 from ..shared import DECAY, WEIGHT_DECAY
 
 SLOW = State("slow", signed=True, decay="a3", draw=4, of="gradient", gain="b3", codes="dithered")
-WARMUP = Number("alpha_warmup", 0.0, "the number of steps in which α rises from 0, linearly", is_option=True)
+WARMUP = Number("alpha_warmup", 0.0, "the number of steps over which α rises linearly from 0", is_option=True)
 
 
 def _update(k: Any, xp: Any, g: Array, m: Array, s: Array, v: Array) -> tuple[Array, ...]:
@@ -42,14 +42,14 @@ ADEMAMIX = Member(
         *(learning_rate(1e-3), replace(BETAS, default=(0.9, 0.999, 0.9999), doc="the decay of m, v and s")),
         Number("alpha", 2.0, "α, the share of s", may_be_scheduled=True, elsewhere={"optax": 5.0}),
         *(EPS, WEIGHT_DECAY, replace(DECAY, default="decoupled"), WARMUP),
-        replace(WARMUP, name="beta3_warmup", doc="the number of steps in which s comes to remember as long as β₃ says"),
+        replace(WARMUP, name="beta3_warmup", doc="the number of steps over which the decay of s rises from β₁ to β₃"),
         *(EPS_MODE, BIAS_CORRECTION, EPS_ROOT),
     ),
     make_rule=lambda hyper: _RULE,
     numbers=_numbers,
     names={"first": "exp_avg", "slow": "exp_avg_slow", "second": "exp_avg_sq"},
     page="""
-AdamW that also remembers gradients of thousands of steps ago. For long runs: give `alpha_warmup` and `beta3_warmup` the
+AdamW that also remembers gradients of thousands of steps ago, for long runs. Set `alpha_warmup` and `beta3_warmup` to the
 length of the run, or it may diverge early. Source: [Pagliardini et al., 2024](https://arxiv.org/abs/2409.03137).
 """,
 )

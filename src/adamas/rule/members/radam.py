@@ -50,7 +50,7 @@ def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
 
 RADAM = Member(
     name="RAdam",
-    title="RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without the denominator until its variance is known.",
+    title="RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without a denominator until its variance is finite.",
     equations=(
         r"\rho_\infty &= \tfrac{2}{1-\beta_2} - 1, \qquad \rho_t = \rho_\infty - \tfrac{2 t \beta_2^t}{1 - \beta_2^t}",
         r"p_t &= p_{t-1} - \eta\, r_t \frac{m_t}{1 - \beta_1^t} \frac{\sqrt{1 - \beta_2^t}}{\sqrt{v_t} + \epsilon} "
@@ -69,8 +69,8 @@ RADAM = Member(
     numbers=_numbers,
     names={"first": "exp_avg", "second": "exp_avg_sq"},
     page=r"""
-Adam without the denominator until there are enough gradients to estimate it, and a rate that rises after that: a
-warmup that needs no choice. Where there is a warmup already, Adam with it does as well ([Ma and Yarats,
+Adam without the denominator until there are enough gradients to estimate it, and with a rate that rises after that: a
+warmup without hyperparameters. With an explicit warmup, Adam does as well ([Ma and Yarats,
 2019](https://arxiv.org/abs/1910.04209)). Source: [Liu et al., 2020](https://arxiv.org/abs/1908.03265).
 """,
 )

@@ -45,7 +45,7 @@ RMSPROP = Member(
         Share("alpha", 0.99, "α, the decay of the moments", elsewhere={"keras": 0.9, "optax": 0.9}),
         EPS,
         WEIGHT_DECAY,
-        Number("momentum", 0.0, "of the quotient; 0 for none", structural=True, elsewhere={"optax": None}),
+        Number("momentum", 0.0, "momentum of the quotient; 0 for none", structural=True, elsewhere={"optax": None}),
         Flag("centered", False, "divide by an estimate of the standard deviation", structural=True),
         Number("initial_scale", 0.0, "v₀", only=("optax",)),
         EPS_PLACE,
@@ -55,11 +55,11 @@ RMSPROP = Member(
     numbers=_numbers,
     names={"first": "grad_avg", "second": "square_avg", "trace": "momentum_buffer"},
     starts={"second": "initial_scale"},
-    notes="``centered`` takes the square of the mean gradient from v; ``momentum`` averages the quotient.",
+    notes="``centered`` subtracts the square of the mean gradient from v; ``momentum`` averages the quotient.",
     page=r"""
-AdaGrad that forgets: the denominator follows the gradients of the last 1/(1 − α) steps. Used in reinforcement
+AdaGrad with forgetting: the denominator follows the gradients of the last 1/(1 − α) steps. Used in reinforcement
 learning and with recurrent networks. Without bias correction its first steps are up to 1/√(1 − α) = 10 times too
-long, so it wants a warmup or a low rate. `centered=True` divides by the standard deviation instead, $\sqrt{v - \bar
+long, so it needs a warmup or a low rate. `centered=True` divides by the standard deviation instead, $\sqrt{v - \bar
 g^2} + \epsilon$, which is more sensitive; `momentum=` averages the quotient. Sources: Tieleman and Hinton, 2012,
 lecture 6.5 of their course; [Graves, 2013](https://arxiv.org/abs/1308.0850).
 """,

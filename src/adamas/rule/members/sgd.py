@@ -44,15 +44,15 @@ SGD = Member(
     names={"first": "momentum_buffer"},
     conflict=_conflict,
     notes=(
-        r"with :math:`m_1 = g_1`; Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum there is no state but the "
+        r"with :math:`m_1 = g_1`; Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum, the only state is the "
         "step count."
     ),
     heading="Gradient descent, momentum, Nesterov",
     page=r"""
-All three are [`adamas.torch.SGD`][]. Gradient descent takes no memory, and nothing but the rate is to be chosen; it
-is slow where directions differ in curvature. Momentum goes on in directions that stay: its step is up to 1/(1 − μ)
-times longer, so take a rate that much lower. Nesterov's looks ahead by one step and is a little more stable at the
-same rate. They remain the usual choice for convolutional networks on images, with a rate that decays.
+All three are [`adamas.torch.SGD`][]. Gradient descent needs no memory, and has no hyperparameter but the rate; it is
+slow if directions differ in curvature. Momentum accelerates in consistent directions: its steps are up to 1/(1 − μ)
+times longer, so use a rate that is lower by that factor. Nesterov's momentum looks ahead by one step and is slightly
+more stable at the same rate. They remain the usual choice for convolutional networks on images, with a decaying rate.
 
 | | formula | source |
 |---|---|---|

@@ -175,7 +175,7 @@ def test_feedback_is_given_all_metrics_of_the_epoch() -> None:
 
 
 def test_errors_of_the_plateau_say_what_is_missing() -> None:
-    with pytest.raises(ValueError, match="has no factor that answers"):
+    with pytest.raises(ValueError, match="has no factor that reacts"):
         compiled(ak.SGD(0.1)).fit(X, Y, callbacks=[Plateau()], verbose=0)
     with pytest.raises(ValueError, match="monitor='val_los' was not measured: there are loss, mae"):
         compiled(ak.SGD(0.1 * plateau())).fit(X, Y, callbacks=[Plateau("val_los")], verbose=0)

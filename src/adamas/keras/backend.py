@@ -1,4 +1,4 @@
-"""The backend that Keras runs on: ``compiled`` is what is asked of one that compiles the step, None on PyTorch."""
+"""The backend that Keras runs on: ``compiled`` is its module of operations if it compiles the step; None on PyTorch."""
 
 from __future__ import annotations
 

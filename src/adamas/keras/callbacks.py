@@ -40,7 +40,7 @@ class Plateau(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyp
         """
         if not own_optimizer(self).observed:
             raise ValueError(
-                "the optimizer's learning_rate has no factor that answers to a metric: give it one, as in "
+                "the optimizer's learning_rate has no factor that reacts to a metric: give it one, as in "
                 "learning_rate=1e-3 * adamas.schedules.Plateau(factor=0.5)"
             )
 

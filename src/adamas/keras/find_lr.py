@@ -29,34 +29,33 @@ def find_lr(
     sweeps: int = 3,
     seed: int = 0,
 ) -> LRFinding:
-    """Suggest a learning rate: sweep it from ``low`` to ``high``, a step a batch, and see where the loss falls.
+    """Suggests a learning rate: sweeps it from ``low`` to ``high``, one step per batch, and finds where the loss falls.
 
-    What it does, and what it says, is described at ``adamas.torch.find_lr``. Afterwards everything is as it was, bit for bit,
-    also when an exception or Ctrl-C ends it: all variables of the model, its metrics and random numbers, the optimizer and its
-    state. The sweep is made with a copy of the optimizer; a schedule of its rate does not count there, nor, since it would be
-    the same at every rate, does ``decay="independent"``.
+    See ``adamas.torch.find_lr`` for the method and the result. Afterwards everything is as it was, bit for bit, even if an
+    exception or Ctrl-C ends the search: all variables of the model, its metrics and random numbers, the optimizer and its
+    state. The sweep uses a copy of the optimizer, without the schedule of its rate and without ``decay="independent"``, which
+    would be the same at every rate.
 
     Args:
-        model: compiled, with any optimizer.
-        x: inputs, an array or what ``model`` takes of arrays; or batches, ``(inputs, targets)``, in whatever can be iterated
-            again and again: a list, a ``PyDataset``, a ``tf.data.Dataset``, a DataLoader.
-        y: targets, where ``x`` are inputs.
-        batch_size: of arrays; they are shuffled.
-        low: the first rate. The loss must not yet move there.
-        high: the last rate, at which it should diverge. Between the two the rate grows by the same factor at every step.
-        steps: batches in a sweep, 20 or more.
-        sweeps: how often the sweep is repeated, with other batches.
-        seed: decides the order of arrays and of a list. The same seed gives the same finding, where the model's own random
-            numbers do.
+        model: a compiled model, with any optimizer.
+        x: inputs, as an array or a structure of arrays that ``model`` takes; or batches, ``(inputs, targets)``, in an iterable
+            that can be iterated repeatedly: a list, a ``PyDataset``, a ``tf.data.Dataset``, a DataLoader.
+        y: targets, if ``x`` has inputs.
+        batch_size: the batch size for arrays, which are shuffled.
+        low: the first rate. It must be too low for the loss to change.
+        high: the last rate, at which the loss should diverge. In between, every step multiplies the rate by the same factor.
+        steps: the number of batches in a sweep, at least 20.
+        sweeps: the number of sweeps, each with other batches.
+        seed: determines the order of arrays and of a list. The same seed gives the same finding, if the model's own random
+            numbers are the same.
 
     Returns:
-        The suggestion with its confidence; ``print`` says it in words, ``plot`` draws it.
+        The suggestion with its confidence; ``print`` explains it, ``plot`` draws it.
 
     Raises:
-        LRFindingError: nothing can be suggested: the loss never fell, fell at the lowest rates or diverged there, or is not
-            finite; or there are no batches. The text says what to change.
-        ValueError: an argument has a value that it cannot have, the model is not compiled, or its optimizer accumulates
-            gradients.
+        LRFindingError: no rate can be suggested: the loss never fell, fell or diverged at the lowest rates, or is not finite;
+            or there are no batches. The message says what to change.
+        ValueError: an argument has an invalid value, the model is not compiled, or its optimizer accumulates gradients.
     """
     check_sweep(low, high, steps, sweeps)
     if getattr(model, "optimizer", None) is None:
@@ -68,7 +67,7 @@ def find_lr(
         )
     if isinstance(x, Iterator):
         raise ValueError(
-            "x can be iterated only once: give arrays, a list, a PyDataset or another thing that begins anew"
+            "x can be iterated only once: give arrays, a list, a PyDataset or another iterable that can be restarted"
         )
     rates = np.geomspace(low, high, steps).tolist()
     source = _endless(x, y, batch_size, np.random.default_rng(seed))
@@ -80,7 +79,7 @@ def find_lr(
 
 
 def unscaled(optimizer: Any) -> Any:
-    """The optimizer itself, where it stands within one that scales the loss."""
+    """The optimizer itself, if it is wrapped in one that scales the loss."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
@@ -91,13 +90,13 @@ class FindLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untype
     >>> model.fit(x, y, epochs=10, callbacks=[callback])        # doctest: +SKIP
     >>> print(callback.finding)                                 # doctest: +SKIP
 
-    It does so for an optimizer that has done no step yet; a resumed training goes on with what it has.
+    It does so only if the optimizer has made no step yet; a resumed run keeps its rate.
 
     Args:
         x, y, options: see ``find_lr``.
 
     Attributes:
-        finding: what was found, or None.
+        finding: the result of ``find_lr``, or None.
     """
 
     def __init__(self, x: Any, y: Any = None, **options: Any) -> None:
@@ -116,8 +115,8 @@ class FindLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untype
             return
         if all(variable.name != "learning_rate" for variable in optimizer.variables):
             raise ValueError(
-                "FindLR sets the learning rate, and that of the optimizer is a schedule: give the optimizer a number, or call "
-                "find_lr and multiply the schedule by what it finds"
+                "FindLR sets the learning rate, but that of the optimizer is a schedule: give the optimizer a number, or call "
+                "find_lr and multiply the schedule by the rate that it finds"
             )
         data, options = self._arguments
         self.finding = find_lr(self.model, *data, **options)
@@ -125,7 +124,7 @@ class FindLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untype
 
 
 def _endless(x: Any, y: Any, batch_size: int, order: np.random.Generator) -> Iterator[tuple[Array, Array]]:
-    """Batches without an end: when all were given, from the beginning, in another order where possible."""
+    """An endless stream of batches: after the last, it starts again, in another order if possible."""
     while True:
         empty = True
         for batch in _batches(x, y, batch_size, order):
@@ -140,7 +139,7 @@ def _batches(x: Any, y: Any, batch_size: int, order: np.random.Generator) -> Ite
         count = len(keras.tree.flatten(x)[0])
         places = order.permutation(count)
         size = min(batch_size, count)
-        for first in range(0, count - size + 1, size):  # each of one size, so that nothing is compiled anew
+        for first in range(0, count - size + 1, size):  # all of one size, so that nothing is recompiled
             chosen = places[first : first + size]
             yield keras.tree.map_structure(lambda array, chosen=chosen: np.asarray(array)[chosen], (x, y))
     elif isinstance(x, keras.utils.PyDataset):
@@ -152,7 +151,7 @@ def _batches(x: Any, y: Any, batch_size: int, order: np.random.Generator) -> Ite
 
 
 def _sweep(model: Any, source: Iterator[tuple[Array, Array]], rates: Sequence[float]) -> list[float]:
-    """The loss before the step at each rate, up to where it diverges."""
+    """The loss before the step at each rate, up to the rate at which it diverges."""
     trained = _read(model.variables)
     original = model.optimizer
     model.optimizer = _copy(original, model.trainable_variables)
@@ -161,7 +160,7 @@ def _sweep(model: Any, source: Iterator[tuple[Array, Array]], rates: Sequence[fl
     try:
         for rate in rates:
             model.optimizer.learning_rate = rate
-            model.reset_metrics()  # of which the loss is one: it is then that of the batch
+            model.reset_metrics()  # the loss is a metric: without a reset it is a mean over batches
             loss = model.train_on_batch(*next(source), return_dict=True)["loss"]
             if not sweep.add(float(loss)):
                 break
@@ -172,7 +171,7 @@ def _sweep(model: Any, source: Iterator[tuple[Array, Array]], rates: Sequence[fl
 
 
 def _copy(optimizer: Any, variables: Sequence[Any]) -> Any:
-    """An optimizer of the same state and options, whose rate is a number."""
+    """An optimizer with the same state and options, whose rate is a number."""
     config = optimizer.get_config()
     inner = config["inner_optimizer"]["config"] if "inner_optimizer" in config else config
     inner["learning_rate"] = 0.0
@@ -186,14 +185,14 @@ def _copy(optimizer: Any, variables: Sequence[Any]) -> Any:
 
 
 def _state(optimizer: Any) -> list[Any]:
-    """The variables that do not tell the learning rate."""
+    """The variables, except that of the learning rate."""
     rate = {id(variable) for variable in getattr(unscaled(optimizer), "_factors", ())}
     return [v for v in optimizer.variables if v.name != "learning_rate" and id(v) not in rate]
 
 
 @contextmanager
 def _restored(model: Any) -> Iterator[None]:
-    """Puts back what a sweep changes beside variables and optimizer: the metrics, and the compiled step."""
+    """Restores what a sweep changes besides variables and optimizer: the metrics, and the compiled step."""
     metrics = list(model.metrics_variables)
     measured = _read(metrics)
     compiled = model.train_function
@@ -201,12 +200,12 @@ def _restored(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train_function = compiled
-        model.reset_metrics()  # those that were first made by the sweep
+        model.reset_metrics()  # those that the sweep created
         _put(metrics, measured)
 
 
 def _read(variables: Sequence[Any]) -> list[Array]:
-    # A copy, for a compiled step on JAX may take the memory of what is there.
+    # A copy, because a compiled step on JAX may reuse the memory of the current value.
     return [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in variables]
 
 

@@ -1,4 +1,4 @@
-"""What the adapter asks of JAX, beside the operations of ``adamas.step.namespaces``."""
+"""The operations on JAX that the adapter needs besides those of ``adamas.step.namespaces``."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Array = Any
 
 
 def opened(variable: Any) -> Array:
-    """The value of a variable of Keras, of its own array, or of a tensor, as an array of the namespace."""
+    """The value of a Keras variable, of its array, or of a tensor, as an array of the namespace."""
     return jnp.asarray(getattr(variable, "value", variable))
 
 
 def closed(x: Array) -> Array:
-    """An array of the namespace as Keras takes it."""
+    """An array of the namespace in the type that Keras takes."""
     return x
 
 
 def dense(gradient: Any) -> Array:
-    """The gradient as one array, where it may come as indices and values."""
+    """The gradient as a dense array; it may be given as indices and values."""
     return gradient.todense() if hasattr(gradient, "todense") else gradient

@@ -1,4 +1,4 @@
-"""What the adapter asks of TensorFlow, beside the operations of ``adamas.step.namespaces``."""
+"""The operations on TensorFlow that the adapter needs besides those of ``adamas.step.namespaces``."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Tensor = Any
 
 
 def opened(variable: Any) -> Array:
-    """The value of a variable of Keras, of its own variable, or of a tensor, as an array of the namespace."""
+    """The value of a Keras variable, of its TensorFlow variable, or of a tensor, as an array of the namespace."""
     value = variable if isinstance(variable, tf.Variable) else getattr(variable, "value", variable)
     return Array(tf.convert_to_tensor(value))
 
 
 def closed(x: Array) -> Tensor:
-    """An array of the namespace as Keras takes it."""
+    """An array of the namespace in the type that Keras takes."""
     return x.tensor
 
 
 def dense(gradient: Any) -> Tensor:
-    """The gradient as one tensor, where it may come as indices and values."""
+    """The gradient as a dense tensor; it may be given as indices and values."""
     return tf.convert_to_tensor(gradient) if isinstance(gradient, tf.IndexedSlices) else gradient
 
 
 def eagerly() -> AbstractContextManager[Any]:
-    """A context in which variables are written at once, also where a graph is being made."""
+    """A context in which variables are written at once, even while a graph is being built."""
     return tf.init_scope()  # type: ignore[no-any-return]  # TensorFlow is untyped

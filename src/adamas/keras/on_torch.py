@@ -24,14 +24,14 @@ def plan_of(
     variables: Sequence[Any],
     record: Callable[[Any], Record],
 ) -> GroupPlan:
-    """The plan of these variables: the last one, or another one if a tensor or an option was replaced.
+    """The plan of these variables: the last one, or a new one if a tensor or an option was replaced.
 
     Args:
-        plan: the last one, if there is one.
+        plan: the last plan, or None.
         member: the member.
         hyper: its hyperparameters.
-        variables: those that have a gradient.
-        record: makes the record of one.
+        variables: the variables that have a gradient.
+        record: makes the record of a variable.
     """
     tensors = [variable.value for variable in variables]
     options = member.rule(hyper), has_penalty(hyper), hyper["weights"]
@@ -47,7 +47,7 @@ def step(
     """Steps all variables of the plan in place. Returns the member's scalars after the step.
 
     Args:
-        plan: of the variables.
+        plan: the plan of the variables.
         member: the member.
         hyper: its hyperparameters.
         before: the member's scalars.

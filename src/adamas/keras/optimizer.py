@@ -1,7 +1,7 @@
-"""The optimizer that all members share: it speaks Keras's habits and holds no arithmetic.
+"""The base class of the Keras optimizers: Keras's conventions, and no arithmetic.
 
-On JAX and TensorFlow a step is traced (``adamas.keras.traced``) and XLA makes one loop of it. On PyTorch the engine takes all
-variables in one call (``adamas.keras.on_torch``).
+On JAX and TensorFlow a step is traced (``adamas.keras.traced``), and XLA compiles it to one loop. On PyTorch the engine steps
+all variables in one call (``adamas.keras.on_torch``).
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ _OF_KERAS = (
     "name",
 )
 
-_DESCRIPTION = "adamas"  # beside the numbers of the variables in what is saved
+_DESCRIPTION = "adamas"  # the entry of a saved state with its description; the others are variables, by number
 
 
 class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is untyped
-    """What the optimizers of ``adamas.keras`` share. Use one of those: ``Adam``, ``AdamW``, …"""
+    """The base class of the optimizers of ``adamas.keras``. Use one of them: ``Adam``, ``AdamW``, …"""
 
     _member: ClassVar[Member]
     built: bool
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
-        """``arguments`` is ``locals()`` of the member's ``__init__``: what it was given, by name."""
+        """``arguments`` are the ``locals()`` of the member's ``__init__``: its arguments by name."""
         given = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
         given["learning_rate"] = as_rate(given["learning_rate"])
         check(self._member, given)
@@ -69,13 +69,13 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         self._own = tuple(given)
         for name, value in given.items():
             setattr(self, name, value)
-        # On PyTorch a step writes in place, and other threads run meanwhile. Elsewhere none writes before it is whole, and
-        # replicas of TensorFlow wait for each other within a step.
+        # On PyTorch a step writes in place while other threads may run. On other backends a step writes only when it is
+        # complete, and TensorFlow's replicas wait for each other within a step.
         self._lock: Any = step_lock() if compiled is None else contextlib.nullcontext()
-        self._loaded: tuple[dict[str, Any], list[Array]] | None = None  # what was loaded before there were variables
+        self._loaded: tuple[dict[str, Any], list[Array]] | None = None  # a state loaded before there were variables
         self._excluded: dict[str, list[str]] = {"paths": [], "patterns": []}
         self._scalars = {name: self._add_scalar(name, value) for name, value in self._member.scalars if name != "step"}
-        # Twice how many, and the sum: of the norms of gradients, and of steps' updates over the weights.
+        # The number and the sum of the gradients' norms, and of the updates' norms relative to the weights.
         self._measured = self.add_variable((4,), "zeros", "float32", aggregation="only_first_replica", name="measured")
         self.measures = False
         self._observed: list[Observed] = []
@@ -88,7 +88,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         )
 
     def hyperparameters(self) -> dict[str, Any]:
-        """The hyperparameters as ``adamas.rule`` names them; the learning rate is that of each step."""
+        """The hyperparameters under their names in ``adamas.rule``; the learning rate is that of each step."""
         given = {name: getattr(self, name) for name in self._own}
         found = from_arguments("keras", self._member, given)
         return {**found, "weight_decay": self.weight_decay or 0.0, "base_lr": self._base_rate}
@@ -108,7 +108,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         self._follow(rate)
 
     def _get_current_learning_rate(self) -> Any:
-        """As Keras's, but schedules count optimizer steps, also where gradients are accumulated."""
+        """Like Keras's method, but schedules count optimizer steps, even if gradients are accumulated."""
         rate = self._learning_rate
         if isinstance(rate, Scheduled):
             return rate.at(self.iterations, self._factors)
@@ -117,8 +117,8 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         return super()._get_current_learning_rate()
 
     def _follow(self, rate: Any) -> None:
-        """Counts the factor of ``decay="independent"`` from this rate, and has a variable for each part that answers to a
-        metric, since a compiled step sees nothing else change."""
+        """Makes this rate the base of ``decay="independent"``, and creates a variable for each factor that reacts to a metric,
+        since a compiled step only sees variables change."""
         self._base_rate = float(rate.schedule.unit) if isinstance(rate, Scheduled) else rate
         for variable in self._factors:
             self._untrack_variable(variable)
@@ -128,17 +128,17 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
             part.tell(self)
 
     def on_observation(self) -> None:
-        """Takes over what the factors have become; called when a ``Plateau`` has changed."""
+        """Writes the new factors to their variables; called when a ``Plateau`` has changed."""
         for part, variable in zip(self._observed, self._factors, strict=True):
             variable.assign(part.value)
 
     # ---- state
 
     def build(self, variables: Sequence[Variable]) -> None:
-        """Makes the state of these variables, or takes over what was loaded before.
+        """Creates the state of these variables, or takes the state that was loaded before.
 
         Raises:
-            ValueError: what was loaded cannot be; see ``load_own_variables``. The optimizer is not built.
+            ValueError: the loaded state is impossible; see ``load_own_variables``. The optimizer is not built.
         """
         if self.built:
             return
@@ -160,7 +160,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         ]
         excluded = find(variables, self._excluded["paths"], self._excluded["patterns"])
         self._decayed = [i not in excluded for i in range(len(variables))]
-        # By position: a model that was saved and loaded may give its variables other paths.
+        # By position, because the variables of a model that was saved and loaded may have other paths.
         self._keys = [tensor_key(self.seed, i) for i in range(len(variables))]
         self._dtypes = sorted({compute_dtype(variable) for variable in variables})
         self._plan: Any = None
@@ -182,9 +182,9 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         dtype: str | None = None,
         shape: Sequence[int] | None = None,
     ) -> Variable:
-        """A state variable like ``reference_variable``, in float32 (float64 for float64) if nothing else is asked for.
+        """A state variable like ``reference_variable``, by default in float32 (float64 for float64).
 
-        Keras's has the dtype of the variable, in which 0.999 may be 1.
+        Keras uses the dtype of the variable, in which 0.999 may be 1.
         """
         full_name = f"{path_of(reference_variable)}_{name or 'var'}"
         of_one_shape = shape is None or tuple(shape) == tuple(reference_variable.shape)
@@ -198,7 +198,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
             )
 
     def _beside(self, variable: Variable) -> Any:
-        """A context in which variables are made where this one is."""
+        """A context in which variables are created on the devices of this one."""
         if NAME != "tensorflow":
             return contextlib.nullcontext()
         return self._distribution_strategy.extended.colocate_vars_with(getattr(variable, "value", variable))
@@ -206,12 +206,12 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
     # ---- the step
 
     def apply(self, grads: Sequence[Array], trainable_variables: Sequence[Variable] | None = None) -> None:
-        """As Keras's; on PyTorch, what another thread saves or loads is of one step."""
+        """Like Keras's method; on PyTorch, another thread that saves or loads sees the state of one step."""
         with self._lock:
             super().apply(grads, trainable_variables)
 
     def _backend_apply_gradients(self, grads: Sequence[Array], trainable_variables: Sequence[Variable]) -> None:
-        """As Keras's, which clips and accumulates in the dtype of the gradients: here that is never less than float32."""
+        """Like Keras's method, which clips and accumulates in the dtype of the gradients; here that is at least float32."""
         if compiled is not None:
             grads = [
                 keras.ops.cast(compiled.dense(gradient), compute_dtype(variable))
@@ -226,7 +226,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
             self._add_measured(0, norm(grads))
         super()._backend_apply_gradients(grads, trainable_variables)
         if NAME == "jax" and self.use_ema and self.ema_overwrite_frequency:
-            # There Keras overwrites variables in the same function, and knows nothing of their low bits.
+            # There Keras overwrites variables in the same function, and does not know their low bits.
             overwritten = (self.iterations + 1) % self.ema_overwrite_frequency == 0
             for variable, average in zip(self._trainable_variables, self._model_variables_moving_average, strict=True):
                 if self._low_bits(variable) is not None:
@@ -251,7 +251,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         numbers, after = traced.numbers(
             self._member, self.hyperparameters(), rate, {"step": self.iterations, **self._scalars}, self._dtypes
         )
-        # Where Keras hands the learning rate on to each update, we hand on all numbers of the step.
+        # Where Keras passes the learning rate on to each update, this passes on all numbers of the step.
         super()._backend_update_step(grads, trainable_variables, numbers)
         for name, value in after.items():
             self.assign(self._scalars[name], value)
@@ -291,8 +291,8 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
     def stateless_apply(
         self, optimizer_variables: Sequence[Array], grads: Sequence[Array], trainable_variables: Sequence[Array]
     ) -> tuple[list[Array], list[Array]]:
-        """As Keras's; what is given is not written to."""
-        if compiled is None:  # where the engine writes in place
+        """Like Keras's method; the arguments are not modified."""
+        if compiled is None:  # the engine writes in place
             optimizer_variables = [value.clone() for value in optimizer_variables]
             trainable_variables = [value.detach().clone() for value in trainable_variables]
         after: tuple[list[Array], list[Array]] = super().stateless_apply(
@@ -303,13 +303,13 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
     # ---- averages of the weights
 
     def _update_model_variables_moving_average(self, trainable_variables: Sequence[Variable]) -> None:
-        """As Keras's, in float32: of 16-bit variables with the low bits that the state has."""
+        """Like Keras's method, in float32, including the low bits of 16-bit variables in the state."""
         if self.use_ema:
             super()._update_model_variables_moving_average([self._wide_value(v) for v in trainable_variables])
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables: Sequence[Variable]) -> None:
-        """As Keras's, with the low bits. On JAX, Keras would have variable and average share an array, which the next ``fit``
-        then fails to give away twice."""
+        """Like Keras's method, with the low bits. On JAX, Keras lets variable and average share an array, and the next ``fit``
+        fails because it cannot donate the array twice."""
         if NAME == "tensorflow" and all(dtype_of(variable) not in layout.HALVES for variable in trainable_variables):
             super()._overwrite_model_variables_with_average_value(trainable_variables)
             return
@@ -324,7 +324,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         return joined(variable, self._low_bits(variable))
 
     def _write(self, variable: Variable, value: Array) -> None:
-        """Makes these the weights, with their low bits where the state has such."""
+        """Sets the weights, and their low bits if the state has them."""
         low = self._low_bits(variable)
         if low is None:
             self.assign(variable, keras.ops.cast(value, dtype_of(variable)))
@@ -333,19 +333,19 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
             self.assign(variable, high_part)
             self.assign(low, low_part)
 
-    # ---- what callbacks ask
+    # ---- for callbacks
 
     @property
     def observed(self) -> list[Observed]:
-        """The factors of the learning rate that answer to a metric."""
+        """The factors of the learning rate that react to a metric."""
         return list(self._observed)
 
     def reset_measured(self) -> None:
-        """Forgets what was measured."""
+        """Resets the measurements."""
         self._measured.assign(np.zeros(4, np.float32))
 
     def measured(self) -> dict[str, float]:
-        """The means of what was measured since ``reset_measured``: the gradient's norm, and the update over the weights."""
+        """The means of the measurements since ``reset_measured``: the gradient's norm, and the relative size of the update."""
         gradients, norms, steps, ratios = keras.ops.convert_to_numpy(self._measured.value).tolist()
         return {"gradient_norm": norms / max(gradients, 1.0), "update_ratio": ratios / max(steps, 1.0)}
 
@@ -356,7 +356,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
     # ---- weight decay
 
     def _apply_weight_decay(self, variables: Sequence[Variable]) -> None:
-        """Nothing: the decay is part of the step."""
+        """Does nothing: the decay is part of the step."""
 
     def exclude_from_weight_decay(
         self, var_list: Sequence[Variable] | None = None, var_names: Sequence[str] | None = None
@@ -364,12 +364,12 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         """Excludes variables from weight decay and from the penalties; saved with the optimizer.
 
         Args:
-            var_list: variables that are left out, each by its path.
-            var_names: regular expressions; a variable is left out if one is found in its name, or, with a ``/`` in it, in
-                its path.
+            var_list: variables that are excluded, each by its path.
+            var_names: regular expressions; a variable is excluded if one matches in its name, or, if it has a ``/``, in its
+                path.
 
         Raises:
-            ValueError: the optimizer has begun already.
+            ValueError: the optimizer is already built.
         """
         if self.built:
             raise ValueError(
@@ -384,7 +384,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
     # ---- saving and loading
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, and what is excluded from weight decay."""
+        """The arguments, and the variables that are excluded from weight decay."""
         config = {**super().get_config(), **{name: getattr(self, name) for name in self._own}}
         if isinstance(self.state, Mapping):
             config["state"] = dict(self.state)
@@ -403,14 +403,14 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         return optimizer
 
     def _layout(self) -> list[Any]:
-        """What state there is, so that the state of another optimizer is known as such."""
+        """A description of the state, by which the state of another optimizer is recognised."""
         states = self._states if self.built else []
         return [self._member.base, [{name: dtype_of(value) for name, value in state.items()} for state in states]]
 
     def save_own_variables(self, store: Any) -> None:
-        """Saves the state: the variables by number, as Keras does, and as JSON what they are and what was observed.
+        """Saves the state: the variables by number, as Keras does, and a JSON description of them and of what was observed.
 
-        On PyTorch a step that another thread makes is waited for, so that what is saved is of one step.
+        On PyTorch, if another thread is in a step, this waits for it, so that the saved state is consistent.
         """
         with self._lock:
             super().save_own_variables(store)
@@ -418,14 +418,14 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         store[_DESCRIPTION] = np.frombuffer(json.dumps(described).encode(), np.uint8)
 
     def load_own_variables(self, store: Any) -> None:
-        """Loads the state that ``save_own_variables`` saved; before the optimizer is built, it is kept until then.
+        """Loads the state that ``save_own_variables`` saved. If the optimizer is not built, the state is kept until then.
 
-        About a state of another optimizer, other options or another model there is a warning, and it is left out. Second
-        moments that became 0 in float16 are raised to the least that is possible beside the first ones, with a warning.
+        A state of another optimizer, other options or another model is ignored, with a warning. Second moments that became 0
+        in float16 are raised to the smallest value that the first moments allow, with a warning.
 
         Raises:
-            ValueError: the state cannot be: it has a NaN among its moments, a negative square or count, or is damaged.
-                Nothing was changed. Where the optimizer is not built, ``build`` raises this.
+            ValueError: the state is impossible (it has a NaN among its moments, a negative square or count) or damaged.
+                Nothing was changed. If the optimizer is not built, ``build`` raises this.
         """
         keys = set(store.keys())
         described = {"layout": None}
@@ -439,9 +439,9 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
             self._loaded = loaded
 
     def _take(self, described: Mapping[str, Any], saved: Sequence[Array]) -> None:
-        """Takes over what was loaded, if it is of this optimizer."""
+        """Takes the loaded state, if it belongs to this optimizer."""
         if described["layout"] == [self._member.base, []]:
-            return  # saved before the first step: there is nothing to go on from
+            return  # saved before the first step: there is no state
         shapes = [value.shape for value in saved]
         if described["layout"] != self._layout() or shapes != [tuple(variable.shape) for variable in self.variables]:
             warnings.warn(

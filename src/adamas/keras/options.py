@@ -1,4 +1,4 @@
-"""What may be given to the optimizers, and the errors for what may not."""
+"""The checks of the optimizers' arguments."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ _TERMS = _KerasTerms("keras")
 
 
 def as_rate(rate: Any) -> Any:
-    """A learning rate as Keras takes it: numbers of all kinds as a float, schedules of ``adamas.schedules`` as Keras's.
+    """A learning rate for Keras: numbers of any type as a float, schedules of ``adamas.schedules`` wrapped in Keras's type.
 
     Raises:
-        TypeError: it can be neither.
+        TypeError: it is neither a number nor a schedule.
     """
     if isinstance(rate, Schedule):
         return Scheduled(rate)
     if callable(rate):
         return rate
     if not _is_number(rate) and getattr(rate, "shape", None) == () and not isinstance(rate, str):
-        rate = keras.ops.convert_to_numpy(rate).item()  # of an array, a tensor or a variable
+        rate = keras.ops.convert_to_numpy(rate).item()  # an array, a tensor or a variable
     if not _is_number(rate):
         raise TypeError(
             f"learning_rate must be a number, a schedule or a function without arguments, not {type(rate).__name__}"
@@ -53,13 +53,13 @@ def as_rate(rate: Any) -> Any:
 
 
 def check(member: Member, given: Mapping[str, Any]) -> None:
-    """Raises ValueError for an argument, by its name in Keras, that has a value that it cannot have."""
+    """Raises ValueError for an argument with an invalid value, by its name in Keras."""
     checked(member, from_arguments("keras", member, given), _TERMS)
     check_independent(given["decay"], given["learning_rate"])
 
 
 def check_independent(decay: str, rate: Any) -> None:
-    """Raises ValueError where the factor of ``decay="independent"`` cannot be told from the learning rate."""
+    """Raises ValueError if the factor of ``decay="independent"`` cannot be derived from the learning rate."""
     if decay == "independent" and callable(rate) and not isinstance(rate, Scheduled):
         raise ValueError(
             'decay="independent" needs a learning_rate that is a number or a schedule of adamas.schedules: of another it '

@@ -1,4 +1,4 @@
-"""What was saved of an optimizer's variables, checked and mended before any of them is changed."""
+"""Checks and mends the saved values of an optimizer's variables before any of them is changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REMEDY = ". Load an earlier state, or the model alone (load_model(…, compile=
 
 
 def read_description(text: Any) -> dict[str, Any]:
-    """The description that ``save_own_variables`` wrote as JSON beside the variables.
+    """The description that ``save_own_variables`` wrote as JSON.
 
     Raises:
         ValueError: it is damaged.
@@ -51,7 +51,7 @@ def read_values(store: Any, count: int) -> list[Array]:
 
 
 def check_observed(parts: Sequence[Observed], observed: Sequence[Any]) -> None:
-    """Raises ValueError if this is not what these parts of the optimizer's schedule can have observed."""
+    """Raises ValueError if these are not observations of these parts of the optimizer's schedule."""
     if len(observed) != len(parts):
         raise _unfit(f"{len(observed)} factors of its rate observe a metric, and here {len(parts)}")
     for part, state in zip(parts, observed, strict=True):
@@ -67,12 +67,12 @@ class Variables(NamedTuple):
     """The variables of an optimizer that has been built.
 
     Attributes:
-        every: all of them, in the order in which they are saved.
-        iterations: how many batches were done.
-        batches_per_step: over which gradients are accumulated.
-        scalars: of the member, by name, without the step.
+        every: all variables, in the order in which they are saved.
+        iterations: the number of batches done.
+        batches_per_step: the number of batches over which gradients are accumulated.
+        scalars: the scalars of the member by name, without the step.
         rate: the learning rate, a variable or something else.
-        states: of each model variable, the state by name.
+        states: the state of each model variable, by name.
     """
 
     every: Sequence[Variable]
@@ -84,19 +84,19 @@ class Variables(NamedTuple):
 
 
 def mended(member: Member, hyper: Mapping[str, Any], variables: Variables, saved: Sequence[Array]) -> list[Array]:
-    """The values that the optimizer's variables are to have, in their order.
+    """The new values of the optimizer's variables, in their order.
 
-    Second moments that are too small for the first ones are raised, with a warning; see ``adamas.rule.bounds``. Moments in 8
-    bits have errors of their own, and are left as they are.
+    Second moments that are too small for the first ones are raised, with a warning; see ``adamas.rule.bounds``. 8-bit moments
+    have rounding errors, and are not changed.
 
     Args:
-        member: the optimizer's.
+        member: the optimizer's member.
         hyper: its hyperparameters.
-        variables: of the optimizer.
-        saved: what was saved of each variable, of its shape.
+        variables: the variables of the optimizer.
+        saved: the saved value of each variable, of its shape.
 
     Raises:
-        ValueError: a value is none that its variable can have; the message names it.
+        ValueError: a value is impossible; the message names the variable.
     """
     values = list(saved)
     place = {id(variable): i for i, variable in enumerate(variables.every)}

@@ -1,4 +1,4 @@
-"""Schedules of ``adamas.schedules`` as Keras takes them, and how they are asked within a compiled step."""
+"""Schedules of ``adamas.schedules`` for Keras, and their evaluation within a compiled step."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class _Traced(Arrays):
 
 @keras.saving.register_keras_serializable("adamas")
 class Scheduled(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # Keras is untyped
-    """A schedule of ``adamas.schedules`` as one of Keras's: saved and loaded with the model.
+    """A schedule of ``adamas.schedules`` as a Keras schedule, which is saved and loaded with the model.
 
-    The optimizers of ``adamas.keras`` take schedules as they are and wrap them; for another optimizer wrap it yourself. Those
-    of Keras count micro-steps where gradients are accumulated, and of a ``Plateau`` they see what it was when the step was
+    The optimizers of ``adamas.keras`` wrap schedules themselves; for other optimizers, wrap them with this class. Keras's
+    optimizers count micro-steps if gradients are accumulated, and use the value that a ``Plateau`` had when the step was
     compiled.
 
     Args:
         schedule: the schedule.
-        observed: for each of its parts that answers to a metric what that has seen (``state_dict``), as ``get_config`` has it.
+        observed: the observations (``state_dict``) of each part that reacts to a metric, as in ``get_config``.
 
     Raises:
-        TypeError: it is no schedule.
+        TypeError: it is not a schedule.
     """
 
     def __init__(self, schedule: Schedule | dict[str, Any], observed: Sequence[dict[str, Any]] = ()) -> None:
@@ -61,7 +61,7 @@ class Scheduled(keras.optimizers.schedules.LearningRateSchedule):  # type: ignor
         return self.at(step, [part.value for part in self.observed])
 
     def at(self, step: Any, factors: Sequence[Any]) -> Any:
-        """The same, where the parts that answer to a metric have these values; float32 where the step is traced."""
+        """The learning rate if the parts that react to a metric have these values; float32 if the step is traced."""
         pairs = list(zip(self.observed, factors, strict=True))
         if compiled is None:
             return self.schedule._at(max(float(step), 0.0), _Host([(part, float(value)) for part, value in pairs]))
@@ -72,9 +72,9 @@ class Scheduled(keras.optimizers.schedules.LearningRateSchedule):  # type: ignor
             return compiled.closed(xp.narrowed(self.schedule._at(t, traced) + 0.0 * t, "float32"))
 
     def get_config(self) -> dict[str, Any]:
-        """The schedule as JSON, and what its parts have observed.
+        """The schedule as JSON, and the observations of its parts.
 
         Raises:
-            TypeError: it has a Python function in it.
+            TypeError: it contains a Python function.
         """
         return {"schedule": self.schedule.to_json(), "observed": [part.state_dict() for part in self.observed]}

@@ -1,4 +1,4 @@
-"""Which variables of Keras the state of a model variable is, in the layout of ``adamas.rule.layout``."""
+"""The Keras variables that hold the state of a model variable, in the layout of ``adamas.rule.layout``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..rule.layout import HALVES, LOW_BITS, State
 
 
 class Part(NamedTuple):
-    """One state variable of one model variable: its name, shape and dtype, and the value that it begins with."""
+    """One state variable of a model variable: its name, shape, dtype and initial value."""
 
     name: str
     shape: tuple[int, ...]

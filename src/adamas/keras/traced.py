@@ -17,13 +17,13 @@ Variable = Any
 def numbers(
     member: Member, hyper: Mapping[str, Any], rate: Any, before: Mapping[str, Variable], dtypes: Sequence[str]
 ) -> tuple[dict[str, Numbers], dict[str, Array]]:
-    """The numbers of the coming step for each dtype that is computed in, and the member's scalars after it.
+    """The numbers of the coming step for each dtype of the computation, and the member's scalars after it.
 
     Args:
         member: the member.
-        hyper: its hyperparameters but the learning rate.
+        hyper: its hyperparameters, without the learning rate.
         rate: the learning rate.
-        before: the member's scalars before the step, of which ``step`` is one.
+        before: the member's scalars before the step, including ``step``.
         dtypes: ``"float32"``, ``"float64"`` or both.
     """
     xp = compiled.Namespace()
@@ -46,19 +46,19 @@ def step(
     key: int,
     iterations: Variable,
 ) -> tuple[Array, dict[str, Array]]:
-    """One step of one variable: the weight and the state after it, as they are stored.
+    """One step of one variable: the stored weight and state after it.
 
     Args:
         member: the member.
-        hyper: its hyperparameters but the learning rate.
-        k: the numbers of the step, in the dtype that is computed in.
-        is_decayed: whether the variable has the decay and the penalties.
+        hyper: its hyperparameters, without the learning rate.
+        k: the numbers of the step, in the dtype of the computation.
+        is_decayed: whether weight decay and the penalties apply to the variable.
         weight: the variable.
         gradient: its gradient.
-        state: what the variable has, by name.
-        weights: how weights in 16 bits are rounded.
-        key: of the variable's random numbers (``adamas.rule.formats.tensor_key``).
-        iterations: the steps done before.
+        state: the state of the variable, by name.
+        weights: how 16-bit weights are rounded.
+        key: the key of the variable's random numbers (``adamas.rule.formats.tensor_key``).
+        iterations: the number of steps before this one.
     """
     count = compiled.opened(iterations) + 1
     xp = compiled.Namespace(count)

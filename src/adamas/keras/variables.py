@@ -1,5 +1,5 @@
-"""What the optimizer asks of model variables: what they are computed in, which are left out of the decay, and their exact
-values where their low bits are in the state.
+"""Model variables: the dtype of their computation, their selection by name, and their exact values if the state has their low
+bits.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ def dtype_of(variable: Variable) -> str:
 
 
 def compute_dtype(variable: Variable) -> str:
-    """What it is computed in."""
+    """The dtype of its computation."""
     return "float64" if dtype_of(variable) == "float64" else "float32"
 
 
 def path_of(variable: Variable) -> str:
-    """Its path, or, where it is a variable of TensorFlow's own, its name."""
+    """Its path, or its name if it is a TensorFlow variable."""
     return str(getattr(variable, "path", variable.name))
 
 
 def find(variables: Sequence[Variable], wanted: Sequence[str], patterns: Sequence[str]) -> set[int]:
     """The positions of the variables with these paths, or with one of the patterns in their names.
 
-    A ``Sequential`` that was loaded or cloned may have lost its own name from the paths: where no variable has a path, those
-    count that it ends with, or that end with it. A pattern with a ``/`` is looked for in paths.
+    The paths in a ``Sequential`` that was loaded or cloned may lack its name. So if no variable has a path, variables match
+    whose path ends with it, or is the end of it. A pattern with a ``/`` is searched for in paths.
     """
     paths = [path_of(variable) for variable in variables]
     found = set()
@@ -53,7 +53,7 @@ def find(variables: Sequence[Variable], wanted: Sequence[str], patterns: Sequenc
 
 
 def joined(variable: Variable, low: Variable | None) -> Array:
-    """The weights in the dtype that they are computed in, with the low bits that the state has."""
+    """The weights in the dtype of the computation, including the low bits in the state."""
     if low is None:
         return keras.ops.cast(variable, compute_dtype(variable))
     if compiled is None:
@@ -63,7 +63,7 @@ def joined(variable: Variable, low: Variable | None) -> Array:
 
 
 def split(variable: Variable, value: Array) -> tuple[Array, Array]:
-    """Weights as the 16 bits of the variable and the low bits."""
+    """The weights as 16-bit values of the variable, and their low bits."""
     if compiled is None:
         return unfused.split(value.detach(), variable.value.dtype)
     high, low = arrays.split(compiled.Namespace(), compiled.opened(value), dtype_of(variable))

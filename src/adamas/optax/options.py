@@ -1,4 +1,4 @@
-"""What may be given to the optimizers, and the errors for what may not."""
+"""The checks of the optimizers' arguments."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..schedules import Schedule
 from ..schedules.plateau import Observed
 
 Number: TypeAlias = float | jax.Array | np.ndarray[Any, Any]
-Scheduled: TypeAlias = Number | Schedule | Callable[[Any], Any]  # a number, or a function of the steps done before
+Scheduled: TypeAlias = Number | Schedule | Callable[[Any], Any]  # a number, or a function of the number of steps done
 
-_IS_UNDER_THE_ROOT = {True: "root", False: "torch"}  # of ``eps_in_sqrt``
+_IS_UNDER_THE_ROOT = {True: "root", False: "torch"}  # the meaning of ``eps_in_sqrt``
 
 
 class _OptaxTerms(Terms):
@@ -46,10 +46,10 @@ def is_open(value: Any) -> bool:
 
 
 def hyperparameters(member: Member, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyperparameters as ``adamas.rule`` names them, of arguments by their names in optax, with 0 for None.
+    """The hyperparameters under their names in ``adamas.rule``, from arguments by their names in optax, with 0 for None.
 
     Raises:
-        ValueError: one has a value that it cannot have.
+        ValueError: an argument has an invalid value.
     """
     known = declared(member)
     found = from_arguments("optax", member, given)
@@ -62,7 +62,7 @@ def hyperparameters(member: Member, given: Mapping[str, Any]) -> dict[str, Any]:
     for value in (*found.values(), *found.get("betas", ())):
         if isinstance(value, Schedule) and any(isinstance(part, Observed) for part in value.parts()):
             raise ValueError(
-                f"{value!r} answers to a metric, and a compiled step would keep what it was when compiled: use "
+                f"{value!r} reacts to a metric, and a compiled step would keep the value that it had when compiled: use "
                 "optax.contrib.reduce_on_plateau"
             )
     if found["decay"] == "independent":
@@ -71,7 +71,7 @@ def hyperparameters(member: Member, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(member: Member, h: Hyperparameter, value: Any) -> Any:
-    """Python's numbers for NumPy's, and 0 for None."""
+    """The value with NumPy's numbers replaced by Python's, and None by 0."""
     if isinstance(value, tuple):
         return tuple(_plain(member, h, one) for one in value)
     if value is None and isinstance(h, NumberKind | Seed) and not isinstance(h, Limit):
@@ -84,7 +84,7 @@ def _plain(member: Member, h: Hyperparameter, value: Any) -> Any:
 
 
 def _check_seed(seed: Any) -> None:
-    """Raises ValueError for a seed that is no int."""
+    """Raises ValueError for a seed that is not an int."""
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise ValueError(
             f"seed must be an int, not {type(seed).__name__}; optax.inject_hyperparams takes it as static_args='seed'"
@@ -92,10 +92,10 @@ def _check_seed(seed: Any) -> None:
 
 
 def _check_on_nonfinite(given: str) -> None:
-    """Raises ValueError unless it is one of those that a compiled step can do."""
+    """Raises ValueError unless it is one that a compiled step supports."""
     if given == "raise":
         raise ValueError(
-            'on_nonfinite="raise" cannot be done here, since a compiled step raises nothing: use "skip", which counts such '
+            'on_nonfinite="raise" is not supported here, since a compiled step cannot raise: use "skip", which counts such '
             "steps in the state's skipped_steps, or JAX's own jax_debug_nans"
         )
     if given not in ("propagate", "skip"):
@@ -103,7 +103,7 @@ def _check_on_nonfinite(given: str) -> None:
 
 
 def _base_rate(rate: Any) -> float:
-    """The rate that decay_mode="independent" counts the schedule's factor from."""
+    """The rate that the schedule's factor of decay_mode="independent" is relative to."""
     if isinstance(rate, Schedule):
         return float(rate.unit)
     if is_open(rate):

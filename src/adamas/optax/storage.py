@@ -1,4 +1,4 @@
-"""How the state of optax stores moments and weights in JAX arrays."""
+"""The JAX arrays in which the optax state stores moments and weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = Any
 
 
 def as_array(x: Any) -> Array:
-    """An array of JAX for a number or an array of Python or NumPy; anything else as it is."""
+    """A JAX array for a number or a NumPy array; anything else unchanged."""
     return jnp.asarray(x) if isinstance(x, int | float | complex | np.ndarray | np.generic) else x
 
 
@@ -27,7 +27,7 @@ def is_half(dtype: Any) -> bool:
 
 
 def initial(form: StateFormat, has_sign: bool, p: Array, value: Array | float = 0.0) -> Stored:
-    """A moment of the parameter before the first step, with one value everywhere."""
+    """A moment of the parameter before the first step, with all elements set to this value."""
     if form == "int8" and layout.has_blocks(p.shape):
         xp = Namespace()
         with xp.exactly():
@@ -42,16 +42,16 @@ def initial(form: StateFormat, has_sign: bool, p: Array, value: Array | float = 
 
 
 def unused(p: Array) -> Array:
-    """What stands where a parameter needs no scale or no low bits.
+    """The placeholder for a parameter without scale or low bits.
 
-    Every parameter has a leaf in each tree of the state, so that a tree of shardings maps over them; of the parameter's
-    shape, so that its sharding fits; and with elements, since Orbax saves no array without any.
+    Every parameter has a leaf in each tree of the state, so that a tree of shardings maps over them. It has the parameter's
+    shape, so that its sharding fits, and at least one element, since Orbax does not save empty arrays.
     """
     return jnp.zeros_like(p, jnp.int8)
 
 
 def copied(x: Array) -> Array:
-    """The same in memory of its own, so that a new state can be donated and the old one stays."""
+    """A copy in its own memory, so that a new state can be donated while the old one stays valid."""
     return None if x is None else jnp.copy(x)
 
 
@@ -61,9 +61,9 @@ def no_low_bits(p: Array) -> Array:
 
 
 def as_update(change: Array, dtype: Any, xp: Namespace) -> Array:
-    """The difference between two weights as an update of that dtype.
+    """The difference between two weights as an update of this dtype.
 
-    In the weights' own 16 bits it is exact as long as a weight keeps its sign and changes by no more than a factor of 2.
+    In the 16-bit dtype of the weights it is exact as long as a weight keeps its sign and changes by at most a factor of 2.
     """
     name = jnp.dtype(dtype).name
     return arrays.rounded(xp, change, name, None) if name in HALVES else change.astype(dtype)

@@ -1,8 +1,8 @@
-"""The gradient transformation that all members share: it speaks optax's habits and holds no arithmetic.
+"""The gradient transformation that all members share: optax's conventions, and no arithmetic.
 
-An update asks ``adamas.rule`` for the numbers of this step, computed within the program in float64 whatever
-``jax_enable_x64`` says, since there the step is known only when it runs; and hands them to the rule over
-``jax.numpy``, which XLA makes one loop of.
+An update computes the numbers of the step with ``adamas.rule`` within the compiled program, since the step is known only when
+the program runs, and in float64, whatever ``jax_enable_x64`` is. Then it applies the rule over ``jax.numpy``, which XLA
+compiles to one loop.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ Array = Any
 
 
 class State(NamedTuple):
-    """What an optimizer remembers, as plain arrays.
+    """The state of an optimizer, as plain arrays.
 
     Attributes:
-        count: steps done, int32.
-        moments: each moment by PyTorch's name for it, as a tree like the parameters'; those in 8 bits are two, the codes and
-            ``…_scale``, float32 of shape (rows, blocks of a row). A parameter that is too small for codes has zeros for a
-            scale (int8, of the parameter's shape), which nothing reads.
-        scalars: what else the member counts, float32 (float64 under ``jax_enable_x64``).
-        low_bits: for ``weights="split"`` the low bits of each 16-bit weight (int16), as a tree like the parameters'; wider
-            weights have zeros there (int8, of their shape), which nothing reads. None for other ``weights``.
-        skipped_steps: steps that ``on_nonfinite="skip"`` has left undone, int32.
+        count: the number of steps done, int32.
+        moments: each moment by PyTorch's name, as a tree like the parameters'. An 8-bit moment is two trees, the codes and
+            ``…_scale``, float32 of shape (rows, blocks of a row). The scale of a parameter that is too small for codes is
+            zeros (int8, of the parameter's shape), which are not used.
+        scalars: further scalars of the member, float32 (float64 under ``jax_enable_x64``).
+        low_bits: with ``weights="split"``, the low bits of each 16-bit weight (int16), as a tree like the parameters'; wider
+            weights have zeros there (int8, of their shape), which are not used. None with other ``weights``.
+        skipped_steps: the number of steps that ``on_nonfinite="skip"`` has skipped, int32.
     """
 
-    count: jax.Array  # type: ignore[assignment]  # optax's name for it, and a tuple's method
+    count: jax.Array  # type: ignore[assignment]  # optax uses this name, which is also a method of tuples
     moments: dict[str, Tree]
     scalars: dict[str, jax.Array]
     low_bits: Tree = None
@@ -54,7 +54,8 @@ class State(NamedTuple):
 def transformation(member: Member, arguments: Mapping[str, Any]) -> optax.GradientTransformation:
     """The member with these arguments, by their names in optax.
 
-    A number may be an array, known only when the program runs; a penalty, a decay or a momentum that is one counts as there.
+    A number may be an array that is known only when the program runs. A penalty, decay or momentum that is an array counts as
+    nonzero.
     """
     hyper = hyperparameters(member, arguments)
     state, weights, seed = hyper["state"], hyper["weights"], hyper["seed"]
@@ -136,11 +137,11 @@ def transformation(member: Member, arguments: Mapping[str, Any]) -> optax.Gradie
 def apply_updates(params: Tree, updates: Tree) -> Tree:
     """The parameters after the updates, each in its own dtype.
 
-    The same as ``optax.apply_updates``, and in the place of ``equinox.apply_updates``, which makes float32 weights of 16-bit
-    ones where the updates are in float32, as they are for float32 gradients.
+    The same as ``optax.apply_updates``. Use it instead of ``equinox.apply_updates``, which turns 16-bit weights into float32
+    ones if the updates are in float32, as they are for float32 gradients.
 
     Args:
-        params: a tree of parameters; what has no update (None) stays as it is.
+        params: a tree of parameters; those without an update (None) do not change.
         updates: a tree of updates.
     """
 
@@ -162,7 +163,7 @@ def _stepped(
     low: Array,
     rounding: arrays.Rounding,
 ) -> tuple[Array, list[Stored], Array]:
-    """The update, the moments as they are stored, and the low bits."""
+    """The update, the stored moments, and the low bits."""
     dtype = _update_dtype(g, p)
     if weights == "nearest" or not storage.is_half(p.dtype):
         change, new = one.change(p, g, stored, rounding)
@@ -173,20 +174,20 @@ def _stepped(
     change = storage.as_update(exact, dtype, one.xp)
     if after.low is None:
         return change, new, None
-    # Where the sum may be another weight than the one that was meant, that other one has no low bits.
+    # If applying the update may give another weight than intended, that weight has no low bits.
     kept = change.astype(jnp.float32) == exact
     return change, new, jnp.where(kept, after.low, jnp.zeros_like(after.low))
 
 
 def _copied(x: Array) -> Array:
-    """The same in memory of its own, so that a new state can be donated and the old one stays."""
+    """A copy in its own memory, so that a new state can be donated while the old one stays valid."""
     return None if x is None else jnp.copy(x)
 
 
 def _update_dtype(g: Array, p: Array) -> Any:
-    """The dtype of an update: that of the gradient, which optax's wrappers count on, or of the weight where it is wider.
+    """The dtype of an update: that of the gradient, as optax's wrappers expect, or that of the weight if it is wider.
 
-    Gradients that are integers or have 8 bits are numbers alone, and have no say in it.
+    The dtype of integer and 8-bit gradients is not used.
     """
     counts = jnp.issubdtype(g.dtype, jnp.floating) and jnp.dtype(g.dtype).itemsize > 1
     if p is None:
@@ -195,7 +196,7 @@ def _update_dtype(g: Array, p: Array) -> Any:
 
 
 def _unless_nonfinite(gradients: Tree, change: Tree, before: State, after: State) -> tuple[Tree, State]:
-    """The step; but where a gradient is not finite no change, and the state before it with one more skipped step."""
+    """The step or, if a gradient is not finite, no change, and the state before it with one more skipped step."""
     finite = jnp.array(True)
     for g in jax.tree.leaves(gradients):
         finite &= jnp.isfinite(g).all()
@@ -212,7 +213,7 @@ def _unless_nonfinite(gradients: Tree, change: Tree, before: State, after: State
 def _numbers(
     xp: Namespace, member: Member, hyper: Mapping[str, Any], state: State
 ) -> tuple[dict[str, Numbers], dict[str, jax.Array]]:
-    """The numbers of the coming step for each dtype that is computed in, and the member's scalars after the step."""
+    """The numbers of the coming step for each dtype of the computation, and the member's scalars after the step."""
     values = {name: _at(value, state.count) for name, value in hyper.items()}
     with xp.exactly():
         values = {name: _widened(member, name, value) for name, value in values.items()}
@@ -231,7 +232,7 @@ def _at(value: Any, count: jax.Array) -> Any:
 
 
 def _widened(member: Member, name: str, value: Any) -> Any:
-    """Arrays in float64; what is known already as it is."""
+    """Arrays in float64; anything else unchanged."""
     if isinstance(value, tuple):
         return tuple(_widened(member, name, item) for item in value)
     if not isinstance(value, jax.Array):
@@ -264,7 +265,7 @@ def _check_leaves(params: Tree) -> None:
 
 
 def _masked(mask: Any, params: Tree, tree: Any) -> list[bool]:
-    """For each leaf, whether the decay and the penalties are for it."""
+    """For each leaf, whether the decay and the penalties apply to it."""
     if mask is None:
         return [True] * tree.num_leaves
     given = mask(params) if _is_function(mask) else mask
@@ -273,6 +274,6 @@ def _masked(mask: Any, params: Tree, tree: Any) -> list[bool]:
 
 
 def _is_function(mask: Any) -> bool:
-    """Whether the mask is a function: as optax has it, if all of its leaves are. Modules of Equinox are callable trees."""
+    """Whether the mask is a function. As in optax, all of its leaves must be, since modules of Equinox are callable trees."""
     leaves = jax.tree.leaves(mask)
     return bool(leaves) and all(map(callable, leaves))

@@ -6,9 +6,9 @@
     >>> found.success, found.x.round(3)
     (True, array([1., 1.]))
 
-There are ``sgd``, ``momentum``, ``nesterov``, ``adagrad``, ``rmsprop``, ``adam``, ``adamw``, ``amsgrad``, ``adamax``,
-``nadam`` and ``radam``. They work wherever SciPy takes a callable method, ``basinhopping`` and ``dual_annealing`` included.
-Their arithmetic is that of ``adamas.rule`` over NumPy in float64. Imports NumPy and SciPy.
+Each member is a method under its lower-case name, as are ``momentum``, ``nesterov`` and ``amsgrad``; ``METHODS`` has all of
+them by name. They work wherever SciPy takes a callable method, including ``basinhopping`` and ``dual_annealing``. Their
+arithmetic is that of ``adamas.rule`` over NumPy in float64. Imports NumPy and SciPy.
 """
 
 from ..extras import needs
@@ -16,7 +16,7 @@ from ..extras import needs
 with needs("scipy"):
     from . import methods
     from .method import Method
-    from .methods import *  # noqa: F403 - all that its __all__ names: make members writes it
+    from .methods import *  # noqa: F403 - everything in its __all__, which `make members` writes
     from .minimizing import Stopping
     from .stochastic import minimize_stochastic
 

@@ -1,7 +1,7 @@
 """A method of ``scipy.optimize.minimize``. Imports NumPy and SciPy.
 
-SciPy hands a callable method its raw arguments: what ``minimize`` does for its own methods (bounds, callbacks, tolerances,
-finite differences) is done here and in the modules beside.
+SciPy passes a callable method its raw arguments: what ``minimize`` does for its own methods (bounds, callbacks, tolerances,
+finite differences) is done in this module and its neighbours.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from .stepping import Stepper
 
 @dataclass(frozen=True, repr=False)
 class Method:
-    """A member of the family, to be given to ``scipy.optimize.minimize`` as ``method=``.
+    """A member of the family, for ``method=`` of ``scipy.optimize.minimize``.
 
     Attributes:
-        name: as it is called in this package.
-        member: what it computes.
+        name: its name in this package.
+        member: the member.
         preset: the hyperparameters that it sets.
         defaults: its hyperparameters, which are options of ``minimize``; ``lr``, ``weight_decay`` and ``betas`` may be
             schedules.
@@ -50,22 +50,22 @@ class Method:
         return f"adamas.scipy.{self.name}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return resolve_name, (f"adamas.scipy:{self.name}",)  # pickled as the global that it is
+        return resolve_name, (f"adamas.scipy:{self.name}",)  # pickled by its global name
 
     def hyperparameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The defaults with what was given in their places, checked.
+        """The defaults, replaced by the given values, checked.
 
         Raises:
-            ValueError: one has a value that it cannot have.
+            ValueError: a hyperparameter has an invalid value.
         """
         return checked(self.member, {**self.defaults, **given})
 
     def split(
         self, options: Mapping[str, Any], others: tuple[str, ...], level: int
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The hyperparameters and the other options among those given.
+        """The hyperparameters and the other options among the given ones.
 
-        About what is neither there is a warning, at the caller so many levels up.
+        Unknown options cause a warning at the stack level ``level`` of the caller.
         """
         known = set(self.defaults)
         hyper = {name: value for name, value in options.items() if name in known}
@@ -89,10 +89,10 @@ class Method:
         callback: Callable[..., Any] | None = None,
         **options: Any,
     ) -> OptimizeResult:
-        """What ``minimize`` calls.
+        """Called by ``minimize``.
 
         Raises:
-            ValueError: constraints, or an argument or option that has a value that it cannot have.
+            ValueError: there are constraints, or an argument or option has an invalid value.
         """
         for given, words, name in ((hess, "Hessian", "hess"), (hessp, "Hessian-vector product", "hessp")):
             if given is not None:
@@ -101,8 +101,8 @@ class Method:
         if constraints is not None and np.size(constraints):
             first = constraints[0] if isinstance(constraints, list | tuple) else constraints
             raise ValueError(
-                f"constraints: method {self!r} takes none, and was given a {type(first).__name__}: use bounds for a box, and "
-                "method='SLSQP' or 'trust-constr' for the rest"
+                f"constraints: method {self!r} takes none, but was given a {type(first).__name__}: use bounds for a box, and "
+                "method='SLSQP' or 'trust-constr' for other constraints"
             )
         if jac is True:
             raise ValueError(f"jac=True is read by scipy.optimize.minimize: call minimize(…, method={self!r})")

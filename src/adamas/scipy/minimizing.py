@@ -125,7 +125,7 @@ def told(callback: Callable[..., Any] | None) -> Callable[[OptimizeResult], Any]
         return lambda result: None
     try:
         names = set(inspect.signature(callback).parameters)
-    except (TypeError, ValueError):  # a builtin that does not tell
+    except (TypeError, ValueError):  # a builtin without a signature
         names = set()
     if names == {"intermediate_result"}:
         return lambda result: callback(intermediate_result=result)

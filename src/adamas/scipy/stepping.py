@@ -1,6 +1,6 @@
-"""The steps of one member over a NumPy vector: schedules read, the rule applied in float64.
+"""The steps of one member over a NumPy vector: reads schedules, and applies the rule in float64.
 
-Imports NumPy and what is below the adapters. There is no arithmetic here: it is that of ``adamas.rule``.
+Imports NumPy and the packages below the adapters. The arithmetic is that of ``adamas.rule``.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Stepper:
     """A member's state for one vector, and its next step.
 
     Args:
-        member: of ``adamas.rule.members``.
-        hyper: what ``adamas.rule.hyperparameters.checked`` gave.
-        n: length of the vector.
+        member: a member of ``adamas.rule.members``.
+        hyper: its hyperparameters, from ``adamas.rule.hyperparameters.checked``.
+        n: the length of the vector.
 
     Attributes:
-        done: how many steps were done.
-        lr: the learning rate of the last step; before the first, that of the first.
+        done: the number of steps done.
+        lr: the learning rate of the last step; before the first step, that of the first.
     """
 
     def __init__(self, member: Member, hyper: Mapping[str, Any], n: int) -> None:
@@ -54,24 +54,24 @@ class Stepper:
         if not isinstance(value, Schedule):
             return value
         h = declared(self._member)[name]
-        assert isinstance(h, Number)  # no other can be a schedule
+        assert isinstance(h, Number)  # only numbers can be scheduled
         return scheduled_number(h, place, value, self.done)
 
     def step(self, x: Vector, gradient: Vector) -> Vector:
-        """The vector after a step along the gradient at it, in float64; ``x`` is left as it is.
+        """The vector after a step, in float64; ``x`` is not modified.
 
         Raises:
-            ValueError: a schedule gives a number that its hyperparameter cannot be.
+            ValueError: a schedule gives a number that is out of range for its hyperparameter.
         """
         now = self._now()
         self._scalars = self._member.advance(now, self._scalars)
         numbers = self._member.numbers_of(now, self._scalars)
         rule = self._member.rule(now).at(numbers)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the caller looks at what comes of it
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the caller checks the result
             after, self._moments = house.step(
                 rule, SimpleNamespace(**numbers), np, x, gradient, self._moments, has_penalty(now)
             )
         self.done += 1
         self.lr = float(now["lr"])
-        is_still = numbers["eta"] == 0 and numbers["k"] == 1  # whatever the gradient was
+        is_still = numbers["eta"] == 0 and numbers["k"] == 1  # x does not move, whatever the gradient is
         return x if is_still else np.asarray(after)

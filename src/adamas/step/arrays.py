@@ -1,9 +1,8 @@
-"""One step of one parameter over an array namespace: its state is loaded, the rule applied, and what comes of it rounded and
-stored.
+"""One step of one parameter over an array namespace: loads the state, applies the rule, and rounds and stores the results.
 
-This is the step wherever the engine has no kernel: PyTorch's other devices, optax, and Keras on JAX and TensorFlow. It rounds
-with the engine's random numbers into the engine's formats, and writes nothing in place. The arrays are those of a namespace of
-``adamas.step.namespaces``, the first argument of every function.
+This step is used wherever the engine has no kernel: on PyTorch's other devices, in optax, and in Keras on JAX and TensorFlow.
+It rounds with the engine's random numbers to the engine's formats, and writes nothing in place. The first argument of every
+function is the namespace of the arrays, one of ``adamas.step.namespaces``.
 """
 
 from __future__ import annotations
@@ -42,17 +41,17 @@ def _exactly(function: _F) -> _F:
 def numbers(
     xp: Any, member: Member, hyper: Mapping[str, Any], before: Mapping[str, Array], dtypes: Sequence[str]
 ) -> tuple[dict[str, Numbers], dict[str, Array]]:
-    """The numbers of the coming step, computed within a compiled program, which alone knows the step.
+    """The numbers of the coming step, computed within a compiled program, since only the program knows the step.
 
     Args:
         xp: the namespace.
         member: the member.
-        hyper: its hyperparameters; those that are arrays are in float64.
+        hyper: its hyperparameters; arrays among them are in float64.
         before: the member's scalars before the step.
-        dtypes: the names of the dtypes that are computed in.
+        dtypes: the names of the dtypes of the computation.
 
     Returns:
-        The numbers for each dtype; and the member's scalars after the step, without the step, in the dtypes that they had.
+        The numbers for each dtype; and the member's scalars after the step, without the step count, in their dtypes.
     """
     with xp.exactly():
         now = member.advance(hyper, {name: xp.double(value) for name, value in before.items()})
@@ -66,14 +65,14 @@ def numbers(
 
 
 class Rounding:
-    """The random numbers of one parameter's step, each computed where something is rounded by it.
+    """The random numbers of one parameter's step, computed only when they are needed.
 
     Args:
         xp: the namespace.
-        key: of the parameter (``adamas.rule.formats.tensor_key``).
-        count: the steps done, with this one.
-        shape: of the parameter.
-        first_row: where its rows begin in the whole tensor that it is a part of.
+        key: the key of the parameter's random numbers (``adamas.rule.formats.tensor_key``).
+        count: the number of steps, including this one.
+        shape: the shape of the parameter.
+        first_row: the index of its first row in the whole tensor, if it is a part of one.
     """
 
     def __init__(self, xp: Any, key: int, count: Any, shape: Sequence[int], first_row: int = 0) -> None:
@@ -90,7 +89,7 @@ class Rounding:
         return formats.random16(self._xp, self._index, self._key, count, draw)
 
     def of_blocks(self, draw: int) -> Array:
-        """The 18-bit thresholds of codes in 8 bits, of shape (rows, blocks of a row, 128)."""
+        """The 18-bit thresholds of 8-bit codes, of shape (rows, blocks of a row, 128)."""
         rows, blocks = layout.scale_shape(self._shape)
         block = self._xp.index((rows, blocks, 1), self._first_row * blocks)
         position = self._xp.index((formats.BLOCK,), 0)
@@ -99,9 +98,9 @@ class Rounding:
 
 @_exactly
 def rounded(xp: Any, value: Array, dtype: str, thresholds: Array | None) -> Array:
-    """The values as bfloat16 or float16: stochastically, or to the nearest without thresholds.
+    """The values in bfloat16 or float16, rounded stochastically, or to the nearest without thresholds.
 
-    By operations on integers: within a larger expression, XLA may leave a conversion to 16 bits out.
+    This uses integer operations, because XLA may omit a conversion to 16 bits inside a larger expression.
     """
     return xp.from_bits(formats.ENCODE[dtype](xp, xp.cast(value, "float32"), thresholds), dtype)
 
@@ -110,7 +109,7 @@ def rounded(xp: Any, value: Array, dtype: str, thresholds: Array | None) -> Arra
 
 
 class Stored(NamedTuple):
-    """A state of one parameter: an array of its shape, and, for codes in 8 bits, a float32 scale for each block of a row."""
+    """A state of one parameter: an array of its shape, and, for 8-bit codes, a float32 scale for each block of a row."""
 
     values: Array
     scale: Array = None
@@ -118,7 +117,7 @@ class Stored(NamedTuple):
 
 @_exactly
 def load(xp: Any, stored: Stored, compute: str) -> Array:
-    """A state in the dtype that is computed in."""
+    """A state in the dtype of the computation."""
     dtype = xp.dtype_name(stored.values)
     if dtype not in CODES:
         return xp.cast(stored.values, compute)
@@ -129,14 +128,14 @@ def load(xp: Any, stored: Stored, compute: str) -> Array:
 
 @_exactly
 def store(xp: Any, value: Array, before: Stored, state: State, fade: Array | float, rounding: Rounding) -> Stored:
-    """A state in the format that it was stored in.
+    """A state in its storage format.
 
     Args:
         xp: the namespace.
-        value: what is stored.
-        before: as it was stored before the step.
-        state: how it is rounded.
-        fade: the number that multiplied it in the step, and multiplies the scales of codes.
+        value: the value to store.
+        before: the stored state before the step.
+        state: its declaration, which says how it is rounded.
+        fade: the decay of the step, which also multiplies the scales of codes.
         rounding: the random numbers.
     """
     dtype = xp.dtype_name(before.values)
@@ -158,7 +157,7 @@ def store(xp: Any, value: Array, before: Stored, state: State, fade: Array | flo
 
 
 class Weight(NamedTuple):
-    """A weight, and the low bits (int16) of one in 16 bits that is split."""
+    """A weight, and its low bits (int16) if it is a split 16-bit weight."""
 
     high: Array
     low: Array = None
@@ -166,7 +165,7 @@ class Weight(NamedTuple):
 
 @_exactly
 def load_weight(xp: Any, weight: Weight, compute: str) -> Array:
-    """A weight in the dtype that is computed in."""
+    """A weight in the dtype of the computation."""
     if weight.low is None:
         return xp.cast(weight.high, compute)
     return formats.JOIN[xp.dtype_name(weight.high)](xp, xp.bits(weight.high), xp.bits(weight.low))
@@ -174,13 +173,13 @@ def load_weight(xp: Any, weight: Weight, compute: str) -> Array:
 
 @_exactly
 def split(xp: Any, value: Array, dtype: str) -> Weight:
-    """Float32 values as weights of 16 bits and their low bits."""
+    """Float32 values as 16-bit weights and their low bits."""
     high, low = formats.SPLIT[dtype](xp, value)
     return Weight(xp.from_bits(high, dtype), xp.from_bits(low, "int16"))
 
 
 def store_weight(xp: Any, value: Array, before: Weight, weights: str, rounding: Rounding) -> Weight:
-    """A weight in the format that it was stored in; ``weights`` says how one in 16 bits is rounded."""
+    """A weight in its storage format; ``weights`` says how 16-bit weights are rounded."""
     dtype = xp.dtype_name(before.high)
     if before.low is not None:
         return split(xp, value, dtype)
@@ -200,9 +199,9 @@ class Step:
     Attributes:
         xp: the namespace.
         rule: the rule.
-        numbers: of the step, in the dtype that is computed in.
-        has_penalty: whether a penalty goes through the gradient.
-        has_decay: whether the weight itself decays.
+        numbers: the numbers of the step, in the dtype of the computation.
+        has_penalty: whether a penalty is added to the gradient.
+        has_decay: whether the weight decays (decoupled decay).
     """
 
     xp: Any
@@ -214,16 +213,16 @@ class Step:
     def weight(
         self, weight: Weight, g: Array, states: Sequence[Stored], weights: str, rounding: Rounding, by_change: bool
     ) -> tuple[Weight, list[Stored]]:
-        """The weight and the states after the step, as they are stored.
+        """The stored weight and states after the step.
 
         Args:
-            weight: as it is stored.
+            weight: the stored weight.
             g: the gradient.
-            states: as they are stored, in the rule's order.
-            weights: how weights in 16 bits are rounded.
+            states: the stored states, in the rule's order.
+            weights: how 16-bit weights are rounded.
             rounding: the random numbers.
-            by_change: whether the weight is computed as p + ((k − 1)·p − η·u), where k may be too near 1 for its dtype, or as
-                k·p − η·u.
+            by_change: whether the new weight is computed as p + ((k − 1)·p − η·u), for a k that may be too close to 1 for its
+                dtype, or as k·p − η·u.
         """
         p = load_weight(self.xp, weight, compute_dtype(self.xp, weight.high))
         moved, after = self._applied(p, p, g, states, rounding, by_change)
@@ -235,9 +234,9 @@ class Step:
     def change(
         self, weight: Array | None, g: Array, states: Sequence[Stored], rounding: Rounding
     ) -> tuple[Array, list[Stored]]:
-        """The change p' − p of the weight, in the dtype that is computed in, and the states after the step as they are stored.
+        """The change p' − p of the weight, in the dtype of the computation, and the stored states after the step.
 
-        A weight that neither decays nor is penalized does not enter it, and may be None.
+        The weight may be None if there is neither decay nor penalty, since the change does not depend on it then.
         """
         like = g if weight is None else weight
         compute = compute_dtype(self.xp, like)
@@ -246,13 +245,13 @@ class Step:
         return self._held(self.xp.zeros_like(change), change), after
 
     def term(self, weight: Weight, g: Array, states: Sequence[Stored], function: Callable[..., Array]) -> Array:
-        """The terms of a sum (``adamas.rule.declaration.Sum``) of all elements, in the dtype that is computed in.
+        """The terms of a sum (``adamas.rule.declaration.Sum``) for all elements, in the dtype of the computation.
 
         Args:
-            weight: before the step, as it is stored.
+            weight: the stored weight before the step.
             g: the gradient.
-            states: before the step, as they are stored, in the rule's order.
-            function: what is summed.
+            states: the stored states before the step, in the rule's order.
+            function: the ``term`` of the sum.
         """
         xp, compute, k = self.xp, compute_dtype(self.xp, weight.high), SimpleNamespace(**self.numbers)
         p = load_weight(xp, weight, compute)
@@ -262,7 +261,7 @@ class Step:
     def _applied(
         self, p: Array | None, like: Array, g: Array, states: Sequence[Stored], rounding: Rounding, by_change: bool
     ) -> tuple[Array, list[Stored]]:
-        """The new weight or its change, and the states as they are stored."""
+        """The new weight or its change, and the stored states."""
         xp, k, compute = self.xp, self.numbers, compute_dtype(self.xp, like)
         rule = self.rule.at(k)
         old = tuple([load(xp, one, compute) for one in states])
@@ -279,7 +278,7 @@ class Step:
 
     @property
     def _is_still(self) -> Any:
-        """Whether the weight does not move, whatever the gradient is: at a rate of 0 without decay."""
+        """Whether the weight does not move, whatever the gradient is: the rate is 0 and there is no decay."""
         is_still = self.numbers["eta"] == 0
         return is_still & (self.numbers["k_minus_one"] == 0) if self.has_decay else is_still
 
@@ -292,5 +291,5 @@ class Step:
 
 
 def compute_dtype(xp: Any, x: Array) -> str:
-    """The dtype that is computed in for a weight: float64 for float64, else float32."""
+    """The dtype of the computation for a weight: float64 for float64, else float32."""
     return "float64" if xp.dtype_name(x) == "float64" else "float32"

@@ -1,4 +1,4 @@
-"""The executor for every other device: one parameter after the other, by the framework's own operations."""
+"""The executor for devices without a kernel: steps one parameter after the other with the framework's operations."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from .exact import summed
 from .executor import GroupSpec, check_gradients
 from .record import Record, Scalars, Tensor
 
-_UNCOUNTED = 2**53  # from here on, a float64 does not count a step more
+_UNCOUNTED = 2**53  # from here on, float64 cannot count another step
 
 
 _OVER = {"tensor": "its tensor", "all": "all tensors"}
 
 
 class ArraysExecutor:
-    """The parameters of a group on other devices, with the attributes and methods of ``EngineExecutor``."""
+    """The parameters of a group on devices without a kernel. Attributes and methods are those of ``EngineExecutor``."""
 
     def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
         self._spec, self._records = spec, records
         self._penalized = is_decayed and spec.penalized
-        self._found: list[tuple[Record, Tensor, int]] = []  # each with its gradient and the index of its scalars
+        self._found: list[tuple[Record, Tensor, int]] = []  # records with gradients, and the indices of their scalars
         self._sums: list[dict[str, float]] = []  # of each of them, by name
         self.scalars: list[Scalars] = []
         self.prepared: Sequence[tuple[Numbers, Scalars]] = ()
@@ -44,7 +44,7 @@ class ArraysExecutor:
         return tuple([self._scalar_of(record, name) for name in self._spec.scalar_names])
 
     def _scalar_of(self, record: Record, name: str) -> float:
-        """A single number of the state. One that was set by hand, in any type, is replaced by one that the step can write."""
+        """A scalar of the state. A number of another type, set by the user, is replaced by one that the step can write to."""
         what = f"parameter {record.name}: its state '{name}'"
         if name not in record.state:
             raise ValueError(f"{what} is missing")
@@ -89,12 +89,12 @@ class ArraysExecutor:
                 known[wanted.name] = sums[_key(wanted, record)]
 
     def _refuse_part(self, wanted: Sum, record: Record, alone: bool) -> None:
-        """Raises ValueError if the sum cannot be known, since the parameter is a part of what it is a sum of."""
+        """Raises ValueError if the sum cannot be computed because the parameter is only a part of what is summed over."""
         name, rows = f"parameter {record.name}", record.rows
         option = f"the rule {self._spec.rule.name!r} needs the sum {wanted.name!r} over {_OVER[wanted.over]}"
         if record.is_flat and wanted.over == "tensor":
             raise ValueError(
-                f"{name} is a part of several tensors that were joined, and {option}, which is not known of each of them: use "
+                f"{name} is a part of several tensors that were joined, and {option}, which is unknown for each of them: use "
                 "another optimizer for this model"
             )
         if alone and (record.is_flat or (rows is not None and rows.total != record.weight.shape[0])):
@@ -104,7 +104,7 @@ class ArraysExecutor:
             )
 
     def apply(self) -> None:
-        """Steps what was prepared."""
+        """Makes the prepared steps."""
         spec = self._spec
         for (record, gradient, row), sums in zip(self._found, self._sums, strict=True):
             numbers, scalars = self.prepared[row]
@@ -114,5 +114,5 @@ class ArraysExecutor:
 
 
 def _key(wanted: Sum, record: Record) -> Hashable:
-    """What the sum is one of: parts of a tensor in several processes have the same random key."""
+    """The key of the sum. The parts of a tensor in several processes share it, since they have the same random key."""
     return (wanted.name, record.key) if wanted.over == "tensor" else (wanted.name,)

@@ -1,4 +1,4 @@
-"""PyTorch's tensors, as a step asks for them: see ``adamas.step.record.Tensors``."""
+"""The operations on PyTorch's tensors that a step needs: see ``adamas.step.record.Tensors``."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class _Tensors:
 
     @staticmethod
     def check_gradient(gradient: Tensor, name: str, optimizer: str) -> None:
-        """Refuses sparse gradients, and tensors that have their values in others."""
+        """Refuses sparse gradients, and tensors that have their values in other tensors."""
         if gradient.layout != torch.strided:
             raise RuntimeError(
                 f"{optimizer} does not support sparse gradients, and that of parameter {name} is {gradient.layout}: make it "
-                "dense (for an embedding: sparse=False), or give it to torch.optim.SparseAdam"
+                "dense (for an embedding: sparse=False), or use torch.optim.SparseAdam for this parameter"
             )
         refuse_wrapper(gradient, f"the gradient of parameter {name}")
 
@@ -48,7 +48,7 @@ class _Tensors:
 
     @staticmethod
     def before_writing(weights: list[Tensor]) -> None:
-        """Tells autograd, which would otherwise differentiate a graph from before the step with the new weights."""
+        """Tells autograd, so that it does not use the new weights to differentiate a graph from before the step."""
         increment_version(weights)
 
     @staticmethod
@@ -66,7 +66,7 @@ class _Tensors:
 
     @staticmethod
     def step(spec: GroupSpec, record: Record, gradient: Tensor, numbers: Numbers, penalized: bool, count: int) -> None:
-        """Steps a parameter in place by PyTorch's own operations.
+        """Steps a parameter in place with PyTorch's operations.
 
         Raises:
             RuntimeError: a CUDA graph is being captured.

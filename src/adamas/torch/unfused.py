@@ -1,7 +1,7 @@
-"""The step over PyTorch's own operations (``adamas.step.arrays``), for tensors on devices that the engine has no kernel for.
+"""The step with PyTorch's operations (``adamas.step.arrays``), for tensors on devices that the engine has no kernel for.
 
-Correct and unfused: it draws the same random numbers and stores in the same formats as the engine, with a temporary or two
-for each operation.
+It is correct but unfused: it draws the same random numbers and stores in the same formats as the engine, but allocates one or
+two temporaries for each operation.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from . import storage
 
 
 def real(x: Tensor) -> Tensor:
-    """The tensor, complex numbers as a last dimension of two."""
+    """The tensor, with complex numbers as a last dimension of size 2."""
     return torch.view_as_real(x) if x.is_complex() else x
 
 
 def joined(weight: Tensor, low: Tensor) -> Tensor:
-    """The float32 weights of which a 16-bit parameter and its low bits (int16) are the two halves."""
+    """The float32 weights, given a 16-bit parameter and its low bits (int16)."""
     value: Tensor = arrays.load_weight(Namespace(weight.device), arrays.Weight(weight, low), "float32")
     return value
 
 
 def split(value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Float32 weights as 16-bit ones and the low bits (int16)."""
+    """Float32 weights as 16-bit weights and their low bits (int16)."""
     return arrays.split(Namespace(value.device), value, storage.dtype_name(dtype))
 
 
@@ -48,20 +48,20 @@ def step(
     first_row: int,
     step_count: int,
 ) -> None:
-    """Steps one parameter in place, on whatever device it is.
+    """Steps one parameter in place, on any device.
 
     Args:
         rule: the rule.
-        numbers: of the step.
-        has_penalty: whether a penalty goes through the gradient.
+        numbers: the numbers of the step.
+        has_penalty: whether a penalty is added to the gradient.
         weight: the parameter.
-        gradient: of its shape, in any floating dtype.
-        state: of the parameter, by name.
-        names: of the rule's states, in its order.
-        weights: how weights in 16 bits are rounded.
-        random_key: of the parameter (``adamas.rule.formats.tensor_key``).
-        first_row: where its rows begin in the whole tensor that it is a part of.
-        step_count: the steps done, with this one.
+        gradient: its gradient, of the same shape, in any floating-point dtype.
+        state: the state of the parameter, by name.
+        names: the names of the rule's states, in its order.
+        weights: how 16-bit weights are rounded.
+        random_key: the key of the parameter's random numbers (``adamas.rule.formats.tensor_key``).
+        first_row: the index of its first row in the whole tensor, if it is a part of one.
+        step_count: the number of steps, including this one.
     """
     how, before, gradient, states = _of(rule, numbers, has_penalty, weight, gradient, state, names, weights)
     rounding = arrays.Rounding(how.xp, random_key, step_count, before.high.shape, first_row)

@@ -1,4 +1,4 @@
-"""JAX as a namespace. Everything here is traced, and writes into no array."""
+"""JAX as a namespace. Everything here is traced, and writes to no array."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Array = Any
 class Namespace:
     """``jax.numpy``. See ``adamas.step.namespaces``.
 
-    ``adamas.rule.formats`` masks its integers to 32 bits: in uint32, half as wide as int64, they have the same bits.
+    ``adamas.rule.formats`` masks its integers to 32 bits, so uint32, half as wide as int64, gives the same bits.
 
     Args:
-        count: any integer that is never negative and known only when the program runs, which ``separate`` needs.
+        count: any nonnegative integer that is known only when the program runs; ``separate`` needs one.
     """
 
     int64 = jnp.uint32
@@ -30,14 +30,14 @@ class Namespace:
         return getattr(jnp, name)
 
     def separate(self, product: Array) -> Array:
-        """The float32 product, which XLA does not join with a sum: its bits go through an "or" with a zero that the compiler
-        cannot prove to be one."""
+        """The float32 product, kept from being fused with a sum by XLA: its bits are combined by "or" with a zero that the
+        compiler cannot prove to be zero."""
         zero = jnp.minimum(self._count, 0).astype(jnp.uint32)
         return (product.view(jnp.uint32) | zero).view(jnp.float32)
 
     @staticmethod
     def exactly() -> AbstractContextManager[Any]:
-        """A context with float64, and with constants of 32 bits, which JAX otherwise takes for int32 and refuses."""
+        """A context with float64 and 32-bit unsigned constants, which JAX otherwise takes for int32 and refuses."""
         return jax.enable_x64(True)  # type: ignore[no-any-return]  # JAX leaves it untyped
 
     @staticmethod
@@ -47,9 +47,9 @@ class Namespace:
 
     @staticmethod
     def narrowed(x: Any, dtype: str) -> Any:
-        """A number that was computed in float64 in the dtype that it is used in; Python's numbers stay as they are.
+        """A number that was computed in float64, in the dtype in which it is used; Python's numbers are unchanged.
 
-        It is handed on behind a barrier: without one, XLA converts it anew for every element of a parameter.
+        An optimization barrier keeps XLA from repeating the conversion for every element of a parameter.
         """
         if not isinstance(x, jax.Array):
             return x
@@ -77,7 +77,7 @@ class Namespace:
 
     @staticmethod
     def index(shape: Sequence[int], first: int) -> Array:
-        """The numbers from ``first`` on, each computed where it is used, so that they are sharded as the array is."""
+        """Consecutive integers from ``first`` on, computed where they are used, so that they are sharded like the array."""
         index, stride = jnp.full(shape, first & 0xFFFFFFFF, jnp.uint32), 1
         for axis in reversed(range(len(shape))):
             index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride & 0xFFFFFFFF)
@@ -86,5 +86,5 @@ class Namespace:
 
     @staticmethod
     def counter(count: Array) -> Array:
-        """A count as the formats take it."""
+        """A count in the type that the formats take."""
         return jnp.asarray(count).astype(jnp.uint32)

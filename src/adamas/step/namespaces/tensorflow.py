@@ -1,4 +1,4 @@
-"""TensorFlow as a namespace. Everything here is an operation of a graph, and writes into no tensor."""
+"""TensorFlow as a namespace. Everything here is a graph operation, and writes to no tensor."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Tensor = Any
 
 
 class Array:
-    """A tensor with what an array has and TensorFlow's tensors lack: shifts, ``view``, ``astype`` and ``reshape``."""
+    """A tensor with the array methods that TensorFlow's tensors lack: shifts, ``view``, ``astype`` and ``reshape``."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape, which has to be known."""
+        """The shape, which must be static."""
         return tuple(self.tensor.shape)
 
     @property
@@ -62,7 +62,7 @@ def _bare(x: Any) -> Any:
 
 
 def _lifted(function: Callable[..., Tensor]) -> Callable[..., Array]:
-    """The function of tensors as one of arrays."""
+    """The function, lifted from tensors to arrays."""
 
     def lifted(*args: Any, **kwargs: Any) -> Array:
         return Array(function(*map(_bare, args), **kwargs))
@@ -71,7 +71,7 @@ def _lifted(function: Callable[..., Tensor]) -> Callable[..., Array]:
 
 
 def _alike(*values: Any) -> list[Tensor]:
-    """Python's numbers in the dtype of the tensors beside them, float64 where there are none: they would come as float32."""
+    """The values as tensors, with Python's numbers in the dtype of the others, or float64 (by default they become float32)."""
     dtype = next((x.dtype for x in values if tf.is_tensor(x)), tf.float64)
     return [x if tf.is_tensor(x) else tf.convert_to_tensor(x, dtype) for x in values]
 
@@ -86,7 +86,7 @@ class Namespace:
     """TensorFlow over ``Array``. See ``adamas.step.namespaces``.
 
     Args:
-        count: any integer that is never negative and known only when the program runs, which ``separate`` needs.
+        count: any nonnegative integer that is known only when the program runs; ``separate`` needs one.
     """
 
     int16, int32, int64, float16, float32 = tf.int16, tf.int32, tf.int64, tf.float16, tf.float32
@@ -104,12 +104,12 @@ class Namespace:
 
     @staticmethod
     def concatenate(parts: Sequence[Array], axis: int) -> Array:
-        """The arrays as one."""
+        """The concatenated arrays."""
         return Array(tf.concat([part.tensor for part in parts], axis))
 
     def separate(self, product: Array) -> Array:
-        """The float32 product, which XLA does not join with a sum: its bits go through an "or" with a zero that the compiler
-        cannot prove to be one."""
+        """The float32 product, kept from being fused with a sum by XLA: its bits are combined by "or" with a zero that the
+        compiler cannot prove to be zero."""
         zero = tf.cast(tf.minimum(_bare(self._count), 0), tf.int32)
         return Array(tf.bitcast(tf.bitwise.bitwise_or(tf.bitcast(product.tensor, tf.int32), zero), tf.float32))
 
@@ -125,7 +125,7 @@ class Namespace:
 
     @staticmethod
     def narrowed(x: Any, dtype: str) -> Any:
-        """A number that was computed in float64 in the dtype that it is used in; Python's numbers stay as they are."""
+        """A number that was computed in float64, in the dtype in which it is used; Python's numbers are unchanged."""
         return x.astype(dtype) if isinstance(x, Array) else x
 
     @staticmethod
@@ -150,10 +150,10 @@ class Namespace:
 
     @staticmethod
     def index(shape: Sequence[int], first: int) -> Array:
-        """The numbers from ``first`` on."""
+        """Consecutive integers from ``first`` on."""
         return Array(tf.reshape(tf.range(first, first + math.prod(shape), dtype=tf.int64), shape))
 
     @staticmethod
     def counter(count: Array) -> Array:
-        """A count as the formats take it."""
+        """A count in the type that the formats take."""
         return count.astype(tf.int64)

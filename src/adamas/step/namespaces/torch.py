@@ -27,7 +27,7 @@ class Namespace:
 
     @staticmethod
     def sign(x: Tensor) -> Tensor:
-        """The sign, and NaN of NaN, which ``torch.sign`` calls 0."""
+        """The sign, and NaN for NaN, for which ``torch.sign`` returns 0."""
         return torch.where(x.isnan(), x, x.sign())
 
     @staticmethod
@@ -51,7 +51,7 @@ class Namespace:
         return bits.to(torch.int16).view(getattr(torch, dtype))
 
     def index(self, shape: Sequence[int], first: int) -> Tensor:
-        """The numbers from ``first`` on."""
+        """Consecutive integers from ``first`` on."""
         return (torch.arange(math.prod(shape), device=self._device) + first).reshape(shape)
 
     @staticmethod

@@ -5,9 +5,12 @@ Imports PyTorch alone: ``keras`` and ``optax`` are told by name, so that a proce
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,8 @@ import torch
 import adamas.torch
 from adamas.rule.declaration import Member, Numbers, Rule, has_penalty
 from adamas.rule.members import MEMBERS
+from adamas.rule.names import arguments
+from adamas.rule.shared import declared
 
 
 @dataclass(frozen=True)
@@ -243,6 +248,38 @@ CASES = [
 ]
 # Those that torch.optim has as well: state dicts pass between the two, and signatures begin alike.
 IN_TORCH = [case for case in CASES if case.reference is getattr(torch.optim, case.make.__name__, None)]
+
+
+def arguments_of(case: Case, framework: str, make: Callable[..., Any]) -> dict[str, Any] | None:
+    """The arguments with which another framework's member is that of the row; None where it cannot be."""
+    found: dict[str, Any] = {}
+    for name, one in declared(case.declared).items():
+        value, names = case.options.get(name, one.default), arguments(framework, case.declared)[name]
+        if name == "lr" or value != one.default_in(framework):
+            found.update(zip(names, value if len(names) > 1 else [value], strict=True))
+    if "eps_in_sqrt" in found:  # of optax's RMSprop
+        found["eps_in_sqrt"] = found["eps_in_sqrt"] == "root"
+    taken = inspect.signature(make).parameters
+    for name in ("amsgrad", "eps_mode"):  # optax's amsgrad is so by its name; the ε of Adagrad is too small to tell
+        if name not in taken:
+            found.pop(name, None)
+    return found if found.keys() <= taken.keys() else None
+
+
+def moved_to(framework: str) -> dict[Case, Callable[[], Any]]:
+    """A row for each set of state tensors, and what makes its member in another framework; none where that is missing."""
+    if importlib.util.find_spec(framework) is None:
+        return {}
+    module = importlib.import_module(f"adamas.{framework}")
+    found: dict[tuple[str, ...], tuple[Case, Callable[[], Any]]] = {}
+    for case in CASES:
+        there = getattr(case, framework)
+        make = None if there is None else getattr(module, there.name)
+        given = None if make is None else arguments_of(case, framework, make)
+        if make is not None and given is not None:
+            kept = case.declared.state_names(hyperparameters(case.declared, **case.options))
+            found.setdefault((*kept, *dict(case.declared.scalars)), (case, partial(make, **given)))
+    return dict(found.values())
 
 
 def has(case: Case, options: dict[str, Any]) -> bool:

@@ -39,8 +39,15 @@ class Case:
         """Its namesake in Keras."""
         return getattr(keras.optimizers, self.there.name) if self.there.own else None
 
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"learning_rate": 0.0078125, **self.there.arguments}  # 2⁻⁷, exact in float32
+
     def ours(self, **options: Any) -> Any:
-        return self.make(**{"learning_rate": 0.0078125, **self.there.arguments, **options})  # 2⁻⁷, exact in float32
+        return self.make(**{**self.options, **options})
+
+    def compiled(self) -> Stepper:
+        return compiled(self.make, **self.options)
 
     def keras(self, **options: Any) -> Any:
         assert self.theirs is not None
@@ -67,7 +74,7 @@ CASES = [
 ]
 IN_KERAS = [case for case in CASES if case.theirs is not None]
 SHAPES = ((6, 40), ())
-LARGE = ((40, 130), (7,))  # the first has moments in 8 bits
+LARGE = ((7,), (40, 130))  # the second has moments in 8 bits
 
 
 def normal(seed: int, scale: float = 1.0, shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[np.ndarray]:
@@ -129,26 +136,34 @@ class Stepper:
 
 
 @cache
-def _compiled(case: Case) -> tuple[Stepper, list[np.ndarray]]:
-    step = Stepper(case.ours(), variables())
-    return step, [keras.ops.convert_to_numpy(keras.ops.copy(v.value)) for v in step.variables]
+def _compiled(
+    make: Callable[..., Any], shapes: tuple[tuple[int, ...], ...], dtype: str, **options: Any
+) -> tuple[Stepper, list[Any]]:
+    step = Stepper(make(**options), variables(0, dtype, shapes))
+    return step, [keras.ops.copy(v.value) for v in step.variables]
 
 
-def compiled(case: Case) -> Stepper:
-    """Steps the member's first variables from the beginning; compiled once for all tests."""
-    step, beginning = _compiled(case)
+def compiled(
+    make: Callable[..., Any], shapes: tuple[tuple[int, ...], ...] = SHAPES, dtype: str = "float32", **options: Any
+) -> Stepper:
+    """Steps an optimizer's first variables from the beginning; compiled once for all tests that give the same."""
+    step, beginning = _compiled(make, shapes, dtype, **options)
     for variable, value in zip(step.variables, beginning, strict=True):
         variable.assign(value)
     return step
 
 
-def stepped(optimizer: Any, of: list[Any], steps: int = 10, scale: float = 0.1, jit: bool = True) -> list[np.ndarray]:
+def after(step: Stepper, steps: int = 10, scale: float = 0.1) -> list[np.ndarray]:
     """The variables after some steps of random gradients."""
-    step = Stepper(optimizer, of, jit)
-    shapes = [tuple(v.shape) for v in of]
+    shapes = [tuple(v.shape) for v in step.of]
     for i in range(steps):
         step(normal(100 + i, scale, shapes))
-    return [value_of(v) for v in of]
+    return [value_of(v) for v in step.of]
+
+
+def stepped(optimizer: Any, of: list[Any], steps: int = 10, scale: float = 0.1, jit: bool = True) -> list[np.ndarray]:
+    """The same with an optimizer that has not stepped them yet."""
+    return after(Stepper(optimizer, of, jit), steps, scale)
 
 
 def assert_near(got: np.ndarray, want: np.ndarray, share: float, what: str) -> None:

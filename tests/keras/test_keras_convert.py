@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import pytest
 import torch
+from keras_cases import LARGE, Stepper, after, value_of, variables
+from members import Case, moved_to
 from torch import nn
 
 import adamas.keras as ak
@@ -22,21 +24,7 @@ INPUTS = draw.normal(size=(STEPS * 16, 6)).astype(np.float32)
 TARGETS = np.tanh(INPUTS @ draw.normal(size=(6, 3))).astype(np.float32)
 NAMES = {"hidden": "0", "out": "2"}
 BACK = {there: here for here, there in NAMES.items()}
-
-# Each member with the arguments that make it the same on both sides.
-MEMBERS: dict[str, tuple[Any, Any]] = {
-    "adam": (lambda: ak.Adam(0.02, epsilon=1e-8, eps_mode="torch"), lambda p: at.Adam(p, lr=0.02)),
-    "adamw": (
-        lambda: ak.AdamW(0.02, weight_decay=0.05, epsilon=1e-8, eps_mode="torch"),
-        lambda p: at.AdamW(p, lr=0.02, weight_decay=0.05),
-    ),
-    "amsgrad": (
-        lambda: ak.Adam(0.02, epsilon=1e-8, eps_mode="torch", amsgrad=True),
-        lambda p: at.Adam(p, lr=0.02, amsgrad=True),
-    ),
-    "adamax": (lambda: ak.Adamax(0.02, epsilon=1e-8), lambda p: at.Adamax(p, lr=0.02)),
-    "radam": (lambda: ak.RAdam(0.02, epsilon=1e-8), lambda p: at.RAdam(p, lr=0.02)),
-}
+IN_KERAS = moved_to("keras")
 
 
 def in_keras(optimizer: Any) -> Any:
@@ -53,10 +41,10 @@ def by_keras(model: Any, steps: range) -> None:
     model.fit(INPUTS[part], TARGETS[part], batch_size=16, verbose=0, shuffle=False)
 
 
-def in_torch(make: Any) -> tuple[nn.Module, Any]:
+def in_torch(case: Case) -> tuple[nn.Module, Any]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).to("cpu")
-    return model, make(model.parameters())
+    return model, case.make(model.parameters(), **case.options)
 
 
 def by_torch(model: nn.Module, optimizer: Any, steps: range) -> None:
@@ -67,39 +55,22 @@ def by_torch(model: nn.Module, optimizer: Any, steps: range) -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize("name", MEMBERS)
-def test_fifty_steps_in_torch_and_fifty_in_keras_are_a_hundred_in_torch_and_back(name: str) -> None:
-    make_keras, make_torch = MEMBERS[name]
-    whole, optimizer = in_torch(make_torch)
+@pytest.mark.parametrize("case", IN_KERAS, ids=str)
+def test_a_run_that_goes_to_keras_and_back_is_that_in_torch(case: Case) -> None:
+    whole, optimizer = in_torch(case)
     by_torch(whole, optimizer, range(STEPS))
 
-    half, optimizer = in_torch(make_torch)
-    by_torch(half, optimizer, range(50))
-    model = in_keras(make_keras())
-    convert.to_keras(convert.from_torch(half, optimizer), model, names=NAMES)
-    assert int(model.optimizer.iterations) == 50
+    moved, optimizer = in_torch(case)
+    by_torch(moved, optimizer, range(25))
+    model = in_keras(IN_KERAS[case]())
+    convert.to_keras(convert.from_torch(moved, optimizer), model, names=NAMES)
+    assert int(model.optimizer.iterations) == 25
+    by_keras(model, range(25, 50))
     by_keras(model, range(50, 75))
-    by_keras(model, range(75, STEPS))
-    assert_same(model, whole)
-
-    half, optimizer = in_torch(make_torch)
-    model = in_keras(make_keras())
-    convert.to_keras(convert.from_torch(half, optimizer), model, names=NAMES)
-    by_keras(model, range(50))
-    convert.to_torch(convert.from_keras(model), half, optimizer, names=BACK)
-    by_torch(half, optimizer, range(50, STEPS))
-    assert_same(model=None, whole=whole, other=half)
-
-
-def assert_same(model: Any, whole: nn.Module, other: nn.Module | None = None) -> None:
-    theirs = [p.detach().numpy() for p in whole.parameters()]
-    if other is not None:
-        ours = [p.detach().numpy() for p in other.parameters()]
-    else:
-        ours = [np.asarray(keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
-        ours = [x.T if x.ndim == 2 else x for x in ours]
-    for x, y in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
+    convert.to_torch(convert.from_keras(model), moved, optimizer, names=BACK)
+    by_torch(moved, optimizer, range(75, STEPS))
+    for x, y in zip(moved.parameters(), whole.parameters(), strict=True):
+        np.testing.assert_allclose(x.detach(), y.detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_convolutions_give_the_same_outputs_after_the_move() -> None:
@@ -128,26 +99,19 @@ def test_convolutions_give_the_same_outputs_after_the_move() -> None:
 
 @pytest.mark.parametrize("state", ["float32", "bfloat16", "int8"])
 def test_there_and_back_in_keras_keeps_split_weights_and_stored_moments(state: Any) -> None:
-    def made() -> tuple[Any, Any]:
-        variable = keras.Variable(np.linspace(-1, 1, 64 * 80).reshape(64, 80), dtype="bfloat16", name="kernel")
-        optimizer = ak.AdamW(0.01, state=state)
-        optimizer.build([variable])
-        return variable, optimizer
-
-    variable, optimizer = made()
-    for step in range(4):
-        gradient = keras.ops.cast(keras.ops.ones((64, 80)) * (0.1 * step - 0.2), "bfloat16")
-        optimizer.apply([gradient], [variable])
-    checkpoint = convert.from_keras([variable], optimizer)
-    other, resumed = made()
-    convert.to_keras(checkpoint, [other], resumed)
+    step = Stepper(ak.AdamW(0.01, state=state), variables(0, "bfloat16", LARGE))
+    after(step, 4)
+    checkpoint = convert.from_keras(step.of, step.optimizer)
+    others, resumed = variables(1, "bfloat16", LARGE), ak.AdamW(0.01, state=state)
+    resumed.build(others)
+    convert.to_keras(checkpoint, others, resumed)
     assert int(resumed.iterations) == 4
-    assert (keras.ops.convert_to_numpy(other) == keras.ops.convert_to_numpy(variable)).all()
-    again = convert.from_keras([other], resumed)
-    name = next(iter(checkpoint.parameters))
-    assert (again.parameters[name].weight == checkpoint.parameters[name].weight).all()
-    for moment, stored in checkpoint.parameters[name].state.items():
-        np.testing.assert_allclose(again.parameters[name].state[moment], stored, rtol=0.02)
+    assert all(np.array_equal(value_of(a), value_of(b)) for a, b in zip(step.of, others, strict=True))
+    again = convert.from_keras(others, resumed).parameters
+    for name, p in checkpoint.parameters.items():
+        assert (again[name].weight == p.weight).all()
+        for moment, stored in p.state.items():
+            np.testing.assert_allclose(again[name].state[moment], stored, rtol=0.02)
 
 
 def test_kerass_own_optimizers_are_refused_by_name() -> None:
@@ -165,8 +129,8 @@ def test_a_model_without_a_step_has_no_state() -> None:
 
 def test_trap_T38_a_moved_state_is_checked() -> None:
     """Squares that float16 made 0 are raised; what cannot be is refused, and nothing is changed."""
-    make_keras, make_torch = MEMBERS["adam"]
-    model, optimizer = in_torch(make_torch)
+    (case,) = [case for case in IN_KERAS if case.name == "adam"]
+    model, optimizer = in_torch(case)
     for p in model.parameters():
         p.grad = torch.full_like(p, 1e-4)
     optimizer.step()
@@ -174,7 +138,7 @@ def test_trap_T38_a_moved_state_is_checked() -> None:
     exact = {name: p.state["exp_avg_sq"] for name, p in checkpoint.parameters.items()}
     for p in checkpoint.parameters.values():
         p.state["exp_avg_sq"] = 0 * p.state["exp_avg_sq"]
-    target = in_keras(make_keras())
+    target = in_keras(IN_KERAS[case]())
     with pytest.warns(UserWarning, match="exp_avg_sq was too small beside the first moment in 163 elements"):
         convert.to_keras(checkpoint, target, names=NAMES)
     moved = convert.from_keras(target).parameters

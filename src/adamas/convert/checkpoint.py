@@ -37,12 +37,18 @@ _LEAVES = {
     "beta": "bias",
 }
 _WEIGHT, _STATE = "weight", "state"
-# The most permissive hyperparameters: the lowest bound on second moments, with every moment in use.
-_ANY: Hypers = {
-    **{"lr": 1.0, "betas": (0.0, 1 - 2.0**-24), "alpha": 1 - 2.0**-24, "eps": 0.0, "eps_mode": "torch"},
+_PERMISSIVE: Hypers = {
+    **{"lr": 1.0, "alpha": 1 - 2.0**-24, "eps": 0.0, "eps_mode": "torch"},
     **{"amsgrad": True, "centered": True, "nesterov": False},
     **dict.fromkeys(("momentum", "dampening", "lr_decay", "momentum_decay"), 0.0),
 }
+
+
+def _permissive(member: Member) -> Hypers:
+    """A member's most permissive hyperparameters: the lowest bound on second moments, with every moment in use."""
+    given = {h.name: h.default for h in member.hyperparameters}
+    slowest = {"betas": (0.0, 1 - 2.0**-24, *(0.0 for _ in given["betas"][2:]))} if "betas" in given else {}
+    return {**given, **_PERMISSIVE, **slowest}
 
 
 @dataclass
@@ -213,7 +219,7 @@ class Moved:
             counts = {key: float(p.state.get(key, start)) for key, start in member.scalars}
             try:
                 bounds.check_scalars(member, counts)
-                hyper = _ANY if hyper_of is None else hyper_of(name)
+                hyper = _permissive(member) if hyper_of is None else hyper_of(name)
                 found = bounds.mended(np, member, [hyper], counts, moments)
             except ValueError as error:
                 raise ValueError(f"parameter {name!r} in the checkpoint: {error}") from error

@@ -290,29 +290,38 @@ template <class T, int capacity> struct WeightLane {
     }
 };
 
-template <class T> void step_blocks(const Job &job, const T *constants, int64_t begin, int64_t end) {
-    const Rule &rule = rules[job.rule];
-    Lane<T> gradient, lanes[most_states];
-    WeightLane<T, block> weight(job);
-    const Loop<T, T> apply = loop_of<T, T>(job);
-
+// Calls body(first element, elements, index of the block of codes) for the blocks of a range.
+template <class Body> void each_block(const Job &job, int64_t begin, int64_t end, Body &&body) {
     for (int64_t at = begin; at < end;) {
         int64_t next = std::min(end, (at / block + 1) * block), block_index = 0;
         if (job.row) {
             block_index = block_at(job, at);
             next = std::min(end, at + std::min<int64_t>(job.row - at % job.row, quantum));
         }
-        const int n = int(next - at);
+        body(at, int(next - at), block_index);
+        at = next;
+    }
+}
+
+template <class T> T *load_state(Lane<T> &lane, const Operand &x, int64_t at, int n, int64_t block_index) {
+    if (is_scaled(x.format))
+        lane.load_codes(x, at, n, block_index);
+    else
+        lane.load(x, at, n);
+    return lane.values;
+}
+
+template <class T> void step_blocks(const Job &job, const T *constants, int64_t begin, int64_t end) {
+    const Rule &rule = rules[job.rule];
+    Lane<T> gradient, lanes[most_states];
+    WeightLane<T, block> weight(job);
+    const Loop<T, T> apply = loop_of<T, T>(job);
+
+    each_block(job, begin, end, [&](int64_t at, int n, int64_t block_index) {
         T *p = weight.load(at, n), *states[most_states];
         gradient.load(job.operands[GRADIENT], at, n);
-        for (int i = 0; i < rule.state_count; ++i) {
-            const Operand &x = job.operands[STATES + i];
-            if (is_scaled(x.format))
-                lanes[i].load_codes(x, at, n, block_index);
-            else
-                lanes[i].load(x, at, n);
-            states[i] = lanes[i].values;
-        }
+        for (int i = 0; i < rule.state_count; ++i)
+            states[i] = load_state(lanes[i], job.operands[STATES + i], at, n, block_index);
 
         apply(constants, p, gradient.values, states, n);
 
@@ -331,8 +340,7 @@ template <class T> void step_blocks(const Job &job, const T *constants, int64_t 
             }
         }
         weight.store(at, n);
-        at = next;
-    }
+    });
 }
 
 // ---- all states in 8 bits
@@ -447,12 +455,38 @@ void step(const Job &job, int64_t begin, int64_t end) {
         step_as<float>(job, job.narrow_constants, begin, end);
 }
 
-// ---- the gradient's norm
+// ---- sums
 
-template <class T> SquareSum square_sum_blocks(const Job &job, int64_t begin, int64_t end) {
-    constexpr int lanes = 16;
+// Adds numbers up in an order of its own, with what each addition rounds off beside them.
+class Adder {
+    static constexpr int lanes = 16;
     alignas(64) double high[lanes] = {}, low[lanes] = {};
-    alignas(64) double squares[block + lanes];
+
+  public:
+    alignas(64) double terms[block + lanes];
+
+    // Adds the first n of `terms`.
+    void add(int n) {
+        std::fill_n(terms + n, lanes, 0.0);
+        for (int i = 0; i < n; i += lanes) {
+#pragma omp simd
+            for (int l = 0; l < lanes; ++l) { // two-sum (Knuth): `low` collects the rounding errors
+                const double x = terms[i + l], total = high[l] + x, part = total - high[l];
+                low[l] += (high[l] - (total - part)) + (x - part);
+                high[l] = total;
+            }
+        }
+    }
+
+    Sum sum() const {
+        Sum result;
+        for (int l = 0; l < lanes; ++l) result = sum_of(result, {high[l], low[l], true});
+        return result;
+    }
+};
+
+template <class T> Sum square_sum_blocks(const Job &job, int64_t begin, int64_t end) {
+    Adder adder;
     Lane<T> lane;
     for (int64_t at = begin; at < end;) {
         const int64_t next = std::min(end, (at / block + 1) * block);
@@ -460,20 +494,11 @@ template <class T> SquareSum square_sum_blocks(const Job &job, int64_t begin, in
         lane.load(job.operands[GRADIENT], at, n);
         const T *values = lane.values;
 #pragma omp simd
-        for (int i = 0; i < n; ++i) squares[i] = double(values[i]) * double(values[i]);
-        std::fill_n(squares + n, lanes, 0.0);
-        for (int i = 0; i < n; i += lanes) {
-#pragma omp simd
-            for (int l = 0; l < lanes; ++l) { // two-sum (Knuth): `low` collects the rounding errors
-                const double x = squares[i + l], total = high[l] + x, part = total - high[l];
-                low[l] += (high[l] - (total - part)) + (x - part);
-                high[l] = total;
-            }
-        }
+        for (int i = 0; i < n; ++i) adder.terms[i] = double(values[i]) * double(values[i]);
+        adder.add(n);
         at = next;
     }
-    SquareSum sum;
-    for (int l = 0; l < lanes; ++l) sum = sum_of(sum, {high[l], low[l], true});
+    Sum sum = adder.sum();
     if (!std::isfinite(sum.high)) { // the square of a finite gradient can overflow
         for (int64_t at = begin; at < end && sum.finite; at += block) {
             const int n = int(std::min<int64_t>(block, end - at));
@@ -484,14 +509,87 @@ template <class T> SquareSum square_sum_blocks(const Job &job, int64_t begin, in
     return sum;
 }
 
-SquareSum square_sum(const Job &job, int64_t begin, int64_t end) {
+Sum square_sum(const Job &job, int64_t begin, int64_t end) {
     return job.operands[GRADIENT].format == Format::f64 ? square_sum_blocks<double>(job, begin, end)
                                                         : square_sum_blocks<float>(job, begin, end);
+}
+
+// Whether the terms of a rule's sum depend on a tensor.
+constexpr bool reads(const Rule &rule, int sum, int slot) { return rule.terms[sum] >> slot & 1; }
+bool reads_weight(const Job &job, int sum) {
+    const Rule &rule = rules[job.rule];
+    return reads(rule, sum, WEIGHT) || (job.penalized && reads(rule, sum, GRADIENT));
+}
+
+// The terms of n elements. Tensors that they do not depend on are null.
+template <int rule, int sum, bool has_penalties, class T, int... i>
+void sum_terms(const T *constants, const T *p, const T *g, int n, double *terms, Each<const T, i> *...states) {
+    constexpr auto has = [](int slot) { return reads(rules[rule], sum, slot); };
+    const auto k = Step<rule>::template numbers<T>(constants, [](T number) { return number; });
+    const Penalties<T> penalties{constants[0], constants[1], constants[2]};
+#pragma omp simd
+    for (int at = 0; at < n; ++at) {
+        const T weight = has(WEIGHT) || (has_penalties && has(GRADIENT)) ? p[at] : T(0);
+        T gradient = has(GRADIENT) ? g[at] : T(0);
+        if constexpr (has_penalties) gradient = penalized(penalties, weight, gradient);
+        terms[at] = double(Step<rule>::template term<sum>(k, weight, gradient, has(STATES + i) ? states[at] : T(0)...));
+    }
+}
+
+template <class T> using Terms = void (*)(const T *, const T *, const T *, T *const *, int, double *);
+
+template <int rule, int sum, bool has_penalties, class T>
+void terms_loop(const T *constants, const T *p, const T *g, T *const *states, int n, double *terms) {
+    with_states<rule>(
+        [&]<int... i>() { sum_terms<rule, sum, has_penalties, T, i...>(constants, p, g, n, terms, states[i]...); });
+}
+
+// The loops of a rule's sums, each without and with penalties.
+template <class T, int rule> constexpr auto make_terms() {
+    return []<int... sum>(std::integer_sequence<int, sum...>) {
+        return std::array<std::array<Terms<T>, 2>, std::max(most_sums, 1)>{
+            {{terms_loop<rule, sum, false, T>, terms_loop<rule, sum, true, T>}...}};
+    }(std::make_integer_sequence<int, rules[rule].sum_count>());
+}
+
+template <class T>
+constexpr auto terms_loops = []<int... rule>(std::integer_sequence<int, rule...>) {
+    return std::array{make_terms<T, rule>()...};
+}(std::make_integer_sequence<int, rule_count>());
+
+template <class T> Sum sum_blocks(const Job &job, const T *constants, int sum, int64_t begin, int64_t end) {
+    const Rule &rule = rules[job.rule];
+    const Terms<T> terms = terms_loops<T>[size_t(job.rule)][size_t(sum)][job.penalized];
+    Lane<T> gradient, lanes[most_states];
+    WeightLane<T, block> weight(job);
+    Adder adder;
+    each_block(job, begin, end, [&](int64_t at, int n, int64_t block_index) {
+        T *p = nullptr, *g = nullptr, *states[most_states] = {};
+        if (reads_weight(job, sum)) p = weight.load(at, n);
+        if (reads(rule, sum, GRADIENT)) gradient.load(job.operands[GRADIENT], at, n), g = gradient.values;
+        for (int i = 0; i < rule.state_count; ++i)
+            if (reads(rule, sum, STATES + i))
+                states[i] = load_state(lanes[i], job.operands[STATES + i], at, n, block_index);
+        terms(constants, p, g, states, n, adder.terms);
+        adder.add(n);
+    });
+    return adder.sum();
+}
+
+// A template, so that nothing of it is built where no rule has sums.
+template <int sums>
+Sum rule_sum([[maybe_unused]] const Job &job, [[maybe_unused]] int sum, [[maybe_unused]] int64_t begin,
+             [[maybe_unused]] int64_t end) {
+    if constexpr (sums > 0)
+        return job.wide ? sum_blocks<double>(job, job.wide_constants, sum, begin, end)
+                        : sum_blocks<float>(job, job.narrow_constants, sum, begin, end);
+    else
+        return {};
 }
 
 } // namespace
 
 extern const Kernels kernels;
-const Kernels kernels = {ADAMAS_STRING(ADAMAS_ISA), step, square_sum};
+const Kernels kernels = {ADAMAS_STRING(ADAMAS_ISA), step, square_sum, rule_sum<most_sums>};
 
 } // namespace adamas::ADAMAS_ISA

@@ -30,14 +30,14 @@ struct Job {
     const double *wide_constants;  // the same in float64
 };
 
-// A part of Σg² as an unevaluated sum of two doubles: more than 100 bits, so that the result does not depend on the
-// order of the sum. `finite` is whether every gradient is.
-struct SquareSum {
+// A part of a sum as an unevaluated sum of two doubles: more than 100 bits, so that the result does not depend on the
+// order of the sum. `finite` is whether every gradient is, where that is asked for.
+struct Sum {
     double high = 0, low = 0;
     bool finite = true;
 };
 
-static inline SquareSum sum_of(const SquareSum &a, const SquareSum &b) {
+static inline Sum sum_of(const Sum &a, const Sum &b) {
     const double total = a.high + b.high, part = total - a.high; // two-sum (Knuth)
     return {total, (a.high - (total - part)) + (b.high - part) + a.low + b.low, a.finite && b.finite};
 }
@@ -45,7 +45,8 @@ static inline SquareSum sum_of(const SquareSum &a, const SquareSum &b) {
 struct Kernels {
     const char *name;
     void (*step)(const Job &, int64_t begin, int64_t end);
-    SquareSum (*square_sum)(const Job &, int64_t begin, int64_t end);
+    Sum (*square_sum)(const Job &, int64_t begin, int64_t end);
+    Sum (*rule_sum)(const Job &, int sum, int64_t begin, int64_t end); // the rule's sum of this index
 };
 
 const Kernels &best_kernels();                  // chosen once, for this processor

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -115,10 +116,11 @@ class Group {
     std::vector<double> current_scalars; // of the parameter that is being collected
     bool given = false;                  // whether gradients were passed to `collect`
     std::vector<Use> reads, writes;      // the memory of passed gradients, and of everything else
-    // For each distinct set of scalars, as long as the kernels run.
+    // For each distinct set of scalars, or for each job if the rule has sums, as long as the kernels run.
     std::vector<std::array<float, most_constants>> narrow_constants;
     std::vector<std::array<double, most_constants>> wide_constants;
     std::vector<std::vector<double>> new_scalars;
+    std::vector<double> sums; // the rule's, of each job in turn; NaN until they are known
 
     // The tensor that is being looked up, for the error message.
     const char *looking_at = "";
@@ -309,6 +311,7 @@ class Group {
             job.random_key = parameters[i].random_key;
             parameter_of_job.push_back(i);
         }
+        sums.assign(work.jobs().size() * size_t(rule.sum_count), std::numeric_limits<double>::quiet_NaN());
         nb::list result;
         for (const std::vector<double> &values : distinct_scalars) result.append(nb::tuple(nb::cast(values)));
         return result;
@@ -361,34 +364,74 @@ class Group {
         return nb::make_tuple(measure.sum.high, measure.sum.low, culprit);
     }
 
-    // Sets the numbers of the step: for each set of scalars that `collect` returned, the rule with its numbers, and the
-    // new scalars.
-    void prepare(const std::vector<Numbers> &numbers, std::vector<std::vector<double>> scalars_after) {
-        if (numbers.size() != distinct_scalars.size() || scalars_after.size() != distinct_scalars.size())
-            throw nb::value_error("one set of numbers and of new scalars for each that was collected");
-        narrow_constants.resize(numbers.size()), wide_constants.resize(numbers.size());
-        for (size_t i = 0; i < numbers.size(); ++i) {
-            const auto &[index, values] = numbers[i];
+    // The positions of the parameters that were collected among all of the group.
+    const std::vector<size_t> &collected_positions() const { return parameter_of_job; }
+
+    // One of the rule's sums over each of the collected parameters, as an unevaluated sum of two doubles. `numbers` are
+    // those of the step.
+    std::vector<std::pair<double, double>> rule_sums(int index, const std::vector<Numbers> &numbers, int threads) {
+        if (index < 0 || index >= rule.sum_count) throw nb::value_error("the rule has no such sum");
+        set_numbers(numbers);
+        std::vector<Sum> found;
+        {
+            nb::gil_scoped_release release;
+            found = work.rule_sums(*chosen_kernels, index, threads);
+        }
+        std::vector<std::pair<double, double>> pairs;
+        for (const Sum &sum : found) pairs.push_back({sum.high, sum.low});
+        return pairs;
+    }
+
+    // Sets one of the rule's sums, for each of the collected parameters.
+    void take_sums(int index, const std::vector<double> &values) {
+        if (index < 0 || index >= rule.sum_count) throw nb::value_error("the rule has no such sum");
+        if (values.size() != work.jobs().size()) throw nb::value_error("one sum for each collected parameter");
+        for (size_t j = 0; j < values.size(); ++j) sums[j * size_t(rule.sum_count) + size_t(index)] = values[j];
+    }
+
+    // Sets the numbers of the step: for each set of scalars that `collect` returned, the rule with its numbers.
+    void set_numbers(const std::vector<Numbers> &numbers) {
+        if (numbers.size() != distinct_scalars.size())
+            throw nb::value_error("one set of numbers for each set of scalars that was collected");
+        const size_t sum_count = size_t(rule.sum_count), sets = sum_count ? work.jobs().size() : numbers.size();
+        narrow_constants.resize(sets), wide_constants.resize(sets);
+        for (size_t i = 0; i < sets; ++i) {
+            const auto &[index, values] = numbers[sum_count ? scalars_of_job[i] : i];
             const Rule &step_rule = rule_at(index);
-            if (step_rule.state_count != rule.state_count)
-                throw nb::value_error("the rule of a step has other states than that of its group");
+            if (step_rule.state_count != rule.state_count || step_rule.sum_count != rule.sum_count)
+                throw nb::value_error("the rule of a step has other states or sums than that of its group");
             if (values.size() != size_t(step_rule.number_count))
                 throw nb::value_error(("rule " + std::string(step_rule.name) + " takes " +
                                        std::to_string(step_rule.number_count) + " numbers, not " +
                                        std::to_string(values.size()))
                                           .c_str());
-            step_rule.fold(values.data(), penalized, wide_constants[i].data());
+            std::vector<double> with_sums;
+            if (sum_count) {
+                with_sums = values;
+                const auto first = sums.begin() + std::ptrdiff_t(i * sum_count);
+                with_sums.insert(with_sums.end(), first, first + std::ptrdiff_t(sum_count));
+            }
+            step_rule.fold(sum_count ? with_sums.data() : values.data(), penalized, wide_constants[i].data());
             std::copy(wide_constants[i].begin(), wide_constants[i].end(), narrow_constants[i].begin());
         }
-        new_scalars = std::move(scalars_after);
         for (size_t j = 0; j < work.jobs().size(); ++j) {
             Job &job = work.jobs()[j];
-            const size_t i = scalars_of_job[j];
-            job.rule = numbers[i].first;
+            const auto &[index, values] = numbers[scalars_of_job[j]];
+            const size_t i = sum_count ? j : scalars_of_job[j];
+            job.rule = index;
             job.narrow_constants = narrow_constants[i].data(), job.wide_constants = wide_constants[i].data();
-            job.move = numbers[i].second[house_k] != 1 || numbers[i].second[house_eta] != 0;
-            job.step = uint64_t(new_scalars[i][0]);
+            job.move = values[house_k] != 1 || values[house_eta] != 0;
         }
+    }
+
+    // Sets the numbers of the step and the new scalars, for each set of scalars that `collect` returned.
+    void prepare(const std::vector<Numbers> &numbers, std::vector<std::vector<double>> scalars_after) {
+        if (scalars_after.size() != distinct_scalars.size())
+            throw nb::value_error("one set of new scalars for each that was collected");
+        set_numbers(numbers);
+        new_scalars = std::move(scalars_after);
+        for (size_t j = 0; j < work.jobs().size(); ++j)
+            work.jobs()[j].step = uint64_t(new_scalars[scalars_of_job[j]][0]);
     }
 
     // Makes the prepared step, without Python.
@@ -503,7 +546,10 @@ NB_MODULE(_engine, m) {
         .def("collect", &Group::collect, "gradients"_a = nb::none())
         .def("collected", &Group::collected)
         .def("discard", &Group::discard)
-        .def("square_sum", &Group::square_sum, "threads"_a);
+        .def("collected_positions", &Group::collected_positions)
+        .def("square_sum", &Group::square_sum, "threads"_a)
+        .def("rule_sums", &Group::rule_sums, "index"_a, "numbers"_a, "threads"_a)
+        .def("take_sums", &Group::take_sums, "index"_a, "values"_a);
     m.def("step", &step, "groups"_a, "numbers"_a, "new_rows"_a, "threads"_a, "changes"_a);
     m.def("refuse_shared_memory", &refuse_shared_memory, "groups"_a);
     m.def("holds", &holds, "dictionary"_a, "keys"_a, "values"_a);

@@ -15,9 +15,10 @@ struct State {
 struct Rule {
     const char *name;
     const State *states;
-    int state_count, number_count; // the numbers of a step begin with those that all rules have
-    // Computes the constants of the loops from the numbers of a step. With penalties, the loops get gradients that are
-    // already scaled.
+    const unsigned *terms; // for each sum the slots of the tensors that its terms depend on, one bit each
+    int state_count, number_count, sum_count; // the numbers of a step begin with those that all rules have
+    // Computes the constants of the loops from the numbers of a step, followed by the sums. With penalties, the loops
+    // get gradients that are already scaled.
     void (*fold)(const double *numbers, bool penalized, double *constants);
 };
 

@@ -142,11 +142,22 @@ Work::Measure Work::square_sum(const Kernels &kernels, int threads) const {
     Measure result;
     std::mutex mutex;
     share(threads, [&](size_t job, int64_t begin, int64_t end) {
-        const SquareSum part = kernels.square_sum(jobs_[job], begin, end);
+        const Sum part = kernels.square_sum(jobs_[job], begin, end);
         const std::lock_guard lock(mutex);
         result.sum = sum_of(result.sum, part);
         if (!part.finite && (result.first_nonfinite < 0 || int64_t(job) < result.first_nonfinite))
             result.first_nonfinite = int64_t(job);
+    });
+    return result;
+}
+
+std::vector<Sum> Work::rule_sums(const Kernels &kernels, int sum, int threads) const {
+    std::vector<Sum> result(jobs_.size());
+    std::mutex mutex;
+    share(threads, [&](size_t job, int64_t begin, int64_t end) {
+        const Sum part = kernels.rule_sum(jobs_[job], sum, begin, end);
+        const std::lock_guard lock(mutex);
+        result[job] = sum_of(result[job], part);
     });
     return result;
 }

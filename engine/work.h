@@ -38,10 +38,12 @@ class Work {
     void step(const Kernels &, int threads) const;
 
     struct Measure {
-        SquareSum sum;
+        Sum sum;
         int64_t first_nonfinite = -1; // index of the job
     };
     Measure square_sum(const Kernels &, int threads) const;
+    // The rule's sum of this index, of each job.
+    std::vector<Sum> rule_sums(const Kernels &, int sum, int threads) const;
 
   private:
     template <class Body> void share(int threads, Body &&body) const;

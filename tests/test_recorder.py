@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rules_with_sums
 
 import adamas.numpy
 from adamas.rule import house
-from adamas.rule.declaration import OwnRule, Rule, State
+from adamas.rule.declaration import Host, OwnRule, Rule, State, Sum
 from adamas.rule.lowering import LOWERINGS, lowered
 from adamas.rule.members import RULES
-from adamas.rule.recorder import Recording, Value, digest, record, record_penalties
+from adamas.rule.recorder import Recording, Value, digest, reads_weight, record, record_penalties, record_term
 from adamas.step import engine
 
 
@@ -56,11 +57,11 @@ def run(recording: Recording, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 # Two rules that are not the sentence: Lion (Chen et al., 2023), whose momentum is read undecayed too, and AdEMAMix
 # (Pagliardini et al., 2024), with three averages.
-def _lion(k: Any, xp: Any, g: Any, m: Any) -> tuple[Any, ...]:
+def _lion(k: Any, xp: Any, p: Any, g: Any, m: Any) -> tuple[Any, ...]:
     return xp.sign(k.c * m + k.d * g), k.a1 * m + k.b1 * g
 
 
-def _ademamix(k: Any, xp: Any, g: Any, fast: Any, slow: Any, v: Any) -> tuple[Any, ...]:
+def _ademamix(k: Any, xp: Any, p: Any, g: Any, fast: Any, slow: Any, v: Any) -> tuple[Any, ...]:
     fast, slow, v = k.a1 * fast + k.b1 * g, k.a3 * slow + k.b3 * g, k.a2 * v + k.b2 * g * g
     return (k.c * fast + k.e * slow) / (xp.sqrt(k.w * v) + k.eps), fast, slow, v
 
@@ -76,7 +77,8 @@ ADEMAMIX = OwnRule(
 NUMBERS = {
     **{"s": -0.75, "l2": 0.1, "l1": 0.01, "k": 0.999, "eta": 0.0123},
     **{"a1": 0.9, "b1": 0.1, "a2": 0.999, "b2": 0.001, "c": 1.7, "d": 0.3, "w": 3.1, "eps": 1e-6, "root": 1e-9},
-    **{"z": 1.0, "q": 0.8, "a3": 0.9999, "b3": 1e-4, "e": 2.5},
+    **{"z": 1.0, "q": 0.8, "a3": 0.9999, "b3": 1e-4, "e": 2.5, "decay": 0.2},
+    **{"weights": 7.0, "updates": 3.0, "count": 11.0, "total": 0.7, "squares": 9.0},
 }
 
 
@@ -94,11 +96,14 @@ def arrays(rule: Rule, dtype: type, n: int = 1000) -> dict[str, np.ndarray]:
 def stepped(rule: Rule, x: Mapping[str, Any], penalized: bool) -> dict[str, Any]:
     """The same step as the rule itself computes it."""
     states = tuple(x[state.role] for state in rule.states)
-    p, after = house.step(rule, SimpleNamespace(**NUMBERS), np, x["p"], x["g"], states, penalized)
+    k = SimpleNamespace(**NUMBERS, **rule.from_sums(SimpleNamespace(**NUMBERS), Host))
+    p, after = house.step(rule, k, np, x["p"], x["g"], states, penalized)
     return {**dict(zip((state.role for state in rule.states), after, strict=True)), "p": p}
 
 
-every_rule = pytest.mark.parametrize("rule", [*RULES, LION, ADEMAMIX], ids=lambda rule: rule.name)
+every_rule = pytest.mark.parametrize(
+    "rule", [*RULES, LION, ADEMAMIX, *rules_with_sums.RULES], ids=lambda rule: rule.name
+)
 with_and_without_penalties = pytest.mark.parametrize("penalized", [False, True], ids=["plain", "penalized"])
 precisions = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -114,6 +119,31 @@ def test_a_recording_computes_the_rule_to_the_bit(rule: Rule, penalized: bool, d
     for name in expected:
         assert got[name].dtype == dtype
         np.testing.assert_array_equal(got[name].view(np.uint8), expected[name].view(np.uint8), err_msg=name)
+
+
+@pytest.mark.parametrize("rule", rules_with_sums.RULES, ids=lambda rule: rule.name)
+@with_and_without_penalties
+@precisions
+def test_a_recorded_term_of_a_sum_computes_it_to_the_bit(rule: Rule, penalized: bool, dtype: type) -> None:
+    x = arrays(rule, dtype)
+    k, states = SimpleNamespace(**NUMBERS), tuple(x[state.role] for state in rule.states)
+    for i, wanted in enumerate(rule.sums):
+        with np.errstate(all="ignore"):
+            expected = wanted.term(k, np, x["p"], house.gradient(k, np, x["p"], x["g"], penalized), *states)
+            got = run(record_term(rule, i, penalized), NUMBERS | x)["term"]
+        np.testing.assert_array_equal(got.view(np.uint8), expected.view(np.uint8), err_msg=wanted.name)
+
+
+def test_a_sum_knows_those_before_it_alone() -> None:
+    rule = OwnRule("early", (), (), lambda k, xp, p, g: (g,), (Sum("one", "all", lambda k, xp, p, g: k.one * g),))
+    with pytest.raises(AttributeError, match="one"):
+        record_term(rule, 0, penalized=False)
+
+
+def test_rules_that_read_the_weight_are_told_from_those_that_do_not() -> None:
+    lamb, standardized = rules_with_sums.RULES
+    in_a_sum = OwnRule("in_a_sum", (), (), lambda k, xp, p, g: (g,), (Sum("one", "all", lambda k, xp, p, g: p),))
+    assert [reads_weight(rule) for rule in (lamb, in_a_sum, standardized, LION)] == [True, True, False, False]
 
 
 @every_rule
@@ -191,7 +221,7 @@ def test_the_rate_stays_outside_an_update_that_is_stored() -> None:
 
 
 def test_a_rule_cannot_branch_on_a_value() -> None:
-    def rule(k: Any, xp: Any, g: Any) -> tuple[Any, ...]:
+    def rule(k: Any, xp: Any, p: Any, g: Any) -> tuple[Any, ...]:
         return (g if g > 0 else -g,)
 
     with pytest.raises(TypeError, match="cannot branch"):
@@ -199,7 +229,7 @@ def test_a_rule_cannot_branch_on_a_value() -> None:
 
 
 def test_the_digest_tells_rules_apart() -> None:
-    def other(k: Any, xp: Any, g: Any, m: Any) -> tuple[Any, ...]:
+    def other(k: Any, xp: Any, p: Any, g: Any, m: Any) -> tuple[Any, ...]:
         return xp.sign(k.d * g + k.c * m), k.a1 * m + k.b1 * g
 
     assert digest([LION, ADEMAMIX]) == digest([LION, ADEMAMIX])
@@ -208,8 +238,10 @@ def test_the_digest_tells_rules_apart() -> None:
         [LION],
         [OwnRule("lion", LION.states, LION.numbers, other), ADEMAMIX],
         [OwnRule("lion", (State("first", True, "a1", 5),), LION.numbers, _lion), ADEMAMIX],
+        [OwnRule("lion", LION.states, LION.numbers, _lion, (Sum("one", "all", lambda k, xp, p, g, m: g),)), ADEMAMIX],
+        [OwnRule("lion", LION.states, LION.numbers, _lion, (Sum("one", "all", lambda k, xp, p, g, m: p),)), ADEMAMIX],
     ]
-    assert len({digest(rules) for rules in [[LION, ADEMAMIX], *different]}) == 5
+    assert len({digest(rules) for rules in [[LION, ADEMAMIX], *different]}) == 7
 
 
 def test_a_stale_engine_does_not_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def check_step(optimizer: torch.optim.Optimizer, p: torch.Tensor, g: np.ndarray)
         full = house.gradient(k, np, before, g.astype(np.float64), penalized)
         # A gradient with penalties has been rounded, and where its terms cancel, that is seen in all that follows.
         noise = ulp(np.abs(k.l2 * before) + abs(k.l1) + np.abs(g)) if penalized else 0.0 * full
-        expected = updated(rule, k, full, old)[1]
+        expected = updated(rule, k, before, full, old)[1]
         for state in rule.states:
             role = state.role
             if state.of == "gradient":
@@ -86,14 +86,14 @@ def check_step(optimizer: torch.optim.Optimizer, p: torch.Tensor, g: np.ndarray)
         trace = "trace" in new
         stored = new | {"trace": old["trace"]} if trace else new
         k = SimpleNamespace(**(numbers | still | ({"q": numbers["q"]} if trace else {})))
-        update, after = updated(rule, k, full, stored)
-        direct = updated(rule, SimpleNamespace(**numbers), full, old)[0]
+        update, after = updated(rule, k, before, full, stored)
+        direct = updated(rule, SimpleNamespace(**numbers), before, full, old)[0]
         # 0·∞, which was not added, is NaN. A rule of its own may read a state before it is updated, but not where float32
         # has overflowed since.
         overflows = np.any([np.isinf(new[role]) & np.isfinite(x) for role, x in expected.items()], axis=0)
         update = np.where(np.isfinite(full) & (isinstance(rule, Sentence) | overflows), update, direct)
         if trace:
-            part = updated(rule, SimpleNamespace(**(vars(k) | {"q": 0.0})), full, stored)[0]
+            part = updated(rule, SimpleNamespace(**(vars(k) | {"q": 0.0})), before, full, stored)[0]
             scale = np.abs(k.q * old["trace"]) + np.abs(part)
             centre = cancellation(k, rule, stored)
             assert_close(
@@ -102,7 +102,7 @@ def check_step(optimizer: torch.optim.Optimizer, p: torch.Tensor, g: np.ndarray)
             update = new["trace"]
         weight = k.k * before - k.eta * update
         terms = np.abs(k.k * before) + np.abs(weight - k.k * before)
-        size = np.abs(k.eta * update) if trace else k.eta * terms_of_update(k, rule, full, stored)
+        size = np.abs(k.eta * update) if trace else k.eta * terms_of_update(k, rule, before, full, stored)
         allowed = 4 * ulp(size) * cancellation(k, rule, stored) + 2 * ulp(terms) + size * relative(noise, full)
         if not isinstance(rule, Sentence):  # the sign of what float32 has as zero
             tiny = np.finfo(np.float32).tiny
@@ -112,9 +112,11 @@ def check_step(optimizer: torch.optim.Optimizer, p: torch.Tensor, g: np.ndarray)
             assert_close(p.detach().numpy().astype(np.float64), weight, allowed, "weight")
 
 
-def updated(rule: Rule, k: Any, g: np.ndarray, old: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def updated(
+    rule: Rule, k: Any, p: np.ndarray, g: np.ndarray, old: dict[str, np.ndarray]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The update and the states after it, by their roles."""
-    update, *new = rule.update(k, np, g, *(old[state.role] for state in rule.states))
+    update, *new = rule.update(k, np, p, g, *(old[state.role] for state in rule.states))
     return update, {state.role: x for state, x in zip(rule.states, new, strict=True)}
 
 
@@ -132,12 +134,12 @@ def cancellation(k: Any, rule: Rule, new: dict[str, np.ndarray]) -> np.ndarray |
     return np.where((factor > 0) & (factor < 1e4), factor, np.inf)
 
 
-def terms_of_update(k: Any, rule: Rule, g: np.ndarray, new: dict[str, np.ndarray]) -> np.ndarray:
+def terms_of_update(k: Any, rule: Rule, p: np.ndarray, g: np.ndarray, new: dict[str, np.ndarray]) -> np.ndarray:
     """(|c·m| + |d·g|) / denominator: the size of the update before its terms cancel."""
     positive = dict(new)
     if "first" in new and not getattr(rule, "centered", False):
         positive["first"] = np.abs(new["first"])
-    return updated(rule, k, np.abs(g), positive)[0]
+    return updated(rule, k, np.abs(p), np.abs(g), positive)[0]
 
 
 # Squares of the larger ones overflow. Before v itself does, v̂ may in torch.optim, between 1e19 and 6e20.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import os
 import pickle
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import engine_with_sums
 import torch
 import torch.distributed as dist
 from rules_with_sums import LAMB, STANDARDIZED
@@ -93,24 +95,29 @@ def clipping_goes_by_the_norm_over_all_ranks(rank: int) -> None:
 @check
 def sums_that_rules_name_are_of_whole_tensors(rank: int) -> None:
     """Parts of a tensor by rows, in two processes, step as the whole tensor does in one, to the bit."""
-    for member in (LAMB, STANDARDIZED):
-        kind = type("Own", (at.Adam,), {"_member": member})
-        whole = [("matrix", parameters([(40, 7)])[0]), ("vector", parameters([(13,)])[0])]
-        rows = [((0, 15), (15, 40)), ((0, 6), (6, 13))]
-        parts, places = [], []
-        for (name, p), ranges in zip(whole, rows, strict=True):
-            first, last = ranges[rank]
-            parts.append((name, torch.nn.Parameter(p.detach()[first:last].clone())))
-            places.append((first, p.shape[0]))
-        alone = kind(whole, lr=0.1)
-        shared = kind([{"params": parts, "rows": places}], lr=0.1, process_group=dist.group.WORLD)
-        for step in range(4):
-            gradients_([p for _, p in whole], step, [1.0, 1.0])
-            for (_, p), (_, part), (first, _) in zip(whole, parts, places, strict=True):
-                part.grad = p.grad[first : first + len(part)].clone()
-            alone.step(), shared.step()
+    kinds = ("engine", "arrays") if engine_with_sums.can_be_built() else ("arrays",)
+    for executor, member in itertools.product(kinds, (LAMB, STANDARDIZED)):
+        with engine_with_sums.executor(executor):
+            parts_step_as_whole_tensors(rank, type("Own", (at.Adam,), {"_member": member}))
+
+
+def parts_step_as_whole_tensors(rank: int, kind: type[at.Adam]) -> None:
+    whole = [("matrix", parameters([(40, 7)])[0]), ("vector", parameters([(13,)])[0])]
+    rows = [((0, 15), (15, 40)), ((0, 6), (6, 13))]
+    parts, places = [], []
+    for (name, p), ranges in zip(whole, rows, strict=True):
+        first, last = ranges[rank]
+        parts.append((name, torch.nn.Parameter(p.detach()[first:last].clone())))
+        places.append((first, p.shape[0]))
+    alone = kind(whole, lr=0.1, weight_decay=0.1)
+    shared = kind([{"params": parts, "rows": places}], lr=0.1, weight_decay=0.1, process_group=dist.group.WORLD)
+    for step in range(4):
+        gradients_([p for _, p in whole], step, [1.0, 1.0])
         for (_, p), (_, part), (first, _) in zip(whole, parts, places, strict=True):
-            equal([part], [p[first : first + len(part)]])
+            part.grad = p.grad[first : first + len(part)].clone()
+        alone.step(), shared.step()
+    for (_, p), (_, part), (first, _) in zip(whole, parts, places, strict=True):
+        equal([part], [p[first : first + len(part)]])
 
 
 @check

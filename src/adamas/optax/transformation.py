@@ -18,6 +18,7 @@ from ..rule import layout
 from ..rule.declaration import Member, Numbers, has_decay, has_penalty, undecayed
 from ..rule.formats import tensor_key
 from ..rule.options import Weights
+from ..rule.recorder import reads_weight
 from ..rule.shared import declared
 from ..schedules import Schedule
 from ..step import arrays
@@ -95,6 +96,8 @@ def transformation(member: Member, arguments: Mapping[str, Any]) -> optax.Gradie
             raise ValueError(
                 "params: weight_decay, l1 and weights= other than 'nearest' need them; call update(grads, state, params)"
             )
+        if params is None and reads_weight(rule):
+            raise ValueError(f"params: the update of {member.name} depends on them; call update(grads, state, params)")
         ps = [None] * len(paths) if params is None else tree.flatten_up_to(params)
         moments = {name: tree.flatten_up_to(moment) for name, moment in state.moments.items()}
         lows = [None] * len(paths) if state.low_bits is None else tree.flatten_up_to(state.low_bits)

@@ -1,19 +1,19 @@
 """Writes the rules out as C++: what the engine's loops compute for one element, and the numbers that they take.
 
-``write`` makes two headers. ``rules.h`` describes each rule of ``adamas.rule.members.RULES`` in the same order, and computes
-the constants of its loops in float64. ``steps.h`` has the step of each, as a template over numbers and registers of numbers.
+``write`` makes two headers. ``rules.h`` describes each rule in the order given, and computes the constants of its loops in
+float64. ``steps.h`` has the step of each, as a template over numbers and registers of numbers, and the terms of its sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from math import inf, isnan
 from pathlib import Path
 
 from .declaration import HOUSE_NUMBERS, WEIGHT_DRAW, Rule
 from .lowering import fused_sums, lowered
 from .members import RULES
-from .recorder import Operand, Recording, Value, digest, is_number, record, record_penalties
+from .recorder import Operand, Recording, Value, digest, record, record_penalties, record_term
 
 _OPERATORS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}
 _COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
@@ -30,13 +30,14 @@ _FUNCTIONS = {
     "estimated_root": "estimated_root",
     "estimated_quotient": "estimated_quotient",
 }
+_FORMULAS = {"sqrt": "std::sqrt", "log": "std::log", "exp": "std::exp", "minimum": "std::min", "maximum": "std::max"}
 _PENALTIES = ("s", "l2", "l1")  # the constants that come first
 _HEAD = "// Written by adamas/rule/cpp.py from the declarations in adamas/rule/members.\n#pragma once\n"
 
 
-def write(folder: Path) -> None:
-    """Writes the headers into a folder."""
-    steps = [_Step(rule) for rule in RULES]
+def write(folder: Path, rules: Sequence[Rule] = RULES) -> None:
+    """Writes the headers for these rules into a folder."""
+    steps = [_Step(rule) for rule in rules]
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in (("rules.h", _rules(steps)), ("steps.h", _steps(steps))):
         (folder / name).write_text(text, encoding="utf-8")
@@ -45,27 +46,35 @@ def write(folder: Path) -> None:
 class _Step:
     """One rule as it is written out.
 
+    The terms of sums are written without lowerings, so that the engine rounds them as array namespaces do.
+
     Attributes:
         constants: the numbers that its loops take, by name.
+        terms: the recordings of the terms of its sums.
     """
 
     def __init__(self, rule: Rule) -> None:
         self.rule, self.recording = rule, lowered(record(rule, penalized=False))
+        self.terms = [record_term(rule, i, penalized=False) for i in range(len(rule.sums))]
         self.constants: dict[str, Value] = {}
-        self._names: dict[Value, str] = {}
-        for value in self.recording.operations:
+        self._names: dict[str, str] = {}  # by the text of the number
+        for value in self._operations():
             if not value.is_number:
                 for number in value.operands:
-                    if isinstance(number, Value) and number.is_number and number not in self._names:
+                    if isinstance(number, Value) and number.is_number and _text(number) not in self._names:
                         self._add(number)
         self.read = {x.operands[1].name for x in self.recording.operations if x.operation == "read"}  # type: ignore[union-attr]
         for state in rule.states:
             if state.decay is not None and state.decay not in self.constants:
                 raise ValueError(f"rule {rule.name}: nothing is multiplied by {state.decay}, the decay of {state.role}")
 
+    def _operations(self) -> Iterator[Value]:
+        for recording in (self.recording, *self.terms):
+            yield from recording.operations
+
     def _add(self, number: Value) -> None:
         name = _unused(_name_of(number), self.constants)
-        self.constants[name], self._names[number] = number, name
+        self.constants[name], self._names[_text(number)] = number, name
 
     def index_of(self, constant: str | None) -> int:
         """Where a constant is, behind those of the penalties; -1 for none."""
@@ -73,11 +82,13 @@ class _Step:
 
     def fold(self) -> Iterator[str]:
         """The lines that compute the constants in float64."""
-        places = {name: i for i, name in enumerate((*HOUSE_NUMBERS, *self.rule.numbers))}
-        names = dict(self._names)
-        for value in self.recording.operations:
-            if value.is_number:
-                name = names.setdefault(value, _unused(_name_of(value), names.values()))
+        sums = (one.name for one in self.rule.sums)
+        places = {name: i for i, name in enumerate((*HOUSE_NUMBERS, *self.rule.numbers, *sums))}
+        names, done = dict(self._names), set()
+        for value in self._operations():
+            if value.is_number and (text := _text(value)) not in done:
+                done.add(text)
+                name = names.setdefault(text, _unused(_name_of(value), names.values()))
                 right = f"x[{places[value.name]}]" if value.operation == "input" else _numeric(value, names)
                 if value.name == "s":
                     right = f"penalized ? 1 : {right}"
@@ -85,16 +96,35 @@ class _Step:
         for i, name in enumerate(_PENALTIES):
             yield f"to[{i}] = x[{places[name]}];"
         for i, number in enumerate(self.constants.values(), len(_PENALTIES)):
-            yield f"to[{i}] = {names[number]};"
+            yield f"to[{i}] = {names[_text(number)]};"
 
     def body(self) -> Iterator[str]:
         """The lines that compute the step of one element."""
-        names = {number: f"k.{name}" for number, name in self._names.items()}
-        yield from _body(self.recording, names)
+        yield from _body(self.recording, self._in_loops)
+
+    def term(self, index: int) -> Iterator[str]:
+        """The lines that compute the term of a sum for one element."""
+        yield from _body(self.terms[index], self._in_loops)
+
+    def _in_loops(self, number: Value) -> str:
+        return f"k.{self._names[_text(number)]}"
+
+    def tensors(self, index: int) -> Iterator[str]:
+        """The tensors that the term of a sum depends on."""
+        slots = {"p": "WEIGHT", "g": "GRADIENT"} | {x.role: f"STATES + {i}" for i, x in enumerate(self.rule.states)}
+        return (slots[x.name] for x in self.terms[index].operations if x.operation == "input" and not x.is_number)
+
+
+def _text(value: Value) -> str:
+    """The number as an expression: equal for equal numbers."""
+    operands = (_text(x) if isinstance(x, Value) else repr(float(x)) for x in value.operands)
+    return value.name or f"{value.operation}({', '.join(operands)})"
 
 
 def _name_of(number: Value) -> str:
     """A name for a number that is computed from others, such as ``eta_c``."""
+    if number.operation == "where":
+        return "chosen"
     parts = [_name_of(x) if isinstance(x, Value) else "number" for x in number.operands]
     if number.operation == "input":
         return number.name
@@ -109,25 +139,27 @@ def _unused(name: str, names: Collection[str]) -> str:
     return name
 
 
-def _numeric(value: Value, names: dict[Value, str]) -> str:
+def _numeric(value: Value, names: dict[str, str]) -> str:
     """An operation on numbers alone, in double."""
-    a, *b = (names[x] if isinstance(x, Value) else _literal(x) for x in value.operands)
-    if value.operation in _OPERATORS:
-        return f"{a} {_OPERATORS[value.operation]} {b[0]}"
+    a, *b = (names[_text(x)] if isinstance(x, Value) else _literal(x) for x in value.operands)
+    if sign := (_OPERATORS | _COMPARISONS).get(value.operation):
+        return f"{a} {sign} {b[0]}"
     if value.operation == "neg":
         return f"-{a}"
-    if value.operation == "sqrt":
-        return f"std::sqrt({a})"
+    if value.operation == "where":
+        return f"{a} ? {b[0]} : {b[1]}"
+    if function := _FORMULAS.get(value.operation):
+        return f"{function}({', '.join([a, *b])})"
     raise ValueError(f"{value.operation} of numbers has no C++ here: add it to {__name__}")
 
 
-def _body(recording: Recording, names: dict[Value, str]) -> Iterator[str]:
-    """The lines that compute the arrays of a recording."""
-    names = dict(names)
+def _body(recording: Recording, name_of: Callable[[Value], str]) -> Iterator[str]:
+    """The lines that compute the arrays of a recording, whose numbers have these names."""
+    names: dict[Value, str] = {}
 
     def text(x: Operand) -> str:
         if isinstance(x, Value):
-            return names[x]
+            return name_of(x) if x.is_number else names[x]
         return f"of<X>({_literal(x)})"
 
     count = 0
@@ -144,7 +176,7 @@ def _body(recording: Recording, names: dict[Value, str]) -> Iterator[str]:
             kind = "auto" if value.operation in _COMPARISONS else "X"
             yield f"const {kind} {names[value]} = {_operation(value, [text(x) for x in value.operands])};"
     for name, output in recording.outputs.items():
-        target = name if name in ("p", "g") else f"{name}_state"
+        target = name if name in ("p", "g", "term") else f"{name}_state"
         yield f"{target} = {names[output]};"
 
 
@@ -180,19 +212,24 @@ def _rules(steps: list[_Step]) -> str:
             f"{-1 if state.draw is None else state.draw}, {step.index_of(state.decay)}}}"
             for state in rule.states
         )
+        reads = [_bits(step.tensors(j)) for j in range(len(step.terms))]
         tables.append(
             f"// {rule.name}\n"
             f"constexpr State states_{i}[] = {{{states or '{}'}}};\n"
-            f"static void fold_{i}(const double *x, bool penalized, double *to) {{\n{_lines(step.fold())}}}\n"
+            + (f"constexpr unsigned terms_{i}[] = {{{', '.join(reads)}}};\n" if reads else "")
+            + f"static void fold_{i}(const double *x, bool penalized, double *to) {{\n{_lines(step.fold())}}}\n"
         )
-        counts = f"{len(rule.states)}, {len(HOUSE_NUMBERS) + len(rule.numbers)}"
-        rows.append(f'{{"{rule.name}", states_{i}, {counts}, fold_{i}}},')
+        counts = f"{len(rule.states)}, {len(HOUSE_NUMBERS) + len(rule.numbers)}, {len(rule.sums)}"
+        rows.append(f'{{"{rule.name}", states_{i}, {f"terms_{i}" if reads else "nullptr"}, {counts}, fold_{i}}},')
     most_states = max(len(step.rule.states) for step in steps)
     most_constants = len(_PENALTIES) + max(len(step.constants) for step in steps)
+    most_sums = max(len(step.terms) for step in steps)
     return (
-        f'{_HEAD}\n#include <cmath>\n#include <limits>\n\n#include "rule.h"\n\nnamespace adamas {{\n\n'
+        f"{_HEAD}\n#include <algorithm>\n#include <cmath>\n#include <limits>\n\n"
+        '#include "rule.h"\n#include "tensor.h"\n\nnamespace adamas {\n\n'
         f'constexpr char rules_digest[] = "{digest(step.rule for step in steps)}";\n'
-        f"constexpr int rule_count = {len(steps)}, most_states = {most_states}, most_constants = {most_constants};\n"
+        f"constexpr int rule_count = {len(steps)}, most_states = {most_states}, most_constants = {most_constants}, "
+        f"most_sums = {most_sums};\n"
         f"constexpr int house_k = {HOUSE_NUMBERS.index('k')}, "
         f"house_eta = {HOUSE_NUMBERS.index('eta')}, weight_draw = {WEIGHT_DRAW};\n\n"
         + "\n".join(tables)
@@ -225,21 +262,40 @@ def _steps(steps: list[_Step]) -> str:
                 else ""
             )
             + f"    template <class X> static void step(const Numbers<X> &k, X &p, X g{arguments}) {{\n"
-            f"{_lines(step.body(), '        ')}    }}\n}};\n"
+            f"{_lines(step.body(), '        ')}    }}\n{_terms(step)}}};\n"
         )
     penalties = fused_sums(record_penalties())
-    numbers = {x: f"k.{x.name}" for x in penalties.operations if is_number(x)}
     return (
         f'{_HEAD}\n#include <limits>\n\n#include "lanes.h"\n\nnamespace adamas::ADAMAS_ISA {{\n\n'
         "// The first constants of every rule.\n"
         f"template <class X> struct Penalties {{\n    X {', '.join(_PENALTIES)};\n}};\n\n"
         "// The gradient with the penalties.\n"
-        f"template <class X> X penalized(const Penalties<X> &k, X p, X g) {{\n{_lines(_body(penalties, numbers))}"
+        "template <class X> X penalized(const Penalties<X> &k, X p, X g) {\n"
+        f"{_lines(_body(penalties, lambda number: f'k.{number.name}'))}"
         "    return g;\n}\n\n"
         "// The step of one element, or of a register of them.\ntemplate <int rule> struct Step;\n\n"
         + "\n".join(parts)
         + "\n} // namespace adamas::ADAMAS_ISA\n"
     )
+
+
+def _terms(step: _Step) -> str:
+    """The function that computes the terms of the rule's sums."""
+    if not step.terms:
+        return ""
+    arguments = "".join(f", [[maybe_unused]] X {state.role}_state" for state in step.rule.states)
+    cases = "".join(
+        f"        if constexpr (sum == {j}) {{\n{_lines(step.term(j), '            ')}        }}\n"
+        for j in range(len(step.terms))
+    )
+    return (
+        "    template <int sum, class X>\n    static X term([[maybe_unused]] const Numbers<X> &k, [[maybe_unused]] X p, "
+        f"[[maybe_unused]] X g{arguments}) {{\n        X term;\n{cases}        return term;\n    }}\n"
+    )
+
+
+def _bits(slots: Iterable[str]) -> str:
+    return " | ".join(f"1u << ({slot})" for slot in slots) or "0"
 
 
 def _bool(x: bool) -> str:

@@ -65,9 +65,9 @@ class Sum:
         name: its name among the numbers of the step.
         over: ``"tensor"`` sums over the elements of the parameter's whole tensor, wherever its parts lie; ``"all"`` sums over
             the elements of all tensors.
-        term: ``term(k, xp, p, g, *states)`` returns the summands, an array of p's shape. ``k`` has the numbers of the step
-            and the preceding sums of the rule, p is the weight before the step, and g and the states are the arguments of
-            ``Rule.update``. Values that the term and the update both need are computed twice.
+        term: ``term(k, xp, p, g, *states)`` returns the summands, an array of p's shape. It has the arguments of
+            ``Rule.update``, but ``k`` only has the preceding sums of the rule. Values that the term and the update both need
+            are computed twice.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Rule(ABC):
         name: a name that no other rule has.
         states: the tensors that it keeps, in the order in which ``update`` takes them.
         numbers: the names of the numbers that it reads, in the order in which the engine takes them.
-        sums: the sums that it needs, in the order in which they are computed. The engine only steps rules without sums.
+        sums: the sums that it needs, in the order in which they are computed.
     """
 
     name: str
@@ -94,38 +94,58 @@ class Rule(ABC):
     sums: tuple[Sum, ...] = ()
 
     @abstractmethod
-    def update(self, k: Any, xp: Any, g: Array, *states: Array) -> tuple[Array, ...]:
+    def update(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
         """The update ``u``, followed by the new states in order. Nothing is written in place.
 
         Args:
-            k: the numbers of the step, and the sums, as attributes.
+            k: the numbers of the step, the sums, and the numbers of ``from_sums``, as attributes.
             xp: an array namespace with ``abs``, ``sqrt``, ``sign``, ``where`` and ``maximum``.
+            p: the weight before the step, in the dtype of the gradient.
             g: the gradient, in float32 (float64 for float64 weights).
             states: the states after the last step.
         """
+
+    def from_sums(self, k: Any, f: Any) -> Numbers:
+        """The numbers that are computed from the sums, by name, in float64.
+
+        Args:
+            k: the numbers of the step and all sums, as attributes.
+            f: ``Host`` or a ``Traced``.
+        """
+        return {}
 
     def at(self, numbers: Numbers) -> Rule:
         """The rule for a step with these numbers: itself, unless it leaves out one of its parts in some steps."""
         return self
 
     def variants(self) -> Iterator[Rule]:
-        """The rules that ``at`` can return for numbers whose values are known."""
+        """The rules that ``at`` can return for numbers whose values are known. They have the same states and sums."""
         yield self
 
 
 @dataclass(frozen=True)
 class OwnRule(Rule):
-    """A rule given by a function, ``function(k, xp, g, *states)``, with the arguments and results of ``Rule.update``."""
+    """A rule given by functions.
+
+    Attributes:
+        function: ``function(k, xp, p, g, *states)``, with the arguments and results of ``Rule.update``.
+        measured: ``measured(k, f)``, with those of ``Rule.from_sums``.
+    """
 
     name: str
     states: tuple[State, ...]
     numbers: tuple[str, ...]
     function: Callable[..., tuple[Array, ...]]
     sums: tuple[Sum, ...] = ()
+    measured: Callable[[Any, Any], Numbers] = lambda k, f: {}
 
-    def update(self, k: Any, xp: Any, g: Array, *states: Array) -> tuple[Array, ...]:
+    def update(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
         """See ``Rule.update``."""
-        return self.function(k, xp, g, *states)
+        return self.function(k, xp, p, g, *states)
+
+    def from_sums(self, k: Any, f: Any) -> Numbers:
+        """See ``Rule.from_sums``."""
+        return self.measured(k, f)
 
 
 # ---- numbers of a step
@@ -407,7 +427,7 @@ class Member:
             l2 = weight_decay
         elif hyper["decay"] == "decoupled":
             keep = 1 - lr * weight_decay
-        else:  # independent: times the schedule's factor, not the learning rate
+        elif hyper["decay"] == "independent":  # times the schedule's factor, not the learning rate
             base = float(hyper["base_lr"])
             keep = 1 - (lr / base if base else 0.0) * weight_decay
         house = {"s": -scale if hyper["maximize"] else scale, "l2": l2, "l1": hyper["l1"], "k": keep, "eta": lr}
@@ -419,8 +439,11 @@ HOUSE_NUMBERS = ("s", "l2", "l1", "k", "eta")  # the numbers of every rule; they
 
 
 def undecayed(numbers: Numbers) -> Numbers:
-    """The numbers for parameters that are exempt from weight decay and penalties."""
-    return numbers | {"l2": 0.0, "l1": 0.0, "k": 1.0, "k_minus_one": 0.0}
+    """The numbers for parameters that are exempt from weight decay and penalties.
+
+    ``decay`` is the coefficient in rules that decay the weight in their own update.
+    """
+    return numbers | {"l2": 0.0, "l1": 0.0, "k": 1.0, "k_minus_one": 0.0, "decay": 0.0}
 
 
 def has_penalty(hyper: Hypers) -> bool:
@@ -429,5 +452,5 @@ def has_penalty(hyper: Hypers) -> bool:
 
 
 def has_decay(hyper: Hypers) -> bool:
-    """Whether the weight itself decays, rather than through the gradient."""
-    return bool(hyper["weight_decay"] != 0 and hyper["decay"] != "l2")
+    """Whether the weight itself decays, rather than through the gradient or the update of the rule."""
+    return bool(hyper["weight_decay"] != 0 and hyper["decay"] in ("decoupled", "independent"))

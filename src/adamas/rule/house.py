@@ -34,7 +34,7 @@ def step(
         states: the states of the rule, in its order.
         penalized: whether the penalties ``k.l2`` and ``k.l1`` are added to the gradient.
     """
-    update, *after = rule.update(k, xp, gradient(k, xp, p, g, penalized), *states)
+    update, *after = rule.update(k, xp, p, gradient(k, xp, p, g, penalized), *states)
     return moved(k, p, update), tuple(after)
 
 
@@ -54,11 +54,11 @@ def change(
         rule: the rule.
         k: the numbers of the step.
         xp: the arrays' namespace.
-        p: the weight; may be None if it is neither penalized nor decayed.
+        p: the weight; may be None if it is neither penalized nor decayed, and the rule does not read it.
         g: its gradient.
         states: the rule's, in its order.
         penalized: whether ``k.l2`` and ``k.l1`` count.
-        decayed: whether ``k.k_minus_one`` counts. If not, the change does not depend on the weight, which may be infinite.
+        decayed: whether ``k.k_minus_one`` counts. If not, the change only depends on the weight through the rule.
     """
-    update, *after = rule.update(k, xp, gradient(k, xp, p, g, penalized), *states)
+    update, *after = rule.update(k, xp, p, gradient(k, xp, p, g, penalized), *states)
     return (k.k_minus_one * p if decayed else 0.0) - k.eta * update, tuple(after)

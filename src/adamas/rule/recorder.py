@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
@@ -81,6 +81,17 @@ class Namespace:
         return lambda *operands: recorded(name, *operands)
 
 
+class Formulas(Namespace):
+    """Takes the place of ``adamas.rule.declaration.Host`` in formulas of numbers."""
+
+    @staticmethod
+    def either(
+        condition: Value, yes: Callable[[], Iterable[Any]], no: Callable[[], Iterable[Any]]
+    ) -> tuple[Value, ...]:
+        """See ``Host.either``."""
+        return tuple(recorded("where", condition, one, other) for one, other in zip(yes(), no(), strict=True))
+
+
 @dataclass(frozen=True)
 class Recording:
     """What a step does.
@@ -88,7 +99,7 @@ class Recording:
     Attributes:
         states: the states of the rule; each is an input, and an output, under its role.
         gradient: the gradient that the rule takes, already scaled and with the penalties added.
-        outputs: the new weight as ``"p"``, and the new states.
+        outputs: the new weight as ``"p"``, and the new states; or the term of a sum as ``"term"``.
     """
 
     states: tuple[State, ...]
@@ -155,14 +166,39 @@ class Recording:
 def record(rule: Rule, penalized: bool) -> Recording:
     """The recording of a whole step of a rule, including the parts that all rules share (``adamas.rule.house``).
 
-    The inputs are ``HOUSE_NUMBERS``, the numbers of the rule, the weight ``p``, the gradient ``g``, and the rule's states.
+    The inputs are ``HOUSE_NUMBERS``, the numbers and the sums of the rule, the weight ``p``, the gradient ``g``, and the
+    rule's states.
     """
-    k, xp, p, g = _numbers((*HOUSE_NUMBERS, *rule.numbers)), Namespace(), _array("p"), _array("g")
-    states = tuple(_array(state.role) for state in rule.states)
+    k, xp, p, g, states = _inputs(rule, len(rule.sums))
     gradient = house.gradient(k, xp, p, g, penalized)
-    update, *after = rule.update(k, xp, gradient, *states)
+    update, *after = rule.update(k, xp, p, gradient, *states)
     outputs = {state.role: x for state, x in zip(rule.states, after, strict=True)}
     return Recording(rule.states, gradient, outputs | {"p": house.moved(k, p, update)})
+
+
+def record_term(rule: Rule, index: int, penalized: bool) -> Recording:
+    """The recording of the term of the rule's sum at an index. Of the sums, only the preceding ones are inputs."""
+    k, xp, p, g, states = _inputs(rule, index)
+    gradient = house.gradient(k, xp, p, g, penalized)
+    return Recording(rule.states, gradient, {"term": rule.sums[index].term(k, xp, p, gradient, *states)})
+
+
+@cache
+def reads_weight(rule: Rule) -> bool:
+    """Whether the update or a sum of the rule depends on the weight."""
+    k, xp, p, g, states = _inputs(rule, len(rule.sums))
+    update, *after = rule.update(k, xp, p, g, *states)
+    made = Recording(rule.states, g, {"u": update, **{str(i): x for i, x in enumerate(after)}})
+    terms = (record_term(rule, i, penalized=False) for i in range(len(rule.sums)))
+    return any(value.name == "p" for recording in (made, *terms) for value in recording.operations)
+
+
+def _inputs(rule: Rule, sums: int) -> tuple[SimpleNamespace, Namespace, Value, Value, tuple[Value, ...]]:
+    """The arguments of a rule that is recorded; of its sums, only the first ``sums`` are among the numbers."""
+    k = _numbers((*HOUSE_NUMBERS, *rule.numbers, *(one.name for one in rule.sums[:sums])))
+    if sums == len(rule.sums):
+        vars(k).update(rule.from_sums(k, Formulas()))
+    return k, Namespace(), _array("p"), _array("g"), tuple(_array(state.role) for state in rule.states)
 
 
 def record_penalties() -> Recording:
@@ -186,9 +222,11 @@ def digest(rules: Iterable[Rule]) -> str:
 
 def _description(rule: Rule) -> str:
     states = (f"{x.role} {x.signed} {x.decay} {x.draw} {x.codes}" for x in rule.states)
-    return "\n".join([rule.name, *states, *rule.numbers, *_recordings(rule)])
+    sums = (one.name for one in rule.sums)
+    return "\n".join([rule.name, *states, *rule.numbers, *sums, *_recordings(rule)])
 
 
 def _recordings(rule: Rule) -> Iterator[str]:
     for penalized in (False, True):
         yield str(record(rule, penalized))
+        yield from (str(record_term(rule, i, penalized)) for i in range(len(rule.sums)))

@@ -108,7 +108,7 @@ class Sentence(Rule):
         else:
             yield self
 
-    def update(self, k: Any, xp: Any, g: Array, *states: Array) -> tuple[Array, ...]:
+    def update(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
         """See ``Rule.update``."""
         at = {state.role: x for state, x in zip(self.states, states, strict=True)}
         if self.first:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from ..rule import formats, house, layout
 from ..rule.declaration import WEIGHT_DRAW, Member, Numbers, Rule, State, Traced
 from ..rule.layout import CODES, HALVES
+from ..rule.recorder import reads_weight
 
 Array = Any
 
@@ -236,11 +237,13 @@ class Step:
     ) -> tuple[Array, list[Stored]]:
         """The change p' − p of the weight, in the dtype of the computation, and the stored states after the step.
 
-        The weight may be None if there is neither decay nor penalty, since the change does not depend on it then.
+        The weight may be None if there is neither decay nor penalty and the rule does not read it, since the change does not
+        depend on it then.
         """
         like = g if weight is None else weight
         compute = compute_dtype(self.xp, like)
-        p = self.xp.cast(weight, compute) if self.has_decay or self.has_penalty else None
+        is_read = self.has_decay or self.has_penalty or reads_weight(self.rule)
+        p = self.xp.cast(weight, compute) if is_read else None
         change, after = self._applied(p, like, g, states, rounding, by_change=True)
         return self._held(self.xp.zeros_like(change), change), after
 

@@ -6,7 +6,7 @@ Only this module uses the engine's groups and its names for the rules.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 from .. import _engine
@@ -14,8 +14,8 @@ from ..rule.declaration import HOUSE_NUMBERS, Numbers, Rule
 from ..rule.layout import LOW_BITS, scale_name
 from ..rule.members import RULES
 from ..rule.recorder import digest
-from .executor import GroupSpec, check_gradients
-from .record import Change, Record, Scalars, Tensor
+from .executor import Executor, GroupSpec, check_gradients
+from .record import Change, Record, Tensor
 
 holds, same_objects = _engine.holds, _engine.same_objects
 
@@ -48,6 +48,7 @@ class EngineRule:
 
     Raises:
         ImportError: the engine was built from other rules.
+        ValueError: the rule belongs to no member of ``adamas.rule.members``.
     """
 
     def __init__(self, rule: Rule) -> None:
@@ -55,7 +56,12 @@ class EngineRule:
         self._use(next(iter(rule.variants())))
 
     def _use(self, variant: Rule) -> None:
-        self._last, self.index, self._names = variant, _indices()[variant], (*HOUSE_NUMBERS, *variant.numbers)
+        index = _indices().get(variant)
+        if index is None:
+            raise ValueError(
+                f"the engine was built without the rule {variant.name!r}: no member of adamas.rule.members has it"
+            )
+        self._last, self.index, self._names = variant, index, (*HOUSE_NUMBERS, *variant.numbers)
 
     def at(self, numbers: Numbers) -> tuple[int, list[float]]:
         """The rule of a step with these numbers, and the numbers in the engine's order."""
@@ -65,19 +71,17 @@ class EngineRule:
         return self.index, [numbers[name] for name in self._names]
 
 
-class EngineExecutor:
+class EngineExecutor(Executor):
     """The parameters of a group on the CPU.
 
     Attributes:
-        scalars: the distinct scalars of the parameters that ``look`` found to have a gradient.
-        prepared: for each of them the numbers of the coming step, and the scalars after it.
+        rule: the rule as the engine takes it.
+        group: the engine's group of these parameters.
     """
 
     def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
-        self._spec, self._records = spec, records
+        super().__init__(spec, records, is_decayed)
         self._given: list[Tensor | None] | None = None
-        self.scalars: Sequence[Scalars] = ()
-        self.prepared: Sequence[tuple[Numbers, Scalars]] = ()
         self.rule = EngineRule(spec.rule)
         view = spec.tensors.engine_view
         self.group = _engine.Group(
@@ -93,41 +97,59 @@ class EngineExecutor:
         )
 
     def look(self, gradients: list[Tensor | None] | None) -> None:
-        """Looks up the tensors of all parameters that have a gradient: one of these or, if None, the parameter's own.
-
-        Raises:
-            ValueError: a tensor cannot be used; the message names the parameter.
-        """
+        """See ``Executor.look``."""
         self._given = gradients
         try:
             self.scalars = self.group.collect(gradients)
         except ValueError:
             if gradients is None:
-                gradient_of = self._spec.tensors.gradient_of
-                gradients = [gradient_of(record.weight) for record in self._records]
-            if not check_gradients(self._spec, self._records, gradients):
+                gradient_of = self.spec.tensors.gradient_of
+                gradients = [gradient_of(record.weight) for record in self.records]
+            if not check_gradients(self.spec, self.records, gradients):
                 raise
             self.scalars = self.group.collect(self._given)
 
     def release(self) -> None:
-        """Releases the tensors that ``look`` found."""
+        """See ``Executor.release``."""
         self.group.discard()
         self._given = None
 
+    def found(self) -> list[Record]:
+        """See ``Executor.found``."""
+        return [self.records[i] for i in self.group.collected_positions()]
+
     def gradients(self) -> list[Tensor]:
-        """The gradients that ``look`` found."""
+        """See ``Executor.gradients``."""
         if self._given is not None:
             return [gradient for gradient in self._given if gradient is not None]
-        return [self._spec.tensors.gradient_of(weight) for weight in self.group.collected()]
+        return [self.spec.tensors.gradient_of(weight) for weight in self.group.collected()]
 
     def square_sum(self, threads: int) -> tuple[list[float], str | None]:
-        """Σg² as a list of numbers to be added, and the name of the first parameter with a nonfinite gradient, or None."""
+        """See ``Executor.square_sum``."""
         high, low, culprit = self.group.square_sum(threads)
-        return [high, low] if math.isfinite(high) else [high], culprit  # low is NaN if the sum is infinite
+        return _parts(high, low), culprit
 
-    def before_writing(self) -> None:
-        """Tells the framework which weights are about to change."""
-        self._spec.tensors.before_writing(self.group.collected())
+    def partial_sums(self, index: int, threads: int) -> list[list[float]]:
+        """See ``Executor.partial_sums``."""
+        found = self.group.rule_sums(index, [self.rule.at(numbers) for numbers, _ in self.prepared], threads)
+        return [_parts(high, low) for high, low in found]
+
+    def take_sums(self, index: int, sums: Sequence[float]) -> None:
+        """See ``Executor.take_sums``."""
+        self.group.take_sums(index, list(sums))
+
+    def join(self, last: list[EngineExecutor]) -> None:
+        """See ``Executor.join``."""
+        last.append(self)
+
+    def apply(self) -> None:
+        """Tells the framework which weights are about to change; the function ``apply`` changes them."""
+        self.spec.tensors.before_writing(self.group.collected())
+
+
+def _parts(high: float, low: float) -> list[float]:
+    """A sum in two parts, which is in one if it is not finite: then ``low`` is NaN."""
+    return [high, low] if math.isfinite(high) else [high]
 
 
 def apply(executors: Sequence[EngineExecutor], threads: int, changes: list[Change]) -> None:
@@ -141,7 +163,7 @@ def apply(executors: Sequence[EngineExecutor], threads: int, changes: list[Chang
     )
 
 
-def refuse_shared_memory(executors: Iterable[EngineExecutor]) -> None:
+def refuse_shared_memory(executors: Sequence[EngineExecutor]) -> None:
     """Raises ValueError if a gradient overlaps a weight or a state in memory, which the step would overwrite.
 
     A weight may be its own gradient, element by element.

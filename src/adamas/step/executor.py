@@ -1,22 +1,17 @@
-"""Which executor steps a parameter, and what executors share.
+"""What executors have in common.
 
 An executor has the parameters of a group that are stepped by the same code. Its duties are to look up tensors, to reduce
-gradients to sums, and to apply the step. The executor for the CPU is in ``adamas.step.engine``, that for other devices in
-``adamas.step.arrays_executor``.
+gradients to sums, and to apply the step. ``adamas.step.devices`` chooses one for each parameter.
 """
 
 from __future__ import annotations
 
-import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from ..rule.declaration import Member, Rule, has_penalty
-from .record import Record, Tensor, Tensors, begin_state
-
-_FORCED = "ADAMAS_EXECUTOR"  # the environment variable with which tests force one executor for all parameters
-
-Kind = Literal["engine", "arrays"]
+from ..rule.declaration import Member, Numbers, Rule, has_penalty
+from .record import Record, Scalars, Tensor, Tensors, begin_state
 
 
 class GroupSpec(NamedTuple):
@@ -50,26 +45,68 @@ def spec_of(member: Member, group: Mapping[str, Any], tensors: Tensors, scalar_n
     return GroupSpec(member, group, rule, has_penalty(group), group["weights"], names, tuple(scalar_names), tensors)
 
 
-def executor_kind(spec: GroupSpec, record: Record) -> Kind:
-    """Which executor steps the parameter.
+class Executor(ABC):
+    """The parameters of a group that are stepped by the same code.
 
-    The engine steps parameters on the CPU by rules without sums, since a loop over one block at a time cannot compute sums.
+    Args:
+        spec: what the parameters of the group have in common.
+        records: the records of these parameters.
+        is_decayed: whether weight decay and the penalties apply to them.
 
-    Raises:
-        ValueError: the environment asks for an executor that is unknown, or that cannot step the parameter.
+    Attributes:
+        spec: the argument ``spec``.
+        records: the argument ``records``.
+        scalars: the distinct scalars of the parameters that ``look`` found to have a gradient.
+        prepared: for each of them the numbers of the coming step, and the scalars after it.
     """
-    forced = os.environ.get(_FORCED)
-    if forced not in (None, "engine", "arrays"):
-        raise ValueError(f"{_FORCED}={forced!r} is unknown: use 'engine' or 'arrays'")
-    if spec.rule.sums:
-        if forced == "engine":
-            raise ValueError(
-                f"{_FORCED}='engine': the rule {spec.rule.name!r} needs sums over tensors, which the engine does not compute"
-            )
-        return "arrays"
-    if forced is not None:
-        return "engine" if forced == "engine" else "arrays"
-    return "engine" if spec.tensors.is_on_cpu(record.weight) else "arrays"
+
+    def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
+        self.spec, self.records = spec, records
+        self.scalars: Sequence[Scalars] = ()
+        self.prepared: Sequence[tuple[Numbers, Scalars]] = ()
+
+    @abstractmethod
+    def look(self, gradients: list[Tensor | None] | None) -> None:
+        """Looks up the tensors of all parameters that have a gradient: one of these or, if None, the parameter's own.
+
+        Raises:
+            ValueError: a tensor cannot be used; the message names the parameter.
+        """
+
+    @abstractmethod
+    def release(self) -> None:
+        """Releases the tensors that ``look`` found."""
+
+    @abstractmethod
+    def found(self) -> Sequence[Record]:
+        """The records of the parameters that ``look`` found to have a gradient."""
+
+    @abstractmethod
+    def gradients(self) -> list[Tensor]:
+        """The gradients that ``look`` found."""
+
+    @abstractmethod
+    def square_sum(self, threads: int) -> tuple[list[float], str | None]:
+        """Σg² as a list of numbers to be added, and the name of the first parameter with a nonfinite gradient, or None."""
+
+    @abstractmethod
+    def partial_sums(self, index: int, threads: int) -> Sequence[Sequence[float]]:
+        """The sum of the rule at ``index`` over each parameter of ``found``, as numbers to be added.
+
+        It is called after ``prepare`` and, for each preceding sum, ``take_sums``.
+        """
+
+    @abstractmethod
+    def take_sums(self, index: int, sums: Sequence[float]) -> None:
+        """Stores the sum of the rule at ``index`` for each parameter of ``found``."""
+
+    @abstractmethod
+    def join(self, last: list[Any]) -> None:
+        """Appends this executor to ``last``, if the engine makes its step (``adamas.step.engine.apply``)."""
+
+    @abstractmethod
+    def apply(self) -> None:
+        """Makes the prepared step, or prepares the framework for the call in which the engine makes it."""
 
 
 def check_gradients(spec: GroupSpec, records: Sequence[Record], gradients: Sequence[Tensor | None]) -> bool:

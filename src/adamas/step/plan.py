@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..rule.declaration import Member, undecayed
-from .arrays_executor import ArraysExecutor
+from .devices import executor_of
 from .engine import EngineExecutor, apply, refuse_shared_memory
-from .executor import executor_kind, spec_of
+from .executor import Executor, spec_of
 from .record import Advance, Change, Record, Tensor, Tensors
 
 _NO_SCALARS: tuple[str, ...] = ()
@@ -43,15 +43,13 @@ class GroupPlan:
         names = member.scalar_names if has_scalars else _NO_SCALARS
         self.records, self.basis, self._tensors = list(records), basis, tensors
         self._spec = spec_of(member, group, tensors, names)
-        shares: dict[tuple[str, bool], list[int]] = {}
+        shares: dict[tuple[type[Executor], bool], list[int]] = {}
         for i, record in enumerate(self.records):
-            shares.setdefault((executor_kind(self._spec, record), record.is_decayed), []).append(i)
-        self.executors: list[EngineExecutor | ArraysExecutor] = []
-        self._shares: list[tuple[EngineExecutor | ArraysExecutor, list[int] | None, bool]] = []
+            shares.setdefault((executor_of(self._spec, record), record.is_decayed), []).append(i)
+        self.executors: list[Executor] = []
+        self._shares: list[tuple[Executor, list[int] | None, bool]] = []
         for (kind, is_decayed), indices in shares.items():
-            executor = (EngineExecutor if kind == "engine" else ArraysExecutor)(
-                self._spec, [self.records[i] for i in indices], is_decayed
-            )
+            executor = kind(self._spec, [self.records[i] for i in indices], is_decayed)
             self.executors.append(executor)
             self._shares.append((executor, None if len(shares) == 1 else indices, is_decayed))
         self._flat = next((record.name for record in self.records if record.is_flat), None)
@@ -105,24 +103,6 @@ class GroupPlan:
                 prepared = [(undecayed(numbers), scalars) for numbers, scalars in prepared]
             executor.prepared = prepared
 
-    def add_terms(self, index: int, terms: dict[Hashable, list[float]], alone: bool) -> None:
-        """Adds the terms of the rule's sum number ``index`` to ``terms``, under a key for what is summed over.
-
-        ``alone`` is whether no other process shares the model.
-
-        Raises:
-            ValueError: a parameter is a part of a tensor, and the other parts are unknown.
-        """
-        for executor in self.executors:
-            if isinstance(executor, ArraysExecutor):
-                executor.add_terms(index, terms, alone)
-
-    def take_sums(self, index: int, sums: Mapping[Hashable, float]) -> None:
-        """Stores the finished sums, by the keys of ``add_terms``, for the step."""
-        for executor in self.executors:
-            if isinstance(executor, ArraysExecutor):
-                executor.take_sums(index, sums)
-
     def reached(self) -> int:
         """The highest step that a parameter will have reached; 0 if nothing was prepared."""
         most = 0.0
@@ -141,9 +121,11 @@ def look(plans: Sequence[GroupPlan], gradients: Sequence[list[Tensor | None] | N
         return
     for plan, given in zip(plans, gradients, strict=True):
         plan.look(given)
-    refuse_shared_memory(
-        executor for plan in plans for executor in plan.executors if isinstance(executor, EngineExecutor)
-    )
+    on_engine: list[EngineExecutor] = []
+    for plan in plans:
+        for executor in plan.executors:
+            executor.join(on_engine)
+    refuse_shared_memory(on_engine)
 
 
 def step(plans: Sequence[GroupPlan], threads: int, changes: list[Change]) -> None:
@@ -152,14 +134,10 @@ def step(plans: Sequence[GroupPlan], threads: int, changes: list[Change]) -> Non
     The engine makes all of its steps and the changes in one call, so that an exception from a signal handler comes before or
     after all of them. The other parameters are stepped before that, one after the other.
     """
-    on_engine = []
+    on_engine: list[EngineExecutor] = []
     for plan in plans:
         for executor in plan.executors:
-            if not executor.prepared:
-                continue
-            if isinstance(executor, EngineExecutor):
-                executor.before_writing()
-                on_engine.append(executor)
-            else:
+            if executor.prepared:
                 executor.apply()
+                executor.join(on_engine)
     apply(on_engine, threads, changes)

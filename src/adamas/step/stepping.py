@@ -242,13 +242,15 @@ class Stepping:
     ) -> None:
         """Steps the parameters with gradients. Nothing is changed before the last call, which changes everything at once."""
         changes: list[Change] = []
-        moves = not seen.is_query and self._prepare(plans, seen, scale, changes)
+        moves = not seen.is_query and self._prepare(plans, seen, scale, threads, changes)
         problem = self._look_ahead(plans, seen, moves, changes) if has_schedules else None
         step(plans if moves else (), threads, changes)
         if problem is not None:
             raise problem
 
-    def _prepare(self, plans: Sequence[GroupPlan], seen: Inspection, scale: float, changes: list[Change]) -> bool:
+    def _prepare(
+        self, plans: Sequence[GroupPlan], seen: Inspection, scale: float, threads: int, changes: list[Change]
+    ) -> bool:
         """Computes the numbers and the counts of the step; returns False if the step is to be skipped."""
         factors = [1.0] * len(plans)
         if seen.square_sums is not None:
@@ -264,7 +266,7 @@ class Stepping:
 
             plan.prepare(advance)
         if self._most_sums:
-            sums.compute(plans, self._peers, self._most_sums)
+            sums.compute(plans, self._peers, self._most_sums, threads)
         return True
 
     def _look_ahead(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from ..rule.declaration import Member
+from ..rule.declaration import Member, Rule, Sum
+from .executor import Executor
 from .inspection import Peers, added_up
 from .plan import GroupPlan
+from .record import Record
+
+_OVER = {"tensor": "its tensor", "all": "all tensors"}
 
 
 def most_sums(member: Member) -> int:
@@ -14,27 +18,69 @@ def most_sums(member: Member) -> int:
     return max(len(rule.sums) for rule in member.rules())
 
 
-def compute(plans: Sequence[GroupPlan], peers: Peers | None, count: int) -> None:
+def compute(plans: Sequence[GroupPlan], peers: Peers | None, count: int, threads: int) -> None:
     """Computes the sums of a prepared step one after the other, since a sum may use those before it.
 
     Args:
         plans: the plans of all groups.
         peers: the processes that share the model. All of them call this function together.
         count: the largest number of sums of a rule.
+        threads: how many threads the engine may use.
 
     Raises:
         ValueError: a parameter is a part of a tensor, and the other parts are unknown.
     """
     for index in range(count):
+        executors = [
+            executor
+            for plan in plans
+            for executor in plan.executors
+            if executor.prepared and index < len(_sums(executor))
+        ]
         terms: dict[Hashable, list[float]] = {}
         problem = None
         try:
-            for plan in plans:
-                plan.add_terms(index, terms, alone=peers is None)
+            for executor in executors:
+                _add(executor, index, terms, peers is None, threads)
         except Exception as error:
             if peers is None:
                 raise
             problem = error
         sums = added_up(terms) if peers is None else peers.added(terms, problem)
-        for plan in plans:
-            plan.take_sums(index, sums)
+        for executor in executors:
+            wanted = _sums(executor)[index]
+            executor.take_sums(index, [sums[_key(wanted, record)] for record in executor.found()])
+
+
+def _sums(executor: Executor) -> tuple[Sum, ...]:
+    return executor.spec.rule.sums
+
+
+def _add(executor: Executor, index: int, terms: dict[Hashable, list[float]], alone: bool, threads: int) -> None:
+    """Adds the parts of a sum that an executor has to ``terms``, under a key for what is summed over."""
+    wanted, records = _sums(executor)[index], executor.found()
+    for record in records:
+        _refuse_part(executor.spec.rule, wanted, record, alone)
+    for record, parts in zip(records, executor.partial_sums(index, threads), strict=True):
+        terms.setdefault(_key(wanted, record), []).extend(parts)
+
+
+def _key(wanted: Sum, record: Record) -> Hashable:
+    """The key of the sum. The parts of a tensor in several processes share it, since they have the same random key."""
+    return (wanted.name, record.key) if wanted.over == "tensor" else (wanted.name,)
+
+
+def _refuse_part(rule: Rule, wanted: Sum, record: Record, alone: bool) -> None:
+    """Raises ValueError if the sum cannot be computed because the parameter is only a part of what is summed over."""
+    name, rows = f"parameter {record.name}", record.rows
+    option = f"the rule {rule.name!r} needs the sum {wanted.name!r} over {_OVER[wanted.over]}"
+    if record.is_flat and wanted.over == "tensor":
+        raise ValueError(
+            f"{name} is a part of several tensors that were joined, and {option}, which is unknown for each of them: use "
+            "another optimizer for this model"
+        )
+    if alone and (record.is_flat or (rows is not None and rows.total != record.weight.shape[0])):
+        raise ValueError(
+            f"{name} is a part of a tensor, and {option}, wherever its parts lie: give the optimizer process_group=, "
+            "the processes that have the other parts"
+        )

@@ -19,6 +19,5 @@ def _declared() -> dict[str, Member]:
 MEMBERS = _declared()
 """Each member by its name."""
 
-RULES: tuple[Rule, ...] = tuple({rule: None for member in MEMBERS.values() for rule in member.rules() if not rule.sums})
-"""All rules that the engine steps, each once: those that members can have, except rules with sums. The engine refers to them
-by their positions."""
+RULES: tuple[Rule, ...] = tuple({rule: None for member in MEMBERS.values() for rule in member.rules()})
+"""All rules that members can have, each once. The engine refers to them by their positions."""

@@ -14,7 +14,7 @@ SLOW = State("slow", signed=True, decay="a3", draw=4, of="gradient", gain="b3", 
 WARMUP = Number("alpha_warmup", 0.0, "the number of steps over which α rises linearly from 0", is_option=True)
 
 
-def _update(k: Any, xp: Any, g: Array, m: Array, s: Array, v: Array) -> tuple[Array, ...]:
+def _update(k: Any, xp: Any, p: Array, g: Array, m: Array, s: Array, v: Array) -> tuple[Array, ...]:
     m, s, v = k.a1 * m + k.b1 * g, k.a3 * s + k.b3 * g, k.a2 * v + k.b2 * g * g
     return quotient(k, xp, k.c * m + k.d * s, v), m, s, v
 

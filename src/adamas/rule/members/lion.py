@@ -12,7 +12,7 @@ from ..shared import DECAY, WEIGHT_DECAY
 _MOMENTUM = State("first", signed=True, decay="a1", draw=0, of="gradient", gain="b1")
 
 
-def _update(k: Any, xp: Any, g: Array, m: Array) -> tuple[Array, ...]:
+def _update(k: Any, xp: Any, p: Array, g: Array, m: Array) -> tuple[Array, ...]:
     return xp.sign(k.c * m + k.d * g), k.a1 * m + k.b1 * g
 
 

@@ -66,7 +66,7 @@ def test_the_index_is_what_rounds(dtype: torch.dtype, state: torch.dtype, weight
 
 def test_without_decay_the_change_of_a_weight_does_not_depend_on_it() -> None:
     """It may be infinite, also where a penalty is in the gradient: of that, this rule takes the sign alone."""
-    rule = OwnRule("sign", (), (), lambda k, xp, g: (xp.sign(g),))
+    rule = OwnRule("sign", (), (), lambda k, xp, p, g: (xp.sign(g),))
     numbers = {"s": 1.0, "l2": 0.1, "l1": 0.0, "k": 1.0, "k_minus_one": 0.0, "eta": 0.5}
     xp, p = Namespace(torch.device("cpu")), torch.tensor([math.inf, -math.inf, 2.0])
     one = arrays.Step(xp, rule, numbers, has_penalty=True, has_decay=False)

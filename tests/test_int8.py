@@ -20,8 +20,10 @@ from members import CASES, Case
 import adamas.torch as at
 from adamas import _engine
 from adamas.rule import formats, layout
-from adamas.rule.declaration import has_penalty
-from adamas.torch import storage, unfused
+from adamas.step.arrays_executor import ArraysExecutor
+from adamas.step.executor import spec_of
+from adamas.torch import storage
+from adamas.torch.tensors import TENSORS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import slow_average
@@ -192,29 +194,18 @@ def test_the_engines_codes_are_the_references(case: Case, shape: tuple[int, ...]
     p = torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(1)))
     optimizer = case.make([("w", p)], state="int8", seed=3, **case.options)
     different = compared = 0
-    for step, g in enumerate(gradients(shape, 12), start=1):
+    for g in gradients(shape, 12):
         p.grad = g
         if not optimizer.state[p]:
             optimizer._initialize_state(optimizer.param_groups[0], 0)
         before, start, weight = copied(optimizer.state[p]), p.detach().clone(), p.detach().clone()
         optimizer.step()
-        group = optimizer.param_groups[0]
-        slots = optimizer._member.state_names(group)
-        row = tuple(float(before[name]) for name in optimizer._member.scalar_names)
-        numbers, _ = optimizer._advance(group, row, 1.0)
-        unfused.step(
-            optimizer._member.rule(group),
-            numbers,
-            has_penalty(group),
-            weight,
-            g,
-            before,
-            slots,
-            "nearest",
-            optimizer._plans[0].records[0].key,
-            0,
-            step,
-        )
+        group, member = optimizer.param_groups[0], optimizer._member
+        record = optimizer._plans[0].records[0]._replace(weight=weight, state=before)
+        executor = ArraysExecutor(spec_of(member, group, TENSORS, member.scalar_names), [record], is_decayed=True)
+        executor.look([g])
+        executor.prepared = [optimizer._advance(group, scalars, 1.0) for scalars in executor.scalars]
+        executor.apply()
         for name, codes in codes_of(optimizer.state[p]).items():
             assert codes.shape == p.shape
             off = (codes.to(torch.int16) - before[name].to(torch.int16)).abs()

@@ -502,7 +502,7 @@ def test_weights_are_rounded_split_and_joined_with_the_references_bits(dtype: st
     @jax.jit
     def run(x: Any, count: Any) -> Any:
         xp = Namespace(count)
-        with xp.exactly():
+        with xp.computing():
             random = arrays.Rounding(xp, 77, count, x.shape).thresholds(WEIGHT_DRAW)
         split = arrays.split(xp, x, dtype)
         nearest, stochastic = (arrays.rounded(xp, x, dtype, t) for t in (None, random))

@@ -151,12 +151,12 @@ LARGE = {
 
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"maximize": True}], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("where", [*_engine.instruction_sets(), "unfused"])
+@pytest.mark.parametrize("where", [*_engine.instruction_sets(), "arrays"])
 def test_squares_that_overflow_do_what_they_do_in_torch(
     case: Case, where: str, options: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = _engine.instruction_set()
-    if where == "unfused":
+    if where == "arrays":
         monkeypatch.setenv("ADAMAS_EXECUTOR", "arrays")
     else:
         _engine.use_instruction_set(where)
@@ -177,11 +177,11 @@ def test_squares_that_overflow_do_what_they_do_in_torch(
         _engine.use_instruction_set(chosen)
 
 
-@pytest.mark.parametrize("where", ["engine", "unfused"])
+@pytest.mark.parametrize("where", ["engine", "arrays"])
 def test_before_it_is_rectified_radam_is_momentum_whatever_is_under_the_root(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if where == "unfused":
+    if where == "arrays":
         monkeypatch.setenv("ADAMAS_EXECUTOR", "arrays")
     p = torch.nn.Parameter(torch.ones(3))
     optimizer = adamas.torch.RAdam([p], lr=0.5, eps_root=3.0)

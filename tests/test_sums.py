@@ -13,6 +13,7 @@ from engine_with_sums import executor
 from members import hyperparameters
 from rules_with_sums import LAMB, STANDARDIZED
 
+import adamas.numpy
 import adamas.torch
 from adamas.rule.declaration import Member, undecayed
 from adamas.step import devices, sums
@@ -92,6 +93,18 @@ def test_a_rule_gets_the_sums_that_it_names(member: Member, scaled: Scaling, gro
         optimizer.step()
     for p, x in zip(params, wanted, strict=True):
         np.testing.assert_allclose(p.detach().numpy(), x, rtol=1e-12)
+
+
+@on_each
+@pytest.mark.parametrize(("member", "scaled"), CASES, ids=["lamb", "standardized"])
+def test_a_rule_gets_the_sums_that_it_names_in_numpy(member: Member, scaled: Scaling) -> None:
+    arrays = [p.detach().numpy().copy() for p in starts()]
+    wanted = directly(scaled, [x.copy() for x in arrays], 5)
+    optimizer = type("Own", (adamas.numpy.Adam,), {"_member": member})(arrays, lr=LR)
+    for step in range(5):
+        optimizer.step([g.numpy() for g in gradients(step)])
+    for x, y in zip(arrays, wanted, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-12)
 
 
 @on_each

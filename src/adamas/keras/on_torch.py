@@ -11,10 +11,24 @@ from torch._compile import _disable_dynamo
 
 from ..rule.declaration import Member, Numbers, has_penalty
 from ..step.engine import same_objects
+from ..step.namespaces.torch import Namespace
 from ..step.plan import GroupPlan, look
 from ..step.plan import step as step_plans
 from ..step.record import Record, Scalars
 from ..torch.tensors import TENSORS
+
+__all__ = ["Namespace", "closed", "opened", "plan_of", "step"]
+
+
+def opened(variable: Any) -> Tensor:
+    """The value of a variable of Keras, or a tensor, as an array of the namespace."""
+    tensor: Tensor = getattr(variable, "value", variable).detach()
+    return tensor
+
+
+def closed(x: Tensor) -> Tensor:
+    """An array of the namespace as Keras takes it."""
+    return x
 
 
 def plan_of(

@@ -23,14 +23,13 @@ from ..schedules import Schedule
 from ..schedules.plateau import Observed
 from ..step.record import Record
 from . import restoring, storage, traced
-from .backend import NAME, compiled
+from .backend import IS_COMPILED, NAME, framework
 from .options import as_rate, check, check_independent
 from .schedule import Scheduled
 from .variables import compute_dtype, dtype_of, find, joined, norm, path_of, split
 
-if compiled is None:
+if not IS_COMPILED:
     from ..step.locks import step_lock
-    from . import on_torch
 
 Variable = Any
 Array = Any
@@ -71,7 +70,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
             setattr(self, name, value)
         # On PyTorch a step writes in place while other threads may run. On other backends a step writes only when it is
         # complete, and TensorFlow's replicas wait for each other within a step.
-        self._lock: Any = step_lock() if compiled is None else contextlib.nullcontext()
+        self._lock: Any = contextlib.nullcontext() if IS_COMPILED else step_lock()
         self._loaded: tuple[dict[str, Any], list[Array]] | None = None  # a state loaded before there were variables
         self._excluded: dict[str, list[str]] = {"paths": [], "patterns": []}
         self._scalars = {name: self._add_scalar(name, value) for name, value in self._member.scalars if name != "step"}
@@ -212,9 +211,9 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
 
     def _backend_apply_gradients(self, grads: Sequence[Array], trainable_variables: Sequence[Variable]) -> None:
         """Like Keras's method, which clips and accumulates in the dtype of the gradients; here that is at least float32."""
-        if compiled is not None:
+        if IS_COMPILED:
             grads = [
-                keras.ops.cast(compiled.dense(gradient), compute_dtype(variable))
+                keras.ops.cast(framework.dense(gradient), compute_dtype(variable))
                 for gradient, variable in zip(grads, trainable_variables, strict=True)
             ]
         elif self.gradient_accumulation_steps or self.clipnorm or self.global_clipnorm or self.clipvalue:
@@ -245,7 +244,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         self._add_measured(2, keras.ops.divide_no_nan(norm(changes), norm(before)))
 
     def _step(self, grads: Sequence[Array], trainable_variables: Sequence[Variable], rate: Any) -> None:
-        if compiled is None:
+        if not IS_COMPILED:
             self._step_on_torch(grads, trainable_variables, float(rate))
             return
         numbers, after = traced.numbers(
@@ -258,9 +257,9 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
 
     def _step_on_torch(self, grads: Sequence[Array], variables: Sequence[Variable], rate: float) -> None:
         hyper = {**self.hyperparameters(), "lr": rate, "weights": self.weights}
-        self._plan = on_torch.plan_of(self._plan, self._member, hyper, variables, self._record)
+        self._plan = framework.plan_of(self._plan, self._member, hyper, variables, self._record)
         before = {"step": self.iterations, **self._scalars}
-        after = on_torch.step(self._plan, self._member, hyper, before, grads)
+        after = framework.step(self._plan, self._member, hyper, before, grads)
         for name, variable in self._scalars.items():
             self.assign(variable, after[name])
 
@@ -292,7 +291,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         self, optimizer_variables: Sequence[Array], grads: Sequence[Array], trainable_variables: Sequence[Array]
     ) -> tuple[list[Array], list[Array]]:
         """Like Keras's method; the arguments are not modified."""
-        if compiled is None:  # the engine writes in place
+        if not IS_COMPILED:  # the engine writes in place
             optimizer_variables = [value.clone() for value in optimizer_variables]
             trainable_variables = [value.detach().clone() for value in trainable_variables]
         after: tuple[list[Array], list[Array]] = super().stateless_apply(
@@ -460,7 +459,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
             list(zip(self._trainable_variables, self._states, strict=True)),
         )
         values = restoring.mended(self._member, self.hyperparameters(), variables, saved)
-        with compiled.eagerly() if NAME == "tensorflow" else contextlib.nullcontext():
+        with framework.eagerly() if NAME == "tensorflow" else contextlib.nullcontext():
             super().load_own_variables({str(i): value for i, value in enumerate(values)})
             for part, state in zip(self._observed, described["observed"], strict=True):
                 part.load_state_dict(state)

@@ -10,7 +10,7 @@ import keras
 from ..schedules import Schedule, from_json
 from ..schedules.plateau import Observed
 from ..schedules.schedule import Arrays, Scalars
-from .backend import compiled
+from .backend import IS_COMPILED, framework
 
 
 class _Host(Scalars):
@@ -63,13 +63,13 @@ class Scheduled(keras.optimizers.schedules.LearningRateSchedule):  # type: ignor
     def at(self, step: Any, factors: Sequence[Any]) -> Any:
         """The learning rate if the parts that react to a metric have these values; float32 if the step is traced."""
         pairs = list(zip(self.observed, factors, strict=True))
-        if compiled is None:
+        if not IS_COMPILED:
             return self.schedule._at(max(float(step), 0.0), _Host([(part, float(value)) for part, value in pairs]))
-        xp = compiled.Namespace()
-        with xp.exactly():
-            traced = _Traced(xp, [(part, xp.double(compiled.opened(value))) for part, value in pairs])
-            t = xp.maximum(xp.double(compiled.opened(step)), 0.0)
-            return compiled.closed(xp.narrowed(self.schedule._at(t, traced) + 0.0 * t, "float32"))
+        xp = framework.Namespace()
+        with xp.computing():
+            traced = _Traced(xp, [(part, xp.double(framework.opened(value))) for part, value in pairs])
+            t = xp.maximum(xp.double(framework.opened(step)), 0.0)
+            return framework.closed(xp.narrowed(self.schedule._at(t, traced) + 0.0 * t, "float32"))
 
     def get_config(self) -> dict[str, Any]:
         """The schedule as JSON, and the observations of its parts.

@@ -8,7 +8,7 @@ from typing import Any
 from ..rule.declaration import Member, Numbers, has_decay, has_penalty, undecayed
 from ..rule.layout import LOW_BITS, scale_name
 from ..step import arrays
-from .backend import compiled
+from .backend import framework
 
 Array = Any
 Variable = Any
@@ -26,12 +26,12 @@ def numbers(
         before: the member's scalars before the step, including ``step``.
         dtypes: ``"float32"``, ``"float64"`` or both.
     """
-    xp = compiled.Namespace()
-    with xp.exactly():
-        hyper = {**hyper, "lr": xp.double(compiled.opened(rate))}
-    scalars = {name: compiled.opened(value) for name, value in before.items()}
+    xp = framework.Namespace()
+    with xp.computing():
+        hyper = {**hyper, "lr": xp.double(framework.opened(rate))}
+    scalars = {name: framework.opened(value) for name, value in before.items()}
     found, after = arrays.numbers(xp, member, hyper, scalars, dtypes)
-    return found, {name: compiled.closed(value) for name, value in after.items()}
+    return found, {name: framework.closed(value) for name, value in after.items()}
 
 
 def step(
@@ -60,10 +60,10 @@ def step(
         key: the key of the variable's random numbers (``adamas.rule.formats.tensor_key``).
         iterations: the number of steps before this one.
     """
-    count = compiled.opened(iterations) + 1
-    xp = compiled.Namespace(count)
+    count = framework.opened(iterations) + 1
+    xp = framework.Namespace(count)
     names = member.state_names(hyper)
-    values = {name: compiled.opened(value) for name, value in state.items()}
+    values = {name: framework.opened(value) for name, value in state.items()}
     one = arrays.Step(
         xp,
         member.rule(hyper),
@@ -71,12 +71,12 @@ def step(
         is_decayed and has_penalty(hyper),
         is_decayed and has_decay(hyper),
     )
-    before = arrays.Weight(compiled.opened(weight), values.get(LOW_BITS))
+    before = arrays.Weight(framework.opened(weight), values.get(LOW_BITS))
     stored = [arrays.Stored(values[name], values.get(scale_name(name))) for name in names]
     rounding = arrays.Rounding(xp, key, count, before.high.shape)
-    after, states = one.weight(before, compiled.opened(gradient), stored, weights, rounding, by_change=True)
+    after, states = one.weight(before, framework.opened(gradient), stored, weights, rounding, by_change=True)
     found = {LOW_BITS: after.low}
     for name, moment in zip(names, states, strict=True):
         found |= {name: moment.values, scale_name(name): moment.scale}
-    closed = {name: compiled.closed(value) for name, value in found.items() if value is not None}
-    return compiled.closed(after.high), closed
+    closed = {name: framework.closed(value) for name, value in found.items() if value is not None}
+    return framework.closed(after.high), closed

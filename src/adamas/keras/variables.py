@@ -11,10 +11,7 @@ from typing import Any
 import keras
 
 from ..step import arrays
-from .backend import compiled
-
-if compiled is None:
-    from ..torch import unfused
+from .backend import framework
 
 Variable = Any
 Array = Any
@@ -56,18 +53,14 @@ def joined(variable: Variable, low: Variable | None) -> Array:
     """The weights in the dtype of the computation, including the low bits in the state."""
     if low is None:
         return keras.ops.cast(variable, compute_dtype(variable))
-    if compiled is None:
-        return unfused.joined(variable.value.detach(), low.value)
-    weight = arrays.Weight(compiled.opened(variable), compiled.opened(low))
-    return compiled.closed(arrays.load_weight(compiled.Namespace(), weight, "float32"))
+    weight = arrays.Weight(framework.opened(variable), framework.opened(low))
+    return framework.closed(arrays.load_weight(framework.Namespace(), weight, "float32"))
 
 
 def split(variable: Variable, value: Array) -> tuple[Array, Array]:
     """The weights as 16-bit values of the variable, and their low bits."""
-    if compiled is None:
-        return unfused.split(value.detach(), variable.value.dtype)
-    high, low = arrays.split(compiled.Namespace(), compiled.opened(value), dtype_of(variable))
-    return compiled.closed(high), compiled.closed(low)
+    high, low = arrays.split(framework.Namespace(), framework.opened(value), dtype_of(variable))
+    return framework.closed(high), framework.closed(low)
 
 
 def norm(parts: Sequence[Array]) -> Array:

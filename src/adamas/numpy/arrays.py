@@ -115,11 +115,6 @@ def gradient_view(gradient: Any, shape: tuple[int, ...], name: str) -> Array:
     return engine_view(array if array.flags.aligned else array.copy())
 
 
-def has_nonzero(gradient: Array) -> bool:
-    """Whether an element of a gradient that ``gradient_view`` returned is not 0."""
-    return bool(np.any(gradient << 1 if gradient.dtype == np.uint16 else gradient))  # codes without their sign
-
-
 # ---- moments
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NoReturn
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
-from ..rule.declaration import Numbers
-from ..step.executor import GroupSpec
-from ..step.record import Record
+from ..step.namespaces.numpy import Namespace
 from . import arrays
 from .arrays import Array
 
@@ -20,7 +18,6 @@ class _Tensors:
     scalar = staticmethod(arrays.scalar)
     as_scalar = staticmethod(arrays.as_scalar)
     filled = staticmethod(arrays.filled)
-    has_nonzero = staticmethod(arrays.has_nonzero)
     engine_view = staticmethod(arrays.engine_view)
 
     @staticmethod
@@ -50,44 +47,23 @@ class _Tensors:
         raise AssertionError(name, option)
 
     @staticmethod
-    def write_scalar(scalar: Array, value: float) -> None:
-        scalar[...] = value
-
-    @staticmethod
     def low_bits(weight: Array) -> Array:
         return np.zeros_like(weight, dtype=np.int16, subok=False)
 
     @staticmethod
-    def step(
-        spec: GroupSpec, record: Record, gradient: Array, numbers: Numbers, penalized: bool, count: int
-    ) -> NoReturn:
-        raise ValueError("adamas.numpy steps only with the engine")
+    def namespace(weight: Array) -> Namespace:
+        """NumPy."""
+        return Namespace()
 
     @staticmethod
-    def squares(gradient: Array) -> Array:
-        with np.errstate(all="ignore"):
-            return np.square(_real(gradient).astype(np.float64)).ravel()
+    def array(tensor: Array) -> Array:
+        """The array; with complex numbers as a last dimension of size 2; an array without dimensions gets one."""
+        if tensor.dtype.kind == "c":
+            real = tensor.real
+            return as_strided(real, (*real.shape, 2), (*real.strides, real.itemsize))
+        return np.atleast_1d(tensor if tensor.dtype.kind in "fiu" else arrays.engine_view(tensor))
 
-    @staticmethod
-    def is_finite(gradient: Array) -> bool:
-        return bool(np.isfinite(_real(gradient)).all())
-
-    @staticmethod
-    def terms(
-        spec: GroupSpec,
-        record: Record,
-        gradient: Array,
-        numbers: Numbers,
-        penalized: bool,
-        term: Callable[..., Array],
-    ) -> Array:
-        raise ValueError("adamas.numpy steps only with the engine")
-
-
-def _real(x: Array) -> Array:
-    """The array, with complex numbers as a last dimension of size 2."""
-    x = arrays.decoded(x, None)
-    return x[..., None].view(x.real.dtype) if x.dtype.kind == "c" else x
+    gradient_array = array
 
 
 TENSORS = _Tensors()

@@ -30,7 +30,7 @@ def initial(form: StateFormat, has_sign: bool, p: Array, value: Array | float = 
     """A moment of the parameter before the first step, with all elements set to this value."""
     if form == "int8" and layout.has_blocks(p.shape):
         xp = Namespace()
-        with xp.exactly():
+        with xp.computing():
             one = jnp.full((1, 1), value, jnp.float32)
             codes, scale = formats.encode_signed(xp, one) if has_sign else formats.encode_unsigned(xp, one, 0 * one)
             return Stored(

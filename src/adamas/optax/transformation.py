@@ -218,7 +218,7 @@ def _numbers(
 ) -> tuple[dict[str, Numbers], dict[str, jax.Array]]:
     """The numbers of the coming step for each dtype of the computation, and the member's scalars after the step."""
     values = {name: _at(value, state.count) for name, value in hyper.items()}
-    with xp.exactly():
+    with xp.computing():
         values = {name: _widened(member, name, value) for name, value in values.items()}
     before = {"step": state.count, **state.scalars}
     return arrays.numbers(xp, member, values, before, ("float32", "float64"))

@@ -25,12 +25,12 @@ Array = Any
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def _exactly(function: _F) -> _F:
-    """Runs the function in the namespace's context of exact integers."""
+def _computing(function: _F) -> _F:
+    """Runs the function in the namespace's context."""
 
     @functools.wraps(function)
     def run(xp: Any, *args: Any, **kwargs: Any) -> Any:
-        with xp.exactly():
+        with xp.computing():
             return function(xp, *args, **kwargs)
 
     return run  # type: ignore[return-value]  # wraps() keeps the signature, which its type does not say
@@ -54,7 +54,7 @@ def numbers(
     Returns:
         The numbers for each dtype; and the member's scalars after the step, without the step count, in their dtypes.
     """
-    with xp.exactly():
+    with xp.computing():
         now = member.advance(hyper, {name: xp.double(value) for name, value in before.items()})
         exact = member.numbers_of(hyper, now, f=Traced(xp))
         found = {dtype: {name: xp.narrowed(x, dtype) for name, x in exact.items()} for dtype in dtypes}
@@ -97,7 +97,7 @@ class Rounding:
         return formats.random18(self._xp, block, position, self._key, self._xp.counter(self._count), draw)
 
 
-@_exactly
+@_computing
 def rounded(xp: Any, value: Array, dtype: str, thresholds: Array | None) -> Array:
     """The values in bfloat16 or float16, rounded stochastically, or to the nearest without thresholds.
 
@@ -116,7 +116,7 @@ class Stored(NamedTuple):
     scale: Array = None
 
 
-@_exactly
+@_computing
 def load(xp: Any, stored: Stored, compute: str) -> Array:
     """A state in the dtype of the computation."""
     dtype = xp.dtype_name(stored.values)
@@ -127,7 +127,7 @@ def load(xp: Any, stored: Stored, compute: str) -> Array:
     return xp.cast(layout.unblocked(decode(xp, blocks, stored.scale[..., None]), stored.values.shape), compute)
 
 
-@_exactly
+@_computing
 def store(xp: Any, value: Array, before: Stored, state: State, fade: Array | float, rounding: Rounding) -> Stored:
     """A state in its storage format.
 
@@ -164,7 +164,7 @@ class Weight(NamedTuple):
     low: Array = None
 
 
-@_exactly
+@_computing
 def load_weight(xp: Any, weight: Weight, compute: str) -> Array:
     """A weight in the dtype of the computation."""
     if weight.low is None:
@@ -172,7 +172,7 @@ def load_weight(xp: Any, weight: Weight, compute: str) -> Array:
     return formats.JOIN[xp.dtype_name(weight.high)](xp, xp.bits(weight.high), xp.bits(weight.low))
 
 
-@_exactly
+@_computing
 def split(xp: Any, value: Array, dtype: str) -> Weight:
     """Float32 values as 16-bit weights and their low bits."""
     high, low = formats.SPLIT[dtype](xp, value)
@@ -185,7 +185,7 @@ def store_weight(xp: Any, value: Array, before: Weight, weights: str, rounding: 
     if before.low is not None:
         return split(xp, value, dtype)
     if weights == "stochastic" and dtype in HALVES:
-        with xp.exactly():
+        with xp.computing():
             return Weight(rounded(xp, value, dtype, rounding.thresholds(WEIGHT_DRAW)))
     return Weight(xp.cast(value, dtype))
 

@@ -1,12 +1,17 @@
-"""The executor for devices without a kernel: steps one parameter after the other with the framework's operations."""
+"""The executor for devices without a kernel: steps one parameter after the other with the framework's operations
+(``adamas.step.arrays``).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from ..rule.declaration import Host, Numbers, Rule
+from ..rule.layout import LOW_BITS, scale_name
+from . import arrays
 from .exact import summed
 from .executor import Executor, GroupSpec, check_gradients
 from .record import Record, Scalars, Tensor
@@ -67,17 +72,25 @@ class ArraysExecutor(Executor):
 
     def square_sum(self, threads: int) -> tuple[list[float], str | None]:
         """See ``Executor.square_sum``."""
-        tensors = self.spec.tensors
-        squares = [part for _, gradient, _ in self._found for part in summed(tensors.squares(gradient))]
-        culprits = (record.name for record, gradient, _ in self._found if not tensors.is_finite(gradient))
-        return squares, next(culprits, None)
+        tensors, squares, culprit = self.spec.tensors, [], None
+        for record, gradient, _ in self._found:
+            xp = tensors.namespace(record.weight)
+            with xp.computing():
+                g = xp.cast(tensors.gradient_array(gradient), "float64").reshape(-1)
+                parts = summed(g * g)
+                squares += parts
+                # The terms of a finite sum are finite; one that is not may have overflowed.
+                if culprit is None and not all(map(math.isfinite, parts)) and not xp.isfinite(g).all():
+                    culprit = record.name
+        return squares, culprit
 
     def partial_sums(self, index: int, threads: int) -> list[list[float]]:
         """See ``Executor.partial_sums``."""
-        spec, parts, term = self.spec, [], self.spec.rule.sums[index].term
+        parts, term = [], self.spec.rule.sums[index].term
         for (record, gradient, row), known in zip(self._found, self._sums, strict=True):
-            numbers = self.prepared[row][0] | known
-            parts.append(summed(spec.tensors.terms(spec, record, gradient, numbers, self._penalized, term)))
+            step, weight, g, states = self._arrays(record, gradient, self.prepared[row][0] | known)
+            with step.xp.computing():
+                parts.append(summed(step.xp.cast(step.term(weight, g, states, term), "float64").reshape(-1)))
         return parts
 
     def take_sums(self, index: int, sums: Sequence[float]) -> None:
@@ -96,11 +109,34 @@ class ArraysExecutor(Executor):
             numbers, scalars = self.prepared[row]
             if sums:
                 numbers = _with_sums(spec.rule, numbers | sums)
-            spec.tensors.step(spec, record, gradient, numbers, self._penalized, int(scalars[0]))
+            step, weight, g, states = self._arrays(record, gradient, numbers)
+            rounding = arrays.Rounding(step.xp, record.key, int(scalars[0]), weight.high.shape, record.first_row)
+            with step.xp.computing():
+                after, new = step.weight(weight, g, states, spec.weights, rounding, by_change=False)
+                for target, value in zip(_flat(weight, states), _flat(after, new), strict=True):
+                    if value is not target:
+                        target[...] = value
             for name, value in zip(spec.scalar_names, scalars, strict=False):
-                spec.tensors.write_scalar(record.state[name], value)
+                record.state[name][...] = value
+
+    def _arrays(
+        self, record: Record, gradient: Tensor, numbers: Numbers
+    ) -> tuple[arrays.Step, arrays.Weight, Any, list[arrays.Stored]]:
+        """The step of a parameter with these numbers, and its weight, gradient and states as arrays of real numbers."""
+        tensors, spec, state = self.spec.tensors, self.spec, record.state
+        xp = tensors.namespace(record.weight)
+        step = arrays.Step(xp, spec.rule, numbers, self._penalized, numbers["k"] != 1)
+        low = state.get(LOW_BITS) if spec.weights == "split" else None
+        weight = arrays.Weight(tensors.array(record.weight), None if low is None else tensors.array(low))
+        states = [arrays.Stored(tensors.array(state[name]), state.get(scale_name(name))) for name in spec.state_names]
+        return step, weight, tensors.gradient_array(gradient), states
 
 
 def _with_sums(rule: Rule, numbers: Numbers) -> Numbers:
     """The numbers of a step and its sums, with the numbers that the rule computes from these."""
     return numbers | rule.from_sums(SimpleNamespace(**numbers), Host)
+
+
+def _flat(weight: arrays.Weight, states: Sequence[arrays.Stored]) -> list[Any]:
+    """The arrays of a weight and of states."""
+    return [array for stored in (weight, *states) for array in stored if array is not None]

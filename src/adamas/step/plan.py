@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..rule.declaration import Member, undecayed
+from . import arrays
 from .devices import executor_of
 from .engine import EngineExecutor, apply, refuse_shared_memory
 from .executor import Executor, spec_of
@@ -75,8 +76,12 @@ class GroupPlan:
 
     def has_zero_gradients(self) -> bool:
         """Whether every gradient is 0 everywhere."""
-        has_nonzero = self._tensors.has_nonzero
-        return not any(has_nonzero(gradient) for executor in self.executors for gradient in executor.gradients())
+        return not any(self._has_nonzero(gradient) for executor in self.executors for gradient in executor.gradients())
+
+    def _has_nonzero(self, gradient: Tensor) -> bool:
+        xp, g = self._tensors.namespace(gradient), self._tensors.gradient_array(gradient)
+        with xp.computing():
+            return bool((xp.cast(g, arrays.compute_dtype(xp, g)) != 0).any())
 
     def square_sum(self, threads: int, alone: bool) -> tuple[list[float], str | None]:
         """Σg² as a list of numbers to be added, and the name of the first parameter with a nonfinite gradient, or None.

@@ -79,9 +79,6 @@ class Tensors(Protocol):
     def refuse_alone(self, name: str, option: str) -> None:
         """Raises ValueError: the option needs a whole flat parameter, and the parameter of this name is only a part of it."""
 
-    def has_nonzero(self, gradient: Tensor) -> bool:
-        """Whether an element of the gradient is not 0."""
-
     def before_writing(self, weights: list[Tensor]) -> None:
         """Called before the weights are stepped."""
 
@@ -99,9 +96,6 @@ class Tensors(Protocol):
     def as_scalar(self, value: Any) -> Tensor | None:
         """A value that was put into a state, as a scalar of a state; None if it is not a single number."""
 
-    def write_scalar(self, scalar: Tensor, value: float) -> None:
-        """Writes a number into a scalar of a state."""
-
     def filled(self, slot: Slot, weight: Tensor, value: float) -> State:
         """The tensors of a moment whose elements all have this value."""
 
@@ -110,25 +104,18 @@ class Tensors(Protocol):
 
     # ---- steps over arrays
 
-    def step(self, spec: Any, record: Record, gradient: Tensor, numbers: Numbers, penalized: bool, count: int) -> None:
-        """Steps a parameter in place with the framework's operations. ``count`` is the number of steps, including this one."""
+    def namespace(self, weight: Tensor) -> Any:
+        """The array namespace (``adamas.step.namespaces``) of the weight's device.
 
-    def squares(self, gradient: Tensor) -> Tensor:
-        """g² of all elements, as a one-dimensional float64 tensor."""
+        Raises:
+            RuntimeError: no step can be made there now.
+        """
 
-    def is_finite(self, gradient: Tensor) -> bool:
-        """Whether every element is finite."""
+    def array(self, tensor: Tensor) -> Any:
+        """A weight or a tensor of a state as an array of real numbers of the namespace, in the same memory."""
 
-    def terms(
-        self,
-        spec: Any,
-        record: Record,
-        gradient: Tensor,
-        numbers: Numbers,
-        penalized: bool,
-        term: Callable[..., Tensor],
-    ) -> Tensor:
-        """The terms of a sum (``adamas.rule.declaration.Sum``) for all elements, as a one-dimensional float64 tensor."""
+    def gradient_array(self, gradient: Tensor) -> Any:
+        """A gradient as an array of real numbers of the namespace."""
 
 
 def slots_of(

@@ -10,6 +10,8 @@ from torch import Tensor
 from ..rule import layout
 from ..rule.declaration import Member
 from ..rule.layout import Slot
+from ..step import arrays
+from ..step.namespaces.torch import Namespace
 
 _CODES = (torch.int8, torch.uint8)
 
@@ -93,3 +95,9 @@ def encoded(slot: Slot, x: Tensor) -> dict[str, Tensor]:
     tensors = zeros(slot, x)
     layout.encode(torch, x, tensors[slot.name], tensors[slot.scale_name])
     return tensors
+
+
+def joined(weight: Tensor, low: Tensor) -> Tensor:
+    """The float32 weights whose upper halves are a 16-bit parameter, and whose lower halves are its low bits (int16)."""
+    value: Tensor = arrays.load_weight(Namespace(weight.device), arrays.Weight(weight, low), "float32")
+    return value

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ..rule.declaration import Numbers
-from ..step.executor import GroupSpec
-from ..step.record import Record
-from . import storage, unfused
+from ..step.namespaces.torch import Namespace
+from . import storage
 from .options import refuse_alone, refuse_wrapper
 
 
@@ -43,10 +39,6 @@ class _Tensors:
         refuse_wrapper(gradient, f"the gradient of parameter {name}")
 
     @staticmethod
-    def has_nonzero(gradient: Tensor) -> bool:
-        return bool(gradient.any())
-
-    @staticmethod
     def before_writing(weights: list[Tensor]) -> None:
         """Tells autograd, so that it does not use the new weights to differentiate a graph from before the step."""
         increment_version(weights)
@@ -57,69 +49,30 @@ class _Tensors:
         return weight
 
     @staticmethod
-    def write_scalar(scalar: Tensor, value: float) -> None:
-        scalar.fill_(value)
-
-    @staticmethod
     def low_bits(weight: Tensor) -> Tensor:
         return torch.zeros_like(weight, dtype=torch.int16, memory_format=torch.preserve_format)
 
     @staticmethod
-    def step(spec: GroupSpec, record: Record, gradient: Tensor, numbers: Numbers, penalized: bool, count: int) -> None:
-        """Steps a parameter in place with PyTorch's operations.
+    def namespace(weight: Tensor) -> Namespace:
+        """PyTorch on the weight's device.
 
         Raises:
             RuntimeError: a CUDA graph is being captured.
         """
-        if gradient.is_cuda and torch.cuda.is_current_stream_capturing():
+        if weight.is_cuda and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
                 "an Adamas step computes its coefficients on the host and cannot be captured in a CUDA graph"
             )
-        unfused.step(
-            spec.rule,
-            numbers,
-            penalized,
-            record.weight,
-            gradient,
-            record.state,
-            spec.state_names,
-            spec.weights,
-            record.key,
-            record.first_row,
-            count,
-        )
+        return Namespace(weight.device)
 
     @staticmethod
-    @torch.no_grad()
-    def squares(gradient: Tensor) -> Tensor:
-        return unfused.real(gradient).to(torch.float64).square().flatten()
+    def array(tensor: Tensor) -> Tensor:
+        """The tensor, with complex numbers as a last dimension of size 2."""
+        return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
-    @staticmethod
-    def is_finite(gradient: Tensor) -> bool:
-        return bool(torch.isfinite(unfused.real(gradient)).all())
-
-    @staticmethod
-    @torch.no_grad()
-    def terms(
-        spec: GroupSpec,
-        record: Record,
-        gradient: Tensor,
-        numbers: Numbers,
-        penalized: bool,
-        term: Callable[..., Tensor],
-    ) -> Tensor:
-        found = unfused.term(
-            spec.rule,
-            numbers,
-            penalized,
-            record.weight,
-            gradient,
-            record.state,
-            spec.state_names,
-            spec.weights,
-            term,
-        )
-        return found.to(torch.float64).flatten()
+    @classmethod
+    def gradient_array(cls, gradient: Tensor) -> Tensor:
+        return cls.array(gradient.resolve_conj().resolve_neg())
 
 
 TENSORS = _Tensors()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from adamas.lab.train.records import Memory
 from adamas.rule.layout import LOW_BITS
-from adamas.torch.unfused import joined
+from adamas.torch.storage import joined
 
 
 class Stopwatch:

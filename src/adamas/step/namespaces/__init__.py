@@ -8,8 +8,9 @@ the few operations that differ between frameworks:
 - ``index(shape, first)``, consecutive integers from ``first`` on in this shape, and ``counter(count)``, a count, both in the
   type that the formats take;
 - ``separate(x)`` (optional), which keeps a compiler from fusing a product with the sum that follows;
-- ``exactly()``, a context in which 32-bit integers and float64 are not converted to narrower types.
+- ``computing()``, the context of these operations: 32-bit integers and float64 are not converted to narrower types (JAX), no
+  gradients are recorded (PyTorch), and infinities raise no warnings (NumPy).
 
 If the step is compiled, there are also ``double(x)`` and ``narrowed(x, dtype)``, for the numbers of a step, which are computed
-in float64. Each module imports its framework and nothing from Adamas.
+in float64. Each module imports its framework, and nothing from Adamas but ``adamas.rule``.
 """

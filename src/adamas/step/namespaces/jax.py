@@ -36,7 +36,7 @@ class Namespace:
         return (product.view(jnp.uint32) | zero).view(jnp.float32)
 
     @staticmethod
-    def exactly() -> AbstractContextManager[Any]:
+    def computing() -> AbstractContextManager[Any]:
         """A context with float64 and 32-bit unsigned constants, which JAX otherwise takes for int32 and refuses."""
         return jax.enable_x64(True)  # type: ignore[no-any-return]  # JAX leaves it untyped
 

@@ -114,7 +114,7 @@ class Namespace:
         return Array(tf.bitcast(tf.bitwise.bitwise_or(tf.bitcast(product.tensor, tf.int32), zero), tf.float32))
 
     @staticmethod
-    def exactly() -> AbstractContextManager[None]:
+    def computing() -> AbstractContextManager[None]:
         """Nothing to do here."""
         return nullcontext()
 

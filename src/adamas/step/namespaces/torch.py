@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,18 +12,22 @@ from torch import Tensor
 
 
 class Namespace:
-    """PyTorch, on one device. See ``adamas.step.namespaces``."""
+    """PyTorch. See ``adamas.step.namespaces``.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        device: where ``index`` makes tensors.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
         self._device = device
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
 
     @staticmethod
-    def exactly() -> AbstractContextManager[None]:
-        """Nothing to do here."""
-        return nullcontext()
+    def computing() -> AbstractContextManager[None]:
+        """A context in which no gradients are recorded."""
+        return torch.no_grad()
 
     @staticmethod
     def sign(x: Tensor) -> Tensor:

@@ -457,16 +457,17 @@ void step(const Job &job, int64_t begin, int64_t end) {
 
 // ---- sums
 
-// Adds numbers up in an order of its own, with what each addition rounds off beside them.
+// Adds numbers up in an order of its own, with what each addition rounds off beside them. Always inlined, so that the
+// sums stay in registers.
 class Adder {
     static constexpr int lanes = 16;
     alignas(64) double high[lanes] = {}, low[lanes] = {};
 
   public:
-    alignas(64) double terms[block + lanes];
+    static constexpr int capacity = block + lanes;
 
-    // Adds the first n of `terms`.
-    void add(int n) {
+    // Adds n numbers. There is room for `capacity`.
+    [[gnu::always_inline]] void add(double *terms, int n) {
         std::fill_n(terms + n, lanes, 0.0);
         for (int i = 0; i < n; i += lanes) {
 #pragma omp simd
@@ -478,7 +479,7 @@ class Adder {
         }
     }
 
-    Sum sum() const {
+    [[gnu::always_inline]] Sum sum() const {
         Sum result;
         for (int l = 0; l < lanes; ++l) result = sum_of(result, {high[l], low[l], true});
         return result;
@@ -487,6 +488,7 @@ class Adder {
 
 template <class T> Sum square_sum_blocks(const Job &job, int64_t begin, int64_t end) {
     Adder adder;
+    alignas(64) double squares[Adder::capacity];
     Lane<T> lane;
     for (int64_t at = begin; at < end;) {
         const int64_t next = std::min(end, (at / block + 1) * block);
@@ -494,8 +496,8 @@ template <class T> Sum square_sum_blocks(const Job &job, int64_t begin, int64_t 
         lane.load(job.operands[GRADIENT], at, n);
         const T *values = lane.values;
 #pragma omp simd
-        for (int i = 0; i < n; ++i) adder.terms[i] = double(values[i]) * double(values[i]);
-        adder.add(n);
+        for (int i = 0; i < n; ++i) squares[i] = double(values[i]) * double(values[i]);
+        adder.add(squares, n);
         at = next;
     }
     Sum sum = adder.sum();
@@ -563,6 +565,7 @@ template <class T> Sum sum_blocks(const Job &job, const T *constants, int sum, i
     Lane<T> gradient, lanes[most_states];
     WeightLane<T, block> weight(job);
     Adder adder;
+    alignas(64) double found[Adder::capacity];
     each_block(job, begin, end, [&](int64_t at, int n, int64_t block_index) {
         T *p = nullptr, *g = nullptr, *states[most_states] = {};
         if (reads_weight(job, sum)) p = weight.load(at, n);
@@ -570,8 +573,8 @@ template <class T> Sum sum_blocks(const Job &job, const T *constants, int sum, i
         for (int i = 0; i < rule.state_count; ++i)
             if (reads(rule, sum, STATES + i))
                 states[i] = load_state(lanes[i], job.operands[STATES + i], at, n, block_index);
-        terms(constants, p, g, states, n, adder.terms);
-        adder.add(n);
+        terms(constants, p, g, states, n, found);
+        adder.add(found, n);
     });
     return adder.sum();
 }

@@ -131,27 +131,27 @@ with missing(*{missing!r}):
         ("train --eps=x", "--eps must be a number, got 'x'"),
         ("train --schedule cos", "--schedule 'cos' is unknown: did you mean cosine?"),
         ("train own.py", "own.py' is not a file: give the path of a Python file, or the name of a task"),
-        ("train --lr -1", "--lr must be a number from 0 up, got -1.0"),
+        ("train --lr -1", "--lr must be a nonnegative number, got -1.0"),
         ("train --lr fast", "--lr must be a number or auto, got 'fast'"),
         ("train --plateau cosine(9)", "--plateau must be default, or such as"),
         ("train --schedule 1e-3*cosine(9) --lr 1", "--schedule contains a rate (0.001), and lr is given too (1.0)"),
         ("schedule", "EXPR"),
         ("schedule cos --steps 9", "expression 'cos' is unknown: did you mean cosine?"),
-        ("schedule cosine", "--steps is missing: cosine has no end of its own"),
-        ("schedule exponential(0.5)", "--steps is missing: exponential(0.5) has no end of its own"),
-        ("schedule constant()", "--steps is missing: constant() has no end of its own"),
-        ("schedule cosine(1e300)", "--steps is missing: cosine(1e300) has 1e+300, say how many to draw"),
+        ("schedule cosine", "--steps is missing: cosine has no end, so"),
+        ("schedule exponential(0.5)", "--steps is missing: exponential(0.5) has no end, so"),
+        ("schedule constant()", "--steps is missing: constant() has no end, so"),
+        ("schedule cosine(1e300)", "--steps is missing: cosine(1e300) has 1e+300, give the number to draw"),
         ("schedule cosine(9) --steps 0", "--steps must be a whole number from 1 to"),
-        ("schedule cosine(9) --lr -1", "--lr must be a number from 0 up, got -1.0"),
+        ("schedule cosine(9) --lr -1", "--lr must be a nonnegative number, got -1.0"),
         ("schedule 3*cosine(9) --lr 1", "--lr is given, and the expression contains a rate (3)"),
         ("schedule cosine(9) --out held", "--out must be the name of a picture, such as held.png"),
-        ("schedule cosine(9) --out no/a.png", "--out 'no/a.png' cannot be written: 'no' is not a folder"),
+        ("schedule cosine(9) --out no/a.png", "--out 'no/a.png' cannot be written: 'no' is not a writable folder"),
         ("train --epochs 0", "--epochs must be a whole number from 1 to 1,000,000,000, got 0"),
         ("train --epochs", "--epochs"),
         ("train --betas 0.9", "--betas must be two numbers and a comma, such as 0.9,0.999, got '0.9'"),
         ("train --betas 0.9,1", "--betas must be two numbers from 0 up to but not including 1, got (0.9, 1.0)"),
         ("train --optimizer sgd --betas 0.9,0.9", "--betas is not an option of sgd"),
-        ("train --weight-decay -1", "--weight-decay must be a number from 0 up"),
+        ("train --weight-decay -1", "--weight-decay must be a nonnegative number"),
         ("train --momentum 0.9", "--momentum"),
         ("train --config no.toml", "--config 'no.toml' cannot be read: No such file or directory"),
         ("train --config held/summary.json", "--config 'held/summary.json' is not TOML: "),
@@ -348,7 +348,7 @@ def test_another_member_is_suggested_at_its_own_rate() -> None:
     given = Options(optimizer="sgd", schedule="0.1 * cosine(100)")
     words = {why: words for words, why in suggestions(given)}
     assert words["another member of the family"] == ["adamas", "train", "digits"]
-    assert "0.1 * cosine(100)" in words["how much of it was luck"]
+    assert "0.1 * cosine(100)" in words["shows how much depends on the seed"]
 
 
 def test_what_a_plateau_cut_is_a_line_under_the_epoch_and_at_the_end(tmp_path: Path) -> None:

@@ -386,8 +386,8 @@ def test_an_optimizer_with_failed_seeds_stands_after_those_without(study: Callab
     adam = judgement.standings[1]
     assert (adam.mean, adam.values, adam.trials_failed) == (pytest.approx(0.1), [0.1, None, 0.1], 1)
     assert all(pair.p is None for pair in judgement.pairs)
-    assert "adam stands behind sgd, as it came to a result with 2 of 3 seeds." in judgement.sentences
-    assert "nadam came to no result." in judgement.sentences
+    assert "adam is behind sgd, as it has a result with only 2 of 3 seeds." in judgement.sentences
+    assert "nadam has no result." in judgement.sentences
     assert any("nadam: 3 of 7 trials diverged" in warning for warning in judgement.warnings)
     assert table(judgement)[3].split()[:4] == ["3", "nadam", "lr=7.79e-05", "none"]
 
@@ -415,7 +415,7 @@ def test_a_best_rate_at_the_edge_is_pointed_out(study: Callable[..., Study]) -> 
     assert sensitivity["sgd"].rates == sorted(sensitivity["sgd"].rates)
     (warning,) = [warning for warning in judgement.warnings if "--lr-range" in warning]
     assert warning.startswith("sgd: its best rate is the highest")
-    assert "The study is not complete: 8 of 14 trials are over." in judgement.warnings
+    assert "The study is not complete: 8 of 14 trials are finished." in judgement.warnings
 
 
 def test_the_sensitivity_is_to_the_rate_alone(study: Callable[..., Study]) -> None:
@@ -470,7 +470,7 @@ def test_a_study_is_written_by_one_comparison_at_a_time(study: Callable[..., Stu
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "is not a file: give a study, as adamas compare leaves it"),
+        (None, "is not a file: give a study that adamas compare wrote"),
         (b"text", "is not a study, or is damaged: file is not a database"),
         (b"", "is not a study, or is damaged: no such table: study"),
     ],
@@ -788,7 +788,7 @@ def test_the_command_goes_on_after_ctrl_c_and_says_what_came_of_it(tmp_path: Pat
     assert process.returncode == 130
     (path,) = (tmp_path / "studies").iterdir()
     assert recorded(path) == 1
-    assert errors == f"adamas: interrupted after 1 trial. To go on: adamas compare studies/{path.name}\n"
+    assert errors == f"adamas: interrupted after 1 trial. To resume: adamas compare studies/{path.name}\n"
 
     (tmp_path / "go").touch()
     again = adamas(*words, cwd=tmp_path)
@@ -831,7 +831,7 @@ def test_a_comparison_goes_on_where_nobody_reads_what_it_prints(tmp_path: Path) 
         ({"optimizers": "adam", "budget": 0}, "budget must be a whole number from 1 to 10,000, got 0"),
         (
             {"optimizers": "adam", "seeds": 2},
-            "seeds must be a whole number from 3 to 10,000, got 2: fewer say nothing about luck",
+            "seeds must be a whole number from 3 to 10,000, got 2: fewer do not show the variation between seeds",
         ),
         ({"optimizers": "adam", "jobs": 0}, f"jobs must be from 1 to the {os.cpu_count()} processors of this machine"),
         (
@@ -850,7 +850,7 @@ def test_a_comparison_goes_on_where_nobody_reads_what_it_prints(tmp_path: Path) 
         ({"optimizers": "adam", "out": "no.sqlite"}, "out 'no.sqlite' is not a study, or is damaged"),
         ({"optimizers": "adam", "out": "study.db"}, "out must be the name of a study, such as study.sqlite"),
         ({"task": "no.sqlite"}, "task 'no.sqlite' is not a study, or is damaged"),
-        ({"task": "no.sqlite", "budget": 3}, "budget is settled by the study 'no.sqlite': leave it out"),
+        ({"task": "no.sqlite", "budget": 3}, "budget is determined by the study 'no.sqlite': leave it out"),
         ({"task": "nothing", "optimizers": "adam"}, "task 'nothing' is unknown"),
     ],
 )

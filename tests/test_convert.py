@@ -337,7 +337,7 @@ def test_two_parameters_of_one_name_are_refused_on_the_way_out() -> None:
 
 def test_complex_weights_do_not_become_real_ones() -> None:
     checkpoint = convert.Checkpoint({"a": convert.Parameter(np.ones(2, complex))})
-    with pytest.raises(ValueError, match="'a' is float64, and in the checkpoint complex128"):
+    with pytest.raises(ValueError, match="'a' is float64, but complex128 in the checkpoint"):
         convert.to_numpy(checkpoint, adamas.numpy.SGD({"a": np.ones(2)}))
 
 
@@ -688,7 +688,7 @@ def test_trap_T38_squares_saved_in_float16_are_mended_for_torch_optim(case: str)
     [
         ("exp_avg", np.nan, "'exp_avg' has a NaN"),
         ("exp_avg_sq", -1.0, "'exp_avg_sq' has a negative number"),
-        ("step", -1.0, "'step' has to be a number of steps"),
+        ("step", -1.0, "'step' must be a finite, nonnegative number of steps"),
     ],
 )
 @pytest.mark.parametrize("target", ["torch.optim", "optax"])

@@ -535,7 +535,7 @@ def number(model: nn.Module, batch: Any) -> Any:
         ({"low": 0.0}, ValueError, "0 < low < high"),
         ({"high": math.nan}, ValueError, "0 < low < high"),
         ({"steps": 19}, ValueError, "steps must be 20 or more"),
-        ({"sweeps": 0}, ValueError, "sweeps must be a whole number from 1 up, got 0"),
+        ({"sweeps": 0}, ValueError, "sweeps must be a positive whole number, got 0"),
         ({"model": 3}, TypeError, "model must be a torch.nn.Module, not int"),
         ({"optimizer": 3}, TypeError, "optimizer must be one of adamas.torch or torch.optim, not int"),
     ],
@@ -678,7 +678,7 @@ def test_the_command_prints_the_finding_and_what_to_run_next(tmp_path: Path) -> 
     [
         ("find-lr mnits", "task 'mnits' is unknown: did you mean mnist?"),
         ("find-lr --optimizer adm", "--optimizer 'adm' is unknown: did you mean adam?"),
-        ("find-lr --steps 5", "--steps must be a whole number from 20 up, got 5"),
+        ("find-lr --steps 5", "--steps must be a whole number of at least 20, got 5"),
         ("find-lr --out lr.txt", "--out must be the name of a picture, such as lr.png, got 'lr.txt'"),
     ],
 )
@@ -693,11 +693,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, line: str, say
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("--sweeps 0", "sweeps must be a whole number from 1 up, got 0"),
+        ("--sweeps 0", "sweeps must be a positive whole number, got 0"),
         ("--seed -1", "seed must be a whole number from 0"),
         ("--batch-size 0", "batch_size must be a whole number from 1 to 1,000,000,000"),
         ("--out folder.png", "'folder.png' is a folder"),
-        ("--out nowhere/lr.png", "'nowhere' is not a folder"),
+        ("--out nowhere/lr.png", "'nowhere' is not a writable folder"),
         ("--data-dir .", "data_dir is not an option of digits"),
         ("mnist --data-dir folder.png", "has no train-images-idx3-ubyte"),
     ],

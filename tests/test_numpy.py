@@ -382,7 +382,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("group", "error", "words"),
         [
-            ({"lr": 1.0}, ValueError, r"has its arrays under 'params', and this one has \['lr'\]"),
+            ({"lr": 1.0}, ValueError, r"must have its arrays under 'params', but this one has \['lr'\]"),
             ({"params": [np.ones(1)], "learning_rate": 1.0}, TypeError, "Adam has no option learning_rate"),
         ],
     )
@@ -397,7 +397,7 @@ class TestRefusals:
         [
             ([np.ones(2)], "1 entries for 2 parameters"),
             ({"z": np.ones(2)}, "there is no parameter 'z'; the parameters are 'x', 'y'"),
-            ([np.ones(3), None], r"the gradient of parameter 'x' has shape \(3,\), and the parameter \(2,\)"),
+            ([np.ones(3), None], r"the gradient of parameter 'x' has shape \(3,\), but the parameter has \(2,\)"),
             ([np.ones(2), np.ones(2, complex)], "'y': its gradient has another shape than the parameter, or only one"),
         ],
     )
@@ -411,7 +411,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            ({"lr": -1}, "lr must be a number from 0 up or a schedule, not -1"),
+            ({"lr": -1}, "lr must be a nonnegative number or a schedule, not -1"),
             ({"betas": (0.9, 1.0)}, r"betas\[1\] must be from 0 up to but not including 1"),
             ({"state": "int4"}, "state='int4' is unknown: use one of"),
             ({"weights": "none"}, "weights='none' is unknown"),
@@ -571,27 +571,27 @@ def test_moments_saved_in_another_format_are_converted_with_a_warning(saved_as: 
         (lambda saved: saved.update({"state/x/exp_avg": np.ones(4)}), "'exp_avg' of parameter 'x' is float64 of shape"),
         (lambda saved: saved.update({"state/x/exp_avg": np.ones(3, int)}), "'exp_avg' of parameter 'x' is int64"),
         (lambda saved: saved.pop("state/x/exp_avg_sq"), "'exp_avg_sq' of parameter 'x' is missing"),
-        (lambda saved: saved.pop("state/x/step"), "'step' of parameter 'x' has to be one number"),
+        (lambda saved: saved.pop("state/x/step"), "'step' of parameter 'x' must be one number"),
         (lambda saved: saved.update({"state/x/sum": np.ones(3)}), "'sum' of parameter 'x' is unknown to Adam"),
         (
             lambda saved: saved.update(param_groups=np.array(json.dumps([{"params": ["y"], "named": True}]))),
             r"it lacks \['x'\] and has \['y'\]",
         ),
-        (lambda saved: saved.update(param_groups=np.array("[]")), "has 0 parameter groups, and this optimizer has 1"),
+        (lambda saved: saved.update(param_groups=np.array("[]")), "has 0 parameter groups, but this optimizer has 1"),
         (lambda saved: saved.update(param_groups=np.array("[3]")), "its 'param_groups' cannot be read"),
         (lambda saved: saved.update(param_groups=np.array("garbage")), "its 'param_groups' cannot be read"),
         (
             lambda saved: saved.update({"state/x/step": np.array(np.nan)}),
-            "parameter 'x': 'step' has to be a number of steps, finite and from 0 up, and is nan",
+            "parameter 'x': 'step' must be a finite, nonnegative number of steps, not nan",
         ),
         (
             lambda saved: saved.update({"state/y/step": np.array(1.0)}),
-            "it has 'step' of parameter 'y', and no such parameter",
+            "it has 'step' of parameter 'y', but there is no such parameter",
         ),
-        (lambda saved: saved.update({"state/x/exp_avg": np.ones(3, np.int8)}), "whose scales have to be float32"),
+        (lambda saved: saved.update({"state/x/exp_avg": np.ones(3, np.int8)}), "whose scales must be float32"),
         (
             lambda saved: saved.update(an.SGD({"x": np.ones(3)}).state_dict()),
-            "'dampening', which Adam has not: it is of another optimizer",
+            "'dampening', which Adam does not have: it belongs to another optimizer",
         ),
     ],
 )
@@ -673,9 +673,9 @@ def test_anything_in_the_place_of_an_array_is_loaded_or_refused_in_a_line_and_wh
     [
         (
             {"state/x/step": np.array(-5.0)},
-            "parameter 'x': 'step' has to be a number of steps, finite and from 0 up, and is -5",
+            "parameter 'x': 'step' must be a finite, nonnegative number of steps, not -5",
         ),
-        ({"state/x/step": np.array(np.inf)}, "parameter 'x': 'step' has to be a number of steps"),
+        ({"state/x/step": np.array(np.inf)}, "parameter 'x': 'step' must be a finite, nonnegative number of steps"),
         ({"state/x/exp_avg": np.array([1, np.nan, 1])}, "parameter 'x': 'exp_avg' has a NaN"),
         ({"state/x/exp_avg": np.array([1, np.inf, 1])}, "parameter 'x': 'exp_avg' has an infinity"),
         ({"state/x/exp_avg_sq": np.array([1, -1e-9, 1])}, "parameter 'x': 'exp_avg_sq' has a negative number"),
@@ -724,7 +724,7 @@ def test_low_bits_that_do_not_fit_are_refused() -> None:
     optimizer = made()
     optimizer.step([np.ones(3)])
     for low in (np.zeros(4, np.int16), np.zeros(3, np.int32)):
-        with pytest.raises(ValueError, match="'weight_low_bits' of parameter 'x' has to be int16"):
+        with pytest.raises(ValueError, match="'weight_low_bits' of parameter 'x' must be int16"):
             made().load_state_dict({**optimizer.state_dict(), "state/x/weight_low_bits": low})
 
 
@@ -753,7 +753,7 @@ def test_groups_with_other_parameters_are_refused() -> None:
     def made(*names: str) -> an.Optimizer:
         return an.SGD([{"params": {name: np.ones(1)}, "lr": i + 1.0} for i, name in enumerate(names)])
 
-    with pytest.raises(ValueError, match=r"has \['x'\] in parameter group 0, and this optimizer has \['y'\]"):
+    with pytest.raises(ValueError, match=r"has \['x'\] in parameter group 0, but this optimizer has \['y'\]"):
         made("y", "x").load_state_dict(made("x", "y").state_dict())
 
 

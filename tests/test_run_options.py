@@ -257,7 +257,7 @@ def load(data_dir):
     [
         ('mode="min"', 'mode="minimal"', "task has the mode 'minimal': it must be 'max' or 'min'"),
         ("target=0.1", "target=None", "task has the target None: it must be a number"),
-        ("epochs=2", "epochs=0", "task has epochs = 0: it must be a whole number from 1 up"),
+        ("epochs=2", "epochs=0", "task has epochs = 0: it must be a positive whole number"),
         (
             "train=(x,)",
             "train=(x, x[:3])",

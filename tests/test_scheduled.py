@@ -296,7 +296,7 @@ def test_state_dict_has_numbers_alone_and_torch_loads_it() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda p: at.Adam(p, lr=linear(5, start=-1.0)), "lr must be a number from 0 up, and linear"),
+        (lambda p: at.Adam(p, lr=linear(5, start=-1.0)), "lr must be a nonnegative number, but linear"),
         (lambda p: at.Adam(p, betas=(0.9, constant(1.0))), r"betas\[1\] must be from 0 up to but not including 1"),
         (lambda p: at.Adam(p, eps=1e-8 * constant()), "eps cannot be a schedule; these can: lr, betas, weight_decay"),
         (lambda p: at.Adam(p, max_grad_norm="often"), "max_grad_norm must be above 0, \"auto\" or None, not 'often'"),
@@ -837,7 +837,7 @@ def test_a_rule_of_ones_own() -> None:
     other = Feedback(rule)
     at.Adam([parameter()], lr=1e-2 * other).load_state_dict(through_a_file(optimizer.state_dict()))
     assert (other.value, other.ignored) == (0.125, 1)
-    with pytest.raises(ValueError, match="must return a number from 0 up, not -1"):
+    with pytest.raises(ValueError, match="must return a nonnegative number, not -1"):
         Feedback(lambda metrics, factor: -1.0).observe(loss=1.0)
 
 

@@ -538,9 +538,9 @@ def test_trap_T38_states_that_can_be_stay_as_they_are(kind: str, hyperparameters
         ("exp_avg_sq", math.nan, "parameter 'w': 'exp_avg_sq' has a NaN"),
         ("exp_avg_sq", -1e-9, "parameter 'w': 'exp_avg_sq' has a negative number"),
         ("max_exp_avg_sq", -1.0, "parameter 'w': 'max_exp_avg_sq' has a negative number"),
-        ("step", -1.0, "parameter 'w': 'step' has to be a number of steps, finite and from 0 up, and is -1.0"),
-        ("step", math.nan, "parameter 'w': 'step' has to be a number of steps"),
-        ("step", math.inf, "parameter 'w': 'step' has to be a number of steps"),
+        ("step", -1.0, "parameter 'w': 'step' must be a finite, nonnegative number of steps, not -1.0"),
+        ("step", math.nan, "parameter 'w': 'step' must be a finite, nonnegative number of steps"),
+        ("step", math.inf, "parameter 'w': 'step' must be a finite, nonnegative number of steps"),
     ],
 )
 def test_trap_T38_a_state_that_cannot_be_is_refused(name: str, value: float, words: str) -> None:

@@ -314,7 +314,7 @@ def the_group_is_copied_along_and_neither_saved_nor_pickled(rank: int) -> None:
 @check
 def what_is_no_process_group_is_refused(rank: int) -> None:
     p = parameters([(3,)])
-    with raises(TypeError, "process_group=None: it has to be a process group", rank):
+    with raises(TypeError, "process_group=None: it must be a process group", rank):
         at.Adam(p, process_group=None)
     with raises(TypeError, "process_group must be a torch.distributed.ProcessGroup, not 'world'", rank):
         at.Adam(p, process_group="world")

@@ -142,7 +142,7 @@ class LRFinding:
 
 def _schedule(lr: float, steps: int, up: int) -> Schedule:
     if steps < 1:
-        raise ValueError(f"steps must be a whole number from 1 up, got {steps}")
+        raise ValueError(f"steps must be a positive whole number, got {steps}")
     if not 0 <= up < steps:
         raise ValueError(f"warmup must be from 0 up to but not including the {steps} steps, got {up}")
     return lr * warmup(up).then(cosine(steps - up)) if up else lr * cosine(steps)
@@ -196,7 +196,7 @@ def check_sweep(low: float, high: float, steps: int, sweeps: int) -> None:
     if steps < 20:
         raise ValueError(f"steps must be 20 or more, to tell a fall from noise, got {steps}")
     if sweeps < 1:
-        raise ValueError(f"sweeps must be a whole number from 1 up, got {sweeps}")
+        raise ValueError(f"sweeps must be a positive whole number, got {sweeps}")
 
 
 # ---- the curve

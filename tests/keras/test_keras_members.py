@@ -125,8 +125,8 @@ def test_a_decay_that_float32_would_round_away_is_all_there() -> None:
     ("arguments", "words"),
     [
         ({"beta_1": 1.0}, "beta_1 must be a number from 0 to below 1"),
-        ({"epsilon": -1.0}, "epsilon must be a number from 0 up"),
-        ({"learning_rate": -0.1}, "learning_rate must be a number from 0 up"),
+        ({"epsilon": -1.0}, "epsilon must be a nonnegative number"),
+        ({"learning_rate": -0.1}, "learning_rate must be a nonnegative number"),
         ({"eps_mode": "root"}, "use one of 'hat', 'torch'"),
         ({"decay": 1e-6}, "decay=1e-06 is unknown"),
         ({"weights": "exact"}, "weights='exact' is unknown: use one of 'nearest'"),

@@ -294,12 +294,12 @@ def test_trap_T38_state_saved_in_float16_does_not_explode(case: Any, state: str)
         ("exp_avg", np.nan, "variable 'v0': 'exp_avg' has a NaN"),
         ("exp_avg", -np.inf, "variable 'v0': 'exp_avg' has an infinity"),
         ("exp_avg_sq", -1.0, "variable 'v0': 'exp_avg_sq' has a negative number"),
-        ("exp_avg_sq", "x", "v0_exp_avg_sq' has to be float32, and is str"),
-        ("iteration", -5, "'iterations' has to be a whole number from 0 to .*, and is -5"),
-        ("iteration", np.nan, "'iterations' has to be a whole number from 0 to .*, and is nan"),
-        ("iteration", 1.5, "'iterations' has to be a whole number from 0 to .*, and is 1.5"),
-        ("learning_rate", np.inf, "'learning_rate' has to be a number from 0 up, and is inf"),
-        ("mu_product", np.nan, "'mu_product' has to be a number from 0 to 1, and is nan"),
+        ("exp_avg_sq", "x", "v0_exp_avg_sq' must be float32, not str"),
+        ("iteration", -5, "'iterations' must be a whole number from 0 to .*, not -5"),
+        ("iteration", np.nan, "'iterations' must be a whole number from 0 to .*, not nan"),
+        ("iteration", 1.5, "'iterations' must be a whole number from 0 to .*, not 1.5"),
+        ("learning_rate", np.inf, "'learning_rate' must be a nonnegative number, not inf"),
+        ("mu_product", np.nan, "'mu_product' must be a number from 0 to 1, not nan"),
     ],
 )
 def test_trap_T38_a_state_that_cannot_be_is_refused(name: str, bad: Any, words: str) -> None:
@@ -317,8 +317,8 @@ def test_trap_T38_a_state_that_cannot_be_is_refused(name: str, bad: Any, words: 
     [
         ("exp_avg_sq_scale", lambda x: -x, "the scales of 'exp_avg_sq' of variable 'v1' have a negative number"),
         ("exp_avg_scale", lambda x: np.nan * x, "the scales of 'exp_avg' of variable 'v1' have a NaN or an infinity"),
-        ("exp_avg_scale", np.float16, "the scales of 'exp_avg' of variable 'v1' have to be float32, and are float16"),
-        ("v1_exp_avg_sq", np.float16, "v1_exp_avg_sq' has to be uint8, and is float16"),
+        ("exp_avg_scale", np.float16, "the scales of 'exp_avg' of variable 'v1' must be float32, not float16"),
+        ("v1_exp_avg_sq", np.float16, "v1_exp_avg_sq' must be uint8, not float16"),
     ],
 )
 def test_trap_T38_codes_and_scales_that_cannot_be_are_refused(name: str, change: Any, words: str) -> None:

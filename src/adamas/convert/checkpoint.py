@@ -142,7 +142,7 @@ def gathered(entries: Iterable[tuple[Place, Array, Mapping[str, Array]]]) -> Che
     parameters: dict[str, Parameter] = {}
     for place, weight, state in entries:
         if place.name in parameters:
-            raise ValueError(f"two parameters are called {place.name!r}: give the layers names of their own")
+            raise ValueError(f"two parameters are called {place.name!r}: give the layers different names")
         turned = {key: np.array(place.to_torch(x) if x.ndim else x, order="C") for key, x in state.items()}
         parameters[place.name] = Parameter(np.array(place.to_torch(weight), order="C"), turned)
     return Checkpoint(parameters)
@@ -164,7 +164,7 @@ class Moved:
     def __init__(self, checkpoint: Checkpoint, places: Iterable[Place], names: Names) -> None:
         here, there = [place.name for place in places], list(checkpoint.parameters)
         if twice := next((name for i, name in enumerate(sorted(here)[1:]) if name == sorted(here)[i]), None):
-            raise ValueError(f"two parameters are called {twice!r} here: give the layers names of their own")
+            raise ValueError(f"two parameters are called {twice!r} here: give the layers different names")
         self._parameters = checkpoint.parameters
         front, back = _common(here), _common(there)
         closest: tuple[list[str], list[str]] | None = None
@@ -245,7 +245,7 @@ class Moved:
         """
         parameter, shape = self[place], tuple(shape)
         if (parameter.weight.dtype.kind == "c") != dtype.startswith("complex"):
-            raise ValueError(f"parameter {place.name!r} is {dtype}, and in the checkpoint {parameter.weight.dtype}")
+            raise ValueError(f"parameter {place.name!r} is {dtype}, but {parameter.weight.dtype} in the checkpoint")
         for what, x in (
             ("", parameter.weight),
             *((f" its {key!r}", x) for key, x in parameter.state.items() if x.ndim),

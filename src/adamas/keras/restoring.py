@@ -106,7 +106,7 @@ def mended(member: Member, hyper: Mapping[str, Any], variables: Variables, saved
     iterations = float(values[place[id(variables.iterations)]])
     highest = np.iinfo(dtype_of(variables.iterations)).max
     if not 0 <= iterations <= highest or not iterations.is_integer():
-        raise _unfit(f"'iterations' has to be a whole number from 0 to {highest}, and is {iterations:g}{_REMEDY}")
+        raise _unfit(f"'iterations' must be a whole number from 0 to {highest}, not {iterations:g}{_REMEDY}")
     scalars["step"] = iterations // variables.batches_per_step
     try:
         bounds.check_scalars(member, scalars)
@@ -114,7 +114,7 @@ def mended(member: Member, hyper: Mapping[str, Any], variables: Variables, saved
         raise _unfit(f"{error}{_REMEDY}") from error
     rate = variables.rate
     if id(rate) in place and not 0 <= float(values[place[id(rate)]]) < math.inf:
-        raise _unfit(f"'learning_rate' has to be a number from 0 up, and is {values[place[id(rate)]]}{_REMEDY}")
+        raise _unfit(f"'learning_rate' must be a nonnegative number, not {values[place[id(rate)]]}{_REMEDY}")
     hyper = {**hyper, "lr": 1.0}
     raised: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for variable, state in variables.states:
@@ -145,12 +145,12 @@ def _check_dtype(wanted: str, given: np.dtype[Any], path: str) -> None:
     """Raises ValueError if a variable cannot have values of this dtype."""
     is_number = given.kind in "fiu" or given.name == "bfloat16"
     if given != wanted if wanted in _EXACT else not is_number:
-        raise _unfit(f"variable {path!r} has to be {wanted}, and is {given.name}{_REMEDY}")
+        raise _unfit(f"variable {path!r} must be {wanted}, not {given.name}{_REMEDY}")
 
 
 def _check_scale(codes: Array, scale: Array, what: str) -> None:
     if scale.dtype != np.float32:
-        raise _unfit(f"the scales of {what} have to be float32, and are {scale.dtype.name}{_REMEDY}")
+        raise _unfit(f"the scales of {what} must be float32, not {scale.dtype.name}{_REMEDY}")
     try:
         bounds.check_scale(np, codes, scale, what)
     except ValueError as error:

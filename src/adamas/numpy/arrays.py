@@ -107,11 +107,11 @@ def gradient_view(gradient: Any, shape: tuple[int, ...], name: str) -> Array:
         raise TypeError(f"the gradient of parameter {name} cannot be converted to an array: {error}") from error
     if not is_floating(array):
         raise ValueError(
-            f"the gradient of parameter {name} has dtype {array.dtype}: it has to be one of {_FLOATING}, in the "
+            f"the gradient of parameter {name} has dtype {array.dtype}: it must be one of {_FLOATING}, in the "
             "machine's byte order"
         )
     if array.shape != shape:
-        raise ValueError(f"the gradient of parameter {name} has shape {array.shape}, and the parameter {shape}")
+        raise ValueError(f"the gradient of parameter {name} has shape {array.shape}, but the parameter has {shape}")
     return engine_view(array if array.flags.aligned else array.copy())
 
 

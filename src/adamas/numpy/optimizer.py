@@ -96,7 +96,9 @@ class Optimizer(Stepping):
         first = sum(map(len, (group["params"] for group in groups)))
         for one in given:
             if "params" not in one:
-                raise ValueError(f"a parameter group has its arrays under 'params', and this one has {sorted(one)}")
+                raise ValueError(
+                    f"a parameter group must have its arrays under 'params', but this one has {sorted(one)}"
+                )
             if unknown := sorted(one.keys() - self.defaults.keys() - {"params", "base_lr"}):
                 raise TypeError(f"{type(self).__name__} has no option {', '.join(unknown)}")
             params = one["params"]
@@ -116,7 +118,7 @@ class Optimizer(Stepping):
         names = [name for group in groups for name in group["param_names"]]
         if len(set(names)) < len(names):
             twice = next(name for name, count in Counter(names).items() if count > 1)
-            raise ValueError(f"two parameters are called {twice!r}: each needs a name of its own")
+            raise ValueError(f"two parameters are called {twice!r}: names must be unique")
         bounds = _check_apart(groups, self._bounds)
         for added in schedules:
             self._listen(added)

@@ -72,7 +72,7 @@ def loaded(
     saved_state = _read_state(state_dict)
     if unknown := sorted(saved_state.keys() - {name for group in saved_groups for name in group["params"]}):
         entry = min(saved_state[unknown[0]])
-        raise unfit(f"it has {entry!r} of parameter {unknown[0]!r}, and no such parameter")
+        raise unfit(f"it has {entry!r} of parameter {unknown[0]!r}, but there is no such parameter")
 
     def load(group: dict[str, Any], index: int, hypers: HypersAfter) -> Loaded | None:
         entries = saved_state.get(saved_name[group["param_names"][index]])
@@ -107,7 +107,7 @@ def _read_groups(text: Any, known: Iterable[str], optimizer: str) -> list[dict[s
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not an optimizer's state dict: its {_GROUPS!r} cannot be read ({error})") from error
     if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
-        raise ValueError(f"not an optimizer's state dict: its {_GROUPS!r} cannot be read: they are no list of groups")
+        raise ValueError(f"not an optimizer's state dict: its {_GROUPS!r} cannot be read: it is not a list of groups")
     found = [
         {name: tuple(value) if isinstance(value, list) and name != "params" else value for name, value in group.items()}
         for group in groups
@@ -116,15 +116,15 @@ def _read_groups(text: Any, known: Iterable[str], optimizer: str) -> list[dict[s
         names, named = group.get("params"), group.get("named")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError(
-                f"not an optimizer's state dict: 'params' of group {i} has to be a list of names, and is {shown(names)}"
+                f"not an optimizer's state dict: 'params' of group {i} must be a list of names, not {shown(names)}"
             )
         if not isinstance(named, bool):
             raise ValueError(
-                f"not an optimizer's state dict: 'named' of group {i} has to be true or false, and is {shown(named)}"
+                f"not an optimizer's state dict: 'named' of group {i} must be true or false, not {shown(named)}"
             )
     known = {*known, "params", "named", "base_lr", OBSERVED}
     if unknown := sorted({name for group in found for name in group} - known):
-        raise unfit(f"it has {unknown[0]!r}, which {optimizer} has not: it is of another optimizer")
+        raise unfit(f"it has {unknown[0]!r}, which {optimizer} does not have: it belongs to another optimizer")
     return found
 
 
@@ -133,7 +133,7 @@ def _match(groups: list[dict[str, Any]], saved_groups: list[dict[str, Any]]) -> 
     here, there = [[len(group["params"]) for group in side] for side in (groups, saved_groups)]
     if len(here) != len(there):
         raise ValueError(
-            f"loaded state dict has {len(there)} parameter groups, and this optimizer has {len(here)}: make the same groups"
+            f"loaded state dict has {len(there)} parameter groups, but this optimizer has {len(here)}: make the same groups"
         )
     names = [name for group in groups for name in group["param_names"]]
     saved_names = [name for group in saved_groups for name in group["params"]]
@@ -146,12 +146,12 @@ def _match(groups: list[dict[str, Any]], saved_groups: list[dict[str, Any]]) -> 
         for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
             if set(group["param_names"]) != set(saved["params"]):
                 raise ValueError(
-                    f"loaded state dict has {sorted(saved['params'])[:5]} in parameter group {i}, and this optimizer has "
+                    f"loaded state dict has {sorted(saved['params'])[:5]} in parameter group {i}, but this optimizer has "
                     f"{sorted(group['param_names'])[:5]}: make the same groups"
                 )
         return {name: name for name in names}
     if here != there:
-        raise ValueError(f"loaded state dict has groups of {there} parameters, and this optimizer of {here}")
+        raise ValueError(f"loaded state dict has groups of {there} parameters, but this optimizer has groups of {here}")
     return dict(zip(names, saved_names, strict=True))
 
 
@@ -175,11 +175,11 @@ def _loaded(
     state: dict[str, Array] = {}
     for count in member.scalar_names:
         if count not in entries or entries[count].size != 1 or entries[count].dtype.kind not in "fiu":
-            raise unfit(f"{count!r} of parameter {name} has to be one number")
+            raise unfit(f"{count!r} of parameter {name} must be one number")
         state[count] = np.array(entries[count].item(), np.float64)
     if (low := entries.get(layout.LOW_BITS)) is not None and group["weights"] == "split":
         if low.dtype != np.int16 or low.shape != p.shape:
-            raise unfit(f"{layout.LOW_BITS!r} of parameter {name} has to be int16, of shape {p.shape}")
+            raise unfit(f"{layout.LOW_BITS!r} of parameter {name} must be int16, of shape {p.shape}")
         state[layout.LOW_BITS] = low.copy()
     for moment, slot in slots.items():
         if moment in entries:
@@ -228,11 +228,13 @@ def _check_moment(values: Array, scale: Array | None, p: Array, what: str) -> No
         not is_complex and (values.dtype == np.uint16 or is_coded)
     )
     if values.shape != p.shape or not fits:
-        raise unfit(f"{what} is {values.dtype} of shape {values.shape}, and the parameter {p.dtype} of shape {p.shape}")
+        raise unfit(
+            f"{what} is {values.dtype} of shape {values.shape}, but the parameter is {p.dtype} of shape {p.shape}"
+        )
     if is_coded:
         shape = layout.scale_shape(p.shape) if p.ndim else None
         if scale is None or scale.dtype != np.float32 or scale.shape != shape:
-            raise unfit(f"{what} has codes in 8 bits, whose scales have to be float32 of shape {shape}")
+            raise unfit(f"{what} has codes in 8 bits, whose scales must be float32 of shape {shape}")
         try:
             bounds.check_scale(np, values, scale, what)
         except ValueError as error:

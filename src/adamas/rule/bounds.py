@@ -48,8 +48,8 @@ def check_scalars(member: Member, scalars: Mapping[str, float]) -> None:
         value = scalars[name]
         highest = math.inf if name == "step" else 1.0  # a product of numbers from 0 to 1
         if not 0 <= value <= highest or math.isinf(value):
-            words = "a number of steps, finite and from 0 up" if name == "step" else "a number from 0 to 1"
-            raise ValueError(f"{name!r} has to be {words}, and is {value}")
+            words = "a finite, nonnegative number of steps" if name == "step" else "a number from 0 to 1"
+            raise ValueError(f"{name!r} must be {words}, not {value}")
 
 
 def check_scale(xp: Any, codes: Array, scale: Array, what: str) -> None:

@@ -212,8 +212,8 @@ class Range:
     holds: Callable[[float], bool]
 
 
-FROM_0 = Range("a number from 0 up", lambda x: 0 <= x < math.inf)
-FROM_0_TO_INFINITY = Range("a number from 0 up", lambda x: x >= 0)
+FROM_0 = Range("a nonnegative number", lambda x: 0 <= x < math.inf)
+FROM_0_TO_INFINITY = Range("a nonnegative number", lambda x: x >= 0)
 ABOVE_0 = Range("a number above 0", lambda x: 0 < x < math.inf)
 BELOW_1 = Range("from 0 up to but not including 1", lambda x: 0 <= x < 1)
 FINITE = Range("a finite number", math.isfinite)

@@ -118,7 +118,7 @@ def scheduled_number(h: Number, name: str, schedule: Schedule, step: int) -> flo
     """
     number = float(schedule(step))
     if not h.range.holds(number):
-        raise ValueError(f"{name} must be {h.range.words}, and {schedule!r} gives {number} at step {step}")
+        raise ValueError(f"{name} must be {h.range.words}, but {schedule!r} gives {number} at step {step}")
     return number
 
 

@@ -245,7 +245,7 @@ class _Reader:
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
             operand = self.value(node.operand)
             if not _number(operand):
-                self.refuse(f"a sign belongs before a number, and {_described(operand)} is none", node)
+                self.refuse(f"a sign can only precede a number, not {_described(operand)}", node)
             return -operand if isinstance(node.op, ast.USub) else operand
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div):
             return self.product(node)
@@ -267,7 +267,7 @@ class _Reader:
     def finite(self, value: float, node: ast.AST) -> float:
         """The number, checked to be finite as a float."""
         if not abs(value) <= sys.float_info.max:
-            self.refuse("a number must be finite, and this is too large", node)
+            self.refuse("a number must be finite, but this is too large", node)
         return value
 
     def product(self, node: ast.BinOp) -> Any:
@@ -275,7 +275,7 @@ class _Reader:
         left, right = self.value(node.left), self.value(node.right)
         for value, side in ((left, node.left), (right, node.right)):
             if not _number(value) and not isinstance(value, Schedule):
-                self.refuse(f"a number or a schedule can be multiplied, and not {_described(value)}", side)
+                self.refuse(f"only numbers and schedules can be multiplied, not {_described(value)}", side)
         if isinstance(node.op, ast.Div):
             if isinstance(right, Schedule) or right == 0:
                 self.refuse(f"divide by a number other than 0, not by {_described(right)}", node.right)

@@ -232,7 +232,7 @@ class Feedback(Observed, kind="Feedback"):
 
     Args:
         rule: a function of the observations so far (a list of dicts, the newest last) and the current factor. It returns the
-            new factor, a number from 0 up, or a tuple of the factor and the reason.
+            new factor, a nonnegative number, or a tuple of the factor and the reason.
         memory: the number of observations that are kept.
     """
 
@@ -274,6 +274,6 @@ class Feedback(Observed, kind="Feedback"):
         answer = self.rule(list(state["metrics"]), self.value)
         value, why = answer if isinstance(answer, tuple) else (answer, "by the rule")
         if not 0 <= value < math.inf:
-            raise ValueError(f"Feedback: the rule must return a number from 0 up, not {value!r}")
+            raise ValueError(f"Feedback: the rule must return a nonnegative number, not {value!r}")
         if value != self.value:
             self._change(float(value), why)

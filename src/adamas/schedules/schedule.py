@@ -415,9 +415,7 @@ def _is_schedule(schedule: Schedule, *names: str) -> None:
             "halves of a long chain: a.then(b).then(c.then(d))"
         )
     if size > LARGEST:
-        raise ValueError(
-            f"{schedule._name}: a schedule must be joined from at most {LARGEST} others, and not from {size}"
-        )
+        raise ValueError(f"{schedule._name}: a schedule can combine at most {LARGEST} others, not {size}")
     object.__setattr__(schedule, "_depth", depth + 1)
     object.__setattr__(schedule, "_size", size)
 
@@ -485,7 +483,7 @@ class Then(_Method):
             if self.at < 0:
                 raise refuse(self, "at", "0 or above")
         elif not self.first.length:
-            raise ValueError(f"then: {self.first!r} has no length of its own: say at which step the next begins (at=)")
+            raise ValueError(f"then: {self.first!r} has no length: give the step at which the next one begins (at=)")
 
     @property
     def _boundary(self) -> float:
@@ -589,7 +587,7 @@ class Repeat(_Changed):
         if self.times is not None:
             check(self, above_zero="times")
         if not self.schedule.length:
-            raise ValueError(f"repeat: {self.schedule!r} has no end that it could begin again at")
+            raise ValueError(f"repeat: {self.schedule!r} has no end, so it cannot be repeated")
 
     def _length(self) -> float | None:
         return None if self.times is None else self.times * self.schedule.length  # type: ignore[operator]

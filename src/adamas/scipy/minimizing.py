@@ -57,7 +57,7 @@ class Stopping:
         for name in ("gtol", "ftol", "xtol"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, float | int | np.number) or not value >= 0):
-                raise ValueError(f"{name} must be a number from 0 up, not {value!r}")
+                raise ValueError(f"{name} must be a nonnegative number, not {value!r}")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Stopping:
@@ -85,7 +85,7 @@ def whole(name: str, value: Any, least: int) -> int:
     """
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if not number or not value >= least or value != math.floor(min(value, 2.0**62)):
-        raise ValueError(f"{name} must be a whole number from {least} up, not {value!r}")
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
     return int(value)
 
 

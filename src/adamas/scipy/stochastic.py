@@ -88,7 +88,7 @@ def minimize_stochastic(
     epochs, every = whole("epochs", epochs, 1), whole("every", every, 1)
     maxiter = None if maxiter is None else whole("maxiter", maxiter, 1)
     if average is not None and not 0 <= average < math.inf:
-        raise ValueError(f"average must be a number from 0 up or None, not {average!r}")
+        raise ValueError(f"average must be a nonnegative number or None, not {average!r}")
     if epochs > 1 and isinstance(batches, Iterator):
         raise ValueError(
             f"batches is a {type(batches).__name__}, which can be gone through once: give a list, or epochs=1"

@@ -168,14 +168,14 @@ def check_group(index: int, group: dict[str, Any], check: Callable[[dict[str, An
         for name in ("skipped_steps", "clipped_steps"):
             count = group[name]
             if isinstance(count, bool) or not isinstance(count, Integral) or int(count) < 0:
-                raise ValueError(f"{name} has to be a whole number from 0 up, and is {shown(count)}")
+                raise ValueError(f"{name} must be a nonnegative whole number, not {shown(count)}")
         norms = group["grad_norms"]
         if not isinstance(norms, tuple | list) or not all(_is_number(x) and x > 0 for x in norms):
-            raise ValueError("grad_norms has to be the norms of gradients, numbers above 0")
+            raise ValueError("grad_norms must be the norms of gradients, numbers above 0")
         group["grad_norms"] = tuple(norms)
         base = group["base_lr"]
         if not _is_number(base):
-            raise ValueError(f"base_lr has to be a number from 0 up, and is {shown(base)}")
+            raise ValueError(f"base_lr must be a nonnegative number, not {shown(base)}")
         check(group)
 
 

@@ -32,7 +32,7 @@ def steps_done(states: Iterable[dict[str, Any]]) -> int:
 
 def _count(step: Any) -> int:
     if not 0 <= float(step) < math.inf:
-        raise ValueError(f"the 'step' of a state is {float(step)}, and has to be a number from 0 up")
+        raise ValueError(f"the 'step' of a state must be a nonnegative number, not {float(step)}")
     return int(step)
 
 

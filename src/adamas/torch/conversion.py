@@ -126,7 +126,7 @@ def _besides_moments(
                 continue  # they would be out of date after the next step
             if not isinstance(value, Tensor) or value.dtype != torch.int16 or value.shape != p.shape:
                 raise unfit(
-                    f"{key!r} of parameter {name} has to be int16, of shape {tuple(p.shape)}, and is {_described(value)}. "
+                    f"{key!r} of parameter {name} must be int16, of shape {tuple(p.shape)}, not {_described(value)}. "
                     "torch.optim casts it: remove it from a state dict that comes from there"
                 )
             state[key] = _copied(value, p)
@@ -138,7 +138,7 @@ def _besides_moments(
 def _count(value: Any, what: str) -> float:
     is_number = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)
     if not is_number or (isinstance(value, Tensor) and (value.is_complex() or value.is_meta)):
-        raise unfit(f"{what} has to be one number, and is {shown(value)}")
+        raise unfit(f"{what} must be one number, not {shown(value)}")
     return float(value)
 
 
@@ -147,14 +147,14 @@ def check_step(saved: Any, what: str) -> None:
     if not isinstance(saved, Mapping):
         raise unfit(f"parameter {what} has a {type(saved).__name__} there, no state")
     if "step" in saved and not 0 <= (step := _count(saved["step"], f"'step' of parameter {what}")) < math.inf:
-        raise unfit(f"'step' of parameter {what} has to be finite and from 0 up, and is {step}")
+        raise unfit(f"'step' of parameter {what} must be finite and nonnegative, not {step}")
 
 
 def _check_moment(value: Any, scale: Any, code_dtype: torch.dtype, p: Tensor, what: str) -> None:
     """Raises ValueError if the parameter cannot have this moment."""
     if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta):
         kind = "on the meta device" if value.is_meta else str(value.layout).removeprefix("torch.")
-        raise unfit(f"{what} is {kind}; it has to be a dense tensor")
+        raise unfit(f"{what} is {kind}; it must be a dense tensor")
     if not isinstance(value, Tensor) or value.shape != p.shape:
         raise unfit(
             f"{what} is {_described(value)}, and the parameter has shape {tuple(p.shape)}. Were the parameters given in "
@@ -172,7 +172,7 @@ def _check_moment(value: Any, scale: Any, code_dtype: torch.dtype, p: Tensor, wh
     if scale is None:
         raise unfit(f"{what} has codes without scales, which would stand beside them as {layout.scale_name('…')!r}")
     if not isinstance(scale, Tensor) or scale.dtype != torch.float32 or scale.shape != shape:
-        raise unfit(f"the scales of {what} have to be float32, of shape {shape}, and are {_described(scale)}")
+        raise unfit(f"the scales of {what} must be float32, of shape {shape}, not {_described(scale)}")
     try:
         bounds.check_scale(torch, value, scale, what)
     except ValueError as error:

@@ -77,7 +77,7 @@ def decode_state(saved: Mapping[str, Any], kept: Collection[str], name: str, gro
     if any(moment is not None and moment not in kept for moment in moments):
         raise ValueError(
             f"loaded state dict does not fit: parameter {name} has the state of bitsandbytes' {kind} there, which is "
-            f"{[moment for moment in moments if moment]}, and this optimizer keeps {list(kept)}"
+            f"{[moment for moment in moments if moment]}, but this optimizer keeps {list(kept)}"
         )
     result = Decoded({"step": torch.tensor(float(state["step"]), dtype=torch.float32, device="cpu")}, {})
     for number, moment in enumerate((moment for moment in moments if moment), start=1):

@@ -27,7 +27,7 @@ class Ranks:
     def __init__(self, process_group: Any) -> None:
         if process_group is None:
             raise TypeError(
-                "process_group=None: it has to be a process group, and torch.distributed.group.WORLD is None before "
+                "process_group=None: it must be a process group, and torch.distributed.group.WORLD is None before "
                 "init_process_group. Leave process_group out where each process has all parameters"
             )
         if process_group is dist.GroupMember.NON_GROUP_MEMBER:

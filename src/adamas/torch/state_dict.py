@@ -104,8 +104,8 @@ def _check_structure(state_dict: Mapping[str, Any]) -> None:
             keys = group.get(name, None if name == "params" else [])
             if not isinstance(keys, list | tuple) or not all(isinstance(key, str | int) for key in keys):
                 raise ValueError(
-                    f"not an optimizer's state dict: {name!r} of parameter group {i} has to be a list of names or numbers, "
-                    f"and is {shown(keys)}"
+                    f"not an optimizer's state dict: {name!r} of parameter group {i} must be a list of names or numbers, "
+                    f"not {shown(keys)}"
                 )
 
 
@@ -113,7 +113,7 @@ def _match(groups: list[dict[str, Any]], saved_groups: list[dict[str, Any]]) -> 
     """The key of each parameter in the saved state, by the parameter's ``id()``."""
     if len(groups) != len(saved_groups):
         raise ValueError(
-            f"loaded state dict has a different number of parameter groups: {len(saved_groups)}, and this optimizer has "
+            f"loaded state dict has a different number of parameter groups: {len(saved_groups)}, but this optimizer has "
             f"{len(groups)}"
         )
     here, there = _by_name(groups), _by_name(saved_groups)

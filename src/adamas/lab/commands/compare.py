@@ -26,29 +26,29 @@ def compare(
         str,
         typer.Argument(
             metavar="TASK|STUDY.sqlite",
-            help=f"What to train on: {', '.join(TASKS)} (adamas tasks tells more), or a Python file with a task. Or a study "
-            "that was interrupted, to go on with.",
+            help=f"The task: {', '.join(TASKS)} (adamas tasks describes them), or a Python file with one. Or the study of an "
+            "interrupted comparison, to resume it.",
         ),
     ],
     optimizers: Annotated[
         str,
         typer.Option(
             metavar="NAME,NAME,…",
-            help=f"What to compare: {', '.join(OPTIMIZERS)}; torch:AdamW, or module:Class of another library; each with "
-            "arguments as 'sgd(momentum=0.9)'.",
+            help=f"The optimizers: {', '.join(OPTIMIZERS)}; torch:AdamW, or module:Class of another library; arguments as in "
+            "'sgd(momentum=0.9)'.",
         ),
     ] = "",
     budget: Annotated[int, typer.Option(help="Tuning trials for each optimizer.")] = 8,
     seeds: Annotated[int, typer.Option(help="Training runs of each at its best setting, 3 or more.")] = 3,
     tune: Annotated[
         str,
-        typer.Option(metavar="NAME,…", help=f"What is tuned, in the optimizers that have it: {', '.join(TUNABLE)}."),
+        typer.Option(metavar="NAME,…", help=f"What to tune, in the optimizers that have it: {', '.join(TUNABLE)}."),
     ] = "lr",
     lr_range: Annotated[
         str | None,
         typer.Option(
             metavar="LOW,HIGH",
-            help=f"Rates to look at, for all. By default a factor of {LR_FACTOR:g} to either side of each one's default.",
+            help=f"The range of rates, for all. By default a factor of {LR_FACTOR:g} to either side of each one's default.",
         ),
     ] = None,
     data_dir: DATA_DIR = None,
@@ -61,26 +61,26 @@ def compare(
         str,
         typer.Option(
             metavar="NAME|EXPR",
-            help=f"How the rate goes, as a factor: {', '.join(SCHEDULES)}, or an expression in optimizer steps.",
+            help=f"How the rate changes, as a factor: {', '.join(SCHEDULES)}, or an expression in optimizer steps.",
         ),
     ] = "constant",
     clip: CLIP = None,
-    jobs: Annotated[int, typer.Option(help="Trials side by side, each in a process of its own.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Trials at the same time, each in its own process.")] = 1,
     threads: Annotated[
-        int | None, typer.Option(help="Processor threads of each trial. By default the processors are shared out.")
+        int | None, typer.Option(help="Threads of each trial. By default the processors are divided among the trials.")
     ] = None,
     device: Annotated[str, typer.Option(help="Where to train, such as cuda.")] = "cpu",
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="STUDY.sqlite",
-            help="The study; gone on with where it is there. By default studies/TASK-TIME.sqlite.",
+            help="The study, which is resumed if it exists. By default studies/TASK-TIME.sqlite.",
         ),
     ] = None,
 ) -> None:
     """Compare optimizers fairly: the same tuning budget for each, then the same seeds at the best setting of each.
 
-    Every trial is kept in the study, one SQLite file. After Ctrl-C, or whatever ended it, the same command goes on.
+    Every trial is recorded in the study, one SQLite file. If the comparison is interrupted, the same command resumes it.
     """
     from adamas.lab.compare.comparison import Request, carry_out, open_study
     from adamas.lab.compare.display import display, table
@@ -112,7 +112,7 @@ def compare(
             except KeyboardInterrupt as error:
                 done, path = len(study.finished()), shlex.quote(str(study.path))
                 trials = f"{done} trial{'' if done == 1 else 's'}"
-                typer.echo(f"adamas: interrupted after {trials}. To go on: adamas compare {path}", err=True)
+                typer.echo(f"adamas: interrupted after {trials}. To resume: adamas compare {path}", err=True)
                 raise typer.Exit(130) from error
             judgement = judge(study)
     except KeyboardInterrupt as error:  # before the first trial

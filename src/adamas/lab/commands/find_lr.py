@@ -31,31 +31,29 @@ def find_lr(
     optimizer: OPTIMIZER = None,
     batch_size: BATCH_SIZE = None,
     seed: SEED = None,
-    sweeps: Annotated[
-        int, typer.Option(help="How often the sweep of the rate is repeated, with other batches.")
-    ] = SWEEPS,
-    steps: Annotated[int, typer.Option(help=f"Batches in a sweep, {FEWEST_STEPS} or more.")] = STEPS,
-    low: Annotated[float, typer.Option(help="The first rate, at which the loss must not move yet.")] = LOW,
-    high: Annotated[float, typer.Option(help="The last rate, at which it should diverge.")] = HIGH,
+    sweeps: Annotated[int, typer.Option(help="The number of sweeps, each with other batches.")] = SWEEPS,
+    steps: Annotated[int, typer.Option(help=f"Batches in a sweep, at least {FEWEST_STEPS}.")] = STEPS,
+    low: Annotated[float, typer.Option(help="The first rate, too low for the loss to change.")] = LOW,
+    high: Annotated[float, typer.Option(help="The last rate, at which the loss should diverge.")] = HIGH,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Where to draw the curve. By default nowhere.")
+        Path | None, typer.Option(metavar="FILE.png", help="Where to draw the curve. By default it is not drawn.")
     ] = None,
 ) -> None:
-    """Look for a learning rate: raise it batch by batch, and see where the loss falls and where it diverges.
+    """Find a learning rate: raise it batch by batch, and see where the loss falls and where it diverges.
 
-    Prints the rate, how much it is to be trusted, and the command that trains with it.
+    Prints the rate, its confidence, and the command that trains with it.
     """
     asked = {name: value for name, value in locals().items() if name in Options.__dataclass_fields__ and name != "out"}
     options = Options(**{name: value for name, value in asked.items() if value is not None})
     if sweeps < 1:
-        raise InputError("sweeps", f"must be a whole number from 1 up, got {sweeps}")
+        raise InputError("sweeps", f"must be a positive whole number, got {sweeps}")
     if steps < FEWEST_STEPS:
-        raise InputError("steps", f"must be a whole number from {FEWEST_STEPS} up, got {steps}")
+        raise InputError("steps", f"must be a whole number of at least {FEWEST_STEPS}, got {steps}")
     if not 0 < low < high < math.inf:
         raise InputError("high", f"must be above low, and both above 0, got {low:g} and {high:g}")
     if out is not None:
         folder.check_picture(out)
-        import matplotlib  # noqa: F401 - where it is missing, that is said before the sweeps
+        import matplotlib  # noqa: F401 - if it is missing, fail before the sweeps
     try:
         from adamas.lab.train.auto_lr import find_for_task
         from adamas.torch import LRFindingError

@@ -32,9 +32,9 @@ def _run() -> NoReturn:
     from adamas.lab.users_code import in_users_code
 
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a × that the terminal cannot show is no reason to end a run
-    # typer carries click inside it in some versions and beside it in others; either way this is its error for a command
-    # line that does not parse.
+        sys.stdout.reconfigure(errors="replace")  # a × that the terminal cannot show must not end a run
+    # Some versions of typer include click, others depend on it; in both cases this is its error for a command line that
+    # does not parse.
     usage_error: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
     try:
         sys.exit(application()(prog_name="adamas", standalone_mode=False))
@@ -82,13 +82,13 @@ def application() -> "typer.Typer":
 
 
 def _misused(message: str, parameter: object) -> str:
-    """What is wrong with the command line; of an option that is no number, also what was given."""
+    """The problem with the command line; for an option that is not a number, also the given value."""
     option = next(iter(getattr(parameter, "opts", [])), "")
-    kinds = {"integer": "a whole number", "number": "a number", "float": "a number"}  # by a word of typer's message
+    kinds = {"integer": "a whole number", "number": "a number", "float": "a number"}  # by a word in typer's message
     kind = next((kind for word, kind in kinds.items() if word in message), None)
     words = [word for given in sys.argv[1:] for word in given.split("=", 1)]
     if kind is None or option not in words[:-1]:
-        return f"{message} (--help lists what there is)"
+        return f"{message} (see --help)"
     return f"{option} must be {kind}, got {words[words.index(option) + 1]!r}"
 
 

@@ -16,30 +16,28 @@ from adamas.lab.train.optimizers import OPTIMIZERS
 
 TASK = Annotated[
     str | None,
-    typer.Argument(
-        help=f"What to train on: {', '.join(TASKS)} (adamas tasks tells more), or a Python file with a task."
-    ),
+    typer.Argument(help=f"The task: {', '.join(TASKS)} (adamas tasks describes them), or a Python file with one."),
 ]
 DATA_DIR = Annotated[
-    Path | None, typer.Option(help="Where the data is, for the tasks that read some (adamas tasks tells which).")
+    Path | None, typer.Option(help="The folder of the data, for tasks that read any (see adamas tasks).")
 ]
-MODEL = Annotated[str | None, typer.Option(help="Another network of the task's, such as small for mnist.")]
+MODEL = Annotated[str | None, typer.Option(help="Another network of the task, such as small for mnist.")]
 OPTIMIZER = Annotated[
     str | None,
     typer.Option(
-        help=f"One of {', '.join(OPTIMIZERS)}; torch:AdamW, or module:Class of another library; with arguments as "
+        help=f"One of {', '.join(OPTIMIZERS)}; torch:AdamW, or module:Class of another library; with arguments as in "
         "'sgd(momentum=0.9)'. By default adam."
     ),
 ]
-BATCH_SIZE = Annotated[int | None, typer.Option(help="Examples a step. By default the task's own.")]
+BATCH_SIZE = Annotated[int | None, typer.Option(help="Examples per step. By default the task's own.")]
 SEED = Annotated[
-    int | None, typer.Option(help="Decides the first weights and the order of the examples. By default 0.")
+    int | None, typer.Option(help="Determines the initial weights and the order of the examples. By default 0.")
 ]
 CLIP = Annotated[
     str | None,
-    typer.Option(metavar="NORM|auto", help="Largest norm of the gradient; auto clips what is unusual."),
+    typer.Option(metavar="NORM|auto", help="Largest norm of the gradient; auto clips unusual norms."),
 ]
-THREADS = Annotated[int | None, typer.Option(help="Processor threads to use. By default what suits the task.")]
+THREADS = Annotated[int | None, typer.Option(help="Threads to use. By default depends on the task.")]
 
 
 def number_or_auto(name: str, text: str | None) -> float | Literal["auto"] | None:

@@ -27,7 +27,7 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="Folders of runs, and SQLite files of comparisons. Runs of one task are laid over one another.",
+            help="Folders of runs, and SQLite files of comparisons. Runs of one task share their charts.",
         ),
     ],
     out: Annotated[
@@ -39,7 +39,8 @@ def report(
     png: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write each chart as a picture into this folder; the page then only with --out."
+            metavar="DIR",
+            help="Write each chart as a picture into this folder; then the page is written only with --out.",
         ),
     ] = None,
 ) -> None:
@@ -79,6 +80,4 @@ def _check_page(path: Path) -> None:
     if path.is_dir():
         raise InputError("out", f"{str(path)!r} is a folder: choose another name")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(
-            "out", f"{str(path)!r} cannot be written: {str(path.parent)!r} is not a folder that can be written to"
-        )
+        raise InputError("out", f"{str(path)!r} cannot be written: {str(path.parent)!r} is not a writable folder")

@@ -32,22 +32,21 @@ def schedule(
         str,
         typer.Argument(
             metavar="EXPR",
-            help="What to draw, such as 'warmup(100).then(cosine(900))'; or a name, over the given steps: "
+            help="A schedule, such as 'warmup(100).then(cosine(900))'; or a name, over the given steps: "
             f"{', '.join(SCHEDULES)}.",
         ),
     ],
     steps: Annotated[
-        int | None, typer.Option(help="Over how many steps. By default as long as it goes on changing.")
+        int | None, typer.Option(help="The number of steps. By default until the schedule stops changing.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate that a factor is multiplied by.")] = None,
     out: Annotated[Path, typer.Option(help="File for the picture; it is replaced if it exists.")] = Path(
         "schedule.png"
     ),
 ) -> None:
-    """Draw a learning rate schedule and tell some of its values.
+    """Draw a learning rate schedule and print some of its values.
 
-    An expression has names of schedules, * between them and numbers, and .then, .clip, .shift, .per_epoch and .repeat;
-    what it means is what it means in Python.
+    An expression combines schedules and numbers with *, .then, .clip, .shift, .per_epoch and .repeat, as in Python.
     """
     chosen, steps = _chosen(expression, steps, lr)
     folder.check_picture(out)
@@ -70,15 +69,15 @@ def _chosen(expression: str, steps: int | None, lr: float | None) -> tuple[Sched
     if steps is not None and not 1 <= steps <= MOST_STEPS:
         raise InputError("steps", f"must be a whole number from 1 to {MOST_STEPS:,}, got {steps}")
     if lr is not None and not 0 <= lr < math.inf:
-        raise InputError("lr", f"must be a number from 0 up, got {lr}")
+        raise InputError("lr", f"must be a nonnegative number, got {lr}")
     chosen = choose_schedule(expression, steps or 1, "expression")
     if steps is None:
         length = None if expression in SCHEDULES else chosen.length
         if not length:
-            raise InputError("steps", f"is missing: {expression} has no end of its own, say over how many steps")
+            raise InputError("steps", f"is missing: {expression} has no end, so give the number of steps")
         if length > MOST_STEPS:
             raise InputError(
-                "steps", f"is missing: {expression} has {length:g}, say how many to draw, up to {MOST_STEPS:,}"
+                "steps", f"is missing: {expression} has {length:g}, give the number to draw, up to {MOST_STEPS:,}"
             )
         steps = math.ceil(length)
     if lr is not None and chosen.is_rate:
@@ -136,7 +135,7 @@ def _dots(values: Values, columns: int, rows: int, low: float, high: float) -> n
             continue
         heights = ((1 - (here - low) / (high - low)) * (rows - 1)).round().astype(int)
         top, bottom = heights.min(), heights.max()
-        if before is not None:  # a jump is drawn as a line, which ends beside the dot where it begins
+        if before is not None:  # a jump is drawn as a line that ends next to the dot where it begins
             top, bottom = min(top, before + 1), max(bottom, before - 1)
         dots[top : bottom + 1, column] = True
         before = heights[-1]

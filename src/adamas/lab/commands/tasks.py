@@ -9,7 +9,7 @@ from adamas.lab.tasks import TASKS
 
 
 def tasks() -> None:
-    """List the tasks, with the size of their networks, the time of a run by default on two cores, and their targets."""
+    """List the tasks, with the size of their networks, the time of a default run on two cores, and their targets."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -25,5 +25,5 @@ def tasks() -> None:
         seconds = f"{about.seconds} s" if about.seconds < 120 else f"{about.seconds / 60:.0f} min"
         table.add_row(name, about.summary, about.target, about.needs, f"{about.parameters:,}", seconds)
     Console(highlight=False).print(table)
-    hint = "Train one with: adamas train TASK. One of your own is a Python file: adamas train path/to/task.py"
+    hint = "Train on one with: adamas train TASK. Your own task is a Python file: adamas train path/to/task.py"
     typer.echo(terminal.filled(hint, terminal.width()))

@@ -40,17 +40,18 @@ def train(
     task: TASK = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on with the run in this folder, from its last checkpoint, bit for bit."),
+        typer.Option(metavar="RUN", help="Resume the run in this folder from its last checkpoint, bit for bit."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Options from a file; those given here count before it.")
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="Options from a file; those on the command line take precedence."),
     ] = None,
     data_dir: DATA_DIR = None,
     model: MODEL = None,
     optimizer: OPTIMIZER = None,
     lr: Annotated[
         str | None,
-        typer.Option(metavar="RATE|auto", help=f"Learning rate; auto looks for one first. By default: {_RATES}."),
+        typer.Option(metavar="RATE|auto", help=f"Learning rate; auto searches for one first. By default: {_RATES}."),
     ] = None,
     betas: Annotated[
         str | None,
@@ -64,13 +65,13 @@ def train(
     ] = None,
     weight_decay: Annotated[
         float | None,
-        typer.Option(help="Pull of the weights towards 0: decoupled in adamw, part of the gradient (L2) elsewhere."),
+        typer.Option(help="Weight decay: decoupled in adamw, part of the gradient (L2) in others."),
     ] = None,
     schedule: Annotated[
         str | None,
         typer.Option(
             metavar="NAME|EXPR",
-            help="How the learning rate goes: a name, over the planned epochs, or an expression in optimizer steps, "
+            help="How the learning rate changes: a name, over the planned epochs, or an expression in optimizer steps, "
             f"such as 'warmup(100).then(cosine(900))', which adamas schedule draws. {_SCHEDULES}. By default constant.",
         ),
     ] = None,
@@ -78,7 +79,7 @@ def train(
         str | None,
         typer.Option(
             metavar="default|EXPR",
-            help="Cut the rate when the test loss stops improving: default, or such as 'Plateau(factor=0.5, patience=2)'.",
+            help="Cut the rate when the test loss stops improving: default, or e.g. 'Plateau(factor=0.5, patience=2)'.",
         ),
     ] = None,
     clip: CLIP = None,
@@ -86,7 +87,7 @@ def train(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="How bfloat16 weights are kept: split (as exact as float32, the default), stochastic or nearest."
+            help="How bfloat16 weights are stored: split (as exact as float32, the default), stochastic or nearest."
         ),
     ] = None,
     epochs: Annotated[
@@ -94,26 +95,26 @@ def train(
     ] = None,
     batch_size: BATCH_SIZE = None,
     eval_every: Annotated[
-        int | None, typer.Option(help="Steps between two evaluations. By default mostly an epoch.")
+        int | None, typer.Option(help="Steps between evaluations. By default depends on the task, usually an epoch.")
     ] = None,
     seed: SEED = None,
     device: Annotated[str | None, typer.Option(help="Where to train, such as cuda. By default cpu.")] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Of the network and its weights: float32 (the default) or bfloat16.")
+        str | None, typer.Option(help="Precision of the network and its weights: float32 (the default) or bfloat16.")
     ] = None,
     compile: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="Run the network through torch.compile, or not.")
     ] = None,
     threads: THREADS = None,
-    log: Annotated[str | None, typer.Option(help="tensorboard writes its event files, too.")] = None,
+    log: Annotated[str | None, typer.Option(help="tensorboard also writes TensorBoard's event files.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for what the run leaves behind. By default runs/TASK-TIME.")
+        Path | None, typer.Option(help="Folder for the files of the run. By default runs/TASK-TIME.")
     ] = None,
 ) -> None:
-    """Train a network on a task and say what it reached.
+    """Train a network on a task and print the result.
 
-    Leaves behind config.json, metrics.jsonl, steps.jsonl, summary.json, curves.png, model.safetensors and checkpoint.pt.
-    Ctrl-C ends the run early and keeps what there is; --resume goes on. The same seed and threads give the same weights.
+    Writes config.json, metrics.jsonl, steps.jsonl, summary.json, curves.png, model.safetensors and checkpoint.pt.
+    Ctrl-C ends the run early and keeps its files; --resume continues it. The same seed and threads give the same weights.
     """
     asked = {name: value for name, value in locals().items() if name in Options.__dataclass_fields__}
     asked |= {
@@ -129,7 +130,7 @@ def train(
         with display() as listener:
             summary = run(options, listener, resume=resume)
     except DivergedError as error:
-        typer.echo(f"adamas: {error} (--lr). What there is: {error.summary.out}", err=True)
+        typer.echo(f"adamas: {error} (--lr). Files until then: {error.summary.out}", err=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         # Before the first step, when nothing has been written, or a second time while the files were written.
@@ -138,7 +139,7 @@ def train(
     if summary.interrupted:
         typer.echo(
             f"adamas: interrupted after {summary.steps} steps ({summary.epochs} whole epochs): {_reached(summary)}. "
-            f"To go on: {shlex.join(['adamas', 'train', '--resume', str(summary.out)])}",
+            f"To resume: {shlex.join(['adamas', 'train', '--resume', str(summary.out)])}",
             err=True,
         )
         raise typer.Exit(130)
@@ -155,7 +156,7 @@ def _parse_betas(text: str) -> tuple[float, float]:
 
 
 def _reached(summary: Summary) -> str:
-    """The metric that counts, and the other figures after it."""
+    """The main metric, followed by the other metrics."""
     from adamas.lab.train.display import figure
 
     figures = {name: f"{name.replace('_', ' ')} {figure(value)}" for name, value in summary.metrics.items()}
@@ -185,17 +186,17 @@ def suggestions(options: Options) -> list[tuple[list[str], str]]:
     fresh = replace(options, out=None)
     ideas = []
     if options.schedule == "constant":
-        ideas.append((replace(fresh, schedule="cosine"), "let the rate fall: often a better end"))
+        ideas.append((replace(fresh, schedule="cosine"), "lowers the rate: often a better result"))
     other = "nadam" if options.optimizer == "adam" else "adam"
-    schedule = Options.schedule if options.schedule_is_rate else options.schedule  # a rate that suits one member alone
+    schedule = Options.schedule if options.schedule_is_rate else options.schedule  # a rate suits only one member
     ideas.append((replace(fresh, optimizer=other, lr=None, schedule=schedule), "another member of the family"))
     if _is_random(options):
-        ideas.append((replace(fresh, seed=(options.seed + 1) % MOST_SEED), "how much of it was luck"))
+        ideas.append((replace(fresh, seed=(options.seed + 1) % MOST_SEED), "shows how much depends on the seed"))
     return [(idea.command(), why) for idea, why in ideas]
 
 
 def _is_random(options: Options) -> bool:
-    """Whether the seed decides anything: the first weights, the data, or how the optimizer rounds."""
+    """Whether the seed has any effect: on the initial weights, the data, or the rounding of the optimizer."""
     arguments = options.optimizer_arguments()
     rounds = arguments.get("state", "float32") != "float32" or arguments.get("weights") == "stochastic"
     known = options.task in TASKS and options.spec.module in (ADAMAS, "torch.optim")

@@ -28,7 +28,7 @@ from adamas.lab.train.optimizers import OPTIMIZERS
 from adamas.lab.train.options import Options
 
 BUDGET, SEEDS, FEWEST_SEEDS, EVALUATIONS = 8, 3, 3, 20
-MOST = 10_000  # of trials and seeds
+MOST = 10_000  # the limit of trials and seeds
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Request:
         """Check what does not need the task."""
         if self.names_study:
             if given := [field.name for field in fields(self)[1:] if getattr(self, field.name) != field.default]:
-                raise InputError(given[0], f"is settled by the study {self.task!r}: leave it out")
+                raise InputError(given[0], f"is determined by the study {self.task!r}: leave it out")
             return
         if not self.optimizers:
             raise InputError("optimizers", "is missing: name them with commas between, such as adam,sgd,torch:AdamW")
@@ -70,7 +70,7 @@ class Request:
             raise InputError("optimizers", f"has {twice[0]!r} twice")
         for name, least, why in (
             ("budget", 1, ""),
-            ("seeds", FEWEST_SEEDS, ": fewer say nothing about luck"),
+            ("seeds", FEWEST_SEEDS, ": fewer do not show the variation between seeds"),
         ):
             if not least <= getattr(self, name) <= MOST:
                 asked = f"from {least} to {MOST:,}, got {getattr(self, name)}"
@@ -218,7 +218,7 @@ def _settings(request: Request) -> Settings:
 
 
 def _usual_rate(task: Task, options: Options) -> float | None:
-    """Return the middle of the range of rates: the default rate, for a class of another library that of its namesake here.
+    """Return the middle of the range of rates: the default rate, or that of the namesake here for another library's class.
 
     Otherwise the same method could be searched in two ranges: the default of PyTorch's SGD is 0.001.
     """
@@ -229,8 +229,8 @@ def _usual_rate(task: Task, options: Options) -> float | None:
 
 
 def _try_out_all(settings: Settings, task: Task | None = None) -> None:
-    """Make the models and optimizers of the trials, so that a mistake is an error now and not a study of failed trials."""
-    import adamas.lab.train.running  # noqa: F401 - with which each trial begins
+    """Make the models and optimizers of the trials, so that a mistake is an error now, not a study of failed trials."""
+    import adamas.lab.train.running  # noqa: F401 - every trial imports it
     from adamas.lab.train.interruption import Interruption
     from adamas.lab.train.repeatable import seed_and_threads
     from adamas.lab.train.training import Training
@@ -247,7 +247,7 @@ def _try_out_all(settings: Settings, task: Task | None = None) -> None:
 
 @contextmanager
 def _named_optimizers() -> Iterator[None]:
-    """Let an error of training name the option of this command."""
+    """Make errors of training name the option of this command."""
     try:
         yield
     except InputError as error:

@@ -21,13 +21,13 @@ from adamas.lab.tasks import label
 from adamas.lab.terminal import columns
 from adamas.lab.train.display import console_for_a_bar, print_line
 
-SHOWN = 2  # trials named beside the bar
+SHOWN = 2  # running trials that are named next to the bar
 
 _PHASES = {"tune": "tuning", "sweep": "sweep", "final": "final"}
 
 
 def heading(study: Study, done: int) -> str:
-    """Return a few lines on what is compared, and how."""
+    """Return a few lines about what is compared, and how."""
     settings = study.settings
     threads = f"{count(settings.threads, 'thread')}{' each' if settings.jobs > 1 else ''}"
     fewer = (
@@ -92,7 +92,7 @@ def table(judgement: Judgement, width: int | None = None) -> list[str]:
 
 
 class Lines(Listener):
-    """Plain lines on standard output: a heading, then one line a trial."""
+    """Plain lines on standard output: a heading, then one line per trial."""
 
     def on_start(self, study: Study, done: int, total: int) -> None:
         """Print what is compared."""
@@ -131,7 +131,7 @@ class Live(Listener):
         self.task = self.bar.add_task("starting", total=total, completed=done)
 
     def on_trial_start(self, trial: Trial) -> None:
-        """Show it beside the bar."""
+        """Show it next to the bar."""
         self.running.append(_called(trial))
         self.bar.update(self.task, description=self.under_way())
 

@@ -37,7 +37,7 @@ def judge(study: Study) -> Judgement:
     """
     settings, finished = study.settings, study.finished()
     if not finished:
-        raise InputError("study", f"{str(study.path)!r} has no trial that is over")
+        raise InputError("study", f"{str(study.path)!r} has no finished trial")
     sign = 1 if settings.mode == "min" else -1
     unranked = [_standing(settings, finished, optimizer) for optimizer in settings.optimizers]
     pairs = _pairs(settings, unranked)
@@ -86,7 +86,7 @@ def _standing(settings: Settings, finished: Sequence[Finished], optimizer: str) 
 
 
 def _sensitivity(settings: Settings, own: Sequence[Finished], chosen: Finished | None) -> Sensitivity:
-    """Gather the trials that differ from the best one in the rate alone."""
+    """Gather the trials that differ from the best one only in the rate."""
     others = {name: value for name, value in chosen.trial.settings.items() if name != "lr"} if chosen else {}
     curve = {
         done.trial.settings["lr"]: done.outcome.value
@@ -122,7 +122,7 @@ def _pairs(settings: Settings, standings: Sequence[Standing]) -> list[Pair]:
 
 
 def _more_complete(first: Standing, second: Standing) -> str | None:
-    """Return the one that has a metric for every seed if the other has not; else the one with any if the other has none."""
+    """Return the one with a metric for every seed if the other lacks some; else the one with any if the other has none."""
     for enough in (all, any):
         does, other_does = (enough(value is not None for value in standing.values) for standing in (first, second))
         if does != other_does:

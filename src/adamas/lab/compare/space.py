@@ -13,18 +13,18 @@ from typing import Any
 from adamas.lab.inputs import InputError, choose
 from adamas.lab.train.optimizers import OptimizerSpec
 
-# By the name of the searched quantity: for the decay rates of the moments, that is their distance from 1.
+# By hyperparameter. For the decay rates of the moments, the searched quantity is their distance from 1.
 RANGES = {
     "weight_decay": (1e-4, 1.0),
     "1-beta1": (0.01, 0.5),
     "1-beta2": (1e-4, 0.1),
     "eps": (1e-10, 1e-3),
 }
-LR_FACTOR = 30.0  # of the default rate, to either side
+LR_FACTOR = 30.0  # the range of rates: this factor to either side of the default
 TUNABLE = ("lr", "weight_decay", "beta1", "beta2", "eps")
 DEFAULT_BETAS = (0.9, 0.999)
-SEED = 0  # of the scrambling
-DIGITS = 3  # significant ones of a setting, so that it can be read and typed
+SEED = 0  # the seed of the scrambling
+DIGITS = 3  # significant digits of a setting, so that it can be read and typed
 
 Space = dict[str, list[Any]]  # hyperparameter → [low, high, "log"]
 
@@ -49,17 +49,17 @@ def state_space(optimizer: str, lr: float | None, tune: Sequence[str], lr_range:
     """Return the ranges of an optimizer's settings, each sampled log-uniformly.
 
     Args:
-        optimizer: how it is written.
-        lr: its default rate on the task, the middle of its range; None where it has none.
+        optimizer: the optimizer, as it is written on the command line.
+        lr: its default rate on the task, the middle of its range; None if it has none.
         tune: those of TUNABLE that are tuned in it.
-        lr_range: the range of the rate in the place of the default.
+        lr_range: the range of the rate, in place of the default.
 
     Raises:
         InputError: the range of the rate is not known; names ``lr_range``.
     """
     if lr_range is None:
         if not lr:
-            raise InputError("lr_range", f"is missing: {optimizer} has no default rate to look around")
+            raise InputError("lr_range", f"is missing: {optimizer} has no default rate to search around")
         lr_range = (_rounded(lr / LR_FACTOR), _rounded(lr * LR_FACTOR))
     space: Space = {"lr": [*lr_range, "log"]}
     for name in tune:
@@ -94,7 +94,7 @@ def at(space: Mapping[str, Sequence[Any]], point: Mapping[str, float]) -> dict[s
 
 
 def lr_grid(space: Mapping[str, Sequence[Any]], budget: int) -> list[float]:
-    """Return ``budget`` rates from end to end of the stated range, each the same factor above the one before."""
+    """Return ``budget`` geometrically spaced rates from end to end of the stated range."""
     low, high, _ = space["lr"]
     return [_rounded(low * (high / low) ** (number / max(1, budget - 1))) for number in range(budget)]
 

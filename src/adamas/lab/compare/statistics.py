@@ -11,13 +11,13 @@ from typing import Literal
 
 import numpy as np
 
-LEVEL = 0.05  # of significance; intervals hold 1 - LEVEL
-NEGLIGIBLE = 1e-6  # the share of the target under which a difference is none: metrics are of float32 numbers
+LEVEL = 0.05  # the significance level; intervals have the confidence 1 - LEVEL
+NEGLIGIBLE = 1e-6  # differences below this share of the target do not count: metrics come from float32 numbers
 NEARLY = 0.05  # the share of the best value within which a rate counts as nearly as good
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the mean with Student's 95% interval around it, m ± t(n-1)·s/√n; of a single value there is none (NaN)."""
+    """Return the mean with Student's 95% interval around it, m ± t(n-1)·s/√n; for a single value the interval is NaN."""
     count, mean = len(values), float(np.mean(values))
     if count < 2:
         return mean, math.nan, math.nan
@@ -28,11 +28,11 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def paired_p(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return the two-sided p of the paired t-test of equal means; value i of both is of the same seed.
+    """Return the two-sided p of the paired t-test of equal means; values with the same index have the same seed.
 
-    Where the differences have no spread, t is infinite or 0/0, and three seeds would prove what counting in steps of 1/360
-    brings about by chance. So there: 1 where they are 0; 0 where neither has any spread, as nothing depends on the seed;
-    and else the p of the sign test, 2·(1/2)ⁿ, which says only that all n seeds agree.
+    If the differences have no spread, t is infinite or 0/0, and three seeds would prove what metrics in steps of 1/360 give by
+    chance. In that case p is 1 if the differences are 0; 0 if neither sequence has any spread, as nothing depends on the seed;
+    and otherwise that of the sign test, 2·(1/2)ⁿ, which only says that all n seeds agree.
     """
     differences = np.subtract(first, second)
     size = float(np.max(np.abs([first, second])))
@@ -48,15 +48,15 @@ def paired_p(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def is_negligible(difference: float, target: float) -> bool:
-    """Whether a difference of two metrics is under NEGLIGIBLE of the target's size, and so says nothing about either."""
+    """Whether a difference of two metrics is below NEGLIGIBLE of the target's magnitude, and therefore meaningless."""
     return abs(difference) < NEGLIGIBLE * abs(target)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Return each p adjusted for their number, so that the chance of any false difference stays under LEVEL.
+    """Return each p adjusted for their number, so that the probability of any false difference stays below LEVEL.
 
     Holm, A simple sequentially rejective multiple test procedure, 1979: the i-th smallest of m (from 0) is multiplied by
-    m - i, and is no less than those before it.
+    m - i, and is at least as large as those before it.
     """
     adjusted = [1.0] * len(p)
     highest = 0.0
@@ -69,21 +69,21 @@ def holm(p: Sequence[float]) -> list[float]:
 def nearly_best(
     rates: Sequence[float], values: Sequence[float | None], mode: Literal["max", "min"], target: float
 ) -> tuple[int, float, float] | None:
-    """Find the rates around the best one that are nearly as good: no worse than the best value by 5% of its size, or by
-    NEGLIGIBLE of the target's.
+    """Find the rates around the best one that are nearly as good: worse than the best value by at most 5% of its magnitude, or
+    by at most NEGLIGIBLE of the target's.
 
-    Between a rate within and one that is not, the border is interpolated: the value linearly in the logarithm of the rate.
-    Where the rate that is not has no value, or none was tried, the range ends at the last one within.
+    Between a rate inside the range and the next one outside, the border is interpolated, linearly in the value and the
+    logarithm of the rate. If the next rate has no value or was not tried, the range ends at the last one inside.
 
     Args:
-        rates: rising.
-        values: the metric at each rate, None where the run came to none.
+        rates: the rates, in ascending order.
+        values: the metric at each rate; None if the run has none.
         mode: whether high or low is better.
-        target: the metric to reach, which says what difference is negligible.
+        target: the target metric, which determines what difference is negligible.
 
     Returns:
-        The index of the best rate (of those that differ negligibly, the one nearest the middle) and the range; None where
-        no rate has a value.
+        The index of the best rate (among those that differ negligibly, the one nearest the middle) and the range; None if no
+        rate has a value.
     """
     sign = 1 if mode == "min" else -1
     losses = [math.inf if value is None else sign * value for value in values]

@@ -25,7 +25,7 @@ from adamas.lab.train.folder import fits, from_json, lock, unlock
 
 SCHEMA = 1  # PRAGMA user_version
 SUFFIX = ".sqlite"
-MOST_CHARACTERS = 200  # of what SQLite says of a damaged file, which may quote it
+MOST_CHARACTERS = 200  # of SQLite's message about a damaged file, which may quote the file
 
 Kind = TypeVar("Kind", "Settings", "Trial", "Outcome")
 
@@ -172,7 +172,7 @@ class Study:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             held = _lock(path)
-            # Written elsewhere and renamed, so that a file with this name is a whole study.
+            # Written elsewhere and renamed, so that a file with this name is always a complete study.
             partial = path.with_name(f".{path.name}.partial")
             partial.unlink(missing_ok=True)
             connection = sqlite3.connect(partial)
@@ -201,7 +201,7 @@ class Study:
             InputError: it is not a study, is damaged, is of a newer Adamas, or another process writes to it.
         """
         if not path.is_file():
-            raise InputError(parameter, f"{str(path)!r} is not a file: give a study, as adamas compare leaves it")
+            raise InputError(parameter, f"{str(path)!r} is not a file: give a study that adamas compare wrote")
         held = _lock(path, parameter) if write else None
         connection = sqlite3.connect(path)
         try:

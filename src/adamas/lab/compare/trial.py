@@ -49,7 +49,7 @@ class Evaluations(Listener):
     """Keeps the evaluations of a run."""
 
     def __init__(self) -> None:
-        """None yet."""
+        """Start without evaluations."""
         self.rows: list[dict[str, object]] = []
 
     def on_evaluation(self, evaluation: Evaluation) -> None:

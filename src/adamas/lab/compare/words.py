@@ -12,11 +12,11 @@ from adamas.lab.compare.space import TUNABLE
 from adamas.lab.compare.statistics import is_negligible
 from adamas.lab.compare.study import Finished, Settings
 
-FEW_SEEDS = 5  # under which only large and even differences are told from luck
+FEW_SEEDS = 5  # with fewer, only large and consistent differences can be distinguished from chance
 
 
 def number(value: float) -> str:
-    """Write a figure with four significant digits."""
+    """Write a number with four significant digits."""
     return f"{value:.4g}"
 
 
@@ -26,7 +26,7 @@ def setting(settings: Mapping[str, float]) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Write names as a sentence has them: ``a``, ``a and b``, ``a, b and c``."""
+    """Write names as in a sentence: ``a``, ``a and b``, ``a, b and c``."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
@@ -45,7 +45,7 @@ def spread(standing: Standing) -> str:
 
 
 def reached(values: Sequence[float | None], form: str) -> str:
-    """Write what it took to the target: the median over the seeds, and how many of them came there if not all."""
+    """Write what it took to reach the target: the median over the seeds, and how many of them reached it if not all."""
     there = [value for value in values if value is not None]
     if not there:
         return "never"
@@ -54,7 +54,7 @@ def reached(values: Sequence[float | None], form: str) -> str:
 
 
 def decades(sensitivity: Sensitivity) -> str:
-    """Write how many decades of rates are nearly as good as the best: at least so many, where some end was not seen."""
+    """Write how many decades of rates are nearly as good as the best, with "≥" if the range may extend further."""
     if sensitivity.low is None or sensitivity.high is None:
         return "none"
     open_ended = sensitivity.low == sensitivity.rates[0] or sensitivity.high == sensitivity.rates[-1]
@@ -76,14 +76,14 @@ def _order(settings: Settings, standings: Sequence[Standing], pairs: Sequence[Pa
     between = {frozenset((pair.first, pair.second)): pair for pair in pairs}
     leaders = [standing for standing in standings if standing.rank == 1 and standing.mean is not None]
     if not leaders:
-        return ["No optimizer came to a result."]
+        return ["No optimizer has a result."]
     names = [standing.optimizer for standing in leaders]
     if len(names) == 1:
         found = [f"{names[0]} is the best."]
     else:
         among = [pair for pair in pairs if {pair.first, pair.second} <= set(names)]
         small = [is_negligible(pair.difference or 0.0, settings.target) for pair in among]
-        why = ["within what the seeds bring about"] * (not all(small)) + ["under a millionth of the target"] * any(
+        why = ["within the variation between seeds"] * (not all(small)) + ["under a millionth of the target"] * any(
             small
         )
         found = [f"{listed(names)} are tied: the differences between them are {', or '.join(why)}."]
@@ -91,7 +91,7 @@ def _order(settings: Settings, standings: Sequence[Standing], pairs: Sequence[Pa
         if standing in leaders:
             continue
         if standing.mean is None:
-            found.append(f"{standing.optimizer} came to no result.")
+            found.append(f"{standing.optimizer} has no result.")
             continue
         beside = [between[frozenset((standing.optimizer, name))] for name in names]
         lost = [(name, pair) for name, pair in zip(names, beside, strict=True) if pair.better == name]
@@ -108,7 +108,7 @@ def _order(settings: Settings, standings: Sequence[Standing], pairs: Sequence[Pa
         elif lost:
             done = sum(value is not None for value in standing.values)
             found.append(
-                f"{standing.optimizer} stands behind {listed([name for name, _ in lost])}, as it came to a result with "
+                f"{standing.optimizer} is behind {listed([name for name, _ in lost])}, as it has a result with only "
                 f"{done} of {len(standing.values)} seeds."
             )
         else:
@@ -131,7 +131,7 @@ def _targets(settings: Settings, standings: Sequence[Standing]) -> str:
     goal = f"{settings.metric.replace('_', ' ')} {number(settings.target)}"
     return (
         f"Steps and seconds of training to {goal}, median: {'; '.join(parts)}. A trial has {settings.steps} steps and was "
-        f"looked at every {settings.eval_every}."
+        f"evaluated every {settings.eval_every}."
     )
 
 
@@ -148,10 +148,10 @@ def _rates(standings: Sequence[Standing]) -> list[str]:
 
 
 def warnings(settings: Settings, finished: Sequence[Finished], standings: Sequence[Standing]) -> list[str]:
-    """Return what a reader has to know before believing the rest."""
+    """Return what a reader must know before believing the rest."""
     found = []
     if missing(settings, finished):
-        found.append(f"The study is not complete: {len(finished)} of {total(settings, finished)} trials are over.")
+        found.append(f"The study is not complete: {len(finished)} of {total(settings, finished)} trials are finished.")
     for standing in standings:
         found += _failures(finished, standing)
         found += _edge(settings, standing)
@@ -159,11 +159,11 @@ def warnings(settings: Settings, finished: Sequence[Finished], standings: Sequen
     chance = any(len(set(standing.values)) > 1 for standing in standings)
     if chance and len(standings) > 1 and len(settings.seeds) < FEW_SEEDS:
         found.append(
-            f"With {count(len(settings.seeds), 'seed')} only large and even differences are told from luck, so that ties "
+            f"With {count(len(settings.seeds), 'seed')} only large and consistent differences stand out from chance, so ties "
             f"are likely: --seeds {FEW_SEEDS} or more."
         )
     if settings.jobs > 1:
-        found.append(f"Seconds were measured with {settings.jobs} trials side by side, which slows each: --jobs 1.")
+        found.append(f"Seconds were measured with {settings.jobs} trials at a time, which slows each down: --jobs 1.")
     return found
 
 
@@ -185,16 +185,16 @@ def _edge(settings: Settings, standing: Standing) -> list[str]:
         return []
     sign = 1 if settings.mode == "min" else -1
     ends = {"lowest": sensitivity.values[0], "highest": sensitivity.values[-1]}
-    which = min(ends, key=lambda end: math.inf if ends[end] is None else sign * (ends[end] or 0.0))
+    edge = min(ends, key=lambda end: math.inf if ends[end] is None else sign * (ends[end] or 0.0))
     return [
-        f"{standing.optimizer}: its best rate is the {which} that was tried, and a better one may lie beyond: --lr-range."
+        f"{standing.optimizer}: its best rate is the {edge} that was tried, and a better one may lie beyond: --lr-range."
     ]
 
 
 def _untuned(settings: Settings) -> list[str]:
-    """Name what the optimizers have, was not tuned, and so had its own value."""
+    """Name the hyperparameters that were not tuned, and so had their defaults."""
     has = {name for names in settings.hyperparameters.values() for name in names}
     left = [name for name in TUNABLE if name in has and name not in settings.tune]
     if not left:
         return []
-    return [f"Tuned: {listed(settings.tune)}. Left at their own values, where there are any: {listed(left)} (--tune)."]
+    return [f"Tuned: {listed(settings.tune)}. Not tuned, where an optimizer has it: {listed(left)} (--tune)."]

@@ -27,13 +27,13 @@ from adamas.lab.inputs import InputError
 
 RUN_TRIAL = "adamas.lab.compare.trial:run_trial"
 SECONDS_TO_END = 5.0  # a worker that was asked to end is killed after this time
-SECONDS_TO_NOTICE = 1.0  # the longest delay until the death of a worker is noticed whose children hold its socket open
+SECONDS_TO_NOTICE = 1.0  # the longest delay until the death of a worker is noticed if its children keep its socket open
 
 _READY = "ready"
 
 
 def at_once(settings: Settings) -> int:
-    """How many trials run at the same time: as many as the study says, and at most one a processor."""
+    """The number of trials that run at the same time: as many as the study says, and at most one per processor."""
     return min(settings.jobs, os.cpu_count() or 1)
 
 

@@ -122,7 +122,7 @@ class Task:
         for name in ("epochs", "batch_size", "steps_per_epoch"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise InputError("task", f"has {name} = {value!r}: it must be a whole number from 1 up")
+                raise InputError("task", f"has {name} = {value!r}: it must be a positive whole number")
         for name in ("train", "test"):
             parts = getattr(self, name)
             if not isinstance(parts, tuple) or not all(hasattr(part, "index_select") for part in parts):

@@ -163,9 +163,7 @@ def check_picture(path: Path) -> None:
     if path.is_dir():
         raise InputError("out", f"{str(path)!r} is a folder: choose another name")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(
-            "out", f"{str(path)!r} cannot be written: {str(path.parent)!r} is not a folder that can be written to"
-        )
+        raise InputError("out", f"{str(path)!r} cannot be written: {str(path.parent)!r} is not a writable folder")
 
 
 @contextmanager

@@ -80,7 +80,7 @@ class Options:
         for name in ("lr", "weight_decay"):
             value = getattr(self, name)
             if value not in (None, "auto") and not 0 <= value < math.inf:
-                raise InputError(name, f"must be a number from 0 up, got {value}")
+                raise InputError(name, f"must be a nonnegative number, got {value}")
         for name in ("eps", "clip"):  # eps = 0 would be 0/0 for the weights of a pixel that is never lit
             value = getattr(self, name)
             if value not in (None, "auto") and not 0 < value < math.inf:
@@ -170,7 +170,7 @@ class Options:
         if wrong.any():
             step = int(at[wrong.argmax()])
             raise InputError(
-                "schedule", f"gives a rate of {rate(step):g} at step {step}: it must be a finite number from 0 up"
+                "schedule", f"gives a rate of {rate(step):g} at step {step}: it must be a finite nonnegative number"
             )
         return rate if self.plateau is None else rate * self._plateau(plateau_mode)
 

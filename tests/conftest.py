@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -29,6 +32,28 @@ def keras_backend() -> None:
 def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test adds to ``sys.path`` is gone after it: the folder of a task that was loaded may hold a ``random.py``."""
     monkeypatch.setattr(sys, "path", sys.path.copy())
+
+
+@pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs leave an empty picture: painting one takes longer than most runs here, and ``test_charts`` looks at one."""
+    from adamas.lab.train import curves
+
+    monkeypatch.setattr(curves, "png", SimpleNamespace(draw=lambda charts, title, columns: b""))
+
+
+@pytest.fixture
+def trials_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparisons start no processes, which takes seconds; those of ``test_compare`` do."""
+    from adamas.lab.compare.trial import run_trial
+    from adamas.lab.compare.workers import Workers
+
+    def run(self: Workers, trials: Sequence[Any], on_start: Callable[[Any], None]) -> Iterator[tuple[Any, Any]]:
+        for trial in trials:
+            on_start(trial)
+            yield trial, run_trial(self._settings, trial)
+
+    monkeypatch.setattr(Workers, "run", run)
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import struct
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
 
 from adamas.lab.charts import Chart, Series, interactive, palette, png
+from adamas.lab.train import Listener, fit, folder
 from adamas.lab.train.curves import draw_curves
 from adamas.lab.train.records import Evaluation, Plan, Sample
 
@@ -196,3 +199,11 @@ def luminance(colour: str) -> float:
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_a_run_leaves_the_picture_of_its_curves(tmp_path: Path) -> None:
+    fit(epochs=1, threads=1, out=tmp_path / "run", listener=Listener())
+    image = (tmp_path / "run" / folder.CURVES).read_bytes()
+    assert image.startswith(PNG)
+    assert struct.unpack(">II", image[16:24]) == (1656, 480)
+    assert 20_000 < len(image) < 500_000

@@ -806,6 +806,7 @@ def test_the_command_goes_on_after_ctrl_c_and_says_what_came_of_it(tmp_path: Pat
     assert len(set(own.values)) > 1  # and the seeds differ
 
 
+@pytest.mark.nightly  # ``make test`` has the same of a run, which prints in the same way
 def test_a_comparison_goes_on_where_nobody_reads_what_it_prints(tmp_path: Path) -> None:
     words = ["compare", "quadratic", "--optimizers", "adam,sgd", "--epochs", "1", "--budget", "2", "--out", "s.sqlite"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -245,13 +245,15 @@ def test_split_weights_lose_nothing_on_the_way(dtype: torch.dtype, tmp_path: Pat
 
 def test_in_jax_split_weights_and_8_bits_are_kept() -> None:
     ao = pytest.importorskip("adamas.optax")
+    import jax
     import jax.numpy as jnp
 
     params = {"w": jnp.asarray(draw.normal(size=(64, 80)), jnp.bfloat16)}
     tx = ao.adamw(0.01, state="int8", weights="split")
     state = tx.init(params)
+    update = jax.jit(tx.update)
     for step in range(5):
-        updates, state = tx.update({"w": jnp.full((64, 80), 0.1 * step, jnp.bfloat16)}, state, params)
+        updates, state = update({"w": jnp.full((64, 80), 0.1 * step, jnp.bfloat16)}, state, params)
         params = ao.apply_updates(params, updates)
     checkpoint = convert.from_optax(params, state)
     params2, state2 = convert.to_optax(checkpoint, {"w": jnp.zeros((64, 80), jnp.bfloat16)}, tx.init(params))

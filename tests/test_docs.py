@@ -219,6 +219,7 @@ def run_page(text: str, page: Path, data: Path | None, monkeypatch: pytest.Monke
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.:DeprecationWarning")  # ZeroRedundancyOptimizer's
+@pytest.mark.usefixtures("trials_in_this_process")
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Path(os.environ.get("ADAMAS_DATA", ROOT.parent / "shared" / "data"))

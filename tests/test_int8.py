@@ -194,7 +194,7 @@ def test_the_engines_codes_are_the_references(case: Case, shape: tuple[int, ...]
     p = torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(1)))
     optimizer = case.make([("w", p)], state="int8", seed=3, **case.options)
     different = compared = 0
-    for g in gradients(shape, 12):
+    for g in gradients(shape, 6):
         p.grad = g
         if not optimizer.state[p]:
             optimizer._initialize_state(optimizer.param_groups[0], 0)
@@ -231,7 +231,7 @@ def test_any_thread_count_and_any_neighbours_give_the_same_bits(case: Case) -> N
         chosen = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            for g in gradients(shape, 5):
+            for g in gradients(shape, 3):
                 p.grad = g
                 for o in others:
                     o.grad = torch.ones_like(o)
@@ -381,7 +381,7 @@ def real_gradients(request: pytest.FixtureRequest) -> dict[str, torch.Tensor]:
 BOUNDS = {"embedding": 2e-3, "qkv": 2e-3, "second MLP": 4e-3, "head": 2e-3}
 
 
-@pytest.mark.parametrize("real_gradients", [80, pytest.param(800, marks=pytest.mark.training)], indirect=True)
+@pytest.mark.parametrize("real_gradients", [40, pytest.param(800, marks=pytest.mark.training)], indirect=True)
 def test_updates_on_real_gradients(real_gradients: dict[str, torch.Tensor]) -> None:
     """In a closed loop, beside exact Adam: the error of the update, Σv, and the largest update."""
     for name, g in real_gradients.items():

@@ -131,7 +131,7 @@ def test_a_split_bfloat16_network_is_trained_as_one_kept_in_float32(library: typ
     assert (flat(params) == flat(weights)).mean() > 0.9
 
 
-@pytest.mark.parametrize("library", [Flax, Equinox])
+@pytest.mark.parametrize("library", [pytest.param(Flax, marks=pytest.mark.nightly), Equinox])
 def test_moments_in_8_bits_train_a_network_too(library: type[Flax | Equinox]) -> None:
     losses, _, state = library(jnp.float32).train(ao.adamw(**RATE, state="int8"))
     assert {"int8", "uint8"} <= {x.dtype.name for x in jax.tree.leaves(state)}

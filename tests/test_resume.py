@@ -25,6 +25,7 @@ from adamas.lab.train.repeatable import random_state, set_random_state
 from adamas.lab.train.run_checkpoint import load as load_checkpoint
 from adamas.lab.train.run_checkpoint import save as save_checkpoint
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 ENVIRONMENT = {**command_line.ENVIRONMENT, "OMP_NUM_THREADS": "1"}
 QUIET = Listener()
 
@@ -62,8 +63,10 @@ def load(data_dir):
 KILLER = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
-from adamas.lab.train import Listener, fit, running
+from types import SimpleNamespace
+from adamas.lab.train import Listener, curves, fit, running
 
+curves.png = SimpleNamespace(draw=lambda charts, title, columns: b"")
 running.SECONDS_BETWEEN_CHECKPOINTS, running.CHECKPOINT_SHARE = 0.02, 1
 wanted = int(sys.argv[2])
 options = dict(task="noisy.py", optimizer=sys.argv[1], schedule="cosine", plateau="Plateau(patience=3)", clip=1.0)

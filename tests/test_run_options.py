@@ -30,6 +30,7 @@ from adamas.lab.train.training import SAMPLES, Training
 from adamas.rule.members import MEMBERS
 from adamas.schedules import Plateau
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 QUIET = Listener()
 
 

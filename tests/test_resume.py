@@ -17,7 +17,7 @@ import command_line
 import numpy as np
 import pytest
 import torch
-from command_line import PROCESS, adamas
+from command_line import adamas
 
 from adamas.lab.train import Evaluation, InputError, Listener, fit, folder, running
 from adamas.lab.train.optimizers import OPTIMIZERS
@@ -30,8 +30,11 @@ ENVIRONMENT = {**command_line.ENVIRONMENT, "OMP_NUM_THREADS": "1"}
 QUIET = Listener()
 
 # Draws from every generator in each step, so that one which is not restored shows.
+# Where STOP_AFTER is in the environment, it stands still after as many losses, until it is killed.
 NOISY = """
+import os
 import random
+import time
 
 import numpy as np
 import torch
@@ -41,7 +44,14 @@ from torch.nn import functional as F
 from adamas.lab.tasks import Task, digits
 
 
+losses = 0
+
+
 def loss(model, inputs, targets):
+    global losses
+    losses += 1
+    while losses > float(os.environ.get("STOP_AFTER", "inf")):
+        time.sleep(0.02)
     noise = torch.randn_like(inputs) * random.random() + np.random.rand()
     return F.cross_entropy(model(inputs + 0.1 * noise), targets)
 
@@ -159,9 +169,18 @@ def test_a_run_killed_many_times_ends_with_the_bits_of_one_that_was_not(
 
 
 def test_the_command_goes_on_with_a_killed_run_in_a_later_process(noisy: Path) -> None:
-    fit("noisy.py", epochs=80, out="whole", listener=QUIET)
+    fit("noisy.py", epochs=4, out="whole", listener=QUIET)
+    program = """
+from adamas.lab.commands.main import main
+from adamas.lab.train import running
+running.SECONDS_BETWEEN_CHECKPOINTS = running.CHECKPOINT_SHARE = 0
+main()
+"""
+    words = ["train", "noisy.py", "--epochs", "4", "--out", "killed"]
     with subprocess.Popen(
-        [*PROCESS, "train", "noisy.py", "--epochs", "80", "--out", "killed"], env=ENVIRONMENT, stdout=subprocess.PIPE
+        [sys.executable, "-c", program, *words],
+        env={**ENVIRONMENT, "STOP_AFTER": "110"},
+        stdout=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
         while not (noisy / "killed" / folder.CHECKPOINT).exists():

@@ -595,6 +595,16 @@ def test_the_state_of_another_member_is_refused() -> None:
             assert_nothing_changes(two, one.state_dict(), message)
 
 
+def test_a_member_with_another_number_of_betas_is_told_by_its_state() -> None:
+    adam, params = trained(at.Adam)
+    ademamix = at.AdEMAMix(params.items())
+    ademamix.load_state_dict(adam.state_dict(), hyperparameters="given")  # the slow average begins at 0
+    state = adam.state_dict()["state"][0]
+    assert_same(ademamix.state_dict()["state"][0], state)
+    saved = trained(at.AdEMAMix)[0].state_dict()
+    assert_nothing_changes(adam, saved, "not one of Adam: parameter 'weight'", hyperparameters="given")
+
+
 def test_a_scale_has_to_be_of_the_rows_that_are_there() -> None:
     one, params = trained(at.AdamW, state="int8")
     saved = one.state_dict()

@@ -1040,11 +1040,21 @@ def test_nothing_is_said_at_exit_of_what_is_still_alive() -> None:
         (lambda: at.Adam([filled(1.0)], max_grad_norm=0.0), 'max_grad_norm must be above 0, "auto" or None, not 0.0'),
         (lambda: at.Adam([{"params": [filled(1.0)], "lr": -1.0}]), "Invalid learning rate: -1.0"),
         (lambda: at.SGD([filled(1.0)], l1=-0.5), "Invalid l1 value: -0.5"),
+        (lambda: at.Adam([filled(1.0)], seed=np.int64(1)), r"seed must be an int, not np.int64\(1\)"),
+        (lambda: at.Adam([filled(1.0)], betas=np.array([0.9, 0.99])), r"betas must be a pair.*not array\(\[0.9"),
+        (lambda: at.Adam([filled(1.0)], betas=torch.tensor(0.9)), r"betas must be a pair.*not tensor\(0.9"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(build, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "eps", "l1"])
+def test_an_array_in_the_place_of_a_number_is_refused_by_name(name: str) -> None:
+    for array in (np.array(0.1), np.array([0.1])):
+        with pytest.raises(TypeError, match=f"{name} must be a number, not array"):
+            at.Adam([filled(1.0)], **{name: array})
 
 
 def test_an_option_of_another_member_is_refused() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,9 +22,11 @@ class Terms:
 
     Attributes:
         refuses_conflicts: whether hyperparameters that contradict each other are refused, as in ``torch.optim``.
+        takes_numpy: whether NumPy's numbers and arrays are taken for Python's.
     """
 
     refuses_conflicts: ClassVar[bool] = True
+    takes_numpy: ClassVar[bool] = True
 
     def __init__(self, adapter: str) -> None:
         self.adapter = adapter
@@ -80,7 +82,7 @@ def _checked(member: Member, h: Hyperparameter, value: Any, terms: Terms) -> Any
             raise ValueError(f"{name}={shown(value)} is unknown: use one of {', '.join(map(repr, h.choices))}")
     elif isinstance(h, Shares):
         count = len(h.default)
-        if isinstance(value, str) or not isinstance(value, Iterable) or len(list(value)) != count:
+        if not _is_many(value, terms) or len(value) != count:
             words = "a pair" if count == 2 else f"{count} numbers"
             raise ValueError(f"{name} must be {words}, such as {h.default}, not {shown(value)}")
         return tuple(_number(member, h, share, terms, i) for i, share in enumerate(value))
@@ -91,7 +93,7 @@ def _checked(member: Member, h: Hyperparameter, value: Any, terms: Terms) -> Any
     elif isinstance(h, Number):
         return _number(member, h, value, terms)
     elif isinstance(h, Seed):
-        value = value.item() if isinstance(value, np.generic) else value
+        value = value.item() if isinstance(value, np.generic) and terms.takes_numpy else value
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"{name} must be an int, not {shown(value)}")
     return value
@@ -103,11 +105,18 @@ def _number(member: Member, h: Number, value: Any, terms: Terms, index: int | No
     name = terms.name(member, h, index)
     if isinstance(value, Schedule):
         raise ValueError(f"{name} cannot be a schedule; these can: {', '.join(schedulable(member))}")
-    if isinstance(value, np.generic | np.ndarray) and value.size == 1:
+    if isinstance(value, np.generic | np.ndarray) and value.size == 1 and terms.takes_numpy:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float) or not h.range.holds(value):
         raise terms.refusal(name, h, value, index)
     return float(value)
+
+
+def _is_many(value: Any, terms: Terms) -> bool:
+    """Whether the value consists of several."""
+    if isinstance(value, np.ndarray):
+        return terms.takes_numpy and value.ndim == 1
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def scheduled_number(h: Number, name: str, schedule: Schedule, step: int) -> float:

@@ -12,7 +12,7 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple, TypeAlias
 
 from ..rule import bounds
-from ..rule.declaration import Member, Share
+from ..rule.declaration import Member, Share, Shares
 from ..rule.hyperparameters import shown
 from .record import State
 from .scheduled import OBSERVED, GroupSchedules
@@ -193,8 +193,8 @@ def hypers_of(group: Mapping[str, Any], saved: Mapping[str, Any], schedules: Gro
 
     They are the present ones, the saved ones, and the values of scheduled β's at the steps so far.
     """
-    names = [h.name for h in schedules.member.hyperparameters if isinstance(h, Share)]
-    shares = {name: saved[name] for name in names if name in group and _is_share(saved.get(name))}
+    known = {h.name: h for h in schedules.member.hyperparameters if isinstance(h, Share)}
+    shares = {name: saved[name] for name, h in known.items() if name in group and _is_share(h, saved.get(name))}
     hypers = [group, {**group, **shares}]
     scheduled = schedules.scheduled_shares()
 
@@ -204,7 +204,7 @@ def hypers_of(group: Mapping[str, Any], saved: Mapping[str, Any], schedules: Gro
             for name in scheduled
             for part in range(_SAMPLES)
         }
-        return [*hypers, *({**group, name: shares} for name, shares in past if _is_share(shares))]
+        return [*hypers, *({**group, name: shares} for name, shares in past if _is_share(known[name], shares))]
 
     return after if scheduled else lambda _: hypers
 
@@ -214,10 +214,11 @@ def _is_number(x: Any) -> bool:
     return isinstance(x, Real) and 0 <= float(x) < math.inf
 
 
-def _is_share(value: Any) -> bool:
-    """Whether it is a number in [0, 1), or several of them."""
+def _is_share(h: Share, value: Any) -> bool:
+    """Whether the hyperparameter can have this value: a number in [0, 1), or as many of them as its default has."""
     numbers = value if isinstance(value, tuple | list) else [value]
-    return all(_is_number(x) and x < 1 for x in numbers)
+    count = len(h.default) if isinstance(h, Shares) else 1
+    return len(numbers) == count and all(_is_number(x) and x < 1 for x in numbers)
 
 
 def rehearse(

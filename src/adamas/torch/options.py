@@ -42,7 +42,12 @@ class Options(options.Options, total=False):
 
 
 class _PyTorchTerms(Terms):
-    """The terms of ``torch.optim``, whose messages are kept because users and their tests may match them."""
+    """The terms of ``torch.optim``, whose messages are kept because users and their tests may match them.
+
+    NumPy's arrays are refused: the group would keep them, and the engine and ``torch.load`` do not take them.
+    """
+
+    takes_numpy = False
 
     def refusal(self, name: str, h: Number, value: Any, index: int | None) -> Exception:
         """See ``Terms.refusal``."""

@@ -1,9 +1,9 @@
-"""The bounds of time that Adamas keeps; ends with status 1 where one is missed.
+"""The bounds on time that Adamas keeps; the exit status is 1 if one is missed.
 
     python benchmarks/bench_bounds.py
 
-They are no tests, since a machine that is slow or busy misses them without a fault of the code. Each figure is the least of
-many turns.
+They are not tests, since a slow or busy machine misses them without a fault of the code. Each figure is the minimum over many
+turns.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def importing() -> float:
 
 
 def asking(schedule: Schedule) -> float:
-    """Seconds to ask a schedule for a step."""
+    """Seconds to evaluate a schedule at a step."""
     return max(min(timeit.repeat(lambda t=t: schedule(t), number=2000, repeat=20)) / 2000 for t in (500, 5000))
 
 
@@ -69,7 +69,7 @@ def scheduled() -> float:
 
 
 def beside_default() -> float:
-    """A step of 300 tensors of 64 × 64, as a share of the default ``torch.optim.Adam``'s."""
+    """The time of a step of 300 tensors of 64 × 64, as a fraction of that of ``torch.optim.Adam`` by default."""
     steps = [timed(cls(parameters(300, 64, 64)).step) for cls in (adamas.torch.Adam, torch.optim.Adam)]
     turns = [[step() for step in steps] for _ in range(50)]
     ours, theirs = (min(side) for side in zip(*turns, strict=True))
@@ -77,7 +77,7 @@ def beside_default() -> float:
 
 
 def first_step() -> float:
-    """Seconds by which the first step of a parameter in 8 bits is longer than a later one; the worst of three."""
+    """The extra seconds of a first step with 8-bit moments compared with a later one; the worst of three."""
 
     def extra() -> float:
         step = timed(adamas.torch.AdamW(parameters(1, 512, 512), state="int8").step)

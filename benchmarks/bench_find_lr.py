@@ -1,12 +1,12 @@
-"""How good the learning rates are that ``find_lr`` suggests: against the best of a grid, after one epoch.
+"""The quality of the learning rates that ``find_lr`` suggests, compared with the best of a grid, after one epoch.
 
     python benchmarks/bench_find_lr.py --data-dir DIR
     python benchmarks/bench_find_lr.py --task digits --runs 16
 
-DIR holds the four IDX files of MNIST; by default it is $ADAMAS_DATA/mnist. For each seed a rate is looked for; then the
-task's network trains for one epoch at a constant rate, at every rate of a geometric grid and at every suggestion, from the
-same first weights and in the same order, as often as --runs says, with other weights and another order each time. The figure
-is the mean test loss of these runs at a suggestion, over the lowest such mean of the grid: 1 would be perfect.
+DIR holds the four IDX files of MNIST; by default it is $ADAMAS_DATA/mnist. For each seed, a rate is suggested. Then the task's
+network trains for one epoch at a constant rate, for every rate of a geometric grid and every suggestion, from the same initial
+weights and in the same order. This is repeated --runs times, with other weights and another order each time. The figure is the
+mean test loss of these runs at a suggestion, divided by the lowest such mean of the grid: 1 would be perfect.
 
 May import PyTorch and adamas.
 """
@@ -30,7 +30,7 @@ from adamas.lab.train.options import Options
 
 
 def test_loss(task: Task, optimizer: str, rate: float, seed: int) -> float:
-    """After one epoch; infinite where it is no number."""
+    """The test loss after one epoch; infinite if it is not a number."""
     torch.manual_seed(seed)
     model = task.model()
     member = OPTIMIZERS[optimizer]

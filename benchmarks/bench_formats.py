@@ -1,11 +1,11 @@
-"""What each storage format costs, in bytes, in error and in time: the figures of docs/storage-formats.md.
+"""The cost of each storage format in bytes, error and time: the figures of docs/storage-formats.md.
 
     python benchmarks/bench_formats.py                  # bytes, errors, range, times: five minutes
     python benchmarks/bench_formats.py errors times     # some of them
     python benchmarks/bench_formats.py training         # five seeds of two networks: half an hour
 
-``times`` wants a quiet machine; it takes ratios against ``torch.optim.AdamW(fused=True)`` in float32, both sides in one
-process and in turn, on two threads. ``training`` takes MNIST from $ADAMAS_DATA/mnist, and leaves it out where that is not set.
+``times`` needs a quiet machine; its ratios are to ``torch.optim.AdamW(fused=True)`` in float32, both sides in one process and
+in turn, on two threads. ``training`` takes MNIST from $ADAMAS_DATA/mnist, and leaves it out if that is not set.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def table(head: list[str], rows: list[list[str]]) -> None:
 
 
 def memory() -> None:
-    """Bytes of state a parameter, on the shapes of GPT-2 small."""
+    """Bytes of state per parameter, on the shapes of GPT-2 small."""
     rows = []
     for name, state in STATES.items():
         cells = [name]
@@ -60,7 +60,7 @@ def memory() -> None:
 def closed_loop(
     gradients: Callable[[int], Tensor], steps: int, state: Any, member: Callable[..., Any] = adamas.torch.Adam
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """For each step the update of a member at a rate of 1, and that with moments in float32."""
+    """For each step, the update of a member at a rate of 1, and the update with float32 moments."""
     p, q = (nn.Parameter(torch.zeros_like(gradients(0))) for _ in range(2))
     coded, exact = member([p], lr=1.0, state=state), member([q], lr=1.0)
     for step in range(steps):
@@ -98,13 +98,13 @@ def errors() -> None:
 
 
 def differing(decades: int, seed: int = 0) -> Callable[[int], Tensor]:
-    """Gradients of which each column has a size of its own: 10 to the power of 0 to −``decades``."""
+    """Gradients whose columns differ in size: 10 to the power of 0 to −``decades``."""
     sizes = 10 ** -(decades * torch.rand(128, generator=torch.Generator().manual_seed(seed)))
     return lambda step: torch.randn(64, 128, generator=torch.Generator().manual_seed(step + 1)) * sizes
 
 
 def spread() -> None:
-    """The same where the gradients of a block differ in size: column sizes are 10 to the power of 0 to −r."""
+    """The same for gradients whose sizes differ within a block: column sizes are 10 to the power of 0 to −r."""
     rows = []
     for name, state in STATES.items():
         if state == "float32":
@@ -115,8 +115,8 @@ def spread() -> None:
 
 
 def overshoot() -> None:
-    """How far updates go: the largest of Adam, in times the largest with float32 moments, on the gradients of ``spread`` (the
-    most of five draws of the sizes); then those of a small element beside a large one."""
+    """The overshoot of updates: Adam's largest update relative to the largest with float32 moments, on the gradients of
+    ``spread`` (the maximum over five draws of the sizes); then the updates of a small element next to a large one."""
     rows = []
     for name, state in STATES.items():
         if state == "float32":
@@ -135,7 +135,7 @@ def overshoot() -> None:
         return adamas.torch.SGD(params, momentum=0.9, **options)
 
     def small(share: float, sign: int) -> Callable[[int], Tensor]:
-        """A constant 1 beside small elements, whose sign changes with each step where it is -1."""
+        """A constant 1 next to small elements, whose sign alternates if ``sign`` is -1."""
         return lambda step: torch.tensor([1.0, *[share * sign**step] * 127]).expand(64, 128).contiguous()
 
     rows = []
@@ -151,7 +151,7 @@ def overshoot() -> None:
         gradient = "alternates" if sign < 0 else "is constant"
         rows.append([name, f"1/{1 / share:.0f}", gradient, *(f"{mean:.2f}" for mean in means)])
     table(["member", "of the largest", "its gradient", "int8: mean update", "float32"], rows)
-    print("Mean updates are in times the mean size of an exact update.\n")
+    print("Mean updates are relative to the mean size of an exact update.\n")
 
 
 def averages() -> None:
@@ -164,7 +164,7 @@ def averages() -> None:
 
 
 def times() -> None:
-    """A step on the shapes of GPT-2 small, beside fused AdamW in float32."""
+    """A step on the shapes of GPT-2 small, compared with fused AdamW in float32."""
     rows = []
     for dtype, weights in ((torch.float32, "nearest"), (torch.bfloat16, "stochastic"), (torch.bfloat16, "split")):
         params = with_gradients(gpt2_small(), torch.float32)
@@ -182,7 +182,7 @@ def times() -> None:
 
 
 def threads() -> None:
-    """One thread against two: with one, memory is less of a limit, and the arithmetic more."""
+    """One thread against two: with one, the limit is arithmetic more than memory."""
     rows = []
     for count in (1, 2):
         torch.set_num_threads(count)

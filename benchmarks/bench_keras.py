@@ -1,10 +1,10 @@
-"""The time of one optimizer step in Keras, beside that of Keras's own, on the backend that KERAS_BACKEND names.
+"""The time of one optimizer step in Keras, compared with Keras's own optimizers, on the backend in KERAS_BACKEND.
 
     KERAS_BACKEND=jax python benchmarks/bench_keras.py            # all rows; or some: adam, adamw, sgd, int8
 
 Both sides run in one process, in turn, and a row is the median of the ratios of neighbouring steps after a warm-up, over 4.7 M
 float32 parameters. On JAX and TensorFlow the step is compiled as ``fit`` compiles it; on PyTorch it is called as it is there.
-It wants a quiet machine, and says how busy this one was.
+It needs a quiet machine, and prints how busy this one was.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def stepper(optimizer: Any) -> Callable[[], float]:
     if BACKEND == "jax":
         import jax
 
-        # As Keras's trainer has it: what is given away comes back in the same order, or XLA would copy all of it.
+        # As in Keras's trainer: donated arrays are returned in the same order, or XLA would copy all of them.
         compiled = jax.jit(lambda held: optimizer.stateless_apply(held[1], gradients, held[0]), donate_argnums=0)
         held = [[v.value for v in variables], [v.value + 0 for v in optimizer.variables]]
 

@@ -1,4 +1,4 @@
-"""What each lowering of the recorded rules (``adamas.rule.lowering``) saves: the step of an engine that is built without it.
+"""The time that each lowering of the recorded rules (``adamas.rule.lowering``) saves: steps an engine built without it.
 
     python benchmarks/bench_lowerings.py              # all of them
     python benchmarks/bench_lowerings.py fused_sums   # some
@@ -35,7 +35,7 @@ CASES: dict[str, tuple[str, tuple[int, int], dict[str, Any]]] = {
 
 
 def work() -> None:
-    """Reads the names of cases and answers each with the time of a step, in nanoseconds of this thread."""
+    """Reads the names of cases, and writes the time of a step for each, in nanoseconds of this thread."""
     import torch
 
     import adamas.torch
@@ -50,7 +50,7 @@ def work() -> None:
         if "fading" in case:
             optimizers[case].step()
             p.grad.zero_()
-            for _ in range(1200):  # until what is left is below the smallest normal number
+            for _ in range(1200):  # until the moments are below the smallest normal number
                 optimizers[case].step()
     for line in sys.stdin:
         optimizer = optimizers[line.strip()]
@@ -64,7 +64,7 @@ def work() -> None:
 
 
 def built(folder: Path, without: str | None) -> Path:
-    """A copy of the package whose engine is built without one of the lowerings; returns where to import it from."""
+    """Makes a copy of the package whose engine is built without one of the lowerings; returns the path to import it from."""
     folder.mkdir()
     for name in ("engine", "src", "CMakeLists.txt"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
@@ -96,7 +96,7 @@ def built(folder: Path, without: str | None) -> Path:
 
 
 def worker(path: Path) -> subprocess.Popen[str]:
-    """A process that steps with the package that is there."""
+    """A process that steps with the package at this path."""
     command = [sys.executable, __file__, "work"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(path)}, **pipes)

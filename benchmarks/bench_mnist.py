@@ -1,18 +1,18 @@
-"""Times training on MNIST: ``adamas train`` beside the loop that PyTorch's tutorials teach, and beside the gradient alone.
+"""Times training on MNIST: ``adamas train``, compared with the loop of PyTorch's tutorials and with the gradient alone.
 
     python benchmarks/bench_mnist.py --data-dir DIR --epochs 10
 
 DIR holds the four IDX files; by default it is $ADAMAS_DATA/mnist. All three use the same 784-512-256-10 network with autograd,
-batches of 64 and the same number of threads, in one process. They take turns, about fifty batches each, so that whatever else
-the machine does falls on all of them. A ratio is the median over the turns.
+batches of 64 and the same number of threads, in one process. They take turns, about fifty batches each, so that other load on
+the machine affects all of them. A ratio is the median over the turns.
 
-- The textbook loop: a Dataset that turns each image into a float tensor, a DataLoader that shuffles, torch.optim.Adam as it
-  comes, and loss.item() after each batch.
-- Ours is ``adamas.lab.train.fit``: what is timed is everything from one sample of the run to the next.
-- The gradient alone: forward and backward passes of the batches that ours trains on, which are on hand before.
+- The textbook loop: a Dataset that turns each image into a float tensor, a DataLoader that shuffles, torch.optim.Adam with its
+  defaults, and loss.item() after each batch.
+- Ours is ``adamas.lab.train.fit``, timed from one sample of the run to the next.
+- The gradient alone: forward and backward passes of the batches that ours trains on, which are prepared in advance.
 
-Turns in which ours evaluates are left out; what an evaluation takes is printed by itself. The bound: the training loop of ours
-takes at most 1.15 × the gradient alone. Ends with status 1 where it is missed.
+Turns in which ours evaluates are left out; the time of an evaluation is printed separately. The bound: our training loop takes
+at most 1.15 × the gradient alone. The exit status is 1 if it is missed.
 
 May import PyTorch and adamas.
 """
@@ -97,7 +97,7 @@ class Textbook:
 
 
 class GradientAlone:
-    """Forward and backward passes of the batches of a run, of which the seed is known."""
+    """Forward and backward passes of the batches of a run with a known seed."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.task = mnist.load(folder)
@@ -119,7 +119,7 @@ class GradientAlone:
 
 
 class InTurn(Listener):
-    """At each sample of ours, lets the others do as many batches. ``turns`` has the seconds a batch of all three."""
+    """At each of our samples, lets the others do as many batches. ``turns`` has the seconds per batch of all three."""
 
     def __init__(self, textbook: Textbook, alone: GradientAlone) -> None:
         self.textbook = textbook
@@ -127,7 +127,7 @@ class InTurn(Listener):
         self.turns: list[tuple[float, float, float]] = []
         self.began = 0.0
         self.step = 0
-        self.evaluated = True  # so that the first turn, which has the first step in it, is left out
+        self.evaluated = True  # leaves out the first turn, which includes the first step
 
     def on_sample(self, sample: Sample) -> None:
         ours, steps = perf_counter() - self.began, sample.step - self.step

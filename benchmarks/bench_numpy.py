@@ -1,10 +1,10 @@
-"""The time of one step of ``adamas.numpy``, beside plain NumPy expressions and beside ``adamas.torch``.
+"""The time of one step of ``adamas.numpy``, compared with plain NumPy expressions and with ``adamas.torch``.
 
     python benchmarks/bench_numpy.py            # all rows; or some: plain torch small
 
 Both sides run in one process, in turn: a row is the median of the ratios of neighbouring steps after a warm-up. ``plain``
-and ``torch`` step one array of 16 M float32 parameters by AdamW, ``small`` 2000 arrays of 64 × 64. The plain side is AdamW as
-it is written by hand, with its temporaries. It wants a quiet machine, and says how busy this one was.
+and ``torch`` step one array of 16 M float32 parameters with AdamW, ``small`` 2000 arrays of 64 × 64. The plain side is a
+hand-written AdamW, with its temporaries. It needs a quiet machine, and prints how busy this one was.
 """
 
 from __future__ import annotations

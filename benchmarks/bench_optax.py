@@ -1,9 +1,9 @@
-"""The time of one optimizer step under ``jax.jit``, beside optax's.
+"""The time of one optimizer step under ``jax.jit``, compared with optax's.
 
     python benchmarks/bench_optax.py            # all rows; or some: adamw, adam, bfloat16, int8
 
 Both sides run in one process, in turn: params and state are donated, and a row is the median of the ratios of neighbouring
-steps after a warm-up, over 4.2 M float32 parameters. It wants a quiet machine, and says how busy this one was.
+steps after a warm-up, over 4.2 M float32 parameters. It needs a quiet machine, and prints how busy this one was.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The time and memory of one optimizer step, beside PyTorch's.
+"""The time and memory of one optimizer step, compared with PyTorch's.
 
-    python benchmarks/bench_step.py            # all rows of the README's table but the last
+    python benchmarks/bench_step.py            # all rows of the README's table except the last
     python benchmarks/bench_step.py small      # some: gpt2, small, bfloat16, loop, int8, first, memory
 
 Both sides run in one process, in turn, on two threads; a row is the median of the ratios of neighbouring runs after a warm-up.
-It wants a quiet machine: a second busy process makes every figure several times larger, and the ratios meaningless.
+It needs a quiet machine: a second busy process makes every figure several times larger, and the ratios meaningless.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def bfloat16() -> None:
 
 
 def int8() -> None:
-    """Moments in 8 bits, always beside fused AdamW in float32."""
+    """8-bit moments, always compared with fused AdamW in float32."""
     shapes = {"GPT-2 small": gpt2_small(), "2000 tensors of 64x64": SMALL}
     cases: list[tuple[str, torch.dtype, dict[str, Any], str, float]] = [
         ("float32", torch.float32, {}, "GPT-2 small", 0.85),
@@ -168,7 +168,7 @@ def first() -> None:
 
 
 def memory() -> None:
-    """How much the peak of resident memory grows during a step, once the state is there; each case in a fresh process."""
+    """The growth of the peak resident memory during a step, after the state was created; each case in a new process."""
     for name, shapes, dtype, state in (
         ("gpt2", "gpt2_small()", "float32", "float32"),
         ("small", "SMALL", "float32", "float32"),

@@ -1,10 +1,10 @@
-"""What the learning-rate scales of the tasks are worth: each optimizer by default, and at its own rate without the scale.
+"""The effect of the tasks' learning-rate scales: each optimizer with its default rate on the task, and without the scale.
 
     python benchmarks/bench_tasks.py [TASK …] [--seeds 2]
 
-By default the tasks that have such scales (``Task.lr_scale``, ``Task.sgd_lr_scale``). A row has the optimizer, its rate
-without and with the scale, and for each seed the metric at the end and the steps to the target. The figures do not depend on
-the machine's speed.
+By default it runs the tasks that have such scales (``Task.lr_scale``, ``Task.sgd_lr_scale``). A row has the optimizer, its
+rate without and with the scale, and for each seed the final metric and the steps to the target. The figures do not depend on
+the speed of the machine.
 
 May import adamas.
 """

@@ -1,15 +1,15 @@
-"""Steps every member in every way with two versions of Adamas, and tells where they differ.
+"""Steps every member in every way with two versions of Adamas, and reports where they differ.
 
     python benchmarks/compare_engines.py OLD NEW [--instruction-set avx2] [--only adam]
 
 OLD and NEW are checkouts with their engines built, or the Pythons of virtual environments. Each case is a member with its
 options, a storage format, a dtype of the weights with ``weights=``, contiguous and strided parameters of odd lengths, and 20
 steps: decay, penalties, clipping, rates of 0, gradients of 0, moments that become subnormal, large gradients, infinities and
-NaN. Both versions make the same steps, each in a process of its own, through ``adamas.torch`` and ``adamas.numpy``; then
-weights and states are compared. Integers have to be equal, floats at most 2 units in the last place (``--ulps``) apart.
+NaN. Both versions make the same steps, each in its own process, through ``adamas.torch`` and ``adamas.numpy``; then weights
+and states are compared. Integers must be equal, floats at most 2 units in the last place (``--ulps``) apart.
 
-Prints each kind of case that differs, with the number of elements and the largest distance. Exits with 1 if a distance is
-greater than allowed. On two cores it takes about a minute for an instruction set.
+Prints each kind of case that differs, with the number of elements and the largest distance. The exit status is 1 if a distance
+is larger than allowed. On two cores it takes about a minute per instruction set.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ WEIGHTS = (
     *itertools.product(("bfloat16", "float16"), ("nearest", "stochastic", "split")),
 )
 IN_NUMPY = (("float32", "nearest"), ("bfloat16", "split"), ("float16", "stochastic"))
-# Those with two dimensions have moments in 8 bits. Every second row or column of a larger tensor is stepped where it says so.
+# Tensors with two dimensions have 8-bit moments. Some are every second row or column of a larger tensor.
 SHAPES: dict[str, tuple[tuple[int, ...], str]] = {
     "matrix": ((33, 131), "whole"),
     "rows": ((37, 128), "rows"),
@@ -78,7 +78,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], str]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is stepped, and how."""
+    """A tensor to step, with its options."""
 
     adapter: str
     member: str
@@ -88,7 +88,7 @@ class Case:
     weights: str
 
     def options(self) -> dict[str, Any]:
-        """What the optimizer is given."""
+        """The options of the optimizer."""
         mixed = {"SGD": {"momentum_buffer": "int8"}, "Adagrad": {"sum": "bfloat16"}, "RMSprop": {"square_avg": "int8"}}
         adam = {"exp_avg": "int8", "exp_avg_sq": "bfloat16"}
         adamax = {"exp_avg": "bfloat16", "exp_inf": "int8"}
@@ -98,7 +98,7 @@ class Case:
 
 
 def cases(only: str) -> Iterator[Case]:
-    """All cases that can be, in a fixed order."""
+    """All valid cases, in a fixed order."""
     for adapter, member, setting, state in itertools.product(("torch", "numpy"), MEMBERS, SETTINGS, STATES):
         for dtype, weights in WEIGHTS if adapter == "torch" else IN_NUMPY:
             case = Case(adapter, member, setting, state, dtype, weights)
@@ -113,7 +113,7 @@ def cases(only: str) -> Iterator[Case]:
 
 
 def numbers(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Standard normal numbers, row by row of very different sizes."""
+    """Normally distributed numbers, whose size differs widely between rows."""
     draw = np.random.default_rng(seed).standard_normal(shape)
     return draw * 10.0 ** -(np.arange(shape[0]) % 4).reshape(-1, *[1] * (len(shape) - 1)) if shape else draw
 
@@ -123,9 +123,9 @@ IMAGINARY = [numbers(shape, 7000 + i) for i, (shape, _) in enumerate(SHAPES.valu
 
 
 def gradients(case: Case, step: int) -> list[np.ndarray]:
-    """The gradients of a step: of 0 in the 6th, tiny from the 10th to the 13th, huge in the 15th, not finite from the 17th.
+    """The gradients of a step: 0 in the 6th, tiny from the 10th to the 13th, huge in the 15th, nonfinite from the 17th on.
 
-    Those of ``tiny`` are so small that their squares are subnormal, and later they themselves.
+    Gradients of ``tiny`` are so small that their squares are subnormal, and later they themselves.
     """
     scale = 0.0 if step == 5 else 1e-9 if 9 <= step <= 12 else 300.0 if step == 14 else 0.1
     result = []
@@ -140,7 +140,7 @@ def gradients(case: Case, step: int) -> list[np.ndarray]:
 
 
 def laid_out(x: np.ndarray, layout: str) -> np.ndarray:
-    """The array in memory as ``SHAPES`` says."""
+    """The array with the memory layout of ``SHAPES``."""
     if layout == "rows":
         return np.repeat(x, 2, axis=0)[::2]
     if layout == "columns":
@@ -154,7 +154,7 @@ def array_dtype(name: str) -> np.dtype[Any]:
 
 
 def stepped(case: Case) -> dict[str, np.ndarray]:
-    """Weights and states after all steps; bfloat16 as its bits, uint16."""
+    """Weights and states after all steps; bfloat16 as its bits in uint16."""
     arrays = {
         name: laid_out((numbers(shape, i) + (1j * IMAGINARY[i] if case.dtype == "complex64" else 0)), layout)
         for i, (name, (shape, layout)) in enumerate(SHAPES.items())
@@ -172,7 +172,7 @@ def torch_stepped(case: Case, arrays: Mapping[str, np.ndarray]) -> dict[str, np.
     dtype = getattr(torch, case.dtype)
 
     def tensor(x: np.ndarray, layout: str) -> Any:
-        """Of the dtype, and laid out as the array is."""
+        """A tensor with the dtype of the case, and the memory layout of the array."""
         if layout == "turned":
             return torch.from_numpy(np.ascontiguousarray(x.T)).to(dtype).permute(*reversed(range(x.ndim)))
         if layout == "rows":
@@ -230,7 +230,7 @@ def numpy_stepped(case: Case, arrays: Mapping[str, np.ndarray]) -> dict[str, np.
 
 
 def run(instruction_set: str, only: str) -> None:
-    """Steps all cases, and writes what came of each to the standard output."""
+    """Steps all cases, and writes the results to standard output."""
     import torch
 
     from adamas import _engine
@@ -248,7 +248,7 @@ def run(instruction_set: str, only: str) -> None:
 
 @dataclass
 class Difference:
-    """What differs in the cases of a kind."""
+    """The differences in the cases of a kind."""
 
     cases: int = 0
     integers: int = 0
@@ -259,14 +259,14 @@ class Difference:
 
 
 def ordered(x: np.ndarray) -> np.ndarray:
-    """Floats as integers in their order, one for each number; both zeros are 0."""
+    """Floats as consecutive integers in the same order; both zeros are 0."""
     bits = x.view(f"i{x.itemsize}").astype(np.int64)
     lowest = -(1 << (8 * x.itemsize - 1))
     return np.where(bits < 0, lowest - bits, bits)
 
 
 def compare(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], found: Difference) -> None:
-    """Adds to the difference how two results differ."""
+    """Adds the differences between two results to ``found``."""
     if a.keys() != b.keys():
         found.where |= a.keys() ^ b.keys()
         found.ulps = np.inf
@@ -302,7 +302,7 @@ def compare(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], found: Dif
 
 
 def started(version: str, instruction_set: str, only: str) -> subprocess.Popen[bytes]:
-    """A process of that version that runs all cases."""
+    """A process of this version that runs all cases."""
     path, environment = Path(version).absolute(), dict(os.environ, OMP_NUM_THREADS="1")
     python = str(path)
     if path.is_dir():
@@ -318,7 +318,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("versions", nargs="*", metavar="OLD NEW")
     parser.add_argument("--instruction-set", action="append", help="one of the machine's; by default each of them")
-    parser.add_argument("--only", default="", help="members whose names hold this")
+    parser.add_argument("--only", default="", help="members whose names contain this")
     parser.add_argument("--ulps", type=float, default=2.0, help="how far floats may be apart")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -339,7 +339,7 @@ def main() -> int:
             try:
                 a, b = (pickle.load(process.stdout) for process in processes)  # type: ignore[arg-type]
             except EOFError:
-                raise SystemExit(f"a version cannot make the case {case}: what it says is above") from None
+                raise SystemExit(f"a version cannot run the case {case}: see its output above") from None
             before = found.integers, found.floats
             compare(a, b, found)
             if before != (found.integers, found.floats):

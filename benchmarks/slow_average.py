@@ -1,4 +1,4 @@
-"""A slow average in signed 8-bit codes, beside the exact one: what ``bench_formats.py averages`` and a test measure."""
+"""A slow average in signed 8-bit codes, compared with the exact one, for ``bench_formats.py averages`` and a test."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from adamas.rule import formats
 def error(beta: float, dithered: bool, steps: int = 20_000) -> tuple[float, float]:
     """The squared relative error of the average m ← β·m + (1 − β)·g at the end, and the share of its signs that are wrong.
 
-    Each gradient is a mean, of which an element has its own, and noise of the same size. Half-way, a third of the means
-    switch sign.
+    Each gradient is the sum of a mean, which differs between elements, and noise of the same size. Halfway, a third of the
+    means switch sign.
     """
     rng, shape = np.random.default_rng(0), (4, formats.BLOCK)
     mean, block, position = rng.standard_normal(shape), np.arange(4)[:, None], np.arange(formats.BLOCK)

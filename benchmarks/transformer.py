@@ -1,6 +1,6 @@
 """A small transformer over the source text of Python's standard library: real gradients for tests and benchmarks.
 
-Two layers of width 128 over bytes, contexts of 128, batches of 16: about 40 ms a step on two cores.
+Two layers of width 128 over bytes, contexts of 128, batches of 16: about 40 ms per step on two cores.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def train(
     dtype: torch.dtype = torch.float32,
     each_step: Callable[[Transformer], None] = lambda model: None,
 ) -> tuple[Transformer, list[float]]:
-    """Trains one; ``each_step`` is called where the gradients are there. Returns it with the loss of each step."""
+    """Trains a network, and returns it with the loss of each step; ``each_step`` is called when the gradients are computed."""
     torch.manual_seed(seed)
     model = Transformer().to(dtype)
     optimizer, data = make(model), batches(corpus().to(torch.int64), seed)

@@ -1,4 +1,4 @@
-"""Two sides in turn, in one process: what the benchmarks of the adapters measure by."""
+"""Times two sides in turn, in one process, for the benchmarks of the adapters."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def compare(row: str, ours: Callable[[], float], other: str, theirs: Callable[[]
     """Prints a row: the medians of both sides, and of the ratios of neighbouring runs after a warm-up.
 
     Args:
-        row: what it is called.
-        ours, theirs: each runs once and returns its seconds.
-        other: what the other side is called.
-        rounds: how many runs each side has.
+        row: the name of the row.
+        ours, theirs: functions that run once and return their seconds.
+        other: the name of the other side.
+        rounds: the number of runs of each side.
     """
     for _ in range(5):
         ours(), theirs()
     pairs = []
-    for i in range(rounds):  # who goes first changes, for what one leaves in the caches
+    for i in range(rounds):  # the order alternates, because of what each side leaves in the caches
         if i % 2:
             pairs.append((ours(), theirs()))
         else:

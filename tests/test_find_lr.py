@@ -532,7 +532,7 @@ def number(model: nn.Module, batch: Any) -> Any:
         ({"low": 1.0, "high": 0.1}, ValueError, "0 < low < high, got low=1.0 and high=0.1"),
         ({"low": 0.0}, ValueError, "0 < low < high"),
         ({"high": math.nan}, ValueError, "0 < low < high"),
-        ({"steps": 19}, ValueError, "steps must be 20 or more"),
+        ({"steps": 19}, ValueError, "steps must be at least 20"),
         ({"sweeps": 0}, ValueError, "sweeps must be a positive whole number, got 0"),
         ({"model": 3}, TypeError, "model must be a torch.nn.Module, not int"),
         ({"optimizer": 3}, TypeError, "optimizer must be one of adamas.torch or torch.optim, not int"),

@@ -1,6 +1,6 @@
 """Suggests a learning rate from the curve of a sweep: three rules, and the finding that combines them.
 
-The adapters run the sweeps. Imports NumPy and adamas.schedules alone; matplotlib only to draw.
+The adapters run the sweeps. Imports only NumPy and adamas.schedules, and matplotlib to draw.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class LRFinding:
             lacking = len(self.sweep_lrs) - len(alone)
             lines.append(
                 f"  {f'each of {len(self.sweep_lrs)} sweeps':20} {between}"
-                + (f" ({lacking} of them say nothing by themselves)" if alone and lacking else "")
+                + (f" ({lacking} of them give no rate by themselves)" if alone and lacking else "")
             )
         return "\n".join(lines)
 
@@ -172,7 +172,7 @@ class Sweep:
         if not math.isfinite(loss):
             if number == 0:
                 raise LRFindingError(
-                    f"the loss is {loss} at the first batch, before any step. Look for what makes it so: the rate does not"
+                    f"the loss is {loss} at the first batch, before any step. Find the cause: it is not the rate"
                 )
             return False
         self.losses.append(loss)
@@ -194,7 +194,7 @@ def check_sweep(low: float, high: float, steps: int, sweeps: int) -> None:
     if not 0 < low < high < math.inf:
         raise ValueError(f"low and high must be numbers with 0 < low < high, got low={low} and high={high}")
     if steps < 20:
-        raise ValueError(f"steps must be 20 or more, to tell a fall from noise, got {steps}")
+        raise ValueError(f"steps must be at least 20, to distinguish a fall from noise, got {steps}")
     if sweeps < 1:
         raise ValueError(f"sweeps must be a positive whole number, got {sweeps}")
 
@@ -337,7 +337,7 @@ def steepest_descent(curve: Curve) -> LRRule:
     bend = before - 2 * here + after
     between = (before - after) / (2 * bend) if bend > 0 else 0.0  # the vertex of a parabola through the three
     rate = 10 ** (curve.x[i] + min(max(between, -0.5), 0.5) * (curve.x[1] - curve.x[0]))
-    return LRRule(name, float(rate), "the loss falls the most for the same factor on the rate")
+    return LRRule(name, float(rate), "the loss falls fastest, per factor of the rate")
 
 
 def valley(curve: Curve) -> LRRule:

@@ -32,7 +32,7 @@ class MovedModules(MetaPathFinder, Loader):
         old = module.__name__
         new = old.replace("adamas.", "adamas.lab.", 1)
         sys.modules[old] = importlib.import_module(new)
-        warnings.warn(f"{old} is now {new}; the old name goes with the next release", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{old} is now {new}; the next release removes the old name", DeprecationWarning, stacklevel=2)
 
 
 sys.meta_path.insert(0, MovedModules())

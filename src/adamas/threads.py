@@ -1,4 +1,4 @@
-"""The number of threads that a step on the engine uses. Imports the engine alone."""
+"""The number of threads that a step on the engine uses. Imports only the engine."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ def in_users_code(error: BaseException) -> tuple[str, str] | None:
     own = [place for place, (frame, _) in enumerate(frames) if frame.f_globals.get("__name__") in USERS_MODULES]
     if not own:
         return None
-    told = traceback.TracebackException.from_exception(error)
-    told.stack = traceback.StackSummary.extract(iter(frames[own[0] :]))
-    place = told.stack[own[-1] - own[0]]
+    trace = traceback.TracebackException.from_exception(error)
+    trace.stack = traceback.StackSummary.extract(iter(frames[own[0] :]))
+    place = trace.stack[own[-1] - own[0]]
     what = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
-    return f"{place.filename}, line {place.lineno}, raised {what}", "".join(told.format()).rstrip()
+    return f"{place.filename}, line {place.lineno}, raised {what}", "".join(trace.format()).rstrip()

@@ -1,7 +1,7 @@
-"""Writes the rules out as C++: what the engine's loops compute for one element, and the numbers that they take.
+"""Generates C++ from the rules: what the engine's loops compute for one element, and the numbers that they take.
 
-``write`` makes two headers. ``rules.h`` describes each rule in the order given, and computes the constants of its loops in
-float64. ``steps.h`` has the step of each, as a template over numbers and registers of numbers, and the terms of its sums.
+``write`` makes two headers. ``rules.h`` describes each rule in the given order, and computes the constants of its loops in
+float64. ``steps.h`` has the step of each rule, as a template over numbers and vector registers, and the terms of its sums.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _HEAD = "// Written by adamas/rule/cpp.py from the declarations in adamas/rule/m
 
 
 def write(folder: Path, rules: Sequence[Rule] = RULES) -> None:
-    """Writes the headers for these rules into a folder."""
+    """Writes the headers for these rules to a folder."""
     steps = [_Step(rule) for rule in rules]
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in (("rules.h", _rules(steps)), ("steps.h", _steps(steps))):
@@ -44,7 +44,7 @@ def write(folder: Path, rules: Sequence[Rule] = RULES) -> None:
 
 
 class _Step:
-    """One rule as it is written out.
+    """One rule, with what is written to the headers.
 
     The terms of sums are written without lowerings, so that the engine rounds them as array namespaces do.
 
@@ -77,7 +77,7 @@ class _Step:
         self.constants[name], self._names[_text(number)] = number, name
 
     def index_of(self, constant: str | None) -> int:
-        """Where a constant is, behind those of the penalties; -1 for none."""
+        """The index of a constant, after those of the penalties; -1 for none."""
         return -1 if constant is None else len(_PENALTIES) + list(self.constants).index(constant)
 
     def fold(self) -> Iterator[str]:
@@ -140,7 +140,7 @@ def _unused(name: str, names: Collection[str]) -> str:
 
 
 def _numeric(value: Value, names: dict[str, str]) -> str:
-    """An operation on numbers alone, in double."""
+    """An operation on numbers, in double."""
     a, *b = (names[_text(x)] if isinstance(x, Value) else _literal(x) for x in value.operands)
     if sign := (_OPERATORS | _COMPARISONS).get(value.operation):
         return f"{a} {sign} {b[0]}"

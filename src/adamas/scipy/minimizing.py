@@ -116,7 +116,7 @@ def start_of(x0: Any) -> Vector:
     return x if x.dtype.kind == "f" else x.astype(np.float64)
 
 
-def told(callback: Callable[..., Any] | None) -> Callable[[OptimizeResult], Any]:
+def with_result(callback: Callable[..., Any] | None) -> Callable[[OptimizeResult], Any]:
     """The callback as a function of an ``OptimizeResult``.
 
     As in SciPy, one whose only parameter is named ``intermediate_result`` is given that by keyword, any other a copy of x.
@@ -145,7 +145,7 @@ def minimize(
 
     Steps are computed in float64; ``fun``, ``jac`` and the result have x in the dtype of ``x0``.
     """
-    tell = told(callback)
+    notify = with_result(callback)
 
     def evaluate(x: Vector, nit: int) -> Point:
         value = objective.value(x, *args)
@@ -180,7 +180,7 @@ def minimize(
         if stopping.return_all:
             visited.append(np.copy(point.x))
         try:
-            tell(OptimizeResult(x=np.copy(point.x), fun=point.fun))
+            notify(OptimizeResult(x=np.copy(point.x), fun=point.fun))
         except StopIteration:
             status, reason = STOPPED_BY_CALLBACK, STOPPED
             break

@@ -15,7 +15,7 @@ from scipy.optimize import OptimizeResult
 
 from .method import Method
 from .methods import adam
-from .minimizing import NOT_FINITE, STOPPED, STOPPED_BY_CALLBACK, start_of, told, whole
+from .minimizing import NOT_FINITE, STOPPED, STOPPED_BY_CALLBACK, start_of, whole, with_result
 from .objective import SCHEMES, Box, Objective
 from .stepping import Stepper, Vector
 
@@ -104,7 +104,7 @@ def minimize_stochastic(
     else:
         objective = Objective(fun, jac if callable(jac) else jac or "2-point", box)
     stepper = Stepper(method.member, method.hyperparameters(hyper), start.size)
-    tell = told(callback)
+    notify = with_result(callback)
     args = args if isinstance(args, tuple) else (args,)
     exact = box.project(start.astype(np.float64))
     mean = exact
@@ -132,7 +132,7 @@ def minimize_stochastic(
             mean = mean + (1 + average) / (done + average) * (exact - mean)
         if done % every == 0:
             try:
-                tell(state(epoch))
+                notify(state(epoch))
             except StopIteration:
                 status, message = STOPPED_BY_CALLBACK, STOPPED
                 break

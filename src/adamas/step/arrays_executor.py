@@ -26,7 +26,7 @@ class ArraysExecutor(Executor):
         super().__init__(spec, records, is_decayed)
         self._penalized = is_decayed and spec.penalized
         self._found: list[tuple[Record, Tensor, int]] = []  # records with gradients, and the indices of their scalars
-        self._sums: list[dict[str, float]] = []  # of each of them, by name
+        self._sums: list[dict[str, float]] = []  # the sums of each of them, by name
 
     def look(self, gradients: list[Tensor | None] | None) -> None:
         """See ``Executor.look``."""
@@ -100,7 +100,7 @@ class ArraysExecutor(Executor):
             known[name] = value
 
     def join(self, last: list[Any]) -> None:
-        """Nothing: the engine does not make this executor's step."""
+        """Does nothing: the engine does not make this executor's step."""
 
     def apply(self) -> None:
         """See ``Executor.apply``."""

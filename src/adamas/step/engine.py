@@ -148,7 +148,7 @@ class EngineExecutor(Executor):
 
 
 def _parts(high: float, low: float) -> list[float]:
-    """A sum in two parts, which is in one if it is not finite: then ``low`` is NaN."""
+    """A sum in two parts, or in one if it is not finite, since ``low`` is NaN then."""
     return [high, low] if math.isfinite(high) else [high]
 
 

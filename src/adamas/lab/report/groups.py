@@ -130,11 +130,11 @@ def _sets_apart(name: str, one: dict[str, Any], settings: Sequence[dict[str, Any
 
 
 def _label(one: dict[str, Any], names: Sequence[str]) -> str:
-    said = [f"{name.replace('_', ' ')} {_said(one[name])}" for name in names]
-    return ", ".join([str(one["optimizer"]), *said])
+    written = [f"{name.replace('_', ' ')} {_written(one[name])}" for name in names]
+    return ", ".join([str(one["optimizer"]), *written])
 
 
-def _said(value: Any) -> str:
+def _written(value: Any) -> str:
     if value is None:
         return "by default"
     return figure(value) if isinstance(value, float) else str(value)

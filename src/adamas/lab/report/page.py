@@ -101,8 +101,8 @@ def kinds(table: Table) -> list[str]:
 
 
 def _kind(cells: Sequence[Any]) -> str:
-    told = [cell for cell in cells if cell != NOTHING]
-    return "number" if all(_NUMBER.fullmatch(cell) for cell in told) else "text"
+    filled = [cell for cell in cells if cell != NOTHING]
+    return "number" if all(_NUMBER.fullmatch(cell) for cell in filled) else "text"
 
 
 def _slug(text: str) -> str:

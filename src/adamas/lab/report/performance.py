@@ -74,13 +74,13 @@ def _has(judgement: Judgement, name: str) -> bool:
 
 
 def _sentences(by_time: Mapping[str, Sequence[float]], problems: int, studies: int) -> list[str]:
-    said = [f"{count(problems, 'problem')}: one for each seed of {count(studies, 'study', 'studies')}."]
+    sentences = [f"{count(problems, 'problem')}: one for each seed of {count(studies, 'study', 'studies')}."]
     if not any(math.isfinite(ratio) for row in by_time.values() for ratio in row):
-        return [*said, "No optimizer reached a target."]
-    said.append(f"Fastest to the target {_most({name: within(row, 1.0) for name, row in by_time.items()})}.")
+        return [*sentences, "No optimizer reached a target."]
+    sentences.append(f"Fastest to the target {_most({name: within(row, 1.0) for name, row in by_time.items()})}.")
     solved = {name: sum(map(math.isfinite, row)) / len(row) for name, row in by_time.items()}
-    said.append(f"Most often successful {_most(solved)}.")
-    return said
+    sentences.append(f"Most often successful {_most(solved)}.")
+    return sentences
 
 
 def _most(shares: Mapping[str, float]) -> str:

@@ -170,9 +170,9 @@ def _time(groups: Sequence[Group]) -> Chart:
     series = []
     totals = []
     for group in groups:
-        split = [told for run in group.runs if (told := run.seconds())]
-        totals += [sum(told.values()) for told in split]
-        rows = [[100 * told.get(name, 0.0) / sum(told.values()) for told in split] for name in parts]
+        split = [spent for run in group.runs if (spent := run.seconds())]
+        totals += [sum(spent.values()) for spent in split]
+        rows = [[100 * spent.get(name, 0.0) / sum(spent.values()) for spent in split] for name in parts]
         if split:
             series.append(_bars(group, rows))
     whole = f" Of {seconds(mean(totals))}{' on average' if len(totals) > 1 else ''}." if totals else ""
@@ -182,12 +182,12 @@ def _time(groups: Sequence[Group]) -> Chart:
 
 def _memory(groups: Sequence[Group]) -> Chart:
     kinds = [name for name in KINDS if any(name in run.memory() for group in groups for run in group.runs)]
-    told = {group: [memory for run in group.runs if (memory := run.memory())] for group in groups}
-    largest = max((memory.get(name, 0) for rows in told.values() for memory in rows for name in kinds), default=0)
+    recorded = {group: [memory for run in group.runs if (memory := run.memory())] for group in groups}
+    largest = max((memory.get(name, 0) for rows in recorded.values() for memory in rows for name in kinds), default=0)
     unit, scale = next(((unit, scale) for unit, scale in UNITS if largest >= scale), ("bytes", 1.0))
     series = [
         _bars(group, [[memory[name] / scale for memory in rows if name in memory] for name in kinds])
-        for group, rows in told.items()
+        for group, rows in recorded.items()
         if rows
     ]
     note = "The weights, and what the optimizer keeps between steps; the peak of the whole process is in the table."

@@ -58,16 +58,16 @@ def cautions(run: Run) -> list[str]:
 
 def inequalities(groups: Sequence[Group]) -> list[str]:
     """Differences between settings other than the optimizer, which make a comparison unfair: length, data, batch size, …"""
-    said = []
+    sentences = []
     lengths = [sorted({run.steps for run in group.runs if run.end == "finished"}) for group in groups]
     if len({steps for found in lengths for steps in found}) > 1:
         found = _by_group(groups, [[f"{steps:,}" for steps in found] for found in lengths])
-        said.append(f"The runs are not equally long: {found} steps.")
+        sentences.append(f"The runs are not equally long: {found} steps.")
     for name in EQUAL:
         values = [list(dict.fromkeys(_setting(run, name) for run in group.runs)) for group in groups]
         if len({value for found in values for value in found}) > 1:
-            said.append(f"The runs differ in {spoken(name)} too: {_by_group(groups, values)}.")
-    return said
+            sentences.append(f"The runs differ in {spoken(name)} too: {_by_group(groups, values)}.")
+    return sentences
 
 
 def _setting(run: Run, name: str) -> str:
@@ -116,18 +116,18 @@ def _best(run: Run) -> list[str]:
 
 def _rate(run: Run) -> list[str]:
     summary = run.summary or {}
-    said = []
+    sentences = []
     found = summary.get("lr_found") or run.config.get("lr_found")
     lr = number(summary, "lr") or number(run.config, "lr")
     if found:
-        said.append(f"The learning rate was found by a search: {_sentence(str(found).splitlines()[0])}")
+        sentences.append(f"The learning rate was found by a search: {_sentence(str(found).splitlines()[0])}")
     elif lr is not None:
         schedule = str(run.config.get("schedule") or "constant")
-        said.append(f"The learning rate was {figure(lr)} ({schedule}).")
+        sentences.append(f"The learning rate was {figure(lr)} ({schedule}).")
     cuts = summary.get("cuts") or [row["cut"] for row in run.evaluations if row.get("cut")]
     if cuts:
-        said.append(f"The plateau acted {count(len(cuts), 'time')}; first: {_sentence(cuts[0])}")
-    return said
+        sentences.append(f"The plateau acted {count(len(cuts), 'time')}; first: {_sentence(cuts[0])}")
+    return sentences
 
 
 def _sentence(text: object) -> str:
@@ -156,14 +156,14 @@ def _time(run: Run) -> list[str]:
     if not total:
         return []
     gradient = parts.get("forward", 0.0) + parts.get("backward", 0.0)
-    said = (
+    sentence = (
         f"Of {seconds(total)}, the gradient took {share(gradient / total)}, the optimizer "
         f"{share(parts.get('optimizer', 0.0) / total)}, the data {share(parts.get('data', 0.0) / total)} and evaluation "
         f"{share(parts.get('evaluation', 0.0) / total)}."
     )
     if parts.get("data", 0.0) > SLOW_DATA * total:
-        said += " Loading the data slows training down: a faster way to load it would save the most time."
-    return [said]
+        sentence += " Loading the data slows training down: a faster way to load it would save the most time."
+    return [sentence]
 
 
 def _gradient(run: Run) -> list[str]:
@@ -192,12 +192,12 @@ def _update(run: Run) -> list[str]:
     if not ratios or (number(run.summary or {}, "parameters") or math.inf) < FEW_PARAMETERS:
         return []
     middle = median(ratios)
-    said = f"A step changed the weights by {figure(middle, 2)} of their norm (median)"
+    sentence = f"A step changed the weights by {figure(middle, 2)} of their norm (median)"
     if middle > 10 * USUAL_RATIO:
-        return [f"{said}, far more than the usual {USUAL_RATIO:g}: a lower learning rate may be more stable."]
+        return [f"{sentence}, far more than the usual {USUAL_RATIO:g}: a lower learning rate may be more stable."]
     if middle < USUAL_RATIO / 10:
-        return [f"{said}, far less than the usual {USUAL_RATIO:g}: a higher learning rate may train faster."]
-    return [f"{said}, near the usual {USUAL_RATIO:g}."]
+        return [f"{sentence}, far less than the usual {USUAL_RATIO:g}: a higher learning rate may train faster."]
+    return [f"{sentence}, near the usual {USUAL_RATIO:g}."]
 
 
 def _memory(run: Run) -> list[str]:
@@ -216,13 +216,13 @@ def of_groups(groups: Sequence[Group]) -> list[str]:
     """A comparison of several runs of one task."""
     runs = [run for group in groups for run in group.runs]
     metric, mode = runs[0].metric, next((run.mode for run in runs if run.mode), None)
-    said = [f"{count(len(runs), 'run')} of {count(len(groups), 'setting')} on {runs[0].task}."]
+    sentences = [f"{count(len(runs), 'run')} of {count(len(groups), 'setting')} on {runs[0].task}."]
     if metric is None or mode is None:
-        return said
+        return sentences
     ended = [(centre, group) for group in groups if (centre := mean(group.values())) is not None]
     ended.sort(key=lambda pair: pair[0], reverse=mode == "max")
     if not ended:
-        return [*said, "None of them has a final evaluation."]
+        return [*sentences, "None of them has a final evaluation."]
     centre, best = ended[0]
     target = next((run.target for run in runs if run.target is not None), None)
     ties = [group for value, group in ended if value == centre or is_negligible(value - centre, target or 0.0)]
@@ -230,14 +230,14 @@ def of_groups(groups: Sequence[Group]) -> list[str]:
     over = f", the mean of {count(seeds, 'seed')} ({_between(best)})" if seeds > 1 else ""
     first = f"{'Highest' if mode == 'max' else 'Lowest'} {spoken(metric)}"
     if len(ties) > 1:
-        said.append(f"{first}: {figure(centre)}. {listed([group.label for group in ties])} are tied there.")
+        sentences.append(f"{first}: {figure(centre)}. {listed([group.label for group in ties])} are tied there.")
     else:
-        said.append(f"{first}: {best.label}, {figure(centre)}{over}.")
+        sentences.append(f"{first}: {best.label}, {figure(centre)}{over}.")
     if len(ended) > len(ties):
         second, other = ended[len(ties)]
         text = f"Next is {other.label}, {figure(second)}, a difference of {figure(abs(centre - second), 2)}"
-        said.append(f"{text}{_overlap(best, other)}.")
-    return said + _targets(groups, target)
+        sentences.append(f"{text}{_overlap(best, other)}.")
+    return sentences + _targets(groups, target)
 
 
 def _between(group: Group) -> str:
@@ -265,19 +265,19 @@ def _targets(groups: Sequence[Group], target: float | None) -> list[str]:
             never.append(group.label)
         else:
             reached.append((len(times) / len(group.runs), median([steps for steps, _ in times]), group))
-    said = []
+    sentences = []
     sure = [(steps, group) for share_reached, steps, group in reached if share_reached == 1]
     if sure:
         steps, group = min(sure, key=lambda pair: pair[0])
         usual = "" if len(group.runs) == 1 else " (median)"
-        said.append(
+        sentences.append(
             f"The target, {figure(target)}, was reached first by {group.label}, after {figure(steps)} steps{usual}."
         )
     partly = [group.label for share_reached, _, group in reached if share_reached < 1]
     if partly:
-        said.append(f"Only some seeds of {listed(partly)} reached it.")
+        sentences.append(f"Only some seeds of {listed(partly)} reached it.")
     if never:
-        said.append(
-            f"It was not reached by {listed(never)}." if said else f"None reached the target, {figure(target)}."
+        sentences.append(
+            f"It was not reached by {listed(never)}." if sentences else f"None reached the target, {figure(target)}."
         )
-    return said
+    return sentences

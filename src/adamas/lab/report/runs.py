@@ -89,12 +89,12 @@ class Run:
     @property
     def task(self) -> str:
         """The name of the task, without the path of its file."""
-        return Path(self._told("task") or "unknown task").stem
+        return Path(self._recorded("task") or "unknown task").stem
 
     @property
     def optimizer(self) -> str:
         """The optimizer, as it was given on the command line."""
-        return str(self._told("optimizer") or "unknown optimizer")
+        return str(self._recorded("optimizer") or "unknown optimizer")
 
     @property
     def seed(self) -> int | None:
@@ -117,26 +117,26 @@ class Run:
         own = {field.name for field in fields(Evaluation)}
         names = list(dict.fromkeys(name for row in self.evaluations for name in row if name not in own))
         names = [name for name in names if any(number(row, name) is not None for row in self.evaluations)]
-        counts = self._told("metric")
+        counts = self._recorded("metric")
         return [name for name in names if name == counts] + [name for name in names if name != counts]
 
     @property
     def metric(self) -> str | None:
         """The main metric; None if nothing has been evaluated yet."""
-        told = self._told("metric")
-        return str(told) if told else next(iter(self.metrics), None)
+        value = self._recorded("metric")
+        return str(value) if value else next(iter(self.metrics), None)
 
     @property
     def mode(self) -> Literal["max", "min"] | None:
         """Whether a higher or a lower metric is better; None if unknown."""
-        told = self._told("mode")
-        return told if told in ("max", "min") else None
+        value = self._recorded("mode")
+        return value if value in ("max", "min") else None
 
     @property
     def target(self) -> float | None:
         """The value of the metric that counts as solved."""
-        told = self._told("target")
-        return float(told) if isinstance(told, (int, float)) else None
+        value = self._recorded("target")
+        return float(value) if isinstance(value, (int, float)) else None
 
     @property
     def value(self) -> float | None:
@@ -183,8 +183,8 @@ class Run:
 
     def seconds(self) -> dict[str, float]:
         """The seconds that each part took, if they were measured; the rest is ``other``."""
-        told = (self.summary or {}).get("seconds")
-        parts = {name: value for name in told if (value := number(told, name)) is not None} if told else {}
+        recorded = (self.summary or {}).get("seconds")
+        parts = {name: value for name in recorded if (value := number(recorded, name)) is not None} if recorded else {}
         if not any(parts.values()):
             return {}
         in_training = sum(value for name, value in parts.items() if name != "evaluation")
@@ -193,13 +193,13 @@ class Run:
 
     def memory(self) -> dict[str, float]:
         """Bytes by kind: weights, state, peak."""
-        told = (self.summary or {}).get("memory")
-        return {name: value for name in told if (value := number(told, name)) is not None} if told else {}
+        recorded = (self.summary or {}).get("memory")
+        return {name: value for name in recorded if (value := number(recorded, name)) is not None} if recorded else {}
 
-    def _told(self, name: str) -> Any:
+    def _recorded(self, name: str) -> Any:
         """What the summary says, or else the configuration."""
-        told = (self.summary or {}).get(name)
-        return self.config.get(name) if told is None else told
+        value = (self.summary or {}).get(name)
+        return self.config.get(name) if value is None else value
 
 
 def read_run(folder: Path) -> Run:

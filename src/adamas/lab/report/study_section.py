@@ -174,11 +174,11 @@ def _curves(
 
 
 def _time(finals: Mapping[str, Sequence[Finished]], colours: Mapping[str, int]) -> Chart:
-    told = {
+    recorded = {
         name: [split for done in trials if any((split := done.outcome.seconds).values())]
         for name, trials in finals.items()
     }
-    parts = [part for part in PARTS if any(split.get(part) for splits in told.values() for split in splits)]
+    parts = [part for part in PARTS if any(split.get(part) for splits in recorded.values() for split in splits)]
     series = [
         Series(
             name,
@@ -187,7 +187,7 @@ def _time(finals: Mapping[str, Sequence[Finished]], colours: Mapping[str, int]) 
             colour=colours[name],
             style="bars",
         )
-        for name, splits in told.items()
+        for name, splits in recorded.items()
         if splits
     ]
     note = "Seconds of a final trial, the mean of the seeds, by part."

@@ -49,10 +49,10 @@ class Episode:
         self.pushes: list[int] = []
         self.over = self.fallen = False
 
-    def push(self, which: int) -> None:
+    def push(self, action: int) -> None:
         """Push left (0) or right (1); every push has a reward of 1."""
-        state, _, self.fallen, late, _ = self.world.step(which)
-        self.pushes.append(which)
+        state, _, self.fallen, late, _ = self.world.step(action)
+        self.pushes.append(action)
         self.over = self.fallen or late
         if not self.over:
             self.states.append(state)
@@ -82,8 +82,8 @@ def play(model: Pilot, seeds: Sequence[int], choose: Callable[[Tensor], Tensor])
         while running:
             states = torch.from_numpy(np.stack([episode.states[-1] for episode in running]))
             logits = model.policy(states.to(device)).float().cpu()
-            for episode, which in zip(running, choose(logits).tolist(), strict=True):
-                episode.push(which)
+            for episode, action in zip(running, choose(logits).tolist(), strict=True):
+                episode.push(action)
             running = [episode for episode in running if not episode.over]
     return episodes
 
@@ -109,7 +109,7 @@ def loss(model: Pilot) -> Tensor:
     device = next(model.parameters()).device
     episodes = play(model, torch.randint(JUDGED.start, (EPISODES,)).tolist(), sample)
     states = torch.from_numpy(np.concatenate([np.stack(episode.states) for episode in episodes])).to(device)
-    pushes = torch.tensor([which for episode in episodes for which in episode.pushes], device=device)
+    pushes = torch.tensor([push for episode in episodes for push in episode.pushes], device=device)
     returns = torch.from_numpy(np.concatenate([episode.returns() for episode in episodes])).float().to(device)
     logits: Tensor
     predicted: Tensor

@@ -94,7 +94,7 @@ def main() -> int:
             for name, (schedule, bound) in COMPOSED.items()
         ),
         ("a schedule in a step", scheduled() * 1e6, 5.0, "µs"),
-        ("beside torch.optim's default", beside_default(), 0.5, "of its time"),
+        ("compared with torch.optim's default", beside_default(), 0.5, "of its time"),
         ("first step in 8 bits, beyond a later one", first_step() * 1e3, 100.0, "ms"),
     ]
     for name, figure, bound, unit in rows:

@@ -291,7 +291,7 @@ def training() -> None:
             each = " ".join(f"{loss:.4f}" for loss in losses)
             rows.append([setting, f"{statistics.mean(losses):.4f} ± {standard_error(losses):.4f}", beside, each])
         print(network)
-        table(["setting", "final loss", "beside float32", "each seed"], rows)
+        table(["setting", "final loss", "minus float32", "each seed"], rows)
 
 
 SECTIONS = {

@@ -145,7 +145,7 @@ class InTurn(Listener):
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description="Time adamas train on MNIST beside a textbook loop and the gradient alone."
+        description="Compare the time of adamas train on MNIST with a textbook loop and the gradient alone."
     )
     parser.add_argument(
         "--data-dir",
@@ -184,7 +184,7 @@ def main() -> int:
     print(f"textbook loop   {each[1]:7.3f} ms a batch, accuracy {accuracy:.4f}")
     print(f"gradient alone  {each[2]:7.3f} ms a batch")
     print(f"an evaluation: adamas {parts.evaluation / arguments.epochs:.2f} s, textbook loop {evaluation:.2f} s")
-    print(f"beside the textbook loop: {median(turn[1] / turn[0] for turn in ours.turns):.2f} × faster")
+    print(f"compared with the textbook loop: {median(turn[1] / turn[0] for turn in ours.turns):.2f} × faster")
     loop = median(turn[0] / turn[2] for turn in ours.turns)
     print(f"training loop over the gradient alone: {loop:.3f}, bound {BOUND}{'' if loop <= BOUND else '  MISSED'}")
     return int(loop > BOUND)

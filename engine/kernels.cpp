@@ -457,7 +457,7 @@ void step(const Job &job, int64_t begin, int64_t end) {
 
 // ---- sums
 
-// Adds numbers up in an order of its own, with what each addition rounds off beside them. Always inlined, so that the
+// Adds numbers up lane by lane, and their rounding errors separately. Always inlined, so that the
 // sums stay in registers.
 class Adder {
     static constexpr int lanes = 16;

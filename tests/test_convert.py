@@ -675,9 +675,7 @@ def test_trap_T38_squares_saved_in_float16_are_mended_for_torch_optim(case: str)
     said, squares = [], []
     for module in (adamas.torch, torch.optim):
         optimizer = getattr(module, case)(model.parameters())
-        with pytest.warns(
-            UserWarning, match="exp_avg_sq was too small beside the first moment in 403 elements"
-        ) as caught:
+        with pytest.warns(UserWarning, match="exp_avg_sq was too small for the first moment in 403 elements") as caught:
             convert.to_torch(checkpoint, model, optimizer)
         said.append([str(warning.message) for warning in caught])
         squares.append([state["exp_avg_sq"] for state in optimizer.state.values()])
@@ -714,7 +712,7 @@ def test_trap_T38_squares_saved_in_float16_are_refused_for_optax_whose_state_has
     checkpoint, _ = halved()
     params = {name: p.weight for name, p in checkpoint.parameters.items()}
     state = optax.adam(1e-3).init(params)
-    with pytest.raises(ValueError, match=r"too small beside the first moment in 403 elements .* \(to_numpy\)"):
+    with pytest.raises(ValueError, match=r"too small for the first moment in 403 elements .* \(to_numpy\)"):
         convert.to_optax(checkpoint, params, state)
     optimizer = adamas.numpy.Adam({name: p.weight.copy() for name, p in checkpoint.parameters.items()})
     with pytest.warns(UserWarning, match="403 elements"):

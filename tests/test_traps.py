@@ -438,7 +438,7 @@ def test_trap_T38_state_saved_in_float16_does_not_explode(case: Case, state: str
             optimizer.load_state_dict(saved)
         said = [str(warning.message) for warning in caught if "converted" not in str(warning.message)]
         if saved is cut and first in saved["state"][0] and squares[:1] in (["exp_avg_sq"], ["square_avg"]):
-            assert "was too small beside the first moment in 4096 elements of parameter 'w', as after" in said[0]
+            assert "was too small for the first moment in 4096 elements of parameter 'w', as after" in said[0]
         else:
             assert said == []
         q.grad = torch.full_like(q, gradient)

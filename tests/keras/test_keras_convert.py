@@ -139,7 +139,7 @@ def test_trap_T38_a_moved_state_is_checked() -> None:
     for p in checkpoint.parameters.values():
         p.state["exp_avg_sq"] = 0 * p.state["exp_avg_sq"]
     target = in_keras(IN_KERAS[case]())
-    with pytest.warns(UserWarning, match="exp_avg_sq was too small beside the first moment in 163 elements"):
+    with pytest.warns(UserWarning, match="exp_avg_sq was too small for the first moment in 163 elements"):
         convert.to_keras(checkpoint, target, names=NAMES)
     moved = convert.from_keras(target).parameters
     for name, p in moved.items():

@@ -229,7 +229,7 @@ class Moved:
         for key, elements in raised.items():
             if hyper_of is None:
                 raise ValueError(
-                    f"{key!r} in the checkpoint is too small beside the first moment in {sum(elements.values())} elements of "
+                    f"{key!r} in the checkpoint is too small for the first moment in {sum(elements.values())} elements of "
                     f"{', '.join(list(elements)[:5])}, as after saving in float16. The least possible value depends on "
                     "hyperparameters, which this state does not have: load the checkpoint into an optimizer of adamas.numpy "
                     "that has them (to_numpy), which raises these elements, and convert from there"

@@ -46,7 +46,7 @@ def columns(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
 
 
 def commands(lines: Sequence[tuple[str, str]], width: int | None) -> list[str]:
-    """Return commands with their comments: beside them, or above them if a line would be longer than ``width``."""
+    """Return commands with their comments: after them, or above them if a line would be longer than ``width``."""
     longest = max(len(command) for command, _ in lines)
     beside = [f"  {command:{longest}}  # {why}" for command, why in lines]
     if width is None or max(map(len, beside)) <= width:

@@ -21,7 +21,7 @@ from .tensors import TENSORS
 _GROUPS = "param_groups"
 _STATE = "state"
 _CODES = (np.int8, np.uint8)
-_REMEDY = ". Load an earlier state, or one without the arrays state/<parameter>/… to begin anew with this parameter"
+_REMEDY = ". Load an earlier state, or one without the arrays state/<parameter>/… to start it from scratch"
 _EXACT = {np.dtype(name) for name in ("float32", "float64", "complex64", "complex128")}
 
 

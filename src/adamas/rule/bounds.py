@@ -120,9 +120,9 @@ def mended_message(moment: str, counts: Mapping[str, int], kind: str = "paramete
     names = list(counts)
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return (
-        f"{moment} was too small beside the first moment in {sum(counts.values())} elements of {kind}"
+        f"{moment} was too small for the first moment in {sum(counts.values())} elements of {kind}"
         f"{'s' * (len(names) > 1)} {shown}, as after saving in float16, and the next steps would be far too large: these "
-        "elements are raised to the least that is possible"
+        "elements are raised to the smallest possible value"
     )
 
 

@@ -4,9 +4,9 @@
 
     m ← a1·m + b1·g                        first moment: a memory of direction
     v ← a2·v + b2·g²                       second moment: a memory of size   (or: max(a2·v, |g| + ε), or none)
-    h ← max(h, v)                          AMSGrad only, then in the place of v
+    h ← max(h, v)                          only AMSGrad, which uses it in place of v
     u ← (c·m + d·g) / (√(w·v + ρ) + ε)     the update   (centered: v − z·m² for v; or no denominator)
-    r ← q·r + u                            momentum after the division (RMSprop), then in the place of u
+    r ← q·r + u                            only RMSprop with momentum, which uses it in place of u
 """
 
 from __future__ import annotations

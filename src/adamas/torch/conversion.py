@@ -27,7 +27,7 @@ from .storage import dtype_name
 from .tensors import TENSORS
 
 _MOMENTS = {moment for member in MEMBERS.values() for moment in member.states}
-_REMEDY = ". Load an earlier state, or remove the parameter's entry from state_dict['state'] to begin anew with this parameter"
+_REMEDY = ". Load an earlier state, or remove the parameter's entry from state_dict['state'] to start it from scratch"
 _EXACT = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
@@ -170,7 +170,7 @@ def _check_moment(value: Any, scale: Any, code_dtype: torch.dtype, p: Tensor, wh
         )
     shape = layout.scale_shape(p.shape)
     if scale is None:
-        raise unfit(f"{what} has codes without scales, which would stand beside them as {layout.scale_name('…')!r}")
+        raise unfit(f"{what} has codes without scales, which would be another entry, {layout.scale_name('…')!r}")
     if not isinstance(scale, Tensor) or scale.dtype != torch.float32 or scale.shape != shape:
         raise unfit(f"the scales of {what} must be float32, of shape {shape}, not {_described(scale)}")
     try:

@@ -76,14 +76,18 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
         schedule: Schedule | Sequence[Schedule] | None = None,
         last_epoch: int = -1,
     ) -> None:
-        self.schedules = _checked(optimizer, schedule)  # none: the optimizer's own rate is followed
-        self._moved: bool | None = None  # whether the optimizer did since the last step; None before it first does
-        self._resumed = False  # whether it was loaded and not stepped since: what the optimizer loads is older news
+        self.schedules = _checked(optimizer, schedule)  # empty: the optimizer's own rate is reported
+        self._moved: bool | None = (
+            None  # whether the optimizer has stepped since the last step; None before its first step
+        )
+        self._resumed = (
+            False  # whether it was loaded and has not stepped since: then a later load of the optimizer changes nothing
+        )
         if self.schedules:
             super().__init__(optimizer, last_epoch)
         else:
             # PyTorch's constructor would wrap the optimizer's step and set "initial_lr" in its groups. That is saved with the
-            # optimizer, and where it is the 0 at which a warmup begins, schedulers of PyTorch go on with a rate of 0.
+            # optimizer, and if it is the 0 at which a warmup begins, PyTorch's schedulers continue with a rate of 0.
             self.optimizer, self.last_epoch, self._step_count = optimizer, last_epoch, 0
             self.base_lrs = self.get_lr()
             self.step()

@@ -75,7 +75,7 @@ def _class(optimizer: Any) -> type[Optimizer]:
     kind = getattr(members, optimizer) if named else optimizer
     if not isinstance(kind, type) or not issubclass(kind, Optimizer) or not hasattr(kind, "_member"):
         raise TypeError(
-            f"plan_memory plans for the optimizers of adamas.torch, and {optimizer!r} is none of them: give a class, such "
+            f"plan_memory plans for the optimizers of adamas.torch, but {optimizer!r} is not one of them: give a class, such "
             'as adamas.torch.AdamW, or its name, "AdamW"'
         )
     return kind

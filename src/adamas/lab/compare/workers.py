@@ -197,7 +197,7 @@ def serve(descriptor: int) -> None:
     trials: queue.SimpleQueue[Trial] = queue.SimpleQueue()
 
     def listen() -> None:
-        # In a thread beside the trials, so that a worker does not train on after its comparison was killed.
+        # In a separate thread, so that a worker does not keep training after its comparison was killed.
         with contextlib.suppress(EOFError, OSError):
             while True:
                 trials.put(connection.recv())

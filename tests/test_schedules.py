@@ -651,7 +651,7 @@ REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "multiplier-huge": (lambda: cosine_restarts(10, 1e31), ("cosine_restarts", "multiplier", "at most 1e30", "1e+31")),
     "nested": (lambda: nested(150, lambda a: a.then(cosine(3))), ("then", "nested at most 150 deep", "piecewise")),
     "nested-text": (lambda: nested(2000, lambda a: a.clip()), ("clip", "nested at most 150 deep")),
-    "joined": (lambda: nested(40, lambda a: a * a), ("product", "at most 1000 others", "not from 1023")),
+    "joined": (lambda: nested(40, lambda a: a * a), ("product", "at most 1000 others", "not 1023")),
     "scaled": (lambda: math.nan * warmup(5), ("scaled", "number", "finite", "nan")),
 }
 

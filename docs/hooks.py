@@ -1,4 +1,4 @@
-"""What the site needs beside Markdown: formulas without JavaScript, and pieces of the repository that are shown as they are.
+"""What the site needs besides Markdown: formulas without JavaScript, and pieces of the repository.
 
 MkDocs calls the functions ``on_…``. Formulas are written in TeX, as ``$…$`` and ``$$…$$`` on pages and as ``:math:`` and
 ``.. math::`` in docstrings, and become MathML. ``<!-- measured -->`` becomes the table that README.md has between its markers
@@ -24,7 +24,7 @@ from markdown.preprocessors import Preprocessor
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Tests of a trap that are named after something else, since they are of a larger whole.
+# Tests of a trap that have another name, because they test more than the trap.
 NAMED_OTHERWISE = {
     "test_everything_comes_back_bit_for_bit": "T31",
     "test_no_finding_leaves_everything_too": "T31",
@@ -34,7 +34,7 @@ NAMED_OTHERWISE = {
 
 
 def mathml(tex: str, display: str) -> str:
-    """The formula as MathML; lines are parted by ``\\\\`` and aligned at ``&``."""
+    """The formula as MathML; lines are separated by ``\\\\`` and aligned at ``&``."""
     tex = tex.strip()
     if r"\\" in tex or "&" in tex:
         tex = rf"\begin{{align*}}{tex}\end{{align*}}"
@@ -42,7 +42,7 @@ def mathml(tex: str, display: str) -> str:
 
 
 class DisplayedFormulas(Preprocessor):
-    """Formulas that stand for themselves. Runs when fenced code has been put aside."""
+    """Displayed formulas. Runs after fenced code has been extracted."""
 
     MARKS = (
         re.compile(r"^(?P<indent> *)\$\$(?P<tex>.+?)\$\$ *$", re.MULTILINE | re.DOTALL),
@@ -70,20 +70,20 @@ class InlineFormulas(InlineProcessor):
 
 
 class Numbers(InlineProcessor):
-    """Numbers such as 6.6e-5, in which a line may not end at the hyphen."""
+    """Numbers such as 6.6e-5, in which a line must not break at the hyphen."""
 
     def handleMatch(self, m: re.Match[str], data: str) -> tuple[Element | str, int, int]:  # noqa: N802 - Markdown's name
-        """Put it into an element that the stylesheet keeps in one line."""
+        """Put it into an element that the stylesheet keeps on one line."""
         number = Element("span", {"class": "number"})
         number.text = m[0]
         return number, m.start(0), m.end(0)
 
 
 class Formulas(Extension):
-    """TeX to MathML, and numbers that stay whole."""
+    """Converts TeX to MathML, and keeps numbers unbroken."""
 
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802 - Markdown's name
-        """Take its place: after fenced code, and, but for the role that is itself in backticks, after inline code."""
+        """Register the processors: after fenced code and, except for the role in backticks, after inline code."""
         md.preprocessors.register(DisplayedFormulas(md), "displayed-formulas", 24)
         md.inlinePatterns.register(InlineFormulas(r":math:`([^`]+)`", md), "formula-roles", 195)
         md.inlinePatterns.register(Numbers(r"\b\d[\d.]*e-\d+\b", md), "numbers", 5)
@@ -104,7 +104,7 @@ def trap_tests(folder: Path = ROOT / "tests") -> dict[str, list[TrapTest]]:
     """The tests of each trap, by its id.
 
     Raises:
-        ValueError: one of NAMED_OTHERWISE is not there.
+        ValueError: one of NAMED_OTHERWISE does not exist.
     """
     found: dict[str, list[TrapTest]] = {}
     missing = set(NAMED_OTHERWISE)
@@ -122,7 +122,7 @@ def trap_tests(folder: Path = ROOT / "tests") -> dict[str, list[TrapTest]]:
             source = "\n".join(text.splitlines()[first - 1 : node.end_lineno])
             found.setdefault(trap, []).append(TrapTest(node.name, path, node.lineno, source))
     if missing:
-        raise ValueError(f"docs/hooks.py names tests that are not there: {', '.join(sorted(missing))}")
+        raise ValueError(f"docs/hooks.py names tests that do not exist: {', '.join(sorted(missing))}")
     return found
 
 
@@ -135,12 +135,12 @@ def shown_tests(markdown: str) -> str:
     """The sources of the tests that the page links to, as Markdown.
 
     Raises:
-        ValueError: a trap has no test, or tests are there that the page has no link to.
+        ValueError: a trap has no test, or the page does not link to its tests.
     """
     tests, linked = trap_tests(), linked_traps(markdown)
     if sorted(tests) != sorted(linked):
         raise ValueError(
-            f"docs/traps.md links to the tests of {sorted(linked)}, and there are those of {sorted(tests)}"
+            f"docs/traps.md links to the tests of {sorted(linked)}, but there are tests of {sorted(tests)}"
         )
     parts = []
     for trap in linked:
@@ -165,7 +165,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the pieces of the repository in their places, and leave comments out."""
+    """Insert the pieces of the repository, and leave comments out."""
     if "<!-- trap tests -->" in markdown:
         markdown = markdown.replace("<!-- trap tests -->", shown_tests(markdown))
     if "<!-- measured -->" in markdown:

@@ -46,7 +46,7 @@ PICTURES: dict[str, tuple[str, ...]] = {
 
 
 def schedule(text: str) -> adamas.schedules.Schedule:
-    """The schedule that the text of a picture is."""
+    """The schedule for the text of a picture."""
     names = {name: getattr(adamas.schedules, name) for name in adamas.schedules.__all__}
     return eval(text, {"math": math, **names})
 
@@ -56,7 +56,7 @@ def draw(name: str, texts: tuple[str, ...]) -> None:
     from matplotlib import pyplot as plt
     from PIL import Image
 
-    steps = np.linspace(0, 120, 2401)  # so fine that a jump is upright
+    steps = np.linspace(0, 120, 2401)  # fine enough for a jump to be vertical
     with plt.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
         figure, axes = plt.subplots(figsize=(5.2, 2.2 + 0.14 * len(texts)), layout="constrained")
         for text, color, width in zip(texts, COLORS, (2.6, 1.8, 1.2), strict=False):

@@ -1,5 +1,4 @@
-"""A training loop of one's own in TensorFlow, with an exponential decay and a progress bar; only the optimizer's import is
-Adamas's.
+"""A custom training loop in TensorFlow, with an exponential decay and a progress bar; only the optimizer's import is Adamas's.
 
     KERAS_BACKEND=tensorflow python examples/keras_gradient_tape.py DIR
 

@@ -1,4 +1,4 @@
-"""A task of one's own: whether a lump in the breast is malignant, from 30 measurements of its cells' nuclei.
+"""A custom task: whether a lump in the breast is malignant, from 30 measurements of its cells' nuclei.
 
 Run it with ``adamas train examples/own_task.py``. A task is any Python file with a function ``load(data_dir)``.
 """
@@ -23,18 +23,18 @@ def loss(model, inputs, targets):
 
 
 def evaluate(model, inputs, targets):
-    """Return any figures by name; ``metric`` says which one counts."""
+    """Return metrics by name; ``metric`` names the main one."""
     logits = model(inputs).flatten().float()
     right = (logits > 0) == (targets > 0)
     return {
         "test_loss": F.binary_cross_entropy_with_logits(logits, targets).item(),
         "test_accuracy": right.float().mean().item(),
-        "found": right[targets > 0].float().mean().item(),  # the share of the malignant ones that were called so
+        "found": right[targets > 0].float().mean().item(),  # the share of malignant lumps that were detected
     }
 
 
 def load(data_dir):
-    """Return the task. ``data_dir`` is what ``--data-dir`` gave, or None; these data come with scikit-learn."""
+    """Return the task. ``data_dir`` is the value of ``--data-dir``, or None; this data comes with scikit-learn."""
     measurements, benign = load_breast_cancer(return_X_y=True)
     malignant = 1 - benign
     split = train_test_split(measurements, malignant, test_size=169, stratify=malignant, random_state=0)

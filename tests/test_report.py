@@ -248,7 +248,7 @@ def test_tasks_have_a_section_each_and_a_setting_one_colour_on_the_page(tmp_path
         (lambda run: (run / "metrics.jsonl").write_text("9" * 6000 + "\n"), "metrics.jsonl' is not JSON, line 1"),
         (
             lambda run: (run / "metrics.jsonl").write_text('{"step": 1}\n{"step": "x"}\n'),
-            "metrics.jsonl' has step = 'x', line 2, which is of another type: leave this run out, or mend the file",
+            "metrics.jsonl' has step = 'x', line 2, which is of another type: leave this run out, or repair the file",
         ),
         (lambda run: (run / "chart.json").write_text("{}"), "chart.json' is not a chart"),
         (lambda run: (run / "chart.json").write_text('{"series": 5}'), "chart.json' has series = 5"),

@@ -484,7 +484,7 @@ def test_wrong_options_are_named_with_what_would_work(options: dict[str, Any], w
         ({"bounds": [3]}, r"bounds\[0\] is 3: give a pair"),
         ({"bounds": Bounds([0, 0], [1, 1])}, "does not fit x0"),
         ({"jac": lambda x: np.ones(3)}, r"jac gives an array of shape \(3,\)"),
-        ({"fun": lambda x: x.repeat(2)}, "fun must give one real number"),
+        ({"fun": lambda x: x.repeat(2)}, "fun must return one real number"),
         ({"fun": both}, "jac=True"),
     ],
 )

@@ -131,7 +131,7 @@ def _endless(x: Any, y: Any, batch_size: int, order: np.random.Generator) -> Ite
             empty = False
             yield batch
         if empty:
-            raise LRFindingError("there are too few batches: none. Give at least one, and better as many as steps")
+            raise LRFindingError("there are no batches. Give at least one, preferably as many as steps")
 
 
 def _batches(x: Any, y: Any, batch_size: int, order: np.random.Generator) -> Iterable[Any]:

@@ -431,7 +431,7 @@ class Member:
             base = float(hyper["base_lr"])
             keep = 1 - (lr / base if base else 0.0) * weight_decay
         house = {"s": -scale if hyper["maximize"] else scale, "l2": l2, "l1": hyper["l1"], "k": keep, "eta": lr}
-        house["k_minus_one"] = keep - 1  # which float32 keeps where it would round k to 1
+        house["k_minus_one"] = keep - 1  # precise in float32, where k may round to 1
         return house | self.numbers(hyper, scalars, f)
 
 

@@ -159,6 +159,6 @@ def _real(value: Any) -> float:
         found = np.empty(0)
     if found.size != 1 or found.dtype.kind not in "fiub":
         raise ValueError(
-            f"fun must give one real number, not {value!r} (where it gives the gradient too, say jac=True)"
+            f"fun must return one real number, not {value!r} (if it returns the gradient too, use jac=True)"
         )
     return float(found.item())

@@ -198,8 +198,8 @@ def refuse_lr_scale(group: dict[str, Any], schedule: Schedule) -> None:
     if "lr_scale" in group:
         scale = group["lr_scale"]
         raise ValueError(
-            f"lr_scale={scale} of a parameter group is read by the schedulers of timm, and not by {schedule!r}: give the "
-            f"group a schedule of its own, {scale} * that one, and take lr_scale out of it"
+            f"lr_scale={scale} of a parameter group is read by the schedulers of timm, not by {schedule!r}: give the group "
+            f"its own schedule, {scale} * that one, and remove lr_scale from it"
         )
 
 

@@ -142,7 +142,7 @@ def _endless(batches: Batches, seed: int) -> Generator[Any, None, None]:
             empty = False
             yield batch
         if empty:
-            raise LRFindingError("there are too few batches: none. Give at least one, and better as many as steps")
+            raise LRFindingError("there are no batches. Give at least one, preferably as many as steps")
 
 
 def _sweep(

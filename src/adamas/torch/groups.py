@@ -72,6 +72,6 @@ def param_groups(
         unused -= fits
         (kept if fits or p.ndim < 2 or id(p) in exempt else decayed).append((name, p))
     if unused:
-        raise ValueError(f"no_decay: no parameter's name ends with, or lies in a module called, {sorted(unused)}")
+        raise ValueError(f"no_decay: no parameter's name ends with, or is in a module called, {sorted(unused)}")
     groups = [(decayed, weight_decay), (kept, 0.0)]
     return ParamGroups({"params": params, "weight_decay": decay, **options} for params, decay in groups if params)

@@ -77,12 +77,10 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
         last_epoch: int = -1,
     ) -> None:
         self.schedules = _checked(optimizer, schedule)  # empty: the optimizer's own rate is reported
-        self._moved: bool | None = (
-            None  # whether the optimizer has stepped since the last step; None before its first step
-        )
-        self._resumed = (
-            False  # whether it was loaded and has not stepped since: then a later load of the optimizer changes nothing
-        )
+        # Whether the optimizer has stepped since the last step; None before its first step.
+        self._moved: bool | None = None
+        # Whether this was loaded and has not stepped since: then a later load of the optimizer changes nothing.
+        self._resumed = False
         if self.schedules:
             super().__init__(optimizer, last_epoch)
         else:

@@ -113,7 +113,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             self._peers = Ranks(given.pop("process_group"))
         if given.pop("decoupled_weight_decay", False) and given.setdefault("decay", "decoupled") != "decoupled":
             raise ValueError(
-                f"decoupled_weight_decay=True and decay={given['decay']!r} contradict each other: give decay alone"
+                f"decoupled_weight_decay=True and decay={given['decay']!r} contradict each other: give only decay"
             )
         defaults = {**known, **given, **COUNTS}
         numbers = dict(defaults)

@@ -170,7 +170,7 @@ def refuse_wrapper(tensor: Tensor, name: str) -> None:
             "process; or use torch.optim for this model"
         )
     raise ValueError(
-        f"{name} is a {kind}, which has its values in other tensors, and adamas.torch steps plain tensors alone: pass those, "
+        f"{name} is a {kind}, which has its values in other tensors, but adamas.torch steps only plain tensors: pass those, "
         "or use torch.optim for this parameter"
     )
 
@@ -209,5 +209,5 @@ def refuse_alone(name: str, option: str) -> NoReturn:
     """Raises ValueError for an option that all ranks with parts of a flat parameter must decide together."""
     raise ValueError(
         f"{name} is flattened by FullyShardedDataParallel, and each rank has a part of it. {option} would go by the part of "
-        "this rank alone: give the optimizer process_group=, that of FullyShardedDataParallel (model.process_group)"
+        "only this rank: give the optimizer process_group=, that of FullyShardedDataParallel (model.process_group)"
     )

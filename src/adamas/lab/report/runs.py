@@ -304,4 +304,4 @@ def _text(path: Path) -> str:
 
 
 def _damaged(path: Path, what: str) -> InputError:
-    return InputError("runs", f"{str(path)!r} {what}: leave this run out, or mend the file")
+    return InputError("runs", f"{str(path)!r} {what}: leave this run out, or repair the file")

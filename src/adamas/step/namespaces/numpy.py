@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 class Namespace:
     """NumPy. See ``adamas.step.namespaces``.
 
-    NumPy has no bfloat16: arrays of uint16 are the codes of such numbers.
+    NumPy has no bfloat16: uint16 arrays hold the codes of such numbers.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -26,7 +26,7 @@ class Namespace:
 
     @staticmethod
     def computing() -> AbstractContextManager[Any]:
-        """A context without warnings: an infinity or a NaN in a weight is no error here."""
+        """A context without warnings, since an infinity or a NaN in a weight is not an error here."""
         return np.errstate(all="ignore")
 
     @staticmethod
@@ -56,7 +56,7 @@ class Namespace:
 
     @staticmethod
     def index(shape: Sequence[int], first: int) -> Array:
-        """The numbers from ``first`` on."""
+        """Consecutive integers from ``first`` on."""
         return np.arange(first, first + math.prod(shape)).reshape(shape)
 
     @staticmethod

@@ -15,14 +15,20 @@ import pytest
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("backend", ["jax", "tensorflow", "torch"])
-def test_adamas_keras_on(backend: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "selection"),
+    [
+        *((backend, "keras and not nightly") for backend in ("jax", "tensorflow", "torch")),
+        *(pytest.param(backend, "keras and nightly", marks=pytest.mark.nightly) for backend in ("jax", "tensorflow")),
+    ],
+)
+def test_adamas_keras_on(backend: str, selection: str) -> None:
     for package in ("keras", backend):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", "keras", str(Path(__file__).parent / "keras")],
+        [sys.executable, "-m", "pytest", "-m", selection, str(Path(__file__).parent / "keras")],
         env={**environment, "KERAS_BACKEND": backend},
         capture_output=True,
         text=True,

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import members
 import numpy as np
+import pytest
 from members import There, hyperparameters
 
 import adamas.keras as ak
@@ -20,6 +21,11 @@ from adamas.rule.declaration import Member
 from adamas.rule.members import MEMBERS
 
 BACKEND = keras.backend.backend()
+
+
+def nightly_unless_on_torch(test: Callable[..., None]) -> Callable[..., None]:
+    """For what is done alike on every backend, and takes long to compile on JAX and TensorFlow."""
+    return test if BACKEND == "torch" else pytest.mark.nightly(test)
 
 
 @dataclass(frozen=True, eq=False)

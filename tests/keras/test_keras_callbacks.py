@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from keras_cases import BACKEND, Stepper, normal, value_of, variables
+from keras_cases import BACKEND, Stepper, nightly_unless_on_torch, normal, value_of, variables
 
 import adamas.keras as ak
 from adamas.keras.callbacks import FindLR, Log, Plateau
@@ -162,6 +162,7 @@ def test_a_factor_is_seen_by_the_step_that_was_compiled_before() -> None:
     assert moved == [1.0, 0.5, 0.25]
 
 
+@nightly_unless_on_torch
 def test_feedback_is_given_all_metrics_of_the_epoch() -> None:
     seen = []
 
@@ -175,6 +176,7 @@ def test_feedback_is_given_all_metrics_of_the_epoch() -> None:
     assert rate_of(model.optimizer) == 0.125 / 4
 
 
+@nightly_unless_on_torch
 def test_errors_of_the_plateau_say_what_is_missing() -> None:
     with pytest.raises(ValueError, match="has no factor that reacts"):
         compiled(ak.SGD(0.1)).fit(X, Y, callbacks=[Plateau()], verbose=0)
@@ -273,6 +275,7 @@ def test_a_sweep_has_the_loss_of_each_batch_and_begins_with_the_state_of_the_opt
         ak.find_lr(model, batches, steps=60, sweeps=1)
 
 
+@nightly_unless_on_torch
 def test_the_order_of_the_batches_is_the_seeds() -> None:
     model, options = compiled(ak.Adam(0.01)), {"batch_size": 128, "steps": 40, "sweeps": 1}
     first, same, other = (
@@ -282,6 +285,7 @@ def test_the_order_of_the_batches_is_the_seeds() -> None:
     assert first.losses[0][:4] != other.losses[0][:4]
 
 
+@nightly_unless_on_torch
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -306,6 +310,7 @@ def swept_by_adam() -> tuple[float, ...]:
     return swept(ak.Adam(0.01))
 
 
+@nightly_unless_on_torch
 def test_the_finder_as_a_callback_sets_the_rate_once() -> None:
     model, callback = (
         compiled(ak.Adam(1e-6)),
@@ -339,6 +344,7 @@ def test_a_sweep_with_accumulated_gradients_is_refused() -> None:
         ak.find_lr(compiled(ak.Adam(gradient_accumulation_steps=4)), X, Y)
 
 
+@nightly_unless_on_torch
 def test_it_is_measured_with_the_log_and_without_it_no_more() -> None:
     model = compiled(ak.SGD(0.01))
     model.fit(X, Y, verbose=0)

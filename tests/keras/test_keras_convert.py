@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import torch
-from keras_cases import LARGE, Stepper, after, value_of, variables
+from keras_cases import LARGE, Stepper, after, nightly_unless_on_torch, value_of, variables
 from members import Case, moved_to
 from torch import nn
 
@@ -73,6 +73,7 @@ def test_a_run_that_goes_to_keras_and_back_is_that_in_torch(case: Case) -> None:
         np.testing.assert_allclose(x.detach(), y.detach(), rtol=1e-4, atol=1e-4)
 
 
+@nightly_unless_on_torch
 def test_convolutions_give_the_same_outputs_after_the_move() -> None:
     torch.manual_seed(1)
     source = nn.ModuleDict(

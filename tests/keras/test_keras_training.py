@@ -13,7 +13,19 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from keras_cases import BACKEND, CASES, LARGE, Stepper, after, compiled, normal, stepped, value_of, variables
+from keras_cases import (
+    BACKEND,
+    CASES,
+    LARGE,
+    Stepper,
+    after,
+    compiled,
+    nightly_unless_on_torch,
+    normal,
+    stepped,
+    value_of,
+    variables,
+)
 
 import adamas.keras as ak
 import adamas.numpy
@@ -126,6 +138,7 @@ def test_exclusions_hold_in_a_clone_and_are_refused_when_too_late() -> None:
         optimizer.exclude_from_weight_decay(var_names=["gamma"])
 
 
+@nightly_unless_on_torch
 def test_a_model_that_was_not_trained_yet_is_saved_and_loaded(tmp_path: Path) -> None:
     model = network()
     model.compile(ak.Adam(0.01), loss="mse")
@@ -137,6 +150,7 @@ def test_a_model_that_was_not_trained_yet_is_saved_and_loaded(tmp_path: Path) ->
     loaded.fit(X, Y, verbose=0)
 
 
+@nightly_unless_on_torch
 def test_weights_that_are_loaded_into_a_fresh_model_bring_the_state_with_them(tmp_path: Path) -> None:
     def made() -> Any:
         model = network()
@@ -164,6 +178,7 @@ def test_weights_that_are_loaded_into_a_fresh_model_bring_the_state_with_them(tm
         assert float(keras.ops.convert_to_numpy(one.optimizer.learning_rate)) == pytest.approx(0.0025)
 
 
+@nightly_unless_on_torch
 @pytest.mark.parametrize(
     "theirs", [lambda: keras.optimizers.Adam(), lambda: ak.RMSprop(momentum=0.9)], ids=["keras", "another-member"]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from typing import Any
 
 import keras
@@ -126,6 +127,7 @@ def test_a_decay_that_float32_would_round_away_is_all_there() -> None:
     [
         ({"beta_1": 1.0}, "beta_1 must be a number from 0 to below 1"),
         ({"epsilon": -1.0}, "epsilon must be a nonnegative number"),
+        ({"epsilon": np.array(0.1)}, r"epsilon must be a nonnegative number, not array\(0.1\)"),
         ({"learning_rate": -0.1}, "learning_rate must be a nonnegative number"),
         ({"eps_mode": "root"}, "use one of 'hat', 'torch'"),
         ({"decay": 1e-6}, "decay=1e-06 is unknown"),
@@ -154,6 +156,12 @@ def test_an_integer_learning_rate_is_a_number() -> None:
     optimizer = ak.SGD(1)
     assert float(optimizer.learning_rate) == 1.0
     assert ak.SGD(np.float32(0.5)).get_config()["learning_rate"] == 0.5
+
+
+def test_the_numbers_of_numpy_can_be_saved() -> None:
+    given = ak.SGD(0.5, momentum=np.float32(0.5), nesterov=np.bool_(True), seed=np.int64(3), name="sgd")
+    plain = ak.SGD(0.5, momentum=0.5, nesterov=True, seed=3, name="sgd")
+    assert json.loads(json.dumps(given.get_config())) == plain.get_config()
 
 
 def test_state_has_pytorchs_names_and_is_float32_for_any_variable() -> None:

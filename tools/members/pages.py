@@ -73,7 +73,7 @@ def _kept(member: Member) -> str:
     roles: Iterable[str] = (state.role for rule in member.rules() for state in rule.states)
     more = [name for name in dict.fromkeys(member.names[role] for role in roles) if name not in usual]
     if not usual:
-        return f"State: none, or {_listed(more)} with other options."
+        return f"State: none{f', or {_listed(more)} with other options' if more else ''}."
     return f"State: {_listed(usual)}{f'; with other options also {_listed(more)}' if more else ''}."
 
 

@@ -24,7 +24,7 @@ from ..schedules.plateau import Observed
 from ..step.record import Record
 from . import restoring, storage, traced
 from .backend import IS_COMPILED, NAME, framework
-from .options import as_rate, check, check_independent
+from .options import as_rate, check, check_independent, plain
 from .schedule import Scheduled
 from .variables import compute_dtype, dtype_of, find, joined, norm, path_of, split
 
@@ -60,7 +60,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         """``arguments`` are the ``locals()`` of the member's ``__init__``: its arguments by name."""
-        given = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
+        given = {name: plain(value) for name, value in arguments.items() if name not in ("self", "__class__")}
         given["learning_rate"] = as_rate(given["learning_rate"])
         check(self._member, given)
         rate = given.pop("learning_rate")

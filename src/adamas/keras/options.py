@@ -19,6 +19,7 @@ class _KerasTerms(Terms):
     """The terms of Keras."""
 
     refuses_conflicts = False
+    takes_numpy = False
 
     def is_open(self, h: Hyperparameter, value: Any) -> bool:
         """See ``Terms.is_open``."""
@@ -50,6 +51,11 @@ def as_rate(rate: Any) -> Any:
             f"learning_rate must be a number, a schedule or a function without arguments, not {type(rate).__name__}"
         )
     return float(rate)
+
+
+def plain(value: Any) -> Any:
+    """The value, with a NumPy number as a Python number, which a saved configuration can hold."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check(member: Member, given: Mapping[str, Any]) -> None:

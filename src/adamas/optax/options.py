@@ -10,7 +10,7 @@ import numpy as np
 
 from ..rule.declaration import BELOW_1, Hyperparameter, Limit, Member, Seed
 from ..rule.declaration import Number as NumberKind
-from ..rule.hyperparameters import Terms, checked
+from ..rule.hyperparameters import Terms, checked, shown
 from ..rule.names import from_arguments
 from ..rule.shared import declared
 from ..schedules import Schedule
@@ -18,8 +18,6 @@ from ..schedules.plateau import Observed
 
 Number: TypeAlias = float | jax.Array | np.ndarray[Any, Any]
 Scheduled: TypeAlias = Number | Schedule | Callable[[Any], Any]  # a number, or a function of the number of steps done
-
-_IS_UNDER_THE_ROOT = {True: "root", False: "torch"}  # the meaning of ``eps_in_sqrt``
 
 
 class _OptaxTerms(Terms):
@@ -56,7 +54,7 @@ def hyperparameters(member: Member, given: Mapping[str, Any]) -> dict[str, Any]:
     _check_seed(found["seed"])
     _check_on_nonfinite(found["on_nonfinite"])
     if "eps_in_sqrt" in given:
-        found["eps_mode"] = _IS_UNDER_THE_ROOT[given["eps_in_sqrt"]]
+        found["eps_mode"] = "root" if _flag("eps_in_sqrt", given["eps_in_sqrt"]) else "torch"
     found = {name: _plain(member, known[name], value) for name, value in found.items()}
     found = checked(member, found, TERMS)
     for value in (*found.values(), *found.get("betas", ())):
@@ -81,6 +79,17 @@ def _plain(member: Member, h: Hyperparameter, value: Any) -> Any:
             raise ValueError(f"{TERMS.name(member, h)} must be one number, not an array of shape {value.shape}")
         return value.item()
     return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    """The value of a flag that is not a hyperparameter.
+
+    Raises:
+        ValueError: it is not True or False.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, not {shown(value)}")
+    return bool(value)
 
 
 def _check_seed(seed: Any) -> None:

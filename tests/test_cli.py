@@ -61,6 +61,11 @@ def test_help_explains_every_option(tmp_path: Path) -> None:
         assert word in done.stdout
 
 
+def test_help_names_those_whose_weight_decay_is_decoupled(tmp_path: Path) -> None:
+    words = " ".join(adamas("train", "--help", cwd=tmp_path).stdout.split())
+    assert "decoupled in adamw, ademamix, lion, part of the gradient" in words
+
+
 def test_without_arguments_there_is_help(tmp_path: Path) -> None:
     done = adamas(cwd=tmp_path)
     assert done.returncode == 0

@@ -28,7 +28,7 @@ from adamas.lab.inputs import InputError
 from adamas.lab.tasks import TASKS
 from adamas.lab.train.config import gather
 from adamas.lab.train.named_schedules import SCHEDULES
-from adamas.lab.train.optimizers import ADAMAS, OPTIMIZERS, having
+from adamas.lab.train.optimizers import ADAMAS, OPTIMIZERS, decoupling, having
 from adamas.lab.train.options import MOST_SEED, Options
 from adamas.lab.train.records import DivergedError, Summary
 
@@ -65,7 +65,9 @@ def train(
     ] = None,
     weight_decay: Annotated[
         float | None,
-        typer.Option(help="Weight decay: decoupled in adamw, part of the gradient (L2) in others."),
+        typer.Option(
+            help=f"Weight decay: decoupled in {', '.join(decoupling())}, part of the gradient (L2) in others."
+        ),
     ] = None,
     schedule: Annotated[
         str | None,

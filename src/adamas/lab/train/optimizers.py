@@ -22,6 +22,7 @@ from adamas.lab.tasks import Task
 from adamas.lab.users_code import USERS_MODULES
 from adamas.rule.declaration import Member
 from adamas.rule.members import MEMBERS
+from adamas.rule.shared import defaults
 
 TUNED = frozenset({"betas", "eps", "weight_decay"})  # besides the rate
 ADAMAS = "adamas.torch"
@@ -71,9 +72,9 @@ _OFFERED_AS: Mapping[str, Mapping[str, tuple[float, Mapping[str, Any]]]] = {
 
 
 def _offered(member: Member) -> dict[str, OptimizerSpec]:
-    defaults = {one.name: one.default for one in member.hyperparameters}
-    options = {name for name in TUNED & set(defaults) if name != "betas" or len(defaults[name]) == 2}
-    offered = _OFFERED_AS.get(member.name, {member.name.lower(): (defaults["lr"], {})})
+    usual = {one.name: one.default for one in member.hyperparameters}
+    options = {name for name in TUNED & set(usual) if name != "betas" or len(usual[name]) == 2}
+    offered = _OFFERED_AS.get(member.name, {member.name.lower(): (usual["lr"], {})})
     return {
         name: OptimizerSpec(ADAMAS, member.name, lr, frozenset(options | {"weight_decay"}), arguments)
         for name, (lr, arguments) in offered.items()
@@ -188,3 +189,10 @@ def _first_line(error: Exception) -> str:
 def having(option: str) -> Iterable[str]:
     """The names of the family's members that have an option."""
     return (name for name, spec in OPTIMIZERS.items() if option in spec.options)
+
+
+def decoupling() -> Iterable[str]:
+    """The names of the family's members whose weight decay is decoupled unless ``decay`` says otherwise."""
+    for name, spec in OPTIMIZERS.items():
+        if defaults(MEMBERS[spec.class_name], "torch")["decay"] == "decoupled":
+            yield name

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from adamas.rule.corrections import redeclared
 from adamas.rule.declaration import Hypers, Numbers, OwnRule, Scalars, Sum
@@ -93,3 +96,41 @@ _STANDARDIZED = OwnRule(
 STANDARDIZED = replace(ADAM_MEMBER, name="standardized", make_rule=lambda hyper: _STANDARDIZED, names=NAMES)
 
 RULES = (_LAMB, _STANDARDIZED)
+
+
+# ---- the same by NumPy
+
+Scaling = Callable[[list[np.ndarray], list[np.ndarray]], list[np.ndarray]]
+
+
+def trusted(weights: list[np.ndarray], updates: list[np.ndarray]) -> list[np.ndarray]:
+    return [np.linalg.norm(p) / np.linalg.norm(u) * u for p, u in zip(weights, updates, strict=True)]
+
+
+def standardized(weights: list[np.ndarray], updates: list[np.ndarray]) -> list[np.ndarray]:
+    every = np.concatenate([u.ravel() for u in updates])
+    return [(u - every.mean()) / every.std() for u in updates]
+
+
+def stepped(
+    scaled: Scaling,
+    weights: list[np.ndarray],
+    gradients: Sequence[list[np.ndarray]],
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    inside: float = 0.0,
+    outside: float = 0.0,
+) -> list[np.ndarray]:
+    """Adam's updates, scaled, by NumPy. The weights decay inside of the update, before it is scaled, and outside of it."""
+    m, v = [0 * p for p in weights], [0 * p for p in weights]
+    for step, given in enumerate(gradients):
+        m = [betas[0] * x + (1 - betas[0]) * g for x, g in zip(m, given, strict=True)]
+        v = [betas[1] * x + (1 - betas[1]) * g * g for x, g in zip(v, given, strict=True)]
+        corrections = [1 - beta ** (step + 1) for beta in betas]
+        updates = [
+            x / corrections[0] / (np.sqrt(y / corrections[1]) + eps) + inside * p
+            for x, y, p in zip(m, v, weights, strict=True)
+        ]
+        weights = [(1 - lr * outside) * p - lr * u for p, u in zip(weights, scaled(weights, updates), strict=True)]
+    return weights

@@ -42,7 +42,7 @@ def step(dtype: torch.dtype, state: torch.dtype, weights: str) -> None:
     scale = torch.zeros(40, 2) if state in (torch.int8, torch.uint8) else None
     states = [arrays.Stored(torch.zeros(p.shape, dtype=state), scale) for _ in range(2)]
     rounding = arrays.Rounding(xp, 0, 1, p.shape)
-    one.weight(arrays.Weight(p), torch.ones_like(p), states, weights, rounding, by_change=False)
+    one.weight(arrays.Parameter(arrays.Weight(p), torch.ones_like(p), states), weights, rounding, by_change=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -71,7 +71,8 @@ def test_without_decay_the_change_of_a_weight_does_not_depend_on_it() -> None:
     xp, p = Namespace(torch.device("cpu")), torch.tensor([math.inf, -math.inf, 2.0])
     one = arrays.Step(xp, rule, numbers, has_penalty=True, has_decay=False)
     rounding = arrays.Rounding(xp, 0, 1, p.shape)
-    change, _ = one.change(p, torch.ones(3), [], rounding)
+    parameter = arrays.Parameter(arrays.Weight(p), torch.ones(3), [])
+    change, _ = one.change(parameter, rounding)
     assert change.tolist() == [-0.5, 0.5, -0.5]
-    after, _ = one.weight(arrays.Weight(p), torch.ones(3), [], "nearest", rounding, by_change=True)
+    after, _ = one.weight(parameter, "nearest", rounding, by_change=True)
     assert after.high.tolist() == [math.inf, -math.inf, 1.5]

@@ -5,6 +5,7 @@ A new member is tested by its row in ``members``.
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
 import subprocess
@@ -24,8 +25,10 @@ import jax.numpy as jnp  # noqa: E402
 import members  # noqa: E402
 import oracle  # noqa: E402
 from members import There, hyperparameters  # noqa: E402
+from rules_with_sums import LAMB, STANDARDIZED, Scaling, standardized, stepped, trusted  # noqa: E402
 
 import adamas.optax as ao  # noqa: E402
+from adamas.optax.transformation import transformation  # noqa: E402
 from adamas.rule import formats  # noqa: E402
 from adamas.rule.declaration import WEIGHT_DRAW, Member  # noqa: E402
 from adamas.rule.members import MEMBERS  # noqa: E402
@@ -194,6 +197,39 @@ def test_in_float64_updates_are_those_of_optax(case: Case) -> None:
                 assert x.dtype == jnp.float64
                 assert_near(np.asarray(x), np.asarray(y), 1e-12, str(case))
             params = optax.apply_updates(params, b)
+
+
+SUMS = [(LAMB, trusted, {"weight_decay": 0.3, "decay_mode": "update"}, 0.3), (STANDARDIZED, standardized, {}, 0.0)]
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float64", 1e-12), ("float32", 1e-5), ("bfloat16", 2.0**-8)])
+@pytest.mark.parametrize(("member", "scaled", "options", "inside"), SUMS, ids=["lamb", "standardized"])
+def test_a_rule_gets_the_sums_that_it_names(
+    member: Member, scaled: Scaling, options: dict[str, Any], inside: float, dtype: str, precision: float
+) -> None:
+    """Of all updates that there are; a parameter without one is in no sum."""
+    rng = np.random.default_rng(0)
+    start, *gradients = [[rng.standard_normal(shape) for shape in ((3, 5), (7,), ())] for _ in range(6)]
+    defaults = {name: one.default for name, one in inspect.signature(ao.adam).parameters.items()}
+    with jax.enable_x64(True):
+        tx = transformation(member, {**defaults, "learning_rate": 0.1, "weights": "split", **options})
+        params = {str(i): jnp.asarray(p, dtype) for i, p in enumerate(start)} | {"still": jnp.ones(3, dtype)}
+        wanted = [np.asarray(p, np.float64) for name, p in params.items() if name != "still"]
+        state, update = tx.init(params), jax.jit(tx.update)
+        for given in gradients:
+            updates = {str(i): jnp.asarray(g, "float64") for i, g in enumerate(given)} | {"still": None}
+            updates, state = update(updates, state, params)
+            params = ao.apply_updates(params, updates)
+    wanted = stepped(scaled, wanted, gradients, 0.1, (0.9, 0.999), 1e-8, inside)
+    for i, p in enumerate(wanted):
+        np.testing.assert_allclose(np.asarray(params[str(i)], np.float64), p, rtol=precision, atol=precision / 10)
+
+
+def test_a_rule_that_reads_weights_needs_them() -> None:
+    defaults = {name: one.default for name, one in inspect.signature(ao.adam).parameters.items()}
+    tx = transformation(LAMB, {**defaults, "learning_rate": 0.1, "decay_mode": "update"})
+    with pytest.raises(ValueError, match="params: the update of lamb depends on them"):
+        tx.update({"w": jnp.ones(3)}, tx.init({"w": jnp.ones(3)}))
 
 
 def test_the_bias_correction_keeps_its_digits_where_optaxs_does_not() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import engine_with_sums
@@ -11,7 +11,7 @@ import pytest
 import torch
 from engine_with_sums import executor
 from members import hyperparameters
-from rules_with_sums import LAMB, STANDARDIZED
+from rules_with_sums import LAMB, STANDARDIZED, Scaling, standardized, stepped, trusted
 
 import adamas.numpy
 import adamas.torch
@@ -47,34 +47,11 @@ def each_executor(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 on_each = pytest.mark.usefixtures("each_executor")
-Scaling = Callable[[list[np.ndarray], list[np.ndarray]], list[np.ndarray]]
 
 
-def trusted(weights: list[np.ndarray], updates: list[np.ndarray]) -> list[np.ndarray]:
-    return [np.linalg.norm(p) / np.linalg.norm(u) * u for p, u in zip(weights, updates, strict=True)]
-
-
-def standardized(weights: list[np.ndarray], updates: list[np.ndarray]) -> list[np.ndarray]:
-    every = np.concatenate([u.ravel() for u in updates])
-    return [(u - every.mean()) / every.std() for u in updates]
-
-
-def directly(
-    scaled: Scaling, weights: list[np.ndarray], steps: int, inside: float = 0.0, outside: float = 0.0
-) -> list[np.ndarray]:
-    """Adam's updates, scaled, by NumPy. The weights decay inside of the update, before it is scaled, and outside of it."""
-    m, v = [0 * p for p in weights], [0 * p for p in weights]
-    for step in range(steps):
-        given = [g.numpy() for g in gradients(step)]
-        m = [BETAS[0] * x + (1 - BETAS[0]) * g for x, g in zip(m, given, strict=True)]
-        v = [BETAS[1] * x + (1 - BETAS[1]) * g * g for x, g in zip(v, given, strict=True)]
-        corrections = [1 - beta ** (step + 1) for beta in BETAS]
-        updates = [
-            x / corrections[0] / (np.sqrt(y / corrections[1]) + EPS) + inside * p
-            for x, y, p in zip(m, v, weights, strict=True)
-        ]
-        weights = [(1 - LR * outside) * p - LR * u for p, u in zip(weights, scaled(weights, updates), strict=True)]
-    return weights
+def directly(scaled: Scaling, weights: list[np.ndarray], steps: int, *decay: float) -> list[np.ndarray]:
+    given = [[g.numpy() for g in gradients(step)] for step in range(steps)]
+    return stepped(scaled, weights, given, LR, BETAS, EPS, *decay)
 
 
 CASES = [(LAMB, trusted), (STANDARDIZED, standardized)]

@@ -24,8 +24,11 @@ from keras_cases import (
     value_of,
     variables,
 )
+from rules_with_sums import LAMB, STANDARDIZED, Scaling, standardized, trusted
+from rules_with_sums import stepped as stepped_by_numpy
 
 import adamas.keras as ak
+from adamas.rule.declaration import Member
 from adamas.schedules import cosine
 
 pytestmark = pytest.mark.keras
@@ -188,3 +191,22 @@ def test_the_numbers_of_a_step_are_not_rounded_to_float32() -> None:
 
     alone, beside = tensorflow._alike(0.1), tensorflow._alike(0.1, tf.constant(1.0, tf.float64))
     assert float(alone[0]) == float(beside[0]) == 0.1
+
+
+SUMS = [(LAMB, trusted, {"weight_decay": 0.3, "decay": "update"}, 0.3), (STANDARDIZED, standardized, {}, 0.0)]
+
+
+@pytest.mark.parametrize(("member", "scaled", "options", "inside"), SUMS, ids=["lamb", "standardized"])
+def test_a_rule_gets_the_sums_that_it_names(
+    member: Member, scaled: Scaling, options: dict[str, Any], inside: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADAMAS_EXECUTOR", "arrays")  # the engine has the rules of members alone
+    shapes = ((3, 5), (7,), ())
+    of, gradients = variables(0, shapes=shapes), [normal(1 + i, shapes=shapes) for i in range(5)]
+    wanted = stepped_by_numpy(scaled, [value_of(v) for v in of], gradients, 0.125, (0.9, 0.999), 1e-7, inside)
+    kind = type("Own", (ak.Adam,), {"_member": member})
+    step = Stepper(kind(0.125, eps_mode="torch", **options), of)
+    for given in gradients:
+        step(given)
+    for variable, p in zip(of, wanted, strict=True):
+        np.testing.assert_allclose(value_of(variable), p, rtol=1e-5, atol=1e-6)

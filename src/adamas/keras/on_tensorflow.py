@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -9,7 +10,7 @@ import tensorflow as tf
 
 from ..step.namespaces.tensorflow import Array, Namespace
 
-__all__ = ["Namespace", "closed", "dense", "eagerly", "opened"]
+__all__ = ["Namespace", "closed", "dense", "eagerly", "opened", "reduced"]
 
 Tensor = Any
 
@@ -28,6 +29,11 @@ def closed(x: Array) -> Tensor:
 def dense(gradient: Any) -> Tensor:
     """The gradient as a dense tensor; it may be given as indices and values."""
     return tf.convert_to_tensor(gradient) if isinstance(gradient, tf.IndexedSlices) else gradient
+
+
+def reduced(all_reduce: Callable[..., Any], gradients: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients summed over all replicas, by Keras's method for gradients with their variables."""
+    return [gradient for gradient, _ in all_reduce([(gradient, None) for gradient in gradients])]
 
 
 def eagerly() -> AbstractContextManager[Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from ..rule.declaration import Member, Numbers, has_penalty
+from ..step import sums
 from ..step.engine import same_objects
 from ..step.namespaces.torch import Namespace
 from ..step.plan import GroupPlan, look
@@ -22,7 +23,7 @@ __all__ = ["Namespace", "closed", "opened", "plan_of", "step"]
 
 def opened(variable: Any) -> Tensor:
     """The value of a variable of Keras, or a tensor, as an array of the namespace."""
-    tensor: Tensor = getattr(variable, "value", variable).detach()
+    tensor: Tensor = getattr(variable, "value", variable)
     return tensor
 
 
@@ -80,6 +81,7 @@ def step(
     try:
         look([plan], [list(gradients)])
         plan.prepare(advance)
+        sums.compute([plan], None, len(member.rule(hyper).sums), torch.get_num_threads())
         step_plans([plan], torch.get_num_threads(), [])
     finally:
         plan.release()

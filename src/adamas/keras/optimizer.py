@@ -16,11 +16,12 @@ import keras
 import numpy as np
 
 from ..rule import layout
-from ..rule.declaration import Member, Numbers
+from ..rule.declaration import Member
 from ..rule.formats import tensor_key
 from ..rule.names import from_arguments
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
+from ..step.arrays import Step
 from ..step.record import Record
 from . import restoring, storage, traced
 from .backend import IS_COMPILED, NAME, framework
@@ -161,7 +162,6 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         self._decayed = [i not in excluded for i in range(len(variables))]
         # By position, because the variables of a model that was saved and loaded may have other paths.
         self._keys = [tensor_key(self.seed, i) for i in range(len(variables))]
-        self._dtypes = sorted({compute_dtype(variable) for variable in variables})
         self._plan: Any = None
         if self._loaded is not None:
             try:
@@ -247,13 +247,25 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         if not IS_COMPILED:
             self._step_on_torch(grads, trainable_variables, float(rate))
             return
-        numbers, after = traced.numbers(
-            self._member, self.hyperparameters(), rate, {"step": self.iterations, **self._scalars}, self._dtypes
+        if NAME == "tensorflow":
+            grads = framework.reduced(super()._all_reduce_sum_gradients, grads)
+        steps, after = traced.steps(
+            self._member,
+            self.hyperparameters(),
+            rate,
+            {"step": self.iterations, **self._scalars},
+            [self._record(variable) for variable in trainable_variables],
+            grads,
         )
-        # Where Keras passes the learning rate on to each update, this passes on all numbers of the step.
-        super()._backend_update_step(grads, trainable_variables, numbers)
+        # Where Keras passes the learning rate on to each update, this passes on the steps of all variables.
+        indices = [self._get_variable_index(variable) for variable in trainable_variables]
+        super()._backend_update_step(grads, trainable_variables, dict(zip(indices, steps, strict=True)))
         for name, value in after.items():
             self.assign(self._scalars[name], value)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+        """The same gradients: on TensorFlow, ``_step`` has reduced them, since a rule may need sums over them."""
+        return grads_and_vars
 
     def _step_on_torch(self, grads: Sequence[Array], variables: Sequence[Variable], rate: float) -> None:
         hyper = {**self.hyperparameters(), "lr": rate, "weights": self.weights}
@@ -265,24 +277,15 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
 
     def _record(self, variable: Variable) -> Record:
         i = self._get_variable_index(variable)
-        state = {name: part.value for name, part in self._states[i].items()}
-        return Record(variable.value, state, repr(variable.path), self._keys[i], None, self._decayed[i])
+        state = {name: framework.opened(part) for name, part in self._states[i].items()}
+        name = repr(path_of(variable))
+        return Record(framework.opened(variable), state, name, self._keys[i], None, self._decayed[i])
 
-    def update_step(self, gradient: Array, variable: Variable, numbers: Mapping[str, Numbers]) -> None:
-        """Steps one variable with the numbers of this step."""
+    def update_step(self, gradient: Array, variable: Variable, steps: Mapping[int, Step]) -> None:
+        """Makes the step of one variable."""
         index = self._get_variable_index(variable)
-        weight, after = traced.step(
-            self._member,
-            self.hyperparameters(),
-            numbers[compute_dtype(variable)],
-            self._decayed[index],
-            variable,
-            gradient,
-            self._states[index],
-            self.weights,
-            self._keys[index],
-            self.iterations,
-        )
+        record, hyper = self._record(variable), self.hyperparameters()
+        weight, after = traced.step(self._member, hyper, steps[index], record, gradient, self.weights, self.iterations)
         for name, value in after.items():
             self.assign(self._states[index][name], value)
         self.assign(variable, weight)

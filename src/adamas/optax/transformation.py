@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from ..rule import layout
-from ..rule.declaration import Member, Numbers, has_decay, has_penalty, undecayed
+from ..rule.declaration import Member, Numbers, has_decay, has_penalty
 from ..rule.formats import tensor_key
 from ..rule.options import Weights
 from ..rule.recorder import reads_weight
@@ -106,22 +106,22 @@ def transformation(member: Member, arguments: Mapping[str, Any]) -> optax.Gradie
         count = optax.safe_increment(state.count)
         xp = Namespace(state.count)
         numbers, scalars = _numbers(xp, member, hyper, state)
-        changes: list[Any] = []
-        for i, (path, g) in enumerate(paths):
-            if g is None:
-                changes.append(None)
-                continue
-            g, p = storage.as_array(g), ps[i] if ps[i] is None else storage.as_array(ps[i])
-            k = numbers[arrays.compute_dtype(xp, g if p is None else p)]
-            one = arrays.Step(
-                xp, rule, k if decayed[i] else undecayed(k), penalized and decayed[i], decays and decayed[i]
+        present = [i for i, (_, g) in enumerate(paths) if g is not None]
+        parameters = [
+            arrays.Parameter(
+                _weight(ps[i], lows[i], weights),
+                storage.as_array(paths[i][1]),
+                [Stored(*(moments[part][i] for part in parts[name])) for name in names],
             )
-            identity = jax.tree_util.keystr(path, simple=True, separator=".")
-            rounding = arrays.Rounding(xp, tensor_key(seed, identity), count, g.shape)
-            stored = [Stored(*(moments[part][i] for part in parts[name])) for name in names]
-            changed, new, lows[i] = _stepped(one, weights, p, g, stored, lows[i], rounding)
-            changes.append(changed)
-            for name, before, value in zip(names, stored, new, strict=True):
+            for i in present
+        ]
+        steps = arrays.steps(xp, rule, static, numbers, parameters, [decayed[i] for i in present])
+        changes: list[Any] = [None] * len(paths)
+        for i, step, one in zip(present, steps, parameters, strict=True):
+            identity = jax.tree_util.keystr(paths[i][0], simple=True, separator=".")
+            rounding = arrays.Rounding(xp, tensor_key(seed, identity), count, one.g.shape)
+            changes[i], new, lows[i] = _stepped(step, weights, one, lows[i], rounding)
+            for name, before, value in zip(names, one.states, new, strict=True):
                 for part, old, array in zip(parts[name], before, value, strict=False):
                     moments[part][i] = _copied(array) if array is old else array
         change = jax.tree.unflatten(tree, changes)
@@ -157,24 +157,26 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
 # ---- the step of one parameter
 
 
+def _weight(p: Any, low: Array | None, weights: Weights) -> arrays.Weight | None:
+    """The stored weight; None without params."""
+    if p is None:
+        return None
+    p = storage.as_array(p)
+    return arrays.Weight(p, low if weights == "split" and storage.is_half(p.dtype) else None)
+
+
 def _stepped(
-    one: arrays.Step,
-    weights: Weights,
-    p: Array,
-    g: Array,
-    stored: list[Stored],
-    low: Array,
-    rounding: arrays.Rounding,
+    step: arrays.Step, weights: Weights, one: arrays.Parameter, low: Array | None, rounding: arrays.Rounding
 ) -> tuple[Array, list[Stored], Array]:
     """The update, the stored moments, and the low bits."""
-    dtype = _update_dtype(g, p)
-    if weights == "nearest" or not storage.is_half(p.dtype):
-        change, new = one.change(p, g, stored, rounding)
+    p = None if one.weight is None else one.weight.high
+    dtype = _update_dtype(one.g, p)
+    if p is None or weights == "nearest" or not storage.is_half(p.dtype):
+        change, new = step.change(one, rounding)
         return change.astype(dtype), new, _copied(low)
-    before = arrays.Weight(p, low if weights == "split" else None)
-    after, new = one.weight(before, g, stored, weights, rounding, by_change=False)
+    after, new = step.weight(one, weights, rounding, by_change=False)
     exact = after.high.astype(jnp.float32) - p.astype(jnp.float32)
-    change = storage.as_update(exact, dtype, one.xp)
+    change = storage.as_update(exact, dtype, step.xp)
     if after.low is None:
         return change, new, None
     # If applying the update may give another weight than intended, that weight has no low bits.

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
 from ..rule import formats, house, layout
-from ..rule.declaration import WEIGHT_DRAW, Member, Numbers, Rule, State, Traced
+from ..rule.declaration import WEIGHT_DRAW, Member, Numbers, Rule, State, Traced, has_decay, has_penalty, undecayed
 from ..rule.layout import CODES, HALVES
 from ..rule.recorder import reads_weight
 
@@ -193,6 +194,24 @@ def store_weight(xp: Any, value: Array, before: Weight, weights: str, rounding: 
 # ---- the step
 
 
+class Parameter(NamedTuple):
+    """A parameter before the step.
+
+    Attributes:
+        weight: the stored weight. None if the step does not depend on it.
+        g: the gradient.
+        states: the stored states, in the rule's order.
+    """
+
+    weight: Weight | None
+    g: Array
+    states: Sequence[Stored]
+
+    def compute_dtype(self, xp: Any) -> str:
+        """The dtype of the computation."""
+        return compute_dtype(xp, self.g if self.weight is None else self.weight.high)
+
+
 @dataclass(frozen=True)
 class Step:
     """The step of the parameters that share its numbers.
@@ -211,71 +230,65 @@ class Step:
     has_penalty: bool
     has_decay: bool
 
-    def weight(
-        self, weight: Weight, g: Array, states: Sequence[Stored], weights: str, rounding: Rounding, by_change: bool
-    ) -> tuple[Weight, list[Stored]]:
+    def weight(self, one: Parameter, weights: str, rounding: Rounding, by_change: bool) -> tuple[Weight, list[Stored]]:
         """The stored weight and states after the step.
 
         Args:
-            weight: the stored weight.
-            g: the gradient.
-            states: the stored states, in the rule's order.
+            one: the parameter.
             weights: how 16-bit weights are rounded.
             rounding: the random numbers.
             by_change: whether the new weight is computed as p + ((k − 1)·p − η·u), for a k that may be too close to 1 for its
                 dtype, or as k·p − η·u.
         """
-        p = load_weight(self.xp, weight, compute_dtype(self.xp, weight.high))
-        moved, after = self._applied(p, p, g, states, rounding, by_change)
+        assert one.weight is not None
+        p = load_weight(self.xp, one.weight, one.compute_dtype(self.xp))
+        moved, after = self._applied(one, p, rounding, by_change)
         if self._is_still is True:
-            return weight, after
+            return one.weight, after
         value = self._held(p, p + moved if by_change else moved)
-        return store_weight(self.xp, value, weight, weights, rounding), after
+        return store_weight(self.xp, value, one.weight, weights, rounding), after
 
-    def change(
-        self, weight: Array | None, g: Array, states: Sequence[Stored], rounding: Rounding
-    ) -> tuple[Array, list[Stored]]:
+    def change(self, one: Parameter, rounding: Rounding) -> tuple[Array, list[Stored]]:
         """The change p' − p of the weight, in the dtype of the computation, and the stored states after the step.
 
         The weight may be None if there is neither decay nor penalty and the rule does not read it, since the change does not
         depend on it then.
         """
-        like = g if weight is None else weight
-        compute = compute_dtype(self.xp, like)
         is_read = self.has_decay or self.has_penalty or reads_weight(self.rule)
-        p = self.xp.cast(weight, compute) if is_read else None
-        change, after = self._applied(p, like, g, states, rounding, by_change=True)
+        p = self._loaded(one) if is_read else None
+        change, after = self._applied(one, p, rounding, by_change=True)
         return self._held(self.xp.zeros_like(change), change), after
 
-    def term(self, weight: Weight, g: Array, states: Sequence[Stored], function: Callable[..., Array]) -> Array:
+    def term(self, one: Parameter, function: Callable[..., Array]) -> Array:
         """The terms of a sum (``adamas.rule.declaration.Sum``) for all elements, in the dtype of the computation.
 
         Args:
-            weight: the stored weight before the step.
-            g: the gradient.
-            states: the stored states before the step, in the rule's order.
+            one: the parameter.
             function: the ``term`` of the sum.
         """
-        xp, compute, k = self.xp, compute_dtype(self.xp, weight.high), SimpleNamespace(**self.numbers)
-        p = load_weight(xp, weight, compute)
-        g = house.gradient(k, xp, p, xp.cast(g, compute), self.has_penalty)
-        return function(k, xp, p, g, *[load(xp, one, compute) for one in states])
+        xp, compute, k = self.xp, one.compute_dtype(self.xp), SimpleNamespace(**self.numbers)
+        p = self._loaded(one)
+        g = house.gradient(k, xp, p, xp.cast(one.g, compute), self.has_penalty)
+        return function(k, xp, p, g, *[load(xp, state, compute) for state in one.states])
+
+    def _loaded(self, one: Parameter) -> Array | None:
+        return None if one.weight is None else load_weight(self.xp, one.weight, one.compute_dtype(self.xp))
 
     def _applied(
-        self, p: Array | None, like: Array, g: Array, states: Sequence[Stored], rounding: Rounding, by_change: bool
+        self, one: Parameter, p: Array | None, rounding: Rounding, by_change: bool
     ) -> tuple[Array, list[Stored]]:
         """The new weight or its change, and the stored states."""
-        xp, k, compute = self.xp, self.numbers, compute_dtype(self.xp, like)
+        xp, k, compute = self.xp, self.numbers, one.compute_dtype(self.xp)
         rule = self.rule.at(k)
-        old = tuple([load(xp, one, compute) for one in states])
-        g = xp.cast(g, compute)
+        old = tuple([load(xp, state, compute) for state in one.states])
+        g = xp.cast(one.g, compute)
         if by_change:
             moved, new = house.change(rule, SimpleNamespace(**k), xp, p, g, old, self.has_penalty, self.has_decay)
         else:
             moved, new = house.step(rule, SimpleNamespace(**k), xp, p, g, old, self.has_penalty)
         after = [
             store(xp, value, before, state, 1.0 if state.decay is None else k[state.decay], rounding)
-            for value, before, state in zip(new, states, rule.states, strict=True)
+            for value, before, state in zip(new, one.states, rule.states, strict=True)
         ]
         return moved, after
 
@@ -296,3 +309,59 @@ class Step:
 def compute_dtype(xp: Any, x: Array) -> str:
     """The dtype of the computation for a weight: float64 for float64, else float32."""
     return "float64" if xp.dtype_name(x) == "float64" else "float32"
+
+
+# ---- the steps of all parameters in a compiled program
+
+
+def steps(
+    xp: Any,
+    rule: Rule,
+    hyper: Mapping[str, Any],
+    numbers: Mapping[str, Numbers],
+    parameters: Sequence[Parameter],
+    are_decayed: Sequence[bool],
+) -> list[Step]:
+    """The step of each parameter, with the sums that the rule needs.
+
+    A sum is added up in float64, over the arrays as the program sees them: over whole tensors where the compiler shards them.
+
+    Args:
+        xp: the namespace.
+        rule: the rule.
+        hyper: the member's hyperparameters, where those that are arrays count as nonzero.
+        numbers: the numbers of the step for each dtype of the computation; for a rule with sums, for float64 too.
+        parameters: the parameters.
+        are_decayed: whether weight decay and the penalties apply to each.
+    """
+    decay, penalty = has_decay(hyper), has_penalty(hyper)
+    dtypes = [one.compute_dtype(xp) for one in parameters]
+    of = {
+        (dtype, is_decayed): numbers[dtype] if is_decayed else undecayed(numbers[dtype])
+        for dtype in numbers
+        for is_decayed in (False, True)
+    }
+    found = [
+        Step(xp, rule, of[dtype, is_decayed], is_decayed and penalty, is_decayed and decay)
+        for dtype, is_decayed in zip(dtypes, are_decayed, strict=True)
+    ]
+    if not rule.sums:
+        return found
+    known: list[Numbers] = [of["float64", is_decayed] for is_decayed in are_decayed]
+
+    def learn(more: Sequence[Numbers]) -> None:
+        for i, learned in enumerate(more):
+            known[i] = known[i] | learned
+            narrowed = {name: xp.narrowed(value, dtypes[i]) for name, value in learned.items()}
+            found[i] = replace(found[i], numbers=found[i].numbers | narrowed)
+
+    for wanted in rule.sums:
+        terms = [step.term(one, wanted.term) for step, one in zip(found, parameters, strict=True)]
+        with xp.computing():
+            sums = [xp.sum(xp.cast(term, "float64")) for term in terms]
+            if wanted.over == "all":
+                sums = [functools.reduce(operator.add, sums)] * len(sums)
+            learn([{wanted.name: value} for value in sums])
+    with xp.computing():
+        learn([rule.from_sums(SimpleNamespace(**numbers), Traced(xp)) for numbers in known])
+    return found

@@ -88,9 +88,9 @@ class ArraysExecutor(Executor):
         """See ``Executor.partial_sums``."""
         parts, term = [], self.spec.rule.sums[index].term
         for (record, gradient, row), known in zip(self._found, self._sums, strict=True):
-            step, weight, g, states = self._arrays(record, gradient, self.prepared[row][0] | known)
+            step, one = self._arrays(record, gradient, self.prepared[row][0] | known)
             with step.xp.computing():
-                parts.append(summed(step.xp.cast(step.term(weight, g, states, term), "float64").reshape(-1)))
+                parts.append(summed(step.xp.cast(step.term(one, term), "float64").reshape(-1)))
         return parts
 
     def take_sums(self, index: int, sums: Sequence[float]) -> None:
@@ -109,27 +109,25 @@ class ArraysExecutor(Executor):
             numbers, scalars = self.prepared[row]
             if sums:
                 numbers = _with_sums(spec.rule, numbers | sums)
-            step, weight, g, states = self._arrays(record, gradient, numbers)
-            rounding = arrays.Rounding(step.xp, record.key, int(scalars[0]), weight.high.shape, record.first_row)
+            step, one = self._arrays(record, gradient, numbers)
+            rounding = arrays.Rounding(step.xp, record.key, int(scalars[0]), one.g.shape, record.first_row)
             with step.xp.computing():
-                after, new = step.weight(weight, g, states, spec.weights, rounding, by_change=False)
-                for target, value in zip(_flat(weight, states), _flat(after, new), strict=True):
+                after, new = step.weight(one, spec.weights, rounding, by_change=False)
+                for target, value in zip(_flat(one.weight, one.states), _flat(after, new), strict=True):
                     if value is not target:
                         target[...] = value
             for name, value in zip(spec.scalar_names, scalars, strict=False):
                 record.state[name][...] = value
 
-    def _arrays(
-        self, record: Record, gradient: Tensor, numbers: Numbers
-    ) -> tuple[arrays.Step, arrays.Weight, Any, list[arrays.Stored]]:
-        """The step of a parameter with these numbers, and its weight, gradient and states as arrays of real numbers."""
+    def _arrays(self, record: Record, gradient: Tensor, numbers: Numbers) -> tuple[arrays.Step, arrays.Parameter]:
+        """The step of a parameter with these numbers, and the parameter as arrays of real numbers."""
         tensors, spec, state = self.spec.tensors, self.spec, record.state
         xp = tensors.namespace(record.weight)
         step = arrays.Step(xp, spec.rule, numbers, self._penalized, numbers["k"] != 1)
         low = state.get(LOW_BITS) if spec.weights == "split" else None
         weight = arrays.Weight(tensors.array(record.weight), None if low is None else tensors.array(low))
         states = [arrays.Stored(tensors.array(state[name]), state.get(scale_name(name))) for name in spec.state_names]
-        return step, weight, tensors.gradient_array(gradient), states
+        return step, arrays.Parameter(weight, tensors.gradient_array(gradient), states)
 
 
 def _with_sums(rule: Rule, numbers: Numbers) -> Numbers:
@@ -137,6 +135,6 @@ def _with_sums(rule: Rule, numbers: Numbers) -> Numbers:
     return numbers | rule.from_sums(SimpleNamespace(**numbers), Host)
 
 
-def _flat(weight: arrays.Weight, states: Sequence[arrays.Stored]) -> list[Any]:
+def _flat(weight: arrays.Weight | None, states: Sequence[arrays.Stored]) -> list[Any]:
     """The arrays of a weight and of states."""
-    return [array for stored in (weight, *states) for array in stored if array is not None]
+    return [array for stored in (weight or (), *states) for array in stored if array is not None]

@@ -23,7 +23,8 @@ def step(
     """
     numbers = member.numbers_of(hyper, scalars)
     rule = member.rule(hyper).at(numbers)
-    weight, new = house.step(rule, SimpleNamespace(**numbers), np, p, g, tuple(old), has_penalty(hyper))
+    given = np, p, g, tuple(old), has_penalty(hyper)
+    weight, new = house.step(rule, SimpleNamespace(**house.with_sums(rule, numbers, *given)), *given)
     return (weight if numbers["eta"] or numbers["k"] != 1 else p), new
 
 

@@ -225,6 +225,23 @@ def test_a_rule_gets_the_sums_that_it_names(
         np.testing.assert_allclose(np.asarray(params[str(i)], np.float64), p, rtol=precision, atol=precision / 10)
 
 
+def test_lamb_steps_as_that_of_optax() -> None:
+    rng = np.random.default_rng(0)
+    start, *gradients = [[jnp.asarray(rng.standard_normal(shape)) for shape in ((3, 5), (7,), ())] for _ in range(6)]
+    defaults = {name: one.default for name, one in inspect.signature(ao.adam).parameters.items()}
+    options = {"learning_rate": 0.1, "weight_decay": 0.1, "decay_mode": "update"}
+    ends = []
+    for tx in (transformation(LAMB, {**defaults, **options}), optax.lamb(0.1, eps=1e-8, weight_decay=0.1)):
+        params = start
+        state = tx.init(params)
+        for given in gradients:
+            updates, state = tx.update(given, state, params)
+            params = optax.apply_updates(params, updates)
+        ends.append(params)
+    for p, q in zip(*ends, strict=True):
+        np.testing.assert_allclose(p, q, rtol=1e-5, atol=1e-6)
+
+
 def test_a_rule_that_reads_weights_needs_them() -> None:
     defaults = {name: one.default for name, one in inspect.signature(ao.adam).parameters.items()}
     tx = transformation(LAMB, {**defaults, "learning_rate": 0.1, "decay_mode": "update"})

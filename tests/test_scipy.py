@@ -15,6 +15,7 @@ import numpy as np
 import oracle
 import pytest
 import scipy
+from rules_with_sums import LAMB
 from scipy.optimize import (
     Bounds,
     LinearConstraint,
@@ -30,6 +31,7 @@ from scipy.optimize import (
 import adamas.scipy
 from adamas.schedules import Plateau, cosine, warmup
 from adamas.scipy import METHODS, adam, minimize_stochastic
+from adamas.scipy.stepping import Stepper
 
 
 @dataclass(frozen=True)
@@ -756,3 +758,13 @@ def test_the_examples_in_the_docstrings() -> None:
         result = doctest.testmod(module)
         assert result.attempted
         assert not result.failed
+
+
+def test_a_rule_gets_the_sums_that_it_names() -> None:
+    """LAMB's first step: the signs of the gradient, and the decay, as long as the vector."""
+    defaults = {one.name: one.default for one in LAMB.hyperparameters}
+    hyper = {**defaults, "lr": 0.1, "weight_decay": 0.3, "l1": 0.0}
+    x, gradient = np.array([3.0, -4.0, 12.0]), np.array([1.0, 2.0, -5.0])
+    update = gradient / (np.abs(gradient) + 1e-8) + 0.3 * x
+    trust = np.linalg.norm(x) / np.linalg.norm(update)
+    np.testing.assert_allclose(Stepper(LAMB, hyper, 3).step(x, gradient), x - 0.1 * trust * update, rtol=1e-12)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
-from .declaration import Rule
+from .declaration import Host, Numbers, Rule
 
 Array = Any
 
@@ -36,6 +37,20 @@ def step(
     """
     update, *after = rule.update(k, xp, p, gradient(k, xp, p, g, penalized), *states)
     return moved(k, p, update), tuple(after)
+
+
+def with_sums(
+    rule: Rule, numbers: Numbers, xp: Any, p: Array, g: Array, states: tuple[Array, ...], penalized: bool
+) -> Numbers:
+    """The numbers of a step with the rule's sums and what it computes from them, if this tensor is the only one.
+
+    The arguments are those of ``step``.
+    """
+    for wanted in rule.sums:
+        k = SimpleNamespace(**numbers)
+        term = wanted.term(k, xp, p, gradient(k, xp, p, g, penalized), *states)
+        numbers = numbers | {wanted.name: float(xp.sum(term))}
+    return numbers | rule.from_sums(SimpleNamespace(**numbers), Host)
 
 
 def change(

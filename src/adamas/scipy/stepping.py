@@ -68,9 +68,9 @@ class Stepper:
         numbers = self._member.numbers_of(now, self._scalars)
         rule = self._member.rule(now).at(numbers)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the caller checks the result
-            after, self._moments = house.step(
-                rule, SimpleNamespace(**numbers), np, x, gradient, self._moments, has_penalty(now)
-            )
+            given = np, x, gradient, self._moments, has_penalty(now)
+            numbers = house.with_sums(rule, numbers, *given)
+            after, self._moments = house.step(rule, SimpleNamespace(**numbers), *given)
         self.done += 1
         self.lr = float(now["lr"])
         is_still = numbers["eta"] == 0 and numbers["k"] == 1  # x does not move, whatever the gradient is

@@ -12,5 +12,5 @@ the few operations that differ between frameworks:
   gradients are recorded (PyTorch), and infinities raise no warnings (NumPy).
 
 If the step is compiled, there are also ``double(x)`` and ``narrowed(x, dtype)``, for the numbers of a step, which are computed
-in float64. Each module imports its framework, and nothing from Adamas but ``adamas.rule``.
+in float64, and ``sum(x)``. Each module imports its framework, and nothing from Adamas but ``adamas.rule``.
 """

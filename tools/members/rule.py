@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from adamas.rule import house
-from adamas.rule.declaration import Host, Member, has_penalty
+from adamas.rule.declaration import Member, has_penalty
 from adamas.rule.names import from_arguments
 
 
@@ -20,10 +20,6 @@ def after_a_step(member: Member, adapter: str, **given: Any) -> str:
     rule = member.rule(hyper).at(numbers)
     states = tuple(np.full(1, member.start_of(name, hyper)) for name in member.state_names(hyper))
     x = np.array([5.0])
-    k, penalized = SimpleNamespace(**numbers), has_penalty(hyper)
-    gradient = house.gradient(k, np, x, 2 * x, penalized)
-    for one in rule.sums:
-        setattr(k, one.name, float(one.term(k, np, x, gradient, *states).sum()))
-    vars(k).update(rule.from_sums(k, Host))
-    after, _ = house.step(rule, k, np, x, 2 * x, states, penalized)
+    given = np, x, 2 * x, states, has_penalty(hyper)
+    after, _ = house.step(rule, SimpleNamespace(**house.with_sums(rule, numbers, *given)), *given)
     return repr(round(float(after[0]), 5))

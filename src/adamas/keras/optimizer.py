@@ -23,7 +23,7 @@ from ..schedules import Schedule
 from ..schedules.plateau import Observed
 from ..step.arrays import Step
 from ..step.record import Record
-from . import restoring, storage, traced
+from . import restoring, traced
 from .backend import IS_COMPILED, NAME, framework
 from .options import as_rate, check, check_independent, plain
 from .schedule import Scheduled
@@ -144,17 +144,15 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
             return
         before = len(self._variables)
         super().build(variables)
-        hyper = self.hyperparameters()
+        hyper = {**self.hyperparameters(), "state": self.state, "weights": self.weights}
         self._states: list[dict[str, Variable]] = [
             {}
             if self._overwrite_variable_with_gradient(variable)
             else {
                 part.name: self.add_variable_from_reference(
-                    variable, part.name, keras.initializers.Constant(part.start), part.dtype, part.shape
+                    variable, part.name, keras.initializers.Constant(part.value), part.dtype, part.shape
                 )
-                for part in storage.parts(
-                    self._member, hyper, self.state, self.weights, variable.shape, dtype_of(variable)
-                )
+                for part in layout.state_parts(self._member, hyper, variable.shape, dtype_of(variable))
             }
             for variable in variables
         ]

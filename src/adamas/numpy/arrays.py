@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rule import formats, layout
-from ..rule.layout import Slot
+from ..rule.layout import CODES, Part, Slot
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -123,25 +123,17 @@ def dtype_of(slot: Slot) -> np.dtype[Any]:
     return np.dtype(np.uint16 if slot.dtype == _BFLOAT16 else slot.dtype)
 
 
-def zeros(slot: Slot, p: Array) -> dict[str, Array]:
-    """The moment's arrays before the first step."""
-    if slot.scale_shape is None:
-        return {slot.name: np.zeros_like(p, dtype=dtype_of(slot), subok=False)}
-    return {
-        slot.name: np.zeros(p.shape, dtype_of(slot)),
-        slot.scale_name: np.zeros(slot.scale_shape, np.float32),
-    }
-
-
-def filled(slot: Slot, p: Array, value: float) -> dict[str, Array]:
-    """The moment's arrays with all elements set to this value."""
-    tensors = zeros(slot, p)
-    if not value:
-        return tensors
-    values = np.full((1, 1), complex(value, value) if p.dtype.kind == "c" else value)
-    for name, one in encoded(slot._replace(scale_shape=slot.scale_shape and (1, 1)), values).items():
-        tensors[name][...] = one[0, 0]
-    return tensors
+def full(p: Array, part: Part) -> Array:
+    """An array of the parameter's state before the first step. Codes and scales are contiguous."""
+    dtype = np.dtype(np.uint16 if part.dtype == _BFLOAT16 else part.dtype)
+    if part.dtype in CODES or part.shape != p.shape:
+        array = np.zeros(part.shape, dtype)
+    else:
+        array = np.zeros_like(p, dtype=dtype, subok=False)
+    if part.value:
+        value = formats.encode_bfloat16(np, np.array(part.value, np.float32)) if part.dtype == _BFLOAT16 else part.value
+        array[...] = complex(value, value) if dtype.kind == "c" else value
+    return array
 
 
 def scalar(value: float) -> Array:

@@ -17,7 +17,7 @@ class _Tensors:
 
     scalar = staticmethod(arrays.scalar)
     as_scalar = staticmethod(arrays.as_scalar)
-    filled = staticmethod(arrays.filled)
+    full = staticmethod(arrays.full)
     engine_view = staticmethod(arrays.engine_view)
 
     @staticmethod
@@ -45,10 +45,6 @@ class _Tensors:
     def refuse_alone(name: str, option: str) -> NoReturn:
         """Never called: arrays are not flat parameters."""
         raise AssertionError(name, option)
-
-    @staticmethod
-    def low_bits(weight: Array) -> Array:
-        return np.zeros_like(weight, dtype=np.int16, subok=False)
 
     @staticmethod
     def namespace(weight: Array) -> Namespace:

@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..rule import formats, layout
-from ..rule.layout import HALVES, StateFormat
+from ..rule import layout
+from ..rule.layout import HALVES, Slot, StateFormat
 from ..step import arrays
 from ..step.arrays import Stored
 from ..step.namespaces.jax import Namespace
@@ -26,19 +26,14 @@ def is_half(dtype: Any) -> bool:
     return jnp.dtype(dtype).name in HALVES
 
 
-def initial(form: StateFormat, has_sign: bool, p: Array, value: Array | float = 0.0) -> Stored:
+def initial(slot: Slot, form: StateFormat, p: Array, value: Array | float = 0.0) -> Stored:
     """A moment of the parameter before the first step, with all elements set to this value."""
-    if form == "int8" and layout.has_blocks(p.shape):
-        xp = Namespace()
-        with xp.computing():
-            one = jnp.full((1, 1), value, jnp.float32)
-            codes, scale = formats.encode_signed(xp, one) if has_sign else formats.encode_unsigned(xp, one, 0 * one)
-            return Stored(
-                jnp.broadcast_to(codes[0, 0].astype(jnp.int8 if has_sign else jnp.uint8), p.shape),
-                jnp.broadcast_to(scale[0, 0], layout.scale_shape(p.shape)),
-            )
-    values = jnp.full_like(p, value, dtype="bfloat16" if form == "bfloat16" else arrays.compute_dtype(Namespace(), p))
-    return Stored(values, unused(p) if form == "int8" else None)
+    if slot.scale_shape is None:
+        return Stored(jnp.full_like(p, value, dtype=slot.dtype), unused(p) if form == "int8" else None)
+    xp = Namespace()
+    with xp.computing():
+        parts = layout.parts(xp, slot, p.shape, value)
+        return Stored(*(jnp.broadcast_to(part.value.astype(part.dtype), part.shape) for part in parts))
 
 
 def unused(p: Array) -> Array:

@@ -65,9 +65,11 @@ def transformation(member: Member, arguments: Mapping[str, Any]) -> optax.Gradie
     names = member.state_names(static)
     forms = {name: layout.format_of(state, name) for name in names}
     parts = {name: (name, f"{name}_scale") if form == "int8" else (name,) for name, form in forms.items()}
-    signs = layout.signs(member)
     rule, penalized = member.rule(static), has_penalty(static)
     decays = has_decay(static)
+
+    def slots_of(p: Array) -> dict[str, layout.Slot]:
+        return {slot.name: slot for slot in layout.slots(member, static, p.shape, str(p.dtype))}
 
     def init(params: Tree) -> State:
         params = jax.tree.map(storage.as_array, params)
@@ -77,7 +79,7 @@ def transformation(member: Member, arguments: Mapping[str, Any]) -> optax.Gradie
             {
                 part: jax.tree.map(
                     lambda p, name=name, i=i: storage.initial(
-                        forms[name], signs[name], p, member.start_of(name, hyper)
+                        slots_of(p)[name], forms[name], p, member.start_of(name, hyper)
                     )[i],
                     params,
                 )

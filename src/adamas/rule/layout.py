@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import numpy as np
+
 from . import formats
 from .declaration import Member
 
@@ -110,6 +112,54 @@ def slots(
             yield Slot(name, "int8" if has_sign[name] else "uint8", scale_shape(shape))
         else:
             yield Slot(name, "float64" if dtype in _WIDE else "float32", None)
+
+
+class Part(NamedTuple):
+    """A tensor of a parameter's state before the first step.
+
+    Attributes:
+        name: its name in the state.
+        shape: its shape.
+        dtype: the name of its dtype.
+        value: the value of all elements.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    value: Any
+
+
+def parts(xp: Any, slot: Slot, shape: Sequence[int], value: Any) -> list[Part]:
+    """The tensors of a moment that has one value everywhere.
+
+    Args:
+        xp: ``numpy``, or a namespace of compiled programs if the value is known only there.
+        slot: the moment.
+        shape: the shape of the parameter.
+        value: the value.
+    """
+    shape = tuple(shape)
+    if slot.scale_shape is None:
+        return [Part(slot.name, shape, slot.dtype, value)]
+    one = xp.full((1, 1), value, xp.float32)
+    codes, scale = formats.encode_signed(xp, one) if slot.dtype == "int8" else formats.encode_unsigned(xp, one, 0 * one)
+    return [
+        Part(slot.name, shape, slot.dtype, codes[0, 0]),
+        Part(slot.scale_name, slot.scale_shape, "float32", scale[0, 0]),
+    ]
+
+
+def state_parts(member: Member, hyper: Mapping[str, Any], shape: Sequence[int], dtype: str) -> list[Part]:
+    """All tensors of a parameter's state before the first step. The arguments are those of ``slots``."""
+    slots_of = slots(member, hyper, shape, dtype)
+    found = [part for slot in slots_of for part in parts(np, slot, shape, member.start_of(slot.name, hyper))]
+    return [*found, low_bits(shape)] if is_split(hyper, dtype) else found
+
+
+def low_bits(shape: Sequence[int]) -> Part:
+    """The low bits of a split weight of this shape."""
+    return Part(LOW_BITS, tuple(shape), "int16", 0)
 
 
 # ---- whole tensors, in pieces

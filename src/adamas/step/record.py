@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import numpy as np
+
 from ..rule import layout
 from ..rule.declaration import Member, Numbers
-from ..rule.layout import LOW_BITS, Slot
+from ..rule.layout import LOW_BITS, Part, Slot
 
 Tensor: TypeAlias = Any
 State: TypeAlias = dict[str, Any]  # the tensors and the single numbers of a parameter, by name
@@ -96,11 +98,8 @@ class Tensors(Protocol):
     def as_scalar(self, value: Any) -> Tensor | None:
         """A value that was put into a state, as a scalar of a state; None if it is not a single number."""
 
-    def filled(self, slot: Slot, weight: Tensor, value: float) -> State:
-        """The tensors of a moment whose elements all have this value."""
-
-    def low_bits(self, weight: Tensor) -> Tensor:
-        """The low bits of a 16-bit weight before the first step: zeros."""
+    def full(self, weight: Tensor, part: Part) -> Tensor:
+        """A tensor of the weight's state before the first step."""
 
     # ---- steps over arrays
 
@@ -135,6 +134,7 @@ def begin_state(
             state[name] = tensors.scalar(value)
     for slot in slots_of(tensors, member, group, weight, rows):
         if slot.name not in state:
-            state.update(tensors.filled(slot, weight, member.start_of(slot.name, group)))
+            for part in layout.parts(np, slot, weight.shape, member.start_of(slot.name, group)):
+                state[part.name] = tensors.full(weight, part)
     if layout.is_split(group, tensors.dtype_name(weight)) and LOW_BITS not in state:
-        state[LOW_BITS] = tensors.low_bits(weight)
+        state[LOW_BITS] = tensors.full(weight, layout.low_bits(weight.shape))

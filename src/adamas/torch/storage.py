@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..rule import layout
 from ..rule.declaration import Member
-from ..rule.layout import Slot
+from ..rule.layout import Part, Slot
 from ..step import arrays
 from ..step.namespaces.torch import Namespace
 
@@ -37,28 +38,21 @@ def code_dtypes(member: Member) -> dict[str, torch.dtype]:
     return {name: torch.int8 if has_sign else torch.uint8 for name, has_sign in layout.signs(member).items()}
 
 
-def zeros(slot: Slot, p: Tensor) -> dict[str, Tensor]:
-    """The moment's tensors before the first step."""
-    if slot.scale_shape is None:
-        return {slot.name: torch.zeros_like(p, dtype=dtype_of(slot), memory_format=torch.preserve_format)}
-    return {
-        slot.name: torch.zeros(p.shape, dtype=dtype_of(slot), device=p.device),
-        slot.scale_name: torch.zeros(slot.scale_shape, dtype=torch.float32, device=p.device),
-    }
-
-
-def filled(slot: Slot, p: Tensor, value: float) -> dict[str, Tensor]:
-    """The moment's tensors with all elements set to this value."""
-    tensors = zeros(slot, p)
-    if not value:
-        return tensors
-    if slot.scale_shape is None:
-        tensors[slot.name].fill_(complex(value, value) if p.is_complex() else value)
+def full(p: Tensor, part: Part) -> Tensor:
+    """A tensor of the parameter's state before the first step. Codes and scales are contiguous."""
+    dtype: torch.dtype = getattr(torch, part.dtype)
+    if dtype in _CODES or part.shape != tuple(p.shape):
+        tensor = torch.zeros(part.shape, dtype=dtype, device=p.device)
     else:
-        one = slot._replace(scale_shape=(1, 1))
-        for name, code in encoded(one, torch.full((1, 1), value, device="cpu")).items():
-            tensors[name].fill_(code.item())
-    return tensors
+        tensor = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+    if part.value:
+        tensor.fill_(complex(part.value, part.value) if dtype.is_complex else part.value)
+    return tensor
+
+
+def zeros(slot: Slot, p: Tensor) -> dict[str, Tensor]:
+    """The moment's tensors before the first step, if it starts at 0."""
+    return {part.name: full(p, part) for part in layout.parts(np, slot, p.shape, 0.0)}
 
 
 def scalar(value: float) -> Tensor:

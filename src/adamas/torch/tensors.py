@@ -17,7 +17,7 @@ class _Tensors:
     dtype_name = staticmethod(storage.dtype_name_of)
     scalar = staticmethod(storage.scalar)
     as_scalar = staticmethod(storage.as_scalar)
-    filled = staticmethod(storage.filled)
+    full = staticmethod(storage.full)
     refuse_alone = staticmethod(refuse_alone)
 
     @staticmethod
@@ -47,10 +47,6 @@ class _Tensors:
     def engine_view(weight: Tensor) -> Tensor:
         """The weight itself."""
         return weight
-
-    @staticmethod
-    def low_bits(weight: Tensor) -> Tensor:
-        return torch.zeros_like(weight, dtype=torch.int16, memory_format=torch.preserve_format)
 
     @staticmethod
     def namespace(weight: Tensor) -> Namespace:

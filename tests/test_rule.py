@@ -15,7 +15,7 @@ from members import CASES, Case, moments_of, next_numbers, ulp
 import adamas.torch
 from adamas import _engine
 from adamas.rule import house
-from adamas.rule.declaration import Rule
+from adamas.rule.declaration import WEIGHT_DRAW, Member, Rule
 from adamas.rule.members import MEMBERS
 from adamas.rule.sentence import Sentence
 from adamas.step.namespaces.torch import Namespace
@@ -379,3 +379,10 @@ def test_converges_on_a_parabola_and_on_rosenbrock(case: Case) -> None:
 def test_the_sign_is_nan_of_nan_and_0_of_zeros_in_pytorch_as_in_numpy() -> None:
     x = [math.nan, -0.0, 0.0, -math.inf, 3.0]
     np.testing.assert_array_equal(Namespace.sign(torch.tensor(x)).numpy(), np.sign(np.array(x)))
+
+
+@pytest.mark.parametrize("member", MEMBERS.values(), ids=lambda member: member.name)
+def test_each_state_is_rounded_with_random_numbers_of_its_own(member: Member) -> None:
+    for rule in member.rules():
+        draws = [state.draw for state in rule.states if state.draw is not None]
+        assert len({*draws, WEIGHT_DRAW}) == len(draws) + 1

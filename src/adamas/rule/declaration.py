@@ -32,8 +32,8 @@ class State:
         of: what it tracks: the gradient, its square or its magnitude (``"size"``), the maximum of the preceding state, or
             something else (None).
         gain: the name of the rule's number that multiplies what is added to it; None if there is none.
-        draw: the index of the random numbers that round it stochastically in 16 bits. If None, it is rounded to the nearest,
-            as a maximum has to be.
+        draw: the index of the random numbers that round it stochastically in 16 bits: each state of a rule has its own, and
+            the weight has ``WEIGHT_DRAW``. If None, it is rounded to the nearest, as a maximum has to be.
         codes: how its 8-bit codes are rounded: ``"nearest"``, or ``"dithered"``, with the random numbers of ``draw``.
     """
 

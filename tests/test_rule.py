@@ -10,7 +10,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from members import CASES, Case, moments_of, next_numbers, ulp
+from members import CASES, Case, hyperparameters, moments_of, next_numbers, ulp
 
 import adamas.torch
 from adamas import _engine
@@ -386,3 +386,10 @@ def test_each_state_is_rounded_with_random_numbers_of_its_own(member: Member) ->
     for rule in member.rules():
         draws = [state.draw for state in rule.states if state.draw is not None]
         assert len({*draws, WEIGHT_DRAW}) == len(draws) + 1
+
+
+def test_the_warmup_of_ademamix_never_exceeds_beta3() -> None:
+    member = MEMBERS["AdEMAMix"]
+    hyper = hyperparameters(member, betas=(0.99, 0.9, 0.5), beta3_warmup=10.0)
+    for step in (1.0, 5.0, 10.0):  # the minimum in the paper's equation for β₃ counts where β₁ is above β₃
+        assert member.numbers_of(hyper, {"step": step})["a3"] == 0.5

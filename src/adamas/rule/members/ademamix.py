@@ -23,7 +23,8 @@ def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
     (beta1, beta2, beta3), step = hyper["betas"], scalars["step"]
     alpha_part, part = (f.minimum(step / f.maximum(hyper[x], 1.0), 1.0) for x in ("alpha_warmup", "beta3_warmup"))
     start, end = (1 / f.log(f.maximum(beta, 1e-300)) for beta in (beta1, beta3))  # how long s remembers, less than 0
-    (beta3,) = f.either(part < 1, lambda: (f.exp(1 / (start + part * (end - start))),), lambda: (beta3,))
+    warming = f.minimum(f.exp(1 / (start + part * (end - start))), beta3)
+    (beta3,) = f.either(part < 1, lambda: (warming,), lambda: (beta3,))
     c, w, _ = bias_corrections(hyper, step)
     averages = {"a1": beta1, "b1": 1 - beta1, "a2": beta2, "b2": 1 - beta2, "a3": beta3, "b3": 1 - beta3}
     eps, root = placed_eps(hyper, w, f), hyper.get("eps_root", 0.0)

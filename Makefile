@@ -73,6 +73,7 @@ $(VENV)/.installed: $(VENV)/.tools $(ENGINE_SOURCES)
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) $(TASKS) $(FRAMEWORKS) $(DEV) $(SITE)
+	$(BIN)/python tests/engine_with_sums.py
 	touch $@
 
 clean:

@@ -1,6 +1,7 @@
 """An engine of the rules in ``rules_with_sums.py``, for the tests of sums: it has the sources of the engine, and other rules.
 
-It is built into ``build/tests`` once for the same sources.
+It is built into ``build/tests`` once for the same sources: by ``make``, which runs this file, or by the first test that
+uses it.
 """
 
 from __future__ import annotations
@@ -102,3 +103,7 @@ def _build(folder: Path) -> None:
 def _tool(name: str) -> str:
     """The path of a tool, from the environment of this Python where it has one; empty if there is none."""
     return shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name) or ""
+
+
+if __name__ == "__main__" and can_be_built():
+    _built()

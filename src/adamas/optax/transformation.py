@@ -125,7 +125,7 @@ def transformation(member: Member, arguments: Mapping[str, Any]) -> optax.Gradie
             changes[i], new, lows[i] = _stepped(step, weights, one, lows[i], rounding)
             for name, before, value in zip(names, one.states, new, strict=True):
                 for part, old, array in zip(parts[name], before, value, strict=False):
-                    moments[part][i] = _copied(array) if array is old else array
+                    moments[part][i] = storage.copied(array) if array is old else array
         change = jax.tree.unflatten(tree, changes)
         after = State(
             count,
@@ -175,7 +175,7 @@ def _stepped(
     dtype = _update_dtype(one.g, p)
     if p is None or weights == "nearest" or not storage.is_half(p.dtype):
         change, new = step.change(one, rounding)
-        return change.astype(dtype), new, _copied(low)
+        return change.astype(dtype), new, storage.copied(low)
     after, new = step.weight(one, weights, rounding, by_change=False)
     exact = after.high.astype(jnp.float32) - p.astype(jnp.float32)
     change = storage.as_update(exact, dtype, step.xp)
@@ -184,11 +184,6 @@ def _stepped(
     # If applying the update may give another weight than intended, that weight has no low bits.
     kept = change.astype(jnp.float32) == exact
     return change, new, jnp.where(kept, after.low, jnp.zeros_like(after.low))
-
-
-def _copied(x: Array) -> Array:
-    """A copy in its own memory, so that a new state can be donated while the old one stays valid."""
-    return None if x is None else jnp.copy(x)
 
 
 def _update_dtype(g: Array, p: Array) -> Any:

@@ -68,12 +68,13 @@ def change(
     Args:
         rule: the rule.
         k: the numbers of the step.
-        xp: the arrays' namespace.
+        xp: the array namespace.
         p: the weight; may be None if it is neither penalized nor decayed, and the rule does not read it.
         g: its gradient.
-        states: the rule's, in its order.
-        penalized: whether ``k.l2`` and ``k.l1`` count.
-        decayed: whether ``k.k_minus_one`` counts. If not, the change only depends on the weight through the rule.
+        states: the states of the rule, in its order.
+        penalized: whether the penalties ``k.l2`` and ``k.l1`` are added to the gradient.
+        decayed: whether the weight decays by ``k.k_minus_one``. If not, the change depends on the weight only through the
+            rule and the penalties.
     """
     update, *after = rule.update(k, xp, p, gradient(k, xp, p, g, penalized), *states)
     return (k.k_minus_one * p if decayed else 0.0) - k.eta * update, tuple(after)

@@ -697,9 +697,15 @@ def test_moments_are_stored_to_the_bit_as_formats_says(form: str) -> None:
             assert np.array_equal(value_of(state[name]), formats.decode_bfloat16(np, codes))
         return
     blocks = [np.pad(moment, ((0, 0), (0, 126))).reshape(40, 2, 128) for moment in (first, second)]
-    thresholds = formats.random18(np, np.arange(80).reshape(40, 2, 1), np.arange(128), key, 1, SECOND.draw)
+    of_first, of_second = (
+        formats.random14(np, np.arange(80).reshape(40, 2, 1), np.arange(128), key, 1, kind.draw)
+        for kind in (FIRST, SECOND)
+    )
     none = np.zeros((40, 2, 1), np.float32)
-    stored = formats.encode_signed(np, blocks[0]), formats.encode_unsigned(np, blocks[1], none, thresholds)
+    stored = (
+        formats.encode_signed(np, blocks[0], of_first, 0.9),
+        formats.encode_unsigned(np, blocks[1], none, of_second, 0.999),
+    )
     for name, (codes, scale) in zip(("exp_avg", "exp_avg_sq"), stored, strict=True):
         assert np.array_equal(value_of(state[name]), codes.reshape(40, 256)[:, :130])
         assert np.array_equal(value_of(state[f"{name}_scale"]), scale[..., 0])

@@ -208,7 +208,7 @@ def _rules(steps: list[_Step]) -> str:
     for i, step in enumerate(steps):
         rule = step.rule
         states = ", ".join(
-            f"{{{_bool(state.signed)}, {_bool(state.codes == 'dithered')}, "
+            f"{{{_bool(state.signed)}, {_bool(state.code_draw is not None)}, "
             f"{-1 if state.draw is None else state.draw}, {step.index_of(state.decay)}}}"
             for state in rule.states
         )

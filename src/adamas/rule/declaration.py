@@ -34,7 +34,6 @@ class State:
         gain: the name of the rule's number that multiplies what is added to it; None if there is none.
         draw: the index of the random numbers that round it stochastically in 16 bits: each state of a rule has its own, and
             the weight has ``WEIGHT_DRAW``. If None, it is rounded to the nearest, as a maximum has to be.
-        codes: how its 8-bit codes are rounded: ``"nearest"``, or ``"dithered"``, with the random numbers of ``draw``.
     """
 
     role: str
@@ -43,12 +42,15 @@ class State:
     draw: int | None
     of: Literal["gradient", "square", "size", "maximum"] | None = None
     gain: str | None = None
-    codes: Literal["nearest", "dithered"] = "nearest"
 
     @property
     def code_draw(self) -> int | None:
-        """The index of the random numbers that round its 8-bit codes; None if they are rounded to the nearest."""
-        return self.draw if self.codes == "dithered" else None
+        """The index of the random numbers that round its 8-bit codes; None if they are always rounded to the nearest.
+
+        A decaying maximum is among the latter: its codes do not change while it only decays, and it takes the larger of two
+        numbers, which would turn random errors into a bias.
+        """
+        return None if self.of in ("size", "maximum") else self.draw
 
 
 WEIGHT_DRAW = 2  # the index of the random numbers that round a weight

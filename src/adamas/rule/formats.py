@@ -9,6 +9,7 @@ this module run. Stored 16-bit values are codes, integers from 0 to 65535. This 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 Array = Any
@@ -100,13 +101,9 @@ def random16(xp: Any, index: Array, tensor_key: int, step: int, draw: int) -> Ar
     return thresholds(xp, index >> 7, index & (BLOCK - 1), tensor_key, step, draw) >> 16
 
 
-def random18(xp: Any, block: Array, position: Array, tensor_key: int, step: int, draw: int) -> Array:
-    """The 18-bit thresholds of 8-bit codes; each block has one scale.
-
-    14 bits are random. The others are constant, so that a value that differs from a code's only in its last bits is always
-    rounded to that code.
-    """
-    return thresholds(xp, block, position, tensor_key, step, draw) >> 18 << 4 | 8
+def random14(xp: Any, block: Array, position: Array, tensor_key: int, step: int, draw: int) -> Array:
+    """The 14-bit thresholds of 8-bit codes; each block has one scale."""
+    return thresholds(xp, block, position, tensor_key, step, draw) >> 18
 
 
 # bfloat16: the upper half of a float32.
@@ -212,67 +209,163 @@ SPLIT = {"bfloat16": split_bfloat16, "float16": split_float16}
 JOIN = {"bfloat16": join_bfloat16, "float16": join_float16}
 
 
-# int8: a byte for each moment and a float32 scale for each block of a row.
+# int8: a byte for each moment and a float32 for each block of a row.
 #
-# The value of a code c is grid(c) times the scale. The grid has eight segments of 32 codes, each with twice the spacing of
-# the segment before, so small numbers are nearly as precise as large ones. It is the grid of floating-point numbers with a
-# mantissa of 5 bits, shifted to begin at 0. Codes are therefore read and written with integer operations alone. The grid is
+# The value of a code c is grid(c) times the scale of its block. A grid has segments of 2ⁿ codes, each with twice the spacing
+# of the segment before, so small numbers are nearly as precise as large ones. It is the grid of floating-point numbers with a
+# mantissa of n bits, shifted to begin at 0. Codes are therefore read and written with integer operations alone. The grid is
 # linear between adjacent codes, so stochastic rounding is unbiased in the value itself.
 #
-# Signed states are scaled by the largest magnitude in the block, which is stored exactly; a code consists of the sign and
-# the code of the magnitude. They are rounded to the nearest, except for slow averages, which are rounded stochastically: with
-# β = 0.9999, a step adds 1/10000 of the gradient, while adjacent codes differ by at least 1/472 of the largest value, so
-# rounding to the nearest would never change a code. Stochastic rounding changes a code only in some of the steps, and each
-# change adds an error of the size of the spacing; evenly spread thresholds keep the sum of these errors small
-# (benchmarks/slow_average.py). Keeping the scale from step to step would not reduce it further: the remaining error comes
-# from the noise of the gradients.
+# Each block chooses among three grids, with n = 5, 4 and 3: the finer a grid is, the smaller its range. It takes the finest
+# on which only few of its elements are so small that the grid is coarse for them. Zeros do not count, so neither padding nor
+# a column without gradients makes a block take a wider grid; nor do second moments that have decayed to the smallest code.
+# Unsigned states are kept from step to step, so to return to a finer grid, a block has to fit it better than to stay there.
 #
-# Unsigned states are read half a unit higher, so that a positive value is never read as 0. Their scale decays with them, by
-# the rule's factor, and is doubled or halved when they no longer fit. While nothing is added, no code changes.
+# A block stores its scale and its choice in one float32: the choice in the two low bits, and the scale rounded to the others.
+# This number is called `stored` below.
+#
+# Signed states are scaled by the largest magnitude in the block; a code consists of the sign and the code of the magnitude.
+# They are rounded to the nearest, except where the decay of a step would not change a code, as 0.9 of 1, 2, 3 or 4 units is
+# rounded to 1, 2, 3 or 4: rounding to the nearest would stop such an element before it reaches 0. Below 0.75/(1 − β) units
+# they are therefore rounded stochastically, and everywhere if that reaches past the middle of the first segment, since
+# spacings grow with the values. In a slow average, this is so in each block: with β = 0.9999, a step adds 1/10000 of the
+# gradient, which rounding to the nearest would always lose. Evenly spread thresholds keep the sum of the rounding errors
+# small (benchmarks/slow_average.py).
+#
+# In unsigned states, code 0 is exactly 0, and the others are read half a unit lower, so that a positive value is never read
+# as 0. Their scale decays with them, by the rule's factor, and is doubled or halved when they no longer fit.
+#
+# A block to which a step adds nothing keeps its codes: only its scale decays.
 #
 # The scale of a block with nonfinite values is negative; such a block is called marked. In a marked block of signed codes,
 # -128 is NaN, ±127 is ±infinity, and the scale is chosen so that finite values need codes only up to ±126. Unsigned codes of
 # finite values end at 253 in any block; in a marked block, 254 is NaN and 255 is infinity.
 
-LARGEST_SIGNED = 472  # grid(127)
-LARGEST_SIGNED_MARKED = 464  # grid(126)
-LARGEST_UNSIGNED = 7680  # below grid(253) + 1/2, so that nothing rounds up to 254
+MANTISSAS = (5, 4, 3)  # the mantissas n of the grids
+LARGEST_SIGNED = (472.0, 3952.0, 491512.0)  # grid(127) of each
+LARGEST_SIGNED_MARKED = (464.0, 3824.0, 458744.0)  # grid(126)
+LARGEST_UNSIGNED = (7680.0, 917504.0, 25769803776.0)  # below grid(253) - 1/2, so that nothing rounds up to 254
+# A grid is fine enough if at most 1/SHARE of the elements that count are smaller than FLOOR units.
+FLOOR_SIGNED, SHARE_SIGNED = 4.0, 8
+FLOOR_UNSIGNED, SHARE_UNSIGNED = 8.0, 64
+RETURN = 2.0  # the factor by which the floor of an unsigned state is higher on grids that are finer than its own
 _NAN_SIGNED, _INFINITY_SIGNED = -128, 127
 _NAN_UNSIGNED, _INFINITY_UNSIGNED = 254, 255
-_SHIFT = 18
-_START = (127 + 5) << 23  # the bits of 32.0
-_HALF = 1 << (_SHIFT - 1)
+_RANDOM = 14  # the random bits of a threshold
 LEAST_ROW, LEAST_NUMEL = 32, 4096  # below these sizes, 8 bits would save next to nothing: the moments stay in float32
 LEAST_SIGNED = 2.0**-100  # a block of signed values that are all smaller becomes a block of zeros
 LEAST_SCALE = 2.0**-126
 # A scale outside this range, or off from the needed one by a factor outside it, is computed from scratch.
 _LEAST, _MOST = 2.0**-120, 2.0**120
+_BOTTOM = 0.5 * (1 + 1e-6)  # units: the smallest unsigned code, with room for rounding errors
 
 
-def grid(xp: Any, codes: Array) -> Array:
-    """(32 + c mod 32)·2^⌊c / 32⌋ − 32 for codes c from 0 to 255, as float32: 0, 1, 2, … 32, 34, 36, …"""
-    return bits_float(xp, _START + (codes << _SHIFT)) - 32
+def _of_choice(xp: Any, choice: Array, like: Array, values: Sequence[float]) -> Array:
+    """The value that belongs to the choice of each block, in the dtype of ``like``."""
+    found = xp.full_like(like, values[-1])
+    for i, value in enumerate(values[:-1]):
+        found = xp.where(choice == i, xp.full_like(like, value), found)
+    return found
 
 
-def _codes_of(xp: Any, shifted: Array, threshold: Array | int) -> Array:
-    """The codes of values in units of the scale, shifted to begin at 32. They round up where adding the threshold carries."""
-    return cast((float_bits(xp, shifted) + threshold >> _SHIFT) - (_START >> _SHIFT), xp.int32)
+def choice_of(xp: Any, grid: Array) -> Array:
+    """The choice of each block (0, 1 or 2), from its stored number."""
+    return float_bits(xp, grid) & 3
 
 
-def _largest(xp: Any, x: Array) -> Array:
-    """The largest finite |x| of each block (the last dimension, kept with size 1)."""
-    size = xp.where(xp.isfinite(x), xp.abs(x), xp.zeros_like(x))
-    return xp.amax(size, -1, keepdims=True)
+def scale_of(xp: Any, grid: Array) -> Array:
+    """The scale of each block, without its sign, from its stored number."""
+    return bits_float(xp, float_bits(xp, grid) & 0x7FFFFFFC)
 
 
-def _has_nonfinite(xp: Any, x: Array) -> Array:
-    """Whether each block (the last dimension, kept with size 1) has nonfinite values."""
-    return xp.any(~xp.isfinite(x), -1, keepdims=True)
+def is_marked(xp: Any, grid: Array) -> Array:
+    """Whether the sign bit of the stored number is set, including that of -0.0."""
+    return float_bits(xp, grid) > _MASK31
 
 
-def _is_marked(xp: Any, scale: Array) -> Array:
-    """Whether the sign bit of the scale is set, including that of -0.0."""
-    return float_bits(xp, scale) > _MASK31
+def _rounded_scale(xp: Any, scale: Array) -> Array:
+    """Nonnegative scales with room for a choice: to the nearest, ties to even."""
+    bits = float_bits(xp, scale)
+    return bits_float(xp, (bits + 1 + (bits >> 2 & 1)) >> 2 << 2)
+
+
+def _stored(xp: Any, scale: Array, choice: Array, marked: Array) -> Array:
+    """The stored number of each block."""
+    bits = float_bits(xp, scale) | xp.where(scale > 0, choice, xp.zeros_like(choice))
+    return bits_float(xp, xp.where(marked, bits | 0x80000000, bits))
+
+
+def _shift_and_start(choice: Array) -> tuple[Array, Array]:
+    """How far the codes of each block are shifted to their place in the bits of a float32, 23 − n; and the bits of 2ⁿ."""
+    return choice + (23 - MANTISSAS[0]), (127 + MANTISSAS[0] - choice) << 23
+
+
+def grid(xp: Any, codes: Array, choice: Array) -> Array:
+    """(2ⁿ + c mod 2ⁿ)·2^⌊c / 2ⁿ⌋ − 2ⁿ for codes c from 0 to 255, as float32; for n = 5: 0, 1, 2, … 32, 34, 36, …"""
+    shift, start = _shift_and_start(choice)
+    return bits_float(xp, start + (cast(codes, choice.dtype) << shift)) - bits_float(xp, start)
+
+
+def _threshold(xp: Any, choice: Array, random: Array | None) -> Array:
+    """What is added to the bits of a value before the lowest are cut off: half, or a threshold with these 14 random bits.
+
+    The bits of a threshold below the random ones are constant, so that a value that differs from a code's only in its last
+    bits is always rounded to that code.
+    """
+    shift, _ = _shift_and_start(choice)
+    one = xp.ones_like(choice)
+    if random is None:
+        return one << shift - 1
+    return random << shift - _RANDOM | one << shift - _RANDOM - 1
+
+
+def _codes_of(xp: Any, units: Array, choice: Array, threshold: Array) -> Array:
+    """The codes of values in units of the scale. They round up where adding the threshold carries."""
+    shift, start = _shift_and_start(choice)
+    bits = float_bits(xp, units + bits_float(xp, start))
+    return cast((bits + threshold >> shift) - (start >> shift), xp.int32)
+
+
+def _count(xp: Any, condition: Array) -> Array:
+    """The number of elements of each block (the last dimension, kept with size 1) for which the condition holds."""
+    return xp.sum(cast(condition, xp.int32), -1, keepdims=True)
+
+
+def _chosen(
+    xp: Any, size: Array, counts: Array, largest: Array, tops: Sequence[float], floor: float, share: int, before: Array
+) -> Array:
+    """The choice of each block: the finest grid on which at most 1/``share`` of the elements that count are below the floor.
+
+    Args:
+        xp: the namespace.
+        size: the magnitudes, 0 for nonfinite values.
+        counts: which elements count.
+        largest: the largest of each block (the last dimension, kept with size 1).
+        tops: the largest number of units on each grid.
+        floor: the floor in units of each grid, with the scale that just fits.
+        share: the share.
+        before: the choice so far; on finer grids the floor is higher by ``RETURN``.
+    """
+    live = _count(xp, counts)
+    chosen = xp.full_like(before, len(tops) - 1)
+    for i in reversed(range(len(tops) - 1)):
+        stays = _of_choice(
+            xp, before, largest, [floor / tops[i] * (RETURN if i < j else 1.0) for j in range(len(tops))]
+        )
+        under = _count(xp, counts & (size < largest * stays))
+        chosen = xp.where(under * share <= live, xp.full_like(before, i), chosen)
+    return chosen
+
+
+def _finite_sizes(xp: Any, x: Array) -> tuple[Array, Array, Array]:
+    """The magnitudes, with 0 for nonfinite values; the largest of each block (the last dimension, kept with size 1); and
+    whether the block has nonfinite values.
+
+    Compilers may take subnormal numbers for 0; comparisons of the bits do not.
+    """
+    finite = xp.isfinite(x)
+    size = xp.where(finite, xp.abs(x), xp.zeros_like(x))
+    return size, xp.amax(size, -1, keepdims=True), xp.any(~finite, -1, keepdims=True)
 
 
 def can_be_marked(xp: Any, codes: Array, has_sign: bool) -> Array:
@@ -289,68 +382,93 @@ def can_be_marked(xp: Any, codes: Array, has_sign: bool) -> Array:
     )
 
 
-def decode_signed(xp: Any, codes: Array, scale: Array) -> Array:
-    """The float32 values of codes from -128 to 127 (int64), each block with its scale."""
+def decode_signed(xp: Any, codes: Array, stored: Array) -> Array:
+    """The float32 values of codes from -128 to 127, each block with its stored number."""
     size = xp.abs(codes)
-    value = grid(xp, size) * xp.abs(scale)
-    marked = _is_marked(xp, scale)
+    value = grid(xp, size, choice_of(xp, stored)) * scale_of(xp, stored)
+    marked = is_marked(xp, stored)
     value = xp.where(marked & (size == _INFINITY_SIGNED), xp.full_like(value, float("inf")), value)
     value = xp.where(codes < 0, -value, value)
     return xp.where(marked & (codes == _NAN_SIGNED), xp.full_like(value, float("nan")), value)
 
 
-def encode_signed(xp: Any, x: Array, threshold: Array | None = None) -> tuple[Array, Array]:
-    """The codes of float32 values, and the scale of each block (the last dimension, kept with size 1).
+def encode_signed(xp: Any, x: Array, random: Array | None = None, decay: Array | float = 0.0) -> tuple[Array, Array]:
+    """The codes of float32 values, and the stored number of each block (the last dimension, kept with size 1).
 
-    Values are rounded stochastically with ``threshold`` (18 bits per element), and to the nearest without it.
+    With ``random`` (14 bits per element), values below 0.75/(1 − decay) units are rounded stochastically, and the whole block
+    if that is more than half of the first segment. All others, and all values without it, are rounded to the nearest.
     """
-    largest = _largest(xp, x)
+    size, largest, marked = _finite_sizes(xp, x)
     some = largest >= LEAST_SIGNED
-    marked = _has_nonfinite(xp, x)
-    most = xp.where(marked, xp.full_like(largest, LARGEST_SIGNED_MARKED), xp.full_like(largest, LARGEST_SIGNED))
-    # A compiler may replace a division by a constant with a multiplication, which rounds differently. Adding 0 * largest
-    # keeps the divisor from being a constant.
-    scale = xp.where(some, largest / (most + 0 * largest), xp.zeros_like(largest))
+    unchosen = xp.zeros_like(float_bits(xp, largest))
+    choice = _chosen(xp, size, float_bits(xp, size) > 0, largest, LARGEST_SIGNED, FLOOR_SIGNED, SHARE_SIGNED, unchosen)
+    most = xp.where(
+        marked,
+        _of_choice(xp, choice, largest, LARGEST_SIGNED_MARKED),
+        _of_choice(xp, choice, largest, LARGEST_SIGNED),
+    )
+    scale = xp.where(some, _rounded_scale(xp, largest / most), xp.zeros_like(largest))
     inverse = xp.where(some, 1 / xp.where(some, scale, xp.ones_like(scale)), scale)
-    size = xp.where(xp.isfinite(x), xp.abs(x), xp.zeros_like(x))
-    codes = _codes_of(xp, _separate(xp, size * inverse) + 32, _HALF if threshold is None else threshold)
+    threshold = _threshold(xp, choice, None)
+    if random is not None:
+        limit = 0.75 / (1 - cast(xp.zeros_like(largest) + decay, xp.float32))
+        is_slow = limit > _of_choice(xp, choice, largest, [2.0 ** (n - 1) for n in MANTISSAS])
+        threshold = xp.where(is_slow | (size < limit * scale), _threshold(xp, choice, random), threshold)
+    codes = _codes_of(xp, _separate(xp, size * inverse), choice, threshold)
     codes = xp.where(xp.isfinite(x), codes, xp.full_like(codes, _INFINITY_SIGNED))
     codes = xp.where(x < 0, -codes, codes)
     codes = xp.where(x != x, xp.full_like(codes, _NAN_SIGNED), codes)
-    return codes, xp.where(marked, -scale, scale)
+    return codes, _stored(xp, scale, choice, marked)
 
 
-def decode_unsigned(xp: Any, codes: Array, scale: Array) -> Array:
-    """The float32 values of codes from 0 to 255 (int64), each block with its scale."""
-    value = (grid(xp, codes) + 0.5) * xp.abs(scale)
-    marked = _is_marked(xp, scale)
+def decode_unsigned(xp: Any, codes: Array, stored: Array) -> Array:
+    """The float32 values of codes from 0 to 255, each block with its stored number."""
+    units = grid(xp, codes, choice_of(xp, stored)) - 0.5
+    value = xp.where(codes == 0, xp.zeros_like(units), units) * scale_of(xp, stored)
+    marked = is_marked(xp, stored)
     value = xp.where(marked & (codes == _INFINITY_UNSIGNED), xp.full_like(value, float("inf")), value)
     return xp.where(marked & (codes == _NAN_UNSIGNED), xp.full_like(value, float("nan")), value)
 
 
-def encode_unsigned(xp: Any, x: Array, kept: Array, threshold: Array | None = None) -> tuple[Array, Array]:
-    """The codes of nonnegative float32 values, and the scale of each block (the last dimension, kept with size 1).
+def encode_unsigned(
+    xp: Any, x: Array, before: Array, random: Array | None = None, decay: Array | float = 1.0
+) -> tuple[Array, Array]:
+    """The codes of nonnegative float32 values, and the stored number of each block (the last dimension, kept with size 1).
 
-    ``kept`` is the scales so far, after the decay, or 0 where there were none. Values are rounded stochastically with
-    ``threshold`` (18 bits per element), and to the nearest without it.
+    Args:
+        xp: the namespace.
+        x: the values.
+        before: the stored numbers so far, or 0 where there were none.
+        random: 14 bits per element, to round stochastically; without it, values are rounded to the nearest.
+        decay: the factor by which the rule multiplied the values.
     """
-    largest = _largest(xp, x)
-    need = largest * (1 / LARGEST_UNSIGNED)
-    kept = xp.abs(kept)
+    size, largest, marked = _finite_sizes(xp, x)
+    kept = scale_of(xp, before) * cast(xp.zeros_like(largest) + decay, xp.float32)
+    counts = float_bits(xp, size) > float_bits(xp, kept * _BOTTOM)
+    choice = _chosen(xp, size, counts, largest, LARGEST_UNSIGNED, FLOOR_UNSIGNED, SHARE_UNSIGNED, choice_of(xp, before))
+    need = largest * _of_choice(xp, choice, largest, [1 / top for top in LARGEST_UNSIGNED])
     kept = xp.where((kept >= _LEAST) & (kept <= _MOST), kept, xp.ones_like(kept))
     ratio = need * (1 / kept)
     usable = (ratio >= _LEAST) & (ratio <= _MOST)
     kept, ratio = xp.where(usable, kept, xp.ones_like(kept)), xp.where(usable, ratio, need)
     doublings = float_bits(xp, ratio) >> 23  # the exponent's bits: 126 where the ratio is in [1/2, 1)
     scale = kept * bits_float(xp, doublings + 1 << 23)
-    scale = xp.where(scale >= LEAST_SCALE, scale, xp.full_like(scale, LEAST_SCALE))
     some = largest > 0
-    inverse = xp.where(some, 1 / scale, xp.zeros_like(scale))
-    scale = xp.where(some, scale, xp.zeros_like(scale))
-    size = xp.where(xp.isfinite(x), x, xp.zeros_like(x))
-    shifted = _separate(xp, size * inverse) + 31.5
-    shifted = xp.where(shifted > 32, shifted, xp.full_like(shifted, 32.0))
-    codes = _codes_of(xp, shifted, _HALF if threshold is None else threshold)
+    scale = xp.where(scale >= LEAST_SCALE, scale, xp.full_like(scale, LEAST_SCALE))
+    scale = xp.where(some, _rounded_scale(xp, scale), xp.zeros_like(scale))
+    inverse = xp.where(some, 1 / xp.where(some, scale, xp.ones_like(scale)), scale)
+    units = _separate(xp, size * inverse) + 0.5
+    units = xp.where(units > 1, units, xp.ones_like(units))
+    units = xp.where(float_bits(xp, size) > 0, units, xp.zeros_like(units))
+    codes = _codes_of(xp, units, choice, _threshold(xp, choice, random))
     codes = xp.where(xp.isfinite(x), codes, xp.full_like(codes, _INFINITY_UNSIGNED))
     codes = xp.where(x != x, xp.full_like(codes, _NAN_UNSIGNED), codes)
-    return codes, xp.where(_has_nonfinite(xp, x), -scale, scale)
+    return codes, _stored(xp, scale, choice, marked)
+
+
+def faded(xp: Any, before: Array, decay: Array | float) -> tuple[Array, Array]:
+    """The stored number of each block after a step that adds nothing to it, and whether the block can keep its codes."""
+    scale = scale_of(xp, before)
+    scale = _rounded_scale(xp, scale * cast(xp.zeros_like(scale) + decay, xp.float32))
+    marked = is_marked(xp, before)
+    return _stored(xp, scale, choice_of(xp, before), marked), ~marked & (scale >= _LEAST)

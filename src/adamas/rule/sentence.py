@@ -20,7 +20,7 @@ from typing import Any, Literal
 from .declaration import Array, Numbers, Rule, State
 
 FIRST = State("first", signed=True, decay="a1", draw=0, of="gradient", gain="b1")
-SECOND = State("second", signed=False, decay="a2", draw=1, of="square", gain="b2", codes="dithered")
+SECOND = State("second", signed=False, decay="a2", draw=1, of="square", gain="b2")
 SIZE = State("second", signed=False, decay="a2", draw=1, of="size")
 MAXIMUM = State("maximum", signed=False, decay=None, draw=None, of="maximum")
 TRACE = State("trace", signed=True, decay="q", draw=3)

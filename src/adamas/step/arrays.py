@@ -91,11 +91,11 @@ class Rounding:
         return formats.random16(self._xp, self._index, self._key, count, draw)
 
     def of_blocks(self, draw: int) -> Array:
-        """The 18-bit thresholds of 8-bit codes, of shape (rows, blocks of a row, 128)."""
+        """The 14-bit thresholds of 8-bit codes, of shape (rows, blocks of a row, 128)."""
         rows, blocks = layout.scale_shape(self._shape)
         block = self._xp.index((rows, blocks, 1), self._first_row * blocks)
         position = self._xp.index((formats.BLOCK,), 0)
-        return formats.random18(self._xp, block, position, self._key, self._xp.counter(self._count), draw)
+        return formats.random14(self._xp, block, position, self._key, self._xp.counter(self._count), draw)
 
 
 @_computing
@@ -129,15 +129,18 @@ def load(xp: Any, stored: Stored, compute: str) -> Array:
 
 
 @_computing
-def store(xp: Any, value: Array, before: Stored, state: State, fade: Array | float, rounding: Rounding) -> Stored:
+def store(
+    xp: Any, value: Array, old: Array, before: Stored, state: State, decay: Array | float, rounding: Rounding
+) -> Stored:
     """A state in its storage format.
 
     Args:
         xp: the namespace.
         value: the value to store.
+        old: the value before the step, as ``load`` returned it.
         before: the stored state before the step.
         state: its declaration, which says how it is rounded.
-        fade: the decay of the step, which also multiplies the scales of codes.
+        decay: the factor by which the step multiplied it.
         rounding: the random numbers.
     """
     dtype = xp.dtype_name(before.values)
@@ -147,12 +150,17 @@ def store(xp: Any, value: Array, before: Stored, state: State, fade: Array | flo
         thresholds = None if state.draw is None else rounding.thresholds(state.draw)
         return before._replace(values=rounded(xp, value, dtype, thresholds))
     blocks = layout.blocks(xp, xp.cast(value, "float32"))
-    thresholds = None if state.code_draw is None else rounding.of_blocks(state.code_draw)
+    random = None if state.code_draw is None else rounding.of_blocks(state.code_draw)
+    stored = before.scale[..., None]
     if dtype == "int8":
-        codes, scale = formats.encode_signed(xp, blocks, thresholds)
+        codes, found = formats.encode_signed(xp, blocks, random, decay)
     else:
-        codes, scale = formats.encode_unsigned(xp, blocks, fade * xp.abs(before.scale)[..., None], thresholds)
-    return Stored(xp.cast(layout.unblocked(codes, value.shape), dtype), scale[..., 0])
+        codes, found = formats.encode_unsigned(xp, blocks, stored, random, decay)
+    faded, can_fade = formats.faded(xp, stored, decay)
+    is_kept = can_fade & ~xp.any(layout.blocks(xp, value != decay * old), -1, keepdims=True)
+    kept = layout.blocks(xp, xp.cast(before.values, "int32"))
+    codes, found = xp.where(is_kept, kept, codes), xp.where(is_kept, faded, found)
+    return Stored(xp.cast(layout.unblocked(codes, value.shape), dtype), found[..., 0])
 
 
 # ---- weights as they are stored
@@ -287,8 +295,8 @@ class Step:
         else:
             moved, new = house.step(rule, SimpleNamespace(**k), xp, p, g, old, self.has_penalty)
         after = [
-            store(xp, value, before, state, 1.0 if state.decay is None else k[state.decay], rounding)
-            for value, before, state in zip(new, one.states, rule.states, strict=True)
+            store(xp, value, loaded, before, state, 1.0 if state.decay is None else k[state.decay], rounding)
+            for value, loaded, before, state in zip(new, old, one.states, rule.states, strict=True)
         ]
         return moved, after
 

@@ -10,7 +10,7 @@ from ..declaration import Array, Hypers, Member, Number, Numbers, OwnRule, Scala
 from ..sentence import FIRST, SECOND, quotient
 from ..shared import DECAY, WEIGHT_DECAY
 
-SLOW = State("slow", signed=True, decay="a3", draw=4, of="gradient", gain="b3", codes="dithered")
+SLOW = State("slow", signed=True, decay="a3", draw=4, of="gradient", gain="b3")
 WARMUP = Number("alpha_warmup", 0.0, "the number of steps over which α rises linearly from 0", is_option=True)
 
 

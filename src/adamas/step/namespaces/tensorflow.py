@@ -41,11 +41,11 @@ class Array:
         """The values in another shape."""
         return Array(tf.reshape(self.tensor, shape[0] if len(shape) == 1 else shape))
 
-    def __rshift__(self, bits: int) -> Array:
-        return Array(tf.bitwise.right_shift(self.tensor, tf.cast(bits, self.tensor.dtype)))
+    def __rshift__(self, bits: Any) -> Array:
+        return Array(tf.bitwise.right_shift(self.tensor, tf.cast(_bare(bits), self.tensor.dtype)))
 
-    def __lshift__(self, bits: int) -> Array:
-        return Array(tf.bitwise.left_shift(self.tensor, tf.cast(bits, self.tensor.dtype)))
+    def __lshift__(self, bits: Any) -> Array:
+        return Array(tf.bitwise.left_shift(self.tensor, tf.cast(_bare(bits), self.tensor.dtype)))
 
     def __neg__(self) -> Array:
         return Array(-self.tensor)

@@ -85,6 +85,12 @@ template <class Body> void each_block_of_thresholds(const Job &job, int draw, in
     }
 }
 
+// Consecutive blocks of codes of the same length; the first is block `first` of the tensor.
+struct Blocks {
+    int64_t first;
+    int length, count;
+};
+
 // One tensor's part of a block. After `load`, `stored` points to its n elements in their storage format, in order, and
 // `values` to the same elements in the dtype of the computation; both are the same memory if the formats are the same.
 template <class T, int capacity = block> struct Lane {
@@ -145,27 +151,48 @@ template <class T, int capacity = block> struct Lane {
         put_back(begin, n);
     }
 
-    void load_codes(const Operand &x, int64_t begin, int n, int64_t block_index) {
+    // The elements of consecutive blocks of codes.
+    void load_codes(const Operand &x, int64_t begin, const Blocks &blocks) {
         operand = &x, stored = x.data + begin, values = value_buffer;
-        const float scale = x.scales[block_index];
-        const bool with_sign = is_signed(x.format);
-        if (std::signbit(scale))
-            for (int i = 0; i < n; ++i) values[i] = T(value_in_marked_block(uint8_t(stored[i]), scale, with_sign));
-        else
-            for (int i = 0; i < n; ++i) values[i] = T(value_of(uint8_t(stored[i]), scale, with_sign));
+        const auto *codes = reinterpret_cast<const uint8_t *>(stored);
+        const float *scales = x.scales + blocks.first;
+        const int n = blocks.length;
+        for (int b = 0; b < blocks.count; ++b) {
+            if constexpr (sizeof(T) == sizeof(float)) {
+                decode_block(x.format, codes + b * n, scales[b], values + b * n, n);
+            } else {
+                alignas(64) float decoded[quantum];
+                decode_block(x.format, codes + b * n, scales[b], decoded, n);
+                std::copy_n(decoded, n, values + b * n);
+            }
+        }
     }
 
     // `decay` is the factor by which the rule has multiplied the state.
-    void store_codes(const Job &job, const State &state, int n, int64_t block_index, float decay) {
-        alignas(64) float x[quantum] = {};
-        alignas(64) uint8_t codes[quantum];
-        for (int i = 0; i < n; ++i) x[i] = float(values[i]);
-        float &scale = operand->scales[block_index];
-        uint32_t start = 0;
-        if (state.is_dithered) begin_thresholds(job, state.draw, uint64_t(job.first_block + block_index), &start, 1);
-        encode_block(operand->format, state.is_dithered, x, codes, scale, decay * magnitude_of(scale), start,
-                     padded(n));
-        std::copy_n(codes, n, reinterpret_cast<uint8_t *>(stored));
+    void store_codes(const Job &job, const State &state, const Blocks &blocks, float decay) {
+        const int n = blocks.length;
+        uint32_t starts[most_blocks] = {};
+        if (state.is_dithered)
+            begin_thresholds(job, state.draw, uint64_t(job.first_block + blocks.first), starts, blocks.count);
+        for (int b = 0; b < blocks.count; ++b) {
+            auto *codes = reinterpret_cast<uint8_t *>(stored) + b * n;
+            float &scale = operand->scales[blocks.first + b];
+            const auto encode = [&](float *x, uint8_t *to) {
+                encode_block(operand->format, state.is_dithered, x, to, scale, decay * magnitude_of(scale), starts[b],
+                             padded(n));
+            };
+            if constexpr (sizeof(T) == sizeof(float)) {
+                if (n % group == 0) {
+                    encode(values + b * n, codes);
+                    continue;
+                }
+            }
+            alignas(64) float x[quantum] = {};
+            alignas(64) uint8_t padded_codes[quantum];
+            std::copy_n(values + b * n, n, x);
+            encode(x, padded_codes);
+            std::copy_n(padded_codes, n, codes);
+        }
     }
 };
 
@@ -290,22 +317,31 @@ template <class T, int capacity> struct WeightLane {
     }
 };
 
-// Calls body(first element, elements, index of the block of codes) for the blocks of a range.
-template <class Body> void each_block(const Job &job, int64_t begin, int64_t end, Body &&body) {
+// Calls body(first element, elements, their blocks of codes if there are codes) for the parts of a range. A part has
+// room for `capacity` elements, also if its blocks are padded.
+template <class Body> void each_part(const Job &job, int64_t begin, int64_t end, int capacity, Body &&body) {
     for (int64_t at = begin; at < end;) {
-        int64_t next = std::min(end, (at / block + 1) * block), block_index = 0;
+        Blocks blocks{};
+        int64_t n = std::min(end, (at / capacity + 1) * capacity) - at;
         if (job.row) {
-            block_index = block_at(job, at);
-            next = std::min(end, at + std::min<int64_t>(job.row - at % job.row, quantum));
+            // As many blocks of the same length as there are. If rows end with a shorter block, these are blocks of
+            // one row.
+            const int64_t rest = job.row - at % job.row;
+            const bool even = job.row < quantum || job.row % quantum == 0;
+            const int64_t alike = std::min<int64_t>(even ? end - at : rest, end - at);
+            blocks.first = block_at(job, at);
+            blocks.length = int(std::min<int64_t>(rest, quantum));
+            blocks.count = int(std::min<int64_t>(alike / blocks.length, capacity / padded(blocks.length)));
+            n = blocks.length * blocks.count;
         }
-        body(at, int(next - at), block_index);
-        at = next;
+        body(at, int(n), blocks);
+        at += n;
     }
 }
 
-template <class T> T *load_state(Lane<T> &lane, const Operand &x, int64_t at, int n, int64_t block_index) {
+template <class T> T *load_state(Lane<T> &lane, const Operand &x, int64_t at, int n, const Blocks &blocks) {
     if (is_scaled(x.format))
-        lane.load_codes(x, at, n, block_index);
+        lane.load_codes(x, at, blocks);
     else
         lane.load(x, at, n);
     return lane.values;
@@ -317,11 +353,11 @@ template <class T> void step_blocks(const Job &job, const T *constants, int64_t 
     WeightLane<T, block> weight(job);
     const Loop<T, T> apply = loop_of<T, T>(job);
 
-    each_block(job, begin, end, [&](int64_t at, int n, int64_t block_index) {
+    each_part(job, begin, end, block, [&](int64_t at, int n, const Blocks &blocks) {
         T *p = weight.load(at, n), *states[most_states];
         gradient.load(job.operands[GRADIENT], at, n);
         for (int i = 0; i < rule.state_count; ++i)
-            states[i] = load_state(lanes[i], job.operands[STATES + i], at, n, block_index);
+            states[i] = load_state(lanes[i], job.operands[STATES + i], at, n, blocks);
 
         apply(constants, p, gradient.values, states, n);
 
@@ -332,7 +368,7 @@ template <class T> void step_blocks(const Job &job, const T *constants, int64_t 
             const State &state = rule.states[i];
             if (is_scaled(x.format)) {
                 const float decay = state.decay < 0 ? 1 : float(constants[state.decay]);
-                lanes[i].store_codes(job, state, n, block_index, decay);
+                lanes[i].store_codes(job, state, blocks, decay);
             } else if (state.draw < 0 || !rounds(x)) {
                 lanes[i].store(at, n);
             } else {
@@ -369,10 +405,10 @@ void step_padded_blocks(ScaledStep step, int states, const float *constants, con
     }
 }
 
-// The step of `count` consecutive blocks of n elements each.
+// The step of consecutive blocks.
 template <int rule>
-void step_scaled_run(const Job &job, const Floats *wide, float *p, const float *g, int64_t at, int n, int count) {
-    const int64_t first = block_at(job, at);
+void step_scaled_run(const Job &job, const Floats *wide, float *p, const float *g, int64_t at, const Blocks &blocks) {
+    const auto [first, n, count] = blocks;
     uint32_t starts[most_states][most_blocks];
     ScaledBlocks x;
     each_state<rule>([&]<int s>() {
@@ -391,7 +427,7 @@ void step_scaled_run(const Job &job, const Floats *wide, float *p, const float *
                            count);
 }
 
-using ScaledRun = void (*)(const Job &, const Floats *, float *, const float *, int64_t, int, int);
+using ScaledRun = void (*)(const Job &, const Floats *, float *, const float *, int64_t, const Blocks &);
 
 template <int rule> constexpr ScaledRun scaled_run_or_null() {
     if constexpr (rules[rule].state_count > 0)
@@ -418,26 +454,17 @@ void step_scaled(const Job &job, int64_t begin, int64_t end) {
     const bool in_place = lies_in_order(job, WEIGHT, Format::f32) && lies_in_order(job, GRADIENT, Format::f32);
     const int at_a_time = in_place ? stretch : stretch / 2;
 
-    for (int64_t at = begin; at < end;) {
-        // As many blocks of the same length as there are. If rows end with a shorter block, these are blocks of one
-        // row.
-        const int64_t rest = job.row - at % job.row;
-        const int n = int(std::min<int64_t>(rest, quantum));
-        const bool even = job.row < quantum || job.row % quantum == 0;
-        const int64_t alike = std::min<int64_t>(even ? end - at : rest, end - at) / n;
-        const int count = int(std::min<int64_t>(alike, at_a_time / padded(n))), total = n * count;
-
-        gradient.load(job.operands[GRADIENT], at, total);
-        float *p = weight.load(at, total);
+    each_part(job, begin, end, at_a_time, [&](int64_t at, int n, const Blocks &blocks) {
+        gradient.load(job.operands[GRADIENT], at, n);
+        float *p = weight.load(at, n);
         const float *g = gradient.values;
         if (job.penalized) {
-            for (int i = 0; i < total; ++i) penalized_gradient[i] = penalized(penalties, p[i], g[i]);
+            for (int i = 0; i < n; ++i) penalized_gradient[i] = penalized(penalties, p[i], g[i]);
             g = penalized_gradient;
         }
-        scaled_runs[size_t(job.rule)](job, wide, p, g, at, n, count);
-        weight.store(at, total);
-        at += total;
-    }
+        scaled_runs[size_t(job.rule)](job, wide, p, g, at, blocks);
+        weight.store(at, n);
+    });
 }
 
 template <class T> void step_as(const Job &job, const T *constants, int64_t begin, int64_t end) {
@@ -566,13 +593,12 @@ template <class T> Sum sum_blocks(const Job &job, const T *constants, int sum, i
     WeightLane<T, block> weight(job);
     Adder adder;
     alignas(64) double found[Adder::capacity];
-    each_block(job, begin, end, [&](int64_t at, int n, int64_t block_index) {
+    each_part(job, begin, end, block, [&](int64_t at, int n, const Blocks &blocks) {
         T *p = nullptr, *g = nullptr, *states[most_states] = {};
         if (reads_weight(job, sum)) p = weight.load(at, n);
         if (reads(rule, sum, GRADIENT)) gradient.load(job.operands[GRADIENT], at, n), g = gradient.values;
         for (int i = 0; i < rule.state_count; ++i)
-            if (reads(rule, sum, STATES + i))
-                states[i] = load_state(lanes[i], job.operands[STATES + i], at, n, block_index);
+            if (reads(rule, sum, STATES + i)) states[i] = load_state(lanes[i], job.operands[STATES + i], at, n, blocks);
         terms(constants, p, g, states, n, found);
         adder.add(found, n);
     });

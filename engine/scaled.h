@@ -64,7 +64,7 @@ inline uint8_t nonfinite_code(float x, bool with_sign) {
     return !with_sign ? infinity_unsigned : x < 0 ? negative_infinity : infinity_signed;
 }
 
-// The value of a single code, for mixed formats and for blocks next to marked ones.
+// The value of a single code, for blocks next to marked ones.
 inline float value_of(uint8_t code, float scale, bool with_sign) {
     const int c = with_sign ? int8_t(code) : code;
     const uint32_t size = uint32_t(c < 0 ? -c : c);
@@ -86,6 +86,11 @@ template <int j> inline Ints on_grid(Ints codes) {
     return masked_or(shifted<18 - 8 * j>(codes), splat(code_mask), splat(grid_start));
 }
 
+// The sizes with the signs of the codes of a group's register j.
+template <int j> inline Floats with_signs(Floats sizes, Ints codes) {
+    return from_bits(or_masked(bits_of(sizes), shifted<24 - 8 * j>(codes), splat(0x80000000u)));
+}
+
 // Reads the codes of a block as values, multiplied by a factor.
 struct Reader {
     Floats factor, offset;
@@ -95,10 +100,41 @@ struct Reader {
     // `magnitudes` has the magnitudes of signed codes.
     template <bool with_sign, int j> Floats read(Ints codes, Ints magnitudes) const {
         if constexpr (!with_sign) return fused(from_bits(on_grid<j>(codes)), factor, offset);
-        const Floats size = fused(from_bits(on_grid<j>(magnitudes)), factor, offset);
-        return from_bits(or_masked(bits_of(size), shifted<24 - 8 * j>(codes), splat(0x80000000u)));
+        return with_signs<j>(fused(from_bits(on_grid<j>(magnitudes)), factor, offset), codes);
     }
 };
+
+template <class Body> inline void four_times(Body &&body) {
+    body.template operator()<0>(), body.template operator()<1>(), body.template operator()<2>(),
+        body.template operator()<3>();
+}
+
+// Decodes n codes, a multiple of `group`, to the values of `value_of`.
+template <bool with_sign> inline void read_codes(const uint8_t *codes, float scale, float *x, int n) {
+    const Floats zero = splat(with_sign ? grid_zero : grid_zero - grid_unit / 2), unit = splat(scale / grid_unit);
+    for (int i = 0; i < n; i += group) {
+        const Ints four = unpack(codes + i), magnitudes = with_sign ? magnitudes_of_bytes(four) : four;
+        four_times([&]<int j>() {
+            const Floats sizes = (from_bits(on_grid<j>(magnitudes)) - zero) * unit;
+            store(x + i + j * width, with_sign ? with_signs<j>(sizes, four) : sizes);
+        });
+    }
+}
+
+// Decodes a block to values. There is room for padded(n) of them.
+inline void decode_block(Format format, const uint8_t *codes, float scale, float *x, int n) {
+    if (std::signbit(scale)) [[unlikely]] {
+        for (int i = 0; i < n; ++i) x[i] = value_in_marked_block(codes[i], scale, is_signed(format));
+        return;
+    }
+    const auto read = is_signed(format) ? read_codes<true> : read_codes<false>;
+    const int whole = n - n % group;
+    read(codes, scale, x, whole);
+    if (whole == n) return;
+    alignas(64) uint8_t rest[group] = {};
+    std::copy(codes + whole, codes + n, rest);
+    read(rest, scale, x + whole, group);
+}
 
 // ---- to codes
 
@@ -106,11 +142,6 @@ struct Reader {
 inline Ints joined(const Ints (&parts)[4]) {
     const Ints low = select(splat(0xffu), parts[0], parts[1]), high = select(splat(0xff0000u), parts[2], parts[3]);
     return select(splat(0xffffu), low, high);
-}
-
-template <class Body> inline void four_times(Body &&body) {
-    body.template operator()<0>(), body.template operator()<1>(), body.template operator()<2>(),
-        body.template operator()<3>();
 }
 
 // What is added before the lowest bits are cut off: thresholds that advance evenly within a block, or one half.

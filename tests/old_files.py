@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import runpy
 import sys
 from collections.abc import Iterator, Mapping
@@ -505,7 +506,8 @@ def thinned(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def at(saved: Mapping[str, np.ndarray], when: str) -> dict[str, np.ndarray]:
     """The arrays of one moment: ``before``, ``after1`` or ``after3``."""
-    return {name.split("|", 1)[1]: x for name, x in saved.items() if name.startswith(f"{when}|")}
+    found = {name.split("|", 1)[1]: x for name, x in saved.items() if name.startswith(f"{when}|")}
+    return {re.sub("_scale$|_scale(?=')", "_grid", name): x for name, x in found.items()}
 
 
 def when(values: Mapping[str, np.ndarray], moment: str) -> dict[str, np.ndarray]:

@@ -451,10 +451,10 @@ def assert_nothing_changes(optimizer: at.Optimizer, saved: dict[str, Any], messa
 
 
 REFUSED: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
-    (lambda e: without(e, "exp_avg_scale"), "'exp_avg' of parameter 'bad' has codes without scales"),
-    (lambda e: {**e, "exp_avg_scale": e["exp_avg_scale"][1:]}, r"scales of 'exp_avg'.* \(40, 2\), not .*\(39, 2\)"),
-    (lambda e: {**e, "exp_avg_scale": e["exp_avg_scale"].double()}, "scales of 'exp_avg'.*float32.*not float64"),
-    (lambda e: {**e, "exp_avg_sq_scale": 1.0}, "scales of 'exp_avg_sq'.*not a float"),
+    (lambda e: without(e, "exp_avg_grid"), "'exp_avg' of parameter 'bad' has codes without scales"),
+    (lambda e: {**e, "exp_avg_grid": e["exp_avg_grid"][1:]}, r"scales of 'exp_avg'.* \(40, 2\), not .*\(39, 2\)"),
+    (lambda e: {**e, "exp_avg_grid": e["exp_avg_grid"].double()}, "scales of 'exp_avg'.*float32.*not float64"),
+    (lambda e: {**e, "exp_avg_sq_grid": 1.0}, "scales of 'exp_avg_sq'.*not a float"),
     (lambda e: {**e, "exp_avg_sq": e["exp_avg"]}, "'exp_avg_sq'.* int8 .* as codes it would be uint8"),
     (lambda e: {**e, "exp_avg": e["exp_avg_sq"]}, "'exp_avg'.* uint8 .* as codes it would be int8"),
     (lambda e: {**e, "exp_avg": e["exp_avg"].t()}, r"'exp_avg'.*\(136, 40\).*\(40, 136\)"),
@@ -540,7 +540,7 @@ def test_anything_in_the_place_of_anything_is_loaded_or_refused_in_a_line_and_wh
         for value in WRONG:
             error = refusal(target, replaced(saved, path, value))
             if error is not None:
-                words = {str(part).removesuffix("_scale").replace("param_groups", "group") for part in path[-2:]}
+                words = {str(part).removesuffix("_grid").replace("param_groups", "group") for part in path[-2:]}
                 assert "\n" not in error, (path, value, error)
                 assert any(word in error for word in words or {"state dict"}), (path, value, error)
                 assert target.state_dict()["param_groups"] == before["param_groups"]

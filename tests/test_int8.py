@@ -679,10 +679,10 @@ def test_a_part_without_rows_is_stepped_and_loaded() -> None:
     (optimizer, p), (other, q) = part(), part()
     p.grad = torch.ones_like(p)
     optimizer.step()
-    assert optimizer.state[p]["exp_avg_scale"].shape == (0, 1)
+    assert optimizer.state[p]["exp_avg_grid"].shape == (0, 1)
     with pytest.warns(UserWarning, match="is converted to int8"):
         other.load_state_dict(optimizer.state_dict(state="float32"))
-    assert other.state[q]["exp_avg_scale"].shape == (0, 1)
+    assert other.state[q]["exp_avg_grid"].shape == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -707,7 +707,7 @@ def test_small_tensors_stay_in_float32(shape: tuple[int, ...], coded: bool) -> N
     assert (state["exp_avg_sq"].dtype == torch.uint8) == coded
     if coded:
         blocks = -(-math.prod(shape[1:]) // 128)
-        assert state["exp_avg_scale"].shape == state["exp_avg_sq_scale"].shape == (shape[0], blocks)
+        assert state["exp_avg_grid"].shape == state["exp_avg_sq_grid"].shape == (shape[0], blocks)
 
 
 @pytest.mark.parametrize(
@@ -734,9 +734,9 @@ def test_what_cannot_be_done_in_8_bits_is_refused_by_name(build: Callable[..., A
 @pytest.mark.parametrize(
     ("name", "spoil", "message"),
     [
-        ("exp_avg_scale", lambda x: None, r"parameter 0 .*'exp_avg_scale' is missing"),
-        ("exp_avg_scale", lambda x: x[:, :0], r"'exp_avg_scale' has to be float32, of shape \(64, 1\)"),
-        ("exp_avg_scale", lambda x: x.double(), r"has to be float32, of shape \(64, 1\)"),
+        ("exp_avg_grid", lambda x: None, r"parameter 0 .*'exp_avg_grid' is missing"),
+        ("exp_avg_grid", lambda x: x[:, :0], r"'exp_avg_grid' has to be float32, of shape \(64, 1\)"),
+        ("exp_avg_grid", lambda x: x.double(), r"has to be float32, of shape \(64, 1\)"),
         ("exp_avg", lambda x: x.to(torch.uint8), r"'exp_avg' has a dtype that it cannot have"),
         ("exp_avg_sq", lambda x: x.to(torch.int8), r"'exp_avg_sq' has a dtype that it cannot have"),
         ("exp_avg_sq", lambda x: x.t().contiguous().t(), r"'exp_avg_sq' has to lie in row-major order"),

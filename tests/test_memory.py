@@ -87,9 +87,7 @@ def test_the_kinds_are_the_tensors_of_the_state() -> None:
     assert list(kinds) == ["weights", "gradients", *moments, "scales", "weight_low_bits", "step counts"]
     for name in (*moments, "weight_low_bits"):
         assert kinds[name] == nbytes(*(entry[name] for entry in optimizer.state.values()))
-    assert kinds["scales"] == nbytes(
-        *(entry.get("exp_avg_scale", torch.empty(0)) for entry in optimizer.state.values())
-    )
+    assert kinds["scales"] == nbytes(*(entry.get("exp_avg_grid", torch.empty(0)) for entry in optimizer.state.values()))
     assert kinds["step counts"] == 8 * len(SHAPES)
     assert kinds["gradients"] == kinds["weights"] - 2 * 50  # the frozen one has none
 

@@ -628,7 +628,7 @@ WRONG = [
 DEEP = "[" * 100_000 + "]" * 100_000
 
 
-@pytest.mark.parametrize("key", ["param_groups", "state/x/step", "state/x/exp_avg", "state/x/exp_avg_scale", "state/x"])
+@pytest.mark.parametrize("key", ["param_groups", "state/x/step", "state/x/exp_avg", "state/x/exp_avg_grid", "state/x"])
 def test_anything_in_the_place_of_an_array_is_loaded_or_refused_in_a_line_and_whole(key: str) -> None:
     def made() -> an.Optimizer:
         optimizer = an.Adam(
@@ -658,7 +658,7 @@ def test_anything_in_the_place_of_an_array_is_loaded_or_refused_in_a_line_and_wh
             message = ""
         if message:
             assert "\n" not in message
-            word = name.rpartition("/")[2].removesuffix("_scale").replace("param_groups", "group").removesuffix("s")
+            word = name.rpartition("/")[2].removesuffix("_grid").replace("param_groups", "group").removesuffix("s")
             assert word in message, (name, message)
             after = optimizer.state_dict()
             assert all((before[entry] == after[entry]).all() for entry in before)

@@ -497,7 +497,7 @@ def test_moments_are_stored_with_the_references_bits(case: Case) -> None:
             before[name], loaded[name] = stored_to_the_nearest(kind, wide, moment(held, name))
             held.moments[name]["layer"]["w"] = before[name].values
             if state == "int8":
-                held.moments[f"{name}_scale"]["layer"]["w"] = before[name].scale
+                held.moments[f"{name}_grid"]["layer"]["w"] = before[name].scale
         _, after = jax.jit(tx.update)({"layer": {"w": jnp.asarray(g)}}, held, x)
         scalars = case.member.advance(hyper, dict(case.member.scalars))
         k = case.member.numbers_of(hyper, scalars)
@@ -556,7 +556,7 @@ def joined(high: Any, low: Any) -> Any:
 
 
 def moment(state: Any, name: str) -> arrays.Stored:
-    scale = state.moments.get(f"{name}_scale")
+    scale = state.moments.get(f"{name}_grid")
     return arrays.Stored(state.moments[name]["layer"]["w"], None if scale is None else scale["layer"]["w"])
 
 

@@ -210,7 +210,7 @@ def assert_agree(ours: Copies, theirs: Copies, before: Copies) -> None:
             if name == "weight":
                 allowed += (5e-4 if is_estimated else 32 * 2.0**-bits) * (np.abs(wanted - start) + LR)
             elif name != "step":  # gradients with penalties may cancel: they are of size 1, and enter with this factor
-                gain = {"exp_avg": 1 - BETAS[0], "exp_avg_sq": 1 - BETAS[1]}[name.removesuffix("_scale")]
+                gain = {"exp_avg": 1 - BETAS[0], "exp_avg_sq": 1 - BETAS[1]}[name.removesuffix("_grid")]
                 allowed += (4 * np.abs(start) + 8 * gain) * 2.0**-bits
             assert (np.abs(got - wanted) <= allowed).all(), name
     assert different <= 1e-4 * compared

@@ -567,13 +567,13 @@ def test_trap_T38_a_scale_that_cannot_be_is_refused(moment: str, bad: float) -> 
     p.grad = torch.ones_like(p)
     one.step()
     saved = one.state_dict()
-    saved["state"][0][f"{moment}_scale"][3] = bad
+    saved["state"][0][f"{moment}_grid"][3] = bad
     with pytest.raises(ValueError, match=f"the scales of '{moment}' of parameter 'w' have a"):
         other.load_state_dict(saved)
     p.grad[5, 6] = math.inf
     one.step()
     other.load_state_dict(one.state_dict())  # here the sign is the mark of a block with numbers that are not finite
-    assert (other.state_dict()["state"][0][f"{moment}_scale"] < 0).any()
+    assert (other.state_dict()["state"][0][f"{moment}_grid"] < 0).any()
 
 
 @pytest.mark.parametrize("take", ["state_dict", "deepcopy"])

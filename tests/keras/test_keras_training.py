@@ -330,9 +330,9 @@ def test_trap_T38_a_state_that_cannot_be_is_refused(name: str, bad: Any, words: 
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("exp_avg_sq_scale", lambda x: -x, "the scales of 'exp_avg_sq' of variable 'v1' have a negative number"),
-        ("exp_avg_scale", lambda x: np.nan * x, "the scales of 'exp_avg' of variable 'v1' have a NaN or an infinity"),
-        ("exp_avg_scale", np.float16, "the scales of 'exp_avg' of variable 'v1' must be float32, not float16"),
+        ("exp_avg_sq_grid", lambda x: -x, "the scales of 'exp_avg_sq' of variable 'v1' have a negative number"),
+        ("exp_avg_grid", lambda x: np.nan * x, "the scales of 'exp_avg' of variable 'v1' have a NaN or an infinity"),
+        ("exp_avg_grid", np.float16, "the scales of 'exp_avg' of variable 'v1' must be float32, not float16"),
         ("v1_exp_avg_sq", np.float16, "v1_exp_avg_sq' must be uint8, not float16"),
     ],
 )
@@ -708,7 +708,7 @@ def test_moments_are_stored_to_the_bit_as_formats_says(form: str) -> None:
     )
     for name, (codes, scale) in zip(("exp_avg", "exp_avg_sq"), stored, strict=True):
         assert np.array_equal(value_of(state[name]), codes.reshape(40, 256)[:, :130])
-        assert np.array_equal(value_of(state[f"{name}_scale"]), scale[..., 0])
+        assert np.array_equal(value_of(state[f"{name}_grid"]), scale[..., 0])
 
 
 @pytest.mark.parametrize("form", ["bfloat16", "int8"])
@@ -720,9 +720,9 @@ def test_moments_in_few_bits_train(form: str) -> None:
     if form == "int8":
         want = {
             "exp_avg": "int8",
-            "exp_avg_scale": "float32",
+            "exp_avg_grid": "float32",
             "exp_avg_sq": "uint8",
-            "exp_avg_sq_scale": "float32",
+            "exp_avg_sq_grid": "float32",
         }
         assert np.array_equal(got[0], exact[0])  # too small to be worth a scale
     assert dtypes == want

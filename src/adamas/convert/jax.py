@@ -9,7 +9,7 @@ import numpy as np
 
 from ..extras import needs
 from ..numpy import arrays
-from ..rule import layout
+from ..rule import former, layout
 from ..rule.declaration import Member
 from ..rule.layout import Slot
 from ..rule.members import MEMBERS
@@ -77,6 +77,7 @@ def to_optax(checkpoint: Checkpoint, params: Tree, state: Tree, names: Names = N
             square, or a square that float16 rounded to 0).
     """
     before = _ours(_only(state))
+    storage.refuse_former(before.moments)
     parameters = _parameters(params)
     places = {path: Place.of(path) for path in parameters}
     moved = Moved(checkpoint, places.values(), names)
@@ -236,12 +237,12 @@ def _member_with(moments: Mapping[str, Any]) -> Member:
 
 
 def _is_scale(name: str, moments: Mapping[str, Any]) -> bool:
-    return name in map(layout.scale_name, moments)
+    return name in map(layout.scale_name, moments) or name in map(former.scale_name, moments)
 
 
 def _scale(moments: Mapping[str, Mapping[str, Any]], name: str, path: str) -> Array | None:
     """The scale of a moment, if it is stored as codes."""
-    scales = moments.get(layout.scale_name(name))
+    scales, _ = former.scale_of(moments, name)
     is_coded = moments[name][path].dtype.name in layout.CODES
     return np.asarray(scales[path]) if scales is not None and is_coded else None
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeAlias
 import keras
 import numpy as np
 
-from ..rule import layout
+from ..rule import former, layout
 from ..rule.declaration import Member
 from ..rule.formats import tensor_key
 from ..rule.names import from_arguments
@@ -402,10 +402,17 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
             optimizer._excluded = excluded
         return optimizer
 
-    def _layout(self) -> list[Any]:
-        """A description of the state, by which the state of another optimizer is recognised."""
-        states = self._states if self.built else []
-        return [self._member.base, [{name: dtype_of(value) for name, value in state.items()} for state in states]]
+    def _layout(self, names: Mapping[str, str] | None = None) -> list[Any]:
+        """A description of the state, by which the state of another optimizer is recognised.
+
+        Args:
+            names: of entries of the state, other ones under which they are described.
+        """
+        states, names = self._states if self.built else [], names or {}
+        return [
+            self._member.base,
+            [{names.get(name, name): dtype_of(value) for name, value in state.items()} for state in states],
+        ]
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the state: the variables by number, as Keras does, and a JSON description of them and of what was observed.
@@ -443,7 +450,8 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         if described["layout"] == [self._member.base, []]:
             return  # saved before the first step: there is no state
         shapes = [value.shape for value in saved]
-        if described["layout"] != self._layout() or shapes != [tuple(variable.shape) for variable in self.variables]:
+        layouts = self._layout(), self._layout(former.names(self._member.states))
+        if described["layout"] not in layouts or shapes != [tuple(variable.shape) for variable in self.variables]:
             warnings.warn(
                 f"the saved state of optimizer {self.name!r} is of another optimizer, other options or another model, and is "
                 "left out: training begins without it",

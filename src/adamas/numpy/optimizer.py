@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..rule import hyperparameters
+from ..rule import former, hyperparameters
 from ..rule.declaration import has_penalty
 from ..rule.formats import tensor_key
 from ..rule.shared import defaults, schedulable
@@ -245,7 +245,7 @@ class Optimizer(Stepping):
         """Everything that a later run needs to continue, as arrays by name, for ``np.savez(path, **optimizer.state_dict())``.
 
         A moment is named ``state/<parameter>/<moment>``. A bfloat16 moment is stored as its codes (uint16), an 8-bit moment
-        as two arrays, the codes and ``…_scale``. The hyperparameters are one JSON string under ``param_groups``. All arrays
+        as two arrays, the codes and ``…_grid``. The hyperparameters are one JSON string under ``param_groups``. All arrays
         are copies. If another thread is in a step, the call waits for it, so that the state is consistent. Nothing needs
         pickle.
         """
@@ -285,6 +285,8 @@ class Optimizer(Stepping):
         """Restores what was copied or pickled."""
         self._begin()
         vars(self).update(state)
+        for entry in self.state.values():
+            former.renew(entry, self._member.states)  # of an optimizer that a former version pickled
         self._lock = step_lock()
         self._restore(self.param_groups, self.state)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..rule import bounds, layout
+from ..rule import bounds, former, layout
 from ..rule.declaration import Member
 from ..rule.hyperparameters import shown
 from ..step.record import State, rows_of, slots_of
@@ -168,7 +168,7 @@ def _loaded(
     slots = {slot.name: slot for slot in slots_of(TENSORS, member, group, p, rows_of(group, index))}
     moments = list(member.states)
     known = {*member.scalar_names, *moments, *map(layout.scale_name, moments)}
-    if unknown := sorted(entries.keys() - known - {layout.LOW_BITS}):
+    if unknown := sorted(entries.keys() - known - {layout.LOW_BITS, *map(former.scale_name, moments)}):
         raise unfit(
             f"{unknown[0]!r} of parameter {name} is unknown to {optimizer}, which has {', '.join(sorted(known))}"
         )
@@ -181,9 +181,9 @@ def _loaded(
         if low.dtype != np.int16 or low.shape != p.shape:
             raise unfit(f"{layout.LOW_BITS!r} of parameter {name} must be int16, of shape {p.shape}")
         state[layout.LOW_BITS] = low.copy()
-    for moment, slot in slots.items():
+    for moment in slots:
         if moment in entries:
-            _check_moment(entries[moment], entries.get(slot.scale_name), p, f"{moment!r} of parameter {name}")
+            _check_moment(entries[moment], former.scale_of(entries, moment)[0], p, f"{moment!r} of parameter {name}")
         elif moment in member.denominators:  # without its denominator, the next step could be of any size
             raise unfit(f"{moment!r} of parameter {name} is missing")
     mended = _mended(member, hypers, name, state, {key: entries[key] for key in slots if key in entries})
@@ -191,7 +191,7 @@ def _loaded(
     for moment, slot in slots.items():
         if moment not in entries:
             continue  # begins at 0: an option that requires it was set later
-        values, scale = entries[moment], entries.get(slot.scale_name)
+        values, (scale, _) = entries[moment], former.scale_of(entries, moment)
         fits = values.dtype == arrays.dtype_of(slot) or {values.dtype, arrays.dtype_of(slot)} <= _EXACT
         if moment in mended:
             state.update(arrays.encoded(slot, mended[moment].values))

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from ..rule import layout
+from ..rule import former, layout
 from ..rule.layout import HALVES, Slot, StateFormat
 from ..step import arrays
 from ..step.arrays import Stored
 from ..step.namespaces.jax import Namespace
 
 Array = Any
+
+
+def refuse_former(moments: Mapping[str, Any]) -> None:
+    """Raises ValueError if a former version has made these 8-bit moments."""
+    if found := next((name for name in map(former.scale_name, moments) if name in moments), None):
+        raise ValueError(
+            f"state: its moments have {found!r}, so it is of an earlier version, which stored 8-bit moments in another way: "
+            "convert it with adamas.convert: params, state = to_optax(from_optax(params, state), params, tx.init(params))"
+        )
 
 
 def as_array(x: Any) -> Array:

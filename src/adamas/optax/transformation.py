@@ -37,7 +37,7 @@ class State(NamedTuple):
     Attributes:
         count: the number of steps done, int32.
         moments: each moment by PyTorch's name, as a tree like the parameters'. An 8-bit moment is two trees, the codes and
-            ``…_scale``, float32 of shape (rows, blocks of a row). The scale of a parameter that is too small for codes is
+            ``…_grid``, float32 of shape (rows, blocks of a row). The scale of a parameter that is too small for codes is
             zeros (int8, of the parameter's shape), which are not used.
         scalars: further scalars of the member, float32 (float64 under ``jax_enable_x64``).
         low_bits: with ``weights="split"``, the low bits of each 16-bit weight (int16), as a tree like the parameters'; wider
@@ -64,7 +64,7 @@ def transformation(member: Member, arguments: Mapping[str, Any]) -> optax.Gradie
     static = {name: 1.0 if is_open(value) else value for name, value in hyper.items()}
     names = member.state_names(static)
     forms = {name: layout.format_of(state, name) for name in names}
-    parts = {name: (name, f"{name}_scale") if form == "int8" else (name,) for name, form in forms.items()}
+    parts = {name: (name, layout.scale_name(name)) if form == "int8" else (name,) for name, form in forms.items()}
     rule, penalized = member.rule(static), has_penalty(static)
     decays = has_decay(static)
 
@@ -94,6 +94,7 @@ def transformation(member: Member, arguments: Mapping[str, Any]) -> optax.Gradie
     def update(updates: Tree, state: State, params: Tree = None) -> tuple[Tree, State]:
         tree: Any
         paths, tree = jax.tree_util.tree_flatten_with_path(updates, is_leaf=_is_none)
+        storage.refuse_former(state.moments)
         if params is None and (decays or penalized or weights != "nearest" or mask is not None):
             raise ValueError(
                 "params: weight_decay, l1 and weights= other than 'nearest' need them; call update(grads, state, params)"

@@ -52,7 +52,7 @@ class Slot(NamedTuple):
 
 def scale_name(slot: str) -> str:
     """The name of a moment's scales in the state."""
-    return f"{slot}_scale"
+    return f"{slot}_grid"
 
 
 def format_of(state: State, slot: str) -> StateFormat:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..rule import bounds, layout
+from ..rule import bounds, former, layout
 from ..rule.declaration import Member
 from ..rule.hyperparameters import shown
 from ..rule.layout import Slot
@@ -63,13 +63,13 @@ def loaded(
         value: Any = saved.state.get(moment)
         if value is None:  # includes the buffer of torch.optim.SGD without momentum
             continue
-        scale: Any = saved.state.get(layout.scale_name(moment))
+        scale, _ = former.scale_of(saved.state, moment)
         _check_moment(value, scale, code_dtype, p, f"{moment!r} of parameter {name}")
         values[moment] = value
     mended = _mended(member, hypers, name, state, values, saved.formats)
     for moment, value in values.items():
         value = mended[moment].values if moment in mended else value
-        scale = saved.state.get(layout.scale_name(moment))
+        scale, _ = former.scale_of(saved.state, moment)
         slot = slots.get(moment)  # None if the options of the group do not use it
         if slot is None or (_fits(values[moment], slot) and moment not in saved.formats):
             state[moment] = _copied(value, p)
@@ -114,7 +114,7 @@ def _besides_moments(
 ) -> dict[str, Any]:
     """Step counts, the low bits of the weights, and entries that Adamas does not know."""
     counts = list(member.scalar_names)
-    moments = {key for moment in storage.code_dtypes(member) for key in (moment, layout.scale_name(moment))}
+    moments = {key for moment in storage.code_dtypes(member) for key in former.entries(moment)}
     state: dict[str, Any] = {}
     for key, value in saved.items():
         if key in moments or value is None:

@@ -17,7 +17,7 @@ from torch._compile import _disable_dynamo
 from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from ..rule import layout
+from ..rule import former, layout
 from ..rule.declaration import Rule, has_penalty
 from ..rule.formats import tensor_key
 from ..rule.hyperparameters import check_rows
@@ -364,6 +364,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             schedules.separate(self.state.values())
             self._listen(schedules)
             group.setdefault("base_lr", float(group["lr"]))
+        for p, entry in self.state.items():
+            if isinstance(p, Tensor):
+                former.renew(entry, self._member.states)  # of an optimizer that a former version pickled
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled."""
@@ -375,7 +378,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         """The state as plain tensors under PyTorch's names, and the hyperparameters: see ``torch.optim.Optimizer``.
 
         An 8-bit moment is two tensors: codes with the shape of the weight (int8, or uint8 for an unsigned moment) and
-        ``…_scale``, float32 of shape (rows, blocks of a row).
+        ``…_grid``, float32 of shape (rows, blocks of a row).
 
         If another thread is in a step, the call waits for it, so that the state is consistent. As in ``torch.optim``, the
         tensors are the optimizer's own, and the next step writes to them. To save while another thread steps, copy the

@@ -7,9 +7,10 @@ namespace adamas {
 // A state tensor of a rule; see adamas.rule.declaration.State.
 struct State {
     bool is_signed;
-    bool is_dithered; // how 8-bit codes are rounded
+    bool is_dithered; // whether its 8-bit codes are rounded with random numbers
     int draw;         // the index of its random numbers; -1: rounded to the nearest
     int decay;        // the constant that multiplies it at every step; -1: none
+    int second;       // the state whose grids its own are at least as wide as; -1: none
 };
 
 struct Rule {

@@ -203,13 +203,17 @@ def _lines(lines: Iterable[str], indent: str = "    ") -> str:
     return "".join(f"{indent}{line}\n" for line in lines)
 
 
+def _index(x: int | None) -> int:
+    return -1 if x is None else x
+
+
 def _rules(steps: list[_Step]) -> str:
     tables, rows = [], []
     for i, step in enumerate(steps):
         rule = step.rule
         states = ", ".join(
             f"{{{_bool(state.signed)}, {_bool(state.code_draw is not None)}, "
-            f"{-1 if state.draw is None else state.draw}, {step.index_of(state.decay)}}}"
+            f"{_index(state.draw)}, {step.index_of(state.decay)}, {_index(rule.second_of(state))}}}"
             for state in rule.states
         )
         reads = [_bits(step.tensors(j)) for j in range(len(step.terms))]

@@ -116,6 +116,14 @@ class Rule(ABC):
         """
         return {}
 
+    def second_of(self, state: State) -> int | None:
+        """The index of the second moment of an average of the gradient, which its 8-bit grid has to be as wide as.
+
+        None for other states, and if the rule has none.
+        """
+        seconds = [i for i, other in enumerate(self.states) if other.of in ("square", "size")]
+        return seconds[0] if seconds and state.signed and state.of == "gradient" else None
+
     def at(self, numbers: Numbers) -> Rule:
         """The rule for a step with these numbers: itself, unless it leaves out one of its parts in some steps."""
         return self

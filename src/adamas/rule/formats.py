@@ -225,12 +225,16 @@ JOIN = {"bfloat16": join_bfloat16, "float16": join_float16}
 # This number is called `stored` below.
 #
 # Signed states are scaled by the largest magnitude in the block; a code consists of the sign and the code of the magnitude.
-# They are rounded to the nearest, except where the decay of a step would not change a code, as 0.9 of 1, 2, 3 or 4 units is
-# rounded to 1, 2, 3 or 4: rounding to the nearest would stop such an element before it reaches 0. Below 0.75/(1 − β) units
-# they are therefore rounded stochastically, and everywhere if that reaches past the middle of the first segment, since
-# spacings grow with the values. In a slow average, this is so in each block: with β = 0.9999, a step adds 1/10000 of the
-# gradient, which rounding to the nearest would always lose. Evenly spread thresholds keep the sum of the rounding errors
-# small (benchmarks/slow_average.py).
+# They are rounded to the nearest, except where the decay of a step would not change a code: 0.9 of 1, 2, 3 or 4 units is
+# rounded to 1, 2, 3 or 4, so an element would stop there before it reaches 0. Below 0.75/(1 − β) units, an element is
+# therefore rounded up only if a random threshold says so too. (If the threshold alone decided, a hundredth of a unit would
+# sometimes be read as a unit, and an update would be a hundred times too large.) If that limit lies past the middle of the
+# first segment, it is four times as high, since the spacing grows. If it lies past the segment, the average is slow, and the
+# threshold alone decides in the whole block: with β = 0.9999, a step adds 1/10000 of the gradient, which rounding to the
+# nearest would always lose. Evenly spread thresholds keep the sum of the rounding errors small (benchmarks/slow_average.py).
+#
+# The grid of an average of the gradient is at least as wide as that of the second moment that divides it. Otherwise the second
+# moment of a small element would be known and its average not, and their quotient could be of any size.
 #
 # In unsigned states, code 0 is exactly 0, and the others are read half a unit lower, so that a positive value is never read
 # as 0. Their scale decays with them, by the rule's factor, and is doubled or halved when they no longer fit.
@@ -257,7 +261,7 @@ LEAST_SIGNED = 2.0**-100  # a block of signed values that are all smaller become
 LEAST_SCALE = 2.0**-126
 # A scale outside this range, or off from the needed one by a factor outside it, is computed from scratch.
 _LEAST, _MOST = 2.0**-120, 2.0**120
-_BOTTOM = 0.5 * (1 + 1e-6)  # units: the smallest unsigned code, with room for rounding errors
+_BOTTOM = 0.5 * (1 + 1e-5)  # units: the smallest unsigned code, with room for rounding errors
 
 
 def _of_choice(xp: Any, choice: Array, like: Array, values: Sequence[float]) -> Array:
@@ -392,16 +396,28 @@ def decode_signed(xp: Any, codes: Array, stored: Array) -> Array:
     return xp.where(marked & (codes == _NAN_SIGNED), xp.full_like(value, float("nan")), value)
 
 
-def encode_signed(xp: Any, x: Array, random: Array | None = None, decay: Array | float = 0.0) -> tuple[Array, Array]:
+def encode_signed(
+    xp: Any,
+    x: Array,
+    random: Array | None = None,
+    decay: Array | float = 0.0,
+    at_least: Array | None = None,
+) -> tuple[Array, Array]:
     """The codes of float32 values, and the stored number of each block (the last dimension, kept with size 1).
 
-    With ``random`` (14 bits per element), values below 0.75/(1 − decay) units are rounded stochastically, and the whole block
-    if that is more than half of the first segment. All others, and all values without it, are rounded to the nearest.
+    Args:
+        xp: the namespace.
+        x: the values.
+        random: 14 bits per element, for the values that are not rounded to the nearest; without it, all are.
+        decay: the factor by which the rule multiplied the values.
+        at_least: the choice of each block that its own may not be finer than.
     """
     size, largest, marked = _finite_sizes(xp, x)
     some = largest >= LEAST_SIGNED
     unchosen = xp.zeros_like(float_bits(xp, largest))
     choice = _chosen(xp, size, float_bits(xp, size) > 0, largest, LARGEST_SIGNED, FLOOR_SIGNED, SHARE_SIGNED, unchosen)
+    if at_least is not None:
+        choice = xp.maximum(choice, at_least)
     most = xp.where(
         marked,
         _of_choice(xp, choice, largest, LARGEST_SIGNED_MARKED),
@@ -411,9 +427,12 @@ def encode_signed(xp: Any, x: Array, random: Array | None = None, decay: Array |
     inverse = xp.where(some, 1 / xp.where(some, scale, xp.ones_like(scale)), scale)
     threshold = _threshold(xp, choice, None)
     if random is not None:
+        segment = _of_choice(xp, choice, largest, [float(1 << n) for n in MANTISSAS])
         limit = 0.75 / (1 - cast(xp.zeros_like(largest) + decay, xp.float32))
-        is_slow = limit > _of_choice(xp, choice, largest, [2.0 ** (n - 1) for n in MANTISSAS])
-        threshold = xp.where(is_slow | (size < limit * scale), _threshold(xp, choice, random), threshold)
+        dithered = _threshold(xp, choice, random)
+        reach = xp.where(limit > 0.5 * segment, 4 * limit, limit) * scale
+        threshold = xp.where(size < reach, xp.minimum(dithered, threshold), threshold)
+        threshold = xp.where(limit > segment, dithered, threshold)
     codes = _codes_of(xp, _separate(xp, size * inverse), choice, threshold)
     codes = xp.where(xp.isfinite(x), codes, xp.full_like(codes, _INFINITY_SIGNED))
     codes = xp.where(x < 0, -codes, codes)
@@ -443,9 +462,8 @@ def encode_unsigned(
         decay: the factor by which the rule multiplied the values.
     """
     size, largest, marked = _finite_sizes(xp, x)
-    kept = scale_of(xp, before) * cast(xp.zeros_like(largest) + decay, xp.float32)
-    counts = float_bits(xp, size) > float_bits(xp, kept * _BOTTOM)
-    choice = _chosen(xp, size, counts, largest, LARGEST_UNSIGNED, FLOOR_UNSIGNED, SHARE_UNSIGNED, choice_of(xp, before))
+    kept = _kept(xp, before, decay)
+    choice = _chosen_unsigned(xp, size, largest, kept, choice_of(xp, before))
     need = largest * _of_choice(xp, choice, largest, [1 / top for top in LARGEST_UNSIGNED])
     kept = xp.where((kept >= _LEAST) & (kept <= _MOST), kept, xp.ones_like(kept))
     ratio = need * (1 / kept)
@@ -455,7 +473,7 @@ def encode_unsigned(
     scale = kept * bits_float(xp, doublings + 1 << 23)
     some = largest > 0
     scale = xp.where(scale >= LEAST_SCALE, scale, xp.full_like(scale, LEAST_SCALE))
-    scale = xp.where(some, _rounded_scale(xp, scale), xp.zeros_like(scale))
+    scale = xp.where(some, scale, xp.zeros_like(scale))
     inverse = xp.where(some, 1 / xp.where(some, scale, xp.ones_like(scale)), scale)
     units = _separate(xp, size * inverse) + 0.5
     units = xp.where(units > 1, units, xp.ones_like(units))
@@ -466,9 +484,25 @@ def encode_unsigned(
     return codes, _stored(xp, scale, choice, marked)
 
 
+def chosen_unsigned(xp: Any, x: Array) -> Array:
+    """The choice that blocks of nonnegative float32 values take if they are encoded for the first time."""
+    size, largest, _ = _finite_sizes(xp, x)
+    none = xp.zeros_like(largest)
+    return _chosen_unsigned(xp, size, largest, none, choice_of(xp, none))
+
+
+def _chosen_unsigned(xp: Any, size: Array, largest: Array, kept: Array, before: Array) -> Array:
+    counts = float_bits(xp, size) > float_bits(xp, kept * _BOTTOM)
+    return _chosen(xp, size, counts, largest, LARGEST_UNSIGNED, FLOOR_UNSIGNED, SHARE_UNSIGNED, before)
+
+
+def _kept(xp: Any, before: Array, decay: Array | float) -> Array:
+    """The scales so far, after the decay."""
+    scale = scale_of(xp, before)
+    return _rounded_scale(xp, scale * cast(xp.zeros_like(scale) + decay, xp.float32))
+
+
 def faded(xp: Any, before: Array, decay: Array | float) -> tuple[Array, Array]:
     """The stored number of each block after a step that adds nothing to it, and whether the block can keep its codes."""
-    scale = scale_of(xp, before)
-    scale = _rounded_scale(xp, scale * cast(xp.zeros_like(scale) + decay, xp.float32))
-    marked = is_marked(xp, before)
+    scale, marked = _kept(xp, before, decay), is_marked(xp, before)
     return _stored(xp, scale, choice_of(xp, before), marked), ~marked & (scale >= _LEAST)

@@ -130,7 +130,14 @@ def load(xp: Any, stored: Stored, compute: str) -> Array:
 
 @_computing
 def store(
-    xp: Any, value: Array, old: Array, before: Stored, state: State, decay: Array | float, rounding: Rounding
+    xp: Any,
+    value: Array,
+    old: Array,
+    before: Stored,
+    state: State,
+    decay: Array | float,
+    rounding: Rounding,
+    at_least: Array | None = None,
 ) -> Stored:
     """A state in its storage format.
 
@@ -142,6 +149,7 @@ def store(
         state: its declaration, which says how it is rounded.
         decay: the factor by which the step multiplied it.
         rounding: the random numbers.
+        at_least: for 8-bit codes with a sign, the choice of grid of each block that its own may not be finer than.
     """
     dtype = xp.dtype_name(before.values)
     if dtype not in CODES:
@@ -153,7 +161,7 @@ def store(
     random = None if state.code_draw is None else rounding.of_blocks(state.code_draw)
     stored = before.scale[..., None]
     if dtype == "int8":
-        codes, found = formats.encode_signed(xp, blocks, random, decay)
+        codes, found = formats.encode_signed(xp, blocks, random, decay, at_least)
     else:
         codes, found = formats.encode_unsigned(xp, blocks, stored, random, decay)
     faded, can_fade = formats.faded(xp, stored, decay)
@@ -161,6 +169,17 @@ def store(
     kept = layout.blocks(xp, xp.cast(before.values, "int32"))
     codes, found = xp.where(is_kept, kept, codes), xp.where(is_kept, faded, found)
     return Stored(xp.cast(layout.unblocked(codes, value.shape), dtype), found[..., 0])
+
+
+@_computing
+def choices(xp: Any, value: Array, stored: Stored) -> Array:
+    """The choice of grid of each block of a second moment, of shape (rows, blocks of a row, 1).
+
+    If the moment is not in 8 bits, it is the choice that its values would take.
+    """
+    if stored.scale is not None:
+        return formats.choice_of(xp, stored.scale[..., None])
+    return formats.chosen_unsigned(xp, layout.blocks(xp, xp.cast(value, "float32")))
 
 
 # ---- weights as they are stored
@@ -294,11 +313,13 @@ class Step:
             moved, new = house.change(rule, SimpleNamespace(**k), xp, p, g, old, self.has_penalty, self.has_decay)
         else:
             moved, new = house.step(rule, SimpleNamespace(**k), xp, p, g, old, self.has_penalty)
-        after = [
-            store(xp, value, loaded, before, state, 1.0 if state.decay is None else k[state.decay], rounding)
-            for value, loaded, before, state in zip(new, old, one.states, rule.states, strict=True)
-        ]
-        return moved, after
+        after: dict[int, Stored] = {}
+        for i, state in sorted(enumerate(rule.states), key=lambda item: item[1].signed):  # second moments first
+            decay = 1.0 if state.decay is None else k[state.decay]
+            second, is_coded = rule.second_of(state), xp.dtype_name(one.states[i].values) in CODES
+            at_least = choices(xp, new[second], after[second]) if is_coded and second is not None else None
+            after[i] = store(xp, new[i], old[i], one.states[i], state, decay, rounding, at_least)
+        return moved, [after[i] for i in range(len(new))]
 
     @property
     def _is_still(self) -> Any:

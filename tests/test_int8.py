@@ -170,6 +170,33 @@ def test_a_moment_whose_gradient_stops_reaches_zero(choice: int, beta: float) ->
     assert not x[0, 114:].any()
 
 
+def test_a_small_first_moment_is_never_farther_from_zero_than_to_the_nearest() -> None:
+    """Otherwise a hundredth of a unit would sometimes be read as a unit, and an update would be a hundred times too large."""
+    x = np.linspace(0.01, 472, 128).astype(np.float32)[None]
+    x[0, :20] = np.linspace(0.01, 8, 20)
+    nearest, _ = formats.encode_signed(np, x)
+    for random in (0, 1 << 13, (1 << 14) - 1):
+        codes, _ = formats.encode_signed(np, x, np.full(x.shape, random), 0.9)
+        assert (codes <= nearest).all()
+        assert (codes >= nearest - (x < 7.5)).all()
+    slow, _ = formats.encode_signed(np, x, np.full(x.shape, (1 << 14) - 1), 0.99)
+    assert (slow > nearest).any()
+
+
+def test_a_first_moment_takes_a_grid_as_wide_as_its_second_moments() -> None:
+    """Whatever the second moment is stored in: what counts is how its values differ."""
+    g = torch.ones(64, 128)
+    g[:, :8] = 1e-2  # large enough for the narrowest grid of a first moment by itself
+    for name, state in (("int8", "int8"), ("float32", {"exp_avg": "int8"}), ("sgd", "int8")):
+        p = torch.nn.Parameter(torch.zeros(64, 128))
+        p.grad = g
+        optimizer = at.SGD([p], momentum=0.9, state=state) if name == "sgd" else at.Adam([p], state=state)
+        optimizer.step()
+        first = "momentum_buffer" if name == "sgd" else "exp_avg"
+        choice = formats.choice_of(torch, optimizer.state[p][layout.scale_name(first)])
+        assert torch.equal(choice, torch.full_like(choice, 0 if name == "sgd" else 1))
+
+
 blocks_of_floats = st.lists(
     st.floats(width=32, min_value=-(2.0**100), max_value=2.0**100, allow_subnormal=False), min_size=1, max_size=128
 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import runpy
 import sys
 from collections.abc import Iterator, Mapping
@@ -505,9 +504,10 @@ def thinned(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def at(saved: Mapping[str, np.ndarray], when: str) -> dict[str, np.ndarray]:
-    """The arrays of one moment: ``before``, ``after1`` or ``after3``."""
-    found = {name.split("|", 1)[1]: x for name, x in saved.items() if name.startswith(f"{when}|")}
-    return {re.sub("_scale$|_scale(?=')", "_grid", name): x for name, x in found.items()}
+    """The arrays of one moment: ``before``, ``after1`` or ``after3``. The scales of codes have their present name."""
+    return {
+        name.split("|", 1)[1].replace("_scale", "_grid"): x for name, x in saved.items() if name.startswith(f"{when}|")
+    }
 
 
 def when(values: Mapping[str, np.ndarray], moment: str) -> dict[str, np.ndarray]:
@@ -561,6 +561,57 @@ def assert_same(
         else:
             distance = ulps(got[name], x, before.get(name, x))
             assert distance <= most, f"{what}: {name} is {distance} units in the last place off"
+
+
+def assert_same_but_converted(
+    got: Mapping[str, np.ndarray],
+    want: Mapping[str, np.ndarray],
+    before: Mapping[str, np.ndarray],
+    what: str,
+    dtype: str | None = None,
+) -> None:
+    """Like ``assert_same``, for 8-bit moments that were converted from their former format when the file was loaded.
+
+    The conversion changes a second moment by at most 1/32, so an update by at most that much; then the former and the present
+    format round otherwise. So moments have to lie within one spacing of each of the two grids of one another; weights, and
+    moments in other formats, within 1/32 of the largest change and two units in the last place, and within 1% of the change in
+    the 2-norm. ``dtype`` is that of the weights where the arrays don't have it. The low bits of weights are not compared.
+    """
+    assert got.keys() == want.keys(), what
+    codes, numbers_of_codes = "", {}
+    for name, x in want.items():
+        y = got[name]
+        assert (y.dtype, y.shape) == (x.dtype, x.shape), f"{what}: {name}"
+        if x.dtype in (np.int8, np.uint8):
+            codes = name
+        elif codes:  # the scales are next to them
+            numbers_of_codes[codes] = (got[codes], y, False), (want[codes], x, True)
+            codes = ""
+        elif x.dtype.kind in "iub" or x.size == 1:
+            assert x.dtype == np.int16 or np.array_equal(y, x), f"{what}: {name}"
+        else:
+            y, x, z = (values.astype(np.float64) for values in (y, x, before.get(name, x)))
+            unit = np.abs(x) * float(ml_dtypes.finfo(dtype or want[name].dtype).eps)
+            assert (np.abs(y - x) <= np.abs(x - z).max() / 32 + 2 * unit).all(), f"{what}: {name}"
+            assert np.linalg.norm(y - x) <= 0.01 * np.linalg.norm(x - z) + np.linalg.norm(unit), f"{what}: {name}"
+    assert numbers_of_codes
+    for name, pair in numbers_of_codes.items():
+        (y, its_spacing), (x, spacing) = (_values(*one) for one in pair)
+        assert (np.abs(y - x) <= its_spacing + spacing).all(), f"{what}: {name}"
+
+
+def _values(codes: np.ndarray, scale: np.ndarray, is_former: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The values of codes that ``thinned`` has taken from those of a large weight, and at least the grid's spacing there."""
+    from adamas.rule import formats, former, layout
+
+    whole = np.zeros(LARGE["weight"], codes.dtype)
+    whole.reshape(-1)[::3] = codes
+    values = np.empty(whole.shape, np.float32)
+    (former if is_former else layout).decode(np, whole, scale, values)
+    units = np.repeat(scale if is_former else formats.scale_of(np, scale), formats.BLOCK, 1)[:, : whole.shape[1]]
+    bits = np.repeat(5 - (0 if is_former else formats.choice_of(np, scale)) + 0 * scale, formats.BLOCK, 1)
+    spacing = np.abs(values) * 2.0 ** -bits[:, : whole.shape[1]] + 2 * np.abs(units)
+    return values.reshape(-1)[::3], spacing.reshape(-1)[::3]
 
 
 # ---- what moves between frameworks, and the scheduler

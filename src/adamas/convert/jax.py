@@ -48,7 +48,7 @@ def from_optax(params: Tree, state: Tree) -> Checkpoint:
     for path, p in parameters.items():
         low = None if lows is None or not storage.is_half(p.dtype) else np.asarray(lows[path])
         values = {
-            name: arrays.decoded(_array(moment[path]), _scale(moments, name, path))
+            name: arrays.decoded(_array(moment[path]), *_scale(moments, name, path))
             for name, moment in moments.items()
             if not _is_scale(name, moments)
         }
@@ -102,7 +102,7 @@ def to_optax(checkpoint: Checkpoint, params: Tree, state: Tree, names: Names = N
                     f"parameter {place.name!r} has {sorted(parameter.state)} in the checkpoint, but no {name!r}: it comes "
                     "from another optimizer"
                 )
-            kept, scale = moments[name][path], _scale(moments, name, path)
+            kept, (scale, _) = moments[name][path], _scale(moments, name, path)
             slot = Slot(name, kept.dtype.name, None if scale is None else scale.shape)
             for part, values in arrays.encoded(slot, parameter.state[name]).items():
                 moments[part][path] = _like(moments[part][path], values)
@@ -240,11 +240,11 @@ def _is_scale(name: str, moments: Mapping[str, Any]) -> bool:
     return name in map(layout.scale_name, moments) or name in map(former.scale_name, moments)
 
 
-def _scale(moments: Mapping[str, Mapping[str, Any]], name: str, path: str) -> Array | None:
-    """The scale of a moment, if it is stored as codes."""
-    scales, _ = former.scale_of(moments, name)
+def _scale(moments: Mapping[str, Mapping[str, Any]], name: str, path: str) -> tuple[Array | None, bool]:
+    """The scale of a moment, if it is stored as codes, and whether it is of the former format."""
+    scales, is_former = former.scale_of(moments, name)
     is_coded = moments[name][path].dtype.name in layout.CODES
-    return np.asarray(scales[path]) if scales is not None and is_coded else None
+    return np.asarray(scales[path]) if scales is not None and is_coded else None, is_former
 
 
 def _array(x: Any) -> Array:

@@ -450,8 +450,9 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         if described["layout"] == [self._member.base, []]:
             return  # saved before the first step: there is no state
         shapes = [value.shape for value in saved]
-        layouts = self._layout(), self._layout(former.names(self._member.states))
-        if described["layout"] not in layouts or shapes != [tuple(variable.shape) for variable in self.variables]:
+        is_former = described["layout"] == self._layout(former.names(self._member.states)) != self._layout()
+        fits = is_former or described["layout"] == self._layout()
+        if not fits or shapes != [tuple(variable.shape) for variable in self.variables]:
             warnings.warn(
                 f"the saved state of optimizer {self.name!r} is of another optimizer, other options or another model, and is "
                 "left out: training begins without it",
@@ -467,7 +468,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
             self._learning_rate,
             list(zip(self._trainable_variables, self._states, strict=True)),
         )
-        values = restoring.mended(self._member, self.hyperparameters(), variables, saved)
+        values = restoring.mended(self._member, self.hyperparameters(), variables, saved, is_former)
         with framework.eagerly() if NAME == "tensorflow" else contextlib.nullcontext():
             super().load_own_variables({str(i): value for i, value in enumerate(values)})
             for part, state in zip(self._observed, described["observed"], strict=True):

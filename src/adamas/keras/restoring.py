@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..rule import bounds, layout
+from ..rule import bounds, former, layout
 from ..rule.declaration import Member
 from ..schedules.plateau import Observed
 from .variables import Variable, dtype_of, path_of
@@ -83,7 +83,9 @@ class Variables(NamedTuple):
     states: Sequence[tuple[Variable, Mapping[str, Variable]]]
 
 
-def mended(member: Member, hyper: Mapping[str, Any], variables: Variables, saved: Sequence[Array]) -> list[Array]:
+def mended(
+    member: Member, hyper: Mapping[str, Any], variables: Variables, saved: Sequence[Array], is_former: bool
+) -> list[Array]:
     """The new values of the optimizer's variables, in their order.
 
     Second moments that are too small for the first ones are raised, with a warning; see ``adamas.rule.bounds``. 8-bit moments
@@ -94,6 +96,7 @@ def mended(member: Member, hyper: Mapping[str, Any], variables: Variables, saved
         hyper: its hyperparameters.
         variables: the variables of the optimizer.
         saved: the saved value of each variable, of its shape.
+        is_former: whether 8-bit moments are of the former format; then they are converted.
 
     Raises:
         ValueError: a value is impossible; the message names the variable.
@@ -123,7 +126,11 @@ def mended(member: Member, hyper: Mapping[str, Any], variables: Variables, saved
         moments = {name: values[place[id(state[name])]] for name in names}
         for name in names:
             if (scale := state.get(layout.scale_name(name))) is not None:
-                _check_scale(moments[name], values[place[id(scale)]], f"{name!r} of variable {path}")
+                codes, stored = place[id(state[name])], place[id(scale)]
+                _check_scale(values[codes], values[stored], f"{name!r} of variable {path}", is_former)
+                if is_former:
+                    values[codes], values[stored] = values[codes].copy(), values[stored].copy()
+                    former.convert(np, values[codes], values[stored])
         wide = {
             name: x if x.dtype in (np.float32, np.float64) else x.astype(np.float32)
             for name, x in moments.items()
@@ -148,11 +155,11 @@ def _check_dtype(wanted: str, given: np.dtype[Any], path: str) -> None:
         raise _unfit(f"variable {path!r} must be {wanted}, not {given.name}{_REMEDY}")
 
 
-def _check_scale(codes: Array, scale: Array, what: str) -> None:
+def _check_scale(codes: Array, scale: Array, what: str, is_former: bool) -> None:
     if scale.dtype != np.float32:
         raise _unfit(f"the scales of {what} must be float32, not {scale.dtype.name}{_REMEDY}")
     try:
-        bounds.check_scale(np, codes, scale, what)
+        bounds.check_scale(np, codes, scale, what, is_former)
     except ValueError as error:
         raise _unfit(f"{error}{_REMEDY}") from error
 

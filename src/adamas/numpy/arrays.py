@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..rule import formats, layout
+from ..rule import formats, former, layout
 from ..rule.layout import CODES, Part, Slot
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -148,14 +148,17 @@ def as_scalar(value: Any) -> Array | None:
     return np.array(array.reshape(()), np.float64) if array.size == 1 and is_number else None
 
 
-def decoded(values: Array, scale: Array | None) -> Array:
-    """The values of a stored moment, in float32 or in its own wider dtype."""
+def decoded(values: Array, scale: Array | None, is_former: bool = False) -> Array:
+    """The values of a stored moment, in float32 or in its own wider dtype.
+
+    ``is_former`` says whether codes are of the former format.
+    """
     if values.dtype == np.uint16:
         return np.asarray(formats.decode_bfloat16(np, values.astype(np.int64)))
     if scale is None:
         return values
     result = np.empty(values.shape, np.float32)
-    layout.decode(np, values, scale, result)
+    (former if is_former else layout).decode(np, values, scale, result)
     return result
 
 

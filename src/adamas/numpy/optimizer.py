@@ -286,7 +286,7 @@ class Optimizer(Stepping):
         self._begin()
         vars(self).update(state)
         for entry in self.state.values():
-            former.renew(entry, self._member.states)  # of an optimizer that a former version pickled
+            former.convert_state(np, entry, self._member.states)  # of an optimizer that a former version pickled
         self._lock = step_lock()
         self._restore(self.param_groups, self.state)
 

@@ -183,7 +183,7 @@ def _loaded(
         state[layout.LOW_BITS] = low.copy()
     for moment in slots:
         if moment in entries:
-            _check_moment(entries[moment], former.scale_of(entries, moment)[0], p, f"{moment!r} of parameter {name}")
+            _check_moment(entries[moment], *former.scale_of(entries, moment), p, f"{moment!r} of parameter {name}")
         elif moment in member.denominators:  # without its denominator, the next step could be of any size
             raise unfit(f"{moment!r} of parameter {name} is missing")
     mended = _mended(member, hypers, name, state, {key: entries[key] for key in slots if key in entries})
@@ -191,16 +191,18 @@ def _loaded(
     for moment, slot in slots.items():
         if moment not in entries:
             continue  # begins at 0: an option that requires it was set later
-        values, (scale, _) = entries[moment], former.scale_of(entries, moment)
+        values, (scale, is_former) = entries[moment], former.scale_of(entries, moment)
         fits = values.dtype == arrays.dtype_of(slot) or {values.dtype, arrays.dtype_of(slot)} <= _EXACT
         if moment in mended:
             state.update(arrays.encoded(slot, mended[moment].values))
         elif fits:
             state[moment] = values.copy()
-            if scale is not None and slot.scale_shape is not None:
+            if slot.scale_shape is not None:
                 state[slot.scale_name] = scale.copy()
+                if is_former:
+                    former.convert(np, state[moment], state[slot.scale_name])
         else:
-            state.update(arrays.encoded(slot, arrays.decoded(values, scale)))
+            state.update(arrays.encoded(slot, arrays.decoded(values, scale, is_former)))
         if not fits:
             conversions.append(Conversion(moment, _format_name(values.dtype), _format_name(arrays.dtype_of(slot))))
     raised = {moment: found.elements for moment, found in mended.items()}
@@ -220,7 +222,7 @@ def _mended(
     return mended_moments(np, member, hypers, name, counts, wide, _REMEDY)
 
 
-def _check_moment(values: Array, scale: Array | None, p: Array, what: str) -> None:
+def _check_moment(values: Array, scale: Array | None, is_former: bool, p: Array, what: str) -> None:
     """Raises ValueError if the parameter cannot have this moment."""
     is_coded = values.dtype in _CODES
     is_complex = p.dtype.kind == "c"
@@ -236,7 +238,7 @@ def _check_moment(values: Array, scale: Array | None, p: Array, what: str) -> No
         if scale is None or scale.dtype != np.float32 or scale.shape != shape:
             raise unfit(f"{what} has codes in 8 bits, whose scales must be float32 of shape {shape}")
         try:
-            bounds.check_scale(np, values, scale, what)
+            bounds.check_scale(np, values, scale, what, is_former)
         except ValueError as error:
             raise unfit(f"{error}{_REMEDY}") from error
 

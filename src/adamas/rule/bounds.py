@@ -52,17 +52,24 @@ def check_scalars(member: Member, scalars: Mapping[str, float]) -> None:
             raise ValueError(f"{name!r} must be {words}, not {value}")
 
 
-def check_scale(xp: Any, codes: Array, scale: Array, what: str) -> None:
+def check_scale(xp: Any, codes: Array, scale: Array, what: str, is_former: bool = False) -> None:
     """Raise ValueError if the scales of 8-bit codes have impossible values.
 
-    A scale is negative if and only if its block has a code for a number that is not finite.
+    A scale is negative if and only if its block has a code for a number that is not finite, and 0 only where all codes are 0.
+    Its two low bits are one of the choices of ``adamas.rule.formats``, unless it is of the former format
+    (``adamas.rule.former``).
     """
     if not bool(xp.isfinite(scale).all()):
         raise ValueError(f"the scales of {what} have a NaN or an infinity")
+    if not is_former and bool((formats.choice_of(xp, scale) >= len(formats.MANTISSAS)).any()):
+        raise ValueError(f"the scales of {what} have a number whose two low bits are not the choice of a grid")
     if bool((scale < 0).any()):
         marked = formats.can_be_marked(xp, blocks(xp, codes), codes.dtype == xp.int8)
         if bool(((scale < 0) & ~marked).any()):
             raise ValueError(f"the scales of {what} have a negative number")
+    is_zero = formats.float_bits(xp, scale) == 0
+    if bool(is_zero.any()) and bool((is_zero & (blocks(xp, codes) != 0).any(-1)).any()):
+        raise ValueError(f"the scales of {what} have a 0 where its codes are not 0")
 
 
 def mended(

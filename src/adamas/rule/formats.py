@@ -287,7 +287,7 @@ def is_marked(xp: Any, grid: Array) -> Array:
     return float_bits(xp, grid) > _MASK31
 
 
-def _rounded_scale(xp: Any, scale: Array) -> Array:
+def rounded_scale(xp: Any, scale: Array) -> Array:
     """Nonnegative scales with room for a choice: to the nearest, ties to even."""
     bits = float_bits(xp, scale)
     return bits_float(xp, (bits + 1 + (bits >> 2 & 1)) >> 2 << 2)
@@ -423,7 +423,7 @@ def encode_signed(
         _of_choice(xp, choice, largest, LARGEST_SIGNED_MARKED),
         _of_choice(xp, choice, largest, LARGEST_SIGNED),
     )
-    scale = xp.where(some, _rounded_scale(xp, largest / most), xp.zeros_like(largest))
+    scale = xp.where(some, rounded_scale(xp, largest / most), xp.zeros_like(largest))
     inverse = xp.where(some, 1 / xp.where(some, scale, xp.ones_like(scale)), scale)
     threshold = _threshold(xp, choice, None)
     if random is not None:
@@ -499,7 +499,7 @@ def _chosen_unsigned(xp: Any, size: Array, largest: Array, kept: Array, before: 
 def _kept(xp: Any, before: Array, decay: Array | float) -> Array:
     """The scales so far, after the decay."""
     scale = scale_of(xp, before)
-    return _rounded_scale(xp, scale * cast(xp.zeros_like(scale) + decay, xp.float32))
+    return rounded_scale(xp, scale * cast(xp.zeros_like(scale) + decay, xp.float32))
 
 
 def faded(xp: Any, before: Array, decay: Array | float) -> tuple[Array, Array]:

@@ -1,7 +1,9 @@
-"""8-bit moments as former versions stored them: 0.1.0 until blocks chose their grids.
+"""8-bit moments as 0.1.0 stored them before each block chose its grid, and their conversion to the present format.
 
-A moment was codes and one float32 scale for each block, as now, but the scales were called ``…_scale``. By that name they are
-recognised: nothing else tells the two apart. Arrays are NumPy's or PyTorch's. This module imports no framework.
+As now, such a moment is codes and one float32 scale for each block, which is negative in a marked block. But the scales are
+called ``…_scale``, and by that name alone the former format is recognised. Every block has the grid of 5 bits, all bits of the
+scale are its value, and unsigned codes are read half a unit higher: code c is (grid(c) + ½)·scale, so none is 0. Arrays are
+NumPy's or PyTorch's. This module imports no framework.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import layout
+from . import formats, layout
 
 Array = Any
 
@@ -19,25 +21,54 @@ def scale_name(slot: str) -> str:
     return f"{slot}_scale"
 
 
-def scale_of(state: Mapping[str, Any], slot: str) -> tuple[Any, bool]:
-    """The scales of a moment, and whether they are of the former format. None if there are none."""
-    scale = state.get(layout.scale_name(slot))
-    former = state.get(scale_name(slot))
-    return (former, True) if scale is None and former is not None else (scale, False)
-
-
 def names(slots: Iterable[str]) -> dict[str, str]:
-    """The former names of the moments' scales, by their names."""
+    """The former names of the moments' scales, by their present names."""
     return {layout.scale_name(slot): scale_name(slot) for slot in slots}
 
 
-def entries(slot: str) -> tuple[str, str, str]:
-    """The names under which a moment may have been saved: its own, and those of its scales."""
-    return slot, layout.scale_name(slot), scale_name(slot)
+def scale_of(state: Mapping[str, Any], slot: str) -> tuple[Any, bool]:
+    """The scales of a moment (None if it has none), and whether they are of the former format."""
+    scale, former = state.get(layout.scale_name(slot)), state.get(scale_name(slot))
+    return (former, True) if scale is None and former is not None else (scale, False)
 
 
-def renew(state: dict[str, Any], slots: Iterable[str]) -> None:
-    """Converts the moments of a parameter's state that are of the former format, in place."""
-    for name, former in names(slots).items():
-        if former in state:
-            state[name] = state.pop(former)
+def decode(xp: Any, codes: Array, scale: Array, values: Array) -> None:
+    """Write the values of codes into the float32 ``values``, like ``adamas.rule.layout.decode``."""
+    for piece in layout.pieces(codes):
+        blocks, scales = layout.blocks(xp, formats.cast(codes[piece], xp.int64)), scale[piece][..., None]
+        value = _decoded(xp, blocks, scales, codes.dtype == xp.int8)
+        values[piece] = layout.unblocked(value, values[piece].shape)
+
+
+def _decoded(xp: Any, codes: Array, scale: Array, has_sign: bool) -> Array:
+    size, marked = xp.abs(codes), formats.is_marked(xp, scale)
+    units = formats.cast(((size % 32 + 32) << (size >> 5)) - 32, xp.float32)
+    value = (units if has_sign else units + 0.5) * xp.abs(scale)
+    value = xp.where(marked & (size == (127 if has_sign else 255)), xp.full_like(value, float("inf")), value)
+    value = xp.where(codes < 0, -value, value)
+    return xp.where(marked & (codes == (-128 if has_sign else 254)), xp.full_like(value, float("nan")), value)
+
+
+def convert(xp: Any, codes: Array, scale: Array) -> None:
+    """Convert codes and scales to the present format, in place. Blocks keep the grid of 5 bits.
+
+    Scales are rounded to multiples of 4 ulp, which changes a value by at most 1 part in 4 million. Signed codes stay as they
+    are. Of unsigned codes, the value moves to the nearest that the present format has: those from 0 to 31 become the next
+    code, with the same value; the values of higher codes lie one unit from the nearest, so they change by at most 1/32 (codes
+    from 32 on), 1/96 (from 64 on), 1/224 (from 96 on), and so on.
+    """
+    if codes.dtype == xp.uint8:
+        blocks = layout.blocks(xp, codes)
+        # From 32 to 63 two values are equally near: the one with the even code is taken.
+        rises = ((blocks < 32) | ((blocks < 64) & (blocks % 2 == 1))) & (scale != 0)[..., None]
+        codes[...] = layout.unblocked(blocks + formats.cast(rises, xp.uint8), codes.shape)
+    scale[...] = xp.copysign(formats.rounded_scale(xp, xp.abs(scale)), scale)
+
+
+def convert_state(xp: Any, state: dict[str, Any], slots: Iterable[str]) -> None:
+    """Convert the moments of a parameter's state that are of the former format, in place."""
+    for slot in slots:
+        scale, is_former = scale_of(state, slot)
+        if is_former:
+            convert(xp, state[slot], scale)
+            state[layout.scale_name(slot)] = state.pop(scale_name(slot))

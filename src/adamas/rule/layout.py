@@ -182,14 +182,14 @@ def unblocked(x: Array, shape: Sequence[int]) -> Array:
 def decode(xp: Any, codes: Array, scale: Array, values: Array) -> None:
     """Write the values of 8-bit codes into the float32 ``values``."""
     decoded = formats.decode_signed if codes.dtype == xp.int8 else formats.decode_unsigned
-    for piece in _pieces(codes):
+    for piece in pieces(codes):
         part = decoded(xp, blocks(xp, formats.cast(codes[piece], xp.int64)), scale[piece][..., None])
         values[piece] = unblocked(part, values[piece].shape)
 
 
 def encode(xp: Any, values: Array, codes: Array, scale: Array) -> None:
     """Write values into 8-bit codes and their scales, rounded to the nearest."""
-    for piece in _pieces(values):
+    for piece in pieces(values):
         part = blocks(xp, formats.cast(values[piece], xp.float32))
         found, scales = (
             formats.encode_signed(xp, part)
@@ -200,7 +200,7 @@ def encode(xp: Any, values: Array, codes: Array, scale: Array) -> None:
         scale[piece] = scales[..., 0]
 
 
-def _pieces(x: Array) -> Iterator[slice]:
+def pieces(x: Array) -> Iterator[slice]:
     """Slices of rows that are converted at a time."""
     step = max(1, _CHUNK // max(1, math.prod(x.shape[1:])))
     for first in range(0, x.shape[0], step):

@@ -63,21 +63,25 @@ def loaded(
         value: Any = saved.state.get(moment)
         if value is None:  # includes the buffer of torch.optim.SGD without momentum
             continue
-        scale, _ = former.scale_of(saved.state, moment)
-        _check_moment(value, scale, code_dtype, p, f"{moment!r} of parameter {name}")
+        scale, is_former = former.scale_of(saved.state, moment)
+        _check_moment(value, scale, is_former, code_dtype, p, f"{moment!r} of parameter {name}")
         values[moment] = value
     mended = _mended(member, hypers, name, state, values, saved.formats)
     for moment, value in values.items():
         value = mended[moment].values if moment in mended else value
-        scale, _ = former.scale_of(saved.state, moment)
+        scale, is_former = former.scale_of(saved.state, moment)
         slot = slots.get(moment)  # None if the options of the group do not use it
         if slot is None or (_fits(values[moment], slot) and moment not in saved.formats):
-            state[moment] = _copied(value, p)
             if storage.is_coded(value):  # the engine reads codes in row-major order
-                state[moment] = state[moment].contiguous()
-                state[layout.scale_name(moment)] = _copied(scale, p).contiguous()
+                codes, scale = _copied(value, p).contiguous(), _copied(scale, p).contiguous()
+                if is_former:
+                    former.convert(torch, codes, scale)
+                state |= {moment: codes, layout.scale_name(moment): scale}
+            else:
+                state[moment] = _copied(value, p)
         else:
-            exact = storage.decoded(value, scale.to(value.device)) if storage.is_coded(value) else value
+            is_coded = storage.is_coded(value)
+            exact = storage.decoded(value, scale.to(value.device), is_former) if is_coded else value
             state.update(_stored(slot, exact.detach().to(p.device), p))
             saved_as = saved.formats.get(moment, _format_name(values[moment].dtype))
             conversions.append(Conversion(moment, saved_as, _format_name(storage.dtype_of(slot))))
@@ -114,10 +118,11 @@ def _besides_moments(
 ) -> dict[str, Any]:
     """Step counts, the low bits of the weights, and entries that Adamas does not know."""
     counts = list(member.scalar_names)
-    moments = {key for moment in storage.code_dtypes(member) for key in former.entries(moment)}
+    moments = list(storage.code_dtypes(member))
+    of_moments = {*moments, *map(layout.scale_name, moments), *map(former.scale_name, moments)}
     state: dict[str, Any] = {}
     for key, value in saved.items():
-        if key in moments or value is None:
+        if key in of_moments or value is None:
             continue
         if key in counts:
             state[key] = torch.tensor(_count(value, f"{key!r} of parameter {name}"), dtype=torch.float64, device="cpu")
@@ -150,7 +155,7 @@ def check_step(saved: Any, what: str) -> None:
         raise unfit(f"'step' of parameter {what} must be finite and nonnegative, not {step}")
 
 
-def _check_moment(value: Any, scale: Any, code_dtype: torch.dtype, p: Tensor, what: str) -> None:
+def _check_moment(value: Any, scale: Any, is_former: bool, code_dtype: torch.dtype, p: Tensor, what: str) -> None:
     """Raises ValueError if the parameter cannot have this moment."""
     if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta):
         kind = "on the meta device" if value.is_meta else str(value.layout).removeprefix("torch.")
@@ -174,7 +179,7 @@ def _check_moment(value: Any, scale: Any, code_dtype: torch.dtype, p: Tensor, wh
     if not isinstance(scale, Tensor) or scale.dtype != torch.float32 or scale.shape != shape:
         raise unfit(f"the scales of {what} must be float32, of shape {shape}, not {_described(scale)}")
     try:
-        bounds.check_scale(torch, value, scale, what)
+        bounds.check_scale(torch, value, scale, what, is_former)
     except ValueError as error:
         raise unfit(f"{error}{_REMEDY}") from error
 

@@ -366,7 +366,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             group.setdefault("base_lr", float(group["lr"]))
         for p, entry in self.state.items():
             if isinstance(p, Tensor):
-                former.renew(entry, self._member.states)  # of an optimizer that a former version pickled
+                former.convert_state(torch, entry, self._member.states)  # of an optimizer that a former version pickled
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled."""

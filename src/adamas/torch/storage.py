@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..rule import layout
+from ..rule import former, layout
 from ..rule.declaration import Member
 from ..rule.layout import Part, Slot
 from ..step import arrays
@@ -75,10 +75,10 @@ def is_coded(x: Tensor) -> bool:
     return x.dtype in _CODES
 
 
-def decoded(codes: Tensor, scale: Tensor) -> Tensor:
-    """The float32 values of codes."""
+def decoded(codes: Tensor, scale: Tensor, is_former: bool = False) -> Tensor:
+    """The float32 values of codes; ``is_former`` says whether they are of the former format."""
     values = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
-    layout.decode(torch, codes, scale, values)
+    (former if is_former else layout).decode(torch, codes, scale, values)
     return values
 
 

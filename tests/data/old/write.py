@@ -2,7 +2,8 @@
 
     PATH/TO/OLD/.venv/bin/python tests/data/old/write.py tests/data/old
 
-Keras's are written once for each backend, by ``KERAS_BACKEND=jax … write.py FOLDER keras``.
+Keras's are written once for each backend, by ``KERAS_BACKEND=jax … write.py FOLDER keras``, and whole optimizers by
+``… write.py FOLDER pickles``.
 """
 
 from __future__ import annotations
@@ -48,6 +49,23 @@ def write_numpy(folder: Path) -> None:
         for done in old.numpy_stepping(case, params, optimizer, plateau, old.STEPS_BEFORE + 1, max(old.COMPARED)):
             arrays.update(old.when(old.thinned(old.numpy_values(params, optimizer)), f"after{done}"))
         old.save_arrays(folder / f"{case.name}.expected.npz", arrays)
+
+
+def write_pickles(folder: Path) -> None:
+    """Whole optimizers with their parameters: of PyTorch by ``torch.save``, of NumPy by pickle."""
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    case = old.BY_NAME["adam-int8"]
+    params = old.torch_parameters(case)
+    optimizer, plateau = old.torch_optimizer(case, params)
+    list(old.torch_stepping(case, params, optimizer, plateau, 1, old.STEPS_BEFORE))
+    torch.save(optimizer, folder / f"{case.name}.pt")
+    case = old.BY_NAME["sgd-int8"]
+    arrays = old.numpy_parameters(case)
+    optimizer, plateau = old.numpy_optimizer(case, arrays)
+    list(old.numpy_stepping(case, arrays, optimizer, plateau, 1, old.STEPS_BEFORE))
+    (folder / f"{case.name}.pickle").write_bytes(pickle.dumps(optimizer))
 
 
 def write_optax(folder: Path) -> None:
@@ -160,6 +178,8 @@ if __name__ == "__main__":
         import keras
 
         write_keras(folder / "keras" / keras.backend.backend())
+    elif sys.argv[2:] == ["pickles"]:
+        write_pickles(folder / "pickles")
     else:
         write_torch(folder / "torch")
         write_numpy(folder / "numpy")

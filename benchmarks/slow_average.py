@@ -22,7 +22,7 @@ def error(beta: float, dithered: bool, steps: int = 20_000) -> tuple[float, floa
         g = ((mean if step <= steps // 2 else switched) + rng.standard_normal(shape)).astype(np.float32)
         exact = beta * exact + (1 - beta) * g
         m = keep * formats.decode_signed(np, codes, scale) + add * g
-        random = formats.random14(np, block, position, tensor_key=7, step=step, draw=4) if dithered else None
-        codes, scale = formats.encode_signed(np, m, random, keep)
+        thresholds = formats.thresholds(np, block, position, tensor_key=7, step=step, draw=4) if dithered else None
+        codes, scale = formats.encode_signed(np, m, thresholds, keep)
     found = formats.decode_signed(np, codes, scale)
     return float(np.square(found - exact).sum() / np.square(exact).sum()), float((found * exact < 0).mean())

@@ -620,7 +620,7 @@ def test_blocks_with_odd_numbers_have_the_references_bits() -> None:
     got = run(x, old, jnp.int32(4))
     with np.errstate(all="ignore"):
         block = np.arange(80, dtype=np.int64).reshape(40, 2, 1)
-        thresholds = formats.random14(np, block, np.arange(128, dtype=np.int64), 5, 4, 4)
+        thresholds = formats.thresholds(np, block, np.arange(128, dtype=np.int64), 5, 4, 4)
         want = coded(np, x, old, thresholds)
     for one, two in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(two))

@@ -698,7 +698,7 @@ def test_moments_are_stored_to_the_bit_as_formats_says(form: str) -> None:
         return
     blocks = [np.pad(moment, ((0, 0), (0, 126))).reshape(40, 2, 128) for moment in (first, second)]
     of_first, of_second = (
-        formats.random14(np, np.arange(80).reshape(40, 2, 1), np.arange(128), key, 1, kind.draw)
+        formats.thresholds(np, np.arange(80).reshape(40, 2, 1), np.arange(128), key, 1, kind.draw)
         for kind in (FIRST, SECOND)
     )
     none = np.zeros((40, 2, 1), np.float32)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 Array = Any
 
@@ -84,26 +84,51 @@ def random_bits(xp: Any, index: Array, tensor_key: int, draw: int) -> Array:
 BLOCK = 128
 _STEP = 0x9E3779B9  # 2³²·(√5 − 1)/2
 _POSITION = 0x6A09E667  # 2³²·(√2 − 1)
+_EVERY = 8
 
 
-def thresholds(xp: Any, block: Array, position: Array, tensor_key: int, step: int, draw: int) -> Array:
-    """The 32-bit thresholds that round the weight or a state tensor.
+class Thresholds(NamedTuple):
+    """The thresholds that round a weight or a state tensor.
 
-    ``block`` is the index of a block in the whole tensor and ``position`` that of an element in its block; both are int64
-    and are broadcast. ``draw`` is the index of the draw (``adamas.rule.declaration.State.draw``).
+    Attributes:
+        first: the first threshold of each element's block: 32 bits, in the integers of the namespace.
+        position: the position of each element in its block. The two are broadcast.
     """
-    start = random_bits(xp, block, tensor_key, draw) + (_STEP * step & _MASK32)
-    return start + _POSITION * position & _MASK32
+
+    first: Array
+    position: Array
+
+    def bits(self, count: int) -> Array:
+        """The upper bits of each threshold, as many as ``count``."""
+        return (self.first + _POSITION * self.position & _MASK32) >> (32 - count)
+
+    def are_due(self) -> Array:
+        """Whether each block is among one in ``_EVERY``: each block is so in evenly spread steps."""
+        return self.first < (1 << 32) // _EVERY
+
+    def of_due_blocks(self) -> Thresholds:
+        """The thresholds of the blocks that are due, which fill the interval again."""
+        return self._replace(first=_EVERY * self.first & _MASK32)
+
+
+def thresholds(xp: Any, block: Array, position: Array, tensor_key: int, step: int, draw: int) -> Thresholds:
+    """The thresholds of elements.
+
+    Args:
+        xp: the namespace.
+        block: the index of each element's block in the whole tensor, an int64.
+        position: its position in the block, an int64.
+        tensor_key: the key of the tensor.
+        step: the number of steps, including this one.
+        draw: the index of the draw (``adamas.rule.declaration.State.draw``).
+    """
+    first = random_bits(xp, block, tensor_key, draw) + (_STEP * step & _MASK32)
+    return Thresholds(first & _MASK32, position)
 
 
 def random16(xp: Any, index: Array, tensor_key: int, step: int, draw: int) -> Array:
     """The 16-bit thresholds of the elements with these indices in the whole tensor (int64)."""
-    return thresholds(xp, index >> 7, index & (BLOCK - 1), tensor_key, step, draw) >> 16
-
-
-def random14(xp: Any, block: Array, position: Array, tensor_key: int, step: int, draw: int) -> Array:
-    """The 14-bit thresholds of 8-bit codes; each block has one scale."""
-    return thresholds(xp, block, position, tensor_key, step, draw) >> 18
+    return thresholds(xp, index >> 7, index & (BLOCK - 1), tensor_key, step, draw).bits(16)
 
 
 # bfloat16: the upper half of a float32.
@@ -227,11 +252,12 @@ JOIN = {"bfloat16": join_bfloat16, "float16": join_float16}
 # Signed states are scaled by the largest magnitude in the block; a code consists of the sign and the code of the magnitude.
 # They are rounded to the nearest, except where the decay of a step would not change a code: 0.9 of 1, 2, 3 or 4 units is
 # rounded to 1, 2, 3 or 4, so an element would stop there before it reaches 0. Below 0.75/(1 − β) units, an element is
-# therefore rounded up only if a random threshold says so too. (If the threshold alone decided, a hundredth of a unit would
-# sometimes be read as a unit, and an update would be a hundred times too large.) If that limit lies past the middle of the
-# first segment, it is four times as high, since the spacing grows. If it lies past the segment, the average is slow, and the
-# threshold alone decides in the whole block: with β = 0.9999, a step adds 1/10000 of the gradient, which rounding to the
-# nearest would always lose. Evenly spread thresholds keep the sum of the rounding errors small (benchmarks/slow_average.py).
+# therefore rounded up only if a random threshold says so too, in one step of eight. (If the threshold alone decided, a
+# hundredth of a unit would sometimes be read as a unit, and an update would be a hundred times too large.) If that limit lies
+# past the middle of the first segment, it is four times as high, since the spacing grows. If it lies past the segment, the
+# average is slow, and the threshold alone decides in the whole block and in each step: with β = 0.9999, a step adds 1/10000
+# of the gradient, which rounding to the nearest would always lose. Evenly spread thresholds keep the sum of the rounding
+# errors small (benchmarks/slow_average.py).
 #
 # The grid of an average of the gradient is at least as wide as that of the second moment that divides it. Otherwise the second
 # moment of a small element would be known and its average not, and their quotient could be of any size.
@@ -310,24 +336,24 @@ def grid(xp: Any, codes: Array, choice: Array) -> Array:
     return bits_float(xp, start + (cast(codes, choice.dtype) << shift)) - bits_float(xp, start)
 
 
-def _threshold(xp: Any, choice: Array, random: Array | None) -> Array:
-    """What is added to the bits of a value before the lowest are cut off: half, or a threshold with these 14 random bits.
+def _added(xp: Any, choice: Array, thresholds: Thresholds | None) -> Array:
+    """What is added to the bits of a value before the lowest are cut off: half, or 14 bits of a threshold.
 
-    The bits of a threshold below the random ones are constant, so that a value that differs from a code's only in its last
+    The bits below those are constant, so that a value that differs from a code's only in its last
     bits is always rounded to that code.
     """
     shift, _ = _shift_and_start(choice)
     one = xp.ones_like(choice)
-    if random is None:
+    if thresholds is None:
         return one << shift - 1
-    return random << shift - _RANDOM | one << shift - _RANDOM - 1
+    return thresholds.bits(_RANDOM) << shift - _RANDOM | one << shift - _RANDOM - 1
 
 
-def _codes_of(xp: Any, units: Array, choice: Array, threshold: Array) -> Array:
-    """The codes of values in units of the scale. They round up where adding the threshold carries."""
+def _codes_of(xp: Any, units: Array, choice: Array, added: Array) -> Array:
+    """The codes of values in units of the scale. They round up where adding carries."""
     shift, start = _shift_and_start(choice)
     bits = float_bits(xp, units + bits_float(xp, start))
-    return cast((bits + threshold >> shift) - (start >> shift), xp.int32)
+    return cast((bits + added >> shift) - (start >> shift), xp.int32)
 
 
 def _count(xp: Any, condition: Array) -> Array:
@@ -399,7 +425,7 @@ def decode_signed(xp: Any, codes: Array, stored: Array) -> Array:
 def encode_signed(
     xp: Any,
     x: Array,
-    random: Array | None = None,
+    thresholds: Thresholds | None = None,
     decay: Array | float = 0.0,
     at_least: Array | None = None,
 ) -> tuple[Array, Array]:
@@ -408,7 +434,7 @@ def encode_signed(
     Args:
         xp: the namespace.
         x: the values.
-        random: 14 bits per element, for the values that are not rounded to the nearest; without it, all are.
+        thresholds: for the values that are not rounded to the nearest; without them, all are.
         decay: the factor by which the rule multiplied the values.
         at_least: the choice of each block that its own may not be finer than.
     """
@@ -425,15 +451,15 @@ def encode_signed(
     )
     scale = xp.where(some, rounded_scale(xp, largest / most), xp.zeros_like(largest))
     inverse = xp.where(some, 1 / xp.where(some, scale, xp.ones_like(scale)), scale)
-    threshold = _threshold(xp, choice, None)
-    if random is not None:
+    added = _added(xp, choice, None)
+    if thresholds is not None:
         segment = _of_choice(xp, choice, largest, [float(1 << n) for n in MANTISSAS])
         limit = 0.75 / (1 - cast(xp.zeros_like(largest) + decay, xp.float32))
-        dithered = _threshold(xp, choice, random)
         reach = xp.where(limit > 0.5 * segment, 4 * limit, limit) * scale
-        threshold = xp.where(size < reach, xp.minimum(dithered, threshold), threshold)
-        threshold = xp.where(limit > segment, dithered, threshold)
-    codes = _codes_of(xp, _separate(xp, size * inverse), choice, threshold)
+        may_stop = thresholds.are_due() & (size < reach)
+        added = xp.where(may_stop, xp.minimum(added, _added(xp, choice, thresholds.of_due_blocks())), added)
+        added = xp.where(limit > segment, _added(xp, choice, thresholds), added)
+    codes = _codes_of(xp, _separate(xp, size * inverse), choice, added)
     codes = xp.where(xp.isfinite(x), codes, xp.full_like(codes, _INFINITY_SIGNED))
     codes = xp.where(x < 0, -codes, codes)
     codes = xp.where(x != x, xp.full_like(codes, _NAN_SIGNED), codes)
@@ -450,7 +476,7 @@ def decode_unsigned(xp: Any, codes: Array, stored: Array) -> Array:
 
 
 def encode_unsigned(
-    xp: Any, x: Array, before: Array, random: Array | None = None, decay: Array | float = 1.0
+    xp: Any, x: Array, before: Array, thresholds: Thresholds | None = None, decay: Array | float = 1.0
 ) -> tuple[Array, Array]:
     """The codes of nonnegative float32 values, and the stored number of each block (the last dimension, kept with size 1).
 
@@ -458,7 +484,7 @@ def encode_unsigned(
         xp: the namespace.
         x: the values.
         before: the stored numbers so far, or 0 where there were none.
-        random: 14 bits per element, to round stochastically; without it, values are rounded to the nearest.
+        thresholds: to round stochastically; without them, values are rounded to the nearest.
         decay: the factor by which the rule multiplied the values.
     """
     size, largest, marked = _finite_sizes(xp, x)
@@ -478,7 +504,7 @@ def encode_unsigned(
     units = _separate(xp, size * inverse) + 0.5
     units = xp.where(units > 1, units, xp.ones_like(units))
     units = xp.where(float_bits(xp, size) > 0, units, xp.zeros_like(units))
-    codes = _codes_of(xp, units, choice, _threshold(xp, choice, random))
+    codes = _codes_of(xp, units, choice, _added(xp, choice, thresholds))
     codes = xp.where(xp.isfinite(x), codes, xp.full_like(codes, _INFINITY_UNSIGNED))
     codes = xp.where(x != x, xp.full_like(codes, _NAN_UNSIGNED), codes)
     return codes, _stored(xp, scale, choice, marked)

@@ -90,12 +90,12 @@ class Rounding:
         count = self._xp.counter(self._count)
         return formats.random16(self._xp, self._index, self._key, count, draw)
 
-    def of_blocks(self, draw: int) -> Array:
-        """The 14-bit thresholds of 8-bit codes, of shape (rows, blocks of a row, 128)."""
+    def of_blocks(self, draw: int) -> formats.Thresholds:
+        """The thresholds of 8-bit codes, for arrays of shape (rows, blocks of a row, 128)."""
         rows, blocks = layout.scale_shape(self._shape)
         block = self._xp.index((rows, blocks, 1), self._first_row * blocks)
         position = self._xp.index((formats.BLOCK,), 0)
-        return formats.random14(self._xp, block, position, self._key, self._xp.counter(self._count), draw)
+        return formats.thresholds(self._xp, block, position, self._key, self._xp.counter(self._count), draw)
 
 
 @_computing
@@ -158,12 +158,12 @@ def store(
         thresholds = None if state.draw is None else rounding.thresholds(state.draw)
         return before._replace(values=rounded(xp, value, dtype, thresholds))
     blocks = layout.blocks(xp, xp.cast(value, "float32"))
-    random = None if state.code_draw is None else rounding.of_blocks(state.code_draw)
+    thresholds = None if state.code_draw is None else rounding.of_blocks(state.code_draw)
     stored = before.scale[..., None]
     if dtype == "int8":
-        codes, found = formats.encode_signed(xp, blocks, random, decay, at_least)
+        codes, found = formats.encode_signed(xp, blocks, thresholds, decay, at_least)
     else:
-        codes, found = formats.encode_unsigned(xp, blocks, stored, random, decay)
+        codes, found = formats.encode_unsigned(xp, blocks, stored, thresholds, decay)
     faded, can_fade = formats.faded(xp, stored, decay)
     is_kept = can_fade & ~xp.any(layout.blocks(xp, value != decay * old), -1, keepdims=True)
     kept = layout.blocks(xp, xp.cast(before.values, "int32"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -146,6 +148,56 @@ def test_into_float32_the_former_format_is_loaded_exactly(saved: Any) -> None:
     (state,) = optimizer.state.values()
     for name, one in of.items():
         np.testing.assert_allclose(np.asarray(state[name]), meant(*one), rtol=2.0**-23)
+
+
+def test_a_state_that_another_optimizer_has_put_there_is_converted() -> None:
+    """As ``torch.distributed.optim.ZeroRedundancyOptimizer`` does it, which doesn't call ``load_state_dict``."""
+    (one, state_dict, _), (two, _, _) = saved_torch(), saved_torch()
+    two.state[two.param_groups[0]["params"][0]] = {key: x.clone() for key, x in state_dict["state"][0].items()}
+    one.load_state_dict(state_dict)
+    for optimizer in (one, two):
+        (p,) = optimizer.param_groups[0]["params"]
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+    (want,), (got,) = one.state.values(), two.state.values()
+    assert got.keys() == want.keys()
+    for key, x in want.items():
+        np.testing.assert_array_equal(got[key].numpy(), x.numpy())
+
+
+def test_a_distributed_checkpoint_of_the_former_format_is_loaded_by_its_names(tmp_path: Path) -> None:
+    """The recipe of docs/storage-formats.md. Without it, the names that are missing are told, and codes alone are refused."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+    def make() -> tuple[torch.nn.Module, at.Adam]:
+        model = torch.nn.Linear(SHAPE[1], SHAPE[0], bias=False)
+        return model, at.Adam(model.named_parameters(), state="int8")
+
+    (model, optimizer), (other, same), (_, state_dict, of) = make(), make(), saved_torch()
+    entry = state_dict["state"][0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch, that there is one process only
+        dcp.save({"optimizer": {"state": {"weight": entry}}}, checkpoint_id=tmp_path)
+        new = get_optimizer_state_dict(model, optimizer)
+        with pytest.raises(dcp.api.CheckpointException, match=r"Missing key .*exp_avg_grid"):
+            dcp.load({"optimizer": {"state": new["state"]}}, checkpoint_id=tmp_path)
+        partial = dcp.DefaultLoadPlanner(allow_partial_load=True)
+        dcp.load({"optimizer": {"state": new["state"]}}, checkpoint_id=tmp_path, planner=partial)
+        with pytest.raises(ValueError, match="'exp_avg' of parameter 'weight' have a 0 where its codes are not 0"):
+            set_optimizer_state_dict(model, optimizer, new)
+
+        new = get_optimizer_state_dict(other, same)
+        state = {
+            name: {key.replace("_grid", "_scale"): x for key, x in entry.items()}
+            for name, entry in new["state"].items()
+        }
+        dcp.load({"optimizer": {"state": state}}, checkpoint_id=tmp_path)
+    set_optimizer_state_dict(other, same, {**new, "state": state})
+    (got,) = same.state.values()
+    for name, one in of.items():
+        for found, want in zip((got[name], got[f"{name}_grid"]), converted(*one), strict=True):
+            np.testing.assert_array_equal(found.numpy(), want)
 
 
 @pytest.mark.parametrize("saved", [saved_torch, saved_numpy])

@@ -265,6 +265,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 self._initialize_state(group, i)
             state = self.state.get(p)
             if state is not None:
+                former.convert_state(torch, state, self._member.states)  # ZeroRedundancyOptimizer loads it without us
                 key = _random_key(group, i, first + self._position)
                 records.append(Record(p, state, names[i], key, rows_of(group, i), is_flat=is_flat(p)))
             is_split = layout.is_split(group, storage.dtype_name(p.dtype))

@@ -20,7 +20,7 @@ from members import CASES, IN_TORCH, Case
 from torch import Tensor
 
 import adamas.torch as at
-from adamas.rule import layout
+from adamas.rule import formats, layout
 from adamas.schedules import Plateau
 from adamas.torch import storage
 
@@ -40,9 +40,16 @@ def parameters(dtype: torch.dtype = torch.float32, shapes: dict[str, Any] = SHAP
 
 
 def gradient(p: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows of very different sizes, around a mean, so that no moment is near zero everywhere."""
-    rows = 10.0 ** -torch.arange(len(p)).remainder(5).reshape(-1, *[1] * (p.ndim - 1))
-    return ((torch.randn(p.shape, generator=generator) + 0.5) * rows).to(p.dtype)
+    """Rows of very different sizes, around a mean, so that no moment is near zero everywhere.
+
+    In some rows columns differ too, so that blocks take each of the grids.
+    """
+    exponents = torch.arange(len(p)).remainder(5).reshape(-1, *[1] * (p.ndim - 1)).float()
+    if p.ndim == 2:
+        exponents = exponents + torch.tensor([0, 0, 1.5, 3, 0])[exponents.long()] * torch.arange(p.shape[1]).remainder(
+            2
+        )
+    return ((torch.randn(p.shape, generator=generator) + 0.5) * 10.0**-exponents).to(p.dtype)
 
 
 def train(optimizer: torch.optim.Optimizer, steps: int, seed: int = 1) -> None:
@@ -121,7 +128,8 @@ def resolution(moment: Tensor, dtype: torch.dtype) -> Tensor:
         return moment.abs() / 256
     if dtype == torch.float32:
         return torch.zeros(())
-    return moment.abs() / 60 + moment.abs().amax(-1, keepdim=True) / 800
+    is_spread = torch.isin(torch.arange(len(moment)).remainder(5), torch.tensor([2, 3]))[:, None]  # see ``gradient``
+    return moment.abs() / torch.where(is_spread, 15, 60) + moment.abs().amax(-1, keepdim=True) / 800
 
 
 @pytest.mark.parametrize(
@@ -157,7 +165,7 @@ def test_any_setting_loads_into_any_other(case: Case, saved_as: Any, stored_as: 
         assert_same(params, resumed)
         assert_same(one.state_dict()["state"], two.state_dict()["state"])
     for name, p in params.items():
-        assert (resumed[name] - p).norm() <= 0.05 * (p - start[name]).norm()
+        assert (resumed[name] - p).norm() <= 0.08 * (p - start[name]).norm()  # of Lion, where a few signs differ
 
 
 def test_a_conversion_is_said_once_for_each_moment_and_format() -> None:
@@ -211,6 +219,8 @@ def test_safetensors_carries_it_bit_for_bit(tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     one, params = trained(at.AdamW, state="int8", amsgrad=True)
     saved = one.state_dict()
+    for name in ("exp_avg_grid", "exp_avg_sq_grid"):
+        assert formats.choice_of(torch, saved["state"][0][name]).unique().tolist() == [0, 1, 2]
     flat = {f"{i}.{name}": x for i, entry in saved["state"].items() for name, x in entry.items()}
     safetensors.save_file(flat, tmp_path / "optimizer.safetensors")
     state: dict[int, dict[str, Tensor]] = {}

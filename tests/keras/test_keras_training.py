@@ -327,11 +327,30 @@ def test_trap_T38_a_state_that_cannot_be_is_refused(name: str, bad: Any, words: 
     assert bits(optimizer) == before
 
 
+def without_choice(scale: np.ndarray) -> np.ndarray:
+    """The scales with two low bits that no choice has."""
+    return (scale.view(np.int32) | 3).view(np.float32)
+
+
+def test_codes_and_scales_are_loaded_to_the_bit() -> None:
+    gradients = normal(1, 1.0, LARGE)
+    gradients[1] = gradients[1] * 10.0 ** (-2 * (np.arange(40)[:, None] % 3) * (np.arange(130) % 2))
+    one, other = in_form("int8"), in_form("int8")
+    one(gradients)
+    state = one.optimizer._states[1]
+    for name in ("exp_avg_grid", "exp_avg_sq_grid"):
+        assert {*formats.choice_of(np, keras.ops.convert_to_numpy(state[name].value)).flat} == {0, 1, 2}
+    other.optimizer.load_own_variables(saved_by(one.optimizer))
+    assert bits(other.optimizer) == bits(one.optimizer)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
         ("exp_avg_sq_grid", lambda x: -x, "the scales of 'exp_avg_sq' of variable 'v1' have a negative number"),
         ("exp_avg_grid", lambda x: np.nan * x, "the scales of 'exp_avg' of variable 'v1' have a NaN or an infinity"),
+        ("exp_avg_grid", np.zeros_like, "the scales of 'exp_avg' of variable 'v1' have a 0 where its codes are not 0"),
+        ("exp_avg_grid", without_choice, "the scales of 'exp_avg' of variable 'v1' have .* not the choice of a grid"),
         ("exp_avg_grid", np.float16, "the scales of 'exp_avg' of variable 'v1' must be float32, not float16"),
         ("v1_exp_avg_sq", np.float16, "v1_exp_avg_sq' must be uint8, not float16"),
     ],

@@ -226,6 +226,17 @@ def test_impossible_scales_are_refused(saved: Any, name: str, spoil: Any, messag
 
 
 @pytest.mark.parametrize("saved", [saved_torch, saved_numpy])
+def test_scales_of_both_formats_are_refused(saved: Any) -> None:
+    optimizer, state_dict, _ = saved()
+    entry, key = (state_dict["state"][0], "exp_avg") if saved is saved_torch else (state_dict, "state/w/exp_avg")
+    entry[f"{key}_grid"] = entry[f"{key}_scale"]
+    with pytest.raises(
+        ValueError, match=r"'exp_avg' of parameter '?w'? has scales of two versions, 'exp_avg_scale' and"
+    ):
+        optimizer.load_state_dict(state_dict)
+
+
+@pytest.mark.parametrize("saved", [saved_torch, saved_numpy])
 @pytest.mark.parametrize("name", MOMENTS)
 def test_a_choice_that_is_none_is_refused(saved: Any, name: str) -> None:
     optimizer, state_dict, _ = saved()

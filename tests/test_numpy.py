@@ -560,7 +560,9 @@ def test_moments_saved_in_another_format_are_converted_with_a_warning(saved_as: 
 
     for moment in ("exp_avg", "exp_avg_sq"):
         first, second = values(optimizer, moment), values(other, moment)
-        assert np.abs(first - second).max() <= 0.02 * np.abs(first).max()
+        assert (
+            np.abs(first - second) <= np.abs(first) / 15 + np.abs(first).max() / 800
+        ).all()  # the widest grid has 3 bits
         assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.999
 
 

@@ -242,7 +242,7 @@ def _is_scale(name: str, moments: Mapping[str, Any]) -> bool:
 
 def _scale(moments: Mapping[str, Mapping[str, Any]], name: str, path: str) -> tuple[Array | None, bool]:
     """The scale of a moment, if it is stored as codes, and whether it is of the former format."""
-    scales, is_former = former.scale_of(moments, name)
+    scales, is_former = former.scale_of(moments, name, f"{name!r} in the state")
     is_coded = moments[name][path].dtype.name in layout.CODES
     return np.asarray(scales[path]) if scales is not None and is_coded else None, is_former
 

@@ -12,7 +12,7 @@ from ..rule import bounds, former, layout
 from ..rule.declaration import Member
 from ..rule.hyperparameters import shown
 from ..step.record import State, rows_of, slots_of
-from ..step.resuming import Conversion, HypersAfter, Loaded, check_choice, mended_moments, resumed, unfit
+from ..step.resuming import Conversion, HypersAfter, Loaded, check_choice, mended_moments, resumed, scale_of, unfit
 from ..step.scheduled import OBSERVED, GroupSchedules
 from . import arrays
 from .arrays import Array
@@ -181,9 +181,12 @@ def _loaded(
         if low.dtype != np.int16 or low.shape != p.shape:
             raise unfit(f"{layout.LOW_BITS!r} of parameter {name} must be int16, of shape {p.shape}")
         state[layout.LOW_BITS] = low.copy()
+    scales: dict[str, tuple[Any, bool]] = {}
     for moment in slots:
         if moment in entries:
-            _check_moment(entries[moment], *former.scale_of(entries, moment), p, f"{moment!r} of parameter {name}")
+            what = f"{moment!r} of parameter {name}"
+            scales[moment] = scale_of(entries, moment, what)
+            _check_moment(entries[moment], *scales[moment], p, what)
         elif moment in member.denominators:  # without its denominator, the next step could be of any size
             raise unfit(f"{moment!r} of parameter {name} is missing")
     mended = _mended(member, hypers, name, state, {key: entries[key] for key in slots if key in entries})
@@ -191,7 +194,7 @@ def _loaded(
     for moment, slot in slots.items():
         if moment not in entries:
             continue  # begins at 0: an option that requires it was set later
-        values, (scale, is_former) = entries[moment], former.scale_of(entries, moment)
+        values, (scale, is_former) = entries[moment], scales[moment]
         fits = values.dtype == arrays.dtype_of(slot) or {values.dtype, arrays.dtype_of(slot)} <= _EXACT
         if moment in mended:
             state.update(arrays.encoded(slot, mended[moment].values))

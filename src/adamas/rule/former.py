@@ -26,10 +26,19 @@ def names(slots: Iterable[str]) -> dict[str, str]:
     return {layout.scale_name(slot): scale_name(slot) for slot in slots}
 
 
-def scale_of(state: Mapping[str, Any], slot: str) -> tuple[Any, bool]:
-    """The scales of a moment (None if it has none), and whether they are of the former format."""
+def scale_of(state: Mapping[str, Any], slot: str, what: str) -> tuple[Any, bool]:
+    """The scales of a moment (None if it has none), and whether they are of the former format.
+
+    Raises:
+        ValueError: there are scales of both formats; ``what`` is the moment in the message.
+    """
     scale, former = state.get(layout.scale_name(slot)), state.get(scale_name(slot))
-    return (former, True) if scale is None and former is not None else (scale, False)
+    if scale is not None and former is not None:
+        raise ValueError(
+            f"{what} has scales of two versions, {scale_name(slot)!r} and {layout.scale_name(slot)!r}: remove those that do "
+            "not belong to its codes"
+        )
+    return (scale, False) if former is None else (former, True)
 
 
 def decode(xp: Any, codes: Array, scale: Array, values: Array) -> None:
@@ -68,7 +77,7 @@ def convert(xp: Any, codes: Array, scale: Array) -> None:
 def convert_state(xp: Any, state: dict[str, Any], slots: Iterable[str]) -> None:
     """Convert the moments of a parameter's state that are of the former format, in place."""
     for slot in slots:
-        scale, is_former = scale_of(state, slot)
+        scale, is_former = scale_of(state, slot, repr(slot))
         if is_former:
             convert(xp, state[slot], scale)
             state[layout.scale_name(slot)] = state.pop(scale_name(slot))

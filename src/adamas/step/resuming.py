@@ -11,7 +11,7 @@ from copy import deepcopy
 from numbers import Integral, Real
 from typing import Any, NamedTuple, TypeAlias
 
-from ..rule import bounds
+from ..rule import bounds, former
 from ..rule.declaration import Member, Share, Shares
 from ..rule.hyperparameters import shown
 from .record import State
@@ -142,6 +142,18 @@ def mended_moments(
         return bounds.mended(xp, member, hypers(scalars["step"]), scalars, moments)
     except ValueError as error:
         raise unfit(f"parameter {name}: {error}{remedy}") from error
+
+
+def scale_of(state: Mapping[str, Any], moment: str, what: str) -> tuple[Any, bool]:
+    """The saved scales of a moment (None if it has none), and whether they are of the former format.
+
+    Raises:
+        ValueError: there are scales of both formats; ``what`` is the moment in the message.
+    """
+    try:
+        return former.scale_of(state, moment, what)
+    except ValueError as error:
+        raise unfit(str(error)) from error
 
 
 def check_choice(hyperparameters: str) -> None:

@@ -20,7 +20,7 @@ from ..rule.hyperparameters import shown
 from ..rule.layout import Slot
 from ..rule.members import MEMBERS
 from ..step.record import rows_of, slots_of
-from ..step.resuming import Conversion, HypersAfter, Loaded, mended_moments, unfit
+from ..step.resuming import Conversion, HypersAfter, Loaded, mended_moments, scale_of, unfit
 from . import storage
 from .foreign import Decoded
 from .storage import dtype_name
@@ -59,17 +59,19 @@ def loaded(
     state = _besides_moments(member, group, p, name, saved.state)
     conversions = []
     values: dict[str, Any] = {}
+    scales: dict[str, tuple[Any, bool]] = {}
     for moment, code_dtype in storage.code_dtypes(member).items():
         value: Any = saved.state.get(moment)
         if value is None:  # includes the buffer of torch.optim.SGD without momentum
             continue
-        scale, is_former = former.scale_of(saved.state, moment)
-        _check_moment(value, scale, is_former, code_dtype, p, f"{moment!r} of parameter {name}")
+        what = f"{moment!r} of parameter {name}"
+        scales[moment] = scale_of(saved.state, moment, what)
+        _check_moment(value, *scales[moment], code_dtype, p, what)
         values[moment] = value
     mended = _mended(member, hypers, name, state, values, saved.formats)
     for moment, value in values.items():
         value = mended[moment].values if moment in mended else value
-        scale, is_former = former.scale_of(saved.state, moment)
+        scale, is_former = scales[moment]
         slot = slots.get(moment)  # None if the options of the group do not use it
         if slot is None or (_fits(values[moment], slot) and moment not in saved.formats):
             if storage.is_coded(value):  # the engine reads codes in row-major order

@@ -417,7 +417,7 @@ def test_8_bit_moments_of_torch_are_moved_as_their_values() -> None:
     assert set(state) == {"step", "exp_avg", "exp_avg_sq"}
     assert model.weight.grad is not None
     gradient = model.weight.grad.numpy()
-    assert np.abs(state["exp_avg"] - 0.1 * gradient).max() < 0.02 * np.abs(0.1 * gradient).max()
+    assert np.abs(state["exp_avg"] - 0.1 * gradient).max() < np.abs(0.1 * gradient).max() / 15  # 3 bits or more
 
 
 def test_what_else_counts_steps_in_optax_goes_on() -> None:

@@ -566,7 +566,7 @@ def test_trap_T38_a_scale_that_cannot_be_is_refused(moment: str, bad: float) -> 
     (p, one), (_, other) = made(), made()
     p.grad = torch.ones_like(p)
     one.step()
-    saved = one.state_dict()
+    saved = copy.deepcopy(one.state_dict())
     saved["state"][0][f"{moment}_grid"][3] = bad
     with pytest.raises(ValueError, match=f"the scales of '{moment}' of parameter 'w' have a"):
         other.load_state_dict(saved)

@@ -181,7 +181,7 @@ def _check_moment(value: Any, scale: Any, is_former: bool, code_dtype: torch.dty
     if not isinstance(scale, Tensor) or scale.dtype != torch.float32 or scale.shape != shape:
         raise unfit(f"the scales of {what} must be float32, of shape {shape}, not {_described(scale)}")
     try:
-        bounds.check_scale(torch, value, scale, what, is_former)
+        bounds.check_scale(torch, value, scale.to(value.device), what, is_former)
     except ValueError as error:
         raise unfit(f"{error}{_REMEDY}") from error
 

@@ -168,8 +168,9 @@ template <class T, int capacity = block> struct Lane {
         }
     }
 
-    // `decay` is the factor by which the rule has multiplied the state.
-    void store_codes(const Job &job, const State &state, const Blocks &blocks, float decay) {
+    // `decay` is the factor by which the rule has multiplied the state. `second` is its second moment, or null.
+    template <bool with_sign>
+    void store_codes(const Job &job, const State &state, const Blocks &blocks, T decay, const Lane *second) {
         const int n = blocks.length;
         uint32_t starts[most_blocks] = {};
         if (state.is_dithered)
@@ -177,22 +178,37 @@ template <class T, int capacity = block> struct Lane {
         for (int b = 0; b < blocks.count; ++b) {
             auto *codes = reinterpret_cast<uint8_t *>(stored) + b * n;
             float &scale = operand->scales[blocks.first + b];
-            const auto encode = [&](float *x, uint8_t *to) {
-                encode_block(operand->format, state.is_dithered, x, to, scale, decay * magnitude_of(scale), starts[b],
-                             padded(n));
-            };
-            if constexpr (sizeof(T) == sizeof(float)) {
-                if (n % group == 0) {
-                    encode(values + b * n, codes);
+            const T *x = values + b * n;
+            Before before(scale, float(decay));
+            if (before.can_fade()) {
+                const Reader reader(1, scale, with_sign);
+                int decayed = 0;
+                while (decayed < n && x[decayed] == decay * T(reader(codes[decayed]))) ++decayed;
+                if (decayed == n) {
+                    scale = before.faded();
                     continue;
                 }
             }
-            alignas(64) float x[quantum] = {};
+            if (second != nullptr) before.finest = second->choice_of_block(blocks, b);
+            const Rounding rounding{state.is_dithered, starts[b], float(decay)};
+            alignas(64) float padded_x[quantum] = {};
             alignas(64) uint8_t padded_codes[quantum];
-            std::copy_n(values + b * n, n, x);
-            encode(x, padded_codes);
+            std::copy_n(x, n, padded_x);
+            encode_block<with_sign>(padded_x, padded_codes, scale, before, padded(n), rounding);
             std::copy_n(padded_codes, n, codes);
         }
+    }
+
+    // The choice of a block; without codes, the one that it would take.
+    int choice_of_block(const Blocks &blocks, int b) const {
+        if (is_scaled(operand->format)) return choice_of(operand->scales[blocks.first + b]);
+        alignas(64) float x[quantum] = {};
+        for (int i = 0; i < blocks.length; ++i) {
+            const float value = float(values[b * blocks.length + i]);
+            x[i] = std::isfinite(value) ? value : 0;
+        }
+        const int n = padded(blocks.length);
+        return first_choice(x, largest_bits(x, n), n);
     }
 };
 
@@ -367,8 +383,12 @@ template <class T> void step_blocks(const Job &job, const T *constants, int64_t 
             const Operand &x = job.operands[STATES + i];
             const State &state = rule.states[i];
             if (is_scaled(x.format)) {
-                const float decay = state.decay < 0 ? 1 : float(constants[state.decay]);
-                lanes[i].store_codes(job, state, blocks, decay);
+                const T decay = state.decay < 0 ? 1 : constants[state.decay];
+                if (state.is_signed)
+                    lanes[i].template store_codes<true>(job, state, blocks, decay,
+                                                        state.second < 0 ? nullptr : &lanes[state.second]);
+                else
+                    lanes[i].template store_codes<false>(job, state, blocks, decay, nullptr);
             } else if (state.draw < 0 || !rounds(x)) {
                 lanes[i].store(at, n);
             } else {
@@ -399,7 +419,7 @@ void step_padded_blocks(ScaledStep step, int states, const float *constants, con
             std::copy_n(x.codes[s] + b * n, n, padded_codes[s]);
             one.codes[s] = padded_codes[s], one.scales[s] = x.scales[s] + b, one.starts[s] = x.starts[s] + b;
         }
-        step(constants, wide, padded_p, padded_g, one, padded(n), 1);
+        step(constants, wide, padded_p, padded_g, one, padded(n), 1, n);
         std::copy_n(padded_p, n, p);
         for (int s = 0; s < states; ++s) std::copy_n(padded_codes[s], n, x.codes[s] + b * n);
     }
@@ -421,7 +441,7 @@ void step_scaled_run(const Job &job, const Floats *wide, float *p, const float *
             begin_thresholds(job, state.draw, uint64_t(job.first_block + first), starts[s], count);
     });
     if (n % group == 0)
-        step_scaled_blocks<rule>(job.narrow_constants, wide, p, g, x, n, count);
+        step_scaled_blocks<rule>(job.narrow_constants, wide, p, g, x, n, count, n);
     else
         step_padded_blocks(step_scaled_blocks<rule>, rules[rule].state_count, job.narrow_constants, wide, p, g, x, n,
                            count);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -97,7 +98,16 @@ template <int n> Ints shifted(Ints a) { // to the left, or by a negative n to th
     else
         return {_mm512_srli_epi32(a.x, -n)};
 }
+inline Ints shifted_left(Ints a, Ints n) { return {_mm512_sllv_epi32(a.x, n.x)}; }
+inline Ints shifted_right(Ints a, Ints n) { return {_mm512_srlv_epi32(a.x, n.x)}; }
 inline Ints larger(Ints a, Ints b) { return {_mm512_max_epi32(a.x, b.x)}; }
+inline Ints smaller_where(Mask condition, Ints a, Ints b) { // b elsewhere
+    return {_mm512_mask_min_epu32(b.x, condition.x, a.x, b.x)};
+}
+inline Ints where_positive(Floats x, Ints a) { // 0 where x is 0
+    return {_mm512_maskz_mov_epi32(_mm512_test_epi32_mask(bits_of(x).x, bits_of(x).x), a.x)};
+}
+inline bool any(Mask a) { return a.x != 0; }
 inline Ints masked_or(Ints a, Ints mask, Ints b) { return {_mm512_ternarylogic_epi32(a.x, mask.x, b.x, 0xEA)}; }
 inline Ints or_masked(Ints a, Ints b, Ints mask) { return {_mm512_ternarylogic_epi32(a.x, b.x, mask.x, 0xF8)}; }
 inline Ints select(Ints mask, Ints a, Ints b) { return {_mm512_ternarylogic_epi32(mask.x, a.x, b.x, 0xCA)}; }
@@ -119,6 +129,13 @@ inline Ints transposed_quarters(Ints a) { // of the 4x4 lanes
 inline Ints unpack(const void *codes) { return transposed_bytes(transposed_quarters({_mm512_loadu_si512(codes)})); }
 inline void pack(Ints a, void *codes) { _mm512_storeu_si512(codes, transposed_quarters(transposed_bytes(a)).x); }
 inline Ints magnitudes_of_bytes(Ints a) { return {_mm512_abs_epi8(a.x)}; }
+
+// Counts the lanes for which conditions hold.
+struct Counter {
+    int count = 0;
+    void add(Mask a) { count += std::popcount(uint32_t(a.x)); }
+    int total() const { return count; }
+};
 
 // Which codes of a group are negative.
 struct Signs {
@@ -178,8 +195,15 @@ template <int n> Ints shifted(Ints a) { // to the left, or by a negative n to th
     else
         return {_mm256_srli_epi32(a.x, -n)};
 }
+inline Ints shifted_left(Ints a, Ints n) { return {_mm256_sllv_epi32(a.x, n.x)}; }
+inline Ints shifted_right(Ints a, Ints n) { return {_mm256_srlv_epi32(a.x, n.x)}; }
 inline Floats magnitude(Floats a) { return from_bits(bits_of(a) & splat(0x7fffffffu)); }
 inline Ints larger(Ints a, Ints b) { return {_mm256_max_epi32(a.x, b.x)}; }
+inline Ints smaller_where(Mask condition, Ints a, Ints b) { // b elsewhere
+    return {_mm256_blendv_epi8(b.x, _mm256_min_epu32(a.x, b.x), _mm256_castps_si256(condition.x))};
+}
+inline Ints where_positive(Floats x, Ints a) { return {_mm256_sign_epi32(a.x, bits_of(x).x)}; } // 0 where x is 0
+inline bool any(Mask a) { return _mm256_movemask_ps(a.x) != 0; }
 inline Ints masked_or(Ints a, Ints mask, Ints b) { return (a & mask) | b; }
 inline Ints or_masked(Ints a, Ints b, Ints mask) { return a | (b & mask); }
 inline Ints select(Ints mask, Ints a, Ints b) { return (mask & a) | Ints{_mm256_andnot_si256(mask.x, b.x)}; }
@@ -203,6 +227,17 @@ inline void pack(Ints a, void *codes) {
     _mm256_storeu_si256(static_cast<__m256i *>(codes), _mm256_permutevar8x32_epi32(transposed_bytes(a).x, order));
 }
 inline Ints magnitudes_of_bytes(Ints a) { return {_mm256_abs_epi8(a.x)}; }
+
+// Counts the lanes for which conditions hold.
+struct Counter {
+    __m256i lanes = _mm256_setzero_si256();
+    void add(Mask a) { lanes = _mm256_sub_epi32(lanes, _mm256_castps_si256(a.x)); }
+    int total() const {
+        const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+        const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+        return _mm_cvtsi128_si32(two) + _mm_extract_epi32(two, 1);
+    }
+};
 
 // Which codes of a group are negative: their bytes have the highest bit set.
 struct Signs {
@@ -295,6 +330,8 @@ template <int n> inline Ints shifted(Ints a) { // to the left, or by a negative 
     else
         return ADAMAS_VECTOR(Ints, a.x >> -n, a.x[l] >> -n);
 }
+inline Ints shifted_left(Ints a, Ints n) { return ADAMAS_VECTOR(Ints, a.x << n.x[0], a.x[l] << n.x[l]); }
+inline Ints shifted_right(Ints a, Ints n) { return ADAMAS_VECTOR(Ints, a.x >> n.x[0], a.x[l] >> n.x[l]); }
 inline Ints larger(Ints a, Ints b) {
     return ADAMAS_VECTOR(Ints, (FourSigned)a.x > (FourSigned)b.x ? a.x : b.x,
                          uint32_t(std::max(int32_t(a.x[l]), int32_t(b.x[l]))));
@@ -317,6 +354,18 @@ ADAMAS_COMPARISON(!=)
 inline Floats choose(Mask condition, Floats a, Floats b) {
     return from_bits(select(condition.bits, bits_of(a), bits_of(b)));
 }
+inline Ints smaller_where(Mask condition, Ints a, Ints b) { // b elsewhere; both have 31 bits
+    return select(condition.bits, b - larger(b - a, splat(0u)), b);
+}
+inline Ints where_positive(Floats x, Ints a) { return (splat(0.0f) < x).bits & a; }
+inline bool any(Mask a) { return (a.bits.x[0] | a.bits.x[1] | a.bits.x[2] | a.bits.x[3]) != 0; }
+
+// Counts the lanes for which conditions hold.
+struct Counter {
+    Ints lanes = splat(0u);
+    void add(Mask a) { lanes = lanes - a.bits; }
+    int total() const { return int(lanes.x[0] + lanes.x[1] + lanes.x[2] + lanes.x[3]); }
+};
 
 inline Ints unpack(const void *codes) {
     const auto *c = static_cast<const uint8_t *>(codes);

@@ -40,5 +40,6 @@ static inline uint32_t random_bits(uint32_t index, Key key) {
 // The increments of the random numbers from one step to the next, and from one element of a block to the next.
 constexpr uint32_t step_forward = 0x9e3779b9u;     // 2^32 (sqrt(5) - 1)/2
 constexpr uint32_t position_forward = 0x6a09e667u; // 2^32 (sqrt(2) - 1)
+constexpr uint32_t code_forward = 6787;            // 2^14 (sqrt(2) - 1), for the 14 bits of a threshold of codes
 
 } // namespace adamas

@@ -16,47 +16,125 @@ namespace adamas::ADAMAS_ISA {
 
 constexpr int padded(int n) { return (n + group - 1) / group * group; }
 
-// The grid as floating-point numbers from 512 on: the three lowest bits of the exponent and the five highest bits of
-// the mantissa are the code, so that decoding only shifts a code into place. The grid is their excess over 512, in
-// sixteenths.
-constexpr uint32_t grid_start = uint32_t(127 + 9) << 23, code_mask = 0xffu << 18, half_code = 1u << 17;
-constexpr float grid_zero = 512, grid_unit = 16;
-constexpr float largest_signed = 472, largest_signed_marked = 464, largest_unsigned = 7680;
+// The grids as floating-point numbers from 2 on: the upper bits of the mantissa and the lowest of the exponent are the
+// code, so that decoding only shifts a code into place. The grid is their excess over 2, in units of 1/16, 1/8 or 1/4.
+struct Grid {
+    float unit, segment; // the latter is the number of codes in a segment
+    float largest_signed, largest_signed_marked, largest_unsigned;
+};
+constexpr Grid grids[] = {
+    {1.0f / 16, 32, 472, 464, 7680}, {1.0f / 8, 16, 3952, 3824, 917504}, {1.0f / 4, 8, 491512, 458744, 25769803776}};
+constexpr int last_choice = 2;
+constexpr uint32_t grid_start = 0x40000000u;
+constexpr float grid_zero = 2;
+constexpr int code_shift = 18; // on the first grid; one more on each coarser one
 constexpr float least_signed = 0x1p-100f, least_scale = 0x1p-126f, least_kept = 0x1p-120f, most_kept = 0x1p120f;
 constexpr int infinity_bits = 0x7f800000;
-// The codes of nonfinite values in a marked block, one whose scale has its sign set.
+// The codes of nonfinite values in a marked block, one whose stored number has its sign set.
 constexpr uint8_t nan_signed = 0x80, infinity_signed = 0x7f, negative_infinity = 0x81;
 constexpr uint8_t nan_unsigned = 0xfe, infinity_unsigned = 0xff;
 
 constexpr bool is_signed(Format format) { return format == Format::i8; }
 
+template <class Body> inline void four_times(Body &&body) {
+    body.template operator()<0>(), body.template operator()<1>(), body.template operator()<2>(),
+        body.template operator()<3>();
+}
+
 // ---- scales
 
-// The scale for numbers of at most `largest`, and its reciprocal; both are 0 for a block of zeros.
+// A block stores its choice of a grid in the two lowest bits of its scale.
+inline int choice_of(float stored) { return std::min(int(float_bits(stored) & 3), last_choice); }
+inline float scale_of(float stored) { return bits_float(float_bits(stored) & 0x7ffffffcu); }
+inline float stored_as(float scale, int choice) { return bits_float(float_bits(scale) | uint32_t(choice)); }
+
+// Rounds a scale to the nearest with room for a choice, ties to even.
+inline float with_room(float scale) {
+    const uint32_t bits = float_bits(scale);
+    return bits_float((bits + 1 + (bits >> 2 & 1)) >> 2 << 2);
+}
+
+// A scale, its reciprocal and the choice of the grid; all are 0 for a block of zeros.
 struct Scale {
-    float scale, inverse;
+    float scale = 0, inverse = 0;
+    int choice = 0;
+    float stored() const { return stored_as(scale, choice); }
 };
 
-inline Scale signed_scale(float largest, bool is_marked) {
-    if (!(largest >= least_signed)) return {0, 0};
-    const float scale = largest / (is_marked ? largest_signed_marked : largest_signed);
-    return {scale, 1 / scale};
+// The scale for numbers of at most `largest`.
+inline Scale signed_scale(float largest, int choice, bool is_marked) {
+    const Grid &grid = grids[choice];
+    const float scale = with_room(largest / (is_marked ? grid.largest_signed_marked : grid.largest_signed));
+    return {scale, 1 / scale, choice};
 }
 
 // `kept` is the scale so far, after the decay.
-inline Scale unsigned_scale(float largest, float kept) {
-    if (!(largest > 0)) return {0, 0};
-    const float need = largest * (1 / largest_unsigned);
+inline Scale unsigned_scale(float largest, int choice, float kept) {
+    constexpr float factors[] = {1 / grids[0].largest_unsigned, 1 / grids[1].largest_unsigned,
+                                 1 / grids[2].largest_unsigned};
+    const float need = largest * factors[choice];
     if (!(kept >= least_kept && kept <= most_kept)) kept = 1;
     float inverse = 1 / kept, ratio = need * inverse;
     if (!(ratio >= least_kept && ratio <= most_kept)) kept = inverse = 1, ratio = need;
     const uint32_t doublings = float_bits(ratio) >> 23; // the exponent's bits: 126 if the ratio is in [1/2, 1)
-    if (doublings == 126 && kept >= least_scale) return {kept, inverse};
+    if (doublings == 126 && kept >= least_scale) return {kept, inverse, choice};
     const float scale = larger(kept * bits_float((doublings + 1) << 23), least_scale);
-    return {scale, 1 / scale};
+    return {scale, 1 / scale, choice};
 }
 
 // ---- from codes
+
+// Reads the codes of a block as values, multiplied by a factor.
+class Reader {
+    bool with_sign;
+    int choice;
+    float factor, offset;
+
+  public:
+    Reader(float number, float stored, bool with_sign) : with_sign(with_sign), choice(choice_of(stored)) {
+        const float unit = grids[choice].unit;
+        factor = number * scale_of(stored) / unit;
+        offset = factor * -(with_sign ? grid_zero : grid_zero + unit / 2);
+    }
+
+    // A single code.
+    float operator()(uint8_t code) const {
+        const uint32_t magnitude = with_sign ? uint32_t(std::abs(int8_t(code))) : code;
+        const float size = fused(bits_float(grid_start + (magnitude << (code_shift + choice))), factor, offset);
+        return with_sign ? (int8_t(code) < 0 ? -size : size) : larger(size, 0.0f);
+    }
+
+    // The same with registers.
+    struct Wide {
+        Floats factor, offset;
+        Ints mask, left, right;
+        explicit Wide(const Reader &one)
+            : factor(splat(one.factor)),
+              offset(splat(one.offset)),
+              mask(splat(0xffu << (code_shift + one.choice))),
+              left(splat(uint32_t(one.choice))),
+              right(splat(uint32_t(24 - code_shift - one.choice))) {}
+        // The codes of a group, and their magnitudes in two places.
+        struct Group {
+            Ints codes, magnitudes, raised;
+        };
+        template <bool with_sign> Group group_at(const uint8_t *at) const {
+            const Ints codes = unpack(at), magnitudes = with_sign ? magnitudes_of_bytes(codes) : codes;
+            return {codes, magnitudes, shifted_left(magnitudes, left)};
+        }
+        // The values of the group's register j.
+        template <bool with_sign, int j> Floats read(const Group &four) const {
+            Ints bits;
+            if constexpr (j < 3)
+                bits = shifted<code_shift - 8 * j>(four.raised);
+            else // to the right, so that the highest bits are kept
+                bits = shifted_right(four.magnitudes, right);
+            const Floats size = fused(from_bits(masked_or(bits, mask, splat(grid_start))), factor, offset);
+            if constexpr (!with_sign) return larger(size, splat(0.0f)); // code 0 is 0
+            return from_bits(or_masked(bits_of(size), shifted<24 - 8 * j>(four.codes), splat(0x80000000u)));
+        }
+    };
+};
 
 // The code of a nonfinite value in a marked block.
 inline uint8_t nonfinite_code(float x, bool with_sign) {
@@ -64,76 +142,116 @@ inline uint8_t nonfinite_code(float x, bool with_sign) {
     return !with_sign ? infinity_unsigned : x < 0 ? negative_infinity : infinity_signed;
 }
 
-// The value of a single code, for blocks next to marked ones.
-inline float value_of(uint8_t code, float scale, bool with_sign) {
-    const int c = with_sign ? int8_t(code) : code;
-    const uint32_t size = uint32_t(c < 0 ? -c : c);
-    const float above = bits_float(grid_start + (size << 18)) - grid_zero, unit = magnitude_of(scale) / grid_unit;
-    return with_sign ? (c < 0 ? -above : above) * unit : (above + grid_unit / 2) * unit;
-}
-
-// The same in a marked block.
-inline float value_in_marked_block(uint8_t code, float scale, bool with_sign) {
+// The value of a single code in a marked block.
+inline float value_in_marked_block(uint8_t code, float stored, bool with_sign) {
     constexpr float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
     if (code == (with_sign ? nan_signed : nan_unsigned)) return nan;
     if (code == (with_sign ? infinity_signed : infinity_unsigned)) return infinity;
     if (with_sign && code == negative_infinity) return -infinity;
-    return value_of(code, scale, with_sign);
+    return Reader(1, stored, with_sign)(code);
 }
 
-// The codes of a group's register j, shifted to their place in the bits of a float.
-template <int j> inline Ints on_grid(Ints codes) {
-    return masked_or(shifted<18 - 8 * j>(codes), splat(code_mask), splat(grid_start));
-}
-
-// The sizes with the signs of the codes of a group's register j.
-template <int j> inline Floats with_signs(Floats sizes, Ints codes) {
-    return from_bits(or_masked(bits_of(sizes), shifted<24 - 8 * j>(codes), splat(0x80000000u)));
-}
-
-// Reads the codes of a block as values, multiplied by a factor.
-struct Reader {
-    Floats factor, offset;
-    Reader(float number, float scale, bool with_sign)
-        : factor(splat(number * scale / grid_unit)),
-          offset(splat(number * scale / grid_unit * ((with_sign ? 0 : grid_unit / 2) - grid_zero))) {}
-    // `magnitudes` has the magnitudes of signed codes.
-    template <bool with_sign, int j> Floats read(Ints codes, Ints magnitudes) const {
-        if constexpr (!with_sign) return fused(from_bits(on_grid<j>(codes)), factor, offset);
-        return with_signs<j>(fused(from_bits(on_grid<j>(magnitudes)), factor, offset), codes);
-    }
-};
-
-template <class Body> inline void four_times(Body &&body) {
-    body.template operator()<0>(), body.template operator()<1>(), body.template operator()<2>(),
-        body.template operator()<3>();
-}
-
-// Decodes n codes, a multiple of `group`, to the values of `value_of`.
-template <bool with_sign> inline void read_codes(const uint8_t *codes, float scale, float *x, int n) {
-    const Floats zero = splat(with_sign ? grid_zero : grid_zero - grid_unit / 2), unit = splat(scale / grid_unit);
+// Reads n codes, a multiple of `group`.
+template <bool with_sign> inline void read_codes(const uint8_t *codes, float stored, float *x, int n) {
+    const Reader::Wide reader(Reader(1, stored, with_sign));
     for (int i = 0; i < n; i += group) {
-        const Ints four = unpack(codes + i), magnitudes = with_sign ? magnitudes_of_bytes(four) : four;
-        four_times([&]<int j>() {
-            const Floats sizes = (from_bits(on_grid<j>(magnitudes)) - zero) * unit;
-            store(x + i + j * width, with_sign ? with_signs<j>(sizes, four) : sizes);
-        });
+        const auto four = reader.template group_at<with_sign>(codes + i);
+        four_times([&]<int j>() { store(x + i + j * width, reader.template read<with_sign, j>(four)); });
     }
 }
 
 // Decodes a block to values. There is room for padded(n) of them.
-inline void decode_block(Format format, const uint8_t *codes, float scale, float *x, int n) {
-    if (std::signbit(scale)) [[unlikely]] {
-        for (int i = 0; i < n; ++i) x[i] = value_in_marked_block(codes[i], scale, is_signed(format));
+inline void decode_block(Format format, const uint8_t *codes, float stored, float *x, int n) {
+    if (std::signbit(stored)) [[unlikely]] {
+        for (int i = 0; i < n; ++i) x[i] = value_in_marked_block(codes[i], stored, is_signed(format));
         return;
     }
     const auto read = is_signed(format) ? read_codes<true> : read_codes<false>;
     const int whole = n - n % group;
-    read(codes, scale, x, whole);
+    read(codes, stored, x, whole);
     if (whole == n) return;
     alignas(64) uint8_t rest[group] = {};
     std::copy(codes + whole, codes + n, rest);
-    read(rest, scale, x + whole, group);
+    read(rest, stored, x + whole, group);
+}
+
+// ---- the choice of a grid
+
+template <bool with_sign> inline Floats size_of_values(const float *x) {
+    return with_sign ? magnitude(load(x)) : load(x);
+}
+
+inline int largest_bits(const float *x, int n) {
+    Ints most = splat(0u);
+    for (int i = 0; i < n; i += width) most = larger(most, bits_of(magnitude(load(x + i))));
+    return largest(most);
+}
+
+// How many numbers have a magnitude below a limit. Here and below, `n` is a multiple of `group`.
+template <bool with_sign> inline int count_below(const float *x, float limit, int n) {
+    const Floats end = splat(limit);
+    Counter counter;
+    for (int i = 0; i < n; i += width) counter.add(size_of_values<with_sign>(x + i) < end);
+    return counter.total();
+}
+template <bool with_sign> inline int count_up_to(const float *x, float limit, int n) {
+    const Floats end = splat(limit);
+    Counter counter;
+    for (int i = 0; i < n; i += width) counter.add(size_of_values<with_sign>(x + i) <= end);
+    return counter.total();
+}
+
+// The finest grid from `finest` on, on which at most 1/8 (signed) or 1/64 (unsigned) of the elements that count are
+// below 4 or 8 units. Those up to `bottom` do not count. The floor of unsigned states is twice as high on grids that
+// are finer than `present`.
+template <bool with_sign>
+inline int chosen_grid(const float *x, float largest, float bottom, int present, int finest, int n) {
+    constexpr int share = with_sign ? 8 : 64;
+    constexpr auto part = [](int choice) {
+        return float(with_sign ? 4.0 / grids[choice].largest_signed : 8.0 / grids[choice].largest_unsigned);
+    };
+    constexpr float parts[] = {part(0), part(1)};
+    int passive = -1;
+    for (int choice = finest; choice < last_choice; ++choice) {
+        const float floor = !with_sign && choice < present ? 2 * parts[choice] : parts[choice];
+        const int below = count_below<with_sign>(x, largest * floor, n);
+        if (below * share <= n) return choice; // so few that it does not matter which of them count
+        if (passive < 0) passive = count_up_to<with_sign>(x, bottom, n);
+        if ((below - passive) * share <= n - passive) return choice;
+    }
+    return last_choice;
+}
+
+// The choice of unsigned values that are encoded for the first time.
+inline int first_choice(const float *x, int most, int n) {
+    return chosen_grid<false>(x, bits_float(uint32_t(most)), 0, 0, 0, n);
+}
+
+// What the scale of a block depends on, besides its values: the stored number so far, its scale after the decay, and
+// the finest grid that a signed state may take.
+struct Before {
+    float stored, kept;
+    int finest;
+    Before(float stored, float decay, int finest = 0)
+        : stored(stored), kept(with_room(decay * scale_of(stored))), finest(finest) {}
+    // After a step that adds nothing, the block can keep its codes with this number.
+    bool can_fade() const { return kept >= least_kept && !std::signbit(stored); }
+    float faded() const { return stored_as(kept, choice_of(stored)); }
+};
+
+// The scale and the grid for values of which the largest has the bits `most`.
+template <bool with_sign>
+inline Scale scale_for(const float *x, int most, const Before &before, int n, bool is_marked = false) {
+    const float largest = bits_float(uint32_t(most));
+    if constexpr (with_sign) {
+        if (!(largest >= least_signed)) return {};
+        return signed_scale(largest, chosen_grid<true>(x, largest, 0, 0, before.finest, n), is_marked);
+    } else {
+        if (!(largest > 0)) return {};
+        const float bottom = before.kept * float(0.5 * (1 + 1e-5)); // of the grid, with room for rounding errors
+        const int choice = chosen_grid<false>(x, largest, bottom, choice_of(before.stored), 0, n);
+        return unsigned_scale(largest, choice, before.kept);
+    }
 }
 
 // ---- to codes
@@ -144,42 +262,78 @@ inline Ints joined(const Ints (&parts)[4]) {
     return select(splat(0xffffu), low, high);
 }
 
-// What is added before the lowest bits are cut off: thresholds that advance evenly within a block, or one half.
-class Thresholds {
-    static constexpr auto ramp = [] {
-        std::array<uint32_t, width> positions{};
-        for (uint32_t l = 0; l < width; ++l) positions[l] = l * position_forward;
-        return positions;
-    }();
-    Ints next, forward[4];
-
-  public:
-    explicit Thresholds(uint32_t start) : next(load(ramp.data()) + splat(start)) {
-        for (int j = 0; j < 4; ++j) forward[j] = splat(uint32_t(j * width) * position_forward);
+// The place of codes in the bytes of a group: the bits of register j are shifted to the right by 18 - 8j, or one or two
+// more on coarser grids, which is to the left for the last.
+struct Places {
+    Ints counts[4];
+    explicit Places(int choice) {
+        for (int j = 0; j < 4; ++j) counts[j] = splat(uint32_t(std::abs(code_shift + choice - 8 * j)));
     }
-    // 14 bits are random. The others are constant, so that a value that differs from a code's only in its last bits is
-    // always rounded to that code.
-    template <int j> Ints of_register() const {
-        return masked_or(shifted<-14>(next + forward[j]), splat(0x3fff0u), splat(8u));
+    template <int j> Ints take(Ints bits) const {
+        return j < 3 ? shifted_right(bits, counts[j]) : shifted_left(bits, counts[j]);
     }
-    void go_on() { next = next + splat(uint32_t(group) * position_forward); }
 };
 
-struct ToNearest {
-    template <int j> Ints of_register() const { return splat(half_code); }
+// What is added before the lowest bits are cut off has 14 random bits, or 1/2. The bits below are constant, so that a
+// value that differs only in its last bits from a code, or from the middle of two, is always rounded in the same way.
+constexpr int random_shift = 32 - code_shift;
+constexpr uint32_t below_random = 1u << 17; // before the shift
+
+class ToNearest {
+    Ints half;
+
+  public:
+    explicit ToNearest(int choice) : half(splat((0x80000000u | below_random) >> (random_shift - choice))) {}
+    template <int j> Ints of_register(Floats) const { return half; }
     void go_on() {}
 };
 
-// Here and below, `n` is a multiple of `group`.
-template <class Rounding> inline void write_signed(const float *x, uint8_t *codes, float inverse, int n, Rounding add) {
-    const Floats factor = splat(inverse * grid_unit), zero = splat(grid_zero);
+// Thresholds that advance evenly within a block.
+class Thresholds {
+    static constexpr uint32_t forward = uint32_t(code_forward) << 18;
+    static constexpr auto ramp = [] {
+        std::array<uint32_t, width> positions{};
+        for (uint32_t l = 0; l < width; ++l) positions[l] = l * forward;
+        return positions;
+    }();
+    Ints next, count;
+
+  public:
+    Thresholds(int choice, uint32_t start)
+        : next(load(ramp.data()) + splat((start >> 18 << 18) + below_random)),
+          count(splat(uint32_t(random_shift - choice))) {}
+    template <int j> Ints of_register(Floats) const {
+        return shifted_right(next + splat(uint32_t(j * width) * forward), count);
+    }
+    void go_on() { next = next + splat(uint32_t(group) * forward); }
+};
+
+// To the nearest, but below a limit not up where the threshold is against it.
+class NearestOrDown {
+    Thresholds thresholds;
+    ToNearest nearest;
+    Floats limit;
+
+  public:
+    NearestOrDown(int choice, uint32_t start, float limit)
+        : thresholds(choice, start), nearest(choice), limit(splat(limit)) {}
+    template <int j> Ints of_register(Floats size) const {
+        return smaller_where(size < limit, thresholds.of_register<j>(size), nearest.of_register<j>(size));
+    }
+    void go_on() { thresholds.go_on(); }
+};
+
+template <class Rounding>
+inline void write_signed(const float *x, uint8_t *codes, const Scale &scale, int n, Rounding add) {
+    const Floats factor = splat(scale.inverse * grids[scale.choice].unit), zero = splat(grid_zero);
+    const Places places(scale.choice);
     for (int i = 0; i < n; i += group, add.go_on()) {
         Ints parts[4];
         Signs negative;
         four_times([&]<int j>() {
-            const Floats value = load(x + i + j * width);
-            const Ints on_grid = bits_of(fused(magnitude(value), factor, zero));
-            parts[j] = shifted<8 * j - 18>(on_grid + add.template of_register<j>());
+            const Floats value = load(x + i + j * width), size = magnitude(value);
+            const Ints bits = bits_of(fused(size, factor, zero));
+            parts[j] = places.take<j>(bits + add.template of_register<j>(size));
             negative.template take<j>(value);
         });
         pack(joined(parts), negative, codes + i);
@@ -187,67 +341,93 @@ template <class Rounding> inline void write_signed(const float *x, uint8_t *code
 }
 
 template <class Rounding>
-inline void write_unsigned(const float *x, uint8_t *codes, float inverse, int n, Rounding add) {
-    const Floats factor = splat(inverse * grid_unit), zero = splat(grid_zero),
-                 lowest = splat(grid_zero - grid_unit / 2);
+inline void write_unsigned(const float *x, uint8_t *codes, const Scale &scale, int n, Rounding add) {
+    const float unit = grids[scale.choice].unit;
+    const Floats factor = splat(scale.inverse * unit), half = splat(grid_zero + unit / 2),
+                 one = splat(grid_zero + unit);
+    const Places places(scale.choice);
     for (int i = 0; i < n; i += group, add.go_on()) {
         Ints parts[4];
         four_times([&]<int j>() {
-            const Floats on_grid = larger(fused(load(x + i + j * width), factor, lowest), zero);
-            parts[j] = shifted<8 * j - 18>(bits_of(on_grid) + add.template of_register<j>());
+            const Floats value = load(x + i + j * width), on_grid = larger(fused(value, factor, half), one);
+            const Ints bits = where_positive(value, bits_of(on_grid)); // the code of 0 is 0
+            parts[j] = places.take<j>(bits + add.template of_register<j>(value));
         });
         pack(joined(parts), codes + i);
     }
 }
 
-inline int largest_bits(const float *x, int n) {
-    Ints most = splat(0u);
-    for (int i = 0; i < n; i += width) most = larger(most, bits_of(magnitude(load(x + i))));
-    return largest(most);
+// How the values of a state are rounded: to the nearest, or with thresholds that begin at `start`. `decay` is the
+// factor of the step.
+struct Rounding {
+    bool is_dithered;
+    uint32_t start;
+    float decay;
+};
+
+// Signed values are rounded to the nearest, except where the decay of a step is less than half the distance to the next
+// code: there, they would stop before they reach 0. It is enough to prevent this in one step of eight. Always inlined,
+// so that the step has no branches for format and rounding: they take 3 % of its time.
+template <bool with_sign>
+[[gnu::always_inline]] inline void write_codes(const float *x, uint8_t *codes, const Scale &scale, int n,
+                                               const Rounding &rounding) {
+    const int choice = scale.choice;
+    if constexpr (!with_sign) {
+        if (rounding.is_dithered) return write_unsigned(x, codes, scale, n, Thresholds(choice, rounding.start));
+        return write_unsigned(x, codes, scale, n, ToNearest(choice));
+    } else {
+        if (!rounding.is_dithered) return write_signed(x, codes, scale, n, ToNearest(choice));
+        const float limit = 0.75f / (1 - rounding.decay), segment = grids[choice].segment;
+        if (limit > segment) return write_signed(x, codes, scale, n, Thresholds(choice, rounding.start));
+        if (rounding.start >> 29 != 0) return write_signed(x, codes, scale, n, ToNearest(choice));
+        const float reach = limit > segment / 2 ? 4 * limit : limit; // the next segments have wider spacings
+        write_signed(x, codes, scale, n, NearestOrDown(choice, rounding.start << 3, reach * scale.scale));
+    }
 }
 
-// Writes the codes of numbers, given the reciprocal of their scale. They are rounded with thresholds that begin at
-// `start`, or to the nearest. Always inlined, so that the step has no branches for format and rounding: they take 3 %
-// of its time.
-[[gnu::always_inline]] inline void write_codes(Format format, bool is_dithered, const float *x, uint8_t *codes,
-                                               float inverse, uint32_t start, int n) {
-    if (is_signed(format))
-        is_dithered ? write_signed(x, codes, inverse, n, Thresholds(start))
-                    : write_signed(x, codes, inverse, n, ToNearest());
-    else
-        is_dithered ? write_unsigned(x, codes, inverse, n, Thresholds(start))
-                    : write_unsigned(x, codes, inverse, n, ToNearest());
-}
-
-inline Scale scale_for(Format format, int most, float kept, bool is_marked = false) {
-    const float largest = bits_float(uint32_t(most));
-    return is_signed(format) ? signed_scale(largest, is_marked) : unsigned_scale(largest, kept);
-}
-
-// Encodes a block with nonfinite numbers: these have special codes, and the sign of the scale marks the block. Never
-// inlined: it is large and rarely called.
-[[gnu::noinline]] inline void encode_nonfinite_block(Format format, bool is_dithered, float *x, uint8_t *codes,
-                                                     float &scale, float kept, uint32_t start, int n) {
+// Encodes a block with nonfinite numbers: these have special codes, and the sign of the stored number marks the block.
+// Never inlined: it is large and rarely called.
+template <bool with_sign>
+[[gnu::noinline]] inline void encode_nonfinite_block(float *x, uint8_t *codes, float &stored, const Before &before,
+                                                     int n, const Rounding &rounding) {
     uint8_t nonfinite[quantum]; // the codes of nonfinite numbers, and 0 elsewhere
     for (int i = 0; i < n; ++i) {
-        nonfinite[i] = std::isfinite(x[i]) ? 0 : nonfinite_code(x[i], is_signed(format));
+        nonfinite[i] = std::isfinite(x[i]) ? 0 : nonfinite_code(x[i], with_sign);
         if (nonfinite[i]) x[i] = 0;
     }
-    const Scale found = scale_for(format, largest_bits(x, n), kept, true);
-    write_codes(format, is_dithered, x, codes, found.inverse, start, n);
+    const Scale found = scale_for<with_sign>(x, largest_bits(x, n), before, n, true);
+    write_codes<with_sign>(x, codes, found, n, rounding);
     for (int i = 0; i < n; ++i)
         if (nonfinite[i]) codes[i] = nonfinite[i];
-    scale = -found.scale;
+    stored = -found.stored();
 }
 
-// Encodes the values of a block to codes and scale. `kept` is the scale so far, after the decay.
-inline void encode_block(Format format, bool is_dithered, float *x, uint8_t *codes, float &scale, float kept,
-                         uint32_t start, int n) {
+// Encodes the values of a block to codes and the stored number.
+template <bool with_sign>
+inline void encode_block(float *x, uint8_t *codes, float &stored, const Before &before, int n,
+                         const Rounding &rounding) {
     const int most = largest_bits(x, n);
-    if (most >= infinity_bits) return encode_nonfinite_block(format, is_dithered, x, codes, scale, kept, start, n);
-    const Scale found = scale_for(format, most, kept);
-    write_codes(format, is_dithered, x, codes, found.inverse, start, n);
-    scale = found.scale;
+    if (most >= infinity_bits) return encode_nonfinite_block<with_sign>(x, codes, stored, before, n, rounding);
+    const Scale found = scale_for<with_sign>(x, most, before, n);
+    write_codes<with_sign>(x, codes, found, n, rounding);
+    stored = found.stored();
+}
+
+// Whether each value is what was read, times a factor: then a step added nothing to the block.
+template <bool with_sign>
+inline bool only_decayed(const float *x, const uint8_t *codes, const Reader &reader, float factor, int n) {
+    if (x[0] != factor * reader(codes[0])) return false; // nearly always
+    const Reader::Wide wide(reader);
+    for (int i = 0; i < n; i += group) {
+        const auto four = wide.template group_at<with_sign>(codes + i);
+        bool differs = false;
+        four_times([&]<int j>() {
+            const Floats value = splat(factor) * wide.template read<with_sign, j>(four);
+            differs |= any(load(x + i + j * width) != value);
+        });
+        if (differs) return false;
+    }
+    return true;
 }
 
 // ---- the step if every state is in 8 bits
@@ -258,8 +438,6 @@ struct ScaledBlocks {
     float *scales[most_states];
     const uint32_t *starts[most_states];
 };
-
-constexpr Format format_of(const State &state) { return state.is_signed ? Format::i8 : Format::u8; }
 
 // Calls body with the indices of the rule's states as template arguments: all at once, or one after the other.
 template <int rule, class Body> inline decltype(auto) with_states(Body &&body) {
@@ -279,7 +457,6 @@ constexpr int stretch = 512, most_blocks = stretch / group;
 template <int states> struct Between {
     alignas(64) float values[states][stretch];
     Ints tops[states][most_blocks]; // the bits of the largest value in each block
-    float inverses[states][most_blocks];
 };
 
 // One block, from the codes to the weight and the new states. `factors` multiply the states when they are read. Always
@@ -291,22 +468,20 @@ template <int rule, int states>
     // Copied, so that the compiler knows that no store changes them.
     const auto k = Step<rule>::template numbers<Floats>(constants, [](Floats number) { return number; });
     const auto readers = with_states<rule>([&]<int... s>() {
-        return std::array<Reader, states>{Reader(factors[s], scales[s], rules[rule].states[s].is_signed)...};
+        return std::array{Reader::Wide(Reader(factors[s], scales[s], rules[rule].states[s].is_signed))...};
     });
     Ints tops[states];
     each_state<rule>([&]<int s>() { tops[s] = splat(0u); });
     for (int i = 0; i < n; i += group) {
-        Ints codes[states], magnitudes[states] = {};
+        Reader::Wide::Group codes[states];
         each_state<rule>([&]<int s>() {
-            codes[s] = unpack(x.codes[s] + b * n + i);
-            if constexpr (rules[rule].states[s].is_signed) magnitudes[s] = magnitudes_of_bytes(codes[s]);
+            codes[s] = readers[s].template group_at<rules[rule].states[s].is_signed>(x.codes[s] + b * n + i);
         });
         four_times([&]<int j>() {
             const int at = i + j * width;
             Floats weight = load(p + at), values[states];
-            each_state<rule>([&]<int s>() {
-                values[s] = readers[s].template read<rules[rule].states[s].is_signed, j>(codes[s], magnitudes[s]);
-            });
+            each_state<rule>(
+                [&]<int s>() { values[s] = readers[s].template read<rules[rule].states[s].is_signed, j>(codes[s]); });
             with_states<rule>([&]<int... s>() { Step<rule>::step(k, weight, load(g + at), values[s]...); });
             store(p + at, weight);
             each_state<rule>([&]<int s>() {
@@ -328,8 +503,10 @@ template <int rule, int states>
     for (int i = 0; i < n; ++i) {
         float values[states];
         each_state<rule>([&]<int s>() {
-            const auto value = std::signbit(scales[s]) ? value_in_marked_block : value_of;
-            values[s] = factors[s] * value(x.codes[s][b * n + i], scales[s], rules[rule].states[s].is_signed);
+            constexpr bool with_sign = rules[rule].states[s].is_signed;
+            const uint8_t code = x.codes[s][b * n + i];
+            values[s] = std::signbit(scales[s]) ? factors[s] * value_in_marked_block(code, scales[s], with_sign)
+                                                : Reader(factors[s], scales[s], with_sign)(code);
         });
         with_states<rule>([&]<int... s>() { Step<rule>::step(k, p[i], g[i], values[s]...); });
         each_state<rule>([&]<int s>() { between.values[s][b * n + i] = values[s]; });
@@ -338,10 +515,11 @@ template <int rule, int states>
         [&]<int s>() { between.tops[s][b] = splat(uint32_t(largest_bits(between.values[s] + b * n, n))); });
 }
 
-// One step of `count` blocks with n elements each. `wide` has the constants in registers.
+// One step of `count` blocks with n elements each, of which the first `length` are no padding. `wide` has the constants
+// in registers.
 template <int rule>
 void step_scaled_blocks(const float *constants, const Floats *wide, float *p, const float *g, const ScaledBlocks &x,
-                        int n, int count) {
+                        int n, int count, int length) {
     constexpr int states = rules[rule].state_count;
     Between<states> between;
     float decays[states], factors[states];
@@ -361,31 +539,52 @@ void step_scaled_blocks(const float *constants, const Floats *wide, float *p, co
             move_nonfinite_block<rule>(constants, factors, scales, x, p + b * n, g + b * n, between, b, n);
         else
             move_block<rule>(wide, factors, scales, x, p + b * n, g + b * n, between, b, n);
+        if (length < n) // a rule can make the padding's states positive, as Adamax does
+            each_state<rule>([&]<int s>() {
+                float *values = between.values[s] + b * n;
+                std::fill(values + length, values + n, 0.0f);
+                between.tops[s][b] = splat(uint32_t(largest_bits(values, n)));
+            });
     }
-    each_state<rule>([&]<int s>() {
+    const auto write = [&]<int s>() {
         constexpr State state = rules[rule].states[s];
-        constexpr Format format = format_of(state);
-        const auto start = [&](int b) { return state.is_dithered ? x.starts[s][b] : 0; };
+        constexpr bool with_sign = state.is_signed;
+        const auto rounding = [&](int b) {
+            return Rounding{state.is_dithered, state.is_dithered ? x.starts[s][b] : 0, decays[s]};
+        };
+        Scale scales[most_blocks];
         for (int b = 0; b < count; ++b) {
-            float &scale = x.scales[s][b];
-            const float kept = decays[s] * magnitude_of(scale);
+            float &stored = x.scales[s][b], *values = between.values[s] + b * n;
+            uint8_t *codes = x.codes[s] + b * n;
+            Before before(stored, decays[s]);
+            if constexpr (state.second >= 0) before.finest = choice_of(x.scales[state.second][b]);
             const int most = largest(between.tops[s][b]);
             if (most >= infinity_bits) [[unlikely]] {
-                encode_nonfinite_block(format, state.is_dithered, between.values[s] + b * n, x.codes[s] + b * n, scale,
-                                       kept, start(b), n);
-                between.inverses[s][b] = -1;
-                continue;
+                encode_nonfinite_block<with_sign>(values, codes, stored, before, n, rounding(b));
+                scales[b].inverse = -1;
+            } else if (before.can_fade() &&
+                       only_decayed<with_sign>(values, codes, Reader(factors[s], stored, with_sign),
+                                               Step<rule>::decays_in_read[s] ? 1 : decays[s], n)) {
+                stored = before.faded();
+                scales[b].inverse = -1;
+            } else {
+                scales[b] = scale_for<with_sign>(values, most, before, n);
+                stored = scales[b].stored();
             }
-            const Scale found = scale_for(format, most, kept);
-            scale = found.scale, between.inverses[s][b] = found.inverse;
         }
         for (int b = 0; b < count; ++b)
-            if (between.inverses[s][b] >= 0)
-                write_codes(format, state.is_dithered, between.values[s] + b * n, x.codes[s] + b * n,
-                            between.inverses[s][b], start(b), n);
+            if (scales[b].inverse >= 0) // else it is written
+                write_codes<with_sign>(between.values[s] + b * n, x.codes[s] + b * n, scales[b], n, rounding(b));
+    };
+    // The grids of signed states depend on those of others.
+    each_state<rule>([&]<int s>() {
+        if constexpr (!rules[rule].states[s].is_signed) write.template operator()<s>();
+    });
+    each_state<rule>([&]<int s>() {
+        if constexpr (rules[rule].states[s].is_signed) write.template operator()<s>();
     });
 }
 
-using ScaledStep = void (*)(const float *, const Floats *, float *, const float *, const ScaledBlocks &, int, int);
+using ScaledStep = void (*)(const float *, const Floats *, float *, const float *, const ScaledBlocks &, int, int, int);
 
 } // namespace adamas::ADAMAS_ISA

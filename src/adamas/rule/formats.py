@@ -84,6 +84,7 @@ def random_bits(xp: Any, index: Array, tensor_key: int, draw: int) -> Array:
 BLOCK = 128
 _STEP = 0x9E3779B9  # 2³²·(√5 − 1)/2
 _POSITION = 0x6A09E667  # 2³²·(√2 − 1)
+_POSITION_14 = 6787  # 2¹⁴·(√2 − 1)
 _EVERY = 8
 
 
@@ -98,9 +99,13 @@ class Thresholds(NamedTuple):
     first: Array
     position: Array
 
-    def bits(self, count: int) -> Array:
-        """The upper bits of each threshold, as many as ``count``."""
-        return (self.first + _POSITION * self.position & _MASK32) >> (32 - count)
+    def in_16_bits(self) -> Array:
+        """The thresholds of numbers in 16 bits."""
+        return (self.first + _POSITION * self.position & _MASK32) >> 16
+
+    def in_14_bits(self) -> Array:
+        """The thresholds of 8-bit codes."""
+        return (self.first >> 18) + _POSITION_14 * self.position & (1 << 14) - 1
 
     def are_due(self) -> Array:
         """Whether each block is among one in ``_EVERY``: each block is so in evenly spread steps."""
@@ -128,7 +133,7 @@ def thresholds(xp: Any, block: Array, position: Array, tensor_key: int, step: in
 
 def random16(xp: Any, index: Array, tensor_key: int, step: int, draw: int) -> Array:
     """The 16-bit thresholds of the elements with these indices in the whole tensor (int64)."""
-    return thresholds(xp, index >> 7, index & (BLOCK - 1), tensor_key, step, draw).bits(16)
+    return thresholds(xp, index >> 7, index & (BLOCK - 1), tensor_key, step, draw).in_16_bits()
 
 
 # bfloat16: the upper half of a float32.
@@ -337,16 +342,15 @@ def grid(xp: Any, codes: Array, choice: Array) -> Array:
 
 
 def _added(xp: Any, choice: Array, thresholds: Thresholds | None) -> Array:
-    """What is added to the bits of a value before the lowest are cut off: half, or 14 bits of a threshold.
+    """What is added to the bits of a value before the lowest are cut off: one half, or 14 bits of a threshold.
 
-    The bits below those are constant, so that a value that differs from a code's only in its last
-    bits is always rounded to that code.
+    The bits below those are constant, so that a value that differs only in its last bits from a code, or from the middle of
+    two, is always rounded in the same way.
     """
     shift, _ = _shift_and_start(choice)
     one = xp.ones_like(choice)
-    if thresholds is None:
-        return one << shift - 1
-    return thresholds.bits(_RANDOM) << shift - _RANDOM | one << shift - _RANDOM - 1
+    upper = one << shift - 1 if thresholds is None else thresholds.in_14_bits() << shift - _RANDOM
+    return upper | one << shift - _RANDOM - 1
 
 
 def _codes_of(xp: Any, units: Array, choice: Array, added: Array) -> Array:

@@ -379,7 +379,7 @@ template <class T> void step_blocks(const Job &job, const T *constants, int64_t 
 
         // Averages are rounded without bias. Rounding to the nearest would stop them: a step changes v by 1/1000, and a
         // bfloat16 has 8 bits.
-        for (int i = 0; i < rule.state_count; ++i) {
+        const auto store = [&](int i) {
             const Operand &x = job.operands[STATES + i];
             const State &state = rule.states[i];
             if (is_scaled(x.format)) {
@@ -394,7 +394,11 @@ template <class T> void step_blocks(const Job &job, const T *constants, int64_t 
             } else {
                 lanes[i].store_stochastic(job, state.draw, at, n);
             }
-        }
+        };
+        // The grids of signed states depend on those of others.
+        for (bool with_sign : {false, true})
+            for (int i = 0; i < rule.state_count; ++i)
+                if (rule.states[i].is_signed == with_sign) store(i);
         weight.store(at, n);
     });
 }

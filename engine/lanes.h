@@ -354,8 +354,8 @@ ADAMAS_COMPARISON(!=)
 inline Floats choose(Mask condition, Floats a, Floats b) {
     return from_bits(select(condition.bits, bits_of(a), bits_of(b)));
 }
-inline Ints smaller_where(Mask condition, Ints a, Ints b) { // b elsewhere; both have 31 bits
-    return select(condition.bits, b - larger(b - a, splat(0u)), b);
+inline Ints smaller_where(Mask condition, Ints a, Ints b) { // b elsewhere
+    return select(condition.bits, ADAMAS_VECTOR(Ints, a.x < b.x ? a.x : b.x, std::min(a.x[l], b.x[l])), b);
 }
 inline Ints where_positive(Floats x, Ints a) { return (splat(0.0f) < x).bits & a; }
 inline bool any(Mask a) { return (a.bits.x[0] | a.bits.x[1] | a.bits.x[2] | a.bits.x[3]) != 0; }

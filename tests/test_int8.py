@@ -629,7 +629,7 @@ def test_one_value_a_million_times_the_rest() -> None:
         error = (u - exact)[:, 7].square().sum() / exact[:, 7].square().sum()
         assert error <= 4 * max(usual) + 1e-6
         assert u[:, beside].abs().max() <= 1.5 * exact[:, beside].abs().max()
-        torch.testing.assert_close(values_of(state, "exp_avg_sq")[:, 7], v, rtol=0.2, atol=0)
+        torch.testing.assert_close(values_of(state, "exp_avg_sq")[:, 7], v, rtol=0.3, atol=0)
         assert torch.isfinite(u).all(), step
 
 

@@ -617,9 +617,6 @@ def test_one_value_a_million_times_the_rest() -> None:
         g[:, 7] *= 1e6
         return g
 
-    usual = [
-        float((u - e).square().sum() / e.square().sum()) for _, u, e in stepped(draws.__getitem__, 50, state="int8")
-    ]
     v = torch.zeros(64)
     for step, (optimizer, u, exact) in enumerate(stepped(with_outlier, 50, state="int8")):
         (state,) = optimizer.state.values()
@@ -627,7 +624,7 @@ def test_one_value_a_million_times_the_rest() -> None:
         beside = torch.ones(128, dtype=torch.bool)
         beside[7] = False
         error = (u - exact)[:, 7].square().sum() / exact[:, 7].square().sum()
-        assert error <= 4 * max(usual) + 1e-6
+        assert error <= 4e-3
         assert u[:, beside].abs().max() <= 1.5 * exact[:, beside].abs().max()
         torch.testing.assert_close(values_of(state, "exp_avg_sq")[:, 7], v, rtol=0.3, atol=0)
         assert torch.isfinite(u).all(), step

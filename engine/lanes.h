@@ -49,9 +49,7 @@ template <class T> inline T decayed(T decay, T state, T gradient) {
 
 // ---- a vector register
 
-// Codes are stored one byte each, in order. A group is as many codes as fit in one register: four registers of floats.
-// `unpack` gives a register in which byte j of lane l is code j·width + l, so that a shift brings the codes of register
-// j into place; `pack` is its inverse.
+// Codes are stored one byte each, in order. A group is as many as fit in one register: four registers of integers.
 
 #if defined(__AVX512F__)
 
@@ -92,6 +90,7 @@ inline Ints bits_of(Floats a) { return {_mm512_castps_si512(a.x)}; }
 inline Floats from_bits(Ints a) { return {_mm512_castsi512_ps(a.x)}; }
 inline Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.x, b.x)}; }
 inline Ints operator&(Ints a, Ints b) { return {_mm512_and_si512(a.x, b.x)}; }
+inline Ints operator|(Ints a, Ints b) { return {_mm512_or_si512(a.x, b.x)}; }
 template <int n> Ints shifted(Ints a) { // to the left, or by a negative n to the right
     if constexpr (n >= 0)
         return {_mm512_slli_epi32(a.x, n)};
@@ -108,9 +107,7 @@ inline Ints where_positive(Floats x, Ints a) { // 0 where x is 0
     return {_mm512_maskz_mov_epi32(_mm512_test_epi32_mask(bits_of(x).x, bits_of(x).x), a.x)};
 }
 inline bool any(Mask a) { return a.x != 0; }
-inline Ints masked_or(Ints a, Ints mask, Ints b) { return {_mm512_ternarylogic_epi32(a.x, mask.x, b.x, 0xEA)}; }
 inline Ints or_masked(Ints a, Ints b, Ints mask) { return {_mm512_ternarylogic_epi32(a.x, b.x, mask.x, 0xF8)}; }
-inline Ints select(Ints mask, Ints a, Ints b) { return {_mm512_ternarylogic_epi32(mask.x, a.x, b.x, 0xCA)}; }
 inline int largest(Ints a) { return _mm512_reduce_max_epi32(a.x); }
 
 // An accuracy of 14 bits is far finer than a code. The root requires a > 0; the root of infinity is infinite.
@@ -119,16 +116,21 @@ inline Floats estimated_positive_root(Floats a) {
 }
 inline Floats estimated_quotient(Floats a, Floats b) { return {_mm512_mul_ps(a.x, _mm512_rcp14_ps(b.x))}; }
 
-inline Ints transposed_bytes(Ints a) { // of the 4x4 bytes in each quarter
-    return {_mm512_shuffle_epi8(
-        a.x, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)))};
+template <bool with_sign> Ints load_codes(const uint8_t *from) {
+    const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(from));
+    return {with_sign ? _mm512_cvtepi8_epi32(codes) : _mm512_cvtepu8_epi32(codes)};
 }
-inline Ints transposed_quarters(Ints a) { // of the 4x4 lanes
-    return {_mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), a.x)};
+template <bool with_sign> void store_codes(const Ints (&a)[4], uint8_t *to) {
+    const __m512i bytes =
+        with_sign ? _mm512_packs_epi16(_mm512_packs_epi32(a[0].x, a[1].x), _mm512_packs_epi32(a[2].x, a[3].x))
+                  : _mm512_packus_epi16(_mm512_packus_epi32(a[0].x, a[1].x), _mm512_packus_epi32(a[2].x, a[3].x));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi32(order, bytes)); // packing works on quarters
 }
-inline Ints unpack(const void *codes) { return transposed_bytes(transposed_quarters({_mm512_loadu_si512(codes)})); }
-inline void pack(Ints a, void *codes) { _mm512_storeu_si512(codes, transposed_quarters(transposed_bytes(a)).x); }
-inline Ints magnitudes_of_bytes(Ints a) { return {_mm512_abs_epi8(a.x)}; }
+inline Ints magnitude(Ints a) { return {_mm512_abs_epi32(a.x)}; }
+inline Ints negated_where_negative(Ints a, Floats x) {
+    return {_mm512_mask_sub_epi32(a.x, _mm512_movepi32_mask(_mm512_castps_si512(x.x)), _mm512_setzero_si512(), a.x)};
+}
 
 // Counts the lanes for which conditions hold.
 struct Counter {
@@ -136,18 +138,6 @@ struct Counter {
     void add(Mask a) { count += std::popcount(uint32_t(a.x)); }
     int total() const { return count; }
 };
-
-// Which codes of a group are negative.
-struct Signs {
-    __mmask64 mask = 0;
-    template <int j> void take(Floats a) {
-        mask |= __mmask64(_mm512_movepi32_mask(_mm512_castps_si512(a.x))) << (16 * j);
-    }
-};
-inline void pack(Ints magnitudes, Signs negative, void *codes) {
-    const __m512i a = transposed_quarters(transposed_bytes(magnitudes)).x;
-    _mm512_storeu_si512(codes, _mm512_mask_sub_epi8(a, negative.mask, _mm512_setzero_si512(), a));
-}
 
 #elif defined(__AVX2__)
 
@@ -204,29 +194,28 @@ inline Ints smaller_where(Mask condition, Ints a, Ints b) { // b elsewhere
 }
 inline Ints where_positive(Floats x, Ints a) { return {_mm256_sign_epi32(a.x, bits_of(x).x)}; } // 0 where x is 0
 inline bool any(Mask a) { return _mm256_movemask_ps(a.x) != 0; }
-inline Ints masked_or(Ints a, Ints mask, Ints b) { return (a & mask) | b; }
 inline Ints or_masked(Ints a, Ints b, Ints mask) { return a | (b & mask); }
-inline Ints select(Ints mask, Ints a, Ints b) { return (mask & a) | Ints{_mm256_andnot_si256(mask.x, b.x)}; }
 inline int largest(Ints a) {
     alignas(32) int x[width];
     _mm256_store_si256(reinterpret_cast<__m256i *>(x), a.x);
     return *std::max_element(x, x + width);
 }
 
-inline Ints transposed_bytes(Ints a) { // of the 4x4 bytes in each half
-    const __m256i order = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, //
-                                           0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    return {_mm256_shuffle_epi8(a.x, order)};
+template <bool with_sign> Ints load_codes(const uint8_t *from) {
+    const __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(from));
+    return {with_sign ? _mm256_cvtepi8_epi32(codes) : _mm256_cvtepu8_epi32(codes)};
 }
-inline Ints unpack(const void *codes) {
-    const __m256i a = _mm256_loadu_si256(static_cast<const __m256i *>(codes));
-    return transposed_bytes({_mm256_permutevar8x32_epi32(a, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7))});
+template <bool with_sign> void store_codes(const Ints (&a)[4], uint8_t *to) {
+    const __m256i bytes =
+        with_sign ? _mm256_packs_epi16(_mm256_packs_epi32(a[0].x, a[1].x), _mm256_packs_epi32(a[2].x, a[3].x))
+                  : _mm256_packus_epi16(_mm256_packus_epi32(a[0].x, a[1].x), _mm256_packus_epi32(a[2].x, a[3].x));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); // packing works on halves
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm256_permutevar8x32_epi32(bytes, order));
 }
-inline void pack(Ints a, void *codes) {
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    _mm256_storeu_si256(static_cast<__m256i *>(codes), _mm256_permutevar8x32_epi32(transposed_bytes(a).x, order));
-}
-inline Ints magnitudes_of_bytes(Ints a) { return {_mm256_abs_epi8(a.x)}; }
+inline Ints magnitude(Ints a) { return {_mm256_abs_epi32(a.x)}; }
+inline Ints negated_where_negative(Ints a, Floats x) {
+    return {_mm256_sign_epi32(a.x, bits_of(x).x)};
+} // a = 0 if x = 0
 
 // Counts the lanes for which conditions hold.
 struct Counter {
@@ -238,18 +227,6 @@ struct Counter {
         return _mm_cvtsi128_si32(two) + _mm_extract_epi32(two, 1);
     }
 };
-
-// Which codes of a group are negative: their bytes have the highest bit set.
-struct Signs {
-    Ints bytes = splat(0u);
-    template <int j> void take(Floats a) {
-        bytes = or_masked(bytes, shifted<8 * j - 24>(bits_of(a)), splat(0x80u << (8 * j)));
-    }
-};
-inline void pack(Ints magnitudes, Signs negative, void *codes) {
-    const __m256i all = _mm256_cmpgt_epi8(_mm256_setzero_si256(), negative.bytes.x);
-    pack({_mm256_sub_epi8(_mm256_xor_si256(magnitudes.x, all), all)}, codes);
-}
 
 #else
 
@@ -337,7 +314,6 @@ inline Ints larger(Ints a, Ints b) {
                          uint32_t(std::max(int32_t(a.x[l]), int32_t(b.x[l]))));
 }
 inline Floats magnitude(Floats a) { return from_bits(bits_of(a) & splat(0x7fffffffu)); }
-inline Ints masked_or(Ints a, Ints mask, Ints b) { return (a & mask) | b; }
 inline Ints or_masked(Ints a, Ints b, Ints mask) { return a | (b & mask); }
 inline Ints select(Ints mask, Ints a, Ints b) { return (mask & (a ^ b)) ^ b; }
 inline int largest(Ints a) { return std::max({int32_t(a.x[0]), int32_t(a.x[1]), int32_t(a.x[2]), int32_t(a.x[3])}); }
@@ -367,32 +343,27 @@ struct Counter {
     int total() const { return int(lanes.x[0] + lanes.x[1] + lanes.x[2] + lanes.x[3]); }
 };
 
-inline Ints unpack(const void *codes) {
-    const auto *c = static_cast<const uint8_t *>(codes);
-    return ADAMAS_LANES(Ints, c[l] | uint32_t(c[4 + l]) << 8 | uint32_t(c[8 + l]) << 16 | uint32_t(c[12 + l]) << 24);
+inline Ints magnitude(Ints a) {
+    return ADAMAS_VECTOR(Ints, (FourInts)((FourSigned)a.x < 0 ? -a.x : a.x), int32_t(a.x[l]) < 0 ? -a.x[l] : a.x[l]);
 }
-inline void pack(Ints a, void *codes) {
-    auto *c = static_cast<uint8_t *>(codes);
+inline Ints negated_where_negative(Ints a, Floats x) {
+    const Ints all = splat(0u) - shifted<-31>(bits_of(x));
+    return (a ^ all) - all;
+}
+template <bool with_sign> Ints load_codes(const uint8_t *from) {
+#ifdef __GNUC__
+    using Code = std::conditional_t<with_sign, int8_t, uint8_t>;
+    typedef Code FourCodes __attribute__((vector_size(4)));
+    FourCodes codes;
+    std::memcpy(&codes, from, sizeof codes);
+    return {(FourInts) __builtin_convertvector(codes, FourSigned)};
+#else
+    return ADAMAS_LANES(Ints, with_sign ? uint32_t(int8_t(from[l])) : from[l]);
+#endif
+}
+template <bool with_sign> void store_codes(const Ints (&a)[4], uint8_t *to) {
     for (int j = 0; j < 4; ++j)
-        for (int l = 0; l < width; ++l) c[4 * j + l] = uint8_t(a.x[l] >> (8 * j));
-}
-
-inline Ints magnitudes_of_bytes(Ints a) {
-    const Ints ones = shifted<-7>(a) & splat(0x01010101u); // of the negative bytes
-    const Ints all = shifted<8>(ones) - ones;
-    return (a ^ all) + ones; // nothing carries
-}
-
-// Which codes of a group are negative: their bytes are 1.
-struct Signs {
-    Ints bytes = splat(0u);
-    template <int j> void take(Floats a) { bytes = bytes | shifted<8 * j>(shifted<-31>(bits_of(a))); }
-};
-inline void pack(Ints magnitudes, Signs negative, void *codes) {
-    int8_t sizes[4 * width], minus[4 * width];
-    pack(magnitudes, sizes), pack(negative.bytes, minus);
-    auto *c = static_cast<int8_t *>(codes);
-    for (int i = 0; i < 4 * width; ++i) c[i] = int8_t((sizes[i] ^ -minus[i]) + minus[i]);
+        for (int l = 0; l < width; ++l) to[j * width + l] = uint8_t(a[j].x[l]);
 }
 
 #undef ADAMAS_LANES

@@ -107,31 +107,15 @@ class Reader {
     // The same with registers.
     struct Wide {
         Floats factor, offset;
-        Ints mask, left, right;
+        Ints shift;
         explicit Wide(const Reader &one)
-            : factor(splat(one.factor)),
-              offset(splat(one.offset)),
-              mask(splat(0xffu << (code_shift + one.choice))),
-              left(splat(uint32_t(one.choice))),
-              right(splat(uint32_t(24 - code_shift - one.choice))) {}
-        // The codes of a group, and their magnitudes in two places.
-        struct Group {
-            Ints codes, magnitudes, raised;
-        };
-        template <bool with_sign> Group group_at(const uint8_t *at) const {
-            const Ints codes = unpack(at), magnitudes = with_sign ? magnitudes_of_bytes(codes) : codes;
-            return {codes, magnitudes, shifted_left(magnitudes, left)};
-        }
-        // The values of the group's register j.
-        template <bool with_sign, int j> Floats read(const Group &four) const {
-            Ints bits;
-            if constexpr (j < 3)
-                bits = shifted<code_shift - 8 * j>(four.raised);
-            else // to the right, so that the highest bits are kept
-                bits = shifted_right(four.magnitudes, right);
-            const Floats size = fused(from_bits(masked_or(bits, mask, splat(grid_start))), factor, offset);
+            : factor(splat(one.factor)), offset(splat(one.offset)), shift(splat(uint32_t(code_shift + one.choice))) {}
+        template <bool with_sign> Floats read(const uint8_t *from) const {
+            const Ints codes = load_codes<with_sign>(from), magnitudes = with_sign ? magnitude(codes) : codes;
+            const Floats on_grid = from_bits(shifted_left(magnitudes, shift) | splat(grid_start));
+            const Floats size = fused(on_grid, factor, offset);
             if constexpr (!with_sign) return larger(size, splat(0.0f)); // code 0 is 0
-            return from_bits(or_masked(bits_of(size), shifted<24 - 8 * j>(four.codes), splat(0x80000000u)));
+            return from_bits(or_masked(bits_of(size), codes, splat(0x80000000u)));
         }
     };
 };
@@ -155,8 +139,10 @@ inline float value_in_marked_block(uint8_t code, float stored, bool with_sign) {
 template <bool with_sign> inline void read_codes(const uint8_t *codes, float stored, float *x, int n) {
     const Reader::Wide reader(Reader(1, stored, with_sign));
     for (int i = 0; i < n; i += group) {
-        const auto four = reader.template group_at<with_sign>(codes + i);
-        four_times([&]<int j>() { store(x + i + j * width, reader.template read<with_sign, j>(four)); });
+        four_times([&]<int j>() {
+            const int at = i + j * width;
+            store(x + at, reader.template read<with_sign>(codes + at));
+        });
     }
 }
 
@@ -256,34 +242,19 @@ inline Scale scale_for(const float *x, int most, const Before &before, int n, bo
 
 // ---- to codes
 
-// Combines the four registers of a group, each with its codes in place, into one.
-inline Ints joined(const Ints (&parts)[4]) {
-    const Ints low = select(splat(0xffu), parts[0], parts[1]), high = select(splat(0xff0000u), parts[2], parts[3]);
-    return select(splat(0xffffu), low, high);
-}
-
-// The place of codes in the bytes of a group: the bits of register j are shifted to the right by 18 - 8j, or one or two
-// more on coarser grids, which is to the left for the last.
-struct Places {
-    Ints counts[4];
-    explicit Places(int choice) {
-        for (int j = 0; j < 4; ++j) counts[j] = splat(uint32_t(std::abs(code_shift + choice - 8 * j)));
-    }
-    template <int j> Ints take(Ints bits) const {
-        return j < 3 ? shifted_right(bits, counts[j]) : shifted_left(bits, counts[j]);
-    }
-};
-
 // What is added before the lowest bits are cut off has 14 random bits, or 1/2. The bits below are constant, so that a
 // value that differs only in its last bits from a code, or from the middle of two, is always rounded in the same way.
 constexpr int random_shift = 32 - code_shift;
 constexpr uint32_t below_random = 1u << 17; // before the shift
+// The start of the grid is subtracted with it, so that only the code is left.
+constexpr uint32_t minus_start = 0u - grid_start;
 
 class ToNearest {
     Ints half;
 
   public:
-    explicit ToNearest(int choice) : half(splat((0x80000000u | below_random) >> (random_shift - choice))) {}
+    explicit ToNearest(int choice)
+        : half(splat(((0x80000000u | below_random) >> (random_shift - choice)) + minus_start)) {}
     template <int j> Ints of_register(Floats) const { return half; }
     void go_on() {}
 };
@@ -303,7 +274,7 @@ class Thresholds {
         : next(load(ramp.data()) + splat((start >> 18 << 18) + below_random)),
           count(splat(uint32_t(random_shift - choice))) {}
     template <int j> Ints of_register(Floats) const {
-        return shifted_right(next + splat(uint32_t(j * width) * forward), count);
+        return shifted_right(next + splat(uint32_t(j * width) * forward), count) + splat(minus_start);
     }
     void go_on() { next = next + splat(uint32_t(group) * forward); }
 };
@@ -324,36 +295,37 @@ class NearestOrDown {
 };
 
 template <class Rounding>
-inline void write_signed(const float *x, uint8_t *codes, const Scale &scale, int n, Rounding add) {
+[[gnu::always_inline]] inline void write_signed(const float *x, uint8_t *codes, const Scale &scale, int n,
+                                                Rounding add) {
     const Floats factor = splat(scale.inverse * grids[scale.choice].unit), zero = splat(grid_zero);
-    const Places places(scale.choice);
+    const Ints shift = splat(uint32_t(code_shift + scale.choice));
     for (int i = 0; i < n; i += group, add.go_on()) {
         Ints parts[4];
-        Signs negative;
         four_times([&]<int j>() {
             const Floats value = load(x + i + j * width), size = magnitude(value);
             const Ints bits = bits_of(fused(size, factor, zero));
-            parts[j] = places.take<j>(bits + add.template of_register<j>(size));
-            negative.template take<j>(value);
+            const Ints code = shifted_right(bits + add.template of_register<j>(size), shift);
+            parts[j] = negated_where_negative(code, value);
         });
-        pack(joined(parts), negative, codes + i);
+        store_codes<true>(parts, codes + i);
     }
 }
 
 template <class Rounding>
-inline void write_unsigned(const float *x, uint8_t *codes, const Scale &scale, int n, Rounding add) {
+[[gnu::always_inline]] inline void write_unsigned(const float *x, uint8_t *codes, const Scale &scale, int n,
+                                                  Rounding add) {
     const float unit = grids[scale.choice].unit;
     const Floats factor = splat(scale.inverse * unit), half = splat(grid_zero + unit / 2),
                  one = splat(grid_zero + unit);
-    const Places places(scale.choice);
+    const Ints shift = splat(uint32_t(code_shift + scale.choice));
     for (int i = 0; i < n; i += group, add.go_on()) {
         Ints parts[4];
         four_times([&]<int j>() {
             const Floats value = load(x + i + j * width), on_grid = larger(fused(value, factor, half), one);
-            const Ints bits = where_positive(value, bits_of(on_grid)); // the code of 0 is 0
-            parts[j] = places.take<j>(bits + add.template of_register<j>(value));
+            const Ints code = shifted_right(bits_of(on_grid) + add.template of_register<j>(value), shift);
+            parts[j] = where_positive(value, code); // the code of 0 is 0
         });
-        pack(joined(parts), codes + i);
+        store_codes<false>(parts, codes + i);
     }
 }
 
@@ -419,11 +391,10 @@ inline bool only_decayed(const float *x, const uint8_t *codes, const Reader &rea
     if (x[0] != factor * reader(codes[0])) return false; // nearly always
     const Reader::Wide wide(reader);
     for (int i = 0; i < n; i += group) {
-        const auto four = wide.template group_at<with_sign>(codes + i);
         bool differs = false;
         four_times([&]<int j>() {
-            const Floats value = splat(factor) * wide.template read<with_sign, j>(four);
-            differs |= any(load(x + i + j * width) != value);
+            const int at = i + j * width;
+            differs |= any(load(x + at) != splat(factor) * wide.template read<with_sign>(codes + at));
         });
         if (differs) return false;
     }
@@ -473,15 +444,12 @@ template <int rule, int states>
     Ints tops[states];
     each_state<rule>([&]<int s>() { tops[s] = splat(0u); });
     for (int i = 0; i < n; i += group) {
-        Reader::Wide::Group codes[states];
-        each_state<rule>([&]<int s>() {
-            codes[s] = readers[s].template group_at<rules[rule].states[s].is_signed>(x.codes[s] + b * n + i);
-        });
         four_times([&]<int j>() {
             const int at = i + j * width;
             Floats weight = load(p + at), values[states];
-            each_state<rule>(
-                [&]<int s>() { values[s] = readers[s].template read<rules[rule].states[s].is_signed, j>(codes[s]); });
+            each_state<rule>([&]<int s>() {
+                values[s] = readers[s].template read<rules[rule].states[s].is_signed>(x.codes[s] + b * n + at);
+            });
             with_states<rule>([&]<int... s>() { Step<rule>::step(k, weight, load(g + at), values[s]...); });
             store(p + at, weight);
             each_state<rule>([&]<int s>() {

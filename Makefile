@@ -53,7 +53,7 @@ docs: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench_step.py
-	$(BIN)/python benchmarks/bench_formats.py memory errors spread overshoot averages times threads others
+	$(BIN)/python benchmarks/bench_formats.py memory errors spread overshoot small averages times threads others
 	$(BIN)/python benchmarks/bench_find_lr.py
 	$(BIN)/python benchmarks/bench_bounds.py
 	$(BIN)/python benchmarks/bench_mnist.py

@@ -1,6 +1,6 @@
 """The cost of each storage format in bytes, error and time: the figures of docs/storage-formats.md.
 
-    python benchmarks/bench_formats.py                  # bytes, errors, range, times: five minutes
+    python benchmarks/bench_formats.py                  # bytes, errors, times: ten minutes
     python benchmarks/bench_formats.py errors times     # some of them
     python benchmarks/bench_formats.py training         # five seeds of two networks: half an hour
 
@@ -10,11 +10,12 @@ in turn, on two threads. ``training`` takes MNIST from $ADAMAS_DATA/mnist, and l
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import functools
 import os
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import torch
 import torch.nn.functional as F
 import transformer
 from bench_step import THREADS, fused, gpt2_small, in_turn, seconds, with_gradients
+from streams import STREAMS, ClosedLoop, Make, closed_loop
 from torch import Tensor, nn
 
 import adamas.torch
@@ -57,101 +59,94 @@ def memory() -> None:
     table(["state=", "float32 weights", 'bfloat16, "stochastic"', 'bfloat16, "split"'], rows)
 
 
-def closed_loop(
-    gradients: Callable[[int], Tensor], steps: int, state: Any, member: Callable[..., Any] = adamas.torch.Adam
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """For each step, the update of a member at a rate of 1, and the update with float32 moments."""
-    p, q = (nn.Parameter(torch.zeros_like(gradients(0))) for _ in range(2))
-    coded, exact = member([p], lr=1.0, state=state), member([q], lr=1.0)
-    for step in range(steps):
-        p.grad = gradients(step)
-        q.grad = p.grad
-        with torch.no_grad():
-            p.zero_(), q.zero_()
-        coded.step(), exact.step()
-        yield step, -p.detach(), -q.detach()
+def in_format(state: Any) -> Make:
+    return functools.partial(adamas.torch.Adam, state=state)
 
 
-def relative_error(found: list[tuple[int, Tensor, Tensor]] | Iterator[tuple[int, Tensor, Tensor]], first: int) -> float:
-    return statistics.mean(
-        float((u - exact).square().sum() / exact.square().sum()) for step, u, exact in found if step >= first
-    )
+@functools.cache
+def formats() -> dict[str, Make]:
+    """Adam with its moments in each format: those of Adamas, and those of other libraries."""
+    import bitsandbytes
+    import torchao
+
+    return {
+        **{name: in_format(state) for name, state in STATES.items() if name != "float32"},
+        "bitsandbytes 8-bit": bitsandbytes.optim.Adam8bit,
+        "torchao 8-bit": torchao.optim.Adam8bit,
+        "torchao fp8": torchao.optim.AdamFp8,
+        "torchao 4-bit": torchao.optim.Adam4bit,
+    }
 
 
 def errors() -> None:
     """‖u − u₀‖²/‖u₀‖² of the update on the gradients of a small transformer: second half of 800 steps."""
-    steps, count = 800, itertools.count()
-    found: dict[str, Tensor] = {}
+    loops: dict[str, dict[str, ClosedLoop]] = {name: {} for name in formats()}
 
-    def keep(model: transformer.Transformer) -> None:
-        step = next(count)
-        for name, p in model.watched().items():
-            found.setdefault(name, torch.empty(steps, *p.shape))[step] = p.grad
+    def follow(model: transformer.Transformer) -> None:
+        for matrix, p in model.watched().items():
+            for name, make in formats().items():
+                loops[name].setdefault(matrix, ClosedLoop(p.shape, make)).step(p.grad)
 
-    transformer.train(lambda model: torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True), steps, each_step=keep)
-    rows = [
-        [name, *(f"{relative_error(closed_loop(g.__getitem__, steps, state), steps // 2):.1e}" for g in found.values())]
-        for name, state in STATES.items()
-        if state != "float32"
-    ]
-    table(["state=", *found], rows)
+    with uncompiled():
+        transformer.train(
+            lambda model: torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True), 800, each_step=follow
+        )
+    rows = [[name, *(f"{loop.error():.1e}" for loop in of.values())] for name, of in loops.items()]
+    table(["moments", *next(iter(loops.values()))], rows)
 
 
-def differing(decades: int, seed: int = 0) -> Callable[[int], Tensor]:
-    """Gradients whose columns differ in size: 10 to the power of 0 to −``decades``."""
-    sizes = 10 ** -(decades * torch.rand(128, generator=torch.Generator().manual_seed(seed)))
-    return lambda step: torch.randn(64, 128, generator=torch.Generator().manual_seed(step + 1)) * sizes
+def uncompiled() -> contextlib.AbstractContextManager[None]:
+    """Without ``torch.compile``, with which torchao compiles its step for a third of a minute for each shape."""
+    return torch.compiler.set_stance("force_eager")
+
+
+@functools.cache
+def on_stream(stream: str, name: str) -> tuple[float, float]:
+    """The error of a format on a stream, and its largest overshoot: the worst of three seeds."""
+    with uncompiled():
+        loops = [closed_loop(STREAMS[stream], formats()[name], seed=seed) for seed in range(3)]
+    return max(loop.error() for loop in loops), max(max(loop.overshoots) for loop in loops)
 
 
 def spread() -> None:
-    """The same for gradients whose sizes differ within a block: column sizes are 10 to the power of 0 to −r."""
-    rows = []
-    for name, state in STATES.items():
-        if state == "float32":
-            continue
-        loops = (closed_loop(differing(decades), 300, state) for decades in (0, 1, 2, 3))
-        rows.append([name, *(f"{relative_error(loop, 150):.1e}" for loop in loops)])
-    table(["state=", "alike", "1 : 10", "1 : 100", "1 : 1000"], rows)
+    """The same on streams of gradients (benchmarks/streams.py), whose sizes differ within a block: second half of 300 steps,
+    the worst of three seeds."""
+    rows = [[stream, *(f"{on_stream(stream, name)[0]:.1e}" for name in formats())] for stream in STREAMS]
+    table(["gradients", *formats()], rows)
 
 
 def overshoot() -> None:
-    """The overshoot of updates: Adam's largest update relative to the largest with float32 moments, on the gradients of
-    ``spread`` (the maximum over five draws of the sizes); then the updates of a small element next to a large one."""
-    rows = []
-    for name, state in STATES.items():
-        if state == "float32":
-            continue
-        cells = [name]
-        for decades in (0, 1, 2, 3):
-            loops = (closed_loop(differing(decades, seed), 300, state) for seed in range(5))
-            most = max(
-                float(u.abs().max() / exact.abs().max()) for one in loops for step, u, exact in one if step >= 150
-            )
-            cells.append(f"{most:.2f}")
-        rows.append(cells)
-    table(["state=", "alike", "1 : 10", "1 : 100", "1 : 1000"], rows)
+    """The largest element of an update relative to the largest of the exact update of the same step, on the streams of
+    ``spread``: the worst of all 300 steps and of three seeds."""
+    rows = [[stream, *(f"{on_stream(stream, name)[1]:.2f}" for name in formats())] for stream in STREAMS]
+    table(["gradients", *formats()], rows)
+
+
+def small() -> None:
+    """The mean update of small elements next to a large, constant one. Their own gradient is constant or alternates."""
 
     def momentum(params: Any, **options: Any) -> torch.optim.Optimizer:
         return adamas.torch.SGD(params, momentum=0.9, **options)
-
-    def small(share: float, sign: int) -> Callable[[int], Tensor]:
-        """A constant 1 next to small elements, whose sign alternates if ``sign`` is -1."""
-        return lambda step: torch.tensor([1.0, *[share * sign**step] * 127]).expand(64, 128).contiguous()
 
     rows = []
     for name, member, share, sign in (
         ("SGD, momentum 0.9", momentum, 1 / 943, 1),
         ("SGD, momentum 0.9", momentum, 1 / 50, -1),
+        ("Adam", adamas.torch.Adam, 1 / 943, 1),
         ("Adam", adamas.torch.Adam, 1 / 50, -1),
     ):
-        loop = closed_loop(small(share, sign), 400, "int8", member)
-        found = [(float(u[0, 1]), float(exact[0, 1])) for step, u, exact in loop if step >= 200]
-        size = statistics.mean(abs(exact) for _, exact in found)
-        means = [abs(statistics.mean(side)) / size for side in zip(*found, strict=True)]
+        loop = ClosedLoop((64, 128), functools.partial(member, state="int8"), member)
+        sums, size = torch.zeros(2, 64, 127), 0.0
+        for step in range(400):
+            gradient = torch.tensor([1.0, *[share * sign**step] * 127]).expand(64, 128).contiguous()
+            updates = torch.stack(loop.step(gradient))[:, :, 1:]
+            if step >= 200:
+                sums, size = sums + updates, size + float(updates[1].abs().mean())
+        means = [float(side.abs().mean()) / size for side in sums]
         gradient = "alternates" if sign < 0 else "is constant"
         rows.append([name, f"1/{1 / share:.0f}", gradient, *(f"{mean:.2f}" for mean in means)])
     table(["member", "of the largest", "its gradient", "int8: mean update", "float32"], rows)
-    print("Mean updates are relative to the mean size of an exact update.\n")
+    print("The size of the mean update of an element over 200 steps, relative to the mean size of an exact update.\n")
 
 
 def averages() -> None:
@@ -225,16 +220,17 @@ SETTINGS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
 }
 
 
-def transformer_loss(seed: int, dtype: torch.dtype, options: dict[str, Any]) -> float:
-    """Mean loss of the last 100 of 800 steps."""
+def transformer_loss(seed: int, dtype: torch.dtype, options: dict[str, Any], share: float) -> float:
+    """Mean loss of the last eighth of 800 steps, or of a share of them."""
+    steps = round(800 * share)
     _, losses = transformer.train(
-        lambda model: adamas.torch.AdamW(model.named_parameters(), lr=1e-3, **options), 800, seed, dtype
+        lambda model: adamas.torch.AdamW(model.named_parameters(), lr=1e-3, **options), steps, seed, dtype
     )
-    return statistics.mean(losses[-100:])
+    return statistics.mean(losses[-steps // 8 :])
 
 
-def mnist_loss(seed: int, dtype: torch.dtype, options: dict[str, Any]) -> float:
-    """Loss on the test images after three epochs."""
+def mnist_loss(seed: int, dtype: torch.dtype, options: dict[str, Any], share: float) -> float:
+    """Loss on the test images after three epochs, or a share of them."""
     folder = Path(os.environ["ADAMAS_DATA"]) / "mnist"
 
     def part(name: str) -> tuple[Tensor, Tensor]:
@@ -246,7 +242,7 @@ def mnist_loss(seed: int, dtype: torch.dtype, options: dict[str, Any]) -> float:
     optimizer = adamas.torch.AdamW(model.named_parameters(), lr=1e-3, **options)
     images, labels = part("train")
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(3):
+    for _ in range(round(3 * share)):
         for batch in torch.randperm(len(images), generator=generator).split(64):
             optimizer.zero_grad()
             F.cross_entropy(model(images[batch]).float(), labels[batch]).backward()
@@ -256,15 +252,16 @@ def mnist_loss(seed: int, dtype: torch.dtype, options: dict[str, Any]) -> float:
         return float(F.cross_entropy(model(images).float(), labels))
 
 
-NETWORKS: dict[str, Callable[[int, torch.dtype, dict[str, Any]], float]] = {
+NETWORKS: dict[str, Callable[[int, torch.dtype, dict[str, Any], float], float]] = {
     "transformer": transformer_loss,
     "MNIST": mnist_loss,
 }
 
 
-def final_losses(network: str, setting: str, seeds: int = 5) -> list[float]:
+def final_losses(network: str, setting: str, share: float = 1.0) -> list[float]:
+    """Those of five seeds, after this share of the training."""
     dtype, options = SETTINGS[setting]
-    return [NETWORKS[network](seed, dtype, options) for seed in range(seeds)]
+    return [NETWORKS[network](seed, dtype, options, share) for seed in range(5)]
 
 
 def standard_error(losses: list[float]) -> float:
@@ -296,12 +293,12 @@ def training() -> None:
 
 SECTIONS = {
     section.__name__: section
-    for section in (memory, errors, spread, overshoot, averages, times, threads, others, training)
+    for section in (memory, errors, spread, overshoot, small, averages, times, threads, others, training)
 }
 
 if __name__ == "__main__":
     torch.set_num_threads(THREADS)
     print(f"{adamas.engine_info()}, torch {torch.__version__}\n")
-    for name in sys.argv[1:] or ("memory", "errors", "spread", "overshoot", "averages", "times"):
+    for name in sys.argv[1:] or ("memory", "errors", "spread", "overshoot", "small", "averages", "times"):
         print(f"{name}: {SECTIONS[name].__doc__}\n")
         SECTIONS[name]()

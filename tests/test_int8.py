@@ -27,7 +27,6 @@ from adamas.torch.tensors import TENSORS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import slow_average
-import transformer
 
 CODED = [case for case in CASES if case.name not in ("sgd",) and not case.options.get("centered")]
 SHAPES = [(64, 256), (40, 200), (64, 64), (33, 784), (2, 4, 5, 128)]
@@ -471,90 +470,6 @@ def test_every_member_with_every_weight(case: Case, dtype: torch.dtype, weights:
 # ---- what the format promises
 
 
-def stepped(
-    g: Callable[[int], torch.Tensor], steps: int, make: Callable[..., at.Optimizer] = at.Adam, **options: Any
-) -> Iterator[tuple[at.Optimizer, torch.Tensor, torch.Tensor]]:
-    """Yields, for each step, the optimizer and its update u beside that of float32 moments, both at a rate of 1."""
-    first = g(0)
-    p, q = torch.nn.Parameter(torch.zeros_like(first)), torch.nn.Parameter(torch.zeros_like(first))
-    coded, exact = make([p], lr=1.0, **options), make([q], lr=1.0)
-    for step in range(steps):
-        p.grad, q.grad = g(step), g(step)
-        with torch.no_grad():
-            p.zero_()
-            q.zero_()
-        coded.step()
-        exact.step()
-        yield coded, -p.detach(), -q.detach()
-
-
-@pytest.fixture(scope="session")
-def real_gradients(request: pytest.FixtureRequest) -> dict[str, torch.Tensor]:
-    """The gradients of four matrices of a small transformer in the first steps of training."""
-    steps = request.param
-    found: dict[str, torch.Tensor] = {}
-    count = 0
-
-    def keep(model: transformer.Transformer) -> None:
-        nonlocal count
-        for name, p in model.watched().items():
-            found.setdefault(name, torch.empty(steps, *p.shape))[count] = p.grad
-        count += 1
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the other tests run beside this one
-    transformer.train(lambda model: torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True), steps, each_step=keep)
-    torch.set_num_threads(threads)
-    return found
-
-
-BOUNDS = {"embedding": 2e-3, "qkv": 2e-3, "second MLP": 4e-3, "head": 2e-3}
-
-
-@pytest.mark.parametrize("real_gradients", [40, pytest.param(800, marks=pytest.mark.training)], indirect=True)
-def test_updates_on_real_gradients(real_gradients: dict[str, torch.Tensor]) -> None:
-    """In a closed loop, beside exact Adam: the error of the update, Σv, and the largest update."""
-    for name, g in real_gradients.items():
-        errors, largest, largest_exact, drift = [], 0.0, 0.0, 0.0
-        v = torch.zeros(g.shape[1:], dtype=torch.float64)
-        for step, (optimizer, u, exact) in enumerate(stepped(g.__getitem__, len(g), state="int8")):
-            v = 0.999 * v + 0.001 * g[step].double().square()
-            (state,) = optimizer.state.values()
-            drift = max(drift, abs(float(values_of(state, "exp_avg_sq").double().sum() / v.sum()) - 1))
-            if step >= len(g) // 2:
-                errors.append(float((u - exact).square().sum() / exact.square().sum()))
-            largest, largest_exact = max(largest, float(u.abs().max())), max(largest_exact, float(exact.abs().max()))
-        assert np.mean(errors) <= BOUNDS[name], name
-        assert drift <= 0.01, name
-        assert largest <= 2 * largest_exact, name
-
-
-def zipf_rows(step: int) -> torch.Tensor:
-    """Rows that are met rarely, as those of an embedding."""
-    generator = torch.Generator().manual_seed(step)
-    probability = 1 / torch.arange(1, 65)
-    met = torch.rand(64, generator=generator) < probability
-    return torch.randn(64, 128, generator=generator) * met[:, None]
-
-
-def heavy_tails(step: int) -> torch.Tensor:
-    """Student's t with 2 degrees of freedom, at a scale that drifts."""
-    generator = torch.Generator().manual_seed(step)
-    normal = torch.randn(3, 64, 128, generator=generator)
-    return normal[0] / (normal[1:].square().mean(0).sqrt() + 1e-3) * 10 ** math.sin(step / 50)
-
-
-@pytest.mark.parametrize("stream", [zipf_rows, heavy_tails])
-def test_trap_T28_no_update_explodes(stream: Callable[[int], torch.Tensor]) -> None:
-    largest = largest_exact = 0.0
-    for optimizer, u, exact in stepped(stream, 300, state="int8"):
-        largest, largest_exact = max(largest, float(u.abs().max())), max(largest_exact, float(exact.abs().max()))
-        (state,) = optimizer.state.values()
-        read = values_of(state, "exp_avg_sq")
-        assert (read[u != 0] > 0).all()
-    assert largest <= 2 * largest_exact
-
-
 def test_moments_fade_as_they_should_and_never_grow() -> None:
     """2000 steps without a gradient, after a start that leaves very different values in each block."""
     shape = (64, 256)
@@ -604,30 +519,6 @@ def test_the_error_is_the_same_at_every_size(size: float) -> None:
     assert v <= 1.1 * v_usual
     assert m_usual < 0.03
     assert v_usual < 0.03
-
-
-def test_one_value_a_million_times_the_rest() -> None:
-    """The block is kept on the widest grid, and what is beside the outlier neither explodes nor grows."""
-    shape = (64, 128)
-    generator = torch.Generator().manual_seed(0)
-    draws = [torch.randn(shape, generator=generator) for _ in range(50)]
-
-    def with_outlier(step: int) -> torch.Tensor:
-        g = draws[step].clone()
-        g[:, 7] *= 1e6
-        return g
-
-    v = torch.zeros(64)
-    for step, (optimizer, u, exact) in enumerate(stepped(with_outlier, 50, state="int8")):
-        (state,) = optimizer.state.values()
-        v = 0.999 * v + 0.001 * with_outlier(step)[:, 7] ** 2
-        beside = torch.ones(128, dtype=torch.bool)
-        beside[7] = False
-        error = (u - exact)[:, 7].square().sum() / exact[:, 7].square().sum()
-        assert error <= 4e-3
-        assert u[:, beside].abs().max() <= 1.5 * exact[:, beside].abs().max()
-        torch.testing.assert_close(values_of(state, "exp_avg_sq")[:, 7], v, rtol=0.3, atol=0)
-        assert torch.isfinite(u).all(), step
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e25])

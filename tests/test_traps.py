@@ -1,8 +1,8 @@
 """What goes wrong with other libraries' optimizers, each by its number in the list of known traps, and does not here.
 
 Further traps are tested where their subject is: T07, T08 and T33 for any shape, strides and dtypes, T24 (decay by name) and
-T34 (``weights_only``) in ``test_torch.py`` and ``test_rule.py``, T26, T28 and T29 in ``test_int8.py``, and T27 in
-``test_checkpoint.py``.
+T34 (``weights_only``) in ``test_torch.py`` and ``test_rule.py``, T26 and T29 in ``test_int8.py``, T28 and T61 in
+``test_int8_accuracy.py``, and T27 in ``test_checkpoint.py``.
 """
 
 from __future__ import annotations

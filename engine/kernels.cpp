@@ -171,44 +171,47 @@ template <class T, int capacity = block> struct Lane {
     // `decay` is the factor by which the rule has multiplied the state. `second` is its second moment, or null.
     template <bool with_sign>
     void store_codes(const Job &job, const State &state, const Blocks &blocks, T decay, const Lane *second) {
-        const int n = blocks.length;
-        uint32_t starts[most_blocks] = {};
+        const int n = blocks.length, count = blocks.count, row = padded(n);
+        auto *codes = reinterpret_cast<uint8_t *>(stored);
+        float *scales = operand->scales + blocks.first;
+        uint32_t starts[most_blocks];
         if (state.is_dithered)
-            begin_thresholds(job, state.draw, uint64_t(job.first_block + blocks.first), starts, blocks.count);
-        for (int b = 0; b < blocks.count; ++b) {
-            auto *codes = reinterpret_cast<uint8_t *>(stored) + b * n;
-            float &scale = operand->scales[blocks.first + b];
-            const T *x = values + b * n;
-            Before before(scale, float(decay));
-            if (before.can_fade()) {
-                const Reader reader(1, scale, with_sign);
-                int decayed = 0;
-                while (decayed < n && x[decayed] == decay * T(reader(codes[decayed]))) ++decayed;
-                if (decayed == n) {
-                    scale = before.faded();
-                    continue;
-                }
-            }
-            if (second != nullptr) before.finest = second->choice_of_block(blocks, b);
-            const Rounding rounding{state.is_dithered, starts[b], float(decay)};
-            alignas(64) float padded_x[quantum] = {};
-            alignas(64) uint8_t padded_codes[quantum];
-            std::copy_n(x, n, padded_x);
-            encode_block<with_sign>(padded_x, padded_codes, scale, before, padded(n), rounding);
-            std::copy_n(padded_codes, n, codes);
+            begin_thresholds(job, state.draw, uint64_t(job.first_block + blocks.first), starts, count);
+        const auto finest = [&](int b) { return second == nullptr ? 0 : second->choice_of_block(blocks, b); };
+        const auto has_faded = [&](int b) {
+            const Reader reader(1, scales[b], with_sign);
+            int decayed = 0;
+            while (decayed < n && values[b * n + decayed] == decay * T(reader(codes[b * n + decayed]))) ++decayed;
+            return decayed == n;
+        };
+        const auto encode = [&](float *x, uint8_t *to) {
+            encode_blocks<with_sign>(
+                x, to, scales, row, count, state.is_dithered, starts, float(decay),
+                [&](int b) { return largest_bits(x + b * row, row); }, finest, has_faded);
+        };
+        if constexpr (sizeof(T) == sizeof(float))
+            if (n == row) return encode(values, codes);
+        alignas(64) float padded_values[capacity] = {};
+        alignas(64) uint8_t padded_codes[capacity];
+        for (int b = 0; b < count; ++b) {
+            std::copy_n(values + b * n, n, padded_values + b * row);
+            std::copy_n(codes + b * n, n, padded_codes + b * row);
         }
+        encode(padded_values, padded_codes);
+        for (int b = 0; b < count; ++b) std::copy_n(padded_codes + b * row, n, codes + b * n);
     }
 
     // The choice of a block; without codes, the one that it would take.
     int choice_of_block(const Blocks &blocks, int b) const {
         if (is_scaled(operand->format)) return choice_of(operand->scales[blocks.first + b]);
+        const int n = blocks.length, row = padded(n);
+        const T *from = values + b * n;
+        if constexpr (sizeof(T) == sizeof(float))
+            if (n == row)
+                if (const int most = largest_bits(from, n); most < infinity_bits) return first_choice(from, most, n);
         alignas(64) float x[quantum] = {};
-        for (int i = 0; i < blocks.length; ++i) {
-            const float value = float(values[b * blocks.length + i]);
-            x[i] = std::isfinite(value) ? value : 0;
-        }
-        const int n = padded(blocks.length);
-        return first_choice(x, largest_bits(x, n), n);
+        for (int i = 0; i < n; ++i) x[i] = std::isfinite(float(from[i])) ? float(from[i]) : 0;
+        return first_choice(x, largest_bits(x, row), row);
     }
 };
 

@@ -56,8 +56,8 @@ inline float with_room(float scale) {
 
 // A scale, its reciprocal and the choice of the grid; all are 0 for a block of zeros.
 struct Scale {
-    float scale = 0, inverse = 0;
-    int choice = 0;
+    float scale, inverse;
+    int choice;
     float stored() const { return stored_as(scale, choice); }
 };
 
@@ -93,7 +93,7 @@ class Reader {
   public:
     Reader(float number, float stored, bool with_sign) : with_sign(with_sign), choice(choice_of(stored)) {
         const float unit = grids[choice].unit;
-        factor = number * scale_of(stored) / unit;
+        factor = number * scale_of(stored) * (grids[choice].segment / 2); // divided by the unit
         offset = factor * -(with_sign ? grid_zero : grid_zero + unit / 2);
     }
 
@@ -177,13 +177,15 @@ inline int largest_bits(const float *x, int n) {
 template <bool with_sign> inline int count_below(const float *x, float limit, int n) {
     const Floats end = splat(limit);
     Counter counter;
-    for (int i = 0; i < n; i += width) counter.add(size_of_values<with_sign>(x + i) < end);
+    for (int i = 0; i < n; i += group)
+        four_times([&]<int j>() { counter.add(size_of_values<with_sign>(x + i + j * width) < end); });
     return counter.total();
 }
 template <bool with_sign> inline int count_up_to(const float *x, float limit, int n) {
     const Floats end = splat(limit);
     Counter counter;
-    for (int i = 0; i < n; i += width) counter.add(size_of_values<with_sign>(x + i) <= end);
+    for (int i = 0; i < n; i += group)
+        four_times([&]<int j>() { counter.add(size_of_values<with_sign>(x + i + j * width) <= end); });
     return counter.total();
 }
 
@@ -227,7 +229,8 @@ struct Before {
 
 // The scale and the grid for values of which the largest has the bits `most`.
 template <bool with_sign>
-inline Scale scale_for(const float *x, int most, const Before &before, int n, bool is_marked = false) {
+[[gnu::always_inline]] inline Scale scale_for(const float *x, int most, const Before &before, int n,
+                                              bool is_marked = false) {
     const float largest = bits_float(uint32_t(most));
     if constexpr (with_sign) {
         if (!(largest >= least_signed)) return {};
@@ -374,21 +377,10 @@ template <bool with_sign>
     stored = -found.stored();
 }
 
-// Encodes the values of a block to codes and the stored number.
-template <bool with_sign>
-inline void encode_block(float *x, uint8_t *codes, float &stored, const Before &before, int n,
-                         const Rounding &rounding) {
-    const int most = largest_bits(x, n);
-    if (most >= infinity_bits) return encode_nonfinite_block<with_sign>(x, codes, stored, before, n, rounding);
-    const Scale found = scale_for<with_sign>(x, most, before, n);
-    write_codes<with_sign>(x, codes, found, n, rounding);
-    stored = found.stored();
-}
-
 // Whether each value is what was read, times a factor: then a step added nothing to the block.
 template <bool with_sign>
-inline bool only_decayed(const float *x, const uint8_t *codes, const Reader &reader, float factor, int n) {
-    if (x[0] != factor * reader(codes[0])) return false; // nearly always
+[[gnu::noinline]] inline bool all_decayed(const float *x, const uint8_t *codes, const Reader &reader, float factor,
+                                          int n) {
     const Reader::Wide wide(reader);
     for (int i = 0; i < n; i += group) {
         bool differs = false;
@@ -399,6 +391,44 @@ inline bool only_decayed(const float *x, const uint8_t *codes, const Reader &rea
         if (differs) return false;
     }
     return true;
+}
+template <bool with_sign>
+inline bool only_decayed(const float *x, const uint8_t *codes, const Reader &reader, float factor, int n) {
+    if (x[0] != factor * reader(codes[0])) [[likely]]
+        return false;
+    return all_decayed<with_sign>(x, codes, reader, factor, n);
+}
+
+// The largest number of elements that are stepped at a time: their values stay in the first-level cache between reading
+// and writing, and no block has to wait for the scale of the block before it.
+constexpr int stretch = 512, most_blocks = stretch / group;
+
+// Encodes `count` blocks with n values each, which a step has multiplied by `decay`. `top(b)` has the bits of the
+// largest value of a block, `finest(b)` is the finest grid that it may take, and `has_faded(b)` whether the step added
+// nothing. The thresholds of dithered codes begin at `starts`.
+template <bool with_sign, class Top, class Finest, class HasFaded>
+[[gnu::always_inline]] inline void encode_blocks(float *x, uint8_t *codes, float *stored, int n, int count,
+                                                 bool is_dithered, const uint32_t *starts, float decay, Top &&top,
+                                                 Finest &&finest, HasFaded &&has_faded) {
+    Scale scales[most_blocks];
+    const auto rounding = [&](int b) { return Rounding{is_dithered, is_dithered ? starts[b] : 0, decay}; };
+    for (int b = 0; b < count; ++b) {
+        Before before(stored[b], decay);
+        const int most = top(b);
+        scales[b].inverse = -1; // written already
+        if (most >= infinity_bits) [[unlikely]] {
+            before.finest = finest(b);
+            encode_nonfinite_block<with_sign>(x + b * n, codes + b * n, stored[b], before, n, rounding(b));
+        } else if (before.can_fade() && has_faded(b)) {
+            stored[b] = before.faded();
+        } else {
+            before.finest = finest(b);
+            scales[b] = scale_for<with_sign>(x + b * n, most, before, n);
+            stored[b] = scales[b].stored();
+        }
+    }
+    for (int b = 0; b < count; ++b)
+        if (scales[b].inverse >= 0) write_codes<with_sign>(x + b * n, codes + b * n, scales[b], n, rounding(b));
 }
 
 // ---- the step if every state is in 8 bits
@@ -419,10 +449,6 @@ template <int rule, class Body> inline decltype(auto) with_states(Body &&body) {
 template <int rule, class Body> inline void each_state(Body &&body) {
     with_states<rule>([&]<int... i>() { (body.template operator()<i>(), ...); });
 }
-
-// The largest number of elements that are stepped at a time: their values stay in the first-level cache between reading
-// and writing, and no block has to wait for the scale of the block before it.
-constexpr int stretch = 512, most_blocks = stretch / group;
 
 // The values of a stretch between reading and writing.
 template <int states> struct Between {
@@ -517,32 +543,15 @@ void step_scaled_blocks(const float *constants, const Floats *wide, float *p, co
     const auto write = [&]<int s>() {
         constexpr State state = rules[rule].states[s];
         constexpr bool with_sign = state.is_signed;
-        const auto rounding = [&](int b) {
-            return Rounding{state.is_dithered, state.is_dithered ? x.starts[s][b] : 0, decays[s]};
+        const auto top = [&](int b) { return largest(between.tops[s][b]); };
+        const auto finest = [&](int b) { return state.second < 0 ? 0 : choice_of(x.scales[state.second][b]); };
+        const auto has_faded = [&](int b) {
+            return only_decayed<with_sign>(between.values[s] + b * n, x.codes[s] + b * n,
+                                           Reader(factors[s], x.scales[s][b], with_sign),
+                                           Step<rule>::decays_in_read[s] ? 1 : decays[s], n);
         };
-        Scale scales[most_blocks];
-        for (int b = 0; b < count; ++b) {
-            float &stored = x.scales[s][b], *values = between.values[s] + b * n;
-            uint8_t *codes = x.codes[s] + b * n;
-            Before before(stored, decays[s]);
-            if constexpr (state.second >= 0) before.finest = choice_of(x.scales[state.second][b]);
-            const int most = largest(between.tops[s][b]);
-            if (most >= infinity_bits) [[unlikely]] {
-                encode_nonfinite_block<with_sign>(values, codes, stored, before, n, rounding(b));
-                scales[b].inverse = -1;
-            } else if (before.can_fade() &&
-                       only_decayed<with_sign>(values, codes, Reader(factors[s], stored, with_sign),
-                                               Step<rule>::decays_in_read[s] ? 1 : decays[s], n)) {
-                stored = before.faded();
-                scales[b].inverse = -1;
-            } else {
-                scales[b] = scale_for<with_sign>(values, most, before, n);
-                stored = scales[b].stored();
-            }
-        }
-        for (int b = 0; b < count; ++b)
-            if (scales[b].inverse >= 0) // else it is written
-                write_codes<with_sign>(between.values[s] + b * n, x.codes[s] + b * n, scales[b], n, rounding(b));
+        encode_blocks<with_sign>(between.values[s], x.codes[s], x.scales[s], n, count, state.is_dithered, x.starts[s],
+                                 decays[s], top, finest, has_faded);
     };
     // The grids of signed states depend on those of others.
     each_state<rule>([&]<int s>() {

@@ -379,8 +379,8 @@ template <bool with_sign>
 
 // Whether each value is what was read, times a factor: then a step added nothing to the block.
 template <bool with_sign>
-[[gnu::noinline]] inline bool all_decayed(const float *x, const uint8_t *codes, const Reader &reader, float factor,
-                                          int n) {
+[[gnu::noinline]] inline bool only_decayed(const float *x, const uint8_t *codes, const Reader &reader, float factor,
+                                           int n) {
     const Reader::Wide wide(reader);
     for (int i = 0; i < n; i += group) {
         bool differs = false;
@@ -392,13 +392,6 @@ template <bool with_sign>
     }
     return true;
 }
-template <bool with_sign>
-inline bool only_decayed(const float *x, const uint8_t *codes, const Reader &reader, float factor, int n) {
-    if (x[0] != factor * reader(codes[0])) [[likely]]
-        return false;
-    return all_decayed<with_sign>(x, codes, reader, factor, n);
-}
-
 // The largest number of elements that are stepped at a time: their values stay in the first-level cache between reading
 // and writing, and no block has to wait for the scale of the block before it.
 constexpr int stretch = 512, most_blocks = stretch / group;
@@ -453,7 +446,8 @@ template <int rule, class Body> inline void each_state(Body &&body) {
 // The values of a stretch between reading and writing.
 template <int states> struct Between {
     alignas(64) float values[states][stretch];
-    Ints tops[states][most_blocks]; // the bits of the largest value in each block
+    Ints tops[states][most_blocks];      // the bits of the largest value in each block
+    bool has_moved[states][most_blocks]; // whether the step is known to have added something to the block
 };
 
 // One block, from the codes to the weight and the new states. `factors` multiply the states when they are read. Always
@@ -468,23 +462,29 @@ template <int rule, int states>
         return std::array{Reader::Wide(Reader(factors[s], scales[s], rules[rule].states[s].is_signed))...};
     });
     Ints tops[states];
+    Mask has_moved[states];
     each_state<rule>([&]<int s>() { tops[s] = splat(0u); });
     for (int i = 0; i < n; i += group) {
         four_times([&]<int j>() {
             const int at = i + j * width;
-            Floats weight = load(p + at), values[states];
+            Floats weight = load(p + at), values[states], decayed[states];
             each_state<rule>([&]<int s>() {
                 values[s] = readers[s].template read<rules[rule].states[s].is_signed>(x.codes[s] + b * n + at);
+                decayed[s] = Step<rule>::decays_in_read[s] ? values[s] : Step<rule>::template decay<s>(k) * values[s];
             });
             with_states<rule>([&]<int... s>() { Step<rule>::step(k, weight, load(g + at), values[s]...); });
             store(p + at, weight);
             each_state<rule>([&]<int s>() {
+                if constexpr (j == 3) has_moved[s] = decayed[s] != values[s];
                 store(between.values[s] + b * n + at, values[s]);
                 tops[s] = larger(tops[s], bits_of(rules[rule].states[s].is_signed ? magnitude(values[s]) : values[s]));
             });
         });
     }
-    each_state<rule>([&]<int s>() { between.tops[s][b] = tops[s]; });
+    each_state<rule>([&]<int s>() {
+        between.tops[s][b] = tops[s];
+        between.has_moved[s][b] = any(has_moved[s]);
+    });
 }
 
 // The same, one element after the other and without estimates, for blocks with a marked scale. Never inlined: it is
@@ -505,8 +505,10 @@ template <int rule, int states>
         with_states<rule>([&]<int... s>() { Step<rule>::step(k, p[i], g[i], values[s]...); });
         each_state<rule>([&]<int s>() { between.values[s][b * n + i] = values[s]; });
     }
-    each_state<rule>(
-        [&]<int s>() { between.tops[s][b] = splat(uint32_t(largest_bits(between.values[s] + b * n, n))); });
+    each_state<rule>([&]<int s>() {
+        between.tops[s][b] = splat(uint32_t(largest_bits(between.values[s] + b * n, n)));
+        between.has_moved[s][b] = false;
+    });
 }
 
 // One step of `count` blocks with n elements each, of which the first `length` are no padding. `wide` has the constants
@@ -538,6 +540,7 @@ void step_scaled_blocks(const float *constants, const Floats *wide, float *p, co
                 float *values = between.values[s] + b * n;
                 std::fill(values + length, values + n, 0.0f);
                 between.tops[s][b] = splat(uint32_t(largest_bits(values, n)));
+                between.has_moved[s][b] = false;
             });
     }
     const auto write = [&]<int s>() {
@@ -546,6 +549,8 @@ void step_scaled_blocks(const float *constants, const Floats *wide, float *p, co
         const auto top = [&](int b) { return largest(between.tops[s][b]); };
         const auto finest = [&](int b) { return state.second < 0 ? 0 : choice_of(x.scales[state.second][b]); };
         const auto has_faded = [&](int b) {
+            if (between.has_moved[s][b]) [[likely]]
+                return false;
             return only_decayed<with_sign>(between.values[s] + b * n, x.codes[s] + b * n,
                                            Reader(factors[s], x.scales[s][b], with_sign),
                                            Step<rule>::decays_in_read[s] ? 1 : decays[s], n);

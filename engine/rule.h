@@ -10,7 +10,8 @@ struct State {
     bool is_dithered; // whether its 8-bit codes are rounded with random numbers
     int draw;         // the index of its random numbers; -1: rounded to the nearest
     int decay;        // the constant that multiplies it at every step; -1: none
-    int second;       // the state whose grids its own are at least as wide as; -1: none
+    int second;       // the second moment, whose grids a signed state takes; -1: none
+    bool counts;      // whether its own elements count in the choice of a grid, too
 };
 
 struct Rule {

@@ -722,7 +722,7 @@ def test_moments_are_stored_to_the_bit_as_formats_says(form: str) -> None:
     )
     none = np.zeros((40, 2, 1), np.float32)
     of_squares = formats.encode_unsigned(np, blocks[1], none, of_second, 0.999)
-    of_mean = formats.encode_signed(np, blocks[0], of_first, 0.9, formats.choice_of(np, of_squares[1]))
+    of_mean = formats.encode_signed(np, blocks[0], of_first, 0.9, formats.choice_of(np, of_squares[1]), False)
     for name, (codes, scale) in {"exp_avg": of_mean, "exp_avg_sq": of_squares}.items():
         assert np.array_equal(value_of(state[name]), codes.reshape(40, 256)[:, :130])
         assert np.array_equal(value_of(state[f"{name}_grid"]), scale[..., 0])

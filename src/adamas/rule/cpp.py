@@ -213,7 +213,8 @@ def _rules(steps: list[_Step]) -> str:
         rule = step.rule
         states = ", ".join(
             f"{{{_bool(state.signed)}, {_bool(state.code_draw is not None)}, "
-            f"{_index(state.draw)}, {step.index_of(state.decay)}, {_index(rule.second_of(state))}}}"
+            f"{_index(state.draw)}, {step.index_of(state.decay)}, "
+            f"{_index(rule.second_of(state))}, {_bool(rule.counts(state))}}}"
             for state in rule.states
         )
         reads = [_bits(step.tensors(j)) for j in range(len(step.terms))]

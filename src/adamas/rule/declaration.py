@@ -117,12 +117,21 @@ class Rule(ABC):
         return {}
 
     def second_of(self, state: State) -> int | None:
-        """The index of the second moment of an average of the gradient, which its 8-bit grid has to be as wide as.
+        """The index of the second moment that an average of the gradient takes its 8-bit grids from.
 
         None for other states, and if the rule has none.
         """
         seconds = [i for i, other in enumerate(self.states) if other.of in ("square", "size")]
         return seconds[0] if seconds and state.signed and state.of == "gradient" else None
+
+    def counts(self, state: State) -> bool:
+        """Whether the 8-bit blocks of a state choose their grids by their own elements.
+
+        If not, they take those of the second moment, a mean square. A decaying maximum (``of="size"``) has codes for smaller
+        elements than an average of the gradient on the same grid, so there, the wider choice counts.
+        """
+        second = self.second_of(state)
+        return second is None or self.states[second].of != "square"
 
     def at(self, numbers: Numbers) -> Rule:
         """The rule for a step with these numbers: itself, unless it leaves out one of its parts in some steps."""

@@ -250,6 +250,7 @@ JOIN = {"bfloat16": join_bfloat16, "float16": join_float16}
 # on which only few of its elements are so small that the grid is coarse for them. Zeros do not count, so neither padding nor
 # a column without gradients makes a block take a wider grid; nor do second moments that have decayed to the smallest code.
 # Unsigned states are kept from step to step, so to return to a finer grid, a block has to fit it better than to stay there.
+# As their elements sink slowly, an average chooses only where its scale is doubled or halved, and else in one step of eight.
 #
 # A block stores its scale and its choice in one float32: the choice in the two low bits, and the scale rounded to the others.
 # This number is called `stored` below.
@@ -264,8 +265,9 @@ JOIN = {"bfloat16": join_bfloat16, "float16": join_float16}
 # of the gradient, which rounding to the nearest would always lose. Evenly spread thresholds keep the sum of the rounding
 # errors small (benchmarks/slow_average.py).
 #
-# The grid of an average of the gradient is at least as wide as that of the second moment that divides it. Otherwise the second
-# moment of a small element would be known and its average not, and their quotient could be of any size.
+# An average of the gradient takes the grid of the mean square that divides it, and one that is at least as wide as that of a
+# decaying maximum. Otherwise the second moment of a small element would be known and its average not, and their quotient could
+# be of any size.
 #
 # In unsigned states, code 0 is exactly 0, and the others are read half a unit lower, so that a positive value is never read
 # as 0. Their scale decays with them, by the rule's factor, and is doubled or halved when they no longer fit.
@@ -292,6 +294,7 @@ LEAST_SIGNED = 2.0**-100  # a block of signed values that are all smaller become
 LEAST_SCALE = 2.0**-126
 # A scale outside this range, or off from the needed one by a factor outside it, is computed from scratch.
 _LEAST, _MOST = 2.0**-120, 2.0**120
+_NO_DOUBLING = 126  # the exponent's bits of numbers in [1/2, 1)
 _BOTTOM = 0.5 * (1 + 1e-5)  # units: the smallest unsigned code, with room for rounding errors
 
 
@@ -431,7 +434,8 @@ def encode_signed(
     x: Array,
     thresholds: Thresholds | None = None,
     decay: Array | float = 0.0,
-    at_least: Array | None = None,
+    second: Array | None = None,
+    counts: bool = True,
 ) -> tuple[Array, Array]:
     """The codes of float32 values, and the stored number of each block (the last dimension, kept with size 1).
 
@@ -440,14 +444,14 @@ def encode_signed(
         x: the values.
         thresholds: for the values that are not rounded to the nearest; without them, all are.
         decay: the factor by which the rule multiplied the values.
-        at_least: the choice of each block that its own may not be finer than.
+        second: the choice of the second moment's block, which this one is not finer than.
+        counts: whether a block makes a choice of its own. If not, it takes ``second``.
     """
     size, largest, marked = _finite_sizes(xp, x)
     some = largest >= LEAST_SIGNED
-    unchosen = xp.zeros_like(float_bits(xp, largest))
-    choice = _chosen(xp, size, float_bits(xp, size) > 0, largest, LARGEST_SIGNED, FLOOR_SIGNED, SHARE_SIGNED, unchosen)
-    if at_least is not None:
-        choice = xp.maximum(choice, at_least)
+    choice = _chosen_signed(xp, size, largest) if counts else second
+    if counts and second is not None:
+        choice = xp.maximum(choice, second)
     most = xp.where(
         marked,
         _of_choice(xp, choice, largest, LARGEST_SIGNED_MARKED),
@@ -492,15 +496,14 @@ def encode_unsigned(
         decay: the factor by which the rule multiplied the values.
     """
     size, largest, marked = _finite_sizes(xp, x)
-    kept = _kept(xp, before, decay)
-    choice = _chosen_unsigned(xp, size, largest, kept, choice_of(xp, before))
-    need = largest * _of_choice(xp, choice, largest, [1 / top for top in LARGEST_UNSIGNED])
-    kept = xp.where((kept >= _LEAST) & (kept <= _MOST), kept, xp.ones_like(kept))
-    ratio = need * (1 / kept)
-    usable = (ratio >= _LEAST) & (ratio <= _MOST)
-    kept, ratio = xp.where(usable, kept, xp.ones_like(kept)), xp.where(usable, ratio, need)
-    doublings = float_bits(xp, ratio) >> 23  # the exponent's bits: 126 where the ratio is in [1/2, 1)
-    scale = kept * bits_float(xp, doublings + 1 << 23)
+    kept, present = _kept(xp, before, decay), choice_of(xp, before)
+    choice = _chosen_unsigned(xp, size, largest, kept, present)
+    if thresholds is not None:
+        base, doublings = _base_and_doublings(xp, largest, present, kept)
+        stays = (base == kept) & (doublings == _NO_DOUBLING)
+        choice = xp.where(stays & ~thresholds.are_due(), present, choice)
+    base, doublings = _base_and_doublings(xp, largest, choice, kept)
+    scale = base * bits_float(xp, doublings + 1 << 23)
     some = largest > 0
     scale = xp.where(scale >= LEAST_SCALE, scale, xp.full_like(scale, LEAST_SCALE))
     scale = xp.where(some, scale, xp.zeros_like(scale))
@@ -521,9 +524,27 @@ def chosen_unsigned(xp: Any, x: Array) -> Array:
     return _chosen_unsigned(xp, size, largest, none, choice_of(xp, none))
 
 
+def _chosen_signed(xp: Any, size: Array, largest: Array) -> Array:
+    counts, none = float_bits(xp, size) > 0, xp.zeros_like(float_bits(xp, largest))
+    return _chosen(xp, size, counts, largest, LARGEST_SIGNED, FLOOR_SIGNED, SHARE_SIGNED, none)
+
+
 def _chosen_unsigned(xp: Any, size: Array, largest: Array, kept: Array, before: Array) -> Array:
     counts = float_bits(xp, size) > float_bits(xp, kept * _BOTTOM)
     return _chosen(xp, size, counts, largest, LARGEST_UNSIGNED, FLOOR_UNSIGNED, SHARE_UNSIGNED, before)
+
+
+def _base_and_doublings(xp: Any, largest: Array, choice: Array, kept: Array) -> tuple[Array, Array]:
+    """What a scale is a power of two times, and how often it is doubled, as the exponent's bits of a float32.
+
+    The base is the scale so far, or 1 if that is out of range or far from what is needed.
+    """
+    need = largest * _of_choice(xp, choice, largest, [1 / top for top in LARGEST_UNSIGNED])
+    base = xp.where((kept >= _LEAST) & (kept <= _MOST), kept, xp.ones_like(kept))
+    ratio = need * (1 / base)
+    usable = (ratio >= _LEAST) & (ratio <= _MOST)
+    base, ratio = xp.where(usable, base, xp.ones_like(base)), xp.where(usable, ratio, need)
+    return base, float_bits(xp, ratio) >> 23
 
 
 def _kept(xp: Any, before: Array, decay: Array | float) -> Array:

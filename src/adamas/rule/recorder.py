@@ -222,7 +222,8 @@ def digest(rules: Iterable[Rule]) -> str:
 
 def _description(rule: Rule) -> str:
     states = (
-        f"{x.role} {x.signed} {x.decay} {x.draw} {x.code_draw is not None} {rule.second_of(x)}" for x in rule.states
+        f"{x.role} {x.signed} {x.decay} {x.draw} {x.code_draw is not None} {rule.second_of(x)} {rule.counts(x)}"
+        for x in rule.states
     )
     sums = (one.name for one in rule.sums)
     return "\n".join([rule.name, *states, *rule.numbers, *sums, *_recordings(rule)])

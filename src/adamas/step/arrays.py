@@ -137,7 +137,8 @@ def store(
     state: State,
     decay: Array | float,
     rounding: Rounding,
-    at_least: Array | None = None,
+    second: Array | None = None,
+    counts: bool = True,
 ) -> Stored:
     """A state in its storage format.
 
@@ -149,7 +150,8 @@ def store(
         state: its declaration, which says how it is rounded.
         decay: the factor by which the step multiplied it.
         rounding: the random numbers.
-        at_least: for 8-bit codes with a sign, the choice of grid of each block that its own may not be finer than.
+        second: for 8-bit codes with a sign, the choices of the second moment's blocks.
+        counts: whether the blocks make choices of their own (``adamas.rule.declaration.Rule.counts``).
     """
     dtype = xp.dtype_name(before.values)
     if dtype not in CODES:
@@ -161,7 +163,7 @@ def store(
     thresholds = None if state.code_draw is None else rounding.of_blocks(state.code_draw)
     stored = before.scale[..., None]
     if dtype == "int8":
-        codes, found = formats.encode_signed(xp, blocks, thresholds, decay, at_least)
+        codes, found = formats.encode_signed(xp, blocks, thresholds, decay, second, counts)
     else:
         codes, found = formats.encode_unsigned(xp, blocks, stored, thresholds, decay)
     faded, can_fade = formats.faded(xp, stored, decay)
@@ -317,8 +319,8 @@ class Step:
         for i, state in sorted(enumerate(rule.states), key=lambda item: item[1].signed):  # second moments first
             decay = 1.0 if state.decay is None else k[state.decay]
             second, is_coded = rule.second_of(state), xp.dtype_name(one.states[i].values) in CODES
-            at_least = choices(xp, new[second], after[second]) if is_coded and second is not None else None
-            after[i] = store(xp, new[i], old[i], one.states[i], state, decay, rounding, at_least)
+            choice = choices(xp, new[second], after[second]) if is_coded and second is not None else None
+            after[i] = store(xp, new[i], old[i], one.states[i], state, decay, rounding, choice, rule.counts(state))
         return moved, [after[i] for i in range(len(new))]
 
     @property

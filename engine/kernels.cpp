@@ -177,7 +177,7 @@ template <class T, int capacity = block> struct Lane {
         uint32_t starts[most_blocks];
         if (state.is_dithered)
             begin_thresholds(job, state.draw, uint64_t(job.first_block + blocks.first), starts, count);
-        const auto finest = [&](int b) { return second == nullptr ? 0 : second->choice_of_block(blocks, b); };
+        const auto choice = [&](int b) { return second == nullptr ? 0 : second->choice_of_block(blocks, b); };
         const auto has_faded = [&](int b) {
             const Reader reader(1, scales[b], with_sign);
             int decayed = 0;
@@ -186,8 +186,8 @@ template <class T, int capacity = block> struct Lane {
         };
         const auto encode = [&](float *x, uint8_t *to) {
             encode_blocks<with_sign>(
-                x, to, scales, row, count, state.is_dithered, starts, float(decay),
-                [&](int b) { return largest_bits(x + b * row, row); }, finest, has_faded);
+                x, to, scales, row, count, state, starts, float(decay),
+                [&](int b) { return largest_bits(x + b * row, row); }, choice, has_faded);
         };
         if constexpr (sizeof(T) == sizeof(float))
             if (n == row) return encode(values, codes);

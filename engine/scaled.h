@@ -215,13 +215,26 @@ inline int first_choice(const float *x, int most, int n) {
     return chosen_grid<false>(x, bits_float(uint32_t(most)), 0, 0, 0, n);
 }
 
-// What the scale of a block depends on, besides its values: the stored number so far, its scale after the decay, and
-// the finest grid that a signed state may take.
+// How the values of a block are rounded: to the nearest, or with thresholds that begin at `start`, which is 0 without
+// them. `decay` is the factor of the step. A block is due in one step of eight.
+struct Rounding {
+    bool is_dithered;
+    uint32_t start;
+    float decay;
+    // Without random numbers, a block is due in each step.
+    bool is_due() const { return start >> 29 == 0; }
+};
+
+// What the scale of a block depends on, besides its values: the stored number so far, its scale after the decay,
+// whether an unsigned state is due to choose its grid, the grid of a signed state's second moment, and whether the
+// signed state makes a choice of its own, too.
 struct Before {
     float stored, kept;
-    int finest;
-    Before(float stored, float decay, int finest = 0)
-        : stored(stored), kept(with_room(decay * scale_of(stored))), finest(finest) {}
+    bool is_due;
+    int second = 0;
+    bool counts = true;
+    Before(float stored, const Rounding &rounding)
+        : stored(stored), kept(with_room(rounding.decay * scale_of(stored))), is_due(rounding.is_due()) {}
     // After a step that adds nothing, the block can keep its codes with this number.
     bool can_fade() const { return kept >= least_kept && !std::signbit(stored); }
     float faded() const { return stored_as(kept, choice_of(stored)); }
@@ -234,12 +247,18 @@ template <bool with_sign>
     const float largest = bits_float(uint32_t(most));
     if constexpr (with_sign) {
         if (!(largest >= least_signed)) return {};
-        return signed_scale(largest, chosen_grid<true>(x, largest, 0, 0, before.finest, n), is_marked);
+        const int choice = before.counts ? chosen_grid<true>(x, largest, 0, 0, before.second, n) : before.second;
+        return signed_scale(largest, choice, is_marked);
     } else {
         if (!(largest > 0)) return {};
+        const int present = choice_of(before.stored);
+        const Scale found = unsigned_scale(largest, present, before.kept);
+        const bool stays = found.scale == before.kept && before.kept >= least_kept && before.kept <= most_kept;
+        if (stays && !before.is_due) [[likely]]
+            return found;
         const float bottom = before.kept * float(0.5 * (1 + 1e-5)); // of the grid, with room for rounding errors
-        const int choice = chosen_grid<false>(x, largest, bottom, choice_of(before.stored), 0, n);
-        return unsigned_scale(largest, choice, before.kept);
+        const int choice = chosen_grid<false>(x, largest, bottom, present, 0, n);
+        return choice == present ? found : unsigned_scale(largest, choice, before.kept);
     }
 }
 
@@ -332,14 +351,6 @@ template <class Rounding>
     }
 }
 
-// How the values of a state are rounded: to the nearest, or with thresholds that begin at `start`. `decay` is the
-// factor of the step.
-struct Rounding {
-    bool is_dithered;
-    uint32_t start;
-    float decay;
-};
-
 // Signed values are rounded to the nearest, except where the decay of a step is less than half the distance to the next
 // code: there, they would stop before they reach 0. It is enough to prevent this in one step of eight. Always inlined,
 // so that the step has no branches for format and rounding: they take 3 % of its time.
@@ -354,7 +365,7 @@ template <bool with_sign>
         if (!rounding.is_dithered) return write_signed(x, codes, scale, n, ToNearest(choice));
         const float limit = 0.75f / (1 - rounding.decay), segment = grids[choice].segment;
         if (limit > segment) return write_signed(x, codes, scale, n, Thresholds(choice, rounding.start));
-        if (rounding.start >> 29 != 0) return write_signed(x, codes, scale, n, ToNearest(choice));
+        if (!rounding.is_due()) return write_signed(x, codes, scale, n, ToNearest(choice));
         const float reach = limit > segment / 2 ? 4 * limit : limit; // the next segments have wider spacings
         write_signed(x, codes, scale, n, NearestOrDown(choice, rounding.start << 3, reach * scale.scale));
     }
@@ -397,25 +408,26 @@ template <bool with_sign>
 constexpr int stretch = 512, most_blocks = stretch / group;
 
 // Encodes `count` blocks with n values each, which a step has multiplied by `decay`. `top(b)` has the bits of the
-// largest value of a block, `finest(b)` is the finest grid that it may take, and `has_faded(b)` whether the step added
+// largest value of a block, `second(b)` is the grid of its second moment, and `has_faded(b)` whether the step added
 // nothing. The thresholds of dithered codes begin at `starts`.
-template <bool with_sign, class Top, class Finest, class HasFaded>
+template <bool with_sign, class Top, class Second, class HasFaded>
 [[gnu::always_inline]] inline void encode_blocks(float *x, uint8_t *codes, float *stored, int n, int count,
-                                                 bool is_dithered, const uint32_t *starts, float decay, Top &&top,
-                                                 Finest &&finest, HasFaded &&has_faded) {
+                                                 const State &state, const uint32_t *starts, float decay, Top &&top,
+                                                 Second &&second, HasFaded &&has_faded) {
     Scale scales[most_blocks];
-    const auto rounding = [&](int b) { return Rounding{is_dithered, is_dithered ? starts[b] : 0, decay}; };
+    const auto rounding = [&](int b) { return Rounding{state.is_dithered, state.is_dithered ? starts[b] : 0, decay}; };
     for (int b = 0; b < count; ++b) {
-        Before before(stored[b], decay);
+        Before before(stored[b], rounding(b));
+        before.counts = state.counts;
         const int most = top(b);
         scales[b].inverse = -1; // written already
         if (most >= infinity_bits) [[unlikely]] {
-            before.finest = finest(b);
+            before.second = second(b);
             encode_nonfinite_block<with_sign>(x + b * n, codes + b * n, stored[b], before, n, rounding(b));
         } else if (before.can_fade() && has_faded(b)) {
             stored[b] = before.faded();
         } else {
-            before.finest = finest(b);
+            before.second = second(b);
             scales[b] = scale_for<with_sign>(x + b * n, most, before, n);
             stored[b] = scales[b].stored();
         }
@@ -547,7 +559,7 @@ void step_scaled_blocks(const float *constants, const Floats *wide, float *p, co
         constexpr State state = rules[rule].states[s];
         constexpr bool with_sign = state.is_signed;
         const auto top = [&](int b) { return largest(between.tops[s][b]); };
-        const auto finest = [&](int b) { return state.second < 0 ? 0 : choice_of(x.scales[state.second][b]); };
+        const auto second = [&](int b) { return state.second < 0 ? 0 : choice_of(x.scales[state.second][b]); };
         const auto has_faded = [&](int b) {
             if (between.has_moved[s][b]) [[likely]]
                 return false;
@@ -555,8 +567,8 @@ void step_scaled_blocks(const float *constants, const Floats *wide, float *p, co
                                            Reader(factors[s], x.scales[s][b], with_sign),
                                            Step<rule>::decays_in_read[s] ? 1 : decays[s], n);
         };
-        encode_blocks<with_sign>(between.values[s], x.codes[s], x.scales[s], n, count, state.is_dithered, x.starts[s],
-                                 decays[s], top, finest, has_faded);
+        encode_blocks<with_sign>(between.values[s], x.codes[s], x.scales[s], n, count, state, x.starts[s], decays[s],
+                                 top, second, has_faded);
     };
     // The grids of signed states depend on those of others.
     each_state<rule>([&]<int s>() {

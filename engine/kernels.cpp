@@ -17,7 +17,7 @@
 namespace adamas::ADAMAS_ISA {
 namespace {
 
-constexpr int block = 256; // the blocks of seven tensors fit in any first-level cache
+constexpr int block = 512; // the blocks of seven tensors fit in any first-level cache
 
 template <class T> constexpr Format native = sizeof(T) == 4 ? Format::f32 : Format::f64;
 

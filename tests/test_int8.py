@@ -317,6 +317,19 @@ def test_a_slow_average_with_a_sign_follows_its_mean() -> None:
 # ---- the engine
 
 
+def stepped_by_both(optimizer: at.Optimizer, p: torch.nn.Parameter) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Makes a step with the engine, and the same step with the reference, whose weight and state are returned."""
+    weight, state = p.detach().clone(), copied(optimizer.state[p])
+    optimizer.step()
+    group, member = optimizer.param_groups[0], optimizer._member
+    record = optimizer._plans[0].records[0]._replace(weight=weight, state=state)
+    executor = ArraysExecutor(spec_of(member, group, TENSORS, member.scalar_names), [record], is_decayed=True)
+    executor.look([p.grad])
+    executor.prepared = [optimizer._advance(group, scalars, 1.0) for scalars in executor.scalars]
+    executor.apply()
+    return weight, state
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("case", CODED, ids=str)
 def test_the_engines_codes_are_the_references(case: Case, shape: tuple[int, ...], isa: str) -> None:
@@ -327,14 +340,8 @@ def test_the_engines_codes_are_the_references(case: Case, shape: tuple[int, ...]
         p.grad = g
         if not optimizer.state[p]:
             optimizer._initialize_state(optimizer.param_groups[0], 0)
-        before, start, weight = copied(optimizer.state[p]), p.detach().clone(), p.detach().clone()
-        optimizer.step()
-        group, member = optimizer.param_groups[0], optimizer._member
-        record = optimizer._plans[0].records[0]._replace(weight=weight, state=before)
-        executor = ArraysExecutor(spec_of(member, group, TENSORS, member.scalar_names), [record], is_decayed=True)
-        executor.look([g])
-        executor.prepared = [optimizer._advance(group, scalars, 1.0) for scalars in executor.scalars]
-        executor.apply()
+        start = p.detach().clone()
+        weight, before = stepped_by_both(optimizer, p)
         for name, codes in codes_of(optimizer.state[p]).items():
             assert codes.shape == p.shape
             off = (codes.to(torch.int16) - before[name].to(torch.int16)).abs()
@@ -347,6 +354,66 @@ def test_the_engines_codes_are_the_references(case: Case, shape: tuple[int, ...]
         assert ((p.detach() - weight).abs() <= 5e-4 * update + 4e-7 * start.abs() + 1e-12).all()
     assert compared > 0
     assert different <= max(2, compared * 1e-4)
+
+
+def random_state(state: dict[str, torch.Tensor], rng: np.random.Generator) -> None:
+    """Fills 8-bit moments with codes of every kind: on every grid, at scales near both ends of their range, with zeros, and in
+    some blocks with infinities and NaN. (A maximum is NaN only where its second moment is.)"""
+    for name, codes in codes_of(state).items():
+        stored = state[layout.scale_name(name)]
+        has_sign = codes.dtype == torch.int8
+        choice = rng.integers(0, 3, stored.shape)
+        # The largest values stay below 2^127.
+        most = np.array([118, 115, 108] if has_sign else [114, 107, 92])[choice]
+        scale = np.exp2(
+            np.where(rng.random(stored.shape) < 0.3, rng.choice([-119, 1], stored.shape), rng.uniform(-40, 0))
+        )
+        scale = np.where(scale > 1, np.exp2(most), scale * rng.uniform(1, 2, stored.shape)).astype(np.float32)
+        lowest, highest = (-127, 128) if has_sign else (0, 254)
+        found = rng.integers(lowest, highest, codes.shape)
+        found[rng.random(codes.shape) < 0.1] = 0
+        marked = rng.random(stored.shape) < 0.05
+        for row, block in zip(*marked.nonzero(), strict=True):
+            one = found[row].reshape(-1)[128 * block : 128 * (block + 1)]  # a view
+            np.copyto(one, np.clip(one, -126, None if not has_sign else 126))
+            one[-1] = rng.choice([-128, 127] if has_sign else [255] if "max" in name else [254, 255])
+        codes.copy_(torch.from_numpy(found))
+        bits = formats.rounded_scale(np, scale).view(np.int32) | choice.astype(np.int32)
+        stored.copy_(torch.from_numpy(np.where(marked, -bits.view(np.float32), bits.view(np.float32))))
+
+
+@pytest.mark.parametrize("beta", [0.9, 0.95, 0.99, 0.9999])
+@pytest.mark.parametrize("row", [33, 65, 128, 512, 785])
+@pytest.mark.parametrize("amsgrad", [False, True], ids=["adam", "amsgrad"])
+def test_any_state_has_the_references_codes_after_a_step(row: int, beta: float, amsgrad: bool, isa: str) -> None:
+    """Small and large gradients beside the moments of a block, some zeros, and in some blocks nothing but zeros."""
+    rng = np.random.default_rng(row)
+    shape = (-(-4096 // row) + 60, row)
+    p = torch.nn.Parameter(torch.zeros(shape))
+    optimizer = at.Adam([("w", p)], state="int8", betas=(beta, 0.999), amsgrad=amsgrad)
+    optimizer._initialize_state(optimizer.param_groups[0], 0)
+    state = optimizer.state[p]
+    seen, different, blocks = set(), 0, 0
+    for _ in range(4):
+        random_state(state, rng)
+        size = values_of(state, "exp_avg_sq").sqrt().nan_to_num(1.0, posinf=1.0)
+        factor = torch.from_numpy(10.0 ** rng.uniform(-4, 3, shape)).float()
+        p.grad = size * factor * torch.from_numpy(rng.standard_normal(shape)).float()
+        p.grad[torch.from_numpy(rng.random(shape) < 0.1)] = 0
+        p.grad[torch.from_numpy(rng.random(shape[0]) < 0.3)] = 0
+        p.grad = p.grad.clamp(-1e18, 1e18)
+        _, expected = stepped_by_both(optimizer, p)
+        for name, codes in codes_of(state).items():
+            grid_name = layout.scale_name(name)
+            stored, other = (formats.float_bits(np, x[grid_name].numpy()) for x in (state, expected))
+            seen |= set(np.unique(stored & 3))
+            off = layout.blocks(np, np.abs(codes.numpy().astype(int) - expected[name].numpy().astype(int)))
+            alike = np.abs(stored - other) <= 8
+            assert (off[alike] <= 1).all(), name
+            different, blocks = different + int((off > 0).any(-1).sum()), blocks + alike.size
+    assert seen == {0, 1, 2}
+    # Where the largest value of a block is as large as the scale allows, rounding decides whether the scale is doubled.
+    assert different <= 5e-3 * blocks
 
 
 @pytest.mark.parametrize("case", CODED, ids=str)

@@ -226,6 +226,27 @@ def test_impossible_scales_are_refused(saved: Any, name: str, spoil: Any, messag
 
 
 @pytest.mark.parametrize("saved", [saved_torch, saved_numpy])
+def test_a_choice_without_a_scale_is_refused(saved: Any) -> None:
+    optimizer, state_dict, _ = saved()
+    entry, key = (state_dict["state"][0], "") if saved is saved_torch else (state_dict, "state/w/")
+    entry[f"{key}exp_avg_sq_grid"] = scale = entry.pop(f"{key}exp_avg_sq_scale")
+    np.asarray(scale).view(np.int32)[...] = 2
+    with pytest.raises(ValueError, match="have a 0 where its codes are not 0"):
+        optimizer.load_state_dict(state_dict)
+
+
+@pytest.mark.parametrize("saved", [saved_torch, saved_numpy])
+@pytest.mark.parametrize("end", ["_scale", "_grid"])
+def test_codes_that_were_cast_to_floats_are_refused(saved: Any, end: str) -> None:
+    optimizer, state_dict, _ = saved()
+    entry, key = (state_dict["state"][0], "exp_avg") if saved is saved_torch else (state_dict, "state/w/exp_avg")
+    entry[f"{key}{end}"] = entry.pop(f"{key}_scale")
+    entry[key] = entry[key].float() if saved is saved_torch else entry[key].astype(np.float32)
+    with pytest.raises(ValueError, match=r"'exp_avg' of parameter '?w'? .*float32.* but there are scales for codes of"):
+        optimizer.load_state_dict(state_dict)
+
+
+@pytest.mark.parametrize("saved", [saved_torch, saved_numpy])
 def test_scales_of_both_formats_are_refused(saved: Any) -> None:
     optimizer, state_dict, _ = saved()
     entry, key = (state_dict["state"][0], "exp_avg") if saved is saved_torch else (state_dict, "state/w/exp_avg")

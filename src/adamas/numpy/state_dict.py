@@ -236,6 +236,11 @@ def _check_moment(values: Array, scale: Array | None, is_former: bool, p: Array,
         raise unfit(
             f"{what} is {values.dtype} of shape {values.shape}, but the parameter is {p.dtype} of shape {p.shape}"
         )
+    if not is_coded and scale is not None:
+        raise unfit(
+            f"{what} is {values.dtype}, but there are scales for codes of 8 bits: load the codes as they were saved, or the "
+            "values without scales"
+        )
     if is_coded:
         shape = layout.scale_shape(p.shape) if p.ndim else None
         if scale is None or scale.dtype != np.float32 or scale.shape != shape:

@@ -67,7 +67,7 @@ def check_scale(xp: Any, codes: Array, scale: Array, what: str, is_former: bool 
         marked = formats.can_be_marked(xp, blocks(xp, codes), codes.dtype == xp.int8)
         if bool(((scale < 0) & ~marked).any()):
             raise ValueError(f"the scales of {what} have a negative number")
-    is_zero = formats.float_bits(xp, scale) == 0
+    is_zero = formats.float_bits(xp, scale) < len(formats.MANTISSAS)  # a choice without a scale too
     if bool(is_zero.any()) and bool((is_zero & (blocks(xp, codes) != 0).any(-1)).any()):
         raise ValueError(f"the scales of {what} have a 0 where its codes are not 0")
 

@@ -168,6 +168,11 @@ def _check_moment(value: Any, scale: Any, is_former: bool, code_dtype: torch.dty
             "another order? With names (optimizer(model.named_parameters())) order does not matter"
         )
     if not storage.is_coded(value):
+        if scale is not None:
+            raise unfit(
+                f"{what} is {_described(value)}, but there are scales for codes of {dtype_name(code_dtype)}: load the codes "
+                "as they were saved, or the values without scales"
+            )
         if not (value.is_complex() if p.is_complex() else value.is_floating_point()):
             raise unfit(f"{what} is {_described(value)}, which a moment of a {dtype_name(p.dtype)} parameter cannot be")
         return

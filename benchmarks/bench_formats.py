@@ -35,6 +35,8 @@ STATES: dict[str, Any] = {
     "float32": "float32",
     "bfloat16": "bfloat16",
     "int8": "int8",
+    "int6": "int6",
+    "int6 and int8": {"exp_avg": "int6", "exp_avg_sq": "int8"},
     "int8 and bfloat16": {"exp_avg": "int8", "exp_avg_sq": "bfloat16"},
 }
 

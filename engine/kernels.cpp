@@ -91,6 +91,27 @@ struct Blocks {
     int length, count;
 };
 
+// Calls body(packed codes, codes) for blocks of packed codes of which the first begins at element `begin`; `codes` has
+// a byte for each.
+template <class Codes, class Body>
+void each_packed_block(const Job &job, const Operand &x, int64_t begin, const Blocks &blocks, Codes *codes,
+                       Body &&body) {
+    for (int b = 0; b < blocks.count; ++b) {
+        const int64_t at = begin + b * blocks.length;
+        body(reinterpret_cast<uint8_t *>(x.data) + at / job.row * packed_bytes(job.row) + packed_bytes(at % job.row),
+             codes + b * blocks.length);
+    }
+}
+void unpack_blocks(const Job &job, const Operand &x, int64_t begin, const Blocks &blocks, uint8_t *codes) {
+    const auto unpack = x.format == Format::i6 ? unpack_codes<true> : unpack_codes<false>;
+    each_packed_block(job, x, begin, blocks, codes,
+                      [&](const uint8_t *packed, uint8_t *to) { unpack(packed, to, blocks.length); });
+}
+void pack_blocks(const Job &job, const Operand &x, int64_t begin, const Blocks &blocks, const uint8_t *codes) {
+    each_packed_block(job, x, begin, blocks, codes,
+                      [&](uint8_t *packed, const uint8_t *from) { pack_codes(from, packed, blocks.length); });
+}
+
 // One tensor's part of a block. After `load`, `stored` points to its n elements in their storage format, in order, and
 // `values` to the same elements in the dtype of the computation; both are the same memory if the formats are the same.
 template <class T, int capacity = block> struct Lane {
@@ -152,8 +173,12 @@ template <class T, int capacity = block> struct Lane {
     }
 
     // The elements of consecutive blocks of codes.
-    void load_codes(const Operand &x, int64_t begin, const Blocks &blocks) {
+    void load_codes(const Job &job, const Operand &x, int64_t begin, const Blocks &blocks) {
         operand = &x, stored = x.data + begin, values = value_buffer;
+        if (is_packed(x.format)) {
+            stored = stored_buffer;
+            unpack_blocks(job, x, begin, blocks, reinterpret_cast<uint8_t *>(stored));
+        }
         const auto *codes = reinterpret_cast<const uint8_t *>(stored);
         const float *scales = x.scales + blocks.first;
         const int n = blocks.length;
@@ -170,23 +195,32 @@ template <class T, int capacity = block> struct Lane {
 
     // `decay` is the factor by which the rule has multiplied the state. `second` is its second moment, or null.
     template <bool with_sign>
-    void store_codes(const Job &job, const State &state, const Blocks &blocks, T decay, const Lane *second) {
+    void store_codes(const Job &job, const State &state, int64_t begin, const Blocks &blocks, T decay,
+                     const Lane *second) {
+        encode_codes<with_sign>(job, state, blocks, decay, second);
+        if (is_packed(operand->format))
+            pack_blocks(job, *operand, begin, blocks, reinterpret_cast<const uint8_t *>(stored));
+    }
+
+    template <bool with_sign>
+    void encode_codes(const Job &job, const State &state, const Blocks &blocks, T decay, const Lane *second) {
+        const Grids &grids = grids_of(operand->format);
         const int n = blocks.length, count = blocks.count, row = padded(n);
         auto *codes = reinterpret_cast<uint8_t *>(stored);
         float *scales = operand->scales + blocks.first;
         uint32_t starts[most_blocks];
         if (state.is_dithered)
             begin_thresholds(job, state.draw, uint64_t(job.first_block + blocks.first), starts, count);
-        const auto choice = [&](int b) { return second == nullptr ? 0 : second->choice_of_block(blocks, b); };
+        const auto choice = [&](int b) { return second == nullptr ? 0 : second->choice_of_block(grids, blocks, b); };
         const auto has_faded = [&](int b) {
-            const Reader reader(1, scales[b], with_sign);
+            const Reader reader(grids, 1, scales[b], with_sign);
             int decayed = 0;
             while (decayed < n && values[b * n + decayed] == decay * T(reader(codes[b * n + decayed]))) ++decayed;
             return decayed == n;
         };
         const auto encode = [&](float *x, uint8_t *to) {
             encode_blocks<with_sign>(
-                x, to, scales, row, count, state, starts, float(decay),
+                grids, x, to, scales, row, count, state, starts, float(decay),
                 [&](int b) { return largest_bits(x + b * row, row); }, choice, has_faded);
         };
         if constexpr (sizeof(T) == sizeof(float))
@@ -201,17 +235,19 @@ template <class T, int capacity = block> struct Lane {
         for (int b = 0; b < count; ++b) std::copy_n(padded_codes + b * row, n, codes + b * n);
     }
 
-    // The choice of a block; without codes, the one that it would take.
-    int choice_of_block(const Blocks &blocks, int b) const {
-        if (is_scaled(operand->format)) return choice_of(operand->scales[blocks.first + b]);
+    // The choice of a block among these grids; without codes on them, the one that it would take.
+    int choice_of_block(const Grids &grids, const Blocks &blocks, int b) const {
+        if (is_scaled(operand->format) && &grids_of(operand->format) == &grids)
+            return choice_of(operand->scales[blocks.first + b]);
         const int n = blocks.length, row = padded(n);
         const T *from = values + b * n;
         if constexpr (sizeof(T) == sizeof(float))
             if (n == row)
-                if (const int most = largest_bits(from, n); most < infinity_bits) return first_choice(from, most, n);
+                if (const int most = largest_bits(from, n); most < infinity_bits)
+                    return first_choice(grids, from, most, n);
         alignas(64) float x[quantum] = {};
         for (int i = 0; i < n; ++i) x[i] = std::isfinite(float(from[i])) ? float(from[i]) : 0;
-        return first_choice(x, largest_bits(x, row), row);
+        return first_choice(grids, x, largest_bits(x, row), row);
     }
 };
 
@@ -358,9 +394,10 @@ template <class Body> void each_part(const Job &job, int64_t begin, int64_t end,
     }
 }
 
-template <class T> T *load_state(Lane<T> &lane, const Operand &x, int64_t at, int n, const Blocks &blocks) {
+template <class T>
+T *load_state(const Job &job, Lane<T> &lane, const Operand &x, int64_t at, int n, const Blocks &blocks) {
     if (is_scaled(x.format))
-        lane.load_codes(x, at, blocks);
+        lane.load_codes(job, x, at, blocks);
     else
         lane.load(x, at, n);
     return lane.values;
@@ -376,7 +413,7 @@ template <class T> void step_blocks(const Job &job, const T *constants, int64_t 
         T *p = weight.load(at, n), *states[most_states];
         gradient.load(job.operands[GRADIENT], at, n);
         for (int i = 0; i < rule.state_count; ++i)
-            states[i] = load_state(lanes[i], job.operands[STATES + i], at, n, blocks);
+            states[i] = load_state(job, lanes[i], job.operands[STATES + i], at, n, blocks);
 
         apply(constants, p, gradient.values, states, n);
 
@@ -388,10 +425,10 @@ template <class T> void step_blocks(const Job &job, const T *constants, int64_t 
             if (is_scaled(x.format)) {
                 const T decay = state.decay < 0 ? 1 : constants[state.decay];
                 if (state.is_signed)
-                    lanes[i].template store_codes<true>(job, state, blocks, decay,
+                    lanes[i].template store_codes<true>(job, state, at, blocks, decay,
                                                         state.second < 0 ? nullptr : &lanes[state.second]);
                 else
-                    lanes[i].template store_codes<false>(job, state, blocks, decay, nullptr);
+                    lanes[i].template store_codes<false>(job, state, at, blocks, decay, nullptr);
             } else if (state.draw < 0 || !rounds(x)) {
                 lanes[i].store(at, n);
             } else {
@@ -406,7 +443,7 @@ template <class T> void step_blocks(const Job &job, const T *constants, int64_t 
     });
 }
 
-// ---- all states in 8 bits
+// ---- all states with codes
 
 bool all_scaled(const Job &job) {
     if (!job.row || job.wide) return false;
@@ -424,6 +461,7 @@ void step_padded_blocks(ScaledStep step, int states, const float *constants, con
         std::copy_n(p, n, padded_p), std::copy_n(g, n, padded_g);
         for (int s = 0; s < states; ++s) {
             std::copy_n(x.codes[s] + b * n, n, padded_codes[s]);
+            one.grids[s] = x.grids[s];
             one.codes[s] = padded_codes[s], one.scales[s] = x.scales[s] + b, one.starts[s] = x.starts[s] + b;
         }
         step(constants, wide, padded_p, padded_g, one, padded(n), 1, n);
@@ -437,11 +475,14 @@ template <int rule>
 void step_scaled_run(const Job &job, const Floats *wide, float *p, const float *g, int64_t at, const Blocks &blocks) {
     const auto [first, n, count] = blocks;
     uint32_t starts[most_states][most_blocks];
+    alignas(64) uint8_t unpacked[most_states][stretch];
     ScaledBlocks x;
     each_state<rule>([&]<int s>() {
         constexpr State state = rules[rule].states[s];
         const Operand &operand = job.operands[STATES + s];
+        x.grids[s] = &grids_of(operand.format);
         x.codes[s] = reinterpret_cast<uint8_t *>(operand.data) + at;
+        if (is_packed(operand.format)) unpack_blocks(job, operand, at, blocks, x.codes[s] = unpacked[s]);
         x.scales[s] = operand.scales + first;
         x.starts[s] = starts[s];
         if constexpr (state.is_dithered)
@@ -452,6 +493,10 @@ void step_scaled_run(const Job &job, const Floats *wide, float *p, const float *
     else
         step_padded_blocks(step_scaled_blocks<rule>, rules[rule].state_count, job.narrow_constants, wide, p, g, x, n,
                            count);
+    each_state<rule>([&]<int s>() {
+        const Operand &operand = job.operands[STATES + s];
+        if (is_packed(operand.format)) pack_blocks(job, operand, at, blocks, unpacked[s]);
+    });
 }
 
 using ScaledRun = void (*)(const Job &, const Floats *, float *, const float *, int64_t, const Blocks &);
@@ -625,7 +670,8 @@ template <class T> Sum sum_blocks(const Job &job, const T *constants, int sum, i
         if (reads_weight(job, sum)) p = weight.load(at, n);
         if (reads(rule, sum, GRADIENT)) gradient.load(job.operands[GRADIENT], at, n), g = gradient.values;
         for (int i = 0; i < rule.state_count; ++i)
-            if (reads(rule, sum, STATES + i)) states[i] = load_state(lanes[i], job.operands[STATES + i], at, n, blocks);
+            if (reads(rule, sum, STATES + i))
+                states[i] = load_state(job, lanes[i], job.operands[STATES + i], at, n, blocks);
         terms(constants, p, g, states, n, found);
         adder.add(found, n);
     });

@@ -17,7 +17,7 @@ constexpr int slot_count = STATES + most_states;
 struct Job {
     Operand operands[slot_count];
     int64_t numel;
-    int64_t row;                // elements in a row if a moment is stored in 8 bits, else 0
+    int64_t row;                // elements in a row if a moment has codes, else 0
     int64_t first, first_block; // index of the first element and block of this part in the whole tensor
     int rule;                   // its index in `rules`
     bool penalized;             // whether penalties are added to the gradient

@@ -94,7 +94,7 @@ class Group {
     };
     std::vector<Parameter> parameters;
     std::array<nb::object, slot_count> slot_names;  // invalid for tensors that the group doesn't have
-    std::array<nb::object, slot_count> scale_names; // for states in 8 bits
+    std::array<nb::object, slot_count> scale_names; // for states with codes
     std::vector<nb::object> scalar_names;           // "step" first
     nb::object as_scalar;                           // converts any number to a scalar of the state; None if it is none
     nb::object grad = nb::steal(PyUnicode_InternFromString("grad"));
@@ -169,15 +169,25 @@ class Group {
             views[slot].data = nullptr;
             if (!slot_names[slot].is_valid() || (slot == LOW_BITS && !is_rounded(views[WEIGHT]))) continue;
             const TensorView state = view_of_state(parameter, slot_names[slot]);
-            if (!same_shape(weight, state)) throw Unusable("has another shape than the parameter");
+            const bool packed = is_scaled(state.format) && has_packed_shape(weight, state);
+            if (!packed && !same_shape(weight, state)) throw Unusable("has another shape than the parameter");
             if (!can_be_stored_as(state.format, slot)) throw Unusable("has a dtype that it cannot have");
             describe(state, views[slot]);
-            if (is_scaled(state.format)) {
+            if (packed) views[slot].format = state.format == Format::i8 ? Format::i6 : Format::u6;
+            if (is_scaled(views[slot].format)) {
                 collect_scales(parameter, slot, weight);
             } else if (overlaps_itself(views[slot])) {
                 throw Unusable(shares_memory);
             }
         }
+    }
+
+    // Rows that are long enough for codes are longer than packed ones, so codes of a byte never have this shape.
+    static bool has_packed_shape(const TensorView &weight, const TensorView &state) {
+        if (weight.dims < 1 || state.dims != 2 || same_shape(weight, state)) return false;
+        int64_t row = 1;
+        for (int d = 1; d < weight.dims; ++d) row *= weight.sizes[d];
+        return state.sizes[0] == weight.sizes[0] && state.sizes[1] == packed_bytes(row);
     }
 
     bool can_be_stored_as(Format format, int slot) const {
@@ -187,7 +197,7 @@ class Group {
 
     void collect_scales(Parameter &parameter, int slot, const TensorView &weight) {
         if (!views[slot].sizes.empty()) throw Unusable("has to lie in row-major order (contiguous)");
-        if (weight.dims < 1 || weight.is_complex) throw Unusable("is in 8 bits, which the parameter cannot have");
+        if (weight.dims < 1 || weight.is_complex) throw Unusable("is in codes, which the parameter cannot have");
         const int64_t rows = weight.sizes[0];
         int64_t row = 1; // elements in a row, also if there are no rows
         for (int d = 1; d < weight.dims; ++d) row *= weight.sizes[d];

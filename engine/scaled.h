@@ -1,10 +1,11 @@
-// 8-bit moments: a code for each element and a scale for each block of a row. adamas/rule/formats.py defines and
-// explains the codes; this file implements the same with vector registers.
+// Moments in 8 or 6 bits: a code for each element and a scale for each block of a row. adamas/rule/formats.py defines
+// and explains the codes; this file implements the same with vector registers.
 #pragma once
 
 #include <array>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -16,25 +17,62 @@ namespace adamas::ADAMAS_ISA {
 
 constexpr int padded(int n) { return (n + group - 1) / group * group; }
 
-// The grids as floating-point numbers from 2 on: the upper bits of the mantissa and the lowest of the exponent are the
-// code, so that decoding only shifts a code into place. The grid is their excess over 2, in units of 1/16, 1/8 or 1/4.
+// A grid as floating-point numbers from 2 on: the upper bits of the mantissa and the lowest of the exponent are the
+// code, so that decoding only shifts a code into place. The grid is their excess over 2, in units.
 struct Grid {
     float unit, segment; // the latter is the number of codes in a segment
-    float largest_signed, largest_signed_marked, largest_unsigned;
+    int shift;           // of a code, to its place
+    float largest_signed, largest_signed_marked, largest_unsigned, per_largest_unsigned;
+    float floor_signed, floor_unsigned; // as parts of the largest number
 };
-constexpr Grid grids[] = {
-    {1.0f / 16, 32, 472, 464, 7680}, {1.0f / 8, 16, 3952, 3824, 917504}, {1.0f / 4, 8, 491512, 458744, 25769803776}};
+
+// The grids that blocks of codes of one width choose from, and the codes of nonfinite values in a marked block, one
+// whose stored number has its sign set.
+struct Grids {
+    Grid of[3];
+    uint8_t nan_signed, infinity_signed, negative_infinity, nan_unsigned, infinity_unsigned;
+    constexpr const Grid &operator[](int choice) const { return of[choice]; }
+};
 constexpr int last_choice = 2;
+
+constexpr Grid grid_of(int mantissa, int bits, double largest_unsigned, double floor_signed, double floor_unsigned) {
+    const auto units = [&](int code) {
+        const int segment = 1 << mantissa;
+        return double(int64_t(segment + code % segment) << (code / segment)) - segment;
+    };
+    const int last = (1 << (bits - 1)) - 1;
+    return {2.0f / float(1 << mantissa),
+            float(1 << mantissa),
+            23 - mantissa,
+            float(units(last)),
+            float(units(last - 1)),
+            float(largest_unsigned),
+            float(1 / largest_unsigned),
+            float(floor_signed / units(last)),
+            float(floor_unsigned / largest_unsigned)};
+}
+constexpr Grids grids_of_8_bits = {
+    {grid_of(5, 8, 7680, 4, 8), grid_of(4, 8, 917504, 4, 8), grid_of(3, 8, 25769803776, 4, 8)},
+    0x80,
+    0x7f,
+    0x81,
+    0xfe,
+    0xff};
+constexpr Grids grids_of_6_bits = {
+    {grid_of(3, 6, 1655, 1.9, 4), grid_of(2, 6, 163776, 1.9, 4), grid_of(1, 6, 3220176896, 1.9, 4)},
+    0xe0,
+    0x1f,
+    0xe1,
+    0x3e,
+    0x3f};
+inline const Grids &grids_of(Format format) { return is_packed(format) ? grids_of_6_bits : grids_of_8_bits; }
+
 constexpr uint32_t grid_start = 0x40000000u;
 constexpr float grid_zero = 2;
-constexpr int code_shift = 18; // on the first grid; one more on each coarser one
 constexpr float least_signed = 0x1p-100f, least_scale = 0x1p-126f, least_kept = 0x1p-120f, most_kept = 0x1p120f;
 constexpr int infinity_bits = 0x7f800000;
-// The codes of nonfinite values in a marked block, one whose stored number has its sign set.
-constexpr uint8_t nan_signed = 0x80, infinity_signed = 0x7f, negative_infinity = 0x81;
-constexpr uint8_t nan_unsigned = 0xfe, infinity_unsigned = 0xff;
 
-constexpr bool is_signed(Format format) { return format == Format::i8; }
+constexpr bool is_signed(Format format) { return format == Format::i8 || format == Format::i6; }
 
 template <class Body> inline void four_times(Body &&body) {
     body.template operator()<0>(), body.template operator()<1>(), body.template operator()<2>(),
@@ -62,17 +100,14 @@ struct Scale {
 };
 
 // The scale for numbers of at most `largest`.
-inline Scale signed_scale(float largest, int choice, bool is_marked) {
-    const Grid &grid = grids[choice];
+inline Scale signed_scale(const Grid &grid, float largest, int choice, bool is_marked) {
     const float scale = with_room(largest / (is_marked ? grid.largest_signed_marked : grid.largest_signed));
     return {scale, 1 / scale, choice};
 }
 
 // `kept` is the scale so far, after the decay.
-inline Scale unsigned_scale(float largest, int choice, float kept) {
-    constexpr float factors[] = {1 / grids[0].largest_unsigned, 1 / grids[1].largest_unsigned,
-                                 1 / grids[2].largest_unsigned};
-    const float need = largest * factors[choice];
+inline Scale unsigned_scale(const Grid &grid, float largest, int choice, float kept) {
+    const float need = largest * grid.per_largest_unsigned;
     if (!(kept >= least_kept && kept <= most_kept)) kept = 1;
     float inverse = 1 / kept, ratio = need * inverse;
     if (!(ratio >= least_kept && ratio <= most_kept)) kept = inverse = 1, ratio = need;
@@ -82,25 +117,100 @@ inline Scale unsigned_scale(float largest, int choice, float kept) {
     return {scale, 1 / scale, choice};
 }
 
+// ---- packed codes
+
+// Eight packed codes are 48 bits, and eight bytes once they are spread.
+inline uint64_t spread(uint64_t x) {
+    x = (x & 0xffffff) | (x & 0xffffff000000) << 8;
+    x = (x & 0x00000fff00000fff) | (x & 0x00fff00000fff000) << 4;
+    return (x & 0x003f003f003f003f) | (x & 0x0fc00fc00fc00fc0) << 2;
+}
+inline uint64_t gathered(uint64_t x) {
+    x = (x & 0x003f003f003f003f) | (x & 0x3f003f003f003f00) >> 2;
+    x = (x & 0x00000fff00000fff) | (x & 0x0fff00000fff0000) >> 4;
+    return (x & 0xffffff) | (x & 0xffffff00000000) >> 8;
+}
+
+#ifdef __AVX2__
+// 32 codes at a time, four in each 32 bits.
+template <bool with_sign> inline void unpack_32(const uint8_t *from, uint8_t *to) {
+    const auto half = [&](int at) { return _mm_loadu_si128(reinterpret_cast<const __m128i *>(from + at)); };
+    const auto both = [](uint32_t x) { return _mm256_set1_epi32(int(x)); };
+    const __m256i order = _mm256_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1, 4, 5, 6, -1, 7, 8, 9,
+                                           -1, 10, 11, 12, -1, 13, 14, 15, -1);
+    const auto spread = [&](__m256i x, uint32_t low, int shift) {
+        return _mm256_or_si256(_mm256_and_si256(x, both(low)),
+                               _mm256_and_si256(_mm256_slli_epi32(x, shift), both(low << (4 * shift))));
+    };
+    __m256i x = _mm256_shuffle_epi8(_mm256_set_m128i(half(8), half(0)), order);
+    x = spread(spread(x, 0xfff, 4), 0x003f003f, 2);
+    if (with_sign) x = _mm256_sub_epi8(_mm256_xor_si256(x, both(0x20202020)), both(0x20202020));
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), x);
+}
+inline void pack_32(const uint8_t *from, uint8_t *to) {
+    const __m256i order = _mm256_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1, 0, 1, 2, 4, 5, 6, 8,
+                                           9, 10, 12, 13, 14, -1, -1, -1, -1);
+    __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from));
+    x = _mm256_and_si256(x, _mm256_set1_epi8(0x3f));
+    x = _mm256_maddubs_epi16(x, _mm256_set1_epi16(64 << 8 | 1));
+    x = _mm256_madd_epi16(x, _mm256_set1_epi32(4096 << 16 | 1));
+    x = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(x, order), _mm256_setr_epi32(0, 1, 2, 4, 5, 6, 3, 7));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm256_castsi256_si128(x));
+    _mm_storel_epi64(reinterpret_cast<__m128i *>(to + 16), _mm256_extracti128_si256(x, 1));
+}
+#endif
+
+// Codes with a sign get the upper bits of their byte from the sixth.
+template <bool with_sign> inline void unpack_codes(const uint8_t *from, uint8_t *to, int n) {
+#ifdef __AVX2__
+    for (; n >= 32; n -= 32, from += 24, to += 32) unpack_32<with_sign>(from, to);
+#endif
+    const auto unpack = [&](int bytes, int codes) {
+        uint64_t x = 0;
+        std::memcpy(&x, from, size_t(bytes));
+        x = spread(x);
+        if (with_sign) x |= (x & 0x2020202020202020) * 6;
+        std::memcpy(to, &x, size_t(codes));
+        from += bytes, to += codes;
+    };
+    for (; n >= 8; n -= 8) unpack(6, 8);
+    if (n > 0) unpack(int(packed_bytes(n)), n);
+}
+inline void pack_codes(const uint8_t *from, uint8_t *to, int n) {
+#ifdef __AVX2__
+    for (; n >= 32; n -= 32, from += 32, to += 24) pack_32(from, to);
+#endif
+    const auto pack = [&](int codes, int bytes) {
+        uint64_t x = 0;
+        std::memcpy(&x, from, size_t(codes));
+        x = gathered(x);
+        std::memcpy(to, &x, size_t(bytes));
+        from += codes, to += bytes;
+    };
+    for (; n >= 8; n -= 8) pack(8, 6);
+    if (n > 0) pack(n, int(packed_bytes(n)));
+}
+
 // ---- from codes
 
 // Reads the codes of a block as values, multiplied by a factor.
 class Reader {
     bool with_sign;
-    int choice;
+    int shift;
     float factor, offset;
 
   public:
-    Reader(float number, float stored, bool with_sign) : with_sign(with_sign), choice(choice_of(stored)) {
-        const float unit = grids[choice].unit;
-        factor = number * scale_of(stored) * (grids[choice].segment / 2); // divided by the unit
-        offset = factor * -(with_sign ? grid_zero : grid_zero + unit / 2);
+    Reader(const Grids &grids, float number, float stored, bool with_sign) : with_sign(with_sign) {
+        const Grid &grid = grids[choice_of(stored)];
+        shift = grid.shift;
+        factor = number * scale_of(stored) * (grid.segment / 2); // divided by the unit
+        offset = factor * -(with_sign ? grid_zero : grid_zero + grid.unit / 2);
     }
 
     // A single code.
     float operator()(uint8_t code) const {
         const uint32_t magnitude = with_sign ? uint32_t(std::abs(int8_t(code))) : code;
-        const float size = fused(bits_float(grid_start + (magnitude << (code_shift + choice))), factor, offset);
+        const float size = fused(bits_float(grid_start + (magnitude << shift)), factor, offset);
         return with_sign ? (int8_t(code) < 0 ? -size : size) : larger(size, 0.0f);
     }
 
@@ -109,7 +219,7 @@ class Reader {
         Floats factor, offset;
         Ints shift;
         explicit Wide(const Reader &one)
-            : factor(splat(one.factor)), offset(splat(one.offset)), shift(splat(uint32_t(code_shift + one.choice))) {}
+            : factor(splat(one.factor)), offset(splat(one.offset)), shift(splat(uint32_t(one.shift))) {}
         template <bool with_sign> Floats read(const uint8_t *from) const {
             const Ints codes = load_codes<with_sign>(from), magnitudes = with_sign ? magnitude(codes) : codes;
             const Floats on_grid = from_bits(shifted_left(magnitudes, shift) | splat(grid_start));
@@ -121,23 +231,24 @@ class Reader {
 };
 
 // The code of a nonfinite value in a marked block.
-inline uint8_t nonfinite_code(float x, bool with_sign) {
-    if (std::isnan(x)) return with_sign ? nan_signed : nan_unsigned;
-    return !with_sign ? infinity_unsigned : x < 0 ? negative_infinity : infinity_signed;
+inline uint8_t nonfinite_code(const Grids &grids, float x, bool with_sign) {
+    if (std::isnan(x)) return with_sign ? grids.nan_signed : grids.nan_unsigned;
+    return !with_sign ? grids.infinity_unsigned : x < 0 ? grids.negative_infinity : grids.infinity_signed;
 }
 
 // The value of a single code in a marked block.
-inline float value_in_marked_block(uint8_t code, float stored, bool with_sign) {
+inline float value_in_marked_block(const Grids &grids, uint8_t code, float stored, bool with_sign) {
     constexpr float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
-    if (code == (with_sign ? nan_signed : nan_unsigned)) return nan;
-    if (code == (with_sign ? infinity_signed : infinity_unsigned)) return infinity;
-    if (with_sign && code == negative_infinity) return -infinity;
-    return Reader(1, stored, with_sign)(code);
+    if (code == (with_sign ? grids.nan_signed : grids.nan_unsigned)) return nan;
+    if (code == (with_sign ? grids.infinity_signed : grids.infinity_unsigned)) return infinity;
+    if (with_sign && code == grids.negative_infinity) return -infinity;
+    return Reader(grids, 1, stored, with_sign)(code);
 }
 
 // Reads n codes, a multiple of `group`.
-template <bool with_sign> inline void read_codes(const uint8_t *codes, float stored, float *x, int n) {
-    const Reader::Wide reader(Reader(1, stored, with_sign));
+template <bool with_sign>
+inline void read_codes(const Grids &grids, const uint8_t *codes, float stored, float *x, int n) {
+    const Reader::Wide reader(Reader(grids, 1, stored, with_sign));
     for (int i = 0; i < n; i += group) {
         four_times([&]<int j>() {
             const int at = i + j * width;
@@ -148,17 +259,18 @@ template <bool with_sign> inline void read_codes(const uint8_t *codes, float sto
 
 // Decodes a block to values. There is room for padded(n) of them.
 inline void decode_block(Format format, const uint8_t *codes, float stored, float *x, int n) {
+    const Grids &grids = grids_of(format);
     if (std::signbit(stored)) [[unlikely]] {
-        for (int i = 0; i < n; ++i) x[i] = value_in_marked_block(codes[i], stored, is_signed(format));
+        for (int i = 0; i < n; ++i) x[i] = value_in_marked_block(grids, codes[i], stored, is_signed(format));
         return;
     }
     const auto read = is_signed(format) ? read_codes<true> : read_codes<false>;
     const int whole = n - n % group;
-    read(codes, stored, x, whole);
+    read(grids, codes, stored, x, whole);
     if (whole == n) return;
     alignas(64) uint8_t rest[group] = {};
     std::copy(codes + whole, codes + n, rest);
-    read(rest, stored, x + whole, group);
+    read(grids, rest, stored, x + whole, group);
 }
 
 // ---- the choice of a grid
@@ -190,18 +302,16 @@ template <bool with_sign> inline int count_up_to(const float *x, float limit, in
 }
 
 // The finest grid from `finest` on, on which at most 1/8 (signed) or 1/64 (unsigned) of the elements that count are
-// below 4 or 8 units. Those up to `bottom` do not count. The floor of unsigned states is twice as high on grids that
+// below the floor. Those up to `bottom` do not count. The floor of unsigned states is twice as high on grids that
 // are finer than `present`.
 template <bool with_sign>
-inline int chosen_grid(const float *x, float largest, float bottom, int present, int finest, int n) {
+inline int chosen_grid(const Grids &grids, const float *x, float largest, float bottom, int present, int finest,
+                       int n) {
     constexpr int share = with_sign ? 8 : 64;
-    constexpr auto part = [](int choice) {
-        return float(with_sign ? 4.0 / grids[choice].largest_signed : 8.0 / grids[choice].largest_unsigned);
-    };
-    constexpr float parts[] = {part(0), part(1)};
     int passive = -1;
     for (int choice = finest; choice < last_choice; ++choice) {
-        const float floor = !with_sign && choice < present ? 2 * parts[choice] : parts[choice];
+        float floor = with_sign ? grids[choice].floor_signed : grids[choice].floor_unsigned;
+        if (!with_sign && choice < present) floor *= 2;
         const int below = count_below<with_sign>(x, largest * floor, n);
         if (below * share <= n) return choice; // so few that it does not matter which of them count
         if (passive < 0) passive = count_up_to<with_sign>(x, bottom, n);
@@ -211,8 +321,8 @@ inline int chosen_grid(const float *x, float largest, float bottom, int present,
 }
 
 // The choice of unsigned values that are encoded for the first time.
-inline int first_choice(const float *x, int most, int n) {
-    return chosen_grid<false>(x, bits_float(uint32_t(most)), 0, 0, 0, n);
+inline int first_choice(const Grids &grids, const float *x, int most, int n) {
+    return chosen_grid<false>(grids, x, bits_float(uint32_t(most)), 0, 0, 0, n);
 }
 
 // How the values of a block are rounded: to the nearest, or with thresholds that begin at `start`, which is 0 without
@@ -242,23 +352,23 @@ struct Before {
 
 // The scale and the grid for values of which the largest has the bits `most`.
 template <bool with_sign>
-[[gnu::always_inline]] inline Scale scale_for(const float *x, int most, const Before &before, int n,
+[[gnu::always_inline]] inline Scale scale_for(const Grids &grids, const float *x, int most, const Before &before, int n,
                                               bool is_marked = false) {
     const float largest = bits_float(uint32_t(most));
     if constexpr (with_sign) {
         if (!(largest >= least_signed)) return {};
-        const int choice = before.counts ? chosen_grid<true>(x, largest, 0, 0, before.second, n) : before.second;
-        return signed_scale(largest, choice, is_marked);
+        const int choice = before.counts ? chosen_grid<true>(grids, x, largest, 0, 0, before.second, n) : before.second;
+        return signed_scale(grids[choice], largest, choice, is_marked);
     } else {
         if (!(largest > 0)) return {};
         const int present = choice_of(before.stored);
-        const Scale found = unsigned_scale(largest, present, before.kept);
+        const Scale found = unsigned_scale(grids[present], largest, present, before.kept);
         const bool stays = found.scale == before.kept && before.kept >= least_kept && before.kept <= most_kept;
         if (stays && !before.is_due) [[likely]]
             return found;
         const float bottom = before.kept * float(0.5 * (1 + 1e-5)); // of the grid, with room for rounding errors
-        const int choice = chosen_grid<false>(x, largest, bottom, present, 0, n);
-        return choice == present ? found : unsigned_scale(largest, choice, before.kept);
+        const int choice = chosen_grid<false>(grids, x, largest, bottom, present, 0, n);
+        return choice == present ? found : unsigned_scale(grids[choice], largest, choice, before.kept);
     }
 }
 
@@ -266,7 +376,6 @@ template <bool with_sign>
 
 // What is added before the lowest bits are cut off has 14 random bits, or 1/2. The bits below are constant, so that a
 // value that differs only in its last bits from a code, or from the middle of two, is always rounded in the same way.
-constexpr int random_shift = 32 - code_shift;
 constexpr uint32_t below_random = 1u << 17; // before the shift
 // The start of the grid is subtracted with it, so that only the code is left.
 constexpr uint32_t minus_start = 0u - grid_start;
@@ -275,8 +384,8 @@ class ToNearest {
     Ints half;
 
   public:
-    explicit ToNearest(int choice)
-        : half(splat(((0x80000000u | below_random) >> (random_shift - choice)) + minus_start)) {}
+    explicit ToNearest(const Grid &grid)
+        : half(splat(((0x80000000u | below_random) >> (32 - grid.shift)) + minus_start)) {}
     template <int j> Ints of_register(Floats) const { return half; }
     void go_on() {}
 };
@@ -292,9 +401,9 @@ class Thresholds {
     Ints next, count;
 
   public:
-    Thresholds(int choice, uint32_t start)
+    Thresholds(const Grid &grid, uint32_t start)
         : next(load(ramp.data()) + splat((start >> 18 << 18) + below_random)),
-          count(splat(uint32_t(random_shift - choice))) {}
+          count(splat(uint32_t(32 - grid.shift))) {}
     template <int j> Ints of_register(Floats) const {
         return shifted_right(next + splat(uint32_t(j * width) * forward), count) + splat(minus_start);
     }
@@ -308,8 +417,8 @@ class NearestOrDown {
     Floats limit;
 
   public:
-    NearestOrDown(int choice, uint32_t start, float limit)
-        : thresholds(choice, start), nearest(choice), limit(splat(limit)) {}
+    NearestOrDown(const Grid &grid, uint32_t start, float limit)
+        : thresholds(grid, start), nearest(grid), limit(splat(limit)) {}
     template <int j> Ints of_register(Floats size) const {
         return smaller_where(size < limit, thresholds.of_register<j>(size), nearest.of_register<j>(size));
     }
@@ -317,10 +426,10 @@ class NearestOrDown {
 };
 
 template <class Rounding>
-[[gnu::always_inline]] inline void write_signed(const float *x, uint8_t *codes, const Scale &scale, int n,
-                                                Rounding add) {
-    const Floats factor = splat(scale.inverse * grids[scale.choice].unit), zero = splat(grid_zero);
-    const Ints shift = splat(uint32_t(code_shift + scale.choice));
+[[gnu::always_inline]] inline void write_signed(const Grid &grid, const float *x, uint8_t *codes, const Scale &scale,
+                                                int n, Rounding add) {
+    const Floats factor = splat(scale.inverse * grid.unit), zero = splat(grid_zero);
+    const Ints shift = splat(uint32_t(grid.shift));
     for (int i = 0; i < n; i += group, add.go_on()) {
         Ints parts[4];
         four_times([&]<int j>() {
@@ -334,12 +443,12 @@ template <class Rounding>
 }
 
 template <class Rounding>
-[[gnu::always_inline]] inline void write_unsigned(const float *x, uint8_t *codes, const Scale &scale, int n,
-                                                  Rounding add) {
-    const float unit = grids[scale.choice].unit;
+[[gnu::always_inline]] inline void write_unsigned(const Grid &grid, const float *x, uint8_t *codes, const Scale &scale,
+                                                  int n, Rounding add) {
+    const float unit = grid.unit;
     const Floats factor = splat(scale.inverse * unit), half = splat(grid_zero + unit / 2),
                  one = splat(grid_zero + unit);
-    const Ints shift = splat(uint32_t(code_shift + scale.choice));
+    const Ints shift = splat(uint32_t(grid.shift));
     for (int i = 0; i < n; i += group, add.go_on()) {
         Ints parts[4];
         four_times([&]<int j>() {
@@ -355,34 +464,34 @@ template <class Rounding>
 // code: there, they would stop before they reach 0. It is enough to prevent this in one step of eight. Always inlined,
 // so that the step has no branches for format and rounding: they take 3 % of its time.
 template <bool with_sign>
-[[gnu::always_inline]] inline void write_codes(const float *x, uint8_t *codes, const Scale &scale, int n,
-                                               const Rounding &rounding) {
-    const int choice = scale.choice;
+[[gnu::always_inline]] inline void write_codes(const Grids &grids, const float *x, uint8_t *codes, const Scale &scale,
+                                               int n, const Rounding &rounding) {
+    const Grid &grid = grids[scale.choice];
     if constexpr (!with_sign) {
-        if (rounding.is_dithered) return write_unsigned(x, codes, scale, n, Thresholds(choice, rounding.start));
-        return write_unsigned(x, codes, scale, n, ToNearest(choice));
+        if (rounding.is_dithered) return write_unsigned(grid, x, codes, scale, n, Thresholds(grid, rounding.start));
+        return write_unsigned(grid, x, codes, scale, n, ToNearest(grid));
     } else {
-        if (!rounding.is_dithered) return write_signed(x, codes, scale, n, ToNearest(choice));
-        const float limit = 0.75f / (1 - rounding.decay), segment = grids[choice].segment;
-        if (limit > segment) return write_signed(x, codes, scale, n, Thresholds(choice, rounding.start));
-        if (!rounding.is_due()) return write_signed(x, codes, scale, n, ToNearest(choice));
+        if (!rounding.is_dithered) return write_signed(grid, x, codes, scale, n, ToNearest(grid));
+        const float limit = 0.75f / (1 - rounding.decay), segment = grid.segment;
+        if (limit > segment) return write_signed(grid, x, codes, scale, n, Thresholds(grid, rounding.start));
+        if (!rounding.is_due()) return write_signed(grid, x, codes, scale, n, ToNearest(grid));
         const float reach = limit > segment / 2 ? 4 * limit : limit; // the next segments have wider spacings
-        write_signed(x, codes, scale, n, NearestOrDown(choice, rounding.start << 3, reach * scale.scale));
+        write_signed(grid, x, codes, scale, n, NearestOrDown(grid, rounding.start << 3, reach * scale.scale));
     }
 }
 
 // Encodes a block with nonfinite numbers: these have special codes, and the sign of the stored number marks the block.
 // Never inlined: it is large and rarely called.
 template <bool with_sign>
-[[gnu::noinline]] inline void encode_nonfinite_block(float *x, uint8_t *codes, float &stored, const Before &before,
-                                                     int n, const Rounding &rounding) {
+[[gnu::noinline]] inline void encode_nonfinite_block(const Grids &grids, float *x, uint8_t *codes, float &stored,
+                                                     const Before &before, int n, const Rounding &rounding) {
     uint8_t nonfinite[quantum]; // the codes of nonfinite numbers, and 0 elsewhere
     for (int i = 0; i < n; ++i) {
-        nonfinite[i] = std::isfinite(x[i]) ? 0 : nonfinite_code(x[i], with_sign);
+        nonfinite[i] = std::isfinite(x[i]) ? 0 : nonfinite_code(grids, x[i], with_sign);
         if (nonfinite[i]) x[i] = 0;
     }
-    const Scale found = scale_for<with_sign>(x, largest_bits(x, n), before, n, true);
-    write_codes<with_sign>(x, codes, found, n, rounding);
+    const Scale found = scale_for<with_sign>(grids, x, largest_bits(x, n), before, n, true);
+    write_codes<with_sign>(grids, x, codes, found, n, rounding);
     for (int i = 0; i < n; ++i)
         if (nonfinite[i]) codes[i] = nonfinite[i];
     stored = -found.stored();
@@ -411,9 +520,9 @@ constexpr int stretch = 512, most_blocks = stretch / group;
 // largest value of a block, `second(b)` is the grid of its second moment, and `has_faded(b)` whether the step added
 // nothing. The thresholds of dithered codes begin at `starts`.
 template <bool with_sign, class Top, class Second, class HasFaded>
-[[gnu::always_inline]] inline void encode_blocks(float *x, uint8_t *codes, float *stored, int n, int count,
-                                                 const State &state, const uint32_t *starts, float decay, Top &&top,
-                                                 Second &&second, HasFaded &&has_faded) {
+[[gnu::always_inline]] inline void encode_blocks(const Grids &grids, float *x, uint8_t *codes, float *stored, int n,
+                                                 int count, const State &state, const uint32_t *starts, float decay,
+                                                 Top &&top, Second &&second, HasFaded &&has_faded) {
     Scale scales[most_blocks];
     const auto rounding = [&](int b) { return Rounding{state.is_dithered, state.is_dithered ? starts[b] : 0, decay}; };
     for (int b = 0; b < count; ++b) {
@@ -423,23 +532,25 @@ template <bool with_sign, class Top, class Second, class HasFaded>
         scales[b].inverse = -1; // written already
         if (most >= infinity_bits) [[unlikely]] {
             before.second = second(b);
-            encode_nonfinite_block<with_sign>(x + b * n, codes + b * n, stored[b], before, n, rounding(b));
+            encode_nonfinite_block<with_sign>(grids, x + b * n, codes + b * n, stored[b], before, n, rounding(b));
         } else if (before.can_fade() && has_faded(b)) {
             stored[b] = before.faded();
         } else {
             before.second = second(b);
-            scales[b] = scale_for<with_sign>(x + b * n, most, before, n);
+            scales[b] = scale_for<with_sign>(grids, x + b * n, most, before, n);
             stored[b] = scales[b].stored();
         }
     }
     for (int b = 0; b < count; ++b)
-        if (scales[b].inverse >= 0) write_codes<with_sign>(x + b * n, codes + b * n, scales[b], n, rounding(b));
+        if (scales[b].inverse >= 0) write_codes<with_sign>(grids, x + b * n, codes + b * n, scales[b], n, rounding(b));
 }
 
-// ---- the step if every state is in 8 bits
+// ---- the step if every state has codes
 
-// The states of consecutive blocks, and the first threshold of each block for states with dithered codes.
+// The states of consecutive blocks, with a byte for each code, and the first threshold of each block for states with
+// dithered codes.
 struct ScaledBlocks {
+    const Grids *grids[most_states];
     uint8_t *codes[most_states];
     float *scales[most_states];
     const uint32_t *starts[most_states];
@@ -471,7 +582,7 @@ template <int rule, int states>
     // Copied, so that the compiler knows that no store changes them.
     const auto k = Step<rule>::template numbers<Floats>(constants, [](Floats number) { return number; });
     const auto readers = with_states<rule>([&]<int... s>() {
-        return std::array{Reader::Wide(Reader(factors[s], scales[s], rules[rule].states[s].is_signed))...};
+        return std::array{Reader::Wide(Reader(*x.grids[s], factors[s], scales[s], rules[rule].states[s].is_signed))...};
     });
     Ints tops[states];
     Mask has_moved[states];
@@ -511,8 +622,9 @@ template <int rule, int states>
         each_state<rule>([&]<int s>() {
             constexpr bool with_sign = rules[rule].states[s].is_signed;
             const uint8_t code = x.codes[s][b * n + i];
-            values[s] = std::signbit(scales[s]) ? factors[s] * value_in_marked_block(code, scales[s], with_sign)
-                                                : Reader(factors[s], scales[s], with_sign)(code);
+            const Grids &grids = *x.grids[s];
+            values[s] = std::signbit(scales[s]) ? factors[s] * value_in_marked_block(grids, code, scales[s], with_sign)
+                                                : Reader(grids, factors[s], scales[s], with_sign)(code);
         });
         with_states<rule>([&]<int... s>() { Step<rule>::step(k, p[i], g[i], values[s]...); });
         each_state<rule>([&]<int s>() { between.values[s][b * n + i] = values[s]; });
@@ -559,16 +671,25 @@ void step_scaled_blocks(const float *constants, const Floats *wide, float *p, co
         constexpr State state = rules[rule].states[s];
         constexpr bool with_sign = state.is_signed;
         const auto top = [&](int b) { return largest(between.tops[s][b]); };
-        const auto second = [&](int b) { return state.second < 0 ? 0 : choice_of(x.scales[state.second][b]); };
+        const Grids &grids = *x.grids[s];
+        const auto second = [&](int b) {
+            if constexpr (state.second < 0) {
+                return 0;
+            } else {
+                if (x.grids[state.second] == &grids) return choice_of(x.scales[state.second][b]);
+                const float *values = between.values[state.second] + b * n;
+                return first_choice(grids, values, largest_bits(values, n), n);
+            }
+        };
         const auto has_faded = [&](int b) {
             if (between.has_moved[s][b]) [[likely]]
                 return false;
             return only_decayed<with_sign>(between.values[s] + b * n, x.codes[s] + b * n,
-                                           Reader(factors[s], x.scales[s][b], with_sign),
+                                           Reader(grids, factors[s], x.scales[s][b], with_sign),
                                            Step<rule>::decays_in_read[s] ? 1 : decays[s], n);
         };
-        encode_blocks<with_sign>(between.values[s], x.codes[s], x.scales[s], n, count, state, x.starts[s], decays[s],
-                                 top, second, has_faded);
+        encode_blocks<with_sign>(grids, between.values[s], x.codes[s], x.scales[s], n, count, state, x.starts[s],
+                                 decays[s], top, second, has_faded);
     };
     // The grids of signed states depend on those of others.
     each_state<rule>([&]<int s>() {

@@ -7,20 +7,26 @@
 namespace adamas {
 
 // The storage format of an element. A new format needs one decoder and one encoder in formats.h. i8 and u8 are codes
-// with a scale for each block of a row.
-enum class Format : uint8_t { f32, f64, bf16, f16, i16, i8, u8 };
+// of 8 bits with a scale for each block of a row; i6 and u6 are codes of 6 bits, four in three bytes.
+enum class Format : uint8_t { f32, f64, bf16, f16, i16, i8, u8, i6, u6 };
 
 // The maximum number of elements that share a scale. They belong to one row.
 constexpr int quantum = 128;
 
-constexpr bool is_scaled(Format format) { return format == Format::i8 || format == Format::u8; }
+constexpr bool is_packed(Format format) { return format == Format::i6 || format == Format::u6; }
+constexpr bool is_scaled(Format format) { return format == Format::i8 || format == Format::u8 || is_packed(format); }
+
+// The bytes of a row of packed codes. A row is padded with codes of 0 to a multiple of four.
+constexpr int64_t packed_bytes(int64_t row) { return (row + 3) / 4 * 3; }
 
 constexpr size_t size_of(Format format) {
     switch (format) {
     case Format::f64: return 8;
     case Format::f32: return 4;
     case Format::i8:
-    case Format::u8: return 1;
+    case Format::u8:
+    case Format::i6:
+    case Format::u6: return 1;
     default: return 2;
     }
 }

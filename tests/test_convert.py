@@ -198,7 +198,7 @@ def test_torch_optims_own_optimizers_are_moved_too() -> None:
     assert_close(weights(model), whole_run(case))
 
 
-@pytest.mark.parametrize("state", ["bfloat16", "int8"])
+@pytest.mark.parametrize("state", ["bfloat16", "int8", "int6"])
 def test_moments_are_stored_as_the_optimizer_that_has_them_then_says(state: Any) -> None:
     source = Network()
     optimizer = adamas.torch.AdamW(source.parameters(), lr=0.02)
@@ -217,7 +217,7 @@ def test_moments_are_stored_as_the_optimizer_that_has_them_then_says(state: Any)
     stored = other.state["first.weight"]["exp_avg"].dtype
     assert stored == (np.uint16 if state == "bfloat16" else np.int8)
     back = convert.from_numpy(other).parameters["first.weight"].state["exp_avg"]
-    assert np.abs(back - moment).max() < 0.02 * np.abs(moment).max()
+    assert np.abs(back - moment).max() < (0.1 if state == "int6" else 0.02) * np.abs(moment).max()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

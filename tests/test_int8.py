@@ -6,7 +6,7 @@ import itertools
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,23 @@ def codes_of(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: x for name, x in state.items() if x.dtype in (torch.int8, torch.uint8)}
 
 
-def values_of(state: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+def values_of(state: dict[str, torch.Tensor], name: str, shape: Sequence[int]) -> torch.Tensor:
     x = state[name]
-    return storage.decoded(x, state[layout.scale_name(name)]) if storage.is_coded(x) else x
+    return storage.decoded(x, state[layout.scale_name(name)], shape) if storage.is_coded(x) else x
+
+
+def state_of(case: Case, state: str) -> Any:
+    """The format of the moments; "mixed" is int6 and int8 in turn."""
+    if state != "mixed":
+        return state
+    names = case.make([torch.nn.Parameter(torch.ones(1))], **case.options)._member.states
+    return dict(zip(names, itertools.cycle(("int6", "int8")), strict=False))
+
+
+def unpacked(codes: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """The codes of a weight of this shape, as integers."""
+    width = layout.WIDTHS[layout.form_of(codes.shape, shape)]
+    return layout.unblocked(layout.unpacked(torch, codes, width, codes.dtype == torch.int8), shape)
 
 
 def copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -68,22 +82,40 @@ def copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 # ---- the definition
 
 
-CHOICES = range(len(formats.MANTISSAS))
+CHOICES = range(formats.CHOICES)
+WIDTHS = [pytest.param(width, id=form) for form, width in layout.WIDTHS.items()]
 
 
-def grid(choice: int, codes: int = 256) -> np.ndarray:
-    """The units of the codes from 0 on, in float64."""
-    return formats.grid(np, np.arange(codes), np.array(choice)).astype(np.float64)
+def grid(choice: int, width: formats.Width = formats.INT8) -> np.ndarray:
+    """The units of all codes from 0 on, in float64."""
+    return formats.grid(np, np.arange(1 << width.bits), np.array(choice), width).astype(np.float64)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_each_stretch_of_a_grid_is_twice_as_wide_as_the_one_before(choice: int) -> None:
-    codes, stretch = np.arange(256, dtype=np.int64), 1 << formats.MANTISSAS[choice]
+@pytest.mark.parametrize("width", WIDTHS)
+def test_each_stretch_of_a_grid_is_twice_as_wide_as_the_one_before(width: formats.Width, choice: int) -> None:
+    codes, stretch = np.arange(1 << width.bits, dtype=np.int64), 1 << width.mantissas[choice]
     expected = ((stretch + codes % stretch) * 2.0 ** (codes // stretch)).astype(np.float32) - np.float32(stretch)
-    np.testing.assert_array_equal(grid(choice), expected)
-    assert grid(choice)[127] == formats.LARGEST_SIGNED[choice]
-    assert grid(choice)[126] == formats.LARGEST_SIGNED_MARKED[choice]
-    assert grid(choice)[253] - 0.5 > formats.LARGEST_UNSIGNED[choice]
+    np.testing.assert_array_equal(grid(choice, width), expected)
+    assert grid(choice, width)[width.infinity_signed] == width.largest_signed[choice]
+    assert grid(choice, width)[width.infinity_signed - 1] == width.largest_signed_marked[choice]
+    assert (grid(choice, width)[width.nan_unsigned - 1] - 0.5) * (1 - 2.0**-12) >= width.largest_unsigned[choice]
+
+
+@pytest.mark.parametrize("has_sign", [False, True])
+@pytest.mark.parametrize("row", [33, 64, 130, 785])
+def test_codes_in_6_bits_are_packed_as_the_layout_says(row: int, has_sign: bool) -> None:
+    width, rows = formats.INT6, 3
+    codes = np.random.default_rng(row).integers(-32 if has_sign else 0, 32 if has_sign else 64, (rows, row))
+    packed = layout.packed(np, layout.blocks(np, codes), (rows, row), width, has_sign)
+    assert packed.shape == layout.codes_shape((rows, row), width) == (rows, 3 * math.ceil(row / 4))
+    stored = packed.astype(np.int8 if has_sign else np.uint8)
+    np.testing.assert_array_equal(stored, packed)
+    number = int.from_bytes(stored[1].tobytes(), "little")  # the words of a row follow one another
+    assert [number >> 6 * i & 63 for i in range(row)] == [int(code) & 63 for code in codes[1]]
+    assert number >> 6 * row == 0
+    read = layout.unpacked(np, stored, width, has_sign)
+    np.testing.assert_array_equal(layout.unblocked(read, (rows, row)), codes)
 
 
 def always(first: int) -> formats.Thresholds:
@@ -104,7 +136,7 @@ def test_the_scale_is_rounded_to_make_room_for_the_choice() -> None:
     _, stored = formats.encode_signed(np, x)
     choice, scale = formats.choice_of(np, stored), formats.scale_of(np, stored)
     assert set(np.unique(choice)) == {0, 1, 2}
-    off = scale * np.array(formats.LARGEST_SIGNED)[choice] / largest - 1
+    off = scale * np.array(formats.INT8.largest_signed)[choice] / largest - 1
     assert np.abs(off).max() <= 2.0**-21
     assert (
         abs(off.mean()) <= 2.0**-26
@@ -112,14 +144,21 @@ def test_the_scale_is_rounded_to_make_room_for_the_choice() -> None:
 
 
 @pytest.mark.parametrize("choice", CHOICES[:-1])
-def test_a_block_takes_the_finest_grid_on_which_few_elements_are_coarse(choice: int) -> None:
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_block_takes_the_finest_grid_on_which_few_elements_are_coarse(width: formats.Width, choice: int) -> None:
+    none = np.zeros((1, 1), np.float32)
     for tops, floor, share, encode in (
-        (formats.LARGEST_SIGNED, formats.FLOOR_SIGNED, formats.SHARE_SIGNED, formats.encode_signed),
         (
-            formats.LARGEST_UNSIGNED,
-            formats.FLOOR_UNSIGNED,
+            width.largest_signed,
+            width.floor_signed,
+            formats.SHARE_SIGNED,
+            lambda x: formats.encode_signed(np, x, width=width),
+        ),
+        (
+            width.largest_unsigned,
+            width.floor_unsigned,
             formats.SHARE_UNSIGNED,
-            lambda xp, x: formats.encode_unsigned(xp, x, np.zeros((1, 1), np.float32)),
+            lambda x: formats.encode_unsigned(np, x, none, width=width),
         ),
     ):
         for zeros in (0, 64):  # they don't count
@@ -129,14 +168,14 @@ def test_a_block_takes_the_finest_grid_on_which_few_elements_are_coarse(choice: 
                 x[0, :under] = 0.99 * floor / tops[choice]
                 x[0, under : 2 * under] = 1.01 * floor / tops[choice]
                 x[0, 128 - zeros :] = 0
-                assert choice_and_scale(encode(np, x)[1])[0] == wanted
+                assert choice_and_scale(encode(x)[1])[0] == wanted
 
 
 def test_a_second_moment_returns_to_a_finer_grid_later_than_it_leaves_it() -> None:
     def after(small: float, before: int) -> int:
         x = np.ones((1, 128), np.float32)
-        x[0, :3] = small * formats.FLOOR_UNSIGNED / formats.LARGEST_UNSIGNED[0]
-        scale = np.array([[1 / formats.LARGEST_UNSIGNED[before]]], np.float32)
+        x[0, :3] = small * formats.INT8.floor_unsigned / formats.INT8.largest_unsigned[0]
+        scale = np.array([[1 / formats.INT8.largest_unsigned[before]]], np.float32)
         stored = formats._stored(np, formats.rounded_scale(np, scale), np.array([[before]]), np.array([[False]]))
         return choice_and_scale(formats.encode_unsigned(np, x, stored, decay=0.999)[1])[0]
 
@@ -159,17 +198,19 @@ def test_a_second_moment_that_only_decayed_to_the_bottom_makes_no_grid_wider() -
 
 @pytest.mark.parametrize("beta", [0.9, 0.95, 0.99])
 @pytest.mark.parametrize("choice", CHOICES)
-def test_a_moment_whose_gradient_stops_reaches_zero(choice: int, beta: float) -> None:
-    """To the nearest, 0.9 of 1, 2, 3 or 4 units stays what it is, and so does 0.9 of 10 units on the widest grid."""
-    wide, live = formats.LARGEST_SIGNED[choice], np.ones((1, 128), np.float32)
-    live[0, :20] = 1 if choice == 0 else 3 / formats.LARGEST_SIGNED[choice - 1]  # holds the block on the grid
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_moment_whose_gradient_stops_reaches_zero(width: formats.Width, choice: int, beta: float) -> None:
+    """To the nearest, 0.9 of 1, 2, 3 or 4 units stays what it is, and so does 0.9 of 10 units on a wide grid."""
+    wide, live = width.largest_signed[choice], np.ones((1, 128), np.float32)
+    small = width.floor_signed - 1
+    live[0, :20] = 1 if choice == 0 else small / width.largest_signed[choice - 1]  # holds the block on the grid
     x = wide * live
-    x[0, 114:] = np.linspace(1, 127, 14)
+    x[0, 114:] = np.linspace(1, width.infinity_signed, 14)
     for step in range(int(100 / (1 - beta)) if beta < 0.96 else 2500):
         thresholds = formats.thresholds(np, np.zeros((1, 1), np.int64), np.arange(128)[None], 7, step, 0)
-        codes, stored = formats.encode_signed(np, x, thresholds, beta)
+        codes, stored = formats.encode_signed(np, x, thresholds, beta, width=width)
         assert choice_and_scale(stored)[0] == choice
-        x = np.float32(beta) * formats.decode_signed(np, codes, stored)
+        x = np.float32(beta) * formats.decode_signed(np, codes, stored, width)
         x[0, :114] = wide * live[0, :114]
     assert not x[0, 114:].any()
 
@@ -210,14 +251,15 @@ blocks_of_floats = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
-@given(blocks_of_floats)
-def test_signed_codes_are_the_nearest(values: list[float]) -> None:
+@given(blocks_of_floats, st.sampled_from(list(layout.WIDTHS.values())))
+def test_signed_codes_are_the_nearest(values: list[float], width: formats.Width) -> None:
     x = np.array(values, np.float32)[None]
-    codes, scale = formats.encode_signed(np, x)
-    assert np.abs(codes).max() <= 127
-    got = formats.decode_signed(np, codes, scale).astype(np.float64)
+    codes, scale = formats.encode_signed(np, x, width=width)
+    assert np.abs(codes).max() <= width.infinity_signed
+    got = formats.decode_signed(np, codes, scale, width).astype(np.float64)
     choice, unit = choice_and_scale(scale)
-    nearest = np.abs(np.abs(x.astype(np.float64))[..., None] - grid(choice, 128) * unit).min(-1)
+    codes_of_sizes = grid(choice, width)[: width.infinity_signed + 1]
+    nearest = np.abs(np.abs(x.astype(np.float64))[..., None] - codes_of_sizes * unit).min(-1)
     assert (np.abs(got - x) <= nearest * (1 + 1e-5) + 1e-6 * np.abs(x)).all() or not scale.any()
     if not scale.any():
         assert np.abs(x).max() < formats.LEAST_SIGNED
@@ -229,24 +271,30 @@ positive_floats = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
-@given(positive_floats, st.one_of(st.just(0.0), st.floats(width=32, min_value=2.0**-126, max_value=2.0**120)))
-@example([23985991680.0], 2.349616288480103e-30)  # 2^120.4 apart
-@example([2.0**60], 1.3 * 2.0**-50)
-@example([2.0**99], 1.3 * 2.0**-99)
-def test_unsigned_codes_are_the_nearest_and_never_zero(values: list[float], kept: float) -> None:
+@given(
+    positive_floats,
+    st.one_of(st.just(0.0), st.floats(width=32, min_value=2.0**-126, max_value=2.0**120)),
+    st.sampled_from(list(layout.WIDTHS.values())),
+)
+@example([23985991680.0], 2.349616288480103e-30, formats.INT8)  # 2^120.4 apart
+@example([2.0**60], 1.3 * 2.0**-50, formats.INT8)
+@example([2.0**99], 1.3 * 2.0**-99, formats.INT8)
+def test_unsigned_codes_are_the_nearest_and_never_zero(values: list[float], kept: float, width: formats.Width) -> None:
     x = np.array(values, np.float32)[None]
     with np.errstate(under="ignore", over="ignore"):
-        codes, scale = formats.encode_unsigned(np, x, np.full((1, 1), kept, np.float32))
-        assert codes.max() <= 253
-        got = formats.decode_unsigned(np, codes, scale).astype(np.float64)
+        codes, scale = formats.encode_unsigned(np, x, np.full((1, 1), kept, np.float32), width=width)
+        assert codes.max() < width.nan_unsigned
+        got = formats.decode_unsigned(np, codes, scale, width).astype(np.float64)
     assert (got > 0).all()
     choice, unit = choice_and_scale(scale)
-    nearest = np.abs(x.astype(np.float64)[..., None] - (grid(choice)[1:255] - 0.5) * unit).min(-1)
+    nearest = np.abs(x.astype(np.float64)[..., None] - (grid(choice, width)[1 : width.nan_unsigned] - 0.5) * unit).min(
+        -1
+    )
     assert (np.abs(got - x) <= nearest * (1 + 1e-5) + 1e-6 * x).all()
     # A scale that fits is kept; another is a power of two away; one that is farther than 2^120 from what is needed, or
     # was none, is made anew, as a power of two. (At that border itself, rounding decides.)
     if 2.0**-100 < kept < 2.0**100 and 2.0**-100 < x.max() < 2.0**100:
-        most = formats.LARGEST_UNSIGNED[choice]
+        most = width.largest_unsigned[choice]
         before = float(formats.scale_of(np, np.full((1, 1), kept, np.float32))[0, 0])
         went_on = abs(math.log2(unit / before) % 1 - 0.5) > 0.4999
         made_anew = math.frexp(unit)[0] == 0.5
@@ -267,16 +315,20 @@ def test_unsigned_codes_are_the_nearest_and_never_zero(values: list[float], kept
         max_size=128,
     ),
     st.booleans(),
+    st.sampled_from(list(layout.WIDTHS.values())),
 )
-@example([math.inf, math.nan], True)  # no finite value
-@example([-math.inf, 2.0**120, math.nan, -1e-45], True)
-def test_infinities_and_nan_are_read_back_as_what_they_were(values: list[float], dithered: bool) -> None:
+@example([math.inf, math.nan], True, formats.INT8)  # no finite value
+@example([-math.inf, 2.0**120, math.nan, -1e-45], True, formats.INT6)
+def test_infinities_and_nan_are_read_back_as_what_they_were(
+    values: list[float], dithered: bool, width: formats.Width
+) -> None:
     x = np.array(values, np.float32)[None]
     thresholds = always((1 << 32) - 1) if dithered else None
     with np.errstate(all="ignore"):
-        signed = formats.decode_signed(np, *formats.encode_signed(np, x, thresholds, decay=0.9999))
-        scale = np.zeros((1, 1), np.float32)
-        unsigned = formats.decode_unsigned(np, *formats.encode_unsigned(np, np.abs(x), scale, thresholds))
+        of_signed = formats.encode_signed(np, x, thresholds, 0.9999, width=width)
+        of_unsigned = formats.encode_unsigned(np, np.abs(x), np.zeros((1, 1), np.float32), thresholds, width=width)
+        signed = formats.decode_signed(np, *of_signed, width)
+        unsigned = formats.decode_unsigned(np, *of_unsigned, width)
     finite = np.isfinite(x)
     assert np.isfinite(signed[finite]).all()
     assert np.isfinite(unsigned[finite]).all()
@@ -284,8 +336,12 @@ def test_infinities_and_nan_are_read_back_as_what_they_were(values: list[float],
     np.testing.assert_array_equal(unsigned[~finite], np.abs(x)[~finite])
 
 
-@pytest.mark.parametrize("has_sign", [False, True])
-def test_stochastic_rounding_is_right_on_average(has_sign: bool) -> None:
+@pytest.mark.parametrize(
+    ("width", "has_sign"),
+    [(formats.INT8, False), (formats.INT8, True), (formats.INT6, False)],
+    ids=["int8", "int8 signed", "int6"],
+)
+def test_stochastic_rounding_is_right_on_average(width: formats.Width, has_sign: bool) -> None:
     rng = np.random.default_rng(0)
     x = np.sort(rng.uniform(0.001, 1, 128).astype(np.float32) ** 3)[None]
     if has_sign:
@@ -295,14 +351,14 @@ def test_stochastic_rounding_is_right_on_average(has_sign: bool) -> None:
     for step in range(steps):
         thresholds = formats.thresholds(np, np.zeros((1, 1), np.int64), np.arange(128)[None], 7, step, 4)
         if has_sign:
-            codes, scale = formats.encode_signed(np, x, thresholds, decay=0.9999)
-            assert np.abs(codes).max() == 127  # the largest, at every threshold
-            total += formats.decode_signed(np, codes, scale)
+            codes, scale = formats.encode_signed(np, x, thresholds, 0.9999, width=width)
+            assert np.abs(codes).max() == width.infinity_signed  # the largest, at every threshold
+            total += formats.decode_signed(np, codes, scale, width)
         else:
-            codes, scale = formats.encode_unsigned(np, x, np.zeros((1, 1), np.float32), thresholds)
-            total += formats.decode_unsigned(np, codes, scale)
+            codes, scale = formats.encode_unsigned(np, x, np.zeros((1, 1), np.float32), thresholds, width=width)
+            total += formats.decode_unsigned(np, codes, scale, width)
     choice, unit = choice_and_scale(scale)
-    spacing = np.diff(grid(choice) * unit)[np.abs(codes)]
+    spacing = np.diff(grid(choice, width) * unit)[np.abs(codes)]
     above = has_sign | (x > unit * 0.5)  # a second moment below the smallest code is read as that
     assert (np.abs(total / steps - x) <= spacing * 0.005)[above].all()
 
@@ -330,11 +386,15 @@ def stepped_by_both(optimizer: at.Optimizer, p: torch.nn.Parameter) -> tuple[tor
     return weight, state
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("state", "shape"),
+    [*(("int8", shape) for shape in SHAPES), ("int6", (40, 200)), ("int6", (33, 785)), ("mixed", (160, 33))],
+    ids=str,
+)
 @pytest.mark.parametrize("case", CODED, ids=str)
-def test_the_engines_codes_are_the_references(case: Case, shape: tuple[int, ...], isa: str) -> None:
+def test_the_engines_codes_are_the_references(case: Case, state: str, shape: tuple[int, ...], isa: str) -> None:
     p = torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(1)))
-    optimizer = case.make([("w", p)], state="int8", seed=3, **case.options)
+    optimizer = case.make([("w", p)], state=state_of(case, state), seed=3, **case.options)
     different = compared = 0
     for g in gradients(shape, 6):
         p.grad = g
@@ -343,8 +403,8 @@ def test_the_engines_codes_are_the_references(case: Case, shape: tuple[int, ...]
         start = p.detach().clone()
         weight, before = stepped_by_both(optimizer, p)
         for name, codes in codes_of(optimizer.state[p]).items():
-            assert codes.shape == p.shape
-            off = (codes.to(torch.int16) - before[name].to(torch.int16)).abs()
+            found, expected = unpacked(codes, shape), unpacked(before[name], shape)
+            off = (found - expected).abs()
             assert off.max() <= 1
             different, compared = different + int((off > 0).sum()), compared + off.numel()
             scale = layout.scale_name(name)
@@ -400,7 +460,7 @@ def test_any_state_has_the_references_codes_after_a_step(row: int, beta: float, 
     seen, different, blocks = set(), 0, 0
     for _ in range(4):
         random_state(state, rng)
-        size = values_of(state, "exp_avg_sq").sqrt().nan_to_num(1.0, posinf=1.0)
+        size = values_of(state, "exp_avg_sq", shape).sqrt().nan_to_num(1.0, posinf=1.0)
         factor = torch.from_numpy(10.0 ** rng.uniform(-4, rng.choice([0, 3], (shape[0], 1)), shape)).float()
         p.grad = size * factor * torch.from_numpy(rng.standard_normal(shape)).float()
         p.grad[torch.from_numpy(rng.random(shape) < 0.1)] = 0
@@ -446,12 +506,15 @@ def test_any_thread_count_and_any_neighbours_give_the_same_bits(case: Case) -> N
         assert all(torch.equal(x, other[name]) for name, x in one.items())
 
 
-@pytest.mark.parametrize("weights", ["nearest", "stochastic", "split"])
+@pytest.mark.parametrize(
+    ("state", "weights"),
+    [("int8", "nearest"), ("int8", "stochastic"), ("int8", "split"), ("int6", "nearest"), ("mixed", "split")],
+)
 @pytest.mark.parametrize("case", CODED, ids=str)
-def test_rows_that_are_stepped_apart_are_stepped_as_one(case: Case, weights: str) -> None:
-    shape, cuts = (64, 200), (0, 1, 24, 64)
+def test_rows_that_are_stepped_apart_are_stepped_as_one(case: Case, state: str, weights: str) -> None:
+    shape, cuts = (64, 201 if state == "int6" else 200), (0, 1, 24, 64)
     whole = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
-    options: dict[str, Any] = {"state": "int8", "weights": weights, **case.options}
+    options: dict[str, Any] = {"state": state_of(case, state), "weights": weights, **case.options}
     one = torch.nn.Parameter(whole.clone())
     of_one = case.make([("w", one)], **options)
     parts = [torch.nn.Parameter(whole[a:b].clone()) for a, b in itertools.pairwise(cuts)]
@@ -496,6 +559,9 @@ MIXED: list[dict[str, str]] = [
     {"exp_avg_sq": "int8"},
     {"exp_avg": "int8", "exp_avg_sq": "bfloat16"},
     {"exp_avg": "bfloat16", "exp_avg_sq": "int8"},
+    {"exp_avg": "int8", "exp_avg_sq": "int6"},
+    {"exp_avg": "int6", "exp_avg_sq": "bfloat16"},
+    {"exp_avg_sq": "int6"},
 ]
 
 
@@ -510,7 +576,8 @@ def test_formats_may_be_mixed(state: dict[str, str], isa: str) -> None:
         q.grad = p.grad.clone()
         mixed.step()
         exact.step()
-    kinds = {"int8": (torch.int8, torch.uint8), "bfloat16": (torch.bfloat16,), "float32": (torch.float32,)}
+    codes = (torch.int8, torch.uint8)
+    kinds = {"int8": codes, "int6": codes, "bfloat16": (torch.bfloat16,), "float32": (torch.float32,)}
     for name in ("exp_avg", "exp_avg_sq"):
         assert mixed.state[p][name].dtype in kinds[state.get(name, "float32")]
     assert (p - q).norm() <= 0.05 * (q - 1).norm()
@@ -550,17 +617,17 @@ def test_moments_fade_as_they_should_and_never_grow() -> None:
     for g in start:
         p.grad = g
         optimizer.step()
-    m, v = (values_of(optimizer.state[p], name).double() for name in ("exp_avg", "exp_avg_sq"))
+    m, v = (values_of(optimizer.state[p], name, shape).double() for name in ("exp_avg", "exp_avg_sq"))
     p.grad = torch.zeros(shape)
     total = float(v.sum())
     for step in range(1, 2001):
         optimizer.step()
-        now = values_of(optimizer.state[p], "exp_avg_sq").double()
+        now = values_of(optimizer.state[p], "exp_avg_sq", shape).double()
         assert float(now.sum()) <= total
         total = float(now.sum())
         if step in (10, 100, 500, 2000):
             torch.testing.assert_close(now, v * 0.999**step, rtol=0.05, atol=0)
-            read = values_of(optimizer.state[p], "exp_avg").double()
+            read = values_of(optimizer.state[p], "exp_avg", shape).double()
             expected = m * 0.9**step
             kept = expected.abs().amax(-1, keepdim=True) > 1e-25  # smaller blocks of m are forgotten
             assert ((read - expected).abs() <= 0.05 * expected.abs())[kept.expand(shape)].all()
@@ -582,7 +649,7 @@ def test_the_error_is_the_same_at_every_size(size: float) -> None:
             m, v = 0.9 * m + 0.1 * p.grad.double(), 0.999 * v + 0.001 * p.grad.double() ** 2
             optimizer.step()
         state = optimizer.state[p]
-        found = values_of(state, "exp_avg").double(), values_of(state, "exp_avg_sq").double()
+        found = [values_of(state, name, shape).double() for name in ("exp_avg", "exp_avg_sq")]
         return float((found[0] - m).norm() / m.norm()), float((found[1] - v).norm() / v.norm())
 
     (m, v), (m_usual, v_usual) = error(size * 4), error(1.0)
@@ -630,7 +697,7 @@ def test_moments_that_are_not_finite_are_those_of_float32(case: Case, isa: str) 
         coded.step()
         exact.step()
     for name in codes_of(coded.state[p]):
-        found, expected = values_of(coded.state[p], name), exact.state[q][name]
+        found, expected = values_of(coded.state[p], name, shape), exact.state[q][name]
         nonfinite = ~torch.isfinite(expected)
         assert nonfinite.any()
         assert torch.isfinite(found[~nonfinite]).all()
@@ -708,7 +775,10 @@ def test_small_tensors_stay_in_float32(shape: tuple[int, ...], coded: bool) -> N
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda p: at.Adam([p], state="int4"), r"state='int4' is unknown: use one of 'float32', 'bfloat16', 'int8'"),
+        (
+            lambda p: at.Adam([p], state="int4"),
+            r"state='int4' is unknown: use one of 'float32', 'bfloat16', 'int8', 'int6'",
+        ),
         (lambda p: at.Adam([p], state={"exp_avg": "int4"}), r"state='int4' is unknown"),
         (lambda p: at.Adam([p], state={"momentum": "int8"}), r"there is no moment 'momentum'; the names are 'exp_avg'"),
         (lambda p: at.RMSprop([p], centered=True, state="int8"), r"centered=True needs state=.float32., not 'int8'"),

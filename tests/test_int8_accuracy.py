@@ -83,6 +83,24 @@ def test_trap_T28_no_update_explodes(member: str, stream: str, seed: int) -> Non
     assert max(loop.overshoots) <= 1.5
 
 
+@pytest.mark.parametrize(
+    ("stream", "error", "overshoot"),
+    [
+        ("alike", 1.3e-2, 1.6),
+        pytest.param("columns 1:100", 5e-2, 2.0, marks=NIGHTLY),
+        ("heavy tails, rising by 10⁴", 2e-2, 1.7),
+        ("rare rows", 6e-3, 1.9),
+        ("gradients of 1e-9", 6e-3, 1.2),
+        pytest.param("1 of 128 at 1000 ×", 0.13, 3.3, marks=NIGHTLY),
+        pytest.param("4 of 256 at 10⁴ ×, moving", 0.15, 2.6, marks=NIGHTLY),
+    ],
+)
+def test_6_bits_are_as_accurate_as_the_documentation_says(stream: str, error: float, overshoot: float) -> None:
+    loop = closed_loop(STREAMS[stream], functools.partial(at.Adam, state="int6"))
+    assert loop.error() <= error
+    assert max(loop.overshoots) <= overshoot
+
+
 def test_a_second_moment_that_is_not_zero_is_not_read_as_zero() -> None:
     for stream in ("rare rows", "heavy tails", "1 of 128 at 1000 ×"):
         loop = closed_loop(STREAMS[stream], IN_INT8["Adam"], steps=30)

@@ -24,6 +24,7 @@ STATES: dict[str, Callable[[list[str]], Any]] = {
     "float32": lambda names: "float32",
     "bfloat16": lambda names: "bfloat16",
     "int8": lambda names: "int8",
+    "int6": lambda names: "int6",
     "mixed": lambda names: dict(zip(names, ("int8", "bfloat16"), strict=False)),
 }
 

@@ -438,7 +438,7 @@ def test_trap_T03_a_second_moment_decays_as_far_as_it_should(state: str) -> None
     _, held = update(jax.tree.map(lambda x: x + 8.0, zeros), held, params)
     for _ in range(2000):
         _, held = update(zeros, held, params)
-    v = arrays.load(Namespace(), moment(held, "exp_avg_sq"), "float32")
+    v = arrays.load(Namespace(), moment(held, "exp_avg_sq"), "float32", (64, 128))
     assert float(v.mean()) == pytest.approx(0.001 * 64 * 0.999**2000, rel=0.05)
 
 
@@ -486,7 +486,7 @@ def test_moments_are_stored_with_the_references_bits(case: Case) -> None:
     x = {"layer": {"w": jnp.zeros(shape)}}
     g, size = np.zeros(shape, np.float32), np.float32(0.125)
     g[20:, 5::128] = size
-    for state in ("bfloat16", "int8"):
+    for state in ("bfloat16", "int8", *(["int6"] if case in IN_8_BITS else [])):
         tx = case.ours(state=state, seed=3, **({"weight_decay": 0.0} if case.name == "adamw" else {}))
         held = tx.init(x)
         loaded: dict[str, np.ndarray] = {}
@@ -496,7 +496,7 @@ def test_moments_are_stored_with_the_references_bits(case: Case) -> None:
             wide = np.where(g == 0, wide if kind.signed else np.abs(wide), np.float32(0))
             before[name], loaded[name] = stored_to_the_nearest(kind, wide, moment(held, name))
             held.moments[name]["layer"]["w"] = before[name].values
-            if state == "int8":
+            if state != "bfloat16":
                 held.moments[f"{name}_grid"]["layer"]["w"] = before[name].scale
         _, after = jax.jit(tx.update)({"layer": {"w": jnp.asarray(g)}}, held, x)
         scalars = case.member.advance(hyper, dict(case.member.scalars))
@@ -526,7 +526,7 @@ def test_moments_are_stored_with_the_references_bits(case: Case) -> None:
             for got, wanted in zip(found, want, strict=True):
                 if wanted is not None:
                     np.testing.assert_array_equal(in_numpy(got)[rows], wanted[rows], err_msg=name)
-            if state == "int8":
+            if state != "bfloat16":
                 kept = in_numpy(found.values)[:20] == in_numpy(before[name].values)[:20]
                 assert kept.all() or kind.of in ("size", "maximum")  # 1e-8, and the second moment, may be the larger
 
@@ -539,7 +539,7 @@ def stored_to_the_nearest(kind: State, x: np.ndarray, before: arrays.Stored) -> 
         xp, nearest = Namespace(), replace(kind, draw=None)
         rounding = arrays.Rounding(xp, 0, jnp.int32(0), x.shape)
         stored = arrays.store(xp, x, jnp.zeros_like(x), before, nearest, 1.0, rounding)
-        return stored, arrays.load(xp, stored, "float32")
+        return stored, arrays.load(xp, stored, "float32", x.shape)
 
     stored, loaded = run(x, before)
     return stored, np.asarray(loaded)

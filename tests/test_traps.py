@@ -101,14 +101,14 @@ def test_trap_T02_split_weights_train_as_float32(dtype: torch.dtype) -> None:
     assert torch.equal(p.detach(), exact.detach().to(dtype))
 
 
-@pytest.mark.parametrize("state", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("state", ["float32", "bfloat16", "int8", "int6"])
 @pytest.mark.parametrize(
     "case", [c for c in CASES if c.name in ("adam", "amsgrad", "rmsprop", "nadam", "adamax")], ids=str
 )
 def test_trap_T03_moments_decay_in_every_format(case: Case, state: str) -> None:
     def mean_of(state: dict[str, torch.Tensor], name: str) -> float:
         x = state[name]
-        values = storage.decoded(x, state[layout.scale_name(name)]) if storage.is_coded(x) else x
+        values = storage.decoded(x, state[layout.scale_name(name)], p.shape) if storage.is_coded(x) else x
         return values.double().mean().item()
 
     p = torch.nn.Parameter(torch.ones(64, 64))

@@ -98,7 +98,7 @@ def test_convolutions_give_the_same_outputs_after_the_move() -> None:
     np.testing.assert_allclose(keras.ops.convert_to_numpy(model(x)), y.numpy(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("state", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("state", ["float32", "bfloat16", "int8", "int6"])
 def test_there_and_back_in_keras_keeps_split_weights_and_stored_moments(state: Any) -> None:
     step = Stepper(ak.AdamW(0.01, state=state), variables(0, "bfloat16", LARGE))
     after(step, 4)
@@ -112,7 +112,10 @@ def test_there_and_back_in_keras_keeps_split_weights_and_stored_moments(state: A
     for name, p in checkpoint.parameters.items():
         assert (again[name].weight == p.weight).all()
         for moment, stored in p.state.items():
-            np.testing.assert_allclose(again[name].state[moment], stored, rtol=0.02)
+            if state in ("int8", "int6"):  # a block may take another grid when its values are stored anew
+                assert np.linalg.norm(again[name].state[moment] - stored) <= 0.03 * np.linalg.norm(stored)
+            else:
+                np.testing.assert_allclose(again[name].state[moment], stored, rtol=0.02)
 
 
 def test_kerass_own_optimizers_are_refused_by_name() -> None:

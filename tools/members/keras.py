@@ -62,8 +62,8 @@ optimizers also have these options:
   subtracts ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``. Variables that are excluded from weight decay
   (``exclude_from_weight_decay``) do not have it.
-- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (see ``adamas.rule.formats``), or a
-  mapping from the names of moments to formats: ``{"exp_avg": "int8"}``.
+- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"``, ``"int8"`` or ``"int6"`` (see ``adamas.rule.formats``),
+  or a mapping from the names of moments to formats: ``{"exp_avg": "int8"}``.
 - ``weights``: how bfloat16 and float16 variables are rounded. ``"split"`` stores the low bits in the state, so that they train
   exactly as in float32; ``"stochastic"`` rounds up or down at random, without bias; ``"nearest"`` loses updates that are
   smaller than half the spacing of the numbers.

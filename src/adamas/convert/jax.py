@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def from_optax(params: Tree, state: Tree) -> Checkpoint:
     for path, p in parameters.items():
         low = None if lows is None or not storage.is_half(p.dtype) else np.asarray(lows[path])
         values = {
-            name: arrays.decoded(_array(moment[path]), *_scale(moments, name, path))
+            name: _decoded(moments, name, path, p.shape)
             for name, moment in moments.items()
             if not _is_scale(name, moments)
         }
@@ -103,7 +103,7 @@ def to_optax(checkpoint: Checkpoint, params: Tree, state: Tree, names: Names = N
                     "from another optimizer"
                 )
             kept, (scale, _) = moments[name][path], _scale(moments, name, path)
-            slot = Slot(name, kept.dtype.name, None if scale is None else scale.shape)
+            slot = Slot(name, kept.dtype.name, kept.shape, None if scale is None else scale.shape)
             for part, values in arrays.encoded(slot, parameter.state[name]).items():
                 moments[part][path] = _like(moments[part][path], values)
     after = before._replace(
@@ -245,6 +245,12 @@ def _scale(moments: Mapping[str, Mapping[str, Any]], name: str, path: str) -> tu
     scales, is_former = former.scale_of(moments, name, f"{name!r} in the state")
     is_coded = moments[name][path].dtype.name in layout.CODES
     return np.asarray(scales[path]) if scales is not None and is_coded else None, is_former
+
+
+def _decoded(moments: Mapping[str, Mapping[str, Any]], name: str, path: str, shape: Sequence[int]) -> Array:
+    """The values of a moment of a parameter of this shape."""
+    scale, is_former = _scale(moments, name, path)
+    return arrays.decoded(_array(moments[name][path]), scale, shape, is_former)
 
 
 def _array(x: Any) -> Array:

@@ -37,7 +37,11 @@ def from_keras(model: Any, optimizer: Optimizer | None = None) -> Checkpoint:
     counts = {name: np.array(float(_array(variable))) for name, variable in optimizer._scalars.items()}
     counts = {"step": np.array(float(_step(optimizer))), **counts} if optimizer.built and _step(optimizer) else {}
     return gathered(
-        (Place.of(path_of(variable)), _weight(variable, state), {**counts, **_moments(state)} if counts else {})
+        (
+            Place.of(path_of(variable)),
+            _weight(variable, state),
+            {**counts, **_moments(variable, state)} if counts else {},
+        )
         for variable, state in _parameters(model, optimizer)
     )
 
@@ -87,7 +91,9 @@ def to_keras(checkpoint: Checkpoint, model: Any, optimizer: Optimizer | None = N
                     "from another optimizer"
                 )
             scale = state.get(layout.scale_name(name))
-            slot = Slot(name, dtype_of(state[name]), None if scale is None else tuple(scale.shape))
+            slot = Slot(
+                name, dtype_of(state[name]), tuple(state[name].shape), None if scale is None else tuple(scale.shape)
+            )
             for part, x in arrays.encoded(slot, parameter.state[name]).items():
                 values.append((state[part], widened("bfloat16", x) if x.dtype == np.uint16 else x))
     values += [(variable, np.array(counts[name])) for name, variable in optimizer._scalars.items() if name in counts]
@@ -129,12 +135,12 @@ def _names(state: Mapping[str, Variable]) -> list[str]:
     return [name for name in state if name not in scales and name != layout.LOW_BITS]
 
 
-def _moments(state: Mapping[str, Variable]) -> dict[str, Array]:
-    """Every moment in float32 or wider."""
+def _moments(variable: Variable, state: Mapping[str, Variable]) -> dict[str, Array]:
+    """Every moment of a model variable in float32 or wider."""
     found = {}
     for name in _names(state):
         scale = state.get(layout.scale_name(name))
-        found[name] = arrays.decoded(_array(state[name]), None if scale is None else _array(scale))
+        found[name] = arrays.decoded(_array(state[name]), None if scale is None else _array(scale), variable.shape)
     return found
 
 

@@ -16,7 +16,7 @@ from .weights import narrowed, widened
 def from_numpy(optimizer: Optimizer) -> Checkpoint:
     """The checkpoint of an optimizer and its arrays, with the names that were given to the optimizer."""
     return gathered(
-        (place, _weight(p, low), _moments(optimizer, state)) for place, p, low, state in _parameters(optimizer)
+        (place, _weight(p, low), _moments(optimizer, p, state)) for place, p, low, state in _parameters(optimizer)
     )
 
 
@@ -74,11 +74,11 @@ def _weight(p: Array, low: Array | None) -> Array:
     return widened(name, p.view(np.uint16) if name in layout.HALVES else p, low)
 
 
-def _moments(optimizer: Optimizer, state: Mapping[str, Array]) -> dict[str, Array]:
+def _moments(optimizer: Optimizer, p: Array, state: Mapping[str, Array]) -> dict[str, Array]:
     """The counts, and every moment in float32 or wider."""
     counts = {name: state[name] for name in optimizer._member.scalar_names if name in state}
     moments = {
-        name: arrays.decoded(state[name], state.get(layout.scale_name(name)))
+        name: arrays.decoded(state[name], state.get(layout.scale_name(name)), p.shape)
         for name in layout.signs(optimizer._member)
         if name in state
     }

@@ -147,7 +147,7 @@ def _moments(name: str, p: Tensor, state: Mapping[str, Any]) -> dict[str, Array]
         if not isinstance(value, Tensor):
             value = torch.as_tensor(value, device="cpu")
         if storage.is_coded(value) and layout.scale_name(key) in state:
-            value = storage.decoded(value, state[layout.scale_name(key)])
+            value = storage.decoded(value, state[layout.scale_name(key)], p.shape)
         if value.ndim == 0 and not value.is_complex():
             found[key] = np.array(float(value))
         elif value.shape == p.shape and (value.is_floating_point() or value.is_complex()):

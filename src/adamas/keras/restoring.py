@@ -127,7 +127,7 @@ def mended(
         for name in names:
             if (scale := state.get(layout.scale_name(name))) is not None:
                 codes, stored = place[id(state[name])], place[id(scale)]
-                _check_scale(values[codes], values[stored], f"{name!r} of variable {path}", is_former)
+                _check_scale(values[codes], values[stored], variable.shape, f"{name!r} of variable {path}", is_former)
                 if is_former:
                     values[codes], values[stored] = values[codes].copy(), values[stored].copy()
                     former.convert(np, values[codes], values[stored])
@@ -155,11 +155,11 @@ def _check_dtype(wanted: str, given: np.dtype[Any], path: str) -> None:
         raise _unfit(f"variable {path!r} must be {wanted}, not {given.name}{_REMEDY}")
 
 
-def _check_scale(codes: Array, scale: Array, what: str, is_former: bool) -> None:
+def _check_scale(codes: Array, scale: Array, shape: Sequence[int], what: str, is_former: bool) -> None:
     if scale.dtype != np.float32:
         raise _unfit(f"the scales of {what} must be float32, not {scale.dtype.name}{_REMEDY}")
     try:
-        bounds.check_scale(np, codes, scale, what, is_former)
+        bounds.check_scale(np, codes, scale, shape, what, is_former)
     except ValueError as error:
         raise _unfit(f"{error}{_REMEDY}") from error
 

@@ -130,7 +130,7 @@ def full(p: Array, part: Part) -> Array:
         array = np.zeros(part.shape, dtype)
     else:
         array = np.zeros_like(p, dtype=dtype, subok=False)
-    if part.value:
+    if np.any(part.value):
         value = formats.encode_bfloat16(np, np.array(part.value, np.float32)) if part.dtype == _BFLOAT16 else part.value
         array[...] = complex(value, value) if dtype.kind == "c" else value
     return array
@@ -148,8 +148,8 @@ def as_scalar(value: Any) -> Array | None:
     return np.array(array.reshape(()), np.float64) if array.size == 1 and is_number else None
 
 
-def decoded(values: Array, scale: Array | None, is_former: bool = False) -> Array:
-    """The values of a stored moment, in float32 or in its own wider dtype.
+def decoded(values: Array, scale: Array | None, shape: Sequence[int], is_former: bool = False) -> Array:
+    """The values of a stored moment of a parameter of this shape, in float32 or in its own wider dtype.
 
     ``is_former`` says whether codes are of the former format.
     """
@@ -157,7 +157,7 @@ def decoded(values: Array, scale: Array | None, is_former: bool = False) -> Arra
         return np.asarray(formats.decode_bfloat16(np, values.astype(np.int64)))
     if scale is None:
         return values
-    result = np.empty(values.shape, np.float32)
+    result = np.empty(shape, np.float32)
     (former if is_former else layout).decode(np, values, scale, result)
     return result
 
@@ -168,6 +168,6 @@ def encoded(slot: Slot, values: Array) -> dict[str, Array]:
         return {slot.name: formats.encode_bfloat16(np, values.astype(np.float32)).astype(np.uint16)}
     if slot.scale_shape is None:
         return {slot.name: values.astype(dtype_of(slot))}
-    codes, scale = np.empty(values.shape, dtype_of(slot)), np.empty(slot.scale_shape, np.float32)
+    codes, scale = np.empty(slot.shape, dtype_of(slot)), np.empty(slot.scale_shape, np.float32)
     layout.encode(np, values, codes, scale)
     return {slot.name: codes, slot.scale_name: scale}

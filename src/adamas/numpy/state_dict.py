@@ -195,7 +195,9 @@ def _loaded(
         if moment not in entries:
             continue  # begins at 0: an option that requires it was set later
         values, (scale, is_former) = entries[moment], scales[moment]
-        fits = values.dtype == arrays.dtype_of(slot) or {values.dtype, arrays.dtype_of(slot)} <= _EXACT
+        fits = values.shape == slot.shape and (
+            values.dtype == arrays.dtype_of(slot) or {values.dtype, arrays.dtype_of(slot)} <= _EXACT
+        )
         if moment in mended:
             state.update(arrays.encoded(slot, mended[moment].values))
         elif fits:
@@ -205,9 +207,9 @@ def _loaded(
                 if is_former:
                     former.convert(np, state[moment], state[slot.scale_name])
         else:
-            state.update(arrays.encoded(slot, arrays.decoded(values, scale, is_former)))
+            state.update(arrays.encoded(slot, arrays.decoded(values, scale, p.shape, is_former)))
         if not fits:
-            conversions.append(Conversion(moment, _format_name(values.dtype), _format_name(arrays.dtype_of(slot))))
+            conversions.append(Conversion(moment, _format_name(values, p), _format_name(state[moment], p)))
     raised = {moment: found.elements for moment, found in mended.items()}
     return Loaded(group["param_names"][index], name, state, conversions, raised)
 
@@ -220,7 +222,7 @@ def _mended(
     values: Mapping[str, Array],
 ) -> dict[str, bounds.Mended]:
     counts = {count: float(state[count]) for count in member.scalar_names}
-    wide = {moment: arrays.decoded(x, None) for moment, x in values.items() if x.dtype not in _CODES}
+    wide = {moment: arrays.decoded(x, None, x.shape) for moment, x in values.items() if x.dtype not in _CODES}
     wide = {moment: x if x.dtype in _EXACT else x.astype(np.float32) for moment, x in wide.items()}
     return mended_moments(np, member, hypers, name, counts, wide, _REMEDY)
 
@@ -232,24 +234,27 @@ def _check_moment(values: Array, scale: Array | None, is_former: bool, p: Array,
     fits = values.dtype.kind == ("c" if is_complex else "f") or (
         not is_complex and (values.dtype == np.uint16 or is_coded)
     )
-    if values.shape != p.shape or not fits:
+    is_packed = is_coded and not is_former and layout.form_of(values.shape, p.shape)
+    if (values.shape != p.shape and not is_packed) or not fits:
         raise unfit(
             f"{what} is {values.dtype} of shape {values.shape}, but the parameter is {p.dtype} of shape {p.shape}"
         )
     if not is_coded and scale is not None:
         raise unfit(
-            f"{what} is {values.dtype}, but there are scales for codes of 8 bits: load the codes as they were saved, or the "
-            "values without scales"
+            f"{what} is {values.dtype}, but there are scales for codes of 8 or 6 bits: load the codes as they were saved, or "
+            "the values without scales"
         )
     if is_coded:
         shape = layout.scale_shape(p.shape) if p.ndim else None
         if scale is None or scale.dtype != np.float32 or scale.shape != shape:
-            raise unfit(f"{what} has codes in 8 bits, whose scales must be float32 of shape {shape}")
+            raise unfit(f"{what} has codes, whose scales must be float32 of shape {shape}")
         try:
-            bounds.check_scale(np, values, scale, what, is_former)
+            bounds.check_scale(np, values, scale, p.shape, what, is_former)
         except ValueError as error:
             raise unfit(f"{error}{_REMEDY}") from error
 
 
-def _format_name(dtype: np.dtype[Any]) -> str:
-    return {"uint16": "bfloat16", "uint8": "int8"}.get(str(dtype), str(dtype))
+def _format_name(values: Array, p: Array) -> str:
+    if values.dtype in _CODES:
+        return layout.form_of(values.shape, p.shape)
+    return "bfloat16" if values.dtype == np.uint16 else str(values.dtype)

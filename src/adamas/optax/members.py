@@ -8,8 +8,8 @@ All have the same further options, which are keyword-only:
   ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``.
 - ``mask``: a tree of bools, or a function from the parameters to one, that selects the parameters with decay and penalty.
-- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"`` or ``"int8"`` (see ``adamas.rule.formats``), or a
-  mapping from the names of moments to formats: ``{"exp_avg": "int8"}``.
+- ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"``, ``"int8"`` or ``"int6"`` (see ``adamas.rule.formats``),
+  or a mapping from the names of moments to formats: ``{"exp_avg": "int8"}``.
 - ``weights``: how bfloat16 and float16 weights are rounded. ``"nearest"`` loses updates that are too small for the weight, as
   in optax; ``"stochastic"`` is unbiased; ``"split"`` stores the remaining bits in the state. With the last two, an update is
   the difference between the new weight and the old one, for ``apply_updates`` of ``adamas.optax``, optax or Flax. Updates have

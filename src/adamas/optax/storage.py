@@ -39,7 +39,7 @@ def is_half(dtype: Any) -> bool:
 def initial(slot: Slot, form: StateFormat, p: Array, value: Array | float = 0.0) -> Stored:
     """A moment of the parameter before the first step, with all elements set to this value."""
     if slot.scale_shape is None:
-        return Stored(jnp.full_like(p, value, dtype=slot.dtype), unused(p) if form == "int8" else None)
+        return Stored(jnp.full_like(p, value, dtype=slot.dtype), unused(p) if form in layout.WIDTHS else None)
     xp = Namespace()
     with xp.computing():
         parts = layout.parts(xp, slot, p.shape, value)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from . import formats
 from .declaration import Host, Member, State
-from .layout import blocks
+from .layout import WIDTHS, form_of, unpacked
 
 Array = Any
 
@@ -52,8 +52,8 @@ def check_scalars(member: Member, scalars: Mapping[str, float]) -> None:
             raise ValueError(f"{name!r} must be {words}, not {value}")
 
 
-def check_scale(xp: Any, codes: Array, scale: Array, what: str, is_former: bool = False) -> None:
-    """Raise ValueError if the scales of 8-bit codes have impossible values.
+def check_scale(xp: Any, codes: Array, scale: Array, shape: Sequence[int], what: str, is_former: bool = False) -> None:
+    """Raise ValueError if the scales of the codes of a parameter of this shape have impossible values.
 
     A scale is negative if and only if its block has a code for a number that is not finite, and 0 only where all codes are 0.
     Its two low bits are one of the choices of ``adamas.rule.formats``, unless it is of the former format
@@ -61,14 +61,15 @@ def check_scale(xp: Any, codes: Array, scale: Array, what: str, is_former: bool 
     """
     if not bool(xp.isfinite(scale).all()):
         raise ValueError(f"the scales of {what} have a NaN or an infinity")
-    if not is_former and bool((formats.choice_of(xp, scale) >= len(formats.MANTISSAS)).any()):
+    if not is_former and bool((formats.choice_of(xp, scale) >= formats.CHOICES).any()):
         raise ValueError(f"the scales of {what} have a number whose two low bits are not the choice of a grid")
+    has_sign, width = codes.dtype == xp.int8, WIDTHS[form_of(codes.shape, shape)]
     if bool((scale < 0).any()):
-        marked = formats.can_be_marked(xp, blocks(xp, codes), codes.dtype == xp.int8)
+        marked = formats.can_be_marked(xp, unpacked(xp, codes, width, has_sign), has_sign, width)
         if bool(((scale < 0) & ~marked).any()):
             raise ValueError(f"the scales of {what} have a negative number")
-    is_zero = formats.float_bits(xp, scale) < len(formats.MANTISSAS)  # a choice without a scale too
-    if bool(is_zero.any()) and bool((is_zero & (blocks(xp, codes) != 0).any(-1)).any()):
+    is_zero = formats.float_bits(xp, scale) < formats.CHOICES  # a choice without a scale too
+    if bool(is_zero.any()) and bool((is_zero & (unpacked(xp, codes, width, has_sign) != 0).any(-1)).any()):
         raise ValueError(f"the scales of {what} have a 0 where its codes are not 0")
 
 

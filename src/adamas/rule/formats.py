@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 Array = Any
@@ -104,7 +105,7 @@ class Thresholds(NamedTuple):
         return (self.first + _POSITION * self.position & _MASK32) >> 16
 
     def in_14_bits(self) -> Array:
-        """The thresholds of 8-bit codes."""
+        """The thresholds of codes in 8 or 6 bits."""
         return (self.first >> 18) + _POSITION_14 * self.position & (1 << 14) - 1
 
     def are_due(self) -> Array:
@@ -239,17 +240,18 @@ SPLIT = {"bfloat16": split_bfloat16, "float16": split_float16}
 JOIN = {"bfloat16": join_bfloat16, "float16": join_float16}
 
 
-# int8: a byte for each moment and a float32 for each block of a row.
+# int8 and int6: 8 or 6 bits for each moment and a float32 for each block of a row.
 #
 # The value of a code c is grid(c) times the scale of its block. A grid has segments of 2ⁿ codes, each with twice the spacing
 # of the segment before, so small numbers are nearly as precise as large ones. It is the grid of floating-point numbers with a
 # mantissa of n bits, shifted to begin at 0. Codes are therefore read and written with integer operations alone. The grid is
 # linear between adjacent codes, so stochastic rounding is unbiased in the value itself.
 #
-# Each block chooses among three grids, with n = 5, 4 and 3: the finer a grid is, the smaller its range. It takes the finest
-# on which only few of its elements are so small that the grid is coarse for them. Zeros do not count, so neither padding nor
-# a column without gradients makes a block take a wider grid; nor do second moments that have decayed to the smallest code.
-# Unsigned states are kept from step to step, so to return to a finer grid, a block has to fit it better than to stay there.
+# Each block chooses among three grids, with n = 5, 4 and 3 in 8 bits, or 3, 2 and 1 in 6 bits: the finer a grid is, the
+# smaller its range. It takes the finest on which only few of its elements are so small that the grid is coarse for them. Zeros
+# do not count, so neither padding nor a column without gradients makes a block take a wider grid; nor do second moments that
+# have decayed to the smallest code. Unsigned states are kept from step to step, so to return to a finer grid, a block has to
+# fit it better than to stay there.
 # As their elements sink slowly, an average chooses only where its scale is doubled or halved, and else in one step of eight.
 #
 # A block stores its scale and its choice in one float32: the choice in the two low bits, and the scale rounded to the others.
@@ -274,22 +276,74 @@ JOIN = {"bfloat16": join_bfloat16, "float16": join_float16}
 #
 # A block to which a step adds nothing keeps its codes: only its scale decays.
 #
-# The scale of a block with nonfinite values is negative; such a block is called marked. In a marked block of signed codes,
-# -128 is NaN, ±127 is ±infinity, and the scale is chosen so that finite values need codes only up to ±126. Unsigned codes of
-# finite values end at 253 in any block; in a marked block, 254 is NaN and 255 is infinity.
+# The scale of a block with nonfinite values is negative; such a block is called marked. In a marked block of signed codes in
+# 8 bits, -128 is NaN, ±127 is ±infinity, and the scale is chosen so that finite values need codes only up to ±126. Unsigned
+# codes of finite values end at 253 in any block; in a marked block, 254 is NaN and 255 is infinity. Codes in 6 bits use the
+# last of theirs likewise.
 
-MANTISSAS = (5, 4, 3)  # the mantissas n of the grids
-LARGEST_SIGNED = (472.0, 3952.0, 491512.0)  # grid(127) of each
-LARGEST_SIGNED_MARKED = (464.0, 3824.0, 458744.0)  # grid(126)
-LARGEST_UNSIGNED = (7680.0, 917504.0, 25769803776.0)  # below grid(253) - 1/2, so that nothing rounds up to 254
-# A grid is fine enough if at most 1/SHARE of the elements that count are smaller than FLOOR units.
-FLOOR_SIGNED, SHARE_SIGNED = 4.0, 8
-FLOOR_UNSIGNED, SHARE_UNSIGNED = 8.0, 64
+
+@dataclass(frozen=True)
+class Width:
+    """Codes with a number of bits, and the grids that their blocks choose from.
+
+    Attributes:
+        bits: the number of bits of a code.
+        mantissas: the mantissa n of each grid.
+        largest_unsigned: the largest number of units on each grid: below the last finite code, so that nothing rounds up
+            past it.
+        floor_signed, floor_unsigned: a grid is fine enough if at most 1/``SHARE`` of the elements that count are smaller than
+            this many units.
+    """
+
+    bits: int
+    mantissas: tuple[int, int, int]
+    largest_unsigned: tuple[float, float, float]
+    floor_signed: float
+    floor_unsigned: float
+
+    @property
+    def infinity_signed(self) -> int:
+        """The code of infinity in a marked block, and the largest signed code in any other."""
+        return (1 << self.bits - 1) - 1
+
+    @property
+    def nan_signed(self) -> int:
+        """The code of NaN in a marked block of signed codes."""
+        return -(1 << self.bits - 1)
+
+    @property
+    def infinity_unsigned(self) -> int:
+        """The code of infinity in a marked block of unsigned codes."""
+        return (1 << self.bits) - 1
+
+    @property
+    def nan_unsigned(self) -> int:
+        """The code of NaN in a marked block of unsigned codes."""
+        return (1 << self.bits) - 2
+
+    @property
+    def largest_signed(self) -> list[float]:
+        """The largest number of units on each grid, for signed codes."""
+        return [_units(n, self.infinity_signed) for n in self.mantissas]
+
+    @property
+    def largest_signed_marked(self) -> list[float]:
+        """The largest number of units on each grid in a marked block."""
+        return [_units(n, self.infinity_signed - 1) for n in self.mantissas]
+
+
+def _units(n: int, code: int) -> float:
+    return float((((1 << n) + code % (1 << n)) << (code >> n)) - (1 << n))
+
+
+INT8 = Width(8, (5, 4, 3), (7680.0, 917504.0, 25769803776.0), floor_signed=4.0, floor_unsigned=8.0)
+# The floor lies between two codes: rounding errors do not decide which elements are below it.
+INT6 = Width(6, (3, 2, 1), (1655.0, 163776.0, 3220176896.0), floor_signed=1.9, floor_unsigned=4.0)
+CHOICES = 3  # the number of grids of each width
+SHARE_SIGNED, SHARE_UNSIGNED = 8, 64
 RETURN = 2.0  # the factor by which the floor of an unsigned state is higher on grids that are finer than its own
-_NAN_SIGNED, _INFINITY_SIGNED = -128, 127
-_NAN_UNSIGNED, _INFINITY_UNSIGNED = 254, 255
 _RANDOM = 14  # the random bits of a threshold
-LEAST_ROW, LEAST_NUMEL = 32, 4096  # below these sizes, 8 bits would save next to nothing: the moments stay in float32
+LEAST_ROW, LEAST_NUMEL = 32, 4096  # below these sizes, codes would save next to nothing: the moments stay in float32
 LEAST_SIGNED = 2.0**-100  # a block of signed values that are all smaller becomes a block of zeros
 LEAST_SCALE = 2.0**-126
 # A scale outside this range, or off from the needed one by a factor outside it, is computed from scratch.
@@ -333,32 +387,33 @@ def _stored(xp: Any, scale: Array, choice: Array, marked: Array) -> Array:
     return bits_float(xp, xp.where(marked, bits | 0x80000000, bits))
 
 
-def _shift_and_start(choice: Array) -> tuple[Array, Array]:
+def _shift_and_start(choice: Array, width: Width) -> tuple[Array, Array]:
     """How far the codes of each block are shifted to their place in the bits of a float32, 23 − n; and the bits of 2ⁿ."""
-    return choice + (23 - MANTISSAS[0]), (127 + MANTISSAS[0] - choice) << 23
+    finest = width.mantissas[0]  # each other grid has one bit less than the one before
+    return choice + (23 - finest), (127 + finest - choice) << 23
 
 
-def grid(xp: Any, codes: Array, choice: Array) -> Array:
-    """(2ⁿ + c mod 2ⁿ)·2^⌊c / 2ⁿ⌋ − 2ⁿ for codes c from 0 to 255, as float32; for n = 5: 0, 1, 2, … 32, 34, 36, …"""
-    shift, start = _shift_and_start(choice)
+def grid(xp: Any, codes: Array, choice: Array, width: Width = INT8) -> Array:
+    """(2ⁿ + c mod 2ⁿ)·2^⌊c / 2ⁿ⌋ − 2ⁿ for nonnegative codes c, as float32; for n = 5: 0, 1, 2, … 32, 34, 36, …"""
+    shift, start = _shift_and_start(choice, width)
     return bits_float(xp, start + (cast(codes, choice.dtype) << shift)) - bits_float(xp, start)
 
 
-def _added(xp: Any, choice: Array, thresholds: Thresholds | None) -> Array:
+def _added(xp: Any, choice: Array, width: Width, thresholds: Thresholds | None) -> Array:
     """What is added to the bits of a value before the lowest are cut off: one half, or 14 bits of a threshold.
 
     The bits below those are constant, so that a value that differs only in its last bits from a code, or from the middle of
     two, is always rounded in the same way.
     """
-    shift, _ = _shift_and_start(choice)
+    shift, _ = _shift_and_start(choice, width)
     one = xp.ones_like(choice)
     upper = one << shift - 1 if thresholds is None else thresholds.in_14_bits() << shift - _RANDOM
     return upper | one << shift - _RANDOM - 1
 
 
-def _codes_of(xp: Any, units: Array, choice: Array, added: Array) -> Array:
+def _codes_of(xp: Any, units: Array, choice: Array, width: Width, added: Array) -> Array:
     """The codes of values in units of the scale. They round up where adding carries."""
-    shift, start = _shift_and_start(choice)
+    shift, start = _shift_and_start(choice, width)
     bits = float_bits(xp, units + bits_float(xp, start))
     return cast((bits + added >> shift) - (start >> shift), xp.int32)
 
@@ -405,28 +460,28 @@ def _finite_sizes(xp: Any, x: Array) -> tuple[Array, Array, Array]:
     return size, xp.amax(size, -1, keepdims=True), xp.any(~finite, -1, keepdims=True)
 
 
-def can_be_marked(xp: Any, codes: Array, has_sign: bool) -> Array:
+def can_be_marked(xp: Any, codes: Array, has_sign: bool, width: Width = INT8) -> Array:
     """Whether each block of codes (the last dimension) can have a negative scale.
 
-    Such a block has a nonfinite value. In every block of signed codes, the largest magnitude has code ±127; only in a marked
-    block is that an infinity, and then the largest finite magnitude has code ±126.
+    Such a block has a nonfinite value. In every block of signed codes, the largest magnitude has the largest code; only in a
+    marked block is that an infinity, and then the largest finite magnitude has the code before it.
     """
     if not has_sign:
-        return (codes >= _NAN_UNSIGNED).any(-1)
+        return (codes >= width.nan_unsigned).any(-1)
     size = xp.abs(codes)
-    return (codes == _NAN_SIGNED).any(-1) | (
-        (size == _INFINITY_SIGNED).any(-1) & (size == _INFINITY_SIGNED - 1).any(-1)
+    return (codes == width.nan_signed).any(-1) | (
+        (size == width.infinity_signed).any(-1) & (size == width.infinity_signed - 1).any(-1)
     )
 
 
-def decode_signed(xp: Any, codes: Array, stored: Array) -> Array:
-    """The float32 values of codes from -128 to 127, each block with its stored number."""
+def decode_signed(xp: Any, codes: Array, stored: Array, width: Width = INT8) -> Array:
+    """The float32 values of signed codes, each block with its stored number."""
     size = xp.abs(codes)
-    value = grid(xp, size, choice_of(xp, stored)) * scale_of(xp, stored)
+    value = grid(xp, size, choice_of(xp, stored), width) * scale_of(xp, stored)
     marked = is_marked(xp, stored)
-    value = xp.where(marked & (size == _INFINITY_SIGNED), xp.full_like(value, float("inf")), value)
+    value = xp.where(marked & (size == width.infinity_signed), xp.full_like(value, float("inf")), value)
     value = xp.where(codes < 0, -value, value)
-    return xp.where(marked & (codes == _NAN_SIGNED), xp.full_like(value, float("nan")), value)
+    return xp.where(marked & (codes == width.nan_signed), xp.full_like(value, float("nan")), value)
 
 
 def encode_signed(
@@ -436,6 +491,7 @@ def encode_signed(
     decay: Array | float = 0.0,
     second: Array | None = None,
     counts: bool = True,
+    width: Width = INT8,
 ) -> tuple[Array, Array]:
     """The codes of float32 values, and the stored number of each block (the last dimension, kept with size 1).
 
@@ -446,45 +502,51 @@ def encode_signed(
         decay: the factor by which the rule multiplied the values.
         second: the choice of the second moment's block, which this one is not finer than.
         counts: whether a block makes a choice of its own. If not, it takes ``second``.
+        width: the width of the codes.
     """
     size, largest, marked = _finite_sizes(xp, x)
     some = largest >= LEAST_SIGNED
-    choice = _chosen_signed(xp, size, largest) if counts else second
+    choice = _chosen_signed(xp, size, largest, width) if counts else second
     if counts and second is not None:
         choice = xp.maximum(choice, second)
     most = xp.where(
         marked,
-        _of_choice(xp, choice, largest, LARGEST_SIGNED_MARKED),
-        _of_choice(xp, choice, largest, LARGEST_SIGNED),
+        _of_choice(xp, choice, largest, width.largest_signed_marked),
+        _of_choice(xp, choice, largest, width.largest_signed),
     )
     scale = xp.where(some, rounded_scale(xp, largest / most), xp.zeros_like(largest))
     inverse = xp.where(some, 1 / xp.where(some, scale, xp.ones_like(scale)), scale)
-    added = _added(xp, choice, None)
+    added = _added(xp, choice, width, None)
     if thresholds is not None:
-        segment = _of_choice(xp, choice, largest, [float(1 << n) for n in MANTISSAS])
+        segment = _of_choice(xp, choice, largest, [float(1 << n) for n in width.mantissas])
         limit = 0.75 / (1 - cast(xp.zeros_like(largest) + decay, xp.float32))
         reach = xp.where(limit > 0.5 * segment, 4 * limit, limit) * scale
         may_stop = thresholds.are_due() & (size < reach)
-        added = xp.where(may_stop, xp.minimum(added, _added(xp, choice, thresholds.of_due_blocks())), added)
-        added = xp.where(limit > segment, _added(xp, choice, thresholds), added)
-    codes = _codes_of(xp, _separate(xp, size * inverse), choice, added)
-    codes = xp.where(xp.isfinite(x), codes, xp.full_like(codes, _INFINITY_SIGNED))
+        added = xp.where(may_stop, xp.minimum(added, _added(xp, choice, width, thresholds.of_due_blocks())), added)
+        added = xp.where(limit > segment, _added(xp, choice, width, thresholds), added)
+    codes = _codes_of(xp, _separate(xp, size * inverse), choice, width, added)
+    codes = xp.where(xp.isfinite(x), codes, xp.full_like(codes, width.infinity_signed))
     codes = xp.where(x < 0, -codes, codes)
-    codes = xp.where(x != x, xp.full_like(codes, _NAN_SIGNED), codes)
+    codes = xp.where(x != x, xp.full_like(codes, width.nan_signed), codes)
     return codes, _stored(xp, scale, choice, marked)
 
 
-def decode_unsigned(xp: Any, codes: Array, stored: Array) -> Array:
-    """The float32 values of codes from 0 to 255, each block with its stored number."""
-    units = grid(xp, codes, choice_of(xp, stored)) - 0.5
+def decode_unsigned(xp: Any, codes: Array, stored: Array, width: Width = INT8) -> Array:
+    """The float32 values of unsigned codes, each block with its stored number."""
+    units = grid(xp, codes, choice_of(xp, stored), width) - 0.5
     value = xp.where(codes == 0, xp.zeros_like(units), units) * scale_of(xp, stored)
     marked = is_marked(xp, stored)
-    value = xp.where(marked & (codes == _INFINITY_UNSIGNED), xp.full_like(value, float("inf")), value)
-    return xp.where(marked & (codes == _NAN_UNSIGNED), xp.full_like(value, float("nan")), value)
+    value = xp.where(marked & (codes == width.infinity_unsigned), xp.full_like(value, float("inf")), value)
+    return xp.where(marked & (codes == width.nan_unsigned), xp.full_like(value, float("nan")), value)
 
 
 def encode_unsigned(
-    xp: Any, x: Array, before: Array, thresholds: Thresholds | None = None, decay: Array | float = 1.0
+    xp: Any,
+    x: Array,
+    before: Array,
+    thresholds: Thresholds | None = None,
+    decay: Array | float = 1.0,
+    width: Width = INT8,
 ) -> tuple[Array, Array]:
     """The codes of nonnegative float32 values, and the stored number of each block (the last dimension, kept with size 1).
 
@@ -494,15 +556,16 @@ def encode_unsigned(
         before: the stored numbers so far, or 0 where there were none.
         thresholds: to round stochastically; without them, values are rounded to the nearest.
         decay: the factor by which the rule multiplied the values.
+        width: the width of the codes.
     """
     size, largest, marked = _finite_sizes(xp, x)
     kept, present = _kept(xp, before, decay), choice_of(xp, before)
-    choice = _chosen_unsigned(xp, size, largest, kept, present)
+    choice = _chosen_unsigned(xp, size, largest, kept, present, width)
     if thresholds is not None:
-        base, doublings = _base_and_doublings(xp, largest, present, kept)
+        base, doublings = _base_and_doublings(xp, largest, present, kept, width)
         stays = (base == kept) & (doublings == _NO_DOUBLING)
         choice = xp.where(stays & ~thresholds.are_due(), present, choice)
-    base, doublings = _base_and_doublings(xp, largest, choice, kept)
+    base, doublings = _base_and_doublings(xp, largest, choice, kept, width)
     scale = base * bits_float(xp, doublings + 1 << 23)
     some = largest > 0
     scale = xp.where(scale >= LEAST_SCALE, scale, xp.full_like(scale, LEAST_SCALE))
@@ -511,35 +574,35 @@ def encode_unsigned(
     units = _separate(xp, size * inverse) + 0.5
     units = xp.where(units > 1, units, xp.ones_like(units))
     units = xp.where(float_bits(xp, size) > 0, units, xp.zeros_like(units))
-    codes = _codes_of(xp, units, choice, _added(xp, choice, thresholds))
-    codes = xp.where(xp.isfinite(x), codes, xp.full_like(codes, _INFINITY_UNSIGNED))
-    codes = xp.where(x != x, xp.full_like(codes, _NAN_UNSIGNED), codes)
+    codes = _codes_of(xp, units, choice, width, _added(xp, choice, width, thresholds))
+    codes = xp.where(xp.isfinite(x), codes, xp.full_like(codes, width.infinity_unsigned))
+    codes = xp.where(x != x, xp.full_like(codes, width.nan_unsigned), codes)
     return codes, _stored(xp, scale, choice, marked)
 
 
-def chosen_unsigned(xp: Any, x: Array) -> Array:
+def chosen_unsigned(xp: Any, x: Array, width: Width = INT8) -> Array:
     """The choice that blocks of nonnegative float32 values take if they are encoded for the first time."""
     size, largest, _ = _finite_sizes(xp, x)
     none = xp.zeros_like(largest)
-    return _chosen_unsigned(xp, size, largest, none, choice_of(xp, none))
+    return _chosen_unsigned(xp, size, largest, none, choice_of(xp, none), width)
 
 
-def _chosen_signed(xp: Any, size: Array, largest: Array) -> Array:
+def _chosen_signed(xp: Any, size: Array, largest: Array, width: Width) -> Array:
     counts, none = float_bits(xp, size) > 0, xp.zeros_like(float_bits(xp, largest))
-    return _chosen(xp, size, counts, largest, LARGEST_SIGNED, FLOOR_SIGNED, SHARE_SIGNED, none)
+    return _chosen(xp, size, counts, largest, width.largest_signed, width.floor_signed, SHARE_SIGNED, none)
 
 
-def _chosen_unsigned(xp: Any, size: Array, largest: Array, kept: Array, before: Array) -> Array:
+def _chosen_unsigned(xp: Any, size: Array, largest: Array, kept: Array, before: Array, width: Width) -> Array:
     counts = float_bits(xp, size) > float_bits(xp, kept * _BOTTOM)
-    return _chosen(xp, size, counts, largest, LARGEST_UNSIGNED, FLOOR_UNSIGNED, SHARE_UNSIGNED, before)
+    return _chosen(xp, size, counts, largest, width.largest_unsigned, width.floor_unsigned, SHARE_UNSIGNED, before)
 
 
-def _base_and_doublings(xp: Any, largest: Array, choice: Array, kept: Array) -> tuple[Array, Array]:
+def _base_and_doublings(xp: Any, largest: Array, choice: Array, kept: Array, width: Width) -> tuple[Array, Array]:
     """What a scale is a power of two times, and how often it is doubled, as the exponent's bits of a float32.
 
     The base is the scale so far, or 1 if that is out of range or far from what is needed.
     """
-    need = largest * _of_choice(xp, choice, largest, [1 / top for top in LARGEST_UNSIGNED])
+    need = largest * _of_choice(xp, choice, largest, [1 / top for top in width.largest_unsigned])
     base = xp.where((kept >= _LEAST) & (kept <= _MOST), kept, xp.ones_like(kept))
     ratio = need * (1 / base)
     usable = (ratio >= _LEAST) & (ratio <= _MOST)

@@ -1,9 +1,12 @@
 """The moments of a parameter and their storage, determined by its shape and dtype alone, for any framework.
 
-A parameter of shape (n₀, …) has n₀ rows. In int8, each row is divided into blocks of 128. The codes of a moment have the
-parameter's shape, and its scales have shape (n₀, blocks of a row). All decisions depend on the shape of the whole parameter,
-never on the part that one process holds. The formats themselves are in ``adamas.rule.formats``; ``xp`` is ``numpy`` or
-``torch``. This module imports no framework.
+A parameter of shape (n₀, …) has n₀ rows. In int8 and int6, each row is divided into blocks of 128, and the scales of a moment
+have shape (n₀, blocks of a row). Its codes have the parameter's shape in int8. In int6 they are packed, four in three bytes,
+in the shape (n₀, 3·⌈row/4⌉): bytes 3i to 3i + 2 of a row, as a little-endian number, have the code of the row's element 4i + k
+in the six bits from 6k on. The end of a row is padded with codes of 0.
+
+All decisions depend on the shape of the whole parameter, never on the part that one process holds. The formats themselves are
+in ``adamas.rule.formats``; ``xp`` is ``numpy`` or ``torch``. This module imports no framework.
 """
 
 from __future__ import annotations
@@ -16,19 +19,22 @@ import numpy as np
 
 from . import formats
 from .declaration import Member
+from .formats import Width
 
 Array = Any
 
-StateFormat = Literal["float32", "bfloat16", "int8"]
+StateFormat = Literal["float32", "bfloat16", "int8", "int6"]
 State: TypeAlias = StateFormat | Mapping[str, StateFormat]
 
-FORMATS = ("float32", "bfloat16", "int8")
+FORMATS = ("float32", "bfloat16", "int8", "int6")
+WIDTHS = {"int8": formats.INT8, "int6": formats.INT6}  # of the formats with codes
 LOW_BITS = "weight_low_bits"  # the name in the state of the lower halves of the weights with weights="split"
 HALVES = ("bfloat16", "float16")  # dtypes that a weight is rounded to
-CODES = ("int8", "uint8")  # the dtypes of codes in 8 bits
+CODES = ("int8", "uint8")  # the dtypes of codes, with and without a sign, in any width
 
 _WIDE = ("float64", "complex128")
 _CHUNK = 1 << 20  # elements that are converted at a time
+_PACKED, _BYTES = 4, 3  # so many codes of 6 bits are packed into so many bytes
 
 
 class Slot(NamedTuple):
@@ -37,12 +43,14 @@ class Slot(NamedTuple):
     Attributes:
         name: its name in the state.
         dtype: its storage dtype: the name of a dtype, or a dtype of the framework.
-        scale_shape: the shape of its scales if it is stored as 8-bit codes, else None.
+        shape: the shape of its values or codes.
+        scale_shape: the shape of its scales if it is stored as codes, else None.
     """
 
     name: str
     dtype: Any
-    scale_shape: tuple[int, int] | None
+    shape: tuple[int, ...]
+    scale_shape: tuple[int, int] | None = None
 
     @property
     def scale_name(self) -> str:
@@ -71,7 +79,7 @@ def signs(member: Member) -> dict[str, bool]:
 
 
 def has_blocks(shape: Sequence[int], rows: int | None = None) -> bool:
-    """Whether a parameter is large enough for 8-bit moments; ``rows`` is the number of rows of the whole parameter."""
+    """Whether a parameter is large enough for moments as codes; ``rows`` is the number of rows of the whole parameter."""
     if len(shape) < 2:
         return False
     row = math.prod(shape[1:])
@@ -86,6 +94,22 @@ def is_split(hyper: Mapping[str, Any], dtype: str) -> bool:
 def scale_shape(shape: Sequence[int]) -> tuple[int, int]:
     """The shape of the scales of a parameter's codes."""
     return shape[0], -(-math.prod(shape[1:]) // formats.BLOCK)
+
+
+def codes_shape(shape: Sequence[int], width: Width) -> tuple[int, ...]:
+    """The shape of a parameter's codes."""
+    if width.bits == 8:
+        return tuple(shape)
+    return shape[0], _BYTES * -(-math.prod(shape[1:]) // _PACKED)
+
+
+def form_of(codes: Sequence[int], shape: Sequence[int]) -> str:
+    """The format of the codes of this shape, for a parameter of shape ``shape``; "" if it cannot have them.
+
+    The shape tells it, since rows that are long enough for codes are longer than packed ones.
+    """
+    found = (form for form, width in WIDTHS.items() if tuple(codes) == codes_shape(shape, width))
+    return next(found, "") if len(shape) else ""
 
 
 def slots(
@@ -105,13 +129,14 @@ def slots(
     for name in member.state_names(hyper):
         wanted = format_of(hyper["state"], name)
         if is_complex:
-            yield Slot(name, dtype, None)
+            yield Slot(name, dtype, tuple(shape))
         elif wanted == "bfloat16":
-            yield Slot(name, "bfloat16", None)
-        elif wanted == "int8" and has_blocks(shape, rows):
-            yield Slot(name, "int8" if has_sign[name] else "uint8", scale_shape(shape))
+            yield Slot(name, "bfloat16", tuple(shape))
+        elif wanted in WIDTHS and has_blocks(shape, rows):
+            codes = "int8" if has_sign[name] else "uint8"
+            yield Slot(name, codes, codes_shape(shape, WIDTHS[wanted]), scale_shape(shape))
         else:
-            yield Slot(name, "float64" if dtype in _WIDE else "float32", None)
+            yield Slot(name, "float64" if dtype in _WIDE else "float32", tuple(shape))
 
 
 class Part(NamedTuple):
@@ -121,7 +146,7 @@ class Part(NamedTuple):
         name: its name in the state.
         shape: its shape.
         dtype: the name of its dtype.
-        value: the value of all elements.
+        value: the value of all elements, or of each in a row.
     """
 
     name: str
@@ -139,13 +164,21 @@ def parts(xp: Any, slot: Slot, shape: Sequence[int], value: Any) -> list[Part]:
         shape: the shape of the parameter.
         value: the value.
     """
-    shape = tuple(shape)
     if slot.scale_shape is None:
-        return [Part(slot.name, shape, slot.dtype, value)]
+        return [Part(slot.name, slot.shape, slot.dtype, value)]
+    has_sign, width = slot.dtype == "int8", WIDTHS[form_of(slot.shape, shape)]
     one = xp.full((1, 1), value, xp.float32)
-    codes, scale = formats.encode_signed(xp, one) if slot.dtype == "int8" else formats.encode_unsigned(xp, one, 0 * one)
+    codes, scale = (
+        formats.encode_signed(xp, one, width=width)
+        if has_sign
+        else formats.encode_unsigned(xp, one, 0 * one, width=width)
+    )
+    code: Any = codes[0, 0]
+    if width is not formats.INT8:  # a code is not the same in each byte
+        row = blocks(xp, xp.broadcast_to(codes, (1, math.prod(shape[1:]))))
+        code = packed(xp, row, (1, *shape[1:]), width, has_sign)
     return [
-        Part(slot.name, shape, slot.dtype, codes[0, 0]),
+        Part(slot.name, slot.shape, slot.dtype, code),
         Part(slot.scale_name, slot.scale_shape, "float32", scale[0, 0]),
     ]
 
@@ -179,24 +212,58 @@ def unblocked(x: Array, shape: Sequence[int]) -> Array:
     return x.reshape(shape[0], x.shape[1] * formats.BLOCK)[:, : math.prod(shape[1:])].reshape(shape)
 
 
+def unpacked(xp: Any, codes: Array, width: Width, has_sign: bool) -> Array:
+    """Stored codes as int32, in the shape (rows, blocks of a row, 128)."""
+    codes = formats.cast(codes, xp.int32)
+    if width is formats.INT8:
+        return blocks(xp, codes)
+    rows, words = codes.shape[0], codes.shape[1] // _BYTES
+    part = codes.reshape(rows, words, _BYTES) & 0xFF
+    word = part[..., 0] | part[..., 1] << 8 | part[..., 2] << 16
+    found = _together(xp, [word >> width.bits * k & (1 << width.bits) - 1 for k in range(_PACKED)])
+    return blocks(xp, found - (found >> width.bits - 1 << width.bits) if has_sign else found)
+
+
+def packed(xp: Any, codes: Array, shape: Sequence[int], width: Width, has_sign: bool) -> Array:
+    """Codes in the shape (rows, blocks of a row, 128), as they are stored for a parameter of shape ``shape``."""
+    if width is formats.INT8:
+        return unblocked(codes, shape)
+    rows, words = shape[0], codes_shape(shape, width)[1] // _BYTES
+    part = codes.reshape(rows, codes.shape[1] * formats.BLOCK)[:, : words * _PACKED].reshape(rows, words, _PACKED)
+    part = part & (1 << width.bits) - 1
+    word = part[..., 0]
+    for k in range(1, _PACKED):
+        word = word | part[..., k] << width.bits * k
+    found = _together(xp, [word >> 8 * k & 0xFF for k in range(_BYTES)])
+    return found - (found >> 7 << 8) if has_sign else found
+
+
+def _together(xp: Any, parts: Sequence[Array]) -> Array:
+    """Arrays of the same two-dimensional shape, interleaved along the rows."""
+    joined = xp.concatenate([part[..., None] for part in parts], -1)
+    return joined.reshape(joined.shape[0], joined.shape[1] * len(parts))
+
+
 def decode(xp: Any, codes: Array, scale: Array, values: Array) -> None:
-    """Write the values of 8-bit codes into the float32 ``values``."""
-    decoded = formats.decode_signed if codes.dtype == xp.int8 else formats.decode_unsigned
-    for piece in pieces(codes):
-        part = decoded(xp, blocks(xp, formats.cast(codes[piece], xp.int64)), scale[piece][..., None])
+    """Write the values of codes into the float32 ``values``, which has the shape of the parameter."""
+    has_sign, width = codes.dtype == xp.int8, WIDTHS[form_of(codes.shape, values.shape)]
+    decoded = formats.decode_signed if has_sign else formats.decode_unsigned
+    for piece in pieces(values):
+        part = decoded(xp, unpacked(xp, codes[piece], width, has_sign), scale[piece][..., None], width)
         values[piece] = unblocked(part, values[piece].shape)
 
 
 def encode(xp: Any, values: Array, codes: Array, scale: Array) -> None:
-    """Write values into 8-bit codes and their scales, rounded to the nearest."""
+    """Write values into codes and their scales, rounded to the nearest."""
+    has_sign, width = codes.dtype == xp.int8, WIDTHS[form_of(codes.shape, values.shape)]
     for piece in pieces(values):
         part = blocks(xp, formats.cast(values[piece], xp.float32))
         found, scales = (
-            formats.encode_signed(xp, part)
-            if codes.dtype == xp.int8
-            else formats.encode_unsigned(xp, part, xp.zeros_like(part[..., :1]))
+            formats.encode_signed(xp, part, width=width)
+            if has_sign
+            else formats.encode_unsigned(xp, part, xp.zeros_like(part[..., :1]), width=width)
         )
-        codes[piece] = formats.cast(unblocked(found, codes[piece].shape), codes.dtype)
+        codes[piece] = formats.cast(packed(xp, found, values[piece].shape, width, has_sign), codes.dtype)
         scale[piece] = scales[..., 0]
 
 

@@ -30,11 +30,11 @@ class Options(TypedDict, total=False):
             ``"skip"`` skips the whole step and counts it in ``skipped_steps``; ``"raise"`` raises
             ``FloatingPointError``, which names the parameter, and changes nothing. Default: ``"propagate"``.
         state: how the moments are stored: ``"float32"`` (float64 for float64 weights), ``"bfloat16"`` (2 bytes each;
-            averages are rounded stochastically, so that they do not stall) or ``"int8"`` (1.03 bytes each: a code, and
-            a float32 scale for each block of 128 in a row; the moments of parameters with fewer than two dimensions,
-            rows shorter than 32 or fewer than 4096 elements stay in float32). Or a mapping from the names of moments to
-            formats, such as ``{"exp_avg": "int8", "exp_avg_sq": "bfloat16"}``; moments without an entry are float32.
-            Default: ``"float32"``.
+            averages are rounded stochastically, so that they do not stall), ``"int8"`` or ``"int6"`` (1.03 or 0.78
+            bytes each: a code, and a float32 scale for each block of 128 in a row; the moments of parameters with fewer
+            than two dimensions, rows shorter than 32 or fewer than 4096 elements stay in float32). Or a mapping from
+            the names of moments to formats, such as ``{"exp_avg": "int8", "exp_avg_sq": "bfloat16"}``; moments without
+            an entry are float32. Default: ``"float32"``.
         weights: how bfloat16 and float16 weights are rounded. With ``"nearest"``, updates smaller than half the spacing
             of such numbers are lost, so training stalls at small rates, as in other libraries; ``"stochastic"`` is
             unbiased; ``"split"`` stores the remaining bits in the state (2 more bytes per weight), so that training is

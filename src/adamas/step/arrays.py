@@ -91,7 +91,7 @@ class Rounding:
         return formats.random16(self._xp, self._index, self._key, count, draw)
 
     def of_blocks(self, draw: int) -> formats.Thresholds:
-        """The thresholds of 8-bit codes, for arrays of shape (rows, blocks of a row, 128)."""
+        """The thresholds of codes, for arrays of shape (rows, blocks of a row, 128)."""
         rows, blocks = layout.scale_shape(self._shape)
         block = self._xp.index((rows, blocks, 1), self._first_row * blocks)
         position = self._xp.index((formats.BLOCK,), 0)
@@ -111,21 +111,39 @@ def rounded(xp: Any, value: Array, dtype: str, thresholds: Array | None) -> Arra
 
 
 class Stored(NamedTuple):
-    """A state of one parameter: an array of its shape, and, for 8-bit codes, a float32 scale for each block of a row."""
+    """A state of one parameter: an array of its shape, or codes and a float32 scale for each block of a row.
+
+    Its methods are for codes.
+    """
 
     values: Array
     scale: Array = None
 
+    def is_coded(self, xp: Any) -> bool:
+        """Whether these are codes."""
+        return xp.dtype_name(self.values) in CODES
+
+    def has_sign(self, xp: Any) -> bool:
+        """Whether the codes have a sign."""
+        return bool(xp.dtype_name(self.values) == "int8")
+
+    def width(self, shape: Sequence[int]) -> formats.Width:
+        """The width of the codes of a parameter of this shape."""
+        return layout.WIDTHS[layout.form_of(self.values.shape, shape)]
+
+    def codes(self, xp: Any, shape: Sequence[int]) -> Array:
+        """The codes of a parameter of this shape, in the shape (rows, blocks of a row, 128)."""
+        return layout.unpacked(xp, self.values, self.width(shape), self.has_sign(xp))
+
 
 @_computing
-def load(xp: Any, stored: Stored, compute: str) -> Array:
-    """A state in the dtype of the computation."""
-    dtype = xp.dtype_name(stored.values)
-    if dtype not in CODES:
+def load(xp: Any, stored: Stored, compute: str, shape: Sequence[int]) -> Array:
+    """A state of a parameter of this shape, in the dtype of the computation."""
+    if not stored.is_coded(xp):
         return xp.cast(stored.values, compute)
-    decode = formats.decode_signed if dtype == "int8" else formats.decode_unsigned
-    blocks = layout.blocks(xp, xp.cast(stored.values, "int32"))
-    return xp.cast(layout.unblocked(decode(xp, blocks, stored.scale[..., None]), stored.values.shape), compute)
+    decode = formats.decode_signed if stored.has_sign(xp) else formats.decode_unsigned
+    values = decode(xp, stored.codes(xp, shape), stored.scale[..., None], stored.width(shape))
+    return xp.cast(layout.unblocked(values, shape), compute)
 
 
 @_computing
@@ -150,38 +168,38 @@ def store(
         state: its declaration, which says how it is rounded.
         decay: the factor by which the step multiplied it.
         rounding: the random numbers.
-        second: for 8-bit codes with a sign, the choices of the second moment's blocks.
+        second: for codes with a sign, the choices of the second moment's blocks.
         counts: whether the blocks make choices of their own (``adamas.rule.declaration.Rule.counts``).
     """
     dtype = xp.dtype_name(before.values)
-    if dtype not in CODES:
+    if not before.is_coded(xp):
         if dtype not in HALVES:
             return before._replace(values=xp.cast(value, dtype))
         thresholds = None if state.draw is None else rounding.thresholds(state.draw)
         return before._replace(values=rounded(xp, value, dtype, thresholds))
     blocks = layout.blocks(xp, xp.cast(value, "float32"))
     thresholds = None if state.code_draw is None else rounding.of_blocks(state.code_draw)
-    stored = before.scale[..., None]
-    if dtype == "int8":
-        codes, found = formats.encode_signed(xp, blocks, thresholds, decay, second, counts)
+    stored, has_sign, width = before.scale[..., None], before.has_sign(xp), before.width(value.shape)
+    if has_sign:
+        codes, found = formats.encode_signed(xp, blocks, thresholds, decay, second, counts, width)
     else:
-        codes, found = formats.encode_unsigned(xp, blocks, stored, thresholds, decay)
+        codes, found = formats.encode_unsigned(xp, blocks, stored, thresholds, decay, width)
     faded, can_fade = formats.faded(xp, stored, decay)
     is_kept = can_fade & ~xp.any(layout.blocks(xp, value != decay * old), -1, keepdims=True)
-    kept = layout.blocks(xp, xp.cast(before.values, "int32"))
-    codes, found = xp.where(is_kept, kept, codes), xp.where(is_kept, faded, found)
-    return Stored(xp.cast(layout.unblocked(codes, value.shape), dtype), found[..., 0])
+    codes = xp.where(is_kept, before.codes(xp, value.shape), codes)
+    found = xp.where(is_kept, faded, found)
+    return Stored(xp.cast(layout.packed(xp, codes, value.shape, width, has_sign), dtype), found[..., 0])
 
 
 @_computing
-def choices(xp: Any, value: Array, stored: Stored) -> Array:
+def choices(xp: Any, value: Array, stored: Stored, width: formats.Width) -> Array:
     """The choice of grid of each block of a second moment, of shape (rows, blocks of a row, 1).
 
-    If the moment is not in 8 bits, it is the choice that its values would take.
+    If its codes have another width, or it has none, it is the choice that its values would take in this width.
     """
-    if stored.scale is not None:
+    if stored.is_coded(xp) and stored.width(value.shape) is width:
         return formats.choice_of(xp, stored.scale[..., None])
-    return formats.chosen_unsigned(xp, layout.blocks(xp, xp.cast(value, "float32")))
+    return formats.chosen_unsigned(xp, layout.blocks(xp, xp.cast(value, "float32")), width)
 
 
 # ---- weights as they are stored
@@ -298,7 +316,7 @@ class Step:
         xp, compute, k = self.xp, one.compute_dtype(self.xp), SimpleNamespace(**self.numbers)
         p = self._loaded(one)
         g = house.gradient(k, xp, p, xp.cast(one.g, compute), self.has_penalty)
-        return function(k, xp, p, g, *[load(xp, state, compute) for state in one.states])
+        return function(k, xp, p, g, *[load(xp, state, compute, g.shape) for state in one.states])
 
     def _loaded(self, one: Parameter) -> Array | None:
         return None if one.weight is None else load_weight(self.xp, one.weight, one.compute_dtype(self.xp))
@@ -309,7 +327,7 @@ class Step:
         """The new weight or its change, and the stored states."""
         xp, k, compute = self.xp, self.numbers, one.compute_dtype(self.xp)
         rule = self.rule.at(k)
-        old = tuple([load(xp, state, compute) for state in one.states])
+        old = tuple([load(xp, state, compute, one.g.shape) for state in one.states])
         g = xp.cast(one.g, compute)
         if by_change:
             moved, new = house.change(rule, SimpleNamespace(**k), xp, p, g, old, self.has_penalty, self.has_decay)
@@ -318,9 +336,10 @@ class Step:
         after: dict[int, Stored] = {}
         for i, state in sorted(enumerate(rule.states), key=lambda item: item[1].signed):  # second moments first
             decay = 1.0 if state.decay is None else k[state.decay]
-            second, is_coded = rule.second_of(state), xp.dtype_name(one.states[i].values) in CODES
-            choice = choices(xp, new[second], after[second]) if is_coded and second is not None else None
-            after[i] = store(xp, new[i], old[i], one.states[i], state, decay, rounding, choice, rule.counts(state))
+            second, before, choice = rule.second_of(state), one.states[i], None
+            if second is not None and before.is_coded(xp):
+                choice = choices(xp, new[second], after[second], before.width(new[i].shape))
+            after[i] = store(xp, new[i], old[i], before, state, decay, rounding, choice, rule.counts(state))
         return moved, [after[i] for i in range(len(new))]
 
     @property

@@ -83,10 +83,11 @@ def loaded(
                 state[moment] = _copied(value, p)
         else:
             is_coded = storage.is_coded(value)
-            exact = storage.decoded(value, scale.to(value.device), is_former) if is_coded else value
+            exact = storage.decoded(value, scale.to(value.device), p.shape, is_former) if is_coded else value
             state.update(_stored(slot, exact.detach().to(p.device), p))
-            saved_as = saved.formats.get(moment, _format_name(values[moment].dtype))
-            conversions.append(Conversion(moment, saved_as, _format_name(storage.dtype_of(slot))))
+            before, after = values[moment], state[moment]
+            saved_as = saved.formats.get(moment, _format_name(before, p))
+            conversions.append(Conversion(moment, saved_as, _format_name(after, p)))
     _check_complete(member, group, name, state, optimizer)
     return Loaded(p, name, state, conversions, {moment: found.elements for moment, found in mended.items()})
 
@@ -162,12 +163,14 @@ def _check_moment(value: Any, scale: Any, is_former: bool, code_dtype: torch.dty
     if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta):
         kind = "on the meta device" if value.is_meta else str(value.layout).removeprefix("torch.")
         raise unfit(f"{what} is {kind}; it must be a dense tensor")
-    if not isinstance(value, Tensor) or value.shape != p.shape:
+    is_coded = isinstance(value, Tensor) and storage.is_coded(value)
+    is_packed = is_coded and not is_former and layout.form_of(value.shape, p.shape)
+    if not isinstance(value, Tensor) or (value.shape != p.shape and not is_packed):
         raise unfit(
             f"{what} is {_described(value)}, and the parameter has shape {tuple(p.shape)}. Were the parameters given in "
             "another order? With names (optimizer(model.named_parameters())) order does not matter"
         )
-    if not storage.is_coded(value):
+    if not is_coded:
         if scale is not None:
             raise unfit(
                 f"{what} is {_described(value)}, but there are scales for codes of {dtype_name(code_dtype)}: load the codes "
@@ -186,7 +189,7 @@ def _check_moment(value: Any, scale: Any, is_former: bool, code_dtype: torch.dty
     if not isinstance(scale, Tensor) or scale.dtype != torch.float32 or scale.shape != shape:
         raise unfit(f"the scales of {what} must be float32, of shape {shape}, not {_described(scale)}")
     try:
-        bounds.check_scale(torch, value, scale.to(value.device), what, is_former)
+        bounds.check_scale(torch, value, scale.to(value.device), p.shape, what, is_former)
     except ValueError as error:
         raise unfit(f"{error}{_REMEDY}") from error
 
@@ -210,7 +213,7 @@ def _check_complete(member: Member, group: Mapping[str, Any], name: str, state: 
         )
 
 
-def in_float32(member: Member, saved: Mapping[str, Any]) -> dict[str, Any]:
+def in_float32(member: Member, p: Tensor, saved: Mapping[str, Any]) -> dict[str, Any]:
     """A parameter's state with all moments in float32 (or float64), without the entries that torch.optim does not use."""
     moments = list(storage.code_dtypes(member))
     left_out = {layout.LOW_BITS, *map(layout.scale_name, moments)}
@@ -218,13 +221,15 @@ def in_float32(member: Member, saved: Mapping[str, Any]) -> dict[str, Any]:
     for moment in moments:
         value = saved.get(moment)
         if isinstance(value, Tensor) and storage.is_coded(value):
-            entry[moment] = storage.decoded(value, saved[layout.scale_name(moment)])
+            entry[moment] = storage.decoded(value, saved[layout.scale_name(moment)], p.shape)
         elif isinstance(value, Tensor) and value.dtype not in _EXACT:
             entry[moment] = value.to(torch.float32)
     return entry
 
 
 def _fits(value: Tensor, slot: Slot) -> bool:
+    if slot.scale_shape is not None and value.shape != slot.shape:  # codes of another width
+        return False
     return value.dtype == storage.dtype_of(slot) or {value.dtype, storage.dtype_of(slot)} <= {*_EXACT}
 
 
@@ -248,5 +253,5 @@ def _described(value: Any) -> str:
     return f"{dtype_name(value.dtype)} of shape {tuple(value.shape)}"
 
 
-def _format_name(dtype: torch.dtype) -> str:
-    return "int8" if dtype == torch.uint8 else dtype_name(dtype)
+def _format_name(value: Tensor, p: Tensor) -> str:
+    return layout.form_of(value.shape, p.shape) if storage.is_coded(value) else dtype_name(value.dtype)

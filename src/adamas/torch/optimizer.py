@@ -379,7 +379,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         """The state as plain tensors under PyTorch's names, and the hyperparameters: see ``torch.optim.Optimizer``.
 
         An 8-bit moment is two tensors: codes with the shape of the weight (int8, or uint8 for an unsigned moment) and
-        ``…_grid``, float32 of shape (rows, blocks of a row).
+        ``…_grid``, float32 of shape (rows, blocks of a row). In 6 bits the codes are packed, four in three bytes, in the shape
+        (rows, 3·⌈row/4⌉).
 
         If another thread is in a step, the call waits for it, so that the state is consistent. As in ``torch.optim``, the
         tensors are the optimizer's own, and the next step writes to them. To save while another thread steps, copy the
@@ -393,7 +394,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             for group in self.param_groups:
                 group["decoupled_weight_decay"] = group["decay"] == "decoupled"  # what torch.optim reads
             packed = super().state_dict()
-            return packed if state is None else exported(self._member, packed, state)
+            params = [p for group in self.param_groups for p in group["params"]]
+            return packed if state is None else exported(self._member, params, packed, state)
 
     @_disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any], hyperparameters: str = "saved") -> None:

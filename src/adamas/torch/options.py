@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from ..rule import options
 from ..rule.declaration import Flag, Hyperparameter, Limit, Member, Number, Shares
 from ..rule.hyperparameters import Terms, checked, shown
-from ..rule.layout import HALVES, is_reduced
+from ..rule.layout import HALVES, WIDTHS, is_reduced
 from ..rule.shared import declared
 from ..schedules import Schedule
 
@@ -188,7 +188,7 @@ def check_flat(parameter: Tensor, name: str, group: Mapping[str, Any], alone: bo
     if not is_flat(parameter):
         return
     state = group["state"]
-    if "int8" in ([state] if isinstance(state, str) else state.values()):
+    if WIDTHS.keys() & {*([state] if isinstance(state, str) else state.values())}:
         raise ValueError(
             f"{name} is flattened by FullyShardedDataParallel and has no rows, for which state={state!r} keeps scales: use "
             '"float32" or "bfloat16", or DistributedDataParallel with ZeroRedundancyOptimizer'

@@ -6,7 +6,7 @@ and a warning says so. Nothing else is cast.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -165,14 +165,18 @@ def _decay_named(saved: dict[str, Any], reads_decoupled_flag: bool) -> dict[str,
     return group
 
 
-def exported(member: Member, state_dict: dict[str, Any], state: str) -> dict[str, Any]:
-    """A state dict with all moments in float32, which the namesake in torch.optim loads."""
+def exported(member: Member, params: Iterable[Tensor], state_dict: dict[str, Any], state: str) -> dict[str, Any]:
+    """A state dict with all moments in float32, which the namesake in torch.optim loads.
+
+    ``params`` are the parameters in its order.
+    """
     if state != "float32":
         raise ValueError(
             f"state_dict(state={state!r}): only 'float32' can be exported, or state=None for what is stored"
         )
     groups = [{**group, "state": "float32"} for group in state_dict["param_groups"]]
     packed = dict(state_dict["state"])
-    for key in [key for group in groups for key in group["params"] if key in packed]:
-        packed[key] = conversion.in_float32(member, packed[key])
+    for p, key in zip(params, [key for group in groups for key in group["params"]], strict=True):
+        if key in packed:
+            packed[key] = conversion.in_float32(member, p, packed[key])
     return {**state_dict, "state": packed, "param_groups": groups}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,8 @@ def full(p: Tensor, part: Part) -> Tensor:
         tensor = torch.zeros(part.shape, dtype=dtype, device=p.device)
     else:
         tensor = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-    if part.value:
-        tensor.fill_(complex(part.value, part.value) if dtype.is_complex else part.value)
+    if np.any(part.value):
+        tensor.copy_(torch.as_tensor(complex(part.value, part.value) if dtype.is_complex else part.value))
     return tensor
 
 
@@ -75,9 +76,9 @@ def is_coded(x: Tensor) -> bool:
     return x.dtype in _CODES
 
 
-def decoded(codes: Tensor, scale: Tensor, is_former: bool = False) -> Tensor:
-    """The float32 values of codes; ``is_former`` says whether they are of the former format."""
-    values = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
+def decoded(codes: Tensor, scale: Tensor, shape: Sequence[int], is_former: bool = False) -> Tensor:
+    """The float32 values of codes of a parameter of this shape; ``is_former`` says whether they are of the former format."""
+    values = torch.empty(tuple(shape), dtype=torch.float32, device=codes.device)
     (former if is_former else layout).decode(torch, codes, scale, values)
     return values
 

@@ -85,7 +85,9 @@ def train(
         ),
     ] = None,
     clip: CLIP = None,
-    state: Annotated[str | None, typer.Option(help="How the moments are stored: float32, bfloat16 or int8.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="How the moments are stored: float32, bfloat16, int8 or int6.")
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(

@@ -28,7 +28,7 @@ MOST_SHOWN = 80  # characters of an invalid value in a message
 POINTS_CHECKED = 10_000  # steps of a run at which the rate is checked
 
 Precision = Literal["float32", "bfloat16"]
-State = Literal["float32", "bfloat16", "int8"]
+State = Literal["float32", "bfloat16", "int8", "int6"]
 Weights = Literal["nearest", "stochastic", "split"]
 
 

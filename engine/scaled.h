@@ -52,7 +52,7 @@ constexpr Grid grid_of(int mantissa, int bits, double largest_unsigned, double f
             float(floor_unsigned / largest_unsigned)};
 }
 constexpr Grids grids_of_8_bits = {
-    {grid_of(5, 8, 7680, 4, 8), grid_of(4, 8, 917504, 4, 8), grid_of(3, 8, 25769803776, 4, 8)},
+    {grid_of(5, 8, 7680, 4, 8), grid_of(4, 8, 917504, 4, 8), grid_of(3, 8, 26843545600, 4, 8)},
     0x80,
     0x7f,
     0x81,

@@ -196,7 +196,7 @@ def test_updates_on_the_gradients_of_a_transformer(steps: int) -> None:
     finally:
         torch.set_num_threads(threads)
     for name, loop in loops.items():
-        assert loop.error() <= 1.5e-3, name
+        assert loop.error() <= (1.5e-3 if steps == 800 else 2e-3), name
         assert max(loop.overshoots) <= 1.5, name
 
 

@@ -336,7 +336,7 @@ def _units(n: int, code: int) -> float:
     return float((((1 << n) + code % (1 << n)) << (code >> n)) - (1 << n))
 
 
-INT8 = Width(8, (5, 4, 3), (7680.0, 917504.0, 25769803776.0), floor_signed=4.0, floor_unsigned=8.0)
+INT8 = Width(8, (5, 4, 3), (7680.0, 917504.0, 26843545600.0), floor_signed=4.0, floor_unsigned=8.0)
 # The floor lies between two codes: rounding errors do not decide which elements are below it.
 INT6 = Width(6, (3, 2, 1), (1655.0, 163776.0, 3220176896.0), floor_signed=1.9, floor_unsigned=4.0)
 CHOICES = 3  # the number of grids of each width

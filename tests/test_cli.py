@@ -165,7 +165,7 @@ with missing(*{missing!r}):
         ("train --resume no", "--resume 'no' holds no run, it has no readable config.json: give the folder of a run"),
         ("train --resume held", "--resume 'held' holds no run, it has no readable config.json"),
         ("train --model small", "--model is not an option of digits, which has one network"),
-        ("train --state int4", "--state must be 'float32' or 'bfloat16' or 'int8', got 'int4'"),
+        ("train --state int4", "--state must be 'float32' or 'bfloat16' or 'int8' or 'int6', got 'int4'"),
         ("train --clip much", "--clip must be a number or auto, got 'much'"),
         ("train --eval-every 0", "--eval-every must be a whole number from 1 to 1,000,000,000, got 0"),
         ("compare mnits --optimizers adam", "task 'mnits' is unknown: did you mean mnist?"),

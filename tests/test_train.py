@@ -560,7 +560,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
         ({"device": "tpu"}, "device 'tpu' cannot be used here: give cpu"),
         ({"device": "mps"}, "device 'mps' cannot be used here: give cpu"),
         ({"precision": "float16"}, "precision must be 'float32' or 'bfloat16', got 'float16'"),
-        ({"state": "int4"}, "state must be 'float32' or 'bfloat16' or 'int8', got 'int4'"),
+        ({"state": "int4"}, "state must be 'float32' or 'bfloat16' or 'int8' or 'int6', got 'int4'"),
         ({"weights": "split"}, "weights determines how bfloat16 weights are stored: give precision bfloat16 too"),
         ({"log": "wandb"}, "log must be 'tensorboard', got 'wandb'"),
         ({"optimizer": "adam(lr=1)"}, "optimizer 'adam(lr=1)' has lr as an argument: give it as the option lr"),

@@ -698,7 +698,7 @@ def test_what_is_not_on_the_cpu_steps_by_the_rule_itself(monkeypatch: pytest.Mon
         of = [v for dtype in ("bfloat16", "float32") for v in variables(0, dtype, shapes)]
         ends.append(stepped(ak.Adam(0.01, **options), of, 4))
     for engine, rule in zip(*ends, strict=True):
-        assert np.allclose(engine, rule, rtol=2.0**-8, atol=1e-5)
+        assert np.allclose(engine, rule, rtol=2.0**-7, atol=1e-5)  # one unit of a bfloat16
 
 
 @pytest.mark.parametrize("form", ["bfloat16", "int8", "int6"])

@@ -171,7 +171,7 @@ def _check_moment(value: Any, scale: Any, is_former: bool, code_dtype: torch.dty
             "another order? With names (optimizer(model.named_parameters())) order does not matter"
         )
     if not is_coded:
-        if scale is not None:
+        if scale is not None and value.is_floating_point():
             raise unfit(
                 f"{what} is {_described(value)}, but there are scales for codes of {dtype_name(code_dtype)}: load the codes "
                 "as they were saved, or the values without scales"

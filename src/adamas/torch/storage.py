@@ -46,8 +46,10 @@ def full(p: Tensor, part: Part) -> Tensor:
         tensor = torch.zeros(part.shape, dtype=dtype, device=p.device)
     else:
         tensor = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-    if np.any(part.value):
-        tensor.copy_(torch.as_tensor(complex(part.value, part.value) if dtype.is_complex else part.value))
+    if np.ndim(part.value):  # the codes of a row
+        tensor.copy_(torch.as_tensor(part.value, device="cpu"))
+    elif part.value:
+        tensor.fill_(complex(part.value, part.value) if dtype.is_complex else part.value)
     return tensor
 
 

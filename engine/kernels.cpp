@@ -91,25 +91,25 @@ struct Blocks {
     int length, count;
 };
 
-// Calls body(packed codes, codes) for blocks of packed codes of which the first begins at element `begin`; `codes` has
-// a byte for each.
+// Calls body(packed codes, codes, number of codes) for the packed codes of blocks of which the first begins at element
+// `begin`, as far as they lie in one piece; `codes` has a byte for each.
 template <class Codes, class Body>
-void each_packed_block(const Job &job, const Operand &x, int64_t begin, const Blocks &blocks, Codes *codes,
+void each_packed_piece(const Job &job, const Operand &x, int64_t begin, const Blocks &blocks, Codes *codes,
                        Body &&body) {
+    uint8_t *packed = reinterpret_cast<uint8_t *>(x.data);
+    const int n = blocks.length;
+    if (job.row % 4 == 0) return body(packed + packed_bytes(begin), codes, n * blocks.count); // no row is padded
     for (int b = 0; b < blocks.count; ++b) {
-        const int64_t at = begin + b * blocks.length;
-        body(reinterpret_cast<uint8_t *>(x.data) + at / job.row * packed_bytes(job.row) + packed_bytes(at % job.row),
-             codes + b * blocks.length);
+        const int64_t at = begin + b * n;
+        body(packed + at / job.row * packed_bytes(job.row) + packed_bytes(at % job.row), codes + b * n, n);
     }
 }
 void unpack_blocks(const Job &job, const Operand &x, int64_t begin, const Blocks &blocks, uint8_t *codes) {
-    const auto unpack = x.format == Format::i6 ? unpack_codes<true> : unpack_codes<false>;
-    each_packed_block(job, x, begin, blocks, codes,
-                      [&](const uint8_t *packed, uint8_t *to) { unpack(packed, to, blocks.length); });
+    each_packed_piece(job, x, begin, blocks, codes, x.format == Format::i6 ? unpack_codes<true> : unpack_codes<false>);
 }
 void pack_blocks(const Job &job, const Operand &x, int64_t begin, const Blocks &blocks, const uint8_t *codes) {
-    each_packed_block(job, x, begin, blocks, codes,
-                      [&](uint8_t *packed, const uint8_t *from) { pack_codes(from, packed, blocks.length); });
+    each_packed_piece(job, x, begin, blocks, codes,
+                      [](uint8_t *packed, const uint8_t *from, int n) { pack_codes(from, packed, n); });
 }
 
 // One tensor's part of a block. After `load`, `stored` points to its n elements in their storage format, in order, and

@@ -26,21 +26,11 @@ struct Grid {
     float floor_signed, floor_unsigned; // as parts of the largest number
 };
 
-// The grids that blocks of codes of one width choose from, and the codes of nonfinite values in a marked block, one
-// whose stored number has its sign set.
-struct Grids {
-    Grid of[3];
-    uint8_t nan_signed, infinity_signed, negative_infinity, nan_unsigned, infinity_unsigned;
-    constexpr const Grid &operator[](int choice) const { return of[choice]; }
-};
-constexpr int last_choice = 2;
-
-constexpr Grid grid_of(int mantissa, int bits, double largest_unsigned, double floor_signed, double floor_unsigned) {
+constexpr Grid grid_of(int mantissa, int last, double largest_unsigned, double floor_signed, double floor_unsigned) {
     const auto units = [&](int code) {
         const int segment = 1 << mantissa;
         return double(int64_t(segment + code % segment) << (code / segment)) - segment;
     };
-    const int last = (1 << (bits - 1)) - 1;
     return {2.0f / float(1 << mantissa),
             float(1 << mantissa),
             23 - mantissa,
@@ -51,20 +41,28 @@ constexpr Grid grid_of(int mantissa, int bits, double largest_unsigned, double f
             float(floor_signed / units(last)),
             float(floor_unsigned / largest_unsigned)};
 }
-constexpr Grids grids_of_8_bits = {
-    {grid_of(5, 8, 7680, 4, 8), grid_of(4, 8, 917504, 4, 8), grid_of(3, 8, 26843545600, 4, 8)},
-    0x80,
-    0x7f,
-    0x81,
-    0xfe,
-    0xff};
-constexpr Grids grids_of_6_bits = {
-    {grid_of(3, 6, 1655, 1.9, 4), grid_of(2, 6, 163776, 1.9, 4), grid_of(1, 6, 3220176896, 1.9, 4)},
-    0xe0,
-    0x1f,
-    0xe1,
-    0x3e,
-    0x3f};
+
+// The grids that blocks of codes of one width choose from, and the codes of nonfinite values in a marked block, one
+// whose stored number has its sign set.
+struct Grids {
+    Grid of[3];
+    uint8_t nan_signed, infinity_signed, negative_infinity, nan_unsigned, infinity_unsigned;
+    constexpr const Grid &operator[](int choice) const { return of[choice]; }
+};
+constexpr int last_choice = 2;
+
+// The finest grid has a mantissa of `finest` bits, and each other one has one bit less than the one before.
+constexpr Grids grids_with(int bits, int finest, const double (&largest_unsigned)[3], double floor_signed,
+                           double floor_unsigned) {
+    const int last = (1 << (bits - 1)) - 1, last_unsigned = (1 << bits) - 1;
+    Grids grids{
+        {}, uint8_t(-last - 1), uint8_t(last), uint8_t(-last), uint8_t(last_unsigned - 1), uint8_t(last_unsigned)};
+    for (int i = 0; i <= last_choice; ++i)
+        grids.of[i] = grid_of(finest - i, last, largest_unsigned[i], floor_signed, floor_unsigned);
+    return grids;
+}
+constexpr Grids grids_of_8_bits = grids_with(8, 5, {7680, 917504, 26843545600}, 4, 8);
+constexpr Grids grids_of_6_bits = grids_with(6, 3, {1655, 163776, 3220176896}, 1.9, 4);
 inline const Grids &grids_of(Format format) { return is_packed(format) ? grids_of_6_bits : grids_of_8_bits; }
 
 constexpr uint32_t grid_start = 0x40000000u;

@@ -416,32 +416,36 @@ def test_the_engines_codes_are_the_references(case: Case, state: str, shape: tup
     assert different <= max(2, compared * 1e-4)
 
 
-def random_state(state: dict[str, torch.Tensor], rng: np.random.Generator) -> None:
-    """Fills 8-bit moments with codes of every kind: on every grid, at scales near both ends of their range, with zeros, and in
-    some blocks with infinities and NaN. (A maximum is NaN only where its second moment is.)"""
+def random_state(
+    state: dict[str, torch.Tensor], shape: tuple[int, int], width: formats.Width, rng: np.random.Generator
+) -> None:
+    """Fills moments of a parameter of this shape with codes of every kind: on every grid, at scales near both ends of their
+    range, with zeros, and in some blocks with infinities and NaN. (A maximum is NaN only where its second moment is.)"""
     for name, codes in codes_of(state).items():
         stored = state[layout.scale_name(name)]
         has_sign = codes.dtype == torch.int8
         choice = rng.integers(0, 3, stored.shape)
         # The largest values stay below 2^127.
-        most = np.array([118, 115, 108] if has_sign else [114, 107, 92])[choice]
+        most = (127 - np.ceil(np.log2(width.largest_signed if has_sign else width.largest_unsigned)))[choice]
         scale = np.exp2(
             np.where(rng.random(stored.shape) < 0.3, rng.choice([-119, 1], stored.shape), rng.uniform(-40, 0))
         )
         scale = np.where(scale > 1, np.exp2(most), scale * rng.uniform(1, 2, stored.shape)).astype(np.float32)
-        lowest, highest = (-127, 128) if has_sign else (0, 254)
-        found = rng.integers(lowest, highest, codes.shape)
+        largest = width.infinity_signed if has_sign else width.nan_unsigned - 1
+        found = rng.integers(-largest if has_sign else 0, largest + 1, shape)
         if not has_sign:  # some rows are about to return to a finer grid
+            least, end = (90, 125) if width is formats.INT8 else (26, 36)
             found = np.maximum(
-                found, np.where(rng.random(len(codes)) < 0.5, 0, rng.integers(90, 125, len(codes)))[:, None]
+                found, np.where(rng.random(len(found)) < 0.5, 0, rng.integers(least, end, len(found)))[:, None]
             )
-        found[rng.random(codes.shape) < 0.1] = 0
+        found[rng.random(shape) < 0.1] = 0
         marked = rng.random(stored.shape) < 0.05
+        nonfinite = [width.infinity_unsigned] if "max" in name else [width.nan_unsigned, width.infinity_unsigned]
         for row, block in zip(*marked.nonzero(), strict=True):
-            one = found[row].reshape(-1)[128 * block : 128 * (block + 1)]  # a view
-            np.copyto(one, np.clip(one, -126, None if not has_sign else 126))
-            one[-1] = rng.choice([-128, 127] if has_sign else [255] if "max" in name else [254, 255])
-        codes.copy_(torch.from_numpy(found))
+            one = found[row, 128 * block : 128 * (block + 1)]  # a view
+            np.copyto(one, np.clip(one, 1 - largest, largest - 1 if has_sign else None))
+            one[-1] = rng.choice([width.nan_signed, width.infinity_signed] if has_sign else nonfinite)
+        codes.copy_(torch.from_numpy(layout.packed(np, layout.blocks(np, found), shape, width, has_sign)))
         bits = formats.rounded_scale(np, scale).view(np.int32) | choice.astype(np.int32)
         stored.copy_(torch.from_numpy(np.where(marked, -bits.view(np.float32), bits.view(np.float32))))
 
@@ -449,17 +453,20 @@ def random_state(state: dict[str, torch.Tensor], rng: np.random.Generator) -> No
 @pytest.mark.parametrize("beta", [0.9, 0.95, 0.99, 0.9999])
 @pytest.mark.parametrize("row", [33, 65, 128, 512, 785])
 @pytest.mark.parametrize("amsgrad", [False, True], ids=["adam", "amsgrad"])
-def test_any_state_has_the_references_codes_after_a_step(row: int, beta: float, amsgrad: bool, isa: str) -> None:
+@pytest.mark.parametrize("form", ["int8", "int6"])
+def test_any_state_has_the_references_codes_after_a_step(
+    form: str, row: int, beta: float, amsgrad: bool, isa: str
+) -> None:
     """Small and large gradients beside the moments of a block, some zeros, and in some blocks nothing but zeros."""
-    rng = np.random.default_rng(row)
+    rng, width = np.random.default_rng(row), layout.WIDTHS[form]
     shape = (-(-4096 // row) + 60, row)
     p = torch.nn.Parameter(torch.zeros(shape))
-    optimizer = at.Adam([("w", p)], state="int8", betas=(beta, 0.999), amsgrad=amsgrad)
+    optimizer = at.Adam([("w", p)], state=form, betas=(beta, 0.999), amsgrad=amsgrad)
     optimizer._initialize_state(optimizer.param_groups[0], 0)
     state = optimizer.state[p]
     seen, different, blocks = set(), 0, 0
     for _ in range(4):
-        random_state(state, rng)
+        random_state(state, shape, width, rng)
         size = values_of(state, "exp_avg_sq", shape).sqrt().nan_to_num(1.0, posinf=1.0)
         factor = torch.from_numpy(10.0 ** rng.uniform(-4, rng.choice([0, 3], (shape[0], 1)), shape)).float()
         p.grad = size * factor * torch.from_numpy(rng.standard_normal(shape)).float()
@@ -471,7 +478,10 @@ def test_any_state_has_the_references_codes_after_a_step(row: int, beta: float, 
             grid_name = layout.scale_name(name)
             stored, other = (formats.float_bits(np, x[grid_name].numpy()) for x in (state, expected))
             seen |= set(np.unique(stored & 3))
-            off = layout.blocks(np, np.abs(codes.numpy().astype(int) - expected[name].numpy().astype(int)))
+            found, wanted = (
+                layout.unpacked(np, x.numpy(), width, codes.dtype == torch.int8) for x in (codes, expected[name])
+            )
+            off = np.abs(found - wanted)
             alike = np.abs(stored - other) <= 8
             assert (off[alike] <= 1).all(), name
             different, blocks = different + int((off > 0).any(-1).sum()), blocks + alike.size

@@ -86,7 +86,7 @@ BLOCK = 128
 _STEP = 0x9E3779B9  # 2³²·(√5 − 1)/2
 _POSITION = 0x6A09E667  # 2³²·(√2 − 1)
 _POSITION_14 = 6787  # 2¹⁴·(√2 − 1)
-_EVERY = 8
+_EVERY = 8  # a block is due in one of so many steps
 
 
 class Thresholds(NamedTuple):
@@ -251,8 +251,8 @@ JOIN = {"bfloat16": join_bfloat16, "float16": join_float16}
 # smaller its range. It takes the finest on which only few of its elements are so small that the grid is coarse for them. Zeros
 # do not count, so neither padding nor a column without gradients makes a block take a wider grid; nor do second moments that
 # have decayed to the smallest code. Unsigned states are kept from step to step, so to return to a finer grid, a block has to
-# fit it better than to stay there.
-# As their elements sink slowly, an average chooses only where its scale is doubled or halved, and else in one step of eight.
+# fit it better than to stay there. Their elements sink slowly, so an average chooses only in one step of eight, or where its
+# scale is doubled or halved.
 #
 # A block stores its scale and its choice in one float32: the choice in the two low bits, and the scale rounded to the others.
 # This number is called `stored` below.
@@ -291,8 +291,8 @@ class Width:
         mantissas: the mantissa n of each grid.
         largest_unsigned: the largest number of units on each grid: below the last finite code, so that nothing rounds up
             past it.
-        floor_signed, floor_unsigned: a grid is fine enough if at most 1/``SHARE`` of the elements that count are smaller than
-            this many units.
+        floor_signed, floor_unsigned: a grid is fine enough if at most 1/``SHARE_SIGNED`` or 1/``SHARE_UNSIGNED`` of the
+            elements that count are smaller than this many units.
     """
 
     bits: int
@@ -578,6 +578,20 @@ def encode_unsigned(
     codes = xp.where(xp.isfinite(x), codes, xp.full_like(codes, width.infinity_unsigned))
     codes = xp.where(x != x, xp.full_like(codes, width.nan_unsigned), codes)
     return codes, _stored(xp, scale, choice, marked)
+
+
+def decode(xp: Any, codes: Array, stored: Array, has_sign: bool, width: Width) -> Array:
+    """The float32 values of codes, each block with its stored number."""
+    return (decode_signed if has_sign else decode_unsigned)(xp, codes, stored, width)
+
+
+def encode_anew(xp: Any, x: Array, has_sign: bool, width: Width) -> tuple[Array, Array]:
+    """The codes and stored numbers of float32 values that had none before, rounded to the nearest."""
+    return (
+        encode_signed(xp, x, width=width)
+        if has_sign
+        else encode_unsigned(xp, x, xp.zeros_like(x[..., :1]), width=width)
+    )
 
 
 def chosen_unsigned(xp: Any, x: Array, width: Width = INT8) -> Array:

@@ -168,11 +168,7 @@ def parts(xp: Any, slot: Slot, shape: Sequence[int], value: Any) -> list[Part]:
         return [Part(slot.name, slot.shape, slot.dtype, value)]
     has_sign, width = slot.dtype == "int8", WIDTHS[form_of(slot.shape, shape)]
     one = xp.full((1, 1), value, xp.float32)
-    codes, scale = (
-        formats.encode_signed(xp, one, width=width)
-        if has_sign
-        else formats.encode_unsigned(xp, one, 0 * one, width=width)
-    )
+    codes, scale = formats.encode_anew(xp, one, has_sign, width)
     code: Any = codes[0, 0]
     if width is not formats.INT8:  # a code is not the same in each byte
         row = blocks(xp, xp.broadcast_to(codes, (1, math.prod(shape[1:]))))
@@ -247,9 +243,8 @@ def _together(xp: Any, parts: Sequence[Array]) -> Array:
 def decode(xp: Any, codes: Array, scale: Array, values: Array) -> None:
     """Write the values of codes into the float32 ``values``, which has the shape of the parameter."""
     has_sign, width = codes.dtype == xp.int8, WIDTHS[form_of(codes.shape, values.shape)]
-    decoded = formats.decode_signed if has_sign else formats.decode_unsigned
     for piece in pieces(values):
-        part = decoded(xp, unpacked(xp, codes[piece], width, has_sign), scale[piece][..., None], width)
+        part = formats.decode(xp, unpacked(xp, codes[piece], width, has_sign), scale[piece][..., None], has_sign, width)
         values[piece] = unblocked(part, values[piece].shape)
 
 
@@ -258,11 +253,7 @@ def encode(xp: Any, values: Array, codes: Array, scale: Array) -> None:
     has_sign, width = codes.dtype == xp.int8, WIDTHS[form_of(codes.shape, values.shape)]
     for piece in pieces(values):
         part = blocks(xp, formats.cast(values[piece], xp.float32))
-        found, scales = (
-            formats.encode_signed(xp, part, width=width)
-            if has_sign
-            else formats.encode_unsigned(xp, part, xp.zeros_like(part[..., :1]), width=width)
-        )
+        found, scales = formats.encode_anew(xp, part, has_sign, width)
         codes[piece] = formats.cast(packed(xp, found, values[piece].shape, width, has_sign), codes.dtype)
         scale[piece] = scales[..., 0]
 

@@ -141,8 +141,8 @@ def load(xp: Any, stored: Stored, compute: str, shape: Sequence[int]) -> Array:
     """A state of a parameter of this shape, in the dtype of the computation."""
     if not stored.is_coded(xp):
         return xp.cast(stored.values, compute)
-    decode = formats.decode_signed if stored.has_sign(xp) else formats.decode_unsigned
-    values = decode(xp, stored.codes(xp, shape), stored.scale[..., None], stored.width(shape))
+    codes, scale = stored.codes(xp, shape), stored.scale[..., None]
+    values = formats.decode(xp, codes, scale, stored.has_sign(xp), stored.width(shape))
     return xp.cast(layout.unblocked(values, shape), compute)
 
 

@@ -28,6 +28,7 @@ from members import There, hyperparameters  # noqa: E402
 from rules_with_sums import LAMB, STANDARDIZED, Scaling, standardized, stepped, trusted  # noqa: E402
 
 import adamas.optax as ao  # noqa: E402
+from adamas import convert  # noqa: E402
 from adamas.optax.transformation import transformation  # noqa: E402
 from adamas.rule import formats  # noqa: E402
 from adamas.rule.declaration import WEIGHT_DRAW, Member, State  # noqa: E402
@@ -548,6 +549,27 @@ def stored_to_the_nearest(kind: State, x: np.ndarray, before: arrays.Stored) -> 
 def in_numpy(x: Any) -> np.ndarray:
     """The array, with bfloat16 as the NumPy namespace holds it."""
     return np.asarray(x.view(jnp.uint16) if x.dtype == jnp.bfloat16 else x)
+
+
+@pytest.mark.parametrize("part", ["exp_avg", "exp_avg_sq", "exp_avg_grid", "exp_avg_sq_grid", "all"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("form", ["int8", "int6"])
+def test_a_state_of_codes_that_was_cast_is_refused(form: Any, dtype: str, part: str) -> None:
+    """Codes would be taken for values, and the choice of a grid in the low bits of a scale would be lost."""
+    if dtype == "float32" and part.endswith("_grid"):
+        pytest.skip("scales are in float32")
+    params = {"w": jnp.ones((40, 200)), "b": jnp.ones(7)}
+    tx = ao.adam(1e-2, state=form)
+    _, state = tx.update(params, tx.init(params), params)
+    moments = {
+        name: jax.tree.map(lambda x: x.astype(dtype), tree) if part in (name, "all") else tree
+        for name, tree in state.moments.items()
+    }
+    cast = state._replace(moments=moments)
+    with pytest.raises(ValueError, match="The state was cast"):
+        tx.update(params, cast, params)
+    with pytest.raises(ValueError, match="The state was cast"):
+        convert.from_optax(params, cast)
 
 
 def joined(high: Any, low: Any) -> Any:

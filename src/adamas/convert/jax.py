@@ -37,9 +37,11 @@ def from_optax(params: Tree, state: Tree) -> Checkpoint:
             Flax's nnx it is the optimizer's ``opt_state``.
 
     Raises:
-        ValueError: the state contains no optimizer or more than one, or it belongs to other parameters.
+        ValueError: the state contains no optimizer or more than one, it belongs to other parameters, or moments as codes were
+            cast to another dtype.
     """
     found = _ours(_only(state))
+    storage.refuse_cast(found.moments)
     parameters = _parameters(params)
     moments = {name: _leaves_for(parameters, name, moment) for name, moment in found.moments.items()}
     lows = None if found.low_bits is None else _leaves_for(parameters, "low_bits", found.low_bits)

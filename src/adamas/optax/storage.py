@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,6 +25,21 @@ def refuse_former(moments: Mapping[str, Any]) -> None:
             f"state: its moments have {found!r}, so it is of an earlier version, which stored 8-bit moments in another way: "
             "convert it with adamas.convert: params, state = to_optax(from_optax(params, state), params, tx.init(params))"
         )
+
+
+def refuse_cast(moments: Mapping[str, Any]) -> None:
+    """Raises ValueError if moments or their scales were cast to another dtype: codes would be taken for values."""
+    for name in moments:
+        for scale_name in (layout.scale_name(name), former.scale_name(name)):
+            for values, scale in zip(
+                jax.tree.leaves(moments[name]), jax.tree.leaves(moments.get(scale_name)), strict=False
+            ):
+                found = str(values.dtype), str(scale.dtype)
+                if (found[0] in layout.CODES) != (found[1] == "float32") or found[1] not in ("float32", "int8"):
+                    raise ValueError(
+                        f"state: {name!r} is {found[0]} and {scale_name!r} is {found[1]}: codes have scales in float32, and "
+                        "values have none (int8). The state was cast: restore it in the dtypes of tx.init(params)"
+                    )
 
 
 def as_array(x: Any) -> Array:

@@ -99,6 +99,7 @@ def transformation(member: Member, arguments: Mapping[str, Any]) -> optax.Gradie
         tree: Any
         paths, tree = jax.tree_util.tree_flatten_with_path(updates, is_leaf=_is_none)
         storage.refuse_former(state.moments)
+        storage.refuse_cast(state.moments)
         if params is None and (decays or penalized or weights != "nearest" or mask is not None):
             raise ValueError(
                 "params: weight_decay, l1 and weights= other than 'nearest' need them; call update(grads, state, params)"

@@ -78,12 +78,11 @@ def signs(member: Member) -> dict[str, bool]:
     return {name: state.signed for name, state in member.states.items()}
 
 
-def has_blocks(shape: Sequence[int], rows: int | None = None) -> bool:
-    """Whether a parameter is large enough for moments as codes; ``rows`` is the number of rows of the whole parameter."""
+def has_blocks(shape: Sequence[int]) -> bool:
+    """Whether a parameter of this shape is large enough for moments as codes."""
     if len(shape) < 2:
         return False
-    row = math.prod(shape[1:])
-    return row >= formats.LEAST_ROW and row * (shape[0] if rows is None else rows) >= formats.LEAST_NUMEL
+    return math.prod(shape[1:]) >= formats.LEAST_ROW and math.prod(shape) >= formats.LEAST_NUMEL
 
 
 def is_split(hyper: Mapping[str, Any], dtype: str) -> bool:
@@ -113,7 +112,7 @@ def form_of(codes: Sequence[int], shape: Sequence[int]) -> str:
 
 
 def slots(
-    member: Member, hyper: Mapping[str, Any], shape: Sequence[int], dtype: str, rows: int | None = None
+    member: Member, hyper: Mapping[str, Any], shape: Sequence[int], dtype: str, whole: Sequence[int] | None = None
 ) -> Iterator[Slot]:
     """The moments of a parameter, each with its storage.
 
@@ -122,7 +121,7 @@ def slots(
         hyper: the hyperparameters, including ``state``.
         shape: the shape of the parameter, or of the part that this process holds.
         dtype: the name of its dtype.
-        rows: the number of rows of the whole parameter, if this is a part.
+        whole: the shape of the whole parameter, if this is a part.
     """
     has_sign = signs(member)
     is_complex = dtype.startswith("complex")
@@ -132,7 +131,7 @@ def slots(
             yield Slot(name, dtype, tuple(shape))
         elif wanted == "bfloat16":
             yield Slot(name, "bfloat16", tuple(shape))
-        elif wanted in WIDTHS and has_blocks(shape, rows):
+        elif wanted in WIDTHS and has_blocks(shape if whole is None else whole):
             codes = "int8" if has_sign[name] else "uint8"
             yield Slot(name, codes, codes_shape(shape, WIDTHS[wanted]), scale_shape(shape))
         else:

@@ -20,17 +20,25 @@ Advance: TypeAlias = Callable[
 ]  # the numbers of the next step, and the scalars after it
 
 
-class Rows(NamedTuple):
-    """Where the rows that a parameter holds lie in the whole tensor, along its first dimension."""
+class Place(NamedTuple):
+    """Where a part of a tensor lies in the whole.
 
-    first: int
-    total: int
+    Attributes:
+        offset: the index of its first element in the whole tensor, one number for each dimension.
+        shape: the shape of the whole tensor.
+    """
+
+    offset: tuple[int, ...]
+    shape: tuple[int, ...]
 
 
-def rows_of(group: Mapping[str, Any], index: int) -> Rows | None:
-    """Where the group's parameter number ``index`` lies in a whole tensor; None if it is a whole tensor itself."""
+def rows_of(group: Mapping[str, Any], index: int) -> Place | None:
+    """Where ``rows=`` places the group's parameter number ``index``; None if it is a whole tensor itself."""
     rows = group.get("rows")
-    return None if rows is None or rows[index] is None else Rows(*rows[index])
+    if rows is None or rows[index] is None:
+        return None
+    (first, total), (_, *row) = rows[index], group["params"][index].shape
+    return Place((first, *[0] * len(row)), (total, *row))
 
 
 class Record(NamedTuple):
@@ -41,7 +49,7 @@ class Record(NamedTuple):
         state: its state. The tensors in it are looked up at each step, so they can be replaced.
         name: its name in error messages.
         key: the key of its random numbers (``adamas.rule.formats.tensor_key``).
-        rows: where it lies in the whole tensor; None if it is a whole tensor itself.
+        place: where it lies in the whole tensor; None if it is a whole tensor itself.
         is_decayed: whether weight decay and the penalties apply to it.
         is_flat: whether it is a part of several tensors that were joined, with the other parts in other processes.
     """
@@ -50,14 +58,14 @@ class Record(NamedTuple):
     state: State
     name: str
     key: int
-    rows: Rows | None = None
+    place: Place | None = None
     is_decayed: bool = True
     is_flat: bool = False
 
     @property
     def first_row(self) -> int:
         """The row of the whole tensor that the parameter begins with."""
-        return 0 if self.rows is None else self.rows.first
+        return 0 if self.place is None else self.place.offset[0]
 
 
 class Tensors(Protocol):
@@ -118,21 +126,21 @@ class Tensors(Protocol):
 
 
 def slots_of(
-    tensors: Tensors, member: Member, group: Mapping[str, Any], weight: Tensor, rows: Rows | None
+    tensors: Tensors, member: Member, group: Mapping[str, Any], weight: Tensor, place: Place | None
 ) -> Sequence[Slot]:
     """The tensors of a parameter's state, each with its format."""
-    total = None if rows is None else rows.total
-    return list(layout.slots(member, group, weight.shape, tensors.dtype_name(weight), total))
+    whole = None if place is None else place.shape
+    return list(layout.slots(member, group, weight.shape, tensors.dtype_name(weight), whole))
 
 
 def begin_state(
-    tensors: Tensors, member: Member, group: Mapping[str, Any], weight: Tensor, rows: Rows | None, state: State
+    tensors: Tensors, member: Member, group: Mapping[str, Any], weight: Tensor, place: Place | None, state: State
 ) -> None:
     """Creates the missing entries of a parameter's state: all of them at the first gradient."""
     for name, value in member.scalars:
         if name not in state:
             state[name] = tensors.scalar(value)
-    for slot in slots_of(tensors, member, group, weight, rows):
+    for slot in slots_of(tensors, member, group, weight, place):
         if slot.name not in state:
             for part in layout.parts(np, slot, weight.shape, member.start_of(slot.name, group)):
                 state[part.name] = tensors.full(weight, part)

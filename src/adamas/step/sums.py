@@ -72,14 +72,14 @@ def _key(wanted: Sum, record: Record) -> Hashable:
 
 def _refuse_part(rule: Rule, wanted: Sum, record: Record, alone: bool) -> None:
     """Raises ValueError if the sum cannot be computed because the parameter is only a part of what is summed over."""
-    name, rows = f"parameter {record.name}", record.rows
+    name, place = f"parameter {record.name}", record.place
     option = f"the rule {rule.name!r} needs the sum {wanted.name!r} over {_OVER[wanted.over]}"
     if record.is_flat and wanted.over == "tensor":
         raise ValueError(
             f"{name} is a part of several tensors that were joined, and {option}, which is unknown for each of them: use "
             "another optimizer for this model"
         )
-    if alone and (record.is_flat or (rows is not None and rows.total != record.weight.shape[0])):
+    if alone and (record.is_flat or (place is not None and place.shape != tuple(record.weight.shape))):
         raise ValueError(
             f"{name} is a part of a tensor, and {option}, wherever its parts lie: give the optimizer process_group=, "
             "the processes that have the other parts"

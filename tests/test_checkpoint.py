@@ -159,6 +159,8 @@ def test_any_setting_loads_into_any_other(case: Case, saved_as: Any, stored_as: 
             error = (values(after, moment, p) - values(before, moment, p)).abs()
             assert (error <= (0 if kept else resolution(values(before, moment, p), after[moment]))).all()
             assert any(message.startswith(f"{moment} of") for message in messages) or kept
+            if not kept and after[moment].dtype == torch.int8:
+                assert_grids_of_a_step(case, moment, before, after, p)
     assert bool(messages) == differ
 
     start = clones(params)
@@ -169,6 +171,22 @@ def test_any_setting_loads_into_any_other(case: Case, saved_as: Any, stored_as: 
     for name, p in params.items():
         most = 0.3 if "int6" in (saved_as, stored_as) else 0.08  # of Lion, where a few signs differ
         assert (resumed[name] - p).norm() <= most * (p - start[name]).norm()
+
+
+def assert_grids_of_a_step(
+    case: Case, moment: str, before: dict[str, Tensor], after: dict[str, Tensor], p: Tensor
+) -> None:
+    """In the next step, a first moment would take the grids that it has been loaded into."""
+    second, counts = case.declared.grids_of(moment)
+    if second is None:
+        return
+    width = layout.WIDTHS[layout.form_of(after[moment].shape, p.shape)]
+    if after[second].dtype == torch.uint8 and after[second].shape == after[moment].shape:
+        theirs = formats.choice_of(torch, after[layout.scale_name(second)])
+    else:
+        theirs = formats.chosen_unsigned(torch, layout.blocks(torch, values(before, second, p)), width)[..., 0]
+    chosen = formats.choice_of(torch, after[layout.scale_name(moment)])
+    assert (chosen >= theirs if counts else chosen == theirs).all()
 
 
 def test_a_conversion_is_said_once_for_each_moment_and_format() -> None:

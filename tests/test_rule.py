@@ -29,6 +29,15 @@ OPTIONS = [
 ]
 
 
+def test_a_state_takes_its_grids_from_the_same_state_in_all_rules_of_its_member() -> None:
+    for member in MEMBERS.values():
+        for rule in member.rules():
+            for state in rule.states:
+                second = rule.second_of(state)
+                name = None if second is None else member.names[rule.states[second].role]
+                assert member.grids_of(member.names[state.role]) == (name, rule.counts(state))
+
+
 def adversarial(rng: np.random.Generator, n: int) -> np.ndarray:
     """Gradients as they should not be: zeros, denormals, huge and tiny ones, NaN and infinity."""
     special = np.array([0.0, -0.0, 1e-40, -1e-45, 1e30, -1e30, 1e-30, 3e38, np.nan, np.inf, -np.inf, 1.0], np.float32)

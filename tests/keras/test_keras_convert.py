@@ -118,6 +118,20 @@ def test_there_and_back_in_keras_keeps_split_weights_and_stored_moments(state: A
                 np.testing.assert_allclose(again[name].state[moment], stored, rtol=0.02)
 
 
+def test_first_moments_take_the_grids_of_their_second_moments() -> None:
+    (variable,) = variables(0, shapes=((40, 256),))
+    optimizer = ak.Adam(state="int8")
+    optimizer.build([variable])
+    columns = np.where(np.arange(256) % 16, 1, 1e-3)
+    first = np.float32(draw.normal(size=(40, 256)) * columns)
+    state = {"step": np.array(3.0), "exp_avg": first, "exp_avg_sq": np.float32(np.tile(columns**2, (40, 1)))}
+    name = next(iter(convert.from_keras([variable], optimizer).parameters))
+    checkpoint = convert.Checkpoint({name: convert.Parameter(value_of(variable), state)})
+    convert.to_keras(checkpoint, [variable], optimizer)
+    stored = convert.from_keras([variable], optimizer).parameters[name].state["exp_avg"]
+    assert ((stored == 0) & (first != 0)).mean() <= 2e-3
+
+
 def test_kerass_own_optimizers_are_refused_by_name() -> None:
     model = in_keras("adam")
     with pytest.raises(TypeError, match=r"optimizer must be one of adamas\.keras, not a Adam"):

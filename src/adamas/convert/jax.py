@@ -83,7 +83,8 @@ def to_optax(checkpoint: Checkpoint, params: Tree, state: Tree, names: Names = N
     parameters = _parameters(params)
     places = {path: Place.of(path) for path in parameters}
     moved = Moved(checkpoint, places.values(), names)
-    moved.check(_member_with(before.moments), None)
+    member = _member_with(before.moments)
+    moved.check(member, None)
     counts = moved.counts(places.values(), ["step", *before.scalars])
     moments = {name: _leaves_for(parameters, name, moment) for name, moment in before.moments.items()}
     lows = None if before.low_bits is None else _leaves_for(parameters, "low_bits", before.low_bits)
@@ -98,6 +99,7 @@ def to_optax(checkpoint: Checkpoint, params: Tree, state: Tree, names: Names = N
         if not parameter.state:
             _check_fresh(place, int(_leaf(before.count)))
             continue
+        slots = []
         for name in [name for name in moments if not _is_scale(name, moments)]:
             if name not in parameter.state:
                 raise ValueError(
@@ -105,9 +107,10 @@ def to_optax(checkpoint: Checkpoint, params: Tree, state: Tree, names: Names = N
                     "from another optimizer"
                 )
             kept, (scale, _) = moments[name][path], _scale(moments, name, path)
-            slot = Slot(name, kept.dtype.name, kept.shape, None if scale is None else scale.shape)
-            for part, values in arrays.encoded(slot, parameter.state[name]).items():
-                moments[part][path] = _like(moments[part][path], values)
+            slots.append(Slot(name, kept.dtype.name, kept.shape, None if scale is None else scale.shape))
+        values = {slot.name: parameter.state[slot.name] for slot in slots}
+        for part, x in arrays.encoded(member, slots, values, {}).items():
+            moments[part][path] = _like(moments[part][path], x)
     after = before._replace(
         count=_with_leaves(before.count, [jnp.asarray(counts.get("step", 0), jnp.int32)]),
         moments={name: _with_paths(before.moments[name], values) for name, values in moments.items()},
@@ -233,9 +236,13 @@ def _theirs(before: Any, state: State) -> Any:
 
 
 def _member_with(moments: Mapping[str, Any]) -> Member:
-    """The first member with these moments: their possible values are the same for all such members."""
+    """The first member that can have exactly these moments: their possible values are the same for all such members."""
     names = {name for name in moments if not _is_scale(name, moments)}
-    return next(member for member in MEMBERS.values() if names <= set(member.states))
+    return next(
+        member
+        for member in MEMBERS.values()
+        if any(names == {member.names[state.role] for state in rule.states} for rule in member.rules())
+    )
 
 
 def _is_scale(name: str, moments: Mapping[str, Any]) -> bool:

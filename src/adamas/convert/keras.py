@@ -84,6 +84,7 @@ def to_keras(checkpoint: Checkpoint, model: Any, optimizer: Optimizer | None = N
                     f"parameter {place.name!r} has no state in the checkpoint, but {steps} steps here: compile the model again"
                 )
             continue
+        slots = []
         for name in _names(state):
             if name not in parameter.state:
                 raise ValueError(
@@ -91,11 +92,11 @@ def to_keras(checkpoint: Checkpoint, model: Any, optimizer: Optimizer | None = N
                     "from another optimizer"
                 )
             scale = state.get(layout.scale_name(name))
-            slot = Slot(
-                name, dtype_of(state[name]), tuple(state[name].shape), None if scale is None else tuple(scale.shape)
-            )
-            for part, x in arrays.encoded(slot, parameter.state[name]).items():
-                values.append((state[part], widened("bfloat16", x) if x.dtype == np.uint16 else x))
+            scale_shape = None if scale is None else tuple(scale.shape)
+            slots.append(Slot(name, dtype_of(state[name]), tuple(state[name].shape), scale_shape))
+        exact = {slot.name: parameter.state[slot.name] for slot in slots}
+        for part, x in arrays.encoded(optimizer._member, slots, exact, {}).items():
+            values.append((state[part], widened("bfloat16", x) if x.dtype == np.uint16 else x))
     values += [(variable, np.array(counts[name])) for name, variable in optimizer._scalars.items() if name in counts]
     # Keras counts batches if gradients are accumulated.
     batches = counts.get("step", 0) * (optimizer.gradient_accumulation_steps or 1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ..rule import formats, former, layout
+from ..rule.declaration import Member
 from ..rule.layout import CODES, Part, Slot
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -162,12 +163,26 @@ def decoded(values: Array, scale: Array | None, shape: Sequence[int], is_former:
     return result
 
 
-def encoded(slot: Slot, values: Array) -> dict[str, Array]:
-    """Values in the moment's format, each rounded to the nearest."""
-    if slot.dtype == _BFLOAT16:
-        return {slot.name: formats.encode_bfloat16(np, values.astype(np.float32)).astype(np.uint16)}
-    if slot.scale_shape is None:
-        return {slot.name: values.astype(dtype_of(slot))}
-    codes, scale = np.empty(slot.shape, dtype_of(slot)), np.empty(slot.scale_shape, np.float32)
-    layout.encode(np, values, codes, scale)
-    return {slot.name: codes, slot.scale_name: scale}
+def encoded(
+    member: Member, slots: Iterable[Slot], values: Mapping[str, Array], kept: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Moments of a parameter in their formats, each element rounded to the nearest.
+
+    Args:
+        member: the member that has the moments.
+        slots: the moments.
+        values: their values by name, and those of other moments that the state does not have as codes.
+        kept: the rest of the parameter's state.
+    """
+    found: dict[str, Array] = {}
+    for slot in slots:
+        x = values[slot.name]
+        if slot.dtype == _BFLOAT16:
+            found[slot.name] = formats.encode_bfloat16(np, x.astype(np.float32)).astype(np.uint16)
+        elif slot.scale_shape is None:
+            found[slot.name] = x.astype(dtype_of(slot))
+        else:
+            found[slot.name] = np.empty(slot.shape, dtype_of(slot))
+            found[slot.scale_name] = np.empty(slot.scale_shape, np.float32)
+    layout.encode(np, member, values, {**kept, **found})
+    return found

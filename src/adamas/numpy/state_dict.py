@@ -189,8 +189,11 @@ def _loaded(
             _check_moment(entries[moment], *scales[moment], p, what)
         elif moment in member.denominators:  # without its denominator, the next step could be of any size
             raise unfit(f"{moment!r} of parameter {name} is missing")
-    mended = _mended(member, hypers, name, state, {key: entries[key] for key in slots if key in entries})
-    conversions = []
+    exact = _in_float32({key: entries[key] for key in slots if key in entries})
+    counts = {count: float(state[count]) for count in member.scalar_names}
+    mended = mended_moments(np, member, hypers, name, counts, exact, _REMEDY)
+    exact |= {moment: found.values for moment, found in mended.items()}
+    converted, conversions = [], []
     for moment, slot in slots.items():
         if moment not in entries:
             continue  # begins at 0: an option that requires it was set later
@@ -198,33 +201,28 @@ def _loaded(
         fits = values.shape == slot.shape and (
             values.dtype == arrays.dtype_of(slot) or {values.dtype, arrays.dtype_of(slot)} <= _EXACT
         )
-        if moment in mended:
-            state.update(arrays.encoded(slot, mended[moment].values))
-        elif fits:
+        if fits and moment not in mended:
             state[moment] = values.copy()
             if slot.scale_shape is not None:
                 state[slot.scale_name] = scale.copy()
                 if is_former:
                     former.convert(np, state[moment], state[slot.scale_name])
         else:
-            state.update(arrays.encoded(slot, arrays.decoded(values, scale, p.shape, is_former)))
+            converted.append(slot)
+            if values.dtype in _CODES:
+                exact[moment] = arrays.decoded(values, scale, p.shape, is_former)
         if not fits:
-            conversions.append(Conversion(moment, _format_name(values, p), _format_name(state[moment], p)))
+            conversions.append(moment)
+    state |= arrays.encoded(member, converted, exact, state)
     raised = {moment: found.elements for moment, found in mended.items()}
-    return Loaded(group["param_names"][index], name, state, conversions, raised)
+    said = [Conversion(name, *(_format_name(one[name], p) for one in (entries, state))) for name in conversions]
+    return Loaded(group["param_names"][index], name, state, said, raised)
 
 
-def _mended(
-    member: Member,
-    hypers: HypersAfter,
-    name: str,
-    state: Mapping[str, Array],
-    values: Mapping[str, Array],
-) -> dict[str, bounds.Mended]:
-    counts = {count: float(state[count]) for count in member.scalar_names}
+def _in_float32(values: Mapping[str, Array]) -> dict[str, Array]:
+    """The values of the moments that are not codes, in float32 or wider."""
     wide = {moment: arrays.decoded(x, None, x.shape) for moment, x in values.items() if x.dtype not in _CODES}
-    wide = {moment: x if x.dtype in _EXACT else x.astype(np.float32) for moment, x in wide.items()}
-    return mended_moments(np, member, hypers, name, counts, wide, _REMEDY)
+    return {moment: x if x.dtype in _EXACT else x.astype(np.float32) for moment, x in wide.items()}
 
 
 def _check_moment(values: Array, scale: Array | None, is_former: bool, p: Array, what: str) -> None:

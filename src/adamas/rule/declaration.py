@@ -414,6 +414,16 @@ class Member:
         """The names of the tensors that it keeps with these hyperparameters, in the order of the rule's states."""
         return tuple([self.names[state.role] for state in self.rule(hyper).states])
 
+    def grids_of(self, name: str) -> tuple[str | None, bool]:
+        """The name of the state that a state takes its 8-bit grids from, and whether it makes choices of its own.
+
+        They are the same in all of its rules; see ``Rule.second_of`` and ``Rule.counts``.
+        """
+        state = self.states[name]
+        rule = next(rule for rule in self._rules.values() if state in rule.states)
+        second = rule.second_of(state)
+        return None if second is None else self.names[rule.states[second].role], rule.counts(state)
+
     @cached_property
     def denominators(self) -> tuple[str, ...]:
         """The names of the states that the update is divided by. Without them, a step could be of any size."""

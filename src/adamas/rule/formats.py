@@ -585,10 +585,15 @@ def decode(xp: Any, codes: Array, stored: Array, has_sign: bool, width: Width) -
     return (decode_signed if has_sign else decode_unsigned)(xp, codes, stored, width)
 
 
-def encode_anew(xp: Any, x: Array, has_sign: bool, width: Width) -> tuple[Array, Array]:
-    """The codes and stored numbers of float32 values that had none before, rounded to the nearest."""
+def encode_anew(
+    xp: Any, x: Array, has_sign: bool, width: Width, second: Array | None = None, counts: bool = True
+) -> tuple[Array, Array]:
+    """The codes and stored numbers of float32 values that had none before, rounded to the nearest.
+
+    ``second`` and ``counts`` are those of ``encode_signed``.
+    """
     return (
-        encode_signed(xp, x, width=width)
+        encode_signed(xp, x, second=second, counts=counts, width=width)
         if has_sign
         else encode_unsigned(xp, x, xp.zeros_like(x[..., :1]), width=width)
     )

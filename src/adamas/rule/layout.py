@@ -247,14 +247,50 @@ def decode(xp: Any, codes: Array, scale: Array, values: Array) -> None:
         values[piece] = unblocked(part, values[piece].shape)
 
 
-def encode(xp: Any, values: Array, codes: Array, scale: Array) -> None:
-    """Write values into codes and their scales, rounded to the nearest."""
-    has_sign, width = codes.dtype == xp.int8, WIDTHS[form_of(codes.shape, values.shape)]
-    for piece in pieces(values):
-        part = blocks(xp, formats.cast(values[piece], xp.float32))
-        found, scales = formats.encode_anew(xp, part, has_sign, width)
-        codes[piece] = formats.cast(packed(xp, found, values[piece].shape, width, has_sign), codes.dtype)
-        scale[piece] = scales[..., 0]
+def encode(xp: Any, member: Member, values: Mapping[str, Array], state: Mapping[str, Array]) -> None:
+    """Write the values of moments into their codes and scales, rounded to the nearest, on the grids that a step takes.
+
+    Args:
+        xp: the namespace.
+        member: the member that has the moments.
+        values: the values of moments by name, of the parameter's shape. Second moments may be missing if the state has their
+            codes.
+        state: the parameter's state. Codes of the moments in ``values`` and their scales are written; everything else is
+            only read.
+    """
+    for name in sorted(values, key=lambda name: member.states[name].signed):  # second moments first
+        if scale_name(name) not in state:
+            continue
+        x, codes, scale = values[name], state[name], state[scale_name(name)]
+        has_sign, width = codes.dtype == xp.int8, WIDTHS[form_of(codes.shape, x.shape)]
+        second, counts = member.grids_of(name)
+        for piece in pieces(x):
+            part = blocks(xp, formats.cast(x[piece], xp.float32))
+            choice = None if second is None else _choices(xp, second, values, state, piece, x.shape, width)
+            found, scales = formats.encode_anew(xp, part, has_sign, width, choice, counts)
+            codes[piece] = formats.cast(packed(xp, found, x[piece].shape, width, has_sign), codes.dtype)
+            scale[piece] = scales[..., 0]
+
+
+def _choices(
+    xp: Any,
+    second: str,
+    values: Mapping[str, Array],
+    state: Mapping[str, Array],
+    piece: slice,
+    shape: Sequence[int],
+    width: Width,
+) -> Array:
+    """The choices of a second moment's blocks for a first moment of this width, in some rows; as in a step."""
+    codes, scale = state[second], state.get(scale_name(second))
+    own = WIDTHS[form_of(codes.shape, shape)]
+    if scale is None or (own is not width and second in values):
+        return formats.chosen_unsigned(xp, blocks(xp, formats.cast(values[second][piece], xp.float32)), width)
+    stored = scale[piece][..., None]
+    if own is width:
+        return formats.choice_of(xp, stored)
+    part = formats.decode_unsigned(xp, unpacked(xp, codes[piece], own, False), stored, own)
+    return formats.chosen_unsigned(xp, part, width)
 
 
 def pieces(x: Array) -> Iterator[slice]:

@@ -69,6 +69,7 @@ def loaded(
         _check_moment(value, *scales[moment], code_dtype, p, what)
         values[moment] = value
     mended = _mended(member, hypers, name, state, values, saved.formats)
+    exact: dict[str, Tensor] = {}
     for moment, value in values.items():
         value = mended[moment].values if moment in mended else value
         scale, is_former = scales[moment]
@@ -80,15 +81,19 @@ def loaded(
                     former.convert(torch, codes, scale)
                 state |= {moment: codes, layout.scale_name(moment): scale}
             else:
-                state[moment] = _copied(value, p)
+                state[moment] = exact[moment] = _copied(value, p)
         else:
-            is_coded = storage.is_coded(value)
-            exact = storage.decoded(value, scale.to(value.device), p.shape, is_former) if is_coded else value
-            state.update(_stored(slot, exact.detach().to(p.device), p))
+            if storage.is_coded(value):
+                value = storage.decoded(value, scale.to(value.device), p.shape, is_former)
+            exact[moment] = value.detach().to(p.device)
+            state |= storage.zeros(slot, p)
+            if slot.scale_shape is None:
+                state[moment].copy_(exact[moment])
             before, after = values[moment], state[moment]
             saved_as = saved.formats.get(moment, _format_name(before, p))
             conversions.append(Conversion(moment, saved_as, _format_name(after, p)))
     _check_complete(member, group, name, state, optimizer)
+    layout.encode(torch, member, exact, state)
     return Loaded(p, name, state, conversions, {moment: found.elements for moment, found in mended.items()})
 
 
@@ -231,15 +236,6 @@ def _fits(value: Tensor, slot: Slot) -> bool:
     if slot.scale_shape is not None and value.shape != slot.shape:  # codes of another width
         return False
     return value.dtype == storage.dtype_of(slot) or {value.dtype, storage.dtype_of(slot)} <= {*_EXACT}
-
-
-def _stored(slot: Slot, values: Tensor, p: Tensor) -> dict[str, Tensor]:
-    """The values in the moment's format; unless it has codes, with the strides of a new state."""
-    if slot.scale_shape is not None:
-        return storage.encoded(slot, values)
-    tensors = storage.zeros(slot, p)
-    tensors[slot.name].copy_(values)
-    return tensors
 
 
 def _copied(value: Any, p: Tensor) -> Tensor:

@@ -85,15 +85,6 @@ def decoded(codes: Tensor, scale: Tensor, shape: Sequence[int], is_former: bool 
     return values
 
 
-def encoded(slot: Slot, x: Tensor) -> dict[str, Tensor]:
-    """Values in the moment's format, each rounded to the nearest."""
-    if slot.scale_shape is None:
-        return {slot.name: x.to(dtype_of(slot))}
-    tensors = zeros(slot, x)
-    layout.encode(torch, x, tensors[slot.name], tensors[slot.scale_name])
-    return tensors
-
-
 def joined(weight: Tensor, low: Tensor) -> Tensor:
     """The float32 weights whose upper halves are a 16-bit parameter, and whose lower halves are its low bits (int16)."""
     value: Tensor = arrays.load_weight(Namespace(weight.device), arrays.Weight(weight, low), "float32")

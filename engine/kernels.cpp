@@ -23,7 +23,7 @@ template <class T> constexpr Format native = sizeof(T) == 4 ? Format::f32 : Form
 
 // Calls piece(offset of the first element, elements, stride) for each run of the innermost dimension in [begin,
 // begin+n).
-template <class Piece> void for_each_run(const Operand &x, int64_t begin, int n, Piece &&piece) {
+template <class Piece> void for_each_run(const Layout &x, int64_t begin, int n, Piece &&piece) {
     const int last = x.dims - 1;
     while (n > 0) {
         int64_t rest = begin, offset = 0;
@@ -55,9 +55,13 @@ template <class Element> void scatter(const Operand &x, int64_t begin, int n, co
     });
 }
 
-int64_t blocks_of(int64_t row) { return (row + quantum - 1) / quantum; }
-
 int64_t block_at(const Job &job, int64_t at) { return at / job.row * blocks_of(job.row) + at % job.row / quantum; }
+
+// The number of a block of the part in the whole tensor.
+uint64_t number_of_block(const Job &job, int64_t block) {
+    const int64_t row = job.other_blocks == 0 ? 0 : block / blocks_of(job.row);
+    return uint64_t(job.first_block + block + row * job.other_blocks);
+}
 
 // The first thresholds of `count` blocks of the whole tensor; `draw` is the index of its random numbers.
 // Always inlined: a call takes 1 % of the step of states in 8 bits.
@@ -74,15 +78,22 @@ int64_t block_at(const Job &job, int64_t at) { return at / job.row * blocks_of(j
 // Calls body(first element, elements, first threshold) for the blocks that contain n elements; blocks are numbered
 // through the whole tensor.
 template <class Body> void each_block_of_thresholds(const Job &job, int draw, int64_t at, int n, Body &&body) {
-    const uint64_t begin = uint64_t(job.first + at);
-    uint32_t position = uint32_t(begin % quantum);
-    for (int done = 0; done < n; position = 0) {
-        uint32_t start;
-        begin_thresholds(job, draw, (begin + uint64_t(done)) / quantum, &start, 1);
-        const int piece = std::min(n - done, quantum - int(position));
-        body(done, piece, start + position * position_forward);
-        done += piece;
-    }
+    int done = 0;
+    const auto run = [&](uint64_t number, int length) { // of elements with consecutive numbers
+        for (const int end = done + length; done < end;) {
+            const uint32_t position = uint32_t(number % quantum);
+            uint32_t start;
+            begin_thresholds(job, draw, number / quantum, &start, 1);
+            const int piece = std::min(end - done, quantum - int(position));
+            body(done, piece, start + position * position_forward);
+            done += piece, number += uint64_t(piece);
+        }
+    };
+    if (job.numbers.dims == 0) return run(uint64_t(job.first + at), n);
+    for_each_run(job.numbers, at, n, [&](int64_t offset, int length, int64_t stride) {
+        if (stride == 1) return run(uint64_t(job.first + offset), length);
+        for (int i = 0; i < length; ++i) run(uint64_t(job.first + offset + i * stride), 1);
+    });
 }
 
 // Consecutive blocks of codes of the same length; the first is block `first` of the tensor.
@@ -209,8 +220,7 @@ template <class T, int capacity = block> struct Lane {
         auto *codes = reinterpret_cast<uint8_t *>(stored);
         float *scales = operand->scales + blocks.first;
         uint32_t starts[most_blocks];
-        if (state.is_dithered)
-            begin_thresholds(job, state.draw, uint64_t(job.first_block + blocks.first), starts, count);
+        if (state.is_dithered) begin_thresholds(job, state.draw, number_of_block(job, blocks.first), starts, count);
         const auto choice = [&](int b) { return second == nullptr ? 0 : second->choice_of_block(grids, blocks, b); };
         const auto has_faded = [&](int b) {
             const Reader reader(grids, 1, scales[b], with_sign);
@@ -379,10 +389,10 @@ template <class Body> void each_part(const Job &job, int64_t begin, int64_t end,
         Blocks blocks{};
         int64_t n = std::min(end, (at / capacity + 1) * capacity) - at;
         if (job.row) {
-            // As many blocks of the same length as there are. If rows end with a shorter block, these are blocks of
-            // one row.
+            // As many blocks of the same length as there are. If rows end with a shorter block, or the numbers of
+            // blocks skip from one row to the next, these are blocks of one row.
             const int64_t rest = job.row - at % job.row;
-            const bool even = job.row < quantum || job.row % quantum == 0;
+            const bool even = (job.row < quantum || job.row % quantum == 0) && job.other_blocks == 0;
             const int64_t alike = std::min<int64_t>(even ? end - at : rest, end - at);
             blocks.first = block_at(job, at);
             blocks.length = int(std::min<int64_t>(rest, quantum));
@@ -486,7 +496,7 @@ void step_scaled_run(const Job &job, const Floats *wide, float *p, const float *
         x.scales[s] = operand.scales + first;
         x.starts[s] = starts[s];
         if constexpr (state.is_dithered)
-            begin_thresholds(job, state.draw, uint64_t(job.first_block + first), starts[s], count);
+            begin_thresholds(job, state.draw, number_of_block(job, first), starts[s], count);
     });
     if (n % group == 0)
         step_scaled_blocks<rule>(job.narrow_constants, wide, p, g, x, n, count, n);

@@ -17,8 +17,11 @@ constexpr int slot_count = STATES + most_states;
 struct Job {
     Operand operands[slot_count];
     int64_t numel;
-    int64_t row;                // elements in a row if a moment has codes, else 0
-    int64_t first, first_block; // index of the first element and block of this part in the whole tensor
+    int64_t row; // elements in a row if a moment has codes, else 0
+    // The place of a part in its whole tensor, where elements and blocks are numbered:
+    int64_t first, first_block; // the numbers of its first element and block
+    int64_t other_blocks;       // the blocks of a row of the whole that are not in the part
+    Layout numbers;             // the numbers of its elements, from `first` on
     int rule;                   // its index in `rules`
     bool penalized;             // whether penalties are added to the gradient
     bool wide;                  // whether the arithmetic is in float64

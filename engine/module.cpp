@@ -9,6 +9,7 @@
 #include <array>
 #include <limits>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "exchange.h"
@@ -89,7 +90,7 @@ class Group {
         nb::object state;
         std::string name;
         uint64_t random_key;
-        int64_t first_row; // index in the whole tensor, if this is a part of one
+        std::vector<int64_t> offset, whole; // the place of a part in a tensor of this shape; empty for a whole tensor
         Trail trail;
     };
     std::vector<Parameter> parameters;
@@ -112,7 +113,7 @@ class Group {
     std::vector<nb::object> kept;    // keeps tensors alive for the kernels, even if another thread releases them
     Buffers buffers;                 // does the same for arrays that are read through the buffer protocol
     std::array<View, slot_count> views;
-    int64_t rows_of_weight = 0;
+    std::vector<int64_t> shape;          // of the weight
     std::vector<double> current_scalars; // of the parameter that is being collected
     bool given = false;                  // whether gradients were passed to `collect`
     std::vector<Use> reads, writes;      // the memory of passed gradients, and of everything else
@@ -144,7 +145,10 @@ class Group {
         parameter.trail.leave(parameter.tensor.ptr(), weight);
         if (!is_floating(weight.format)) throw Unusable("has an integer dtype");
         if (!weight.is_writable) throw Unusable("is read-only");
-        rows_of_weight = weight.dims > 0 ? weight.sizes[0] : 1;
+        shape.assign(weight.sizes, weight.sizes + weight.dims);
+        if (!parameter.whole.empty() && parameter.whole.size() != shape.size())
+            throw Unusable("has " + std::to_string(shape.size()) + " dimensions, but is a part of a tensor of " +
+                           std::to_string(parameter.whole.size()));
         describe(weight, views[WEIGHT]);
         if (overlaps_itself(views[WEIGHT])) throw Unusable(shares_memory);
 
@@ -202,7 +206,7 @@ class Group {
         int64_t row = 1; // elements in a row, also if there are no rows
         for (int d = 1; d < weight.dims; ++d) row *= weight.sizes[d];
         const TensorView scales = view_of_state(parameter, scale_names[slot]);
-        const int64_t blocks = (row + quantum - 1) / quantum;
+        const int64_t blocks = blocks_of(row);
         if (scales.format != Format::f32 || scales.dims != 2 || scales.sizes[0] != rows || scales.sizes[1] != blocks)
             throw Unusable("has to be float32, of shape (" + std::to_string(rows) + ", " + std::to_string(blocks) +
                            ")");
@@ -265,12 +269,11 @@ class Group {
                 ("rule " + std::string(rule.name) + " has " + std::to_string(rule.state_count) + " states").c_str());
         for (nb::handle handle : records) {
             const auto record = nb::cast<nb::tuple>(handle);
-            parameters.push_back({record[0],
-                                  record[1],
-                                  nb::cast<std::string>(record[2]),
-                                  nb::cast<uint64_t>(record[3]),
-                                  nb::cast<int64_t>(record[4]),
-                                  {}});
+            parameters.push_back(
+                {record[0], record[1], nb::cast<std::string>(record[2]), nb::cast<uint64_t>(record[3]), {}, {}, {}});
+            if (record[4].is_none()) continue;
+            std::tie(parameters.back().offset, parameters.back().whole) =
+                nb::cast<std::pair<std::vector<int64_t>, std::vector<int64_t>>>(record[4]);
         }
         if (!low_bits.is_none()) slot_names[LOW_BITS] = low_bits;
         for (size_t i = 0; i < slots.size(); ++i)
@@ -311,10 +314,9 @@ class Group {
                 draws |= rule.states[s].draw >= 0 && is_rounded(view);
             }
             Job &job = work.add(views.data(), draws || scaled);
-            const int64_t row = rows_of_weight > 0 ? job.numel / rows_of_weight : 0;
-            job.row = scaled ? row : 0;
-            job.first = parameters[i].first_row * row;
-            job.first_block = parameters[i].first_row * ((row + quantum - 1) / quantum);
+            job.row = scaled && shape[0] > 0 ? job.numel / shape[0] : 0;
+            if ((draws || scaled) && !parameters[i].whole.empty())
+                work.place_last(shape, parameters[i].offset, parameters[i].whole);
             job.penalized = penalized;
             job.weights = is_rounded(views[WEIGHT]) ? weights : Weights::nearest; // wider weights are not rounded
             job.wide = views[WEIGHT].format == Format::f64;

@@ -16,6 +16,9 @@ constexpr int quantum = 128;
 constexpr bool is_packed(Format format) { return format == Format::i6 || format == Format::u6; }
 constexpr bool is_scaled(Format format) { return format == Format::i8 || format == Format::u8 || is_packed(format); }
 
+// The blocks of a row.
+constexpr int64_t blocks_of(int64_t row) { return (row + quantum - 1) / quantum; }
+
 // The bytes of a row of packed codes. A row is padded with codes of 0 to a multiple of four.
 constexpr int64_t packed_bytes(int64_t row) { return (row + 3) / 4 * 3; }
 
@@ -35,13 +38,17 @@ constexpr size_t size_of(Format format) {
 // of the rule in its order.
 enum Slot : int { WEIGHT, GRADIENT, LOW_BITS, STATES };
 
-// A tensor for the kernels. With `dims` = 0 the elements are contiguous in iteration order; otherwise sizes and strides
-// (in elements, outermost first) give their positions.
-struct Operand {
-    char *data = nullptr;
-    Format format = Format::f32;
+// The positions of elements in iteration order. With `dims` = 0 they are consecutive; otherwise sizes and strides (in
+// elements, outermost first) give them.
+struct Layout {
     int dims = 0;
     const int64_t *sizes = nullptr, *strides = nullptr;
+};
+
+// A tensor for the kernels.
+struct Operand : Layout {
+    char *data = nullptr;
+    Format format = Format::f32;
     float *scales = nullptr; // for codes: one for each block, row by row
 };
 

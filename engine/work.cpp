@@ -25,10 +25,16 @@ int64_t cut(int64_t at, const Job &job) {
     return job.row ? at - at % job.row % quantum : at; // between two blocks
 }
 
+// The dimensions from the first to the last.
+std::vector<int> in_order(const std::vector<int64_t> &sizes) {
+    std::vector<int> order(sizes.size());
+    std::iota(order.begin(), order.end(), 0);
+    return order;
+}
+
 // The dimensions from the slowest to the fastest in memory.
 std::vector<int> memory_order(const View &view) {
-    std::vector<int> order(view.sizes.size());
-    std::iota(order.begin(), order.end(), 0);
+    std::vector<int> order = in_order(view.sizes);
     std::stable_sort(order.begin(), order.end(),
                      [&](int a, int b) { return std::abs(view.strides[a]) > std::abs(view.strides[b]); });
     return order;
@@ -48,22 +54,29 @@ void Work::clear() {
     total_ = 0;
 }
 
-// Gives the operand the view's dimensions in `order`; neighbouring dimensions that are contiguous are merged.
-void Work::place(Operand &operand, const View &view, const std::vector<int> &order) {
-    operand.data = view.data, operand.format = view.format, operand.scales = view.scales;
-    std::vector<int64_t> sizes, strides;
+// The dimensions in `order`; neighbouring ones that are contiguous are merged.
+Layout Work::layout(const std::vector<int64_t> &sizes, const std::vector<int64_t> &strides,
+                    const std::vector<int> &order) {
+    std::vector<int64_t> merged, steps;
     for (const int d : order) {
-        if (view.sizes[d] == 1) continue;
-        if (!sizes.empty() && strides.back() == view.strides[d] * view.sizes[d]) {
-            sizes.back() *= view.sizes[d], strides.back() = view.strides[d];
+        if (sizes[d] == 1) continue;
+        if (!merged.empty() && steps.back() == strides[d] * sizes[d]) {
+            merged.back() *= sizes[d], steps.back() = strides[d];
         } else {
-            sizes.push_back(view.sizes[d]), strides.push_back(view.strides[d]);
+            merged.push_back(sizes[d]), steps.push_back(strides[d]);
         }
     }
-    if (sizes.empty() || (sizes.size() == 1 && strides[0] == 1)) return;
-    operand.dims = int(sizes.size());
-    layouts_.push_back(std::move(sizes)), operand.sizes = layouts_.back().data();
-    layouts_.push_back(std::move(strides)), operand.strides = layouts_.back().data();
+    Layout result;
+    if (merged.empty() || (merged.size() == 1 && steps[0] == 1)) return result;
+    result.dims = int(merged.size());
+    layouts_.push_back(std::move(merged)), result.sizes = layouts_.back().data();
+    layouts_.push_back(std::move(steps)), result.strides = layouts_.back().data();
+    return result;
+}
+
+void Work::place(Operand &operand, const View &view, const std::vector<int> &order) {
+    operand.data = view.data, operand.format = view.format, operand.scales = view.scales;
+    static_cast<Layout &>(operand) = layout(view.sizes, view.strides, order);
 }
 
 Job &Work::add(const View *views, bool by_index) {
@@ -75,8 +88,7 @@ Job &Work::add(const View *views, bool by_index) {
         for (int slot = 0; slot < slot_count; ++slot) place(job.operands[slot], views[slot], {});
     } else {
         const View *shaped = std::find_if(views, views + slot_count, [](const View &v) { return !v.sizes.empty(); });
-        std::vector<int> order(shaped->sizes.size());
-        std::iota(order.begin(), order.end(), 0);
+        std::vector<int> order = in_order(shaped->sizes);
         if (!by_index && !views[WEIGHT].sizes.empty()) order = memory_order(views[WEIGHT]);
         for (int slot = 0; slot < slot_count; ++slot) {
             if (views[slot].data == nullptr) continue;
@@ -92,6 +104,17 @@ Job &Work::add(const View *views, bool by_index) {
     starts_.push_back(total_);
     total_ += job.numel;
     return job;
+}
+
+void Work::place_last(const std::vector<int64_t> &sizes, const std::vector<int64_t> &offset,
+                      const std::vector<int64_t> &whole) {
+    Job &job = jobs_.back();
+    const std::vector<int64_t> strides = row_major(whole);
+    const int64_t columns = strides[0], first_row = offset[0];
+    job.first = std::inner_product(offset.begin(), offset.end(), strides.begin(), int64_t(0));
+    job.first_block = first_row * blocks_of(columns) + (job.first - first_row * columns) / quantum;
+    job.other_blocks = blocks_of(columns) - blocks_of(job.row);
+    job.numbers = layout(sizes, strides, in_order(sizes));
 }
 
 // Calls body(job, begin, end) for ranges that together cover every job once. Every thread has its own range of

@@ -26,6 +26,8 @@ class Work {
     std::vector<int64_t> starts_;               // the start of each job in the concatenation of all
     int64_t total_ = 0;
 
+    Layout layout(const std::vector<int64_t> &sizes, const std::vector<int64_t> &strides,
+                  const std::vector<int> &order);
     void place(Operand &operand, const View &view, const std::vector<int> &order);
 
   public:
@@ -33,6 +35,10 @@ class Work {
     // `views` are in the order of Slot; absent ones have data = null. `by_index` keeps the logical order of elements,
     // which numbers blocks and random numbers; without it, any order is possible.
     Job &add(const View *views, bool by_index);
+    // Makes the last job a part of a tensor of the shape `whole`, from the element at `offset` on. `sizes` is the shape
+    // of the part.
+    void place_last(const std::vector<int64_t> &sizes, const std::vector<int64_t> &offset,
+                    const std::vector<int64_t> &whole);
     std::vector<Job> &jobs() { return jobs_; }
 
     void step(const Kernels &, int threads) const;

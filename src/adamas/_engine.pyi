@@ -4,7 +4,7 @@ from typing import Any
 class Group:
     def __init__(
         self,
-        records: list[tuple[Any, dict[str, Any], str, int, int]],
+        records: list[tuple[Any, dict[str, Any], str, int, tuple[tuple[int, ...], tuple[int, ...]] | None]],
         rule: int,
         penalized: bool,
         weights: str,

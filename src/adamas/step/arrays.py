@@ -8,7 +8,6 @@ function is the namespace of the arrays, one of ``adamas.step.namespaces``.
 from __future__ import annotations
 
 import functools
-import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from ..rule import formats, house, layout
 from ..rule.declaration import WEIGHT_DRAW, Member, Numbers, Rule, State, Traced, has_decay, has_penalty, undecayed
 from ..rule.layout import CODES, HALVES
 from ..rule.recorder import reads_weight
+from .record import Place
 
 Array = Any
 
@@ -74,16 +74,25 @@ class Rounding:
         key: the key of the parameter's random numbers (``adamas.rule.formats.tensor_key``).
         count: the number of steps, including this one.
         shape: the shape of the parameter.
-        first_row: the index of its first row in the whole tensor, if it is a part of one.
+        place: where it lies in a whole tensor, if it is a part of one.
     """
 
-    def __init__(self, xp: Any, key: int, count: Any, shape: Sequence[int], first_row: int = 0) -> None:
+    def __init__(self, xp: Any, key: int, count: Any, shape: Sequence[int], place: Place | None = None) -> None:
         self._xp, self._key, self._count = xp, key, count
-        self._shape, self._first_row = tuple(shape), first_row
+        self._shape, self._place = tuple(shape), place
 
     @cached_property
     def _index(self) -> Array:
-        return self._xp.index(self._shape, self._first_row * math.prod(self._shape[1:]))
+        return self._numbers(self._shape, self._place)
+
+    def _numbers(self, shape: Sequence[int], place: Place | None) -> Array:
+        """The numbers of the elements of an array in row-major order, counted in the array that it is a part of."""
+        if place is None:
+            return self._xp.index(shape, 0)
+        numbers = self._xp.index((), 0)
+        for size, offset, whole in zip(shape, place.offset, place.shape, strict=True):
+            numbers = numbers[..., None] * whole + self._xp.index((size,), offset)
+        return numbers
 
     def thresholds(self, draw: int) -> Array:
         """The 16-bit thresholds of the parameter's elements."""
@@ -92,8 +101,13 @@ class Rounding:
 
     def of_blocks(self, draw: int) -> formats.Thresholds:
         """The thresholds of codes, for arrays of shape (rows, blocks of a row, 128)."""
-        rows, blocks = layout.scale_shape(self._shape)
-        block = self._xp.index((rows, blocks, 1), self._first_row * blocks)
+        place = self._place
+        if place is not None:
+            columns = place.columns(self._shape)
+            assert columns is not None, "codes in rows that are cut into several pieces"
+            blocks = columns.start // formats.BLOCK
+            place = Place((place.offset[0], blocks), layout.scale_shape(place.shape))
+        block = self._numbers(layout.scale_shape(self._shape), place)[..., None]
         position = self._xp.index((formats.BLOCK,), 0)
         return formats.thresholds(self._xp, block, position, self._key, self._xp.counter(self._count), draw)
 

@@ -110,7 +110,7 @@ class ArraysExecutor(Executor):
             if sums:
                 numbers = _with_sums(spec.rule, numbers | sums)
             step, one = self._arrays(record, gradient, numbers)
-            rounding = arrays.Rounding(step.xp, record.key, int(scalars[0]), one.g.shape, record.first_row)
+            rounding = arrays.Rounding(step.xp, record.key, int(scalars[0]), one.g.shape, record.place)
             with step.xp.computing():
                 after, new = step.weight(one, spec.weights, rounding, by_change=False)
                 for target, value in zip(_flat(one.weight, one.states), _flat(after, new), strict=True):

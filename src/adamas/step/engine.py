@@ -85,7 +85,7 @@ class EngineExecutor(Executor):
         self.rule = EngineRule(spec.rule)
         view = spec.tensors.engine_view
         self.group = _engine.Group(
-            [(view(record.weight), record.state, record.name, record.key, record.first_row) for record in records],
+            [(view(record.weight), record.state, record.name, record.key, record.place) for record in records],
             self.rule.index,
             is_decayed and spec.penalized,
             spec.weights,

@@ -10,7 +10,7 @@ from . import arrays
 from .devices import executor_of
 from .engine import EngineExecutor, apply, refuse_shared_memory
 from .executor import Executor, spec_of
-from .record import Advance, Change, Record, Tensor, Tensors
+from .record import Advance, Change, Record, Tensor, Tensors, check_place
 
 _NO_SCALARS: tuple[str, ...] = ()
 
@@ -25,6 +25,9 @@ class GroupPlan:
         tensors: the framework's operations on tensors.
         basis: what the plan was made from; the adapter compares it to tell whether the plan is still valid.
         has_scalars: whether each parameter's state has the member's scalars. If not, the adapter keeps them elsewhere.
+
+    Raises:
+        ValueError: a part of a tensor cannot have its moments in codes (``adamas.step.record.check_place``).
 
     Attributes:
         records: the records of the parameters.
@@ -44,6 +47,8 @@ class GroupPlan:
         names = member.scalar_names if has_scalars else _NO_SCALARS
         self.records, self.basis, self._tensors = list(records), basis, tensors
         self._spec = spec_of(member, group, tensors, names)
+        for record in self.records:
+            check_place(tensors, member, group, record.weight, record.place, record.name)
         shares: dict[tuple[type[Executor], bool], list[int]] = {}
         for i, record in enumerate(self.records):
             shares.setdefault((executor_of(self._spec, record), record.is_decayed), []).append(i)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from ..rule import layout
 from ..rule.declaration import Member, Numbers
+from ..rule.formats import BLOCK
 from ..rule.layout import LOW_BITS, Part, Slot
 
 Tensor: TypeAlias = Any
@@ -30,6 +32,19 @@ class Place(NamedTuple):
 
     offset: tuple[int, ...]
     shape: tuple[int, ...]
+
+    def columns(self, shape: Sequence[int]) -> range | None:
+        """The columns of the whole tensor that a part of this shape has in each of its rows.
+
+        A row is what belongs to one index of the first dimension, flattened. None if the columns are not consecutive.
+        """
+        cut = [d for d in range(1, len(shape)) if shape[d] != self.shape[d]]
+        if cut and any(n != 1 for n in shape[1 : cut[-1]]):
+            return None
+        first = 0
+        for offset, size in zip(self.offset[1:], self.shape[1:], strict=True):
+            first = first * size + offset
+        return range(first, first + math.prod(shape[1:]))
 
 
 def rows_of(group: Mapping[str, Any], index: int) -> Place | None:
@@ -61,11 +76,6 @@ class Record(NamedTuple):
     place: Place | None = None
     is_decayed: bool = True
     is_flat: bool = False
-
-    @property
-    def first_row(self) -> int:
-        """The row of the whole tensor that the parameter begins with."""
-        return 0 if self.place is None else self.place.offset[0]
 
 
 class Tensors(Protocol):
@@ -131,6 +141,41 @@ def slots_of(
     """The tensors of a parameter's state, each with its format."""
     whole = None if place is None else place.shape
     return list(layout.slots(member, group, weight.shape, tensors.dtype_name(weight), whole))
+
+
+def check_place(
+    tensors: Tensors, member: Member, group: Mapping[str, Any], weight: Tensor, place: Place | None, name: str
+) -> None:
+    """Raises ValueError if a part of a tensor cannot have its moments in codes, as where the cut divides a block.
+
+    Args:
+        tensors: the framework's operations on tensors.
+        member: the member.
+        group: the hyperparameters.
+        weight: the part.
+        place: where it lies in the whole tensor; None if it is a whole tensor itself.
+        name: the name of the parameter, for the message.
+    """
+    shape = tuple(weight.shape)
+    coded = [slot for slot in slots_of(tensors, member, group, weight, place) if slot.scale_shape is not None]
+    if place is None or not coded or 0 in shape:
+        return
+    columns, total = place.columns(shape), math.prod(place.shape[1:])
+    if columns is None:
+        problem = "its columns, the other dimensions flattened, are cut into several pieces"
+    elif columns.start % BLOCK or (columns.stop % BLOCK and columns.stop != total):
+        problem = (
+            f"it has the columns from {columns.start} up to {columns.stop} of {total}, not whole blocks of {BLOCK}"
+        )
+    elif any(layout.form_of(slot.shape, shape) != layout.format_of(group["state"], slot.name) for slot in coded):
+        problem = f"packed rows of {len(columns)} codes have the length of rows that are not packed"
+    else:
+        return
+    raise ValueError(
+        f"parameter {name} is the part of shape {shape} at {place.offset} of a tensor of shape {place.shape}, and cannot have "
+        f'state={group["state"]!r}: {problem}. Use "float32" or "bfloat16" for its group, or cut the tensor along its '
+        f"first dimension or at columns that are multiples of {BLOCK}"
+    )
 
 
 def begin_state(

@@ -176,6 +176,43 @@ def test_a_model_and_all_that_an_optimizer_takes() -> None:
     assert at.plan_memory(fresh(), state="int8") == at.plan_memory(fresh().parameters(), "AdamW", state="int8")
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("state", ["float32", "int8", "int6"])
+def test_the_plan_of_several_ranks_is_that_of_the_one_with_most(state: str, ranks: int) -> None:
+    """The ranks have the chunks of ``torch.chunk``, and none of a weight that has no more rows."""
+    shapes = ((7, 640), (96, 130), (4, 8, 160), (13,), ())
+    params = [nn.Parameter(torch.ones(shape)) for shape in shapes]
+    params.append(nn.Parameter(torch.ones(6, 3), requires_grad=False))
+    counted = []
+    for rank in range(ranks):
+        held, rows = [], []
+        for p in params:
+            parts = torch.chunk(p.detach(), ranks) if p.ndim else [p.detach()] * ranks
+            part = parts[rank] if rank < len(parts) else p.detach()[:0]
+            held.append(nn.Parameter(part.clone(), requires_grad=p.requires_grad))
+            rows.append((sum(len(one) for one in parts[:rank]), len(p)) if p.ndim else None)
+            held[-1].grad = torch.ones_like(held[-1]) if p.requires_grad else None
+        optimizer = at.AdamW([{"params": held, "rows": rows}], state=state)
+        optimizer.step()
+        counted.append(optimizer.memory())
+    plan = at.plan_memory(params, ranks=ranks, state=state)
+    assert plan == counted[0]
+    assert plan.total == max(memory.total for memory in counted)
+    assert [len(p) for p in params if p.ndim] == [7, 96, 4, 13, 6]
+
+
+def test_what_ranks_may_be() -> None:
+    p = nn.Parameter(torch.ones(64, 64))
+    for ranks, error, message in [
+        (0, ValueError, "ranks must be 1 or more, .* not 0"),
+        (2.0, TypeError, "ranks must be an int, .* not 2.0"),
+    ]:
+        with pytest.raises(error, match=message):
+            at.plan_memory([p], ranks=ranks)
+    with pytest.raises(ValueError, match=r"rows=\[\(0, 128\)\] says .* and ranks=2 .*give one of them"):
+        at.plan_memory([{"params": [p], "rows": [(0, 128)]}], ranks=2)
+
+
 def test_groups_with_generators_can_be_used_after_the_plan() -> None:
     model = nn.Linear(64, 64)
     groups = [{"params": model.parameters()}]

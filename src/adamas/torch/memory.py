@@ -14,13 +14,16 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT
 
+from ..rule.hyperparameters import shown
 from ..step.memory import Memory
 from . import members
 from .optimizer import Optimizer
 from .options import check_parameter
 
 
-def plan_memory(model: nn.Module | ParamsT, optimizer: type[Optimizer] | str = "AdamW", **options: Any) -> Memory:
+def plan_memory(
+    model: nn.Module | ParamsT, optimizer: type[Optimizer] | str = "AdamW", *, ranks: int = 1, **options: Any
+) -> Memory:
     """What ``optimizer.memory()`` will return after the first step, with a gradient for every trainable parameter.
 
     Only shapes and dtypes are used: no tensors are allocated, and the model may be on the meta device.
@@ -29,12 +32,15 @@ def plan_memory(model: nn.Module | ParamsT, optimizer: type[Optimizer] | str = "
         model: a module, or the optimizer's ``params``: tensors, named tensors, or groups of either with their own options.
             It is not changed, except that a generator in a group is replaced by a list.
         optimizer: a class of ``adamas.torch``, or its name.
+        ranks: the number of processes that share the model, as ``torch.distributed.fsdp.fully_shard`` does: each has the
+            weights, gradients and moments of at most ⌈rows / ranks⌉ rows of every weight, its first dimension. The plan is
+            that of one process, the first, which has most. It does not count what ``fully_shard`` gathers meanwhile.
         **options: options of the optimizer: ``state=``, ``weights=``, ``amsgrad=``, …
 
     Raises:
-        TypeError: an option is unknown, or ``optimizer`` is not one of these classes.
-        ValueError: an option has an invalid value, or a parameter has no shape yet or cannot be optimized with the options
-            of its group; the message names it.
+        TypeError: an option is unknown, ``ranks`` is not an int, or ``optimizer`` is not one of these classes.
+        ValueError: an option has an invalid value, ``ranks`` is below 1 or stands beside a group's ``rows=``, or a parameter
+            has no shape yet or cannot be optimized with the options of its group; the message names it.
 
     Example:
         >>> import torch, adamas.torch
@@ -52,6 +58,10 @@ def plan_memory(model: nn.Module | ParamsT, optimizer: type[Optimizer] | str = "
         total                  168.82 MB              10.06
     """
     kind = _class(optimizer)
+    if not isinstance(ranks, int):
+        raise TypeError(f"ranks must be an int, the number of processes that share the model, not {shown(ranks)}")
+    if ranks < 1:
+        raise ValueError(f"ranks must be 1 or more, the number of processes that share the model, not {ranks}")
     stand_ins: dict[Tensor, Tensor] = {}
     params = model.named_parameters() if isinstance(model, nn.Module) else model
     with torch.device("cpu"):  # even if the default device is another
@@ -60,6 +70,8 @@ def plan_memory(model: nn.Module | ParamsT, optimizer: type[Optimizer] | str = "
         trainable = {stand_in for p, stand_in in stand_ins.items() if p.requires_grad}
         names = {p: name for name, p in planned._named_parameters()}
         for group in planned.param_groups:
+            if ranks > 1:
+                _keep_first_rows(group, ranks)
             for i, p in enumerate(group["params"]):
                 if p in trainable:
                     check_parameter(torch.empty(0, dtype=p.dtype, requires_grad=True), names[p], group)
@@ -67,6 +79,19 @@ def plan_memory(model: nn.Module | ParamsT, optimizer: type[Optimizer] | str = "
                     p.grad = torch.empty_like(p)
                     planned._initialize_state(group, i)
     return planned.memory()
+
+
+def _keep_first_rows(group: dict[str, Any], ranks: int) -> None:
+    """Cuts the stand-ins of a group to what the first of several processes has of them."""
+    if group["rows"] is not None:
+        raise ValueError(
+            f"rows={group['rows']!r} says which rows this process has, and ranks={ranks} shares out the rows of whole "
+            "weights: give one of them"
+        )
+    group["rows"] = [(0, p.shape[0]) if p.ndim else None for p in group["params"]]
+    for p in group["params"]:
+        if p.ndim:
+            p.data = p.data[: -(-p.shape[0] // ranks)]
 
 
 def _class(optimizer: Any) -> type[Optimizer]:

@@ -21,7 +21,7 @@ Cuts = Sequence[Sequence[int]]  # where each dimension is cut, with both ends
 
 MATRIX, CUBE = (12, 401), (12, 3, 128)
 ROWS = {MATRIX: ((0, 1, 7, 12), (0, 401)), CUBE: ((0, 1, 12), (0, 3), (0, 128))}
-COLUMNS = {MATRIX: ((0, 12), (0, 128, 384, 401)), CUBE: ((0, 12), (0, 1, 3), (0, 128))}
+COLUMNS = {MATRIX: ((0, 12), (0, 128, 384, 401)), CUBE: ((0, 12), (0, 1, 3), (0, 0, 128))}
 BOTH = {MATRIX: ((0, 5, 5, 12), (0, 256, 256, 401)), CUBE: ((0, 0, 7, 12), (0, 2, 2, 3), (0, 128))}
 ANYWHERE = {MATRIX: ((0, 5, 12), (0, 1, 60, 130, 401)), CUBE: ((0, 5, 12), (0, 2, 3), (0, 1, 50, 128))}
 STATES = ["float32", "bfloat16", "int8", "int6", "mixed"]
@@ -87,7 +87,7 @@ class Stepper:
                     grids = torch.full_like(whole.state[name], torch.nan)
                     for (_, offset), part in zip(way, found, strict=True):
                         rows, blocks = part.state[name].shape
-                        first = sum(o * n for o, n in zip(offset[1:], (*whole.weight.shape[2:], 1), strict=True)) // 128
+                        first = sum(o * n for o, n in zip(offset[1:], whole.weight.stride()[1:], strict=True)) // 128
                         grids[offset[0] :][:rows, first:][:, :blocks] = part.state[name]
                     assert torch.equal(grids, whole.state[name]), name
 

@@ -39,7 +39,7 @@ class Place(NamedTuple):
         A row is what belongs to one index of the first dimension, flattened. None if the columns are not consecutive.
         """
         cut = [d for d in range(1, len(shape)) if shape[d] != self.shape[d]]
-        if cut and any(n != 1 for n in shape[1 : cut[-1]]):
+        if cut and 0 not in shape and any(n != 1 for n in shape[1 : cut[-1]]):
             return None
         first = 0
         for offset, size in zip(self.offset[1:], self.shape[1:], strict=True):

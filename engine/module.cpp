@@ -92,6 +92,7 @@ class Group {
         uint64_t random_key;
         std::vector<int64_t> offset, whole; // the place of a part in a tensor of this shape; empty for a whole tensor
         Trail trail;
+        bool is_distributed = nb::hasattr(tensor, "_local_tensor"); // a DTensor of PyTorch
     };
     std::vector<Parameter> parameters;
     std::array<nb::object, slot_count> slot_names;  // invalid for tensors that the group doesn't have
@@ -101,6 +102,7 @@ class Group {
     nb::object grad = nb::steal(PyUnicode_InternFromString("grad"));
     nb::object requires_grad = nb::steal(PyUnicode_InternFromString("requires_grad"));
     nb::object is_neg = nb::steal(PyUnicode_InternFromString("is_neg"));
+    nb::object local_tensor = nb::steal(PyUnicode_InternFromString("_local_tensor"));
     const Rule &rule;
     bool penalized;
     Weights weights;
@@ -127,22 +129,31 @@ class Group {
     const char *looking_at = "";
     nb::handle looking_at_key;
 
+    // The part of a tensor that this process has: of a DTensor its local tensor, and else the tensor itself. It is kept
+    // alive for the kernels.
+    PyObject *local(const Parameter &parameter, nb::handle tensor) {
+        const bool is_whole = !parameter.is_distributed || Py_TYPE(tensor.ptr()) != Py_TYPE(parameter.tensor.ptr());
+        kept.push_back(is_whole ? nb::borrow(tensor) : nb::object(tensor.attr(local_tensor)));
+        return kept.back().ptr();
+    }
+
     TensorView view_of_state(Parameter &parameter, const nb::object &key) {
         looking_at = "state", looking_at_key = key;
         PyObject *found = PyDict_GetItemWithError(parameter.state.ptr(), key.ptr());
         if (found == nullptr) throw Unusable("is missing");
+        found = local(parameter, found);
         const TensorView tensor = view_of(found, buffers);
         if (!tensor.is_writable) throw Unusable("is read-only");
         if (given) writes.push_back({extent_of(tensor), &parameter.name, false});
         parameter.trail.leave(found, tensor);
-        kept.push_back(nb::borrow(found));
         return tensor;
     }
 
     void collect_tensors(Parameter &parameter, nb::handle gradient) {
         looking_at = "it";
-        const TensorView weight = view_of(parameter.tensor.ptr(), buffers);
-        parameter.trail.leave(parameter.tensor.ptr(), weight);
+        PyObject *own = local(parameter, parameter.tensor);
+        const TensorView weight = view_of(own, buffers);
+        parameter.trail.leave(own, weight);
         if (!is_floating(weight.format)) throw Unusable("has an integer dtype");
         if (!weight.is_writable) throw Unusable("is read-only");
         shape.assign(weight.sizes, weight.sizes + weight.dims);
@@ -153,11 +164,10 @@ class Group {
         if (overlaps_itself(views[WEIGHT])) throw Unusable(shares_memory);
 
         looking_at = "its gradient";
+        gradient = local(parameter, gradient);
         if (!is_buffer(gradient.ptr()) && (weight.is_complex || nb::cast<bool>(gradient.attr(is_neg)()))) {
             kept.push_back(without_pending_signs(gradient));
             gradient = kept.back();
-        } else {
-            kept.push_back(nb::borrow(gradient));
         }
         const TensorView seen = view_of(gradient.ptr(), buffers);
         parameter.trail.leave(gradient.ptr(), seen);

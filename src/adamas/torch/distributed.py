@@ -1,0 +1,154 @@
+"""Weights that are DTensors: what a process has of them, and state of the same mesh and placements.
+
+A step works on local tensors and never calls an operation of DTensor, which would take longer than the step.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+from torch import Tensor
+
+from ..step.record import Place
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor
+
+
+def is_distributed(tensor: Any) -> TypeGuard[DTensor]:
+    """Whether the tensor is a DTensor. The module of DTensor takes long to import, and without it there are none."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def local_of(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process has, in the same memory; a plain tensor itself."""
+    return tensor._local_tensor if is_distributed(tensor) else tensor
+
+
+def place_of(weight: DTensor, name: str) -> Place:
+    """Where the part that this process has lies in the whole weight.
+
+    Raises:
+        ValueError: the part is not a range of the weight in each dimension.
+    """
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    shape, offset = compute_local_shape_and_global_offset(weight.shape, weight.device_mesh, weight.placements)
+    if not _are_ranges(weight) or tuple(shape) != tuple(weight._local_tensor.shape):
+        raise ValueError(
+            f"parameter {name} of shape {tuple(weight.shape)} has the placements {weight.placements} on a mesh of shape "
+            f"{tuple(weight.device_mesh.shape)}, and the part here, of shape {tuple(weight._local_tensor.shape)}, is not one "
+            f"range of each dimension (expected shape {tuple(shape)}): use sizes that the mesh divides evenly"
+        )
+    return Place(tuple(offset), tuple(weight.shape))
+
+
+def _are_ranges(weight: DTensor) -> bool:
+    """Whether each part is a range of each dimension: every strided cut is made up for by the cuts after it."""
+    placements, mesh = weight.placements, weight.device_mesh
+    for i, placement in enumerate(placements):
+        factor = getattr(placement, "split_factor", 1)
+        for j in range(i + 1, len(placements)):
+            if placements[j].is_shard(getattr(placement, "dim", None)):
+                factor /= mesh.size(j)
+        if factor > 1:
+            return False
+    return True
+
+
+def is_counted(weight: DTensor) -> bool:
+    """Whether this process has the replica of its part that counts in sums: the first one."""
+    coordinate = weight.device_mesh.get_coordinate()
+    return coordinate is not None and all(
+        at == 0 for at, placement in zip(coordinate, weight.placements, strict=True) if placement.is_replicate()
+    )
+
+
+def like(weight: DTensor, local: Tensor, shape: Sequence[int], name: str) -> DTensor:
+    """A DTensor of the weight's mesh and placements.
+
+    Args:
+        weight: the weight.
+        local: the part that this process has.
+        shape: the shape of the whole.
+        name: what the tensor is, for messages.
+
+    Raises:
+        ValueError: parts of this shape do not make up a whole of ``shape`` by these placements.
+    """
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    expected, _ = compute_local_shape_and_global_offset(shape, weight.device_mesh, weight.placements)
+    if tuple(expected) != tuple(local.shape):
+        raise ValueError(
+            f"{name}: a part of shape {tuple(local.shape)} is none of a whole of shape {tuple(shape)} with the placements "
+            f"{weight.placements}, by which it would have the shape {tuple(expected)}"
+        )
+    stride = weight.stride() if tuple(shape) == tuple(weight.shape) else _row_major(shape)
+    with torch.no_grad():
+        return DTensor.from_local(
+            local, weight.device_mesh, weight.placements, run_check=False, shape=torch.Size(shape), stride=stride
+        )
+
+
+def _row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a tensor in row-major order."""
+    strides = [1]
+    for size in reversed(shape[1:]):
+        strides.insert(0, strides[0] * max(size, 1))
+    return tuple(strides[: len(shape)])
+
+
+def placed_as(weight: DTensor, tensor: DTensor, name: str) -> Tensor:
+    """The local tensor of a DTensor of the weight's shape, after it was given the weight's placements.
+
+    All processes of the mesh have to call this together unless the placements are the same.
+
+    Raises:
+        ValueError: the tensor has another mesh.
+    """
+    if tensor._spec is not weight._spec and (
+        tensor.placements != weight.placements or tensor.device_mesh != weight.device_mesh
+    ):
+        if tensor.device_mesh != weight.device_mesh:
+            raise ValueError(
+                f"{name} lies on the mesh {tensor.device_mesh}, and the parameter on {weight.device_mesh}: they have to have "
+                "the same"
+            )
+        with torch.no_grad():
+            tensor = tensor.redistribute(placements=weight.placements)
+    local = tensor._local_tensor
+    wait: Callable[[], Tensor] | None = getattr(local, "wait", None)  # of the result of a collective still under way
+    return local if wait is None else wait()
+
+
+def check_distributed(parameter: DTensor, name: str) -> None:
+    """Raises ValueError if the DTensor cannot be optimized."""
+    if any(placement.is_partial() for placement in parameter.placements):
+        raise ValueError(
+            f"{name} is a DTensor with the placements {parameter.placements}: each process has a part of a sum, and no weight. "
+            "Redistribute it to Replicate() or Shard(dim)"
+        )
+
+
+def ranks_of(meshes: Sequence[DeviceMesh]) -> list[int]:
+    """The ranks of all meshes, in order.
+
+    Raises:
+        ValueError: no mesh has the ranks of all others, so that the processes could not know with whom they decide.
+    """
+    sets = [frozenset(mesh.mesh.flatten().tolist()) for mesh in meshes]
+    most = max(sets, key=len)
+    for ranks in sets:
+        if not ranks <= most:
+            raise ValueError(
+                f"parameters lie on meshes of the ranks {sorted(most)} and {sorted(ranks)}, and neither has all of the other's: "
+                "give the optimizer process_group=, the processes that decide together"
+            )
+    return sorted(most)

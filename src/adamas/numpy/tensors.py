@@ -7,6 +7,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from ..rule.layout import Part
 from ..step.namespaces.numpy import Namespace
 from . import arrays
 from .arrays import Array
@@ -17,12 +18,19 @@ class _Tensors:
 
     scalar = staticmethod(arrays.scalar)
     as_scalar = staticmethod(arrays.as_scalar)
-    full = staticmethod(arrays.full)
     engine_view = staticmethod(arrays.engine_view)
 
     @staticmethod
     def dtype_name(weight: Array) -> str:
         return str(weight.dtype.name)
+
+    @staticmethod
+    def shape_of(weight: Array) -> tuple[int, ...]:
+        return weight.shape
+
+    @staticmethod
+    def full(weight: Array, part: Part, whole: tuple[int, ...]) -> Array:
+        return arrays.full(weight, part)
 
     @staticmethod
     def is_on_cpu(weight: Array) -> bool:

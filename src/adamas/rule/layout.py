@@ -185,6 +185,16 @@ def state_parts(member: Member, hyper: Mapping[str, Any], shape: Sequence[int], 
     return [*found, low_bits(shape)] if is_split(hyper, dtype) else found
 
 
+def shapes(member: Member, hyper: Mapping[str, Any], shape: Sequence[int], dtype: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors of a parameter's state, by name. The arguments are those of ``slots``."""
+    found: dict[str, tuple[int, ...]] = {LOW_BITS: low_bits(shape).shape} if is_split(hyper, dtype) else {}
+    for slot in slots(member, hyper, shape, dtype):
+        found[slot.name] = slot.shape
+        if slot.scale_shape is not None:
+            found[slot.scale_name] = slot.scale_shape
+    return found
+
+
 def low_bits(shape: Sequence[int]) -> Part:
     """The low bits of a split weight of this shape."""
     return Part(LOW_BITS, tuple(shape), "int16", 0)

@@ -56,12 +56,14 @@ class Executor(ABC):
     Attributes:
         spec: the argument ``spec``.
         records: the argument ``records``.
+        is_counted: whether these parameters count in sums over all processes; it is the same for all of them.
         scalars: the distinct scalars of the parameters that ``look`` found to have a gradient.
         prepared: for each of them the numbers of the coming step, and the scalars after it.
     """
 
     def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
         self.spec, self.records = spec, records
+        self.is_counted = all(record.is_counted for record in records)
         self.scalars: Sequence[Scalars] = ()
         self.prepared: Sequence[tuple[Numbers, Scalars]] = ()
 

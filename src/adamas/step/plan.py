@@ -49,12 +49,12 @@ class GroupPlan:
         self._spec = spec_of(member, group, tensors, names)
         for record in self.records:
             check_place(tensors, member, group, record.weight, record.place, record.name)
-        shares: dict[tuple[type[Executor], bool], list[int]] = {}
+        shares: dict[tuple[type[Executor], bool, bool], list[int]] = {}
         for i, record in enumerate(self.records):
-            shares.setdefault((executor_of(self._spec, record), record.is_decayed), []).append(i)
+            shares.setdefault((executor_of(self._spec, record), record.is_decayed, record.is_counted), []).append(i)
         self.executors: list[Executor] = []
         self._shares: list[tuple[Executor, list[int] | None, bool]] = []
-        for (kind, is_decayed), indices in shares.items():
+        for (kind, is_decayed, _), indices in shares.items():
             executor = kind(self._spec, [self.records[i] for i in indices], is_decayed)
             self.executors.append(executor)
             self._shares.append((executor, None if len(shares) == 1 else indices, is_decayed))
@@ -75,6 +75,11 @@ class GroupPlan:
             executor.release()
             executor.prepared = ()
 
+    @property
+    def counted(self) -> list[Executor]:
+        """The executors of the records that count in sums over all processes."""
+        return [executor for executor in self.executors if executor.is_counted]
+
     def most_steps(self) -> float:
         """The most steps that a parameter with a gradient has made; -1 if none has one."""
         return max((scalars[0] for executor in self.executors for scalars in executor.scalars), default=-1.0)
@@ -89,7 +94,8 @@ class GroupPlan:
             return bool((xp.cast(g, arrays.compute_dtype(xp, g)) != 0).any())
 
     def square_sum(self, threads: int, alone: bool) -> tuple[list[float], str | None]:
-        """Σg² as a list of numbers to be added, and the name of the first parameter with a nonfinite gradient, or None.
+        """Σg² of what is counted here as a list of numbers to be added, and the name of the first parameter with a
+        nonfinite gradient, or None.
 
         ``alone`` is whether no other process shares the model.
 
@@ -99,7 +105,7 @@ class GroupPlan:
         if alone and self._flat is not None:
             self._tensors.refuse_alone(f"parameter {self._flat}", "max_grad_norm= and on_nonfinite=")
         parts, first = [], None
-        for executor in self.executors:
+        for executor in self.counted:
             more, culprit = executor.square_sum(threads)
             parts += more
             first = culprit if first is None else first

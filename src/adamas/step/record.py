@@ -67,6 +67,7 @@ class Record(NamedTuple):
         place: where it lies in the whole tensor; None if it is a whole tensor itself.
         is_decayed: whether weight decay and the penalties apply to it.
         is_flat: whether it is a part of several tensors that were joined, with the other parts in other processes.
+        is_counted: whether it counts in sums over all processes: False for all replicas but one.
     """
 
     weight: Tensor
@@ -76,6 +77,7 @@ class Record(NamedTuple):
     place: Place | None = None
     is_decayed: bool = True
     is_flat: bool = False
+    is_counted: bool = True
 
 
 class Tensors(Protocol):
@@ -116,8 +118,11 @@ class Tensors(Protocol):
     def as_scalar(self, value: Any) -> Tensor | None:
         """A value that was put into a state, as a scalar of a state; None if it is not a single number."""
 
-    def full(self, weight: Tensor, part: Part) -> Tensor:
-        """A tensor of the weight's state before the first step."""
+    def shape_of(self, weight: Tensor) -> tuple[int, ...]:
+        """The shape of the part of the weight that this process has."""
+
+    def full(self, weight: Tensor, part: Part, whole: tuple[int, ...]) -> Tensor:
+        """A tensor of the weight's state before the first step; ``whole`` is its shape where the whole weight is."""
 
     # ---- steps over arrays
 
@@ -140,7 +145,7 @@ def slots_of(
 ) -> Sequence[Slot]:
     """The tensors of a parameter's state, each with its format."""
     whole = None if place is None else place.shape
-    return list(layout.slots(member, group, weight.shape, tensors.dtype_name(weight), whole))
+    return list(layout.slots(member, group, tensors.shape_of(weight), tensors.dtype_name(weight), whole))
 
 
 def check_place(
@@ -185,9 +190,11 @@ def begin_state(
     for name, value in member.scalars:
         if name not in state:
             state[name] = tensors.scalar(value)
+    shape, dtype = tensors.shape_of(weight), tensors.dtype_name(weight)
+    whole = layout.shapes(member, group, shape if place is None else place.shape, dtype)
     for slot in slots_of(tensors, member, group, weight, place):
         if slot.name not in state:
-            for part in layout.parts(np, slot, weight.shape, member.start_of(slot.name, group)):
-                state[part.name] = tensors.full(weight, part)
-    if layout.is_split(group, tensors.dtype_name(weight)) and LOW_BITS not in state:
-        state[LOW_BITS] = tensors.full(weight, layout.low_bits(weight.shape))
+            for part in layout.parts(np, slot, shape, member.start_of(slot.name, group)):
+                state[part.name] = tensors.full(weight, part, whole[part.name])
+    if layout.is_split(group, dtype) and LOW_BITS not in state:
+        state[LOW_BITS] = tensors.full(weight, layout.low_bits(shape), whole[LOW_BITS])

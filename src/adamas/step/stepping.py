@@ -68,6 +68,14 @@ class Stepping:
     def _current_plans(self) -> Sequence[GroupPlan]:
         """The plans of all groups, for their present tensors and options."""
 
+    def _decides_alone(self, overflow: bool | None) -> bool:
+        """Whether this process decides on the coming step alone. All processes have the same answer."""
+        return self._peers is None
+
+    def _placed_gradients(self, plans: Sequence[GroupPlan]) -> Sequence[list[Any] | None] | None:
+        """The gradients of each group where they are not the parameters' own; None if all are."""
+        return None
+
     # ---- schedules
 
     def lr_at(self, step: int, group: int = 0) -> float:
@@ -165,11 +173,12 @@ class Stepping:
     # ---- the step
 
     def _step_all(
-        self, gradients: Sequence[list[Any] | None] | None, scale: float, threads: int, overflow: bool = False
+        self, gradients: Sequence[list[Any] | None] | None, scale: float, threads: int, overflow: bool | None = None
     ) -> None:
         """Steps every parameter that has a gradient: one of ``gradients``, given for each group, or, if None, its own.
 
-        ``scale`` is a factor for the gradients. If there was an ``overflow`` in them, nothing is done.
+        ``scale`` is a factor for the gradients. If there was an ``overflow`` in them, nothing is done; None if no loss scaler
+        has looked for one.
         """
         self.grad_norm = self.grad_norm_limit = None
         with self._lock:
@@ -177,18 +186,19 @@ class Stepping:
             seen, problem, has_schedules = None, None, False
             try:
                 try:
+                    plans = self._current_plans()
                     if overflow:
                         seen = Inspection(overflow=True)
                     else:
-                        plans = self._current_plans()
                         has_schedules = any(one.schedules for one in self._schedules_now())
+                        gradients = self._placed_gradients(plans) if gradients is None else gradients
                         look(plans, gradients)
-                        seen = self._inspect(plans, threads, has_schedules)
+                        seen = self._inspect(plans, threads, has_schedules, self._decides_alone(overflow))
                 except Exception as error:
-                    if self._peers is None:
+                    if self._decides_alone(overflow):
                         raise
                     problem = error
-                if self._peers is not None:
+                if self._peers is not None and not self._decides_alone(overflow):
                     seen = self._peers.agree(seen, problem, sum(len(group["params"]) for group in self.param_groups))
                 assert seen is not None
                 if seen.overflow:
@@ -202,21 +212,20 @@ class Stepping:
             finally:
                 _release(plans)
 
-    def _inspect(self, plans: Sequence[GroupPlan], threads: int, has_schedules: bool) -> Inspection:
-        """Inspects the parameters with gradients, before anything is changed.
+    def _inspect(self, plans: Sequence[GroupPlan], threads: int, has_schedules: bool, alone: bool) -> Inspection:
+        """Inspects the parameters with gradients, before anything is changed. ``alone``: see ``_decides_alone``.
 
         Raises:
             FloatingPointError: a gradient is not finite, and its group has ``on_nonfinite="raise"``.
         """
         is_query, is_measured, skip = self._is_query(plans), self._is_measured(), False
-        is_shared = self._peers is not None
-        if not (is_query or is_measured or is_shared):
+        if alone and not (is_query or is_measured):
             return _NOTHING
         square_sums: list[float] | None = None
         if is_measured:
             square_sums = []
             for group, plan in zip(self.param_groups, plans, strict=True):
-                parts, culprit = plan.square_sum(threads, not is_shared)
+                parts, culprit = plan.square_sum(threads, alone)
                 square_sums += parts
                 if culprit is not None and group["on_nonfinite"] == "raise":
                     raise FloatingPointError(
@@ -225,7 +234,7 @@ class Stepping:
                     )
                 skip |= culprit is not None and group["on_nonfinite"] == "skip"
         steps, reached = None, 0
-        if has_schedules and is_shared:
+        if has_schedules and not alone:
             steps = self._counted[1] if self._counted[0] is plans else steps_done(self.state.values())
             reached = 1 + int(max((plan.most_steps() for plan in plans), default=-1))
         return Inspection(False, is_query, skip, steps, reached, square_sums)

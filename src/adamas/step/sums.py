@@ -41,7 +41,9 @@ def compute(plans: Sequence[GroupPlan], peers: Peers | None, count: int, threads
         problem = None
         try:
             for executor in executors:
-                _add(executor, index, terms, peers is None, threads)
+                _refuse_parts(executor, index, peers is None)
+                if executor.is_counted:
+                    _add(executor, index, terms, threads)
         except Exception as error:
             if peers is None:
                 raise
@@ -56,18 +58,21 @@ def _sums(executor: Executor) -> tuple[Sum, ...]:
     return executor.spec.rule.sums
 
 
-def _add(executor: Executor, index: int, terms: dict[Hashable, list[float]], alone: bool, threads: int) -> None:
+def _add(executor: Executor, index: int, terms: dict[Hashable, list[float]], threads: int) -> None:
     """Adds the parts of a sum that an executor has to ``terms``, under a key for what is summed over."""
-    wanted, records = _sums(executor)[index], executor.found()
-    for record in records:
-        _refuse_part(executor.spec.rule, wanted, record, alone)
-    for record, parts in zip(records, executor.partial_sums(index, threads), strict=True):
+    wanted = _sums(executor)[index]
+    for record, parts in zip(executor.found(), executor.partial_sums(index, threads), strict=True):
         terms.setdefault(_key(wanted, record), []).extend(parts)
 
 
 def _key(wanted: Sum, record: Record) -> Hashable:
     """The key of the sum. The parts of a tensor in several processes share it, since they have the same random key."""
     return (wanted.name, record.key) if wanted.over == "tensor" else (wanted.name,)
+
+
+def _refuse_parts(executor: Executor, index: int, alone: bool) -> None:
+    for record in executor.found():
+        _refuse_part(executor.spec.rule, _sums(executor)[index], record, alone)
 
 
 def _refuse_part(rule: Rule, wanted: Sum, record: Record, alone: bool) -> None:

@@ -6,16 +6,15 @@ A step works on local tensors and never calls an operation of DTensor, which wou
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
 
-from ..step.record import Place
+from ..step.record import Place, rows_of
 
 if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
 
 
@@ -30,22 +29,27 @@ def local_of(tensor: Tensor) -> Tensor:
     return tensor._local_tensor if is_distributed(tensor) else tensor
 
 
-def place_of(weight: DTensor, name: str) -> Place:
-    """Where the part that this process has lies in the whole weight.
+def place_in(group: Mapping[str, Any], index: int) -> Place | None:
+    """Where a parameter of the group lies in the whole tensor; None if it is a whole tensor itself.
 
     Raises:
-        ValueError: the part is not a range of the weight in each dimension.
+        ValueError: the part of a DTensor that this process has is not a range of the weight in each dimension.
     """
+    weight = group["params"][index]
+    return _place_of(weight) if is_distributed(weight) else rows_of(group, index)
+
+
+def _place_of(weight: DTensor) -> Place | None:
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     shape, offset = compute_local_shape_and_global_offset(weight.shape, weight.device_mesh, weight.placements)
     if not _are_ranges(weight) or tuple(shape) != tuple(weight._local_tensor.shape):
         raise ValueError(
-            f"parameter {name} of shape {tuple(weight.shape)} has the placements {weight.placements} on a mesh of shape "
+            f"a DTensor of shape {tuple(weight.shape)} has the placements {weight.placements} on a mesh of shape "
             f"{tuple(weight.device_mesh.shape)}, and the part here, of shape {tuple(weight._local_tensor.shape)}, is not one "
             f"range of each dimension (expected shape {tuple(shape)}): use sizes that the mesh divides evenly"
         )
-    return Place(tuple(offset), tuple(weight.shape))
+    return None if tuple(shape) == tuple(weight.shape) else Place(tuple(offset), tuple(weight.shape))
 
 
 def _are_ranges(weight: DTensor) -> bool:
@@ -84,7 +88,7 @@ def like(weight: DTensor, local: Tensor, shape: Sequence[int], name: str) -> DTe
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    expected, _ = compute_local_shape_and_global_offset(shape, weight.device_mesh, weight.placements)
+    expected, _ = compute_local_shape_and_global_offset(tuple(shape), weight.device_mesh, weight.placements)
     if tuple(expected) != tuple(local.shape):
         raise ValueError(
             f"{name}: a part of shape {tuple(local.shape)} is none of a whole of shape {tuple(shape)} with the placements "
@@ -105,14 +109,25 @@ def _row_major(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(strides[: len(shape)])
 
 
-def placed_as(weight: DTensor, tensor: DTensor, name: str) -> Tensor:
-    """The local tensor of a DTensor of the weight's shape, after it was given the weight's placements.
+def is_placed_as(weight: DTensor, gradient: Any) -> bool:
+    """Whether a gradient has the weight's placements, and its values."""
+    return (
+        is_distributed(gradient)
+        and (gradient._spec is weight._spec or gradient.placements == weight.placements)
+        and not hasattr(gradient._local_tensor, "wait")
+    )
+
+
+def placed_as(weight: DTensor, tensor: Any, name: str) -> Tensor:
+    """The local tensor of a DTensor after it was given the weight's placements.
 
     All processes of the mesh have to call this together unless the placements are the same.
 
     Raises:
-        ValueError: the tensor has another mesh.
+        ValueError: the tensor is no DTensor, or has another mesh.
     """
+    if not is_distributed(tensor):
+        raise ValueError(f"{name} is no DTensor, and the parameter is one")
     if tensor._spec is not weight._spec and (
         tensor.placements != weight.placements or tensor.device_mesh != weight.device_mesh
     ):
@@ -132,23 +147,6 @@ def check_distributed(parameter: DTensor, name: str) -> None:
     """Raises ValueError if the DTensor cannot be optimized."""
     if any(placement.is_partial() for placement in parameter.placements):
         raise ValueError(
-            f"{name} is a DTensor with the placements {parameter.placements}: each process has a part of a sum, and no weight. "
-            "Redistribute it to Replicate() or Shard(dim)"
+            f"{name} is a DTensor with the placements {parameter.placements}: each process has a part of a sum, not a "
+            "weight. Redistribute it to Replicate() or Shard(dim)"
         )
-
-
-def ranks_of(meshes: Sequence[DeviceMesh]) -> list[int]:
-    """The ranks of all meshes, in order.
-
-    Raises:
-        ValueError: no mesh has the ranks of all others, so that the processes could not know with whom they decide.
-    """
-    sets = [frozenset(mesh.mesh.flatten().tolist()) for mesh in meshes]
-    most = max(sets, key=len)
-    for ranks in sets:
-        if not ranks <= most:
-            raise ValueError(
-                f"parameters lie on meshes of the ranks {sorted(most)} and {sorted(ranks)}, and neither has all of the other's: "
-                "give the optimizer process_group=, the processes that decide together"
-            )
-    return sorted(most)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
@@ -28,11 +28,12 @@ from ..step.engine import holds, same_objects
 from ..step.locks import step_lock
 from ..step.memory import Memory, counted
 from ..step.plan import GroupPlan
-from ..step.record import Record, begin_state, rows_of
+from ..step.record import Record, begin_state
 from ..step.resuming import COUNTS, check_choice
 from ..step.scheduled import OBSERVED, refuse_lr_scale, separated, steps_done
 from ..step.stepping import Stepping
-from . import storage
+from . import distributed, storage
+from .distributed import is_distributed, local_of
 from .options import as_number, check, check_flat, check_parameter, is_flat, refuse_wrapper
 from .ranks import Ranks
 from .state_dict import exported, loaded
@@ -50,12 +51,14 @@ class _Basis(NamedTuple):
         dtypes: the dtypes of the parameters.
         bare: the parameters whose state is missing or lacks entries that the options require now. When one of them has a
             gradient, the plan is made again.
+        distributed: the positions among the plan's records of those that are DTensors.
     """
 
     signature: tuple[Rule, bool, str, int]
     params: list[Tensor]
     dtypes: list[torch.dtype]
     bare: list[Tensor]
+    distributed: list[int]
 
 
 def given_names(group: dict[str, Any]) -> list[str] | None:
@@ -100,6 +103,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     """
 
     _plans: list[GroupPlan] | None
+    _peers: Ranks | None
     _known: tuple[list[Tensor], list[Any]]  # the parameters and states that the plans were made for
 
     def __init__(self, params: ParamsT, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -110,7 +114,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         if unknown := options.keys() - known.keys() - {"process_group"}:
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
         if "process_group" in given:
-            self._peers = Ranks(given.pop("process_group"))
+            self._peers = Ranks.given(given.pop("process_group"))
         if given.pop("decoupled_weight_decay", False) and given.setdefault("decay", "decoupled") != "decoupled":
             raise ValueError(
                 f"decoupled_weight_decay=True and decay={given['decay']!r} contradict each other: give only decay"
@@ -209,7 +213,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     def _initialize_state(self, group: dict[str, Any], index: int) -> None:
         """Creates the missing entries of a parameter's state: all of them at its first gradient."""
         p = group["params"][index]
-        begin_state(TENSORS, self._member, group, p, rows_of(group, index), self.state[p])
+        begin_state(TENSORS, self._member, group, p, distributed.place_in(group, index), self.state[p])
 
     def _signature(self, group: dict[str, Any]) -> tuple[Rule, bool, str, int]:
         return self._member.rule(group), has_penalty(group), group["weights"], group["seed"]
@@ -226,6 +230,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                     return plans
         for plan in plans or ():
             self._forget_low_bits(plan.basis)
+        if self._peers is None or not self._peers.has_shares:
+            self._peers = Ranks.of_weights(p for group in self.param_groups for p in group["params"])
         made, first = [], 0
         for group in self.param_groups:
             made.append(self._plan(group, first))
@@ -236,7 +242,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def _is_fresh(self, plan: GroupPlan, group: dict[str, Any]) -> bool:
         """Whether everything in the group that the plan depends on is unchanged."""
-        signature, params, dtypes, bare = plan.basis
+        signature, params, dtypes, bare, _ = plan.basis
         if signature != self._signature(group) or not same_objects(params, group["params"]):
             return False
         for p in bare:
@@ -253,10 +259,11 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def _plan(self, group: dict[str, Any], first: int) -> GroupPlan:
         """The plan of a group; ``first`` is the position of its first parameter."""
-        params, names = list(group["params"]), parameter_names(group, first)
-        scalars, is_alone = self._member.scalar_names, self._peers is None
+        params, names, peers = list(group["params"]), parameter_names(group, first), self._peers
+        scalars, is_alone = self._member.scalar_names, peers is None
         needed = {*scalars, *self._member.state_names(group)}
-        records, bare = [], []
+        records: list[Record] = []
+        bare, parts = [], []
         for i, p in enumerate(params):
             if p.grad is not None and p.requires_grad:
                 # Checked again: when the group was added, it may have had no gradient, or other options.
@@ -267,24 +274,62 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             if state is not None:
                 former.convert_state(torch, state, self._member.states)  # ZeroRedundancyOptimizer loads it without us
                 key = _random_key(group, i, first + self._position)
-                records.append(Record(p, state, names[i], key, rows_of(group, i), is_flat=is_flat(p)))
+                place, is_counted = distributed.place_in(group, i), peers is None or peers.counts_replicas
+                if is_distributed(p):
+                    assert peers is not None
+                    peers.check_mesh(p.device_mesh, names[i])
+                    is_counted = distributed.is_counted(p)
+                    parts.append(len(records))
+                records.append(Record(p, state, names[i], key, place, is_flat=is_flat(p), is_counted=is_counted))
             is_split = layout.is_split(group, storage.dtype_name(p.dtype))
             if state is None or not needed <= state.keys() or (is_split and LOW_BITS not in state):
                 bare.append(p)
-        basis = _Basis(self._signature(group), params, [p.dtype for p in params], bare)
+        basis = _Basis(self._signature(group), params, [p.dtype for p in params], bare, parts)
         return GroupPlan(self._member, group, records, TENSORS, basis)
+
+    def _decides_alone(self, overflow: bool | None) -> bool:
+        """See ``Stepping._decides_alone``.
+
+        DTensors of one mesh have the same numbers of steps everywhere. Only what is measured has to be communicated, what a
+        loss scaler found, and whether a step with a rate of 0 is to create the state and nothing else.
+        """
+        peers = self._peers
+        if peers is None or peers.has_shares:
+            return peers is None
+        if overflow is not None or self._is_measured() or all(group["lr"] == 0 for group in self.param_groups):
+            return False
+        return not (peers.is_uneven and any(one.schedules for one in self._schedules_now()))
+
+    def _placed_gradients(self, plans: Sequence[GroupPlan]) -> Sequence[list[Tensor | None] | None] | None:
+        """The gradients of each group whose DTensors have some with other placements than the weights, redistributed."""
+        found: list[list[Tensor | None] | None] = []
+        for plan in plans:
+            placed: dict[int, Tensor] = {}
+            for i in plan.basis.distributed:
+                weight = plan.records[i].weight
+                gradient = weight.grad
+                if gradient is None or not weight.requires_grad:
+                    continue
+                if not distributed.is_placed_as(weight, gradient):
+                    placed[i] = distributed.placed_as(
+                        weight, gradient, f"the gradient of parameter {plan.records[i].name}"
+                    )
+            own = (TENSORS.gradient_of(record.weight) for record in plan.records)
+            found.append([placed.get(i, gradient) for i, gradient in enumerate(own)] if placed else None)
+        return found if any(found) else None
 
     # ---- memory
 
     def memory(self) -> Memory:
-        """The bytes that weights, gradients and state take now, by kind; ``print`` shows a table.
+        """The bytes that weights, gradients and state take in this process now, by kind; ``print`` shows a table.
 
         A parameter's state is created at its first gradient (Adagrad's at construction). ``adamas.torch.plan_memory``
         predicts its size.
         """
         params = [p for group in self.param_groups for p in group["params"] if not is_lazy(p)]
-        gradients = [p.grad for p in params if p.grad is not None]
-        return counted(self._member, params, gradients, self.state.values())
+        gradients = [local_of(p.grad) for p in params if p.grad is not None]
+        states = [{name: local_of(value) for name, value in state.items()} for state in self.state.values()]
+        return counted(self._member, map(local_of, params), gradients, states)
 
     # ---- the step
 
@@ -315,7 +360,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 loss = closure()
         found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         # GradScaler then lowers its scale; neither step count nor moments advance.
-        overflow = found_inf is not None and float(found_inf) != 0
+        overflow = None if found_inf is None else float(found_inf) != 0
         scale = 1.0 if grad_scale is None else 1 / float(grad_scale)
         self._step_all(None, scale, torch.get_num_threads(), overflow)
         return loss
@@ -371,7 +416,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled."""
-        shared = {} if self._peers is None else {"_peers": self._peers}
+        shared = {"_peers": self._peers} if self._peers is not None and self._peers.has_shares else {}
         return {**super().__getstate__(), **shared, "_schedules": self._schedules_now()}
 
     @_disable_dynamo

@@ -17,6 +17,7 @@ from ..rule.hyperparameters import Terms, checked, shown
 from ..rule.layout import HALVES, WIDTHS, is_reduced
 from ..rule.shared import declared
 from ..schedules import Schedule
+from .distributed import check_distributed, is_distributed
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -160,18 +161,15 @@ def check_parameter(parameter: Any, name: str, group: Mapping[str, Any], alone: 
 
 def refuse_wrapper(tensor: Tensor, name: str) -> None:
     """Raises ValueError if the tensor has its values in other tensors; ``name`` is its name in the message."""
+    if is_distributed(tensor):
+        check_distributed(tensor, name)
+        tensor = tensor._local_tensor
     if not is_traceable_wrapper_subclass(tensor):
         return
     kind = type(tensor).__name__
-    if kind == "DTensor":
-        raise ValueError(
-            f"{name} is a DTensor, distributed over a mesh of processes, and adamas.torch does not step those yet. Train with "
-            "DistributedDataParallel, with ZeroRedundancyOptimizer around the optimizer where its state is too large for one "
-            "process; or use torch.optim for this model"
-        )
     raise ValueError(
-        f"{name} is a {kind}, which has its values in other tensors, but adamas.torch steps only plain tensors: pass those, "
-        "or use torch.optim for this parameter"
+        f"{name} is a {kind}, which has its values in other tensors, but adamas.torch steps only plain tensors and "
+        "DTensors of them: pass those, or use torch.optim for this parameter"
     )
 
 

@@ -1,30 +1,54 @@
-"""The ranks of a process group that share a model, and how they agree on each step."""
+"""The processes that share a model, and how they agree on each step."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ..step.inspection import Inspection, added_up, sum_in_two
+from .distributed import is_distributed
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+_made: dict[tuple[int, ...], tuple[Any, Any]] = {}  # the groups made here, by their ranks, each with the group of all
 _RAISED = (FloatingPointError, ValueError, RuntimeError)  # raised on all ranks; other exceptions only where they occur
 
 
 class Ranks:
-    """The ranks of a process group.
+    """The ranks that decide on each step together.
 
     Args:
-        process_group: the argument of the optimizer.
-
-    Raises:
-        TypeError: it is not a process group.
-        ValueError: this process is not in it.
+        ranks: their ranks among all processes, in order.
+        group: returns their process group. It is first called when something is to be communicated, by all of them.
+        has_shares: whether each rank has parameters of its own (``process_group=``). Otherwise all have the same parameters,
+            in parts if they are DTensors, and those that are not are replicas.
+        is_uneven: whether some ranks lack parameters that others have.
     """
 
-    def __init__(self, process_group: Any) -> None:
+    def __init__(
+        self, ranks: Sequence[int], group: Callable[[], dist.ProcessGroup], has_shares: bool, is_uneven: bool
+    ) -> None:
+        self._ranks, self._make_group, self.has_shares, self.is_uneven = ranks, group, has_shares, is_uneven
+        self._rank, self._size = ranks.index(dist.get_rank()), len(ranks)
+
+    @cached_property
+    def _group(self) -> dist.ProcessGroup:
+        return self._make_group()
+
+    @classmethod
+    def given(cls, process_group: Any) -> Ranks:
+        """The ranks of the optimizer's argument ``process_group``.
+
+        Raises:
+            TypeError: it is not a process group.
+            ValueError: this process is not in it.
+        """
         if process_group is None:
             raise TypeError(
                 "process_group=None: it must be a process group, and torch.distributed.group.WORLD is None before "
@@ -34,15 +58,51 @@ class Ranks:
             raise ValueError("process_group: this process is not in the group")
         if not isinstance(process_group, dist.ProcessGroup):
             raise TypeError(f"process_group must be a torch.distributed.ProcessGroup, not {process_group!r}")
-        self._group = process_group
-        self._rank, self._size = dist.get_rank(process_group), dist.get_world_size(process_group)
+        return cls(dist.get_process_group_ranks(process_group), lambda: process_group, has_shares=True, is_uneven=True)
+
+    @classmethod
+    def of_weights(cls, weights: Iterable[Tensor]) -> Ranks | None:
+        """The ranks of all meshes on which the weights lie, as far as this process is in them; None without DTensors.
+
+        Raises:
+            ValueError: no mesh has the ranks of all others.
+        """
+        found = {id(weight.device_mesh): weight.device_mesh for weight in weights if is_distributed(weight)}
+        meshes = [mesh for mesh in found.values() if mesh.get_coordinate() is not None]
+        if not meshes:
+            return None
+        sets = {frozenset(mesh.mesh.flatten().tolist()) for mesh in meshes}
+        most = max(sets, key=len)
+        for others in sets:
+            if not others <= most:
+                raise ValueError(
+                    f"parameters lie on meshes of the ranks {sorted(most)} and {sorted(others)}, and neither has all ranks "
+                    "of the other: give the optimizer process_group=, the processes that decide together"
+                )
+        ranks = tuple(sorted(most))
+        return cls(ranks, lambda: _group_of(ranks, meshes), has_shares=False, is_uneven=len(sets) > 1)
+
+    @property
+    def counts_replicas(self) -> bool:
+        """Whether a parameter that is no DTensor counts in the sums on this rank."""
+        return self.has_shares or self._rank == 0
+
+    def check_mesh(self, mesh: DeviceMesh, name: str) -> None:
+        """Raises ValueError if the group lacks ranks of a parameter's mesh."""
+        missing = {*mesh.mesh.flatten().tolist()} - {*self._ranks}
+        if missing:
+            raise ValueError(
+                f"parameter {name} lies on a mesh with the ranks {sorted(missing)}, which process_group= lacks: give a group "
+                "of all processes that decide together, or leave it out"
+            )
 
     def agree(self, seen: Inspection | None, problem: Exception | None, parameters: int) -> Inspection:
         """The combined inspection of all ranks: see ``adamas.step.inspection.Peers``."""
         mine = Inspection() if seen is None else seen
         total, rest = sum_in_two(mine.square_sums or ())
         steps_here = 0 if mine.steps is None else mine.steps
-        numbers_here = (problem is not None, *mine[:3], steps_here, mine.reached, total, rest, parameters)
+        own = parameters if self.has_shares else 0
+        numbers_here = (problem is not None, *mine[:3], steps_here, mine.reached, total, rest, own)
         sent = torch.tensor(numbers_here, dtype=torch.float64, device=self._device())
         received = [torch.empty_like(sent) for _ in range(self._size)]
         dist.all_gather(received, sent, group=self._group)
@@ -82,7 +142,10 @@ class Ranks:
         if problem is not None:
             raise problem
         rank, (kind, text) = next((rank, one) for rank, one in enumerate(problems) if one is not None)
-        raise kind(f"rank {rank} of process_group cannot make this step, so no rank makes it: {text}")
+        raise kind(f"rank {rank} of {self._group_name()} cannot make this step, so no rank makes it: {text}")
+
+    def _group_name(self) -> str:
+        return "process_group" if self.has_shares else "the parameters' mesh"
 
     def _device(self) -> torch.device:
         """The device of tensors that the group can communicate."""
@@ -99,3 +162,18 @@ class Ranks:
     def __reduce__(self) -> NoReturn:
         """Raises TypeError: a process group cannot be pickled."""
         raise TypeError("an optimizer with process_group= cannot be pickled: save its state_dict() on each rank")
+
+
+def _group_of(ranks: tuple[int, ...], meshes: Sequence[DeviceMesh]) -> Any:
+    """A process group of these ranks: that of a mesh, or of all processes, or a new one. All ranks call this together."""
+    for mesh in meshes:
+        if mesh.ndim == 1 and tuple(sorted(mesh.mesh.tolist())) == ranks:
+            return mesh.get_group()
+    if len(ranks) == dist.get_world_size():
+        assert dist.group.WORLD is not None
+        return dist.group.WORLD
+    world, group = _made.get(ranks, (None, None))
+    if group is None or world is not dist.group.WORLD:  # processes may leave their groups and begin anew
+        group = dist.new_group(list(ranks), use_local_synchronization=True)
+        _made[ranks] = dist.group.WORLD, group
+    return group

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from ..rule.layout import Part
 from ..step.namespaces.torch import Namespace
-from . import storage
+from . import distributed, storage
+from .distributed import is_distributed, local_of
 from .options import refuse_alone, refuse_wrapper
 
 
@@ -17,7 +19,6 @@ class _Tensors:
     dtype_name = staticmethod(storage.dtype_name_of)
     scalar = staticmethod(storage.scalar)
     as_scalar = staticmethod(storage.as_scalar)
-    full = staticmethod(storage.full)
     refuse_alone = staticmethod(refuse_alone)
 
     @staticmethod
@@ -25,8 +26,19 @@ class _Tensors:
         return weight.device.type == "cpu"
 
     @staticmethod
+    def shape_of(weight: Tensor) -> tuple[int, ...]:
+        return tuple(local_of(weight).shape)
+
+    @staticmethod
+    def full(weight: Tensor, part: Part, whole: tuple[int, ...]) -> Tensor:
+        tensor = storage.full(local_of(weight), part)
+        return distributed.like(weight, tensor, whole, repr(part.name)) if is_distributed(weight) else tensor
+
+    @staticmethod
     def gradient_of(weight: Tensor) -> Tensor | None:
-        return weight.grad if weight.requires_grad else None
+        """The gradient; of a DTensor that of the part that this process has."""
+        gradient = weight.grad if weight.requires_grad else None
+        return local_of(gradient) if gradient is not None and is_distributed(weight) else gradient
 
     @staticmethod
     def check_gradient(gradient: Tensor, name: str, optimizer: str) -> None:
@@ -36,12 +48,14 @@ class _Tensors:
                 f"{optimizer} does not support sparse gradients, and that of parameter {name} is {gradient.layout}: make it "
                 "dense (for an embedding: sparse=False), or use torch.optim.SparseAdam for this parameter"
             )
+        if is_distributed(gradient):
+            raise ValueError(f"the gradient of parameter {name} is a DTensor, and the parameter is none")
         refuse_wrapper(gradient, f"the gradient of parameter {name}")
 
     @staticmethod
     def before_writing(weights: list[Tensor]) -> None:
         """Tells autograd, so that it does not use the new weights to differentiate a graph from before the step."""
-        increment_version(weights)
+        increment_version([*weights, *(weight._local_tensor for weight in weights if is_distributed(weight))])
 
     @staticmethod
     def engine_view(weight: Tensor) -> Tensor:
@@ -63,7 +77,8 @@ class _Tensors:
 
     @staticmethod
     def array(tensor: Tensor) -> Tensor:
-        """The tensor, with complex numbers as a last dimension of size 2."""
+        """The part of the tensor that this process has, with complex numbers as a last dimension of size 2."""
+        tensor = local_of(tensor)
         return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
     @classmethod

@@ -372,6 +372,14 @@ class Group {
         return tensors;
     }
 
+    // The tensors that a step of the collected parameters writes to: their weights, and the local tensors of DTensors.
+    nb::list written() const {
+        nb::list tensors = collected();
+        for (const size_t i : parameter_of_job)
+            if (parameters[i].is_distributed) tensors.append(parameters[i].tensor.attr(local_tensor));
+        return tensors;
+    }
+
     // Σg² of the collected gradients as an unevaluated sum of two doubles, and the name of the first parameter whose
     // gradient is not finite, or None.
     nb::tuple square_sum(int threads) {
@@ -567,6 +575,7 @@ NB_MODULE(_engine, m) {
              "scalars"_a, "as_scalar"_a.none())
         .def("collect", &Group::collect, "gradients"_a = nb::none())
         .def("collected", &Group::collected)
+        .def("written", &Group::written)
         .def("discard", &Group::discard)
         .def("collected_positions", &Group::collected_positions)
         .def("square_sum", &Group::square_sum, "threads"_a)

@@ -144,7 +144,7 @@ class EngineExecutor(Executor):
 
     def apply(self) -> None:
         """Tells the framework which weights are about to change; the function ``apply`` changes them."""
-        self.spec.tensors.before_writing(self.group.collected())
+        self.spec.tensors.before_writing(self.group.written())
 
 
 def _parts(high: float, low: float) -> list[float]:

@@ -24,7 +24,8 @@ class Ranks:
     """The ranks that decide on each step together.
 
     Args:
-        ranks: their ranks among all processes, in order.
+        rank: the rank of this process among all.
+        ranks: those of all of them, in order.
         group: returns their process group. It is first called when something is to be communicated, by all of them.
         has_shares: whether each rank has parameters of its own (``process_group=``). Otherwise all have the same parameters,
             in parts if they are DTensors, and those that are not are replicas.
@@ -32,10 +33,10 @@ class Ranks:
     """
 
     def __init__(
-        self, ranks: Sequence[int], group: Callable[[], dist.ProcessGroup], has_shares: bool, is_uneven: bool
+        self, rank: int, ranks: Sequence[int], group: Callable[[], dist.ProcessGroup], has_shares: bool, is_uneven: bool
     ) -> None:
         self._ranks, self._make_group, self.has_shares, self.is_uneven = ranks, group, has_shares, is_uneven
-        self._rank, self._size = ranks.index(dist.get_rank()), len(ranks)
+        self._rank, self._size = ranks.index(rank), len(ranks)
 
     @cached_property
     def _group(self) -> dist.ProcessGroup:
@@ -58,7 +59,8 @@ class Ranks:
             raise ValueError("process_group: this process is not in the group")
         if not isinstance(process_group, dist.ProcessGroup):
             raise TypeError(f"process_group must be a torch.distributed.ProcessGroup, not {process_group!r}")
-        return cls(dist.get_process_group_ranks(process_group), lambda: process_group, has_shares=True, is_uneven=True)
+        ranks = dist.get_process_group_ranks(process_group)
+        return cls(dist.get_rank(), ranks, lambda: process_group, has_shares=True, is_uneven=True)
 
     @classmethod
     def of_weights(cls, weights: Iterable[Tensor]) -> Ranks | None:
@@ -71,6 +73,7 @@ class Ranks:
         meshes = [mesh for mesh in found.values() if mesh.get_coordinate() is not None]
         if not meshes:
             return None
+        rank = int(meshes[0].mesh[tuple(meshes[0].get_coordinate() or ())])
         sets = {frozenset(mesh.mesh.flatten().tolist()) for mesh in meshes}
         most = max(sets, key=len)
         for others in sets:
@@ -80,7 +83,7 @@ class Ranks:
                     "of the other: give the optimizer process_group=, the processes that decide together"
                 )
         ranks = tuple(sorted(most))
-        return cls(ranks, lambda: _group_of(ranks, meshes), has_shares=False, is_uneven=len(sets) > 1)
+        return cls(rank, ranks, lambda: _group_of(ranks, meshes), has_shares=False, is_uneven=len(sets) > 1)
 
     @property
     def counts_replicas(self) -> bool:

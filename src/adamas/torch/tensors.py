@@ -55,7 +55,7 @@ class _Tensors:
     @staticmethod
     def before_writing(weights: list[Tensor]) -> None:
         """Tells autograd, so that it does not use the new weights to differentiate a graph from before the step."""
-        increment_version([*weights, *(weight._local_tensor for weight in weights if is_distributed(weight))])
+        increment_version(weights)
 
     @staticmethod
     def engine_view(weight: Tensor) -> Tensor:

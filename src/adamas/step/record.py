@@ -161,7 +161,7 @@ def check_place(
         place: where it lies in the whole tensor; None if it is a whole tensor itself.
         name: the name of the parameter, for the message.
     """
-    shape = tuple(weight.shape)
+    shape = tensors.shape_of(weight)
     coded = [slot for slot in slots_of(tensors, member, group, weight, place) if slot.scale_shape is not None]
     if place is None or not coded or 0 in shape:
         return

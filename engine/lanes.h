@@ -35,6 +35,7 @@ template <class T> inline T larger(T a, T b) { return a > b ? a : b; }          
 template <class T> inline T magnitude(T a) { return std::fabs(a); }
 template <class T> inline T sign(T a) { return std::fabs(a) > 0 ? std::copysign(T(1), a) : a + T(0); } // NaN of NaN
 template <class T> inline T choose(bool condition, T a, T b) { return condition ? a : b; }
+template <class T> inline T maximum(T a, T b) { return choose(a == a, larger(a, b), a); } // NaN if either is
 template <class T> inline T root(T a) { return std::sqrt(a); }
 template <class T> inline T estimated_root(T x, T a) { return root(x + a); }
 template <class T> inline T estimated_quotient(T a, T b) { return a / b; }

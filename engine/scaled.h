@@ -2,6 +2,7 @@
 // and explains the codes; this file implements the same with vector registers.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -69,6 +70,8 @@ constexpr uint32_t grid_start = 0x40000000u;
 constexpr float grid_zero = 2;
 constexpr float least_signed = 0x1p-100f, least_scale = 0x1p-126f, least_kept = 0x1p-120f, most_kept = 0x1p120f;
 constexpr int infinity_bits = 0x7f800000;
+constexpr float most_stored = 0x1p127f; // larger numbers could be rounded up to infinity
+constexpr int most_stored_bits = 0x7f000000;
 
 constexpr bool is_signed(Format format) { return format == Format::i8 || format == Format::i6; }
 
@@ -330,7 +333,7 @@ inline int chosen_grid(const Grids &grids, const float *x, float largest, float 
 
 // The choice of unsigned values that are encoded for the first time.
 inline int first_choice(const Grids &grids, const float *x, int most, int n) {
-    return chosen_grid<false>(grids, x, bits_float(uint32_t(most)), 0, 0, 0, n);
+    return chosen_grid<false>(grids, x, bits_float(uint32_t(std::min(most, most_stored_bits))), 0, 0, 0, n);
 }
 
 // How the values of a block are rounded: to the nearest, or with thresholds that begin at `start`, which is 0 without
@@ -488,6 +491,8 @@ template <bool with_sign>
     }
 }
 
+inline float capped(float x) { return std::clamp(x, -most_stored, most_stored); }
+
 // Encodes a block with nonfinite numbers: these have special codes, and the sign of the stored number marks the block.
 // Never inlined: it is large and rarely called.
 template <bool with_sign>
@@ -496,7 +501,7 @@ template <bool with_sign>
     uint8_t nonfinite[quantum]; // the codes of nonfinite numbers, and 0 elsewhere
     for (int i = 0; i < n; ++i) {
         nonfinite[i] = std::isfinite(x[i]) ? 0 : nonfinite_code(grids, x[i], with_sign);
-        if (nonfinite[i]) x[i] = 0;
+        x[i] = nonfinite[i] ? 0 : capped(x[i]);
     }
     const Scale found = scale_for<with_sign>(grids, x, largest_bits(x, n), before, n, true);
     write_codes<with_sign>(grids, x, codes, found, n, rounding);
@@ -536,7 +541,7 @@ template <bool with_sign, class Top, class Second, class HasFaded>
     for (int b = 0; b < count; ++b) {
         Before before(stored[b], rounding(b));
         before.counts = state.counts;
-        const int most = top(b);
+        int most = top(b);
         scales[b].inverse = -1; // written already
         if (most >= infinity_bits) [[unlikely]] {
             before.second = second(b);
@@ -545,6 +550,10 @@ template <bool with_sign, class Top, class Second, class HasFaded>
             stored[b] = before.faded();
         } else {
             before.second = second(b);
+            if (most > most_stored_bits) [[unlikely]] {
+                std::transform(x + b * n, x + b * n + n, x + b * n, capped);
+                most = most_stored_bits;
+            }
             scales[b] = scale_for<with_sign>(grids, x + b * n, most, before, n);
             stored[b] = scales[b].stored();
         }

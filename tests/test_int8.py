@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,9 @@ def test_codes_in_6_bits_are_packed_as_the_layout_says(row: int, has_sign: bool)
     number = int.from_bytes(stored[1].tobytes(), "little")  # the words of a row follow one another
     assert [number >> 6 * i & 63 for i in range(row)] == [int(code) & 63 for code in codes[1]]
     assert number >> 6 * row == 0
+    behind = layout.padding(np, stored, (rows, row), width, has_sign)
+    assert behind.shape == (rows, -row % 4)
+    assert not behind.any()
     read = layout.unpacked(np, stored, width, has_sign)
     np.testing.assert_array_equal(layout.unblocked(read, (rows, row)), codes)
 
@@ -420,7 +424,7 @@ def random_state(
     state: dict[str, torch.Tensor], shape: tuple[int, int], width: formats.Width, rng: np.random.Generator
 ) -> None:
     """Fills moments of a parameter of this shape with codes of every kind: on every grid, at scales near both ends of their
-    range, with zeros, and in some blocks with infinities and NaN. (A maximum is NaN only where its second moment is.)"""
+    range, with zeros, and in some blocks with infinities and NaN."""
     for name, codes in codes_of(state).items():
         stored = state[layout.scale_name(name)]
         has_sign = codes.dtype == torch.int8
@@ -440,7 +444,7 @@ def random_state(
             )
         found[rng.random(shape) < 0.1] = 0
         marked = rng.random(stored.shape) < 0.05
-        nonfinite = [width.infinity_unsigned] if "max" in name else [width.nan_unsigned, width.infinity_unsigned]
+        nonfinite = [width.nan_unsigned, width.infinity_unsigned]
         for row, block in zip(*marked.nonzero(), strict=True):
             one = found[row, 128 * block : 128 * (block + 1)]  # a view
             np.copyto(one, np.clip(one, 1 - largest, largest - 1 if has_sign else None))
@@ -488,6 +492,53 @@ def test_any_state_has_the_references_codes_after_a_step(
     assert seen == {0, 1, 2}
     # Where the largest value of a block is as large as the scale allows, rounding decides whether the scale is doubled.
     assert different <= 5e-3 * blocks
+
+
+HUGE: dict[str, tuple[Callable[..., at.Optimizer], float]] = {
+    "adamax": (at.Adamax, 3.4e38),
+    "amsgrad": (partial(at.Adam, betas=(0.9, 0.5), amsgrad=True), 1.84e19),
+    "momentum": (partial(at.SGD, momentum=0.9, dampening=0.9), 3.4e38),
+}
+
+
+@pytest.mark.parametrize("member", HUGE)
+@pytest.mark.parametrize("form", ["int8", "int6"])
+def test_the_largest_numbers_of_float32_stay_finite(form: Any, member: str, isa: str) -> None:
+    """Three columns are huge, and the others so small that blocks take the widest grid, which rounds up by the most."""
+    make, size = HUGE[member]
+    shape = (64, 130)
+    p = torch.nn.Parameter(torch.zeros(shape))
+    optimizer = make([("w", p)], state=form, lr=1e-3)
+    optimizer._initialize_state(optimizer.param_groups[0], 0)
+    columns = torch.where(torch.arange(130) % 50 == 0, 1.0, 1e-4)
+    for _ in range(12):
+        p.grad = size * columns * torch.empty(shape).uniform_(0.9, 1, generator=torch.Generator().manual_seed(0))
+        _, expected = stepped_by_both(optimizer, p)
+        for name, codes in codes_of(optimizer.state[p]).items():
+            assert values_of(optimizer.state[p], name, shape).isfinite().all()
+            assert (unpacked(codes, shape) - unpacked(expected[name], shape)).abs().max() <= 1
+            scale = layout.scale_name(name)
+            torch.testing.assert_close(optimizer.state[p][scale], expected[scale], rtol=1e-6, atol=0)
+    assert p.isfinite().all()
+
+
+@pytest.mark.parametrize("state", ["float32", "int8", "int6"])
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True}], ids=["adamax", "amsgrad"])
+def test_a_moment_that_was_NaN_stays_so(options: dict[str, bool], state: Any, isa: str) -> None:
+    p = torch.nn.Parameter(torch.ones(64, 130))
+    optimizer = (at.Adam if options else at.Adamax)([("w", p)], state=state, **options)
+    optimizer._initialize_state(optimizer.param_groups[0], 0)
+    was = torch.rand(p.shape, generator=torch.Generator().manual_seed(0)) < 0.01
+    for step in range(3):
+        p.grad = torch.ones_like(p)
+        if not step:
+            p.grad[was] = math.nan
+        weight, expected = stepped_by_both(optimizer, p)
+        for moment in [name for name in optimizer._member.states if name in optimizer.state[p]]:
+            for found in (optimizer.state[p], expected):
+                assert (values_of(found, moment, p.shape).isnan() == was).all()
+        assert (p.isnan() == was).all()
+        assert (weight.isnan() == was).all()
 
 
 @pytest.mark.parametrize("case", CODED, ids=str)

@@ -21,7 +21,7 @@ _FUNCTIONS = {
     "sqrt": "root",
     "abs": "magnitude",
     "sign": "sign",
-    "maximum": "larger",
+    "maximum": "maximum",
     "where": "choose",
     "fused": "fused",
     "fused_less": "fused_less",

@@ -236,6 +236,18 @@ def test_a_choice_without_a_scale_is_refused(saved: Any) -> None:
 
 
 @pytest.mark.parametrize("saved", [saved_torch, saved_numpy])
+@pytest.mark.parametrize("name", MOMENTS)
+def test_codes_of_the_other_sign_are_refused(saved: Any, name: str) -> None:
+    optimizer, state_dict, _ = saved()
+    entry, key = (state_dict["state"][0], name) if saved is saved_torch else (state_dict, f"state/w/{name}")
+    wanted = np.asarray(entry[key]).dtype
+    other = np.dtype({"int8": "uint8", "uint8": "int8"}[wanted.name])
+    entry[key] = entry[key].view(getattr(torch, other.name)) if saved is saved_torch else entry[key].view(other)
+    with pytest.raises(ValueError, match=rf"'{name}' of parameter '?w'? is {other}.*; as codes it would be {wanted}"):
+        optimizer.load_state_dict(state_dict)
+
+
+@pytest.mark.parametrize("saved", [saved_torch, saved_numpy])
 @pytest.mark.parametrize("end", ["_scale", "_grid"])
 def test_codes_that_were_cast_to_floats_are_refused(saved: Any, end: str) -> None:
     optimizer, state_dict, _ = saved()
@@ -253,6 +265,27 @@ def test_scales_of_both_formats_are_refused(saved: Any) -> None:
     entry[f"{key}_grid"] = entry[f"{key}_scale"]
     with pytest.raises(
         ValueError, match=r"'exp_avg' of parameter '?w'? has scales of two versions, 'exp_avg_scale' and"
+    ):
+        optimizer.load_state_dict(state_dict)
+
+
+@pytest.mark.parametrize("make", [at.Adam, an.Adam])
+@pytest.mark.parametrize("name", MOMENTS)
+def test_a_code_behind_the_end_of_a_row_is_refused(make: Any, name: str) -> None:
+    is_torch, shape = make is at.Adam, (40, 135)
+    weight: Any = torch.nn.Parameter(torch.zeros(shape)) if is_torch else np.zeros(shape, np.float32)
+    optimizer = make({"w": weight}.items() if is_torch else {"w": weight}, state="int6")
+    if is_torch:
+        weight.grad = torch.ones(shape)
+        optimizer.step()
+    else:
+        optimizer.step([np.ones(shape, np.float32)])
+    state_dict = optimizer.state_dict()
+    optimizer.load_state_dict(state_dict)
+    codes = state_dict["state"][0][name] if is_torch else state_dict[f"state/w/{name}"]
+    codes[7, -1] |= 1 << 4  # the last word has three codes, in all but six of its bits
+    with pytest.raises(
+        ValueError, match=f"the codes of '{name}' of parameter '?w'? have a number behind the end of a row"
     ):
         optimizer.load_state_dict(state_dict)
 

@@ -186,7 +186,7 @@ def _loaded(
         if moment in entries:
             what = f"{moment!r} of parameter {name}"
             scales[moment] = scale_of(entries, moment, what)
-            _check_moment(entries[moment], *scales[moment], p, what)
+            _check_moment(entries[moment], *scales[moment], member.states[moment].signed, p, what)
         elif moment in member.denominators:  # without its denominator, the next step could be of any size
             raise unfit(f"{moment!r} of parameter {name} is missing")
     exact = _in_float32({key: entries[key] for key in slots if key in entries})
@@ -225,7 +225,7 @@ def _in_float32(values: Mapping[str, Array]) -> dict[str, Array]:
     return {moment: x if x.dtype in _EXACT else x.astype(np.float32) for moment, x in wide.items()}
 
 
-def _check_moment(values: Array, scale: Array | None, is_former: bool, p: Array, what: str) -> None:
+def _check_moment(values: Array, scale: Array | None, is_former: bool, has_sign: bool, p: Array, what: str) -> None:
     """Raises ValueError if the parameter cannot have this moment."""
     is_coded = values.dtype in _CODES
     is_complex = p.dtype.kind == "c"
@@ -243,6 +243,8 @@ def _check_moment(values: Array, scale: Array | None, is_former: bool, p: Array,
             "the values without scales"
         )
     if is_coded:
+        if values.dtype != (code_dtype := np.dtype(np.int8 if has_sign else np.uint8)):
+            raise unfit(f"{what} is {values.dtype}; as codes it would be {code_dtype}")
         shape = layout.scale_shape(p.shape) if p.ndim else None
         if scale is None or scale.dtype != np.float32 or scale.shape != shape:
             raise unfit(f"{what} has codes, whose scales must be float32 of shape {shape}")

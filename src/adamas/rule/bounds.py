@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from . import formats
 from .declaration import Host, Member, State
-from .layout import WIDTHS, form_of, unpacked
+from .layout import WIDTHS, form_of, padding, unpacked
 
 Array = Any
 
@@ -53,17 +53,19 @@ def check_scalars(member: Member, scalars: Mapping[str, float]) -> None:
 
 
 def check_scale(xp: Any, codes: Array, scale: Array, shape: Sequence[int], what: str, is_former: bool = False) -> None:
-    """Raise ValueError if the scales of the codes of a parameter of this shape have impossible values.
+    """Raise ValueError if the codes of a parameter of this shape or their scales have impossible values.
 
-    A scale is negative if and only if its block has a code for a number that is not finite, and 0 only where all codes are 0.
-    Its two low bits are one of the choices of ``adamas.rule.formats``, unless it is of the former format
-    (``adamas.rule.former``).
+    Packed codes end with zeros in each row. A scale is negative if and only if its block has a code for a number that is not
+    finite, and 0 only where all codes are 0. Its two low bits are one of the choices of ``adamas.rule.formats``, unless it is
+    of the former format (``adamas.rule.former``).
     """
     if not bool(xp.isfinite(scale).all()):
         raise ValueError(f"the scales of {what} have a NaN or an infinity")
     if not is_former and bool((formats.choice_of(xp, scale) >= formats.CHOICES).any()):
         raise ValueError(f"the scales of {what} have a number whose two low bits are not the choice of a grid")
     has_sign, width = codes.dtype == xp.int8, WIDTHS[form_of(codes.shape, shape)]
+    if bool((padding(xp, codes, shape, width, has_sign) != 0).any()):
+        raise ValueError(f"the codes of {what} have a number behind the end of a row")
     if bool((scale < 0).any()):
         marked = formats.can_be_marked(xp, unpacked(xp, codes, width, has_sign), has_sign, width)
         if bool(((scale < 0) & ~marked).any()):

@@ -229,6 +229,14 @@ def unpacked(xp: Any, codes: Array, width: Width, has_sign: bool) -> Array:
     return blocks(xp, found - (found >> width.bits - 1 << width.bits) if has_sign else found)
 
 
+def padding(xp: Any, codes: Array, shape: Sequence[int], width: Width, has_sign: bool) -> Array:
+    """The codes behind the end of each row in the stored codes of a parameter of shape ``shape``; all should be 0."""
+    if width is formats.INT8:
+        return codes.reshape(-1)[:0]
+    last_word = unpacked(xp, codes[:, -_BYTES:], width, has_sign)[:, 0, :_PACKED]
+    return last_word[:, _PACKED - -math.prod(shape[1:]) % _PACKED :]
+
+
 def packed(xp: Any, codes: Array, shape: Sequence[int], width: Width, has_sign: bool) -> Array:
     """Codes in the shape (rows, blocks of a row, 128), as they are stored for a parameter of shape ``shape``."""
     if width is formats.INT8:

@@ -1,42 +1,27 @@
-"""What one of two processes does in ``test_ranks.py``: every check, in the same order as the other one.
-
-``python two_ranks.py RANK FOLDER`` writes FOLDER/RANK.json: for each check null, or the traceback of what failed.
-"""
+"""What each of two processes does in ``test_ranks.py``."""
 
 from __future__ import annotations
 
 import copy
 import io
 import itertools
-import json
-import os
 import pickle
-import re
-import sys
-import traceback
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import engine_with_sums
 import torch
 import torch.distributed as dist
+from ranks import Checks, main, raises
 from rules_with_sums import LAMB, STANDARDIZED
 from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.optim import ZeroRedundancyOptimizer
 
 import adamas.torch as at
 from adamas.schedules import cosine, linear
 
-CHECKS: list[Callable[[int], None]] = []
+check = Checks()
 Params = list[torch.nn.Parameter]
-
-
-def check(function: Callable[[int], None]) -> Callable[[int], None]:
-    CHECKS.append(function)
-    return function
 
 
 def parameters(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype = torch.float32) -> Params:
@@ -46,6 +31,8 @@ def parameters(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype = torch.flo
 
 def zero(params: Any, kind: type[at.Optimizer] = at.AdamW, **options: Any) -> Any:
     """The optimizer with its state shared over both ranks."""
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # here, since importing it warns
+
     shared = partial(kind, process_group=dist.group.WORLD)
     return ZeroRedundancyOptimizer(params, shared, **options)
 
@@ -387,45 +374,5 @@ def approximately(values: Sequence[float | None]) -> Any:
     return pytest.approx(values, rel=1e-4)
 
 
-class raises:  # noqa: N801 - as in pytest
-    """Like ``pytest.raises``; ``at_rank`` is where the error comes from, and others say so."""
-
-    def __init__(self, kind: type[Exception], words: str, rank: int, at_rank: int | None = None) -> None:
-        elsewhere = f"rank {at_rank} of process_group cannot make this step, so no rank makes it: .*"
-        self._kind, self._words = kind, words if at_rank in (None, rank) else elsewhere + words
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
-        assert kind is not None, f"nothing was raised, not {self._words}"
-        assert issubclass(kind, self._kind), error
-        assert re.search(self._words, str(error), re.DOTALL), f"{error} is not {self._words}"
-        return True
-
-
-def main(rank: int, folder: Path) -> None:
-    store = dist.FileStore(str(folder / "store"), 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(minutes=5))
-    found: dict[str, str | None] = {}
-    for function in CHECKS:
-        try:
-            function(rank)
-            failed = None
-        except Exception:  # the other checks are made all the same
-            failed = traceback.format_exc()
-        found[function.__name__] = failed
-        any_failed = torch.tensor(float(failed is not None))
-        dist.all_reduce(any_failed)
-        if any_failed:
-            break  # the ranks may be at different places now
-    (folder / f"{rank}.json").write_text(json.dumps(found))
-    dist.barrier()
-    dist.destroy_process_group()
-    # A thread of gloo that still holds a tensor while the interpreter shuts down aborts the process (PyTorch issue 190489).
-    sys.stdout.flush()
-    os._exit(0)
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(check)

@@ -33,6 +33,7 @@ LAB = (
     ("train",),
     ("tasks",),
     ("charts",),
+    ("launch",),
     ("__init__", "inputs", "terminal", "users_code"),
 )
 

@@ -438,7 +438,9 @@ def test_ctrl_c_before_the_first_step_is_one_line(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(running, "run", run)
-    assert application()(["train"], standalone_mode=False) == 130
+    with pytest.raises(SystemExit) as end:
+        application()(["train"], standalone_mode=False)
+    assert end.value.code == 130
     assert capsys.readouterr().err == "adamas: interrupted\n"
 
 

@@ -2,15 +2,20 @@
 
 Exit status: 0 done, 1 a run failed, 2 the input cannot be used (nothing was written), 130 interrupted.
 
-May import the standard library; typer and the commands only inside functions, since a library that they import may be missing.
+May import the standard library and adamas.lab.launch; typer and the commands only inside functions, since a library that they
+import may be missing.
 """
 
 import io
+import os
 import sys
+import traceback
 from typing import TYPE_CHECKING, NoReturn
 
 import adamas
 from adamas.extras import MissingExtraError, needs
+from adamas.lab import launch
+from adamas.lab.commands.ending import stop
 
 if TYPE_CHECKING:
     import typer
@@ -23,6 +28,12 @@ def main() -> NoReturn:
             _run()
     except MissingExtraError as error:
         _stop(2, str(error))
+    except SystemExit as end:
+        if launch.launched() and isinstance(end.code, int | None):
+            # A thread of gloo that holds a tensor while the interpreter shuts down aborts the process (PyTorch issue 190489).
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(end.code or 0)
+        raise
 
 
 def _run() -> NoReturn:
@@ -49,7 +60,9 @@ def _run() -> NoReturn:
             _stop(1, *raised)
         if isinstance(error, OSError):
             _stop(1, str(error))
-        raise
+        if launch.ranks() == 1:
+            raise
+        _stop(1, f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
 def application() -> "typer.Typer":
@@ -93,8 +106,7 @@ def _misused(message: str, parameter: object) -> str:
 
 
 def _stop(status: int, line: str, shown: str = "") -> NoReturn:
-    print(f"adamas: {' '.join(line.split())}", *filter(None, [shown]), sep="\n", file=sys.stderr)
-    sys.exit(status)
+    stop(status, " ".join(line.split()), shown)
 
 
 if __name__ == "__main__":

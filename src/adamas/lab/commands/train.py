@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from adamas.lab import terminal
+from adamas.lab import launch, terminal
+from adamas.lab.commands.ending import stop
 from adamas.lab.commands.options import (
     BATCH_SIZE,
     CLIP,
@@ -30,7 +31,7 @@ from adamas.lab.train.config import gather
 from adamas.lab.train.named_schedules import SCHEDULES
 from adamas.lab.train.optimizers import ADAMAS, OPTIMIZERS, decoupling, having
 from adamas.lab.train.options import MOST_SEED, Options
-from adamas.lab.train.records import DivergedError, Summary
+from adamas.lab.train.records import DivergedError, RankLostError, Summary
 
 _RATES = ", ".join(f"{name} {spec.lr:g}" for name, spec in OPTIMIZERS.items())
 _SCHEDULES = "; ".join(f"{name}: {schedule.explanation}" for name, schedule in SCHEDULES.items())
@@ -110,6 +111,13 @@ def train(
         bool | None, typer.Option("--compile/--no-compile", help="Run the network through torch.compile, or not.")
     ] = None,
     threads: THREADS = None,
+    parallel: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ddp",
+            help="Share the run among the processes of torchrun --nproc-per-node 4 -m adamas train TASK --parallel ddp.",
+        ),
+    ] = None,
     log: Annotated[str | None, typer.Option(help="tensorboard also writes TensorBoard's event files.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the files of the run. By default runs/TASK-TIME.")
@@ -134,19 +142,21 @@ def train(
         with display() as listener:
             summary = run(options, listener, resume=resume)
     except DivergedError as error:
-        typer.echo(f"adamas: {error} (--lr). Files until then: {error.summary.out}", err=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
+        stop(1, f"{error} (--lr). Files until then: {error.summary.out}")
+    except RankLostError as error:
+        stop(1, str(error))
+    except KeyboardInterrupt:
         # Before the first step, when nothing has been written, or a second time while the files were written.
-        typer.echo("adamas: interrupted", err=True)
-        raise typer.Exit(130) from error
+        stop(130, "interrupted")
     if summary.interrupted:
-        typer.echo(
-            f"adamas: interrupted after {summary.steps} steps ({summary.epochs} whole epochs): {_reached(summary)}. "
-            f"To resume: {shlex.join(['adamas', 'train', '--resume', str(summary.out)])}",
-            err=True,
+        again = launch.command(["train", "--resume", str(summary.out)], options.parallel)
+        stop(
+            130,
+            f"interrupted after {summary.steps} steps ({summary.epochs} whole epochs): {_reached(summary)}. "
+            f"To resume: {shlex.join(again)}",
         )
-        raise typer.Exit(130)
+    if launch.rank() != 0:
+        return
     typer.echo(terminal.filled(_outcome(summary), terminal.width()))
     typer.echo(_advice(replace(options, lr=summary.lr) if options.lr == "auto" else options))
 

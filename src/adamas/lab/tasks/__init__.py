@@ -88,6 +88,8 @@ class Task:
         eval_every: the default number of steps between evaluations; None evaluates once per epoch.
         threads: the default number of threads; None leaves it to PyTorch.
         models: other networks, by their names for ``--model``.
+        metrics_are_means: whether every metric is a mean over the examples of ``test``, each with the same weight. Then the
+            ranks of a distributed run share them out; otherwise each rank evaluates all of them.
         lr_scale: a factor for the default learning rate of every optimizer except ``SGD``. Their steps are about as large as
             the rate, whatever the scale of the loss, so one factor suits all of them (``benchmarks/bench_tasks.py``).
         sgd_lr_scale: a factor for the default learning rate of ``SGD``, whose steps are proportional to the gradient.
@@ -109,6 +111,7 @@ class Task:
     eval_every: int | None = None
     threads: int | None = None
     models: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    metrics_are_means: bool = False
     lr_scale: float = 1.0
     sgd_lr_scale: float = 1.0
     chart: Callable[[Sequence[Mapping[str, Any]]], Chart] | None = None

@@ -70,6 +70,7 @@ def load(data_dir: Path | None) -> Task:
         model=Transformer,
         loss=text.loss,
         evaluate=text.evaluate,
+        metrics_are_means=True,
         metric="bits_per_character",
         mode="min",
         target=2.5,

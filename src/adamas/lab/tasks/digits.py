@@ -40,6 +40,7 @@ def load(data_dir: Path | None) -> Task:
         model=model,
         loss=classification.loss,
         evaluate=classification.evaluate,
+        metrics_are_means=True,
         metric="test_accuracy",
         mode="max",
         target=0.97,

@@ -81,6 +81,7 @@ def load(data_dir: Path | None) -> Task:
         models={"small": partial(small, **sizes)},
         loss=classification.loss,
         evaluate=classification.evaluate,
+        metrics_are_means=True,
         metric="test_accuracy",
         mode="max",
         target=0.975,

@@ -47,6 +47,7 @@ def load(data_dir: Path | None) -> Task:
         model=partial(Convolutional, height, width, classes),
         loss=classification.loss,
         evaluate=classification.evaluate,
+        metrics_are_means=True,
         metric="test_accuracy",
         mode="max",
         target=0.985,

@@ -67,6 +67,7 @@ def load(data_dir: Path | None) -> Task:
         model=Bag,
         loss=classification.loss,
         evaluate=classification.evaluate,
+        metrics_are_means=True,
         metric="test_accuracy",
         mode="max",
         target=0.875,

@@ -13,7 +13,16 @@ from typing import Any, Literal
 from adamas.extras import needs
 from adamas.lab.inputs import InputError
 from adamas.lab.train.options import Options, Precision, State, Weights
-from adamas.lab.train.records import DivergedError, Evaluation, Listener, Plan, Progress, Sample, Summary
+from adamas.lab.train.records import (
+    DivergedError,
+    Evaluation,
+    Listener,
+    Plan,
+    Progress,
+    RankLostError,
+    Sample,
+    Summary,
+)
 from adamas.schedules import Schedule
 
 __all__ = [
@@ -23,6 +32,7 @@ __all__ = [
     "Listener",
     "Plan",
     "Progress",
+    "RankLostError",
     "Sample",
     "Summary",
     "fit",
@@ -55,6 +65,7 @@ def fit(
     precision: Precision | None = None,
     compile: bool | None = None,
     threads: int | None = None,
+    parallel: Literal["ddp"] | None = None,
     log: Literal["tensorboard"] | None = None,
     out: str | PathLike[str] | None = None,
     listener: Listener | None = None,
@@ -66,7 +77,8 @@ def fit(
     Args:
         task: a name of ``adamas.lab.tasks.TASKS``, by default digits, or the path of a Python file with a task.
         resume: the folder of a run to resume from its last checkpoint, with the versions of Adamas and PyTorch that it began
-            with. It keeps its options; only ``epochs``, ``data_dir``, ``threads`` and ``log`` may be given.
+            with. It keeps its options; only ``epochs``, ``data_dir``, ``threads``, ``parallel`` and ``log`` may
+            be given.
         config: a TOML file of these options; arguments take precedence.
         data_dir: the folder of the data, for tasks that read some.
         model: another network of the task.
@@ -94,6 +106,8 @@ def fit(
         precision: ``"float32"``, the default, or ``"bfloat16"`` for computation and weights.
         compile: run the network through ``torch.compile``.
         threads: the threads that PyTorch may use; by default one if the steps of the task are tiny, else unchanged.
+        parallel: ``"ddp"`` shares the run among the processes that torchrun started, with ``DistributedDataParallel``. Every
+            process calls ``fit`` alike; rank 0 displays the progress and writes the folder.
         log: ``"tensorboard"`` also writes TensorBoard's event files into the folder.
         out: folder for config.json, metrics.jsonl, steps.jsonl, summary.json, curves.png, model.safetensors and
             checkpoint.pt; by default a new ``runs/<task>-<time>``.
@@ -105,6 +119,7 @@ def fit(
     Raises:
         InputError: an argument or the data cannot be used; nothing has been written.
         DivergedError: the loss was no longer finite; the files of the run until then are written.
+        RankLostError: another process of the run has ended; the last checkpoint stays.
     """
     asked: dict[str, Any] = {name: value for name, value in locals().items() if name in Options.__dataclass_fields__}
     given = {

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from adamas.lab import launch
 from adamas.lab.inputs import InputError, choose
 from adamas.lab.tasks import is_file
 from adamas.lab.train import folder
@@ -23,7 +24,7 @@ else:
 
 NAMES = [field.name for field in fields(Options)]
 # What may change when a run is resumed: its length, and where it runs. Anything else would make it another run.
-MAY_CHANGE = frozenset({"epochs", "data_dir", "threads", "log"})
+MAY_CHANGE = frozenset({"epochs", "data_dir", "threads", "parallel", "log"})
 
 
 def gather(given: dict[str, Any], *, config: Path | None = None, resume: Path | None = None) -> Options:
@@ -35,17 +36,24 @@ def gather(given: dict[str, Any], *, config: Path | None = None, resume: Path | 
         resume: the folder of a run, whose options are kept except those in MAY_CHANGE.
 
     Raises:
-        InputError: the file cannot be read, the folder holds no run, or an option would make it another run.
+        InputError: the file cannot be read, the folder holds no run, an option would make it another run, or ``parallel`` does
+            not suit how this process was started.
     """
     given = {**(_read_toml(config) if config is not None else {}), **given}
     if is_file(str(given.get("task", ""))):
         given["task"] = str(Path(given["task"]).resolve())  # so that the run can be resumed from another folder
-    return Options(**given) if resume is None else _resumed(resume, given)
+    options = Options(**given) if resume is None else _resumed(resume, given)
+    if resume is None:
+        launch.check(options.parallel, replace(options, parallel=None).command()[1:])
+    else:
+        launch.check(options.parallel, ["train", "--resume", str(resume)])
+    return options
 
 
 def _resumed(run: Path, given: Mapping[str, Any]) -> Options:
     config = folder.read_config(run)
-    stored = {name: value for name, value in config["options"].items() if name in NAMES}
+    # Each start says anew how many processes share the run.
+    stored = {name: value for name, value in config["options"].items() if name in NAMES and name != "parallel"}
     changed = {name: value for name, value in given.items() if name in MAY_CHANGE or _is_moved(name, value, stored)}
     try:
         # The bits of a run depend on its threads, so this machine must have them, even if they were not asked for.

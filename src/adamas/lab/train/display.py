@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from adamas.lab import launch
 from adamas.lab.train import records
 
 MOST_ROWS = 60  # rows of evaluations within epochs
@@ -29,10 +30,15 @@ def heading(plan: records.Plan) -> str:
     return (
         f"{plan.task}: {plan.description}, {_count(plan.parameters, 'parameter')}{data}\n"
         f"{plan.optimizer}: learning rate {plan.learning_rate:g} ({plan.schedule}){batches}, "
-        f"{_count(plan.epochs, 'epoch')} ({_count(plan.steps, 'step')}), {_count(plan.threads, 'thread')}{to}"
+        f"{_count(plan.epochs, 'epoch')} ({_count(plan.steps, 'step')}), {_processes(plan)}{to}"
         + (f"\n{plan.lr_found}" if plan.lr_found else "")
         + _resumed(plan)
     )
+
+
+def _processes(plan: records.Plan) -> str:
+    threads = _count(plan.threads, "thread")
+    return threads if plan.parallel is None else f"{_count(plan.ranks, 'rank')} ({plan.parallel}) of {threads}"
 
 
 def _resumed(plan: records.Plan) -> str:
@@ -159,7 +165,10 @@ class Live(records.Listener):
 
 @contextmanager
 def display() -> Iterator[records.Listener]:
-    """Choose the display by where standard output goes."""
+    """Choose the display by where standard output goes. If several processes share a run, rank 0 has one."""
+    if launch.rank() != 0:
+        yield records.Listener()
+        return
     console = console_for_a_bar()
     if console is None:
         yield Lines()

@@ -36,6 +36,11 @@ class Interruption:
         """Restore the previous handlers."""
         self._give_back()
 
+    def ignore(self, number: int) -> None:
+        """Give a signal no effect from now on, also after the end."""
+        if self._previous.pop(number, None) is not None:
+            signal.signal(number, signal.SIG_IGN)
+
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
         self._give_back()

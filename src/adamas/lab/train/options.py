@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from adamas.lab import launch
 from adamas.lab.inputs import InputError, choose
 from adamas.lab.tasks import TASKS, Task, is_file, label
 from adamas.lab.train.named_schedules import choose_schedule
@@ -62,6 +63,7 @@ class Options:
     precision: Precision = "float32"
     compile: bool = False
     threads: int | None = None
+    parallel: Literal["ddp"] | None = None
     log: Literal["tensorboard"] | None = None
     out: Path | None = None
 
@@ -77,6 +79,12 @@ class Options:
             raise InputError("schedule", problem)
         if self.plateau not in (None, "default"):
             self._plateau("min")
+        if self.parallel is not None and ":" in self.device:
+            raise InputError("device", f"is {self.device}, but each rank has a device of its own: leave the number out")
+        if self.parallel is not None and self.lr == "auto":
+            raise InputError(
+                "lr", "auto is searched by one process, not with parallel: run adamas find-lr, and give its rate"
+            )
         for name in ("lr", "weight_decay"):
             value = getattr(self, name)
             if value not in (None, "auto") and not 0 <= value < math.inf:
@@ -211,12 +219,12 @@ class Options:
 
     def command(self) -> list[str]:
         """The words of the command line of this run, without the defaults."""
-        words = ["adamas", "train", self.task]
+        words = ["train", self.task]
         for name, value in self.given().items():
-            if name != "task":
+            if name not in ("task", "parallel"):
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 words += [f"--{name.replace('_', '-')}", *([] if value is True else [text])]
-        return words
+        return launch.command(words, self.parallel)
 
     def resolved(self) -> dict[str, Any]:
         """Every option by name."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 @dataclass(frozen=True)
 class Plan:
     """The plan of a run. ``lr_found`` explains the learning rate of ``lr="auto"``. ``steps`` and ``evaluations`` are those of
-    the whole run, ``done`` the steps that a resumed run has already made."""
+    the whole run, ``done`` the steps that a resumed run has already made. ``threads`` are those of each of its ``ranks``."""
 
     task: str
     description: str
@@ -36,6 +36,8 @@ class Plan:
     threads: int
     out: Path | None
     done: int = 0
+    parallel: str | None = None
+    ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,10 @@ class DivergedError(ArithmeticError):
         """Keep the summary of the run until then."""
         super().__init__(message)
         self.summary = summary
+
+
+class RankLostError(RuntimeError):
+    """Another process of the run has ended, and this one cannot go on without it. The last checkpoint stays."""
 
 
 class Listener:

@@ -35,6 +35,14 @@ def seed_and_threads(seed: int, threads: int | None, device: str = "cpu") -> Ite
         torch.use_deterministic_algorithms(exact_before[0], warn_only=exact_before[1])
 
 
+def seed_step(seed: int, rank: int, step: int) -> None:
+    """Seed every generator for a step of one rank, with numbers that no other step or rank has."""
+    drawn = random.Random(f"{seed} {rank} {step}").getrandbits(63)
+    torch.manual_seed(drawn)
+    np.random.seed(drawn % 2**32)
+    random.seed(drawn)
+
+
 def random_state() -> dict[str, Any]:
     """The state of every generator that a task may draw from."""
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # a tuple, as legacy says

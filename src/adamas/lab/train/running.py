@@ -27,9 +27,10 @@ from adamas.lab.train.auto_lr import find_for_task
 from adamas.lab.train.curves import draw_curves
 from adamas.lab.train.interruption import Interruption
 from adamas.lab.train.options import Options
+from adamas.lab.train.ranks import join
 from adamas.lab.train.records import DivergedError, Listener, Listeners, Plan, Seconds, Summary
 from adamas.lab.train.repeatable import seed_and_threads
-from adamas.lab.train.training import Training
+from adamas.lab.train.training import Training, find_device
 from adamas.torch import LRFindingError
 
 # The shortest time between two checkpoints, and how many times longer than writing the last one a run has to train before
@@ -44,9 +45,12 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
 
     Args:
         options: the options of the run.
-        listener: receives its events.
+        listener: receives its events, on rank 0 if there are several.
         resume: the folder of a run to resume; None begins a new one.
         write: whether to write a folder.
+
+    Raises:
+        RankLostError: another process of the run has ended.
     """
     previous: Mapping[str, Any] = {}
     content = None
@@ -68,17 +72,23 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
         options = replace(options, lr=previous["lr"])  # the default may have changed since the run began
     if options.lr == "auto":
         options, lr_found = _with_lr_found(options)
+    ranks = join(options.parallel, find_device(options.device).type)
+    if ranks.rank != 0:
+        listener = Listener()
+    # With another number of ranks the sums round otherwise, whatever their threads.
+    threads_then = previous.get("threads") if previous.get("ranks", 1) == ranks.size else None
     with (
-        seed_and_threads(options.seed, options.threads or previous.get("threads") or task.threads, options.device),
+        seed_and_threads(options.seed, options.threads or threads_then or task.threads, options.device),
         Interruption() as interruption,
+        ranks.watched(interruption),
     ):
-        training = Training(task, options, interruption)
+        training = Training(task, options, interruption, ranks)
         if is_file(options.task):
             training.rehearse()
         if content is not None:
             training.load_state(content)
         held = folder.hold(resume or options.out, options.task_label, resumed=resume is not None)
-        with held if write else nullcontext() as out:
+        with held if write and ranks.rank == 0 else nullcontext() as out:
             plan = _plan(options, training, lr_found, out)
             if out is not None:
                 resumed_after = [*previous.get("resumed_after", [])]
@@ -94,6 +104,7 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
             if out is not None:
                 _write_results(out, plan, training, summary)
             listener.on_end(summary)
+        ranks.wait()  # torchrun ends all processes when one has failed, so none ends before the files are written
     if training.diverged_at is not None:
         raise DivergedError(training.diverged_at, summary)
     return summary
@@ -133,22 +144,26 @@ def _train(training: Training, listener: Listener, out: Path | None) -> None:
     for evaluation in training.train(listener):
         if evaluation is not None:
             listener.on_evaluation(evaluation)
-        if out is None:
-            continue
-        if training.at.step == 1 and training.scheduler is not None:  # an optimizer of another library
+        if out is not None and training.at.step == 1 and training.scheduler is not None:  # of another library
             run_checkpoint.check(training.state()["optimizer"])
         began = perf_counter()
-        if evaluation is not None and began >= rows_due:
+        if out is not None and evaluation is not None and began >= rows_due:
             _write_rows(training, out)
             rows_due = began + SECONDS_BETWEEN_ROWS
-        if began >= checkpoint_due:
-            run_checkpoint.save(out / folder.CHECKPOINT, training.state())
+        if training.ranks.agreed("save", out is not None and began >= checkpoint_due):
+            _save(training, out)
             now = perf_counter()
             checkpoint_due = now + max(SECONDS_BETWEEN_CHECKPOINTS, CHECKPOINT_SHARE * (now - began))
     if out is not None:
         _write_rows(training, out)
-        if training.diverged_at is None:
-            run_checkpoint.save(out / folder.CHECKPOINT, training.state())
+    if training.diverged_at is None:
+        _save(training, out)
+
+
+def _save(training: Training, out: Path | None) -> None:
+    """Write a checkpoint."""
+    if out is not None:
+        run_checkpoint.save(out / folder.CHECKPOINT, training.state())
 
 
 def _write_rows(training: Training, out: Path) -> None:
@@ -190,6 +205,8 @@ def _plan(options: Options, training: Training, lr_found: str | None, out: Path 
         threads=torch.get_num_threads(),
         out=out,
         done=training.at.step,
+        parallel=options.parallel,
+        ranks=training.ranks.size,
     )
 
 
@@ -240,6 +257,7 @@ def _configuration(options: Options, plan: Plan, training: Training) -> Mapping[
         "epochs": plan.epochs,
         "batch_size": plan.batch_size,
         "threads": plan.threads,
+        "ranks": plan.ranks,
         "out": plan.out,
         "command": shlex.join(options.command()),
         "options": options.given(),

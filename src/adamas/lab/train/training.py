@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import islice
 from numbers import Real
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,9 @@ from adamas.lab.tasks import Task
 from adamas.lab.train import measures
 from adamas.lab.train.interruption import Interruption
 from adamas.lab.train.options import Options
+from adamas.lab.train.ranks import Applied, Ranks
 from adamas.lab.train.records import Evaluation, Listener, Progress, Sample, Seconds
-from adamas.lab.train.repeatable import random_state, set_random_state
+from adamas.lab.train.repeatable import random_state, seed_step, set_random_state
 from adamas.lab.train.run_checkpoint import fingerprint
 from adamas.schedules import Plateau, Schedule
 
@@ -56,19 +57,21 @@ class Position:
 class Training:
     """A model, its optimizer, its data, and their progress."""
 
-    def __init__(self, task: Task, options: Options, interruption: Interruption) -> None:
+    def __init__(self, task: Task, options: Options, interruption: Interruption, ranks: Ranks | None = None) -> None:
         """Make the model and the optimizer; the initial weights come from PyTorch's global generator.
 
         Raises:
-            InputError: the options do not suit the task or the machine.
+            InputError: the options do not suit the task, the machine or the ranks.
         """
-        self.interruption = interruption
-        self.device = find_device(options.device)
+        self.interruption, self.ranks = interruption, ranks or Ranks()
+        self.seed = options.seed
+        self.device = find_device(self.ranks.device(options.device))
         self.task = replace(task, train=self._moved(task.train), test=self._moved(task.test))
         self.epochs = options.epochs or task.epochs
         self.batch_size = options.batch_size or task.batch_size
         if task.train:
             self.batch_size = min(self.batch_size, len(task.train[0]))
+        self.ranks.check(task, options.task_label, self.batch_size)
         self.steps_in_epoch = task.steps_in_epoch(self.batch_size)
         self.steps = self.epochs * self.steps_in_epoch
         self.eval_every = options.eval_every or task.eval_every
@@ -78,7 +81,9 @@ class Training:
         self.low_precision = options.precision == "bfloat16"
         if self.low_precision:
             self.model.to(torch.bfloat16)
-        self.network: Any = torch.compile(self.model) if options.compile else self.model
+        self.network = cast(nn.Module, torch.compile(self.model)) if options.compile else self.model
+        self.applied = Applied(self.network)
+        self.shared = self.ranks.shared(self.applied)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.parameter_count = sum(parameter.numel() for parameter in self.model.parameters())
 
@@ -101,6 +106,8 @@ class Training:
         self.samples: list[Sample] = []
         self.seconds = dict.fromkeys((field.name for field in fields(Seconds)), 0.0)
         self.diverged_at: str | None = None
+        if self.ranks.size > 1:
+            self.ranks.check_data(self.data_fingerprint)
 
     @property
     def train_seconds(self) -> float:
@@ -130,7 +137,7 @@ class Training:
             batches = self.task.batches(self.batch_size, self.shuffling)
             for batch in islice(batches, self.at.batch, None):
                 watch.mark("data")
-                if self.interruption.requested:
+                if self.ranks.agreed("stop", self.interruption.requested):
                     return
                 loss = self.step(batch, watch, listener)
                 if self.diverged_at is not None:
@@ -150,6 +157,8 @@ class Training:
 
     def step(self, batch: tuple[Tensor, ...], watch: measures.Stopwatch, listener: Listener) -> float:
         """Train on one batch and return its loss; if it is not finite, set ``diverged_at`` and leave the weights unchanged."""
+        if self.ranks.rank:  # rank 0 draws the numbers that one process does, whose states are in the checkpoint
+            seed_step(self.seed, self.ranks.rank, self.at.step)
         loss, rate = self.gradient(batch, watch), float(self.optimizer.param_groups[0]["lr"])
         if not math.isfinite(loss):
             lower = min(rate / 10, self.usual_rate or rate)
@@ -182,14 +191,19 @@ class Training:
         return loss
 
     def gradient(self, batch: tuple[Tensor, ...], watch: measures.Stopwatch) -> float:
-        """Compute the gradients of the loss of a batch, and return the loss."""
+        """Compute the gradients of the mean loss of a batch of all ranks, and return the loss."""
         self.optimizer.zero_grad()
+        part, weight = self.ranks.part(batch)
         with self.arithmetic():
-            loss = self.task.loss(self.network, *batch)
+            loss = self.shared(self.task.loss, *part)
+            if weight != 1:
+                loss = weight * loss
         watch.mark("forward")
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
+        self.ranks.check_gradients(self.model)
+        mean = self.ranks.total(loss.item()) / self.ranks.size
         watch.mark("backward")
-        return loss.item()
+        return mean
 
     def move(self, watch: measures.Stopwatch) -> None:
         """Make the step of the optimizer."""
@@ -227,8 +241,13 @@ class Training:
         """The metrics of the current weights."""
         self.network.eval()
         with torch.no_grad(), self.arithmetic():
-            found = self.task.evaluate(self.network, *self.task.test)
+            found = self.ranks.metrics(self.task, self.evaluate_on)
         self.network.train()
+        return dict(found)
+
+    def evaluate_on(self, *test: Tensor) -> dict[str, float]:
+        """The metrics of some test data."""
+        found = self.applied(self.task.evaluate, *test)
         if not isinstance(found, Mapping) or not all(map(_is_number, found.values())):
             raise InputError("task", f"has an evaluate that must return numbers by name, not {_described(found)}")
         if self.task.metric not in found:
@@ -245,19 +264,23 @@ class Training:
         Raises:
             InputError: the task returns something that cannot be used.
         """
-        before, model, network = random_state(), self.model, self.network
-        self.model = self.network = copy.deepcopy(model)
+        before, applied, network = random_state(), self.applied, self.network
+        self.network = copy.deepcopy(self.model)
+        self.applied = Applied(self.network)
         try:
             self.evaluate()
             batch = next(self.task.batches(self.batch_size, torch.Generator().manual_seed(0)))
             with self.arithmetic():
-                loss = self.task.loss(self.network, *batch)
+                loss = self.applied(self.task.loss, *batch)
             if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
                 raise InputError(
                     "task", f"has a loss that must return a scalar with a gradient, not {_described(loss)}"
                 )
+            if self.ranks.parallel is not None:
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.ranks.check_gradients(self.network)
         finally:
-            self.model, self.network = model, network
+            self.applied, self.network = applied, network
             set_random_state(before)
 
     def observe(self, figures: Mapping[str, float]) -> str | None:

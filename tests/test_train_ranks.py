@@ -1,0 +1,124 @@
+"""Runs that several processes share: torchrun starts ``train_on_ranks.py`` once, and the tests look at what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import command_line
+import pytest
+import safetensors.torch
+import torch
+from command_line import adamas
+from train_on_ranks import DIGITS, REFUSED, SMALL, TASKS
+
+from adamas.lab.train import Listener, fit, folder
+from adamas.lab.train.run_checkpoint import load as load_checkpoint
+
+SCRIPT = Path(__file__).with_name("train_on_ranks.py")
+QUIET = Listener()
+
+pytestmark = [
+    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo"),
+    pytest.mark.usefixtures("unpainted"),
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the runs; starting the processes takes most of the time, so they start once."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for name, text in TASKS.items():
+        (folder / name).write_text(text)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        fit("digits", out="one", listener=QUIET, **DIGITS)
+        fit("digits", out="digits resumed by two", listener=QUIET, **{**DIGITS, "epochs": 1})
+        fit("plain.py", out="plain", listener=QUIET, **SMALL)
+    finally:
+        os.chdir(before)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, str(SCRIPT), str(folder), "ddp"],
+        env={**command_line.ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert (folder / "0.stderr").exists(), done.stderr
+    return folder
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl and steps.jsonl, but for the seconds."""
+    lines = [line for name in (folder.METRICS, folder.STEPS) for line in (run / name).read_text().splitlines()]
+    return [
+        {name: value for name, value in json.loads(line).items() if name not in ("train_seconds", "cut")}
+        for line in lines
+    ]
+
+
+def weights(run: Path) -> torch.Tensor:
+    """All weights of a run."""
+    return torch.cat([value.flatten() for value in safetensors.torch.load_file(run / folder.MODEL).values()])
+
+
+def assert_same(run: Path, other: Path) -> None:
+    """Two runs have come to the same, but for how sums are rounded."""
+    for one, two in zip(rows(run), rows(other), strict=True):
+        assert one == pytest.approx(two, rel=1e-5, abs=1e-7)
+    torch.testing.assert_close(weights(run), weights(other), rtol=1e-5, atol=1e-6)
+
+
+def test_two_ranks_train_as_one_process_does(runs: Path) -> None:
+    assert_same(runs / "digits shared", runs / "one")
+    assert_same(runs / "plain shared", runs / "plain")
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_same(runs / "digits resumed by two", runs / "one")
+    monkeypatch.chdir(runs)
+    config = json.loads(Path("digits shared/config.json").read_text())
+    assert (config["parallel"], config["ranks"]) == ("ddp", 2)
+    fit(resume="digits shared", epochs=3, listener=QUIET)
+    fit(resume="one", epochs=3, listener=QUIET)
+    assert_same(runs / "digits shared", runs / "one")
+    assert json.loads(Path("digits shared/config.json").read_text())["parallel"] is None
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(runs: Path) -> None:
+    assert torch.equal(weights(runs / "random resumed"), weights(runs / "random shared"))
+    assert rows(runs / "random resumed") == rows(runs / "random shared")
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_rank_0_refuses_in_one_line_what_cannot_be_shared(runs: Path, line: str) -> None:
+    (status, printed), other = (json.loads((runs / f"{rank}.json").read_text())[line] for rank in (0, 1))
+    assert printed.startswith("adamas: ")
+    assert REFUSED[line] in printed
+    assert printed.count("\n") == 1
+    assert (status, other) == (2, [2, ""])
+
+
+def test_a_rank_that_is_killed_ends_all_in_one_line(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = "adamas: another process has ended, and the run with it: resume it from its last checkpoint\n"
+    assert [(runs / f"{rank}.stderr").read_text() for rank in (0, 1)] == [line, ""]
+    assert not list((runs / "killed").glob(".*.partial"))
+    assert not (runs / "killed" / folder.SUMMARY).exists()
+    assert 0 < load_checkpoint(runs / "killed" / folder.CHECKPOINT)["at"]["step"] < 5
+    monkeypatch.chdir(runs)
+    assert fit(resume="killed", listener=QUIET).steps == 9
+
+
+def test_without_torchrun_it_says_what_to_type(tmp_path: Path) -> None:
+    done = adamas("train", "digits", "--epochs", "3", "--parallel", "ddp", cwd=tmp_path)
+    typed = "torchrun --nproc-per-node 2 -m adamas train digits --epochs 3 --parallel ddp"
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"adamas: --parallel shares a run among the processes that torchrun starts: type {typed}\n",
+    )

@@ -1,0 +1,142 @@
+"""What each process of torchrun does in ``test_train_ranks.py``: runs that all of them share.
+
+Writes RANK.json: for each line of REFUSED, the exit status of ``adamas`` and what it printed. The last run ends all processes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from adamas.lab import launch
+from adamas.lab.commands.main import main
+from adamas.lab.train import Listener, curves, fit, ranks, running
+
+DIGITS = {"batch_size": 31, "epochs": 2}  # 46 batches of 31 in an epoch, and one of 11
+SMALL = {"batch_size": 16, "epochs": 3, "eval_every": 4, "optimizer": "nadam", "clip": 1.0}
+
+# Three batches in an epoch: of 16, 16 and 1 examples, of which one rank has none. Each draws numbers of its own.
+# Rank 1 may send itself a signal in the fifth step.
+TASK = """
+import os
+import signal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from adamas.lab.tasks import Task
+
+steps = 0
+
+
+def loss(model, inputs, targets):
+    global steps
+    steps += 1
+    if steps == 5 and "RANK_1_GETS" in os.environ and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), getattr(signal, os.environ["RANK_1_GETS"]))
+    penalty = sum(weight.square().sum() for weight in model.first.parameters())
+    return F.mse_loss(model(inputs), targets) + 0.1 * model.first(inputs).square().mean() + 0.01 * penalty
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.dropout, self.last = nn.Linear(4, 8), nn.Dropout(DROPOUT), nn.Linear(8, 1)
+
+    def forward(self, x):
+        return self.last(self.dropout(self.first(x).tanh()))
+
+
+def evaluate(model, inputs, targets):
+    error = F.mse_loss(model(inputs), targets).item()
+    return {"r2": 1 - error / targets.var(correction=0).item()}
+
+
+def load(data_dir):
+    inputs = torch.randn(43, 4, generator=torch.Generator().manual_seed(0))
+    targets = inputs[:, :1] * inputs[:, 1:2]
+    return Task(
+        description="a product", model=Model, loss=loss, evaluate=evaluate, metric="r2", mode="max", target=0.9,
+        epochs=3, train=(inputs[:33], targets[:33]), test=(inputs[33:], targets[33:]), threads=1,
+    )
+"""
+REFUSED = {
+    "quadratic --parallel ddp": "--parallel shares out data, and the task quadratic has none",
+    "digits --parallel ddp --batch-size 1": "--batch-size is 1, fewer examples than the 2 ranks",
+    "digits --parallel ddp --lr auto": "--lr auto is searched by one process",
+    "digits --parallel ddp --device cuda:0": "--device is cuda:0, but each rank has a device of its own",
+    "digits --parallel ddp --out one": "--out 'one' already holds a run",
+    "unlike.py --parallel ddp": "--data-dir holds other training data on one rank than on another",
+    "partly.py --parallel ddp": "--parallel ddp needs a gradient for every weight in every step, and unused.weight has none",
+    "digits": "type torchrun --nproc-per-node 2 -m adamas train digits --parallel ddp",
+    "digits --parallel dpd": "--parallel must be 'ddp', got 'dpd'",
+    "digits --parallel ddp --epochs few": "--epochs must be a whole number, got 'few'",
+}
+
+
+TASKS = {
+    "plain.py": TASK.replace("DROPOUT", "0.0"),
+    "random.py": TASK.replace("DROPOUT", "0.5"),
+    "unlike.py": TASK.replace("DROPOUT", "0.0").replace("manual_seed(0)", "manual_seed(int(os.environ['RANK']))"),
+    "partly.py": TASK.replace("DROPOUT", "0.0").replace(
+        "self.first,", "self.unused = nn.Linear(1, 1)\n        self.first,"
+    ),
+}
+
+
+def shared_runs(parallel: str) -> None:
+    quiet: dict[str, Any] = {"listener": Listener(), "parallel": parallel}
+    fit("digits", out="digits shared", **DIGITS, **quiet)
+    fit(resume="digits resumed by two", epochs=2, **quiet)
+    fit("plain.py", out="plain shared", **SMALL, **quiet)
+    fit("random.py", out="random shared", **SMALL, **quiet)
+    os.environ["RANK_1_GETS"] = "SIGTERM"
+    summary = fit("random.py", out="random resumed", **SMALL, **quiet)
+    del os.environ["RANK_1_GETS"]
+    assert summary.interrupted
+    assert summary.steps == 5
+    fit(resume="random resumed", **quiet)
+
+
+def refused(line: str) -> tuple[int, str]:
+    """The exit status of ``adamas train`` with these arguments, and what it prints."""
+    told = io.StringIO()
+    store = dist.PrefixStore(line, ranks._store())  # each line is that of other processes
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(told), redirect_stderr(told):
+        patch.setattr(sys, "argv", ["adamas", "train", *line.split()])
+        patch.setattr(os, "_exit", sys.exit)
+        patch.setattr(ranks, "_store", lambda: store)
+        with pytest.raises(SystemExit) as end:
+            main()
+    return end.value.code, told.getvalue()
+
+
+def end_all_processes(parallel: str) -> None:
+    """Rank 1 kills itself."""
+    os.environ["RANK_1_GETS"] = "SIGKILL"
+    running.SECONDS_BETWEEN_CHECKPOINTS = running.CHECKPOINT_SHARE = 0
+    words = ["train", "plain.py", "--parallel", parallel, "--batch-size", "16", "--eval-every", "4", "--out", "killed"]
+    sys.argv = ["adamas", *words]
+    with Path(f"{launch.rank()}.stderr").open("w") as stream:
+        os.dup2(stream.fileno(), 2)
+    main()
+
+
+if __name__ == "__main__":
+    os.chdir(sys.argv[1])
+    parallel = sys.argv[2]
+    curves.png = SimpleNamespace(draw=lambda charts, title, columns: b"")
+    shared_runs(parallel)
+    found = {line: refused(line) for line in REFUSED}
+    Path(f"{launch.rank()}.json").write_text(json.dumps(found))
+    end_all_processes(parallel)

@@ -60,8 +60,8 @@ def _start(script: str, ranks: int, folder: Path) -> None:
     finally:
         for process in started:
             process.kill()
-    for process, output in zip(started, outputs, strict=True):
-        assert process.returncode == 0, output.read_text()
+    said = "\n".join(f"rank {rank}: {output.read_text()}" for rank, output in enumerate(outputs))
+    assert all(process.returncode == 0 for process in started), said
 
 
 def passes(check: str, failed: Failed) -> None:
@@ -85,6 +85,7 @@ def main(checks: Checks) -> None:
             failed = None
         except Exception:  # the other checks are made all the same
             failed = traceback.format_exc()
+            print(f"{name}: {failed}", flush=True)  # is shown if the other ranks wait in vain
         found[name] = failed
         failures = torch.tensor(float(failed is not None))
         dist.all_reduce(failures)

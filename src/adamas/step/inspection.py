@@ -17,7 +17,8 @@ class Inspection(NamedTuple):
         steps: the most steps that a parameter has made so far, if several processes have schedules; else None.
         reached: the most steps that a parameter will have made after this one, in the same case; else 0.
         square_sums: numbers whose sum is Σg²; None if it is not needed.
-        position: the position of the process's first parameter among those of all processes.
+        positions: the position of each process's first parameter among those of all processes; empty unless each has
+            parameters of its own.
     """
 
     overflow: bool = False
@@ -26,7 +27,7 @@ class Inspection(NamedTuple):
     steps: int | None = None
     reached: int = 0
     square_sums: Sequence[float] | None = None
-    position: int = 0
+    positions: Sequence[int] = ()
 
 
 class Peers(Protocol):
@@ -38,7 +39,7 @@ class Peers(Protocol):
         Args:
             seen: the inspection of this process; None if there is a problem.
             problem: why this process cannot make the step; None if it can.
-            parameters: the number of parameters that this process has.
+            parameters: the number of parameters that this process has; each is counted by the first that has it.
 
         Raises:
             Exception: one of the processes has a problem. All of them raise.

@@ -45,12 +45,12 @@ class Stepping:
     _held: bool  # whether the rate of the last step was 0 instead of the schedule's
     _most_sums: int  # the largest number of sums of a rule of the member
     _peers: Peers | None  # None if this process has all parameters of the model
-    _position: int  # the position of the first parameter among those of all peers
+    _positions: Sequence[int]  # of each peer's first parameter among those of all; empty if they have the same
 
     def _begin(self) -> None:
         """Sets the attributes of an optimizer that has made no step since it was made or unpickled."""
         self.grad_norm = self.grad_norm_limit = None
-        self._plans, self._counted, self._held, self._position = None, (None, 0), False, 0
+        self._plans, self._counted, self._held, self._positions = None, (None, 0), False, ()
         self._most_sums = sums.most_sums(self._member)
         vars(self).setdefault("_peers", None)
 
@@ -75,6 +75,10 @@ class Stepping:
     def _placed_gradients(self, plans: Sequence[GroupPlan]) -> Sequence[list[Any] | None] | None:
         """The gradients of each group where they are not the parameters' own; None if all are."""
         return None
+
+    def _own_parameters(self) -> int:
+        """The number of parameters, without those that another process counts (``adamas.step.inspection.Peers``)."""
+        return sum(len(group["params"]) for group in self.param_groups)
 
     # ---- schedules
 
@@ -199,7 +203,7 @@ class Stepping:
                         raise
                     problem = error
                 if self._peers is not None and not self._decides_alone(overflow):
-                    seen = self._peers.agree(seen, problem, sum(len(group["params"]) for group in self.param_groups))
+                    seen = self._peers.agree(seen, problem, self._own_parameters())
                 assert seen is not None
                 if seen.overflow:
                     return
@@ -241,8 +245,8 @@ class Stepping:
 
     def _settled(self, plans: Sequence[GroupPlan], seen: Inspection, has_schedules: bool) -> Sequence[GroupPlan]:
         """The plans of the coming step, given what all processes know together."""
-        if seen.position != self._position:
-            self._position, self._plans = seen.position, None
+        if seen.positions != self._positions:
+            self._positions, self._plans = seen.positions, None
             plans = self._current_plans()
         return self._scheduled(plans, seen.steps) if has_schedules else plans
 

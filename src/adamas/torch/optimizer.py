@@ -28,7 +28,7 @@ from ..step.engine import holds, same_objects
 from ..step.locks import step_lock
 from ..step.memory import Memory, counted
 from ..step.plan import GroupPlan
-from ..step.record import Record, begin_state
+from ..step.record import Record, begin_state, check_place
 from ..step.resuming import COUNTS, check_choice
 from ..step.scheduled import OBSERVED, refuse_lr_scale, separated, steps_done
 from ..step.stepping import Stepping
@@ -77,11 +77,11 @@ def parameter_names(group: dict[str, Any], first: int) -> list[str]:
     ]
 
 
-def _random_key(group: dict[str, Any], index: int, first: int) -> int:
-    """The key of a parameter's random numbers, from its name or, if it has none, its position."""
+def _random_key(group: dict[str, Any], index: int, position: int) -> int:
+    """The key of a parameter's random numbers, from its name or, if it has none, its position among all."""
     # The parts of a flat parameter have the same name on all ranks, but different elements.
     names = None if is_flat(group["params"][index]) else given_names(group)
-    return tensor_key(group["seed"], first + index if names is None else names[index])
+    return tensor_key(group["seed"], position if names is None else names[index])
 
 
 class Optimizer(Stepping, torch.optim.Optimizer):
@@ -163,8 +163,12 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             check_rows(group["rows"], [repr(name) for name, _ in named], shapes)
             if "process_group" in param_group:
                 raise ValueError("process_group is of the whole optimizer, not of a parameter group")
-            for name, parameter in named:
+            for i, (name, parameter) in enumerate(named):
                 check_parameter(parameter, repr(name), group, self._peers is None)
+                if group["rows"] is not None and group["rows"][i] is not None and is_distributed(parameter):
+                    raise ValueError(
+                        f"rows of parameter {name!r}: it is a DTensor, which tells itself where its rows lie; give None"
+                    )
             lr = schedules.schedules.get("lr")
             if lr is not None:
                 refuse_lr_scale(group, lr)
@@ -232,13 +236,24 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             self._forget_low_bits(plan.basis)
         if self._peers is None or not self._peers.has_shares:
             self._peers = Ranks.of_weights(p for group in self.param_groups for p in group["params"])
-        made, first = [], 0
+        made, first, positions = [], 0, self._parameter_positions()
         for group in self.param_groups:
-            made.append(self._plan(group, first))
+            made.append(self._plan(group, first, positions))
             first += len(group["params"])
         self._plans = made  # before _known: if interrupted between the two, the plans are made again
         self._known = (list(self.state.keys()), list(self.state.values()))
         return made
+
+    def _own_parameters(self) -> int:
+        assert self._peers is not None
+        return self._peers.own(p for group in self.param_groups for p in group["params"])
+
+    def _parameter_positions(self) -> list[int]:
+        """The position of each parameter among those of all processes that share the model."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        if self._peers is None or not self._positions:
+            return list(range(len(params)))
+        return self._peers.positions(params, self._positions)
 
     def _is_fresh(self, plan: GroupPlan, group: dict[str, Any]) -> bool:
         """Whether everything in the group that the plan depends on is unchanged."""
@@ -257,8 +272,14 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 if p.dtype != dtype and p in self.state:
                     self.state[p].pop(LOW_BITS, None)
 
-    def _plan(self, group: dict[str, Any], first: int) -> GroupPlan:
-        """The plan of a group; ``first`` is the position of its first parameter."""
+    def _plan(self, group: dict[str, Any], first: int, positions: Sequence[int]) -> GroupPlan:
+        """The plan of a group.
+
+        Args:
+            group: the parameter group.
+            first: the position of its first parameter in this process.
+            positions: the position of each parameter of this process among those of all.
+        """
         params, names, peers = list(group["params"]), parameter_names(group, first), self._peers
         scalars, is_alone = self._member.scalar_names, peers is None
         needed = {*scalars, *self._member.state_names(group)}
@@ -269,11 +290,12 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 # Checked again: when the group was added, it may have had no gradient, or other options.
                 refuse_wrapper(p, f"parameter {names[i]}")
                 check_flat(p, f"parameter {names[i]}", group, is_alone)
+                check_place(TENSORS, self._member, group, p, distributed.place_in(group, i), names[i])
                 self._initialize_state(group, i)
             state = self.state.get(p)
             if state is not None:
                 former.convert_state(torch, state, self._member.states)  # ZeroRedundancyOptimizer loads it without us
-                key = _random_key(group, i, first + self._position)
+                key = _random_key(group, i, positions[first + i])
                 place, is_counted = distributed.place_in(group, i), peers is None or peers.counts_replicas
                 if is_distributed(p):
                     assert peers is not None

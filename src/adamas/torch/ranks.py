@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 _made: dict[tuple[int, ...], tuple[Any, Any]] = {}  # the groups made here, by their ranks, each with the group of all
 _RAISED = (FloatingPointError, ValueError, RuntimeError)  # raised on all ranks; other exceptions only where they occur
+
+
+@cache
+def _first_of(mesh: DeviceMesh) -> int:
+    """The lowest rank of the mesh."""
+    return int(mesh.mesh.min())
 
 
 class Ranks:
@@ -90,6 +97,30 @@ class Ranks:
         """Whether a parameter that is no DTensor counts in the sums on this rank."""
         return self.has_shares or self._rank == 0
 
+    def first_with(self, weight: Tensor) -> int:
+        """The first of the ranks that have the parameter or parts of it, as a number among all."""
+        return _first_of(weight.device_mesh) if is_distributed(weight) else self._ranks[self._rank]
+
+    def own(self, weights: Iterable[Tensor]) -> int:
+        """The number of parameters that this rank is the first to have; 0 if all ranks have the same."""
+        if not self.has_shares:
+            return 0
+        return sum(self.first_with(weight) == self._ranks[self._rank] for weight in weights)
+
+    def positions(self, weights: Iterable[Tensor], firsts: Sequence[int]) -> list[int]:
+        """The positions of parameters among those of all ranks.
+
+        Args:
+            weights: the parameters of this rank. Ranks that have parts of the same ones have them in the same order.
+            firsts: the position of each rank's first parameter, among those that it is the first to have.
+        """
+        coming, found = dict(zip(self._ranks, firsts, strict=True)), []
+        for weight in weights:
+            rank = self.first_with(weight)
+            found.append(coming[rank])
+            coming[rank] += 1
+        return found
+
     def check_mesh(self, mesh: DeviceMesh, name: str) -> None:
         """Raises ValueError if the group lacks ranks of a parameter's mesh."""
         missing = {*mesh.mesh.flatten().tolist()} - {*self._ranks}
@@ -104,8 +135,7 @@ class Ranks:
         mine = Inspection() if seen is None else seen
         total, rest = sum_in_two(mine.square_sums or ())
         steps_here = 0 if mine.steps is None else mine.steps
-        own = parameters if self.has_shares else 0
-        numbers_here = (problem is not None, *mine[:3], steps_here, mine.reached, total, rest, own)
+        numbers_here = (problem is not None, *mine[:3], steps_here, mine.reached, total, rest, parameters)
         sent = torch.tensor(numbers_here, dtype=torch.float64, device=self._device())
         received = [torch.empty_like(sent) for _ in range(self._size)]
         dist.all_gather(received, sent, group=self._group)
@@ -121,7 +151,7 @@ class Ranks:
             int(max(steps)),
             int(max(reached)),
             None if mine.square_sums is None else (*totals, *rests),
-            int(sum(counts[: self._rank])),
+            tuple(map(int, accumulate(counts[:-1], initial=0))) if self.has_shares else (),
         )
 
     def added(self, sums: Mapping[Hashable, Sequence[float]], problem: Exception | None) -> dict[Hashable, float]:

@@ -1,0 +1,179 @@
+"""What four processes check in ``test_distributed.py``: steps have the bits of one process, however the weights lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import torch
+from layouts import LAYOUTS, Here, Shapes, Tensors, whole
+from members import CASES, has
+from ranks import Checks
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+import adamas.torch as at
+
+check = Checks()
+nightly: set[str] = set()  # the checks that only `make test-nightly` makes
+
+STATES: dict[str, Any] = {
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "int8": "int8",
+    "int6": "int6",
+    "mixed": {"exp_avg": "int6", "exp_avg_sq": "int8"},
+}
+WEIGHTS: dict[str, tuple[torch.dtype, str]] = {
+    "float32": (torch.float32, "nearest"),
+    "nearest": (torch.bfloat16, "nearest"),
+    "stochastic": (torch.bfloat16, "stochastic"),
+    "split": (torch.bfloat16, "split"),
+}
+STEPS = 20
+
+
+@cache
+def random(shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def weights_of(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> Tensors:
+    return {name: random(shape, i, dtype) for i, (name, shape) in enumerate(shapes.items())}
+
+
+def gradients_of(shapes: dict[str, tuple[int, ...]], step: int, dtype: torch.dtype) -> dict[str, Tensor | None]:
+    """The gradients of a step, of several sizes."""
+    return {
+        name: random(shape, 100 * (step + 1) + i, dtype) * 2.0 ** (i - 3)
+        for i, (name, shape) in enumerate(shapes.items())
+    }
+
+
+Gradients = dict[str, "Tensor | None"]
+Stream = Callable[[Shapes, int, torch.dtype], Gradients]  # the gradients of a step
+Act = Callable[[at.Optimizer, int], None]  # what else is done after a step
+
+
+def nothing(optimizer: at.Optimizer, step: int) -> None:
+    """Is done after a step."""
+
+
+class Run:
+    """A run in one process, with what is to be the same elsewhere.
+
+    Attributes:
+        parameters: the parameters by name, after the run.
+        optimizer: the optimizer.
+        told: what ``tells`` was after each step.
+    """
+
+    def __init__(
+        self,
+        shapes: Shapes,
+        make: Callable[..., at.Optimizer],
+        dtype: torch.dtype = torch.float32,
+        stream: Stream = gradients_of,
+        after: Act = nothing,
+    ) -> None:
+        self.parameters: Tensors = {
+            name: torch.nn.Parameter(w.clone()) for name, w in weights_of(shapes, dtype).items()
+        }
+        self.optimizer = make(self.parameters.items())
+        self.told = []
+        for step in range(STEPS):
+            for name, gradient in stream(shapes, step, dtype).items():
+                self.parameters[name].grad = gradient
+            self.optimizer.step()
+            after(self.optimizer, step)
+            self.told.append(tells(self.optimizer))
+
+
+def tells(optimizer: at.Optimizer) -> str:
+    """The numbers of an optimizer and its groups; as text, since some may be NaN."""
+    names = ("lr", "betas", "weight_decay", "clipped_steps", "skipped_steps", "grad_norms")
+    groups = [[group.get(name) for name in names] for group in optimizer.param_groups]
+    return f"{optimizer.grad_norm} {optimizer.grad_norm_limit} {groups}"
+
+
+def has_the_bits_of_one_process(
+    layout: str,
+    alone: Run,
+    make: Callable[..., at.Optimizer],
+    dtype: torch.dtype = torch.float32,
+    stream: Stream = gradients_of,
+    after: Act = nothing,
+) -> at.Optimizer:
+    """Steps over four ranks end with the weights and the state of a run in one process, and each tells the same."""
+    shapes = LAYOUTS[layout].shapes
+    here = Here(LAYOUTS[layout], weights_of(shapes, dtype))
+    optimizer = make(here.parameters.items())
+    for step in range(STEPS):
+        here.give(stream(shapes, step, dtype))
+        optimizer.step()
+        after(optimizer, step)
+        assert tells(optimizer) == alone.told[step], (step, tells(optimizer), alone.told[step])
+    equal_states(here.parameters, optimizer, alone.parameters, alone.optimizer)
+    return optimizer
+
+
+_runs: dict[str, Run] = {}
+
+
+def clips_with_the_bits_of_one_process(
+    rank: int, layout: str, kind: type[at.Optimizer], dtype: torch.dtype = torch.float32, **options: Any
+) -> None:
+    shapes, make = LAYOUTS[layout].shapes, partial(kind, max_grad_norm=1.0, **options)
+    key = f"{shapes} {make} {dtype}"  # layouts of the same shapes have the same run
+    if key not in _runs:
+        _runs[key] = Run(shapes, make, dtype)
+    optimizer = has_the_bits_of_one_process(layout, _runs[key], make, dtype)
+    assert optimizer.clipped_steps == STEPS
+
+
+def equal_states(ours: Tensors, optimizer: at.Optimizer, theirs: Tensors, alone: at.Optimizer) -> None:
+    """The weights and states of parameters over several ranks have the bits of those of one process."""
+    unequal = []  # told at the end, since all ranks of a mesh have to gather
+    for name, p in ours.items():
+        q, state = theirs[name], optimizer.state[p]
+        if not torch.equal(whole(p.detach()), q):
+            unequal.append(name)
+        assert state.keys() == alone.state[q].keys(), name
+        for entry, expected in alone.state[q].items():
+            is_scalar = entry in alone._member.scalar_names
+            assert isinstance(state[entry], DTensor) == (isinstance(p, DTensor) and not is_scalar), (name, entry)
+            if not torch.equal(whole(state[entry]), expected):
+                unequal.append(f"{entry} of {name}")
+    assert not unequal, unequal
+
+
+def _add_layouts() -> None:
+    """All layouts in every format and weights mode; in `make test` each in a quarter of them."""
+    combinations = [(state, weights) for state in STATES for weights in WEIGHTS]
+    for i, (layout, is_coded) in enumerate((name, one.has_codes) for name, one in LAYOUTS.items()):
+        usable = [one for one in combinations if is_coded or one[0] in ("float32", "bfloat16")]
+        for j, (state, weights) in enumerate(usable):
+            dtype, mode = WEIGHTS[weights]
+            options = {"state": STATES[state], "weights": mode, "lr": 1e-2}
+            name = f"{layout}: AdamW, {state} state, {weights} weights"
+            check[name] = partial(
+                clips_with_the_bits_of_one_process, layout=layout, kind=at.AdamW, dtype=dtype, **options
+            )
+            if (j + i) % 4:
+                nightly.add(name)
+
+
+def _add_members() -> None:
+    """All members in two layouts, with codes where they have them; in `make test` each in one of the layouts."""
+    for i, case in enumerate(CASES):
+        for j, layout in enumerate(("rows", "rows and columns")):
+            options = {**case.options, "state": "int8" if has(case, {"state": "int8"}) else "float32"}
+            name = f"{layout}: {case.name}"
+            check[name] = partial(clips_with_the_bits_of_one_process, layout=layout, kind=case.make, **options)
+            if (i + j) % 2:
+                nightly.add(name)
+
+
+_add_layouts()
+_add_members()

@@ -19,9 +19,10 @@ from ..rule.declaration import Member
 from ..rule.hyperparameters import shown
 from ..rule.layout import Slot
 from ..rule.members import MEMBERS
-from ..step.record import rows_of, slots_of
+from ..step.record import slots_of
 from ..step.resuming import Conversion, HypersAfter, Loaded, mended_moments, scale_of, unfit
 from . import storage
+from .distributed import local_of, place_in
 from .foreign import Decoded
 from .storage import dtype_name
 from .tensors import TENSORS
@@ -47,15 +48,16 @@ def loaded(
         group: the parameter's group, with the hyperparameters after loading.
         index: the index of the parameter in the group.
         name: the name of the parameter in messages.
-        saved: its entry in the state dict, decoded.
+        saved: its entry in the state dict, decoded; of a DTensor the part that this process has.
         hypers: the hyperparameters that may have produced the state, by the number of steps it has made.
         optimizer: the name of the optimizer in messages.
 
     Raises:
         ValueError: the entry does not fit the parameter.
     """
-    p: Tensor = group["params"][index]
-    slots = {slot.name: slot for slot in slots_of(TENSORS, member, group, p, rows_of(group, index))}
+    weight: Tensor = group["params"][index]
+    p, place = local_of(weight), place_in(group, index)
+    slots = {slot.name: slot for slot in slots_of(TENSORS, member, group, p, place)}
     state = _besides_moments(member, group, p, name, saved.state)
     conversions = []
     values: dict[str, Any] = {}
@@ -94,7 +96,17 @@ def loaded(
             conversions.append(Conversion(moment, saved_as, _format_name(after, p)))
     _check_complete(member, group, name, state, optimizer)
     layout.encode(torch, member, exact, state)
-    return Loaded(p, name, state, conversions, {moment: found.elements for moment, found in mended.items()})
+    return Loaded(weight, name, state, conversions, {moment: found.elements for moment, found in mended.items()})
+
+
+def check_shapes(member: Member, weight: Tensor, saved: Mapping[str, Tensor], name: str) -> None:
+    """Raises ValueError if a whole tensor of the state has a shape that none of this weight has; ``name`` is the weight's."""
+    shape = tuple(weight.shape)
+    allowed = {shape, *(layout.codes_shape(shape, width) for width in layout.WIDTHS.values())} if shape else {shape}
+    for moment in storage.code_dtypes(member):
+        value = saved.get(moment)
+        if value is not None and tuple(value.shape) not in allowed:
+            raise unfit(f"{moment!r} of parameter {name} is {_described(value)}, and the parameter has shape {shape}")
 
 
 def _mended(

@@ -40,9 +40,7 @@ def place_in(group: Mapping[str, Any], index: int) -> Place | None:
 
 
 def _place_of(weight: DTensor) -> Place | None:
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    shape, offset = compute_local_shape_and_global_offset(weight.shape, weight.device_mesh, weight.placements)
+    shape, offset = _part(weight.shape, weight)
     if not _are_ranges(weight) or tuple(shape) != tuple(weight._local_tensor.shape):
         raise ValueError(
             f"a DTensor of shape {tuple(weight.shape)} has the placements {weight.placements} on a mesh of shape "
@@ -50,6 +48,13 @@ def _place_of(weight: DTensor) -> Place | None:
             f"range of each dimension (expected shape {tuple(shape)}): use sizes that the mesh divides evenly"
         )
     return None if tuple(shape) == tuple(weight.shape) else Place(tuple(offset), tuple(weight.shape))
+
+
+def _part(shape: Sequence[int], weight: DTensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shape of the part that this process has of a tensor of this shape, placed as the weight is, and where it begins."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    return compute_local_shape_and_global_offset(tuple(shape), weight.device_mesh, weight.placements)
 
 
 def _are_ranges(weight: DTensor) -> bool:
@@ -86,10 +91,9 @@ def like(weight: DTensor, local: Tensor, shape: Sequence[int], name: str) -> DTe
         ValueError: parts of this shape do not make up a whole of ``shape`` by these placements.
     """
     from torch.distributed.tensor import DTensor
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    expected, _ = compute_local_shape_and_global_offset(tuple(shape), weight.device_mesh, weight.placements)
-    if tuple(expected) != tuple(local.shape):
+    expected, _ = _part(shape, weight)
+    if expected != tuple(local.shape):
         raise ValueError(
             f"{name}: a part of shape {tuple(local.shape)} is none of a whole of shape {tuple(shape)} with the placements "
             f"{weight.placements}, by which it would have the shape {tuple(expected)}"
@@ -141,6 +145,26 @@ def placed_as(weight: DTensor, tensor: Any, name: str) -> Tensor:
     local = tensor._local_tensor
     wait: Callable[[], Tensor] | None = getattr(local, "wait", None)  # of the result of a collective still under way
     return local if wait is None else wait()
+
+
+def part_of(weight: Tensor, whole: Tensor) -> Tensor:
+    """The part of a saved tensor that belongs to the part of the weight that this process has, not copied if it is here.
+
+    All processes of the meshes have to call this together unless the placements are the same.
+
+    Args:
+        weight: the weight; if it is no DTensor, the result is the whole tensor.
+        whole: a tensor of the weight's state: plain, or a DTensor of any placements.
+    """
+    if is_distributed(whole):
+        if not is_distributed(weight) or whole.device_mesh != weight.device_mesh:
+            whole = whole.full_tensor()
+        else:
+            return placed_as(weight, whole, "the state")
+    if not is_distributed(weight):
+        return whole
+    shape, offset = _part(whole.shape, weight)
+    return whole[tuple(slice(at, at + size) for at, size in zip(offset, shape, strict=True))]
 
 
 def check_distributed(parameter: DTensor, name: str) -> None:

@@ -19,6 +19,16 @@ _NO_DECAY_MODULES: tuple[type[nn.Module], ...] = (
 )
 
 
+_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
+
+
+def canonical_name(name: str) -> str:
+    """A parameter's name without what torch.compile, checkpointing, FSDP and DistributedDataParallel add to it."""
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name.removeprefix("module.")
+
+
 class ParamGroups(list[dict[str, Any]]):
     """A list of parameter groups whose ``str`` shows what is in them."""
 

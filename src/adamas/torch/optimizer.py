@@ -34,6 +34,7 @@ from ..step.scheduled import OBSERVED, refuse_lr_scale, separated, steps_done
 from ..step.stepping import Stepping
 from . import distributed, storage
 from .distributed import is_distributed, local_of
+from .groups import canonical_name
 from .options import as_number, check, check_flat, check_parameter, is_flat, refuse_wrapper
 from .ranks import Ranks
 from .state_dict import exported, loaded
@@ -81,7 +82,7 @@ def _random_key(group: dict[str, Any], index: int, position: int) -> int:
     """The key of a parameter's random numbers, from its name or, if it has none, its position among all."""
     # The parts of a flat parameter have the same name on all ranks, but different elements.
     names = None if is_flat(group["params"][index]) else given_names(group)
-    return tensor_key(group["seed"], position if names is None else names[index])
+    return tensor_key(group["seed"], position if names is None else canonical_name(names[index]))
 
 
 class Optimizer(Stepping, torch.optim.Optimizer):

@@ -12,14 +12,18 @@ from typing import Any
 
 from torch import Tensor
 
+from ..rule import layout
 from ..rule.declaration import Member
 from ..rule.hyperparameters import shown
 from ..step.record import State
 from ..step.resuming import HypersAfter, Loaded, resumed, unfit
 from ..step.scheduled import GroupSchedules
-from . import conversion
+from . import conversion, distributed
+from .distributed import is_distributed
 from .foreign import decode_groups, decode_state
+from .groups import canonical_name
 from .options import check, is_flag
+from .storage import dtype_name
 
 
 def loaded(
@@ -68,7 +72,24 @@ def loaded(
         if (key := saved_id[id(p)]) not in saved_state:
             return None
         entry = decode_state(saved_state[key], member.states, names[p], group_of[key])
-        return conversion.loaded(member, group, index, names[p], entry, hypers, optimizer)
+        whole = {name: value for name, value in entry.state.items() if isinstance(value, Tensor) and value.ndim}
+        if is_distributed(p):
+            conversion.check_shapes(member, p, whole, names[p])
+        parts = {name: distributed.part_of(p, value) for name, value in whole.items()}
+        found = conversion.loaded(
+            member, group, index, names[p], entry._replace(state={**entry.state, **parts}), hypers, optimizer
+        )
+        if not is_distributed(p):
+            return found
+        shapes = {name: tuple(value.shape) for name, value in whole.items()}
+        shapes |= layout.shapes(member, group, p.shape, dtype_name(p.dtype))
+        state = {
+            name: distributed.like(p, value, shapes[name], f"{name!r} of parameter {names[p]}")
+            if name in shapes
+            else value
+            for name, value in found.state.items()
+        }
+        return found._replace(state=state)
 
     others = {key: value for key, value in saved_state.items() if key not in saved_names}
     for key, value in others.items():
@@ -117,6 +138,13 @@ def _match(groups: list[dict[str, Any]], saved_groups: list[dict[str, Any]]) -> 
             f"{len(groups)}"
         )
     here, there = _by_name(groups), _by_name(saved_groups)
+    keys = [key for saved in saved_groups for key in saved["params"]]
+    if all(isinstance(key, str) for key in keys):
+        # torch.distributed.checkpoint: the names are the keys, in the order of the parameters here, and "param_names" those
+        # of the optimizer that was saved, in its order.
+        there = {canonical_name(key): key for key in keys}
+        if here is None or here.keys() != there.keys():
+            here = there = None
     if here is not None and there is not None:
         if here.keys() != there.keys():
             missing, unknown = sorted(here.keys() - there.keys()), sorted(there.keys() - here.keys())
@@ -139,18 +167,13 @@ def _match(groups: list[dict[str, Any]], saved_groups: list[dict[str, Any]]) -> 
 
 
 def _by_name(groups: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Parameters (or their keys) by name, without the prefixes of DistributedDataParallel and torch.compile.
-
-    None if one has no name, or two have the same.
-    """
+    """Parameters (or their keys) by name, without what wrappers add to it; None if one has no name, or two have the same."""
     found: dict[str, Any] = {}
     for group in groups:
         names, params = group.get("param_names", ()), group["params"]
         if len(names) != len(params):
             return None
-        found.update(
-            (str(n).replace("_orig_mod.", "").removeprefix("module."), p) for n, p in zip(names, params, strict=True)
-        )
+        found.update((canonical_name(str(n)), p) for n, p in zip(names, params, strict=True))
     return found if len(found) == sum(len(group["params"]) for group in groups) else None
 
 

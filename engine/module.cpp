@@ -183,6 +183,10 @@ class Group {
             views[slot].data = nullptr;
             if (!slot_names[slot].is_valid() || (slot == LOW_BITS && !is_rounded(views[WEIGHT]))) continue;
             const TensorView state = view_of_state(parameter, slot_names[slot]);
+            if (slot == LOW_BITS) {
+                describe_low_bits(weight, state);
+                continue;
+            }
             const bool packed = is_scaled(state.format) && has_packed_shape(weight, state);
             if (!packed && !same_shape(weight, state)) throw Unusable("has another shape than the parameter");
             if (!can_be_stored_as(state.format, slot)) throw Unusable("has a dtype that it cannot have");
@@ -196,6 +200,24 @@ class Group {
         }
     }
 
+    // Low bits are 16-bit integers in the shape of the weight, or their two bytes in a last dimension.
+    void describe_low_bits(const TensorView &weight, TensorView low) {
+        const bool is_bytes = low.format == Format::u8 && low.dims == weight.dims + 1 && low.sizes[weight.dims] == 2;
+        std::vector<int64_t> strides(low.strides, low.strides + low.dims);
+        if (is_bytes) {
+            bool in_pairs = strides.back() == 1 && reinterpret_cast<uintptr_t>(low.data) % 2 == 0;
+            strides.pop_back();
+            for (size_t d = 0; d < strides.size(); strides[d++] /= 2)
+                in_pairs &= strides[d] % 2 == 0 || low.sizes[d] == 1;
+            if (!in_pairs && low.numel > 0) throw Unusable("is not made up of pairs of bytes");
+            --low.dims, low.numel /= 2, low.format = Format::i16, low.strides = strides.data();
+        }
+        if (!same_shape(weight, low)) throw Unusable("has another shape than the parameter");
+        if (low.format != Format::i16) throw Unusable("has a dtype that it cannot have");
+        describe(low, views[LOW_BITS]);
+        if (overlaps_itself(views[LOW_BITS])) throw Unusable(shares_memory);
+    }
+
     // Rows that are long enough for codes are longer than packed ones, so codes of a byte never have this shape.
     static bool has_packed_shape(const TensorView &weight, const TensorView &state) {
         if (weight.dims < 1 || state.dims != 2 || same_shape(weight, state)) return false;
@@ -205,7 +227,6 @@ class Group {
     }
 
     bool can_be_stored_as(Format format, int slot) const {
-        if (slot == LOW_BITS) return format == Format::i16;
         return is_floating(format) || format == (rule.states[slot - STATES].is_signed ? Format::i8 : Format::u8);
     }
 

@@ -226,11 +226,14 @@ def torch_optimizer(case: Case, params: Mapping[str, Any]) -> tuple[Any, Plateau
 
 
 def torch_values(params: Mapping[str, Any], optimizer: Any) -> dict[str, np.ndarray]:
-    """Weights and states by name."""
+    """Weights and states by name; low bits as 16-bit integers."""
+    from adamas.torch.storage import as_int16
+
     result = {}
     for name, p in params.items():
         result[name] = array_of(p)
-        result.update({f"{name}/{key}": array_of(value) for key, value in optimizer.state[p].items()})
+        state = {key: as_int16(x) if key == "weight_low_bits" else x for key, x in optimizer.state[p].items()}
+        result.update({f"{name}/{key}": array_of(value) for key, value in state.items()})
     if (skipped := getattr(optimizer, "skipped_steps", None)) is not None:
         result["skipped_steps"] = np.array(skipped)
     return result

@@ -605,7 +605,7 @@ def test_low_bits_that_torch_optim_has_cast_are_refused() -> None:
     ours, params = trained(at.AdamW, torch.bfloat16, weights="split")
     theirs = torch.optim.AdamW(params.items())
     theirs.load_state_dict(ours.state_dict())
-    assert_nothing_changes(ours, theirs.state_dict(), "'weight_low_bits' of parameter 'weight' must be int16.*bfloat16")
+    assert_nothing_changes(ours, theirs.state_dict(), "'weight_low_bits' of parameter 'weight' must be uint8.*bfloat16")
     theirs.load_state_dict(ours.state_dict(state="float32"))
     with said():
         ours.load_state_dict(theirs.state_dict())

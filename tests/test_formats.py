@@ -13,6 +13,7 @@ from adamas import _engine
 from adamas.rule import formats
 from adamas.rule.declaration import WEIGHT_DRAW
 from adamas.rule.sentence import SECOND
+from adamas.torch.storage import as_int16
 
 floats = st.floats(width=32, allow_nan=True, allow_infinity=True)
 normal_floats = st.floats(width=32, min_value=2.0**-14, max_value=60000.0)
@@ -120,7 +121,8 @@ def test_the_engine_stores_the_references_bits(weights: str, dtype: torch.dtype,
         value = start * np.float32(1 - 0.34375)
         if weights == "split":
             high, low = getattr(formats, f"split_{name}")(np, value)
-            np.testing.assert_array_equal(optimizer.state[p]["weight_low_bits"].numpy().astype(np.int64) & 0xFFFF, low)
+            stored = as_int16(optimizer.state[p]["weight_low_bits"]).numpy()
+            np.testing.assert_array_equal(stored.astype(np.int64) & 0xFFFF, low)
         else:
             high = getattr(formats, f"encode_{name}")(np, value, random if weights == "stochastic" else None)
         np.testing.assert_array_equal(p.detach().view(torch.int16).numpy().astype(np.int64) & 0xFFFF, high)

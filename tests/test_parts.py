@@ -15,6 +15,7 @@ from adamas.rule import layout
 from adamas.rule.shared import defaults
 from adamas.step.plan import GroupPlan, look, step
 from adamas.step.record import Place, Record, State, begin_state, check_place
+from adamas.torch import storage
 from adamas.torch.tensors import TENSORS
 
 Cuts = Sequence[Sequence[int]]  # where each dimension is cut, with both ends
@@ -103,7 +104,7 @@ def values_of(record: Record, what: str) -> Tensor:
     if what == "weight":
         weight = record.weight.to(torch.float64)
         low = record.state.get(layout.LOW_BITS)
-        return torch.stack([weight, weight if low is None else low.to(torch.float64)], -1)
+        return torch.stack([weight, weight if low is None else storage.as_int16(low).to(torch.float64)], -1)
     moment = record.state.get(what, torch.zeros(record.weight.shape))
     if layout.scale_name(what) not in record.state:
         return moment

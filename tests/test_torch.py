@@ -729,7 +729,7 @@ def test_the_path_without_a_kernel_is_the_engines(
             monkeypatch.undo()
             results.append([p.detach(), *optimizer.state[p].values()])
         for a, b in zip(*results, strict=True):
-            if a.dtype == torch.int16:
+            if a.dtype == torch.uint8:  # low bits
                 continue
             close = torch.isclose(a, b, rtol=1e-5, atol=1e-6)
             # Where a rounding boundary lies within a float32 rounding of the value, the two may fall on its two sides.

@@ -262,7 +262,7 @@ def test_trap_T16_loading_never_casts(state: object, expected: tuple[torch.dtype
         assert two.state[p][name].dtype == x.dtype
         assert torch.equal(two.state[p][name], x)
     assert (two.state[p]["exp_avg"].dtype, two.state[p]["exp_avg_sq"].dtype) == expected
-    assert two.state[p]["weight_low_bits"].dtype == torch.int16
+    assert two.state[p]["weight_low_bits"].dtype == torch.uint8
     assert two.state[p]["step"].dtype == torch.float64
 
 

@@ -79,9 +79,9 @@ def to_torch(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Op
         state = {key: torch.from_numpy(np.array(x)) for key, x in parameter.state.items()}
         if low is not None:
             if state:
-                state[layout.LOW_BITS] = torch.from_numpy(low)
+                state[layout.LOW_BITS] = storage.as_bytes(torch.from_numpy(low))
             else:
-                unstepped.append((p, torch.from_numpy(low)))
+                unstepped.append((p, storage.as_bytes(torch.from_numpy(low))))
         if state:
             packed["state"][key_of[p]] = state
     if isinstance(optimizer, Optimizer):
@@ -134,7 +134,7 @@ def _weight(p: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> Ar
         if layout.is_split({"weights": "nearest", **group}, storage.dtype_name(p.dtype))
         else None
     )
-    return widened(storage.dtype_name(p.dtype), _array(p), None if low is None else _array(low))
+    return widened(storage.dtype_name(p.dtype), _array(p), None if low is None else _array(storage.as_int16(low)))
 
 
 def _moments(name: str, p: Tensor, state: Mapping[str, Any]) -> dict[str, Array]:

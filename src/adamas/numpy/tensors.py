@@ -67,7 +67,7 @@ class _Tensors:
             return as_strided(real, (*real.shape, 2), (*real.strides, real.itemsize))
         return np.atleast_1d(tensor if tensor.dtype.kind in "fiu" else arrays.engine_view(tensor))
 
-    gradient_array = array
+    low_bits = gradient_array = array
 
 
 TENSORS = _Tensors()

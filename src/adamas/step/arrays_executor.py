@@ -125,8 +125,12 @@ class ArraysExecutor(Executor):
         xp = tensors.namespace(record.weight)
         step = arrays.Step(xp, spec.rule, numbers, self._penalized, numbers["k"] != 1)
         low = state.get(LOW_BITS) if spec.weights == "split" else None
-        weight = arrays.Weight(tensors.array(record.weight), None if low is None else tensors.array(low))
-        states = [arrays.Stored(tensors.array(state[name]), state.get(scale_name(name))) for name in spec.state_names]
+        weight = arrays.Weight(tensors.array(record.weight), None if low is None else tensors.low_bits(low))
+        scales = [state.get(scale_name(name)) for name in spec.state_names]
+        states = [
+            arrays.Stored(tensors.array(state[name]), None if scale is None else tensors.array(scale))
+            for name, scale in zip(spec.state_names, scales, strict=True)
+        ]
         return step, arrays.Parameter(weight, tensors.gradient_array(gradient), states)
 
 

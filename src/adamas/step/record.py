@@ -136,6 +136,9 @@ class Tensors(Protocol):
     def array(self, tensor: Tensor) -> Any:
         """A weight or a tensor of a state as an array of real numbers of the namespace, in the same memory."""
 
+    def low_bits(self, tensor: Tensor) -> Any:
+        """The low bits of a split weight as an array of 16-bit integers of the weight's shape, in the same memory."""
+
     def gradient_array(self, gradient: Tensor) -> Any:
         """A gradient as an array of real numbers of the namespace."""
 

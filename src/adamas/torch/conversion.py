@@ -149,12 +149,14 @@ def _besides_moments(
         elif key == layout.LOW_BITS:
             if not layout.is_split(group, dtype_name(p.dtype)):
                 continue  # they would be out of date after the next step
-            if not isinstance(value, Tensor) or value.dtype != torch.int16 or value.shape != p.shape:
+            described = (value.dtype, tuple(value.shape)) if isinstance(value, Tensor) else None
+            # Former versions kept 16-bit integers, which collectives do not take.
+            if described not in ((torch.uint8, (*p.shape, 2)), (torch.int16, tuple(p.shape))):
                 raise unfit(
-                    f"{key!r} of parameter {name} must be int16, of shape {tuple(p.shape)}, not {_described(value)}. "
+                    f"{key!r} of parameter {name} must be uint8, of shape {(*p.shape, 2)}, not {_described(value)}. "
                     "torch.optim casts it: remove it from a state dict that comes from there"
                 )
-            state[key] = _copied(value, p)
+            state[key] = storage.as_bytes(_copied(value, p))
         else:
             state[key] = _copied(value, p) if isinstance(value, Tensor) else deepcopy(value)
     return state

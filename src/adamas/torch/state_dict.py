@@ -83,6 +83,7 @@ def loaded(
             return found
         shapes = {name: tuple(value.shape) for name, value in whole.items()}
         shapes |= layout.shapes(member, group, p.shape, dtype_name(p.dtype))
+        shapes[layout.LOW_BITS] = (*p.shape, 2)
         state = {
             name: distributed.like(p, value, shapes[name], f"{name!r} of parameter {names[p]}")
             if name in shapes

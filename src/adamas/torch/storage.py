@@ -85,7 +85,17 @@ def decoded(codes: Tensor, scale: Tensor, shape: Sequence[int], is_former: bool 
     return values
 
 
+def as_int16(low: Tensor) -> Tensor:
+    """Low bits as int16 in the weight's shape, in the same memory, where they are bytes."""
+    return low.view(torch.int16).squeeze(-1) if low.dtype == torch.uint8 else low
+
+
+def as_bytes(low: Tensor) -> Tensor:
+    """Low bits as a state keeps them: as bytes, two in a last dimension."""
+    return low.unsqueeze(-1).view(torch.uint8) if low.dtype == torch.int16 else low
+
+
 def joined(weight: Tensor, low: Tensor) -> Tensor:
-    """The float32 weights whose upper halves are a 16-bit parameter, and whose lower halves are its low bits (int16)."""
-    value: Tensor = arrays.load_weight(Namespace(weight.device), arrays.Weight(weight, low), "float32")
+    """The float32 weights whose upper halves are a 16-bit parameter, and whose lower halves are its low bits."""
+    value: Tensor = arrays.load_weight(Namespace(weight.device), arrays.Weight(weight, as_int16(low)), "float32")
     return value

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ..rule.layout import Part
+from ..rule.layout import LOW_BITS, Part
 from ..step.namespaces.torch import Namespace
 from . import distributed, storage
 from .distributed import is_distributed, local_of
@@ -32,6 +32,8 @@ class _Tensors:
     @staticmethod
     def full(weight: Tensor, part: Part, whole: tuple[int, ...]) -> Tensor:
         tensor = storage.full(local_of(weight), part)
+        if part.name == LOW_BITS:
+            tensor, whole = storage.as_bytes(tensor), (*whole, 2)
         return distributed.like(weight, tensor, whole, repr(part.name)) if is_distributed(weight) else tensor
 
     @staticmethod
@@ -80,6 +82,11 @@ class _Tensors:
         """The part of the tensor that this process has, with complex numbers as a last dimension of size 2."""
         tensor = local_of(tensor)
         return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+    @staticmethod
+    def low_bits(tensor: Tensor) -> Tensor:
+        """The state has them as two bytes in a last dimension, since collectives take no 16-bit integers, Keras as integers."""
+        return storage.as_int16(local_of(tensor))
 
     @classmethod
     def gradient_array(cls, gradient: Tensor) -> Tensor:

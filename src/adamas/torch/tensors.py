@@ -85,7 +85,7 @@ class _Tensors:
 
     @staticmethod
     def low_bits(tensor: Tensor) -> Tensor:
-        """The state has them as two bytes in a last dimension, since collectives take no 16-bit integers, Keras as integers."""
+        """Here the state has them as bytes, since collectives take no 16-bit integers; in Keras it has integers."""
         return storage.as_int16(local_of(tensor))
 
     @classmethod

@@ -34,6 +34,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+from adamas.lab.train.options import Options
+
 ROOT = Path(__file__).resolve().parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 PAGES = [READMES[0], ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -178,6 +180,10 @@ def check_command(words: list[str]) -> None:
         source = (ROOT / words[1]).read_text()
         for word in words[2:]:
             assert word.split("=")[0] in source or not word.startswith("-"), f"{words[1]} has no {word}"
+    elif words[0] == "torchrun" and "adamas" in words:
+        options = {f"--{name.replace('_', '-')}" for name in (*Options.__dataclass_fields__, "resume", "config")}
+        unknown = [word for word in words[words.index("adamas") :] if word.startswith("-") and word not in options]
+        assert not unknown, f"adamas train has no {unknown[0]}"
     else:
         assert words[0] in ("git", "cd", "tensorboard"), f"a command that is not checked: {shlex.join(words)}"
 
@@ -244,6 +250,7 @@ def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pyt
         ("```bash\npython benchmarks/bench_step.py --fast\n```", AssertionError),
         ("```bash\npython benchmarks/bench_nothing.py\n```", AssertionError),
         ("```bash\nadamas train digits --optimiser adam\n```", AssertionError),
+        ("```bash\ntorchrun --nproc-per-node 2 -m adamas train --paralel ddp\n```", AssertionError),
     ],
 )
 def test_what_does_not_hold_on_a_page_fails(

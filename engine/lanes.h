@@ -51,6 +51,8 @@ template <class T> inline T decayed(T decay, T state, T gradient) {
 // ---- a vector register
 
 // Codes are stored one byte each, in order. A group is as many as fit in one register: four registers of integers.
+// `store_signed_codes` gives them the signs of the values x. `store_unsigned_codes` stores the lowest byte of each, but
+// at least 1, and 0 where the value is 0; no value is negative.
 
 #if defined(__AVX512F__)
 
@@ -104,9 +106,6 @@ inline Ints larger(Ints a, Ints b) { return {_mm512_max_epi32(a.x, b.x)}; }
 inline Ints smaller_where(Mask condition, Ints a, Ints b) { // b elsewhere
     return {_mm512_mask_min_epu32(b.x, condition.x, a.x, b.x)};
 }
-inline Ints where_positive(Floats x, Ints a) { // 0 where x is 0
-    return {_mm512_maskz_mov_epi32(_mm512_test_epi32_mask(bits_of(x).x, bits_of(x).x), a.x)};
-}
 inline bool any(Mask a) { return a.x != 0; }
 inline Ints or_masked(Ints a, Ints b, Ints mask) { return {_mm512_ternarylogic_epi32(a.x, b.x, mask.x, 0xF8)}; }
 inline int largest(Ints a) { return _mm512_reduce_max_epi32(a.x); }
@@ -121,17 +120,29 @@ template <bool with_sign> Ints load_codes(const uint8_t *from) {
     const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(from));
     return {with_sign ? _mm512_cvtepi8_epi32(codes) : _mm512_cvtepu8_epi32(codes)};
 }
-template <bool with_sign> void store_codes(const Ints (&a)[4], uint8_t *to) {
-    const __m512i bytes =
-        with_sign ? _mm512_packs_epi16(_mm512_packs_epi32(a[0].x, a[1].x), _mm512_packs_epi32(a[2].x, a[3].x))
-                  : _mm512_packus_epi16(_mm512_packus_epi32(a[0].x, a[1].x), _mm512_packus_epi32(a[2].x, a[3].x));
+// Packing works on quarters.
+inline void store_packed(__m512i bytes, uint8_t *to) {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    _mm512_storeu_si512(to, _mm512_permutexvar_epi32(order, bytes)); // packing works on quarters
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi32(order, bytes));
+}
+inline void store_signed_codes(const Ints (&a)[4], const Floats (&x)[4], uint8_t *to) {
+    const auto packed = [](Ints a, Ints b, Ints c, Ints d) {
+        return _mm512_packs_epi16(_mm512_packs_epi32(a.x, b.x), _mm512_packs_epi32(c.x, d.x));
+    };
+    const __m512i codes = packed(a[0], a[1], a[2], a[3]);
+    const __mmask64 negative = _mm512_movepi8_mask(packed(bits_of(x[0]), bits_of(x[1]), bits_of(x[2]), bits_of(x[3])));
+    store_packed(_mm512_mask_sub_epi8(codes, negative, _mm512_setzero_si512(), codes), to);
+}
+inline void store_unsigned_codes(const Ints (&a)[4], const Floats (&x)[4], uint8_t *to) {
+    const auto cut = [](Ints a, Ints b) {
+        return _mm512_and_si512(_mm512_packus_epi32(a.x, b.x), _mm512_set1_epi16(255));
+    };
+    const auto saturated = [](Floats a, Floats b) { return _mm512_packs_epi32(bits_of(a).x, bits_of(b).x); };
+    const __m512i codes = _mm512_packus_epi16(cut(a[0], a[1]), cut(a[2], a[3]));
+    const __m512i positive = _mm512_packus_epi16(saturated(x[0], x[1]), saturated(x[2], x[3]));
+    store_packed(_mm512_min_epu8(_mm512_max_epu8(codes, _mm512_set1_epi8(1)), positive), to);
 }
 inline Ints magnitude(Ints a) { return {_mm512_abs_epi32(a.x)}; }
-inline Ints negated_where_negative(Ints a, Floats x) {
-    return {_mm512_mask_sub_epi32(a.x, _mm512_movepi32_mask(_mm512_castps_si512(x.x)), _mm512_setzero_si512(), a.x)};
-}
 
 // Counts the lanes for which conditions hold.
 struct Counter {
@@ -193,7 +204,6 @@ inline Ints larger(Ints a, Ints b) { return {_mm256_max_epi32(a.x, b.x)}; }
 inline Ints smaller_where(Mask condition, Ints a, Ints b) { // b elsewhere
     return {_mm256_blendv_epi8(b.x, _mm256_min_epu32(a.x, b.x), _mm256_castps_si256(condition.x))};
 }
-inline Ints where_positive(Floats x, Ints a) { return {_mm256_sign_epi32(a.x, bits_of(x).x)}; } // 0 where x is 0
 inline bool any(Mask a) { return _mm256_movemask_ps(a.x) != 0; }
 inline Ints or_masked(Ints a, Ints b, Ints mask) { return a | (b & mask); }
 inline int largest(Ints a) {
@@ -206,17 +216,27 @@ template <bool with_sign> Ints load_codes(const uint8_t *from) {
     const __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(from));
     return {with_sign ? _mm256_cvtepi8_epi32(codes) : _mm256_cvtepu8_epi32(codes)};
 }
-template <bool with_sign> void store_codes(const Ints (&a)[4], uint8_t *to) {
-    const __m256i bytes =
-        with_sign ? _mm256_packs_epi16(_mm256_packs_epi32(a[0].x, a[1].x), _mm256_packs_epi32(a[2].x, a[3].x))
-                  : _mm256_packus_epi16(_mm256_packus_epi32(a[0].x, a[1].x), _mm256_packus_epi32(a[2].x, a[3].x));
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); // packing works on halves
+// Packing works on halves.
+inline void store_packed(__m256i bytes, uint8_t *to) {
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm256_permutevar8x32_epi32(bytes, order));
 }
+inline void store_signed_codes(const Ints (&a)[4], const Floats (&x)[4], uint8_t *to) {
+    const auto with_sign = [&](int j) { return _mm256_sign_epi32(a[j].x, bits_of(x[j]).x); }; // 0 where x is 0
+    store_packed(_mm256_packs_epi16(_mm256_packs_epi32(with_sign(0), with_sign(1)),
+                                    _mm256_packs_epi32(with_sign(2), with_sign(3))),
+                 to);
+}
+inline void store_unsigned_codes(const Ints (&a)[4], const Floats (&x)[4], uint8_t *to) {
+    const auto cut = [](Ints a, Ints b) {
+        return _mm256_and_si256(_mm256_packus_epi32(a.x, b.x), _mm256_set1_epi16(255));
+    };
+    const auto saturated = [](Floats a, Floats b) { return _mm256_packs_epi32(bits_of(a).x, bits_of(b).x); };
+    const __m256i codes = _mm256_packus_epi16(cut(a[0], a[1]), cut(a[2], a[3]));
+    const __m256i positive = _mm256_packus_epi16(saturated(x[0], x[1]), saturated(x[2], x[3]));
+    store_packed(_mm256_min_epu8(_mm256_max_epu8(codes, _mm256_set1_epi8(1)), positive), to);
+}
 inline Ints magnitude(Ints a) { return {_mm256_abs_epi32(a.x)}; }
-inline Ints negated_where_negative(Ints a, Floats x) {
-    return {_mm256_sign_epi32(a.x, bits_of(x).x)};
-} // a = 0 if x = 0
 
 // Counts the lanes for which conditions hold.
 struct Counter {
@@ -328,13 +348,13 @@ ADAMAS_COMPARISON(<=)
 ADAMAS_COMPARISON(==)
 ADAMAS_COMPARISON(!=)
 #undef ADAMAS_COMPARISON
+inline Mask is_zero(Ints a) { return {ADAMAS_VECTOR(Ints, (FourInts)(a.x == 0), a.x[l] == 0 ? ~0u : 0u)}; }
 inline Floats choose(Mask condition, Floats a, Floats b) {
     return from_bits(select(condition.bits, bits_of(a), bits_of(b)));
 }
 inline Ints smaller_where(Mask condition, Ints a, Ints b) { // b elsewhere
     return select(condition.bits, ADAMAS_VECTOR(Ints, a.x < b.x ? a.x : b.x, std::min(a.x[l], b.x[l])), b);
 }
-inline Ints where_positive(Floats x, Ints a) { return (splat(0.0f) < x).bits & a; }
 inline bool any(Mask a) { return (a.bits.x[0] | a.bits.x[1] | a.bits.x[2] | a.bits.x[3]) != 0; }
 
 // Counts the lanes for which conditions hold.
@@ -362,9 +382,17 @@ template <bool with_sign> Ints load_codes(const uint8_t *from) {
     return ADAMAS_LANES(Ints, with_sign ? uint32_t(int8_t(from[l])) : from[l]);
 #endif
 }
-template <bool with_sign> void store_codes(const Ints (&a)[4], uint8_t *to) {
-    for (int j = 0; j < 4; ++j)
-        for (int l = 0; l < width; ++l) to[j * width + l] = uint8_t(a[j].x[l]);
+inline void store_bytes(Ints a, uint8_t *to) {
+    for (int l = 0; l < width; ++l) to[l] = uint8_t(a.x[l]);
+}
+inline void store_signed_codes(const Ints (&a)[4], const Floats (&x)[4], uint8_t *to) {
+    for (int j = 0; j < 4; ++j) store_bytes(negated_where_negative(a[j], x[j]), to + j * width);
+}
+inline void store_unsigned_codes(const Ints (&a)[4], const Floats (&x)[4], uint8_t *to) {
+    for (int j = 0; j < 4; ++j) {
+        const Ints code = a[j] & splat(255u), at_least_1 = code - is_zero(code).bits;
+        store_bytes((splat(0.0f) < x[j]).bits & at_least_1, to + j * width);
+    }
 }
 
 #undef ADAMAS_LANES

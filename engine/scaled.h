@@ -401,8 +401,9 @@ class ToNearest {
     void go_on() {}
 };
 
-// Thresholds that advance evenly within a block.
-class Thresholds {
+// Thresholds that advance evenly within a block. The start of the grid stays in codes without a sign: storing them cuts
+// it off.
+template <bool with_sign> class Thresholds {
     static constexpr uint32_t forward = uint32_t(code_forward) << 18;
     static constexpr auto ramp = [] {
         std::array<uint32_t, width> positions{};
@@ -416,14 +417,15 @@ class Thresholds {
         : next(load(ramp.data()) + splat((start >> 18 << 18) + below_random)),
           count(splat(uint32_t(32 - grid.shift))) {}
     template <int j> Ints of_register(Floats) const {
-        return shifted_right(next + splat(uint32_t(j * width) * forward), count) + splat(minus_start);
+        const Ints threshold = shifted_right(next + splat(uint32_t(j * width) * forward), count);
+        return with_sign ? threshold + splat(minus_start) : threshold;
     }
     void go_on() { next = next + splat(uint32_t(group) * forward); }
 };
 
 // To the nearest, but below a limit not up where the threshold is against it.
 class NearestOrDown {
-    Thresholds thresholds;
+    Thresholds<true> thresholds;
     ToNearest nearest;
     Floats limit;
 
@@ -442,32 +444,32 @@ template <class Rounding>
     const Floats factor = splat(scale.inverse * grid.unit), zero = splat(grid_zero);
     const Ints shift = splat(uint32_t(grid.shift));
     for (int i = 0; i < n; i += group, add.go_on()) {
+        Floats values[4];
         Ints parts[4];
         four_times([&]<int j>() {
-            const Floats value = load(x + i + j * width), size = magnitude(value);
+            values[j] = load(x + i + j * width);
+            const Floats size = magnitude(values[j]);
             const Ints bits = bits_of(fused(size, factor, zero));
-            const Ints code = shifted_right(bits + add.template of_register<j>(size), shift);
-            parts[j] = negated_where_negative(code, value);
+            parts[j] = shifted_right(bits + add.template of_register<j>(size), shift);
         });
-        store_codes<true>(parts, codes + i);
+        store_signed_codes(parts, values, codes + i);
     }
 }
 
 template <class Rounding>
 [[gnu::always_inline]] inline void write_unsigned(const Grid &grid, const float *x, uint8_t *codes, const Scale &scale,
                                                   int n, Rounding add) {
-    const float unit = grid.unit;
-    const Floats factor = splat(scale.inverse * unit), half = splat(grid_zero + unit / 2),
-                 one = splat(grid_zero + unit);
+    const Floats factor = splat(scale.inverse * grid.unit), half = splat(grid_zero + grid.unit / 2);
     const Ints shift = splat(uint32_t(grid.shift));
     for (int i = 0; i < n; i += group, add.go_on()) {
+        Floats values[4];
         Ints parts[4];
         four_times([&]<int j>() {
-            const Floats value = load(x + i + j * width), on_grid = larger(fused(value, factor, half), one);
-            const Ints code = shifted_right(bits_of(on_grid) + add.template of_register<j>(value), shift);
-            parts[j] = where_positive(value, code); // the code of 0 is 0
+            values[j] = load(x + i + j * width);
+            const Ints bits = bits_of(fused(values[j], factor, half));
+            parts[j] = shifted_right(bits + add.template of_register<j>(values[j]), shift);
         });
-        store_codes<false>(parts, codes + i);
+        store_unsigned_codes(parts, values, codes + i);
     }
 }
 
@@ -479,12 +481,13 @@ template <bool with_sign>
                                                int n, const Rounding &rounding) {
     const Grid &grid = grids[scale.choice];
     if constexpr (!with_sign) {
-        if (rounding.is_dithered) return write_unsigned(grid, x, codes, scale, n, Thresholds(grid, rounding.start));
+        if (rounding.is_dithered)
+            return write_unsigned(grid, x, codes, scale, n, Thresholds<false>(grid, rounding.start));
         return write_unsigned(grid, x, codes, scale, n, ToNearest(grid));
     } else {
         if (!rounding.is_dithered) return write_signed(grid, x, codes, scale, n, ToNearest(grid));
         const float limit = 0.75f / (1 - rounding.decay), segment = grid.segment;
-        if (limit > segment) return write_signed(grid, x, codes, scale, n, Thresholds(grid, rounding.start));
+        if (limit > segment) return write_signed(grid, x, codes, scale, n, Thresholds<true>(grid, rounding.start));
         if (!rounding.is_due()) return write_signed(grid, x, codes, scale, n, ToNearest(grid));
         const float reach = limit > segment / 2 ? 4 * limit : limit; // the next segments have wider spacings
         write_signed(grid, x, codes, scale, n, NearestOrDown(grid, rounding.start << 3, reach * scale.scale));

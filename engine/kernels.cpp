@@ -233,8 +233,9 @@ template <class T, int capacity = block> struct Lane {
             return decayed == n;
         };
         const auto encode = [&](float *x, uint8_t *to) {
+            Scales all;
             encode_blocks<with_sign>(
-                grids, x, to, scales, row, count, state, starts, float(decay),
+                all, grids, x, to, scales, row, count, state, starts, float(decay),
                 [&](int b) { return largest_bits(x + b * row, row); }, choice, has_faded);
         };
         if constexpr (sizeof(T) == sizeof(float))

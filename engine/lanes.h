@@ -52,7 +52,8 @@ template <class T> inline T decayed(T decay, T state, T gradient) {
 
 // Codes are stored one byte each, in order. A group is as many as fit in one register: four registers of integers.
 // `store_signed_codes` gives them the signs of the values x. `store_unsigned_codes` stores the lowest byte of each, but
-// at least 1, and 0 where the value is 0; no value is negative.
+// at least 1, and 0 where the value is 0; no value is negative. `largest_of_four` has the largest number of each of
+// four registers in the first four lanes.
 
 #if defined(__AVX512F__)
 
@@ -72,6 +73,13 @@ inline Ints splat(uint32_t x) { return {_mm512_set1_epi32(int(x))}; }
 inline Floats load(const float *from) { return {_mm512_loadu_ps(from)}; }
 inline Ints load(const uint32_t *from) { return {_mm512_loadu_si512(from)}; }
 inline void store(float *to, Floats a) { _mm512_storeu_ps(to, a.x); }
+inline void store(uint32_t *to, Ints a) { _mm512_storeu_si512(to, a.x); }
+inline Floats load_first(const float *from, int n) { // 0 in the other lanes
+    return {_mm512_maskz_loadu_ps(__mmask16((1u << std::min(n, width)) - 1), from)};
+}
+inline Floats looked_up(const float (&table)[4], Ints index) {
+    return {_mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_loadu_ps(table)), index.x)};
+}
 
 inline Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.x, b.x)}; }
 inline Floats operator-(Floats a, Floats b) { return {_mm512_sub_ps(a.x, b.x)}; }
@@ -106,9 +114,20 @@ inline Ints larger(Ints a, Ints b) { return {_mm512_max_epi32(a.x, b.x)}; }
 inline Ints smaller_where(Mask condition, Ints a, Ints b) { // b elsewhere
     return {_mm512_mask_min_epu32(b.x, condition.x, a.x, b.x)};
 }
-inline bool any(Mask a) { return a.x != 0; }
+inline Mask is_zero(Ints a) { return {_mm512_testn_epi32_mask(a.x, a.x)}; }
+inline Mask operator&(Mask a, Mask b) { return {_mm512_kand(a.x, b.x)}; }
+inline Mask operator!(Mask a) { return {_mm512_knot(a.x)}; }
+inline uint32_t bits_of(Mask a) { return a.x; } // one for each lane
 inline Ints or_masked(Ints a, Ints b, Ints mask) { return {_mm512_ternarylogic_epi32(a.x, b.x, mask.x, 0xF8)}; }
 inline int largest(Ints a) { return _mm512_reduce_max_epi32(a.x); }
+inline Ints largest_of_four(const Ints *a) {
+    const auto quarters = [](__m512i x, __m512i y) { // the larger ones of neighbours, those of x and y in turn
+        return _mm512_max_epi32(_mm512_unpacklo_epi32(x, y), _mm512_unpackhi_epi32(x, y));
+    };
+    __m512i x = quarters(quarters(a[0].x, a[2].x), quarters(a[1].x, a[3].x));
+    x = _mm512_max_epi32(x, _mm512_shuffle_i64x2(x, x, 0x0e));
+    return {_mm512_max_epi32(x, _mm512_shuffle_i64x2(x, x, 0x01))};
+}
 
 // An accuracy of 14 bits is far finer than a code. The root requires a > 0; the root of infinity is infinite.
 inline Floats estimated_positive_root(Floats a) {
@@ -169,6 +188,14 @@ inline Ints splat(uint32_t x) { return {_mm256_set1_epi32(int(x))}; }
 inline Floats load(const float *from) { return {_mm256_loadu_ps(from)}; }
 inline Ints load(const uint32_t *from) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from))}; }
 inline void store(float *to, Floats a) { _mm256_storeu_ps(to, a.x); }
+inline void store(uint32_t *to, Ints a) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), a.x); }
+inline Floats load_first(const float *from, int n) { // 0 in the other lanes
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return {_mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lanes))};
+}
+inline Floats looked_up(const float (&table)[4], Ints index) {
+    return {_mm256_permutevar_ps(_mm256_broadcast_ps(reinterpret_cast<const __m128 *>(table)), index.x)};
+}
 
 inline Floats operator+(Floats a, Floats b) { return {_mm256_add_ps(a.x, b.x)}; }
 inline Floats operator-(Floats a, Floats b) { return {_mm256_sub_ps(a.x, b.x)}; }
@@ -204,12 +231,22 @@ inline Ints larger(Ints a, Ints b) { return {_mm256_max_epi32(a.x, b.x)}; }
 inline Ints smaller_where(Mask condition, Ints a, Ints b) { // b elsewhere
     return {_mm256_blendv_epi8(b.x, _mm256_min_epu32(a.x, b.x), _mm256_castps_si256(condition.x))};
 }
-inline bool any(Mask a) { return _mm256_movemask_ps(a.x) != 0; }
+inline Mask is_zero(Ints a) { return {_mm256_castsi256_ps(_mm256_cmpeq_epi32(a.x, _mm256_setzero_si256()))}; }
+inline Mask operator&(Mask a, Mask b) { return {_mm256_and_ps(a.x, b.x)}; }
+inline Mask operator!(Mask a) { return {_mm256_xor_ps(a.x, _mm256_castsi256_ps(_mm256_set1_epi32(-1)))}; }
+inline uint32_t bits_of(Mask a) { return uint32_t(_mm256_movemask_ps(a.x)); } // one for each lane
 inline Ints or_masked(Ints a, Ints b, Ints mask) { return a | (b & mask); }
 inline int largest(Ints a) {
     alignas(32) int x[width];
     _mm256_store_si256(reinterpret_cast<__m256i *>(x), a.x);
     return *std::max_element(x, x + width);
+}
+inline Ints largest_of_four(const Ints *a) {
+    const auto halves = [](__m256i x, __m256i y) { // the larger ones of neighbours, those of x and y in turn
+        return _mm256_max_epi32(_mm256_unpacklo_epi32(x, y), _mm256_unpackhi_epi32(x, y));
+    };
+    const __m256i x = halves(halves(a[0].x, a[2].x), halves(a[1].x, a[3].x));
+    return {_mm256_max_epi32(x, _mm256_permute2x128_si256(x, x, 0x01))};
 }
 
 template <bool with_sign> Ints load_codes(const uint8_t *from) {
@@ -295,6 +332,9 @@ inline Ints splat(uint32_t x) { return {FourInts{x, x, x, x}}; }
 inline Floats load(const float *from) { return {FourFloats{from[0], from[1], from[2], from[3]}}; }
 inline Ints load(const uint32_t *from) { return {FourInts{from[0], from[1], from[2], from[3]}}; }
 inline void store(float *to, Floats a) { std::memcpy(to, &a.x, sizeof a.x); }
+inline void store(uint32_t *to, Ints a) { std::memcpy(to, &a.x, sizeof a.x); }
+inline Floats load_first(const float *from, int n) { return ADAMAS_LANES(Floats, l < n ? from[l] : 0.0f); }
+inline Floats looked_up(const float (&table)[4], Ints index) { return ADAMAS_LANES(Floats, table[index.x[l]]); }
 
 inline Floats operator+(Floats a, Floats b) { return ADAMAS_VECTOR(Floats, a.x + b.x, a.x[l] + b.x[l]); }
 inline Floats operator-(Floats a, Floats b) { return ADAMAS_VECTOR(Floats, a.x - b.x, a.x[l] - b.x[l]); }
@@ -338,6 +378,7 @@ inline Floats magnitude(Floats a) { return from_bits(bits_of(a) & splat(0x7fffff
 inline Ints or_masked(Ints a, Ints b, Ints mask) { return a | (b & mask); }
 inline Ints select(Ints mask, Ints a, Ints b) { return (mask & (a ^ b)) ^ b; }
 inline int largest(Ints a) { return std::max({int32_t(a.x[0]), int32_t(a.x[1]), int32_t(a.x[2]), int32_t(a.x[3])}); }
+inline Ints largest_of_four(const Ints *a) { return ADAMAS_LANES(Ints, uint32_t(largest(a[l]))); }
 
 #define ADAMAS_COMPARISON(sign)                                                                                        \
     inline Mask operator sign(Floats a, Floats b) {                                                                    \
@@ -355,7 +396,11 @@ inline Floats choose(Mask condition, Floats a, Floats b) {
 inline Ints smaller_where(Mask condition, Ints a, Ints b) { // b elsewhere
     return select(condition.bits, ADAMAS_VECTOR(Ints, a.x < b.x ? a.x : b.x, std::min(a.x[l], b.x[l])), b);
 }
-inline bool any(Mask a) { return (a.bits.x[0] | a.bits.x[1] | a.bits.x[2] | a.bits.x[3]) != 0; }
+inline Mask operator&(Mask a, Mask b) { return {a.bits & b.bits}; }
+inline Mask operator!(Mask a) { return {a.bits ^ splat(~0u)}; }
+inline uint32_t bits_of(Mask a) { // one for each lane
+    return (a.bits.x[0] & 1) | (a.bits.x[1] & 2) | (a.bits.x[2] & 4) | (a.bits.x[3] & 8);
+}
 
 // Counts the lanes for which conditions hold.
 struct Counter {
@@ -412,6 +457,7 @@ template <class X> inline X of(double x) {
         return X(x);
 }
 
+inline bool any(Mask a) { return bits_of(a) != 0; }
 inline Mask operator>(Floats a, Floats b) { return b < a; }
 inline Mask operator>=(Floats a, Floats b) { return b <= a; }
 

@@ -23,30 +23,30 @@ constexpr int padded(int n) { return (n + group - 1) / group * group; }
 struct Grid {
     float unit, segment; // the latter is the number of codes in a segment
     int shift;           // of a code, to its place
-    float largest_signed, largest_signed_marked, largest_unsigned, per_largest_unsigned;
+    float largest_signed_marked;
     float floor_signed, floor_unsigned; // as parts of the largest number
 };
 
+// The number at a code, in units.
+constexpr double units(int mantissa, int code) {
+    const int segment = 1 << mantissa;
+    return double(int64_t(segment + code % segment) << (code / segment)) - segment;
+}
+
 constexpr Grid grid_of(int mantissa, int last, double largest_unsigned, double floor_signed, double floor_unsigned) {
-    const auto units = [&](int code) {
-        const int segment = 1 << mantissa;
-        return double(int64_t(segment + code % segment) << (code / segment)) - segment;
-    };
     return {2.0f / float(1 << mantissa),
             float(1 << mantissa),
             23 - mantissa,
-            float(units(last)),
-            float(units(last - 1)),
-            float(largest_unsigned),
-            float(1 / largest_unsigned),
-            float(floor_signed / units(last)),
+            float(units(mantissa, last - 1)),
+            float(floor_signed / units(mantissa, last)),
             float(floor_unsigned / largest_unsigned)};
 }
 
-// The grids that blocks of codes of one width choose from, and the codes of nonfinite values in a marked block, one
-// whose stored number has its sign set.
+// The grids that blocks of codes of one width choose from, the largest number on each, and the codes of nonfinite
+// values in a marked block, one whose stored number has its sign set.
 struct Grids {
     Grid of[3];
+    float largest_signed[4], per_largest_unsigned[4]; // a register of them is looked up among four
     uint8_t nan_signed, infinity_signed, negative_infinity, nan_unsigned, infinity_unsigned;
     constexpr const Grid &operator[](int choice) const { return of[choice]; }
 };
@@ -56,10 +56,19 @@ constexpr int last_choice = 2;
 constexpr Grids grids_with(int bits, int finest, const double (&largest_unsigned)[3], double floor_signed,
                            double floor_unsigned) {
     const int last = (1 << (bits - 1)) - 1, last_unsigned = (1 << bits) - 1;
-    Grids grids{
-        {}, uint8_t(-last - 1), uint8_t(last), uint8_t(-last), uint8_t(last_unsigned - 1), uint8_t(last_unsigned)};
-    for (int i = 0; i <= last_choice; ++i)
+    Grids grids{{},
+                {},
+                {},
+                uint8_t(-last - 1),
+                uint8_t(last),
+                uint8_t(-last),
+                uint8_t(last_unsigned - 1),
+                uint8_t(last_unsigned)};
+    for (int i = 0; i <= last_choice; ++i) {
         grids.of[i] = grid_of(finest - i, last, largest_unsigned[i], floor_signed, floor_unsigned);
+        grids.largest_signed[i] = float(units(finest - i, last));
+        grids.per_largest_unsigned[i] = float(1 / largest_unsigned[i]);
+    }
     return grids;
 }
 constexpr Grids grids_of_8_bits = grids_with(8, 5, {7680, 917504, 26843545600}, 4, 8);
@@ -84,13 +93,19 @@ template <class Body> inline void four_times(Body &&body) {
 
 // A block stores its choice of a grid in the two lowest bits of its scale.
 inline int choice_of(float stored) { return std::min(int(float_bits(stored) & 3), last_choice); }
-inline float scale_of(float stored) { return bits_float(float_bits(stored) & 0x7ffffffcu); }
+constexpr uint32_t scale_bits = 0x7ffffffcu;
+inline float scale_of(float stored) { return bits_float(float_bits(stored) & scale_bits); }
 inline float stored_as(float scale, int choice) { return bits_float(float_bits(scale) | uint32_t(choice)); }
 
 // Rounds a scale to the nearest with room for a choice, ties to even.
 inline float with_room(float scale) {
     const uint32_t bits = float_bits(scale);
     return bits_float((bits + 1 + (bits >> 2 & 1)) >> 2 << 2);
+}
+
+inline Floats with_room(Floats scale) {
+    const Ints bits = bits_of(scale);
+    return from_bits(shifted<2>(shifted<-2>(bits + splat(1u) + (shifted<-2>(bits) & splat(1u)))));
 }
 
 // A scale, its reciprocal and the choice of the grid; all are 0 for a block of zeros.
@@ -101,14 +116,15 @@ struct Scale {
 };
 
 // The scale for numbers of at most `largest`.
-inline Scale signed_scale(const Grid &grid, float largest, int choice, bool is_marked) {
-    const float scale = with_room(largest / (is_marked ? grid.largest_signed_marked : grid.largest_signed));
+inline Scale signed_scale(const Grids &grids, float largest, int choice, bool is_marked) {
+    const float on_grid = is_marked ? grids[choice].largest_signed_marked : grids.largest_signed[choice];
+    const float scale = with_room(largest / on_grid);
     return {scale, 1 / scale, choice};
 }
 
 // `kept` is the scale so far, after the decay.
-inline Scale unsigned_scale(const Grid &grid, float largest, int choice, float kept) {
-    const float need = largest * grid.per_largest_unsigned;
+inline Scale unsigned_scale(const Grids &grids, float largest, int choice, float kept) {
+    const float need = largest * grids.per_largest_unsigned[choice];
     if (!(kept >= least_kept && kept <= most_kept)) kept = 1;
     float inverse = 1 / kept, ratio = need * inverse;
     if (!(ratio >= least_kept && ratio <= most_kept)) kept = inverse = 1, ratio = need;
@@ -369,17 +385,17 @@ template <bool with_sign>
     if constexpr (with_sign) {
         if (!(largest >= least_signed)) return {};
         const int choice = before.counts ? chosen_grid<true>(grids, x, largest, 0, 0, before.second, n) : before.second;
-        return signed_scale(grids[choice], largest, choice, is_marked);
+        return signed_scale(grids, largest, choice, is_marked);
     } else {
         if (!(largest > 0)) return {};
         const int present = choice_of(before.stored);
-        const Scale found = unsigned_scale(grids[present], largest, present, before.kept);
+        const Scale found = unsigned_scale(grids, largest, present, before.kept);
         const bool stays = found.scale == before.kept && before.kept >= least_kept && before.kept <= most_kept;
         if (stays && !before.is_due) [[likely]]
             return found;
         const float bottom = before.kept * float(0.5 * (1 + 1e-5)); // of the grid, with room for rounding errors
         const int choice = chosen_grid<false>(grids, x, largest, bottom, present, 0, n);
-        return choice == present ? found : unsigned_scale(grids[choice], largest, choice, before.kept);
+        return choice == present ? found : unsigned_scale(grids, largest, choice, before.kept);
     }
 }
 
@@ -532,20 +548,81 @@ template <bool with_sign>
 // and writing, and no block has to wait for the scale of the block before it.
 constexpr int stretch = 512, most_blocks = stretch / group;
 
-// Encodes `count` blocks with n values each, which a step has multiplied by `decay`. `top(b)` has the bits of the
-// largest value of a block, `second(b)` is the grid of its second moment, and `has_faded(b)` whether the step added
-// nothing. The thresholds of dithered codes begin at `starts`.
+// The scales of the blocks of a stretch. Usual blocks need no examination: an unsigned one keeps its scale and its
+// grid, and a signed one takes the grid of its second moment. Their scales are found without branches, those of four
+// blocks at a time in the first lanes of registers; the other lanes, and those of blocks that do not exist, are not
+// used.
+class Scales {
+    static constexpr int room = most_blocks + width;
+    alignas(64) float scales[room], inverses[room];
+    alignas(64) uint32_t choices[room] = {};
+    uint32_t usual = 0; // a bit for each block
+
+    void put(int b, Floats scale, Ints choice, Mask is_usual) {
+        store(scales + b, scale), store(inverses + b, splat(1.0f) / scale), store(choices + b, choice);
+        usual |= (bits_of(is_usual) & 15) << b;
+    }
+
+  public:
+    bool is_usual(int b) const { return usual >> b & 1; }
+    Scale operator[](int b) const { return {scales[b], inverses[b], int(choices[b])}; }
+    void set(int b, float scale, float inverse, int choice) {
+        scales[b] = scale, inverses[b] = inverse;
+        // A register of choices is read soon, which would have to wait for a number stored alone.
+        if (choices[b] != uint32_t(choice)) [[unlikely]]
+            choices[b] = uint32_t(choice);
+    }
+
+    // Of an unsigned state, before the step, on which they do not depend. Blocks that are due are not usual.
+    void keep(const float *stored, const uint32_t *starts, float decay, int count) {
+        for (int b = 0; b < count; b += 4) {
+            const Ints bits = bits_of(load_first(stored + b, count - b));
+            const Floats kept = with_room(splat(decay) * from_bits(bits & splat(scale_bits)));
+            const Ints first = bits_of(load_first(reinterpret_cast<const float *>(starts) + b, count - b));
+            const Mask in_range = (kept >= splat(least_kept)) & (kept <= splat(most_kept));
+            put(b, kept, bits & splat(3u), in_range & !is_zero(shifted<-29>(first)));
+        }
+    }
+    // After the step: which of the kept scales still fit. `tops` has the bits of the largest values of each block.
+    void confirm(const Grids &grids, const Ints *tops, int count) {
+        for (int b = 0; b < count; b += 4) {
+            const Floats largest = from_bits(largest_of_four(tops + b));
+            const Floats need = largest * looked_up(grids.per_largest_unsigned, load(choices + b));
+            const Floats ratio = need * load(inverses + b);
+            const Mask fits = (ratio >= splat(0.5f)) & (ratio < splat(1.0f)) & (largest <= splat(most_stored));
+            usual &= bits_of(fits) << b | ~(15u << b);
+        }
+    }
+    // Of a signed state that takes the choices of its second moment.
+    void take(const Grids &grids, const Ints *tops, const Scales &second, int count) {
+        for (int b = 0; b < count; b += 4) {
+            const Floats largest = from_bits(largest_of_four(tops + b));
+            const Ints choice = load(second.choices + b);
+            put(b, with_room(largest / looked_up(grids.largest_signed, choice)), choice,
+                (largest >= splat(least_signed)) & (largest <= splat(most_stored)));
+        }
+    }
+    void examine(uint32_t blocks) { usual &= ~blocks; }
+};
+
+// Encodes `count` blocks with n values each, which a step has multiplied by `decay`, and finds the scales of those that
+// are not usual. `top(b)` has the bits of the largest value of a block, `second(b)` is the grid of its second moment,
+// and `has_faded(b)` whether the step added nothing. The thresholds of dithered codes begin at `starts`.
 template <bool with_sign, class Top, class Second, class HasFaded>
-[[gnu::always_inline]] inline void encode_blocks(const Grids &grids, float *x, uint8_t *codes, float *stored, int n,
-                                                 int count, const State &state, const uint32_t *starts, float decay,
-                                                 Top &&top, Second &&second, HasFaded &&has_faded) {
-    Scale scales[most_blocks];
+[[gnu::always_inline]] inline void encode_blocks(Scales &scales, const Grids &grids, float *x, uint8_t *codes,
+                                                 float *stored, int n, int count, const State &state,
+                                                 const uint32_t *starts, float decay, Top &&top, Second &&second,
+                                                 HasFaded &&has_faded) {
     const auto rounding = [&](int b) { return Rounding{state.is_dithered, state.is_dithered ? starts[b] : 0, decay}; };
     for (int b = 0; b < count; ++b) {
+        if (scales.is_usual(b)) [[likely]] {
+            stored[b] = scales[b].stored();
+            continue;
+        }
         Before before(stored[b], rounding(b));
         before.counts = state.counts;
         int most = top(b);
-        scales[b].inverse = -1; // written already
+        Scale found{0, -1, 0}; // written already
         if (most >= infinity_bits) [[unlikely]] {
             before.second = second(b);
             encode_nonfinite_block<with_sign>(grids, x + b * n, codes + b * n, stored[b], before, n, rounding(b));
@@ -557,9 +634,10 @@ template <bool with_sign, class Top, class Second, class HasFaded>
                 std::transform(x + b * n, x + b * n + n, x + b * n, capped);
                 most = most_stored_bits;
             }
-            scales[b] = scale_for<with_sign>(grids, x + b * n, most, before, n);
-            stored[b] = scales[b].stored();
+            found = scale_for<with_sign>(grids, x + b * n, most, before, n);
+            stored[b] = found.stored();
         }
+        scales.set(b, found.scale, found.inverse, choice_of(stored[b]));
     }
     for (int b = 0; b < count; ++b)
         if (scales[b].inverse >= 0) write_codes<with_sign>(grids, x + b * n, codes + b * n, scales[b], n, rounding(b));
@@ -589,8 +667,8 @@ template <int rule, class Body> inline void each_state(Body &&body) {
 // The values of a stretch between reading and writing.
 template <int states> struct Between {
     alignas(64) float values[states][stretch];
-    Ints tops[states][most_blocks];      // the bits of the largest value in each block
-    bool has_moved[states][most_blocks]; // whether the step is known to have added something to the block
+    Ints tops[states][most_blocks];       // the bits of the largest value in each block
+    uint32_t may_have_faded[states] = {}; // a bit for each block to which the step may have added nothing
 };
 
 // One block, from the codes to the weight and the new states. `factors` multiply the states when they are read. Always
@@ -626,7 +704,7 @@ template <int rule, int states>
     }
     each_state<rule>([&]<int s>() {
         between.tops[s][b] = tops[s];
-        between.has_moved[s][b] = any(has_moved[s]);
+        between.may_have_faded[s] |= uint32_t(!any(has_moved[s])) << b;
     });
 }
 
@@ -651,9 +729,13 @@ template <int rule, int states>
     }
     each_state<rule>([&]<int s>() {
         between.tops[s][b] = splat(uint32_t(largest_bits(between.values[s] + b * n, n)));
-        between.has_moved[s][b] = false;
+        between.may_have_faded[s] |= 1u << b;
     });
 }
+
+// Whether a state's usual blocks keep their scales, and whether they take the grids of another state.
+constexpr bool keeps(const State &state) { return !state.is_signed && state.is_dithered; }
+constexpr bool takes(const State &state) { return state.is_signed && state.second >= 0 && !state.counts; }
 
 // One step of `count` blocks with n elements each, of which the first `length` are no padding. `wide` has the constants
 // in registers.
@@ -668,23 +750,27 @@ void step_scaled_blocks(const float *constants, const Floats *wide, float *p, co
         decays[s] = decay < 0 ? 1 : constants[decay];
         factors[s] = Step<rule>::decays_in_read[s] ? decays[s] : 1;
     });
+    Scales scales[states];
+    each_state<rule>([&]<int s>() {
+        if constexpr (keeps(rules[rule].states[s])) scales[s].keep(x.scales[s], x.starts[s], decays[s], count);
+    });
     for (int b = 0; b < count; ++b) {
-        float scales[states];
+        float stored[states];
         bool has_nonfinite = false;
         each_state<rule>([&]<int s>() {
-            scales[s] = x.scales[s][b];
-            has_nonfinite |= std::signbit(scales[s]);
+            stored[s] = x.scales[s][b];
+            has_nonfinite |= std::signbit(stored[s]);
         });
         if (has_nonfinite) [[unlikely]]
-            move_nonfinite_block<rule>(constants, factors, scales, x, p + b * n, g + b * n, between, b, n);
+            move_nonfinite_block<rule>(constants, factors, stored, x, p + b * n, g + b * n, between, b, n);
         else
-            move_block<rule>(wide, factors, scales, x, p + b * n, g + b * n, between, b, n);
+            move_block<rule>(wide, factors, stored, x, p + b * n, g + b * n, between, b, n);
         if (length < n) // a rule can make the padding's states positive, as Adamax does
             each_state<rule>([&]<int s>() {
                 float *values = between.values[s] + b * n;
                 std::fill(values + length, values + n, 0.0f);
                 between.tops[s][b] = splat(uint32_t(largest_bits(values, n)));
-                between.has_moved[s][b] = false;
+                between.may_have_faded[s] |= 1u << b;
             });
     }
     const auto write = [&]<int s>() {
@@ -702,14 +788,18 @@ void step_scaled_blocks(const float *constants, const Floats *wide, float *p, co
             }
         };
         const auto has_faded = [&](int b) {
-            if (between.has_moved[s][b]) [[likely]]
+            if (!(between.may_have_faded[s] >> b & 1)) [[likely]]
                 return false;
             return only_decayed<with_sign>(between.values[s] + b * n, x.codes[s] + b * n,
                                            Reader(grids, factors[s], x.scales[s][b], with_sign),
                                            Step<rule>::decays_in_read[s] ? 1 : decays[s], n);
         };
-        encode_blocks<with_sign>(grids, between.values[s], x.codes[s], x.scales[s], n, count, state, x.starts[s],
-                                 decays[s], top, second, has_faded);
+        if constexpr (keeps(state)) scales[s].confirm(grids, between.tops[s], count);
+        if constexpr (takes(state))
+            if (x.grids[state.second] == &grids) scales[s].take(grids, between.tops[s], scales[state.second], count);
+        scales[s].examine(between.may_have_faded[s]);
+        encode_blocks<with_sign>(scales[s], grids, between.values[s], x.codes[s], x.scales[s], n, count, state,
+                                 x.starts[s], decays[s], top, second, has_faded);
     };
     // The grids of signed states depend on those of others.
     each_state<rule>([&]<int s>() {

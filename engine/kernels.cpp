@@ -503,11 +503,13 @@ void step_scaled_run(const Job &job, const Floats *wide, float *p, const float *
         if constexpr (state.is_dithered)
             begin_thresholds(job, state.draw, number_of_block(job, first), starts[s], count);
     });
-    if (n % group == 0)
-        step_scaled_blocks<rule>(job.narrow_constants, wide, p, g, x, n, count, n);
+    if (n == quantum)
+        step_scaled_blocks<rule, has_code_for_full_blocks>(job.narrow_constants, wide, p, g, x, n, count, n);
+    else if (n % group == 0)
+        step_scaled_blocks<rule, false>(job.narrow_constants, wide, p, g, x, n, count, n);
     else
-        step_padded_blocks(step_scaled_blocks<rule>, rules[rule].state_count, job.narrow_constants, wide, p, g, x, n,
-                           count);
+        step_padded_blocks(step_scaled_blocks<rule, false>, rules[rule].state_count, job.narrow_constants, wide, p, g,
+                           x, n, count);
     each_state<rule>([&]<int s>() {
         const Operand &operand = job.operands[STATES + s];
         if (is_packed(operand.format)) pack_blocks(job, operand, at, blocks, unpacked[s]);

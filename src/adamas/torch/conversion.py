@@ -99,14 +99,24 @@ def loaded(
     return Loaded(weight, name, state, conversions, {moment: found.elements for moment, found in mended.items()})
 
 
-def check_shapes(member: Member, weight: Tensor, saved: Mapping[str, Tensor], name: str) -> None:
-    """Raises ValueError if a whole tensor of the state has a shape that none of this weight has; ``name`` is the weight's."""
+def check_shapes(member: Member, weight: Tensor, shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
+    """Raises ValueError if a whole tensor of the state has a shape that none of this weight has.
+
+    Args:
+        member: the optimizer's member.
+        weight: the weight, a DTensor.
+        shapes: the shapes of the whole tensors, by name.
+        name: the name of the weight in messages.
+    """
     shape = tuple(weight.shape)
-    allowed = {shape, *(layout.codes_shape(shape, width) for width in layout.WIDTHS.values())} if shape else {shape}
+    moments = {shape, *(layout.codes_shape(shape, width) for width in layout.WIDTHS.values())} if shape else {shape}
+    scales: set[tuple[int, ...]] = {layout.scale_shape(shape)} if shape else set()
+    allowed = {layout.LOW_BITS: {shape, (*shape, 2)}}
     for moment in storage.code_dtypes(member):
-        value = saved.get(moment)
-        if value is not None and tuple(value.shape) not in allowed:
-            raise unfit(f"{moment!r} of parameter {name} is {_described(value)}, and the parameter has shape {shape}")
+        allowed |= {moment: moments, layout.scale_name(moment): scales, former.scale_name(moment): scales}
+    for key, found in shapes.items():
+        if key in allowed and found not in allowed[key]:
+            raise unfit(f"{key!r} of parameter {name} has shape {found}, and the parameter has shape {shape}")
 
 
 def _mended(

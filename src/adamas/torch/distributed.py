@@ -156,15 +156,16 @@ def part_of(weight: Tensor, whole: Tensor) -> Tensor:
         weight: the weight; if it is no DTensor, the result is the whole tensor.
         whole: a tensor of the weight's state: plain, or a DTensor of any placements.
     """
+    if is_distributed(whole) and is_distributed(weight) and whole.device_mesh == weight.device_mesh:
+        return placed_as(weight, whole, "the state")
+    is_gathered = is_distributed(whole)
     if is_distributed(whole):
-        if not is_distributed(weight) or whole.device_mesh != weight.device_mesh:
-            whole = whole.full_tensor()
-        else:
-            return placed_as(weight, whole, "the state")
+        whole = whole.full_tensor()
     if not is_distributed(weight):
         return whole
     shape, offset = _part(whole.shape, weight)
-    return whole[tuple(slice(at, at + size) for at, size in zip(offset, shape, strict=True))]
+    part = whole[tuple(slice(at, at + size) for at, size in zip(offset, shape, strict=True))]
+    return part.clone() if is_gathered else part  # the whole is not kept
 
 
 def check_distributed(parameter: DTensor, name: str) -> None:

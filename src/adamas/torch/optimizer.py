@@ -9,6 +9,7 @@ import functools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
@@ -474,6 +475,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         converted, and a warning says which. The state of the 8-bit optimizers of bitsandbytes and torchao can be loaded too;
         the saved hyperparameters of bitsandbytes keep the meaning that they have there.
 
+        The state of parameters that are DTensors may be DTensors of any mesh and placements, or whole plain tensors. All
+        processes of the meshes call this together, and if it raises in one of them, it raises in all.
+
         Args:
             state_dict: the result of ``state_dict()``.
             hyperparameters: ``"saved"`` takes the learning rate, decay and all other options from the state dict, as
@@ -490,22 +494,41 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
                 replaced = pre_hook(self, state_dict)
                 state_dict = state_dict if replaced is None else replaced
-            groups, state, saved_groups = loaded(
-                self._member,
-                self._schedules_now(),
-                {p: name for name, p in self._named_parameters()},
-                self.defaults,
-                state_dict,
-                hyperparameters,
-                type(self).__name__,
-                # AdamW's decay is decoupled, whatever a checkpoint of torch.optim says.
-                defaults_of(self._member, "torch")["decay"] != "decoupled",
-            )
+            with self._all_or_none():
+                groups, state, saved_groups = loaded(
+                    self._member,
+                    self._schedules_now(),
+                    {p: name for name, p in self._named_parameters()},
+                    self.defaults,
+                    state_dict,
+                    hyperparameters,
+                    type(self).__name__,
+                    # AdamW's decay is decoupled, whatever a checkpoint of torch.optim says.
+                    defaults_of(self._member, "torch")["decay"] != "decoupled",
+                )
             self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})
             for one, saved in zip(self._schedules_now(), saved_groups, strict=True):
                 one.load_observed(saved.get(OBSERVED))
             for post_hook in self._optimizer_load_state_dict_post_hooks.values():
                 post_hook(self)
+
+    @contextmanager
+    def _all_or_none(self) -> Iterator[None]:
+        """If loading raises in one of the processes that share DTensors, it raises in all of them."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        if not any(map(is_distributed, params)):
+            yield
+            return
+        peers = self._peers if self._peers is not None and self._peers.has_shares else Ranks.of_weights(params)
+        problem = None
+        try:
+            yield
+        except Exception as error:
+            problem = error
+        if peers is not None:
+            peers.check_all(problem)
+        elif problem is not None:
+            raise problem
 
 
 class EagerOptimizer(Optimizer):

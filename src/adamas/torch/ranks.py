@@ -167,7 +167,16 @@ class Ranks:
                 parts.setdefault(key, []).extend(pair)
         return added_up(parts)
 
-    def _raise(self, problem: Exception | None) -> NoReturn:
+    def check_all(self, problem: Exception | None) -> None:
+        """Raises on all ranks if one of them cannot load a state dict; ``problem`` is why this one cannot."""
+        failed = torch.tensor(float(problem is not None), device=self._device())
+        dist.all_reduce(failed, group=self._group)
+        if failed:
+            self._raise(problem, "cannot load the state dict, so no rank loads it")
+
+    def _raise(
+        self, problem: Exception | None, consequence: str = "cannot make this step, so no rank makes it"
+    ) -> NoReturn:
         """Raises this rank's problem or, if it has none, the problem of the first rank that has one."""
         kind = next((kind for kind in _RAISED if isinstance(problem, kind)), RuntimeError)
         problems: list[Any] = [None] * self._size
@@ -175,7 +184,7 @@ class Ranks:
         if problem is not None:
             raise problem
         rank, (kind, text) = next((rank, one) for rank, one in enumerate(problems) if one is not None)
-        raise kind(f"rank {rank} of {self._group_name()} cannot make this step, so no rank makes it: {text}")
+        raise kind(f"rank {rank} of {self._group_name()} {consequence}: {text}")
 
     def _group_name(self) -> str:
         return "process_group" if self.has_shares else "the parameters' mesh"

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..rule import layout
 from ..rule.declaration import Member
 from ..rule.hyperparameters import shown
-from ..step.record import State
+from ..step.record import State, check_place
 from ..step.resuming import HypersAfter, Loaded, resumed, unfit
 from ..step.scheduled import GroupSchedules
 from . import conversion, distributed
@@ -24,6 +24,7 @@ from .foreign import decode_groups, decode_state
 from .groups import canonical_name
 from .options import check, is_flag
 from .storage import dtype_name
+from .tensors import TENSORS
 
 
 def loaded(
@@ -67,21 +68,31 @@ def loaded(
     def check_hyperparameters(group: dict[str, Any]) -> None:
         check(group, optimizer, member)
 
+    # The processes exchange everything before anything is checked: one that raises would leave the others waiting.
+    found_here = {
+        id(p): _gathered(p, saved_state[key])
+        for group in groups
+        for p in group["params"]
+        if isinstance(saved_state.get(key := saved_id[id(p)]), Mapping)
+    }
+
     def load(group: dict[str, Any], index: int, hypers: HypersAfter) -> Loaded | None:
         p = group["params"][index]
         if (key := saved_id[id(p)]) not in saved_state:
             return None
-        entry = decode_state(saved_state[key], member.states, names[p], group_of[key])
-        whole = {name: value for name, value in entry.state.items() if isinstance(value, Tensor) and value.ndim}
-        if is_distributed(p):
-            conversion.check_shapes(member, p, whole, names[p])
-        parts = {name: distributed.part_of(p, value) for name, value in whole.items()}
-        found = conversion.loaded(
-            member, group, index, names[p], entry._replace(state={**entry.state, **parts}), hypers, optimizer
-        )
+        entry, shapes = found_here.get(id(p), (saved_state[key], {}))
+        decoded = decode_state(entry, member.states, names[p], group_of[key])
         if not is_distributed(p):
-            return found
-        shapes = {name: tuple(value.shape) for name, value in whole.items()}
+            return conversion.loaded(member, group, index, names[p], decoded, hypers, optimizer)
+        check_place(TENSORS, member, group, p, distributed.place_in(group, index), names[p])
+        wholes = {
+            name: x for name, x in decoded.state.items() if isinstance(x, Tensor) and x.ndim and name not in shapes
+        }
+        shapes = {**shapes, **{name: tuple(x.shape) for name, x in wholes.items()}}
+        conversion.check_shapes(member, p, shapes, names[p])
+        parts = {name: distributed.part_of(p, x) for name, x in wholes.items()}
+        decoded = decoded._replace(state={**decoded.state, **parts})
+        found = conversion.loaded(member, group, index, names[p], decoded, hypers, optimizer)
         shapes |= layout.shapes(member, group, p.shape, dtype_name(p.dtype))
         shapes[layout.LOW_BITS] = (*p.shape, 2)
         state = {
@@ -105,6 +116,13 @@ def loaded(
         stacklevel=5,  # the caller of load_state_dict, which is wrapped twice
     )
     return new_groups, state, saved_groups
+
+
+def _gathered(p: Tensor, saved: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """A saved state with the part of each DTensor that belongs to the parameter here, and the shapes of their wholes."""
+    wholes = {name: value for name, value in saved.items() if is_distributed(value)}
+    parts = {name: distributed.part_of(p, value) for name, value in wholes.items()}
+    return {**saved, **parts}, {name: tuple(value.shape) for name, value in wholes.items()}
 
 
 def _check_structure(state_dict: Mapping[str, Any]) -> None:

@@ -344,7 +344,9 @@ SHARE_SIGNED, SHARE_UNSIGNED = 8, 64
 RETURN = 2.0  # the factor by which the floor of an unsigned state is higher on grids that are finer than its own
 _RANDOM = 14  # the random bits of a threshold
 LEAST_ROW, LEAST_NUMEL = 32, 4096  # below these sizes, codes would save next to nothing: the moments stay in float32
-MOST_STORED = 2.0**127  # larger finite values are stored as this one: they could be rounded up to infinity
+MOST_STORED = (
+    0x7F000000  # the bits of 2¹²⁷: larger finite values, which could be rounded up to infinity, are stored as this
+)
 LEAST_SIGNED = 2.0**-100  # a block of signed values that are all smaller becomes a block of zeros
 LEAST_SCALE = 2.0**-126
 # A scale outside this range, or off from the needed one by a factor outside it, is computed from scratch.
@@ -451,14 +453,15 @@ def _chosen(
 
 
 def _finite_sizes(xp: Any, x: Array) -> tuple[Array, Array, Array]:
-    """The magnitudes, at most ``MOST_STORED``, with 0 for nonfinite values; the largest of each block (the last dimension,
+    """The magnitudes, at most 2¹²⁷, with 0 for nonfinite values; the largest of each block (the last dimension,
     kept with size 1); and whether the block has nonfinite values.
 
     Compilers may take subnormal numbers for 0; comparisons of the bits do not.
     """
     finite = xp.isfinite(x)
     size = xp.where(finite, xp.abs(x), xp.zeros_like(x))
-    size = xp.where(size > MOST_STORED, xp.full_like(size, MOST_STORED), size)
+    bits = float_bits(xp, size)
+    size = bits_float(xp, xp.where(bits > MOST_STORED, xp.full_like(bits, MOST_STORED), bits))
     return size, xp.amax(size, -1, keepdims=True), xp.any(~finite, -1, keepdims=True)
 
 

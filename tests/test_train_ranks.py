@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 from command_line import adamas
-from train_on_ranks import DIGITS, REFUSED, SMALL, TASKS
+from train_on_ranks import DIGITS, FOREIGN, PARALLEL, REFUSED, SMALL, TASKS
 
 from adamas.lab.train import Listener, fit, folder
 from adamas.lab.train.run_checkpoint import load as load_checkpoint
@@ -38,13 +40,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(folder)
     try:
         fit("digits", out="one", listener=QUIET, **DIGITS)
-        fit("digits", out="digits resumed by two", listener=QUIET, **{**DIGITS, "epochs": 1})
+        for parallel in PARALLEL:
+            fit("digits", out=f"digits resumed by {parallel}", listener=QUIET, **DIGITS | {"epochs": 1})
         fit("plain.py", out="plain", listener=QUIET, **SMALL)
+        fit("normal.py", out="normal", listener=QUIET, **SMALL)
+        fit("plain.py", out="foreign", listener=QUIET, **SMALL | FOREIGN)
     finally:
         os.chdir(before)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*torchrun, str(SCRIPT), str(folder), "ddp"],
+        [*torchrun, str(SCRIPT), str(folder)],
         env={**command_line.ENVIRONMENT, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -75,25 +80,48 @@ def assert_same(run: Path, other: Path) -> None:
     torch.testing.assert_close(weights(run), weights(other), rtol=1e-5, atol=1e-6)
 
 
-def test_two_ranks_train_as_one_process_does(runs: Path) -> None:
-    assert_same(runs / "digits shared", runs / "one")
-    assert_same(runs / "plain shared", runs / "plain")
+@pytest.mark.parametrize("parallel", PARALLEL)
+def test_two_ranks_train_as_one_process_does(runs: Path, parallel: str) -> None:
+    assert_same(runs / f"digits {parallel}", runs / "one")
+    assert_same(runs / f"plain {parallel}", runs / "plain")
+    assert_same(runs / f"normal {parallel}", runs / "normal")
+    assert_same(runs / f"foreign {parallel}", runs / "foreign")
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_same(runs / "digits resumed by two", runs / "one")
-    monkeypatch.chdir(runs)
-    config = json.loads(Path("digits shared/config.json").read_text())
-    assert (config["parallel"], config["ranks"]) == ("ddp", 2)
-    fit(resume="digits shared", epochs=3, listener=QUIET)
-    fit(resume="one", epochs=3, listener=QUIET)
-    assert_same(runs / "digits shared", runs / "one")
-    assert json.loads(Path("digits shared/config.json").read_text())["parallel"] is None
+@pytest.mark.parametrize("parallel", PARALLEL)
+def test_a_run_goes_on_with_another_number_of_ranks(
+    runs: Path, parallel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_same(runs / f"digits resumed by {parallel}", runs / "one")
+    config = json.loads((runs / f"digits {parallel}" / folder.CONFIG).read_text())
+    assert (config["parallel"], config["ranks"]) == (parallel, 2)
+    monkeypatch.chdir(tmp_path)
+    for run in (f"digits {parallel}", "one"):
+        shutil.copytree(runs / run, run)
+        fit(resume=run, epochs=3, listener=QUIET)
+    assert_same(Path(f"digits {parallel}"), Path("one"))
+    assert json.loads(Path(f"digits {parallel}", folder.CONFIG).read_text())["parallel"] is None
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bits(runs: Path) -> None:
-    assert torch.equal(weights(runs / "random resumed"), weights(runs / "random shared"))
-    assert rows(runs / "random resumed") == rows(runs / "random shared")
+@pytest.mark.parametrize("parallel", PARALLEL)
+def test_an_interrupted_run_goes_on_to_the_same_bits(runs: Path, parallel: str) -> None:
+    whole, resumed = runs / f"random {parallel}", runs / f"random resumed by {parallel}"
+    assert torch.equal(weights(resumed), weights(whole))
+    assert rows(resumed) == rows(whole)
+
+
+def shapes(state: Any) -> Any:
+    """A state dict with the shapes of its tensors in their place."""
+    if isinstance(state, Mapping):
+        return {key: shapes(value) for key, value in state.items()}
+    return (type(state), state.shape) if isinstance(state, torch.Tensor) else state
+
+
+def test_the_checkpoint_is_that_of_one_process(runs: Path) -> None:
+    """Also with FSDP, where each rank has parts of the weights and of the state."""
+    one, ddp, fsdp = (load_checkpoint(runs / run / folder.CHECKPOINT) for run in ("plain", "plain ddp", "plain fsdp"))
+    for part in ("model", "optimizer"):
+        assert shapes(one[part]) == shapes(ddp[part]) == shapes(fsdp[part])
 
 
 @pytest.mark.parametrize("line", REFUSED)

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sys
+import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,9 +23,12 @@ from adamas.lab.commands.main import main
 from adamas.lab.train import Listener, curves, fit, ranks, running
 
 DIGITS = {"batch_size": 31, "epochs": 2}  # 46 batches of 31 in an epoch, and one of 11
-SMALL = {"batch_size": 16, "epochs": 3, "eval_every": 4, "optimizer": "nadam", "clip": 1.0}
+SMALL = {"batch_size": 15, "epochs": 3, "eval_every": 4, "optimizer": "nadam", "clip": 1.0}
+FOREIGN = {"optimizer": "torch:AdamW"}
+LOW_BITS = {"optimizer": "adamw(state='int8')", "precision": "bfloat16"}
+PARALLEL = ("ddp", "fsdp")
 
-# Three batches in an epoch: of 16, 16 and 1 examples, of which one rank has none. Each draws numbers of its own.
+# Three batches in an epoch: of 15, 15 and 1 examples, of which one rank has none. Each draws numbers of its own.
 # Rank 1 may send itself a signal in the fifth step.
 TASK = """
 import os
@@ -63,11 +67,11 @@ def evaluate(model, inputs, targets):
 
 
 def load(data_dir):
-    inputs = torch.randn(43, 4, generator=torch.Generator().manual_seed(0))
+    inputs = torch.randn(41, 4, generator=torch.Generator().manual_seed(0))
     targets = inputs[:, :1] * inputs[:, 1:2]
     return Task(
         description="a product", model=Model, loss=loss, evaluate=evaluate, metric="r2", mode="max", target=0.9,
-        epochs=3, train=(inputs[:33], targets[:33]), test=(inputs[33:], targets[33:]), threads=1,
+        epochs=3, train=(inputs[:31], targets[:31]), test=(inputs[31:], targets[31:]), threads=1,
     )
 """
 REFUSED = {
@@ -79,13 +83,14 @@ REFUSED = {
     "unlike.py --parallel ddp": "--data-dir holds other training data on one rank than on another",
     "partly.py --parallel ddp": "--parallel ddp needs a gradient for every weight in every step, and unused.weight has none",
     "digits": "type torchrun --nproc-per-node 2 -m adamas train digits --parallel ddp",
-    "digits --parallel dpd": "--parallel must be 'ddp', got 'dpd'",
+    "digits --parallel dpd": "--parallel must be 'ddp' or 'fsdp', got 'dpd'",
     "digits --parallel ddp --epochs few": "--epochs must be a whole number, got 'few'",
 }
 
 
 TASKS = {
     "plain.py": TASK.replace("DROPOUT", "0.0"),
+    "normal.py": TASK.replace("nn.Dropout(DROPOUT)", "nn.BatchNorm1d(8)").replace("[:31]", "[:35]"),
     "random.py": TASK.replace("DROPOUT", "0.5"),
     "unlike.py": TASK.replace("DROPOUT", "0.0").replace("manual_seed(0)", "manual_seed(int(os.environ['RANK']))"),
     "partly.py": TASK.replace("DROPOUT", "0.0").replace(
@@ -96,16 +101,18 @@ TASKS = {
 
 def shared_runs(parallel: str) -> None:
     quiet: dict[str, Any] = {"listener": Listener(), "parallel": parallel}
-    fit("digits", out="digits shared", **DIGITS, **quiet)
-    fit(resume="digits resumed by two", epochs=2, **quiet)
-    fit("plain.py", out="plain shared", **SMALL, **quiet)
-    fit("random.py", out="random shared", **SMALL, **quiet)
+    fit("digits", out=f"digits {parallel}", **DIGITS, **quiet)
+    fit(resume=f"digits resumed by {parallel}", epochs=2, **quiet)
+    fit("plain.py", out=f"plain {parallel}", **SMALL, **quiet)
+    fit("normal.py", out=f"normal {parallel}", **SMALL, **quiet)
+    fit("plain.py", out=f"foreign {parallel}", **SMALL | FOREIGN, **quiet)
+    fit("random.py", out=f"random {parallel}", **SMALL | LOW_BITS, **quiet)
     os.environ["RANK_1_GETS"] = "SIGTERM"
-    summary = fit("random.py", out="random resumed", **SMALL, **quiet)
+    summary = fit("random.py", out=f"random resumed by {parallel}", **SMALL | LOW_BITS, **quiet)
     del os.environ["RANK_1_GETS"]
     assert summary.interrupted
     assert summary.steps == 5
-    fit(resume="random resumed", **quiet)
+    fit(resume=f"random resumed by {parallel}", **quiet)
 
 
 def refused(line: str) -> tuple[int, str]:
@@ -125,7 +132,7 @@ def end_all_processes(parallel: str) -> None:
     """Rank 1 kills itself."""
     os.environ["RANK_1_GETS"] = "SIGKILL"
     running.SECONDS_BETWEEN_CHECKPOINTS = running.CHECKPOINT_SHARE = 0
-    words = ["train", "plain.py", "--parallel", parallel, "--batch-size", "16", "--eval-every", "4", "--out", "killed"]
+    words = ["train", "plain.py", "--parallel", parallel, "--batch-size", "15", "--eval-every", "4", "--out", "killed"]
     sys.argv = ["adamas", *words]
     with Path(f"{launch.rank()}.stderr").open("w") as stream:
         os.dup2(stream.fileno(), 2)
@@ -134,9 +141,14 @@ def end_all_processes(parallel: str) -> None:
 
 if __name__ == "__main__":
     os.chdir(sys.argv[1])
-    parallel = sys.argv[2]
     curves.png = SimpleNamespace(draw=lambda charts, title, columns: b"")
-    shared_runs(parallel)
-    found = {line: refused(line) for line in REFUSED}
+    ranks.LARGE = 1_000  # so that FSDP gathers the layers of the digits' network one by one
+    try:
+        for parallel in PARALLEL:
+            shared_runs(parallel)
+        found = {line: refused(line) for line in REFUSED}
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # the threads of gloo may keep the interpreter from ending
     Path(f"{launch.rank()}.json").write_text(json.dumps(found))
-    end_all_processes(parallel)
+    end_all_processes("fsdp")

@@ -114,8 +114,9 @@ def train(
     parallel: Annotated[
         str | None,
         typer.Option(
-            metavar="ddp",
-            help="Share the run among the processes of torchrun --nproc-per-node 4 -m adamas train TASK --parallel ddp.",
+            metavar="ddp|fsdp",
+            help="Share the run among the processes of torchrun --nproc-per-node 4 -m adamas train TASK --parallel ddp. With "
+            "ddp each has the whole network, with fsdp a part of it.",
         ),
     ] = None,
     log: Annotated[str | None, typer.Option(help="tensorboard also writes TensorBoard's event files.")] = None,

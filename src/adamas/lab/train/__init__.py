@@ -65,7 +65,7 @@ def fit(
     precision: Precision | None = None,
     compile: bool | None = None,
     threads: int | None = None,
-    parallel: Literal["ddp"] | None = None,
+    parallel: Literal["ddp", "fsdp"] | None = None,
     log: Literal["tensorboard"] | None = None,
     out: str | PathLike[str] | None = None,
     listener: Listener | None = None,
@@ -106,8 +106,8 @@ def fit(
         precision: ``"float32"``, the default, or ``"bfloat16"`` for computation and weights.
         compile: run the network through ``torch.compile``.
         threads: the threads that PyTorch may use; by default one if the steps of the task are tiny, else unchanged.
-        parallel: ``"ddp"`` shares the run among the processes that torchrun started, with ``DistributedDataParallel``. Every
-            process calls ``fit`` alike; rank 0 displays the progress and writes the folder.
+        parallel: shares the run among the processes that torchrun started: with ``"ddp"`` each has the whole network, with
+            ``"fsdp"`` a part of it. Every process calls ``fit`` alike; rank 0 displays the progress and writes the folder.
         log: ``"tensorboard"`` also writes TensorBoard's event files into the folder.
         out: folder for config.json, metrics.jsonl, steps.jsonl, summary.json, curves.png, model.safetensors and
             checkpoint.pt; by default a new ``runs/<task>-<time>``.

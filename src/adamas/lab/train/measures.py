@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from adamas.lab.train.records import Memory
 from adamas.rule.layout import LOW_BITS
+from adamas.torch.distributed import is_distributed, like, local_of
 from adamas.torch.storage import joined
 
 
@@ -55,8 +56,13 @@ def weights(parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer
     for parameter in parameters:
         state = optimizer.state.get(parameter)
         low = state.get(LOW_BITS) if isinstance(state, dict) else None
-        copies.append(_real(parameter).float().clone() if low is None else joined(parameter, low))
+        copies.append(_real(parameter).float().clone() if low is None else _joined(parameter, low))
     return copies
+
+
+def _joined(weight: Tensor, low: Tensor) -> Tensor:
+    whole = joined(local_of(weight), local_of(low))
+    return like(weight, whole, weight.shape, "the weights") if is_distributed(weight) else whole
 
 
 def update_ratio(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
@@ -66,13 +72,13 @@ def update_ratio(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
 
 
 def memory(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Memory:
-    """Bytes of the weights and of the optimizer's state, and the peak of the device or of this process."""
+    """Bytes of the weights and of the optimizer's state in this process, and the peak of the device or of the process."""
     # The state of a parameter is a dict; optimizers of other libraries may also store other entries.
     kept = (values.values() if isinstance(values, dict) else [values] for values in optimizer.state.values())
     state = (value for values in kept for value in values)
     return Memory(
-        weights=sum(parameter.nbytes for parameter in model.parameters()),
-        state=sum(value.nbytes for value in state if isinstance(value, Tensor)),
+        weights=sum(local_of(parameter).nbytes for parameter in model.parameters()),
+        state=sum(local_of(value).nbytes for value in state if isinstance(value, Tensor)),
         peak=_process_peak() if device.type == "cpu" else torch.accelerator.max_memory_allocated(device),
     )
 
@@ -90,7 +96,8 @@ def _process_peak() -> int | None:
 def _norm(tensors: Sequence[Tensor]) -> float:
     if not tensors:
         return 0.0
-    return torch.nn.utils.get_total_norm([_real(tensor).float() for tensor in tensors]).item()
+    norm = torch.nn.utils.get_total_norm([_real(tensor).float() for tensor in tensors])
+    return (norm.full_tensor() if is_distributed(norm) else norm).item()
 
 
 def _real(tensor: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class Options:
     precision: Precision = "float32"
     compile: bool = False
     threads: int | None = None
-    parallel: Literal["ddp"] | None = None
+    parallel: Literal["ddp", "fsdp"] | None = None
     log: Literal["tensorboard"] | None = None
     out: Path | None = None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -16,6 +17,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from adamas.lab import launch
@@ -23,8 +27,10 @@ from adamas.lab.inputs import InputError
 from adamas.lab.tasks import Task
 from adamas.lab.train.interruption import Interruption
 from adamas.lab.train.records import RankLostError
+from adamas.torch.distributed import is_distributed
 
 # How long a rank waits for rank 0 to say why the run ends, before it says so itself.
+LARGE = 100_000  # parameters of a block that FSDP gathers by itself
 SECONDS_FOR_RANK_0, SECONDS_BETWEEN_LOOKS = 3.0, 0.02
 
 
@@ -69,9 +75,34 @@ class Ranks:
 
     def shared(self, applied: Applied) -> nn.Module:
         """Return the module whose backward pass averages the gradients of all ranks; ``applied`` shares its weights."""
-        if self.parallel is None:
-            return applied
-        return DistributedDataParallel(applied)
+        if self.parallel == "ddp":
+            return DistributedDataParallel(applied)
+        if self.parallel == "fsdp":
+            mesh = init_device_mesh(next(applied.parameters()).device.type, (self.size,))
+            for block in _large_blocks(applied):
+                fully_shard(block, mesh=mesh)
+            fully_shard(applied, mesh=mesh)
+        return applied
+
+    def gathered(self, state: Any) -> Any:
+        """A state dict with whole tensors in place of DTensors: on the CPU of rank 0, while the others have None for them.
+
+        All ranks call it together.
+        """
+        if self.parallel != "fsdp":
+            return state
+        if isinstance(state, Mapping):
+            return {key: self.gathered(value) for key, value in state.items()}
+        if not is_distributed(state):
+            return state
+        whole = state.full_tensor()
+        return whole.cpu() if self.rank == 0 else None
+
+    def placed(self, state: Mapping[str, Any], like: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A state dict with DTensors in place of those whole tensors for which ``like`` has a DTensor of the same shape."""
+        if self.parallel != "fsdp":
+            return state
+        return {name: _placed(value, like.get(name)) for name, value in state.items()}
 
     def check_gradients(self, model: nn.Module) -> None:
         """Raise InputError if a weight has no gradient, for which DistributedDataParallel would wait."""
@@ -214,6 +245,32 @@ def _prints(store: Any) -> bool:
         return bool(store.add("prints", 1) == 1)
     except dist.DistError:  # the store was in a process that has ended
         return False
+
+
+def _placed(value: Any, like: Any) -> Any:
+    if not isinstance(value, Tensor) or not is_distributed(like) or value.shape != like.shape:
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _large_blocks(applied: Applied) -> list[nn.Module]:
+    """The entries of lists and sequences that FSDP shards by themselves, inner ones first.
+
+    An entry that shares a weight with other modules is none of them.
+    """
+    owners = Counter(parameter for module in applied.modules() for parameter in module._parameters.values())
+    entries = [
+        child
+        for module in applied.modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential)
+        for child in module.children()
+    ]
+    return [
+        entry
+        for entry in reversed(entries)
+        if sum(parameter.numel() for parameter in entry.parameters()) >= LARGE
+        and all(owners[parameter] == 1 for parameter in entry.parameters())
+    ]
 
 
 @cache

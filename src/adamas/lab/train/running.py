@@ -101,8 +101,9 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
             listener.on_start(plan)
             _train(training, listener, out)
             summary = _summary(options, training, lr_found, out)
+            weights = training.weights()
             if out is not None:
-                _write_results(out, plan, training, summary)
+                _write_results(out, plan, training, weights, summary)
             listener.on_end(summary)
         ranks.wait()  # torchrun ends all processes when one has failed, so none ends before the files are written
     if training.diverged_at is not None:
@@ -124,11 +125,10 @@ def _versions() -> tuple[tuple[str, str], ...]:
     return ("adamas", adamas.__version__), ("torch", str(torch.__version__))
 
 
-def _write_results(out: Path, plan: Plan, training: Training, summary: Summary) -> None:
+def _write_results(out: Path, plan: Plan, training: Training, weights: Mapping[str, Any], summary: Summary) -> None:
     # Copies, because tied weights share their memory, which the file format refuses.
-    state = training.model.state_dict().items()
-    weights = {name: value.contiguous().clone() for name, value in state if isinstance(value, Tensor)}
-    folder.write(out / folder.MODEL, safetensors.torch.save(weights))
+    copies = {name: value.contiguous().clone() for name, value in weights.items() if isinstance(value, Tensor)}
+    folder.write(out / folder.MODEL, safetensors.torch.save(copies))
     rows = [row.row() for row in training.history]
     chart = training.task.chart(rows) if training.task.chart is not None and rows else None
     if chart is not None:
@@ -144,8 +144,9 @@ def _train(training: Training, listener: Listener, out: Path | None) -> None:
     for evaluation in training.train(listener):
         if evaluation is not None:
             listener.on_evaluation(evaluation)
-        if out is not None and training.at.step == 1 and training.scheduler is not None:  # of another library
-            run_checkpoint.check(training.state()["optimizer"])
+        is_foreign = training.scheduler is not None
+        if training.at.step == 1 and is_foreign and (state := _state(training, out)) is not None:
+            run_checkpoint.check(state["optimizer"])
         began = perf_counter()
         if out is not None and evaluation is not None and began >= rows_due:
             _write_rows(training, out)
@@ -162,8 +163,17 @@ def _train(training: Training, listener: Listener, out: Path | None) -> None:
 
 def _save(training: Training, out: Path | None) -> None:
     """Write a checkpoint."""
-    if out is not None:
-        run_checkpoint.save(out / folder.CHECKPOINT, training.state())
+    state = _state(training, out)
+    if out is not None and state is not None:
+        run_checkpoint.save(out / folder.CHECKPOINT, state)
+
+
+def _state(training: Training, out: Path | None) -> dict[str, Any] | None:
+    """The state of the run, for which all ranks work together, on the one that writes."""
+    if out is None and training.ranks.size == 1:
+        return None
+    state = training.state()
+    return state if out is not None else None
 
 
 def _write_rows(training: Training, out: Path) -> None:

@@ -5,7 +5,6 @@ May import PyTorch, adamas.lab.tasks, adamas.torch and the parts of adamas.lab.t
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -18,11 +17,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 import adamas.torch
 from adamas.lab.inputs import InputError, choose
 from adamas.lab.tasks import Task
 from adamas.lab.train import measures
+from adamas.lab.train.batch_norm import over_ranks
 from adamas.lab.train.interruption import Interruption
 from adamas.lab.train.options import Options
 from adamas.lab.train.ranks import Applied, Ranks
@@ -64,7 +65,6 @@ class Training:
             InputError: the options do not suit the task, the machine or the ranks.
         """
         self.interruption, self.ranks = interruption, ranks or Ranks()
-        self.seed = options.seed
         self.device = find_device(self.ranks.device(options.device))
         self.task = replace(task, train=self._moved(task.train), test=self._moved(task.test))
         self.epochs = options.epochs or task.epochs
@@ -77,10 +77,8 @@ class Training:
         self.eval_every = options.eval_every or task.eval_every
         self.sample_every = max(1, self.steps // SAMPLES)
 
-        self.model = make_model(task, options).to(self.device)
-        self.low_precision = options.precision == "bfloat16"
-        if self.low_precision:
-            self.model.to(torch.bfloat16)
+        self.options, self.low_precision = options, options.precision == "bfloat16"
+        self.model = self.new_model()
         self.network = cast(nn.Module, torch.compile(self.model)) if options.compile else self.model
         self.applied = Applied(self.network)
         self.shared = self.ranks.shared(self.applied)
@@ -108,6 +106,13 @@ class Training:
         self.diverged_at: str | None = None
         if self.ranks.size > 1:
             self.ranks.check_data(self.data_fingerprint)
+
+    def new_model(self) -> nn.Module:
+        """Make the model; its weights come from PyTorch's global generator."""
+        model = make_model(self.task, self.options).to(self.device)
+        if self.ranks.size > 1:
+            over_ranks(model)
+        return model.to(torch.bfloat16) if self.low_precision else model
 
     @property
     def train_seconds(self) -> float:
@@ -158,7 +163,7 @@ class Training:
     def step(self, batch: tuple[Tensor, ...], watch: measures.Stopwatch, listener: Listener) -> float:
         """Train on one batch and return its loss; if it is not finite, set ``diverged_at`` and leave the weights unchanged."""
         if self.ranks.rank:  # rank 0 draws the numbers that one process does, whose states are in the checkpoint
-            seed_step(self.seed, self.ranks.rank, self.at.step)
+            seed_step(self.options.seed, self.ranks.rank, self.at.step)
         loss, rate = self.gradient(batch, watch), float(self.optimizer.param_groups[0]["lr"])
         if not math.isfinite(loss):
             lower = min(rate / 10, self.usual_rate or rate)
@@ -243,6 +248,8 @@ class Training:
         with torch.no_grad(), self.arithmetic():
             found = self.ranks.metrics(self.task, self.evaluate_on)
         self.network.train()
+        if isinstance(self.applied, FSDPModule):
+            self.applied.reshard()
         return dict(found)
 
     def evaluate_on(self, *test: Tensor) -> dict[str, float]:
@@ -259,13 +266,13 @@ class Training:
         return {name: float(value) for name, value in found.items()}
 
     def rehearse(self) -> None:
-        """Compute the loss of a first batch and the metrics on a copy of the model, to find mistakes of a task before the run.
+        """Compute the loss of a first batch and the metrics with a second model, to find mistakes of a task before the run.
 
         Raises:
             InputError: the task returns something that cannot be used.
         """
         before, applied, network = random_state(), self.applied, self.network
-        self.network = copy.deepcopy(self.model)
+        self.network = self.new_model()
         self.applied = Applied(self.network)
         try:
             self.evaluate()
@@ -307,12 +314,17 @@ class Training:
         """The context that sets the precision of the network."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.low_precision else nullcontext()
 
+    def weights(self) -> dict[str, Any]:
+        """The state dict of the model, with whole tensors on rank 0."""
+        weights: dict[str, Any] = self.ranks.gathered(self.model.state_dict())
+        return weights
+
     def state(self) -> dict[str, Any]:
-        """Everything needed to resume, as tensors and plain values."""
+        """Everything needed to resume, as tensors and plain values, on rank 0. All ranks call it together."""
         return {
             "data": self.data_fingerprint,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": self.weights(),
+            "optimizer": self.ranks.gathered(self.optimizer.state_dict()),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "random": random_state(),
             "shuffling": self.epoch_began_with,
@@ -334,11 +346,11 @@ class Training:
         if state["data"] != self.data_fingerprint:
             raise InputError("resume", "was trained on different data: give the data_dir that it began with")
         try:
-            self.model.load_state_dict(state["model"])
+            self.model.load_state_dict(self.ranks.placed(state["model"], self.model.state_dict()))
         except RuntimeError as error:
             raise InputError("resume", f"has another model: {' '.join(str(error).split())}") from error
         try:
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(self.placed(state["optimizer"]))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError("resume", f"has another optimizer: {' '.join(str(error).split())}") from error
         if self.scheduler is not None:
@@ -350,6 +362,14 @@ class Training:
         self.samples = [Sample(**sample) for sample in state["samples"]]
         self.seconds.update(state["seconds"])
         set_random_state(state["random"])
+
+    def placed(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """A state dict of the optimizer with DTensors where the weights are DTensors."""
+        entries = {
+            key: self.ranks.placed(entry, dict.fromkeys(entry, self.parameters[key])) if isinstance(key, int) else entry
+            for key, entry in state["state"].items()
+        }
+        return {**state, "state": entries}
 
     def _moved(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(tensor.to(self.device) for tensor in tensors)

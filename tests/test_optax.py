@@ -551,6 +551,14 @@ def in_numpy(x: Any) -> np.ndarray:
     return np.asarray(x.view(jnp.uint16) if x.dtype == jnp.bfloat16 else x)
 
 
+@cache
+def after_a_step(form: Any) -> tuple[Any, Any, Any]:
+    """A transformation whose state is in codes, parameters, and the state."""
+    params = {"w": jnp.ones((40, 200)), "b": jnp.ones(7)}
+    tx = ao.adam(1e-2, state=form)
+    return tx, params, jax.jit(tx.update)(params, tx.init(params), params)[1]
+
+
 @pytest.mark.parametrize("part", ["exp_avg", "exp_avg_sq", "exp_avg_grid", "exp_avg_sq_grid", "all"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("form", ["int8", "int6"])
@@ -558,9 +566,7 @@ def test_a_state_of_codes_that_was_cast_is_refused(form: Any, dtype: str, part: 
     """Codes would be taken for values, and the choice of a grid in the low bits of a scale would be lost."""
     if dtype == "float32" and part.endswith("_grid"):
         pytest.skip("scales are in float32")
-    params = {"w": jnp.ones((40, 200)), "b": jnp.ones(7)}
-    tx = ao.adam(1e-2, state=form)
-    _, state = tx.update(params, tx.init(params), params)
+    tx, params, state = after_a_step(form)
     moments = {
         name: jax.tree.map(lambda x: x.astype(dtype), tree) if part in (name, "all") else tree
         for name, tree in state.moments.items()

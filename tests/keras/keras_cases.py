@@ -28,6 +28,11 @@ def nightly_unless_on_torch(test: Callable[..., None]) -> Callable[..., None]:
     return test if BACKEND == "torch" else pytest.mark.nightly(test)
 
 
+def nightly_value_unless_on_torch(value: Any) -> Any:
+    """The same for one value of a parameter."""
+    return value if BACKEND == "torch" else pytest.param(value, marks=pytest.mark.nightly)
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """A row of the table of members, as ``adamas.keras`` has it."""

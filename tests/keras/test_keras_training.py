@@ -541,6 +541,7 @@ def test_split_weights_train_as_in_float32() -> None:
         assert np.allclose(value_of(h), value_of(w), rtol=2.0**-8)
 
 
+@nightly_unless_on_torch
 def test_trap_T04_a_bfloat16_policy_trains() -> None:
     """Keras's Adam never moves a weight there, and its Nadam gives NaN: they move as far as in float32."""
     for make in (ak.Adam, ak.Nadam):

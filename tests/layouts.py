@@ -114,6 +114,18 @@ def experts_on_subsets(weights: Tensors) -> Tensors:
     return {name: found[name] for name in weights if name in found}
 
 
+def parts_of_a_mesh(weights: Tensors) -> Tensors:
+    """As with tensor parallelism and FSDP2: on both dimensions of a mesh, or on one, with replicas along the other."""
+    two, placements = mesh(2, 2), [Shard(0), Replicate()]
+    meshes = [(two, placements), (two["outer"], placements[:1]), (two["inner"], placements[:1])]
+
+    def placed(i: int, w: Tensor) -> Tensor:
+        own, cut = meshes[i % 3]
+        return torch.nn.Parameter(distribute_tensor(w.clone(), own, cut if w.ndim else [Replicate()] * own.ndim))
+
+    return {name: placed(i, w) for i, (name, w) in enumerate(weights.items())}
+
+
 def beside_plain_ones(weights: Tensors) -> Tensors:
     """Every other one plain, the same in all processes."""
     whole, parts = plain(weights), distributed((4,), (Shard(0),), weights)
@@ -174,6 +186,7 @@ LAYOUTS = {
         },
         experts_on_subsets,
     ),
+    "parts of a mesh": Layout(SHAPES, parts_of_a_mesh),
     "beside plain ones": Layout(SHAPES, beside_plain_ones),
 }
 
@@ -228,9 +241,5 @@ def local(x: Tensor) -> Tensor:
 
 
 def whole(x: Tensor) -> Tensor:
-    """A tensor gathered from all ranks of its mesh. gloo does not move int16."""
-    if not isinstance(x, DTensor):
-        return x
-    if x.dtype == torch.int16:
-        return whole(x.to(torch.int32)).to(torch.int16)
-    return x.full_tensor()
+    """A tensor gathered from all ranks of its mesh."""
+    return x.full_tensor() if isinstance(x, DTensor) else x

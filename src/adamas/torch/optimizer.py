@@ -298,11 +298,10 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             if state is not None:
                 former.convert_state(torch, state, self._member.states)  # ZeroRedundancyOptimizer loads it without us
                 key = _random_key(group, i, positions[first + i])
-                place, is_counted = distributed.place_in(group, i), peers is None or peers.counts_replicas
+                place, is_counted = distributed.place_in(group, i), peers is None or peers.counts(p)
                 if is_distributed(p):
                     assert peers is not None
                     peers.check_mesh(p.device_mesh, names[i])
-                    is_counted = distributed.is_counted(p)
                     parts.append(len(records))
                 records.append(Record(p, state, names[i], key, place, is_flat=is_flat(p), is_counted=is_counted))
             is_split = layout.is_split(group, storage.dtype_name(p.dtype))

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..step.inspection import Inspection, added_up, sum_in_two
-from .distributed import is_distributed
+from .distributed import is_counted, is_distributed
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -92,10 +92,19 @@ class Ranks:
         ranks = tuple(sorted(most))
         return cls(rank, ranks, lambda: _group_of(ranks, meshes), has_shares=False, is_uneven=len(sets) > 1)
 
-    @property
-    def counts_replicas(self) -> bool:
-        """Whether a parameter that is no DTensor counts in the sums on this rank."""
-        return self.has_shares or self._rank == 0
+    def counts(self, weight: Tensor) -> bool:
+        """Whether the parameter, or the part of it that this rank has, counts in the sums here: not as another replica."""
+        if not is_distributed(weight):
+            return self.has_shares or self._rank == 0
+        return is_counted(weight) and (self.has_shares or self._is_first(weight.device_mesh))
+
+    def _is_first(self, mesh: DeviceMesh) -> bool:
+        """Whether the mesh has the first of the ranks, among those of the mesh that it is a part of.
+
+        The other parts have replicas: with tensor parallelism on one dimension of a mesh and ``fully_shard`` on the other,
+        what is not tensor parallel lies on a mesh of its own for each of the tensor parallel ranks.
+        """
+        return min({*mesh._get_root_mesh().mesh.flatten().tolist()} & {*self._ranks}) in mesh.mesh
 
     def first_with(self, weight: Tensor) -> int:
         """The first of the ranks that have the parameter or parts of it, as a number among all."""

@@ -21,18 +21,24 @@ constexpr int block = 512; // the blocks of seven tensors fit in any first-level
 
 template <class T> constexpr Format native = sizeof(T) == 4 ? Format::f32 : Format::f64;
 
+// The position of an element.
+int64_t offset_of(const Layout &x, int64_t element) {
+    if (x.dims == 0) return element;
+    int64_t offset = 0;
+    for (int d = x.dims - 1; d >= 0; --d) {
+        offset += element % x.sizes[d] * x.strides[d];
+        element /= x.sizes[d];
+    }
+    return offset;
+}
+
 // Calls piece(offset of the first element, elements, stride) for each run of the innermost dimension in [begin,
 // begin+n).
 template <class Piece> void for_each_run(const Layout &x, int64_t begin, int n, Piece &&piece) {
     const int last = x.dims - 1;
     while (n > 0) {
-        int64_t rest = begin, offset = 0;
-        for (int d = last; d >= 0; --d) {
-            offset += rest % x.sizes[d] * x.strides[d];
-            rest /= x.sizes[d];
-        }
         const int run = int(std::min<int64_t>(n, x.sizes[last] - begin % x.sizes[last]));
-        piece(offset, run, x.strides[last]);
+        piece(offset_of(x, begin), run, x.strides[last]);
         begin += run, n -= run;
     }
 }
@@ -57,10 +63,9 @@ template <class Element> void scatter(const Operand &x, int64_t begin, int n, co
 
 int64_t block_at(const Job &job, int64_t at) { return at / job.row * blocks_of(job.row) + at % job.row / quantum; }
 
-// The number of a block of the part in the whole tensor.
+// The number of a block in the whole tensor.
 uint64_t number_of_block(const Job &job, int64_t block) {
-    const int64_t row = job.other_blocks == 0 ? 0 : block / blocks_of(job.row);
-    return uint64_t(job.first_block + block + row * job.other_blocks);
+    return uint64_t(job.first_block + offset_of(job.blocks, block));
 }
 
 // The first thresholds of `count` blocks of the whole tensor; `draw` is the index of its random numbers. They are
@@ -93,10 +98,10 @@ template <class Body> void each_block_of_thresholds(const Job &job, int draw, in
             done += piece, number += uint64_t(piece);
         }
     };
-    if (job.numbers.dims == 0) return run(uint64_t(job.first + at), n);
-    for_each_run(job.numbers, at, n, [&](int64_t offset, int length, int64_t stride) {
-        if (stride == 1) return run(uint64_t(job.first + offset), length);
-        for (int i = 0; i < length; ++i) run(uint64_t(job.first + offset + i * stride), 1);
+    if (job.elements.dims == 0) return run(uint64_t(job.first_element + at), n);
+    for_each_run(job.elements, at, n, [&](int64_t offset, int length, int64_t stride) {
+        if (stride == 1) return run(uint64_t(job.first_element + offset), length);
+        for (int i = 0; i < length; ++i) run(uint64_t(job.first_element + offset + i * stride), 1);
     });
 }
 
@@ -397,7 +402,7 @@ template <class Body> void each_part(const Job &job, int64_t begin, int64_t end,
             // As many blocks of the same length as there are. If rows end with a shorter block, or the numbers of
             // blocks skip from one row to the next, these are blocks of one row.
             const int64_t rest = job.row - at % job.row;
-            const bool even = (job.row < quantum || job.row % quantum == 0) && job.other_blocks == 0;
+            const bool even = (job.row < quantum || job.row % quantum == 0) && job.blocks.dims == 0;
             const int64_t alike = std::min<int64_t>(even ? end - at : rest, end - at);
             blocks.first = block_at(job, at);
             blocks.length = int(std::min<int64_t>(rest, quantum));

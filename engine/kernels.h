@@ -18,14 +18,13 @@ struct Job {
     Operand operands[slot_count];
     int64_t numel;
     int64_t row; // elements in a row if a moment has codes, else 0
-    // The place of a part in its whole tensor, where elements and blocks are numbered:
-    int64_t first, first_block; // the numbers of its first element and block
-    int64_t other_blocks;       // the blocks of a row of the whole that are not in the part
-    Layout numbers;             // the numbers of its elements, from `first` on
-    int rule;                   // its index in `rules`
-    bool penalized;             // whether penalties are added to the gradient
-    bool wide;                  // whether the arithmetic is in float64
-    bool move;                  // false if lr = 0: the moments are updated and the weight does not change
+    // The numbers of the elements and blocks in the whole tensor, if this is a part of one.
+    int64_t first_element, first_block;
+    Layout elements, blocks; // from the first one on
+    int rule;                // its index in `rules`
+    bool penalized;          // whether penalties are added to the gradient
+    bool wide;               // whether the arithmetic is in float64
+    bool move;               // false if lr = 0: the moments are updated and the weight does not change
     Weights weights;
     uint64_t random_key; // seed and tensor
     uint64_t step;

@@ -115,7 +115,9 @@ class Group {
     std::vector<nb::object> kept;    // keeps tensors alive for the kernels, even if another thread releases them
     Buffers buffers;                 // does the same for arrays that are read through the buffer protocol
     std::array<View, slot_count> views;
-    std::vector<int64_t> shape;          // of the weight
+    std::vector<int64_t> shape;          // of the weight,
+    int rows = 0;                        // the dimensions that number its rows,
+    int64_t row = 0;                     // and the elements in a row
     std::vector<double> current_scalars; // of the parameter that is being collected
     bool given = false;                  // whether gradients were passed to `collect`
     std::vector<Use> reads, writes;      // the memory of passed gradients, and of everything else
@@ -157,6 +159,8 @@ class Group {
         if (!is_floating(weight.format)) throw Unusable("has an integer dtype");
         if (!weight.is_writable) throw Unusable("is read-only");
         shape.assign(weight.sizes, weight.sizes + weight.dims);
+        rows = row_dims(weight.dims, weight.sizes), row = 1;
+        for (int d = rows; d < weight.dims; ++d) row *= weight.sizes[d];
         if (!parameter.whole.empty() && parameter.whole.size() != shape.size())
             throw Unusable("has " + std::to_string(shape.size()) + " dimensions, but is a part of a tensor of " +
                            std::to_string(parameter.whole.size()));
@@ -187,7 +191,8 @@ class Group {
                 describe_low_bits(weight, state);
                 continue;
             }
-            const bool packed = is_scaled(state.format) && has_packed_shape(weight, state);
+            const bool packed =
+                is_scaled(state.format) && !same_shape(weight, state) && has_rows_of(state, packed_bytes(row));
             if (!packed && !same_shape(weight, state)) throw Unusable("has another shape than the parameter");
             if (!can_be_stored_as(state.format, slot)) throw Unusable("has a dtype that it cannot have");
             describe(state, views[slot]);
@@ -218,12 +223,11 @@ class Group {
         if (overlaps_itself(views[LOW_BITS])) throw Unusable(shares_memory);
     }
 
-    // Rows that are long enough for codes are longer than packed ones, so codes of a byte never have this shape.
-    static bool has_packed_shape(const TensorView &weight, const TensorView &state) {
-        if (weight.dims < 1 || state.dims != 2 || same_shape(weight, state)) return false;
-        int64_t row = 1;
-        for (int d = 1; d < weight.dims; ++d) row *= weight.sizes[d];
-        return state.sizes[0] == weight.sizes[0] && state.sizes[1] == packed_bytes(row);
+    // Whether a tensor has the weight's rows, each of this length. Rows that are long enough for codes are longer than
+    // packed ones, so codes of a byte never have the shape of packed ones.
+    bool has_rows_of(const TensorView &tensor, int64_t length) const {
+        return !shape.empty() && tensor.dims == rows + 1 &&
+               std::equal(shape.begin(), shape.begin() + rows, tensor.sizes) && tensor.sizes[rows] == length;
     }
 
     bool can_be_stored_as(Format format, int slot) const {
@@ -233,14 +237,12 @@ class Group {
     void collect_scales(Parameter &parameter, int slot, const TensorView &weight) {
         if (!views[slot].sizes.empty()) throw Unusable("has to lie in row-major order (contiguous)");
         if (weight.dims < 1 || weight.is_complex) throw Unusable("is in codes, which the parameter cannot have");
-        const int64_t rows = weight.sizes[0];
-        int64_t row = 1; // elements in a row, also if there are no rows
-        for (int d = 1; d < weight.dims; ++d) row *= weight.sizes[d];
         const TensorView scales = view_of_state(parameter, scale_names[slot]);
-        const int64_t blocks = blocks_of(row);
-        if (scales.format != Format::f32 || scales.dims != 2 || scales.sizes[0] != rows || scales.sizes[1] != blocks)
-            throw Unusable("has to be float32, of shape (" + std::to_string(rows) + ", " + std::to_string(blocks) +
-                           ")");
+        if (scales.format != Format::f32 || !has_rows_of(scales, blocks_of(row))) {
+            std::string text;
+            for (int d = 0; d < rows; ++d) text += std::to_string(shape[size_t(d)]) + ", ";
+            throw Unusable("has to be float32, of shape (" + text + std::to_string(blocks_of(row)) + ")");
+        }
         View view;
         describe(scales, view);
         if (!view.sizes.empty()) throw Unusable("has to lie in row-major order (contiguous)");
@@ -345,7 +347,7 @@ class Group {
                 draws |= rule.states[s].draw >= 0 && is_rounded(view);
             }
             Job &job = work.add(views.data(), draws || scaled);
-            job.row = scaled && shape[0] > 0 ? job.numel / shape[0] : 0;
+            job.row = scaled ? row : 0;
             if ((draws || scaled) && !parameters[i].whole.empty())
                 work.place_last(shape, parameters[i].offset, parameters[i].whole);
             job.penalized = penalized;

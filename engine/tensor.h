@@ -19,6 +19,11 @@ constexpr bool is_scaled(Format format) { return format == Format::i8 || format 
 // The blocks of a row.
 constexpr int64_t blocks_of(int64_t row) { return (row + quantum - 1) / quantum; }
 
+// The number of dimensions that number the rows of a tensor (adamas.rule.layout).
+constexpr int row_dims(int dims, const int64_t *sizes) {
+    return dims > 2 && sizes[dims - 1] % quantum == 0 ? dims - 1 : 1;
+}
+
 // The bytes of a row of packed codes. A row is padded with codes of 0 to a multiple of four.
 constexpr int64_t packed_bytes(int64_t row) { return (row + 3) / 4 * 3; }
 

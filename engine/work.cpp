@@ -110,11 +110,21 @@ void Work::place_last(const std::vector<int64_t> &sizes, const std::vector<int64
                       const std::vector<int64_t> &whole) {
     Job &job = jobs_.back();
     const std::vector<int64_t> strides = row_major(whole);
-    const int64_t columns = strides[0], first_row = offset[0];
-    job.first = std::inner_product(offset.begin(), offset.end(), strides.begin(), int64_t(0));
-    job.first_block = first_row * blocks_of(columns) + (job.first - first_row * columns) / quantum;
-    job.other_blocks = blocks_of(columns) - blocks_of(job.row);
-    job.numbers = layout(sizes, strides, in_order(sizes));
+    job.first_element = std::inner_product(offset.begin(), offset.end(), strides.begin(), int64_t(0));
+    job.elements = layout(sizes, strides, in_order(sizes));
+    if (job.row == 0) return; // no codes, or no elements
+    const int rows = row_dims(int(whole.size()), whole.data());
+    const auto of_blocks = [&](const std::vector<int64_t> &of, int64_t row) {
+        std::vector<int64_t> result(of.begin(), of.begin() + rows);
+        result.push_back(row);
+        return result;
+    };
+    const int64_t row = strides[rows - 1]; // elements in a row of the whole
+    const std::vector<int64_t> part = of_blocks(sizes, blocks_of(job.row)),
+                               steps = row_major(of_blocks(whole, blocks_of(row)));
+    const std::vector<int64_t> from = of_blocks(offset, job.first_element % row / quantum);
+    job.first_block = std::inner_product(from.begin(), from.end(), steps.begin(), int64_t(0));
+    job.blocks = layout(part, steps, in_order(part));
 }
 
 // Calls body(job, begin, end) for ranges that together cover every job once. Every thread has its own range of

@@ -35,8 +35,8 @@ class Work {
     // `views` are in the order of Slot; absent ones have data = null. `by_index` keeps the logical order of elements,
     // which numbers blocks and random numbers; without it, any order is possible.
     Job &add(const View *views, bool by_index);
-    // Makes the last job a part of a tensor of the shape `whole`, from the element at `offset` on. `sizes` is the shape
-    // of the part.
+    // Makes the last job a part, of the shape `sizes`, of a tensor of the shape `whole`, from the element at `offset`
+    // on.
     void place_last(const std::vector<int64_t> &sizes, const std::vector<int64_t> &offset,
                     const std::vector<int64_t> &whole);
     std::vector<Job> &jobs() { return jobs_; }

@@ -140,6 +140,41 @@ def test_a_state_dict_of_the_former_format_is_loaded(saved: Any) -> None:
             np.testing.assert_array_equal(np.asarray(got), want)
 
 
+def test_the_scales_of_a_stack_of_matrices_get_its_dimensions() -> None:
+    """They had two dimensions."""
+    shape, of = (4, 6, 256), {name: moment(dtype, shape=(4, 1536)) for name, dtype in MOMENTS.items()}
+    want = {}
+    for name, one in of.items():
+        marked(*one)
+        codes, scale = converted(*one)
+        want |= {name: codes.reshape(shape), f"{name}_grid": scale.reshape(4, 6, 2)}
+
+    def entry() -> dict[str, Any]:
+        named = [{name: codes.reshape(shape), f"{name}_scale": scale} for name, (codes, scale) in of.items()]
+        return {"step": np.array(5.0)} | named[0] | named[1]
+
+    tensors = [{key: torch.from_numpy(x.copy()) for key, x in entry().items()} for _ in range(2)]
+    ours = [
+        at.Adam([("w", torch.nn.Parameter(torch.zeros(shape)))], state=form) for form in ("int8", "float32", "int8")
+    ]
+    ours[0].load_state_dict({**ours[0].state_dict(), "state": {0: tensors[0]}})
+    with pytest.warns(UserWarning, match="was saved as int8 and is converted to float32"):
+        ours[1].load_state_dict({**ours[1].state_dict(), "state": {0: tensors[0]}})
+    (p,) = ours[2].param_groups[0]["params"]
+    ours[2].state[p], p.grad = tensors[1], torch.zeros(shape)
+    ours[2]._current_plans()
+    theirs = an.Adam({"w": np.zeros(shape, np.float32)}, state="int8")
+    theirs.load_state_dict({**theirs.state_dict(), **{f"state/w/{key}": x for key, x in entry().items()}})
+    for optimizer in (ours[0], ours[2], theirs):
+        (state,) = optimizer.state.values()
+        for key, x in want.items():
+            np.testing.assert_array_equal(np.asarray(state[key]), x)
+    (state,) = ours[1].state.values()
+    for name, one in of.items():
+        np.testing.assert_allclose(np.asarray(state[name]), meant(*one).reshape(shape), rtol=2.0**-23)
+    ours[2].step()
+
+
 @pytest.mark.parametrize("saved", [saved_torch, saved_numpy])
 def test_into_float32_the_former_format_is_loaded_exactly(saved: Any) -> None:
     optimizer, state_dict, of = saved("float32")

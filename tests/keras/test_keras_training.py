@@ -344,6 +344,25 @@ def test_codes_and_scales_are_loaded_to_the_bit() -> None:
     assert bits(other.optimizer) == bits(one.optimizer)
 
 
+def test_scales_of_the_former_format_get_the_dimensions_of_a_stack_of_matrices() -> None:
+    """They had two dimensions, and another name in the description."""
+    shapes = ((3,), (2, 9, 256))
+    one, other = (compiled(ak.Adam, shapes, learning_rate=0.01, state="int8", seed=5) for _ in range(2))
+    one(normal(1, shapes=shapes))
+    store, grids = saved_by(one.optimizer), []
+    for name in ("exp_avg_grid", "exp_avg_sq_grid"):
+        key = str(next(i for i, v in enumerate(one.optimizer.variables) if v.name == f"v1_{name}"))
+        store[key] = np.abs(store[key].reshape(2, 18).view(np.int32) & ~3).view(np.float32)
+        grids.append(store[key].reshape(2, 9, 2))
+    (key,) = (key for key in store if not key.isdigit())
+    text = bytes(store[key]).decode()
+    store[key] = np.frombuffer(text.replace("_grid", "_scale").encode(), np.uint8)
+    other.optimizer.load_own_variables(store)
+    state = other.optimizer._states[1]
+    for name, grid in zip(("exp_avg_grid", "exp_avg_sq_grid"), grids, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(state[name].value), grid)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [

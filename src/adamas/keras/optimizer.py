@@ -449,17 +449,6 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         """Takes the loaded state, if it belongs to this optimizer."""
         if described["layout"] == [self._member.base, []]:
             return  # saved before the first step: there is no state
-        shapes = [value.shape for value in saved]
-        is_former = described["layout"] == self._layout(former.names(self._member.states)) != self._layout()
-        fits = is_former or described["layout"] == self._layout()
-        if not fits or shapes != [tuple(variable.shape) for variable in self.variables]:
-            warnings.warn(
-                f"the saved state of optimizer {self.name!r} is of another optimizer, other options or another model, and is "
-                "left out: training begins without it",
-                stacklevel=3,
-            )
-            return
-        restoring.check_observed(self._observed, described["observed"])
         variables = restoring.Variables(
             self.variables,
             self._iterations,
@@ -468,6 +457,16 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
             self._learning_rate,
             list(zip(self._trainable_variables, self._states, strict=True)),
         )
+        is_former = described["layout"] == self._layout(former.names(self._member.states)) != self._layout()
+        fits = is_former or described["layout"] == self._layout()
+        if not fits or [value.shape for value in saved] != restoring.shapes(variables, is_former):
+            warnings.warn(
+                f"the saved state of optimizer {self.name!r} is of another optimizer, other options or another model, and is "
+                "left out: training begins without it",
+                stacklevel=3,
+            )
+            return
+        restoring.check_observed(self._observed, described["observed"])
         values = restoring.mended(self._member, self.hyperparameters(), variables, saved, is_former)
         with framework.eagerly() if NAME == "tensorflow" else contextlib.nullcontext():
             super().load_own_variables({str(i): value for i, value in enumerate(values)})

@@ -83,6 +83,17 @@ class Variables(NamedTuple):
     states: Sequence[tuple[Variable, Mapping[str, Variable]]]
 
 
+def shapes(variables: Variables, is_former: bool) -> list[tuple[int, ...]]:
+    """The shape in which each variable is saved; ``is_former`` says whether 8-bit moments are of the former format."""
+    found = {id(variable): tuple(variable.shape) for variable in variables.every}
+    if is_former:
+        for variable, state in variables.states:
+            for name in state:
+                if (scale := state.get(layout.scale_name(name))) is not None:
+                    found[id(scale)] = former.scale_shape(variable.shape)
+    return list(found.values())
+
+
 def mended(
     member: Member, hyper: Mapping[str, Any], variables: Variables, saved: Sequence[Array], is_former: bool
 ) -> list[Array]:
@@ -95,7 +106,7 @@ def mended(
         member: the optimizer's member.
         hyper: its hyperparameters.
         variables: the variables of the optimizer.
-        saved: the saved value of each variable, of its shape.
+        saved: the saved value of each variable, of its shape (``shapes``).
         is_former: whether 8-bit moments are of the former format; then they are converted.
 
     Raises:
@@ -129,8 +140,8 @@ def mended(
                 codes, stored = place[id(state[name])], place[id(scale)]
                 _check_scale(values[codes], values[stored], variable.shape, f"{name!r} of variable {path}", is_former)
                 if is_former:
-                    values[codes], values[stored] = values[codes].copy(), values[stored].copy()
-                    former.convert(np, values[codes], values[stored])
+                    values[codes] = values[codes].copy()
+                    values[stored] = former.convert(np, values[codes], values[stored].copy())
         wide = {
             name: x if x.dtype in (np.float32, np.float64) else x.astype(np.float32)
             for name, x in moments.items()

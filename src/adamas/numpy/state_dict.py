@@ -204,9 +204,8 @@ def _loaded(
         if fits and moment not in mended:
             state[moment] = values.copy()
             if slot.scale_shape is not None:
-                state[slot.scale_name] = scale.copy()
-                if is_former:
-                    former.convert(np, state[moment], state[slot.scale_name])
+                scale = scale.copy()
+                state[slot.scale_name] = former.convert(np, state[moment], scale) if is_former else scale
         else:
             converted.append(slot)
             if values.dtype in _CODES:
@@ -245,7 +244,7 @@ def _check_moment(values: Array, scale: Array | None, is_former: bool, has_sign:
     if is_coded:
         if values.dtype != (code_dtype := np.dtype(np.int8 if has_sign else np.uint8)):
             raise unfit(f"{what} is {values.dtype}; as codes it would be {code_dtype}")
-        shape = layout.scale_shape(p.shape) if p.ndim else None
+        shape = (former if is_former else layout).scale_shape(p.shape) if p.ndim else None
         if scale is None or scale.dtype != np.float32 or scale.shape != shape:
             raise unfit(f"{what} has codes, whose scales must be float32 of shape {shape}")
         try:

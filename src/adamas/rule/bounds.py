@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from . import formats
 from .declaration import Host, Member, State
-from .layout import WIDTHS, form_of, padding, unpacked
+from .layout import WIDTHS, form_of, padding, scale_shape, unpacked
 
 Array = Any
 
@@ -66,6 +66,7 @@ def check_scale(xp: Any, codes: Array, scale: Array, shape: Sequence[int], what:
     has_sign, width = codes.dtype == xp.int8, WIDTHS[form_of(codes.shape, shape)]
     if bool((padding(xp, codes, shape, width, has_sign) != 0).any()):
         raise ValueError(f"the codes of {what} have a number behind the end of a row")
+    scale = scale.reshape(scale_shape(shape))  # the former format has another
     if bool((scale < 0).any()):
         marked = formats.can_be_marked(xp, unpacked(xp, codes, width, has_sign), has_sign, width)
         if bool(((scale < 0) & ~marked).any()):

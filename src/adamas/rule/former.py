@@ -8,7 +8,8 @@ NumPy's or PyTorch's. This module imports no framework.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from . import formats, layout
@@ -44,7 +45,8 @@ def scale_of(state: Mapping[str, Any], slot: str, what: str) -> tuple[Any, bool]
 def decode(xp: Any, codes: Array, scale: Array, values: Array) -> None:
     """Write the values of codes into the float32 ``values``, like ``adamas.rule.layout.decode``."""
     for piece in layout.pieces(codes):
-        blocks, scales = layout.blocks(xp, formats.cast(codes[piece], xp.int64)), scale[piece][..., None]
+        blocks = layout.blocks(xp, formats.cast(codes[piece], xp.int64))
+        scales = scale[piece].reshape(blocks.shape[:-1])[..., None]
         value = _decoded(xp, blocks, scales, codes.dtype == xp.int8)
         values[piece] = layout.unblocked(value, values[piece].shape)
 
@@ -58,8 +60,15 @@ def _decoded(xp: Any, codes: Array, scale: Array, has_sign: bool) -> Array:
     return xp.where(marked & (codes == (-128 if has_sign else 254)), xp.full_like(value, float("nan")), value)
 
 
-def convert(xp: Any, codes: Array, scale: Array) -> None:
+def scale_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """The shape that the scales of a parameter's codes had."""
+    return shape[0], -(-math.prod(shape[1:]) // formats.BLOCK)
+
+
+def convert(xp: Any, codes: Array, scale: Array) -> Array:
     """Convert codes and scales to the present format, in place. Blocks keep the grid of 5 bits.
+
+    Returns the scales in their present shape.
 
     Scales are rounded to multiples of 4 ulp, which changes a value by at most 1 part in 4 million. Signed codes stay as they
     are. Of unsigned codes, the value moves to the nearest that the present format has: those from 0 to 31 become the next
@@ -69,9 +78,11 @@ def convert(xp: Any, codes: Array, scale: Array) -> None:
     if codes.dtype == xp.uint8:
         blocks = layout.blocks(xp, codes)
         # From 32 to 63 two values are equally near: the one with the even code is taken.
-        rises = ((blocks < 32) | ((blocks < 64) & (blocks % 2 == 1))) & (scale != 0)[..., None]
+        live = (scale != 0).reshape(blocks.shape[:-1])[..., None]
+        rises = ((blocks < 32) | ((blocks < 64) & (blocks % 2 == 1))) & live
         codes[...] = layout.unblocked(blocks + formats.cast(rises, xp.uint8), codes.shape)
     scale[...] = xp.copysign(formats.rounded_scale(xp, xp.abs(scale)), scale)
+    return scale.reshape(layout.scale_shape(codes.shape))
 
 
 def convert_state(xp: Any, state: dict[str, Any], slots: Iterable[str]) -> None:
@@ -79,5 +90,5 @@ def convert_state(xp: Any, state: dict[str, Any], slots: Iterable[str]) -> None:
     for slot in slots:
         scale, is_former = scale_of(state, slot, repr(slot))
         if is_former:
-            convert(xp, state[slot], scale)
-            state[layout.scale_name(slot)] = state.pop(scale_name(slot))
+            del state[scale_name(slot)]
+            state[layout.scale_name(slot)] = convert(xp, state[slot], scale)

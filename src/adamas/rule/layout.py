@@ -1,9 +1,11 @@
 """The moments of a parameter and their storage, determined by its shape and dtype alone, for any framework.
 
-A parameter of shape (n₀, …) has n₀ rows. In int8 and int6, each row is divided into blocks of 128, and the scales of a moment
-have shape (n₀, blocks of a row). Its codes have the parameter's shape in int8. In int6 they are packed, four in three bytes,
-in the shape (n₀, 3·⌈row/4⌉): bytes 3i to 3i + 2 of a row, as a little-endian number, have the code of the row's element 4i + k
-in the six bits from 6k on. The end of a row is padded with codes of 0.
+A parameter of shape (n₀, …) has n₀ rows. If it has three or more dimensions and the last is a multiple of 128, as in a stack
+of matrices, a row runs along the last dimension alone, and all others number the rows. In int8 and int6, each row is divided
+into blocks of 128, and the scales of a moment have shape (*rows, blocks of a row). Its codes have the parameter's shape in
+int8. In int6 they are packed, four in three bytes, in the shape (*rows, 3·⌈row/4⌉): bytes 3i to 3i + 2 of a row, as a
+little-endian number, have the code of the row's element 4i + k in the six bits from 6k on. The end of a row is padded with
+codes of 0.
 
 All decisions depend on the shape of the whole parameter, never on the part that one process holds. The formats themselves are
 in ``adamas.rule.formats``; ``xp`` is ``numpy`` or ``torch``. This module imports no framework.
@@ -50,7 +52,7 @@ class Slot(NamedTuple):
     name: str
     dtype: Any
     shape: tuple[int, ...]
-    scale_shape: tuple[int, int] | None = None
+    scale_shape: tuple[int, ...] | None = None
 
     @property
     def scale_name(self) -> str:
@@ -90,16 +92,24 @@ def is_split(hyper: Mapping[str, Any], dtype: str) -> bool:
     return bool(hyper["weights"] == "split" and dtype in HALVES)
 
 
-def scale_shape(shape: Sequence[int]) -> tuple[int, int]:
+def in_rows(shape: Sequence[int]) -> tuple[tuple[int, ...], int]:
+    """The dimensions that number the rows of a parameter of this shape, and the number of elements of a row."""
+    count = len(shape) - 1 if len(shape) > 2 and shape[-1] % formats.BLOCK == 0 else 1
+    return tuple(shape[:count]), math.prod(shape[count:])
+
+
+def scale_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """The shape of the scales of a parameter's codes."""
-    return shape[0], -(-math.prod(shape[1:]) // formats.BLOCK)
+    rows, length = in_rows(shape)
+    return *rows, -(-length // formats.BLOCK)
 
 
 def codes_shape(shape: Sequence[int], width: Width) -> tuple[int, ...]:
     """The shape of a parameter's codes."""
     if width.bits == 8:
         return tuple(shape)
-    return shape[0], _BYTES * -(-math.prod(shape[1:]) // _PACKED)
+    rows, length = in_rows(shape)
+    return *rows, _BYTES * -(-length // _PACKED)
 
 
 def form_of(codes: Sequence[int], shape: Sequence[int]) -> str:
@@ -170,8 +180,8 @@ def parts(xp: Any, slot: Slot, shape: Sequence[int], value: Any) -> list[Part]:
     codes, scale = formats.encode_anew(xp, one, has_sign, width)
     code: Any = codes[0, 0]
     if width is not formats.INT8:  # a code is not the same in each byte
-        row = blocks(xp, xp.broadcast_to(codes, (1, math.prod(shape[1:]))))
-        code = packed(xp, row, (1, *shape[1:]), width, has_sign)
+        row = (1, in_rows(shape)[1])
+        code = packed(xp, blocks(xp, xp.broadcast_to(codes, row)), row, width, has_sign)
     return [
         Part(slot.name, slot.shape, slot.dtype, code),
         Part(slot.scale_name, slot.scale_shape, "float32", scale[0, 0]),
@@ -204,26 +214,26 @@ def low_bits(shape: Sequence[int]) -> Part:
 
 
 def blocks(xp: Any, x: Array) -> Array:
-    """The tensor in the shape (rows, blocks of a row, 128); rows are padded with zeros."""
-    rows = x.reshape(x.shape[0], math.prod(x.shape[1:]))
-    if missing := -rows.shape[1] % formats.BLOCK:
-        zeros = xp.broadcast_to(xp.zeros_like(rows[:, :1]), (x.shape[0], missing))
-        rows = xp.concatenate([rows, zeros], 1)
-    return rows.reshape(x.shape[0], rows.shape[1] // formats.BLOCK, formats.BLOCK)
+    """The tensor in the shape (*rows, blocks of a row, 128); rows are padded with zeros."""
+    rows, length = in_rows(x.shape)
+    x = x.reshape((*rows, length))
+    if missing := -length % formats.BLOCK:
+        x = xp.concatenate([x, xp.broadcast_to(xp.zeros_like(x[..., :1]), (*rows, missing))], -1)
+    return x.reshape((*rows, (length + missing) // formats.BLOCK, formats.BLOCK))
 
 
 def unblocked(x: Array, shape: Sequence[int]) -> Array:
     """The inverse of ``blocks``."""
-    return x.reshape(shape[0], x.shape[1] * formats.BLOCK)[:, : math.prod(shape[1:])].reshape(shape)
+    rows, length = in_rows(shape)
+    return x.reshape((*rows, x.shape[-2] * formats.BLOCK))[..., :length].reshape(shape)
 
 
 def unpacked(xp: Any, codes: Array, width: Width, has_sign: bool) -> Array:
-    """Stored codes as int32, in the shape (rows, blocks of a row, 128)."""
+    """Stored codes as int32, in the shape (*rows, blocks of a row, 128)."""
     codes = formats.cast(codes, xp.int32)
     if width is formats.INT8:
         return blocks(xp, codes)
-    rows, words = codes.shape[0], codes.shape[1] // _BYTES
-    part = codes.reshape(rows, words, _BYTES) & 0xFF
+    part = codes.reshape((*codes.shape[:-1], codes.shape[-1] // _BYTES, _BYTES)) & 0xFF
     word = part[..., 0] | part[..., 1] << 8 | part[..., 2] << 16
     found = _together(xp, [word >> width.bits * k & (1 << width.bits) - 1 for k in range(_PACKED)])
     return blocks(xp, found - (found >> width.bits - 1 << width.bits) if has_sign else found)
@@ -233,17 +243,19 @@ def padding(xp: Any, codes: Array, shape: Sequence[int], width: Width, has_sign:
     """The codes behind the end of each row in the stored codes of a parameter of shape ``shape``; all should be 0."""
     if width is formats.INT8:
         return codes.reshape(-1)[:0]
-    last_word = unpacked(xp, codes[:, -_BYTES:], width, has_sign)[:, 0, :_PACKED]
-    return last_word[:, _PACKED - -math.prod(shape[1:]) % _PACKED :]
+    rows = codes.reshape((math.prod(codes.shape[:-1]), codes.shape[-1]))
+    last_word = unpacked(xp, rows[:, -_BYTES:], width, has_sign)[:, 0, :_PACKED]
+    return last_word[:, _PACKED - -in_rows(shape)[1] % _PACKED :]
 
 
 def packed(xp: Any, codes: Array, shape: Sequence[int], width: Width, has_sign: bool) -> Array:
-    """Codes in the shape (rows, blocks of a row, 128), as they are stored for a parameter of shape ``shape``."""
+    """Codes in the shape (*rows, blocks of a row, 128), as they are stored for a parameter of shape ``shape``."""
     if width is formats.INT8:
         return unblocked(codes, shape)
-    rows, words = shape[0], codes_shape(shape, width)[1] // _BYTES
-    part = codes.reshape(rows, codes.shape[1] * formats.BLOCK)[:, : words * _PACKED].reshape(rows, words, _PACKED)
-    part = part & (1 << width.bits) - 1
+    *rows, size = codes_shape(shape, width)
+    words = size // _BYTES
+    part = codes.reshape((*rows, codes.shape[-2] * formats.BLOCK))[..., : words * _PACKED]
+    part = part.reshape((*rows, words, _PACKED)) & (1 << width.bits) - 1
     word = part[..., 0]
     for k in range(1, _PACKED):
         word = word | part[..., k] << width.bits * k
@@ -252,9 +264,10 @@ def packed(xp: Any, codes: Array, shape: Sequence[int], width: Width, has_sign: 
 
 
 def _together(xp: Any, parts: Sequence[Array]) -> Array:
-    """Arrays of the same two-dimensional shape, interleaved along the rows."""
+    """Arrays of the same shape, interleaved along the last dimension."""
     joined = xp.concatenate([part[..., None] for part in parts], -1)
-    return joined.reshape(joined.shape[0], joined.shape[1] * len(parts))
+    *rows, length, count = joined.shape
+    return joined.reshape((*rows, length * count))
 
 
 def decode(xp: Any, codes: Array, scale: Array, values: Array) -> None:

@@ -100,13 +100,8 @@ class Rounding:
         return formats.random16(self._xp, self._index, self._key, count, draw)
 
     def of_blocks(self, draw: int) -> formats.Thresholds:
-        """The thresholds of codes, for arrays of shape (rows, blocks of a row, 128)."""
-        place = self._place
-        if place is not None:
-            columns = place.columns(self._shape)
-            assert columns is not None, "codes in rows that are cut into several pieces"
-            blocks = columns.start // formats.BLOCK
-            place = Place((place.offset[0], blocks), layout.scale_shape(place.shape))
+        """The thresholds of codes, for arrays of shape (*rows, blocks of a row, 128)."""
+        place = None if self._place is None else self._place.of_scales(self._shape)
         block = self._numbers(layout.scale_shape(self._shape), place)[..., None]
         position = self._xp.index((formats.BLOCK,), 0)
         return formats.thresholds(self._xp, block, position, self._key, self._xp.counter(self._count), draw)
@@ -146,7 +141,7 @@ class Stored(NamedTuple):
         return layout.WIDTHS[layout.form_of(self.values.shape, shape)]
 
     def codes(self, xp: Any, shape: Sequence[int]) -> Array:
-        """The codes of a parameter of this shape, in the shape (rows, blocks of a row, 128)."""
+        """The codes of a parameter of this shape, in the shape (*rows, blocks of a row, 128)."""
         return layout.unpacked(xp, self.values, self.width(shape), self.has_sign(xp))
 
 
@@ -207,7 +202,7 @@ def store(
 
 @_computing
 def choices(xp: Any, value: Array, stored: Stored, width: formats.Width) -> Array:
-    """The choice of grid of each block of a second moment, of shape (rows, blocks of a row, 1).
+    """The choice of grid of each block of a second moment, of shape (*rows, blocks of a row, 1).
 
     If its codes have another width, or it has none, it is the choice that its values would take in this width.
     """

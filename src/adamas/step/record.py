@@ -34,17 +34,29 @@ class Place(NamedTuple):
     shape: tuple[int, ...]
 
     def columns(self, shape: Sequence[int]) -> range | None:
-        """The columns of the whole tensor that a part of this shape has in each of its rows.
+        """The elements of a row of the whole tensor that a part of this shape has in each of its rows.
 
-        A row is what belongs to one index of the first dimension, flattened. None if the columns are not consecutive.
+        What a row is, ``adamas.rule.layout`` says. None if the elements are not consecutive.
         """
-        cut = [d for d in range(1, len(shape)) if shape[d] != self.shape[d]]
-        if cut and 0 not in shape and any(n != 1 for n in shape[1 : cut[-1]]):
+        rows = self._row_dimensions
+        cut = [d for d in range(rows, len(shape)) if shape[d] != self.shape[d]]
+        if cut and 0 not in shape and any(n != 1 for n in shape[rows : cut[-1]]):
             return None
         first = 0
-        for offset, size in zip(self.offset[1:], self.shape[1:], strict=True):
+        for offset, size in zip(self.offset[rows:], self.shape[rows:], strict=True):
             first = first * size + offset
-        return range(first, first + math.prod(shape[1:]))
+        return range(first, first + math.prod(shape[rows:]))
+
+    def of_scales(self, shape: Sequence[int]) -> Place:
+        """Where the scales of a part of this shape lie among those of the whole tensor. The part has whole blocks."""
+        columns = self.columns(shape)
+        assert columns is not None, "a cut divides blocks"
+        rows = self.offset[: self._row_dimensions]
+        return Place((*rows, columns.start // BLOCK), layout.scale_shape(self.shape))
+
+    @property
+    def _row_dimensions(self) -> int:
+        return len(layout.in_rows(self.shape)[0])
 
 
 def rows_of(group: Mapping[str, Any], index: int) -> Place | None:
@@ -166,23 +178,26 @@ def check_place(
     """
     shape = tensors.shape_of(weight)
     coded = [slot for slot in slots_of(tensors, member, group, weight, place) if slot.scale_shape is not None]
-    if place is None or not coded or 0 in shape:
+    if place is None or not coded:
         return
-    columns, total = place.columns(shape), math.prod(place.shape[1:])
-    if columns is None:
-        problem = "its columns, the other dimensions flattened, are cut into several pieces"
-    elif columns.start % BLOCK or (columns.stop % BLOCK and columns.stop != total):
-        problem = (
-            f"it has the columns from {columns.start} up to {columns.stop} of {total}, not whole blocks of {BLOCK}"
-        )
+    columns = place.columns(shape)
+    (rows, length), (own_rows, own_length) = layout.in_rows(place.shape), layout.in_rows(shape)
+    if len(own_rows) != len(rows):
+        problem = f"its rows of {own_length} elements run along other dimensions than those of the tensor, of {length}"
+    elif 0 in shape:
+        return
+    elif columns is None:
+        problem = f"its rows of {length} elements are cut into several pieces"
+    elif columns.start % BLOCK or (columns.stop % BLOCK and columns.stop != length):
+        problem = f"it has the elements from {columns.start} up to {columns.stop} of rows of {length}, not whole blocks"
     elif any(layout.form_of(slot.shape, shape) != layout.format_of(group["state"], slot.name) for slot in coded):
         problem = f"packed rows of {len(columns)} codes have the length of rows that are not packed"
     else:
         return
     raise ValueError(
         f"parameter {name} is the part of shape {shape} at {place.offset} of a tensor of shape {place.shape}, and cannot have "
-        f'state={group["state"]!r}: {problem}. Use "float32" or "bfloat16" for its group, or cut the tensor along its '
-        f"first dimension or at columns that are multiples of {BLOCK}"
+        f'state={group["state"]!r}: {problem}. Use "float32" or "bfloat16" for its group, or cut the tensor between rows or '
+        f"between blocks of {BLOCK} elements of a row"
     )
 
 

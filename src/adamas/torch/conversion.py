@@ -80,7 +80,7 @@ def loaded(
             if storage.is_coded(value):  # the engine reads codes in row-major order
                 codes, scale = _copied(value, p).contiguous(), _copied(scale, p).contiguous()
                 if is_former:
-                    former.convert(torch, codes, scale)
+                    scale = former.convert(torch, codes, scale)
                 state |= {moment: codes, layout.scale_name(moment): scale}
             else:
                 state[moment] = exact[moment] = _copied(value, p)
@@ -212,7 +212,7 @@ def _check_moment(value: Any, scale: Any, is_former: bool, code_dtype: torch.dty
         raise unfit(
             f"{what} is {_described(value)}; as codes it would be {dtype_name(code_dtype)}, of a tensor of real numbers"
         )
-    shape = layout.scale_shape(p.shape)
+    shape = (former if is_former else layout).scale_shape(p.shape)
     if scale is None:
         raise unfit(f"{what} has codes without scales, which would be another entry, {layout.scale_name('…')!r}")
     if not isinstance(scale, Tensor) or scale.dtype != torch.float32 or scale.shape != shape:

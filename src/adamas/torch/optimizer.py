@@ -448,7 +448,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
         An 8-bit moment is two tensors: codes with the shape of the weight (int8, or uint8 for an unsigned moment) and
         ``…_grid``, float32 of shape (rows, blocks of a row). In 6 bits the codes are packed, four in three bytes, in the shape
-        (rows, 3·⌈row/4⌉).
+        (rows, 3·⌈row/4⌉). The first dimension numbers the rows; in a weight of three or more dimensions whose last is a
+        multiple of 128, all but the last do.
 
         If another thread is in a step, the call waits for it, so that the state is consistent. As in ``torch.optim``, the
         tensors are the optimizer's own, and the next step writes to them. To save while another thread steps, copy the

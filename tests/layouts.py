@@ -170,6 +170,8 @@ LAYOUTS = {
         {"matrix": (40, 300), "stack": (4, 3, 64)}, partial(distributed, (4,), (Shard(1),)), has_codes=False
     ),
     "last dimension": Layout({"stack": (4, 8, 256)}, partial(distributed, (4,), (Shard(2),)), has_codes=False),
+    "last dimension of stacks": Layout({"stack": (4, 8, 512)}, partial(distributed, (4,), (Shard(2),))),
+    "inner dimension of stacks": Layout({"stack": (2, 10, 256)}, partial(distributed, (4,), (Shard(1),))),
     "rows twice": Layout(SHAPES, partial(distributed, (2, 2), (Shard(0), Shard(0)))),
     "tensor parallel and sharded": Layout(LAYERS, tensor_parallel_and_sharded),
     "sequence parallel": Layout(

@@ -292,8 +292,8 @@ def rows_are_not_given_for_a_dtensor(rank: int) -> None:
 @check
 def codes_of_a_block_that_is_cut_are_refused_by_name(rank: int) -> None:
     for name, words in (
-        ("inside blocks", r"it has the columns from \d+ up to \d+"),
-        ("last dimension", r".*several pieces"),
+        ("inside blocks", r"it has the elements from \d+ up to \d+"),
+        ("last dimension", r"its rows of \d+ elements run along other dimensions"),
     ):
         layout = LAYOUTS[name]
         for state in ("int8", "int6"):

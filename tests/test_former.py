@@ -15,6 +15,7 @@ import torch
 import adamas.numpy as an
 import adamas.torch as at
 from adamas.rule import formats, former, layout
+from adamas.torch import conversion
 
 SHAPE = (24, 300)  # rows of three blocks, of which the last is not full
 CASE = old.BY_NAME["adam-int8"]
@@ -161,6 +162,10 @@ def test_the_scales_of_a_stack_of_matrices_get_its_dimensions() -> None:
     with pytest.warns(UserWarning, match="was saved as int8 and is converted to float32"):
         ours[1].load_state_dict({**ours[1].state_dict(), "state": {0: tensors[0]}})
     (p,) = ours[2].param_groups[0]["params"]
+    conversion.check_shapes(ours[2]._member, p, {"exp_avg_scale": (4, 12), "exp_avg_grid": (4, 6, 2)}, "w")
+    for name, size in (("exp_avg_scale", (4, 6, 2)), ("exp_avg_grid", (4, 12))):
+        with pytest.raises(ValueError, match=f"'{name}' of parameter w has shape"):
+            conversion.check_shapes(ours[2]._member, p, {name: size}, "w")
     ours[2].state[p], p.grad = tensors[1], torch.zeros(shape)
     ours[2]._current_plans()
     theirs = an.Adam({"w": np.zeros(shape, np.float32)}, state="int8")

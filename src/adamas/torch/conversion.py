@@ -110,10 +110,10 @@ def check_shapes(member: Member, weight: Tensor, shapes: Mapping[str, tuple[int,
     """
     shape = tuple(weight.shape)
     moments = {shape, *(layout.codes_shape(shape, width) for width in layout.WIDTHS.values())} if shape else {shape}
-    scales: set[tuple[int, ...]] = {layout.scale_shape(shape)} if shape else set()
+    scales, former_scales = ({of.scale_shape(shape)} if shape else set() for of in (layout, former))
     allowed = {layout.LOW_BITS: {shape, (*shape, 2)}}
     for moment in storage.code_dtypes(member):
-        allowed |= {moment: moments, layout.scale_name(moment): scales, former.scale_name(moment): scales}
+        allowed |= {moment: moments, layout.scale_name(moment): scales, former.scale_name(moment): former_scales}
     for key, found in shapes.items():
         if key in allowed and found not in allowed[key]:
             raise unfit(f"{key!r} of parameter {name} has shape {found}, and the parameter has shape {shape}")

@@ -304,3 +304,30 @@ def codes_of_a_block_that_is_cut_are_refused_by_name(rank: int) -> None:
                 optimizer.step()
             for key, p in here.parameters.items():
                 assert torch.equal(whole(p.detach()), weights_of(layout.shapes, torch.float32)[key])
+
+
+@check
+def a_process_outside_of_a_mesh_has_nothing_to_step(rank: int) -> None:
+    """Also if it has the DTensor, even with a gradient."""
+    options: list[tuple[type[at.Optimizer], dict[str, Any]]] = [
+        (at.AdamW, {}),
+        (at.AdamW, {"max_grad_norm": 1.0, "state": "int8"}),
+        (at.Adagrad, {"on_nonfinite": "skip"}),
+    ]
+    w = random((33, 130), 0, torch.float32)
+    for is_beside, (kind, given) in itertools.product((False, True), options):
+        ours = {"part": torch.nn.Parameter(distribute_tensor(w.clone(), mesh_of(0, 1), [Shard(0)]))}
+        theirs = {"part": torch.nn.Parameter(w.clone())}
+        if is_beside:
+            ours |= distributed((4,), (Shard(0),), {"all": w})
+            theirs["all"] = torch.nn.Parameter(w.clone())
+        optimizer, alone = kind(ours.items(), **given), kind(theirs.items(), **given)
+        for p in (*ours.values(), *theirs.values()):
+            p.grad = torch.ones_like(p)
+        for _ in range(3):
+            optimizer.step(), alone.step()
+        assert optimizer.grad_norm == alone.grad_norm or (rank > 1 and not is_beside)
+        assert bool(optimizer.state[ours["part"]]) == (rank < 2)
+        for name, p in ours.items():
+            if rank < 2 or name == "all":
+                equal_states({name: p}, optimizer, theirs, alone)

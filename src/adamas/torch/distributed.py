@@ -24,6 +24,11 @@ def is_distributed(tensor: Any) -> TypeGuard[DTensor]:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def is_here(tensor: Tensor) -> bool:
+    """Whether this process has a tensor or a part of it: not if it is a DTensor on a mesh of other processes."""
+    return not is_distributed(tensor) or tensor.device_mesh.get_coordinate() is not None
+
+
 def local_of(tensor: Tensor) -> Tensor:
     """The part of a tensor that this process has, in the same memory; a plain tensor itself."""
     return tensor._local_tensor if is_distributed(tensor) else tensor

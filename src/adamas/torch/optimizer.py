@@ -34,7 +34,7 @@ from ..step.resuming import COUNTS, check_choice
 from ..step.scheduled import OBSERVED, refuse_lr_scale, separated, steps_done
 from ..step.stepping import Stepping
 from . import distributed, storage
-from .distributed import is_distributed, local_of
+from .distributed import is_distributed, is_here, local_of
 from .groups import canonical_name
 from .options import as_number, check, check_flat, check_parameter, is_flat, refuse_wrapper
 from .ranks import Ranks
@@ -288,6 +288,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         records: list[Record] = []
         bare, parts = [], []
         for i, p in enumerate(params):
+            if not is_here(p):
+                continue
             if p.grad is not None and p.requires_grad:
                 # Checked again: when the group was added, it may have had no gradient, or other options.
                 refuse_wrapper(p, f"parameter {names[i]}")
@@ -539,7 +541,7 @@ class EagerOptimizer(Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for i, p in enumerate(group["params"]):
-            if p.requires_grad and not is_lazy(p):
+            if p.requires_grad and not is_lazy(p) and is_here(p):
                 self._initialize_state(group, i)
 
     def share_memory(self) -> None:

@@ -35,8 +35,10 @@ class Options(options.Options, total=False):
             small collective per step: ``max_grad_norm``, ``on_nonfinite`` and loss scaling use the gradients of all ranks,
             schedules use the most steps that any parameter has made, and random numbers depend on a parameter's name or,
             without names, on its position among the parameters of all ranks in order. If one rank cannot make a step, it
-            raises on all ranks and none makes it. All ranks of the group must call ``step`` equally often. Leave it out with
-            plain ``DistributedDataParallel``, where every process has all parameters and gradients.
+            raises on all ranks and none makes it. All ranks of the group must call ``step`` equally often. Leave it out where
+            every process has the same parameters: with plain ``DistributedDataParallel``, and for DTensors (``fully_shard``,
+            tensor parallelism), whose meshes say which ranks decide together. Then the norm takes DTensors on different parts
+            of one mesh for replicas; give the group if they are different parameters (experts, stages of a pipeline).
     """
 
     process_group: ProcessGroup

@@ -104,7 +104,7 @@ class raises:  # noqa: N801 - as in pytest
     def __init__(
         self, kind: type[Exception], words: str, rank: int, at_rank: int | None = None, group: str = "process_group"
     ) -> None:
-        elsewhere = f"rank {at_rank} of {group} cannot make this step, so no rank makes it: .*"
+        elsewhere = f"rank {at_rank} of {group} cannot (make this|load the) .*, so no rank (makes|loads) it: .*"
         self._kind, self._words = kind, words if at_rank in (None, rank) else elsewhere + words
 
     def __enter__(self) -> None:

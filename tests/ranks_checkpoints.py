@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,21 +13,37 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from layouts import LAYERS, Here, Layout, Shapes, Tensors, distributed, mesh_of, plain, tensor_parallel_and_sharded
-from ranks import Checks
+from layouts import (
+    LAYERS,
+    Here,
+    Layout,
+    Shapes,
+    Tensors,
+    distributed,
+    local,
+    mesh_of,
+    plain,
+    tensor_parallel_and_sharded,
+    whole,
+)
+from ranks import Checks, raises
 from ranks_bits import STATES, equal_states, gradients_of, tells, weights_of
+from ranks_decisions import values_of
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
+    get_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
+    set_state_dict,
 )
+from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import adamas.torch as at
-from adamas.schedules import cosine, linear
+from adamas.schedules import Plateau, cosine, linear
 
 check = Checks()
 nightly: set[str] = set()  # the checks that only `make test-nightly` makes
@@ -143,11 +161,17 @@ class Run:
         self.model = Model(self.parameters)
         self.optimizer = at.AdamW(self.parameters.items(), **{"lr": 1e-2, **options})
 
-    def steps(self, first: int, count: int) -> None:
-        """Makes steps with the gradients of these steps."""
+    def steps(self, first: int, count: int, absent: Container[str] = ()) -> None:
+        """Makes steps with the gradients of these steps; the weights in ``absent`` get none."""
         for step in range(first, first + count):
-            self._here.give(gradients_of(SHAPES, step, self._dtype))
+            gradients = gradients_of(SHAPES, step, self._dtype)
+            self._here.give({name: None if name in absent else g for name, g in gradients.items()})
             self.optimizer.step()
+
+    def take(self, weights: Tensors) -> None:
+        """Copies these weights, of any layout."""
+        for name, p in self.parameters.items():
+            local(p.detach()).copy_(self._here.part(name, whole(weights[name])))
 
     def saved(self, options: StateDictOptions) -> dict[str, Any]:
         """What is saved, or loaded into."""
@@ -219,3 +243,280 @@ def _add_places() -> None:
 
 
 _add_places()
+
+
+# ---- how it is saved and loaded
+
+
+def alone_of(case: str) -> Run:
+    """The run in one process that never stops."""
+    if case not in _alone:
+        dtype, options = CASES[case]
+        _alone[case] = Run(PLACES["one process"], dtype, **options)
+        _alone[case].steps(0, BEFORE + AFTER)
+    return _alone[case]
+
+
+def ends_as(run: Run, case: str) -> None:
+    """The run makes the steps after loading, and ends as the one that never stopped."""
+    run.steps(BEFORE, AFTER)
+    alone = alone_of(case)
+    equal_states(run.parameters, run.optimizer, alone.parameters, alone.optimizer)
+    assert tells(run.optimizer) == tells(alone.optimizer)
+
+
+@check
+def full_state_dicts_of_rank_0_are_broadcast(rank: int) -> None:
+    """Gathered on rank 0 from one layout, and broadcast to another; or loaded in one process."""
+    pairs = [
+        ("rows on 4", "rows and columns", "int8"),
+        ("hybrid", "tensor parallel and sharded", "split"),
+        ("tensor parallel and sharded", "columns on 4", "int6"),
+        ("rows and columns", "hybrid", "bfloat16"),
+    ]
+    for i, (before, after, case) in enumerate(pairs):
+        flatten = bool(i % 2)
+        dtype, options = CASES[case]
+        run = Run(PLACES[before], dtype, **options)
+        run.steps(0, BEFORE)
+        gathered = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=flatten)
+        model = get_model_state_dict(run.model, options=gathered)
+        optimizer = get_optimizer_state_dict(run.model, run.optimizer, options=gathered)
+        assert bool(model) == bool(optimizer) == (rank == 0)
+        path = folder(f"full {i}")
+        if rank == 0:
+            torch.save({"model": model, "optimizer": optimizer}, path)
+            alone = Run(PLACES["one process"], dtype, seed=False, **options)
+            alone.load(torch.load(path, weights_only=True), StateDictOptions(flatten_optimizer_state_dict=flatten))
+            ends_as(alone, case)
+        dist.barrier()
+        # Without broadcasting, PyTorch does not cut what is cut unevenly by tensor parallelism and FSDP2.
+        for broadcast in (True,) if after == "tensor parallel and sharded" else (True, False):
+            saved = torch.load(path, weights_only=True)  # what is loaded is also changed
+            other = Run(PLACES[after], dtype, seed=False, **options)
+            # PyTorch recognizes what is flat, and raises a KeyError if it is told.
+            how = StateDictOptions(full_state_dict=True, broadcast_from_rank0=broadcast)
+            one = saved if rank == 0 or not broadcast else {"model": {}, "optimizer": {}}
+            set_model_state_dict(other.model, one["model"], options=how)
+            set_optimizer_state_dict(other.model, other.optimizer, one["optimizer"], options=how)
+            ends_as(other, case)
+
+
+@check
+def what_is_saved_asynchronously_is_of_the_time_of_the_call(rank: int) -> None:
+    group = dist.new_group(backend="gloo")  # the steps communicate meanwhile
+    for name, case in (("rows on 4", "int8"), ("rows and columns", "split")):
+        dtype, options = CASES[case]
+        run = Run(PLACES[name], dtype, **options)
+        run.steps(0, BEFORE)
+        how = StateDictOptions()
+        path = folder(f"asynchronous {case}")
+        saving = dcp.async_save(run.saved(how), checkpoint_id=path, process_group=group)
+        ends_as(run, case)
+        saving.result()
+        other = Run(PLACES["hybrid"], dtype, seed=False, **options)
+        target = other.saved(how)
+        dcp.load(target, checkpoint_id=path)
+        other.load(target, how)
+        ends_as(other, case)
+
+
+@check
+def asking_for_the_state_of_a_new_optimizer_counts_no_step(rank: int) -> None:
+    for name in ("rows on 4", "hybrid", "rows and columns", "tensor parallel and sharded"):
+        for case in ("int8", "split", "mixed"):
+            dtype, options = CASES[case]
+            run = Run(PLACES[name], dtype, **options)
+            saved = get_optimizer_state_dict(run.model, run.optimizer)
+            assert all(state["step"] == 0 for state in saved["state"].values())
+            run.steps(0, BEFORE)
+            ends_as(run, case)
+
+
+class Application(Stateful):
+    """A model and its optimizer, as the documentation of PyTorch recommends it."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def state_dict(self) -> dict[str, Any]:
+        model, optimizer = get_state_dict(self._run.model, self._run.optimizer)
+        return {"model": model, "optimizer": optimizer}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        set_state_dict(
+            self._run.model,
+            self._run.optimizer,
+            model_state_dict=state_dict["model"],
+            optim_state_dict=state_dict["optimizer"],
+        )
+
+
+@check
+def a_stateful_application_goes_on(rank: int) -> None:
+    for before, after, case in (("rows on 4", "hybrid", "int8"), ("hybrid", "tensor parallel and sharded", "split")):
+        dtype, options = CASES[case]
+        run = Run(PLACES[before], dtype, **options)
+        run.steps(0, BEFORE)
+        path = folder(f"stateful {case}")
+        dcp.save({"application": Application(run)}, checkpoint_id=path)
+        other = Run(PLACES[after], dtype, seed=False, **options)
+        dcp.load({"application": Application(other)}, checkpoint_id=path)
+        ends_as(other, case)
+
+
+@check
+def state_dicts_in_memory_go_from_any_layout_to_any_other(rank: int) -> None:
+    """Also copied or pickled, and loaded into plain parameters and back."""
+    names = [name for name, one in PLACES.items() if one.ranks == 4]
+    for i, before in enumerate(names):
+        case = list(CASES)[i % len(CASES)]
+        dtype, options = CASES[case]
+        run = Run(PLACES[before], dtype, **options)
+        run.steps(0, BEFORE)
+        saved = run.optimizer.state_dict()
+        weights = {name: p.detach() for name, p in run.parameters.items()}
+        file = io.BytesIO()
+        torch.save(saved, file)
+        file.seek(0)
+        for j, after in enumerate([*names, "one process"]):
+            other = Run(PLACES[after]._replace(ranks=4), dtype, seed=False, **options)
+            sources = (saved, copy.deepcopy(saved), torch.load(file, weights_only=False))
+            file.seek(0)
+            other.optimizer.load_state_dict(sources[(i + j) % 3])
+            other.take(weights)
+            if after == "one process":
+                back = Run(PLACES[before], dtype, **options)
+                back.optimizer.load_state_dict(copy.deepcopy(other.optimizer.state_dict()))
+                back.take(weights)
+                ends_as(back, case)
+            ends_as(other, case)
+        ends_as(copy.deepcopy(run), case)
+        ends_as(run, case)
+
+
+def through(path: Path, run: Run, other: Run, how: StateDictOptions, is_partial: bool = False) -> None:
+    """Saves one run and loads it into another."""
+    dcp.save(run.saved(how), checkpoint_id=path)
+    target = other.saved(how)
+    dcp.load(target, checkpoint_id=path, planner=dcp.DefaultLoadPlanner(allow_partial_load=is_partial))
+    other.load(target, how)
+
+
+@check
+def the_order_of_parameters_and_groups_of_their_own_do_not_matter(rank: int) -> None:
+    """Also where a Plateau has observed, and with schedules that differ between the groups."""
+    names = list(SHAPES)
+    for flatten, (before, after) in ((False, ("rows on 4", "hybrid")), (True, ("rows and columns", "columns on 4"))):
+        plateaus: dict[int, Plateau] = {}
+
+        def grouped(run: Run, order: list[str], plateaus: dict[int, Plateau] = plateaus) -> Run:
+            plateau = plateaus[id(run)] = Plateau(factor=0.5, patience=0)
+            parts = [[name for name in order if (name in names[:3]) == is_first] for is_first in (True, False)]
+            groups = [{"params": [(name, run.parameters[name]) for name in part]} for part in parts]
+            groups[0] |= {"lr": 0.1 * linear(9) * plateau, "weight_decay": 0.0}
+            run.optimizer = at.AdamW(groups, lr=1e-2, state="int8", max_grad_norm="auto")
+            return run
+
+        def observed(run: Run, losses: list[float], first: int, plateaus: dict[int, Plateau] = plateaus) -> None:
+            for i, loss in enumerate(losses):
+                run.steps(first + i, 1)
+                plateaus[id(run)].observe(loss)
+
+        alone = grouped(Run(PLACES["one process"], torch.float32), names)
+        run = grouped(Run(PLACES[before], torch.float32), names)
+        other = grouped(Run(PLACES[after], torch.float32, seed=False), names[::-1])
+        observed(alone, [3.0, 3.0, 2.0, 2.0, 1.0, 1.0], 0)
+        observed(run, [3.0, 3.0, 2.0], 0)
+        through(folder(f"order {flatten}"), run, other, StateDictOptions(flatten_optimizer_state_dict=flatten))
+        observed(other, [2.0, 1.0, 1.0], 3)
+        equal_states(other.parameters, other.optimizer, alone.parameters, alone.optimizer)
+        assert tells(other.optimizer) == tells(alone.optimizer)
+        assert plateaus[id(other)].value == plateaus[id(alone)].value < 1
+
+
+@check
+def parameters_that_were_frozen_or_unused_begin_anew(rank: int) -> None:
+    """Saved while some had no state, and loaded where they are trained: nested without ``strict``, and partially."""
+
+    def steps(run: Run, first: int, absent: set[str]) -> None:
+        for step in range(first, first + 3):
+            run.steps(step, 1, absent)
+
+    absent = {"columns.matrix", "first.bias", "number"}
+    for is_frozen, (before, after) in ((False, ("rows on 4", "hybrid")), (True, ("rows and columns", "rows on 4"))):
+        options: dict[str, Any] = {"state": "int8", "max_grad_norm": 1.0}
+        alone = Run(PLACES["one process"], torch.float32, **options)
+        run = Run(PLACES[before], torch.float32, **options)
+        other = Run(PLACES[after], torch.float32, seed=False, **options)
+        for name in absent if is_frozen else ():
+            run.parameters[name].requires_grad_(False)
+        steps(alone, 0, absent), steps(run, 0, absent)
+        through(folder(f"absent {is_frozen}"), run, other, StateDictOptions(strict=False), is_partial=True)
+        steps(alone, 3, set()), steps(other, 3, set())
+        equal_states(other.parameters, other.optimizer, alone.parameters, alone.optimizer)
+        assert other.optimizer.state[other.parameters["columns.matrix"]]["step"] == 3
+
+
+@check
+def checkpoints_go_to_torch_optim_and_back(rank: int) -> None:
+    cases: list[tuple[Any, Any, dict[str, Any]]] = [
+        (at.AdamW, torch.optim.AdamW, {"lr": 1e-2, "weight_decay": 0.1}),
+        (at.SGD, torch.optim.SGD, {"lr": 1e-3, "momentum": 0.9, "nesterov": True}),
+    ]
+    for ours, theirs, options in cases:
+        for kinds in ((ours, theirs), (theirs, ours)):
+            ends = []
+            runs = [Run(PLACES["rows on 4"], torch.float32), Run(PLACES["hybrid"], torch.float32, seed=False)]
+            for run, kind in zip(runs, kinds, strict=True):
+                run.optimizer = kind(run.parameters.items(), **options)
+            runs[0].steps(0, 3)
+            path = folder(f"{kinds[0].__module__} {kinds[0].__name__}")
+            through(path, *runs, StateDictOptions(), is_partial=True)
+            for run in runs:
+                run.steps(3, 3)
+                ends.append({name: whole(p.detach()) for name, p in run.parameters.items()})
+                if run.optimizer.__class__ is theirs:
+                    assert all(local(state["step"]) == 6 for state in run.optimizer.state.values() if "step" in state)
+            for name, expected in ends[0].items():
+                torch.testing.assert_close(ends[1][name], expected, rtol=1e-4, atol=1e-5)
+
+
+@check
+def state_that_does_not_fit_is_refused_by_all_and_nothing_is_changed(rank: int) -> None:
+    for name, state in (("rows on 4", "int8"), ("rows and columns", "int6"), ("hybrid", "float32")):
+        run = Run(PLACES[name], torch.float32, state=state)
+        run.steps(0, 2)
+        before = values_of(run.parameters, run.optimizer)
+
+        def refuses(
+            words: str,
+            change: Callable[[dict[str, Any]], Any],
+            at_rank: int | None = None,
+            run: Run = run,
+            before: list[bytes] = before,
+        ) -> None:
+            saved = copy.deepcopy(run.optimizer.state_dict())
+            change(saved["state"][list(run.parameters).index("columns.matrix")])
+            with raises(ValueError, words, rank, at_rank, "the parameters' mesh"):
+                run.optimizer.load_state_dict(saved)
+            assert values_of(run.parameters, run.optimizer) == before
+
+        # Rank 0 has the first rows of both.
+        refuses(
+            r"'exp_avg' of parameter 'columns.matrix' has shape \(41, 512\), and the parameter has shape \(40, 512\)",
+            lambda entry: entry.update(exp_avg=torch.zeros(41, 512)),
+        )
+        if state != "float32":
+            refuses(
+                r"'exp_avg_sq_grid' of parameter 'columns.matrix' has shape \(39, 4\)",
+                lambda entry: entry.update(exp_avg_sq_grid=torch.zeros(39, 4)),
+            )
+
+        def spoil(entry: dict[str, Any]) -> None:
+            if rank == 2:
+                value = entry.get("exp_avg_sq_grid", entry["exp_avg_sq"])
+                local(value).fill_(torch.nan)
+
+        refuses(r"parameter 'columns.matrix'", spoil, at_rank=2)
+        run.steps(2, 1)

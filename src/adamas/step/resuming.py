@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from numbers import Integral, Real
 from typing import Any, NamedTuple, TypeAlias
@@ -182,6 +183,9 @@ def check_group(index: int, group: dict[str, Any], check: Callable[[dict[str, An
             if isinstance(count, bool) or not isinstance(count, Integral) or int(count) < 0:
                 raise ValueError(f"{name} must be a nonnegative whole number, not {shown(count)}")
         norms = group["grad_norms"]
+        if isinstance(norms, str):  # in state dicts of PyTorch
+            with suppress(ValueError):
+                norms = json.loads(norms)
         if not isinstance(norms, tuple | list) or not all(_is_number(x) and x > 0 for x in norms):
             raise ValueError("grad_norms must be the norms of gradients, numbers above 0")
         group["grad_norms"] = tuple(norms)
@@ -189,6 +193,8 @@ def check_group(index: int, group: dict[str, Any], check: Callable[[dict[str, An
         if not _is_number(base):
             raise ValueError(f"base_lr must be a nonnegative number, not {shown(base)}")
         check(group)
+        if "betas" in group:
+            group["betas"] = tuple(group["betas"])  # torch.distributed.checkpoint makes a list of it
 
 
 @contextmanager

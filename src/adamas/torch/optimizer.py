@@ -6,6 +6,7 @@ It makes a record of each parameter, and ``adamas.step`` does the rest.
 from __future__ import annotations
 
 import functools
+import json
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -465,6 +466,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             for group in self.param_groups:
                 group["decoupled_weight_decay"] = group["decay"] == "decoupled"  # what torch.optim reads
             packed = super().state_dict()
+            for group in packed["param_groups"]:
+                # As text: torch.distributed.checkpoint takes tuples apart, and broadcasts no more numbers than are here.
+                group["grad_norms"] = json.dumps(group["grad_norms"])
             params = [p for group in self.param_groups for p in group["params"]]
             return packed if state is None else exported(self._member, params, packed, state)
 

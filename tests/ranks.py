@@ -56,7 +56,7 @@ def _start(script: str, ranks: int, folder: Path) -> None:
             started.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment))
     try:
         for process in started:
-            process.wait(timeout=1200)
+            process.wait(timeout=3600)  # the nightly products take long
     finally:
         for process in started:
             process.kill()

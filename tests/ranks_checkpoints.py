@@ -366,11 +366,11 @@ def a_stateful_application_goes_on(rank: int) -> None:
 
 
 @check
-def state_dicts_in_memory_go_from_any_layout_to_any_other(rank: int) -> None:
-    """Also copied or pickled, and loaded into plain parameters and back."""
+def state_dicts_in_memory_go_from_one_layout_to_another(rank: int) -> None:
+    """Also copied or pickled, and into plain parameters and back."""
     names = [name for name, one in PLACES.items() if one.ranks == 4]
-    for i, before in enumerate(names):
-        case = list(CASES)[i % len(CASES)]
+    for i, before in enumerate(names[::2]):
+        case = list(CASES)[2 * i + 1]
         dtype, options = CASES[case]
         run = Run(PLACES[before], dtype, **options)
         run.steps(0, BEFORE)
@@ -379,7 +379,7 @@ def state_dicts_in_memory_go_from_any_layout_to_any_other(rank: int) -> None:
         file = io.BytesIO()
         torch.save(saved, file)
         file.seek(0)
-        for j, after in enumerate([*names, "one process"]):
+        for j, after in enumerate([names[2 * i - 1], names[i - 3], "one process"]):
             other = Run(PLACES[after]._replace(ranks=4), dtype, seed=False, **options)
             sources = (saved, copy.deepcopy(saved), torch.load(file, weights_only=False))
             file.seek(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import sys
+import warnings
 from collections.abc import Callable, Container
 from functools import partial
 from pathlib import Path
@@ -505,7 +506,7 @@ def state_that_does_not_fit_is_refused_by_all_and_nothing_is_changed(rank: int) 
         # Rank 0 has the first rows of both.
         refuses(
             r"'exp_avg' of parameter 'columns.matrix' has shape \(41, 512\), and the parameter has shape \(40, 512\)",
-            lambda entry: entry.update(exp_avg=torch.zeros(41, 512)),
+            lambda entry: entry.update(exp_avg=torch.zeros(41, 512, dtype=entry["exp_avg"].dtype)),
         )
         if state != "float32":
             refuses(
@@ -520,3 +521,17 @@ def state_that_does_not_fit_is_refused_by_all_and_nothing_is_changed(rank: int) 
 
         refuses(r"parameter 'columns.matrix'", spoil, at_rank=2)
         run.steps(2, 1)
+
+
+@check
+def codes_that_were_cast_to_numbers_are_refused(rank: int) -> None:
+    """``torch.distributed.checkpoint`` casts what was saved to the dtype of what it loads into."""
+    run = Run(PLACES["rows on 4"], torch.float32, state="int8")
+    other = Run(PLACES["hybrid"], torch.float32, seed=False, state="float32")
+    run.steps(0, 2)
+    with raises(ValueError, r"'exp_avg' of parameter .* is float32 .*, and was saved .* with state='int8'", rank):
+        through(folder("cast"), run, other, StateDictOptions())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is converted
+        other.optimizer.load_state_dict(run.optimizer.state_dict())
+    assert other.optimizer.state[other.parameters["first.weight"]]["exp_avg"].dtype == torch.float32

@@ -119,6 +119,34 @@ def check_shapes(member: Member, weight: Tensor, shapes: Mapping[str, tuple[int,
             raise unfit(f"{key!r} of parameter {name} has shape {found}, and the parameter has shape {shape}")
 
 
+def check_cast(member: Member, weight: Tensor, saved: Mapping[str, Any], state: Any, name: str) -> None:
+    """Raises ValueError if moments that were saved as codes are numbers now, with the codes as their values.
+
+    Args:
+        member: the optimizer's member.
+        weight: the weight.
+        saved: its entry in the state dict.
+        state: the option ``state=`` of the optimizer that was saved; None if it has none.
+        name: the name of the weight in messages.
+    """
+    is_known = isinstance(state, str | Mapping)
+    if not is_known or weight.is_complex() or not layout.has_blocks(weight.shape):
+        return
+    for moment in storage.code_dtypes(member):
+        value, has_scale = (
+            saved.get(moment),
+            not saved.keys().isdisjoint((layout.scale_name(moment), former.scale_name(moment))),
+        )
+        is_number = isinstance(value, Tensor) and value.is_floating_point()
+        if is_number and not has_scale and layout.format_of(state, moment) in tuple(layout.WIDTHS):
+            raise unfit(
+                f"{moment!r} of parameter {name} is {_described(value)}, and was saved by an optimizer with "
+                f"state={state!r}: torch.distributed.checkpoint casts what it loads to the dtype that is asked for, and codes "
+                "become wrong numbers. Load into an optimizer with the state= that was saved, and its state_dict() into this "
+                "one, which converts it"
+            )
+
+
 def _mended(
     member: Member,
     hypers: HypersAfter,

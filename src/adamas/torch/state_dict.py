@@ -82,7 +82,8 @@ def loaded(
             return None
         entry, shapes = found_here.get(id(p), (saved_state[key], {}))
         decoded = decode_state(entry, member.states, names[p], group_of[key])
-        conversion.check_cast(member, p, decoded.state, group_of[key].get("state"), names[p])
+        if isinstance(key, str):  # names are the keys of torch.distributed.checkpoint
+            conversion.check_cast(member, p, decoded.state, group_of[key].get("state"), names[p])
         if not is_distributed(p):
             return conversion.loaded(member, group, index, names[p], decoded, hypers, optimizer)
         check_place(TENSORS, member, group, p, distributed.place_in(group, index), names[p])

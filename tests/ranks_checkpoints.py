@@ -535,3 +535,27 @@ def codes_that_were_cast_to_numbers_are_refused(rank: int) -> None:
         warnings.simplefilter("ignore")  # that it is converted
         other.optimizer.load_state_dict(run.optimizer.state_dict())
     assert other.optimizer.state[other.parameters["first.weight"]]["exp_avg"].dtype == torch.float32
+
+
+class Failing(dcp.FileSystemWriter):
+    """Cannot write on rank 2."""
+
+    def write_data(self, *arguments: Any) -> Any:
+        if dist.get_rank() == 2:
+            raise OSError("the disk is full")
+        return super().write_data(*arguments)
+
+
+@check
+def a_checkpoint_that_one_rank_did_not_write_is_not_loaded(rank: int) -> None:
+    run = Run(PLACES["rows on 4"], torch.float32, state="int8", max_grad_norm=1.0)
+    run.steps(0, 2)
+    path = folder("half written")
+    with raises(dcp.CheckpointException, "the disk is full", rank):
+        dcp.save(run.saved(StateDictOptions()), storage_writer=Failing(path))
+    assert path.exists()
+    before = values_of(run.parameters, run.optimizer)
+    with raises(dcp.CheckpointException, "metadata", rank):
+        dcp.load(run.saved(StateDictOptions()), checkpoint_id=path)
+    assert values_of(run.parameters, run.optimizer) == before
+    run.steps(2, 1)

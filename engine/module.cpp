@@ -66,13 +66,16 @@ class Group {
         struct Place {
             const void *object, *sizes; // PyTorch stores the sizes inside the tensor's structure
         };
-        Place places[2 * slot_count];
+        Place places[4 * slot_count];
         int count = 0;
 
       public:
         void clear() { count = 0; }
         void leave(PyObject *object, const TensorView &tensor) {
             if (count < int(std::size(places))) places[count++] = {object, tensor.sizes};
+        }
+        void leave(PyObject *tensor, PyObject *local) {
+            if (count < int(std::size(places))) places[count++] = {tensor, local};
         }
         void prefetch() const {
 #ifdef __GNUC__
@@ -133,9 +136,10 @@ class Group {
 
     // The part of a tensor that this process has: of a DTensor its local tensor, and else the tensor itself. It is kept
     // alive for the kernels.
-    PyObject *local(const Parameter &parameter, nb::handle tensor) {
+    PyObject *local(Parameter &parameter, nb::handle tensor) {
         const bool is_whole = !parameter.is_distributed || Py_TYPE(tensor.ptr()) != Py_TYPE(parameter.tensor.ptr());
         kept.push_back(is_whole ? nb::borrow(tensor) : nb::object(tensor.attr(local_tensor)));
+        if (!is_whole) parameter.trail.leave(tensor.ptr(), kept.back().ptr());
         return kept.back().ptr();
     }
 
@@ -584,6 +588,34 @@ bool same_objects(nb::list a, nb::list b) {
     return true;
 }
 
+// The positions of the DTensors whose gradients are to be compared with them: the gradient's specification is neither
+// the weight's nor the one in `known`, or its local tensor is not a plain one. From Python, the question takes longer
+// than the step of a small tensor.
+std::vector<size_t> unlike_gradients(nb::list weights, nb::list known) {
+    static PyObject *const grad = PyUnicode_InternFromString("grad"), *const spec = PyUnicode_InternFromString("_spec"),
+                           *const local_tensor = PyUnicode_InternFromString("_local_tensor"),
+                           *const plain = nb::object(nb::module_::import_("torch").attr("Tensor")).release().ptr();
+    const auto attribute = [](nb::handle object, PyObject *name) {
+        PyObject *found = PyObject_GetAttr(object.ptr(), name);
+        if (found == nullptr) throw nb::python_error();
+        return nb::steal(found);
+    };
+    std::vector<size_t> found;
+    for (size_t i = 0; i < weights.size(); ++i) {
+        const nb::handle weight = weights[i];
+        const nb::object gradient = attribute(weight, grad);
+        if (gradient.is_none()) continue;
+        bool is_alike = Py_TYPE(gradient.ptr()) == Py_TYPE(weight.ptr());
+        if (is_alike) {
+            const nb::object own = attribute(gradient, spec);
+            is_alike = (own.is(known[i]) || own.is(attribute(weight, spec))) &&
+                       reinterpret_cast<PyObject *>(Py_TYPE(attribute(gradient, local_tensor).ptr())) == plain;
+        }
+        if (!is_alike) found.push_back(i);
+    }
+    return found;
+}
+
 } // namespace
 } // namespace adamas
 
@@ -608,6 +640,7 @@ NB_MODULE(_engine, m) {
     m.def("refuse_shared_memory", &refuse_shared_memory, "groups"_a);
     m.def("holds", &holds, "dictionary"_a, "keys"_a, "values"_a);
     m.def("same_objects", &same_objects, "a"_a, "b"_a);
+    m.def("unlike_gradients", &unlike_gradients, "weights"_a, "known"_a);
     m.def("instruction_set", [] { return chosen_kernels->name; });
     m.def("instruction_sets", [] {
         nb::list names;

@@ -26,7 +26,7 @@ from ..rule.hyperparameters import check_rows
 from ..rule.layout import LOW_BITS
 from ..rule.shared import defaults as defaults_of
 from ..rule.shared import schedulable
-from ..step.engine import holds, same_objects
+from ..step.engine import holds, same_objects, unlike_gradients
 from ..step.locks import step_lock
 from ..step.memory import Memory, counted
 from ..step.plan import GroupPlan
@@ -45,6 +45,20 @@ from .tensors import TENSORS
 _stepping: set[tuple[int, int]] = set()  # the optimizers that are inside step(), each with the thread that called it
 
 
+class _Distributed(NamedTuple):
+    """The DTensors of a plan.
+
+    Attributes:
+        positions: their positions among the plan's records.
+        weights: the weights.
+        known: for each the specification of its last gradient that was found to have the weight's placements.
+    """
+
+    positions: list[int]
+    weights: list[Tensor]
+    known: list[Any]
+
+
 class _Basis(NamedTuple):
     """What the plan of a parameter group was made from.
 
@@ -54,14 +68,14 @@ class _Basis(NamedTuple):
         dtypes: the dtypes of the parameters.
         bare: the parameters whose state is missing or lacks entries that the options require now. When one of them has a
             gradient, the plan is made again.
-        distributed: the positions among the plan's records of those that are DTensors.
+        distributed: the records that are DTensors.
     """
 
     signature: tuple[Rule, bool, str, int]
     params: list[Tensor]
     dtypes: list[torch.dtype]
     bare: list[Tensor]
-    distributed: list[int]
+    distributed: _Distributed
 
 
 def given_names(group: dict[str, Any]) -> list[str] | None:
@@ -287,7 +301,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         scalars, is_alone = self._member.scalar_names, peers is None
         needed = {*scalars, *self._member.state_names(group)}
         records: list[Record] = []
-        bare, parts = [], []
+        sharded, bare = _Distributed([], [], []), []
         for i, p in enumerate(params):
             if not is_here(p):
                 continue
@@ -305,12 +319,14 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 if is_distributed(p):
                     assert peers is not None
                     peers.check_mesh(p.device_mesh, names[i])
-                    parts.append(len(records))
+                    sharded.positions.append(len(records))
+                    sharded.weights.append(p)
+                    sharded.known.append(None)
                 records.append(Record(p, state, names[i], key, place, is_flat=is_flat(p), is_counted=is_counted))
             is_split = layout.is_split(group, storage.dtype_name(p.dtype))
             if state is None or not needed <= state.keys() or (is_split and LOW_BITS not in state):
                 bare.append(p)
-        basis = _Basis(self._signature(group), params, [p.dtype for p in params], bare, parts)
+        basis = _Basis(self._signature(group), params, [p.dtype for p in params], bare, sharded)
         return GroupPlan(self._member, group, records, TENSORS, basis)
 
     def _decides_alone(self, overflow: bool | None) -> bool:
@@ -331,12 +347,15 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         found: list[list[Tensor | None] | None] = []
         for plan in plans:
             placed: dict[int, Tensor] = {}
-            for i in plan.basis.distributed:
-                weight = plan.records[i].weight
+            positions, weights, known = plan.basis.distributed
+            for at in unlike_gradients(weights, known):
+                i, weight = positions[at], weights[at]
                 gradient = weight.grad
-                if gradient is None or not weight.requires_grad:
+                if not weight.requires_grad:
                     continue
-                if not distributed.is_placed_as(weight, gradient):
+                if distributed.is_placed_as(weight, gradient):
+                    known[at] = gradient._spec
+                else:
                     placed[i] = distributed.placed_as(
                         weight, gradient, f"the gradient of parameter {plan.records[i].name}"
                     )

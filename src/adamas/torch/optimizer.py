@@ -485,7 +485,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             for group in self.param_groups:
                 group["decoupled_weight_decay"] = group["decay"] == "decoupled"  # what torch.optim reads
             packed = super().state_dict()
-            for group in packed["param_groups"]:
+            for group in packed.get("param_groups", ()):  # a hook may have wrapped them
                 # As text: torch.distributed.checkpoint takes tuples apart, and broadcasts no more numbers than are here.
                 group["grad_norms"] = json.dumps(group["grad_norms"])
             params = [p for group in self.param_groups for p in group["params"]]

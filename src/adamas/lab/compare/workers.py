@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import pickle
 import queue
 import signal
 import socket
@@ -194,13 +195,14 @@ def serve(descriptor: int) -> None:
     """Run as a worker: run each trial that arrives through the socket, and send back its outcome."""
     connection = Connection(descriptor)
     settings, run = connection.recv()
-    trials: queue.SimpleQueue[Trial] = queue.SimpleQueue()
+    trials: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def listen() -> None:
-        # In a separate thread, so that a worker does not keep training after its comparison was killed.
+        # In a separate thread, so that a worker does not keep training after its comparison was killed. It does not unpickle:
+        # that would import modules while the other thread imports PyTorch.
         with contextlib.suppress(EOFError, OSError):
             while True:
-                trials.put(connection.recv())
+                trials.put(connection.recv_bytes())
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
@@ -208,7 +210,7 @@ def serve(descriptor: int) -> None:
     function = getattr(importlib.import_module(module), name)
     connection.send(_READY)
     while True:
-        trial = trials.get()
+        trial: Trial = pickle.loads(trials.get())
         try:
             outcome = function(settings, trial)
         except InputError as error:  # not the optimizer's fault: the data or the file of the task is gone

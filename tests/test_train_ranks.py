@@ -36,7 +36,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     for name, text in TASKS.items():
         (folder / name).write_text(text)
-    before = Path.cwd()
+    before, path = Path.cwd(), sys.path.copy()
     os.chdir(folder)
     try:
         fit("digits", out="one", listener=QUIET, **DIGITS)
@@ -47,6 +47,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fit("plain.py", out="foreign", listener=QUIET, **SMALL | FOREIGN)
     finally:
         os.chdir(before)
+        sys.path[:] = path  # a task's folder is added to it
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*torchrun, str(SCRIPT), str(folder)],

@@ -91,7 +91,7 @@ REFUSED = {
 TASKS = {
     "plain.py": TASK.replace("DROPOUT", "0.0"),
     "normal.py": TASK.replace("nn.Dropout(DROPOUT)", "nn.BatchNorm1d(8)").replace("[:31]", "[:35]"),
-    "random.py": TASK.replace("DROPOUT", "0.5"),
+    "masked.py": TASK.replace("DROPOUT", "0.5"),
     "unlike.py": TASK.replace("DROPOUT", "0.0").replace("manual_seed(0)", "manual_seed(int(os.environ['RANK']))"),
     "partly.py": TASK.replace("DROPOUT", "0.0").replace(
         "self.first,", "self.unused = nn.Linear(1, 1)\n        self.first,"
@@ -106,9 +106,9 @@ def shared_runs(parallel: str) -> None:
     fit("plain.py", out=f"plain {parallel}", **SMALL, **quiet)
     fit("normal.py", out=f"normal {parallel}", **SMALL, **quiet)
     fit("plain.py", out=f"foreign {parallel}", **SMALL | FOREIGN, **quiet)
-    fit("random.py", out=f"random {parallel}", **SMALL | LOW_BITS, **quiet)
+    fit("masked.py", out=f"random {parallel}", **SMALL | LOW_BITS, **quiet)
     os.environ["RANK_1_GETS"] = "SIGTERM"
-    summary = fit("random.py", out=f"random resumed by {parallel}", **SMALL | LOW_BITS, **quiet)
+    summary = fit("masked.py", out=f"random resumed by {parallel}", **SMALL | LOW_BITS, **quiet)
     del os.environ["RANK_1_GETS"]
     assert summary.interrupted
     assert summary.steps == 5

@@ -302,6 +302,8 @@ def codes_of_a_block_that_is_cut_are_refused_by_name(rank: int) -> None:
             here.give(gradients_of(layout.shapes, 0, torch.float32))
             with raises(ValueError, rf"parameter '(matrix|stack)' is the part.*state='{state}': {words}.*Use", rank):
                 optimizer.step()
+            with raises(ValueError, rf"parameter '(matrix|stack)' is the part.*state='{state}': {words}.*Use", rank):
+                at.Adagrad(here.parameters.items(), state=state)  # which has its state at once
             for key, p in here.parameters.items():
                 assert torch.equal(whole(p.detach()), weights_of(layout.shapes, torch.float32)[key])
 

@@ -415,7 +415,7 @@ def stepped_by_each_set(optimizer: at.Optimizer, p: torch.nn.Parameter) -> Itera
 def test_the_engines_codes_are_the_references(case: Case, state: str, shape: tuple[int, ...]) -> None:
     p = torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(1)))
     optimizer = case.make([("w", p)], state=state_of(case, state), seed=3, **case.options)
-    optimizer._initialize_state(optimizer.param_groups[0], 0)
+    optimizer._initialize_state(optimizer.param_groups[0], 0, "0")
     different, compared = Counter[str](), 0
     for g in gradients(shape, 6):
         p.grad = g
@@ -488,7 +488,7 @@ def test_any_state_has_the_references_codes_after_a_step(form: str, row: int, be
     shape = (-(-4096 // row) + 60, row)
     p = torch.nn.Parameter(torch.zeros(shape))
     optimizer = at.Adam([("w", p)], state=form, betas=(beta, 0.999), amsgrad=amsgrad)
-    optimizer._initialize_state(optimizer.param_groups[0], 0)
+    optimizer._initialize_state(optimizer.param_groups[0], 0, "0")
     state = optimizer.state[p]
     seen, different, blocks = set(), Counter[str](), 0
     for _ in range(4):
@@ -529,7 +529,7 @@ def test_the_largest_numbers_of_float32_stay_finite(form: Any, member: str) -> N
     shape = (64, 130)
     p = torch.nn.Parameter(torch.zeros(shape))
     optimizer = make([("w", p)], state=form, lr=1e-3)
-    optimizer._initialize_state(optimizer.param_groups[0], 0)
+    optimizer._initialize_state(optimizer.param_groups[0], 0, "0")
     columns = torch.where(torch.arange(130) % 50 == 0, 1.0, 1e-4)
     for _ in range(12):
         p.grad = size * columns * torch.empty(shape).uniform_(0.9, 1, generator=torch.Generator().manual_seed(0))
@@ -548,7 +548,7 @@ def test_the_largest_numbers_of_float32_stay_finite(form: Any, member: str) -> N
 def test_a_moment_that_was_NaN_stays_so(options: dict[str, bool], state: Any) -> None:
     p = torch.nn.Parameter(torch.ones(64, 130))
     optimizer = (at.Adam if options else at.Adamax)([("w", p)], state=state, **options)
-    optimizer._initialize_state(optimizer.param_groups[0], 0)
+    optimizer._initialize_state(optimizer.param_groups[0], 0, "0")
     was = torch.rand(p.shape, generator=torch.Generator().manual_seed(0)) < 0.01
     for step in range(3):
         p.grad = torch.ones_like(p)

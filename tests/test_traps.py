@@ -1124,6 +1124,36 @@ def test_a_tensor_that_has_its_values_elsewhere_is_refused_by_name() -> None:
             optimizer.step()
 
 
+def test_a_gradient_on_another_mesh_is_refused_by_name() -> None:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor, Shard
+
+    def on_mesh(name: str) -> DTensor:
+        mesh = DeviceMesh("cpu", [0], mesh_dim_names=(name,), _init_backend=False, _rank=0)
+        return DTensor.from_local(torch.ones(4, 3), mesh, [Shard(0)], run_check=False)
+
+    p = torch.nn.Parameter(on_mesh("one"))
+    optimizer = at.Adam([("w", p)])
+    p.grad = on_mesh("other")
+    with pytest.raises(ValueError, match=r"the gradient of parameter 'w' lies on the mesh .*other.*must lie on .*one"):
+        optimizer.step()
+    p.grad = on_mesh("one")
+    optimizer.step()
+    assert (p.to_local() < 1).all()
+
+
+def test_a_step_with_an_overflow_makes_no_state() -> None:
+    p = filled(1.0)
+    p.grad = torch.ones_like(p)
+    optimizer = at.Adam([p], fused=True)
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(4.0), torch.tensor(1.0)
+    optimizer.step()
+    assert not optimizer.state
+    optimizer.found_inf = torch.tensor(0.0)
+    optimizer.step()
+    assert optimizer.state[p]["step"] == 1
+
+
 def test_an_expanded_parameter_is_refused() -> None:
     p = torch.ones(1).expand(4).requires_grad_()
     leaf = torch.nn.Parameter(torch.ones(1))

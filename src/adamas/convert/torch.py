@@ -69,7 +69,7 @@ def to_torch(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Op
         named = dict(parameters)
         moved.check(member, lambda name: {**group_of[named[name]], "lr": 1.0, "eps_mode": "torch"})
     weights: list[tuple[Tensor, Tensor]] = []
-    unstepped: list[tuple[Tensor, Tensor]] = []  # parameters with low bits
+    unstepped: list[tuple[str, Tensor, Tensor]] = []  # parameters with low bits
     for name, p in parameters:
         parameter = moved.fitting(Place(name, is_kernel=False), p.shape, storage.dtype_name(p.dtype))
         is_split = layout.is_split({"weights": "nearest", **group_of[p]}, storage.dtype_name(p.dtype))
@@ -81,7 +81,7 @@ def to_torch(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Op
             if state:
                 state[layout.LOW_BITS] = storage.as_bytes(torch.from_numpy(low))
             else:
-                unstepped.append((p, storage.as_bytes(torch.from_numpy(low))))
+                unstepped.append((name, p, storage.as_bytes(torch.from_numpy(low))))
         if state:
             packed["state"][key_of[p]] = state
     if isinstance(optimizer, Optimizer):
@@ -91,10 +91,11 @@ def to_torch(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Op
     with torch.no_grad():
         for p, tensor in weights:
             p.copy_(tensor)
-    for p, low_bits in unstepped:
+    for name, p, low_bits in unstepped:
         assert isinstance(optimizer, Optimizer)  # only these split weights
         group = group_of[p]
-        optimizer._initialize_state(group, next(i for i, other in enumerate(group["params"]) if other is p))
+        index = next(i for i, other in enumerate(group["params"]) if other is p)
+        optimizer._initialize_state(group, index, repr(name))
         optimizer.state[p][layout.LOW_BITS].copy_(low_bits)
 
 

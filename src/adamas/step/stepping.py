@@ -190,10 +190,10 @@ class Stepping:
             seen, problem, has_schedules = None, None, False
             try:
                 try:
-                    plans = self._current_plans()
                     if overflow:
                         seen = Inspection(overflow=True)
                     else:
+                        plans = self._current_plans()
                         has_schedules = any(one.schedules for one in self._schedules_now())
                         gradients = self._placed_gradients(plans) if gradients is None else gradients
                         look(plans, gradients)

@@ -133,12 +133,12 @@ def check_cast(member: Member, weight: Tensor, saved: Mapping[str, Any], state: 
     if not is_known or weight.is_complex() or not layout.has_blocks(weight.shape):
         return
     for moment in storage.code_dtypes(member):
-        value, has_scale = (
-            saved.get(moment),
-            not saved.keys().isdisjoint((layout.scale_name(moment), former.scale_name(moment))),
-        )
+        value = saved.get(moment)
+        has_scale = layout.scale_name(moment) in saved or former.scale_name(moment) in saved
         is_number = isinstance(value, Tensor) and value.is_floating_point()
-        if is_number and not has_scale and layout.format_of(state, moment) in tuple(layout.WIDTHS):
+        if (
+            is_number and not has_scale and layout.format_of(state, moment) in tuple(layout.WIDTHS)
+        ):  # it may be unhashable
             raise unfit(
                 f"{moment!r} of parameter {name} is {_described(value)}, and was saved by an optimizer with "
                 f"state={state!r}: torch.distributed.checkpoint casts what it loads to the dtype that is asked for, and codes "

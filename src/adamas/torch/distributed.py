@@ -100,8 +100,8 @@ def like(weight: DTensor, local: Tensor, shape: Sequence[int], name: str) -> DTe
     expected, _ = _part(shape, weight)
     if expected != tuple(local.shape):
         raise ValueError(
-            f"{name}: a part of shape {tuple(local.shape)} is none of a whole of shape {tuple(shape)} with the placements "
-            f"{weight.placements}, by which it would have the shape {tuple(expected)}"
+            f"{name}: with the placements {weight.placements}, the part here of a tensor of shape {tuple(shape)} has "
+            f"the shape {expected}, not {tuple(local.shape)}"
         )
     stride = weight.stride() if tuple(shape) == tuple(weight.shape) else _row_major(shape)
     with torch.no_grad():
@@ -118,14 +118,14 @@ def _row_major(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(strides[: len(shape)])
 
 
-def is_placed_as(weight: DTensor, gradient: Any) -> bool:
-    """Whether a gradient has the weight's placements, and its values."""
-    # Called for each weight at each step: the types are compared first, since hasattr() takes a microsecond where it is False.
-    if type(gradient) is not type(weight) and not is_distributed(gradient):
-        return False
-    if gradient._spec is not weight._spec and gradient._spec.placements != weight._spec.placements:
-        return False
-    return type(gradient._local_tensor) is Tensor or not hasattr(gradient._local_tensor, "wait")
+def is_placed_as(weight: DTensor, tensor: Any) -> bool:
+    """Whether a tensor is a DTensor of the weight's mesh and placements, and its local tensor has its values already."""
+    return (
+        is_distributed(tensor)
+        and tensor.device_mesh == weight.device_mesh
+        and tensor.placements == weight.placements
+        and not hasattr(tensor._local_tensor, "wait")
+    )
 
 
 def placed_as(weight: DTensor, tensor: Any, name: str) -> Tensor:
@@ -134,18 +134,15 @@ def placed_as(weight: DTensor, tensor: Any, name: str) -> Tensor:
     All processes of the mesh have to call this together unless the placements are the same.
 
     Raises:
-        ValueError: the tensor is no DTensor, or has another mesh.
+        ValueError: the tensor is not a DTensor, or has another mesh.
     """
     if not is_distributed(tensor):
-        raise ValueError(f"{name} is no DTensor, and the parameter is one")
-    if tensor._spec is not weight._spec and (
-        tensor.placements != weight.placements or tensor.device_mesh != weight.device_mesh
-    ):
-        if tensor.device_mesh != weight.device_mesh:
-            raise ValueError(
-                f"{name} lies on the mesh {tensor.device_mesh}, and the parameter on {weight.device_mesh}: they have to have "
-                "the same"
-            )
+        raise ValueError(f"{name} must be a DTensor, as the parameter is, not a plain tensor")
+    if tensor.device_mesh != weight.device_mesh:
+        raise ValueError(
+            f"{name} lies on the mesh {tensor.device_mesh}, but must lie on that of the parameter, {weight.device_mesh}"
+        )
+    if tensor.placements != weight.placements:
         with torch.no_grad():
             tensor = tensor.redistribute(placements=weight.placements)
     local = tensor._local_tensor

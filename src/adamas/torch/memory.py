@@ -77,7 +77,7 @@ def plan_memory(
                     check_parameter(torch.empty(0, dtype=p.dtype, requires_grad=True), names[p], group)
                     p.requires_grad_()
                     p.grad = torch.empty_like(p)
-                    planned._initialize_state(group, i)
+                    planned._initialize_state(group, i, names[p])
     return planned.memory()
 
 

@@ -231,10 +231,15 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     # ---- state
 
-    def _initialize_state(self, group: dict[str, Any], index: int) -> None:
-        """Creates the missing entries of a parameter's state: all of them at its first gradient."""
-        p = group["params"][index]
-        begin_state(TENSORS, self._member, group, p, distributed.place_in(group, index), self.state[p])
+    def _initialize_state(self, group: dict[str, Any], index: int, name: str) -> None:
+        """Creates the missing entries of a parameter's state: all of them at its first gradient.
+
+        Raises:
+            ValueError: the parameter is a part that cannot have its moments in codes; the message has its ``name``.
+        """
+        p, place = group["params"][index], distributed.place_in(group, index)
+        check_place(TENSORS, self._member, group, p, place, name)
+        begin_state(TENSORS, self._member, group, p, place, self.state[p])
 
     def _signature(self, group: dict[str, Any]) -> tuple[Rule, bool, str, int]:
         return self._member.rule(group), has_penalty(group), group["weights"], group["seed"]
@@ -251,8 +256,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                     return plans
         for plan in plans or ():
             self._forget_low_bits(plan.basis)
-        if self._peers is None or not self._peers.has_shares:
-            self._peers = Ranks.of_weights(p for group in self.param_groups for p in group["params"])
+        self._find_peers()
         made, first, positions = [], 0, self._parameter_positions()
         for group in self.param_groups:
             made.append(self._plan(group, first, positions))
@@ -264,6 +268,11 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     def _own_parameters(self) -> int:
         assert self._peers is not None
         return self._peers.own(p for group in self.param_groups for p in group["params"])
+
+    def _find_peers(self) -> None:
+        """Finds the processes that share the present parameters, if ``process_group=`` does not say so."""
+        if self._peers is None or not self._peers.has_shares:
+            self._peers = Ranks.of_weights(p for group in self.param_groups for p in group["params"])
 
     def _parameter_positions(self) -> list[int]:
         """The position of each parameter among those of all processes that share the model."""
@@ -309,8 +318,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 # Checked again: when the group was added, it may have had no gradient, or other options.
                 refuse_wrapper(p, f"parameter {names[i]}")
                 check_flat(p, f"parameter {names[i]}", group, is_alone)
-                check_place(TENSORS, self._member, group, p, distributed.place_in(group, i), names[i])
-                self._initialize_state(group, i)
+                self._initialize_state(group, i, names[i])
             state = self.state.get(p)
             if state is not None:
                 former.convert_state(torch, state, self._member.states)  # ZeroRedundancyOptimizer loads it without us
@@ -335,6 +343,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         DTensors of one mesh have the same numbers of steps everywhere. Only what is measured has to be communicated, what a
         loss scaler found, and whether a step with a rate of 0 is to create the state and nothing else.
         """
+        if self._plans is None:
+            self._find_peers()
         peers = self._peers
         if peers is None or peers.has_shares:
             return peers is None
@@ -544,14 +554,14 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         if not any(map(is_distributed, params)):
             yield
             return
-        peers = self._peers if self._peers is not None and self._peers.has_shares else Ranks.of_weights(params)
+        self._find_peers()
         problem = None
         try:
             yield
         except Exception as error:
             problem = error
-        if peers is not None:
-            peers.check_all(problem)
+        if self._peers is not None:
+            self._peers.check_all(problem)
         elif problem is not None:
             raise problem
 
@@ -563,9 +573,10 @@ class EagerOptimizer(Optimizer):
         """Adds a parameter group and creates its state at once: see ``share_memory``."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        names = parameter_names(group, sum(len(earlier["params"]) for earlier in self.param_groups[:-1]))
         for i, p in enumerate(group["params"]):
             if p.requires_grad and not is_lazy(p) and is_here(p):
-                self._initialize_state(group, i)
+                self._initialize_state(group, i, names[i])
 
     def share_memory(self) -> None:
         """Moves the moments to shared memory, for training in several processes at once."""

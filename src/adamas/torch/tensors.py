@@ -51,7 +51,9 @@ class _Tensors:
                 "dense (for an embedding: sparse=False), or use torch.optim.SparseAdam for this parameter"
             )
         if is_distributed(gradient):
-            raise ValueError(f"the gradient of parameter {name} is a DTensor, and the parameter is none")
+            raise ValueError(
+                f"the gradient of parameter {name} is a DTensor, but must be a plain tensor, as the parameter is"
+            )
         refuse_wrapper(gradient, f"the gradient of parameter {name}")
 
     @staticmethod

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,8 +30,8 @@ from adamas.lab.train.interruption import Interruption
 from adamas.lab.train.records import RankLostError
 from adamas.torch.distributed import is_distributed
 
-# How long a rank waits for rank 0 to say why the run ends, before it says so itself.
 LARGE = 100_000  # parameters of a block that FSDP gathers by itself
+# How long a rank waits for rank 0 to say why the run ends, before one of them says so.
 SECONDS_FOR_RANK_0, SECONDS_BETWEEN_LOOKS = 3.0, 0.02
 
 
@@ -174,7 +175,8 @@ class Ranks:
         """
         each = len(task.test[0]) // self.size if task.test else 0
         if self.size == 1 or not task.metrics_are_means or not each:
-            return self.first(evaluate(*task.test))  # type: ignore[no-any-return]
+            metrics: Mapping[str, float] = self.first(evaluate(*task.test))
+            return metrics
         mine = evaluate(*(part[self.rank * each : (self.rank + 1) * each] for part in task.test))
         rest = [part[self.size * each :] for part in task.test]
         remaining = evaluate(*rest) if len(rest[0]) else dict.fromkeys(mine, 0.0)
@@ -217,7 +219,7 @@ def join(parallel: str | None, kind: str) -> Ranks:
         return Ranks()
     if not dist.is_initialized():
         backend = "gloo" if kind == "cpu" else f"cpu:gloo,{kind}:{dist.get_default_backend_for_device(kind)}"
-        store = dist.PrefixStore("run", _store())  # type: ignore[attr-defined]
+        store = dist.PrefixStore("run", _store())  # type: ignore[attr-defined] # PyTorch exports it, but not in __all__
         dist.init_process_group(backend, store=store, rank=launch.rank(), world_size=launch.ranks())
     return Ranks(parallel, dist.get_rank(), dist.get_world_size())
 
@@ -276,5 +278,5 @@ def _large_blocks(applied: Applied) -> list[nn.Module]:
 @cache
 def _store() -> Any:
     """The key-value store by which torchrun connects its processes."""
-    store, _, _ = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+    store, _, _ = next(rendezvous("env://"))
     return store

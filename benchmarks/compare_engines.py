@@ -205,7 +205,10 @@ def torch_stepped(case: Case, arrays: Mapping[str, np.ndarray]) -> dict[str, np.
     result = {}
     for name, p in params.items():
         result[name] = plain(p)
-        result.update({f"{name}/{key}": plain(x) for key, x in optimizer.state[p].items()})
+        for key, x in optimizer.state[p].items():
+            # Low bits were 16-bit integers, and are the two bytes of each.
+            is_bytes = key == "weight_low_bits" and x.dtype == torch.uint8
+            result[f"{name}/{key}"] = plain(x.view(torch.int16).squeeze(-1) if is_bytes else x)
     return result
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import sys
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
@@ -75,16 +76,23 @@ def load(data_dir):
     )
 """
 REFUSED = {
-    "quadratic --parallel ddp": "--parallel shares out data, and the task quadratic has none",
-    "digits --parallel ddp --batch-size 1": "--batch-size is 1, fewer examples than the 2 ranks",
-    "digits --parallel ddp --lr auto": "--lr auto is searched by one process",
-    "digits --parallel ddp --device cuda:0": "--device is cuda:0, but each rank has a device of its own",
-    "digits --parallel ddp --out one": "--out 'one' already holds a run",
-    "unlike.py --parallel ddp": "--data-dir holds other training data on one rank than on another",
-    "partly.py --parallel ddp": "--parallel ddp needs a gradient for every weight in every step, and unused.weight has none",
-    "digits": "type torchrun --nproc-per-node 2 -m adamas train digits --parallel ddp",
-    "digits --parallel dpd": "--parallel must be 'ddp' or 'fsdp', got 'dpd'",
-    "digits --parallel ddp --epochs few": "--epochs must be a whole number, got 'few'",
+    "train quadratic --parallel ddp": "--parallel shares out data, and the task quadratic has none",
+    "train digits --parallel ddp --batch-size 1": "--batch-size is 1, fewer examples than the 2 ranks",
+    "train digits --parallel ddp --lr auto": "--lr auto is searched by one process",
+    "train digits --parallel ddp --device cuda:0": "--device is cuda:0, but each rank has a device of its own",
+    "train digits --parallel ddp --out one": "--out 'one' already holds a run",
+    "train unlike.py --parallel ddp": "--data-dir holds other training data on one rank than on another",
+    "train partly.py --parallel ddp": (
+        "--parallel ddp needs a gradient for every weight in every step, and unused.weight has none"
+    ),
+    "train digits": "type torchrun --nproc-per-node 2 -m adamas train digits --parallel ddp",
+    "train digits --parallel dpd": "--parallel must be 'ddp' or 'fsdp', got 'dpd'",
+    "train digits --parallel ddp --epochs few": "--epochs must be a whole number, got 'few'",
+    "compare digits --optimizers 'sgd(momentum=0.9),adam'": (
+        "command compare runs in one process, but 2 were started: type "
+        "adamas compare digits --optimizers 'sgd(momentum=0.9),adam'"
+    ),
+    "find-lr digits": "command find-lr runs in one process, but 2 were started: type adamas find-lr digits",
 }
 
 
@@ -116,11 +124,11 @@ def shared_runs(parallel: str) -> None:
 
 
 def refused(line: str) -> tuple[int, str]:
-    """The exit status of ``adamas train`` with these arguments, and what it prints."""
+    """The exit status of ``adamas`` with these arguments, and what it prints."""
     told = io.StringIO()
     store = dist.PrefixStore(line, ranks._store())  # each line is that of other processes
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(told), redirect_stderr(told):
-        patch.setattr(sys, "argv", ["adamas", "train", *line.split()])
+        patch.setattr(sys, "argv", ["adamas", *shlex.split(line)])
         patch.setattr(os, "_exit", sys.exit)
         patch.setattr(ranks, "_store", lambda: store)
         with pytest.raises(SystemExit) as end:

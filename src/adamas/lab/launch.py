@@ -8,6 +8,7 @@ May import the standard library and adamas.lab.inputs.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 
 from adamas.lab.inputs import InputError
@@ -55,8 +56,22 @@ def check(parallel: str | None, words: Sequence[str]) -> None:
         InputError: ``parallel`` is given in a process of its own, or is missing in one of several.
     """
     if parallel is not None and not launched():
-        typed = " ".join(command(words, parallel))
+        typed = shlex.join(command(words, parallel))
         raise InputError("parallel", f"shares a run among the processes that torchrun starts: type {typed}")
     if parallel is None and ranks() > 1:
-        typed = " ".join(command(words, "ddp"))
+        typed = shlex.join(command(words, "ddp"))
         raise InputError("parallel", f"is missing, and {ranks()} processes would all write the same run: type {typed}")
+
+
+def check_alone(words: Sequence[str]) -> None:
+    """Check that a command that processes cannot share was started once.
+
+    Args:
+        words: the command and its arguments, for the message.
+
+    Raises:
+        InputError: it was started as one of several processes.
+    """
+    if ranks() > 1:
+        typed = shlex.join(command(words, None))
+        raise InputError("command", f"{words[0]} runs in one process, but {ranks()} were started: type {typed}")

@@ -50,7 +50,7 @@ def _run() -> NoReturn:
     try:
         sys.exit(application()(prog_name="adamas", standalone_mode=False))
     except InputError as error:
-        argument = error.parameter in ("task", "expression", "runs", "study")
+        argument = error.parameter in ("command", "task", "expression", "runs", "study")
         name = error.parameter if argument else f"--{error.parameter.replace('_', '-')}"
         _stop(2, f"{name} {error.problem}", error.shown)
     except usage_error as error:
@@ -90,6 +90,8 @@ def application() -> "typer.Typer":
             typer.echo(f"adamas {adamas.__version__}")
         elif context.invoked_subcommand is None:
             typer.echo(context.get_help())
+        elif context.invoked_subcommand != train.__name__:
+            launch.check_alone(sys.argv[1:])
 
     return application
 

@@ -14,6 +14,7 @@ import torch
 from layouts import LAYOUTS, Here, Layers, Shapes, distributed, local, mesh, mesh_of, whole
 from ranks import Checks
 from ranks_bits import equal_states, gradients_of, random, weights_of
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
@@ -73,16 +74,20 @@ def trap_T42_weights_of_which_some_ranks_have_less_or_nothing_are_stepped_and_sa
 @check
 def trap_T43_a_model_is_sharded_after_its_optimizer_was_made(rank: int) -> None:
     """Accelerate puts the sharded parameters into the groups: whatever state there was belonged to the others."""
-    for kind in (at.AdamW, at.SGD):
-        options: dict[str, Any] = {"lr": 0.1, "max_grad_norm": 1.0, "state": "int8"}
-        if kind is at.SGD:
-            options["momentum"] = 0.9
+    kinds: dict[type[at.Optimizer], dict[str, Any]] = {at.AdamW: {}, at.SGD: {"momentum": 0.9}, at.Adagrad: {}}
+    for kind, own in kinds.items():
+        options: dict[str, Any] = {"lr": 0.1, "max_grad_norm": 1.0, "state": "int8", **own}
         torch.manual_seed(0)
         model = Layers(130, 64, 33)
         reference = copy.deepcopy(model)
         optimizer, alone = kind(model.parameters(), **options), kind(reference.parameters(), **options)
         fully_shard(model, mesh=mesh(4))
         optimizer.param_groups[0]["params"] = list(model.parameters())
+        if kind is at.Adagrad:  # has state already
+            assert all(
+                isinstance(one["sum"], DTensor) for one in get_optimizer_state_dict(model, optimizer)["state"].values()
+            )
+            assert optimizer.state.keys() == set(model.parameters())
         theirs = dict(reference.named_parameters())
         for step in range(3):
             for i, (p, q) in enumerate(zip(model.parameters(), theirs.values(), strict=True)):

@@ -241,6 +241,13 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         check_place(TENSORS, self._member, group, p, place, name)
         begin_state(TENSORS, self._member, group, p, place, self.state[p])
 
+    def _settle_states(self) -> None:
+        """Removes states without a step whose parameters are in no group: sharding replaces parameters, in accelerate too."""
+        here = {id(p) for group in self.param_groups for p in group["params"]}
+        for p in [p for p in self.state if isinstance(p, Tensor) and id(p) not in here]:
+            if steps_done([self.state[p]]) == 0:
+                del self.state[p]
+
     def _signature(self, group: dict[str, Any]) -> tuple[Rule, bool, str, int]:
         return self._member.rule(group), has_penalty(group), group["weights"], group["seed"]
 
@@ -256,6 +263,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                     return plans
         for plan in plans or ():
             self._forget_low_bits(plan.basis)
+        self._settle_states()
         self._find_peers()
         made, first, positions = [], 0, self._parameter_positions()
         for group in self.param_groups:
@@ -492,6 +500,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 ``torch.optim`` loads, and leaves out the low bits of split weights.
         """
         with self._lock:
+            self._settle_states()
             for group in self.param_groups:
                 group["decoupled_weight_decay"] = group["decay"] == "decoupled"  # what torch.optim reads
             packed = super().state_dict()
@@ -572,11 +581,18 @@ class EagerOptimizer(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a parameter group and creates its state at once: see ``share_memory``."""
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        names = parameter_names(group, sum(len(earlier["params"]) for earlier in self.param_groups[:-1]))
-        for i, p in enumerate(group["params"]):
-            if p.requires_grad and not is_lazy(p) and is_here(p):
-                self._initialize_state(group, i, names[i])
+        self._settle_states()
+
+    def _settle_states(self) -> None:
+        """Also creates the state of parameters that have replaced others."""
+        super()._settle_states()
+        first = 0
+        for group in self.param_groups:
+            names = parameter_names(group, first)
+            for i, p in enumerate(group["params"]):
+                if p.requires_grad and not is_lazy(p) and is_here(p) and p not in self.state:
+                    self._initialize_state(group, i, names[i])
+            first += len(group["params"])
 
     def share_memory(self) -> None:
         """Moves the moments to shared memory, for training in several processes at once."""

@@ -143,7 +143,7 @@ TensorView view_of(PyObject *object, Buffers &buffers) {
 void describe(const TensorView &tensor, View &view) {
     view.data = tensor.data, view.format = tensor.format, view.scales = nullptr;
     view.numel = tensor.numel * (tensor.is_complex ? 2 : 1);
-    view.sizes.clear(), view.strides.clear();
+    for (auto *empty : {&view.sizes, &view.strides, &view.scale_sizes, &view.scale_strides}) empty->clear();
     int64_t expected = 1;
     bool in_order = true;
     for (int d = tensor.dims - 1; d >= 0 && in_order; expected *= tensor.sizes[d--])

@@ -61,6 +61,10 @@ template <class Element> void scatter(const Operand &x, int64_t begin, int n, co
     });
 }
 
+// The codes from an element on, and the scales from a block on, as far as they lie in one piece.
+uint8_t *codes_at(const Operand &x, int64_t at) { return reinterpret_cast<uint8_t *>(x.data) + offset_of(x, at); }
+float *scales_at(const Operand &x, int64_t block) { return x.scales + offset_of(x.scale_layout, block); }
+
 int64_t block_at(const Job &job, int64_t at) { return at / job.row * blocks_of(job.row) + at % job.row / quantum; }
 
 // The number of a block in the whole tensor.
@@ -194,13 +198,13 @@ template <class T, int capacity = block> struct Lane {
 
     // The elements of consecutive blocks of codes.
     void load_codes(const Job &job, const Operand &x, int64_t begin, const Blocks &blocks) {
-        operand = &x, stored = x.data + begin, values = value_buffer;
+        operand = &x, stored = reinterpret_cast<char *>(codes_at(x, begin)), values = value_buffer;
         if (is_packed(x.format)) {
             stored = stored_buffer;
             unpack_blocks(job, x, begin, blocks, reinterpret_cast<uint8_t *>(stored));
         }
         const auto *codes = reinterpret_cast<const uint8_t *>(stored);
-        const float *scales = x.scales + blocks.first;
+        const float *scales = scales_at(x, blocks.first);
         const int n = blocks.length;
         for (int b = 0; b < blocks.count; ++b) {
             if constexpr (sizeof(T) == sizeof(float)) {
@@ -227,7 +231,7 @@ template <class T, int capacity = block> struct Lane {
         const Grids &grids = grids_of(operand->format);
         const int n = blocks.length, count = blocks.count, row = padded(n);
         auto *codes = reinterpret_cast<uint8_t *>(stored);
-        float *scales = operand->scales + blocks.first;
+        float *scales = scales_at(*operand, blocks.first);
         uint32_t starts[most_blocks + 3];
         if (state.is_dithered) begin_thresholds(job, state.draw, number_of_block(job, blocks.first), starts, count);
         const auto choice = [&](int b) { return second == nullptr ? 0 : second->choice_of_block(grids, blocks, b); };
@@ -258,7 +262,7 @@ template <class T, int capacity = block> struct Lane {
     // The choice of a block among these grids; without codes on them, the one that it would take.
     int choice_of_block(const Grids &grids, const Blocks &blocks, int b) const {
         if (is_scaled(operand->format) && &grids_of(operand->format) == &grids)
-            return choice_of(operand->scales[blocks.first + b]);
+            return choice_of(scales_at(*operand, blocks.first)[b]);
         const int n = blocks.length, row = padded(n);
         const T *from = values + b * n;
         if constexpr (sizeof(T) == sizeof(float))
@@ -400,9 +404,9 @@ template <class Body> void each_part(const Job &job, int64_t begin, int64_t end,
         int64_t n = std::min(end, (at / capacity + 1) * capacity) - at;
         if (job.row) {
             // As many blocks of the same length as there are. If rows end with a shorter block, or the numbers of
-            // blocks skip from one row to the next, these are blocks of one row.
+            // blocks or the codes skip from one row to the next, these are blocks of one row.
             const int64_t rest = job.row - at % job.row;
-            const bool even = (job.row < quantum || job.row % quantum == 0) && job.blocks.dims == 0;
+            const bool even = (job.row < quantum || job.row % quantum == 0) && !job.rows_apart;
             const int64_t alike = std::min<int64_t>(even ? end - at : rest, end - at);
             blocks.first = block_at(job, at);
             blocks.length = int(std::min<int64_t>(rest, quantum));
@@ -501,9 +505,9 @@ void step_scaled_run(const Job &job, const Floats *wide, float *p, const float *
         constexpr State state = rules[rule].states[s];
         const Operand &operand = job.operands[STATES + s];
         x.grids[s] = &grids_of(operand.format);
-        x.codes[s] = reinterpret_cast<uint8_t *>(operand.data) + at;
+        x.codes[s] = codes_at(operand, at);
         if (is_packed(operand.format)) unpack_blocks(job, operand, at, blocks, x.codes[s] = unpacked[s]);
-        x.scales[s] = operand.scales + first;
+        x.scales[s] = scales_at(operand, first);
         x.starts[s] = starts[s];
         if constexpr (state.is_dithered)
             begin_thresholds(job, state.draw, number_of_block(job, first), starts[s], count);

@@ -18,6 +18,8 @@ struct Job {
     Operand operands[slot_count];
     int64_t numel;
     int64_t row; // elements in a row if a moment has codes, else 0
+    // Whether something comes between two rows: in the numbers of blocks, or in the memory of codes or scales.
+    bool rows_apart;
     // The numbers of the elements and blocks in the whole tensor, if this is a part of one.
     int64_t first_element, first_block;
     Layout elements, blocks; // from the first one on

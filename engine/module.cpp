@@ -238,8 +238,18 @@ class Group {
         return is_floating(format) || format == (rule.states[slot - STATES].is_signed ? Format::i8 : Format::u8);
     }
 
+    // Raises unless each row lies in one piece. Packed rows lie in one piece all together.
+    void check_rows(const View &view) const {
+        bool in_order = view.sizes.empty() || !is_packed(view.format);
+        int64_t expected = 1;
+        for (size_t d = view.sizes.size(); d-- > size_t(rows); expected *= view.sizes[d])
+            in_order &= view.sizes[d] == 1 || view.strides[d] == expected;
+        if (!in_order) throw Unusable("has to lie in row-major order (contiguous)");
+        if (overlaps_itself(view)) throw Unusable(shares_memory);
+    }
+
     void collect_scales(Parameter &parameter, int slot, const TensorView &weight) {
-        if (!views[slot].sizes.empty()) throw Unusable("has to lie in row-major order (contiguous)");
+        check_rows(views[slot]);
         if (weight.dims < 1 || weight.is_complex) throw Unusable("is in codes, which the parameter cannot have");
         const TensorView scales = view_of_state(parameter, scale_names[slot]);
         if (scales.format != Format::f32 || !has_rows_of(scales, blocks_of(row))) {
@@ -249,8 +259,9 @@ class Group {
         }
         View view;
         describe(scales, view);
-        if (!view.sizes.empty()) throw Unusable("has to lie in row-major order (contiguous)");
+        check_rows(view);
         views[slot].scales = reinterpret_cast<float *>(view.data);
+        views[slot].scale_sizes = std::move(view.sizes), views[slot].scale_strides = std::move(view.strides);
     }
 
     // A scalar of the state. A number of another type, set by the user, is replaced by one that the step can write to.
@@ -354,6 +365,11 @@ class Group {
             job.row = scaled ? row : 0;
             if ((draws || scaled) && !parameters[i].whole.empty())
                 work.place_last(shape, parameters[i].offset, parameters[i].whole);
+            job.rows_apart = job.blocks.dims != 0;
+            for (int s = 0; s < rule.state_count; ++s) {
+                const Operand &state = job.operands[STATES + s];
+                if (is_scaled(state.format)) job.rows_apart |= state.dims != 0 || state.scale_layout.dims != 0;
+            }
             job.penalized = penalized;
             job.weights = is_rounded(views[WEIGHT]) ? weights : Weights::nearest; // wider weights are not rounded
             job.wide = views[WEIGHT].format == Format::f64;

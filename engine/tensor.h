@@ -55,6 +55,7 @@ struct Operand : Layout {
     char *data = nullptr;
     Format format = Format::f32;
     float *scales = nullptr; // for codes: one for each block, row by row
+    Layout scale_layout;
 };
 
 } // namespace adamas

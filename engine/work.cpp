@@ -77,6 +77,7 @@ Layout Work::layout(const std::vector<int64_t> &sizes, const std::vector<int64_t
 void Work::place(Operand &operand, const View &view, const std::vector<int> &order) {
     operand.data = view.data, operand.format = view.format, operand.scales = view.scales;
     static_cast<Layout &>(operand) = layout(view.sizes, view.strides, order);
+    operand.scale_layout = layout(view.scale_sizes, view.scale_strides, in_order(view.scale_sizes));
 }
 
 Job &Work::add(const View *views, bool by_index) {

@@ -15,6 +15,7 @@ struct View {
     int64_t numel = 0;
     std::vector<int64_t> sizes, strides; // empty for a tensor in row-major order
     float *scales = nullptr;             // for codes
+    std::vector<int64_t> scale_sizes, scale_strides; // likewise
 
     bool operator==(const View &) const = default;
 };

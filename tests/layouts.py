@@ -28,13 +28,13 @@ class Layout:
         shapes: the shapes of the whole weights.
         place: makes the parameters of this process from the whole weights.
         partial: the weights whose gradients are ``Partial`` over the mesh's only dimension.
-        has_codes: whether moments can be codes: no block is cut.
+        is_divided: whether cuts divide blocks of codes, which then cannot be packed.
     """
 
     shapes: Shapes
     place: Callable[[Tensors], Tensors]
     partial: tuple[str, ...] = ()
-    has_codes: bool = True
+    is_divided: bool = False
 
 
 @cache
@@ -167,9 +167,16 @@ LAYOUTS = {
     "columns": Layout(COLUMNS, partial(distributed, (4,), (Shard(1),))),
     "rows and columns": Layout(BOTH, partial(distributed, (2, 2), (Shard(0), Shard(1)))),
     "inside blocks": Layout(
-        {"matrix": (40, 300), "stack": (4, 3, 64)}, partial(distributed, (4,), (Shard(1),)), has_codes=False
+        {"matrix": (40, 300), "wide": (9, 1100), "stack": (40, 3, 64), "vector": (131,)},
+        partial(distributed, (4,), (Shard(1),)),
+        is_divided=True,
     ),
-    "last dimension": Layout({"stack": (4, 8, 256)}, partial(distributed, (4,), (Shard(2),)), has_codes=False),
+    "rows, and inside blocks": Layout(
+        {"matrix": (40, 300), "wide": (9, 1100), "one row": (1, 5000)},
+        partial(distributed, (2, 2), (Shard(0), Shard(1))),
+        is_divided=True,
+    ),
+    "last dimension": Layout({"stack": (4, 8, 256)}, partial(distributed, (4,), (Shard(2),)), is_divided=True),
     "last dimension of stacks": Layout({"stack": (4, 8, 512)}, partial(distributed, (4,), (Shard(2),))),
     "inner dimension of stacks": Layout({"stack": (2, 10, 256)}, partial(distributed, (4,), (Shard(1),))),
     "rows twice": Layout(SHAPES, partial(distributed, (2, 2), (Shard(0), Shard(0)))),

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from layouts import LAYOUTS, Here, Shapes, Tensors, distributed, local, mesh, mesh_of, whole
+from layouts import LAYOUTS, Here, Layout, Shapes, Tensors, distributed, local, mesh, mesh_of, whole
 from ranks import Checks, raises
 from ranks_bits import (
     Gradients,
@@ -290,22 +290,51 @@ def rows_are_not_given_for_a_dtensor(rank: int) -> None:
 
 
 @check
-def codes_of_a_block_that_is_cut_are_refused_by_name(rank: int) -> None:
-    for name, words in (
-        ("inside blocks", r"it has the elements from \d+ up to \d+"),
-        ("last dimension", r"its rows of \d+ elements run along other dimensions"),
-    ):
+def packed_codes_of_a_block_that_is_cut_are_refused_by_name(rank: int) -> None:
+    for name in ("inside blocks", "last dimension"):
         layout = LAYOUTS[name]
-        for state in ("int8", "int6"):
-            here = Here(layout, weights_of(layout.shapes, torch.float32))
-            optimizer = at.AdamW(here.parameters.items(), state=state)
+        words = r"parameter '(matrix|stack)' is the part.*state='int6': it has the elements from \d+ up to \d+.*Use"
+        here = Here(layout, weights_of(layout.shapes, torch.float32))
+        optimizer = at.AdamW(here.parameters.items(), state="int6")
+        here.give(gradients_of(layout.shapes, 0, torch.float32))
+        with raises(ValueError, words, rank):
+            optimizer.step()
+        with raises(ValueError, words, rank):
+            at.Adagrad(here.parameters.items(), state="int6")  # which has its state at once
+        for key, p in here.parameters.items():
+            assert torch.equal(whole(p.detach()), weights_of(layout.shapes, torch.float32)[key])
+
+
+@check
+def codes_of_a_dimension_that_two_dimensions_of_the_mesh_cut_are_refused_by_name(rank: int) -> None:
+    shapes = {"w": (8, 600)}
+    here = Here(Layout(shapes, partial(distributed, (2, 2), (Shard(1), Shard(1)))), weights_of(shapes, torch.float32))
+    optimizer = at.AdamW(here.parameters.items(), state="int8")
+    here.give(gradients_of(shapes, 0, torch.float32))
+    with raises(
+        ValueError, r"parameter 'w' is the part.*it has the elements from \d+ up to \d+.*not whole blocks.*Use", rank
+    ):
+        optimizer.step()
+
+
+@check
+def a_gradient_that_one_of_those_that_share_a_block_lacks_is_an_error_by_name(rank: int) -> None:
+    """Also if that process has no state yet."""
+    layout = LAYOUTS["inside blocks"]
+    for begins in (False, True):
+        here = Here(layout, weights_of(layout.shapes, torch.float32))
+        optimizer = at.AdamW(here.parameters.items(), state="int8")
+        if begins:
             here.give(gradients_of(layout.shapes, 0, torch.float32))
-            with raises(ValueError, rf"parameter '(matrix|stack)' is the part.*state='{state}': {words}.*Use", rank):
-                optimizer.step()
-            with raises(ValueError, rf"parameter '(matrix|stack)' is the part.*state='{state}': {words}.*Use", rank):
-                at.Adagrad(here.parameters.items(), state=state)  # which has its state at once
-            for key, p in here.parameters.items():
-                assert torch.equal(whole(p.detach()), weights_of(layout.shapes, torch.float32)[key])
+            optimizer.step()
+        here.give(gradients_of(layout.shapes, 1, torch.float32))
+        if rank == 1:
+            here.parameters["matrix"].grad = None
+        before = here.parameters["matrix"].detach().clone()
+        words = r"parameter 'matrix' has a gradient on rank [0-3] and none on rank 1, and both have parts of a block"
+        with raises(ValueError, words, rank):
+            optimizer.step()
+        assert torch.equal(local(here.parameters["matrix"].detach()), local(before))
 
 
 @check

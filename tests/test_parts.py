@@ -249,3 +249,47 @@ def test_a_part_with_other_dimensions_than_the_whole_is_refused() -> None:
     record.weight.resize_(4800)
     with pytest.raises(ValueError, match="parameter 'w': it has 1 dimensions, but is a part of a tensor of 2"):
         look([stepper.plan], [[torch.ones(12, 400), torch.ones(4800)]])
+
+
+@pytest.mark.parametrize(("dtype", "weights"), WEIGHTS, ids=str)
+@pytest.mark.parametrize("state", ["int8", {"exp_avg": "bfloat16", "exp_avg_sq": "int8"}], ids=["int8", "mixed"])
+@pytest.mark.parametrize("shape", [(12, 256), (9, 401), (3, 4, 128)])
+def test_weights_and_states_may_be_columns_of_larger_tensors(
+    shape: tuple[int, ...], state: Any, dtype: torch.dtype, weights: str
+) -> None:
+    """As the parts of a weight are whose other columns are stepped separately. Nothing around them is written to."""
+    member = ADAMW.declared
+    options = {**defaults(member, "torch"), "state": state, "weights": weights, "lr": 0.1}
+    generator = torch.Generator().manual_seed(0)
+    apart, among = ({}, {})  # type: dict[str, Tensor], dict[str, Tensor]
+    weight = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    begin_state(TENSORS, member, options, weight, None, apart)
+    apart["weight"] = weight
+    around: dict[str, Tensor] = {}
+    for name, x in apart.items():
+        around[name] = (
+            torch.full((*x.shape[:-1], x.shape[-1] + 7), 3, dtype=x.dtype) if x.ndim == weight.ndim else x.clone()
+        )
+        among[name] = around[name][..., 4:-3].copy_(x) if x.ndim == weight.ndim else around[name]
+    plans = [
+        GroupPlan(member, options, [Record(entries.pop("weight"), entries, "'w'", 77)], TENSORS, None)
+        for entries in (apart, among)
+    ]
+
+    def advance(before: Sequence[float]) -> Any:
+        scalars = member.advance(options, dict(zip(member.scalar_names, before, strict=True)))
+        return member.numbers_of(options, scalars), tuple(scalars.values())
+
+    for _ in range(4):
+        gradient = torch.randn(shape, generator=generator)
+        for plan in plans:
+            plan.look([gradient])
+            plan.prepare(advance)
+            step([plan], 2, [])
+            plan.release()
+    for name, x in [("weight", weight), *apart.items()]:
+        if x.ndim == weight.ndim:
+            assert torch.equal(around[name][..., 4:-3], x), name
+            assert bool((around[name][..., :4] == 3).all() and (around[name][..., -3:] == 3).all()), name
+        else:
+            assert torch.equal(around[name], x), name

@@ -29,7 +29,7 @@ class _Tensors:
         return weight.shape
 
     @staticmethod
-    def full(weight: Array, part: Part, whole: tuple[int, ...]) -> Array:
+    def full(weight: Array, part: Part, whole: tuple[int, ...] | None) -> Array:
         return arrays.full(weight, part)
 
     @staticmethod

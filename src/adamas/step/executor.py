@@ -121,6 +121,8 @@ def check_gradients(spec: GroupSpec, records: Sequence[Record], gradients: Seque
         if gradient is not None:
             spec.tensors.check_gradient(gradient, record.name, spec.member.name)
             if not record.state:
-                begin_state(spec.tensors, spec.member, spec.group, record.weight, record.place, record.state)
+                begin_state(
+                    spec.tensors, spec.member, spec.group, record.weight, record.place, record.state, record.is_divided
+                )
                 begun = True
     return begun

@@ -8,6 +8,7 @@ from typing import Any
 from ..rule.declaration import Member, undecayed
 from . import arrays
 from .devices import executor_of
+from .divided import DividedExecutor
 from .engine import EngineExecutor, apply, refuse_shared_memory
 from .executor import Executor, spec_of
 from .record import Advance, Change, Record, Tensor, Tensors, check_place
@@ -48,10 +49,11 @@ class GroupPlan:
         self.records, self.basis, self._tensors = list(records), basis, tensors
         self._spec = spec_of(member, group, tensors, names)
         for record in self.records:
-            check_place(tensors, member, group, record.weight, record.place, record.name)
+            check_place(tensors, member, group, record.weight, record.place, record.name, record.is_divided)
         shares: dict[tuple[type[Executor], bool, bool], list[int]] = {}
         for i, record in enumerate(self.records):
-            shares.setdefault((executor_of(self._spec, record), record.is_decayed, record.is_counted), []).append(i)
+            kind = DividedExecutor if record.is_divided else executor_of(self._spec, record)
+            shares.setdefault((kind, record.is_decayed, record.is_counted), []).append(i)
         self.executors: list[Executor] = []
         self._shares: list[tuple[Executor, list[int] | None, bool]] = []
         for (kind, is_decayed, _), indices in shares.items():

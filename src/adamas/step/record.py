@@ -38,7 +38,7 @@ class Place(NamedTuple):
 
         What a row is, ``adamas.rule.layout`` says. None if the elements are not consecutive.
         """
-        rows = self._row_dimensions
+        rows = self.row_dimensions
         cut = [d for d in range(rows, len(shape)) if shape[d] != self.shape[d]]
         if cut and 0 not in shape and any(n != 1 for n in shape[rows : cut[-1]]):
             return None
@@ -47,16 +47,34 @@ class Place(NamedTuple):
             first = first * size + offset
         return range(first, first + math.prod(shape[rows:]))
 
-    def of_scales(self, shape: Sequence[int]) -> Place:
-        """Where the scales of a part of this shape lie among those of the whole tensor. The part has whole blocks."""
+    def divides_blocks(self, shape: Sequence[int]) -> bool:
+        """Whether a part of this shape begins or ends inside a block of a row."""
+        columns, (_, length) = self.columns(shape), layout.in_rows(self.shape)
+        if not columns or 0 in shape:
+            return False
+        return columns.start % BLOCK != 0 or (columns.stop % BLOCK != 0 and columns.stop != length)
+
+    def blocks(self, shape: Sequence[int]) -> range:
+        """The blocks of a row of which a part of this shape has elements."""
         columns = self.columns(shape)
-        assert columns is not None, "a cut divides blocks"
-        rows = self.offset[: self._row_dimensions]
-        return Place((*rows, columns.start // BLOCK), layout.scale_shape(self.shape))
+        assert columns is not None, "the cut leaves several pieces of a row"
+        return blocks_with(columns)
+
+    def of_scales(self, shape: Sequence[int]) -> Place:
+        """Where the scales of a part of this shape lie among those of the whole tensor."""
+        rows = self.offset[: self.row_dimensions]
+        return Place((*rows, self.blocks(shape).start), layout.scale_shape(self.shape))
 
     @property
-    def _row_dimensions(self) -> int:
+    def row_dimensions(self) -> int:
+        """The number of dimensions that number the rows."""
         return len(layout.in_rows(self.shape)[0])
+
+
+def blocks_with(columns: range) -> range:
+    """The blocks of a row of which these columns have elements."""
+    first = columns.start // BLOCK
+    return range(first, -(-columns.stop // BLOCK) if columns else first)
 
 
 def rows_of(group: Mapping[str, Any], index: int) -> Place | None:
@@ -80,6 +98,7 @@ class Record(NamedTuple):
         is_decayed: whether weight decay and the penalties apply to it.
         is_flat: whether it is a part of several tensors that were joined, with the other parts in other processes.
         is_counted: whether it counts in sums over all processes: False for all replicas but one.
+        is_divided: whether cuts divide its blocks of codes, so that processes share some (``adamas.step.divided``).
     """
 
     weight: Tensor
@@ -90,6 +109,7 @@ class Record(NamedTuple):
     is_decayed: bool = True
     is_flat: bool = False
     is_counted: bool = True
+    is_divided: bool = False
 
 
 class Tensors(Protocol):
@@ -133,8 +153,14 @@ class Tensors(Protocol):
     def shape_of(self, weight: Tensor) -> tuple[int, ...]:
         """The shape of the part of the weight that this process has."""
 
-    def full(self, weight: Tensor, part: Part, whole: tuple[int, ...]) -> Tensor:
-        """A tensor of the weight's state before the first step; ``whole`` is its shape where the whole weight is."""
+    def full(self, weight: Tensor, part: Part, whole: tuple[int, ...] | None) -> Tensor:
+        """A tensor of the weight's state before the first step.
+
+        Args:
+            weight: the weight.
+            part: the tensor.
+            whole: its shape where the whole weight is; None if it is no part of a tensor of the whole weight.
+        """
 
     # ---- steps over arrays
 
@@ -159,14 +185,24 @@ def slots_of(
     tensors: Tensors, member: Member, group: Mapping[str, Any], weight: Tensor, place: Place | None
 ) -> Sequence[Slot]:
     """The tensors of a parameter's state, each with its format."""
-    whole = None if place is None else place.shape
-    return list(layout.slots(member, group, tensors.shape_of(weight), tensors.dtype_name(weight), whole))
+    shape, whole = tensors.shape_of(weight), None if place is None else place.shape
+    slots = list(layout.slots(member, group, shape, tensors.dtype_name(weight), whole))
+    if place is None or place.columns(shape) is None:
+        return slots
+    scale_shape = (*shape[: place.row_dimensions], len(place.blocks(shape)))
+    return [slot if slot.scale_shape is None else slot._replace(scale_shape=scale_shape) for slot in slots]
 
 
 def check_place(
-    tensors: Tensors, member: Member, group: Mapping[str, Any], weight: Tensor, place: Place | None, name: str
+    tensors: Tensors,
+    member: Member,
+    group: Mapping[str, Any],
+    weight: Tensor,
+    place: Place | None,
+    name: str,
+    is_divided: bool = False,
 ) -> None:
-    """Raises ValueError if a part of a tensor cannot have its moments in codes, as where the cut divides a block.
+    """Raises ValueError if a part of a tensor cannot have its moments in codes, as where a cut divides packed codes.
 
     Args:
         tensors: the framework's operations on tensors.
@@ -175,6 +211,7 @@ def check_place(
         weight: the part.
         place: where it lies in the whole tensor; None if it is a whole tensor itself.
         name: the name of the parameter, for the message.
+        is_divided: whether cuts divide blocks of codes, and the processes exchange what they have of these.
     """
     shape = tensors.shape_of(weight)
     coded = [slot for slot in slots_of(tensors, member, group, weight, place) if slot.scale_shape is not None]
@@ -182,15 +219,17 @@ def check_place(
         return
     columns = place.columns(shape)
     (rows, length), (own_rows, own_length) = layout.in_rows(place.shape), layout.in_rows(shape)
-    if len(own_rows) != len(rows):
+    forms = {slot.name: layout.format_of(group["state"], slot.name) for slot in coded}
+    if len(own_rows) != len(rows) and not is_divided:
         problem = f"its rows of {own_length} elements run along other dimensions than those of the tensor, of {length}"
     elif 0 in shape:
         return
     elif columns is None:
         problem = f"its rows of {length} elements are cut into several pieces"
-    elif columns.start % BLOCK or (columns.stop % BLOCK and columns.stop != length):
+    elif (place.divides_blocks(shape) and not is_divided) or (is_divided and {*forms.values()} != {"int8"}):
         problem = f"it has the elements from {columns.start} up to {columns.stop} of rows of {length}, not whole blocks"
-    elif any(layout.form_of(slot.shape, shape) != layout.format_of(group["state"], slot.name) for slot in coded):
+        problem += ' of packed codes (those of "int8" may be divided)' if is_divided else ""
+    elif any(layout.form_of(slot.shape, shape) != forms[slot.name] for slot in coded):
         problem = f"packed rows of {len(columns)} codes have the length of rows that are not packed"
     else:
         return
@@ -202,9 +241,18 @@ def check_place(
 
 
 def begin_state(
-    tensors: Tensors, member: Member, group: Mapping[str, Any], weight: Tensor, place: Place | None, state: State
+    tensors: Tensors,
+    member: Member,
+    group: Mapping[str, Any],
+    weight: Tensor,
+    place: Place | None,
+    state: State,
+    is_divided: bool = False,
 ) -> None:
-    """Creates the missing entries of a parameter's state: all of them at the first gradient."""
+    """Creates the missing entries of a parameter's state: all of them at the first gradient.
+
+    If its blocks are divided, processes that share a block each have its scale.
+    """
     for name, value in member.scalars:
         if name not in state:
             state[name] = tensors.scalar(value)
@@ -213,6 +261,7 @@ def begin_state(
     for slot in slots_of(tensors, member, group, weight, place):
         if slot.name not in state:
             for part in layout.parts(np, slot, shape, member.start_of(slot.name, group)):
-                state[part.name] = tensors.full(weight, part, whole[part.name])
+                is_scale = part.name != slot.name
+                state[part.name] = tensors.full(weight, part, None if is_divided and is_scale else whole[part.name])
     if layout.is_split(group, dtype) and LOW_BITS not in state:
         state[LOW_BITS] = tensors.full(weight, layout.low_bits(shape), whole[LOW_BITS])

@@ -76,6 +76,9 @@ class Stepping:
         """The gradients of each group where they are not the parameters' own; None if all are."""
         return None
 
+    def _step_divided(self, plans: Sequence[GroupPlan], threads: int) -> None:
+        """Makes the prepared step for parameters with blocks that several processes share (``adamas.step.divided``)."""
+
     def _own_parameters(self) -> int:
         """The number of parameters, without those that another process counts (``adamas.step.inspection.Peers``)."""
         return sum(len(group["params"]) for group in self.param_groups)
@@ -257,6 +260,8 @@ class Stepping:
         changes: list[Change] = []
         moves = not seen.is_query and self._prepare(plans, seen, scale, threads, changes)
         problem = self._look_ahead(plans, seen, moves, changes) if has_schedules else None
+        if moves:
+            self._step_divided(plans, threads)
         step(plans if moves else (), threads, changes)
         if problem is not None:
             raise problem

@@ -19,10 +19,11 @@ from ..rule.declaration import Member
 from ..rule.hyperparameters import shown
 from ..rule.layout import Slot
 from ..rule.members import MEMBERS
-from ..step.record import slots_of
+from ..step.record import Place, slots_of
 from ..step.resuming import Conversion, HypersAfter, Loaded, mended_moments, scale_of, unfit
 from . import storage
-from .distributed import local_of, place_in
+from .distributed import is_distributed, like, local_of
+from .edges import edges_of
 from .foreign import Decoded
 from .storage import dtype_name
 from .tensors import TENSORS
@@ -35,7 +36,9 @@ _EXACT = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 def loaded(
     member: Member,
     group: Mapping[str, Any],
-    index: int,
+    weight: Tensor,
+    p: Tensor,
+    place: Place | None,
     name: str,
     saved: Decoded,
     hypers: HypersAfter,
@@ -46,17 +49,17 @@ def loaded(
     Args:
         member: the optimizer's member.
         group: the parameter's group, with the hyperparameters after loading.
-        index: the index of the parameter in the group.
+        weight: the parameter.
+        p: the parameter itself or, of a DTensor, a tensor in place of the part that the entry is of.
+        place: where this part lies; None if it is the whole.
         name: the name of the parameter in messages.
-        saved: its entry in the state dict, decoded; of a DTensor the part that this process has.
+        saved: its entry in the state dict, decoded.
         hypers: the hyperparameters that may have produced the state, by the number of steps it has made.
         optimizer: the name of the optimizer in messages.
 
     Raises:
         ValueError: the entry does not fit the parameter.
     """
-    weight: Tensor = group["params"][index]
-    p, place = local_of(weight), place_in(group, index)
     slots = {slot.name: slot for slot in slots_of(TENSORS, member, group, p, place)}
     state = _besides_moments(member, group, p, name, saved.state)
     conversions = []
@@ -270,15 +273,29 @@ def _check_complete(member: Member, group: Mapping[str, Any], name: str, state: 
         )
 
 
-def in_float32(member: Member, p: Tensor, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A parameter's state with all moments in float32 (or float64), without the entries that torch.optim does not use."""
+def in_float32(member: Member, group: Mapping[str, Any], index: int, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter's state with all moments in float32 (or float64), without the entries that torch.optim does not use.
+
+    Args:
+        member: the optimizer's member.
+        group: the parameter's group.
+        index: the index of the parameter in the group.
+        saved: its state, as the optimizer has it.
+    """
+    p: Tensor = group["params"][index]
     moments = list(storage.code_dtypes(member))
     left_out = {layout.LOW_BITS, *map(layout.scale_name, moments)}
     entry = {key: value for key, value in saved.items() if key not in left_out}
     for moment in moments:
         value = saved.get(moment)
         if isinstance(value, Tensor) and storage.is_coded(value):
-            entry[moment] = storage.decoded(value, saved[layout.scale_name(moment)], p.shape)
+            codes, scale = local_of(value), local_of(saved[layout.scale_name(moment)])
+            if (edges := edges_of(member, group, index)) is not None:
+                codes = edges.widened_here(codes)
+                values = edges.narrowed(storage.decoded(codes, scale, codes.shape))
+            else:
+                values = storage.decoded(codes, scale, local_of(p).shape)
+            entry[moment] = like(p, values, p.shape, repr(moment)) if is_distributed(p) else values
         elif isinstance(value, Tensor) and value.dtype not in _EXACT:
             entry[moment] = value.to(torch.float32)
     return entry

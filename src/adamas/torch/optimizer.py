@@ -34,12 +34,13 @@ from ..step.record import Record, begin_state, check_place
 from ..step.resuming import COUNTS, check_choice
 from ..step.scheduled import OBSERVED, refuse_lr_scale, separated, steps_done
 from ..step.stepping import Stepping
-from . import distributed, storage
+from . import distributed, exchange, storage
 from .distributed import is_distributed, is_here, local_of
+from .edges import edges_of
 from .groups import canonical_name
 from .options import as_number, check, check_flat, check_parameter, is_flat, refuse_wrapper
 from .ranks import Ranks
-from .state_dict import exported, loaded
+from .state_dict import exported, loaded, with_whole_scales
 from .tensors import TENSORS
 
 _stepping: set[tuple[int, int]] = set()  # the optimizers that are inside step(), each with the thread that called it
@@ -52,11 +53,13 @@ class _Distributed(NamedTuple):
         positions: their positions among the plan's records.
         weights: the weights.
         known: for each the specification of its last gradient that was found to have the weight's placements.
+        divided: those of all parameters here, with a state or not, whose cuts divide blocks of codes.
     """
 
     positions: list[int]
     weights: list[Tensor]
     known: list[Any]
+    divided: list[exchange.Divided]
 
 
 class _Basis(NamedTuple):
@@ -238,8 +241,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             ValueError: the parameter is a part that cannot have its moments in codes; the message has its ``name``.
         """
         p, place = group["params"][index], distributed.place_in(group, index)
-        check_place(TENSORS, self._member, group, p, place, name)
-        begin_state(TENSORS, self._member, group, p, place, self.state[p])
+        is_divided = edges_of(self._member, group, index) is not None
+        check_place(TENSORS, self._member, group, p, place, name, is_divided)
+        begin_state(TENSORS, self._member, group, p, place, self.state[p], is_divided)
 
     def _settle_states(self) -> None:
         """Removes states without a step whose parameters are in no group: sharding replaces parameters, in accelerate too."""
@@ -264,6 +268,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         for plan in plans or ():
             self._forget_low_bits(plan.basis)
         self._settle_states()
+        self._plans = None
         self._find_peers()
         made, first, positions = [], 0, self._parameter_positions()
         for group in self.param_groups:
@@ -318,7 +323,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         scalars, is_alone = self._member.scalar_names, peers is None
         needed = {*scalars, *self._member.state_names(group)}
         records: list[Record] = []
-        sharded, bare = _Distributed([], [], []), []
+        sharded, bare = _Distributed([], [], [], []), []
         for i, p in enumerate(params):
             if not is_here(p):
                 continue
@@ -328,17 +333,21 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 check_flat(p, f"parameter {names[i]}", group, is_alone)
                 self._initialize_state(group, i, names[i])
             state = self.state.get(p)
+            divided = exchange.divided(self._member, group, i, names[i])
+            if divided is not None:
+                sharded.divided.append(divided)
             if state is not None:
                 former.convert_state(torch, state, self._member.states)  # ZeroRedundancyOptimizer loads it without us
-                key = _random_key(group, i, positions[first + i])
-                place, is_counted = distributed.place_in(group, i), peers is None or peers.counts(p)
                 if is_distributed(p):
                     assert peers is not None
                     peers.check_mesh(p.device_mesh, names[i])
                     sharded.positions.append(len(records))
                     sharded.weights.append(p)
                     sharded.known.append(None)
-                records.append(Record(p, state, names[i], key, place, is_flat=is_flat(p), is_counted=is_counted))
+                key = _random_key(group, i, positions[first + i])
+                record = Record(p, state, names[i], key, distributed.place_in(group, i), is_flat=is_flat(p))
+                is_counted = peers is None or peers.counts(p)
+                records.append(record._replace(is_counted=is_counted, is_divided=divided is not None))
             is_split = layout.is_split(group, storage.dtype_name(p.dtype))
             if state is None or not needed <= state.keys() or (is_split and LOW_BITS not in state):
                 bare.append(p)
@@ -349,7 +358,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         """See ``Stepping._decides_alone``.
 
         DTensors of one mesh have the same numbers of steps everywhere. Only what is measured has to be communicated, what a
-        loss scaler found, and whether a step with a rate of 0 is to create the state and nothing else.
+        loss scaler found, and whether a step with a rate of 0 is to create the state and nothing else. If blocks of codes are
+        to be exchanged, all processes have to know of an error before.
         """
         if self._plans is None:
             self._find_peers()
@@ -358,14 +368,26 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             return peers is None
         if overflow is not None or self._is_measured() or all(group["lr"] == 0 for group in self.param_groups):
             return False
+        if self._exchanges_blocks():
+            return False
         return not (peers.is_uneven and any(one.schedules for one in self._schedules_now()))
+
+    def _exchanges_blocks(self) -> bool:
+        """Whether processes share blocks of codes of a parameter."""
+        if self._plans is not None:
+            return any(plan.basis.distributed.divided for plan in self._plans)
+        return any(
+            edges_of(self._member, group, i) is not None
+            for group in self.param_groups
+            for i in range(len(group["params"]))
+        )
 
     def _placed_gradients(self, plans: Sequence[GroupPlan]) -> Sequence[list[Tensor | None] | None] | None:
         """The gradients of each group whose DTensors have some with other placements than the weights, redistributed."""
         found: list[list[Tensor | None] | None] = []
         for plan in plans:
             placed: dict[int, Tensor] = {}
-            positions, weights, known = plan.basis.distributed
+            positions, weights, known, _ = plan.basis.distributed
             for at in unlike_gradients(weights, known):
                 i, weight = positions[at], weights[at]
                 gradient = weight.grad
@@ -380,6 +402,11 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             own = (TENSORS.gradient_of(record.weight) for record in plan.records)
             found.append([placed.get(i, gradient) for i, gradient in enumerate(own)] if placed else None)
         return found if any(found) else None
+
+    def _step_divided(self, plans: Sequence[GroupPlan], threads: int) -> None:
+        """See ``Stepping._step_divided``."""
+        for plan in plans:
+            exchange.step(plan.basis.distributed.divided, plan, threads)
 
     # ---- memory
 
@@ -507,8 +534,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             for group in packed.get("param_groups", ()):  # a hook may have wrapped them
                 # As text: torch.distributed.checkpoint takes tuples apart, and broadcasts no more numbers than are here.
                 group["grad_norms"] = json.dumps(group["grad_norms"])
-            params = [p for group in self.param_groups for p in group["params"]]
-            return packed if state is None else exported(self._member, params, packed, state)
+            if state is None:
+                return with_whole_scales(self._member, self.param_groups, packed)
+            return exported(self._member, self.param_groups, packed, state)
 
     @_disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any], hyperparameters: str = "saved") -> None:

@@ -6,8 +6,9 @@ and a warning says so. Nothing else is cast.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -15,16 +16,20 @@ from torch import Tensor
 from ..rule import layout
 from ..rule.declaration import Member
 from ..rule.hyperparameters import shown
+from ..rule.members import MEMBERS
 from ..step.record import State, check_place
 from ..step.resuming import HypersAfter, Loaded, resumed, unfit
 from ..step.scheduled import GroupSchedules
 from . import conversion, distributed
 from .distributed import is_distributed
+from .edges import edges_at, edges_of
 from .foreign import decode_groups, decode_state
 from .groups import canonical_name
 from .options import check, is_flag
 from .storage import dtype_name
 from .tensors import TENSORS
+
+_SCALES = {layout.scale_name(moment) for member in MEMBERS.values() for moment in member.states}
 
 
 def loaded(
@@ -70,14 +75,14 @@ def loaded(
 
     # The processes exchange everything before anything is checked: one that raises would leave the others waiting.
     found_here = {
-        id(p): _gathered(p, saved_state[key])
+        id(p): _gathered(_take(group, i), saved_state[key])
         for group in groups
-        for p in group["params"]
+        for i, p in enumerate(group["params"])
         if isinstance(saved_state.get(key := saved_id[id(p)]), Mapping)
     }
 
     def load(group: dict[str, Any], index: int, hypers: HypersAfter) -> Loaded | None:
-        p = group["params"][index]
+        p, place = group["params"][index], distributed.place_in(group, index)
         if (key := saved_id[id(p)]) not in saved_state:
             return None
         entry, shapes = found_here.get(id(p), (saved_state[key], {}))
@@ -85,24 +90,29 @@ def loaded(
         if isinstance(key, str):  # names are the keys of torch.distributed.checkpoint
             conversion.check_cast(member, p, decoded.state, group_of[key].get("state"), names[p])
         if not is_distributed(p):
-            return conversion.loaded(member, group, index, names[p], decoded, hypers, optimizer)
-        check_place(TENSORS, member, group, p, distributed.place_in(group, index), names[p])
+            return conversion.loaded(member, group, p, p, place, names[p], decoded, hypers, optimizer)
+        edges = edges_at(group, index)
+        check_place(TENSORS, member, group, p, place, names[p], edges_of(member, group, index) is not None)
         wholes = {
             name: x for name, x in decoded.state.items() if isinstance(x, Tensor) and x.ndim and name not in shapes
         }
         shapes = {**shapes, **{name: tuple(x.shape) for name, x in wholes.items()}}
         conversion.check_shapes(member, p, shapes, names[p])
-        parts = {name: distributed.part_of(p, x) for name, x in wholes.items()}
-        decoded = decoded._replace(state={**decoded.state, **parts})
-        found = conversion.loaded(member, group, index, names[p], decoded, hypers, optimizer)
+        take = _take(group, index)
+        decoded = decoded._replace(state={**decoded.state, **{name: take(x) for name, x in wholes.items()}})
+        here = p._local_tensor
+        if edges is not None:
+            here, place = edges.wide_weight(), edges.wide_place
+        found = conversion.loaded(member, group, p, here, place, names[p], decoded, hypers, optimizer)
         shapes |= layout.shapes(member, group, p.shape, dtype_name(p.dtype))
         shapes[layout.LOW_BITS] = (*p.shape, 2)
-        state = {
-            name: distributed.like(p, value, shapes[name], f"{name!r} of parameter {names[p]}")
-            if name in shapes
-            else value
-            for name, value in found.state.items()
-        }
+        state = dict(found.state)
+        for name in state.keys() & shapes.keys():
+            if edges is not None:
+                if name in _SCALES:
+                    continue  # those of all blocks that it has elements of
+                state[name] = edges.narrowed(state[name])
+            state[name] = distributed.like(p, state[name], shapes[name], f"{name!r} of parameter {names[p]}")
         return found._replace(state=state)
 
     others = {key: value for key, value in saved_state.items() if key not in saved_names}
@@ -120,10 +130,18 @@ def loaded(
     return new_groups, state, saved_groups
 
 
-def _gathered(p: Tensor, saved: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """A saved state with the part of each DTensor that belongs to the parameter here, and the shapes of their wholes."""
+def _take(group: Mapping[str, Any], index: int) -> Callable[[Tensor], Tensor]:
+    """What takes from a saved tensor the part that a parameter of the group, by its index, needs here."""
+    edges = edges_at(group, index)
+    return partial(distributed.part_of, group["params"][index]) if edges is None else edges.widened
+
+
+def _gathered(
+    take: Callable[[Tensor], Tensor], saved: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """A saved state with the part of each DTensor that a parameter needs here, and the shapes of their wholes."""
     wholes = {name: value for name, value in saved.items() if is_distributed(value)}
-    parts = {name: distributed.part_of(p, value) for name, value in wholes.items()}
+    parts = {name: take(value) for name, value in wholes.items()}
     return {**saved, **parts}, {name: tuple(value.shape) for name, value in wholes.items()}
 
 
@@ -209,18 +227,46 @@ def _decay_named(saved: dict[str, Any], reads_decoupled_flag: bool) -> dict[str,
     return group
 
 
-def exported(member: Member, params: Iterable[Tensor], state_dict: dict[str, Any], state: str) -> dict[str, Any]:
+def with_whole_scales(
+    member: Member, groups: Sequence[Mapping[str, Any]], state_dict: dict[str, Any]
+) -> dict[str, Any]:
+    """A state dict of DTensors, also where cuts divide blocks of codes and this process has scales of its own.
+
+    If there are such parameters, all processes of their meshes call this together. The other arguments are those of
+    ``exported``.
+    """
+    found = {}
+    for group, i, key in _entries(groups, state_dict):
+        edges, entry = edges_of(member, group, i), state_dict["state"][key]
+        if edges is not None:
+            scales = {name: x for name, x in entry.items() if name in _SCALES and not is_distributed(x)}
+            found[key] = {**entry, **{name: edges.gathered_scales(x) for name, x in scales.items()}}
+    return {**state_dict, "state": {**state_dict["state"], **found}} if found else state_dict
+
+
+def exported(
+    member: Member, groups: Sequence[Mapping[str, Any]], state_dict: dict[str, Any], state: str
+) -> dict[str, Any]:
     """A state dict with all moments in float32, which the namesake in torch.optim loads.
 
-    ``params`` are the parameters in its order.
+    ``groups`` are the optimizer's, in the order of those in the state dict.
     """
     if state != "float32":
         raise ValueError(
             f"state_dict(state={state!r}): only 'float32' can be exported, or state=None for what is stored"
         )
-    groups = [{**group, "state": "float32"} for group in state_dict["param_groups"]]
     packed = dict(state_dict["state"])
-    for p, key in zip(params, [key for group in groups for key in group["params"]], strict=True):
-        if key in packed:
-            packed[key] = conversion.in_float32(member, p, packed[key])
-    return {**state_dict, "state": packed, "param_groups": groups}
+    for group, i, key in _entries(groups, state_dict):
+        packed[key] = conversion.in_float32(member, group, i, packed[key])
+    saved_groups = [{**group, "state": "float32"} for group in state_dict["param_groups"]]
+    return {**state_dict, "state": packed, "param_groups": saved_groups}
+
+
+def _entries(
+    groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]
+) -> Iterator[tuple[Mapping[str, Any], int, Any]]:
+    """Each parameter that has a state in the state dict: its group, its index there, and its key in the state dict."""
+    for group, saved in zip(groups, state_dict.get("param_groups", ()), strict=False):
+        for i, key in enumerate(saved["params"]):
+            if key in state_dict["state"]:
+                yield group, i, key

@@ -30,8 +30,10 @@ class _Tensors:
         return tuple(local_of(weight).shape)
 
     @staticmethod
-    def full(weight: Tensor, part: Part, whole: tuple[int, ...]) -> Tensor:
+    def full(weight: Tensor, part: Part, whole: tuple[int, ...] | None) -> Tensor:
         tensor = storage.full(local_of(weight), part)
+        if whole is None:
+            return tensor
         if part.name == LOW_BITS:
             tensor, whole = storage.as_bytes(tensor), (*whole, 2)
         return distributed.like(weight, tensor, whole, repr(part.name)) if is_distributed(weight) else tensor

@@ -67,6 +67,18 @@ make_study(Path("studies/digits-20260401-103000.sqlite"))
 """,
 }
 
+# What torchrun tells a process, here the only one; and what accelerate needs to be told.
+ENVIRONMENTS = {
+    "docs/distributed.md": {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "29500",
+        "ACCELERATE_USE_CPU": "true",
+    },
+}
+
 # What makes a command quick where its page does not say, and the folders of tasks that are named otherwise.
 QUICK = {
     "train": ["--epochs", "1", "--threads", "1"],
@@ -199,8 +211,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def run_page(text: str, page: Path, data: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run every block of a page in the current folder."""
+def run_page(text: str, page: Path, data: Path | None, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run every block of a page in the current folder, and return their namespace."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for code, line in ((SETUPS.get(name_of(page), ""), 1), setup_of(text)):
         execute(code, line, page, namespace)
@@ -222,6 +234,7 @@ def run_page(text: str, page: Path, data: Path | None, monkeypatch: pytest.Monke
             tomllib.loads(block.text)
         else:
             assert block.language == "text", f"line {block.line}: mark a block that is not to be run as text"
+    return namespace
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.:DeprecationWarning")  # ZeroRedundancyOptimizer's
@@ -232,6 +245,8 @@ def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))  # where Keras writes its settings
     stacks.stand_in(monkeypatch)
+    for name, value in ENVIRONMENTS.get(name_of(page), {}).items():
+        monkeypatch.setenv(name, value)
     run_page(page.read_text(encoding="utf-8"), page, data if data.is_dir() else None, monkeypatch)
 
 

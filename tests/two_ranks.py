@@ -6,16 +6,25 @@ import copy
 import io
 import itertools
 import pickle
+import re
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import engine_with_sums
+import pytest
+import stacks
+import test_docs
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from ranks import Checks, main, raises
 from rules_with_sums import LAMB, STANDARDIZED
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import DTensor, Shard
+from torch.nn import functional as F
 
 import adamas.torch as at
 from adamas.schedules import cosine, linear
@@ -368,9 +377,79 @@ def flat_parameters_are_clipped_over_all_ranks_or_refused(rank: int) -> None:
             train(sharded, optimizer, 1)
 
 
-def approximately(values: Sequence[float | None]) -> Any:
-    import pytest
+@check
+def recipes_for_training_stacks_shard_and_resume(rank: int) -> None:
+    """Those of docs/distributed.md, each with its library if that is installed."""
+    page = test_docs.ROOT / "docs" / "distributed.md"
+    text = page.read_text(encoding="utf-8")
+    section = re.search(r"^## In training stacks\n.*?(?=^## )", text, re.DOTALL | re.MULTILINE)
+    assert section is not None
+    folder = Path(sys.argv[3]) / "recipes"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        stacks.stand_in(patch)
+        patch.chdir(folder)
+        told = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        for name, value in (test_docs.ENVIRONMENTS["docs/distributed.md"] | told).items():
+            patch.setenv(name, value)
+        made = test_docs.run_page(text[: text.index("-->") + 4] + section[0], page, None, patch)
+        # accelerate
+        for p, state in made["optimizer"].state.items():
+            assert isinstance(p, DTensor)
+            assert state["exp_avg"].placements == p.placements == (Shard(0),)
+        # transformers
+        whole = made["trainer"]
+        resumed = made["AdamasTrainer"](made["Network"](), whole.args, train_dataset=made["dataset"])
+        resumed.train(resume_from_checkpoint="trained/checkpoint-2")
+        equal_weights(whole.model, resumed.model)
+        # torchtitan
+        model, optimizers, schedulers = built(made)
+        train_built(made, model, optimizers, schedulers)
+        state = {
+            "model": model.state_dict(),
+            "optimizers": optimizers.state_dict(),
+            "schedulers": schedulers.state_dict(),
+        }
+        dcp.save(state, checkpoint_id="torchtitan")
+        train_built(made, model, optimizers, schedulers)
+        again, optimizers, schedulers = built(made)
+        state = {
+            "model": again.state_dict(),
+            "optimizers": optimizers.state_dict(),
+            "schedulers": schedulers.state_dict(),
+        }
+        dcp.load(state, checkpoint_id="torchtitan")
+        again.load_state_dict(state["model"])
+        optimizers.load_state_dict(state["optimizers"])
+        schedulers.load_state_dict(state["schedulers"])
+        train_built(made, again, optimizers, schedulers)
+        equal_weights(model, again)
 
+
+def equal_weights(model: torch.nn.Module, other: torch.nn.Module) -> None:
+    for (name, p), q in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert isinstance(p, DTensor)
+        assert isinstance(q, DTensor)
+        assert torch.equal(p.to_local(), q.to_local()), name
+
+
+def built(made: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """A sharded model, and what the configuration of torchtitan makes for it."""
+    model, config = made["make_model"](), made["config"]
+    fully_shard(model)
+    optimizers = config.optimizer.build(model_parts=[model])
+    return model, optimizers, config.lr_scheduler.build(optimizers=optimizers, training_steps=8)
+
+
+def train_built(made: dict[str, Any], model: Any, optimizers: Any, schedulers: Any) -> None:
+    for x, y in made["loader"]:
+        F.mse_loss(model(x), y).backward()
+        for optimizer, scheduler in zip(optimizers, schedulers.schedulers, strict=True):
+            optimizer.step(), scheduler.step()
+            optimizer.zero_grad()
+
+
+def approximately(values: Sequence[float | None]) -> Any:
     return pytest.approx(values, rel=1e-4)
 
 

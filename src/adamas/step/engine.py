@@ -17,7 +17,7 @@ from ..rule.recorder import digest
 from .executor import Executor, GroupSpec, check_gradients
 from .record import Change, Record, Tensor
 
-holds, same_objects, unlike_gradients = _engine.holds, _engine.same_objects, _engine.unlike_gradients
+holds, same_objects = _engine.holds, _engine.same_objects
 
 _STALE = (
     "the engine, adamas._engine, was built from other rules than those of adamas.rule: run pip install . in the source tree "
@@ -94,6 +94,7 @@ class EngineExecutor(Executor):
             LOW_BITS if spec.weights == "split" else None,
             list(spec.scalar_names),
             spec.tensors.as_scalar,
+            spec.tensors.gradient_of,
         )
 
     def look(self, gradients: list[Tensor | None] | None) -> None:

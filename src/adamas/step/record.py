@@ -119,7 +119,11 @@ class Tensors(Protocol):
         """Whether the weight is in memory that the engine can reach."""
 
     def gradient_of(self, weight: Tensor) -> Tensor | None:
-        """The weight's own gradient; None if it has none, or is frozen."""
+        """The weight's own gradient; None if it has none, or is frozen.
+
+        Raises:
+            ValueError: the gradient lies on other processes than the weight.
+        """
 
     def check_gradient(self, gradient: Tensor, name: str, optimizer: str) -> None:
         """Raises if the gradient is of an unsupported kind, such as a sparse tensor.

@@ -73,8 +73,25 @@ class Stepping:
         return self._peers is None
 
     def _placed_gradients(self, plans: Sequence[GroupPlan]) -> Sequence[list[Any] | None] | None:
-        """The gradients of each group where they are not the parameters' own; None if all are."""
+        """The gradients of each group, moved to where the weights lie; None for a group, or for all, where they lie there.
+
+        All processes that share the weights call this together.
+        """
         return None
+
+    def _look(self, plans: Sequence[GroupPlan], gradients: Sequence[list[Any] | None] | None) -> Any:
+        """Looks up all tensors; returns the gradients as ``look`` takes them, after they were moved if they have to be."""
+        if gradients is None:
+            try:
+                look(plans, None)
+                return None
+            except Exception:
+                # Whatever the error is, the other processes may be waiting for these gradients.
+                gradients = self._placed_gradients(plans)
+                if gradients is None:
+                    raise
+        look(plans, gradients)
+        return gradients
 
     def _step_divided(self, plans: Sequence[GroupPlan], threads: int) -> None:
         """Makes the prepared step for parameters with blocks that several processes share (``adamas.step.divided``)."""
@@ -198,8 +215,7 @@ class Stepping:
                     else:
                         plans = self._current_plans()
                         has_schedules = any(one.schedules for one in self._schedules_now())
-                        gradients = self._placed_gradients(plans) if gradients is None else gradients
-                        look(plans, gradients)
+                        gradients = self._look(plans, gradients)
                         seen = self._inspect(plans, threads, has_schedules, self._decides_alone(overflow))
                 except Exception as error:
                     if self._decides_alone(overflow):

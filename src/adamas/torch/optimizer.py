@@ -26,7 +26,7 @@ from ..rule.hyperparameters import check_rows
 from ..rule.layout import LOW_BITS
 from ..rule.shared import defaults as defaults_of
 from ..rule.shared import schedulable
-from ..step.engine import holds, same_objects, unlike_gradients
+from ..step.engine import holds, same_objects
 from ..step.locks import step_lock
 from ..step.memory import Memory, counted
 from ..step.plan import GroupPlan
@@ -46,22 +46,6 @@ from .tensors import TENSORS
 _stepping: set[tuple[int, int]] = set()  # the optimizers that are inside step(), each with the thread that called it
 
 
-class _Distributed(NamedTuple):
-    """The DTensors of a plan.
-
-    Attributes:
-        positions: their positions among the plan's records.
-        weights: the weights.
-        known: for each the specification of its last gradient that was found to have the weight's placements.
-        divided: those of all parameters here, with a state or not, whose cuts divide blocks of codes.
-    """
-
-    positions: list[int]
-    weights: list[Tensor]
-    known: list[Any]
-    divided: list[exchange.Divided]
-
-
 class _Basis(NamedTuple):
     """What the plan of a parameter group was made from.
 
@@ -71,14 +55,14 @@ class _Basis(NamedTuple):
         dtypes: the dtypes of the parameters.
         bare: the parameters whose state is missing or lacks entries that the options require now. When one of them has a
             gradient, the plan is made again.
-        distributed: the records that are DTensors.
+        divided: the parameters, with a state or not, whose cuts divide blocks of codes.
     """
 
     signature: tuple[Rule, bool, str, int]
     params: list[Tensor]
     dtypes: list[torch.dtype]
     bare: list[Tensor]
-    distributed: _Distributed
+    divided: list[exchange.Divided]
 
 
 def given_names(group: dict[str, Any]) -> list[str] | None:
@@ -323,7 +307,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         scalars, is_alone = self._member.scalar_names, peers is None
         needed = {*scalars, *self._member.state_names(group)}
         records: list[Record] = []
-        sharded, bare = _Distributed([], [], [], []), []
+        bare: list[Tensor] = []
+        all_divided: list[exchange.Divided] = []
         for i, p in enumerate(params):
             if not is_here(p):
                 continue
@@ -335,15 +320,12 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             state = self.state.get(p)
             divided = exchange.divided(self._member, group, i, names[i])
             if divided is not None:
-                sharded.divided.append(divided)
+                all_divided.append(divided)
             if state is not None:
                 former.convert_state(torch, state, self._member.states)  # ZeroRedundancyOptimizer loads it without us
                 if is_distributed(p):
                     assert peers is not None
                     peers.check_mesh(p.device_mesh, names[i])
-                    sharded.positions.append(len(records))
-                    sharded.weights.append(p)
-                    sharded.known.append(None)
                 key = _random_key(group, i, positions[first + i])
                 record = Record(p, state, names[i], key, distributed.place_in(group, i), is_flat=is_flat(p))
                 is_counted = peers is None or peers.counts(p)
@@ -351,7 +333,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             is_split = layout.is_split(group, storage.dtype_name(p.dtype))
             if state is None or not needed <= state.keys() or (is_split and LOW_BITS not in state):
                 bare.append(p)
-        basis = _Basis(self._signature(group), params, [p.dtype for p in params], bare, sharded)
+        basis = _Basis(self._signature(group), params, [p.dtype for p in params], bare, all_divided)
         return GroupPlan(self._member, group, records, TENSORS, basis)
 
     def _decides_alone(self, overflow: bool | None) -> bool:
@@ -375,7 +357,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     def _exchanges_blocks(self) -> bool:
         """Whether processes share blocks of codes of a parameter."""
         if self._plans is not None:
-            return any(plan.basis.distributed.divided for plan in self._plans)
+            return any(plan.basis.divided for plan in self._plans)
         return any(
             edges_of(self._member, group, i) is not None
             for group in self.param_groups
@@ -383,30 +365,24 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         )
 
     def _placed_gradients(self, plans: Sequence[GroupPlan]) -> Sequence[list[Tensor | None] | None] | None:
-        """The gradients of each group whose DTensors have some with other placements than the weights, redistributed."""
+        """See ``Stepping._placed_gradients``: those of DTensors are redistributed."""
         found: list[list[Tensor | None] | None] = []
         for plan in plans:
-            placed: dict[int, Tensor] = {}
-            positions, weights, known, _ = plan.basis.distributed
-            for at in unlike_gradients(weights, known):
-                i, weight = positions[at], weights[at]
-                gradient = weight.grad
-                if not weight.requires_grad:
-                    continue
-                if distributed.is_placed_as(weight, gradient):
-                    known[at] = gradient._spec
-                else:
-                    placed[i] = distributed.placed_as(
-                        weight, gradient, f"the gradient of parameter {plan.records[i].name}"
-                    )
-            own = (TENSORS.gradient_of(record.weight) for record in plan.records)
-            found.append([placed.get(i, gradient) for i, gradient in enumerate(own)] if placed else None)
-        return found if any(found) else None
+            placed, is_alike = [], True
+            for record in plan.records:
+                weight = record.weight
+                gradient = weight.grad if weight.requires_grad else None
+                if gradient is not None and is_distributed(weight):
+                    is_alike = is_alike and distributed.is_placed_as(weight, gradient)
+                    gradient = distributed.placed_as(weight, gradient, f"the gradient of parameter {record.name}")
+                placed.append(gradient)
+            found.append(None if is_alike else placed)
+        return None if all(one is None for one in found) else found
 
     def _step_divided(self, plans: Sequence[GroupPlan], threads: int) -> None:
         """See ``Stepping._step_divided``."""
         for plan in plans:
-            exchange.step(plan.basis.distributed.divided, plan, threads)
+            exchange.step(plan.basis.divided, plan, threads)
 
     # ---- memory
 

@@ -40,9 +40,17 @@ class _Tensors:
 
     @staticmethod
     def gradient_of(weight: Tensor) -> Tensor | None:
-        """The gradient; of a DTensor that of the part that this process has."""
+        """The gradient; of a DTensor that of the part that this process has.
+
+        Raises:
+            ValueError: the weight is a DTensor, and the gradient lies elsewhere than it does.
+        """
         gradient = weight.grad if weight.requires_grad else None
-        return local_of(gradient) if gradient is not None and is_distributed(weight) else gradient
+        if gradient is None or not is_distributed(weight):
+            return gradient
+        if not distributed.is_placed_as(weight, gradient):
+            raise ValueError("the gradient of a DTensor has other placements than the parameter")
+        return local_of(gradient)
 
     @staticmethod
     def check_gradient(gradient: Tensor, name: str, optimizer: str) -> None:

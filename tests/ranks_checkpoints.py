@@ -558,6 +558,39 @@ def other_formats_are_converted_also_where_a_cut_divides_a_block(rank: int) -> N
 
 
 @check
+def a_state_dict_that_is_wrong_on_one_rank_is_loaded_by_none(rank: int) -> None:
+    """Also where the others would exchange what they have of it, since it lies elsewhere."""
+    run = Run(PLACES["rows on 4"], torch.float32)
+    run.steps(0, 2)
+    other = Run(PLACES["hybrid"], torch.float32)
+    other.steps(0, 1)
+    before = values_of(other.parameters, other.optimizer)
+    name = next(iter(run.parameters))
+    cases: list[tuple[Callable[[dict[str, Any]], Any], str, int | None]] = [
+        (lambda saved: None, "expected a state dict, not a NoneType", 1),
+        (lambda saved: {"state": {}}, "not an optimizer's state dict", 1),
+        (lambda saved: {**saved, "param_groups": []}, "a different number of parameter groups", 1),
+        (
+            lambda saved: {**saved, "state": {}},
+            rf"rank 0 has the state of parameter '{name}'.*, rank 1 has nothing",
+            None,
+        ),
+        (lambda saved: {**saved, "state": {**saved["state"], 0: {}}}, rf"the state of parameter '{name}'", None),
+    ]
+    for change, words, at_rank in cases:
+        saved: Any = run.optimizer.state_dict()
+        saved = change(copy.deepcopy(saved)) if rank == 1 else saved
+        with raises(Exception, words, rank, at_rank, "the parameters' mesh"):
+            other.optimizer.load_state_dict(saved)
+        assert values_of(other.parameters, other.optimizer) == before
+    with raises(ZeroDivisionError if rank == 1 else RuntimeError, "modulo by zero", rank, 1, "the parameters' mesh"):
+        hook = other.optimizer.register_load_state_dict_pre_hook(lambda optimizer, saved: 1 // (rank != 1) and None)
+        other.optimizer.load_state_dict(run.optimizer.state_dict())
+    hook.remove()
+    other.optimizer.load_state_dict(run.optimizer.state_dict())
+
+
+@check
 def codes_that_were_cast_to_numbers_are_refused(rank: int) -> None:
     """``torch.distributed.checkpoint`` casts what was saved to the dtype of what it loads into."""
     run = Run(PLACES["rows on 4"], torch.float32, state="int8")

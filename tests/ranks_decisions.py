@@ -209,6 +209,58 @@ def a_step_that_one_rank_cannot_make_is_made_by_none(rank: int) -> None:
         assert state["step"] == 2
 
 
+@check
+def gradients_are_exchanged_by_all_ranks_or_none(rank: int) -> None:
+    """Partial gradients, where rank 1 has an overflow, a wrong option, or no gradient of one parameter."""
+    layout = LAYOUTS["sequence parallel"]
+    for options, wrong in itertools.product(({}, {"max_grad_norm": 1.0}), ("overflow", "option", "none")):
+        here = Here(layout, weights_of(layout.shapes, torch.float32))
+        optimizer = at.AdamW(here.parameters.items(), fused=wrong == "overflow", **options)
+        here.give(gradients_of(layout.shapes, 0, torch.float32))
+        optimizer.step()
+        p = here.parameters["uneven"]
+        before, state, gradient = values_of(here.parameters, optimizer), optimizer.state[p], p.grad
+        if wrong == "overflow":
+            optimizer.found_inf = torch.tensor(float(rank == 1))  # type: ignore[attr-defined] # as GradScaler does
+            optimizer.step()
+            del optimizer.found_inf
+        elif wrong == "none" and not options:
+            continue  # nothing is communicated by a rank that exchanges and measures nothing
+        else:
+            if rank == 1 and wrong == "option":
+                optimizer.param_groups[0]["seed"] = "seven"
+            elif rank == 1:
+                p.grad = None
+            words, at_rank = {
+                "option": ("", 1),
+                "none": ("rank 0 has the gradient of parameter 'uneven' .*Partial.*, rank 1 has .*'stack'", None),
+            }[wrong]
+            with raises(Exception, words, rank, at_rank, MESH):
+                optimizer.step()
+            optimizer.param_groups[0]["seed"], p.grad = 0, gradient
+        assert values_of(here.parameters, optimizer) == before, (options, wrong)
+        optimizer.step()
+        assert state["step"] == 2
+
+
+@check
+def an_overflow_comes_before_the_first_step_of_new_parameters(rank: int) -> None:
+    """It was found on rank 1; a group of DTensors was added to one of plain parameters, which have been stepped alone."""
+    plain = torch.nn.Parameter(torch.ones(3))
+    plain.grad = torch.ones(3)
+    optimizer = at.AdamW([("plain", plain)], fused=True)
+    optimizer.step()
+    added = distributed((4,), (Shard(0),), {"added": torch.ones(8)})
+    added["added"].grad = torch.ones_like(added["added"])
+    optimizer.add_param_group({"params": list(added.items())})
+    optimizer.found_inf = torch.tensor(float(rank == 1))  # type: ignore[attr-defined] # as GradScaler does
+    optimizer.step()
+    assert torch.equal(local(added["added"].detach()), torch.ones(2))
+    optimizer.found_inf = torch.tensor(0.0)  # type: ignore[attr-defined]
+    optimizer.step()
+    assert [optimizer.state[p]["step"] for p in (plain, added["added"])] == [2, 1]
+
+
 def collectives() -> int:
     """The number of collectives that this process has taken part in."""
     groups = dist.distributed_c10d._world.pg_map

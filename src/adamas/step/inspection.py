@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class Inspection(NamedTuple):
@@ -19,6 +19,7 @@ class Inspection(NamedTuple):
         square_sums: numbers whose sum is Σg²; None if it is not needed.
         positions: the position of each process's first parameter among those of all processes; empty unless each has
             parameters of its own.
+        exchange: whether processes are to exchange gradients, and to inspect the parameters after that.
     """
 
     overflow: bool = False
@@ -28,18 +29,22 @@ class Inspection(NamedTuple):
     reached: int = 0
     square_sums: Sequence[float] | None = None
     positions: Sequence[int] = ()
+    exchange: bool = False
 
 
 class Peers(Protocol):
     """The processes that share a model, this one among them."""
 
-    def agree(self, seen: Inspection | None, problem: Exception | None, parameters: int) -> Inspection:
+    def agree(
+        self, seen: Inspection | None, problem: Exception | None, parameters: int, misplaced: Sequence[Any] = ()
+    ) -> Inspection:
         """The combined inspection of all processes.
 
         Args:
-            seen: the inspection of this process; None if there is a problem.
+            seen: the inspection of this process; None if there is a problem, or there are gradients to exchange first.
             problem: why this process cannot make the step; None if it can.
             parameters: the number of parameters that this process has; each is counted by the first that has it.
+            misplaced: the gradients that this process is to exchange first.
 
         Raises:
             Exception: one of the processes has a problem. All of them raise.

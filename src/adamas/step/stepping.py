@@ -68,30 +68,37 @@ class Stepping:
     def _current_plans(self) -> Sequence[GroupPlan]:
         """The plans of all groups, for their present tensors and options."""
 
-    def _decides_alone(self, overflow: bool | None) -> bool:
+    def _decides_alone(self, overflow: bool | None, misplaced: Sequence[Any]) -> bool:
         """Whether this process decides on the coming step alone. All processes have the same answer."""
         return self._peers is None
 
-    def _placed_gradients(self, plans: Sequence[GroupPlan]) -> Sequence[list[Any] | None] | None:
-        """The gradients of each group, moved to where the weights lie; None for a group, or for all, where they lie there.
+    def _misplaced(self, plans: Sequence[GroupPlan] | None) -> Sequence[Any]:
+        """The gradients that processes have to exchange before the step.
 
-        All processes that share the weights call this together.
+        If ``plans`` is None, there is a problem already, and none is raised.
+
+        Raises:
+            ValueError: a gradient lies on other processes than its parameter; the message names the parameter.
+        """
+        return ()
+
+    def _exchanged(self, plans: Sequence[GroupPlan], misplaced: Sequence[Any]) -> Sequence[list[Any] | None] | None:
+        """The gradients of each group after the exchange; None for a group whose parameters have their own.
+
+        The result is None if none was misplaced.
         """
         return None
 
-    def _look(self, plans: Sequence[GroupPlan], gradients: Sequence[list[Any] | None] | None) -> Any:
-        """Looks up all tensors; returns the gradients as ``look`` takes them, after they were moved if they have to be."""
-        if gradients is None:
-            try:
-                look(plans, None)
-                return None
-            except Exception:
-                # Whatever the error is, the other processes may be waiting for these gradients.
-                gradients = self._placed_gradients(plans)
-                if gradients is None:
-                    raise
-        look(plans, gradients)
-        return gradients
+    def _look(self, plans: Sequence[GroupPlan], gradients: Sequence[list[Any] | None] | None) -> Sequence[Any]:
+        """Looks up all tensors, unless gradients are misplaced; returns these."""
+        try:
+            look(plans, gradients)
+        except Exception:
+            misplaced = self._misplaced(plans) if gradients is None else ()
+            if not misplaced:
+                raise
+            return misplaced
+        return ()
 
     def _step_divided(self, plans: Sequence[GroupPlan], threads: int) -> None:
         """Makes the prepared step for parameters with blocks that several processes share (``adamas.step.divided``)."""
@@ -207,23 +214,26 @@ class Stepping:
         self.grad_norm = self.grad_norm_limit = None
         with self._lock:
             plans: Sequence[GroupPlan] = ()
-            seen, problem, has_schedules = None, None, False
+            misplaced: Sequence[Any] = ()
+            problem: Exception | None = None
+            has_schedules = False
             try:
                 try:
-                    if overflow:
-                        seen = Inspection(overflow=True)
-                    else:
+                    if not overflow:
                         plans = self._current_plans()
                         has_schedules = any(one.schedules for one in self._schedules_now())
-                        gradients = self._look(plans, gradients)
-                        seen = self._inspect(plans, threads, has_schedules, self._decides_alone(overflow))
+                        misplaced = self._look(plans, gradients)
                 except Exception as error:
-                    if self._decides_alone(overflow):
-                        raise
-                    problem = error
-                if self._peers is not None and not self._decides_alone(overflow):
-                    seen = self._peers.agree(seen, problem, self._own_parameters())
-                assert seen is not None
+                    problem, misplaced = error, self._misplaced(None)
+                seen = self._seen(plans, threads, has_schedules, overflow, misplaced, problem)
+                if seen.exchange and not seen.overflow:
+                    _release(plans)
+                    try:
+                        gradients = self._exchanged(plans, misplaced)
+                        look(plans, gradients)
+                    except Exception as error:
+                        problem = error
+                    seen = self._seen(plans, threads, has_schedules, overflow, (), problem)
                 if seen.overflow:
                     return
                 settled = self._settled(plans, seen, has_schedules)
@@ -234,6 +244,38 @@ class Stepping:
                 self._step_seen(plans, seen, has_schedules, scale, threads)
             finally:
                 _release(plans)
+
+    def _seen(
+        self,
+        plans: Sequence[GroupPlan],
+        threads: int,
+        has_schedules: bool,
+        overflow: bool | None,
+        misplaced: Sequence[Any],
+        problem: Exception | None,
+    ) -> Inspection:
+        """Inspects the parameters, together with the processes that share the model.
+
+        If gradients are misplaced, the processes only agree on the exchange.
+
+        Raises:
+            Exception: the step cannot be made, because of ``problem`` or otherwise.
+        """
+        alone, seen = self._decides_alone(overflow, misplaced), None
+        try:
+            if problem is not None:
+                raise problem
+            if overflow:
+                seen = Inspection(overflow=True)
+            elif not misplaced:
+                seen = self._inspect(plans, threads, has_schedules, alone)
+        except Exception as error:
+            if alone:
+                raise
+            problem = error
+        if alone or self._peers is None:
+            return Inspection(exchange=True) if seen is None else seen
+        return self._peers.agree(seen, problem, self._own_parameters(), misplaced)
 
     def _inspect(self, plans: Sequence[GroupPlan], threads: int, has_schedules: bool, alone: bool) -> Inspection:
         """Inspects the parameters with gradients, before anything is changed. ``alone``: see ``_decides_alone``.

@@ -119,35 +119,46 @@ def _row_major(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def is_placed_as(weight: DTensor, tensor: Any) -> bool:
-    """Whether a tensor is a DTensor of the weight's mesh and placements, and its local tensor has its values already."""
-    return (
-        is_distributed(tensor)
-        and tensor.device_mesh == weight.device_mesh
-        and tensor.placements == weight.placements
-        and not hasattr(tensor._local_tensor, "wait")
-    )
+    """Whether a tensor is a DTensor of the weight's mesh and placements."""
+    return _is_on_mesh_of(weight, tensor) and tensor.placements == weight.placements
 
 
-def placed_as(weight: DTensor, tensor: Any, name: str) -> Tensor:
-    """The local tensor of a DTensor after it was given the weight's placements.
+def is_misplaced(weight: DTensor, gradient: Tensor | None) -> bool:
+    """Whether a gradient has to be redistributed to have the weight's placements."""
+    return _is_on_mesh_of(weight, gradient) and not is_placed_as(weight, gradient)
+
+
+def _is_on_mesh_of(weight: DTensor, tensor: Any) -> TypeGuard[DTensor]:
+    return is_distributed(tensor) and tensor.device_mesh == weight.device_mesh
+
+
+def check_gradient(weight: DTensor, name: str) -> None:
+    """Raises ValueError if the weight's gradient is no DTensor, or has another mesh. ``name`` is for the message."""
+    gradient = weight.grad
+    if not is_distributed(gradient):
+        raise ValueError(f"the gradient of parameter {name} must be a DTensor, as the parameter is, not a plain tensor")
+    if gradient.device_mesh != weight.device_mesh:
+        raise ValueError(
+            f"the gradient of parameter {name} lies on the mesh {gradient.device_mesh}, but must lie on that of the "
+            f"parameter, {weight.device_mesh}"
+        )
+
+
+def waited_for(local: Tensor) -> Tensor:
+    """A tensor after the collective whose result it is, if it is still under way."""
+    wait: Callable[[], Tensor] | None = getattr(local, "wait", None)
+    return local if wait is None else wait()
+
+
+def placed_as(weight: DTensor, tensor: DTensor) -> Tensor:
+    """The local tensor of a DTensor of the weight's mesh, after it was given the weight's placements.
 
     All processes of the mesh have to call this together unless the placements are the same.
-
-    Raises:
-        ValueError: the tensor is not a DTensor, or has another mesh.
     """
-    if not is_distributed(tensor):
-        raise ValueError(f"{name} must be a DTensor, as the parameter is, not a plain tensor")
-    if tensor.device_mesh != weight.device_mesh:
-        raise ValueError(
-            f"{name} lies on the mesh {tensor.device_mesh}, but must lie on that of the parameter, {weight.device_mesh}"
-        )
     if tensor.placements != weight.placements:
         with torch.no_grad():
             tensor = tensor.redistribute(placements=weight.placements)
-    local = tensor._local_tensor
-    wait: Callable[[], Tensor] | None = getattr(local, "wait", None)  # of the result of a collective still under way
-    return local if wait is None else wait()
+    return waited_for(tensor._local_tensor)
 
 
 def part_of(weight: Tensor, whole: Tensor) -> Tensor:
@@ -160,7 +171,7 @@ def part_of(weight: Tensor, whole: Tensor) -> Tensor:
         whole: a tensor of the weight's state: plain, or a DTensor of any placements.
     """
     if is_distributed(whole) and is_distributed(weight) and whole.device_mesh == weight.device_mesh:
-        return placed_as(weight, whole, "the state")
+        return placed_as(weight, whole)
     is_gathered = is_distributed(whole)
     if is_distributed(whole):
         whole = whole.full_tensor()

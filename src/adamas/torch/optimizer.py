@@ -39,7 +39,7 @@ from .distributed import is_distributed, is_here, local_of
 from .edges import edges_of
 from .groups import canonical_name
 from .options import as_number, check, check_flat, check_parameter, is_flat, refuse_wrapper
-from .ranks import Ranks
+from .ranks import Exchanged, Ranks
 from .state_dict import exported, loaded, with_whole_scales
 from .tensors import TENSORS
 
@@ -79,6 +79,13 @@ def parameter_names(group: dict[str, Any], first: int) -> list[str]:
         f"{first + i}" if is_lazy(p) else f"{first + i} (of shape {tuple(p.shape)})"
         for i, p in enumerate(group["params"])
     ]
+
+
+def _exchange(name: str, weight: Any, where: Any = None) -> Exchanged:
+    """The exchange that gives the weight's gradient the placements of the weight."""
+    gradient = weight.grad
+    text = f"the gradient of parameter {name} with the placements {gradient.placements}"
+    return Exchanged(text, weight.device_mesh, where)
 
 
 def _random_key(group: dict[str, Any], index: int, position: int) -> int:
@@ -336,18 +343,20 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         basis = _Basis(self._signature(group), params, [p.dtype for p in params], bare, all_divided)
         return GroupPlan(self._member, group, records, TENSORS, basis)
 
-    def _decides_alone(self, overflow: bool | None) -> bool:
+    def _decides_alone(self, overflow: bool | None, misplaced: Sequence[Exchanged]) -> bool:
         """See ``Stepping._decides_alone``.
 
         DTensors of one mesh have the same numbers of steps everywhere. Only what is measured has to be communicated, what a
         loss scaler found, and whether a step with a rate of 0 is to create the state and nothing else. If blocks of codes are
         to be exchanged, all processes have to know of an error before.
         """
-        if self._plans is None:
+        if self._plans is None or overflow:  # after an overflow, no plans are made
             self._find_peers()
         peers = self._peers
         if peers is None or peers.has_shares:
             return peers is None
+        if misplaced and not peers.is_uneven:
+            return False
         if overflow is not None or self._is_measured() or all(group["lr"] == 0 for group in self.param_groups):
             return False
         if self._exchanges_blocks():
@@ -364,20 +373,39 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             for i in range(len(group["params"]))
         )
 
-    def _placed_gradients(self, plans: Sequence[GroupPlan]) -> Sequence[list[Tensor | None] | None] | None:
-        """See ``Stepping._placed_gradients``: those of DTensors are redistributed."""
-        found: list[list[Tensor | None] | None] = []
-        for plan in plans:
-            placed, is_alike = [], True
-            for record in plan.records:
-                weight = record.weight
-                gradient = weight.grad if weight.requires_grad else None
-                if gradient is not None and is_distributed(weight):
-                    is_alike = is_alike and distributed.is_placed_as(weight, gradient)
-                    gradient = distributed.placed_as(weight, gradient, f"the gradient of parameter {record.name}")
-                placed.append(gradient)
-            found.append(None if is_alike else placed)
-        return None if all(one is None for one in found) else found
+    def _misplaced(self, plans: Sequence[GroupPlan] | None) -> list[Exchanged]:
+        """See ``Stepping._misplaced``. What is exchanged are gradients of other placements than the weights'."""
+        found = []
+        if plans is None:
+            for name, p in self._named_parameters():
+                if p.requires_grad and is_distributed(p) and distributed.is_misplaced(p, p.grad):
+                    found.append(_exchange(name, p))
+            return found
+        for i, plan in enumerate(plans):
+            for j, record in enumerate(plan.records):
+                p = record.weight
+                if p.requires_grad and p.grad is not None and is_distributed(p):
+                    distributed.check_gradient(p, record.name)
+                    if distributed.is_misplaced(p, p.grad):
+                        found.append(_exchange(record.name, p, (i, j)))
+        return found
+
+    def _exchanged(
+        self, plans: Sequence[GroupPlan], misplaced: Sequence[Exchanged]
+    ) -> Sequence[list[Tensor | None] | None] | None:
+        """See ``Stepping._exchanged``."""
+        placed: list[dict[int, Tensor]] = [{} for _ in plans]
+        for _, _, (i, j) in misplaced:
+            weight = plans[i].records[j].weight
+            placed[i][j] = distributed.placed_as(weight, weight.grad)
+        found: list[list[Tensor | None] | None] = [None] * len(plans)
+        for i, plan in enumerate(plans):
+            if placed[i]:
+                found[i] = [
+                    placed[i][j] if j in placed[i] else TENSORS.gradient_of(record.weight)
+                    for j, record in enumerate(plan.records)
+                ]
+        return found if misplaced else None
 
     def _step_divided(self, plans: Sequence[GroupPlan], threads: int) -> None:
         """See ``Stepping._step_divided``."""
@@ -535,14 +563,14 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             ValueError: the state dict does not fit; the message names the parameter. Nothing was changed.
         """
         with self._lock:
-            check_choice(hyperparameters)
-            if not isinstance(state_dict, Mapping):
-                raise TypeError(f"load_state_dict: expected a state dict, not a {type(state_dict).__name__}")
-            state_dict = dict(state_dict)
-            for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
-                replaced = pre_hook(self, state_dict)
-                state_dict = state_dict if replaced is None else replaced
-            with self._all_or_none():
+            with self._all_or_none() as agree:
+                check_choice(hyperparameters)
+                if not isinstance(state_dict, Mapping):
+                    raise TypeError(f"load_state_dict: expected a state dict, not a {type(state_dict).__name__}")
+                state_dict = dict(state_dict)
+                for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+                    replaced = pre_hook(self, state_dict)
+                    state_dict = state_dict if replaced is None else replaced
                 groups, state, saved_groups = loaded(
                     self._member,
                     self._schedules_now(),
@@ -553,6 +581,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                     type(self).__name__,
                     # AdamW's decay is decoupled, whatever a checkpoint of torch.optim says.
                     defaults_of(self._member, "torch")["decay"] != "decoupled",
+                    agree,
                 )
             self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})
             for one, saved in zip(self._schedules_now(), saved_groups, strict=True):
@@ -561,22 +590,34 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 post_hook(self)
 
     @contextmanager
-    def _all_or_none(self) -> Iterator[None]:
-        """If loading raises in one of the processes that share DTensors, it raises in all of them."""
+    def _all_or_none(self) -> Iterator[Callable[[Sequence[Exchanged]], None]]:
+        """If loading raises in one of the processes that share DTensors, it raises in all of them.
+
+        Yields a function that the block calls with what this process is to exchange with others, before it does so.
+        """
         params = [p for group in self.param_groups for p in group["params"]]
-        if not any(map(is_distributed, params)):
-            yield
+        peers = None
+        if any(map(is_distributed, params)):
+            self._find_peers()
+            peers = self._peers
+        if peers is None:
+            yield lambda exchanged: None
             return
-        self._find_peers()
-        problem = None
+        problem, is_agreeing = None, False
+
+        def agree(exchanged: Sequence[Exchanged]) -> None:
+            nonlocal is_agreeing
+            is_agreeing = True
+            peers.check_all(None, exchanged)
+            is_agreeing = False
+
         try:
-            yield
+            yield agree
         except Exception as error:
+            if is_agreeing:
+                raise  # as in all other processes
             problem = error
-        if self._peers is not None:
-            self._peers.check_all(problem)
-        elif problem is not None:
-            raise problem
+        peers.check_all(problem)
 
 
 class EagerOptimizer(Optimizer):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cache, cached_property
-from itertools import accumulate
-from typing import TYPE_CHECKING, Any, NoReturn
+from itertools import accumulate, pairwise, zip_longest
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -21,10 +22,29 @@ _made: dict[tuple[int, ...], tuple[Any, Any]] = {}  # the groups made here, by t
 _RAISED = (FloatingPointError, ValueError, RuntimeError)  # raised on all ranks; other exceptions only where they occur
 
 
+class Exchanged(NamedTuple):
+    """Something that the ranks of a mesh exchange.
+
+    Attributes:
+        text: what it is; the same on all of these ranks.
+        mesh: the mesh.
+        where: for the caller.
+    """
+
+    text: str
+    mesh: DeviceMesh
+    where: Any = None
+
+
 @cache
-def _first_of(mesh: DeviceMesh) -> int:
-    """The lowest rank of the mesh."""
-    return int(mesh.mesh.min())
+def _ranks_of(mesh: DeviceMesh) -> tuple[int, ...]:
+    """The ranks of the mesh, in order."""
+    return tuple(sorted(mesh.mesh.flatten().tolist()))
+
+
+def _checksum(texts: Sequence[str]) -> int:
+    """0 if there are none."""
+    return 1 + zlib.crc32("\n".join(texts).encode()) if texts else 0
 
 
 class Ranks:
@@ -108,7 +128,7 @@ class Ranks:
 
     def first_with(self, weight: Tensor) -> int:
         """The first of the ranks that have the parameter or parts of it, as a number among all."""
-        return _first_of(weight.device_mesh) if is_distributed(weight) else self._ranks[self._rank]
+        return _ranks_of(weight.device_mesh)[0] if is_distributed(weight) else self._ranks[self._rank]
 
     def own(self, weights: Iterable[Tensor]) -> int:
         """The number of parameters that this rank is the first to have; 0 if all ranks have the same."""
@@ -139,20 +159,37 @@ class Ranks:
                 "of all processes that decide together, or leave it out"
             )
 
-    def agree(self, seen: Inspection | None, problem: Exception | None, parameters: int) -> Inspection:
+    def agree(
+        self,
+        seen: Inspection | None,
+        problem: Exception | None,
+        parameters: int,
+        exchanged: Sequence[Exchanged] = (),
+    ) -> Inspection:
         """The combined inspection of all ranks: see ``adamas.step.inspection.Peers``."""
         mine = Inspection() if seen is None else seen
         total, rest = sum_in_two(mine.square_sums or ())
         steps_here = 0 if mine.steps is None else mine.steps
-        numbers_here = (problem is not None, *mine[:3], steps_here, mine.reached, total, rest, parameters)
+        numbers_here = (
+            problem is not None,
+            *mine[:3],
+            steps_here,
+            mine.reached,
+            total,
+            rest,
+            parameters,
+            _checksum([one.text for one in exchanged]),
+        )
         sent = torch.tensor(numbers_here, dtype=torch.float64, device=self._device())
         received = [torch.empty_like(sent) for _ in range(self._size)]
         dist.all_gather(received, sent, group=self._group)
-        failed, overflow, is_query, skip, steps, reached, totals, rests, counts = zip(
+        failed, overflow, is_query, skip, steps, reached, totals, rests, counts, checksums = zip(
             *(numbers.tolist() for numbers in received), strict=True
         )
         if any(failed):
             self._raise(problem)
+        if len({*checksums}) > 1 and not any(overflow):
+            self._check_exchange(exchanged)
         return Inspection(
             any(overflow),
             all(is_query),
@@ -161,13 +198,13 @@ class Ranks:
             int(max(reached)),
             None if mine.square_sums is None else (*totals, *rests),
             tuple(map(int, accumulate(counts[:-1], initial=0))) if self.has_shares else (),
+            any(checksums),
         )
 
     def added(self, sums: Mapping[Hashable, Sequence[float]], problem: Exception | None) -> dict[Hashable, float]:
         """The sums of all ranks: see ``adamas.step.inspection.Peers``."""
         sent = problem is not None, {key: sum_in_two(numbers) for key, numbers in sums.items()}
-        received: list[Any] = [None] * self._size
-        dist.all_gather_object(received, sent, group=self._group)
+        received = self._gathered(sent).values()
         if any(failed for failed, _ in received):
             self._raise(problem)
         parts: dict[Hashable, list[float]] = {}
@@ -176,23 +213,56 @@ class Ranks:
                 parts.setdefault(key, []).extend(pair)
         return added_up(parts)
 
-    def check_all(self, problem: Exception | None) -> None:
-        """Raises on all ranks if one of them cannot load a state dict; ``problem`` is why this one cannot."""
+    def check_all(self, problem: Exception | None, exchanged: Sequence[Exchanged] = ()) -> None:
+        """Raises on all ranks if one of them cannot load a state dict.
+
+        Args:
+            problem: why this rank cannot; None if it can.
+            exchanged: what it is about to exchange with others.
+        """
         failed = torch.tensor(float(problem is not None), device=self._device())
         dist.all_reduce(failed, group=self._group)
         if failed:
             self._raise(problem, "cannot load the state dict, so no rank loads it")
+        self._check_exchange(exchanged)
+
+    def _check_exchange(self, exchanged: Sequence[Exchanged]) -> None:
+        """Raises ValueError on all ranks unless the ranks of each mesh are about to exchange the same."""
+        texts: dict[tuple[int, ...], list[str]] = {}
+        for one in exchanged:
+            texts.setdefault(_ranks_of(one.mesh), []).append(one.text)
+        checksums = self._gathered({ranks: _checksum(here) for ranks, here in texts.items()})
+        for ranks in sorted({ranks for one in checksums.values() for ranks in one}):
+            present = [rank for rank in ranks if rank in checksums]
+            if len({checksums[rank].get(ranks) for rank in present}) > 1:
+                self._refuse_exchange(texts.get(ranks, []), present)
+
+    def _refuse_exchange(self, texts: Sequence[str], present: Sequence[int]) -> None:
+        """Raises ValueError, as those of the ranks that are ``present`` are about to exchange different things."""
+        found = self._gathered(texts)
+        for one, other in pairwise(present):
+            for its, others in zip_longest(found[one], found[other], fillvalue="nothing"):
+                if its != others:
+                    raise ValueError(
+                        f"the ranks of a mesh have to exchange the same tensors in the same order, but where rank {one} has "
+                        f"{its}, rank {other} has {others}; nothing was changed"
+                    )
+
+    def _gathered(self, here: Any) -> dict[int, Any]:
+        """What each rank has, by its number among all."""
+        received: list[Any] = [None] * self._size
+        dist.all_gather_object(received, here, group=self._group)
+        return dict(zip(self._ranks, received, strict=True))
 
     def _raise(
         self, problem: Exception | None, consequence: str = "cannot make this step, so no rank makes it"
     ) -> NoReturn:
         """Raises this rank's problem or, if it has none, the problem of the first rank that has one."""
         kind = next((kind for kind in _RAISED if isinstance(problem, kind)), RuntimeError)
-        problems: list[Any] = [None] * self._size
-        dist.all_gather_object(problems, None if problem is None else (kind, str(problem)), group=self._group)
+        problems = self._gathered(None if problem is None else (kind, str(problem)))
         if problem is not None:
             raise problem
-        rank, (kind, text) = next((rank, one) for rank, one in enumerate(problems) if one is not None)
+        rank, (kind, text) = next((i, one) for i, one in enumerate(problems.values()) if one is not None)
         raise kind(f"rank {rank} of {self._group_name()} {consequence}: {text}")
 
     def _group_name(self) -> str:

@@ -26,6 +26,7 @@ from .edges import edges_at, edges_of
 from .foreign import decode_groups, decode_state
 from .groups import canonical_name
 from .options import check, is_flag
+from .ranks import Exchanged
 from .storage import dtype_name
 from .tensors import TENSORS
 
@@ -41,6 +42,7 @@ def loaded(
     hyperparameters: str,
     optimizer: str,
     reads_decoupled_flag: bool,
+    agree: Callable[[Sequence[Exchanged]], None],
 ) -> tuple[list[dict[str, Any]], dict[Any, State], list[dict[str, Any]]]:
     """The groups and the state that an optimizer has after loading, and the saved groups. Nothing is changed.
 
@@ -53,6 +55,7 @@ def loaded(
         hyperparameters: ``"saved"`` or ``"given"``.
         optimizer: the name of the optimizer in messages.
         reads_decoupled_flag: whether ``decoupled_weight_decay`` of ``torch.optim`` determines the kind of decay.
+        agree: called with what this process is to exchange with others, before it does so.
 
     Raises:
         ValueError: the state dict does not fit; the message names the parameter.
@@ -73,7 +76,9 @@ def loaded(
     def check_hyperparameters(group: dict[str, Any]) -> None:
         check(group, optimizer, member)
 
-    # The processes exchange everything before anything is checked: one that raises would leave the others waiting.
+    # After all have agreed, the processes exchange everything before anything else is checked: one that raises would leave
+    # the others waiting.
+    agree([one for p, name in names.items() for one in _exchanged(p, name, saved_state.get(saved_id[id(p)]))])
     found_here = {
         id(p): _gathered(_take(group, i), saved_state[key])
         for group in groups
@@ -134,6 +139,21 @@ def _take(group: Mapping[str, Any], index: int) -> Callable[[Tensor], Tensor]:
     """What takes from a saved tensor the part that a parameter of the group, by its index, needs here."""
     edges = edges_at(group, index)
     return partial(distributed.part_of, group["params"][index]) if edges is None else edges.widened
+
+
+def _exchanged(p: Tensor, name: str, saved: Any) -> list[Exchanged]:
+    """What processes exchange of the saved state of a parameter; they also have to have the same entries."""
+    entries = saved if isinstance(saved, Mapping) else {}
+    found = []
+    if is_distributed(p) and entries:
+        found.append(
+            Exchanged(f"the state of parameter {name} with {', '.join(sorted(map(repr, entries)))}", p.device_mesh)
+        )
+    for key, x in entries.items():
+        if is_distributed(x):
+            text = f"{key!r} of parameter {name} of shape {tuple(x.shape)} with the placements {x.placements}"
+            found.append(Exchanged(text, x.device_mesh))
+    return found
 
 
 def _gathered(

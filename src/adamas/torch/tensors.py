@@ -50,7 +50,7 @@ class _Tensors:
             return gradient
         if not distributed.is_placed_as(weight, gradient):
             raise ValueError("the gradient of a DTensor has other placements than the parameter")
-        return local_of(gradient)
+        return distributed.waited_for(local_of(gradient))
 
     @staticmethod
     def check_gradient(gradient: Tensor, name: str, optimizer: str) -> None:

@@ -176,6 +176,9 @@ LAYOUTS = {
         partial(distributed, (2, 2), (Shard(0), Shard(1))),
         is_divided=True,
     ),
+    "between blocks of stacks": Layout(
+        {"stack": (8, 5, 192), "even": (16, 6, 64)}, partial(distributed, (4,), (Shard(1),)), is_divided=True
+    ),
     "last dimension": Layout({"stack": (4, 8, 256)}, partial(distributed, (4,), (Shard(2),)), is_divided=True),
     "last dimension of stacks": Layout({"stack": (4, 8, 512)}, partial(distributed, (4,), (Shard(2),))),
     "inner dimension of stacks": Layout({"stack": (2, 10, 256)}, partial(distributed, (4,), (Shard(1),))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import sys
 import warnings
 from collections.abc import Callable, Container
@@ -22,6 +23,7 @@ from layouts import (
     Tensors,
     distributed,
     local,
+    mesh,
     mesh_of,
     plain,
     tensor_parallel_and_sharded,
@@ -41,7 +43,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 from torch.distributed.checkpoint.stateful import Stateful
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import adamas.torch as at
 from adamas.schedules import Plateau, cosine, linear
@@ -65,6 +67,10 @@ SHAPES: Shapes = {
 
 # Of which four ranks divide blocks.
 INSIDE: Shapes = {"columns.matrix": (40, 300), "columns.wide": (9, 1100), "columns.stack": (40, 3, 64)}
+BETWEEN: Shapes = {
+    "columns.stack": (8, 5, 192),
+    "columns.even": (16, 6, 64),
+}  # whole blocks, but not as DTensors are cut
 
 
 class On(NamedTuple):
@@ -537,9 +543,12 @@ def state_that_does_not_fit_is_refused_by_all_and_nothing_is_changed(rank: int) 
 @check
 def other_formats_are_converted_also_where_a_cut_divides_a_block(rank: int) -> None:
     """As in one process: to the format that is asked for when it is loaded, and to float32 when it is saved so."""
-    for name in ("rows on 4", "columns on 4", "columns inside blocks on 4", "tensor parallel and sharded"):
-        place = On(4, partial(cut, 4, Shard(1))) if "inside" in name else PLACES[name]
-        shapes = INSIDE if "inside" in name else SHAPES
+    cut_columns = On(4, partial(cut, 4, Shard(1)))
+    for name, place, shapes in (
+        *((name, PLACES[name], SHAPES) for name in ("rows on 4", "columns on 4", "tensor parallel and sharded")),
+        ("inside blocks", cut_columns, INSIDE),
+        ("between blocks", cut_columns, BETWEEN),
+    ):
         for saved_as, taken_as in (("float32", "int8"), ("int8", "float32"), ("int6", "int8"), ("int8", "bfloat16")):
             others = []
             for before, after in ((PLACES["rows on 4"], place), (PLACES["one process"], PLACES["one process"])):
@@ -555,6 +564,23 @@ def other_formats_are_converted_also_where_a_cut_divides_a_block(rank: int) -> N
             for key, entry in expected.items():
                 for moment, x in entry.items():
                     assert torch.equal(whole(exported[key][moment]), x), (name, key, moment)
+
+
+@check
+def entries_without_elements_of_the_weight_stay_as_they_are(rank: int) -> None:
+    """A step count of shape (1,), and what others have put into a state."""
+    w = torch.zeros(16, 8)
+    for extra, placement in itertools.product((torch.arange(3.0), torch.ones(2, 2), w + 1), (Shard(0), Shard(1))):
+        parts = torch.nn.Parameter(distribute_tensor(w, mesh(4), [placement]))
+        optimizer = at.AdamW([parts])
+        entry = {"step": torch.tensor([3.0]), "exp_avg": w, "exp_avg_sq": w, "extra": extra}
+        optimizer.load_state_dict({"state": {0: entry}, "param_groups": optimizer.state_dict()["param_groups"]})
+        state = optimizer.state[parts]
+        assert state["step"] == 3
+        assert torch.equal(whole(state["extra"]), extra)
+        assert isinstance(state["extra"], DTensor) == (extra.shape == w.shape)
+        parts.grad = torch.ones_like(parts)
+        optimizer.step()
 
 
 @check

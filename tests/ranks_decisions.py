@@ -343,7 +343,7 @@ def rows_are_not_given_for_a_dtensor(rank: int) -> None:
 
 @check
 def packed_codes_of_a_block_that_is_cut_are_refused_by_name(rank: int) -> None:
-    for name in ("inside blocks", "last dimension"):
+    for name in ("inside blocks", "between blocks of stacks", "last dimension"):
         layout = LAYOUTS[name]
         words = r"parameter '(matrix|stack)' is the part.*state='int6': it has the elements from \d+ up to \d+.*Use"
         here = Here(layout, weights_of(layout.shapes, torch.float32))

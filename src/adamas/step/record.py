@@ -226,13 +226,16 @@ def check_place(
     forms = {slot.name: layout.format_of(group["state"], slot.name) for slot in coded}
     if len(own_rows) != len(rows) and not is_divided:
         problem = f"its rows of {own_length} elements run along other dimensions than those of the tensor, of {length}"
+    elif is_divided and {*forms.values()} != {"int8"}:
+        assert columns is not None
+        problem = f"it has the elements from {columns.start} up to {columns.stop} of rows of {length}, "
+        problem += 'where packed codes cannot be cut (those of "int8" can)'
     elif 0 in shape:
         return
     elif columns is None:
         problem = f"its rows of {length} elements are cut into several pieces"
-    elif (place.divides_blocks(shape) and not is_divided) or (is_divided and {*forms.values()} != {"int8"}):
+    elif place.divides_blocks(shape) and not is_divided:
         problem = f"it has the elements from {columns.start} up to {columns.stop} of rows of {length}, not whole blocks"
-        problem += ' of packed codes (those of "int8" may be divided)' if is_divided else ""
     elif any(layout.form_of(slot.shape, shape) != forms[slot.name] for slot in coded):
         problem = f"packed rows of {len(columns)} codes have the length of rows that are not packed"
     else:

@@ -6,7 +6,7 @@ and the scales of all blocks that it has elements of.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -201,15 +201,33 @@ class Edges:
         )
 
     def are_divided(self) -> bool:
-        """Whether a cut divides a block, here or between other processes."""
-        return any(columns.stop % BLOCK != 0 and columns.stop != self._length for columns in self._ranges)
+        """Whether a cut divides a block, here or between other processes, or the scales lie otherwise than a DTensor."""
+        if any(columns.stop % BLOCK != 0 and columns.stop != self._length for columns in self._ranges):
+            return True
+        return self._lie_otherwise([len(blocks_with(columns)) for columns in self._ranges])
+
+    def divide_packed_codes(self) -> bool:
+        """Whether codes in 6 bits are cut otherwise than the packed tensor is."""
+        return self._lie_otherwise([layout.codes_shape((1, len(columns)), INT6)[1] for columns in self._ranges])
+
+    def _lie_otherwise(self, counts: Sequence[int]) -> bool:
+        """Whether so many columns of each process are not those that it has of a DTensor with these columns in all."""
+        total, ranks = sum(counts), len(counts)
+        a_rank = -(-total // ranks)
+        return any(count != max(0, min(a_rank, total - i * a_rank)) for i, count in enumerate(counts))
 
 
 def edges_at(group: Mapping[str, Any], index: int) -> Edges | None:
-    """The edges of a parameter of the group, by its index, if cuts divide what would be blocks of codes; else None.
+    """The edges of a parameter of the group, by its index, if its codes would lie otherwise than a DTensor; else None.
 
     It is None too if the blocks cannot be exchanged. All processes of the parameter's mesh find the same.
     """
+    edges = _edges_at(group, index)
+    return edges if edges is not None and (edges.are_divided() or edges.divide_packed_codes()) else None
+
+
+def _edges_at(group: Mapping[str, Any], index: int) -> Edges | None:
+    """The edges of a parameter of the group, by its index, if one dimension of the mesh cuts its columns; else None."""
     weight = group["params"][index]
     if not is_distributed(weight) or (place := place_in(group, index)) is None:
         return None
@@ -217,14 +235,14 @@ def edges_at(group: Mapping[str, Any], index: int) -> Edges | None:
     cutting = [d for d, placement in enumerate(weight.placements) if getattr(placement, "dim", -1) >= rows]
     if len(cutting) != 1 or not weight.placements[cutting[0]].is_shard(rows):
         return None
-    edges = Edges(weight, place, cutting[0])
-    return edges if edges.are_divided() else None
+    return Edges(weight, place, cutting[0])
 
 
 def edges_of(member: Member, group: Mapping[str, Any], index: int) -> Edges | None:
-    """The same if the parameter has codes; else None."""
-    edges = edges_at(group, index)
+    """The same for the codes that the parameter has; None if it has none."""
+    edges = _edges_at(group, index)
     if edges is None:
         return None
     slots = slots_of(TENSORS, member, group, group["params"][index], edges.place)
-    return edges if any(slot.scale_shape is not None for slot in slots) else None
+    formats = {layout.format_of(group["state"], slot.name) for slot in slots if slot.scale_shape is not None}
+    return edges if formats and (edges.are_divided() or ("int6" in formats and edges.divide_packed_codes())) else None

@@ -97,10 +97,9 @@ def loaded(
         if not is_distributed(p):
             return conversion.loaded(member, group, p, p, place, names[p], decoded, hypers, optimizer)
         edges = edges_at(group, index)
-        check_place(TENSORS, member, group, p, place, names[p], edges_of(member, group, index) is not None)
-        wholes = {
-            name: x for name, x in decoded.state.items() if isinstance(x, Tensor) and x.ndim and name not in shapes
-        }
+        is_divided = edges_of(member, group, index) is not None
+        check_place(TENSORS, member, group, p, place, names[p], is_divided)
+        wholes = {name: x for name, x in decoded.state.items() if name not in shapes and _is_cut(member, p, name, x)}
         shapes = {**shapes, **{name: tuple(x.shape) for name, x in wholes.items()}}
         conversion.check_shapes(member, p, shapes, names[p])
         take = _take(group, index)
@@ -113,9 +112,9 @@ def loaded(
         shapes[layout.LOW_BITS] = (*p.shape, 2)
         state = dict(found.state)
         for name in state.keys() & shapes.keys():
-            if edges is not None:
-                if name in _SCALES:
-                    continue  # those of all blocks that it has elements of
+            if is_divided and name in _SCALES:
+                continue  # those of all blocks that it has elements of
+            if edges is not None and name not in _SCALES:
                 state[name] = edges.narrowed(state[name])
             state[name] = distributed.like(p, state[name], shapes[name], f"{name!r} of parameter {names[p]}")
         return found._replace(state=state)
@@ -133,6 +132,13 @@ def loaded(
         stacklevel=5,  # the caller of load_state_dict, which is wrapped twice
     )
     return new_groups, state, saved_groups
+
+
+def _is_cut(member: Member, p: Tensor, name: str, x: Any) -> bool:
+    """Whether an entry of a saved state has elements for those of the parameter. What others have put there may have none."""
+    if not isinstance(x, Tensor) or not x.ndim or name in member.scalar_names:
+        return False
+    return name in member.states or name in _SCALES or name == layout.LOW_BITS or x.shape == p.shape
 
 
 def _take(group: Mapping[str, Any], index: int) -> Callable[[Tensor], Tensor]:

@@ -76,7 +76,7 @@ def test_stochastic_rounding_is_right_on_average(encode, value: float) -> None: 
 
 def test_random_bits_are_uniform_and_independent() -> None:
     index = np.arange(1 << 16, dtype=np.int64)
-    draws = [formats.random_bits(np, index, key, draw) for key, draw in ((1, 0), (2, 0), (1, 1))]
+    draws = [formats.random_bits(index, *formats.key_of(key, draw)) for key, draw in ((1, 0), (2, 0), (1, 1))]
     for bits in draws:
         ones = np.array([(bits >> i & 1).mean() for i in range(32)])
         assert np.abs(ones - 0.5).max() < 0.01

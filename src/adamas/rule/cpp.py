@@ -6,17 +6,16 @@ float64. ``steps.h`` has the step of each rule, as a template over numbers and v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf, isnan
 from pathlib import Path
 
 from .declaration import HOUSE_NUMBERS, WEIGHT_DRAW, Rule
-from .lowering import fused_sums, lowered
+from .lowering import fused_sums
 from .members import RULES
-from .recorder import Operand, Recording, Value, digest, record, record_penalties, record_term
+from .recorder import Recording, Value, digest, record_penalties
+from .writing import COMPARISONS, OPERATORS, PENALTIES, WrittenRule, lines
 
-_OPERATORS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}
-_COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 _FUNCTIONS = {
     "sqrt": "root",
     "abs": "magnitude",
@@ -31,118 +30,42 @@ _FUNCTIONS = {
     "estimated_quotient": "estimated_quotient",
 }
 _FORMULAS = {"sqrt": "std::sqrt", "log": "std::log", "exp": "std::exp", "minimum": "std::min", "maximum": "std::max"}
-_PENALTIES = ("s", "l2", "l1")  # the constants that come first
 _HEAD = "// Written by adamas/rule/cpp.py from the declarations in adamas/rule/members.\n#pragma once\n"
 
 
 def write(folder: Path, rules: Sequence[Rule] = RULES) -> None:
     """Writes the headers for these rules to a folder."""
-    steps = [_Step(rule) for rule in rules]
+    steps = [WrittenRule(rule) for rule in rules]
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in (("rules.h", _rules(steps)), ("steps.h", _steps(steps))):
         (folder / name).write_text(text, encoding="utf-8")
 
 
-class _Step:
-    """One rule, with what is written to the headers.
-
-    The terms of sums are written without lowerings, so that the engine rounds them as array namespaces do.
-
-    Attributes:
-        constants: the numbers that its loops take, by name.
-        terms: the recordings of the terms of its sums.
-    """
-
-    def __init__(self, rule: Rule) -> None:
-        self.rule, self.recording = rule, lowered(record(rule, penalized=False))
-        self.terms = [record_term(rule, i, penalized=False) for i in range(len(rule.sums))]
-        self.constants: dict[str, Value] = {}
-        self._names: dict[str, str] = {}  # by the text of the number
-        for value in self._operations():
-            if not value.is_number:
-                for number in value.operands:
-                    if isinstance(number, Value) and number.is_number and _text(number) not in self._names:
-                        self._add(number)
-        self.read = {x.operands[1].name for x in self.recording.operations if x.operation == "read"}  # type: ignore[union-attr]
-        for state in rule.states:
-            if state.decay is not None and state.decay not in self.constants:
-                raise ValueError(f"rule {rule.name}: nothing is multiplied by {state.decay}, the decay of {state.role}")
-
-    def _operations(self) -> Iterator[Value]:
-        for recording in (self.recording, *self.terms):
-            yield from recording.operations
-
-    def _add(self, number: Value) -> None:
-        name = _unused(_name_of(number), self.constants)
-        self.constants[name], self._names[_text(number)] = number, name
-
-    def index_of(self, constant: str | None) -> int:
-        """The index of a constant, after those of the penalties; -1 for none."""
-        return -1 if constant is None else len(_PENALTIES) + list(self.constants).index(constant)
-
-    def fold(self) -> Iterator[str]:
-        """The lines that compute the constants in float64."""
-        sums = (one.name for one in self.rule.sums)
-        places = {name: i for i, name in enumerate((*HOUSE_NUMBERS, *self.rule.numbers, *sums))}
-        names, done = dict(self._names), set()
-        for value in self._operations():
-            if value.is_number and (text := _text(value)) not in done:
-                done.add(text)
-                name = names.setdefault(text, _unused(_name_of(value), names.values()))
-                right = f"x[{places[value.name]}]" if value.operation == "input" else _numeric(value, names)
-                if value.name == "s":
-                    right = f"penalized ? 1 : {right}"
-                yield f"const double {name} = {right};"
-        for i, name in enumerate(_PENALTIES):
-            yield f"to[{i}] = x[{places[name]}];"
-        for i, number in enumerate(self.constants.values(), len(_PENALTIES)):
-            yield f"to[{i}] = {names[_text(number)]};"
-
-    def body(self) -> Iterator[str]:
-        """The lines that compute the step of one element."""
-        yield from _body(self.recording, self._in_loops)
-
-    def term(self, index: int) -> Iterator[str]:
-        """The lines that compute the term of a sum for one element."""
-        yield from _body(self.terms[index], self._in_loops)
-
-    def _in_loops(self, number: Value) -> str:
-        return f"k.{self._names[_text(number)]}"
-
-    def tensors(self, index: int) -> Iterator[str]:
-        """The tensors that the term of a sum depends on."""
-        slots = {"p": "WEIGHT", "g": "GRADIENT"} | {x.role: f"STATES + {i}" for i, x in enumerate(self.rule.states)}
-        return (slots[x.name] for x in self.terms[index].operations if x.operation == "input" and not x.is_number)
+def _fold(written: WrittenRule) -> Iterator[str]:
+    """The lines that compute the constants in float64."""
+    places = {name: i for i, name in enumerate(written.given)}
+    numbers, constants = written.numbers()
+    for name, (value, names) in numbers.items():
+        right = f"x[{places[value.name]}]" if value.operation == "input" else _numeric(value, names)
+        if value.name == "s":
+            right = f"penalized ? 1 : {right}"
+        yield f"const double {name} = {right};"
+    for i, name in enumerate(PENALTIES):
+        yield f"to[{i}] = x[{places[name]}];"
+    for i, name in enumerate(constants, len(PENALTIES)):
+        yield f"to[{i}] = {name};"
 
 
-def _text(value: Value) -> str:
-    """The number as an expression: equal for equal numbers."""
-    operands = (_text(x) if isinstance(x, Value) else repr(float(x)) for x in value.operands)
-    return value.name or f"{value.operation}({', '.join(operands)})"
+def _tensors(written: WrittenRule, index: int) -> Iterator[str]:
+    """The tensors that the term of a sum depends on."""
+    slots = {"p": "WEIGHT", "g": "GRADIENT"} | {x.role: f"STATES + {i}" for i, x in enumerate(written.rule.states)}
+    return (slots[x.name] for x in written.terms[index].operations if x.operation == "input" and not x.is_number)
 
 
-def _name_of(number: Value) -> str:
-    """A name for a number that is computed from others, such as ``eta_c``."""
-    if number.operation == "where":
-        return "chosen"
-    parts = [_name_of(x) if isinstance(x, Value) else "number" for x in number.operands]
-    if number.operation == "input":
-        return number.name
-    if number.operation == "truediv":
-        return "_over_".join(parts)
-    return "_".join(parts if number.operation == "mul" else [number.operation, *parts])
-
-
-def _unused(name: str, names: Collection[str]) -> str:
-    while name in names:
-        name += "_"
-    return name
-
-
-def _numeric(value: Value, names: dict[str, str]) -> str:
+def _numeric(value: Value, names: Mapping[Value, str]) -> str:
     """An operation on numbers, in double."""
-    a, *b = (names[_text(x)] if isinstance(x, Value) else _literal(x) for x in value.operands)
-    if sign := (_OPERATORS | _COMPARISONS).get(value.operation):
+    a, *b = (names[x] if isinstance(x, Value) else _literal(x) for x in value.operands)
+    if sign := (OPERATORS | COMPARISONS).get(value.operation):
         return f"{a} {sign} {b[0]}"
     if value.operation == "neg":
         return f"-{a}"
@@ -153,42 +76,44 @@ def _numeric(value: Value, names: dict[str, str]) -> str:
     raise ValueError(f"{value.operation} of numbers has no C++ here: add it to {__name__}")
 
 
-def _body(recording: Recording, name_of: Callable[[Value], str]) -> Iterator[str]:
-    """The lines that compute the arrays of a recording, whose numbers have these names."""
-    names: dict[Value, str] = {}
+class _Cpp:
+    """See ``adamas.rule.writing.Language``."""
 
-    def text(x: Operand) -> str:
-        if isinstance(x, Value):
-            return name_of(x) if x.is_number else names[x]
+    @staticmethod
+    def literal(x: float) -> str:
         return f"of<X>({_literal(x)})"
 
-    count = 0
-    for value in recording.operations:
-        if value.is_number:
-            continue
-        if value.operation == "input":
-            names[value] = value.name if value.name in ("p", "g") else f"{value.name}_state"
-        elif value.operation == "read":
-            names[value] = text(value.operands[1])
-        else:
-            names[value] = f"t{count}"
-            count += 1
-            kind = "auto" if value.operation in _COMPARISONS else "X"
-            yield f"const {kind} {names[value]} = {_operation(value, [text(x) for x in value.operands])};"
-    for name, output in recording.outputs.items():
-        target = name if name in ("p", "g", "term") else f"{name}_state"
-        yield f"{target} = {names[output]};"
+    @staticmethod
+    def variable(name: str) -> str:
+        return name if name in ("p", "g", "term") else f"{name}_state"
+
+    @staticmethod
+    def operation(value: Value, operands: list[str]) -> str:
+        if sign := (OPERATORS | COMPARISONS).get(value.operation):
+            return f"{operands[0]} {sign} {operands[1]}"
+        if value.operation == "neg":
+            return f"of<X>(-1) * {operands[0]}"
+        if function := _FUNCTIONS.get(value.operation):
+            return f"{function}({', '.join(operands)})"
+        raise ValueError(f"{value.operation} has no C++: add it to {__name__}, and to engine/lanes.h")
+
+    @staticmethod
+    def line(value: Value, name: str, right: str) -> str:
+        return f"const {'auto' if value.operation in COMPARISONS else 'X'} {name} = {right};"
+
+    @staticmethod
+    def assignment(target: str, name: str) -> str:
+        return f"{target} = {name};"
 
 
-def _operation(value: Value, operands: list[str]) -> str:
-    """An operation on arrays."""
-    if sign := (_OPERATORS | _COMPARISONS).get(value.operation):
-        return f"{operands[0]} {sign} {operands[1]}"
-    if value.operation == "neg":
-        return f"of<X>(-1) * {operands[0]}"
-    if function := _FUNCTIONS.get(value.operation):
-        return f"{function}({', '.join(operands)})"
-    raise ValueError(f"{value.operation} has no C++: add it to {__name__}, and to engine/lanes.h")
+def _body(recording: Recording, name_of: Callable[[Value], str]) -> Iterator[str]:
+    """The lines that compute the arrays of a recording, whose numbers have these names."""
+    return lines(recording, name_of, _Cpp())
+
+
+def _in_loops(written: WrittenRule, recording: Recording) -> Iterator[str]:
+    """The lines of a recording of the rule in the engine's loops."""
+    return _body(recording, lambda number: f"k.{written.name_of(number)}")
 
 
 def _literal(x: float) -> str:
@@ -207,7 +132,7 @@ def _index(x: int | None) -> int:
     return -1 if x is None else x
 
 
-def _rules(steps: list[_Step]) -> str:
+def _rules(steps: list[WrittenRule]) -> str:
     tables, rows = [], []
     for i, step in enumerate(steps):
         rule = step.rule
@@ -217,17 +142,17 @@ def _rules(steps: list[_Step]) -> str:
             f"{_index(rule.second_of(state))}, {_bool(rule.counts(state))}}}"
             for state in rule.states
         )
-        reads = [_bits(step.tensors(j)) for j in range(len(step.terms))]
+        reads = [_bits(_tensors(step, j)) for j in range(len(step.terms))]
         tables.append(
             f"// {rule.name}\n"
             f"constexpr State states_{i}[] = {{{states or '{}'}}};\n"
             + (f"constexpr unsigned terms_{i}[] = {{{', '.join(reads)}}};\n" if reads else "")
-            + f"static void fold_{i}(const double *x, bool penalized, double *to) {{\n{_lines(step.fold())}}}\n"
+            + f"static void fold_{i}(const double *x, bool penalized, double *to) {{\n{_lines(_fold(step))}}}\n"
         )
         counts = f"{len(rule.states)}, {len(HOUSE_NUMBERS) + len(rule.numbers)}, {len(rule.sums)}"
         rows.append(f'{{"{rule.name}", states_{i}, {f"terms_{i}" if reads else "nullptr"}, {counts}, fold_{i}}},')
     most_states = max(len(step.rule.states) for step in steps)
-    most_constants = len(_PENALTIES) + max(len(step.constants) for step in steps)
+    most_constants = len(PENALTIES) + max(len(step.constants) for step in steps)
     most_sums = max(len(step.terms) for step in steps)
     return (
         f"{_HEAD}\n#include <algorithm>\n#include <cmath>\n#include <limits>\n\n"
@@ -242,7 +167,7 @@ def _rules(steps: list[_Step]) -> str:
     )
 
 
-def _steps(steps: list[_Step]) -> str:
+def _steps(steps: list[WrittenRule]) -> str:
     parts = []
     for i, step in enumerate(steps):
         states = step.rule.states
@@ -253,7 +178,7 @@ def _steps(steps: list[_Step]) -> str:
         )
         arguments = "".join(f", X &{state.role}_state" for state in states)
         members = ", ".join(step.constants)
-        values = ", ".join(f"to(x[{j}])" for j, _ in enumerate(step.constants, len(_PENALTIES)))
+        values = ", ".join(f"to(x[{j}])" for j, _ in enumerate(step.constants, len(PENALTIES)))
         parts.append(
             f"// {step.rule.name}: {', '.join(state.role for state in states) or 'no state'}\n"
             f"template <> struct Step<{i}> {{\n"
@@ -267,13 +192,13 @@ def _steps(steps: list[_Step]) -> str:
                 else ""
             )
             + f"    template <class X> static void step(const Numbers<X> &k, X &p, X g{arguments}) {{\n"
-            f"{_lines(step.body(), '        ')}    }}\n{_terms(step)}}};\n"
+            f"{_lines(_in_loops(step, step.recording), '        ')}    }}\n{_terms(step)}}};\n"
         )
     penalties = fused_sums(record_penalties())
     return (
         f'{_HEAD}\n#include <limits>\n\n#include "lanes.h"\n\nnamespace adamas::ADAMAS_ISA {{\n\n'
         "// The first constants of every rule.\n"
-        f"template <class X> struct Penalties {{\n    X {', '.join(_PENALTIES)};\n}};\n\n"
+        f"template <class X> struct Penalties {{\n    X {', '.join(PENALTIES)};\n}};\n\n"
         "// The gradient with the penalties.\n"
         "template <class X> X penalized(const Penalties<X> &k, X p, X g) {\n"
         f"{_lines(_body(penalties, lambda number: f'k.{number.name}'))}"
@@ -284,13 +209,13 @@ def _steps(steps: list[_Step]) -> str:
     )
 
 
-def _terms(step: _Step) -> str:
+def _terms(step: WrittenRule) -> str:
     """The function that computes the terms of the rule's sums."""
     if not step.terms:
         return ""
     arguments = "".join(f", [[maybe_unused]] X {state.role}_state" for state in step.rule.states)
     cases = "".join(
-        f"        if constexpr (sum == {j}) {{\n{_lines(step.term(j), '            ')}        }}\n"
+        f"        if constexpr (sum == {j}) {{\n{_lines(_in_loops(step, step.terms[j]), '            ')}        }}\n"
         for j in range(len(step.terms))
     )
     return (

@@ -19,6 +19,7 @@ _MASK31 = 0x7FFFFFFF
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
 _QUIET_NAN = 0x7FC00000
+_HALF = 0x3F000000  # the bits of 1/2
 
 
 def cast(x: Array, dtype: Any) -> Array:
@@ -61,13 +62,17 @@ def tensor_key(seed: int, identity: int | str) -> int:
     return mix64(mixed ^ int.from_bytes(digest, "little"))
 
 
-def random_bits(xp: Any, index: Array, tensor_key: int, draw: int) -> Array:
-    """32 random bits for each element of ``index`` (int64, below 2³²), as int64.
+def key_of(tensor_key: int, draw: int) -> tuple[int, int]:
+    """The two halves, of 32 bits each, of the key of one of the independent draws of a tensor.
 
-    ``tensor_key`` already contains the seed; ``draw`` numbers the independent draws of one tensor.
+    ``tensor_key`` already contains the seed. (The engine has other keys for the elements from 2³² on, too.)
     """
-    key = mix64(mix64(tensor_key + draw))  # the engine also adds the upper half of a 64-bit index here
-    first, second = key & _MASK32, key >> 32
+    key = mix64(mix64(tensor_key + draw))
+    return key & _MASK32, key >> 32
+
+
+def random_bits(index: Array, first: Array | int, second: Array | int) -> Array:
+    """32 random bits for each element of ``index`` (int64, below 2³²), as int64, for the halves of a key."""
     x = index ^ first
     x = x ^ (x >> 16)
     x = (x * 0x7FEB352D) & _MASK32
@@ -106,7 +111,11 @@ class Thresholds(NamedTuple):
 
     def in_14_bits(self) -> Array:
         """The thresholds of codes in 8 or 6 bits."""
-        return (self.first >> 18) + _POSITION_14 * self.position & (1 << 14) - 1
+        return self.upper_14_bits() >> 18
+
+    def upper_14_bits(self) -> Array:
+        """The same, as the upper bits of 32, and in the others what is constant: see ``_added``."""
+        return (self.first >> 18 << 18) + ((_POSITION_14 << 18) * self.position + (1 << 17)) & _MASK32
 
     def are_due(self) -> Array:
         """Whether each block is among one in ``_EVERY``: each block is so in evenly spread steps."""
@@ -128,8 +137,17 @@ def thresholds(xp: Any, block: Array, position: Array, tensor_key: int, step: in
         step: the number of steps, including this one.
         draw: the index of the draw (``adamas.rule.declaration.State.draw``).
     """
-    first = random_bits(xp, block, tensor_key, draw) + (_STEP * step & _MASK32)
-    return Thresholds(first & _MASK32, position)
+    return advanced(random_bits(block, *key_of(tensor_key, draw)), position, moved_by(step))
+
+
+def moved_by(step: int) -> int:
+    """How far the thresholds have advanced after some steps."""
+    return _STEP * step & _MASK32
+
+
+def advanced(first: Array, position: Array, forward: Array | int) -> Thresholds:
+    """The thresholds that begin at the random numbers ``first``, after they have advanced by ``moved_by``."""
+    return Thresholds(first + forward & _MASK32, position)
 
 
 def random16(xp: Any, index: Array, tensor_key: int, step: int, draw: int) -> Array:
@@ -182,11 +200,12 @@ def encode_float16(xp: Any, x: Array, random: Array | None = None) -> Array:
     bits = float_bits(xp, x)
     sign, magnitude = bits >> 16 & 0x8000, bits & 0x7FFFFFFF
     size = bits_float(xp, magnitude)
-    units = xp.where(size < 2.0**-14, size, xp.zeros_like(size)) * 2.0**24
     if random is None:
         normal = (magnitude + 0xFFF + (magnitude >> 13 & 1)) >> 13
-        subnormal = cast(xp.round(units), xp.int64)
+        # The sum with 1/2 has a spacing of 2⁻²⁴, so the addition rounds.
+        subnormal = float_bits(xp, size + 0.5) - _HALF
     else:
+        units = xp.where(size < 2.0**-14, size, xp.zeros_like(size)) * 2.0**24
         normal = (magnitude + (random >> 3)) >> 13
         subnormal = cast(units + cast(random >> 3, xp.float32) * 2.0**-13, xp.int64)
     codes = xp.where(size < 2.0**-14, subnormal, normal - (112 << 10))
@@ -342,7 +361,6 @@ INT6 = Width(6, (3, 2, 1), (1655.0, 163776.0, 3220176896.0), floor_signed=1.9, f
 CHOICES = 3  # the number of grids of each width
 SHARE_SIGNED, SHARE_UNSIGNED = 8, 64
 RETURN = 2.0  # the factor by which the floor of an unsigned state is higher on grids that are finer than its own
-_RANDOM = 14  # the random bits of a threshold
 LEAST_ROW, LEAST_NUMEL = 32, 4096  # below these sizes, codes would save next to nothing: the moments stay in float32
 MOST_STORED = (
     0x7F000000  # the bits of 2¹²⁷: larger finite values, which could be rounded up to infinity, are stored as this
@@ -396,29 +414,31 @@ def _shift_and_start(choice: Array, width: Width) -> tuple[Array, Array]:
     return choice + (23 - finest), (127 + finest - choice) << 23
 
 
-def grid(xp: Any, codes: Array, choice: Array, width: Width = INT8) -> Array:
-    """(2ⁿ + c mod 2ⁿ)·2^⌊c / 2ⁿ⌋ − 2ⁿ for nonnegative codes c, as float32; for n = 5: 0, 1, 2, … 32, 34, 36, …"""
+def grid(xp: Any, codes: Array, choice: Array, width: Width = INT8, lower: float = 0.0) -> Array:
+    """(2ⁿ + c mod 2ⁿ)·2^⌊c / 2ⁿ⌋ − 2ⁿ for nonnegative codes c, less ``lower``, as float32.
+
+    For n = 5, these are 0, 1, 2, … 32, 34, 36, …
+    """
     shift, start = _shift_and_start(choice, width)
-    return bits_float(xp, start + (cast(codes, choice.dtype) << shift)) - bits_float(xp, start)
+    return bits_float(xp, start + (cast(codes, xp.int64) << shift)) - (bits_float(xp, start) + lower)
 
 
 def _added(xp: Any, choice: Array, width: Width, thresholds: Thresholds | None) -> Array:
     """What is added to the bits of a value before the lowest are cut off: one half, or 14 bits of a threshold.
 
     The bits below those are constant, so that a value that differs only in its last bits from a code, or from the middle of
-    two, is always rounded in the same way.
+    two, is always rounded in the same way. The start of the grid is subtracted, so that only the code is left.
     """
-    shift, _ = _shift_and_start(choice, width)
-    one = xp.ones_like(choice)
-    upper = one << shift - 1 if thresholds is None else thresholds.in_14_bits() << shift - _RANDOM
-    return upper | one << shift - _RANDOM - 1
-
-
-def _codes_of(xp: Any, units: Array, choice: Array, width: Width, added: Array) -> Array:
-    """The codes of values in units of the scale. They round up where adding carries."""
     shift, start = _shift_and_start(choice, width)
-    bits = float_bits(xp, units + bits_float(xp, start))
-    return cast((bits + added >> shift) - (start >> shift), xp.int32)
+    upper = xp.full_like(choice, 1 << 31 | 1 << 17) if thresholds is None else thresholds.upper_14_bits()
+    return (upper >> 32 - shift) - start
+
+
+def _codes_of(xp: Any, units: Array, choice: Array, width: Width, added: Array, higher: float = 0.0) -> Array:
+    """The codes of values in units of the scale, plus ``higher``. They round up where adding carries."""
+    shift, start = _shift_and_start(choice, width)
+    bits = float_bits(xp, units + (bits_float(xp, start) + higher))
+    return cast(bits + added >> shift, xp.int32)
 
 
 def _count(xp: Any, condition: Array) -> Array:
@@ -479,10 +499,10 @@ def can_be_marked(xp: Any, codes: Array, has_sign: bool, width: Width = INT8) ->
     )
 
 
-def decode_signed(xp: Any, codes: Array, stored: Array, width: Width = INT8) -> Array:
-    """The float32 values of signed codes, each block with its stored number."""
+def decode_signed(xp: Any, codes: Array, stored: Array, width: Width = INT8, factor: Array | None = None) -> Array:
+    """The float32 values of signed codes, each block with its stored number, times a factor if there is one."""
     size = xp.abs(codes)
-    value = grid(xp, size, choice_of(xp, stored), width) * scale_of(xp, stored)
+    value = grid(xp, size, choice_of(xp, stored), width) * _times(scale_of(xp, stored), factor)
     marked = is_marked(xp, stored)
     value = xp.where(marked & (size == width.infinity_signed), xp.full_like(value, float("inf")), value)
     value = xp.where(codes < 0, -value, value)
@@ -520,11 +540,11 @@ def encode_signed(
         _of_choice(xp, choice, largest, width.largest_signed),
     )
     scale = xp.where(some, rounded_scale(xp, largest / most), xp.zeros_like(largest))
-    inverse = xp.where(some, 1 / xp.where(some, scale, xp.ones_like(scale)), scale)
+    inverse = xp.where(some, 1.0 / xp.where(some, scale, xp.ones_like(scale)), scale)
     added = _added(xp, choice, width, None)
     if thresholds is not None:
         segment = _of_choice(xp, choice, largest, [float(1 << n) for n in width.mantissas])
-        limit = 0.75 / (1 - cast(xp.zeros_like(largest) + decay, xp.float32))
+        limit = 0.75 / (1.0 - cast(xp.zeros_like(largest) + decay, xp.float32))
         reach = xp.where(limit > 0.5 * segment, 4 * limit, limit) * scale
         may_stop = thresholds.are_due() & (size < reach)
         added = xp.where(may_stop, xp.minimum(added, _added(xp, choice, width, thresholds.of_due_blocks())), added)
@@ -536,10 +556,10 @@ def encode_signed(
     return codes, _stored(xp, scale, choice, marked)
 
 
-def decode_unsigned(xp: Any, codes: Array, stored: Array, width: Width = INT8) -> Array:
-    """The float32 values of unsigned codes, each block with its stored number."""
-    units = grid(xp, codes, choice_of(xp, stored), width) - 0.5
-    value = xp.where(codes == 0, xp.zeros_like(units), units) * scale_of(xp, stored)
+def decode_unsigned(xp: Any, codes: Array, stored: Array, width: Width = INT8, factor: Array | None = None) -> Array:
+    """The float32 values of unsigned codes, each block with its stored number, times a factor if there is one."""
+    value = grid(xp, codes, choice_of(xp, stored), width, lower=0.5) * _times(scale_of(xp, stored), factor)
+    value = xp.where(codes == 0, xp.zeros_like(value), value)
     marked = is_marked(xp, stored)
     value = xp.where(marked & (codes == width.infinity_unsigned), xp.full_like(value, float("inf")), value)
     return xp.where(marked & (codes == width.nan_unsigned), xp.full_like(value, float("nan")), value)
@@ -575,19 +595,60 @@ def encode_unsigned(
     some = largest > 0
     scale = xp.where(scale >= LEAST_SCALE, scale, xp.full_like(scale, LEAST_SCALE))
     scale = xp.where(some, scale, xp.zeros_like(scale))
-    inverse = xp.where(some, 1 / xp.where(some, scale, xp.ones_like(scale)), scale)
-    units = _separate(xp, size * inverse) + 0.5
-    units = xp.where(units > 1, units, xp.ones_like(units))
-    units = xp.where(float_bits(xp, size) > 0, units, xp.zeros_like(units))
-    codes = _codes_of(xp, units, choice, width, _added(xp, choice, width, thresholds))
+    inverse = xp.where(some, 1.0 / xp.where(some, scale, xp.ones_like(scale)), scale)
+    added = _added(xp, choice, width, thresholds)
+    codes = _codes_of(xp, _separate(xp, size * inverse), choice, width, added, higher=0.5)
+    codes = xp.maximum(codes, xp.ones_like(codes))
+    codes = xp.where(float_bits(xp, size) > 0, codes, xp.zeros_like(codes))
     codes = xp.where(xp.isfinite(x), codes, xp.full_like(codes, width.infinity_unsigned))
     codes = xp.where(x != x, xp.full_like(codes, width.nan_unsigned), codes)
     return codes, _stored(xp, scale, choice, marked)
 
 
-def decode(xp: Any, codes: Array, stored: Array, has_sign: bool, width: Width) -> Array:
-    """The float32 values of codes, each block with its stored number."""
-    return (decode_signed if has_sign else decode_unsigned)(xp, codes, stored, width)
+def _times(scale: Array, factor: Array | None) -> Array:
+    return scale if factor is None else factor * scale
+
+
+def decode(xp: Any, codes: Array, stored: Array, has_sign: bool, width: Width, factor: Array | None = None) -> Array:
+    """The float32 values of codes, each block with its stored number, times a factor if there is one."""
+    return (decode_signed if has_sign else decode_unsigned)(xp, codes, stored, width, factor)
+
+
+def encode_next(
+    xp: Any,
+    x: Array,
+    moved: Array,
+    codes: Array,
+    stored: Array,
+    has_sign: bool,
+    thresholds: Thresholds | None,
+    decay: Array | float,
+    second: Array | None,
+    counts: bool,
+    width: Width,
+) -> tuple[Array, Array]:
+    """The codes and stored numbers of a state after a step.
+
+    Args:
+        xp: the namespace.
+        x: the float32 values.
+        moved: whether the step has done more to each of them than to decay.
+        codes: the codes before the step.
+        stored: the stored numbers before the step.
+        has_sign: whether the codes have a sign.
+        thresholds: those of ``encode_signed`` and ``encode_unsigned``, as are the other arguments.
+        decay: the factor by which the rule multiplied the values.
+        second: the choice of the second moment's block.
+        counts: whether a block makes a choice of its own.
+        width: the width of the codes.
+    """
+    if has_sign:
+        after, found = encode_signed(xp, x, thresholds, decay, second, counts, width)
+    else:
+        after, found = encode_unsigned(xp, x, stored, thresholds, decay, width)
+    lower, can_keep = faded(xp, stored, decay)
+    is_kept = can_keep & ~xp.any(moved, -1, keepdims=True)
+    return xp.where(is_kept, codes, after), xp.where(is_kept, lower, found)
 
 
 def encode_anew(
@@ -628,7 +689,7 @@ def _base_and_doublings(xp: Any, largest: Array, choice: Array, kept: Array, wid
     """
     need = largest * _of_choice(xp, choice, largest, [1 / top for top in width.largest_unsigned])
     base = xp.where((kept >= _LEAST) & (kept <= _MOST), kept, xp.ones_like(kept))
-    ratio = need * (1 / base)
+    ratio = need * (1.0 / base)
     usable = (ratio >= _LEAST) & (ratio <= _MOST)
     base, ratio = xp.where(usable, base, xp.ones_like(base)), xp.where(usable, ratio, need)
     return base, float_bits(xp, ratio) >> 23

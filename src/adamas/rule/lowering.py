@@ -13,7 +13,7 @@ that a rule can use:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeAlias
 
 from .recorder import Operand, Recording, Value, is_number, recorded
@@ -103,14 +103,17 @@ def decays(recording: Recording) -> Recording:
     return recording.rewritten(rewrite) if products else recording
 
 
-def fused_sums(recording: Recording) -> Recording:
-    """A product and the sum it goes into are rounded once. Of two products, a sum fuses the second, a difference the first."""
+def fused_sums(recording: Recording, integers: Collection[Value] = ()) -> Recording:
+    """A product and the sum it goes into are rounded once. Of two products, a sum fuses the second, a difference the first.
+
+    Sums of ``integers`` stay as they are.
+    """
 
     def is_product(x: Operand) -> bool:
         return isinstance(x, Value) and x.operation == "mul" and not x.is_number and recording.uses[x] == 1
 
     def rewrite(old: Value, new: Value) -> Operand:
-        if old.is_number or old.operation not in ("add", "sub"):
+        if old.is_number or old.operation not in ("add", "sub") or old in integers:
             return new
         is_first, is_second = map(is_product, old.operands)
         a, b = new.operands

@@ -38,6 +38,14 @@ class Value:
     is_number: bool
     name: str = ""
 
+    def view(self, dtype: str) -> Value:
+        """The bits in another dtype, as ``adamas.rule.formats`` takes them."""
+        return recorded(f"view_{dtype}", self)
+
+    def to(self, dtype: str) -> Value:
+        """The value in another dtype."""
+        return recorded(f"to_{dtype}", self)
+
     def __bool__(self) -> bool:
         raise TypeError("a rule is recorded without its values, so it cannot branch on one: use xp.where")
 
@@ -62,12 +70,12 @@ def _record_operators() -> None:
     def reflected(name: str) -> Callable[[Any, Any], Value]:
         return lambda a, b: recorded(name, b, a)
 
-    for name in ("add", "sub", "mul", "truediv"):
+    for name in ("add", "sub", "mul", "truediv", "lshift", "rshift", "and", "or", "xor"):
         setattr(Value, f"__{name}__", binary(name))
         setattr(Value, f"__r{name}__", reflected(name))
     for name in ("lt", "le", "gt", "ge", "eq", "ne"):
         setattr(Value, f"__{name}__", binary(name))
-    for name in ("neg",):
+    for name in ("neg", "invert"):
         setattr(Value, f"__{name}__", unary(name))
 
 

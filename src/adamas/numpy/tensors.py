@@ -38,6 +38,11 @@ class _Tensors:
         return True
 
     @staticmethod
+    def is_on_gpu(weight: Array) -> bool:
+        """Never."""
+        return False
+
+    @staticmethod
     def gradient_of(weight: Array) -> None:
         """None: arrays have no gradients of their own."""
 

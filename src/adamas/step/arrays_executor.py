@@ -104,19 +104,28 @@ class ArraysExecutor(Executor):
 
     def apply(self) -> None:
         """See ``Executor.apply``."""
-        spec = self.spec
-        for (record, gradient, row), sums in zip(self._found, self._sums, strict=True):
-            numbers, scalars = self.prepared[row]
-            if sums:
-                numbers = _with_sums(spec.rule, numbers | sums)
-            step, one = self._arrays(record, gradient, numbers)
-            rounding = arrays.Rounding(step.xp, record.key, int(scalars[0]), one.g.shape, record.place)
-            with step.xp.computing():
-                after, new = step.weight(one, spec.weights, rounding, by_change=False)
-                for target, value in zip(_flat(one.weight, one.states), _flat(after, new), strict=True):
-                    if value is not target:
-                        target[...] = value
-            for name, value in zip(spec.scalar_names, scalars, strict=False):
+        for index in range(len(self._found)):
+            self._step(index)
+        self._count()
+
+    def _step(self, index: int) -> None:
+        """Makes the step of a parameter that was found, but for its scalars."""
+        record, gradient, row = self._found[index]
+        numbers, scalars = self.prepared[row]
+        if sums := self._sums[index]:
+            numbers = _with_sums(self.spec.rule, numbers | sums)
+        step, one = self._arrays(record, gradient, numbers)
+        rounding = arrays.Rounding(step.xp, record.key, int(scalars[0]), one.g.shape, record.place)
+        with step.xp.computing():
+            after, new = step.weight(one, self.spec.weights, rounding, by_change=False)
+            for target, value in zip(_flat(one.weight, one.states), _flat(after, new), strict=True):
+                if value is not target:
+                    target[...] = value
+
+    def _count(self) -> None:
+        """Writes the scalars after the step."""
+        for record, _, row in self._found:
+            for name, value in zip(self.spec.scalar_names, self.prepared[row][1], strict=False):
                 record.state[name][...] = value
 
     def _arrays(self, record: Record, gradient: Tensor, numbers: Numbers) -> tuple[arrays.Step, arrays.Parameter]:

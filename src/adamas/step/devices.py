@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 
 from .arrays_executor import ArraysExecutor
 from .engine import EngineExecutor
@@ -11,18 +14,37 @@ from .record import Record
 
 _FORCED = "ADAMAS_EXECUTOR"  # the environment variable with which tests force one executor for all parameters
 
-EXECUTORS: dict[str, type[Executor]] = {"engine": EngineExecutor, "arrays": ArraysExecutor}
+
+def _gpu() -> type[Executor]:
+    from .gpu import GpuExecutor  # imports Triton
+
+    return GpuExecutor
+
+
+EXECUTORS: dict[str, Callable[[], type[Executor]]] = {
+    "engine": lambda: EngineExecutor,
+    "arrays": lambda: ArraysExecutor,
+    "gpu": _gpu,
+}
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton is installed."""
+    return find_spec("triton") is not None
 
 
 def executor_of(spec: GroupSpec, record: Record) -> type[Executor]:
-    """The executor that steps the parameter: the engine if its weight is on the CPU.
+    """The executor that steps the parameter, according to the device of its weight.
 
     Raises:
         ValueError: the environment asks for an unknown executor.
     """
     forced = os.environ.get(_FORCED)
     if forced is None:
-        return EngineExecutor if spec.tensors.is_on_cpu(record.weight) else ArraysExecutor
+        if spec.tensors.is_on_cpu(record.weight):
+            return EngineExecutor
+        return _gpu() if spec.tensors.is_on_gpu(record.weight) and has_triton() else ArraysExecutor
     if forced not in EXECUTORS:
         raise ValueError(f"{_FORCED}={forced!r} is unknown: use {' or '.join(map(repr, EXECUTORS))}")
-    return EXECUTORS[forced]
+    return EXECUTORS[forced]()

@@ -118,6 +118,9 @@ class Tensors(Protocol):
     def is_on_cpu(self, weight: Tensor) -> bool:
         """Whether the weight is in memory that the engine can reach."""
 
+    def is_on_gpu(self, weight: Tensor) -> bool:
+        """Whether the weight is a PyTorch tensor on a GPU that Triton compiles kernels for."""
+
     def gradient_of(self, weight: Tensor) -> Tensor | None:
         """The weight's own gradient; None if it has none, or is frozen.
 

@@ -26,6 +26,11 @@ class _Tensors:
         return weight.device.type == "cpu"
 
     @staticmethod
+    def is_on_gpu(weight: Tensor) -> bool:
+        """On one of NVIDIA or AMD: PyTorch calls both cuda."""
+        return weight.device.type == "cuda"
+
+    @staticmethod
     def shape_of(weight: Tensor) -> tuple[int, ...]:
         return tuple(local_of(weight).shape)
 

@@ -1,0 +1,578 @@
+"""Generates Triton from the rules and the formats: the source of the kernel that steps tensors that are stored alike.
+
+A launch steps any number of tensors. A program steps a tile of blocks of 128 elements of one of them. A table on the device
+has a row of 64-bit integers for each tensor (``Kind.columns``), and ``tensors`` has the row of each program. The numbers of a
+step are read from the device too: for each set of numbers the integers of ``HEADER``, of 32 bits, and the constants of the
+rule (``adamas.rule.writing``) in the dtype of the computation.
+
+The kernel computes what the engine does. Its integers have 32 bits, products and sums are fused where the engine fuses them
+and nowhere else, and only what moves a weight and is not kept is estimated. This module needs neither a framework nor Triton.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import NamedTuple
+
+from . import recorded_formats as formats_of
+from .declaration import WEIGHT_DRAW, Rule, State
+from .formats import Width
+from .layout import HALVES, WIDTHS
+from .lowering import fused_sums
+from .recorder import Recording, Value, record_penalties
+from .writing import COMPARISONS, OPERATORS, PENALTIES, WrittenRule, lines
+
+PLACES = ("element", "run", "skip", "block", "run_of_blocks", "skip_of_blocks")
+HEADER = ("forward", "runs", "moves", "_")  # the integers before the constants
+
+
+@cache
+def written(rule: Rule) -> WrittenRule:
+    """The rule, as it is written."""
+    return WrittenRule(rule)
+
+
+class Kind(NamedTuple):
+    """How tensors are stored that one kernel steps.
+
+    Attributes:
+        rule: the rule.
+        penalized: whether penalties are added to the gradient.
+        weight: the dtype of the weight.
+        gradient: the dtype of the gradient.
+        weights: how 16-bit weights are rounded; ``"nearest"`` for others.
+        states: the format of each state of the rule: of ``adamas.rule.layout.FORMATS``, or ``"float64"``.
+        in_order: whether the blocks of a tensor are consecutive blocks of the whole tensor, from the first element on.
+        aligned: whether all tensors begin at multiples of 16 bytes.
+    """
+
+    rule: Rule
+    penalized: bool
+    weight: str
+    gradient: str
+    weights: str
+    states: tuple[str, ...]
+    in_order: bool
+    aligned: bool
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the arithmetic is in float64."""
+        return self.weight == "float64"
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether a state has codes, so that the tensor has rows."""
+        return any(form in WIDTHS for form in self.states)
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether all states have codes, and are read with their decay, as the engine reads them."""
+        return bool(self.states) and not self.is_wide and all(form in WIDTHS for form in self.states)
+
+    @property
+    def pointers(self) -> tuple[str, ...]:
+        """The tensors of a row of the table."""
+        found = ["weight", "gradient"]
+        if self.weights == "split":
+            found.append("low")
+        for state, form in zip(self.rule.states, self.states, strict=True):
+            found += [state.role, f"{state.role}_scale"] if form in WIDTHS else [state.role]
+        return tuple(found)
+
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """The draws of random numbers that round its tensors."""
+        found = [WEIGHT_DRAW] if self.weights == "stochastic" else []
+        for state, form in zip(self.rule.states, self.states, strict=True):
+            draw = {"int8": state.code_draw, "int6": state.code_draw, "bfloat16": state.draw}.get(form)
+            if draw is not None:
+                found.append(draw)
+        return tuple(found)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the table.
+
+        - the addresses of the tensors;
+        - ``size``, the number of elements, or of blocks if there are codes; ``row``, the elements of a row; ``tile``, the
+          first program; ``numbers``, the set of numbers;
+        - the numbers of elements and of blocks in the whole tensor (``PLACES``): that of the first, and what the numbers skip
+          after each run of consecutive ones, unless they are ``in_order``;
+        - the halves of the keys of the random numbers.
+        """
+        keys = (f"{half}{draw}" for draw in self.draws for half in ("key", "other_key"))
+        return (*self.pointers, "size", "row", "tile", "numbers", *PLACES, *keys)
+
+    @property
+    def constants(self) -> tuple[str, ...]:
+        """The names of the constants after the header."""
+        return (*PENALTIES, *written(self.rule).constants)
+
+    @property
+    def words(self) -> int:
+        """The integers of 32 bits that a set of numbers takes."""
+        return len(HEADER) + (
+            2 * len(self.constants) if self.is_wide else len(self.constants) + len(self.constants) % 2
+        )
+
+
+# ---- a recording in Triton
+
+_INTEGERS = {"lshift": "<<", "rshift": ">>", "and": "&", "or": "|", "xor": "^"}
+_CALLS = {
+    "abs": "tl.abs({0})",
+    "neg": "-{0}",
+    "invert": "~{0}",
+    "isfinite": 'tl.abs({0}) < float("inf")',
+    "sign": "tl.where(tl.abs({0}) > 0, tl.where({0} > 0, 1.0, -1.0), {0} + 0.0)",
+    "where": "tl.where({0}, {1}, {2})",
+    "maximum": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
+    "minimum": "tl.minimum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
+    "fused": "tl.fma({0}, {1}, {2})",
+    "fused_less": "tl.fma({0}, {1}, -{2})",
+    "fused_from": "tl.fma(-{0}, {1}, {2})",
+    "full_like": "tl.full({0}.shape, {1}, {0}.dtype)",
+    "block_sum": "tl.sum({0}, axis=1, keep_dims=True)",
+    "block_max": "tl.max({0}, axis=1, keep_dims=True)",
+    "block_any": "tl.max({0}.to(tl.int32), axis=1, keep_dims=True) > 0",
+    "estimated_quotient": "{0} / {1}",
+}
+_NARROW = {
+    "truediv": "tl.div_rn({0}, {1})",
+    "sqrt": "tl.sqrt_rn({0})",
+    "decayed": "tl.where(({2} == 0) & (tl.abs({1}) < 2.0**-126), 0.0, {0} * {1})",
+    "estimated_root": "tl.sqrt({0} + {1})",
+}
+_CODED = {"decayed": "{0} * {1}", "estimated_root": "tl.sqrt({0} + tl.maximum({1}, 1e-37))"}  # as in engine/lanes.h
+_WIDE = {
+    "truediv": "{0} / {1}",
+    "sqrt": "tl.sqrt({0})",
+    "decayed": "tl.where(({2} == 0) & (tl.abs({1}) < 2.0**-1022), 0.0, {0} * {1})",
+    "estimated_root": "tl.sqrt({0} + {1})",
+}
+
+
+class _Triton:
+    """See ``adamas.rule.writing.Language``."""
+
+    def __init__(self, spellings: Mapping[str, str]) -> None:
+        self._spellings = {**_CALLS, **spellings}
+
+    @staticmethod
+    def literal(x: float) -> str:
+        return repr(x) if abs(x) < float("inf") else f'float("{x}")'
+
+    @staticmethod
+    def variable(name: str) -> str:
+        return name
+
+    def operation(self, value: Value, operands: list[str]) -> str:
+        name = value.operation
+        if spelling := self._spellings.get(name):
+            return spelling.format(*operands)
+        if sign := (OPERATORS | COMPARISONS | _INTEGERS).get(name):
+            return f"{operands[0]} {sign} {operands[1]}"
+        what, _, dtype = name.partition("_")
+        if what in ("view", "to"):
+            return f"{operands[0]}.to(tl.{dtype}{', bitcast=True' if what == 'view' else ''})"
+        raise ValueError(f"{name} has no Triton: add it to {__name__}")
+
+    @staticmethod
+    def line(value: Value, name: str, right: str) -> str:
+        return f"{name} = {right}"
+
+    @staticmethod
+    def assignment(target: str, name: str) -> str:
+        return f"{target} = {name}"
+
+
+def _function(name: str, parameters: Sequence[str], body: Iterable[str]) -> str:
+    return f"@triton.jit\ndef {name}({', '.join(parameters)}):\n" + "".join(f"    {line}\n" for line in body) + "\n\n"
+
+
+def _computed(recording: Recording, spellings: Mapping[str, str], name_of: Callable[[Value], str]) -> Iterator[str]:
+    """The lines that compute a recording and return its outputs."""
+    language = _Triton(spellings)
+    yield from lines(recording, name_of, language)
+    yield f"return {', '.join(recording.outputs)}"
+
+
+class _Writer:
+    """Writes the kernels of one kind."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind, self.rule = kind, written(kind.rule)
+        self.dtype = "tl.float64" if kind.is_wide else "tl.float32"
+        self._functions: dict[str, str] = {}  # by name
+        self._formats = dict(zip((state.role for state in kind.rule.states), kind.states, strict=True))
+
+    def _call(self, name: str, recording: Recording, arguments: Mapping[str, str]) -> str:
+        """A call of the function of a recording, which is written once."""
+        names = formats_of.inputs(recording)
+        if name not in self._functions:
+            body = _computed(recording, _NARROW, lambda number: number.name)
+            self._functions[name] = _function(name, names, body)
+        return f"{name}({', '.join(arguments[x] for x in names)})"
+
+    # ---- the parts of a tile
+
+    def _where(self) -> Iterator[str]:
+        """The elements of the tile: ``i`` is their index from ``start`` on, and ``ok`` tells which there are."""
+        kind = self.kind
+        yield from ("block = tl.arange(0, ROWS)[:, None]", "position = tl.arange(0, 128)[None, :]")
+        yield f"size = tl.load(row + {kind.columns.index('size')})"
+        yield f"length = tl.load(row + {kind.columns.index('row')})"
+        if not kind.has_codes:
+            yield "first_row = tile * ROWS"
+            yield "start = tile.to(tl.int64) * (ROWS * 128)"
+            yield "i = block * 128 + position"
+            yield "ok = i < tl.minimum(size - start, ROWS * 128).to(tl.int32)"
+            return
+        yield from (
+            "first_row = tile * ROWS",
+            "if WHOLE:",
+            "    start = tile.to(tl.int64) * (ROWS * 128)",
+            "    i = block * 128 + position",
+            "    ok_block = block >= 0",
+            "    ok = i >= 0",
+            "else:",
+            "    narrow = length.to(tl.int32)",
+            "    per_row = (narrow + 127) // 128",
+            "    ok_block = tile * ROWS + block < size",
+            "    in_row = (tile * ROWS + block) // per_row",
+            "    column = tile * ROWS + block - in_row * per_row",
+            "    before = tile * ROWS // per_row",
+            "    start = before.to(tl.int64) * length",
+            "    i = (in_row - before) * narrow + column * 128 + position",
+            "    ok = ok_block & (column * 128 + position < narrow)",
+        )
+        if "int6" in kind.states:
+            yield from (
+                "word = tl.arange(0, 32)[None, :]",
+                "if WHOLE:",
+                "    start_of_words = tile.to(tl.int64) * (ROWS * 96)",
+                "    w = (block * 32 + word) * 3",
+                "    ok_word = w >= 0",
+                "else:",
+                "    words = (narrow + 3) // 4",
+                "    start_of_words = before.to(tl.int64) * words * 3",
+                "    w = ((in_row - before) * words + column * 32 + word) * 3",
+                "    ok_word = ok_block & (column * 32 + word < words)",
+            )
+
+    def _pointer(self, name: str, dtype: str) -> str:
+        """The line that loads the address of a tensor."""
+        index = self.kind.columns.index(name)
+        address = f"tl.load(row + {index}).to(tl.pointer_type(tl.{dtype}))"
+        return f"{name}_at = " + (f"tl.multiple_of({address}, 16)" if self.kind.aligned else address)
+
+    def _loaded(self, name: str, dtype: str, target: str) -> Iterator[str]:
+        """The lines that load numbers, in the dtype of the computation. 16-bit ones keep their codes."""
+        if dtype not in HALVES:
+            yield self._pointer(name, dtype)
+            yield f"{target} = load({name}_at + start + i, ok, WHOLE).to({self.dtype})"
+            return
+        yield self._pointer(name, "uint16")
+        yield f"{target}_codes = load({name}_at + start + i, ok, WHOLE).to(tl.uint32)"
+        call = self._call(f"decode_{dtype}", formats_of.decode_16_bits(dtype), {"codes": f"{target}_codes"})
+        yield f"{target} = {call}.to({self.dtype})"
+
+    def _weight(self) -> Iterator[str]:
+        kind = self.kind
+        if kind.weights != "split":
+            yield from self._loaded("weight", kind.weight, "p")
+            return
+        for name in ("weight", "low"):
+            yield self._pointer(name, "uint16")
+            yield f"{name}_codes = load({name}_at + start + i, ok, WHOLE).to(tl.uint32)"
+        codes = {"high": "weight_codes", "low": "low_codes"}
+        yield f"p = {self._call(f'join_{kind.weight}', formats_of.join(kind.weight), codes)}"
+
+    def _state(self, state: State) -> Iterator[str]:
+        """The lines that load a state, and if it has codes what they become by the decay alone: ``{role}_decayed``."""
+        role, form = state.role, self._formats[state.role]
+        decay = "1.0" if state.decay is None else f"k_{state.decay}"
+        is_read = role in self.rule.read
+        if form not in WIDTHS:
+            yield from self._loaded(role, form, role)
+        else:
+            yield from self._codes(state, WIDTHS[form], decay if is_read and self.kind.is_coded else None)
+            factor = "" if is_read and self.kind.is_coded else f"{decay} * "
+            yield f"{role}_decayed = {factor}{role}"
+        if is_read and not self.kind.is_coded:
+            spelling = (_WIDE if self.kind.is_wide else _NARROW)["decayed"]
+            yield f"{role} = {spelling.format(decay, role, 'g')}"
+
+    def _codes(self, state: State, width: Width, factor: str | None) -> Iterator[str]:
+        role, code = state.role, "int8" if state.signed else "uint8"
+        yield self._pointer(role, code)
+        yield self._pointer(f"{role}_scale", "float32")
+        yield f"{role}_stored = load({role}_scale_at + first_row + block, ok_block, WHOLE)"
+        if width.bits == 8:
+            yield f"{role}_codes = load({role}_at + start + i, ok, WHOLE).to(tl.int32)"
+        else:
+            yield f"{role}_codes = unpacked({role}_at + start_of_words + w, ok_word, ROWS, {state.signed}, WHOLE)"
+        recording = formats_of.decode(state.signed, width, factor is not None)
+        name = f"decode_{_sign(state)}_{width.bits}" + ("_times" if factor else "")
+        given = {"codes": f"{role}_codes", "stored": f"{role}_stored", "factor": factor or ""}
+        yield f"{role} = {self._call(name, recording, given)}.to({self.dtype})"
+
+    def _constants(self) -> Iterator[str]:
+        yield f"constants = (at + {len(HEADER)}).to(tl.pointer_type({self.dtype}))"
+        for i, name in enumerate(self.kind.constants):
+            yield f"k_{name} = tl.load(constants + {i})"
+
+    def _gradient(self) -> Iterator[str]:
+        yield from self._loaded("gradient", self.kind.gradient, "g")
+        if self.kind.penalized:
+            recording, parameters = fused_sums(record_penalties()), [f"k_{name}" for name in PENALTIES]
+            body = _computed(recording, _WIDE if self.kind.is_wide else _NARROW, lambda number: f"k_{number.name}")
+            self._functions["penalized"] = _function("penalized", ["p", "g", *parameters], body)
+            yield f"g = penalized(p, g, {', '.join(parameters)})"
+
+    def _moved(self) -> Iterator[str]:
+        """The lines that apply the rule."""
+        kind, roles = self.kind, [state.role for state in self.kind.rule.states]
+        parameters = ["p", "g", *roles, *(f"k_{name}" for name in self.rule.constants)]
+        spellings = _WIDE if kind.is_wide else {**_NARROW, **_CODED} if kind.is_coded else _NARROW
+        recording = self.rule.recording
+        ordered = Recording(recording.states, recording.gradient, {x: recording.outputs[x] for x in ("p", *roles)})
+        body = _computed(ordered, spellings, lambda number: f"k_{self.rule.name_of(number)}")
+        self._functions["rule"] = _function("rule", parameters, body)
+        yield f"{', '.join(['p', *roles])} = rule({', '.join(parameters)})"
+
+    # ---- random numbers
+
+    def _key(self, draw: int) -> Iterator[str]:
+        for half in ("key", "other_key"):
+            index = self.kind.columns.index(f"{half}{draw}")
+            yield f"{half}{draw} = tl.load(row + {index}).to(tl.uint32)"
+
+    def _first(self, draw: int, block: str) -> str:
+        """The first thresholds of blocks with these numbers."""
+        arguments = {"block": block, "key": f"key{draw}", "other_key": f"other_key{draw}", "forward": "forward"}
+        return self._call("first_threshold", formats_of.first_threshold(), arguments)
+
+    def _random(self, draw: int, target: str) -> Iterator[str]:
+        """The lines that compute the 16-bit thresholds of the elements."""
+        columns = self.kind.columns
+        yield from self._key(draw)
+        number, place = f"{target}_number", f"{target}_place"
+        in_blocks = [
+            f"{number} = (tl.load(row + {columns.index('block')}) + first_row).to(tl.uint32) + block.to(tl.uint32)",
+            f"{place} = position.to(tl.uint32)",
+        ]
+        by_element = [
+            "element = start + i",
+            *self._in_whole("element", "element", "run", "skip"),
+            f"{number} = (element >> 7).to(tl.uint32)",
+            f"{place} = (element & 127).to(tl.uint32)",
+        ]
+        if not self.kind.in_order:
+            yield from by_element
+        elif not self.kind.has_codes:
+            yield from in_blocks
+        else:
+            yield from ("if WHOLE:", *_indented(in_blocks), "else:", *_indented(by_element))
+        yield f"{target}_first = {self._first(draw, number)}"
+        recording, arguments = formats_of.thresholds_of_16_bits(), {"first": f"{target}_first", "position": place}
+        yield f"{target}_random = {self._call('thresholds_of_16_bits', recording, arguments)}"
+
+    def _in_whole(self, name: str, first: str, run: str, skip: str) -> Iterator[str]:
+        """The lines that turn the numbers of elements or blocks of a part into those in the whole."""
+        at = {x: f"tl.load(row + {self.kind.columns.index(x)})" for x in (first, run, skip)}
+        if not self.kind.in_order:
+            yield f"{name} = {name} + {name} // {at[run]} * {at[skip]}"
+        yield f"{name} = {name} + {at[first]}"
+
+    # ---- storing
+
+    def _stored(self) -> Iterator[str]:
+        """The lines that store the states: second moments first, since the grids of others depend on theirs."""
+        for state in sorted(self.kind.rule.states, key=lambda state: state.signed):
+            role, form = state.role, self._formats[state.role]
+            if form in WIDTHS:
+                yield from self._encoded(state, WIDTHS[form])
+            else:
+                yield from self._rounded(role, role, form, form in HALVES and state.draw is not None, state.draw)
+
+    def _rounded(self, name: str, value: str, dtype: str, is_random: bool, draw: int | None) -> Iterator[str]:
+        """The lines that store values in a dtype."""
+        if dtype not in HALVES:
+            yield f"store({name}_at + start + i, {value}.to(tl.{dtype}), ok, WHOLE)"
+            return
+        arguments = {"x": f"{value}.to(tl.float32)", "random": f"{value}_random"}
+        if is_random:
+            assert draw is not None
+            yield from self._random(draw, value)
+        call = self._call(
+            f"encode_{dtype}" + ("_random" if is_random else ""),
+            formats_of.encode_16_bits(dtype, is_random),
+            arguments,
+        )
+        yield f"store({name}_at + start + i, {call}.to(tl.uint16), ok, WHOLE)"
+
+    def _encoded(self, state: State, width: Width) -> Iterator[str]:
+        kind, role = self.kind, state.role
+        second, counts = kind.rule.second_of(state), kind.rule.counts(state)
+        if second is not None:
+            yield from self._choice(role, kind.rule.states[second], width)
+        draw = state.code_draw
+        if draw is not None:
+            yield from self._key(draw)
+            yield f"{role}_number = (first_row + block).to(tl.int64)"
+            yield from self._in_whole(f"{role}_number", "block", "run_of_blocks", "skip_of_blocks")
+            yield f"{role}_first = {self._first(draw, f'{role}_number.to(tl.uint32)')}"
+        yield f"moved = present({role} != {role}_decayed, ok, WHOLE)"
+        arguments = {
+            "x": f"present({role}, ok, WHOLE).to(tl.float32)",
+            "moved": "moved",
+            "codes": f"{role}_codes",
+            "stored": f"{role}_stored",
+            "first": f"{role}_first",
+            "position": "position.to(tl.uint32)",
+            "decay": "1.0" if state.decay is None else f"k_{state.decay}.to(tl.float32)",
+            "second": f"{role}_choice",
+        }
+        recording = formats_of.encode(state.signed, width, draw is not None, second is not None, counts)
+        yield f"{role}_codes, {role}_stored = {self._call(f'encode_{role}', recording, arguments)}"
+        yield f"store({role}_scale_at + first_row + block, {role}_stored, ok_block, WHOLE)"
+        code = "int8" if state.signed else "uint8"
+        if width.bits == 8:
+            yield f"store({role}_at + start + i, {role}_codes.to(tl.{code}), ok, WHOLE)"
+        else:
+            yield f"store_packed({role}_at + start_of_words + w, {role}_codes, ok_word, ROWS, tl.{code}, WHOLE)"
+
+    def _choice(self, role: str, second: State, width: Width) -> Iterator[str]:
+        """The line that has the choice of the second moment's grid, for a first moment of this width."""
+        if WIDTHS.get(self._formats[second.role]) is width:
+            call = self._call("choice", formats_of.choice(), {"stored": f"{second.role}_stored"})
+        else:
+            x = {"x": f"present({second.role}, ok, WHOLE).to(tl.float32)"}
+            call = self._call(f"first_choice_{width.bits}", formats_of.first_choice(width), x)
+        yield f"{role}_choice = {call}"
+
+    def _stored_weight(self) -> Iterator[str]:
+        kind = self.kind
+        if kind.weights != "split":
+            yield from self._rounded("weight", "p", kind.weight, kind.weights == "stochastic", WEIGHT_DRAW)
+            return
+        call = self._call(f"split_{kind.weight}", formats_of.split(kind.weight), {"x": "p"})
+        yield f"high, low = {call}"
+        yield "store(weight_at + start + i, high.to(tl.uint16), ok, WHOLE)"
+        yield "store(low_at + start + i, low.to(tl.uint16), ok, WHOLE)"
+
+    # ---- the kernels
+
+    def step(self) -> str:
+        """The kernel ``step(table, tensors, numbers, ROWS)`` and what it calls."""
+        kind = self.kind
+        header = {name: f"tl.load(at + {i})" for i, name in enumerate(HEADER)}
+        body = [
+            *self._where(),
+            *self._constants(),
+            f"forward = {header['forward']}.to(tl.uint32)",
+            *self._weight(),
+            *self._gradient(),
+            *(line for state in kind.rule.states for line in self._state(state)),
+            *self._moved(),
+            *self._stored(),
+            f"if {header['moves']} != 0:",
+            *_indented(self._stored_weight()),
+        ]
+        tile = _function("step_tile", ["row", "at", "tile", "ROWS: tl.constexpr", "WHOLE: tl.constexpr"], body)
+        whole = "size >= (tile + 1) * ROWS"
+        whole = (
+            f"(length % 128 == 0) & ({whole})" if kind.has_codes else "size >= (tile + 1).to(tl.int64) * (ROWS * 128)"
+        )
+        columns = kind.columns
+        main = [
+            "program = tl.program_id(0)",
+            f"row = table + tl.load(tensors + program).to(tl.int64) * {len(columns)}",
+            f"at = numbers + tl.load(row + {columns.index('numbers')}) * {kind.words}",
+            f"tile = program - tl.load(row + {columns.index('tile')}).to(tl.int32)",
+            f"size = tl.load(row + {columns.index('size')})",
+            f"length = tl.load(row + {columns.index('row')})",
+            f"if {header['runs']} != 0:",
+            f"    if {whole}:",
+            "        step_tile(row, at, tile, ROWS, True)",
+            "    else:",
+            "        step_tile(row, at, tile, ROWS, False)",
+        ]
+        kernel = _function("step", ["table", "tensors", "numbers", "ROWS: tl.constexpr"], main)
+        packed = _PACKED if "int6" in kind.states else ""
+        return _HEAD + packed + "".join(self._functions.values()) + tile + kernel.rstrip() + "\n"
+
+
+def _sign(state: State) -> str:
+    return "signed" if state.signed else "unsigned"
+
+
+def _indented(text: Iterable[str]) -> Iterator[str]:
+    return (f"    {line}" for line in text)
+
+
+_HEAD = """# Written by adamas/rule/triton.py.
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load(at, ok, WHOLE: tl.constexpr):
+    if WHOLE:
+        return tl.load(at)
+    else:
+        return tl.load(at, ok, other=0)
+
+
+@triton.jit
+def present(x, ok, WHOLE: tl.constexpr):
+    if WHOLE:
+        return x
+    else:
+        return tl.where(ok, x, tl.zeros_like(x))
+
+
+@triton.jit
+def store(at, value, ok, WHOLE: tl.constexpr):
+    if WHOLE:
+        tl.store(at, value)
+    else:
+        tl.store(at, value, ok)
+
+
+"""
+
+# Four codes in three bytes: see adamas.rule.layout.
+_PACKED = """@triton.jit
+def unpacked(at, ok, ROWS: tl.constexpr, HAS_SIGN: tl.constexpr, WHOLE: tl.constexpr):
+    low, middle, high = load(at, ok, WHOLE), load(at + 1, ok, WHOLE), load(at + 2, ok, WHOLE)
+    word = (low.to(tl.int32) & 255) | (middle.to(tl.int32) & 255) << 8 | (high.to(tl.int32) & 255) << 16
+    even = tl.join(word & 63, word >> 12 & 63)
+    odd = tl.join(word >> 6 & 63, word >> 18 & 63)
+    codes = tl.reshape(tl.join(even, odd), (ROWS, 128))
+    if HAS_SIGN:
+        codes = codes - (codes >> 5 << 6)
+    return codes
+
+
+@triton.jit
+def store_packed(at, codes, ok, ROWS: tl.constexpr, CODE: tl.constexpr, WHOLE: tl.constexpr):
+    even, odd = tl.split(tl.reshape(codes & 63, (ROWS, 32, 2, 2)))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    word = first | second << 6 | third << 12 | fourth << 18
+    store(at, word.to(CODE), ok, WHOLE)
+    store(at + 1, (word >> 8).to(CODE), ok, WHOLE)
+    store(at + 2, (word >> 16).to(CODE), ok, WHOLE)
+
+
+"""
+
+
+@cache
+def source(kind: Kind) -> str:
+    """The source of the kernel that steps tensors of a kind: ``step(table, tensors, numbers, ROWS)``."""
+    return _Writer(kind).step()

@@ -1,0 +1,291 @@
+"""The executor for GPUs: a Triton kernel steps the parameters of a group in one launch for each way in which they are stored.
+
+Parameters that the kernels do not take, such as those that are not contiguous, are stepped over arrays. This module alone
+imports Triton. It imports PyTorch too, so it is imported only where a weight is to be stepped by it.
+"""
+
+from __future__ import annotations
+
+import linecache
+import math
+import operator
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..rule import formats, layout
+from ..rule.declaration import Numbers, Rule
+from ..rule.recorder import Value
+from ..rule.triton import HEADER, Kind, source, written
+from ..rule.writing import PENALTIES, WrittenRule
+from .arrays import Parameter, Stored
+from .arrays_executor import ArraysExecutor
+from .executor import GroupSpec
+from .record import Place, Record, Tensor
+
+_ROWS = 16  # the blocks of 128 elements that a program steps
+_WARPS = 4
+_MOST_IN_ROW = 1 << 30  # elements of a row of codes, which kernels count in 32 bits
+_DTYPES = ("float32", "float64", "bfloat16", "float16")
+_ALIGNED = 16  # bytes that are loaded at a time
+
+
+@cache
+def _kernel(kind: Kind) -> Any:
+    """The kernel that steps tensors of a kind."""
+    text = source(kind)
+    name = f"<kernel {len(linecache.cache)} of adamas>"
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)  # from here, Triton reads it
+    module: dict[str, Any] = {"__name__": name}
+    exec(compile(text, name, "exec"), module)
+    return module["step"]
+
+
+# ---- the numbers of a step
+
+_FUNCTIONS = {
+    **{name: getattr(operator, name) for name in ("add", "sub", "mul", "truediv", "lt", "le", "gt", "ge", "eq", "ne")},
+    **{name: getattr(np, name) for name in ("sqrt", "log", "exp", "minimum", "maximum", "where")},
+    "neg": operator.neg,
+}
+
+
+def _constants(rule: WrittenRule, numbers: Mapping[str, float], penalized: bool) -> list[float]:
+    """The constants of a rule's loops, from the numbers of the step, in float64."""
+    given = {name: np.float64(numbers[name]) for name in rule.given}
+    penalties = [given[name] for name in PENALTIES]
+    if penalized:
+        given["s"] = np.float64(1.0)  # the penalties are added to the scaled gradient
+    found: dict[str, Any] = {}
+    steps, constants = rule.numbers()
+    with np.errstate(all="ignore"):
+        for name, (value, names) in steps.items():
+            operands = [found[names[x]] if isinstance(x, Value) else x for x in value.operands]
+            is_input = value.operation == "input"
+            found[name] = given[value.name] if is_input else _FUNCTIONS[value.operation](*operands)
+    return [*penalties, *(found[name] for name in constants)]
+
+
+class _Sets:
+    """The sets of numbers of one launch."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind, self._index = kind, dict[Hashable, int]()
+        self._words: list[np.ndarray] = []
+
+    def add(self, numbers: Numbers, count: int) -> int:
+        """The index of the set that has these numbers, with the step's number."""
+        kind, rule = self._kind, written(self._kind.rule)
+        key = (count, *(numbers[name] for name in (*rule.given, "eta", "k")))
+        index = self._index.setdefault(key, len(self._index))
+        if index == len(self._words):
+            moves = numbers["eta"] != 0 or numbers["k"] != 1
+            words = np.zeros(kind.words, np.int32)
+            words[: len(HEADER)] = np.array([formats.moved_by(count), 1, moves, 0], np.uint32).view(np.int32)
+            dtype = np.float64 if kind.is_wide else np.float32
+            constants = np.array(_constants(rule, numbers, kind.penalized), np.float64).astype(dtype)
+            words[len(HEADER) :][: constants.nbytes // 4] = constants.view(np.int32)
+            self._words.append(words)
+        return index
+
+    def together(self) -> np.ndarray:
+        """All sets."""
+        return np.concatenate(self._words)
+
+
+# ---- where parts of tensors lie
+
+
+class _Run(NamedTuple):
+    """The numbers of elements or blocks in a whole tensor: that of the first, and what the numbers skip after each run."""
+
+    first: int
+    run: int
+    skip: int
+
+
+def _run_of(place: Place, shape: Sequence[int]) -> _Run | None:
+    """The numbers of the elements of a part of this shape; None if there are runs of more than one length."""
+    stride, levels = 1, [(1, 1)]  # the sizes and strides, from the inside to the outside
+    first = 0
+    for size, offset, whole in zip(reversed(shape), reversed(place.offset), reversed(place.shape), strict=True):
+        inner, inner_stride = levels[-1]
+        if size != 1 and stride == inner * inner_stride:
+            levels[-1] = inner * size, inner_stride
+        elif size != 1:
+            levels.append((size, stride))
+        first += offset * stride
+        stride *= whole
+    if len(levels) > 2:
+        return None
+    run = levels[0][0]
+    return _Run(first, run, levels[1][1] - run if len(levels) == 2 else 0)
+
+
+# ---- the executor
+
+
+class _Part(NamedTuple):
+    """A parameter as a kernel steps it: its kind, and the columns of the table but for those of the launch."""
+
+    kind: Kind
+    addresses: tuple[int, ...]
+    size: int
+    row: int
+    blocks: int
+    places: tuple[int, ...]
+    keys: tuple[int, ...]
+
+
+class _Launch:
+    """The tensors of one kind on one device, in a table there."""
+
+    def __init__(self, kind: Kind, device: torch.device) -> None:
+        self.kind, self.device = kind, device
+        self._table = np.empty(0, np.int64)
+        self._on_device: tuple[Tensor, Tensor] | None = None
+        self._uploads = [_Upload(device), _Upload(device), _Upload(device)]
+        self._programs = 0
+
+    def __call__(self, parts: Sequence[tuple[_Part, int]], sets: _Sets) -> None:
+        """Steps parts, each with the index of its set of numbers."""
+        rows, tensors, tile = [], [], 0
+        for index, (part, numbers) in enumerate(parts):
+            rows.append([*part.addresses, part.size, part.row, tile, numbers, *part.places, *part.keys])
+            programs = -(-part.blocks // _ROWS)
+            tensors.append(np.full(programs, index, np.int32))
+            tile += programs
+        table = np.array(rows, np.int64)
+        if self._on_device is None or not np.array_equal(table, self._table):
+            self._table, self._programs = table, tile
+            self._on_device = (self._uploads[0](table.reshape(-1)), self._uploads[1](np.concatenate(tensors)))
+        numbers_there = self._uploads[2](sets.together())
+        with _on(self.device):
+            _kernel(self.kind)[(self._programs,)](
+                *self._on_device, numbers_there, ROWS=_ROWS, num_warps=_WARPS, enable_fp_fusion=False
+            )
+
+
+class _Upload:
+    """Copies arrays to a device, without waiting for it: by turns from two pinned buffers, each used again after its copy."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._turn = device, 0
+        self._buffers: list[Tensor | None] = [None, None]
+        self._copied: list[Any] = [None, None]
+        self._target: Tensor | None = None
+
+    def __call__(self, values: np.ndarray) -> Tensor:
+        """The tensor there, which the next call overwrites."""
+        given = torch.from_numpy(values)
+        if self._device.type == "cpu":
+            return given
+        turn = self._turn = 1 - self._turn
+        if self._target is None or self._target.numel() < given.numel():
+            self._target = torch.empty(given.numel(), dtype=given.dtype, device=self._device)
+        buffer = self._buffers[turn]
+        if buffer is None or buffer.numel() < given.numel():
+            buffer = self._buffers[turn] = torch.empty(given.numel(), dtype=given.dtype, pin_memory=True)
+            self._copied[turn] = torch.cuda.Event()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
+        else:
+            self._copied[turn].synchronize()
+        buffer[: given.numel()].copy_(given)
+        with _on(self._device):
+            self._target[: given.numel()].copy_(buffer[: given.numel()], non_blocking=True)
+            self._copied[turn].record()
+        return self._target
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    return nullcontext() if device.type == "cpu" else torch.cuda.device(device)
+
+
+class GpuExecutor(ArraysExecutor):
+    """The parameters of a group on a GPU."""
+
+    def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
+        super().__init__(spec, records, is_decayed)
+        self._launches: dict[tuple[Kind, torch.device], _Launch] = {}
+
+    def apply(self) -> None:
+        """See ``Executor.apply``."""
+        shares: dict[tuple[Kind, torch.device], tuple[_Sets, list[tuple[_Part, int]]]] = {}
+        left = []
+        for index, (record, gradient, row) in enumerate(self._found):
+            numbers, scalars = self.prepared[row]
+            numbers = numbers | self._sums[index]
+            part = self._part(record, gradient, numbers)
+            if part is None:
+                left.append(index)
+            elif part.size:
+                device = self.spec.tensors.array(record.weight).device
+                sets, parts = shares.setdefault((part.kind, device), (_Sets(part.kind), []))
+                parts.append((part, sets.add(numbers, int(scalars[0]))))
+        self.spec.tensors.before_writing([record.weight for record, _, _ in self._found])
+        for key, (sets, parts) in shares.items():
+            if key not in self._launches:
+                self._launches[key] = _Launch(*key)
+            self._launches[key](parts, sets)
+        for index in left:
+            self._step(index)
+        self._count()
+
+    def _part(self, record: Record, gradient: Tensor, numbers: Numbers) -> _Part | None:
+        """The parameter as a kernel steps it; None if none does."""
+        spec = self.spec
+        _, one = self._arrays(record, gradient, numbers)
+        tensors = [x for x in _tensors(one) if x is not None]
+        dtypes = [spec.tensors.dtype_name(x) for x in (one.weight.high, one.g)]  # type: ignore[union-attr]
+        if not all(x.is_contiguous() and x.device == tensors[0].device for x in tensors):
+            return None
+        if not set(dtypes) <= set(_DTYPES) or one.g.shape != one.weight.high.shape:  # type: ignore[union-attr]
+            return None
+        shape = tuple(one.g.shape)
+        forms = tuple([_form(spec, state, shape) for state in one.states])
+        weights = spec.weights if dtypes[0] in layout.HALVES else "nearest"
+        rule: Rule = spec.rule.at(numbers)
+        addresses = [x.data_ptr() for x in tensors]
+        kind = Kind(
+            rule=rule,
+            penalized=self._penalized,
+            weight=dtypes[0],
+            gradient=dtypes[1],
+            weights=weights,
+            states=forms,
+            in_order=True,
+            aligned=not any(x % _ALIGNED for x in addresses),
+        )
+        elements: _Run | None = _Run(0, one.g.numel(), 0)
+        row, size = one.g.numel(), one.g.numel()
+        if kind.has_codes:
+            row, size = layout.in_rows(shape)[1], math.prod(layout.scale_shape(shape))
+            if row > _MOST_IN_ROW:
+                return None
+        blocks: _Run | None = _Run(0, size, 0)
+        if record.place is not None and size and kind.draws:
+            elements = _run_of(record.place, shape)
+            if kind.has_codes:
+                blocks = _run_of(record.place.of_scales(shape), layout.scale_shape(shape))
+        if elements is None or blocks is None:
+            return None
+        if not kind.has_codes:
+            blocks = blocks._replace(first=elements.first // formats.BLOCK)
+        kind = kind._replace(in_order=not (elements.skip or blocks.skip or elements.first % formats.BLOCK))
+        keys = tuple([half for draw in kind.draws for half in formats.key_of(record.key, draw)])
+        count = size if kind.has_codes else -(-size // formats.BLOCK)
+        return _Part(kind, tuple(addresses), size, row, count, (*elements, *blocks), keys)
+
+
+def _tensors(one: Parameter) -> list[Tensor | None]:
+    """The tensors of a parameter, in the order of ``Kind.pointers``."""
+    assert one.weight is not None
+    return [one.weight.high, one.g, one.weight.low, *(x for state in one.states for x in (state.values, state.scale))]
+
+
+def _form(spec: GroupSpec, state: Stored, shape: Sequence[int]) -> str:
+    """The format of a state."""
+    return spec.tensors.dtype_name(state.values) if state.scale is None else layout.form_of(state.values.shape, shape)

@@ -1,0 +1,171 @@
+"""The kernels of GPUs do what the engine does: the same codes and scales, and the same weights but for estimates."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kernel_cases import (
+    DEVICE,
+    SHAPES,
+    WEIGHTS,
+    Row,
+    assert_same,
+    begun,
+    by_pairs,
+    every_row,
+    gradients,
+    launches,
+    step,
+    use_exact_engine,
+)
+from members import CASES
+
+import adamas.torch as at
+from adamas import _engine
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import test_parts
+
+# In the interpreter, NumPy warns of what is not finite.
+pytestmark = [pytest.mark.kernels, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
+
+ADAMW = next(case for case in CASES if case.name == "adamw")
+ROW = Row(ADAMW, "float32", WEIGHTS[0], SHAPES[0], {})
+
+
+@pytest.fixture(autouse=True)
+def _exactly() -> Iterator[None]:
+    chosen = _engine.instruction_set()
+    use_exact_engine()
+    yield
+    _engine.use_instruction_set(chosen)
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Calls a function with the kernels, also over tensors on the CPU."""
+
+    def run(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setenv("ADAMAS_EXECUTOR", "gpu")
+            return function(*arguments, **keywords)
+
+    return run
+
+
+def compare(row: Row, on_gpu: Callable[..., Any], steps: int) -> None:
+    one, params = begun(row, "cpu")
+    other, copies = on_gpu(begun, row, DEVICE)
+    for given in gradients(row, steps):
+        step(one, params, given)
+        on_gpu(step, other, copies, given)
+        assert_same(one, other)
+
+
+@pytest.mark.parametrize("row", by_pairs(), ids=str)
+def test_a_step_is_the_engines(row: Row, on_gpu: Callable[..., Any]) -> None:
+    compare(row, on_gpu, 2)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("row", every_row(), ids=str)
+def test_every_step_is_the_engines(row: Row, on_gpu: Callable[..., Any]) -> None:
+    compare(row, on_gpu, 3)
+
+
+@pytest.mark.parametrize("state", ["bfloat16", "int8", "mixed"])
+def test_parts_are_stepped_as_the_whole(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAMAS_EXECUTOR", "gpu")
+    monkeypatch.setattr(test_parts, "MATRIX", (12, 401))
+    shape = test_parts.MATRIX
+    options = test_parts.options_of(ADAMW, state, "stochastic")
+    whole = test_parts.start(shape, torch.bfloat16)
+    stepper = test_parts.Stepper(ADAMW, options, whole, test_parts.ways_of(ADAMW, options, shape))
+    stepper.step(*test_parts.gradients(whole, 1))
+    stepper.check()
+    assert not torch.equal(stepper.weight, whole)
+
+
+def test_all_tensors_that_are_stored_alike_take_one_launch(
+    on_gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = ROW._replace(shapes=((3,), (200,), (70, 64), (0,), (129,)))
+    made = launches(monkeypatch)
+    optimizer, params = on_gpu(begun, row, DEVICE)
+    for given in gradients(row, 2):
+        on_gpu(step, optimizer, params, given)
+    assert len(made) == 2
+
+
+def test_a_tensor_that_is_not_contiguous_is_stepped_over_arrays(
+    on_gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = launches(monkeypatch)
+    start = torch.randn(4, 8, 3, 3, generator=torch.Generator().manual_seed(3))
+    expected = torch.nn.Parameter(start.clone())
+    p = torch.nn.Parameter(start.to(DEVICE, memory_format=torch.channels_last, copy=True))
+    optimizers = at.AdamW([("w", expected)]), at.AdamW([("w", p)])
+    for optimizer, one in zip(optimizers, (expected, p), strict=True):
+        one.grad = start.to(one.device) / 2
+        (on_gpu if one is p else lambda f: f())(optimizer.step)
+    assert made == []
+    torch.testing.assert_close(p.detach().cpu(), expected.detach(), rtol=1e-6, atol=1e-7)
+    assert p.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_rate_of_zero_moves_moments_alone(on_gpu: Callable[..., Any]) -> None:
+    compare(ROW._replace(options={"lr": 0.0}), on_gpu, 1)
+    optimizer, (p, *_) = on_gpu(begun, ROW._replace(options={"lr": 0.0, "weight_decay": 0.0}), DEVICE)
+    before = p.detach().clone()
+    on_gpu(step, optimizer, optimizer.param_groups[0]["params"], *gradients(ROW, 1))
+    assert torch.equal(p.detach(), before)
+    assert optimizer.state[p]["exp_avg"].any()
+
+
+@pytest.mark.parametrize("state", ["float32", "int8"])
+def test_what_is_not_finite_stays_so(state: str, on_gpu: Callable[..., Any]) -> None:
+    row = ROW._replace(state=state)
+    one, params = begun(row, "cpu")
+    other, copies = on_gpu(begun, row, DEVICE)
+    for given in gradients(row, 3):
+        given[0][0, :3] = torch.tensor([math.nan, math.inf, -math.inf])
+        step(one, params, given)
+        on_gpu(step, other, copies, given)
+        assert_same(one, other, is_marked=state == "int8")
+
+
+def test_clipping_and_skipping_are_the_engines(on_gpu: Callable[..., Any]) -> None:
+    options = {"max_grad_norm": 0.5, "on_nonfinite": "skip"}
+    one, params = begun(ROW, "cpu", **options)
+    other, copies = on_gpu(begun, ROW, DEVICE, **options)
+    for i, given in enumerate(gradients(ROW, 3)):
+        if i == 1:
+            given[0][2, 2] = math.nan
+        step(one, params, given)
+        on_gpu(step, other, copies, given)
+        assert one.grad_norm == other.grad_norm or (i == 1 and math.isnan(other.grad_norm or 0.0))
+        assert_same(one, other)
+    assert one.skipped_steps == other.skipped_steps == 1
+    assert one.clipped_steps == other.clipped_steps == 2
+
+
+def test_a_checkpoint_goes_on_elsewhere(on_gpu: Callable[..., Any]) -> None:
+    row = ROW._replace(state="int8", weights=WEIGHTS[2])
+    one, params = begun(row, "cpu")
+    first, *rest = gradients(row, 3)
+    step(one, params, first)
+    other, copies = on_gpu(begun, row, DEVICE)
+    with torch.no_grad():
+        for p, q in zip(params, copies, strict=True):
+            q.copy_(p)
+    other.load_state_dict(one.state_dict())
+    for given in rest:
+        step(one, params, given)
+        on_gpu(step, other, copies, given)
+    assert_same(one, other)

@@ -656,3 +656,23 @@ def test_hyperparameters_that_cannot_be_are_refused_whole() -> None:
     saved["param_groups"][0]["plateaus"] = json.dumps([{**other.state_dict(), "value": 0.5}, {"value": 0.5}])
     assert_nothing_changes(three, saved, "not the state of a Plateau")
     assert plateau.value == 1.0
+
+
+@pytest.mark.parametrize("kind", [at.AdamW, at.Adagrad])
+def test_a_state_whose_parameters_were_all_replaced_is_not_lost_in_silence(kind: type[at.Optimizer]) -> None:
+    """As by a model that is sharded after the optimizer's state was loaded."""
+    optimizer, params = trained(kind)
+    copies = [torch.nn.Parameter(p.detach().clone()) for p in params.values()]
+    before = [p.detach().clone() for p in copies]
+    optimizer.param_groups[0]["params"] = copies
+    for p in copies:
+        p.grad = torch.ones_like(p)
+    with pytest.raises(ValueError, match=r"of shape \(40, 136\)\) were replaced .* or call optimizer.state.clear\(\)"):
+        optimizer.step()
+    with pytest.raises(ValueError, match="were replaced"):
+        optimizer.state_dict()
+    assert all(torch.equal(p, q) for p, q in zip(copies, before, strict=True))
+    optimizer.state.clear()
+    optimizer.step()
+    assert optimizer.state.keys() == set(copies)
+    assert all(state["step"] == 1 for state in optimizer.state.values())

@@ -237,11 +237,21 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         begin_state(TENSORS, self._member, group, p, place, self.state[p], is_divided)
 
     def _settle_states(self) -> None:
-        """Removes states without a step whose parameters are in no group: sharding replaces parameters, in accelerate too."""
-        here = {id(p) for group in self.param_groups for p in group["params"]}
-        for p in [p for p in self.state if isinstance(p, Tensor) and id(p) not in here]:
+        """Removes states without a step whose parameters are in no group: sharding replaces parameters, in accelerate too.
+
+        Raises:
+            ValueError: all parameters that made steps were replaced, and the present ones have no state.
+        """
+        here = [p for group in self.param_groups for p in group["params"]]
+        known = set(map(id, here))
+        for p in [p for p in self.state if isinstance(p, Tensor) and id(p) not in known]:
             if steps_done([self.state[p]]) == 0:
                 del self.state[p]
+            elif here and not any(one in self.state for one in here):
+                raise ValueError(
+                    f"all parameters that have state (one of shape {tuple(p.shape)}) were replaced by others, as by sharding: "
+                    "load the state after that, or call optimizer.state.clear() to begin again"
+                )
 
     def _signature(self, group: dict[str, Any]) -> tuple[Rule, bool, str, int]:
         return self._member.rule(group), has_penalty(group), group["weights"], group["seed"]

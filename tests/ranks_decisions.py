@@ -390,6 +390,29 @@ def a_gradient_that_one_of_those_that_share_a_block_lacks_is_an_error_by_name(ra
 
 
 @check
+def processes_that_cannot_know_who_decides_are_told(rank: int) -> None:
+    """Experts on each pair of ranks, or on the first pair alone, beside a plain parameter on all."""
+    first, second = (
+        torch.nn.Parameter(distribute_tensor(torch.ones(8, 8), mesh_of(*ranks), [Shard(0)]))
+        for ranks in ((0, 1), (2, 3))
+    )
+    plain = torch.nn.Parameter(torch.ones(4))
+    optimizer = at.SGD([("first", first), ("second", second), ("plain", plain)], max_grad_norm=1.0)
+    plain.grad = torch.ones(4)
+    with raises(ValueError, r"meshes of the ranks \[0, 1\] and \[2, 3\].*process_group=", rank):
+        optimizer.step()
+    for options in ({}, {"max_grad_norm": 1.0}):
+        optimizer = at.SGD([("first", first), ("plain", plain)], **options)
+        if rank > 1 and options:
+            with raises(
+                ValueError, "parameter 'plain' is here, and parameter 'first' lies on other.*process_group=", rank
+            ):
+                optimizer.step()
+        else:
+            optimizer.step()
+
+
+@check
 def a_process_outside_of_a_mesh_has_nothing_to_step(rank: int) -> None:
     """Also if it has the DTensor, even with a gradient."""
     options: list[tuple[type[at.Optimizer], dict[str, Any]]] = [

@@ -284,9 +284,23 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         return self._peers.own(p for group in self.param_groups for p in group["params"])
 
     def _find_peers(self) -> None:
-        """Finds the processes that share the present parameters, if ``process_group=`` does not say so."""
-        if self._peers is None or not self._peers.has_shares:
-            self._peers = Ranks.of_weights(p for group in self.param_groups for p in group["params"])
+        """Finds the processes that share the present parameters, if ``process_group=`` does not say so.
+
+        Raises:
+            ValueError: this process shares parameters with others and has no part of their DTensors.
+        """
+        if self._peers is not None and self._peers.has_shares:
+            return
+        self._peers = Ranks.of_weights(p for group in self.param_groups for p in group["params"])
+        if self._peers is None and self._is_measured():
+            named = [*self._named_parameters()]
+            elsewhere = next((name for name, p in named if is_distributed(p)), None)
+            here = next((name for name, p in named if p.requires_grad and not is_distributed(p)), None)
+            if elsewhere is not None and here is not None:
+                raise ValueError(
+                    f"parameter {here} is here, and parameter {elsewhere} lies on other processes, whose gradients would be "
+                    "measured without this process: give the optimizer process_group=, the processes that decide together"
+                )
 
     def _parameter_positions(self) -> list[int]:
         """The position of each parameter among those of all processes that share the model."""

@@ -101,15 +101,14 @@ class Ranks:
         if not meshes:
             return None
         rank = int(meshes[0].mesh[tuple(meshes[0].get_coordinate() or ())])
-        sets = {frozenset(mesh.mesh.flatten().tolist()) for mesh in meshes}
-        most = max(sets, key=len)
+        sets = {_ranks_of(mesh) for mesh in found.values()}
+        ranks = max(sorted(sets), key=len)
         for others in sets:
-            if not others <= most:
+            if not {*others} <= {*ranks}:
                 raise ValueError(
-                    f"parameters lie on meshes of the ranks {sorted(most)} and {sorted(others)}, and neither has all ranks "
-                    "of the other: give the optimizer process_group=, the processes that decide together"
+                    f"parameters lie on meshes of the ranks {[*ranks]} and {[*others]}, and neither has all ranks of the "
+                    "other: give the optimizer process_group=, the processes that decide together"
                 )
-        ranks = tuple(sorted(most))
         return cls(rank, ranks, lambda: _group_of(ranks, meshes), has_shares=False, is_uneven=len(sets) > 1)
 
     def counts(self, weight: Tensor) -> bool:

@@ -166,6 +166,8 @@ class Ranks:
         exchanged: Sequence[Exchanged] = (),
     ) -> Inspection:
         """The combined inspection of all ranks: see ``adamas.step.inspection.Peers``."""
+        if problem is not None and self._size == 1:
+            raise problem
         mine = Inspection() if seen is None else seen
         total, rest = sum_in_two(mine.square_sums or ())
         steps_here = 0 if mine.steps is None else mine.steps

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,40 @@ Failed = list[dict[str, "str | None"]]  # for each rank: the checks made there, 
 
 
 class Checks(dict[str, Callable[[int], None]]):
-    """The checks of a script, in order. Each is a function of the rank."""
+    """The checks of a script, in order. Each is a function of the rank.
+
+    Attributes:
+        nightly: the names of those that only ``make test-nightly`` makes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nightly: set[str] = set()
+
+    def take(self, other: Checks) -> None:
+        """Adds other checks."""
+        self.update(other)
+        self.nightly |= other.nightly
 
     def __call__(self, function: Callable[[int], None]) -> Callable[[int], None]:
         """Adds a function under its own name."""
         self[function.__name__] = function
         return function
+
+    def each(
+        self, cases: Mapping[str, tuple[Any, ...]], quick: Container[str] = ()
+    ) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        """Adds a function once for each of these cases, whose values follow the rank; those not in ``quick`` are nightly."""
+
+        def add(function: Callable[..., None]) -> Callable[..., None]:
+            for case, values in cases.items():
+                name = f"{function.__name__}: {case}"
+                self[name] = lambda rank, values=values: function(rank, *values)
+                if case not in quick:
+                    self.nightly.add(name)
+            return function
+
+        return add
 
 
 def failed_checks(script: str, ranks: int, names: Sequence[str], folders: pytest.TempPathFactory) -> Failed:

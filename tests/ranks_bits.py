@@ -16,7 +16,6 @@ from torch.distributed.tensor import DTensor
 import adamas.torch as at
 
 check = Checks()
-nightly: set[str] = set()  # the checks that only `make test-nightly` makes
 
 STATES: dict[str, Any] = {
     "float32": "float32",
@@ -158,7 +157,7 @@ def saved_states(optimizer: at.Optimizer) -> dict[Tensor, Any]:
 
 
 def _add_layouts() -> None:
-    """All layouts in every format and weights mode; in `make test` each in a quarter of them."""
+    """All layouts in every format and weights mode; in `make test` each in a seventh of them."""
     combinations = [(state, weights) for state in STATES for weights in WEIGHTS]
     for i, (layout, is_divided) in enumerate((name, one.is_divided) for name, one in LAYOUTS.items()):
         usable = [one for one in combinations if not is_divided or one[0] not in ("int6", "mixed")]
@@ -169,8 +168,8 @@ def _add_layouts() -> None:
             check[name] = partial(
                 clips_with_the_bits_of_one_process, layout=layout, kind=at.AdamW, dtype=dtype, **options
             )
-            if (j + i) % 4:
-                nightly.add(name)
+            if (j + i) % 7:
+                check.nightly.add(name)
 
 
 def _add_members() -> None:
@@ -181,7 +180,7 @@ def _add_members() -> None:
             name = f"{layout}: {case.name}"
             check[name] = partial(clips_with_the_bits_of_one_process, layout=layout, kind=case.make, **options)
             if (i + j) % 2:
-                nightly.add(name)
+                check.nightly.add(name)
 
 
 _add_layouts()

@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from layouts import (
     LAYERS,
+    LAYOUTS,
     Here,
     Layout,
     Shapes,
@@ -49,7 +50,6 @@ import adamas.torch as at
 from adamas.schedules import Plateau, cosine, linear
 
 check = Checks()
-nightly: set[str] = set()  # the checks that only `make test-nightly` makes
 
 BEFORE, AFTER = 3, 3  # the steps before saving, and after loading
 
@@ -167,7 +167,13 @@ class Run:
     """
 
     def __init__(
-        self, layout: On, dtype: torch.dtype, seed: bool = True, shapes: Shapes = SHAPES, **options: Any
+        self,
+        layout: On,
+        dtype: torch.dtype,
+        seed: bool = True,
+        shapes: Shapes = SHAPES,
+        kind: type[at.Optimizer] = at.AdamW,
+        **options: Any,
     ) -> None:
         weights = weights_of(shapes, dtype)
         if not seed:
@@ -175,7 +181,7 @@ class Run:
         self._here, self._shapes, self._dtype = Here(Layout(shapes, layout.place), weights), shapes, dtype
         self.parameters = self._here.parameters
         self.model = Model(self.parameters)
-        self.optimizer = at.AdamW(self.parameters.items(), **{"lr": 1e-2, **options})
+        self.optimizer = kind(self.parameters.items(), **{"lr": 1e-2, **options})
 
     def steps(self, first: int, count: int, absent: Container[str] = ()) -> None:
         """Makes steps with the gradients of these steps; the weights in ``absent`` get none."""
@@ -257,7 +263,7 @@ def _add_places() -> None:
                 name = f"saved on {before}, loaded on {after}: {case}, {'flat' if flatten else 'nested'}"
                 check[name] = partial(goes_on, before=before, after=after, case=case, flatten=flatten)
                 if (j - i) % len(names) not in (3, 9) or k != (i * 2 + j) % len(CASES):
-                    nightly.add(name)
+                    check.nightly.add(name)
 
 
 _add_places()
@@ -283,41 +289,41 @@ def ends_as(run: Run, case: str) -> None:
     assert tells(run.optimizer) == tells(alone.optimizer)
 
 
-@check
-def full_state_dicts_of_rank_0_are_broadcast(rank: int) -> None:
+FULL = [
+    ("rows on 4", "rows and columns", "int8", False),
+    ("hybrid", "tensor parallel and sharded", "split", True),
+    ("tensor parallel and sharded", "columns on 4", "int6", False),
+    ("rows and columns", "hybrid", "bfloat16", True),
+]
+
+
+@check.each({case[2]: case for case in FULL}, quick=("split", "int6"))
+def full_state_dicts_of_rank_0_are_broadcast(rank: int, before: str, after: str, case: str, flatten: bool) -> None:
     """Gathered on rank 0 from one layout, and broadcast to another; or loaded in one process."""
-    pairs = [
-        ("rows on 4", "rows and columns", "int8"),
-        ("hybrid", "tensor parallel and sharded", "split"),
-        ("tensor parallel and sharded", "columns on 4", "int6"),
-        ("rows and columns", "hybrid", "bfloat16"),
-    ]
-    for i, (before, after, case) in enumerate(pairs):
-        flatten = bool(i % 2)
-        dtype, options = CASES[case]
-        run = Run(PLACES[before], dtype, **options)
-        run.steps(0, BEFORE)
-        gathered = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=flatten)
-        model = get_model_state_dict(run.model, options=gathered)
-        optimizer = get_optimizer_state_dict(run.model, run.optimizer, options=gathered)
-        assert bool(model) == bool(optimizer) == (rank == 0)
-        path = folder(f"full {i}")
-        if rank == 0:
-            torch.save({"model": model, "optimizer": optimizer}, path)
-            alone = Run(PLACES["one process"], dtype, seed=False, **options)
-            alone.load(torch.load(path, weights_only=True), StateDictOptions(flatten_optimizer_state_dict=flatten))
-            ends_as(alone, case)
-        dist.barrier()
-        # Without broadcasting, PyTorch does not cut what is cut unevenly by tensor parallelism and FSDP2.
-        for broadcast in (True,) if after == "tensor parallel and sharded" else (True, False):
-            saved = torch.load(path, weights_only=True)  # what is loaded is also changed
-            other = Run(PLACES[after], dtype, seed=False, **options)
-            # PyTorch recognizes what is flat, and raises a KeyError if it is told.
-            how = StateDictOptions(full_state_dict=True, broadcast_from_rank0=broadcast)
-            one = saved if rank == 0 or not broadcast else {"model": {}, "optimizer": {}}
-            set_model_state_dict(other.model, one["model"], options=how)
-            set_optimizer_state_dict(other.model, other.optimizer, one["optimizer"], options=how)
-            ends_as(other, case)
+    dtype, options = CASES[case]
+    run = Run(PLACES[before], dtype, **options)
+    run.steps(0, BEFORE)
+    gathered = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=flatten)
+    model = get_model_state_dict(run.model, options=gathered)
+    optimizer = get_optimizer_state_dict(run.model, run.optimizer, options=gathered)
+    assert bool(model) == bool(optimizer) == (rank == 0)
+    path = folder(f"full {case}")
+    if rank == 0:
+        torch.save({"model": model, "optimizer": optimizer}, path)
+        alone = Run(PLACES["one process"], dtype, seed=False, **options)
+        alone.load(torch.load(path, weights_only=True), StateDictOptions(flatten_optimizer_state_dict=flatten))
+        ends_as(alone, case)
+    dist.barrier()
+    # Without broadcasting, PyTorch does not cut what is cut unevenly by tensor parallelism and FSDP2.
+    for broadcast in (True,) if after == "tensor parallel and sharded" else (True, False):
+        saved = torch.load(path, weights_only=True)  # what is loaded is also changed
+        other = Run(PLACES[after], dtype, seed=False, **options)
+        # PyTorch recognizes what is flat, and raises a KeyError if it is told.
+        how = StateDictOptions(full_state_dict=True, broadcast_from_rank0=broadcast)
+        one = saved if rank == 0 or not broadcast else {"model": {}, "optimizer": {}}
+        set_model_state_dict(other.model, one["model"], options=how)
+        set_optimizer_state_dict(other.model, other.optimizer, one["optimizer"], options=how)
+        ends_as(other, case)
 
 
 @check
@@ -339,16 +345,22 @@ def what_is_saved_asynchronously_is_of_the_time_of_the_call(rank: int) -> None:
         ends_as(other, case)
 
 
-@check
-def asking_for_the_state_of_a_new_optimizer_counts_no_step(rank: int) -> None:
-    for name in ("rows on 4", "hybrid", "rows and columns", "tensor parallel and sharded"):
-        for case in ("int8", "split", "mixed"):
-            dtype, options = CASES[case]
-            run = Run(PLACES[name], dtype, **options)
-            saved = get_optimizer_state_dict(run.model, run.optimizer)
-            assert all(state["step"] == 0 for state in saved["state"].values())
-            run.steps(0, BEFORE)
-            ends_as(run, case)
+NEW = itertools.product(
+    ("rows on 4", "hybrid", "rows and columns", "tensor parallel and sharded"), ("int8", "split", "mixed")
+)
+
+
+@check.each(
+    {", ".join(one): one for one in NEW},
+    quick=("hybrid, int8", "tensor parallel and sharded, split", "rows and columns, mixed"),
+)
+def asking_for_the_state_of_a_new_optimizer_counts_no_step(rank: int, name: str, case: str) -> None:
+    dtype, options = CASES[case]
+    run = Run(PLACES[name], dtype, **options)
+    saved = get_optimizer_state_dict(run.model, run.optimizer)
+    assert all(state["step"] == 0 for state in saved["state"].values())
+    run.steps(0, BEFORE)
+    ends_as(run, case)
 
 
 class Application(Stateful):
@@ -383,34 +395,35 @@ def a_stateful_application_goes_on(rank: int) -> None:
         ends_as(other, case)
 
 
-@check
-def state_dicts_in_memory_go_from_one_layout_to_another(rank: int) -> None:
+_NAMES = [name for name, one in PLACES.items() if one.ranks == 4]
+
+
+@check.each({before: (i, before) for i, before in enumerate(_NAMES[::2])}, quick=_NAMES[2:3])
+def state_dicts_in_memory_go_from_one_layout_to_another(rank: int, i: int, before: str) -> None:
     """Also copied or pickled, and into plain parameters and back."""
-    names = [name for name, one in PLACES.items() if one.ranks == 4]
-    for i, before in enumerate(names[::2]):
-        case = list(CASES)[2 * i + 1]
-        dtype, options = CASES[case]
-        run = Run(PLACES[before], dtype, **options)
-        run.steps(0, BEFORE)
-        saved = run.optimizer.state_dict()
-        weights = {name: p.detach() for name, p in run.parameters.items()}
-        file = io.BytesIO()
-        torch.save(saved, file)
+    case = list(CASES)[2 * i + 1]
+    dtype, options = CASES[case]
+    run = Run(PLACES[before], dtype, **options)
+    run.steps(0, BEFORE)
+    saved = run.optimizer.state_dict()
+    weights = {name: p.detach() for name, p in run.parameters.items()}
+    file = io.BytesIO()
+    torch.save(saved, file)
+    file.seek(0)
+    for j, after in enumerate([_NAMES[2 * i - 1], _NAMES[i - 3], "one process"]):
+        other = Run(PLACES[after]._replace(ranks=4), dtype, seed=False, **options)
+        sources = (saved, copy.deepcopy(saved), torch.load(file, weights_only=False))
         file.seek(0)
-        for j, after in enumerate([names[2 * i - 1], names[i - 3], "one process"]):
-            other = Run(PLACES[after]._replace(ranks=4), dtype, seed=False, **options)
-            sources = (saved, copy.deepcopy(saved), torch.load(file, weights_only=False))
-            file.seek(0)
-            other.optimizer.load_state_dict(sources[(i + j) % 3])
-            other.take(weights)
-            if after == "one process":
-                back = Run(PLACES[before], dtype, **options)
-                back.optimizer.load_state_dict(copy.deepcopy(other.optimizer.state_dict()))
-                back.take(weights)
-                ends_as(back, case)
-            ends_as(other, case)
-        ends_as(copy.deepcopy(run), case)
-        ends_as(run, case)
+        other.optimizer.load_state_dict(sources[(i + j) % 3])
+        other.take(weights)
+        if after == "one process":
+            back = Run(PLACES[before], dtype, **options)
+            back.optimizer.load_state_dict(copy.deepcopy(other.optimizer.state_dict()))
+            back.take(weights)
+            ends_as(back, case)
+        ends_as(other, case)
+    ends_as(copy.deepcopy(run), case)
+    ends_as(run, case)
 
 
 def through(path: Path, run: Run, other: Run, how: StateDictOptions, is_partial: bool = False) -> None:
@@ -540,30 +553,44 @@ def state_that_does_not_fit_is_refused_by_all_and_nothing_is_changed(rank: int) 
         run.steps(2, 1)
 
 
-@check
-def other_formats_are_converted_also_where_a_cut_divides_a_block(rank: int) -> None:
+ON_CUTS = {"inside blocks": INSIDE, "between blocks": BETWEEN}
+CONVERTED = itertools.product(
+    ("rows on 4", "columns on 4", "tensor parallel and sharded", *ON_CUTS),
+    (("float32", "int8"), ("int8", "float32"), ("int6", "int8"), ("int8", "bfloat16")),
+)
+
+
+@check.each(
+    {f"{name}, {before} as {after}": (name, before, after) for name, (before, after) in CONVERTED},
+    quick=(
+        "inside blocks, float32 as int8",
+        "inside blocks, int8 as bfloat16",
+        "between blocks, int8 as float32",
+        "between blocks, int6 as int8",
+        "columns on 4, int6 as int8",
+        "tensor parallel and sharded, int8 as float32",
+    ),
+)
+def other_formats_are_converted_also_where_a_cut_divides_a_block(
+    rank: int, name: str, saved_as: str, taken_as: str
+) -> None:
     """As in one process: to the format that is asked for when it is loaded, and to float32 when it is saved so."""
-    cut_columns = On(4, partial(cut, 4, Shard(1)))
-    for name, place, shapes in (
-        *((name, PLACES[name], SHAPES) for name in ("rows on 4", "columns on 4", "tensor parallel and sharded")),
-        ("inside blocks", cut_columns, INSIDE),
-        ("between blocks", cut_columns, BETWEEN),
-    ):
-        for saved_as, taken_as in (("float32", "int8"), ("int8", "float32"), ("int6", "int8"), ("int8", "bfloat16")):
-            others = []
-            for before, after in ((PLACES["rows on 4"], place), (PLACES["one process"], PLACES["one process"])):
-                run = Run(before, torch.float32, state=saved_as, shapes=shapes)
-                run.steps(0, BEFORE)
-                other = Run(after, torch.float32, state=taken_as, shapes=shapes)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    other.optimizer.load_state_dict(run.optimizer.state_dict(), hyperparameters="given")
-                others.append(other)
-            equal_states(others[0].parameters, others[0].optimizer, others[1].parameters, others[1].optimizer)
-            exported, expected = (one.optimizer.state_dict(state="float32")["state"] for one in others)
-            for key, entry in expected.items():
-                for moment, x in entry.items():
-                    assert torch.equal(whole(exported[key][moment]), x), (name, key, moment)
+    place = On(4, partial(cut, 4, Shard(1))) if name in ON_CUTS else PLACES[name]
+    shapes = ON_CUTS.get(name, SHAPES)
+    others = []
+    for before, after in ((PLACES["rows on 4"], place), (PLACES["one process"], PLACES["one process"])):
+        run = Run(before, torch.float32, state=saved_as, shapes=shapes)
+        run.steps(0, BEFORE)
+        other = Run(after, torch.float32, state=taken_as, shapes=shapes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            other.optimizer.load_state_dict(run.optimizer.state_dict(), hyperparameters="given")
+        others.append(other)
+    equal_states(others[0].parameters, others[0].optimizer, others[1].parameters, others[1].optimizer)
+    exported, expected = (one.optimizer.state_dict(state="float32")["state"] for one in others)
+    for key, entry in expected.items():
+        for moment, x in entry.items():
+            assert torch.equal(whole(exported[key][moment]), x), (key, moment)
 
 
 @check
@@ -628,6 +655,54 @@ def codes_that_were_cast_to_numbers_are_refused(rank: int) -> None:
         warnings.simplefilter("ignore")  # that it is converted
         other.optimizer.load_state_dict(run.optimizer.state_dict())
     assert other.optimizer.state[other.parameters["first.weight"]]["exp_avg"].dtype == torch.float32
+
+
+MEMBERS: dict[str, tuple[type[at.Optimizer], dict[str, Any], str, str, bool]] = {
+    "Lion": (at.Lion, {"state": "int8", "weight_decay": 0.1}, "rows on 4", "columns inside blocks on 3", False),
+    "AMSGrad": (at.Adam, {"amsgrad": True, "state": "int8"}, "rows and columns", "rows on 3", True),
+    "RMSprop": (at.RMSprop, {"centered": True, "momentum": 0.9}, "columns inside blocks on 3", "hybrid", False),
+}
+
+
+@check.each(MEMBERS, quick=MEMBERS)
+def other_members_go_from_one_layout_to_another(
+    rank: int, kind: type[at.Optimizer], options: dict[str, Any], before: str, after: str, flatten: bool
+) -> None:
+    """With one moment, with the largest second moment, and with an average of the gradient."""
+    alone = Run(PLACES["one process"], torch.float32, kind=kind, **options)
+    alone.steps(0, BEFORE + AFTER)
+    how, path = StateDictOptions(flatten_optimizer_state_dict=flatten), folder(f"{kind.__name__} {before}")
+    for ranks in {PLACES[before].ranks, PLACES[after].ranks}:
+        mesh_of(*range(ranks))  # all processes make it
+    if PLACES[before].is_here:
+        run = Run(PLACES[before], torch.float32, kind=kind, **options)
+        run.steps(0, BEFORE)
+        dcp.save(run.saved(how), checkpoint_id=path, **group(PLACES[before]))
+    dist.barrier()
+    if PLACES[after].is_here:
+        run = Run(PLACES[after], torch.float32, seed=False, kind=kind, **options)
+        target = run.saved(how)
+        dcp.load(target, checkpoint_id=path, **group(PLACES[after]))
+        run.load(target, how)
+        run.steps(BEFORE, AFTER)
+        equal_states(run.parameters, run.optimizer, alone.parameters, alone.optimizer)
+
+
+@check.each({str(one): one for one in itertools.product((False, True), ("int8", "split"))}, ("(True, 'int8')",))
+def experts_on_subsets_of_the_ranks_are_saved_and_loaded(rank: int, is_gathered: bool, case: str) -> None:
+    """To where all ranks have parts of all, or from there; each rank saves what it has."""
+    shapes = LAYOUTS["two meshes"].shapes
+    experts, everywhere = On(4, LAYOUTS["two meshes"].place), PLACES["rows on 4"]
+    before, after = (experts, everywhere) if is_gathered else (everywhere, experts)
+    dtype, options = CASES[case]
+    alone = Run(PLACES["one process"], dtype, shapes=shapes, **options)
+    run = Run(before, dtype, shapes=shapes, **options)
+    other = Run(after, dtype, seed=False, shapes=shapes, **options)
+    alone.steps(0, BEFORE), run.steps(0, BEFORE)
+    through(folder(f"experts {is_gathered} {case}"), run, other, StateDictOptions(flatten_optimizer_state_dict=True))
+    alone.steps(BEFORE, AFTER), other.steps(BEFORE, AFTER)
+    equal_states(other.parameters, other.optimizer, alone.parameters, alone.optimizer)
+    assert tells(other.optimizer) == tells(alone.optimizer)
 
 
 class Failing(dcp.FileSystemWriter):

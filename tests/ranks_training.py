@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 import torch.nn.functional as F
-from layouts import Layers, mesh, whole
+from layouts import Layers, mesh, mesh_of, whole
 from ranks import Checks
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -74,13 +78,14 @@ def train(
     parts: int = 1,
     pieces: int = 1,
     accumulating: Callable[[bool], Any] = lambda is_last: nullcontext(),
-    step: Callable[[], Any] | None = None,
+    optimizer: at.Optimizer | None = None,
+    steps: slice = slice(STEPS),
     **options: Any,
 ) -> tuple[at.Optimizer, list[float]]:
     """Trains on this process's share of the batches, each in some pieces; the optimizer and the norms of the gradients."""
-    optimizer = at.AdamW(model.named_parameters(), **{**OPTIONS, **options})
+    optimizer = optimizer or at.AdamW(model.named_parameters(), **{**OPTIONS, **options})
     norms = []
-    for tokens, labels in batches(part, parts):
+    for tokens, labels in list(batches(part, parts))[steps]:
         for i in range(pieces):
             with accumulating(i == pieces - 1):
                 out = model(tokens.tensor_split(pieces)[i])
@@ -97,9 +102,15 @@ def trains_as_one_process(
     model: torch.nn.Module, tolerance: float = 1e-3, part: int = 0, parts: int = 1, **arguments: Any
 ) -> None:
     """Norms and weights are those of one process within a relative tolerance."""
+    ends_as_one_process(model, tolerance, *train(model, part, parts, **arguments))
+
+
+def ends_as_one_process(
+    model: torch.nn.Module, tolerance: float, optimizer: at.Optimizer, norms: list[float], steps: slice = slice(STEPS)
+) -> None:
+    """The norms of these steps and the weights are those of one process within a relative tolerance."""
     expected, alone = train(reference := Model())
-    optimizer, norms = train(model, part, parts, **arguments)
-    assert norms == pytest.approx(alone, rel=tolerance)
+    assert norms == pytest.approx(alone[steps], rel=tolerance)
     assert optimizer.clipped_steps == expected.clipped_steps > 0
     assert optimizer.param_groups[0]["lr"] == expected.param_groups[0]["lr"]
     started = dict(Model().named_parameters())
@@ -221,3 +232,40 @@ def training_with_tensor_parallel_layers_under_fsdp2(rank: int) -> None:
 @check
 def training_a_compiled_model(rank: int) -> None:
     trains_as_one_process(torch.compile(sharded(4), backend="eager"), part=rank, parts=4)  # type: ignore[arg-type]
+
+
+_BFLOAT16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+
+
+@check.each(
+    {"accumulated": (2, {}, 1e-3), "accumulated in mixed precision": (2, {"mp_policy": _BFLOAT16}, 0.2)},
+    quick=("accumulated",),
+)
+def training_goes_on_with_another_number_of_ranks(
+    rank: int, pieces: int, options: dict[str, Any], tolerance: float
+) -> None:
+    """FSDP2 on four ranks, then a checkpoint, and from there on two."""
+    path = Path(sys.argv[3]) / f"half trained {len(options)}"
+    for ranks, steps in ((4, slice(4)), (2, slice(4, STEPS))):
+        own = mesh_of(*range(ranks))  # all processes make it
+        if rank >= ranks:
+            continue
+        model: Any = Model()
+        for module in (*model.blocks, model):
+            fully_shard(module, mesh=own, reshard_after_forward=False, **options)
+        optimizer = at.AdamW(model.named_parameters(), **OPTIONS)
+        if steps.start:
+            saved = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+            dcp.load(saved, checkpoint_id=path, process_group=own.get_group())
+            set_state_dict(model, optimizer, model_state_dict=saved["model"], optim_state_dict=saved["optimizer"])
+
+        def accumulating(is_last: bool, model: Any = model) -> Any:
+            model.set_requires_gradient_sync(is_last)
+            return nullcontext()
+
+        _, norms = train(model, rank, ranks, pieces, accumulating, optimizer, steps)
+        if not steps.start:
+            saved = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+            dcp.save(saved, checkpoint_id=path)
+        else:
+            ends_as_one_process(model, tolerance, optimizer, norms, steps)

@@ -48,27 +48,35 @@ def trap_T41_the_state_lies_as_the_weights_do(rank: int) -> None:
 @check
 def trap_T42_weights_of_which_some_ranks_have_less_or_nothing_are_stepped_and_saved(rank: int) -> None:
     """A state dict gathered from all ranks goes on in one process with the same bits."""
-    for name, state in itertools.product(("rows", "columns", "rows and columns"), ("float32", "int8", "int6")):
-        layout = LAYOUTS[name]
-        here = Here(layout, weights_of(layout.shapes, torch.float32))
-        optimizer = at.AdamW(here.parameters.items(), state=state, max_grad_norm=1.0)
-        for step in range(3):
-            here.give(gradients_of(layout.shapes, step, torch.float32))
-            optimizer.step()
-        saved = optimizer.state_dict()
-        assert rank < 3 or any(local(p).numel() == 0 for p in here.parameters.values())
-        saved["state"] = {i: {key: whole(x) for key, x in one.items()} for i, one in saved["state"].items()}
-        theirs = {name: torch.nn.Parameter(whole(p.detach()).clone()) for name, p in here.parameters.items()}
-        alone = at.AdamW(theirs.items(), state=state, max_grad_norm=1.0)
-        alone.load_state_dict(saved)
-        for step in range(3, 6):
-            gradients = gradients_of(layout.shapes, step, torch.float32)
-            here.give(gradients)
-            for name, q in theirs.items():
-                q.grad = gradients[name]
-            optimizer.step(), alone.step()
-            assert optimizer.grad_norm == alone.grad_norm
-        equal_states(here.parameters, optimizer, theirs, alone)
+    for name, state in (("rows", "int8"), ("columns", "int6"), ("rows and columns", "float32")):
+        a_gathered_state_goes_on(rank, name, state)
+
+
+_OTHERS = itertools.product(("rows", "columns", "rows and columns"), ("float32", "int8", "int6"))
+
+
+@check.each({f"{name}, {state}": (name, state) for name, state in _OTHERS})
+def a_gathered_state_goes_on(rank: int, name: str, state: str) -> None:
+    layout = LAYOUTS[name]
+    here = Here(layout, weights_of(layout.shapes, torch.float32))
+    optimizer = at.AdamW(here.parameters.items(), state=state, max_grad_norm=1.0)
+    for step in range(3):
+        here.give(gradients_of(layout.shapes, step, torch.float32))
+        optimizer.step()
+    saved = optimizer.state_dict()
+    assert rank < 3 or any(local(p).numel() == 0 for p in here.parameters.values())
+    saved["state"] = {i: {key: whole(x) for key, x in one.items()} for i, one in saved["state"].items()}
+    theirs = {name: torch.nn.Parameter(whole(p.detach()).clone()) for name, p in here.parameters.items()}
+    alone = at.AdamW(theirs.items(), state=state, max_grad_norm=1.0)
+    alone.load_state_dict(saved)
+    for step in range(3, 6):
+        gradients = gradients_of(layout.shapes, step, torch.float32)
+        here.give(gradients)
+        for name, q in theirs.items():
+            q.grad = gradients[name]
+        optimizer.step(), alone.step()
+        assert optimizer.grad_norm == alone.grad_norm
+    equal_states(here.parameters, optimizer, theirs, alone)
 
 
 @check
@@ -101,33 +109,42 @@ def trap_T43_a_model_is_sharded_after_its_optimizer_was_made(rank: int) -> None:
 @check
 def trap_T49_memory_and_objects_stand_still(rank: int) -> None:
     """Also where gradients are redistributed and something is measured, and that communicates at each step."""
-    for steps, options, placement in (
-        (5000, {"state": "int8", "weight_decay": 0.1}, Shard(0)),
-        (100, {"max_grad_norm": 1.0, "on_nonfinite": "skip"}, Partial()),
-    ):
-        shapes: Shapes = (
-            {"matrix": (34, 130)} if placement.is_partial() else {"matrix": (34, 130), "vector": (5,), "number": ()}
-        )
-        params = distributed((4,), (Shard(0),), weights_of(shapes, torch.float32))
-        optimizer = at.AdamW(params.items(), **options)
-        for p in params.values():
-            assert isinstance(p, DTensor)
-            if placement.is_partial():
-                p.grad = DTensor.from_local(torch.ones(p.shape), mesh(4), [placement], run_check=False)
-            else:
-                p.grad = torch.ones_like(p)
+    stands_still(rank, 500, {"state": "int8", "weight_decay": 0.1}, Shard(0))
+    stands_still(rank, 50, {"max_grad_norm": 1.0, "on_nonfinite": "skip"}, Partial())
 
-        def run(count: int) -> tuple[int, int]:
-            """Objects and kilobytes after so many steps."""
-            for _ in range(count):
-                optimizer.step()  # noqa: B023
-            gc.collect()
-            return len(gc.get_objects()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-        run(20)
-        before, after = run(20), run(steps)
-        assert after[0] - before[0] < 20, (options, before, after)
-        assert after[1] - before[1] < 2000, (options, before, after)
+STILL = {
+    "5 000 steps": (5000, {"state": "int8", "weight_decay": 0.1}, Shard(0)),
+    "5 000 steps that measure": (5000, {"max_grad_norm": 1.0, "on_nonfinite": "skip"}, Shard(0)),
+    "1 000 steps that redistribute": (1000, {"max_grad_norm": 1.0, "on_nonfinite": "skip"}, Partial()),
+}
+
+
+@check.each(STILL)
+def stands_still(rank: int, steps: int, options: dict[str, Any], placement: Any) -> None:
+    shapes: Shapes = (
+        {"matrix": (34, 130)} if placement.is_partial() else {"matrix": (34, 130), "vector": (5,), "number": ()}
+    )
+    params = distributed((4,), (Shard(0),), weights_of(shapes, torch.float32))
+    optimizer = at.AdamW(params.items(), **options)
+    for p in params.values():
+        assert isinstance(p, DTensor)
+        if placement.is_partial():
+            p.grad = DTensor.from_local(torch.ones(p.shape), mesh(4), [placement], run_check=False)
+        else:
+            p.grad = torch.ones_like(p)
+
+    def run(count: int) -> tuple[int, int]:
+        """Objects and kilobytes after so many steps."""
+        for _ in range(count):
+            optimizer.step()
+        gc.collect()
+        return len(gc.get_objects()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    run(20)
+    before, after = run(20), run(steps)
+    assert after[0] - before[0] < 20, (options, before, after)
+    assert after[1] - before[1] < 2000, (options, before, after)
 
 
 @check

@@ -27,7 +27,7 @@ def check_of(item: pytest.Item) -> str:
 
 
 CHECKS = [
-    pytest.param(name, marks=pytest.mark.nightly if name in four_ranks.nightly else (), id=name)
+    pytest.param(name, marks=pytest.mark.nightly if name in four_ranks.check.nightly else (), id=name)
     for name in four_ranks.check
     if not name.startswith("trap_")
 ]

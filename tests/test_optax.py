@@ -11,7 +11,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -91,8 +91,14 @@ DISTINCT = [case for case in CASES if case.name in ("momentum", "adagrad", "rmsp
 # Those that among them have each kind of code in 8 bits; the second has all that has no sign, and one that has.
 IN_8_BITS = [case for case in CASES if case.name in ("rmsprop-momentum", "amsgrad")]
 STATES = ["float32", "bfloat16", "int8"]
+NIGHTLY = pytest.mark.nightly  # compiling takes most of the time of these tests
 SHAPES = {"w": (40, 130), "deep": {"bias": (7,)}}  # the first has moments in 8 bits
 MORE_SHAPES = {"w": (40, 130), "deep": {"kernel": (8, 3, 200), "bias": (7,)}, "scalar": ()}
+
+
+def mostly_nightly(cases: Sequence[Any], *quick: str) -> list[Any]:
+    """The cases, of which ``make test`` has only those of these names."""
+    return [case if str(case) in quick else pytest.param(case, marks=NIGHTLY) for case in cases]
 
 
 def normal(seed: int, scale: float = 1.0, dtype: Any = jnp.float32, shapes: Any = SHAPES) -> Tree:
@@ -128,7 +134,7 @@ def has(case: Case, state: str) -> bool:
 # ---- the numbers
 
 
-@pytest.mark.parametrize("case", IN_OPTAX, ids=str)
+@pytest.mark.parametrize("case", mostly_nightly(IN_OPTAX, "adam", "adagrad", "radam", "rmsprop-momentum"), ids=str)
 def test_squares_that_overflow_leave_finite_what_optax_leaves_finite(case: Case) -> None:
     params, gradient = jnp.ones(6), jnp.asarray([1.0, 1e18, 1e21, 1e25, 1e36, -1e38])
     finite = []
@@ -185,7 +191,7 @@ def test_weights_are_those_of_optax(case: Case) -> None:
     assert_near(flat(ours), flat(theirs), 1e-5 if case.name == "radam" else 1e-6, str(case))
 
 
-@pytest.mark.parametrize("case", IN_OPTAX, ids=str)
+@pytest.mark.parametrize("case", mostly_nightly(IN_OPTAX, "amsgrad", "adamax", "radam", "rmsprop-momentum"), ids=str)
 def test_in_float64_updates_are_those_of_optax(case: Case) -> None:
     with jax.enable_x64(True):
         params = normal(0, dtype=jnp.float64)
@@ -325,8 +331,15 @@ def test_trap_T58_a_mask_that_can_be_called_is_a_tree_all_the_same() -> None:
 # ---- dtypes
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        pytest.param(case, dtype, marks=[] if (i + j) % 3 == 0 else NIGHTLY)
+        for i, case in enumerate(CASES)
+        for j, dtype in enumerate(("bfloat16", "float16", "float32"))
+    ],
+    ids=str,
+)
 def test_dtypes_and_shapes_stay(case: Case, dtype: str) -> None:
     params = normal(0, dtype=dtype, shapes={"w": (40, 130), "scalar": ()})
     for state, weights in [("float32", "nearest"), ("bfloat16", "stochastic"), ("int8", "split")]:
@@ -404,7 +417,7 @@ def test_trap_T05_a_zero_gradient_in_float16_moves_nothing(case: Case) -> None:
     [
         ("float32", "nearest"),
         ("bfloat16", "stochastic"),
-        pytest.param("int8", "split", marks=pytest.mark.nightly),
+        pytest.param("int8", "split", marks=NIGHTLY),
     ],
 )
 def test_trap_T32_without_jit_the_arrays_that_were_given_stay_as_they_were(state: str, weights: str) -> None:
@@ -430,7 +443,7 @@ def test_trap_T32_without_jit_the_arrays_that_were_given_stay_as_they_were(state
     assert equal(given, before)
 
 
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", mostly_nightly(STATES, "int8"))
 def test_trap_T03_a_second_moment_decays_as_far_as_it_should(state: str) -> None:
     tx = ao.adam(1e-3, state=state)
     params = zeros = {"layer": {"w": jnp.zeros((64, 128))}}
@@ -474,7 +487,7 @@ def test_a_rate_of_0_moves_nothing_whatever_the_gradient(case: Case) -> None:
 # ---- formats
 
 
-@pytest.mark.parametrize("case", DISTINCT, ids=str)
+@pytest.mark.parametrize("case", mostly_nightly(DISTINCT, "adagrad", "amsgrad"), ids=str)
 def test_moments_are_stored_with_the_references_bits(case: Case) -> None:
     """One step from random moments, whose new values are a single product each, so that every difference is storage's.
 
@@ -715,7 +728,7 @@ def test_random_numbers_are_those_of_the_pytorch_optimizer_for_a_parameter_of_th
 @pytest.mark.parametrize(
     ("case", "options", "dtype"),
     [
-        *((case, {}, "float32") for case in DISTINCT),
+        *(pytest.param(case, {}, "float32", marks=NIGHTLY) for case in DISTINCT),
         (IN_8_BITS[-1], {"state": "int8", "weights": "split"}, "bfloat16"),
     ],
     ids=str,
@@ -743,7 +756,11 @@ def test_trap_T32_with_jit_arrays_stay_as_they_were_unless_donated_and_steps_are
 
 @pytest.mark.parametrize(
     ("case", "state"),
-    [*((case, "float32") for case in CASES if case in DISTINCT or case.name == "radam"), (IN_8_BITS[-1], "int8")],
+    [
+        *((case, "float32") for case in CASES if case.name in ("rmsprop-momentum", "radam")),
+        *(pytest.param(case, "float32", marks=NIGHTLY) for case in DISTINCT if case.name != "rmsprop-momentum"),
+        pytest.param(IN_8_BITS[-1], "int8", marks=NIGHTLY),
+    ],
     ids=str,
 )
 def test_what_is_mapped_is_what_is_stepped_one_by_one(case: Case, state: str) -> None:
@@ -790,7 +807,9 @@ WRAPPERS = ["chain", "inject", "masked", "multi", "accumulating", "finite", "fla
 
 # All that a wrapper sees of a member is the tree of its state; a test below injects into each.
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-@pytest.mark.parametrize("case", [case for case in DISTINCT if case.name in ("momentum", "amsgrad")], ids=str)
+@pytest.mark.parametrize(
+    "case", mostly_nightly([case for case in DISTINCT if case.name in ("momentum", "amsgrad")], "momentum"), ids=str
+)
 def test_it_works_through_every_wrapper(case: Case, wrapper: str) -> None:
     with_wrapper, plain = wrapped(case)[wrapper]
     one, _ = trained(with_wrapper, normal(0), 4)
@@ -835,7 +854,7 @@ DTYPES = [("bfloat16", "bfloat16"), ("float16", "float16"), ("bfloat16", "float3
 @pytest.mark.parametrize(
     ("guard", "weights", "dtypes"),
     [
-        pytest.param(guard, weights, dtypes, marks=[] if (i + j + k) % 3 == 0 else pytest.mark.nightly)
+        pytest.param(guard, weights, dtypes, marks=[] if (i + j + k) % 6 == 0 else NIGHTLY)
         for i, guard in enumerate(GUARDS)
         for j, weights in enumerate(ROUNDINGS)
         for k, dtypes in enumerate(DTYPES)
@@ -869,7 +888,7 @@ def test_trap_T59_what_applies_a_step_or_not_takes_16_bit_weights(
         assert equal(state.inner_opt_state if guard == "skip_not_finite" else state.inner_state, plain_state)
 
 
-@pytest.mark.parametrize("case", DISTINCT, ids=str)
+@pytest.mark.parametrize("case", mostly_nightly(DISTINCT, "rmsprop-momentum", "adamax"), ids=str)
 def test_trap_T06_a_nonfinite_gradient_is_skipped_and_counted(case: Case) -> None:
     """The weights of the steps that are done are those without the others, also in the narrowest formats."""
     formats = {"weights": "split", "state": "int8"} if case in IN_8_BITS else {}

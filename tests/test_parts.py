@@ -157,9 +157,18 @@ def compare(case: Case, state: str, dtype: torch.dtype, weights: str, steps: int
         assert not torch.equal(stepper.weight, whole)
 
 
-@pytest.mark.parametrize(("dtype", "weights"), WEIGHTS, ids=str)
+STORED = [(case, state) for case in CASES for state in STATES if has(case, {"state": state})]
+
+
+# Every member with every state and every kind of weight; all combinations of the three are nightly.
 @pytest.mark.parametrize(
-    ("case", "state"), [(case, state) for case in CASES for state in STATES if has(case, {"state": state})], ids=str
+    ("case", "state", "dtype", "weights"),
+    [
+        pytest.param(case, state, *weights, marks=[] if (i + j) % len(WEIGHTS) == 0 else pytest.mark.nightly)
+        for i, (case, state) in enumerate(STORED)
+        for j, weights in enumerate(WEIGHTS)
+    ],
+    ids=str,
 )
 def test_parts_are_stepped_as_the_whole_by_the_engine(case: Case, state: str, dtype: torch.dtype, weights: str) -> None:
     compare(case, state, dtype, weights, 2)

@@ -33,6 +33,11 @@ def nightly_value_unless_on_torch(value: Any) -> Any:
     return value if BACKEND == "torch" else pytest.param(value, marks=pytest.mark.nightly)
 
 
+def nightly_on(backend: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """For what is done alike on JAX and TensorFlow (``adamas.keras.traced``): ``make test`` has it on the other one."""
+    return pytest.mark.nightly if backend == BACKEND else lambda test: test
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """A row of the table of members, as ``adamas.keras`` has it."""

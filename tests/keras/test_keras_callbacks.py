@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from keras_cases import BACKEND, Stepper, nightly_unless_on_torch, normal, value_of, variables
+from keras_cases import BACKEND, Stepper, nightly_on, nightly_unless_on_torch, normal, value_of, variables
 
 import adamas.keras as ak
 from adamas.keras.callbacks import FindLR, Log, Plateau
@@ -41,6 +41,7 @@ def rate_of(optimizer: Any) -> float:
     [0.5 * warmup(3).then(cosine(5)), 0.25 * cosine(3).repeat(2), 0.5 * constant().then(cosine(2), at=3)],
     ids=repr,
 )
+@nightly_on("jax")
 def test_a_schedule_has_its_value_at_every_step_and_survives_its_config(schedule: Any) -> None:
     optimizer = ak.SGD.from_config(ak.SGD(schedule).get_config())
     assert optimizer._learning_rate.schedule == schedule
@@ -124,6 +125,7 @@ def test_schedules_serve_other_optimizers_when_wrapped() -> None:
         ak.Scheduled(0.1)  # type: ignore[arg-type]
 
 
+@nightly_on("jax")
 def test_a_compiled_step_sees_the_plateau_and_a_resumed_training_goes_on_with_it(tmp_path: Path) -> None:
     """Whole or interrupted, saved and loaded, the factors are the same."""
 
@@ -201,6 +203,7 @@ def test_what_is_logged_is_what_the_step_did() -> None:
     assert optimizer.measured() == {"gradient_norm": 0.0, "update_ratio": 0.0}
 
 
+@nightly_on("tensorflow")
 def test_it_logs_where_the_loss_is_scaled_too() -> None:
     """At a rate of 0, and at the end: the first scales overflow, and those steps are left out."""
     norms = []
@@ -243,6 +246,7 @@ def everything(model: Any) -> list[np.ndarray]:
     ]
 
 
+@nightly_on("tensorflow")
 def test_the_finder_suggests_a_rate_and_leaves_everything_bit_for_bit() -> None:
     """Also in a model with random numbers of its own, an optimizer that has begun, and a schedule."""
     model = compiled(ak.Adam(0.125 * cosine(1000)), dropout=0.1)
@@ -262,6 +266,7 @@ def test_the_finder_suggests_a_rate_and_leaves_everything_bit_for_bit() -> None:
     assert int(optimizer.iterations) == 2 * done
 
 
+@nightly_on("tensorflow")
 def test_a_sweep_has_the_loss_of_each_batch_and_begins_with_the_state_of_the_optimizer() -> None:
     model = compiled(ak.Adam(0.01))
     batches = [(X, Y), (X, 1.05 * Y)]

@@ -12,6 +12,7 @@ from keras_cases import (
     LARGE,
     Stepper,
     after,
+    nightly_on,
     nightly_unless_on_torch,
     nightly_value_unless_on_torch,
     value_of,
@@ -66,6 +67,7 @@ def by_torch(model: nn.Module, optimizer: Any, steps: range) -> None:
 @pytest.mark.parametrize(
     "case", [case if case.name == "adam" else nightly_value_unless_on_torch(case) for case in IN_KERAS], ids=str
 )
+@nightly_on("tensorflow")
 def test_a_run_that_goes_to_keras_and_back_is_that_in_torch(case: Case) -> None:
     whole, optimizer = in_torch(case)
     by_torch(whole, optimizer, range(STEPS))
@@ -109,6 +111,7 @@ def test_convolutions_give_the_same_outputs_after_the_move() -> None:
 
 
 @pytest.mark.parametrize("state", [*map(nightly_value_unless_on_torch, ["float32", "bfloat16", "int6"]), "int8"])
+@nightly_on("tensorflow")
 def test_there_and_back_in_keras_keeps_split_weights_and_stored_moments(state: Any) -> None:
     step = Stepper(ak.AdamW(0.01, state=state), variables(0, "bfloat16", LARGE))
     after(step, 4)

@@ -19,6 +19,7 @@ from keras_cases import (
     Stepper,
     after,
     assert_near,
+    nightly_on,
     normal,
     stepped,
     value_of,
@@ -95,6 +96,7 @@ def test_under_a_changing_rate_the_velocity_is_pytorchs_and_not_keras() -> None:
     assert moved[keras.optimizers.SGD] == -0.75
 
 
+@nightly_on("jax")
 def test_adamax_differs_from_keras_by_the_place_of_epsilon_alone() -> None:
     ends = {}
     for make in (ak.Adamax, keras.optimizers.Adamax):

@@ -20,6 +20,7 @@ from keras_cases import (
     Stepper,
     after,
     compiled,
+    nightly_on,
     nightly_unless_on_torch,
     normal,
     stepped,
@@ -277,6 +278,7 @@ def bits(optimizer: Any) -> list[bytes]:
     ],
     ids=str,
 )
+@nightly_on("tensorflow")
 def test_trap_T38_state_saved_in_float16_does_not_explode(case: Any, state: str) -> None:
     """Squares of gradients of 1e-4 are 0 in float16, and the first moments beside them are not."""
 
@@ -332,6 +334,7 @@ def without_choice(scale: np.ndarray) -> np.ndarray:
     return (scale.view(np.int32) | 3).view(np.float32)
 
 
+@nightly_on("tensorflow")
 def test_codes_and_scales_are_loaded_to_the_bit() -> None:
     gradients = normal(1, 1.0, LARGE)
     gradients[1] = gradients[1] * 10.0 ** (-2 * (np.arange(40)[:, None] % 3) * (np.arange(130) % 2))
@@ -344,6 +347,7 @@ def test_codes_and_scales_are_loaded_to_the_bit() -> None:
     assert bits(other.optimizer) == bits(one.optimizer)
 
 
+@nightly_on("tensorflow")
 def test_scales_of_the_former_format_get_the_dimensions_of_a_stack_of_matrices() -> None:
     """They had two dimensions, and another name in the description."""
     shapes = ((3,), (2, 9, 256))
@@ -492,6 +496,7 @@ def test_schedules_count_optimizer_steps_where_gradients_are_accumulated(schedul
 @pytest.mark.parametrize(
     "options", [{"clipnorm": 1.0}, {"global_clipnorm": 1.0}, {"gradient_accumulation_steps": 3}], ids=str
 )
+@nightly_on("tensorflow")
 def test_gradients_in_16_bits_are_clipped_and_accumulated_in_float32(options: dict[str, Any]) -> None:
     """Their squares, and a sum of three of them, are beyond float16."""
     half, wide = variables(0, "float16"), variables(0)
@@ -506,6 +511,7 @@ def test_gradients_in_16_bits_are_clipped_and_accumulated_in_float32(options: di
         assert np.allclose(value_of(optimizer._wide_value(h)), value_of(w), rtol=1e-6, atol=1e-9)
 
 
+@nightly_on("jax")
 def test_a_loss_scale_optimizer_leaves_out_what_overflows() -> None:
     optimizer = keras.optimizers.LossScaleOptimizer(ak.Nadam(0.01), initial_scale=4.0)
     of = variables()
@@ -521,6 +527,7 @@ def test_a_loss_scale_optimizer_leaves_out_what_overflows() -> None:
     assert all(np.allclose(a, value_of(v), rtol=1e-6) for a, v in zip(first, want, strict=True))
 
 
+@nightly_on("jax")
 def test_mixed_precision_trains() -> None:
     """``compile`` wraps the optimizer in one that scales the loss."""
     keras.config.set_dtype_policy("mixed_float16")
@@ -539,6 +546,7 @@ def test_jit_compile_as_fit_has_it() -> None:
     assert near(plain(), fitted(ak.Adam(0.01), jit_compile=False))
 
 
+@nightly_on("tensorflow")
 def test_split_weights_train_as_in_float32() -> None:
     """Bit for bit the float32 weights, rounded, where the gradients are the same; averages of the weights too."""
     options = {"weight_decay": 0.01, "use_ema": True, "ema_overwrite_frequency": 4}
@@ -575,6 +583,7 @@ def test_trap_T04_a_bfloat16_policy_trains() -> None:
 
 
 @pytest.mark.parametrize("weights", ["split", "stochastic", "nearest"])
+@nightly_on("jax")
 def test_trap_T05_float16_with_a_zero_gradient(weights: str) -> None:
     of = variables(0, "float16")
     before = [value_of(v) for v in of]
@@ -722,6 +731,7 @@ def test_what_is_not_on_the_cpu_steps_by_the_rule_itself(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("form", ["bfloat16", "int8", "int6"])
+@nightly_on("jax")
 def test_moments_are_stored_to_the_bit_as_formats_says(form: str) -> None:
     """With the random numbers of the variable's position and the seed, on every backend."""
     gradient = normal(1, 1.0, LARGE)[1].astype(np.float32)

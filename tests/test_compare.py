@@ -776,7 +776,18 @@ def load(data_dir):
 
 def test_the_command_goes_on_after_ctrl_c_and_says_what_came_of_it(tmp_path: Path) -> None:
     (tmp_path / "waiting.py").write_text(WAITING)
-    words = ["compare", "waiting.py", "--optimizers", "adam,torch:Adam", "--epochs", "1", "--budget", "2"]
+    words = [
+        "compare",
+        "waiting.py",
+        "--optimizers",
+        "adam,torch:Adam",
+        "--epochs",
+        "1",
+        "--budget",
+        "2",
+        "--jobs",
+        "1",
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(
         [*PROCESS, *words], cwd=tmp_path, env=ENVIRONMENT, text=True, start_new_session=True, **pipes

@@ -171,7 +171,11 @@ def started(tx: Any) -> tuple[Any, Any]:
 IN_OPTAX = moved_to("optax")
 
 
-@pytest.mark.parametrize("case", IN_OPTAX, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=() if i % 3 == 0 else pytest.mark.nightly) for i, case in enumerate(IN_OPTAX)],
+    ids=str,
+)
 def test_a_run_that_goes_to_jax_and_back_is_that_in_torch(case: Case) -> None:
     tx, model = IN_OPTAX[case](), Network()
     optimizer = case.make(model.parameters(), **case.options)
@@ -532,7 +536,9 @@ OF_NNX = {
 }
 
 
-@pytest.mark.parametrize("name", OF_NNX)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if i % 2 else pytest.mark.nightly) for i, name in enumerate(OF_NNX)]
+)
 def test_an_optimizer_of_flax_goes_both_ways_as_it_is(name: str) -> None:
     """Its state has variables of another kind than the model has parameters; plain arrays are the same checkpoint."""
     nnx = pytest.importorskip("flax.nnx")

@@ -150,7 +150,7 @@ class Interrupt(Listener):
 @pytest.mark.parametrize(
     ("optimizer", "kills"),
     [
-        ("adamw(state='int8')", 3),
+        ("adamw(state='int8')", 2),
         pytest.param("adamw(state='int8')", 20, marks=pytest.mark.nightly),
         pytest.param("torch:NAdam", 20, marks=pytest.mark.nightly),
     ],

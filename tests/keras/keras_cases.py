@@ -38,6 +38,12 @@ def nightly_on(backend: str) -> Callable[[Callable[..., None]], Callable[..., No
     return pytest.mark.nightly if backend == BACKEND else lambda test: test
 
 
+def in_turns(values: Sequence[Any]) -> list[Any]:
+    """The same for the values of a parameter: of two that follow each other, ``make test`` has one on each."""
+    others = {"jax": 1, "tensorflow": 0}.get(BACKEND)
+    return [pytest.param(value, marks=pytest.mark.nightly if i % 2 == others else ()) for i, value in enumerate(values)]
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """A row of the table of members, as ``adamas.keras`` has it."""

@@ -19,6 +19,7 @@ from keras_cases import (
     Stepper,
     after,
     assert_near,
+    in_turns,
     nightly_on,
     normal,
     stepped,
@@ -35,7 +36,7 @@ from adamas.schedules import cosine
 pytestmark = pytest.mark.keras
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", in_turns(CASES), ids=str)
 def test_each_step_is_the_oracles_and_a_rate_of_zero_moves_nothing(case: Case) -> None:
     """From the same weights and moments, one step in float32 is within 1e-6 of the float64 rule."""
     hyper = case.full_hyper()
@@ -63,7 +64,7 @@ def test_each_step_is_the_oracles_and_a_rate_of_zero_moves_nothing(case: Case) -
     assert all(np.array_equal(b, value_of(v)) for b, v in zip(before, of, strict=True))
 
 
-@pytest.mark.parametrize("case", IN_KERAS, ids=str)
+@pytest.mark.parametrize("case", in_turns(IN_KERAS), ids=str)
 def test_weights_are_those_of_keras(case: Case) -> None:
     """To 1e-6 after 20 steps; in float64, except on JAX, which has none unless the whole process is set to it."""
     dtype = "float32" if BACKEND == "jax" else "float64"

@@ -20,8 +20,10 @@ from keras_cases import (
     Stepper,
     after,
     compiled,
+    in_turns,
     nightly_on,
     nightly_unless_on_torch,
+    nightly_value_unless_on_torch,
     normal,
     stepped,
     value_of,
@@ -86,7 +88,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("options", in_turns([*OPTIONS.values()]), ids=OPTIONS)
 def test_what_keras_does_around_a_step_ends_where_it_does_there(options: dict[str, Any]) -> None:
     ours, theirs = (
         stepped(make(0.01, **options), variables(), 8, jit=False) for make in (ak.Adam, keras.optimizers.Adam)
@@ -494,7 +496,12 @@ def test_schedules_count_optimizer_steps_where_gradients_are_accumulated(schedul
 
 
 @pytest.mark.parametrize(
-    "options", [{"clipnorm": 1.0}, {"global_clipnorm": 1.0}, {"gradient_accumulation_steps": 3}], ids=str
+    "options",
+    [
+        {"gradient_accumulation_steps": 3},
+        *map(nightly_value_unless_on_torch, ({"clipnorm": 1.0}, {"global_clipnorm": 1.0})),
+    ],
+    ids=str,
 )
 @nightly_on("tensorflow")
 def test_gradients_in_16_bits_are_clipped_and_accumulated_in_float32(options: dict[str, Any]) -> None:

@@ -136,19 +136,28 @@ void pack_blocks(const Job &job, const Operand &x, int64_t begin, const Blocks &
                       [](uint8_t *packed, const uint8_t *from, int n) { pack_codes(from, packed, n); });
 }
 
-// One tensor's part of a block. After `load`, `stored` points to its n elements in their storage format, in order, and
-// `values` to the same elements in the dtype of the computation; both are the same memory if the formats are the same.
+// Whether n elements from `begin` on are consecutive in memory.
+bool are_consecutive(const Layout &x, int64_t begin, int n) {
+    if (x.dims == 0) return true;
+    const int last = x.dims - 1;
+    return x.strides[last] == 1 && begin % x.sizes[last] + n <= x.sizes[last];
+}
+
+// One tensor's part of a block. After `load`, `stored` points to its n elements in their storage format, in order: in the
+// tensor itself if they are consecutive there. `values` points to the same elements in the dtype of the computation; both
+// are the same memory if the formats are the same.
 template <class T, int capacity = block> struct Lane {
     alignas(64) T value_buffer[capacity];
     alignas(64) char stored_buffer[capacity * sizeof(double)];
     const Operand *operand;
+    bool is_copied;
     char *stored;
     T *values;
 
     void locate(const Operand &x, int64_t begin, int n) {
-        operand = &x;
-        if (x.dims == 0) {
-            stored = x.data + begin * int64_t(size_of(x.format));
+        operand = &x, is_copied = !are_consecutive(x, begin, n);
+        if (!is_copied) {
+            stored = x.data + offset_of(x, begin) * int64_t(size_of(x.format));
             return;
         }
         stored = stored_buffer;
@@ -176,7 +185,7 @@ template <class T, int capacity = block> struct Lane {
     }
 
     void put_back(int64_t begin, int n) {
-        if (operand->dims == 0) return;
+        if (!is_copied) return;
         switch (size_of(operand->format)) {
         case 2: return scatter<uint16_t>(*operand, begin, n, stored);
         case 4: return scatter<uint32_t>(*operand, begin, n, stored);

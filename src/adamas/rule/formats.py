@@ -427,18 +427,18 @@ def _added(xp: Any, choice: Array, width: Width, thresholds: Thresholds | None) 
     """What is added to the bits of a value before the lowest are cut off: one half, or 14 bits of a threshold.
 
     The bits below those are constant, so that a value that differs only in its last bits from a code, or from the middle of
-    two, is always rounded in the same way. The start of the grid is subtracted, so that only the code is left.
+    two, is always rounded in the same way.
     """
-    shift, start = _shift_and_start(choice, width)
+    shift, _ = _shift_and_start(choice, width)
     upper = xp.full_like(choice, 1 << 31 | 1 << 17) if thresholds is None else thresholds.upper_14_bits()
-    return (upper >> 32 - shift) - start
+    return upper >> 32 - shift
 
 
 def _codes_of(xp: Any, units: Array, choice: Array, width: Width, added: Array, higher: float = 0.0) -> Array:
     """The codes of values in units of the scale, plus ``higher``. They round up where adding carries."""
     shift, start = _shift_and_start(choice, width)
     bits = float_bits(xp, units + (bits_float(xp, start) + higher))
-    return cast(bits + added >> shift, xp.int32)
+    return cast(bits - start + added >> shift, xp.int32)
 
 
 def _count(xp: Any, condition: Array) -> Array:
@@ -481,8 +481,9 @@ def _finite_sizes(xp: Any, x: Array) -> tuple[Array, Array, Array]:
     finite = xp.isfinite(x)
     size = xp.where(finite, xp.abs(x), xp.zeros_like(x))
     bits = float_bits(xp, size)
-    size = bits_float(xp, xp.where(bits > MOST_STORED, xp.full_like(bits, MOST_STORED), bits))
-    return size, xp.amax(size, -1, keepdims=True), xp.any(~finite, -1, keepdims=True)
+    bits = xp.where(bits > MOST_STORED, xp.full_like(bits, MOST_STORED), bits)
+    largest = bits_float(xp, xp.amax(bits, -1, keepdims=True))
+    return bits_float(xp, bits), largest, xp.any(~finite, -1, keepdims=True)
 
 
 def can_be_marked(xp: Any, codes: Array, has_sign: bool, width: Width = INT8) -> Array:
@@ -545,10 +546,13 @@ def encode_signed(
     if thresholds is not None:
         segment = _of_choice(xp, choice, largest, [float(1 << n) for n in width.mantissas])
         limit = 0.75 / (1.0 - cast(xp.zeros_like(largest) + decay, xp.float32))
+        is_slow = limit > segment
         reach = xp.where(limit > 0.5 * segment, 4 * limit, limit) * scale
-        may_stop = thresholds.are_due() & (size < reach)
-        added = xp.where(may_stop, xp.minimum(added, _added(xp, choice, width, thresholds.of_due_blocks())), added)
-        added = xp.where(limit > segment, _added(xp, choice, width, thresholds), added)
+        may_stop = is_slow | (thresholds.are_due() & (size < reach))
+        first = xp.where(is_slow, thresholds.first, thresholds.of_due_blocks().first)
+        threshold = _added(xp, choice, width, thresholds._replace(first=first))
+        most = xp.where(is_slow, xp.full_like(added, _MASK32), added)
+        added = xp.where(may_stop, xp.minimum(most, threshold), added)
     codes = _codes_of(xp, _separate(xp, size * inverse), choice, width, added)
     codes = xp.where(xp.isfinite(x), codes, xp.full_like(codes, width.infinity_signed))
     codes = xp.where(x < 0, -codes, codes)

@@ -64,8 +64,10 @@ class _Formats(Namespace):
 _XP = _Formats()
 
 
-def _recording(outputs: Mapping[str, Any]) -> Recording:
+def _recording(outputs: Mapping[str, Any], is_usual: bool = False) -> Recording:
     recording = Recording((), Value("input", (), False, "g"), outputs)
+    if is_usual:
+        recording = _if_usual(recording)
     recording = _without_repetitions(recording.rewritten(_in_32_bits))
     recording = _offsets_of_blocks(recording)
     return fused_sums(recording, _integers(recording))
@@ -78,6 +80,37 @@ def _without_repetitions(recording: Recording) -> Recording:
     def rewrite(_: Value, new: Value) -> Operand:
         operands = (id(x) if isinstance(x, Value) else (type(x), repr(x)) for x in new.operands)
         return known.setdefault((new.operation, new.name, *operands), new)
+
+    return recording.rewritten(rewrite)
+
+
+def _if_usual(recording: Recording) -> Recording:
+    """The recording for blocks that have been moved and are not marked, all of whose values are finite and below 2¹²⁷."""
+
+    def is_known(old: Value) -> bool | None:
+        a, *b = old.operands or (None,)
+        limit = b[0] if b and not isinstance(b[0], Value) else None
+        if (old.operation, limit) in (("gt", formats.MOST_STORED), ("gt", _WHOLE >> 1)) or (
+            old.operation == "ne" and a is b[0]
+        ):
+            return False
+        is_moved = old.operation == "block_any" and isinstance(a, Value) and a.name == "moved"
+        return True if old.operation == "isfinite" or is_moved else None
+
+    def rewrite(old: Value, new: Value) -> Operand:
+        known, operands = is_known(old), new.operands
+        if known is not None:
+            return known
+        constants = [x for x in operands if isinstance(x, bool)]
+        if not constants:
+            return new
+        if new.operation == "where":
+            return operands[1 if constants[0] else 2]
+        if new.operation in ("invert", "block_any"):
+            return constants[0] != (new.operation == "invert")
+        others = [x for x in operands if not isinstance(x, bool)]
+        decides = {"and": False, "or": True}[new.operation]
+        return decides if decides in constants or not others else others[0]
 
     return recording.rewritten(rewrite)
 
@@ -180,15 +213,18 @@ def split(dtype: str) -> Recording:
 
 
 @cache
-def decode(has_sign: bool, width: Width, has_factor: bool) -> Recording:
-    """``x`` from ``codes``, ``stored`` and, if there is one, ``factor``."""
+def decode(has_sign: bool, width: Width, has_factor: bool, is_usual: bool) -> Recording:
+    """``x`` from ``codes``, ``stored`` and, if there is one, ``factor``; where ``is_usual``, of blocks that are not marked."""
     factor = _number("factor") if has_factor else None
-    return _recording({"x": formats.decode(_XP, _array("codes"), _array("stored"), has_sign, width, factor)})
+    return _recording({"x": formats.decode(_XP, _array("codes"), _array("stored"), has_sign, width, factor)}, is_usual)
 
 
 @cache
-def encode(has_sign: bool, width: Width, is_random: bool, has_second: bool, counts: bool) -> Recording:
-    """``codes`` and ``stored`` after a step; see ``formats.encode_next`` for the inputs."""
+def encode(has_sign: bool, width: Width, is_random: bool, has_second: bool, counts: bool, is_usual: bool) -> Recording:
+    """``codes`` and ``stored`` after a step; see ``formats.encode_next`` for the inputs.
+
+    Where ``is_usual``, of blocks that have been moved and are not marked, all of whose values are finite and below 2¹²⁷.
+    """
     codes, stored = formats.encode_next(
         _XP,
         _array("x"),
@@ -202,7 +238,7 @@ def encode(has_sign: bool, width: Width, is_random: bool, has_second: bool, coun
         counts,
         width,
     )
-    return _recording({"codes": codes, "stored": stored})
+    return _recording({"codes": codes, "stored": stored}, is_usual)
 
 
 @cache

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from . import recorded_formats as formats_of
 from .declaration import WEIGHT_DRAW, Rule, State
-from .formats import Width
+from .formats import MOST_STORED, Width
 from .layout import HALVES, WIDTHS
 from .lowering import fused_sums
 from .recorder import Recording, Value, record_penalties
@@ -314,10 +314,15 @@ class _Writer:
             yield f"{role}_codes = load({role}_at + start + i, ok, WHOLE).to(tl.int32)"
         else:
             yield f"{role}_codes = unpacked({role}_at + start_of_words + w, ok_word, ROWS, {state.signed}, WHOLE)"
-        recording = formats_of.decode(state.signed, width, factor is not None)
         name = f"decode_{_sign(state)}_{width.bits}" + ("_times" if factor else "")
         given = {"codes": f"{role}_codes", "stored": f"{role}_stored", "factor": factor or ""}
-        yield f"{role} = {self._call(name, recording, given)}.to({self.dtype})"
+        calls = [
+            self._call(of, formats_of.decode(state.signed, width, factor is not None, is_usual), given)
+            for of, is_usual in ((f"{name}_usual", True), (name, False))
+        ]
+        yield f"usual = {role}_stored.to(tl.int32, bitcast=True) >= 0"
+        yield from _either(f"{role} =", calls)
+        yield f"{role} = {role}.to({self.dtype})"
 
     def _constants(self) -> Iterator[str]:
         yield f"constants = (at + {len(HEADER)}).to(tl.pointer_type({self.dtype}))"
@@ -427,7 +432,7 @@ class _Writer:
             yield f"{role}_first = {self._first(draw, f'{role}_number.to(tl.uint32)')}"
         yield f"moved = present({role} != {role}_decayed, ok, WHOLE)"
         arguments = {
-            "x": f"present({role}, ok, WHOLE).to(tl.float32)",
+            "x": "x",
             "moved": "moved",
             "codes": f"{role}_codes",
             "stored": f"{role}_stored",
@@ -436,8 +441,20 @@ class _Writer:
             "decay": "1.0" if state.decay is None else f"k_{state.decay}.to(tl.float32)",
             "second": f"{role}_choice",
         }
-        recording = formats_of.encode(state.signed, width, draw is not None, second is not None, counts)
-        yield f"{role}_codes, {role}_stored = {self._call(f'encode_{role}', recording, arguments)}"
+        calls = [
+            self._call(
+                name,
+                formats_of.encode(state.signed, width, draw is not None, second is not None, counts, is_usual),
+                arguments,
+            )
+            for name, is_usual in ((f"encode_{role}_usual", True), (f"encode_{role}", False))
+        ]
+        yield f"x = present({role}, ok, WHOLE).to(tl.float32)"
+        yield "bits = tl.abs(x).to(tl.int32, bitcast=True).to(tl.uint32)"
+        yield f"usual = tl.max(bits, axis=1, keep_dims=True) <= {MOST_STORED}"
+        yield "usual &= tl.max(moved.to(tl.int32), axis=1, keep_dims=True) > 0"
+        yield f"usual &= {role}_stored.to(tl.int32, bitcast=True) >= 0"
+        yield from _either(f"{role}_codes, {role}_stored =", calls)
         yield f"store({role}_scale_at + first_row + block, {role}_stored, ok_block, WHOLE)"
         code = "int8" if state.signed else "uint8"
         if width.bits == 8:
@@ -504,6 +521,11 @@ class _Writer:
         kernel = _function("step", ["table", "tensors", "numbers", "ROWS: tl.constexpr"], main)
         packed = _PACKED if "int6" in kind.states else ""
         return _HEAD + packed + "".join(self._functions.values()) + tile + kernel.rstrip() + "\n"
+
+
+def _either(target: str, calls: Sequence[str]) -> Iterator[str]:
+    """The lines that compute the target in one way if all blocks of the tile are ``usual``, or else in the other."""
+    yield from ("if tl.min(usual.to(tl.int32)) > 0:", f"    {target} {calls[0]}", "else:", f"    {target} {calls[1]}")
 
 
 def _sign(state: State) -> str:

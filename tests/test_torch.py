@@ -22,6 +22,8 @@ from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_
 import adamas.torch as at
 from adamas import _engine, convert
 from adamas.schedules import Plateau, linear
+from adamas.step import devices
+from adamas.torch.tensors import TENSORS
 
 MEMBERS = ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Adamax", "NAdam", "RAdam")
 UPSTREAM = [(info, name) for info in optim_db for name in [info.optim_cls.__name__] if name in MEMBERS]
@@ -737,3 +739,24 @@ def test_the_path_without_a_kernel_is_the_engines(
             torch.testing.assert_close(a, b, rtol=2e-2, atol=1e-2)
     finally:
         _engine.use_instruction_set(chosen)
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "reason"), [(True, "Triton is not installed"), (False, "no kernel for their device")]
+)
+def test_where_there_is_no_kernel_the_log_says_so_once(
+    on_gpu: bool, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(TENSORS, "is_on_cpu", lambda weight: False)
+    monkeypatch.setattr(TENSORS, "is_on_gpu", lambda weight: on_gpu)
+    monkeypatch.setattr(devices, "has_triton", lambda: False)
+    devices._say_arrays.cache_clear()
+    caplog.set_level("INFO", "adamas")
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizer = at.AdamW(params)
+    for p in params:
+        p.grad = torch.ones(3)
+    optimizer.step()
+    assert [reason in record.message for record in caplog.records] == [True]
+    assert (params[0] != 1).all()
+    devices._say_arrays.cache_clear()

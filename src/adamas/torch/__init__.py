@@ -13,6 +13,7 @@ with needs("torch"):
     from . import members
     from .find_lr import find_lr
     from .groups import ParamGroups, param_groups
+    from .kernels import warm_up
     from .lr_scheduler import LRScheduler
     from .members import *  # noqa: F403 - everything in its __all__, which `make members` writes
     from .memory import plan_memory
@@ -29,5 +30,6 @@ __all__ = [
     "find_lr",
     "param_groups",
     "plan_memory",
+    "warm_up",
     *members.__all__,
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
@@ -171,6 +172,19 @@ def test_each_step_is_the_oracles(case: Case) -> None:
             assert_near(pick(updates), expected - pick(params), within, f"update at {path}")
         params = optax.apply_updates(params, updates)
         assert int(state.count) == i + 1
+
+
+@pytest.mark.parametrize("state", [*STATES, "int6"])
+@pytest.mark.parametrize(
+    "case", mostly_nightly([case for case in CASES if has(case, "int8")], "amsgrad", "adagrad"), ids=str
+)
+def test_only_the_numbers_of_a_step_have_64_bits(case: Case, state: str) -> None:
+    """What a GPU does slowly is not done for each element or block."""
+    params = normal(0, dtype=jnp.bfloat16, shapes=MORE_SHAPES)
+    tx = case.ours(state=state, weights="split", weight_decay=0.1)
+    program = jax.jit(tx.update).lower(params, tx.init(params), params).as_text()
+    assert "tensor<40x130xf32>" in program
+    assert not re.findall(r"tensor<\w+x(?:f|i|ui)64>", program)
 
 
 def get(tree: Tree, path: tuple[str, ...]) -> Any:

@@ -61,6 +61,11 @@ class Namespace:
         return x.astype(dtype)
 
     @staticmethod
+    def sum(x: Array, axis: int | None = None, keepdims: bool = False) -> Array:
+        """The sum in the dtype of the array: within ``computing``, JAX would add 32-bit integers in 64 bits."""
+        return jnp.sum(x, axis, dtype=x.dtype, keepdims=keepdims)
+
+    @staticmethod
     def dtype_name(x: Array) -> str:
         """The name of the array's dtype."""
         return str(x.dtype)

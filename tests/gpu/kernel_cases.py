@@ -172,15 +172,18 @@ def launches(monkeypatch: Any) -> list[str]:
     return made
 
 
-def kernels(monkeypatch: Any) -> tuple[list[gpu.Kind], list[gpu.Kind]]:
-    """Two lists, to which the kinds of kernels are added that are compiled without a launch, and that are launched."""
-    compiled: list[gpu.Kind] = []
-    launched: list[gpu.Kind] = []
+def kernels(monkeypatch: Any) -> tuple[list[Any], list[Any]]:
+    """Two lists, to which kernels are added that are compiled without a launch, and that are launched.
+
+    A kernel is the tuple of its kind and, if it computes one, the index of a sum.
+    """
+    compiled: list[Any] = []
+    launched: list[Any] = []
     kernel_of = gpu._kernel
 
     class Observed:
-        def __init__(self, kind: gpu.Kind) -> None:
-            self.kind, self.kernel = kind, kernel_of(kind)
+        def __init__(self, *kind: Any) -> None:
+            self.kind, self.kernel = kind, kernel_of(*kind)
 
         def warmup(self, *arguments: Any, **options: Any) -> None:
             compiled.append(self.kind)

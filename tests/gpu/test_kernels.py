@@ -105,14 +105,14 @@ def test_all_tensors_that_are_stored_alike_take_one_launch(
     assert len(made) == 2
 
 
-@pytest.mark.parametrize("name", ["adamw", "radam"])
+@pytest.mark.parametrize(("name", "limit"), [("adamw", None), ("radam", 1.0)])
 def test_warming_up_compiles_what_steps_launch_and_changes_nothing(
-    name: str, on_gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    name: str, limit: float | None, on_gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = ROW._replace(
         case=next(case for case in CASES if case.name == name), state="mixed", weights=WEIGHTS[3], shapes=SHAPES[2]
     )
-    optimizer, params = on_gpu(begun, row, DEVICE)
+    optimizer, params = on_gpu(begun, row, DEVICE, max_grad_norm=limit)
     for p in params:
         p.grad_dtype = torch.float32  # which no gradient has yet
     last = torch.nn.Parameter(torch.ones(5, device=DEVICE))

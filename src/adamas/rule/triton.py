@@ -1,9 +1,13 @@
-"""Generates Triton from the rules and the formats: the source of the kernel that steps tensors that are stored alike.
+"""Generates Triton from the rules and the formats: the source of the kernel that steps tensors that are stored alike, and of
+those that compute the sums of its rule.
 
 A launch steps any number of tensors. A program steps a tile of blocks of 128 elements of one of them. A table on the device
 has a row of 64-bit integers for each tensor (``Kind.columns``), and ``tensors`` has the row of each program. The numbers of a
 step are read from the device too: for each set of numbers the integers of ``HEADER``, of 32 bits, and the constants of the
 rule (``adamas.rule.writing``) in the dtype of the computation.
+
+A sum takes the same table. Each program stores what it has added up: a float64, and its rounding errors
+(``adamas.rule.exact``). A further launch adds these up. The order of all additions is fixed: there are no atomic ones.
 
 The kernel computes what the engine does. Its integers have 32 bits, products and sums are fused where the engine fuses them
 and nowhere else, and only what moves a weight and is not kept is estimated. This module needs neither a framework nor Triton.
@@ -15,8 +19,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
+from . import exact
 from . import recorded_formats as formats_of
-from .declaration import WEIGHT_DRAW, Rule, State
+from .declaration import WEIGHT_DRAW, OwnRule, Rule, State, Sum
 from .formats import MOST_STORED, Width
 from .layout import HALVES, WIDTHS
 from .lowering import fused_sums
@@ -25,6 +30,10 @@ from .writing import COMPARISONS, OPERATORS, PENALTIES, WrittenRule, lines
 
 PLACES = ("element", "run", "skip", "block", "run_of_blocks", "skip_of_blocks")
 HEADER = ("forward", "runs", "moves", "_")  # the integers before the constants
+
+
+# The rule whose sum is Σg². It reads no weight: where this is said to be in float64, so are the squares.
+SQUARES = OwnRule("squares", (), (), lambda k, xp, p, g: (g,), (Sum("squares", "all", lambda k, xp, p, g: g * g),))
 
 
 @cache
@@ -295,15 +304,21 @@ class _Writer:
         role, form = state.role, self._formats[state.role]
         decay = "1.0" if state.decay is None else f"k_{state.decay}"
         is_read = role in self.rule.read
-        if form not in WIDTHS:
-            yield from self._loaded(role, form, role)
-        else:
-            yield from self._codes(state, WIDTHS[form], decay if is_read and self.kind.is_coded else None)
+        yield from self._values(state, decay if is_read and self.kind.is_coded else None)
+        if form in WIDTHS:
             factor = "" if is_read and self.kind.is_coded else f"{decay} * "
             yield f"{role}_decayed = {factor}{role}"
         if is_read and not self.kind.is_coded:
             spelling = (_WIDE if self.kind.is_wide else _NARROW)["decayed"]
             yield f"{role} = {spelling.format(decay, role, 'g')}"
+
+    def _values(self, state: State, factor: str | None) -> Iterator[str]:
+        """The lines that load a state, times a factor if it has codes and a factor is given."""
+        role, form = state.role, self._formats[state.role]
+        if form in WIDTHS:
+            yield from self._codes(state, WIDTHS[form], factor)
+        else:
+            yield from self._loaded(role, form, role)
 
     def _codes(self, state: State, width: Width, factor: str | None) -> Iterator[str]:
         role, code = state.role, "int8" if state.signed else "uint8"
@@ -481,7 +496,70 @@ class _Writer:
         yield "store(weight_at + start + i, high.to(tl.uint16), ok, WHOLE)"
         yield "store(low_at + start + i, low.to(tl.uint16), ok, WHOLE)"
 
+    # ---- sums
+
+    def _term(self, index: int) -> Iterator[str]:
+        """The lines that compute the terms of a sum of the rule, from the stored tensors."""
+        kind, term = self.kind, self.rule.terms[index]
+        read = [x.name for x in term.operations if x.operation == "input" and not x.is_number]
+        if "p" in read or (kind.penalized and "g" in read):
+            yield from self._weight()
+        if "g" in read:
+            yield from self._gradient()
+        for state in kind.rule.states:
+            if state.role in read:
+                yield from self._values(state, None)
+        parameters = [*read, *(f"k_{name}" for name in self.rule.constants)]
+        spellings = _WIDE if kind.is_wide else _NARROW
+        body = _computed(term, spellings, lambda number: f"k_{self.rule.name_of(number)}")
+        self._functions["term"] = _function("term", parameters, body)
+        yield f"return present(term({', '.join(parameters)}), ok, WHOLE).to(tl.float64)"
+
+    def sum(self, index: int) -> str:
+        """The kernel ``sum(table, tensors, numbers, partial_sums, ROWS, TILES)`` and what it calls."""
+        body = [*self._where(), *self._constants(), *self._term(index)]
+        tile = _function("term_tile", ["row", "at", "tile", "ROWS: tl.constexpr", "WHOLE: tl.constexpr"], body)
+        unit = "ROWS" if self.kind.has_codes else "(ROWS * 128)"
+        main = [
+            *self._begin("* TILES"),
+            f"count = tl.minimum(TILES, ((size + {unit} - 1) // {unit}).to(tl.int32) - tile)",
+            "high = tl.zeros((ROWS, 128), tl.float64)",
+            "low = tl.zeros((ROWS, 128), tl.float64)",
+            "for i in range(count):",
+            f"    if {self._is_whole('(tile + i)')}:",
+            "        x = term_tile(row, at, tile + i, ROWS, True)",
+            "    else:",
+            "        x = term_tile(row, at, tile + i, ROWS, False)",
+            "    high, error = two_sum(high, x)",
+            "    low = low + error",
+            "store_sum(partial_sums + 2 * program, high, low, ROWS * 128)",
+        ]
+        parameters = ["table", "tensors", "numbers", "partial_sums", "ROWS: tl.constexpr", "TILES: tl.constexpr"]
+        return self._whole_source(_additions() + tile + _function("sum", parameters, main))
+
     # ---- the kernels
+
+    def _begin(self, tiles: str = "") -> Iterator[str]:
+        """The lines that find the tensor of a program, and its tile, or the first of the ``tiles`` that it takes."""
+        columns = self.kind.columns
+        yield from (
+            "program = tl.program_id(0)",
+            f"row = table + tl.load(tensors + program).to(tl.int64) * {len(columns)}",
+            f"at = numbers + tl.load(row + {columns.index('numbers')}) * {self.kind.words}",
+            f"tile = (program - tl.load(row + {columns.index('tile')}).to(tl.int32)) {tiles}".rstrip(),
+            f"size = tl.load(row + {columns.index('size')})",
+            f"length = tl.load(row + {columns.index('row')})",
+        )
+
+    def _is_whole(self, tile: str) -> str:
+        """Whether all elements of a tile are there."""
+        if self.kind.has_codes:
+            return f"(length % 128 == 0) & (size >= ({tile} + 1) * ROWS)"
+        return f"size >= ({tile} + 1).to(tl.int64) * (ROWS * 128)"
+
+    def _whole_source(self, kernel: str) -> str:
+        packed = _PACKED if "int6" in self.kind.states else ""
+        return _HEAD + packed + "".join(self._functions.values()) + kernel.rstrip() + "\n"
 
     def step(self) -> str:
         """The kernel ``step(table, tensors, numbers, ROWS)`` and what it calls."""
@@ -500,27 +578,15 @@ class _Writer:
             *_indented(self._stored_weight()),
         ]
         tile = _function("step_tile", ["row", "at", "tile", "ROWS: tl.constexpr", "WHOLE: tl.constexpr"], body)
-        whole = "size >= (tile + 1) * ROWS"
-        whole = (
-            f"(length % 128 == 0) & ({whole})" if kind.has_codes else "size >= (tile + 1).to(tl.int64) * (ROWS * 128)"
-        )
-        columns = kind.columns
         main = [
-            "program = tl.program_id(0)",
-            f"row = table + tl.load(tensors + program).to(tl.int64) * {len(columns)}",
-            f"at = numbers + tl.load(row + {columns.index('numbers')}) * {kind.words}",
-            f"tile = program - tl.load(row + {columns.index('tile')}).to(tl.int32)",
-            f"size = tl.load(row + {columns.index('size')})",
-            f"length = tl.load(row + {columns.index('row')})",
+            *self._begin(),
             f"if {header['runs']} != 0:",
-            f"    if {whole}:",
+            f"    if {self._is_whole('tile')}:",
             "        step_tile(row, at, tile, ROWS, True)",
             "    else:",
             "        step_tile(row, at, tile, ROWS, False)",
         ]
-        kernel = _function("step", ["table", "tensors", "numbers", "ROWS: tl.constexpr"], main)
-        packed = _PACKED if "int6" in kind.states else ""
-        return _HEAD + packed + "".join(self._functions.values()) + tile + kernel.rstrip() + "\n"
+        return self._whole_source(tile + _function("step", ["table", "tensors", "numbers", "ROWS: tl.constexpr"], main))
 
 
 def _either(target: str, calls: Sequence[str]) -> Iterator[str]:
@@ -592,6 +658,68 @@ def store_packed(at, codes, ok, ROWS: tl.constexpr, CODE: tl.constexpr, WHOLE: t
 
 
 """
+
+
+# The lanes are added up in pairs of neighbours.
+_STORE_SUM = """@triton.jit
+def store_sum(at, high, low, LANES: tl.constexpr):
+    if LANES == 1:
+        tl.store(at, tl.sum(tl.reshape(high, (1,)), axis=0))
+        tl.store(at + 1, tl.sum(tl.reshape(low, (1,)), axis=0))
+    else:
+        high, other_high = tl.split(tl.reshape(high, (LANES // 2, 2)))
+        low, other_low = tl.split(tl.reshape(low, (LANES // 2, 2)))
+        high, low = added(high, low, other_high, other_low)
+        store_sum(at, high, low, LANES // 2)
+
+
+"""
+
+_ADD_UP = """@triton.jit
+def add_up(partial_sums, starts, sums, LANES: tl.constexpr):
+    program = tl.program_id(0)
+    start, end = tl.load(starts + program), tl.load(starts + program + 1)
+    lane = tl.arange(0, LANES)
+    high = tl.zeros((LANES,), tl.float64)
+    low = tl.zeros((LANES,), tl.float64)
+    for first in range(start, end, LANES):
+        at = partial_sums + 2 * (first + lane)
+        ok = first + lane < end
+        high, low = added(high, low, tl.load(at, ok, other=0.0), tl.load(at + 1, ok, other=0.0))
+    store_sum(sums + 2 * program, high, low, LANES)
+"""
+
+
+def _additions() -> str:
+    """The functions ``two_sum``, ``added`` and ``store_sum``."""
+    x, lost, y, more_lost = (Value("input", (), False, name) for name in ("x", "lost", "y", "more_lost"))
+    of_two = dict(zip(("total", "error"), exact.two_sum(x, y), strict=True))
+    of_sums = dict(zip(("total", "all_lost"), exact.added(x, lost, y, more_lost), strict=True))
+    text = ""
+    for name, outputs, parameters in (
+        ("two_sum", of_two, ["x", "y"]),
+        ("added", of_sums, ["x", "lost", "y", "more_lost"]),
+    ):
+        text += _function(name, parameters, _computed(Recording((), x, outputs), _WIDE, lambda number: number.name))
+    return text + _STORE_SUM
+
+
+@cache
+def sum_source(kind: Kind, index: int) -> str:
+    """The source of the kernel that adds up a sum of the rule over tensors of a kind.
+
+    ``sum(table, tensors, numbers, partial_sums, ROWS, TILES)``: a program takes ``TILES`` tiles, and stores two numbers.
+    """
+    return _Writer(kind).sum(index)
+
+
+@cache
+def add_up_source() -> str:
+    """The source of the kernel that adds up the partial sums from each start to the next: two numbers for each.
+
+    ``add_up(partial_sums, starts, sums, LANES)``
+    """
+    return _HEAD + _additions() + _ADD_UP
 
 
 @cache

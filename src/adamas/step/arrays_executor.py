@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..rule.declaration import Host, Numbers, Rule
+from ..rule.exact import summed
 from ..rule.layout import LOW_BITS, scale_name
 from . import arrays
-from .exact import summed
 from .executor import Executor, GroupSpec, check_gradients
 from .record import Record, Scalars, Tensor
 
@@ -72,26 +72,40 @@ class ArraysExecutor(Executor):
 
     def square_sum(self, threads: int) -> tuple[list[float], str | None]:
         """See ``Executor.square_sum``."""
-        tensors, squares, culprit = self.spec.tensors, [], None
-        for record, gradient, _ in self._found:
-            xp = tensors.namespace(record.weight)
-            with xp.computing():
-                g = xp.cast(tensors.gradient_array(gradient), "float64").reshape(-1)
-                parts = summed(g * g)
-                squares += parts
-                # The terms of a finite sum are finite; one that is not may have overflowed.
-                if culprit is None and not all(map(math.isfinite, parts)) and not xp.isfinite(g).all():
-                    culprit = record.name
+        squares, culprit = [], None
+        for index, (record, _, _) in enumerate(self._found):
+            parts = self._squares(index)
+            squares += parts
+            if culprit is None and not all(map(math.isfinite, parts)) and not self._is_finite(index):
+                culprit = record.name
         return squares, culprit
+
+    def _squares(self, index: int) -> list[float]:
+        """Σg² of a parameter that was found, as numbers to be added."""
+        record, gradient, _ = self._found[index]
+        xp = self.spec.tensors.namespace(record.weight)
+        with xp.computing():
+            g = xp.cast(self.spec.tensors.gradient_array(gradient), "float64").reshape(-1)
+            return summed(g * g)
+
+    def _is_finite(self, index: int) -> bool:
+        """Whether the gradient of a parameter that was found is finite: the terms of a sum that is not may have overflowed."""
+        record, gradient, _ = self._found[index]
+        xp = self.spec.tensors.namespace(record.weight)
+        with xp.computing():
+            return bool(xp.isfinite(xp.cast(self.spec.tensors.gradient_array(gradient), "float64")).all())
 
     def partial_sums(self, index: int, threads: int) -> list[list[float]]:
         """See ``Executor.partial_sums``."""
-        parts, term = [], self.spec.rule.sums[index].term
-        for (record, gradient, row), known in zip(self._found, self._sums, strict=True):
-            step, one = self._arrays(record, gradient, self.prepared[row][0] | known)
-            with step.xp.computing():
-                parts.append(summed(step.xp.cast(step.term(one, term), "float64").reshape(-1)))
-        return parts
+        return [self._partial_sum(index, i) for i in range(len(self._found))]
+
+    def _partial_sum(self, index: int, i: int) -> list[float]:
+        """The sum of the rule at ``index`` over the parameter at ``i`` of ``found``, as numbers to be added."""
+        record, gradient, row = self._found[i]
+        step, one = self._arrays(record, gradient, self.prepared[row][0] | self._sums[i])
+        with step.xp.computing():
+            term = step.term(one, self.spec.rule.sums[index].term)
+            return summed(step.xp.cast(term, "float64").reshape(-1))
 
     def take_sums(self, index: int, sums: Sequence[float]) -> None:
         """See ``Executor.take_sums``."""

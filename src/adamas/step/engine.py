@@ -5,12 +5,12 @@ Only this module uses the engine's groups and its names for the rules.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cache
 
 from .. import _engine
 from ..rule.declaration import HOUSE_NUMBERS, Numbers, Rule
+from ..rule.exact import in_parts
 from ..rule.layout import LOW_BITS, scale_name
 from ..rule.members import RULES
 from ..rule.recorder import digest
@@ -128,12 +128,12 @@ class EngineExecutor(Executor):
     def square_sum(self, threads: int) -> tuple[list[float], str | None]:
         """See ``Executor.square_sum``."""
         high, low, culprit = self.group.square_sum(threads)
-        return _parts(high, low), culprit
+        return in_parts(high, low), culprit
 
     def partial_sums(self, index: int, threads: int) -> list[list[float]]:
         """See ``Executor.partial_sums``."""
         found = self.group.rule_sums(index, [self.rule.at(numbers) for numbers, _ in self.prepared], threads)
-        return [_parts(high, low) for high, low in found]
+        return [in_parts(high, low) for high, low in found]
 
     def take_sums(self, index: int, sums: Sequence[float]) -> None:
         """See ``Executor.take_sums``."""
@@ -146,11 +146,6 @@ class EngineExecutor(Executor):
     def apply(self) -> None:
         """Tells the framework which weights are about to change; the function ``apply`` changes them."""
         self.spec.tensors.before_writing(self.group.written())
-
-
-def _parts(high: float, low: float) -> list[float]:
-    """A sum in two parts, or in one if it is not finite, since ``low`` is NaN then."""
-    return [high, low] if math.isfinite(high) else [high]
 
 
 def apply(executors: Sequence[EngineExecutor], threads: int, changes: list[Change]) -> None:

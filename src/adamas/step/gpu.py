@@ -1,5 +1,7 @@
 """The executor for GPUs: a Triton kernel steps the parameters of a group in one launch for each way in which they are stored.
 
+So is a sum over them, which takes a second launch to add up what the programs of the first have found.
+
 Parameters that the kernels do not take, such as those that are not contiguous, are stepped over arrays. This module alone
 imports Triton. It imports PyTorch too, so it is imported only where a weight is to be stepped by it.
 """
@@ -18,9 +20,10 @@ import numpy as np
 import torch
 
 from ..rule import formats, layout
-from ..rule.declaration import Numbers, Rule
+from ..rule.declaration import HOUSE_NUMBERS, Numbers, Rule
+from ..rule.exact import in_parts
 from ..rule.recorder import Value
-from ..rule.triton import HEADER, Kind, source, written
+from ..rule.triton import HEADER, SQUARES, Kind, add_up_source, source, sum_source, written
 from ..rule.writing import PENALTIES, WrittenRule
 from .arrays import Parameter, Stored
 from .arrays_executor import ArraysExecutor
@@ -28,22 +31,40 @@ from .executor import GroupSpec
 from .record import Place, Record, Tensor
 
 _ROWS = 16  # the blocks of 128 elements that a program steps
+_TILES = 4  # the tiles that a program adds up
+_LANES = 1024  # the partial sums that a program reads at a time
 _WARPS = 4
 _MOST_IN_ROW = 1 << 30  # elements of a row of codes, which kernels count in 32 bits
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 _ALIGNED = 16  # bytes that are loaded at a time
-_LAUNCHED = {"ROWS": _ROWS, "num_warps": _WARPS, "enable_fp_fusion": False}
+_OPTIONS = {"num_warps": _WARPS, "enable_fp_fusion": False}
+_LAUNCHED = {"ROWS": _ROWS, **_OPTIONS}
+_SUMMED = {"TILES": _TILES, **_LAUNCHED}
+_ADDED_UP = {"LANES": _LANES, **_OPTIONS}
+
+
+_NO_NUMBERS = {**dict.fromkeys((*HOUSE_NUMBERS, "squares"), 0.0), "s": 1.0}  # of the rule SQUARES
 
 
 @cache
-def _kernel(kind: Kind) -> Any:
-    """The kernel that steps tensors of a kind."""
-    text = source(kind)
+def _kernel(kind: Kind, index: int | None = None) -> Any:
+    """The kernel that steps tensors of a kind or, given an index, that adds up the sum of the rule there."""
+    return _defined(source(kind))["step"] if index is None else _defined(sum_source(kind, index))["sum"]
+
+
+@cache
+def _add_up() -> Any:
+    """The kernel that adds up partial sums."""
+    return _defined(add_up_source())["add_up"]
+
+
+def _defined(text: str) -> dict[str, Any]:
+    """What a source defines."""
     name = f"<kernel {len(linecache.cache)} of adamas>"
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)  # from here, Triton reads it
     module: dict[str, Any] = {"__name__": name}
     exec(compile(text, name, "exec"), module)
-    return module["step"]
+    return module
 
 
 # ---- the numbers of a step
@@ -145,8 +166,9 @@ class _Part(NamedTuple):
 class _Launch:
     """The tensors of one kind on one device, in a table there."""
 
-    def __init__(self, kind: Kind, device: torch.device) -> None:
+    def __init__(self, kind: Kind, device: torch.device, tiles: int = 1) -> None:
         self.kind, self.device = kind, device
+        self._blocks = _ROWS * tiles  # of a program
         self._table = np.empty(0, np.int64)
         self._on_device: tuple[Tensor, Tensor] | None = None
         self._uploads = [_Upload(device), _Upload(device), _Upload(device)]
@@ -154,19 +176,58 @@ class _Launch:
 
     def __call__(self, parts: Sequence[tuple[_Part, int]], sets: _Sets) -> None:
         """Steps parts, each with the index of its set of numbers."""
+        given = self._given(parts, sets)
+        with _on(self.device):
+            _kernel(self.kind)[(self._programs,)](*given, **_LAUNCHED)
+
+    def _given(self, parts: Sequence[tuple[_Part, int]], sets: _Sets) -> tuple[Tensor, Tensor, Tensor]:
+        """The table, the row of each program, and the numbers, on the device."""
         rows, tensors, tile = [], [], 0
         for index, (part, numbers) in enumerate(parts):
             rows.append([*part.addresses, part.size, part.row, tile, numbers, *part.places, *part.keys])
-            programs = -(-part.blocks // _ROWS)
+            programs = -(-part.blocks // self._blocks)
             tensors.append(np.full(programs, index, np.int32))
             tile += programs
         table = np.array(rows, np.int64)
         if self._on_device is None or not np.array_equal(table, self._table):
             self._table, self._programs = table, tile
             self._on_device = (self._uploads[0](table.reshape(-1)), self._uploads[1](np.concatenate(tensors)))
-        numbers_there = self._uploads[2](sets.together())
+        return *self._on_device, self._uploads[2](sets.together())
+
+
+class _SumLaunch(_Launch):
+    """The tensors of one kind on one device, over which a sum of their rule is computed.
+
+    The bits of a sum depend on the tensors alone: neither on the order in which programs run nor on other sums of the launch.
+    """
+
+    def __init__(self, kind: Kind, device: torch.device, index: int) -> None:
+        super().__init__(kind, device, _TILES)
+        self._index = index
+        self._starts = _Upload(device)
+        self._partial_sums = torch.empty(0)
+
+    def sums(self, parts: Sequence[tuple[_Part, int]], sets: _Sets, together: bool) -> Tensor:
+        """The sum over each part or, if ``together``, over all of them, on the device.
+
+        It is a tensor of float64 with two numbers for each sum, to be added up.
+        """
+        given = self._given(parts, sets)
+        if len(self._partial_sums) != 2 * self._programs:
+            self._partial_sums = torch.empty(2 * self._programs, dtype=torch.float64, device=self.device)
+        first = self._table[:, self.kind.columns.index("tile")]
+        starts = np.append(first[:1] if together else first, self._programs).astype(np.int32)
+        sums = torch.empty(len(starts) - 1, 2, dtype=torch.float64, device=self.device)
         with _on(self.device):
-            _kernel(self.kind)[(self._programs,)](*self._on_device, numbers_there, **_LAUNCHED)
+            _kernel(self.kind, self._index)[(self._programs,)](*given, self._partial_sums, **_SUMMED)
+            _add_up()[(len(sums),)](self._partial_sums, self._starts(starts), sums, **_ADDED_UP)
+        return sums
+
+    def not_finite(self) -> list[int]:
+        """The indices of the parts whose last sums are not finite. The host waits for them."""
+        programs = np.flatnonzero(~np.isfinite(self._partial_sums[::2].cpu().numpy()))
+        first = self._table[:, self.kind.columns.index("tile")]
+        return np.unique(np.searchsorted(first, programs, side="right") - 1).tolist()  # type: ignore[no-any-return]
 
 
 class _Upload:
@@ -203,31 +264,124 @@ def _on(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext() if device.type == "cpu" else torch.cuda.device(device)
 
 
+class _Share:
+    """The parameters of a launch: their indices, the parts with their sets of numbers, and these sets."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.indices: list[int] = []
+        self.parts: list[tuple[_Part, int]] = []
+        self.sets = _Sets(kind)
+
+    def add(self, index: int, part: _Part, numbers: Numbers) -> None:
+        """Adds a parameter, unless it is empty."""
+        if part.size:
+            self.indices.append(index)
+            self.parts.append((part, self.sets.add(numbers, 0)))
+
+
 class GpuExecutor(ArraysExecutor):
     """The parameters of a group on a GPU."""
 
     def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
         super().__init__(spec, records, is_decayed)
         self._launches: dict[tuple[Kind, torch.device], _Launch] = {}
+        self._sum_launches: dict[tuple[Kind, torch.device, int], _SumLaunch] = {}
 
-    def warm_up(self, gradients: Sequence[Tensor]) -> None:
+    def square_sum(self, threads: int) -> tuple[list[float], str | None]:
+        """See ``Executor.square_sum``."""
+        squares, suspects = list[float](), list[int]()
+        shares: dict[tuple[Kind, torch.device], _Share] = {}
+        for index, (_, gradient, _) in enumerate(self._found):
+            g = self.spec.tensors.gradient_array(gradient)
+            part = self._square_part(g)
+            if part is not None:
+                shares.setdefault((part.kind, g.device), _Share(part.kind)).add(index, part, _NO_NUMBERS)
+                continue
+            parts = self._squares(index)
+            squares += parts
+            if not all(map(math.isfinite, parts)):
+                suspects.append(index)
+        for launch, share, sums in self._launch_sums(shares, 0, together=True):
+            parts = in_parts(*sums.tolist()[0])
+            squares += parts
+            if not math.isfinite(parts[0]):
+                suspects += [share.indices[i] for i in launch.not_finite()]
+        culprit = next((index for index in sorted(suspects) if not self._is_finite(index)), None)
+        return squares, None if culprit is None else self._found[culprit][0].name
+
+    def partial_sums(self, index: int, threads: int) -> list[list[float]]:
+        """See ``Executor.partial_sums``."""
+        found: list[list[float]] = [[] for _ in self._found]
+        unknown = {one.name: 0.0 for one in self.spec.rule.sums[index:]}  # no term depends on them
+        shares: dict[tuple[Kind, torch.device], _Share] = {}
+        for i, (record, gradient, row) in enumerate(self._found):
+            numbers = self.prepared[row][0] | self._sums[i] | unknown
+            part = self._part(record, gradient, numbers)
+            if part is None:
+                found[i] = self._partial_sum(index, i)
+            else:
+                device = self.spec.tensors.array(record.weight).device
+                shares.setdefault((part.kind, device), _Share(part.kind)).add(i, part, numbers)
+        for _, share, sums in self._launch_sums(shares, index, together=False):
+            for i, numbers_of_sum in zip(share.indices, sums.tolist(), strict=True):
+                found[i] = in_parts(*numbers_of_sum)
+        return found
+
+    def _launch_sums(
+        self, shares: Mapping[tuple[Kind, torch.device], _Share], index: int, together: bool
+    ) -> list[tuple[_SumLaunch, _Share, Tensor]]:
+        """Launches the sum of the rules at an index over each share; the host waits for none of them here."""
+        launched = []
+        for (kind, device), share in shares.items():
+            if not share.parts:
+                continue
+            if (kind, device, index) not in self._sum_launches:
+                self._sum_launches[kind, device, index] = _SumLaunch(kind, device, index)
+            launch = self._sum_launches[kind, device, index]
+            launched.append((launch, share, launch.sums(share.parts, share.sets, together)))
+        return launched
+
+    def _square_part(self, g: Tensor) -> _Part | None:
+        """The gradient as a kernel squares it; None if none does."""
+        dtype = self.spec.tensors.dtype_name(g)
+        if not g.is_contiguous() or dtype not in _DTYPES:
+            return None
+        kind = Kind(
+            SQUARES, False, "float64", dtype, "nearest", (), in_order=True, aligned=g.data_ptr() % _ALIGNED == 0
+        )
+        size = g.numel()
+        blocks = -(-size // formats.BLOCK)
+        return _Part(kind, (g.data_ptr(), g.data_ptr()), size, size, blocks, (0, size, 0) * 2, ())
+
+    def warm_up(self, gradients: Sequence[Tensor], is_measured: bool) -> None:
         """Compiles the kernels that step the parameters, given gradients like these, without reading or writing a tensor.
+
+        The kernels of sums are among them, and if the gradient ``is_measured``, those of its norm.
 
         Where the rule leaves out one of its parts in some steps, the kernels of both are compiled.
         """
         tensors, member, group = self.spec.tensors, self.spec.member, self.spec.group
         numbers = member.numbers_of(group, member.advance(group, dict(member.scalars)), 1.0)
-        kinds: dict[tuple[Kind, torch.device], None] = {}
+        numbers |= dict.fromkeys([one.name for one in self.spec.rule.sums], 0.0)
+        kernels: dict[tuple[torch.device, Kind, int | None], None] = {}
         for record, gradient in zip(self.records, gradients, strict=True):
             part = self._part(record, gradient, numbers)
+            device = tensors.array(record.weight).device
             if part is not None and part.size:
-                kinds[part.kind, tensors.array(record.weight).device] = None
-        for kind, device in kinds:
-            for rule in self.spec.rule.variants():
-                with _on(device):
-                    _kernel(kind._replace(rule=rule)).warmup(
-                        torch.int64, torch.int32, torch.int32, grid=(1,), **_LAUNCHED
-                    )
+                for rule in self.spec.rule.variants():
+                    for index in (*range(len(rule.sums)), None):
+                        kernels[device, part.kind._replace(rule=rule), index] = None
+            squares = self._square_part(tensors.gradient_array(gradient))
+            if is_measured and squares is not None and squares.size:
+                kernels[device, squares.kind, 0] = None
+        given = torch.int64, torch.int32, torch.int32
+        for device, kind, index in kernels:
+            with _on(device):
+                if index is None:
+                    _kernel(kind).warmup(*given, grid=(1,), **_LAUNCHED)
+                    continue
+                _kernel(kind, index).warmup(*given, torch.float64, grid=(1,), **_SUMMED)
+                _add_up().warmup(torch.float64, torch.int32, torch.float64, grid=(1,), **_ADDED_UP)
 
     def apply(self) -> None:
         """See ``Executor.apply``."""

@@ -51,11 +51,12 @@ def warm_up(optimizer: Optimizer) -> None:
             if is_lazy(p):
                 raise ValueError(f"parameter {names[p]} is lazy and has no shape yet: run the model once, then warm up")
             if p.requires_grad and is_here(p) and edges_of(spec.member, group, i) is None:
-                _warm_up(spec, Record(p, dict(optimizer.state.get(p, {})), names[p], 0, place_in(group, i)))
+                record = Record(p, dict(optimizer.state.get(p, {})), names[p], 0, place_in(group, i))
+                _warm_up(spec, record, optimizer._is_measured())
 
 
-def _warm_up(spec: GroupSpec, record: Record) -> None:
-    """Compiles the kernel that will step a parameter. Its record has a copy of its state, which is completed."""
+def _warm_up(spec: GroupSpec, record: Record, is_measured: bool) -> None:
+    """Compiles the kernels that will step a parameter and, if it ``is_measured``, the gradient's norm. Its record has a copy of its state, which is completed."""
     executor = compiled_executor_of(spec, record)
     if executor is None:
         return
@@ -63,4 +64,4 @@ def _warm_up(spec: GroupSpec, record: Record) -> None:
     check_place(TENSORS, spec.member, spec.group, p, place, record.name)
     begin_state(TENSORS, spec.member, spec.group, p, place, record.state)
     dtype = (p.grad_dtype or p.dtype) if p.grad is None else p.grad.dtype
-    executor(spec, [record], is_decayed=True).warm_up([torch.empty_like(local_of(p), dtype=dtype)])
+    executor(spec, [record], is_decayed=True).warm_up([torch.empty_like(local_of(p), dtype=dtype)], is_measured)

@@ -166,6 +166,11 @@ def test_a_tensor_that_is_not_contiguous_is_stepped_over_arrays(
     assert p.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_penalties_are_added_to_the_scaled_gradient(on_gpu: Callable[..., Any]) -> None:
+    adamax = next(case for case in CASES if case.name == "adamax")  # its rule takes the scale as it is
+    compare(ROW._replace(case=adamax, options={"weight_decay": 0.1, "maximize": True}), on_gpu, 2)
+
+
 def test_a_rate_of_zero_moves_moments_alone(on_gpu: Callable[..., Any]) -> None:
     compare(ROW._replace(options={"lr": 0.0}), on_gpu, 1)
     optimizer, (p, *_) = on_gpu(begun, ROW._replace(options={"lr": 0.0, "weight_decay": 0.0}), DEVICE)

@@ -342,13 +342,14 @@ class _Writer:
     def _constants(self) -> Iterator[str]:
         yield f"constants = (at + {len(HEADER)}).to(tl.pointer_type({self.dtype}))"
         for i, name in enumerate(self.kind.constants):
-            yield f"k_{name} = tl.load(constants + {i})"
+            yield f"{'penalty' if i < len(PENALTIES) else 'k'}_{name} = tl.load(constants + {i})"
 
     def _gradient(self) -> Iterator[str]:
         yield from self._loaded("gradient", self.kind.gradient, "g")
         if self.kind.penalized:
-            recording, parameters = fused_sums(record_penalties()), [f"k_{name}" for name in PENALTIES]
-            body = _computed(recording, _WIDE if self.kind.is_wide else _NARROW, lambda number: f"k_{number.name}")
+            recording, parameters = fused_sums(record_penalties()), [f"penalty_{name}" for name in PENALTIES]
+            spellings = _WIDE if self.kind.is_wide else _NARROW
+            body = _computed(recording, spellings, lambda number: f"penalty_{number.name}")
             self._functions["penalized"] = _function("penalized", ["p", "g", *parameters], body)
             yield f"g = penalized(p, g, {', '.join(parameters)})"
 

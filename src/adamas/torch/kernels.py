@@ -56,7 +56,10 @@ def warm_up(optimizer: Optimizer) -> None:
 
 
 def _warm_up(spec: GroupSpec, record: Record, is_measured: bool) -> None:
-    """Compiles the kernels that will step a parameter and, if it ``is_measured``, the gradient's norm. Its record has a copy of its state, which is completed."""
+    """Compiles the kernels that will step a parameter and, if the gradient ``is_measured``, those of its norm.
+
+    The record has a copy of its state, which is completed.
+    """
     executor = compiled_executor_of(spec, record)
     if executor is None:
         return

@@ -382,11 +382,13 @@ def a_gradient_that_one_of_those_that_share_a_block_lacks_is_an_error_by_name(ra
         here.give(gradients_of(layout.shapes, 1, torch.float32))
         if rank == 1:
             here.parameters["matrix"].grad = None
-        before = here.parameters["matrix"].detach().clone()
-        words = r"parameter 'matrix' has a gradient on rank [0-3] and none on rank 1, and both have parts of a block"
+        before = here.parameters["wide"].detach().clone()
+        words = (
+            r"where rank [0-3] has blocks of codes of parameter 'matrix', rank [0-3] has blocks of .* parameter 'wide'"
+        )
         with raises(ValueError, words, rank):
             optimizer.step()
-        assert torch.equal(local(here.parameters["matrix"].detach()), local(before))
+        assert torch.equal(local(here.parameters["wide"].detach()), local(before))
 
 
 @check
@@ -410,6 +412,32 @@ def processes_that_cannot_know_who_decides_are_told(rank: int) -> None:
                 optimizer.step()
         else:
             optimizer.step()
+
+
+@check
+def a_state_that_one_of_those_that_share_a_block_cannot_use_is_an_error_of_all(rank: int) -> None:
+    layout = LAYOUTS["inside blocks"]
+    here = Here(layout, weights_of(layout.shapes, torch.float32))
+    optimizer = at.AdamW(here.parameters.items(), state="int8")
+    here.give(gradients_of(layout.shapes, 0, torch.float32))
+    optimizer.step()
+    state = optimizer.state[here.parameters["wide"]]
+    for entry, bad, words in (
+        ("exp_avg", torch.zeros(3, dtype=torch.int8), r"has to have the shape"),
+        ("exp_avg_sq", torch.zeros(9, 275), r"has to be uint8, not float32"),
+        ("exp_avg_sq_grid", torch.zeros(9, 1), r"has to be float32, of shape"),
+        ("exp_avg", None, "is missing"),
+    ):
+        good = state[entry]
+        if rank == 1:
+            state[entry] = bad
+            if bad is None:
+                del state[entry]
+        with raises(ValueError, f"parameter 'wide': its state '{entry}' {words}", rank, at_rank=1, group=MESH):
+            optimizer.step()
+        state[entry] = good
+    optimizer.step()
+    assert state["step"] == 2
 
 
 @check

@@ -36,7 +36,12 @@ class Peers(Protocol):
     """The processes that share a model, this one among them."""
 
     def agree(
-        self, seen: Inspection | None, problem: Exception | None, parameters: int, misplaced: Sequence[Any] = ()
+        self,
+        seen: Inspection | None,
+        problem: Exception | None,
+        parameters: int,
+        misplaced: Sequence[Any] = (),
+        shared: Sequence[Any] = (),
     ) -> Inspection:
         """The combined inspection of all processes.
 
@@ -45,6 +50,7 @@ class Peers(Protocol):
             problem: why this process cannot make the step; None if it can.
             parameters: the number of parameters that this process has; each is counted by the first that has it.
             misplaced: the gradients that this process is to exchange first.
+            shared: what it exchanges in the step (``Stepping._shared_blocks``).
 
         Raises:
             Exception: one of the processes has a problem. All of them raise.

@@ -100,6 +100,14 @@ class Stepping:
             return misplaced
         return ()
 
+    def _shared_blocks(self, plans: Sequence[GroupPlan]) -> Sequence[Any]:
+        """What ``_step_divided`` exchanges with other processes; what it is, the adapter knows.
+
+        Raises:
+            ValueError: a tensor cannot be used; the message names the parameter.
+        """
+        return ()
+
     def _step_divided(self, plans: Sequence[GroupPlan], threads: int) -> None:
         """Makes the prepared step for parameters with blocks that several processes share (``adamas.step.divided``)."""
 
@@ -262,6 +270,7 @@ class Stepping:
             Exception: the step cannot be made, because of ``problem`` or otherwise.
         """
         alone, seen = self._decides_alone(overflow, misplaced), None
+        shared: Sequence[Any] = ()
         try:
             if problem is not None:
                 raise problem
@@ -269,13 +278,14 @@ class Stepping:
                 seen = Inspection(overflow=True)
             elif not misplaced:
                 seen = self._inspect(plans, threads, has_schedules, alone)
+                shared = self._shared_blocks(plans)
         except Exception as error:
             if alone:
                 raise
             problem = error
         if alone or self._peers is None:
             return Inspection(exchange=True) if seen is None else seen
-        return self._peers.agree(seen, problem, self._own_parameters(), misplaced)
+        return self._peers.agree(seen, problem, self._own_parameters(), misplaced, shared)
 
     def _inspect(self, plans: Sequence[GroupPlan], threads: int, has_schedules: bool, alone: bool) -> Inspection:
         """Inspects the parameters with gradients, before anything is changed. ``alone``: see ``_decides_alone``.

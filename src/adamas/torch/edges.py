@@ -100,8 +100,12 @@ class Edges:
         """A local tensor of the weight's shape in the shape (\\*rows, columns), in the same memory.
 
         Raises:
-            ValueError: it does not lie in row-major order.
+            ValueError: it has another shape, or does not lie in row-major order.
         """
+        if tuple(tensor.shape) != self._shape:
+            raise ValueError(
+                f"{name} has to have the shape {self._shape}, as the parameter here has, not {tuple(tensor.shape)}"
+            )
         try:
             return tensor.view(self._in_columns(tensor))
         except RuntimeError:

@@ -60,21 +60,41 @@ class Divided(NamedTuple):
         return {_WEIGHT: weight, _GRADIENT: gradient, **states, **low}
 
     def tensors(self, state: Mapping[str, Any], gradient: Tensor) -> dict[str, Tensor]:
-        """What this process has of these, in the shape (\\*rows, columns)."""
-        local = {_WEIGHT: self.weight._local_tensor, _GRADIENT: gradient}
-        local |= {name: local_of(state[name]) for name in self.dtypes() if name in state}
+        """What this process has of these, in the shape (\\*rows, columns).
+
+        Raises:
+            ValueError: a tensor is missing, or has another shape or dtype.
+        """
+        edges, found = self.edges, {_WEIGHT: self.edges.in_columns(self.weight._local_tensor, f"parameter {self.name}")}
+        found[_GRADIENT] = edges.in_columns(gradient.contiguous(), f"the gradient of parameter {self.name}")
+        for slot in self.slots:
+            found[slot.name] = edges.in_columns(self._entry(state, slot.name), self._what(slot.name))
+            if slot.scale_shape is not None:
+                codes, scales = found[slot.name], self._entry(state, slot.scale_name)
+                if codes.dtype != storage.dtype_of(slot):
+                    raise ValueError(f"{self._what(slot.name)} has to be {slot.dtype}, not {dtype_name(codes.dtype)}")
+                if scales.dtype != torch.float32 or tuple(scales.shape) != slot.scale_shape:
+                    raise ValueError(
+                        f"{self._what(slot.scale_name)} has to be float32, of shape {slot.scale_shape}, not "
+                        f"{dtype_name(scales.dtype)} of shape {tuple(scales.shape)}"
+                    )
         if self.is_split:
-            local[LOW_BITS] = storage.as_int16(local[LOW_BITS])
-        local[_GRADIENT] = gradient.contiguous()
-        return {name: self.edges.in_columns(x, self._what(name)) for name, x in local.items()}
+            low = storage.as_int16(self._entry(state, LOW_BITS))
+            found[LOW_BITS] = edges.in_columns(low, self._what(LOW_BITS))
+        return found
+
+    def _entry(self, state: Mapping[str, Any], name: str) -> Tensor:
+        found = local_of(state[name]) if name in state else None
+        if not isinstance(found, Tensor):
+            raise ValueError(f"{self._what(name)} is {'missing' if found is None else 'no tensor'}")
+        return found
 
     def _what(self, name: str) -> str:
-        return {_WEIGHT: "parameter"}.get(name, f"{name!r} of parameter") + f" {self.name}"
+        return f"parameter {self.name}: its state {name!r}"
 
     def bytes_of(self, columns: int) -> int:
-        """The bytes of what is exchanged of so many columns, and whether there is a gradient."""
-        rows = math.prod(self.edges.rows_here)
-        return 1 + rows * columns * sum(dtype.itemsize for dtype in self.dtypes().values())
+        """The bytes of what is exchanged of so many columns."""
+        return math.prod(self.edges.rows_here) * columns * sum(dtype.itemsize for dtype in self.dtypes().values())
 
 
 def divided(member: Member, group: Mapping[str, Any], index: int, name: str) -> Divided | None:
@@ -92,11 +112,19 @@ def divided(member: Member, group: Mapping[str, Any], index: int, name: str) -> 
     return Divided(edges, weight, name, slots, layout.is_split(group, dtype_name(weight.dtype)))
 
 
-def step(divided: Sequence[Divided], plan: GroupPlan, threads: int) -> None:
-    """Makes the prepared step of the weights with edges of a plan. The processes of their meshes call this together.
+class _Ready(NamedTuple):
+    """What a step needs of a weight with edges that has a gradient."""
+
+    executor: DividedExecutor
+    record: Record
+    tensors: Mapping[str, Tensor]
+
+
+def with_gradients(divided: Sequence[Divided], plan: GroupPlan) -> list[tuple[Divided, _Ready]]:
+    """Those of a plan that have a gradient, each with what a step needs.
 
     Raises:
-        ValueError: a weight has a gradient here and none where the rest of a block is, or the other way round.
+        ValueError: a tensor cannot be used; the message names the parameter.
     """
     stepped = {
         id(record.weight): (executor, record, gradient)
@@ -104,87 +132,76 @@ def step(divided: Sequence[Divided], plan: GroupPlan, threads: int) -> None:
         if isinstance(executor, DividedExecutor)
         for record, gradient in zip(executor.found(), executor.gradients(), strict=True)
     }
+    found = []
     with torch.no_grad():
-        for batch in _batches(divided):
-            found = [stepped.get(id(one.weight)) for one in batch]
-            here = [
-                None if its is None else one.tensors(its[1].state, its[2])
-                for one, its in zip(batch, found, strict=True)
-            ]
-            received = _exchange(batch, here)
-            for one, its, tensors, blocks in zip(batch, found, here, received, strict=True):
-                if its is not None and tensors is not None:
-                    executor, record, _ = its
-                    _step_one(one, executor, record, tensors, blocks, threads)
+        for one in divided:
+            if (its := stepped.get(id(one.weight))) is not None:
+                executor, record, gradient = its
+                found.append((one, _Ready(executor, record, one.tensors(record.state, gradient))))
+    return found
 
 
-def _batches(divided: Sequence[Divided]) -> Iterator[list[Divided]]:
+def step(divided: Sequence[Divided], plan: GroupPlan, threads: int) -> None:
+    """Makes the prepared step of the weights with edges of a plan.
+
+    The processes of their meshes call this together, with gradients of the same weights.
+    """
+    with torch.no_grad():
+        for batch in _batches(with_gradients(divided, plan)):
+            for (one, ready), blocks in zip(batch, _exchange(batch), strict=True):
+                _step_one(one, ready, blocks, threads)
+
+
+def _batches(ready: Sequence[tuple[Divided, _Ready]]) -> Iterator[list[tuple[Divided, _Ready]]]:
     """The weights in batches whose blocks are exchanged at a time; those of a batch have the same processes."""
-    batch: list[Divided] = []
+    batch: list[tuple[Divided, _Ready]] = []
     taken = 0
-    for one in divided:
+    for one, its in ready:
         size = one.bytes_of(2 * BLOCK)  # the same on all processes
-        if batch and (taken + size > _BATCH or batch[0].edges.group != one.edges.group):
+        if batch and (taken + size > _BATCH or batch[0][0].edges.group != one.edges.group):
             yield batch
             batch, taken = [], 0
-        batch.append(one)
+        batch.append((one, its))
         taken += size
     if batch:
         yield batch
 
 
-def _exchange(
-    batch: Sequence[Divided], here: Sequence[Mapping[str, Tensor] | None]
-) -> list[dict[int, list[tuple[range, dict[str, Tensor]]]]]:
+def _exchange(batch: Sequence[tuple[Divided, _Ready]]) -> list[dict[int, list[tuple[range, dict[str, Tensor]]]]]:
     """What the others have of the blocks that they share with this process, for each weight, by the block's first column."""
-    group = batch[0].edges.group
+    group = batch[0][0].edges.group
     sent: list[list[Tensor]] = [[] for _ in range(group.size())]
     coming = [0] * group.size()
-    device = batch[0].weight._local_tensor.device
-    for one, tensors in zip(batch, here, strict=True):
+    for one, its in batch:
         for rank, block in one.edges.shared():
-            sent[rank] += _packed(one, tensors, one.edges.own(block), device)
+            sent[rank] += _packed(one, its.tensors, one.edges.own(block))
             coming[rank] += one.bytes_of(len(one.edges.of_rank(rank, block)))
     outgoing = [sum(x.numel() for x in to_one) for to_one in sent]
-    received = torch.empty(sum(coming), dtype=torch.uint8, device=device)
+    received = torch.empty(sum(coming), dtype=torch.uint8, device=batch[0][0].weight._local_tensor.device)
     parts = [x for to_one in sent for x in to_one]
     joined = torch.cat(parts) if parts else received.new_empty(0)
     dist.all_to_all_single(received, joined, coming, outgoing, group=group)
     from_each = list(torch.split(received, coming))
     found: list[dict[int, list[tuple[range, dict[str, Tensor]]]]] = []
-    for one, tensors in zip(batch, here, strict=True):
+    for one, _ in batch:
         blocks: dict[int, list[tuple[range, dict[str, Tensor]]]] = {}
         for rank, block in one.edges.shared():
             columns = one.edges.of_rank(rank, block)
             size = one.bytes_of(len(columns))
-            mine, from_each[rank] = from_each[rank][:size], from_each[rank][size:]
-            has_gradient = bool(mine[0])
-            if has_gradient != (tensors is not None):
-                ranks = dist.get_process_group_ranks(group)
-                with_one, without = (ranks[rank], dist.get_rank()) if has_gradient else (dist.get_rank(), ranks[rank])
-                raise ValueError(
-                    f"parameter {one.name} has a gradient on rank {with_one} and none on rank {without}, and both have parts "
-                    "of a block of its codes: compute it on both, or on none"
-                )
-            if has_gradient:
-                blocks.setdefault(block.start, []).append((columns, _unpacked(one, mine[1:], len(columns))))
+            blocks.setdefault(block.start, []).append((columns, _unpacked(one, from_each[rank][:size], len(columns))))
+            from_each[rank] = from_each[rank][size:]
         found.append(blocks)
     return found
 
 
-def _packed(one: Divided, tensors: Mapping[str, Tensor] | None, columns: range, device: torch.device) -> list[Tensor]:
-    """Some columns of all tensors as bytes, or zeros without a gradient; the first byte is whether there is one."""
-    if tensors is None:
-        return [torch.zeros(one.bytes_of(len(columns)), dtype=torch.uint8, device=device)]
-    parts = [torch.ones(1, dtype=torch.uint8, device=device)]
-    for name, dtype in one.dtypes().items():
-        part = one.edges.part(tensors[name], columns).to(dtype).contiguous()
-        parts.append(part.view(-1).view(torch.uint8))
-    return parts
+def _packed(one: Divided, tensors: Mapping[str, Tensor], columns: range) -> list[Tensor]:
+    """Some columns of all tensors as bytes."""
+    parts = [one.edges.part(tensors[name], columns).to(dtype) for name, dtype in one.dtypes().items()]
+    return [part.contiguous().view(-1).view(torch.uint8) for part in parts]
 
 
 def _unpacked(one: Divided, received: Tensor, columns: int) -> dict[str, Tensor]:
-    """The inverse of ``_packed``, without the first byte."""
+    """The inverse of ``_packed``."""
     found, at = {}, 0
     shape = (*one.edges.rows_here, columns)
     for name, dtype in one.dtypes().items():
@@ -197,14 +214,12 @@ def _unpacked(one: Divided, received: Tensor, columns: int) -> dict[str, Tensor]
 
 def _step_one(
     one: Divided,
-    executor: DividedExecutor,
-    record: Record,
-    tensors: Mapping[str, Tensor],
+    ready: _Ready,
     received: Mapping[int, Sequence[tuple[range, Mapping[str, Tensor]]]],
     threads: int,
 ) -> None:
     """Makes the step of one weight: of the blocks that this process has alone, and of those that it shares."""
-    edges, whole_blocks = one.edges, one.edges.whole_blocks()
+    edges, whole_blocks, tensors, record = one.edges, one.edges.whole_blocks(), ready.tensors, ready.record
     pieces, shared = [], []
     if whole_blocks or not edges.columns:  # an empty part counts the step, too
         alone = {name: edges.part(x, whole_blocks or edges.columns) for name, x in tensors.items()}
@@ -220,7 +235,7 @@ def _step_one(
                 wide[name].narrow(-1, columns.start - block.start, len(columns)).copy_(part)
         shared.append((block, own, wide))
         pieces.append(_piece(one, record, wide, block))
-    executor.step_pieces(pieces, threads)
+    ready.executor.step_pieces(pieces, threads)
     TENSORS.before_writing([one.weight, one.weight._local_tensor])
     for block, (columns, parts), wide in shared:
         for name, part in parts.items():

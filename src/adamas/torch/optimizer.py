@@ -431,6 +431,14 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 ]
         return found if misplaced else None
 
+    def _shared_blocks(self, plans: Sequence[GroupPlan]) -> list[Exchanged]:
+        """See ``Stepping._shared_blocks``."""
+        return [
+            Exchanged(f"blocks of codes of parameter {one.name}", one.weight.device_mesh)
+            for plan in plans
+            for one, _ in exchange.with_gradients(plan.basis.divided, plan)
+        ]
+
     def _step_divided(self, plans: Sequence[GroupPlan], threads: int) -> None:
         """See ``Stepping._step_divided``."""
         for plan in plans:

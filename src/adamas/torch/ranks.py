@@ -163,7 +163,8 @@ class Ranks:
         seen: Inspection | None,
         problem: Exception | None,
         parameters: int,
-        exchanged: Sequence[Exchanged] = (),
+        misplaced: Sequence[Exchanged] = (),
+        shared: Sequence[Exchanged] = (),
     ) -> Inspection:
         """The combined inspection of all ranks: see ``adamas.step.inspection.Peers``."""
         if problem is not None and self._size == 1:
@@ -179,7 +180,7 @@ class Ranks:
             total,
             rest,
             parameters,
-            _checksum([one.text for one in exchanged]),
+            -_checksum([one.text for one in misplaced]) or _checksum([one.text for one in shared]),
         )
         sent = torch.tensor(numbers_here, dtype=torch.float64, device=self._device())
         received = [torch.empty_like(sent) for _ in range(self._size)]
@@ -190,7 +191,7 @@ class Ranks:
         if any(failed):
             self._raise(problem)
         if len({*checksums}) > 1 and not any(overflow):
-            self._check_exchange(exchanged)
+            self._check_exchange(misplaced or shared)
         return Inspection(
             any(overflow),
             all(is_query),
@@ -199,7 +200,7 @@ class Ranks:
             int(max(reached)),
             None if mine.square_sums is None else (*totals, *rests),
             tuple(map(int, accumulate(counts[:-1], initial=0))) if self.has_shares else (),
-            any(checksums),
+            any(checksum < 0 for checksum in checksums),
         )
 
     def added(self, sums: Mapping[Hashable, Sequence[float]], problem: Exception | None) -> dict[Hashable, float]:

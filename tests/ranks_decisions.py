@@ -21,6 +21,7 @@ from ranks_bits import (
     tells,
     weights_of,
 )
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 import adamas.torch as at
@@ -465,3 +466,12 @@ def a_process_outside_of_a_mesh_has_nothing_to_step(rank: int) -> None:
         for name, p in ours.items():
             if rank < 2 or name == "all":
                 equal_states({name: p}, optimizer, theirs, alone)
+
+
+@check
+def a_rate_is_not_searched_over_sharded_weights(rank: int) -> None:
+    model = torch.nn.Linear(8, 8)
+    fully_shard(model, mesh=mesh(4))
+    optimizer = at.AdamW(model.named_parameters())
+    with raises(ValueError, "the optimizer has DTensors.*in one process, before the model is sharded", rank):
+        at.find_lr(model, optimizer, lambda model, x: model(x).square().mean(), [torch.ones(2, 8)])

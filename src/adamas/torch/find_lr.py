@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..lr_finding import LRFinding, LRFindingError, Sweep, check_sweep, conclude
 from ..step.stepping import Stepping
+from .distributed import is_distributed
 from .restoring import accelerators, restored
 
 Batches = Iterable[Any] | Callable[[int], Iterable[Any]]
@@ -80,7 +81,7 @@ def find_lr(
     Raises:
         LRFindingError: no rate can be suggested: the loss never fell, fell or diverged at the lowest rates, is not finite, or
             does not depend on the parameters; or there are no batches. The message says what to change.
-        ValueError: an argument has an invalid value.
+        ValueError: an argument has an invalid value, or parameters are DTensors.
         TypeError: ``batches`` can be iterated only once, as a generator can: its position could not be restored.
     """
     _check(model, optimizer, batches, low, high, steps, sweeps)
@@ -110,6 +111,11 @@ def _check(
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer must be one of adamas.torch or torch.optim, not {type(optimizer).__name__}")
     check_sweep(low, high, steps, sweeps)
+    if any(is_distributed(p) for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError(
+            "the optimizer has DTensors, and each process would sweep rates of its own: find the rate in one process, before "
+            "the model is sharded"
+        )
     if isinstance(batches, Iterator):
         raise TypeError(
             f"batches is a {type(batches).__name__}, which can be iterated only once: the batches that the sweep takes would "

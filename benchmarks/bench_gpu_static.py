@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from adamas.rule.members import MEMBERS
 from adamas.rule.shared import defaults
 from adamas.rule.triton import Kind, source
-from adamas.step.gpu import _ROWS, _WARPS
+from adamas.step.gpu import _ROWS, _THREADS
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -79,14 +79,16 @@ def compiled(text: str, target: GPUTarget) -> Any:
     signature = {"table": "*i64", "tensors": "*i32", "numbers": "*i32", "ROWS": "constexpr"}
     aligned = {(i,): [["tt.divisibility", 16]] for i in range(3)}
     ast = triton.compiler.ASTSource(module["step"], signature, constexprs={"ROWS": _ROWS}, attrs=aligned)
-    return triton.compile(ast, target=target, options={"num_warps": _WARPS, "enable_fp_fusion": False})
+    return triton.compile(
+        ast, target=target, options={"num_warps": _THREADS // target.warp_size, "enable_fp_fusion": False}
+    )
 
 
 def usual(text: str) -> str:
     """The source without its branches for tiles that are not whole and for blocks that are not usual."""
     text = text.replace("        else:\n            step_tile(row, at, tile, ROWS, False)\n", "")
-    text = re.sub(r"else:\n( +)(\w+_codes), (\w+_stored) = .*", r"else:\n\1\2, \3 = \2, \3", text)
-    return re.sub(r"else:\n( +)(\w+) = decode_.*", r"else:\n\1\2 = tl.zeros_like(\2_codes).to(tl.float32)", text)
+    text = re.sub(r"(\w+_codes), (\w+_stored) = encode_[a-z]+\(.*", r"\1, \2 = \1, \2", text)
+    return re.sub(r"(\w+) = decode_\w+(?<!_usual)\(.*", r"\1 = tl.zeros_like(\1_codes).to(tl.float32)", text)
 
 
 def usage(kernel: Any, target: GPUTarget) -> Usage:
@@ -126,7 +128,7 @@ def main(targets: list[str]) -> None:
         target = TARGETS[name]
         for title, one in KINDS.items():
             found = usage(compiled(usual(source(one)), target), target)
-            each = found.instructions / (_ROWS * 128 / (_WARPS * target.warp_size))
+            each = found.instructions / (_ROWS * 128 / _THREADS)
             accesses = ", ".join(f"{count} {access}" for access, count in sorted(found.accesses.items()))
             print(
                 f"| {name} | {title} | {found.registers} | {found.spills} | {found.shared} | {each:.0f} | {accesses} |",

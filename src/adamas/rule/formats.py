@@ -115,7 +115,7 @@ class Thresholds(NamedTuple):
 
     def upper_14_bits(self) -> Array:
         """The same, as the upper bits of 32, and in the others what is constant: see ``_added``."""
-        return (self.first >> 18 << 18) + ((_POSITION_14 << 18) * self.position + (1 << 17)) & _MASK32
+        return (self.first >> 18 << 18) + (1 << 17) + (_POSITION_14 << 18) * self.position & _MASK32
 
     def are_due(self) -> Array:
         """Whether each block is among one in ``_EVERY``: each block is so in evenly spread steps."""
@@ -548,7 +548,8 @@ def encode_signed(
         limit = 0.75 / (1.0 - cast(xp.zeros_like(largest) + decay, xp.float32))
         is_slow = limit > segment
         reach = xp.where(limit > 0.5 * segment, 4 * limit, limit) * scale
-        may_stop = is_slow | (thresholds.are_due() & (size < reach))
+        reach = xp.where(thresholds.are_due(), reach, xp.zeros_like(reach))
+        may_stop = size < xp.where(is_slow, xp.full_like(reach, float("inf")), reach)
         first = xp.where(is_slow, thresholds.first, thresholds.of_due_blocks().first)
         threshold = _added(xp, choice, width, thresholds._replace(first=first))
         most = xp.where(is_slow, xp.full_like(added, _MASK32), added)

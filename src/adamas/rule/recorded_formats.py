@@ -8,7 +8,7 @@ and products and sums are rounded once where the engine rounds them once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 from . import formats
@@ -69,7 +69,7 @@ def _recording(outputs: Mapping[str, Any], is_usual: bool = False) -> Recording:
     if is_usual:
         recording = _if_usual(recording)
     recording = _without_repetitions(recording.rewritten(_in_32_bits))
-    recording = _offsets_of_blocks(recording)
+    recording = _counts_in_one(_offsets_of_blocks(recording))
     return fused_sums(recording, _integers(recording))
 
 
@@ -161,6 +161,18 @@ def _offsets_of_blocks(recording: Recording) -> Recording:
         return new
 
     return recording.rewritten(rewrite)
+
+
+def _counts_in_one(recording: Recording) -> Recording:
+    """Counts of the elements of a block, at most 128 each, are summed in the bytes of one integer."""
+    counts = [x for x in recording.operations if x.operation == "block_sum"]
+    if not 1 < len(counts) <= 4:
+        return recording
+    conditions = [x.operands[0].operands[0] for x in counts if isinstance(x.operands[0], Value)]
+    ones = [recorded("where", x, 1 << 8 * i, 0) for i, x in enumerate(conditions)]
+    summed = recorded("block_sum", reduce(lambda a, b: recorded("add", a, b), ones))
+    found = {x: recorded("and", recorded("rshift", summed, 8 * i), 255) for i, x in enumerate(counts)}
+    return recording.rewritten(lambda old, new: found.get(old, new))
 
 
 def _array(name: str) -> Value:

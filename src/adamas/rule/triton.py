@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from math import lcm
 from typing import NamedTuple
 
 from . import exact
@@ -299,45 +300,49 @@ class _Writer:
         codes = {"high": "weight_codes", "low": "low_codes"}
         yield f"p = {self._call(f'join_{kind.weight}', formats_of.join(kind.weight), codes)}"
 
-    def _state(self, state: State) -> Iterator[str]:
-        """The lines that load a state, and if it has codes what they become by the decay alone: ``{role}_decayed``."""
-        role, form = state.role, self._formats[state.role]
-        decay = "1.0" if state.decay is None else f"k_{state.decay}"
-        is_read = role in self.rule.read
-        yield from self._values(state, decay if is_read and self.kind.is_coded else None)
-        if form in WIDTHS:
-            factor = "" if is_read and self.kind.is_coded else f"{decay} * "
-            yield f"{role}_decayed = {factor}{role}"
-        if is_read and not self.kind.is_coded:
-            spelling = (_WIDE if self.kind.is_wide else _NARROW)["decayed"]
-            yield f"{role} = {spelling.format(decay, role, 'g')}"
+    def _states(self) -> Iterator[str]:
+        """The lines that load the states, and of those with codes what the decay alone makes of them: ``{role}_decayed``."""
+        yield from self._values(self.kind.rule.states, self.kind.is_coded)
+        for state in self.kind.rule.states:
+            role, decay = state.role, _decay(state)
+            is_read = role in self.rule.read
+            if self._formats[role] in WIDTHS:
+                yield f"{role}_decayed = {'' if is_read and self.kind.is_coded else f'{decay} * '}{role}"
+            if is_read and not self.kind.is_coded:
+                spelling = (_WIDE if self.kind.is_wide else _NARROW)["decayed"]
+                yield f"{role} = {spelling.format(decay, role, 'g')}"
 
-    def _values(self, state: State, factor: str | None) -> Iterator[str]:
-        """The lines that load a state, times a factor if it has codes and a factor is given."""
-        role, form = state.role, self._formats[state.role]
-        if form in WIDTHS:
-            yield from self._codes(state, WIDTHS[form], factor)
-        else:
-            yield from self._loaded(role, form, role)
+    def _values(self, states: Iterable[State], are_decayed: bool) -> Iterator[str]:
+        """The lines that load states, and if they ``are_decayed``, multiply those that the rule reads by their decay."""
+        usual, other, bits = list[str](), list[str](), list[str]()
+        for state in states:
+            role, form = state.role, self._formats[state.role]
+            if form not in WIDTHS:
+                yield from self._loaded(role, form, role)
+                continue
+            yield from self._codes(state, WIDTHS[form])
+            factor = _decay(state) if are_decayed and role in self.rule.read else None
+            name = f"decode_{_sign(state)}_{WIDTHS[form].bits}" + ("_times" if factor else "")
+            given = {"codes": f"{role}_codes", "stored": f"{role}_stored", "factor": factor or ""}
+            for branch, is_usual in ((usual, True), (other, False)):
+                found = formats_of.decode(state.signed, WIDTHS[form], factor is not None, is_usual)
+                call = self._call(name + ("_usual" if is_usual else ""), found, given)
+                branch.append(f"{role} = {call}.to({self.dtype})")
+            bits.append(f"{role}_stored.to(tl.int32, bitcast=True)")
+        if bits:
+            yield f"usual = ({' | '.join(bits)}) >= 0"
+            yield from _either(usual, other)
 
-    def _codes(self, state: State, width: Width, factor: str | None) -> Iterator[str]:
+    def _codes(self, state: State, width: Width) -> Iterator[str]:
         role, code = state.role, "int8" if state.signed else "uint8"
         yield self._pointer(role, code)
         yield self._pointer(f"{role}_scale", "float32")
         yield f"{role}_stored = load({role}_scale_at + first_row + block, ok_block, WHOLE)"
-        if width.bits == 8:
-            yield f"{role}_codes = load({role}_at + start + i, ok, WHOLE).to(tl.int32)"
-        else:
-            yield f"{role}_codes = unpacked({role}_at + start_of_words + w, ok_word, ROWS, {state.signed}, WHOLE)"
-        name = f"decode_{_sign(state)}_{width.bits}" + ("_times" if factor else "")
-        given = {"codes": f"{role}_codes", "stored": f"{role}_stored", "factor": factor or ""}
-        calls = [
-            self._call(of, formats_of.decode(state.signed, width, factor is not None, is_usual), given)
-            for of, is_usual in ((f"{name}_usual", True), (name, False))
-        ]
-        yield f"usual = {role}_stored.to(tl.int32, bitcast=True) >= 0"
-        yield from _either(f"{role} =", calls)
-        yield f"{role} = {role}.to({self.dtype})"
+        by_word = f"loaded_words_{width.bits}({role}_at, tile, ROWS, {state.signed})"
+        by_byte = f"load({role}_at + start + i, ok, WHOLE).to(tl.int32)"
+        if width.bits == 6:
+            by_byte = f"unpacked({role}_at + start_of_words + w, ok_word, ROWS, {state.signed}, WHOLE)"
+        yield f"{role}_codes = " + (f"{by_word} if WHOLE else {by_byte}" if self.kind.aligned else by_byte)
 
     def _constants(self) -> Iterator[str]:
         yield f"constants = (at + {len(HEADER)}).to(tl.pointer_type({self.dtype}))"
@@ -411,13 +416,16 @@ class _Writer:
     # ---- storing
 
     def _stored(self) -> Iterator[str]:
-        """The lines that store the states: second moments first, since the grids of others depend on theirs."""
+        """The lines that store the states."""
+        coded: list[tuple[State, Width]] = []
         for state in sorted(self.kind.rule.states, key=lambda state: state.signed):
             role, form = state.role, self._formats[state.role]
             if form in WIDTHS:
-                yield from self._encoded(state, WIDTHS[form])
+                coded.append((state, WIDTHS[form]))
             else:
                 yield from self._rounded(role, role, form, form in HALVES and state.draw is not None, state.draw)
+        if coded:
+            yield from self._encoded(coded)
 
     def _rounded(self, name: str, value: str, dtype: str, is_random: bool, draw: int | None) -> Iterator[str]:
         """The lines that store values in a dtype."""
@@ -435,48 +443,50 @@ class _Writer:
         )
         yield f"store({name}_at + start + i, {call}.to(tl.uint16), ok, WHOLE)"
 
-    def _encoded(self, state: State, width: Width) -> Iterator[str]:
-        kind, role = self.kind, state.role
-        second, counts = kind.rule.second_of(state), kind.rule.counts(state)
-        if second is not None:
-            yield from self._choice(role, kind.rule.states[second], width)
-        draw = state.code_draw
-        if draw is not None:
-            yield from self._key(draw)
-            yield f"{role}_number = (first_row + block).to(tl.int64)"
-            yield from self._in_whole(f"{role}_number", "block", "run_of_blocks", "skip_of_blocks")
-            yield f"{role}_first = {self._first(draw, f'{role}_number.to(tl.uint32)')}"
-        yield f"moved = present({role} != {role}_decayed, ok, WHOLE)"
-        arguments = {
-            "x": "x",
-            "moved": "moved",
-            "codes": f"{role}_codes",
-            "stored": f"{role}_stored",
-            "first": f"{role}_first",
-            "position": "position.to(tl.uint32)",
-            "decay": "1.0" if state.decay is None else f"k_{state.decay}.to(tl.float32)",
-            "second": f"{role}_choice",
-        }
-        calls = [
-            self._call(
-                name,
-                formats_of.encode(state.signed, width, draw is not None, second is not None, counts, is_usual),
-                arguments,
-            )
-            for name, is_usual in ((f"encode_{role}_usual", True), (f"encode_{role}", False))
-        ]
-        yield f"x = present({role}, ok, WHOLE).to(tl.float32)"
-        yield "bits = tl.abs(x).to(tl.int32, bitcast=True).to(tl.uint32)"
-        yield f"usual = tl.max(bits, axis=1, keep_dims=True) <= {MOST_STORED}"
-        yield "usual &= tl.max(moved.to(tl.int32), axis=1, keep_dims=True) > 0"
-        yield f"usual &= {role}_stored.to(tl.int32, bitcast=True) >= 0"
-        yield from _either(f"{role}_codes, {role}_stored =", calls)
-        yield f"store({role}_scale_at + first_row + block, {role}_stored, ok_block, WHOLE)"
-        code = "int8" if state.signed else "uint8"
-        if width.bits == 8:
-            yield f"store({role}_at + start + i, {role}_codes.to(tl.{code}), ok, WHOLE)"
-        else:
-            yield f"store_packed({role}_at + start_of_words + w, {role}_codes, ok_word, ROWS, tl.{code}, WHOLE)"
+    def _encoded(self, coded: Sequence[tuple[State, Width]]) -> Iterator[str]:
+        """The lines that store states as codes: second moments first, since the grids of others depend on theirs.
+
+        A tile has usual blocks if the bits of each state's values say so. Those of a value that has only decayed are the
+        same, so blocks that no step has moved are never taken for usual ones.
+        """
+        kind, usual, other = self.kind, list[str](), list[str]()
+        yield "number = (first_row + block).to(tl.int64)"
+        yield from self._in_whole("number", "block", "run_of_blocks", "skip_of_blocks")
+        for state, width in coded:
+            role, draw, counts = state.role, state.code_draw, kind.rule.counts(state)
+            second = kind.rule.second_of(state)
+            if draw is not None:
+                yield from self._key(draw)
+                yield f"{role}_first = {self._first(draw, 'number.to(tl.uint32)')}"
+            yield f"{role}_x = present({role}, ok, WHOLE).to(tl.float32)"
+            yield f"{role}_decayed = present({role}_decayed, ok, WHOLE)"
+            yield f"usual &= are_usual({role}_x, {role}_decayed.to(tl.float32))"
+            arguments = {
+                "x": f"{role}_x",
+                "moved": f"present({role} != {role}_decayed, ok, WHOLE)",
+                "codes": f"{role}_codes",
+                "stored": f"{role}_stored",
+                "first": f"{role}_first",
+                "position": "position.to(tl.uint32)",
+                "decay": "1.0" if state.decay is None else f"{_decay(state)}.to(tl.float32)",
+                "second": f"{role}_choice",
+            }
+            for branch, is_usual in ((usual, True), (other, False)):
+                if second is not None:
+                    branch += self._choice(role, kind.rule.states[second], width)
+                name = f"encode_{role}_usual" if is_usual else f"encode_{role}"
+                found = formats_of.encode(state.signed, width, draw is not None, second is not None, counts, is_usual)
+                branch.append(f"{role}_codes, {role}_stored = {self._call(name, found, arguments)}")
+        yield from _either(usual, other)
+        for state, width in coded:
+            role, code = state.role, "int8" if state.signed else "uint8"
+            yield f"store({role}_scale_at + first_row + block, {role}_stored, ok_block, WHOLE)"
+            if width.bits == 8:
+                yield f"store({role}_at + start + i, {role}_codes.to(tl.{code}), ok, WHOLE)"
+            else:
+                packed = f"store_packed({role}_at + start_of_words + w, {role}_codes, ok_word, ROWS, tl.{code}, WHOLE)"
+                words = f"store_words_6({role}_at, tile, {role}_codes, ROWS)"
+                yield from ("if WHOLE:", f"    {words}", "else:", f"    {packed}") if kind.aligned else (packed,)
 
     def _choice(self, role: str, second: State, width: Width) -> Iterator[str]:
         """The line that has the choice of the second moment's grid, for a first moment of this width."""
@@ -507,9 +517,7 @@ class _Writer:
             yield from self._weight()
         if "g" in read:
             yield from self._gradient()
-        for state in kind.rule.states:
-            if state.role in read:
-                yield from self._values(state, None)
+        yield from self._values([state for state in kind.rule.states if state.role in read], False)
         parameters = [*read, *(f"k_{name}" for name in self.rule.constants)]
         spellings = _WIDE if kind.is_wide else _NARROW
         body = _computed(term, spellings, lambda number: f"k_{self.rule.name_of(number)}")
@@ -559,12 +567,14 @@ class _Writer:
         return f"size >= ({tile} + 1).to(tl.int64) * (ROWS * 128)"
 
     def _whole_source(self, kernel: str) -> str:
-        packed = _PACKED if "int6" in self.kind.states else ""
+        kind = self.kind
+        packed = (_USUAL if kind.has_codes else "") + (_PACKED if "int6" in kind.states else "")
+        if kind.aligned:
+            packed += "".join(_by_words(WIDTHS[form]) for form in sorted({*kind.states} & {*WIDTHS}))
         return _HEAD + packed + "".join(self._functions.values()) + kernel.rstrip() + "\n"
 
     def step(self) -> str:
         """The kernel ``step(table, tensors, numbers, ROWS)`` and what it calls."""
-        kind = self.kind
         header = {name: f"tl.load(at + {i})" for i, name in enumerate(HEADER)}
         body = [
             *self._where(),
@@ -572,7 +582,7 @@ class _Writer:
             f"forward = {header['forward']}.to(tl.uint32)",
             *self._weight(),
             *self._gradient(),
-            *(line for state in kind.rule.states for line in self._state(state)),
+            *self._states(),
             *self._moved(),
             *self._stored(),
             f"if {header['moves']} != 0:",
@@ -590,9 +600,13 @@ class _Writer:
         return self._whole_source(tile + _function("step", ["table", "tensors", "numbers", "ROWS: tl.constexpr"], main))
 
 
-def _either(target: str, calls: Sequence[str]) -> Iterator[str]:
-    """The lines that compute the target in one way if all blocks of the tile are ``usual``, or else in the other."""
-    yield from ("if tl.min(usual.to(tl.int32)) > 0:", f"    {target} {calls[0]}", "else:", f"    {target} {calls[1]}")
+def _either(usual: Sequence[str], other: Sequence[str]) -> Iterator[str]:
+    """The lines to run if all blocks of the tile are ``usual``, or else the others."""
+    yield from ("if tl.min(usual.to(tl.int32)) > 0:", *_indented(usual), "else:", *_indented(other))
+
+
+def _decay(state: State) -> str:
+    return "1.0" if state.decay is None else f"k_{state.decay}"
 
 
 def _sign(state: State) -> str:
@@ -634,6 +648,16 @@ def store(at, value, ok, WHOLE: tl.constexpr):
 
 """
 
+_USUAL = f"""@triton.jit
+def are_usual(x, decayed):
+    bits = tl.abs(x).to(tl.int32, bitcast=True).to(tl.uint32)
+    changed = (x.to(tl.int32, bitcast=True) ^ decayed.to(tl.int32, bitcast=True)) & 0x7FFFFFFF
+    is_small = tl.max(bits, axis=1, keep_dims=True) <= {MOST_STORED}
+    return is_small & (tl.max(changed, axis=1, keep_dims=True) > 0)
+
+
+"""
+
 # Four codes in three bytes: see adamas.rule.layout.
 _PACKED = """@triton.jit
 def unpacked(at, ok, ROWS: tl.constexpr, HAS_SIGN: tl.constexpr, WHOLE: tl.constexpr):
@@ -659,6 +683,64 @@ def store_packed(at, codes, ok, ROWS: tl.constexpr, CODE: tl.constexpr, WHOLE: t
 
 
 """
+
+
+# Whole tiles are read by words: the compiler takes a word apart in one step for each code, and extends bytes in several.
+# Codes in 8 bits are stored by bytes: this gives the other streams the layout of the codes, so that nothing that is loaded is
+# converted.
+def _by_words(width: Width) -> str:
+    """The functions that access the codes of whole tiles by words of 32 bits."""
+    bits, bits_of_group = width.bits, lcm(width.bits, 32)
+    words, count = bits_of_group // 32, bits_of_group // bits
+
+    def code(k: int) -> str:
+        """A code, shifted to the upper bits of a word and back."""
+        word, offset = divmod(bits * k, 32)
+        over = bits + offset - 32  # the bits that are in the next word
+        if over <= 0:
+            return f"word{word} << {-over} >> {32 - bits}"
+        mask = ((1 << bits - over) - 1) << 32 - bits
+        return f"(word{word} >> {offset + bits - 32} & {mask} | word{word + 1} << {32 - over}) >> {32 - bits}"
+
+    def joined(codes: Sequence[str]) -> str:
+        return f"tl.join({joined(codes[::2])}, {joined(codes[1::2])})" if len(codes) > 1 else codes[0]
+
+    def split(name: str, codes: Sequence[str]) -> Iterator[str]:
+        if len(codes) > 1:
+            names = (f"{name}_0", f"{name}_1") if len(codes) > 2 else codes
+            yield f"{', '.join(names)} = tl.split({name})"
+            for i in range(2):
+                yield from split(names[i], codes[i::2])
+
+    def word(j: int) -> str:
+        places = ((k, bits * k - 32 * j) for k in range(count))
+        return " | ".join(f"c{k} << {at}" if at >= 0 else f"c{k} >> {-at}" for k, at in places if -bits < at < 32)
+
+    names = [f"c{k}" for k in range(count)]
+    groups = 128 // count
+    at = [
+        f"group = tl.arange(0, ROWS)[:, None] * {groups} + tl.arange(0, {groups})[None, :]",
+        f"words = at.to(tl.pointer_type(WORD)) + tile.to(tl.int64) * (ROWS * {4 * bits}) + group * {words}",
+    ]
+    load = [
+        "WORD: tl.constexpr = tl.int32 if HAS_SIGN else tl.uint32",
+        *at,
+        *(f"word{j} = tl.load(words + {j})" for j in range(words)),
+        *(f"{name} = {code(k)}" for k, name in enumerate(names)),
+        f"return tl.reshape({joined(names)}, (ROWS, 128)).to(tl.int32)",
+    ]
+    found = _function(f"loaded_words_{bits}", ["at", "tile", "ROWS: tl.constexpr", "HAS_SIGN: tl.constexpr"], load)
+    if bits == 8:
+        return found
+    halves = ", ".join("2" for _ in range(count.bit_length() - 1))
+    store = [
+        "WORD: tl.constexpr = tl.uint32",
+        *at,
+        f"c = tl.reshape(codes.to(tl.uint32) & {(1 << bits) - 1}, (ROWS, {groups}, {halves}))",
+        *split("c", names),
+        *(f"tl.store(words + {j}, {word(j)})" for j in range(words)),
+    ]
+    return found + _function(f"store_words_{bits}", ["at", "tile", "codes", "ROWS: tl.constexpr"], store)
 
 
 # The lanes are added up in pairs of neighbours.

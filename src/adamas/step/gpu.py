@@ -33,7 +33,8 @@ from .record import Place, Record, Tensor
 _ROWS = 16  # the blocks of 128 elements that a program steps
 _TILES = 4  # the tiles that a program adds up
 _LANES = 1024  # the partial sums that a program reads at a time
-_WARPS = 4
+_THREADS = 128  # of a program: 8 threads step a block
+_WARPS = _THREADS // (64 if torch.version.hip else 32)
 _MOST_IN_ROW = 1 << 30  # elements of a row of codes, which kernels count in 32 bits
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 _ALIGNED = 16  # bytes that are loaded at a time

@@ -15,7 +15,7 @@ FRAMEWORKS := jax optax flax equinox keras tensorflow-cpu
 DEV := build pytest pytest-xdist hypothesis expecttest bitsandbytes torchao playwright ruff mypy clang-format
 SITE := mkdocs-material mkdocstrings[python] latex2mathml
 
-.PHONY: train test test-nightly test-tasks test-training wheels lint format members docs bench clean
+.PHONY: train test test-nightly test-tasks test-training wheels lint format members docs bench bench-gpu clean
 
 train: $(VENV)/.installed
 	$(BIN)/adamas train
@@ -59,6 +59,10 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench_find_lr.py
 	$(BIN)/python benchmarks/bench_bounds.py
 	$(BIN)/python benchmarks/bench_mnist.py
+
+# Tests and times on a GPU; without one, it says so.
+bench-gpu: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/bench_gpu.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,18 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python in a process of its own, which finds Triton."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    path = os.pathsep.join(filter(None, [str(APART), environment.get("PYTHONPATH", "")]))
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**environment, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables},
+        capture_output=True,
+        text=True,
+    )
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("interpreted", ["1", "0"], ids=["interpreted", "compiled"])
 @pytest.mark.parametrize(
@@ -23,12 +36,28 @@ pytestmark = pytest.mark.skipif(
     ["kernels and not nightly", pytest.param("kernels and nightly", marks=pytest.mark.nightly)],
 )
 def test_the_kernels(selection: str, interpreted: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    path = os.pathsep.join(filter(None, [str(APART), environment.get("PYTHONPATH", "")]))
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", selection, str(Path(__file__).parent / "gpu")],
-        env={**environment, "PYTHONPATH": path, "TRITON_INTERPRET": interpreted, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = run("-m", "pytest", "-m", selection, str(Path(__file__).parent / "gpu"), TRITON_INTERPRET=interpreted)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+BENCHMARK = str(Path(__file__).parents[1] / "benchmarks" / "bench_gpu.py")
+
+
+def test_the_benchmark_runs_all_sides_in_a_rehearsal() -> None:
+    done = run(BENCHMARK, "--rehearse")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("REHEARSAL")
+    for side in ("float32", "int8", "int6", "bfloat16", "split, int8"):
+        assert len(re.findall(rf"^  adamas {side} ", done.stdout, re.MULTILINE)) == 3, (
+            side
+        )  # one for each list of shapes
+    for side in ("fused", "foreach"):
+        assert len(re.findall(rf"^    / {side} .* ratio ", done.stdout, re.MULTILINE)) == 15, side
+    assert len(re.findall(r"goal <= 0\.\d+ (?:met|MISSED)", done.stdout)) == 7
+
+
+def test_the_benchmark_needs_a_gpu() -> None:
+    done = run(BENCHMARK, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert done.stderr == "bench_gpu.py needs a GPU, and PyTorch sees none here\n"
+    assert done.stdout == ""

@@ -11,7 +11,6 @@ import torch
 from members import CASES, Case, has
 from torch import Tensor
 
-from adamas import _engine
 from adamas.step import gpu
 from adamas.torch import Optimizer
 from adamas.torch.storage import is_coded
@@ -152,11 +151,6 @@ def assert_weights_alike(p: Tensor, q: Tensor, is_marked: bool) -> None:
         torch.testing.assert_close(p, q, rtol=1e-2, atol=1e-6)
     else:
         torch.testing.assert_close(p, q, rtol=2e-6, atol=1e-7, equal_nan=True)
-
-
-def use_exact_engine() -> None:
-    """Has the engine fuse products and sums, and estimate nothing, as the kernels do in the interpreter."""
-    _engine.use_instruction_set("avx2" if "avx2" in _engine.instruction_sets() else _engine.instruction_set())
 
 
 def launches(monkeypatch: Any) -> list[str]:

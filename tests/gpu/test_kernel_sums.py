@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from kernel_cases import DEVICE, use_exact_engine
+from kernel_cases import DEVICE
 
-from adamas import _engine
 from adamas.step import gpu, sums
 from adamas.torch import AdamW
 
@@ -21,19 +20,11 @@ import engine_with_sums
 import test_sums
 from rules_with_sums import LAMB, STANDARDIZED
 
-pytestmark = [pytest.mark.kernels, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
+pytestmark = [pytest.mark.kernels, pytest.mark.gpu, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 
 # Whole tiles and rests, tensors of several programs, and empty ones.
 SHAPES = ((33, 128), (7,), (0, 4), (), (16, 128), (130, 130))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64)
-
-
-@pytest.fixture(autouse=True)
-def _exactly() -> Iterator[None]:
-    chosen = _engine.instruction_set()
-    use_exact_engine()
-    yield
-    _engine.use_instruction_set(chosen)
 
 
 def drawn(seed: int, dtype: torch.dtype, shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[torch.Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,41 +24,19 @@ from kernel_cases import (
     kernels,
     launches,
     step,
-    use_exact_engine,
 )
 from members import CASES
 
 import adamas.torch as at
-from adamas import _engine
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import test_parts
 
 # In the interpreter, NumPy warns of what is not finite.
-pytestmark = [pytest.mark.kernels, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
+pytestmark = [pytest.mark.kernels, pytest.mark.gpu, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 
 ADAMW = next(case for case in CASES if case.name == "adamw")
 ROW = Row(ADAMW, "float32", WEIGHTS[0], SHAPES[0], {})
-
-
-@pytest.fixture(autouse=True)
-def _exactly() -> Iterator[None]:
-    chosen = _engine.instruction_set()
-    use_exact_engine()
-    yield
-    _engine.use_instruction_set(chosen)
-
-
-@pytest.fixture
-def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Calls a function with the kernels, also over tensors on the CPU."""
-
-    def run(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-        with monkeypatch.context() as patch:
-            patch.setenv("ADAMAS_EXECUTOR", "gpu")
-            return function(*arguments, **keywords)
-
-    return run
 
 
 def compare(row: Row, on_gpu: Callable[..., Any], steps: int) -> None:

@@ -6,17 +6,25 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from members import CASES, Case, hyperparameters
+from triton.compiler import ASTSource
+from triton.compiler import compile as compile_kernel
 
 from adamas.rule import recorded_formats, triton
+from adamas.rule.declaration import Rule
 from adamas.rule.formats import INT8
 from adamas.rule.recorder import Recording
+from adamas.step import gpu
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import bench_gpu_static
+from rules_with_sums import LAMB as LAMB_MEMBER
 
+LAMB = LAMB_MEMBER.rule(hyperparameters(LAMB_MEMBER))
 pytestmark = pytest.mark.kernels
 
 ESTIMATES = {"estimated_quotient": "div.full.f32", "estimated_root": "sqrt.approx.ftz.f32"}
@@ -64,3 +72,42 @@ def test_the_compiler_fuses_and_estimates_what_the_recording_does(case: Case, st
     fused = sum(of_rule[name] for name in FUSED) + of_formats
     assert done.pop("fma.rn.f32", 0) == ELEMENTS * fused
     assert set(done) <= {"div.rn.f32", "sqrt.rn.f32"}, done  # rounded to the nearest
+
+
+def compiled_sums(index: int, rule: Rule, target: str, *stored: Any, **options: Any) -> Any:
+    """The kernel of a rule's sum."""
+    text = triton.sum_source(triton.Kind(rule, *stored, True, True), index)
+    kernel = gpu._defined(text)["sum"]
+    signature = {"table": "*i64", "tensors": "*i32", "numbers": "*i32", "partial_sums": "*fp64"}
+    constants = {"ROWS": gpu._ROWS, "TILES": gpu._TILES}
+    ast = ASTSource(
+        kernel,
+        signature | dict.fromkeys(constants, "constexpr"),
+        constexprs=constants,
+        attrs={(i,): [["tt.divisibility", 16]] for i in range(len(signature))},
+    )
+    on = bench_gpu_static.TARGETS[target]
+    options = gpu._OPTIONS | {"num_warps": gpu._THREADS // on.warp_size} | options
+    return compile_kernel(ast, target=on, options=options)
+
+
+SUMS = [
+    (0, triton.SQUARES, (False, "float64", "float32", "nearest", ())),
+    (0, triton.SQUARES, (False, "float64", "bfloat16", "nearest", ())),
+    (1, LAMB, (True, "bfloat16", "float32", "split", ("int8", "int6"))),
+]
+
+
+@pytest.mark.parametrize(
+    "target", ["sm_90", *(pytest.param(x, marks=pytest.mark.nightly) for x in bench_gpu_static.TARGETS if x != "sm_90")]
+)
+@pytest.mark.parametrize(("index", "rule", "stored"), SUMS, ids=["float32", "bfloat16", "lamb"])
+def test_the_compiler_fuses_nothing_of_a_sum(index: int, rule: Rule, stored: tuple[Any, ...], target: str) -> None:
+    kernel = compiled_sums(index, rule, target, *stored)
+    fused = re.compile(r"fma\.rn\.f64|v_fma\w*_f64")
+    assert not fused.search(kernel.asm.get("ptx") or kernel.asm["amdgcn"])
+    assert bench_gpu_static.usage(kernel, bench_gpu_static.TARGETS[target]).spills == 0
+
+
+def test_the_compiler_would_fuse_squares_if_it_was_allowed_to() -> None:
+    assert "fma.rn.f64" in compiled_sums(*SUMS[0][:2], "sm_90", *SUMS[0][2], enable_fp_fusion=True).asm["ptx"]

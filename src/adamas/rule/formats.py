@@ -603,8 +603,9 @@ def encode_unsigned(
     inverse = xp.where(some, 1.0 / xp.where(some, scale, xp.ones_like(scale)), scale)
     added = _added(xp, choice, width, thresholds)
     codes = _codes_of(xp, _separate(xp, size * inverse), choice, width, added, higher=0.5)
-    codes = xp.maximum(codes, xp.ones_like(codes))
-    codes = xp.where(float_bits(xp, size) > 0, codes, xp.zeros_like(codes))
+    # Zeros alone have code 0. The bits of other numbers are at least their code: below 2⁸ they are those of numbers far below
+    # one unit, which have code 1.
+    codes = xp.minimum(xp.maximum(codes, xp.ones_like(codes)), cast(float_bits(xp, size), xp.int32))
     codes = xp.where(xp.isfinite(x), codes, xp.full_like(codes, width.infinity_unsigned))
     codes = xp.where(x != x, xp.full_like(codes, width.nan_unsigned), codes)
     return codes, _stored(xp, scale, choice, marked)

@@ -98,7 +98,9 @@ def usage(kernel: Any, target: GPUTarget) -> Usage:
         assembly = kernel.asm["amdgcn"]
 
         def number(name: str) -> int:
-            return int(re.search(rf"\.{name}: +(\d+)", assembly)[1])  # type: ignore[index]
+            found = re.search(rf"\.{name}: +(\d+)", assembly)
+            assert found is not None, f"the assembly does not tell {name}"
+            return int(found[1])
 
         accesses = Counter(re.findall(r"\b((?:global|buffer)_(?:load|store)_\w+)", assembly))
         lines = [line for line in assembly.splitlines() if re.match(r"\t[vs]_|\t(global|buffer|ds)_", line)]

@@ -41,7 +41,8 @@ class WrittenRule:
                 for number in value.operands:
                     if isinstance(number, Value) and number.is_number and _text(number) not in self._names:
                         self._add(number)
-        self.read = {x.operands[1].name for x in self.recording.operations if x.operation == "read"}  # type: ignore[union-attr]
+        states = [x.operands[1] for x in self.recording.operations if x.operation == "read"]
+        self.read = {state.name for state in states if isinstance(state, Value)}
         for state in rule.states:
             if state.decay is not None and state.decay not in self.constants:
                 raise ValueError(f"rule {rule.name}: nothing is multiplied by {state.decay}, the decay of {state.role}")

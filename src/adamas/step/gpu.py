@@ -228,7 +228,8 @@ class _SumLaunch(_Launch):
         """The indices of the parts whose last sums are not finite. The host waits for them."""
         programs = np.flatnonzero(~np.isfinite(self._partial_sums[::2].cpu().numpy()))
         first = self._table[:, self.kind.columns.index("tile")]
-        return np.unique(np.searchsorted(first, programs, side="right") - 1).tolist()  # type: ignore[no-any-return]
+        parts: list[int] = np.unique(np.searchsorted(first, programs, side="right") - 1).tolist()
+        return parts
 
 
 class _Upload:
@@ -411,11 +412,12 @@ class GpuExecutor(ArraysExecutor):
         """The parameter as a kernel steps it; None if none does."""
         spec = self.spec
         _, one = self._arrays(record, gradient, numbers)
+        assert one.weight is not None
         tensors = [x for x in _tensors(one) if x is not None]
-        dtypes = [spec.tensors.dtype_name(x) for x in (one.weight.high, one.g)]  # type: ignore[union-attr]
+        dtypes = [spec.tensors.dtype_name(x) for x in (one.weight.high, one.g)]
         if not all(x.is_contiguous() and x.device == tensors[0].device for x in tensors):
             return None
-        if not set(dtypes) <= set(_DTYPES) or one.g.shape != one.weight.high.shape:  # type: ignore[union-attr]
+        if not set(dtypes) <= set(_DTYPES) or one.g.shape != one.weight.high.shape:
             return None
         shape = tuple(one.g.shape)
         forms = tuple([_form(spec, state, shape) for state in one.states])

@@ -143,9 +143,9 @@ bool are_consecutive(const Layout &x, int64_t begin, int n) {
     return x.strides[last] == 1 && begin % x.sizes[last] + n <= x.sizes[last];
 }
 
-// One tensor's part of a block. After `load`, `stored` points to its n elements in their storage format, in order: in the
-// tensor itself if they are consecutive there. `values` points to the same elements in the dtype of the computation; both
-// are the same memory if the formats are the same.
+// One tensor's part of a block. After `load`, `stored` points to its n elements in their storage format, in order: in
+// the tensor itself if they are consecutive there. `values` points to the same elements in the dtype of the
+// computation; both are the same memory if the formats are the same.
 template <class T, int capacity = block> struct Lane {
     alignas(64) T value_buffer[capacity];
     alignas(64) char stored_buffer[capacity * sizeof(double)];

@@ -13,8 +13,8 @@ struct View {
     char *data = nullptr;
     Format format = Format::f32;
     int64_t numel = 0;
-    std::vector<int64_t> sizes, strides; // empty for a tensor in row-major order
-    float *scales = nullptr;             // for codes
+    std::vector<int64_t> sizes, strides;             // empty for a tensor in row-major order
+    float *scales = nullptr;                         // for codes
     std::vector<int64_t> scale_sizes, scale_strides; // likewise
 
     bool operator==(const View &) const = default;

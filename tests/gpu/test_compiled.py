@@ -13,7 +13,7 @@ from members import CASES, Case, hyperparameters
 from triton.compiler import ASTSource
 from triton.compiler import compile as compile_kernel
 
-from adamas.rule import recorded_formats, triton
+from adamas.rule import recorded_formats, triton, triton_sums
 from adamas.rule.declaration import Rule
 from adamas.rule.formats import INT8
 from adamas.rule.recorder import Recording
@@ -76,7 +76,7 @@ def test_the_compiler_fuses_and_estimates_what_the_recording_does(case: Case, st
 
 def compiled_sums(index: int, rule: Rule, target: str, *stored: Any, **options: Any) -> Any:
     """The kernel of a rule's sum."""
-    text = triton.sum_source(triton.Kind(rule, *stored, True, True), index)
+    text = triton_sums.sum_source(triton.Kind(rule, *stored, True, True), index)
     kernel = gpu._defined(text)["sum"]
     signature = {"table": "*i64", "tensors": "*i32", "numbers": "*i32", "partial_sums": "*fp64"}
     constants = {"ROWS": gpu._ROWS, "TILES": gpu._TILES}
@@ -92,8 +92,8 @@ def compiled_sums(index: int, rule: Rule, target: str, *stored: Any, **options: 
 
 
 SUMS = [
-    (0, triton.SQUARES, (False, "float64", "float32", "nearest", ())),
-    (0, triton.SQUARES, (False, "float64", "bfloat16", "nearest", ())),
+    (0, triton_sums.SQUARES, (False, "float64", "float32", "nearest", ())),
+    (0, triton_sums.SQUARES, (False, "float64", "bfloat16", "nearest", ())),
     (1, LAMB, (True, "bfloat16", "float32", "split", ("int8", "int6"))),
 ]
 

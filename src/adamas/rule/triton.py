@@ -1,13 +1,9 @@
-"""Generates Triton from the rules and the formats: the source of the kernel that steps tensors that are stored alike, and of
-those that compute the sums of its rule.
+"""Generates Triton from the rules and the formats: the source of the kernel that steps tensors that are stored alike.
 
 A launch steps any number of tensors. A program steps a tile of blocks of 128 elements of one of them. A table on the device
 has a row of 64-bit integers for each tensor (``Kind.columns``), and ``tensors`` has the row of each program. The numbers of a
 step are read from the device too: for each set of numbers the integers of ``HEADER``, of 32 bits, and the constants of the
 rule (``adamas.rule.writing``) in the dtype of the computation.
-
-A sum takes the same table. Each program stores what it has added up: a float64, and its rounding errors
-(``adamas.rule.exact``). A further launch adds these up. The order of all additions is fixed: there are no atomic ones.
 
 The kernel computes what the engine does. Its integers have 32 bits, products and sums are fused where the engine fuses them
 and nowhere else, and only what moves a weight and is not kept is estimated. This module needs neither a framework nor Triton.
@@ -20,9 +16,8 @@ from functools import cache
 from math import lcm
 from typing import NamedTuple
 
-from . import exact
 from . import recorded_formats as formats_of
-from .declaration import WEIGHT_DRAW, OwnRule, Rule, State, Sum
+from .declaration import WEIGHT_DRAW, Rule, State
 from .formats import MOST_STORED, Width
 from .layout import HALVES, WIDTHS
 from .lowering import fused_sums
@@ -31,10 +26,6 @@ from .writing import COMPARISONS, OPERATORS, PENALTIES, WrittenRule, lines
 
 PLACES = ("element", "run", "skip", "block", "run_of_blocks", "skip_of_blocks")
 HEADER = ("forward", "runs", "moves", "_")  # the integers before the constants
-
-
-# The rule whose sum is Σg². It reads no weight: where this is said to be in float64, so are the squares.
-SQUARES = OwnRule("squares", (), (), lambda k, xp, p, g: (g,), (Sum("squares", "all", lambda k, xp, p, g: g * g),))
 
 
 @cache
@@ -149,14 +140,14 @@ _CALLS = {
     "block_any": "tl.max({0}.to(tl.int32), axis=1, keep_dims=True) > 0",
     "estimated_quotient": "{0} / {1}",
 }
-_NARROW = {
+NARROW = {
     "truediv": "tl.div_rn({0}, {1})",
     "sqrt": "tl.sqrt_rn({0})",
     "decayed": "tl.where(({2} == 0) & (tl.abs({1}) < 2.0**-126), 0.0, {0} * {1})",
     "estimated_root": "tl.sqrt({0} + {1})",
 }
 _CODED = {"decayed": "{0} * {1}", "estimated_root": "tl.sqrt({0} + tl.maximum({1}, 1e-37))"}  # as in engine/lanes.h
-_WIDE = {
+WIDE = {
     "truediv": "{0} / {1}",
     "sqrt": "tl.sqrt({0})",
     "decayed": "tl.where(({2} == 0) & (tl.abs({1}) < 2.0**-1022), 0.0, {0} * {1})",
@@ -198,19 +189,20 @@ class _Triton:
         return f"{target} = {name}"
 
 
-def _function(name: str, parameters: Sequence[str], body: Iterable[str]) -> str:
+def function(name: str, parameters: Sequence[str], body: Iterable[str]) -> str:
+    """A function of Triton."""
     return f"@triton.jit\ndef {name}({', '.join(parameters)}):\n" + "".join(f"    {line}\n" for line in body) + "\n\n"
 
 
-def _computed(recording: Recording, spellings: Mapping[str, str], name_of: Callable[[Value], str]) -> Iterator[str]:
+def computed(recording: Recording, spellings: Mapping[str, str], name_of: Callable[[Value], str]) -> Iterator[str]:
     """The lines that compute a recording and return its outputs."""
     language = _Triton(spellings)
     yield from lines(recording, name_of, language)
     yield f"return {', '.join(recording.outputs)}"
 
 
-class _Writer:
-    """Writes the kernels of one kind."""
+class Writer:
+    """Writes kernels of one kind."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind, self.rule = kind, written(kind.rule)
@@ -222,8 +214,8 @@ class _Writer:
         """A call of the function of a recording, which is written once."""
         names = formats_of.inputs(recording)
         if name not in self._functions:
-            body = _computed(recording, _NARROW, lambda number: number.name)
-            self._functions[name] = _function(name, names, body)
+            body = computed(recording, NARROW, lambda number: number.name)
+            self._functions[name] = function(name, names, body)
         return f"{name}({', '.join(arguments[x] for x in names)})"
 
     # ---- the parts of a tile
@@ -309,7 +301,7 @@ class _Writer:
             if self._formats[role] in WIDTHS:
                 yield f"{role}_decayed = {'' if is_read and self.kind.is_coded else f'{decay} * '}{role}"
             if is_read and not self.kind.is_coded:
-                spelling = (_WIDE if self.kind.is_wide else _NARROW)["decayed"]
+                spelling = (WIDE if self.kind.is_wide else NARROW)["decayed"]
                 yield f"{role} = {spelling.format(decay, role, 'g')}"
 
     def _values(self, states: Iterable[State], are_decayed: bool) -> Iterator[str]:
@@ -353,20 +345,20 @@ class _Writer:
         yield from self._loaded("gradient", self.kind.gradient, "g")
         if self.kind.penalized:
             recording, parameters = fused_sums(record_penalties()), [f"penalty_{name}" for name in PENALTIES]
-            spellings = _WIDE if self.kind.is_wide else _NARROW
-            body = _computed(recording, spellings, lambda number: f"penalty_{number.name}")
-            self._functions["penalized"] = _function("penalized", ["p", "g", *parameters], body)
+            spellings = WIDE if self.kind.is_wide else NARROW
+            body = computed(recording, spellings, lambda number: f"penalty_{number.name}")
+            self._functions["penalized"] = function("penalized", ["p", "g", *parameters], body)
             yield f"g = penalized(p, g, {', '.join(parameters)})"
 
     def _moved(self) -> Iterator[str]:
         """The lines that apply the rule."""
         kind, roles = self.kind, [state.role for state in self.kind.rule.states]
         parameters = ["p", "g", *roles, *(f"k_{name}" for name in self.rule.constants)]
-        spellings = _WIDE if kind.is_wide else {**_NARROW, **_CODED} if kind.is_coded else _NARROW
+        spellings = WIDE if kind.is_wide else {**NARROW, **_CODED} if kind.is_coded else NARROW
         recording = self.rule.recording
         ordered = Recording(recording.states, recording.gradient, {x: recording.outputs[x] for x in ("p", *roles)})
-        body = _computed(ordered, spellings, lambda number: f"k_{self.rule.name_of(number)}")
-        self._functions["rule"] = _function("rule", parameters, body)
+        body = computed(ordered, spellings, lambda number: f"k_{self.rule.name_of(number)}")
+        self._functions["rule"] = function("rule", parameters, body)
         yield f"{', '.join(['p', *roles])} = rule({', '.join(parameters)})"
 
     # ---- random numbers
@@ -507,45 +499,6 @@ class _Writer:
         yield "store(weight_at + start + i, high.to(tl.uint16), ok, WHOLE)"
         yield "store(low_at + start + i, low.to(tl.uint16), ok, WHOLE)"
 
-    # ---- sums
-
-    def _term(self, index: int) -> Iterator[str]:
-        """The lines that compute the terms of a sum of the rule, from the stored tensors."""
-        kind, term = self.kind, self.rule.terms[index]
-        read = [x.name for x in term.operations if x.operation == "input" and not x.is_number]
-        if "p" in read or (kind.penalized and "g" in read):
-            yield from self._weight()
-        if "g" in read:
-            yield from self._gradient()
-        yield from self._values([state for state in kind.rule.states if state.role in read], False)
-        parameters = [*read, *(f"k_{name}" for name in self.rule.constants)]
-        spellings = _WIDE if kind.is_wide else _NARROW
-        body = _computed(term, spellings, lambda number: f"k_{self.rule.name_of(number)}")
-        self._functions["term"] = _function("term", parameters, body)
-        yield f"return present(term({', '.join(parameters)}), ok, WHOLE).to(tl.float64)"
-
-    def sum(self, index: int) -> str:
-        """The kernel ``sum(table, tensors, numbers, partial_sums, ROWS, TILES)`` and what it calls."""
-        body = [*self._where(), *self._constants(), *self._term(index)]
-        tile = _function("term_tile", ["row", "at", "tile", "ROWS: tl.constexpr", "WHOLE: tl.constexpr"], body)
-        unit = "ROWS" if self.kind.has_codes else "(ROWS * 128)"
-        main = [
-            *self._begin("* TILES"),
-            f"count = tl.minimum(TILES, ((size + {unit} - 1) // {unit}).to(tl.int32) - tile)",
-            "high = tl.zeros((ROWS, 128), tl.float64)",
-            "low = tl.zeros((ROWS, 128), tl.float64)",
-            "for i in range(count):",
-            f"    if {self._is_whole('(tile + i)')}:",
-            "        x = term_tile(row, at, tile + i, ROWS, True)",
-            "    else:",
-            "        x = term_tile(row, at, tile + i, ROWS, False)",
-            "    high, error = two_sum(high, x)",
-            "    low = low + error",
-            "store_sum(partial_sums + 2 * program, high, low)",
-        ]
-        parameters = ["table", "tensors", "numbers", "partial_sums", "ROWS: tl.constexpr", "TILES: tl.constexpr"]
-        return self._whole_source(_additions() + tile + _function("sum", parameters, main))
-
     # ---- the kernels
 
     def _begin(self, tiles: str = "") -> Iterator[str]:
@@ -571,7 +524,7 @@ class _Writer:
         packed = (_USUAL if kind.has_codes else "") + (_PACKED if "int6" in kind.states else "")
         if kind.aligned:
             packed += "".join(_by_words(WIDTHS[form]) for form in sorted({*kind.states} & {*WIDTHS}))
-        return _HEAD + packed + "".join(self._functions.values()) + kernel.rstrip() + "\n"
+        return HEAD + packed + "".join(self._functions.values()) + kernel.rstrip() + "\n"
 
     def step(self) -> str:
         """The kernel ``step(table, tensors, numbers, ROWS)`` and what it calls."""
@@ -588,7 +541,7 @@ class _Writer:
             f"if {header['moves']} != 0:",
             *_indented(self._stored_weight()),
         ]
-        tile = _function("step_tile", ["row", "at", "tile", "ROWS: tl.constexpr", "WHOLE: tl.constexpr"], body)
+        tile = function("step_tile", ["row", "at", "tile", "ROWS: tl.constexpr", "WHOLE: tl.constexpr"], body)
         main = [
             *self._begin(),
             f"if {header['runs']} != 0:",
@@ -597,7 +550,7 @@ class _Writer:
             "    else:",
             "        step_tile(row, at, tile, ROWS, False)",
         ]
-        return self._whole_source(tile + _function("step", ["table", "tensors", "numbers", "ROWS: tl.constexpr"], main))
+        return self._whole_source(tile + function("step", ["table", "tensors", "numbers", "ROWS: tl.constexpr"], main))
 
 
 def _either(usual: Sequence[str], other: Sequence[str]) -> Iterator[str]:
@@ -617,7 +570,7 @@ def _indented(text: Iterable[str]) -> Iterator[str]:
     return (f"    {line}" for line in text)
 
 
-_HEAD = """# Written by adamas/rule/triton.py.
+HEAD = """# Written by adamas/rule/triton.py.
 import triton
 import triton.language as tl
 
@@ -729,7 +682,7 @@ def _by_words(width: Width) -> str:
         *(f"{name} = {code(k)}" for k, name in enumerate(names)),
         f"return tl.reshape({joined(names)}, (ROWS, 128)).to(tl.int32)",
     ]
-    found = _function(f"loaded_words_{bits}", ["at", "tile", "ROWS: tl.constexpr", "HAS_SIGN: tl.constexpr"], load)
+    found = function(f"loaded_words_{bits}", ["at", "tile", "ROWS: tl.constexpr", "HAS_SIGN: tl.constexpr"], load)
     if bits == 8:
         return found
     halves = ", ".join("2" for _ in range(count.bit_length() - 1))
@@ -740,71 +693,10 @@ def _by_words(width: Width) -> str:
         *split("c", names),
         *(f"tl.store(words + {j}, {word(j)})" for j in range(words)),
     ]
-    return found + _function(f"store_words_{bits}", ["at", "tile", "codes", "ROWS: tl.constexpr"], store)
-
-
-# The lanes of a program are added up in two parts. The upper parts are multiples of 2⁻⁵³ of a power of two that is larger than
-# all sums of them, so that no addition rounds (Rump, Ogita and Oishi, 2008, Accurate floating-point summation, part I,
-# algorithm 3.2). The sums of the others are below 2⁻²⁹ of the largest lane. Up to 2048 lanes.
-_STORE_SUM = """@triton.jit
-def store_sum(at, high, low):
-    largest = tl.max(tl.abs(high))
-    unit = (largest.to(tl.int64, bitcast=True) >> 52 << 52).to(tl.float64, bitcast=True) * 8192.0
-    upper = tl.where(unit < float("inf"), (unit + high) - unit, high)
-    tl.store(at, tl.sum(upper))
-    tl.store(at + 1, tl.sum(low) + tl.sum(high - upper))
-
-
-"""
-
-_ADD_UP = """@triton.jit
-def add_up(partial_sums, starts, sums, LANES: tl.constexpr):
-    program = tl.program_id(0)
-    start, end = tl.load(starts + program), tl.load(starts + program + 1)
-    lane = tl.arange(0, LANES)
-    high = tl.zeros((LANES,), tl.float64)
-    low = tl.zeros((LANES,), tl.float64)
-    for first in range(start, end, LANES):
-        at = partial_sums + 2 * (first + lane)
-        ok = first + lane < end
-        high, low = added(high, low, tl.load(at, ok, other=0.0), tl.load(at + 1, ok, other=0.0))
-    store_sum(sums + 2 * program, high, low)
-"""
-
-
-def _additions() -> str:
-    """The functions ``two_sum``, ``added`` and ``store_sum``."""
-    x, lost, y, more_lost = (Value("input", (), False, name) for name in ("x", "lost", "y", "more_lost"))
-    of_two = dict(zip(("total", "error"), exact.two_sum(x, y), strict=True))
-    of_sums = dict(zip(("total", "all_lost"), exact.added(x, lost, y, more_lost), strict=True))
-    text = ""
-    for name, outputs, parameters in (
-        ("two_sum", of_two, ["x", "y"]),
-        ("added", of_sums, ["x", "lost", "y", "more_lost"]),
-    ):
-        text += _function(name, parameters, _computed(Recording((), x, outputs), _WIDE, lambda number: number.name))
-    return text + _STORE_SUM
-
-
-@cache
-def sum_source(kind: Kind, index: int) -> str:
-    """The source of the kernel that adds up a sum of the rule over tensors of a kind.
-
-    ``sum(table, tensors, numbers, partial_sums, ROWS, TILES)``: a program takes ``TILES`` tiles, and stores two numbers.
-    """
-    return _Writer(kind).sum(index)
-
-
-@cache
-def add_up_source() -> str:
-    """The source of the kernel that adds up the partial sums from each start to the next: two numbers for each.
-
-    ``add_up(partial_sums, starts, sums, LANES)``
-    """
-    return _HEAD + _additions() + _ADD_UP
+    return found + function(f"store_words_{bits}", ["at", "tile", "codes", "ROWS: tl.constexpr"], store)
 
 
 @cache
 def source(kind: Kind) -> str:
     """The source of the kernel that steps tensors of a kind: ``step(table, tensors, numbers, ROWS)``."""
-    return _Writer(kind).step()
+    return Writer(kind).step()

@@ -23,7 +23,8 @@ from ..rule import formats, layout
 from ..rule.declaration import HOUSE_NUMBERS, Numbers, Rule
 from ..rule.exact import in_parts
 from ..rule.recorder import Value
-from ..rule.triton import HEADER, SQUARES, Kind, add_up_source, source, sum_source, written
+from ..rule.triton import HEADER, Kind, source, written
+from ..rule.triton_sums import SQUARES, add_up_source, sum_source
 from ..rule.writing import PENALTIES, WrittenRule
 from .arrays import Parameter, Stored
 from .arrays_executor import ArraysExecutor

@@ -22,12 +22,17 @@ struct ExchangeTable {
     void *current_stream;
 };
 
-// The table of a type. The last result is cached, since nearly all tensors of a model have the same type.
+// The table of a type. The last two are cached: a model's tensors are of two types by turns, in PyTorch weights of
+// Parameter, and gradients and states of Tensor.
 const ExchangeTable &table_of(PyObject *tensor) {
-    static PyTypeObject *last_type = nullptr;
-    static const ExchangeTable *last_table = nullptr;
+    struct Known {
+        PyTypeObject *type;
+        const ExchangeTable *table;
+    };
+    static Known last = {}, before = {};
     PyTypeObject *type = Py_TYPE(tensor);
-    if (type == last_type) return *last_table;
+    if (type == last.type) return *last.table;
+    if (type == before.type) return *before.table;
 
     const nb::object capsule =
         nb::getattr(nb::handle(reinterpret_cast<PyObject *>(type)), "__dlpack_c_exchange_api__", nb::none());
@@ -40,7 +45,7 @@ const ExchangeTable &table_of(PyObject *tensor) {
         throw Unusable("is of a type that does not offer DLPack's C exchange interface, version 1");
     }
     Py_INCREF(reinterpret_cast<PyObject *>(type)); // so that no other type gets its address
-    last_type = type, last_table = table;
+    before = last, last = {type, table};
     return *table;
 }
 

@@ -14,7 +14,7 @@ import operator
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -154,9 +154,10 @@ def _run_of(place: Place, shape: Sequence[int]) -> _Run | None:
 
 
 class _Part(NamedTuple):
-    """A parameter as a kernel steps it: its kind, and the columns of the table but for those of the launch."""
+    """A parameter as a kernel steps it: its kind, its device, and the columns of the table but for those of the launch."""
 
     kind: Kind
+    device: torch.device
     addresses: tuple[int, ...]
     size: int
     row: int
@@ -275,11 +276,20 @@ class _Share:
         self.parts: list[tuple[_Part, int]] = []
         self.sets = _Sets(kind)
 
-    def add(self, index: int, part: _Part, numbers: Numbers) -> None:
-        """Adds a parameter, unless it is empty."""
-        if part.size:
-            self.indices.append(index)
-            self.parts.append((part, self.sets.add(numbers, 0)))
+
+_Shares: TypeAlias = dict[tuple[Kind, torch.device], _Share]
+
+
+def _shares(parts: Sequence[_Part | None], numbers: Sequence[tuple[Numbers, int]]) -> _Shares:
+    """The parts that kernels take, by launch, without empty ones. ``numbers`` are those of each, with the step's number."""
+    shares: _Shares = {}
+    for index, (part, (own, count)) in enumerate(zip(parts, numbers, strict=True)):
+        if part is None or not part.size:
+            continue
+        share = shares.setdefault((part.kind, part.device), _Share(part.kind))
+        share.indices.append(index)
+        share.parts.append((part, share.sets.add(own, count)))
+    return shares
 
 
 class GpuExecutor(ArraysExecutor):
@@ -293,51 +303,37 @@ class GpuExecutor(ArraysExecutor):
     def square_sum(self, threads: int) -> tuple[list[float], str | None]:
         """See ``Executor.square_sum``."""
         squares, suspects = list[float](), list[int]()
-        shares: dict[tuple[Kind, torch.device], _Share] = {}
-        for index, (_, gradient, _) in enumerate(self._found):
-            g = self.spec.tensors.gradient_array(gradient)
-            part = self._square_part(g)
-            if part is not None:
-                shares.setdefault((part.kind, g.device), _Share(part.kind)).add(index, part, _NO_NUMBERS)
-                continue
-            parts = self._squares(index)
-            squares += parts
-            if not all(map(math.isfinite, parts)):
-                suspects.append(index)
+        parts = [self._square_part(self.spec.tensors.gradient_array(gradient)) for _, gradient, _ in self._found]
+        for index, part in enumerate(parts):
+            if part is None:
+                found = self._squares(index)
+                squares += found
+                if not all(map(math.isfinite, found)):
+                    suspects.append(index)
+        shares = _shares(parts, [(_NO_NUMBERS, 0)] * len(parts))
         for launch, share, sums in self._launch_sums(shares, 0, together=True):
-            parts = in_parts(*sums.tolist()[0])
-            squares += parts
-            if not math.isfinite(parts[0]):
+            found = in_parts(*sums.tolist()[0])
+            squares += found
+            if not math.isfinite(found[0]):
                 suspects += [share.indices[i] for i in launch.not_finite()]
         culprit = next((index for index in sorted(suspects) if not self._is_finite(index)), None)
         return squares, None if culprit is None else self._found[culprit][0].name
 
     def partial_sums(self, index: int, threads: int) -> list[list[float]]:
         """See ``Executor.partial_sums``."""
-        found: list[list[float]] = [[] for _ in self._found]
         unknown = {one.name: 0.0 for one in self.spec.rule.sums[index:]}  # no term depends on them
-        shares: dict[tuple[Kind, torch.device], _Share] = {}
-        for i, (record, gradient, row) in enumerate(self._found):
-            numbers = self.prepared[row][0] | self._sums[i] | unknown
-            part = self._part(record, gradient, numbers)
-            if part is None:
-                found[i] = self._partial_sum(index, i)
-            else:
-                device = self.spec.tensors.array(record.weight).device
-                shares.setdefault((part.kind, device), _Share(part.kind)).add(i, part, numbers)
-        for _, share, sums in self._launch_sums(shares, index, together=False):
+        numbers = [(known | unknown, 0) for known, _ in self._numbers()]
+        parts = self._parts(numbers)
+        found = [self._partial_sum(index, i) if part is None else [] for i, part in enumerate(parts)]
+        for _, share, sums in self._launch_sums(_shares(parts, numbers), index, together=False):
             for i, numbers_of_sum in zip(share.indices, sums.tolist(), strict=True):
                 found[i] = in_parts(*numbers_of_sum)
         return found
 
-    def _launch_sums(
-        self, shares: Mapping[tuple[Kind, torch.device], _Share], index: int, together: bool
-    ) -> list[tuple[_SumLaunch, _Share, Tensor]]:
+    def _launch_sums(self, shares: _Shares, index: int, together: bool) -> list[tuple[_SumLaunch, _Share, Tensor]]:
         """Launches the sum of the rules at an index over each share; the host waits for none of them here."""
         launched = []
         for (kind, device), share in shares.items():
-            if not share.parts:
-                continue
             if (kind, device, index) not in self._sum_launches:
                 self._sum_launches[kind, device, index] = _SumLaunch(kind, device, index)
             launch = self._sum_launches[kind, device, index]
@@ -354,7 +350,7 @@ class GpuExecutor(ArraysExecutor):
         )
         size = g.numel()
         blocks = -(-size // formats.BLOCK)
-        return _Part(kind, (g.data_ptr(), g.data_ptr()), size, size, blocks, (0, size, 0) * 2, ())
+        return _Part(kind, g.device, (g.data_ptr(), g.data_ptr()), size, size, blocks, (0, size, 0) * 2, ())
 
     def warm_up(self, gradients: Sequence[Tensor], is_measured: bool) -> None:
         """Compiles the kernels that step the parameters, given gradients like these, without reading or writing a tensor.
@@ -388,26 +384,28 @@ class GpuExecutor(ArraysExecutor):
 
     def apply(self) -> None:
         """See ``Executor.apply``."""
-        shares: dict[tuple[Kind, torch.device], tuple[_Sets, list[tuple[_Part, int]]]] = {}
-        left = []
-        for index, (record, gradient, row) in enumerate(self._found):
-            numbers, scalars = self.prepared[row]
-            numbers = numbers | self._sums[index]
-            part = self._part(record, gradient, numbers)
-            if part is None:
-                left.append(index)
-            elif part.size:
-                device = self.spec.tensors.array(record.weight).device
-                sets, parts = shares.setdefault((part.kind, device), (_Sets(part.kind), []))
-                parts.append((part, sets.add(numbers, int(scalars[0]))))
+        numbers = self._numbers()
+        parts = self._parts(numbers)
         self.spec.tensors.before_writing([record.weight for record, _, _ in self._found])
-        for key, (sets, parts) in shares.items():
+        for key, share in _shares(parts, numbers).items():
             if key not in self._launches:
                 self._launches[key] = _Launch(*key)
-            self._launches[key](parts, sets)
-        for index in left:
-            self._step(index)
+            self._launches[key](share.parts, share.sets)
+        for index, part in enumerate(parts):
+            if part is None:
+                self._step(index)
         self._count()
+
+    def _numbers(self) -> list[tuple[Numbers, int]]:
+        """The numbers of the step of each parameter that was found, with the known sums, and the number of the step."""
+        prepared = [(numbers, int(scalars[0])) for numbers, scalars in self.prepared]
+        found = [prepared[row] for _, _, row in self._found]
+        return [(numbers | sums, count) for (numbers, count), sums in zip(found, self._sums, strict=True)]
+
+    def _parts(self, numbers: Sequence[tuple[Numbers, int]]) -> list[_Part | None]:
+        """The parameters that were found, as kernels step them; None for one that none steps."""
+        found = zip(self._found, numbers, strict=True)
+        return [self._part(record, gradient, own) for (record, gradient, _), (own, _) in found]
 
     def _part(self, record: Record, gradient: Tensor, numbers: Numbers) -> _Part | None:
         """The parameter as a kernel steps it; None if none does."""
@@ -453,7 +451,7 @@ class GpuExecutor(ArraysExecutor):
         kind = kind._replace(in_order=not (elements.skip or blocks.skip or elements.first % formats.BLOCK))
         keys = tuple([half for draw in kind.draws for half in formats.key_of(record.key, draw)])
         count = size if kind.has_codes else -(-size // formats.BLOCK)
-        return _Part(kind, tuple(addresses), size, row, count, (*elements, *blocks), keys)
+        return _Part(kind, tensors[0].device, tuple(addresses), size, row, count, (*elements, *blocks), keys)
 
 
 def _tensors(one: Parameter) -> list[Tensor | None]:

@@ -144,6 +144,35 @@ def test_a_tensor_that_is_not_contiguous_is_stepped_over_arrays(
     assert p.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("limit", [None, 1.0])
+def test_gradients_with_pending_signs_are_resolved(limit: float | None, on_gpu: Callable[..., Any]) -> None:
+    row = ROW._replace(weights=WEIGHTS[-1], shapes=((40, 3),) * 3)
+    one, params = begun(row, "cpu", max_grad_norm=limit)
+    other, copies = on_gpu(begun, row, DEVICE, max_grad_norm=limit)
+    for given in gradients(row, 2):
+        for p, q, g in zip(params, copies, given, strict=True):
+            p.grad, q.grad = -g.conj(), torch._neg_view(g.to(DEVICE).conj())
+        one.step()
+        on_gpu(other.step)
+        assert_same(one, other)
+
+
+def test_weights_and_moments_with_pending_signs_are_stepped_over_arrays(on_gpu: Callable[..., Any]) -> None:
+    one, params = begun(ROW, "cpu")
+    other, copies = on_gpu(begun, ROW, DEVICE)
+    for i, given in enumerate(gradients(ROW, 3)):
+        if i == 1:
+            copies[0].data = torch._neg_view(-copies[0].detach())
+        elif i == 2:
+            m = other.state[copies[1]]["exp_avg"]
+            m.data = torch._neg_view(-m)
+        step(one, params, given)
+        on_gpu(step, other, copies, given)
+        torch.testing.assert_close(
+            [p.detach() for p in params], [p.detach().cpu() for p in copies], rtol=1e-6, atol=1e-7
+        )
+
+
 def test_penalties_are_added_to_the_scaled_gradient(on_gpu: Callable[..., Any]) -> None:
     adamax = next(case for case in CASES if case.name == "adamax")  # its rule takes the scale as it is
     compare(ROW._replace(case=adamax, options={"weight_decay": 0.1, "maximize": True}), on_gpu, 2)

@@ -300,10 +300,17 @@ class GpuExecutor(ArraysExecutor):
         self._launches: dict[tuple[Kind, torch.device], _Launch] = {}
         self._sum_launches: dict[tuple[Kind, torch.device, int], _SumLaunch] = {}
 
+    def look(self, gradients: list[Tensor | None] | None) -> None:
+        """See ``Executor.look``."""
+        super().look(gradients)
+        # A pending sign is resolved into new memory, which has to last until the kernels have been launched.
+        array = self.spec.tensors.gradient_array
+        self._found = [(record, array(gradient), row) for record, gradient, row in self._found]
+
     def square_sum(self, threads: int) -> tuple[list[float], str | None]:
         """See ``Executor.square_sum``."""
         squares, suspects = list[float](), list[int]()
-        parts = [self._square_part(self.spec.tensors.gradient_array(gradient)) for _, gradient, _ in self._found]
+        parts = [self._square_part(gradient) for _, gradient, _ in self._found]
         for index, part in enumerate(parts):
             if part is None:
                 found = self._squares(index)
@@ -414,7 +421,7 @@ class GpuExecutor(ArraysExecutor):
         assert one.weight is not None
         tensors = [x for x in _tensors(one) if x is not None]
         dtypes = [spec.tensors.dtype_name(x) for x in (one.weight.high, one.g)]
-        if not all(x.is_contiguous() and x.device == tensors[0].device for x in tensors):
+        if not all(x.is_contiguous() and x.device == tensors[0].device and not x.is_neg() for x in tensors):
             return None
         if not set(dtypes) <= set(_DTYPES) or one.g.shape != one.weight.high.shape:
             return None

@@ -87,10 +87,8 @@ def compiled(text: str, target: GPUTarget) -> Any:
 def usual(text: str) -> str:
     """The source without its branches for tiles that are not whole and for blocks that are not usual."""
     text = text.replace("        else:\n            step_tile(row, at, tile, ROWS, False)\n", "")
-    text = re.sub(r"(\w+_codes), (\w+_stored) = encode_[a-z]+\(.*", r"\1, \2 = \1, \2", text)
-    return re.sub(
-        r"(\w+) = decode_(?:un)?signed_\w+(?<!_usual)\(.*", r"\1 = tl.zeros_like(\1_codes).to(tl.float32)", text
-    )
+    text = re.sub(r"    elif WHOLE:\n(        .*\n)+", "", text)
+    return re.sub(r"        if not is_done:\n(            .*\n)+", "", text)
 
 
 def usage(kernel: Any, target: GPUTarget) -> Usage:

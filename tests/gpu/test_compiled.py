@@ -117,8 +117,5 @@ def test_the_compiler_would_fuse_squares_if_it_was_allowed_to() -> None:
 @pytest.mark.parametrize("target", bench_gpu_static.TARGETS)
 @pytest.mark.parametrize("kind", bench_gpu_static.KINDS)
 def test_nothing_spills(kind: str, target: str) -> None:
-    """Kernels with codes are compiled without the branches for tiles and blocks that are not usual."""
     one, on = bench_gpu_static.KINDS[kind], bench_gpu_static.TARGETS[target]
-    text = triton.source(one)
-    text = bench_gpu_static.usual(text) if one.has_codes else text
-    assert bench_gpu_static.usage(bench_gpu_static.compiled(text, on), on).spills == 0
+    assert bench_gpu_static.usage(bench_gpu_static.compiled(triton.source(one), on), on).spills == 0

@@ -199,6 +199,19 @@ def test_what_is_not_finite_stays_so(state: str, on_gpu: Callable[..., Any]) -> 
         assert_same(one, other, is_marked=state == "int8")
 
 
+@pytest.mark.parametrize("state", ["int8", "int6", "mixed"])
+def test_codes_of_blocks_without_gradients_are_kept(state: str, on_gpu: Callable[..., Any]) -> None:
+    """The first tile of 16 rows is left, a part of the second, and later no block."""
+    row = ROW._replace(state=state)
+    one, params = begun(row, "cpu")
+    other, copies = on_gpu(begun, row, DEVICE)
+    for left, given in zip((0, 20, 20, 0), gradients(row, 4), strict=True):
+        given[0][:left] = 0.0
+        step(one, params, given)
+        on_gpu(step, other, copies, given)
+        assert_same(one, other)
+
+
 def test_clipping_and_skipping_are_the_engines(on_gpu: Callable[..., Any]) -> None:
     options = {"max_grad_norm": 0.5, "on_nonfinite": "skip"}
     one, params = begun(ROW, "cpu", **options)

@@ -254,6 +254,13 @@ def encode(has_sign: bool, width: Width, is_random: bool, has_second: bool, coun
 
 
 @cache
+def faded() -> Recording:
+    """``lower`` from ``stored``, after a step that only decays, and whether a block ``can_keep`` its codes then."""
+    lower, can_keep = formats.faded(_XP, _array("stored"), _number("decay"))
+    return _recording({"lower": lower, "can_keep": can_keep})
+
+
+@cache
 def choice() -> Recording:
     """``choice`` from ``stored``."""
     return _recording({"choice": formats.choice_of(_XP, _array("stored"))})

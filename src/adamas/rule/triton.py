@@ -26,6 +26,8 @@ from .writing import COMPARISONS, OPERATORS, PENALTIES, WrittenRule, lines
 
 PLACES = ("element", "run", "skip", "block", "run_of_blocks", "skip_of_blocks")
 HEADER = ("forward", "runs", "moves", "_")  # the integers before the constants
+_HEADER = {name: f"tl.load(at + {i})" for i, name in enumerate(HEADER)}
+_FEW = 4  # the rows of a part of a tile that is not stepped as a whole
 
 
 @cache
@@ -218,6 +220,10 @@ class Writer:
             self._functions[name] = function(name, names, body)
         return f"{name}({', '.join(arguments[x] for x in names)})"
 
+    def _either(self, name: str, usual: Recording, other: Recording, arguments: Mapping[str, str]) -> str:
+        """A call of the function of the first recording for whole tiles, or else of the second."""
+        return f"{self._call(f'{name}_usual', usual, arguments)} if WHOLE else {self._call(name, other, arguments)}"
+
     # ---- the parts of a tile
 
     def _where(self) -> Iterator[str]:
@@ -294,7 +300,7 @@ class Writer:
 
     def _states(self) -> Iterator[str]:
         """The lines that load the states, and of those with codes what the decay alone makes of them: ``{role}_decayed``."""
-        yield from self._values(self.kind.rule.states, self.kind.is_coded)
+        yield from self._values(self.kind.rule.states, in_step=True)
         for state in self.kind.rule.states:
             role, decay = state.role, _decay(state)
             is_read = role in self.rule.read
@@ -304,26 +310,24 @@ class Writer:
                 spelling = (WIDE if self.kind.is_wide else NARROW)["decayed"]
                 yield f"{role} = {spelling.format(decay, role, 'g')}"
 
-    def _values(self, states: Iterable[State], are_decayed: bool) -> Iterator[str]:
-        """The lines that load states, and if they ``are_decayed``, multiply those that the rule reads by their decay."""
-        usual, other, bits = list[str](), list[str](), list[str]()
+    def _values(self, states: Iterable[State], in_step: bool) -> Iterator[str]:
+        """The lines that load states.
+
+        In a step, whole tiles are read as if their blocks were usual, and what the rule reads is multiplied by its decay if
+        all states have codes.
+        """
         for state in states:
             role, form = state.role, self._formats[state.role]
             if form not in WIDTHS:
                 yield from self._loaded(role, form, role)
                 continue
             yield from self._codes(state, WIDTHS[form])
-            factor = _decay(state) if are_decayed and role in self.rule.read else None
+            factor = _decay(state) if in_step and self.kind.is_coded and role in self.rule.read else None
             name = f"decode_{_sign(state)}_{WIDTHS[form].bits}" + ("_times" if factor else "")
             given = {"codes": f"{role}_codes", "stored": f"{role}_stored", "factor": factor or ""}
-            for branch, is_usual in ((usual, True), (other, False)):
-                found = formats_of.decode(state.signed, WIDTHS[form], factor is not None, is_usual)
-                call = self._call(name + ("_usual" if is_usual else ""), found, given)
-                branch.append(f"{role} = {call}.to({self.dtype})")
-            bits.append(f"{role}_stored.to(tl.int32, bitcast=True)")
-        if bits:
-            yield f"usual = ({' | '.join(bits)}) >= 0"
-            yield from _either(usual, other)
+            usual, other = (formats_of.decode(state.signed, WIDTHS[form], bool(factor), x) for x in (True, False))
+            decoded = self._either(name, usual, other, given) if in_step else self._call(name, other, given)
+            yield f"{role} = ({decoded}).to({self.dtype})"
 
     def _codes(self, state: State, width: Width) -> Iterator[str]:
         role, code = state.role, "int8" if state.signed else "uint8"
@@ -408,16 +412,13 @@ class Writer:
     # ---- storing
 
     def _stored(self) -> Iterator[str]:
-        """The lines that store the states."""
-        coded: list[tuple[State, Width]] = []
-        for state in sorted(self.kind.rule.states, key=lambda state: state.signed):
+        """The lines that store the weight and the states without codes."""
+        for state in self.kind.rule.states:
             role, form = state.role, self._formats[state.role]
-            if form in WIDTHS:
-                coded.append((state, WIDTHS[form]))
-            else:
+            if form not in WIDTHS:
                 yield from self._rounded(role, role, form, form in HALVES and state.draw is not None, state.draw)
-        if coded:
-            yield from self._encoded(coded)
+        yield f"if {_HEADER['moves']} != 0:"
+        yield from _indented(self._stored_weight())
 
     def _rounded(self, name: str, value: str, dtype: str, is_random: bool, draw: int | None) -> Iterator[str]:
         """The lines that store values in a dtype."""
@@ -435,59 +436,56 @@ class Writer:
         )
         yield f"store({name}_at + start + i, {call}.to(tl.uint16), ok, WHOLE)"
 
-    def _encoded(self, coded: Sequence[tuple[State, Width]]) -> Iterator[str]:
-        """The lines that store states as codes: second moments first, since the grids of others depend on theirs.
+    @property
+    def _coded(self) -> list[State]:
+        """The states with codes: second moments first, since the grids of others depend on theirs."""
+        states = (state for state in self.kind.rule.states if self._formats[state.role] in WIDTHS)
+        return sorted(states, key=lambda state: state.signed)
 
-        A tile has usual blocks if the bits of each state's values say so. Those of a value that has only decayed are the
-        same, so blocks that no step has moved are never taken for usual ones.
-        """
-        kind, usual, other = self.kind, list[str](), list[str]()
+    def _encoded(self) -> Iterator[str]:
+        """The lines that store the states with codes."""
+        kind = self.kind
         yield "number = (first_row + block).to(tl.int64)"
         yield from self._in_whole("number", "block", "run_of_blocks", "skip_of_blocks")
-        for state, width in coded:
-            role, draw, counts = state.role, state.code_draw, kind.rule.counts(state)
-            second = kind.rule.second_of(state)
+        for state in self._coded:
+            role, width, draw = state.role, WIDTHS[self._formats[state.role]], state.code_draw
+            counts, second = kind.rule.counts(state), kind.rule.second_of(state)
             if draw is not None:
                 yield from self._key(draw)
                 yield f"{role}_first = {self._first(draw, 'number.to(tl.uint32)')}"
-            yield f"{role}_x = present({role}, ok, WHOLE).to(tl.float32)"
-            yield f"{role}_decayed = present({role}_decayed, ok, WHOLE)"
-            yield f"usual &= are_usual({role}_x, {role}_decayed.to(tl.float32))"
             arguments = {
-                "x": f"{role}_x",
+                "x": f"present({role}, ok, WHOLE).to(tl.float32)",
                 "moved": f"present({role} != {role}_decayed, ok, WHOLE)",
                 "codes": f"{role}_codes",
                 "stored": f"{role}_stored",
                 "first": f"{role}_first",
                 "position": "position.to(tl.uint32)",
-                "decay": "1.0" if state.decay is None else f"{_decay(state)}.to(tl.float32)",
+                "decay": _decay_of_codes(state),
                 "second": f"{role}_choice",
             }
-            for branch, is_usual in ((usual, True), (other, False)):
-                if second is not None:
-                    branch += self._choice(role, kind.rule.states[second], width)
-                name = f"encode_{role}_usual" if is_usual else f"encode_{role}"
-                found = formats_of.encode(state.signed, width, draw is not None, second is not None, counts, is_usual)
-                branch.append(f"{role}_codes, {role}_stored = {self._call(name, found, arguments)}")
-        yield from _either(usual, other)
-        for state, width in coded:
+            if second is not None:
+                yield self._choice(role, kind.rule.states[second], width)
+            options = state.signed, width, draw is not None, second is not None, counts
+            usual, other = (formats_of.encode(*options, x) for x in (True, False))
+            yield f"{role}_codes, {role}_stored = {self._either(f'encode_{role}', usual, other, arguments)}"
+        for state in self._coded:
             role, code = state.role, "int8" if state.signed else "uint8"
             yield f"store({role}_scale_at + first_row + block, {role}_stored, ok_block, WHOLE)"
-            if width.bits == 8:
+            if self._formats[role] == "int8":
                 yield f"store({role}_at + start + i, {role}_codes.to(tl.{code}), ok, WHOLE)"
             else:
                 packed = f"store_packed({role}_at + start_of_words + w, {role}_codes, ok_word, ROWS, tl.{code}, WHOLE)"
                 words = f"store_words_6({role}_at, tile, {role}_codes, ROWS)"
                 yield from ("if WHOLE:", f"    {words}", "else:", f"    {packed}") if kind.aligned else (packed,)
 
-    def _choice(self, role: str, second: State, width: Width) -> Iterator[str]:
+    def _choice(self, role: str, second: State, width: Width) -> str:
         """The line that has the choice of the second moment's grid, for a first moment of this width."""
         if WIDTHS.get(self._formats[second.role]) is width:
             call = self._call("choice", formats_of.choice(), {"stored": f"{second.role}_stored"})
         else:
             x = {"x": f"present({second.role}, ok, WHOLE).to(tl.float32)"}
             call = self._call(f"first_choice_{width.bits}", formats_of.first_choice(width), x)
-        yield f"{role}_choice = {call}"
+        return f"{role}_choice = {call}"
 
     def _stored_weight(self) -> Iterator[str]:
         kind = self.kind
@@ -519,6 +517,30 @@ class Writer:
             return f"(length % 128 == 0) & (size >= ({tile} + 1) * ROWS)"
         return f"size >= ({tile} + 1).to(tl.int64) * (ROWS * 128)"
 
+    def _are_usual(self) -> str:
+        """Whether all blocks of the tile are usual, as the bits of each state's values say.
+
+        Those of a value that has only decayed are the same, so blocks that no step has moved are never taken for usual ones.
+        """
+        roles = [state.role for state in self._coded]
+        signs = " | ".join(f"{role}_stored.to(tl.int32, bitcast=True)" for role in roles)
+        moved = [f"are_usual({role}.to(tl.float32), {role}_decayed.to(tl.float32))" for role in roles]
+        return _all(" & ".join([f"(({signs}) >= 0)", *moved]))
+
+    def _kept(self) -> Iterator[str]:
+        """The lines that only let the scales decay if no block of the tile has been moved, and tell whether they do."""
+        can_keep, moved = list[str](), list[str]()
+        for state in self._coded:
+            role = state.role
+            arguments = {"stored": f"{role}_stored", "decay": _decay_of_codes(state)}
+            yield f"{role}_faded, {role}_can = {self._call('faded', formats_of.faded(), arguments)}"
+            can_keep.append(f"{role}_can")
+            moved.append(f"({role} != {role}_decayed)")
+        yield f"is_done = {_all(' & '.join(can_keep))} & (tl.max(({' | '.join(moved)}).to(tl.int32)) == 0)"
+        yield "if is_done:"
+        for state in self._coded:
+            yield f"    store({state.role}_scale_at + first_row + block, {state.role}_faded, ok_block, WHOLE)"
+
     def _whole_source(self, kernel: str) -> str:
         kind = self.kind
         packed = (_USUAL if kind.has_codes else "") + (_PACKED if "int6" in kind.states else "")
@@ -527,39 +549,65 @@ class Writer:
         return HEAD + packed + "".join(self._functions.values()) + kernel.rstrip() + "\n"
 
     def step(self) -> str:
-        """The kernel ``step(table, tensors, numbers, ROWS)`` and what it calls."""
-        header = {name: f"tl.load(at + {i})" for i, name in enumerate(HEADER)}
+        """The kernel ``step(table, tensors, numbers, ROWS)`` and what it calls.
+
+        If there are codes, whole tiles are stepped as if all blocks were usual, or as if none was moved, and nothing is
+        stored if that is not so. Then, and if they are not whole, they are stepped by parts of a few rows, in less registers.
+        """
+        has_codes = self.kind.has_codes
         body = [
             *self._where(),
             *self._constants(),
-            f"forward = {header['forward']}.to(tl.uint32)",
+            f"forward = {_HEADER['forward']}.to(tl.uint32)",
             *self._weight(),
             *self._gradient(),
             *self._states(),
             *self._moved(),
-            *self._stored(),
-            f"if {header['moves']} != 0:",
-            *_indented(self._stored_weight()),
         ]
+        if has_codes:
+            body += [
+                f"is_done = {self._are_usual()} if WHOLE else True",
+                "if is_done:",
+                *_indented(self._encoded()),
+                "elif WHOLE:",
+                *_indented(self._kept()),
+                "if is_done:",
+                *_indented(self._stored()),
+                "return is_done",
+            ]
+            main = [
+                "is_done = False",
+                f"if {self._is_whole('tile')}:",
+                "    is_done = step_tile(row, at, tile, ROWS, True)",
+                "if not is_done:",
+                f"    first = tile * (ROWS // {_FEW})",
+                f"    count = (tl.minimum(size - tile * ROWS, ROWS) + {_FEW - 1}).to(tl.int32) // {_FEW}",
+                "    for part in range(first, first + count):",
+                f"        step_tile(row, at, part, {_FEW}, False)",
+            ]
+        else:
+            body += self._stored()
+            main = [
+                f"if {self._is_whole('tile')}:",
+                "    step_tile(row, at, tile, ROWS, True)",
+                "else:",
+                "    step_tile(row, at, tile, ROWS, False)",
+            ]
         tile = function("step_tile", ["row", "at", "tile", "ROWS: tl.constexpr", "WHOLE: tl.constexpr"], body)
-        main = [
-            *self._begin(),
-            f"if {header['runs']} != 0:",
-            f"    if {self._is_whole('tile')}:",
-            "        step_tile(row, at, tile, ROWS, True)",
-            "    else:",
-            "        step_tile(row, at, tile, ROWS, False)",
-        ]
+        main = [*self._begin(), f"if {_HEADER['runs']} != 0:", *_indented(main)]
         return self._whole_source(tile + function("step", ["table", "tensors", "numbers", "ROWS: tl.constexpr"], main))
 
 
-def _either(usual: Sequence[str], other: Sequence[str]) -> Iterator[str]:
-    """The lines to run if all blocks of the tile are ``usual``, or else the others."""
-    yield from ("if tl.min(usual.to(tl.int32)) > 0:", *_indented(usual), "else:", *_indented(other))
+def _all(condition: str) -> str:
+    return f"(tl.min(({condition}).to(tl.int32)) > 0)"
 
 
 def _decay(state: State) -> str:
     return "1.0" if state.decay is None else f"k_{state.decay}"
+
+
+def _decay_of_codes(state: State) -> str:
+    return "1.0" if state.decay is None else f"{_decay(state)}.to(tl.float32)"
 
 
 def _sign(state: State) -> str:
@@ -570,15 +618,25 @@ def _indented(text: Iterable[str]) -> Iterator[str]:
     return (f"    {line}" for line in text)
 
 
+# Where elements are accessed one by one, the compiler has a warp access 32 consecutive ones. The first 32 of every block come
+# first, then the second ones, and so on, so that a warp gets whole blocks.
 HEAD = """# Written by adamas/rule/triton.py.
 import triton
 import triton.language as tl
 
 
 @triton.jit
+def in_segments(x):
+    return tl.reshape(tl.permute(tl.reshape(x, (x.shape[0], 4, 32)), (1, 0, 2)), (4 * x.shape[0], 32))
+
+
+@triton.jit
 def load(at, ok, WHOLE: tl.constexpr):
     if WHOLE:
         return tl.load(at)
+    elif at.shape[1] == 128:
+        x = tl.load(in_segments(at), in_segments(ok), other=0)
+        return tl.reshape(tl.permute(tl.reshape(x, (4, at.shape[0], 32)), (1, 0, 2)), at.shape)
     else:
         return tl.load(at, ok, other=0)
 
@@ -595,6 +653,8 @@ def present(x, ok, WHOLE: tl.constexpr):
 def store(at, value, ok, WHOLE: tl.constexpr):
     if WHOLE:
         tl.store(at, value)
+    elif at.shape[1] == 128:
+        tl.store(in_segments(at), in_segments(value), in_segments(ok))
     else:
         tl.store(at, value, ok)
 

@@ -29,7 +29,7 @@ class _SumWriter(Writer):
             yield from self._weight()
         if "g" in read:
             yield from self._gradient()
-        yield from self._values([state for state in kind.rule.states if state.role in read], False)
+        yield from self._values([state for state in kind.rule.states if state.role in read], in_step=False)
         parameters = [*read, *(f"k_{name}" for name in self.rule.constants)]
         spellings = WIDE if kind.is_wide else NARROW
         body = computed(term, spellings, lambda number: f"k_{self.rule.name_of(number)}")

@@ -155,7 +155,7 @@ def test_skipping_and_clipping_are_the_engines(limit: Any, monkeypatch: pytest.M
             step(given)
         (_, one), (_, other) = pairs
         assert one.grad_norm == other.grad_norm or i == 4
-        assert one.grad_norm_limit == other.grad_norm_limit
+        assert one.grad_norm_limit == other.grad_norm_limit or i == 4
     assert one.skipped_steps == other.skipped_steps == 1
     assert one.clipped_steps == other.clipped_steps == {None: 0, 3.0: 12, "auto": 1}[limit]
     for p, q in zip(one.param_groups[0]["params"], other.param_groups[0]["params"], strict=True):

@@ -9,7 +9,7 @@ import keras
 
 from ..schedules import Schedule, from_json
 from ..schedules.plateau import Observed
-from ..schedules.schedule import Arrays, Scalars
+from ..schedules.schedule import Scalars, Traced
 from .backend import IS_COMPILED, framework
 
 
@@ -18,15 +18,6 @@ class _Host(Scalars):
         self._factors = factors
 
     def observed(self, factor: Observed) -> float:
-        return next(value for part, value in self._factors if part is factor)
-
-
-class _Traced(Arrays):
-    def __init__(self, xp: Any, factors: Sequence[tuple[Observed, Any]]) -> None:
-        super().__init__(xp)
-        self._factors = factors
-
-    def observed(self, factor: Observed) -> Any:
         return next(value for part, value in self._factors if part is factor)
 
 
@@ -67,7 +58,7 @@ class Scheduled(keras.optimizers.schedules.LearningRateSchedule):  # type: ignor
             return self.schedule._at(max(float(step), 0.0), _Host([(part, float(value)) for part, value in pairs]))
         xp = framework.Namespace()
         with xp.computing():
-            traced = _Traced(xp, [(part, xp.double(framework.opened(value))) for part, value in pairs])
+            traced = Traced(xp, [(part, xp.double(framework.opened(value))) for part, value in pairs])
             t = xp.maximum(xp.double(framework.opened(step)), 0.0)
             return framework.closed(xp.narrowed(self.schedule._at(t, traced) + 0.0 * t, "float32"))
 

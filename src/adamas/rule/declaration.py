@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import Any, Literal
 
 Array = Any
@@ -476,10 +477,17 @@ def undecayed(numbers: Numbers) -> Numbers:
 
 
 def has_penalty(hyper: Hypers) -> bool:
-    """Whether a penalty is added to the gradient."""
-    return bool(hyper["l1"] != 0 or (hyper["weight_decay"] != 0 and hyper["decay"] == "l2"))
+    """Whether a penalty is added to the gradient. A number that is an array counts as nonzero."""
+    return _is_nonzero(hyper["l1"]) or (hyper["decay"] == "l2" and _is_nonzero(hyper["weight_decay"]))
 
 
 def has_decay(hyper: Hypers) -> bool:
-    """Whether the weight itself decays, rather than through the gradient or the update of the rule."""
-    return bool(hyper["weight_decay"] != 0 and hyper["decay"] in ("decoupled", "independent"))
+    """Whether the weight itself decays, rather than through the gradient or the update of the rule.
+
+    A number that is an array counts as nonzero.
+    """
+    return hyper["decay"] in ("decoupled", "independent") and _is_nonzero(hyper["weight_decay"])
+
+
+def _is_nonzero(number: Any) -> bool:
+    return not isinstance(number, Real) or bool(number != 0)

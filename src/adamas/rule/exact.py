@@ -27,16 +27,29 @@ def summed(x: Array) -> list[float]:
     Terms are added in pairs, and the rounding error of each addition is summed separately. The sum is therefore as accurate as
     with twice the digits, and the sums of the parts of an array add up to the sum of the whole.
     """
-    lost = 0 * x
-    rest = []  # of each round, the last term if their number is odd, and the rounding errors
+    rest = _in_pairs(x, 0 * x)
+    sums = [float(total) for total, _ in rest]
+    return [*sums, *(float(lost) for _, lost in rest)] if all(map(math.isfinite, sums)) else [sum(sums)]
+
+
+def sum_of_sums(x: Array, lost: Array) -> tuple[Array, Array]:
+    """The sum of the sums in one-dimensional arrays, as ``added`` adds two of them: an array without dimensions, and what it
+    has lost."""
+    (total, error), *rest = _in_pairs(x, lost)
+    for other, more in rest:
+        total, error = added(total, error, other, more)
+    return total, error
+
+
+def _in_pairs(x: Array, lost: Array) -> list[tuple[Array, Array]]:
+    """Sums that are left after neighbours were added until there are none, each with what it has lost."""
+    rest = []  # the last sum of each round with an odd number of them
     while len(x) > 1:
         if len(x) % 2:
             rest.append((x[-1], lost[-1]))
             x, lost = x[:-1], lost[:-1]
         x, lost = added(x[::2], lost[::2], x[1::2], lost[1::2])
-    rest += zip(x, lost, strict=True)
-    sums = [float(total) for total, _ in rest]
-    return [*sums, *(float(rounded) for _, rounded in rest)] if all(map(math.isfinite, sums)) else [sum(sums)]
+    return [*rest, *zip(x, lost, strict=True)]
 
 
 def in_parts(high: float, low: float) -> list[float]:

@@ -140,8 +140,8 @@ def thresholds(xp: Any, block: Array, position: Array, tensor_key: int, step: in
     return advanced(random_bits(block, *key_of(tensor_key, draw)), position, moved_by(step))
 
 
-def moved_by(step: int) -> int:
-    """How far the thresholds have advanced after some steps."""
+def moved_by(step: Any) -> Any:
+    """How far the thresholds have advanced after some steps, an int or an array of integers of 64 bits."""
     return _STEP * step & _MASK32
 
 

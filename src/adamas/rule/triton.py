@@ -21,7 +21,7 @@ from .declaration import WEIGHT_DRAW, Rule, State
 from .formats import MOST_STORED, Width
 from .layout import HALVES, WIDTHS
 from .lowering import fused_sums
-from .recorder import Recording, Value, record_penalties
+from .recorder import Recording, Value, is_number, record_penalties
 from .writing import COMPARISONS, OPERATORS, PENALTIES, WrittenRule, lines
 
 PLACES = ("element", "run", "skip", "block", "run_of_blocks", "skip_of_blocks")
@@ -173,6 +173,8 @@ class _Triton:
 
     def operation(self, value: Value, operands: list[str]) -> str:
         name = value.operation
+        if name == "where" and is_number(value.operands[0]):
+            operands = [f"({operands[0]} != 0)", *operands[1:]]
         if spelling := self._spellings.get(name):
             return spelling.format(*operands)
         if sign := (OPERATORS | COMPARISONS | _INTEGERS).get(name):

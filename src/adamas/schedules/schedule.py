@@ -11,7 +11,7 @@ import operator
 import sys
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache, cached_property
 from typing import Any, ClassVar, TypeAlias
@@ -95,11 +95,13 @@ class Scalars:
 class Arrays:
     """The same functions for arrays of a namespace: NumPy, ``jax.numpy``, or another of the array API standard."""
 
-    observed = Scalars.observed
-
     def __init__(self, xp: Any) -> None:
         self.where, self.cos, self.floor, self.sqrt = xp.where, xp.cos, xp.floor, xp.sqrt
         self.log, self.log1p, self.minimum, self.maximum = xp.log, xp.log1p, xp.minimum, xp.maximum
+
+    def observed(self, factor: Any) -> Number:
+        """See ``Scalars.observed``."""
+        return float(factor.value)
 
     def either(self, condition: Number, yes: Callable[[], Number], no: Callable[[], Number]) -> Number:
         """See ``Scalars.either``."""
@@ -133,6 +135,23 @@ class Arrays:
         for edge, value in zip(edges, values[1:], strict=True):
             result = self.where(t >= edge, float(value), result)
         return result
+
+
+class Traced(Arrays):
+    """The same functions where the factors that react to a metric are arrays too.
+
+    Args:
+        xp: the namespace.
+        factors: these factors, each with its value.
+    """
+
+    def __init__(self, xp: Any, factors: Sequence[tuple[Any, Number]]) -> None:
+        super().__init__(xp)
+        self._factors = factors
+
+    def observed(self, factor: Any) -> Number:
+        """See ``Scalars.observed``."""
+        return next(value for part, value in self._factors if part is factor)
 
 
 _SCALARS, _arrays = Scalars(), cache(Arrays)
@@ -203,9 +222,12 @@ class Schedule(ABC):
         namespace = getattr(step, "__array_namespace__", None)
         if namespace is None:
             raise TypeError(f"a schedule takes a number, a NumPy or a JAX array of steps, not {type(step).__name__}")
-        xp = namespace()
-        steps = xp.minimum(xp.maximum(step * 1.0, 0.0), LAST_STEP)
-        return self._at(steps, _arrays(xp)) + 0.0 * steps
+        return self.over(step, _arrays(namespace()))
+
+    def over(self, step: Number, functions: Arrays) -> Number:
+        """The values at an array of steps, computed with the functions of its namespace."""
+        steps = functions.minimum(functions.maximum(step * 1.0, 0.0), LAST_STEP)
+        return self._at(steps, functions) + 0.0 * steps
 
     # ---- combining
 

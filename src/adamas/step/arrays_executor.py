@@ -5,21 +5,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from numbers import Real
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..rule.declaration import Host, Numbers, Rule
-from ..rule.exact import summed
+import numpy as np
+
+from ..rule.declaration import Host, Numbers, Rule, Traced, undecayed
+from ..rule.exact import sum_of_sums, summed
 from ..rule.layout import LOW_BITS, scale_name
 from . import arrays
-from .executor import Executor, GroupSpec, check_gradients
+from .counting import DeviceScalars
+from .executor import DeviceExecutor, GroupSpec, check_gradients
 from .record import Record, Scalars, Tensor
 
 _UNCOUNTED = 2**53  # from here on, float64 cannot count another step
 
 
-class ArraysExecutor(Executor):
+class ArraysExecutor(DeviceExecutor):
     """The parameters of a group on devices without a kernel."""
 
     def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
@@ -27,12 +32,22 @@ class ArraysExecutor(Executor):
         self._penalized = is_decayed and spec.penalized
         self._found: list[tuple[Record, Tensor, int]] = []  # records with gradients, and the indices of their scalars
         self._sums: list[dict[str, float]] = []  # the sums of each of them, by name
+        self._decided: Decided | None = None  # the coming step, if the device decides about it
+        self._counted: DeviceScalars | None = None  # the scalars, if the device counts the steps
+        if spec.counts_on is not None:
+            self._counted = DeviceScalars(spec.counts_on, spec.scalar_names, records, self._scalar_of)
 
     def look(self, gradients: list[Tensor | None] | None) -> None:
         """See ``Executor.look``."""
         if gradients is None:
             gradients = [self.spec.tensors.gradient_of(record.weight) for record in self.records]
         check_gradients(self.spec, self.records, gradients)
+        if self._counted is not None:
+            self._counted.adopt()
+            found = zip(self.records, gradients, range(len(self.records)), strict=True)
+            self._found = [one for one in found if one[1] is not None]
+            self._sums = [{} for _ in self._found]
+            return
         distinct: dict[Scalars, int] = {}
         self._found = [
             (record, gradient, distinct.setdefault(self._scalars_of(record), len(distinct)))
@@ -60,7 +75,7 @@ class ArraysExecutor(Executor):
 
     def release(self) -> None:
         """See ``Executor.release``."""
-        self._found = []
+        self._found, self._decided = [], None
 
     def found(self) -> list[Record]:
         """See ``Executor.found``."""
@@ -142,11 +157,88 @@ class ArraysExecutor(Executor):
             for name, value in zip(self.spec.scalar_names, self.prepared[row][1], strict=False):
                 record.state[name][...] = value
 
+    # ---- steps that the device decides about
+
+    def squares_there(self, formulas: Any) -> list[tuple[Tensor, Tensor]]:
+        """See ``DeviceExecutor.squares_there``."""
+        gradient_array = self.spec.tensors.gradient_array
+        return [self._squares_there(formulas, gradient_array(gradient)) for _, gradient, _ in self._found]
+
+    def _squares_there(self, formulas: Any, array: Tensor) -> tuple[Tensor, Tensor]:
+        """Σg², and whether the gradient is finite: the squares of float64 may overflow, those of others do not."""
+        xp = self.spec.tensors.namespace(array)
+        with xp.computing():
+            g = xp.cast(array, "float64")
+            squares = (g * g).reshape(-1)
+            total, lost = sum_of_sums(squares, 0 * squares)
+            is_finite = formulas.isfinite(g if xp.dtype_name(array) == "float64" else total).all()
+            return formulas.stack([total, lost]), is_finite
+
+    def prepare_there(self, formulas: Any, hyper: Mapping[str, Any], scale: Any) -> Tensor | None:
+        """See ``DeviceExecutor.prepare_there``."""
+        if not self._found:
+            return None
+        f, member, names = formulas, self.spec.member, self.spec.scalar_names
+        if self._counted is not None:
+            rows = [row for _, _, row in self._found]
+            before, position = self._counted.of(rows), list(range(len(rows)))
+        else:
+            before = f.uploaded(np.array(self.scalars, np.float64).T.copy())
+            position = [row for _, _, row in self._found]
+        now = member.advance(hyper, dict(zip(names, before, strict=True)))
+        numbers = member.numbers_of(hyper, now, scale, Traced(f))
+        if not self.is_decayed:
+            numbers = undecayed(numbers)
+        after = f.stack([now[name] for name in names])
+        self._decided = Decided(f, numbers, before, after, position)
+        return after[0].max()
+
+    def apply_there(self, runs: Tensor | None) -> None:
+        """See ``DeviceExecutor.apply_there``."""
+        self.spec.tensors.before_writing([record.weight for record, _, _ in self._found])
+        for index in range(len(self._found)):
+            self._step_there(index, runs)
+        self._count_there(runs)
+
+    def culprit(self) -> str | None:
+        """See ``DeviceExecutor.culprit``."""
+        names = (record.name for i, (record, _, _) in enumerate(self._found) if not self._is_finite(i))
+        return next(names, None)
+
+    def _step_there(self, index: int, runs: Tensor | None) -> None:
+        """Makes the step of a parameter that was found, but for its scalars, unless it is skipped."""
+        record, gradient, _ = self._found[index]
+        assert self._decided is not None
+        numbers, count = self._decided.of(index)
+        xp = self.spec.tensors.namespace(record.weight)
+        step, one = self._arrays(record, gradient, numbers)
+        compute = one.compute_dtype(xp)
+        step = replace(step, numbers={name: xp.narrowed(x, compute) for name, x in numbers.items()})
+        rounding = arrays.Rounding(xp, record.key, count, one.g.shape, record.place)
+        with xp.computing():
+            after, new = step.weight(one, self.spec.weights, rounding, by_change=False)
+            for target, value in zip(_flat(one.weight, one.states), _flat(after, new), strict=True):
+                if value is not target:
+                    target[...] = value if runs is None else xp.where(runs, value, target)
+
+    def _count_there(self, runs: Tensor | None) -> None:
+        """Writes the scalars after the step, unless it is skipped."""
+        if self._decided is None:
+            return
+        f, _, before, after, _ = self._decided
+        after = after if runs is None else f.where(runs, after, before)
+        if self._counted is not None:
+            self._counted.write([row for _, _, row in self._found], after)
+            return
+        for (record, _, _), row in zip(self._found, self._decided.position, strict=True):
+            for name, value in zip(self.spec.scalar_names, self.prepared[row][1], strict=True):
+                record.state[name][...] = value
+
     def _arrays(self, record: Record, gradient: Tensor, numbers: Numbers) -> tuple[arrays.Step, arrays.Parameter]:
         """The step of a parameter with these numbers, and the parameter as arrays of real numbers."""
         tensors, spec, state = self.spec.tensors, self.spec, record.state
         xp = tensors.namespace(record.weight)
-        step = arrays.Step(xp, spec.rule, numbers, self._penalized, numbers["k"] != 1)
+        step = arrays.Step(xp, spec.rule, numbers, self._penalized, _is_not_one(numbers["k"]))
         low = state.get(LOW_BITS) if spec.weights == "split" else None
         weight = arrays.Weight(tensors.array(record.weight), None if low is None else tensors.low_bits(low))
         scales = [state.get(scale_name(name)) for name in spec.state_names]
@@ -155,6 +247,35 @@ class ArraysExecutor(Executor):
             for name, scale in zip(spec.state_names, scales, strict=True)
         ]
         return step, arrays.Parameter(weight, tensors.gradient_array(gradient), states)
+
+
+class Decided(NamedTuple):
+    """The numbers of the coming step on its device.
+
+    Attributes:
+        formulas: the functions of the device.
+        numbers: the numbers: floats, or float64 tensors that have one element or one for each set of numbers.
+        before: the scalars before the step, a row for each of their names and a column for each set of numbers.
+        after: the scalars after the step.
+        position: the set of numbers of each parameter that was found.
+    """
+
+    formulas: Any
+    numbers: Numbers
+    before: Tensor
+    after: Tensor
+    position: Sequence[int]
+
+    def of(self, index: int) -> tuple[Numbers, Tensor]:
+        """The numbers of a parameter that was found, and its step count after the step."""
+        at = self.position[index]
+        numbers = {name: x[at] if self.formulas.has(x) and x.ndim else x for name, x in self.numbers.items()}
+        return numbers, self.after[0][at]
+
+
+def _is_not_one(number: Any) -> bool:
+    """Whether a number is not 1. One that only the device knows counts as another."""
+    return not isinstance(number, Real) or number != 1
 
 
 def _with_sums(rule: Rule, numbers: Numbers) -> Numbers:

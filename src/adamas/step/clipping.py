@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-_FEWEST, _MOST = 8, 128  # the number of norms that are needed for a limit, and the number that are remembered
-_QUANTILE, _MULTIPLE = 0.9, 1.5
+FEWEST, MOST = 8, 128  # the number of norms that are needed for a limit, and the number that are remembered
+QUANTILE, MULTIPLE = 0.9, 1.5
 
 
 def usual_limit(norms: tuple[float, ...]) -> float:
@@ -13,9 +13,9 @@ def usual_limit(norms: tuple[float, ...]) -> float:
 
     Unlike a mean, the quantile is not raised by single spikes.
     """
-    if len(norms) < _FEWEST:
+    if len(norms) < FEWEST:
         return math.inf
-    return _MULTIPLE * sorted(norms)[math.ceil(_QUANTILE * len(norms)) - 1]
+    return MULTIPLE * sorted(norms)[math.ceil(QUANTILE * len(norms)) - 1]
 
 
 def remember(norms: tuple[float, ...], norm: float, limit: float) -> tuple[float, ...]:
@@ -23,4 +23,4 @@ def remember(norms: tuple[float, ...], norm: float, limit: float) -> tuple[float
 
     A norm of 0 says nothing about what is usual, and is not remembered.
     """
-    return (*norms[1 - _MOST :], min(norm, limit)) if 0 < norm < math.inf else norms
+    return (*norms[1 - MOST :], min(norm, limit)) if 0 < norm < math.inf else norms

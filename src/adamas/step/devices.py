@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from .arrays_executor import ArraysExecutor
 from .engine import EngineExecutor
-from .executor import Executor, GroupSpec
-from .record import Record
+from .executor import DeviceExecutor, Executor
+from .record import Tensor, Tensors
 
 if TYPE_CHECKING:
     from .gpu import GpuExecutor
@@ -46,17 +46,17 @@ def _say_arrays(has_gpu: bool) -> None:
     logging.getLogger(__name__).warning("parameters are stepped by operations of their framework, unfused: %s", reason)
 
 
-def executor_of(spec: GroupSpec, record: Record) -> type[Executor]:
-    """The executor that steps the parameter, according to the device of its weight.
+def executor_of(tensors: Tensors, weight: Tensor) -> type[Executor]:
+    """The executor that steps a parameter, according to the device of its weight.
 
     Raises:
         ValueError: the environment asks for an unknown executor.
     """
     forced = os.environ.get(_FORCED)
     if forced is None:
-        if spec.tensors.is_on_cpu(record.weight):
+        if tensors.is_on_cpu(weight):
             return EngineExecutor
-        is_on_gpu = spec.tensors.is_on_gpu(record.weight)
+        is_on_gpu = tensors.is_on_gpu(weight)
         if is_on_gpu and has_triton():
             return _gpu()
         _say_arrays(is_on_gpu)
@@ -66,6 +66,11 @@ def executor_of(spec: GroupSpec, record: Record) -> type[Executor]:
     return EXECUTORS[forced]()
 
 
-def compiled_executor_of(spec: GroupSpec, record: Record) -> type[GpuExecutor] | None:
+def compiled_executor_of(tensors: Tensors, weight: Tensor) -> type[GpuExecutor] | None:
     """The executor that steps the parameter, if it is one whose kernels are compiled when they are first needed; else None."""
-    return None if executor_of(spec, record) in (EngineExecutor, ArraysExecutor) else _gpu()
+    return None if executor_of(tensors, weight) in (EngineExecutor, ArraysExecutor) else _gpu()
+
+
+def can_decide(tensors: Tensors, weight: Tensor) -> bool:
+    """Whether the device of a parameter can decide about its steps (``adamas.step.deciding``)."""
+    return issubclass(executor_of(tensors, weight), DeviceExecutor)

@@ -24,7 +24,6 @@ class DividedExecutor(ArraysExecutor):
 
     def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
         super().__init__(spec, records, is_decayed)
-        self._is_decayed = is_decayed
         if spec.rule.sums:
             raise ValueError(
                 f"parameter {records[0].name}: {spec.member.name} needs sums over each tensor, and cuts divide its blocks of "
@@ -44,9 +43,9 @@ class DividedExecutor(ArraysExecutor):
         prepared = dict(zip(self.scalars, self.prepared, strict=True))
         kinds: dict[type[Executor], list[tuple[Record, Tensor]]] = {}
         for record, gradient in pieces:
-            kinds.setdefault(executor_of(self.spec, record), []).append((record, gradient))
+            kinds.setdefault(executor_of(self.spec.tensors, record.weight), []).append((record, gradient))
         for kind, of_kind in kinds.items():
-            executor: Any = kind(self.spec, [record for record, _ in of_kind], self._is_decayed)
+            executor: Any = kind(self.spec, [record for record, _ in of_kind], self.is_decayed)
             executor.look([gradient for _, gradient in of_kind])
             executor.prepared = [prepared[scalars] for scalars in executor.scalars]
             on_engine: list[EngineExecutor] = []

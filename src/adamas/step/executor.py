@@ -27,6 +27,7 @@ class GroupSpec(NamedTuple):
         scalar_names: the names of the single numbers in each parameter's state, its step count first. Empty if the
             adapter keeps them elsewhere.
         tensors: the framework's operations on tensors.
+        counts_on: the functions of the device that counts the steps (``adamas.step.deciding``); None if the host does.
     """
 
     member: Member
@@ -37,12 +38,17 @@ class GroupSpec(NamedTuple):
     state_names: tuple[str, ...]
     scalar_names: tuple[str, ...]
     tensors: Tensors
+    counts_on: Any = None
 
 
-def spec_of(member: Member, group: Mapping[str, Any], tensors: Tensors, scalar_names: Iterable[str]) -> GroupSpec:
+def spec_of(
+    member: Member, group: Mapping[str, Any], tensors: Tensors, scalar_names: Iterable[str], counts_on: Any = None
+) -> GroupSpec:
     """The ``GroupSpec`` of a group with these hyperparameters."""
     rule, names = member.rule(group), member.state_names(group)
-    return GroupSpec(member, group, rule, has_penalty(group), group["weights"], names, tuple(scalar_names), tensors)
+    return GroupSpec(
+        member, group, rule, has_penalty(group), group["weights"], names, tuple(scalar_names), tensors, counts_on
+    )
 
 
 class Executor(ABC):
@@ -56,13 +62,14 @@ class Executor(ABC):
     Attributes:
         spec: the argument ``spec``.
         records: the argument ``records``.
+        is_decayed: the argument ``is_decayed``.
         is_counted: whether these parameters count in sums over all processes; it is the same for all of them.
         scalars: the distinct scalars of the parameters that ``look`` found to have a gradient.
         prepared: for each of them the numbers of the coming step, and the scalars after it.
     """
 
     def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
-        self.spec, self.records = spec, records
+        self.spec, self.records, self.is_decayed = spec, records, is_decayed
         self.is_counted = all(record.is_counted for record in records)
         self.scalars: Sequence[Scalars] = ()
         self.prepared: Sequence[tuple[Numbers, Scalars]] = ()
@@ -109,6 +116,36 @@ class Executor(ABC):
     @abstractmethod
     def apply(self) -> None:
         """Makes the prepared step, or prepares the framework for the call in which the engine makes it."""
+
+
+class DeviceExecutor(Executor):
+    """An executor whose parameters' device can decide about a step (``adamas.step.deciding``), while the host goes on."""
+
+    @abstractmethod
+    def squares_there(self, formulas: Any) -> list[tuple[Tensor, Tensor]]:
+        """Sums whose sum is Σg², each in a float64 tensor with what it has lost (``adamas.rule.exact.added``); and whether all
+        gradients that it is of are finite."""
+
+    @abstractmethod
+    def prepare_there(self, formulas: Any, hyper: Mapping[str, Any], scale: Any) -> Tensor | None:
+        """Computes the numbers of the coming step.
+
+        Args:
+            formulas: the functions of the device.
+            hyper: the hyperparameters; those that only the device knows are float64 tensors without dimensions.
+            scale: the factor of the gradients.
+
+        Returns:
+            The most steps that a parameter will have made; None if none has a gradient.
+        """
+
+    @abstractmethod
+    def apply_there(self, runs: Tensor | None) -> None:
+        """Makes the prepared step, if it ``runs``: a boolean tensor without dimensions; None if it does in any case."""
+
+    @abstractmethod
+    def culprit(self) -> str | None:
+        """The name of the first parameter with a nonfinite gradient, for which the host waits."""
 
 
 def check_gradients(spec: GroupSpec, records: Sequence[Record], gradients: Sequence[Tensor | None]) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import linecache
 import math
 import operator
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
@@ -27,7 +27,7 @@ from ..rule.triton import HEADER, Kind, source, written
 from ..rule.triton_sums import SQUARES, add_up_source, sum_source
 from ..rule.writing import PENALTIES, WrittenRule
 from .arrays import Parameter, Stored
-from .arrays_executor import ArraysExecutor
+from .arrays_executor import ArraysExecutor, Decided
 from .executor import GroupSpec
 from .record import Place, Record, Tensor
 
@@ -71,26 +71,28 @@ def _defined(text: str) -> dict[str, Any]:
 
 # ---- the numbers of a step
 
-_FUNCTIONS = {
-    **{name: getattr(operator, name) for name in ("add", "sub", "mul", "truediv", "lt", "le", "gt", "ge", "eq", "ne")},
-    **{name: getattr(np, name) for name in ("sqrt", "log", "exp", "minimum", "maximum", "where")},
-    "neg": operator.neg,
-}
+_OPERATORS = ("add", "sub", "mul", "truediv", "lt", "le", "gt", "ge", "eq", "ne", "neg")
 
 
-def _constants(rule: WrittenRule, numbers: Mapping[str, float], penalized: bool) -> list[float]:
+@cache
+def _functions(namespace: Any) -> dict[str, Callable[..., Any]]:
+    """The functions of which recorded numbers are made, by the names of their operations."""
+    named = {name: getattr(namespace, name) for name in ("sqrt", "log", "exp", "minimum", "maximum", "where")}
+    return named | {name: getattr(operator, name) for name in _OPERATORS}
+
+
+def _constants(
+    rule: WrittenRule, numbers: Mapping[str, Any], penalized: bool, functions: Mapping[str, Callable[..., Any]]
+) -> list[Any]:
     """The constants of a rule's loops, from the numbers of the step, in float64."""
-    given = {name: np.float64(numbers[name]) for name in rule.given}
-    penalties = [given[name] for name in PENALTIES]
+    penalties = [numbers[name] for name in PENALTIES]
     if penalized:
-        given["s"] = np.float64(1.0)  # the penalties are added to the scaled gradient
+        numbers = {**numbers, "s": numbers["s"] * 0 + 1}  # the penalties are added to the scaled gradient
     found: dict[str, Any] = {}
     steps, constants = rule.numbers()
-    with np.errstate(all="ignore"):
-        for name, (value, names) in steps.items():
-            operands = [found[names[x]] if isinstance(x, Value) else x for x in value.operands]
-            is_input = value.operation == "input"
-            found[name] = given[value.name] if is_input else _FUNCTIONS[value.operation](*operands)
+    for name, (value, names) in steps.items():
+        operands = [found[names[x]] if isinstance(x, Value) else x for x in value.operands]
+        found[name] = numbers[value.name] if value.operation == "input" else functions[value.operation](*operands)
     return [*penalties, *(found[name] for name in constants)]
 
 
@@ -101,9 +103,9 @@ class _Sets:
         self._kind, self._index = kind, dict[Hashable, int]()
         self._words: list[np.ndarray] = []
 
-    def add(self, numbers: Numbers, count: int) -> int:
+    def add(self, one: tuple[Numbers, int]) -> int:
         """The index of the set that has these numbers, with the step's number."""
-        kind, rule = self._kind, written(self._kind.rule)
+        kind, rule, (numbers, count) = self._kind, written(self._kind.rule), one
         key = (count, *(numbers[name] for name in (*rule.given, "eta", "k")))
         index = self._index.setdefault(key, len(self._index))
         if index == len(self._words):
@@ -111,14 +113,44 @@ class _Sets:
             words = np.zeros(kind.words, np.int32)
             words[: len(HEADER)] = np.array([formats.moved_by(count), 1, moves, 0], np.uint32).view(np.int32)
             dtype = np.float64 if kind.is_wide else np.float32
-            constants = np.array(_constants(rule, numbers, kind.penalized), np.float64).astype(dtype)
+            given = {name: np.float64(numbers[name]) for name in rule.given}
+            with np.errstate(all="ignore"):
+                found = _constants(rule, given, kind.penalized, _functions(np))
+            constants = np.array(found, np.float64).astype(dtype)
             words[len(HEADER) :][: constants.nbytes // 4] = constants.view(np.int32)
             self._words.append(words)
         return index
 
-    def together(self) -> np.ndarray:
-        """All sets."""
-        return np.concatenate(self._words)
+    def on_device(self, upload: _Upload) -> Tensor:
+        """All sets on the device."""
+        return upload(np.concatenate(self._words))
+
+
+class _DecidedSets:
+    """The sets of numbers of one launch, where the device decides about the step."""
+
+    def __init__(self, kind: Kind, decided: Decided, runs: Tensor | None) -> None:
+        self._kind, self._decided, self._runs = kind, decided, runs
+
+    def add(self, one: int) -> int:
+        """The index of a set."""
+        return one
+
+    def on_device(self, upload: _Upload) -> Tensor:
+        """See ``_Sets.on_device``. The device computes them."""
+        kind, f, numbers, count = self._kind, self._decided.formulas, self._decided.numbers, self._decided.after[0]
+        rule = written(kind.rule)
+        known = upload(np.array([0.0 if f.has(numbers[name]) else numbers[name] for name in rule.given]))
+        given = {name: numbers[name] if f.has(numbers[name]) else known[i] for i, name in enumerate(rule.given)}
+        constants = _constants(rule, given, kind.penalized, _functions(f))
+        moves = ((given["eta"] != 0) | (given["k"] != 1)).to(torch.int32)
+        runs = torch.ones_like(moves) if self._runs is None else self._runs.to(torch.int32)
+        forward = formats.moved_by(count.to(torch.int64)).to(torch.int32)
+        header = torch.stack([x.expand(len(count)) for x in (forward, runs, moves, torch.zeros_like(moves))], 1)
+        dtype = torch.float64 if kind.is_wide else torch.float32
+        table = torch.stack([x.to(dtype).expand(len(count)) for x in constants], 1).view(torch.int32)
+        words = torch.cat([header, table], 1)
+        return torch.nn.functional.pad(words, (0, kind.words - words.shape[1])).reshape(-1)
 
 
 # ---- where parts of tensors lie
@@ -177,13 +209,13 @@ class _Launch:
         self._uploads = [_Upload(device), _Upload(device), _Upload(device)]
         self._programs = 0
 
-    def __call__(self, parts: Sequence[tuple[_Part, int]], sets: _Sets) -> None:
+    def __call__(self, parts: Sequence[tuple[_Part, int]], sets: _Sets | _DecidedSets) -> None:
         """Steps parts, each with the index of its set of numbers."""
         given = self._given(parts, sets)
         with _on(self.device):
             _kernel(self.kind)[(self._programs,)](*given, **_LAUNCHED)
 
-    def _given(self, parts: Sequence[tuple[_Part, int]], sets: _Sets) -> tuple[Tensor, Tensor, Tensor]:
+    def _given(self, parts: Sequence[tuple[_Part, int]], sets: _Sets | _DecidedSets) -> tuple[Tensor, Tensor, Tensor]:
         """The table, the row of each program, and the numbers, on the device."""
         rows, tensors, tile = [], [], 0
         for index, (part, numbers) in enumerate(parts):
@@ -195,7 +227,7 @@ class _Launch:
         if self._on_device is None or not np.array_equal(table, self._table):
             self._table, self._programs = table, tile
             self._on_device = (self._uploads[0](table.reshape(-1)), self._uploads[1](np.concatenate(tensors)))
-        return *self._on_device, self._uploads[2](sets.together())
+        return *self._on_device, sets.on_device(self._uploads[2])
 
 
 class _SumLaunch(_Launch):
@@ -210,7 +242,7 @@ class _SumLaunch(_Launch):
         self._starts = _Upload(device)
         self._partial_sums = torch.empty(0)
 
-    def sums(self, parts: Sequence[tuple[_Part, int]], sets: _Sets, together: bool) -> Tensor:
+    def sums(self, parts: Sequence[tuple[_Part, int]], sets: _Sets | _DecidedSets, together: bool) -> Tensor:
         """The sum over each part or, if ``together``, over all of them, on the device.
 
         It is a tensor of float64 with two numbers for each sum, to be added up.
@@ -271,24 +303,34 @@ def _on(device: torch.device) -> AbstractContextManager[Any]:
 class _Share:
     """The parameters of a launch: their indices, the parts with their sets of numbers, and these sets."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, sets: _Sets | _DecidedSets) -> None:
         self.indices: list[int] = []
         self.parts: list[tuple[_Part, int]] = []
-        self.sets = _Sets(kind)
+        self.sets = sets
 
 
 _Shares: TypeAlias = dict[tuple[Kind, torch.device], _Share]
 
 
-def _shares(parts: Sequence[_Part | None], numbers: Sequence[tuple[Numbers, int]]) -> _Shares:
-    """The parts that kernels take, by launch, without empty ones. ``numbers`` are those of each, with the step's number."""
+def _shares(
+    parts: Sequence[_Part | None],
+    numbers: Sequence[Any],
+    sets_of: Callable[[Kind], _Sets | _DecidedSets] = _Sets,
+) -> _Shares:
+    """The parts that kernels take, by launch, without empty ones.
+
+    Args:
+        parts: the parts; None for one that no kernel takes.
+        numbers: the numbers of each, as its sets take them.
+        sets_of: begins the sets of a kind.
+    """
     shares: _Shares = {}
-    for index, (part, (own, count)) in enumerate(zip(parts, numbers, strict=True)):
+    for index, (part, own) in enumerate(zip(parts, numbers, strict=True)):
         if part is None or not part.size:
             continue
-        share = shares.setdefault((part.kind, part.device), _Share(part.kind))
+        share = shares.setdefault((part.kind, part.device), _Share(sets_of(part.kind)))
         share.indices.append(index)
-        share.parts.append((part, share.sets.add(own, count)))
+        share.parts.append((part, share.sets.add(own)))
     return shares
 
 
@@ -359,12 +401,13 @@ class GpuExecutor(ArraysExecutor):
         blocks = -(-size // formats.BLOCK)
         return _Part(kind, g.device, (g.data_ptr(), g.data_ptr()), size, size, blocks, (0, size, 0) * 2, ())
 
-    def warm_up(self, gradients: Sequence[Tensor], is_measured: bool) -> None:
+    def warm_up(self, gradients: Sequence[Tensor], is_measured: bool, is_decided: bool) -> None:
         """Compiles the kernels that step the parameters, given gradients like these, without reading or writing a tensor.
 
         The kernels of sums are among them, and if the gradient ``is_measured``, those of its norm.
 
-        Where the rule leaves out one of its parts in some steps, the kernels of both are compiled.
+        Where the rule leaves out one of its parts in some steps, the kernels of both are compiled, unless it ``is_decided`` on
+        the device which step it is: then one kernel does both.
         """
         tensors, member, group = self.spec.tensors, self.spec.member, self.spec.group
         numbers = member.numbers_of(group, member.advance(group, dict(member.scalars)), 1.0)
@@ -374,7 +417,7 @@ class GpuExecutor(ArraysExecutor):
             part = self._part(record, gradient, numbers)
             device = tensors.array(record.weight).device
             if part is not None and part.size:
-                for rule in self.spec.rule.variants():
+                for rule in [self.spec.rule] if is_decided else self.spec.rule.variants():
                     for index in (*range(len(rule.sums)), None):
                         kernels[device, part.kind._replace(rule=rule), index] = None
             squares = self._square_part(tensors.gradient_array(gradient))
@@ -393,15 +436,43 @@ class GpuExecutor(ArraysExecutor):
         """See ``Executor.apply``."""
         numbers = self._numbers()
         parts = self._parts(numbers)
-        self.spec.tensors.before_writing([record.weight for record, _, _ in self._found])
-        for key, share in _shares(parts, numbers).items():
-            if key not in self._launches:
-                self._launches[key] = _Launch(*key)
-            self._launches[key](share.parts, share.sets)
+        self._launch(_shares(parts, numbers))
         for index, part in enumerate(parts):
             if part is None:
                 self._step(index)
         self._count()
+
+    def _launch(self, shares: _Shares) -> None:
+        self.spec.tensors.before_writing([record.weight for record, _, _ in self._found])
+        for key, share in shares.items():
+            if key not in self._launches:
+                self._launches[key] = _Launch(*key)
+            self._launches[key](share.parts, share.sets)
+
+    def squares_there(self, formulas: Any) -> list[tuple[Tensor, Tensor]]:
+        """See ``DeviceExecutor.squares_there``."""
+        gradients = [self.spec.tensors.gradient_array(gradient) for _, gradient, _ in self._found]
+        parts = [self._square_part(g) for g in gradients]
+        found = [self._squares_there(formulas, g) for g, part in zip(gradients, parts, strict=True) if part is None]
+        shares = _shares(parts, [(_NO_NUMBERS, 0)] * len(parts))
+        for launch, share, sums in self._launch_sums(shares, 0, together=True):
+            is_finite = sums[0, 0].isfinite()
+            if launch.kind.gradient == "float64":  # the squares may have overflowed
+                is_finite = formulas.stack([gradients[i].isfinite().all() for i in share.indices]).all()
+            found.append((sums[0], is_finite))
+        return found
+
+    def apply_there(self, runs: Tensor | None) -> None:
+        """See ``DeviceExecutor.apply_there``."""
+        decided = self._decided
+        if decided is None:
+            return
+        parts = self._parts([(decided.numbers, 0)] * len(self._found))
+        self._launch(_shares(parts, decided.position, lambda kind: _DecidedSets(kind, decided, runs)))
+        for index, part in enumerate(parts):
+            if part is None:
+                self._step_there(index, runs)
+        self._count_there(runs)
 
     def _numbers(self) -> list[tuple[Numbers, int]]:
         """The numbers of the step of each parameter that was found, with the known sums, and the number of the step."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..rule.declaration import Member, undecayed
@@ -10,8 +10,8 @@ from . import arrays
 from .devices import executor_of
 from .divided import DividedExecutor
 from .engine import EngineExecutor, apply, refuse_shared_memory
-from .executor import Executor, spec_of
-from .record import Advance, Change, Record, Tensor, Tensors, check_place
+from .executor import DeviceExecutor, Executor, spec_of
+from .record import Advance, Change, Record, Scalars, Tensor, Tensors, check_place
 
 _NO_SCALARS: tuple[str, ...] = ()
 
@@ -26,6 +26,7 @@ class GroupPlan:
         tensors: the framework's operations on tensors.
         basis: what the plan was made from; the adapter compares it to tell whether the plan is still valid.
         has_scalars: whether each parameter's state has the member's scalars. If not, the adapter keeps them elsewhere.
+        counts_on: the functions of the device that counts the steps; None if the host does.
 
     Raises:
         ValueError: a part of a tensor cannot have its moments in codes (``adamas.step.record.check_place``).
@@ -44,15 +45,16 @@ class GroupPlan:
         tensors: Tensors,
         basis: Any,
         has_scalars: bool = True,
+        counts_on: Any = None,
     ) -> None:
         names = member.scalar_names if has_scalars else _NO_SCALARS
         self.records, self.basis, self._tensors = list(records), basis, tensors
-        self._spec = spec_of(member, group, tensors, names)
+        self._spec = spec_of(member, group, tensors, names, counts_on)
         for record in self.records:
             check_place(tensors, member, group, record.weight, record.place, record.name, record.is_divided)
         shares: dict[tuple[type[Executor], bool, bool], list[int]] = {}
         for i, record in enumerate(self.records):
-            kind = DividedExecutor if record.is_divided else executor_of(self._spec, record)
+            kind = DividedExecutor if record.is_divided else executor_of(tensors, record.weight)
             shares.setdefault((kind, record.is_decayed, record.is_counted), []).append(i)
         self.executors: list[Executor] = []
         self._shares: list[tuple[Executor, list[int] | None, bool]] = []
@@ -120,6 +122,44 @@ class GroupPlan:
             if not is_decayed:
                 prepared = [(undecayed(numbers), scalars) for numbers, scalars in prepared]
             executor.prepared = prepared
+
+    # ---- steps that the device decides about (``adamas.step.deciding``)
+
+    @property
+    def _on_device(self) -> list[DeviceExecutor]:
+        return [executor for executor in self.executors if isinstance(executor, DeviceExecutor)]
+
+    def squares_there(self, formulas: Any) -> list[tuple[Tensor, Tensor]]:
+        """See ``DeviceExecutor.squares_there``."""
+        return [found for executor in self._on_device for found in executor.squares_there(formulas)]
+
+    def culprit(self) -> str | None:
+        """The name of the first parameter with a nonfinite gradient, for which the host waits."""
+        return next(filter(None, (executor.culprit() for executor in self._on_device)), None)
+
+    def prepare_there(
+        self, formulas: Any, hyper: Mapping[str, Any], scale: Any, advance: Callable[[Scalars], Scalars]
+    ) -> list[Tensor]:
+        """Computes the numbers of the coming step on the device.
+
+        Args:
+            formulas: the functions of the device.
+            hyper: the hyperparameters; those that only the device knows are float64 tensors without dimensions.
+            scale: the factor of the gradients.
+            advance: the scalars after the step, for those that the host counts.
+
+        Returns:
+            The most steps that parameters will have made, in tensors.
+        """
+        for executor in self._on_device:
+            executor.prepared = [({}, advance(scalars)) for scalars in executor.scalars]  # the device has the numbers
+        reached = (executor.prepare_there(formulas, hyper, scale) for executor in self._on_device)
+        return [most for most in reached if most is not None]
+
+    def apply_there(self, runs: Tensor | None) -> None:
+        """Makes the prepared step, if it ``runs``: see ``DeviceExecutor.apply_there``."""
+        for executor in self._on_device:
+            executor.apply_there(runs)
 
     def reached(self) -> int:
         """The highest step that a parameter will have reached; 0 if nothing was prepared."""

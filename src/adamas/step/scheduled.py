@@ -18,7 +18,8 @@ from ..rule.members import MEMBERS
 from ..rule.shared import declared, schedulable
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
-from .record import Change
+from ..schedules.schedule import Traced
+from .record import Change, Tensor
 
 OBSERVED = "plateaus"  # the entry with what the schedules of a group have observed, as JSON; None if that is nothing
 
@@ -53,10 +54,13 @@ class GroupSchedules:
         # By name: the last number of the schedule, and the one before it.
         self._written: dict[str, tuple[float, float]] = {}
         self._observed: str | None = None  # what it has written as ``group["plateaus"]``
+        # On a device that counts the steps: the last numbers by name, and the factors that react to a metric.
+        self._there: dict[str, Tensor] = {}
+        self._factors: list[tuple[Observed, Tensor]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled. Of the member, which has functions, that is its name."""
-        return {**vars(self), "member": self.member.name}
+        return {**vars(self), "member": self.member.name, "_there": {}, "_factors": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores what was copied or pickled."""
@@ -82,6 +86,7 @@ class GroupSchedules:
                 raise ValueError(f"{name} cannot be a schedule; these can: {', '.join(schedulable(self.member))}")
             self.schedules.update(found)
         self._written.clear()
+        self._there, self._factors = {}, []
         if self.schedules:
             self.refresh(steps_done(states))
         self.write_observed()
@@ -107,23 +112,51 @@ class GroupSchedules:
             of, index = _place(name)
             h = known[of]
             assert isinstance(h, Number)  # only numbers can be scheduled
-            number = scheduled_number(h, name, schedule, step)
+            number = self._there.get(name) if self._there else scheduled_number(h, name, schedule, step)
             last, before = written.get(name, (number, number))
-            changes.append((written, name, (number, last if last != number else before)))
+            changes.append((written, name, (number, last if _differ(last, number) else before)))
             if index is None:
                 changes.append((self.group, name, number))
             else:
                 several.setdefault(of, list(self.group[of]))[index] = number
         return changes + [(self.group, name, tuple(numbers)) for name, numbers in several.items()]
 
+    # ---- on a device that counts the steps
+
+    def in_numbers(self) -> dict[str, Any]:
+        """The entries of the group that the device computes, with the numbers as floats. The host waits for them."""
+        found = {_place(name)[0] for name in self._there}
+        values = {name: self.group[name] for name in found}
+        return {name: tuple(map(float, x)) if isinstance(x, tuple) else float(x) for name, x in values.items()}
+
+    def begin_there(self, formulas: Any, step: Tensor) -> None:
+        """Lets the device compute the scheduled numbers from this step on. The group then has tensors.
+
+        It also tells the device the factors that react to a metric.
+        """
+        if not self._there:
+            self._there = {name: formulas.number(0.0) for name in self.schedules}
+            self._factors = [(part, formulas.number(0.0)) for part in self.observed()]
+        for part, factor in self._factors:
+            factor.fill_(part.value)
+        self.compute_there(formulas, step)
+
+    def compute_there(self, formulas: Any, step: Tensor) -> None:
+        """Computes the scheduled numbers of a step on the device, in place."""
+        functions = Traced(formulas, self._factors)
+        for name, number in self._there.items():
+            number.copy_(self.schedules[name].over(step, functions))
+
     def is_held(self) -> bool:
         """Whether a scheduled rate was set to 0, as ``torch.distributed.checkpoint`` does for a step without movement."""
-        return "lr" in self._written and bool(self.group["lr"] == 0 and 0 not in self._written["lr"])
+        if "lr" not in self._written or self.group["lr"] is self._there.get("lr", self):
+            return False
+        return bool(self.group["lr"] == 0 and 0 not in self._written["lr"])
 
     def is_untouched(self) -> bool:
         """Whether the group still has the numbers and observations that were written last."""
         for name, (last, _) in self._written.items():
-            if _get(self.group, name) != last:
+            if _differ(_get(self.group, name), last):
                 return False
         return self.group.get(OBSERVED) is self._observed
 
@@ -133,7 +166,9 @@ class GroupSchedules:
         Accepted: the previous number, which a caller may have restored, and a rate of 0, once.
         """
         for name, numbers in self._written.items():
-            if _get(self.group, name) not in numbers and not (name == "lr" and may_hold and self.is_held()):
+            if all(_differ(_get(self.group, name), one) for one in numbers) and not (
+                name == "lr" and may_hold and self.is_held()
+            ):
                 raise ValueError(
                     f"{name} is given by {self.schedules[name]!r}, and was set to {_get(self.group, name)} by something else "
                     f"(another scheduler?): leave it to one of the two{_FOLLOWER if name == 'lr' else ''}"
@@ -221,6 +256,11 @@ def _place(name: str) -> tuple[str, int | None]:
     """The hyperparameter of a schedule, and the index of the number that it gives, or None."""
     of, _, index = name.partition("[")
     return of, int(index[:-1]) if index else None
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two numbers differ. The same tensor is equal without a look at its value."""
+    return one is not other and bool(one != other)
 
 
 def _get(group: dict[str, Any], name: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from ..rule.declaration import Member, Numbers
 from ..schedules import Schedule
 from . import clipping, sums
+from .deciding import Decision, Decisions
 from .inspection import Inspection, Peers
 from .plan import GroupPlan, look, step
 from .record import Change, Scalars
@@ -26,16 +27,17 @@ class Stepping:
         param_groups: dictionaries of hyperparameters, with the parameters of the group under ``"params"``.
         state: the state of each parameter, with its step.
         grad_norm: the 2-norm of the last step's gradient before clipping, if ``max_grad_norm`` or ``on_nonfinite`` required
-            it; else None.
-        grad_norm_limit: the lowest ``max_grad_norm`` of the last step; None if there was none.
+            it; else None. If the device of the parameters decided about the step, a tensor there.
+        grad_norm_limit: the lowest ``max_grad_norm`` of the last step; None if there was none. A tensor likewise.
     """
 
     _member: ClassVar[Member]
     param_groups: list[dict[str, Any]]
     state: Any  # a mapping from each parameter to its state; its type depends on the framework
     # These are attributes of the instances: values in the class would hide the __getattr__ of wrappers that derive from it.
-    grad_norm: float | None
-    grad_norm_limit: float | None
+    grad_norm: Any
+    grad_norm_limit: Any
+    _decisions: Decisions | None  # of the device of the parameters, if it has decided about a step
     _lock: Any  # one step at a time
     _plans: Any  # the plans of the last step, or None
     _schedules: list[GroupSchedules]  # of the groups that there were at the last look: see ``_schedules_now``
@@ -51,18 +53,30 @@ class Stepping:
         """Sets the attributes of an optimizer that has made no step since it was made or unpickled."""
         self.grad_norm = self.grad_norm_limit = None
         self._plans, self._counted, self._held, self._positions = None, (None, 0), False, ()
-        self._most_sums = sums.most_sums(self._member)
+        self._most_sums, self._decisions = sums.most_sums(self._member), None
         vars(self).setdefault("_peers", None)
 
     @property
     def clipped_steps(self) -> int:
         """The number of steps that ``max_grad_norm`` has shortened; saved in the state dict."""
+        if self._decisions is not None:
+            return self._decisions.clipped_steps
         return max((group["clipped_steps"] for group in self.param_groups), default=0)
 
     @property
     def skipped_steps(self) -> int:
         """The number of steps that ``on_nonfinite="skip"`` has skipped; saved in the state dict."""
+        if self._decisions is not None:
+            return self._decisions.skipped_steps
         return max((group["skipped_steps"] for group in self.param_groups), default=0)
+
+    def _formulas(self) -> Any:
+        """The functions of the device that can decide about steps (``adamas.step.deciding``); None if the host does."""
+        return None
+
+    def _counts_there(self) -> bool:
+        """Whether that device counts the steps, since it may skip one."""
+        return False
 
     @abstractmethod
     def _current_plans(self) -> Sequence[GroupPlan]:
@@ -141,7 +155,11 @@ class Stepping:
             schedules.verify()
         for schedules in self._schedules:
             schedules.write_observed()
-        self._counted = None, self._counted[1]  # if this is interrupted, the next step repeats it
+        steps = self._counted[1]
+        self._counted = None, steps  # if this is interrupted, the next step repeats it
+        if self._decisions is not None and steps is self._decisions.steps:
+            for schedules in self._schedules:
+                schedules.begin_there(self._decisions.formulas, steps)
         self._refresh()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -212,15 +230,18 @@ class Stepping:
     # ---- the step
 
     def _step_all(
-        self, gradients: Sequence[list[Any] | None] | None, scale: float, threads: int, overflow: bool | None = None
+        self, gradients: Sequence[list[Any] | None] | None, scale: Any, threads: int, overflow: Any = None
     ) -> None:
         """Steps every parameter that has a gradient: one of ``gradients``, given for each group, or, if None, its own.
 
         ``scale`` is a factor for the gradients. If there was an ``overflow`` in them, nothing is done; None if no loss scaler
-        has looked for one.
+        has looked for one. Both may be tensors on the device that ``_formulas`` names.
         """
         self.grad_norm = self.grad_norm_limit = None
         with self._lock:
+            if self._decides_there(scale, overflow) and self._step_there(gradients, scale, overflow):
+                return
+            scale, overflow = float(scale), None if overflow is None else bool(overflow != 0)
             plans: Sequence[GroupPlan] = ()
             misplaced: Sequence[Any] = ()
             problem: Exception | None = None
@@ -252,6 +273,138 @@ class Stepping:
                 self._step_seen(plans, seen, has_schedules, scale, threads)
             finally:
                 _release(plans)
+
+    # ---- steps that the parameters' device decides about (adamas.step.deciding)
+
+    def _decides_there(self, scale: Any, overflow: Any) -> bool:
+        """Whether there is something about the coming step that the device decides."""
+        formulas = self._formulas()
+        if formulas is None:
+            return False
+        given = [scale, overflow, *(group["lr"] for group in self.param_groups)]
+        return self._counts_there() or self._is_measured() or any(map(formulas.has, given))
+
+    def _step_there(self, gradients: Sequence[list[Any] | None] | None, scale: Any, overflow: Any) -> bool:
+        """Makes the step without waiting for the device; returns whether it did.
+
+        The host waits only if ``on_nonfinite="raise"``.
+        """
+        formulas, counts_there = self._formulas(), self._counts_there()
+        plans = self._current_plans()
+        try:
+            look(plans, gradients)
+            has_schedules = any(one.schedules for one in self._schedules_now())
+            if self._is_query(plans):
+                return False
+            if self._decisions is None:
+                self._decisions = Decisions(formulas, steps_done(self.state.values()), self.param_groups[0])
+            if has_schedules:
+                settled = self._scheduled_there(plans) if counts_there else self._scheduled(plans, None)
+                if settled is not plans:
+                    _release(plans)
+                    plans = settled
+                    look(plans, gradients)
+            decision = self._decided(plans, scale, overflow)
+            self._prepare_there(plans, decision)
+            problem = None
+            changes: list[Change] = []
+            if has_schedules and not counts_there:
+                problem = self._look_ahead(plans, _NOTHING, True, changes)
+            for plan in plans:
+                plan.apply_there(decision.runs)
+            for dictionary, key, value in changes:
+                dictionary[key] = value
+            if has_schedules and counts_there:
+                self._look_ahead_there(plans)
+            if problem is not None:
+                raise problem
+            return True
+        finally:
+            _release(plans)
+
+    def _decided(self, plans: Sequence[GroupPlan], scale: Any, overflow: Any) -> Decision:
+        """What the device decides about the coming step.
+
+        Raises:
+            FloatingPointError: a gradient is not finite, and its group has ``on_nonfinite="raise"``.
+        """
+        decisions = self._decisions
+        assert decisions is not None
+        f, squares, skip = decisions.formulas, None, None
+        is_measured = self._is_measured()
+        if is_measured:
+            squares = []
+            for group, plan in zip(self.param_groups, plans, strict=True):
+                found = plan.squares_there(f)
+                squares += [square for square, _ in found]
+                if group["on_nonfinite"] == "propagate" or not found:
+                    continue
+                is_not_finite = ~f.stack([is_finite for _, is_finite in found]).all()
+                if group["on_nonfinite"] == "skip":
+                    skip = is_not_finite if skip is None else skip | is_not_finite
+                elif is_not_finite:
+                    raise _not_finite(plan.culprit())
+        limits = [f.hyperparameter(group["max_grad_norm"]) for group in self.param_groups]
+        has_limit = is_measured and any(limit is not None for limit in limits)
+        self.grad_norm = decisions.grad_norm if is_measured else None
+        self.grad_norm_limit = decisions.grad_norm_limit if has_limit else None
+        return decisions.decide(squares, skip, limits, scale, overflow)
+
+    def _prepare_there(self, plans: Sequence[GroupPlan], decision: Decision) -> None:
+        """Computes the numbers and the counts of the step on the device."""
+        decisions, names = self._decisions, self._member.scalar_names
+        assert decisions is not None
+        f, reached = decisions.formulas, []
+        for group, plan, scale in zip(self.param_groups, plans, decision.scales, strict=True):
+
+            def advance(before: Scalars, group: dict[str, Any] = group) -> Scalars:
+                return tuple(self._member.advance(group, dict(zip(names, before, strict=True))).values())
+
+            hyper = {name: f.hyperparameter(value) for name, value in group.items() if name != "params"}
+            reached += plan.prepare_there(f, hyper, scale, advance)
+        if reached:
+            most = f.maximum(decisions.steps, f.stack(reached).max())
+            decisions.steps.copy_(most if decision.runs is None else f.where(decision.runs, most, decisions.steps))
+
+    def _scheduled_there(self, plans: Sequence[GroupPlan]) -> Sequence[GroupPlan]:
+        """As ``_scheduled``, where the device counts the steps."""
+        decisions = self._decisions
+        assert decisions is not None
+        steps = decisions.steps
+        if self._counted[0] is plans and self._counted[1] is steps and self._is_untouched():
+            return plans
+        for one in self._schedules:
+            if self._counted[1] is steps:
+                one.verify(may_hold=not self._held)
+            else:
+                one.forget()
+        self._counted = None, steps
+        for one in self._schedules:
+            one.read_observed()
+            one.begin_there(decisions.formulas, steps)
+        self._refresh()
+        plans = self._current_plans()
+        self._counted = plans, steps
+        return plans
+
+    def _look_ahead_there(self, plans: Sequence[GroupPlan]) -> None:
+        """As ``_look_ahead``, where the device counts the steps."""
+        decisions = self._decisions
+        assert decisions is not None
+        self._held = any(one.is_held() for one in self._schedules)
+        for one in self._schedules:
+            one.compute_there(decisions.formulas, decisions.steps)
+        if self._held:
+            self._counted = None, decisions.steps
+            self._refresh()
+
+    def _save_decisions(self) -> None:
+        """Writes what the device has counted into the groups. The host waits for it."""
+        decisions = self._decisions
+        if decisions is not None:
+            for group in self.param_groups:
+                group.update(clipped_steps=decisions.clipped_steps, skipped_steps=decisions.skipped_steps)
+            self.param_groups[0]["grad_norms"] = decisions.grad_norms
 
     def _seen(
         self,
@@ -303,10 +456,7 @@ class Stepping:
                 parts, culprit = plan.square_sum(threads, alone)
                 square_sums += parts
                 if culprit is not None and group["on_nonfinite"] == "raise":
-                    raise FloatingPointError(
-                        f"the gradient of parameter {culprit} has a NaN or an infinity; nothing was changed "
-                        '(on_nonfinite="skip" would leave out such steps and count them)'
-                    )
+                    raise _not_finite(culprit)
                 skip |= culprit is not None and group["on_nonfinite"] == "skip"
         steps, reached = None, 0
         if has_schedules and not alone:
@@ -395,11 +545,15 @@ class Stepping:
         """Whether this step is to create the state and nothing else, as ``torch.distributed.checkpoint`` does before the first
         step, with all rates and gradients 0."""
         for group in self.param_groups:
-            if group["lr"] != 0:
+            if self._knows_alone(group["lr"]) or group["lr"] != 0:
                 return False
         if any(plan.most_steps() > 0 for plan in plans):
             return False
         return steps_done(self.state.values()) == 0 and all(plan.has_zero_gradients() for plan in plans)
+
+    def _knows_alone(self, number: Any) -> bool:
+        """Whether only the device knows the number, and it has decided about a step, so that the host need not wait for it."""
+        return self._decisions is not None and bool(self._decisions.formulas.has(number))
 
     def _advance(self, group: dict[str, Any], before: Scalars, scale: float) -> tuple[Numbers, Scalars]:
         """The numbers of the next step for parameters with these scalars, and the scalars after it."""
@@ -422,6 +576,13 @@ class Stepping:
         if any(factor != 1 for factor in factors):
             changes += [(group, "clipped_steps", group["clipped_steps"] + 1) for group in self.param_groups]
         return factors
+
+
+def _not_finite(name: str | None) -> FloatingPointError:
+    return FloatingPointError(
+        f"the gradient of parameter {name} has a NaN or an infinity; nothing was changed "
+        '(on_nonfinite="skip" would leave out such steps and count them)'
+    )
 
 
 def _release(plans: Sequence[GroupPlan]) -> None:

@@ -52,19 +52,20 @@ def warm_up(optimizer: Optimizer) -> None:
                 raise ValueError(f"parameter {names[p]} is lazy and has no shape yet: run the model once, then warm up")
             if p.requires_grad and is_here(p) and edges_of(spec.member, group, i) is None:
                 record = Record(p, dict(optimizer.state.get(p, {})), names[p], 0, place_in(group, i))
-                _warm_up(spec, record, optimizer._is_measured())
+                _warm_up(spec, record, optimizer._is_measured(), optimizer._decides_there(1.0, None))
 
 
-def _warm_up(spec: GroupSpec, record: Record, is_measured: bool) -> None:
+def _warm_up(spec: GroupSpec, record: Record, is_measured: bool, is_decided: bool) -> None:
     """Compiles the kernels that will step a parameter and, if the gradient ``is_measured``, those of its norm.
 
-    The record has a copy of its state, which is completed.
+    The record has a copy of its state, which is completed. ``is_decided``: see ``GpuExecutor.warm_up``.
     """
-    executor = compiled_executor_of(spec, record)
+    executor = compiled_executor_of(TENSORS, record.weight)
     if executor is None:
         return
     p, place = record.weight, record.place
     check_place(TENSORS, spec.member, spec.group, p, place, record.name)
     begin_state(TENSORS, spec.member, spec.group, p, place, record.state)
     dtype = (p.grad_dtype or p.dtype) if p.grad is None else p.grad.dtype
-    executor(spec, [record], is_decayed=True).warm_up([torch.empty_like(local_of(p), dtype=dtype)], is_measured)
+    gradient = torch.empty_like(local_of(p), dtype=dtype)
+    executor(spec, [record], is_decayed=True).warm_up([gradient], is_measured, is_decided)

@@ -11,7 +11,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -26,9 +26,11 @@ from ..rule.hyperparameters import check_rows
 from ..rule.layout import LOW_BITS
 from ..rule.shared import defaults as defaults_of
 from ..rule.shared import schedulable
+from ..step.devices import can_decide
 from ..step.engine import holds, same_objects
 from ..step.locks import step_lock
 from ..step.memory import Memory, counted
+from ..step.namespaces.torch import Formulas, formulas_of
 from ..step.plan import GroupPlan
 from ..step.record import Record, begin_state, check_place
 from ..step.resuming import COUNTS, check_choice
@@ -46,11 +48,14 @@ from .tensors import TENSORS
 _stepping: set[tuple[int, int]] = set()  # the optimizers that are inside step(), each with the thread that called it
 
 
+_Signature: TypeAlias = tuple[Rule, bool, str, int, bool]
+
+
 class _Basis(NamedTuple):
     """What the plan of a parameter group was made from.
 
     Attributes:
-        signature: the rule, whether there is a penalty, ``weights=`` and ``seed=``.
+        signature: the rule, whether there is a penalty, ``weights=``, ``seed=``, and whether a step may be skipped.
         params: the parameters.
         dtypes: the dtypes of the parameters.
         bare: the parameters whose state is missing or lacks entries that the options require now. When one of them has a
@@ -58,7 +63,7 @@ class _Basis(NamedTuple):
         divided: the parameters, with a state or not, whose cuts divide blocks of codes.
     """
 
-    signature: tuple[Rule, bool, str, int]
+    signature: _Signature
     params: list[Tensor]
     dtypes: list[torch.dtype]
     bare: list[Tensor]
@@ -86,6 +91,11 @@ def _exchange(name: str, weight: Any, where: Any = None) -> Exchanged:
     gradient = weight.grad
     text = f"the gradient of parameter {name} with the placements {gradient.placements}"
     return Exchanged(text, weight.device_mesh, where)
+
+
+def _may_skip(group: dict[str, Any]) -> bool:
+    """Whether a step may be skipped for a reason that the device learns before the host, or is replayed without the host."""
+    return group["on_nonfinite"] == "skip" or bool(group.get("fused")) or bool(group.get("capturable"))
 
 
 def _random_key(group: dict[str, Any], index: int, position: int) -> int:
@@ -116,6 +126,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     _plans: list[GroupPlan] | None
     _peers: Ranks | None
     _known: tuple[list[Tensor], list[Any]]  # the parameters and states that the plans were made for
+    _on_device: Formulas | None  # see ``_formulas``
 
     def __init__(self, params: ParamsT, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         """``arguments`` are the ``locals()`` of the member's ``__init__``, and ``options`` its ``**options``."""
@@ -144,6 +155,10 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         self._schedules = []
         super().__init__(params, defaults)
         self._begin_scaling()
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._on_device = None
 
     def _begin_scaling(self) -> None:
         """Includes loss scaling in the step if ``fused=True``, as ``torch.optim`` does."""
@@ -223,6 +238,25 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             yield from zip(parameter_names(group, first), group["params"], strict=True)
             first += len(group["params"])
 
+    # ---- the device
+
+    def _formulas(self) -> Formulas | None:
+        """See ``Stepping._formulas``. The parameters have to be on one device, which has float64, and in this process alone.
+
+        Rules that need sums are an exception: the host adds these up.
+        """
+        if self._plans is None:
+            self._find_peers()
+            params = [p for group in self.param_groups for p in group["params"] if p.requires_grad and not is_lazy(p)]
+            devices = {p.device for p in params} if self._peers is None and not self._most_sums else set()
+            is_one = len(devices) == 1 and all(can_decide(TENSORS, p) for p in params)
+            self._on_device = formulas_of(devices.pop()) if is_one else None
+        return self._on_device
+
+    def _counts_there(self) -> bool:
+        """See ``Stepping._counts_there``."""
+        return self._on_device is not None and any(map(_may_skip, self.param_groups))
+
     # ---- state
 
     def _initialize_state(self, group: dict[str, Any], index: int, name: str) -> None:
@@ -253,8 +287,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                     "load the state after that, or call optimizer.state.clear() to begin again"
                 )
 
-    def _signature(self, group: dict[str, Any]) -> tuple[Rule, bool, str, int]:
-        return self._member.rule(group), has_penalty(group), group["weights"], group["seed"]
+    def _signature(self, group: dict[str, Any]) -> _Signature:
+        return self._member.rule(group), has_penalty(group), group["weights"], group["seed"], _may_skip(group)
 
     def _current_plans(self) -> list[GroupPlan]:
         """The plans of all groups, made again if any tensor, state or option that they depend on was replaced."""
@@ -270,7 +304,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             self._forget_low_bits(plan.basis)
         self._settle_states()
         self._plans = None
-        self._find_peers()
+        self._formulas()
         made, first, positions = [], 0, self._parameter_positions()
         for group in self.param_groups:
             made.append(self._plan(group, first, positions))
@@ -365,7 +399,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             if state is None or not needed <= state.keys() or (is_split and LOW_BITS not in state):
                 bare.append(p)
         basis = _Basis(self._signature(group), params, [p.dtype for p in params], bare, all_divided)
-        return GroupPlan(self._member, group, records, TENSORS, basis)
+        counts_on = self._on_device if self._counts_there() else None
+        return GroupPlan(self._member, group, records, TENSORS, basis, counts_on=counts_on)
 
     def _decides_alone(self, overflow: bool | None, misplaced: Sequence[Exchanged]) -> bool:
         """See ``Stepping._decides_alone``.
@@ -485,9 +520,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        # GradScaler then lowers its scale; neither step count nor moments advance.
-        overflow = None if found_inf is None else float(found_inf) != 0
-        scale = 1.0 if grad_scale is None else 1 / float(grad_scale)
+        scale = 1.0 if grad_scale is None else 1 / grad_scale.detach().to(torch.float64).reshape(())
+        # After an overflow, GradScaler lowers its scale; neither step count nor moments advance.
+        overflow = None if found_inf is None else found_inf.detach().reshape(())
         self._step_all(None, scale, torch.get_num_threads(), overflow)
         return loss
 
@@ -542,6 +577,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled."""
+        self._save_decisions()
         shared = {"_peers": self._peers} if self._peers is not None and self._peers.has_shares else {}
         return {**super().__getstate__(), **shared, "_schedules": self._schedules_now()}
 
@@ -566,7 +602,10 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             self._settle_states()
             for group in self.param_groups:
                 group["decoupled_weight_decay"] = group["decay"] == "decoupled"  # what torch.optim reads
+            self._save_decisions()
             packed = super().state_dict()
+            for group, schedules in zip(packed.get("param_groups", ()), self._schedules_now(), strict=False):
+                group.update(schedules.in_numbers())
             for group in packed.get("param_groups", ()):  # a hook may have wrapped them
                 # As text: torch.distributed.checkpoint takes tuples apart, and broadcasts no more numbers than are here.
                 group["grad_norms"] = json.dumps(group["grad_norms"])

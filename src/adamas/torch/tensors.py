@@ -83,15 +83,7 @@ class _Tensors:
 
     @staticmethod
     def namespace(weight: Tensor) -> Namespace:
-        """PyTorch on the weight's device.
-
-        Raises:
-            RuntimeError: a CUDA graph is being captured.
-        """
-        if weight.is_cuda and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                "an Adamas step computes its coefficients on the host and cannot be captured in a CUDA graph"
-            )
+        """PyTorch on the weight's device."""
         return Namespace(weight.device)
 
     @staticmethod

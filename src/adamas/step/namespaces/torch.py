@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any
 
 import torch
@@ -59,6 +60,81 @@ class Namespace:
         return (torch.arange(math.prod(shape), device=self._device) + first).reshape(shape)
 
     @staticmethod
-    def counter(count: int) -> int:
-        """The count itself."""
-        return count
+    def counter(count: int | Tensor) -> int | Tensor:
+        """A count in the type that the formats take."""
+        return count.to(torch.int64) if isinstance(count, Tensor) else count
+
+    @staticmethod
+    def narrowed(x: Any, dtype: str) -> Any:
+        """A number that was computed in float64, in the dtype in which it is used; Python's numbers are unchanged."""
+        return x.to(getattr(torch, dtype)) if isinstance(x, Tensor) else x
+
+
+@cache
+def formulas_of(device: torch.device) -> Formulas | None:
+    """The functions for the numbers of steps on a device; None if it has no float64."""
+    return None if device.type == "mps" else Formulas(device)
+
+
+class Formulas:
+    """PyTorch's functions for the numbers of a step that its device computes: float64 tensors and Python's numbers together.
+
+    No function waits for the device, and none copies to it: a number becomes a tensor where it is filled in.
+
+    Args:
+        device: the device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(torch, name)
+
+        def run(*numbers: Any) -> Any:
+            return function(*[self.number(x) for x in numbers])
+
+        vars(self)[name] = run
+        return run
+
+    def has(self, x: Any) -> bool:
+        """Whether it is a tensor on the device."""
+        return isinstance(x, Tensor) and x.device == self.device
+
+    def hyperparameter(self, x: Any) -> Any:
+        """A hyperparameter as formulas take it: a tensor on the device in float64 without dimensions, any other as a float."""
+        if isinstance(x, Tensor):
+            return self.number(x.detach()).reshape(()) if self.has(x) else x.item()
+        return tuple([self.hyperparameter(one) for one in x]) if isinstance(x, tuple) else x
+
+    def number(self, x: Any) -> Tensor:
+        """A number as a tensor, in float64, unless it is one of booleans."""
+        if not isinstance(x, Tensor):
+            return torch.full((), x, dtype=torch.float64, device=self.device)
+        return x if x.dtype in (torch.float64, torch.bool) else x.to(torch.float64)
+
+    def where(self, condition: Any, one: Any, other: Any) -> Any:
+        """``one`` where the condition holds, else ``other``."""
+        if not isinstance(condition, Tensor):
+            return one if condition else other
+        return torch.where(condition, self.number(one), self.number(other))
+
+    @staticmethod
+    def isfinite(x: Tensor) -> Tensor:
+        """Whether each number is finite."""
+        return torch.isfinite(x)
+
+    @staticmethod
+    def stack(tensors: Sequence[Tensor]) -> Tensor:
+        """The tensors in a new first dimension."""
+        return torch.stack(list(tensors))
+
+    @staticmethod
+    def sorted(x: Tensor) -> Tensor:
+        """The numbers in ascending order, NaN last."""
+        return x.sort().values
+
+    def uploaded(self, x: Any) -> Tensor:
+        """A float64 array of NumPy on the device."""
+        given = torch.from_numpy(x)
+        return given.clone() if self.device.type == "cpu" else given.pin_memory().to(self.device, non_blocking=True)

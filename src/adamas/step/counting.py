@@ -1,0 +1,84 @@
+"""The scalars of parameters, such as their step counts, on a device that counts the steps itself.
+
+It does where a step can be skipped without the host waiting to learn it (``adamas.step.deciding``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .record import Record, Tensor
+
+
+class DeviceScalars:
+    """The scalars of some parameters in one tensor, of which their states have views.
+
+    Args:
+        formulas: the functions of the device (``adamas.step.record.Tensors``).
+        names: the names of the scalars.
+        records: the records of the parameters.
+        number_of: the value of a scalar that is not on the device, by its record and its name.
+    """
+
+    def __init__(
+        self,
+        formulas: Any,
+        names: Sequence[str],
+        records: Sequence[Record],
+        number_of: Callable[[Record, str], float],
+    ) -> None:
+        self._f, self._names, self._records, self._number_of = formulas, names, records, number_of
+        self._all: Tensor | None = None
+        self._views: list[list[Tensor]] = []  # for each name, that of each record
+        self._chosen: tuple[list[int], Tensor] | None = None
+
+    def adopt(self) -> None:
+        """Takes over scalars that something else has put into the states.
+
+        Raises:
+            ValueError: one of them is missing, or is no number of steps.
+        """
+        for name, views in zip(self._names, self._views, strict=False):
+            for record, view in zip(self._records, views, strict=True):
+                if record.state.get(name) is not view:
+                    self._collect()
+                    return
+        if self._all is None:
+            self._collect()
+
+    def _collect(self) -> None:
+        f, rows = self._f, []
+        for name in self._names:
+            given = [record.state.get(name) for record in self._records]
+            known = [0.0 if f.has(x) else self._number_of(r, name) for x, r in zip(given, self._records, strict=True)]
+            row = f.uploaded(np.array(known, np.float64))
+            for i, x in enumerate(given):
+                if f.has(x):
+                    row[i] = f.hyperparameter(x)
+            rows.append(row)
+        self._all, self._chosen = f.stack(rows), None
+        self._views = [list(row) for row in self._all]
+        for name, views in zip(self._names, self._views, strict=True):
+            for record, view in zip(self._records, views, strict=True):
+                record.state[name] = view
+
+    def of(self, indices: list[int]) -> Tensor:
+        """The scalars of the records at these indices, a row for each name."""
+        assert self._all is not None
+        return self._all if len(indices) == len(self._records) else self._all[:, self._index(indices)]
+
+    def write(self, indices: list[int], values: Tensor) -> None:
+        """Writes the scalars of these records, in the form of ``of``."""
+        assert self._all is not None
+        if len(indices) == len(self._records):
+            self._all.copy_(values)
+        else:
+            self._all[:, self._index(indices)] = values
+
+    def _index(self, indices: list[int]) -> Tensor:
+        if self._chosen is None or self._chosen[0] != indices:
+            self._chosen = indices, self._f.uploaded(np.array(indices, np.int64))
+        return self._chosen[1]

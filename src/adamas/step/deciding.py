@@ -1,0 +1,133 @@
+"""What the device of the parameters decides about a step, without the host waiting for it.
+
+That is the gradient's norm and whether it is finite, the clipping, whether the step is made, and what is counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..rule.exact import sum_of_sums
+from .clipping import FEWEST, MOST, MULTIPLE, QUANTILE
+from .record import Tensor
+
+
+class Decision(NamedTuple):
+    """What the device has decided about a step.
+
+    Attributes:
+        scales: for each group, the factor of its gradients: a float, or a float64 tensor without dimensions.
+        runs: whether the step is made, a boolean tensor without dimensions; None if it is in any case.
+    """
+
+    scales: Sequence[Any]
+    runs: Tensor | None
+
+
+class Decisions:
+    """The numbers that steps decide by, and what they count, on the device.
+
+    All are float64 tensors without dimensions, and are written in place, so that a CUDA graph can be replayed.
+
+    Args:
+        formulas: the functions of the device (``adamas.step.record.Tensors.formulas``).
+        steps: the most steps that a parameter has made.
+        group: the parameter group with what was counted so far.
+
+    Attributes:
+        formulas: the argument ``formulas``.
+        steps: the most steps that a parameter has made.
+        grad_norm: the norm of the last gradient that was measured.
+        grad_norm_limit: its limit; infinite if there was none.
+    """
+
+    def __init__(self, formulas: Any, steps: float, group: dict[str, Any]) -> None:
+        self.formulas = formulas
+        norms = group["grad_norms"][-MOST:]
+        numbers = [steps, math.inf, math.inf, group["clipped_steps"], group["skipped_steps"], len(norms)]
+        self._all = formulas.uploaded(np.array(numbers, np.float64))
+        self.steps, self.grad_norm, self.grad_norm_limit, self._clipped, self._skipped, self._count = self._all
+        self._norms = formulas.uploaded(np.array([*norms, *[math.inf] * (MOST - len(norms))], np.float64))
+        self._positions = formulas.uploaded(np.arange(MOST, dtype=np.float64))
+
+    @property
+    def clipped_steps(self) -> int:
+        """The number of steps that were clipped. The host waits for it, as for the next two."""
+        return int(self._clipped)
+
+    @property
+    def skipped_steps(self) -> int:
+        """The number of steps that were skipped because of a gradient that is not finite."""
+        return int(self._skipped)
+
+    @property
+    def grad_norms(self) -> tuple[float, ...]:
+        """The norms that are remembered, the oldest first."""
+        norms, count = self._norms.tolist(), int(self._count)
+        first = count % MOST
+        return tuple(norms[:count] if count < MOST else norms[first:] + norms[:first])
+
+    def decide(
+        self,
+        squares: Sequence[Tensor] | None,
+        is_skipped: Tensor | None,
+        limits: Sequence[Any],
+        scale: Any,
+        overflow: Tensor | None,
+    ) -> Decision:
+        """Decides about a step.
+
+        Args:
+            squares: sums whose sum is Σg², each in a tensor with what it has lost; None if it is not needed.
+            is_skipped: whether a gradient is not finite where this skips the step; None if nothing is skipped for that.
+            limits: the ``max_grad_norm`` of each group.
+            scale: the factor of all gradients.
+            overflow: whether a loss scaler found a gradient that is not finite; None without one.
+        """
+        f = self.formulas
+        runs = None if overflow is None else overflow == 0
+        if squares is None:
+            return Decision([scale] * len(limits), runs)
+        total, lost = sum_of_sums(*f.stack(squares).T)
+        norm = f.sqrt(f.where(f.isfinite(total), total + lost, total)) * scale
+        self.grad_norm.copy_(norm)
+        if is_skipped is not None:
+            skipped = is_skipped if runs is None else is_skipped & runs
+            self._skipped += skipped
+            runs = ~is_skipped if runs is None else runs & ~is_skipped
+        usual = None
+        if "auto" in limits:
+            usual = self._usual_limit()
+            self._remember(norm, usual, runs)
+        limits = [usual if limit == "auto" else limit for limit in limits]
+        factors = [None if limit is None else f.minimum(limit / (norm + 1e-6), 1.0) for limit in limits]
+        given = [limit for limit in limits if limit is not None]
+        if given:
+            lowest = f.number(given[0])
+            for limit in given[1:]:
+                lowest = f.minimum(lowest, limit)
+            self.grad_norm_limit.copy_(lowest)
+            least = f.stack([factor for factor in factors if factor is not None])
+            clipped = (least != 1).any()
+            self._clipped += clipped if runs is None else clipped & runs
+        return Decision([scale if factor is None else scale * factor for factor in factors], runs)
+
+    def _usual_limit(self) -> Tensor:
+        """See ``adamas.step.clipping.usual_limit``. What is not remembered yet is infinite, and comes last."""
+        f = self.formulas
+        count = f.minimum(self._count, float(MOST))
+        chosen = f.where(self._positions == f.ceil(QUANTILE * count) - 1, f.sorted(self._norms), 0.0).sum()
+        return f.where(count < FEWEST, math.inf, MULTIPLE * chosen)
+
+    def _remember(self, norm: Tensor, limit: Tensor, runs: Tensor | None) -> None:
+        """See ``adamas.step.clipping.remember``."""
+        f = self.formulas
+        counts = (norm > 0) & (norm < math.inf)
+        counts = counts if runs is None else counts & runs
+        is_next = (self._positions == self._count % MOST) & counts
+        self._norms.copy_(f.where(is_next, f.minimum(norm, limit), self._norms))
+        self._count += counts

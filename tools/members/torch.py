@@ -31,8 +31,8 @@ _INDENT = " " * 4
 
 # What the classes of torch.optim have after their hyperparameters.
 _FLAGS = {
-    "SGD": "* maximize foreach differentiable fused",
-    "Adagrad": "foreach * maximize differentiable fused",
+    "SGD": "* maximize foreach differentiable fused capturable",
+    "Adagrad": "foreach * maximize differentiable fused capturable",
     "RMSprop": "capturable foreach maximize differentiable",
     "Adam": "* foreach maximize capturable differentiable fused decoupled_weight_decay",
     "Adamax": "foreach * maximize differentiable capturable",
@@ -45,14 +45,21 @@ _FLAG_ARGUMENTS = {
     "*": STAR,
     "maximize": Argument("maximize", "bool", "False", "maximize the objective"),
     "foreach": Argument("foreach", "bool | None", "None", _WITHOUT_EFFECT),
-    "capturable": Argument("capturable", "bool", "False", _WITHOUT_EFFECT),
+    "capturable": Argument(
+        "capturable",
+        "bool",
+        "False",
+        "let the step be captured in a CUDA graph, which then replays it with the present rates, schedules, clipping and "
+        "skipping: the parameters' device counts the steps",
+    ),
     "differentiable": Argument("differentiable", "bool", "False", "True is refused"),
     "fused": Argument(
         "fused",
         "bool | None",
         "None",
         "as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and skips "
-        "overflows, instead of the scaler; gradients stay scaled. The speed is the same: every step is fused",
+        "overflows, instead of the scaler; gradients stay scaled. On a GPU, the host does not wait to learn of one. The "
+        "speed is the same: every step is fused",
     ),
     "decoupled_weight_decay": Argument("decoupled_weight_decay", "bool", "False", 'the same as ``decay="decoupled"``'),
 }

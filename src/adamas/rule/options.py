@@ -28,7 +28,8 @@ class Options(TypedDict, total=False):
             ``optimizer.grad_norm``, ``grad_norm_limit`` and ``clipped_steps`` report on it. Default: None.
         on_nonfinite: what to do if a gradient has a NaN or an infinity. ``"propagate"`` steps with it, as PyTorch does;
             ``"skip"`` skips the whole step and counts it in ``skipped_steps``; ``"raise"`` raises
-            ``FloatingPointError``, which names the parameter, and changes nothing. Default: ``"propagate"``.
+            ``FloatingPointError``, which names the parameter, and changes nothing; on a GPU, the host waits for this.
+            Default: ``"propagate"``.
         state: how the moments are stored: ``"float32"`` (float64 for float64 weights), ``"bfloat16"`` (2 bytes each;
             averages are rounded stochastically, so that they do not stall), ``"int8"`` or ``"int6"`` (1.03 or 0.78
             bytes each: a code, and a float32 scale for each block of 128 in a row; the moments of parameters with fewer

@@ -48,7 +48,7 @@ ON_NONFINITE = Choice(
     "propagate",
     'what to do if a gradient has a NaN or an infinity. ``"propagate"`` steps with it, as PyTorch does; ``"skip"`` '
     'skips the whole step and counts it in ``skipped_steps``; ``"raise"`` raises ``FloatingPointError``, which '
-    "names the parameter, and changes nothing",
+    "names the parameter, and changes nothing; on a GPU, the host waits for this",
     is_option=True,
     only=("torch", "numpy", "optax"),
     choices=("propagate", "skip", "raise"),

@@ -14,7 +14,7 @@ import operator
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +45,13 @@ _SUMMED = {"TILES": _TILES, **_LAUNCHED}
 _ADDED_UP = {"LANES": _LANES, **_OPTIONS}
 
 
+_Key = TypeVar("_Key", bound=tuple[Any, ...])
+_L = TypeVar("_L")
+
+_UNREADY = (
+    "a CUDA graph is being captured, and nothing can be allocated for this step: make one outside of the capture before it, "
+    "for the same parameters"
+)
 _NO_NUMBERS = {**dict.fromkeys((*HOUSE_NUMBERS, "squares"), 0.0), "s": 1.0}  # of the rule SQUARES
 
 
@@ -224,7 +231,7 @@ class _Launch:
             tensors.append(np.full(programs, index, np.int32))
             tile += programs
         table = np.array(rows, np.int64)
-        if self._on_device is None or not np.array_equal(table, self._table):
+        if self._on_device is None or _is_capturing(self.device) or not np.array_equal(table, self._table):
             self._table, self._programs = table, tile
             self._on_device = (self._uploads[0](table.reshape(-1)), self._uploads[1](np.concatenate(tensors)))
         return *self._on_device, sets.on_device(self._uploads[2])
@@ -267,12 +274,17 @@ class _SumLaunch(_Launch):
 
 
 class _Upload:
-    """Copies arrays to a device, without waiting for it: by turns from two pinned buffers, each used again after its copy."""
+    """Copies arrays to a device, without waiting for it: by turns from two pinned buffers, each used again after its copy.
+
+    While a CUDA graph is captured, it copies from a third buffer, since each replay copies again. No memory can be allocated
+    then, and after that, the upload belongs to the graph.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._turn = device, 0
         self._buffers: list[Tensor | None] = [None, None]
         self._copied: list[Any] = [None, None]
+        self._of_graph: Tensor | None = None
         self._target: Tensor | None = None
 
     def __call__(self, values: np.ndarray) -> Tensor:
@@ -280,12 +292,20 @@ class _Upload:
         given = torch.from_numpy(values)
         if self._device.type == "cpu":
             return given
+        if _is_capturing(self._device):
+            source, target = self._of_graph, self._target
+            if source is None or target is None or source.numel() < given.numel():
+                raise RuntimeError(_UNREADY)
+            source[: given.numel()].copy_(given)
+            target[: given.numel()].copy_(source[: given.numel()], non_blocking=True)
+            return target
         turn = self._turn = 1 - self._turn
         if self._target is None or self._target.numel() < given.numel():
             self._target = torch.empty(given.numel(), dtype=given.dtype, device=self._device)
         buffer = self._buffers[turn]
         if buffer is None or buffer.numel() < given.numel():
             buffer = self._buffers[turn] = torch.empty(given.numel(), dtype=given.dtype, pin_memory=True)
+            self._of_graph = torch.empty_like(buffer, pin_memory=True)
             self._copied[turn] = torch.cuda.Event()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
         else:
             self._copied[turn].synchronize()
@@ -294,6 +314,11 @@ class _Upload:
             self._target[: given.numel()].copy_(buffer[: given.numel()], non_blocking=True)
             self._copied[turn].record()
         return self._target
+
+
+def _is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
@@ -341,6 +366,7 @@ class GpuExecutor(ArraysExecutor):
         super().__init__(spec, records, is_decayed)
         self._launches: dict[tuple[Kind, torch.device], _Launch] = {}
         self._sum_launches: dict[tuple[Kind, torch.device, int], _SumLaunch] = {}
+        self._of_graphs: list[Any] = []
 
     def look(self, gradients: list[Tensor | None] | None) -> None:
         """See ``Executor.look``."""
@@ -383,9 +409,7 @@ class GpuExecutor(ArraysExecutor):
         """Launches the sum of the rules at an index over each share; the host waits for none of them here."""
         launched = []
         for (kind, device), share in shares.items():
-            if (kind, device, index) not in self._sum_launches:
-                self._sum_launches[kind, device, index] = _SumLaunch(kind, device, index)
-            launch = self._sum_launches[kind, device, index]
+            launch = self._ready(self._sum_launches, (kind, device, index), _SumLaunch)
             launched.append((launch, share, launch.sums(share.parts, share.sets, together)))
         return launched
 
@@ -445,9 +469,23 @@ class GpuExecutor(ArraysExecutor):
     def _launch(self, shares: _Shares) -> None:
         self.spec.tensors.before_writing([record.weight for record, _, _ in self._found])
         for key, share in shares.items():
-            if key not in self._launches:
-                self._launches[key] = _Launch(*key)
-            self._launches[key](share.parts, share.sets)
+            self._ready(self._launches, key, _Launch)(share.parts, share.sets)
+
+    def _ready(self, launches: dict[_Key, _L], key: _Key, make: Callable[..., _L]) -> _L:
+        """The launch with this key. That of a step that is captured in a CUDA graph belongs to the graph from then on.
+
+        Raises:
+            RuntimeError: a CUDA graph is being captured, and there is no launch for it.
+        """
+        if not _is_capturing(key[1]):
+            if key not in launches:
+                launches[key] = make(*key)
+            return launches[key]
+        if key not in launches:
+            raise RuntimeError(_UNREADY)
+        launch = launches.pop(key)
+        self._of_graphs.append(launch)
+        return launch
 
     def squares_there(self, formulas: Any) -> list[tuple[Tensor, Tensor]]:
         """See ``DeviceExecutor.squares_there``."""

@@ -284,12 +284,17 @@ class Stepping:
         given = [scale, overflow, *(group["lr"] for group in self.param_groups)]
         return self._counts_there() or self._is_measured() or any(map(formulas.has, given))
 
+    def _check_capture(self) -> None:
+        """Raises RuntimeError if the coming step cannot be captured in a CUDA graph."""
+
     def _step_there(self, gradients: Sequence[list[Any] | None] | None, scale: Any, overflow: Any) -> bool:
         """Makes the step without waiting for the device; returns whether it did.
 
         The host waits only if ``on_nonfinite="raise"``.
         """
         formulas, counts_there = self._formulas(), self._counts_there()
+        if formulas.is_capturing():
+            self._check_capture()
         plans = self._current_plans()
         try:
             look(plans, gradients)

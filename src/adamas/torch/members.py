@@ -52,7 +52,10 @@ class SGD(Optimizer):
         foreach: accepted, but has no effect.
         differentiable: True is refused.
         fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
-            skips overflows, instead of the scaler; gradients stay scaled. The speed is the same: every step is fused.
+            skips overflows, instead of the scaler; gradients stay scaled. On a GPU, the host does not wait to learn of
+            one. The speed is the same: every step is fused.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
         **options: see ``adamas.torch.options.Options``.
 
     Raises:
@@ -83,6 +86,7 @@ class SGD(Optimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        capturable: bool = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(params, locals(), options)
@@ -109,7 +113,10 @@ class Adagrad(EagerOptimizer):
         maximize: maximize the objective.
         differentiable: True is refused.
         fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
-            skips overflows, instead of the scaler; gradients stay scaled. The speed is the same: every step is fused.
+            skips overflows, instead of the scaler; gradients stay scaled. On a GPU, the host does not wait to learn of
+            one. The speed is the same: every step is fused.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
         **options: see ``adamas.torch.members.RootOptions``.
 
     Raises:
@@ -140,6 +147,7 @@ class Adagrad(EagerOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        capturable: bool = False,
         **options: Unpack[RootOptions],
     ) -> None:
         super().__init__(params, locals(), options)
@@ -160,10 +168,12 @@ class Lion(Optimizer):
         weight_decay: coefficient of the weight decay; see ``decay``.
         maximize: maximize the objective.
         foreach: accepted, but has no effect.
-        capturable: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
         differentiable: True is refused.
         fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
-            skips overflows, instead of the scaler; gradients stay scaled. The speed is the same: every step is fused.
+            skips overflows, instead of the scaler; gradients stay scaled. On a GPU, the host does not wait to learn of
+            one. The speed is the same: every step is fused.
         **options: see ``adamas.torch.options.Options``.
 
     Raises:
@@ -213,7 +223,8 @@ class RMSprop(Optimizer):
         weight_decay: coefficient of the weight decay; see ``decay``.
         momentum: momentum of the quotient; 0 for none.
         centered: divide by an estimate of the standard deviation.
-        capturable: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
         foreach: accepted, but has no effect.
         maximize: maximize the objective.
         differentiable: True is refused.
@@ -268,10 +279,12 @@ class Adam(Optimizer):
         amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018, arXiv:1904.09237).
         foreach: accepted, but has no effect.
         maximize: maximize the objective.
-        capturable: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
         differentiable: True is refused.
         fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
-            skips overflows, instead of the scaler; gradients stay scaled. The speed is the same: every step is fused.
+            skips overflows, instead of the scaler; gradients stay scaled. On a GPU, the host does not wait to learn of
+            one. The speed is the same: every step is fused.
         decoupled_weight_decay: the same as ``decay="decoupled"``.
         **options: see ``adamas.torch.members.AdamOptions``.
 
@@ -326,10 +339,12 @@ class AdamW(Adam):
         amsgrad: divide by the largest v so far (Reddi, Kale and Kumar, 2018, arXiv:1904.09237).
         maximize: maximize the objective.
         foreach: accepted, but has no effect.
-        capturable: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
         differentiable: True is refused.
         fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
-            skips overflows, instead of the scaler; gradients stay scaled. The speed is the same: every step is fused.
+            skips overflows, instead of the scaler; gradients stay scaled. On a GPU, the host does not wait to learn of
+            one. The speed is the same: every step is fused.
         **options: see ``adamas.torch.members.AdamOptions``.
 
     Raises:
@@ -394,7 +409,8 @@ class Adamax(Optimizer):
         foreach: accepted, but has no effect.
         maximize: maximize the objective.
         differentiable: True is refused.
-        capturable: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
         **options: see ``adamas.torch.members.AdamaxOptions``.
 
     Raises:
@@ -447,7 +463,8 @@ class NAdam(Optimizer):
         decoupled_weight_decay: the same as ``decay="decoupled"``.
         foreach: accepted, but has no effect.
         maximize: maximize the objective.
-        capturable: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
         differentiable: True is refused.
         **options: see ``adamas.torch.members.AdamOptions``.
 
@@ -502,7 +519,8 @@ class RAdam(Optimizer):
         decoupled_weight_decay: the same as ``decay="decoupled"``.
         foreach: accepted, but has no effect.
         maximize: maximize the objective.
-        capturable: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
         differentiable: True is refused.
         **options: see ``adamas.torch.members.AdamOptions``.
 
@@ -553,10 +571,12 @@ class AdEMAMix(Optimizer):
         weight_decay: coefficient of the weight decay; see ``decay``.
         maximize: maximize the objective.
         foreach: accepted, but has no effect.
-        capturable: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
         differentiable: True is refused.
         fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
-            skips overflows, instead of the scaler; gradients stay scaled. The speed is the same: every step is fused.
+            skips overflows, instead of the scaler; gradients stay scaled. On a GPU, the host does not wait to learn of
+            one. The speed is the same: every step is fused.
         **options: see ``adamas.torch.members.AdEMAMixOptions``.
 
     Raises:

@@ -127,6 +127,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     _peers: Ranks | None
     _known: tuple[list[Tensor], list[Any]]  # the parameters and states that the plans were made for
     _on_device: Formulas | None  # see ``_formulas``
+    _may_be_captured: bool  # whether a parameter is on a device with CUDA graphs
 
     def __init__(self, params: ParamsT, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         """``arguments`` are the ``locals()`` of the member's ``__init__``, and ``options`` its ``**options``."""
@@ -158,7 +159,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def _begin(self) -> None:
         super()._begin()
-        self._on_device = None
+        self._on_device, self._may_be_captured = None, False
 
     def _begin_scaling(self) -> None:
         """Includes loss scaling in the step if ``fused=True``, as ``torch.optim`` does."""
@@ -240,6 +241,23 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     # ---- the device
 
+    def _decides_there(self, scale: Any, overflow: Any) -> bool:
+        """See ``Stepping._decides_there``.
+
+        Raises:
+            RuntimeError: a CUDA graph is being captured, which the host would have to decide about.
+        """
+        if super()._decides_there(scale, overflow):
+            return True
+        if self._may_be_captured and torch.cuda.is_current_stream_capturing():
+            if self._on_device is not None:
+                self._check_capture()
+            raise RuntimeError(
+                "a CUDA graph is being captured, and the host decides about this step: its parameters have to be on one "
+                "device, in this process alone, and its rule must not need sums"
+            )
+        return False
+
     def _formulas(self) -> Formulas | None:
         """See ``Stepping._formulas``. The parameters have to be on one device, which has float64, and in this process alone.
 
@@ -248,6 +266,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         if self._plans is None:
             self._find_peers()
             params = [p for group in self.param_groups for p in group["params"] if p.requires_grad and not is_lazy(p)]
+            self._may_be_captured = any(p.is_cuda for p in params)
             devices = {p.device for p in params} if self._peers is None and not self._most_sums else set()
             is_one = len(devices) == 1 and all(can_decide(TENSORS, p) for p in params)
             self._on_device = formulas_of(devices.pop()) if is_one else None
@@ -256,6 +275,25 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     def _counts_there(self) -> bool:
         """See ``Stepping._counts_there``."""
         return self._on_device is not None and any(map(_may_skip, self.param_groups))
+
+    def _check_capture(self) -> None:
+        """See ``Stepping._check_capture``. Nothing is allocated in a capture, and no decision is left to the host."""
+        start = "a CUDA graph is being captured, and"
+        for i, group in enumerate(self.param_groups):
+            if not group.get("capturable"):
+                raise RuntimeError(
+                    f"{start} parameter group {i} has capturable=False: give the optimizer capturable=True"
+                )
+            if group["on_nonfinite"] == "raise":
+                raise RuntimeError(
+                    f'{start} on_nonfinite="raise" of parameter group {i} has to wait for the device: use "skip"'
+                )
+        for name, p in self._named_parameters():
+            if p.requires_grad and p.grad is None:
+                raise RuntimeError(f"{start} parameter {name} has no gradient, so no replay would step it")
+        is_ready = self._plans is not None and all(map(self._is_fresh, self._plans, self.param_groups))
+        if not is_ready or self._decisions is None:
+            raise RuntimeError(f"{start} there is no state yet: make a step before the capture, which creates it")
 
     # ---- state
 

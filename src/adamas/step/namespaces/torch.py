@@ -97,6 +97,10 @@ class Formulas:
         vars(self)[name] = run
         return run
 
+    def is_capturing(self) -> bool:
+        """Whether a CUDA graph is being captured."""
+        return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
     def has(self, x: Any) -> bool:
         """Whether it is a tensor on the device."""
         return isinstance(x, Tensor) and x.device == self.device

@@ -1,0 +1,276 @@
+"""What holds where the parameters' device decides about steps, for each executor that lets it: over arrays, and by kernels."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from captured import Captured, Recording
+from torch import Tensor
+
+import adamas.torch as at
+from adamas.schedules import Plateau, cosine, linear, warmup
+
+SHAPES = ((5, 7), (130,), (3, 128))
+BAD = (3, 6)  # the steps with a gradient that is not finite
+SPIKE = 12  # the step with a gradient that is unusually large
+STEPS = 14
+
+Options = dict[str, Any]
+
+
+def scheduled() -> Options:
+    return {"lr": 1e-2 * warmup(3).then(cosine(20)), "weight_decay": 0.1 * linear(9), "on_nonfinite": "skip"}
+
+
+OPTIONS: dict[str, Callable[[], Options]] = {
+    "clipped": lambda: {"max_grad_norm": 20.0},
+    "by history": lambda: {"max_grad_norm": "auto"},
+    "skipped": lambda: {"on_nonfinite": "skip"},
+    "skipped and clipped": lambda: {"on_nonfinite": "skip", "max_grad_norm": "auto"},
+    "capturable": lambda: {"capturable": True, "decay": "l2"},
+    "scheduled": scheduled,
+    "clipped by a schedule": lambda: {"max_grad_norm": 30.0 * linear(20), "lr": 1e-2 * cosine(30)},
+    "scheduled betas": lambda: {"betas": (0.9 * linear(40), 0.99), "capturable": True},
+    "int8": lambda: {"capturable": True, "state": "int8"},
+}
+
+
+def gradients(steps: int, bad: tuple[int, ...] = ()) -> Iterator[list[Tensor]]:
+    """Gradients of sizes that differ between steps."""
+    generator = torch.Generator().manual_seed(1)
+    for i in range(steps):
+        found = [torch.randn(shape, generator=generator) * (1 + i % 5) for shape in SHAPES]
+        if i in bad:
+            found[1][3] = math.nan
+        if i == SPIKE:
+            found[0] *= 100
+        yield found
+
+
+class Run:
+    """An optimizer and its parameters.
+
+    Args:
+        monkeypatch: chooses the executor.
+        executor: its name.
+        device: the device.
+        member: the class of the optimizer.
+        options: its options.
+    """
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        executor: str,
+        device: str = "cpu",
+        member: Any = at.AdamW,
+        **options: Any,
+    ) -> None:
+        self._monkeypatch, self._executor = monkeypatch, executor
+        generator = torch.Generator().manual_seed(2)
+        self.params = [torch.nn.Parameter(torch.randn(s, generator=generator).to(device)) for s in SHAPES]
+        self.optimizer = member([(f"p{i}", p) for i, p in enumerate(self.params)], **options)
+
+    def give(self, given: list[Tensor | None]) -> None:
+        """Sets gradients, in place where there are some."""
+        for p, g in zip(self.params, given, strict=True):
+            if g is None or p.grad is None:
+                p.grad = None if g is None else g.to(p.device, copy=True)
+            else:
+                p.grad.copy_(g)
+
+    def step(self, given: list[Any] | None = None) -> None:
+        if given is not None:
+            self.give(given)
+        with self._monkeypatch.context() as patch:
+            patch.setenv("ADAMAS_EXECUTOR", self._executor)
+            self.optimizer.step()
+
+    def captured(self) -> Captured:
+        return Captured(self.step)
+
+
+def assert_alike(one: Run, other: Run, with_norms: bool = True) -> None:
+    """Weights, states and whatever was decided are alike."""
+    a, b = one.optimizer, other.optimizer
+    for p, q in zip(one.params, other.params, strict=True):
+        torch.testing.assert_close(p.detach().cpu(), q.detach(), rtol=2e-6, atol=1e-6)
+        assert a.state[p].keys() == b.state[q].keys()
+        for name, x in a.state[p].items():
+            y = b.state[q][name]
+            if x.is_floating_point():
+                torch.testing.assert_close(x.cpu(), y, rtol=2e-6, atol=1e-6)
+            else:
+                assert torch.equal(x.cpu(), y)
+    assert (a.skipped_steps, a.clipped_steps) == (b.skipped_steps, b.clipped_steps)
+    for name in ("lr", "weight_decay", "betas"):
+        x, y = (optimizer.param_groups[0].get(name, 0.0) for optimizer in (a, b))
+        assert x == pytest.approx(y, rel=1e-12)
+    if with_norms:
+        for x, y in ((a.grad_norm, b.grad_norm), (a.grad_norm_limit, b.grad_norm_limit)):
+            assert (x is None) == (y is None)
+            assert x is None or float(x) == pytest.approx(float(y), rel=1e-14, nan_ok=True)
+
+
+def check_steps(monkeypatch: pytest.MonkeyPatch, executor: str, device: str, options: str, member: Any) -> None:
+    """Steps are those of the engine, also where a gradient is missing or not finite."""
+    other, one = (
+        Run(monkeypatch, name, where, member, **OPTIONS[options]())
+        for name, where in (("engine", "cpu"), (executor, device))
+    )
+    may_skip = "skip" in OPTIONS[options]().values()
+    for i, given in enumerate(gradients(STEPS, BAD if may_skip else ())):
+        some: list[Any] = [None, *given[1:]] if i == 5 else [*given]
+        one.step(some)
+        other.step(some)
+        assert_alike(one, other, with_norms=not (may_skip and i in BAD))
+    assert one.optimizer.skipped_steps == (len(BAD) if may_skip else 0)
+    saved, expected = one.optimizer.state_dict(), other.optimizer.state_dict()
+    for mine, its in zip(saved["param_groups"], expected["param_groups"], strict=True):
+        assert mine.keys() == its.keys()
+        for name, value in mine.items():
+            assert type(value) is type(its[name]), name
+
+
+def check_copies(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -> None:
+    """Copies and loaded states go on as if nothing had happened, on the device and on the engine."""
+    given = list(gradients(STEPS, BAD))
+    runs = [
+        Run(monkeypatch, *where, **scheduled(), max_grad_norm="auto")
+        for where in ((executor, device), (executor, device), ("engine", "cpu"))
+    ]
+    one, other, on_engine = runs
+    for g in given[:9]:
+        one.step(g)
+    copied = Run(monkeypatch, executor, device)
+    copied.optimizer = copy.deepcopy(one.optimizer)
+    copied.params = copied.optimizer.param_groups[0]["params"]
+    for run in (other, on_engine):
+        run.optimizer.load_state_dict(one.optimizer.state_dict())
+        for p, q in zip(run.params, one.params, strict=True):
+            p.data.copy_(q.data)
+    for g in given[9:]:
+        for run in (one, copied, other, on_engine):
+            run.step(g)
+    for run in (one, copied, other):
+        assert_alike(run, on_engine)
+    assert one.optimizer.skipped_steps == 2
+
+
+def check_replays(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -> None:
+    """A captured step can be repeated with other gradients, schedules, a metric that is observed, clipping and skipping."""
+    plateaus = [Plateau(factor=0.5, patience=0), Plateau(factor=0.5, patience=0)]
+    one, other = (
+        Run(
+            monkeypatch,
+            *where,
+            lr=1e-2 * warmup(5).then(cosine(20)) * plateau,
+            max_grad_norm="auto",
+            on_nonfinite="skip",
+            capturable=True,
+        )
+        for plateau, where in zip(plateaus, ((executor, device), ("engine", "cpu")), strict=True)
+    )
+    replay = None
+    for i, given in enumerate(gradients(STEPS, BAD)):
+        other.step(given)
+        if i < 2:
+            one.step(given)
+        else:
+            one.give(given)
+            if replay is None:
+                replay = one.captured().replay
+            else:
+                replay()
+        if i in (4, 7, 8):
+            for plateau in plateaus:
+                plateau.observe(1.0)
+        assert_alike(one, other, with_norms=i not in BAD)
+    assert one.optimizer.skipped_steps == 2
+    assert one.optimizer.clipped_steps == 1
+    assert plateaus[0].value == 0.25
+
+
+def check_rate_in_a_tensor(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -> None:
+    """A rate in a tensor is read at each replay."""
+    rate = torch.tensor(1e-2, device=device)
+    one = Run(monkeypatch, executor, device, lr=rate, capturable=True)
+    other = Run(monkeypatch, "engine", lr=float(rate))
+    replay = None
+    for i, given in enumerate(gradients(8)):
+        other.optimizer.param_groups[0]["lr"] = float(rate.fill_(1e-2 / (1 + i)))
+        other.step(given)
+        one.give(given)
+        if i == 0:
+            one.step()
+        elif replay is None:
+            replay = one.captured().replay
+        else:
+            replay()
+        assert_alike(one, other)
+
+
+def check_no_waiting(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -> None:
+    """An optimizer that was not made to be captured does not wait for the device either, once it has its state."""
+    run = Run(monkeypatch, executor, device, lr=torch.tensor(1e-2, device=device), max_grad_norm="auto")
+    given = list(gradients(3))
+    run.step(given[0])
+    if device == "cpu":
+        run.give(given[1])
+        with Recording([state["step"] for state in run.optimizer.state.values()]):
+            run.step()
+    else:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            run.give(given[1])
+            run.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def check_loss_scaling(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -> None:
+    """What ``torch.amp.GradScaler`` gives a fused optimizer is read on the device."""
+    one = Run(monkeypatch, executor, device, fused=True, max_grad_norm=30.0, lr=1e-2 * cosine(20))
+    other = Run(monkeypatch, "engine", max_grad_norm=30.0, lr=1e-2 * cosine(20))
+    for i, given in enumerate(gradients(6)):
+        one.give([g * 2.0**i for g in given])
+        found = torch.tensor(float(i == 3), device=device)
+        one.optimizer.grad_scale, one.optimizer.found_inf = torch.tensor([2.0**i], device=device), found
+        if i == 0 or device != "cpu":
+            one.step()
+        else:
+            with Recording():
+                one.step()
+        if i != 3:
+            other.step(given)
+            assert_alike(one, other)
+    assert all(state["step"] == 5 for state in one.optimizer.state.values())
+    assert one.optimizer.skipped_steps == 0
+
+
+def check_refusals(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -> None:
+    """What cannot be captured is an error that says why."""
+
+    def refusal(run: Run) -> str:
+        with pytest.raises(RuntimeError) as caught:
+            run.captured()
+        return str(caught.value)
+
+    given = next(gradients(1))
+    run = Run(monkeypatch, executor, device, capturable=True)
+    run.give(given)
+    assert "make a step before the capture" in refusal(run)
+    run.step(given)
+    run.params[1].grad = None
+    assert "parameter 'p1' has no gradient" in refusal(run)
+    run = Run(monkeypatch, executor, device, max_grad_norm=1.0)
+    run.step(given)
+    assert "parameter group 0 has capturable=False" in refusal(run)
+    run = Run(monkeypatch, executor, device, capturable=True, on_nonfinite="raise")
+    run.step(given)
+    assert 'on_nonfinite="raise" of parameter group 0 has to wait' in refusal(run)

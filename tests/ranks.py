@@ -58,19 +58,27 @@ class Checks(dict[str, Callable[[int], None]]):
         return add
 
 
-def failed_checks(script: str, ranks: int, names: Sequence[str], folders: pytest.TempPathFactory) -> Failed:
-    """The checks of these names, made by a process of ``script`` for each rank.
-
-    Starting the processes takes most of the time, so they start once, also where the tests run in several processes.
-    """
+def once(name: str, folders: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
+    """A folder of this name, with what ``make`` puts there: once for a run of the tests, however many processes it has."""
     root = folders.getbasetemp()
-    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / Path(script).stem
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / name
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "names.json").exists():
-            (folder / "names.json").write_text(json.dumps(list(names)))
-            _start(script, ranks, folder)
+        if not (folder / "begun").exists():
+            (folder / "begun").touch()
+            make(folder)
+    return folder
+
+
+def failed_checks(script: str, ranks: int, names: Sequence[str], folders: pytest.TempPathFactory) -> Failed:
+    """The checks of these names, made by a process of ``script`` for each rank."""
+
+    def make(folder: Path) -> None:
+        (folder / "names.json").write_text(json.dumps(list(names)))
+        _start(script, ranks, folder)
+
+    folder = once(Path(script).stem, folders, make)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
 
 

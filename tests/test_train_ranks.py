@@ -13,6 +13,7 @@ from typing import Any
 
 import command_line
 import pytest
+import ranks
 import safetensors.torch
 import torch
 from command_line import adamas
@@ -32,8 +33,12 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the runs; starting the processes takes most of the time, so they start once."""
-    folder = tmp_path_factory.mktemp("ranks")
+    """The folder of the runs."""
+    return ranks.once("train_on_ranks", tmp_path_factory, make_runs)
+
+
+def make_runs(folder: Path) -> None:
+    """Makes the runs of one process here, and those that processes share in some that torchrun starts."""
     for name, text in TASKS.items():
         (folder / name).write_text(text)
     before, path = Path.cwd(), sys.path.copy()
@@ -57,7 +62,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=600,
     )
     assert (folder / "0.stderr").exists(), done.stderr
-    return folder
 
 
 def rows(run: Path) -> list[dict[str, Any]]:

@@ -203,6 +203,20 @@ LAYOUTS = {
 }
 
 
+@cache
+def elements_here(place: Callable[[Tensors], Tensors], shapes: tuple[tuple[str, torch.Size], ...]) -> Tensors:
+    """Which elements of the whole weights are here, as PyTorch's own placing tells."""
+    assert max(shape.numel() for _, shape in shapes) < 2**24  # as float32 counts
+    numbered = {name: torch.arange(shape.numel(), dtype=torch.float32).reshape(shape) for name, shape in shapes}
+    return {name: local(p.detach()).long() for name, p in place(numbered).items()}
+
+
+@cache
+def owners(shape: torch.Size) -> Tensor:
+    """A rank for each element."""
+    return torch.randint(4, shape, generator=torch.Generator().manual_seed(0))
+
+
 class Here:
     """The parameters that this process has, and their gradients.
 
@@ -213,11 +227,7 @@ class Here:
     def __init__(self, layout: Layout, weights: Tensors) -> None:
         self._layout = layout
         self.parameters = layout.place(weights)
-        counts = [w.numel() for w in weights.values()]
-        numbered = {name: torch.arange(w.numel(), dtype=torch.float32).reshape(w.shape) for name, w in weights.items()}
-        assert max(counts) < 2**24
-        # Which elements of the whole are here, as PyTorch's own placing tells.
-        self._elements = {name: local(p.detach()).long() for name, p in layout.place(numbered).items()}
+        self._elements = elements_here(layout.place, tuple((name, w.shape) for name, w in weights.items()))
 
     def part(self, name: str, whole: Tensor) -> Tensor:
         """The part of a whole tensor that is here."""
@@ -243,8 +253,7 @@ class Here:
 
     def _partial(self, p: DTensor, whole: Tensor) -> DTensor:
         """A sum over the ranks, of which each has some of the elements, so that it is exact in any dtype."""
-        owner = torch.randint(4, whole.shape, generator=torch.Generator().manual_seed(0))
-        own = torch.where(owner == dist.get_rank(), whole, torch.zeros_like(whole))
+        own = torch.where(owners(whole.shape) == dist.get_rank(), whole, torch.zeros_like(whole))
         return DTensor.from_local(own, p.device_mesh, [Partial()], run_check=False)
 
 

@@ -252,7 +252,7 @@ def goes_on(rank: int, before: str, after: str, case: str, flatten: bool) -> Non
 
 
 def _add_places() -> None:
-    """All pairs of layouts in every case; in `make test` two pairs for each layout."""
+    """All pairs of layouts in every case; in `make test` each layout is saved once and loaded once."""
     names = list(PLACES)
     for i, before in enumerate(names):
         for j, after in enumerate(names):
@@ -262,7 +262,7 @@ def _add_places() -> None:
                     continue
                 name = f"saved on {before}, loaded on {after}: {case}, {'flat' if flatten else 'nested'}"
                 check[name] = partial(goes_on, before=before, after=after, case=case, flatten=flatten)
-                if (j - i) % len(names) not in (3, 9) or k != (i * 2 + j) % len(CASES):
+                if (j - i) % len(names) != 3 or k != (i * 2 + j) % len(CASES):
                     check.nightly.add(name)
 
 

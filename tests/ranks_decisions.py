@@ -12,6 +12,7 @@ import torch.distributed as dist
 from layouts import LAYOUTS, Here, Layout, Shapes, Tensors, distributed, local, mesh, mesh_of, whole
 from ranks import Checks, raises
 from ranks_bits import (
+    STEPS,
     Gradients,
     Run,
     equal_states,
@@ -33,14 +34,17 @@ LAYOUTS_THAT_DECIDE = ("rows", "hybrid", "tensor parallel and sharded", "two mes
 
 
 def compare(
-    make: Callable[..., at.Optimizer], stream: Any = gradients_of, after: Any = lambda optimizer, step: None
+    make: Callable[..., at.Optimizer],
+    stream: Any = gradients_of,
+    after: Any = lambda optimizer, step: None,
+    steps: int = STEPS,
 ) -> list[at.Optimizer]:
     """The optimizers of several layouts, after runs that went as in one process."""
     found, runs = [], {}
     for name in LAYOUTS_THAT_DECIDE:
         shapes = LAYOUTS[name].shapes
         if str(shapes) not in runs:
-            runs[str(shapes)] = Run(shapes, make, stream=stream, after=after)
+            runs[str(shapes)] = Run(shapes, make, stream=stream, after=after, steps=steps)
         found.append(has_the_bits_of_one_process(name, runs[str(shapes)], make, stream=stream, after=after))
     return found
 
@@ -77,7 +81,7 @@ def auto_clipping_goes_by_the_norms_of_all_ranks(rank: int) -> None:
 @check
 def a_step_with_a_nan_on_one_rank_is_skipped_by_all(rank: int) -> None:
     values = {1: (0, torch.nan), 4: (-1, torch.inf), 5: (2000, -torch.inf)}
-    for optimizer in compare(partial(at.AdamW, on_nonfinite="skip"), partial(spoiled, values)):
+    for optimizer in compare(partial(at.AdamW, on_nonfinite="skip"), partial(spoiled, values), steps=8):
         assert optimizer.skipped_steps == 3
 
 
@@ -88,7 +92,7 @@ def schedules_go_by_the_steps_of_all_ranks(rank: int) -> None:
             params, lr=0.1 * linear(10), betas=(0.9, linear(9, start=0.9, end=0.99)), weight_decay=0.1 * cosine(7)
         )
 
-    compare(make, unsteady)
+    compare(make, unsteady, steps=12)
 
 
 @check
@@ -104,7 +108,7 @@ def a_plateau_observes_on_each_rank(rank: int) -> None:
     def observe(optimizer: at.Optimizer, step: int) -> None:
         plateaus[id(optimizer)].observe([3.0, 2.0, 2.0, 2.0, 1.0, torch.nan][step % 6])
 
-    compare(make, unsteady, observe)
+    compare(make, unsteady, observe, steps=12)
     assert all(plateau.value < 0.3 for plateau in plateaus.values())
 
 

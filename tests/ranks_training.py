@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,18 @@ def trains_as_one_process(
     ends_as_one_process(model, tolerance, *train(model, part, parts, **arguments))
 
 
+@cache
+def trained_alone() -> tuple[Model, at.Optimizer, list[float]]:
+    """The model after training in one process, its optimizer, and the norms of the gradients."""
+    model = Model()
+    return model, *train(model)
+
+
 def ends_as_one_process(
     model: torch.nn.Module, tolerance: float, optimizer: at.Optimizer, norms: list[float], steps: slice = slice(STEPS)
 ) -> None:
     """The norms of these steps and the weights are those of one process within a relative tolerance."""
-    expected, alone = train(reference := Model())
+    reference, expected, alone = trained_alone()
     assert norms == pytest.approx(alone[steps], rel=tolerance)
     assert optimizer.clipped_steps == expected.clipped_steps > 0
     assert optimizer.param_groups[0]["lr"] == expected.param_groups[0]["lr"]

@@ -141,8 +141,7 @@ def stands_still(rank: int, steps: int, options: dict[str, Any], placement: Any)
         gc.collect()
         return len(gc.get_objects()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    gc.collect()
-    gc.freeze()  # what is there is not looked at again
+    gc.freeze()  # what is there is not looked at, which would take most of the time
     run(20)
     before, after = run(20), run(steps)
     gc.unfreeze()

@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from adamas.rule.members import MEMBERS
 from adamas.rule.shared import defaults
 from adamas.rule.triton import Kind, source
-from adamas.step.gpu import _ROWS, _THREADS
+from adamas.step.gpu import _ROWS
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -70,8 +70,8 @@ class Usage(NamedTuple):
     instructions: int
 
 
-def compiled(text: str, target: GPUTarget) -> Any:
-    """The kernel that this source defines, compiled."""
+def compiled(text: str, one: Kind, target: GPUTarget) -> Any:
+    """The kernel that this source of a kind defines, compiled."""
     name = f"<kernel {len(linecache.cache)}>"
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     module: dict[str, Any] = {"__name__": name}
@@ -80,7 +80,7 @@ def compiled(text: str, target: GPUTarget) -> Any:
     aligned = {(i,): [["tt.divisibility", 16]] for i in range(3)}
     ast = triton.compiler.ASTSource(module["step"], signature, constexprs={"ROWS": _ROWS}, attrs=aligned)
     return triton.compile(
-        ast, target=target, options={"num_warps": _THREADS // target.warp_size, "enable_fp_fusion": False}
+        ast, target=target, options={"num_warps": _ROWS * one.threads // target.warp_size, "enable_fp_fusion": False}
     )
 
 
@@ -131,9 +131,9 @@ def main(targets: list[str]) -> None:
     for name in targets or TARGETS:
         target = TARGETS[name]
         for title, one in KINDS.items():
-            whole = usage(compiled(source(one), target), target)
-            found = usage(compiled(usual(source(one)), target), target)
-            each = found.instructions / (_ROWS * 128 / _THREADS)
+            whole = usage(compiled(source(one), one, target), target)
+            found = usage(compiled(usual(source(one)), one, target), target)
+            each = found.instructions / (128 / one.threads)
             accesses = ", ".join(f"{count} {access}" for access, count in sorted(found.accesses.items()))
             print(
                 f"| {name} | {title} | {whole.registers} | {whole.spills} | {whole.shared} | {each:.0f} | {accesses} |",

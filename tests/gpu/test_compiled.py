@@ -29,7 +29,6 @@ pytestmark = pytest.mark.kernels
 
 ESTIMATES = {"estimated_quotient": "div.full.f32", "estimated_root": "sqrt.approx.ftz.f32"}
 FUSED = ("fused", "fused_less", "fused_from")
-ELEMENTS = 16  # of a thread
 
 
 def operations(recordings: list[Recording]) -> Counter[str]:
@@ -53,12 +52,13 @@ def test_the_compiler_fuses_and_estimates_what_the_recording_does(case: Case, st
     rule = next(iter(case.declared.rule(hyperparameters(case.declared, **case.options)).variants()))
     kind = triton.Kind(rule, False, "float32", "float32", "nearest", (state,) * len(rule.states), True, True)
     text = bench_gpu_static.usual(triton.source(kind))
-    assembly = bench_gpu_static.compiled(text, bench_gpu_static.TARGETS["sm_90"]).asm["ptx"]
+    assembly = bench_gpu_static.compiled(text, kind, bench_gpu_static.TARGETS["sm_90"]).asm["ptx"]
     done = Counter(re.findall(r"\b((?:fma|div|sqrt)\.[\w.]+)", assembly))
 
+    elements = 128 // kind.threads  # of a thread
     of_rule = operations([triton.written(rule).recording])
     for estimate, instruction in ESTIMATES.items():
-        assert done.pop(instruction, 0) == ELEMENTS * of_rule[estimate], instruction
+        assert done.pop(instruction, 0) == elements * of_rule[estimate], instruction
     of_formats = 0
     if kind.is_coded:
         for one in rule.states:
@@ -70,7 +70,7 @@ def test_the_compiler_fuses_and_estimates_what_the_recording_does(case: Case, st
             ]
             of_formats += sum(operations(of_state)[name] for name in FUSED)
     fused = sum(of_rule[name] for name in FUSED) + of_formats
-    assert done.pop("fma.rn.f32", 0) == ELEMENTS * fused
+    assert done.pop("fma.rn.f32", 0) == elements * fused
     assert set(done) <= {"div.rn.f32", "sqrt.rn.f32"}, done  # rounded to the nearest
 
 
@@ -87,7 +87,7 @@ def compiled_sums(index: int, rule: Rule, target: str, *stored: Any, **options: 
         attrs={(i,): [["tt.divisibility", 16]] for i in range(len(signature))},
     )
     on = bench_gpu_static.TARGETS[target]
-    options = gpu._OPTIONS | {"num_warps": gpu._THREADS // on.warp_size} | options
+    options = gpu._OPTIONS | {"num_warps": 128 // on.warp_size} | options
     return compile_kernel(ast, target=on, options=options)
 
 
@@ -118,4 +118,4 @@ def test_the_compiler_would_fuse_squares_if_it_was_allowed_to() -> None:
 @pytest.mark.parametrize("kind", bench_gpu_static.KINDS)
 def test_nothing_spills(kind: str, target: str) -> None:
     one, on = bench_gpu_static.KINDS[kind], bench_gpu_static.TARGETS[target]
-    assert bench_gpu_static.usage(bench_gpu_static.compiled(triton.source(one), on), on).spills == 0
+    assert bench_gpu_static.usage(bench_gpu_static.compiled(triton.source(one), one, on), on).spills == 0

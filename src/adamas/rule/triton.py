@@ -27,7 +27,7 @@ from .writing import COMPARISONS, OPERATORS, PENALTIES, WrittenRule, lines
 PLACES = ("element", "run", "skip", "block", "run_of_blocks", "skip_of_blocks")
 HEADER = ("forward", "runs", "moves", "_")  # the integers before the constants
 _HEADER = {name: f"tl.load(at + {i})" for i, name in enumerate(HEADER)}
-_FEW = 4  # the rows of a part of a tile that is not stepped as a whole
+_FEW = 2  # the rows of a part of a tile that is not stepped as a whole
 
 
 @cache
@@ -112,6 +112,11 @@ class Kind(NamedTuple):
     def constants(self) -> tuple[str, ...]:
         """The names of the constants after the header."""
         return (*PENALTIES, *written(self.rule).constants)
+
+    @property
+    def threads(self) -> int:
+        """How many threads step a block. What is computed once for a block is computed by each of them."""
+        return 4 if self.has_codes else 8  # see ``_RUNS``
 
     @property
     def words(self) -> int:
@@ -278,14 +283,30 @@ class Writer:
         address = f"tl.load(row + {index}).to(tl.pointer_type(tl.{dtype}))"
         return f"{name}_at = " + (f"tl.multiple_of({address}, 16)" if self.kind.aligned else address)
 
+    def _load(self, name: str) -> str:
+        """The elements of a tensor."""
+        given = f"{name}_at + start + i, ok, WHOLE"
+        return f"load_runs({given}, {self._run})" if self.kind.has_codes else f"load({given})"
+
+    def _store(self, name: str, value: str) -> str:
+        """The line that stores the elements of a tensor."""
+        given = f"{name}_at + start + i, {value}, ok, WHOLE"
+        return f"store_runs({given}, {self._run})" if self.kind.has_codes else f"store({given})"
+
+    @property
+    def _run(self) -> int:
+        """How many consecutive elements of a whole tile a thread takes: as many as have whole words of 64 bits."""
+        widths = [WIDTHS[form].bits for form in self.kind.states if form in WIDTHS]
+        return max(lcm(bits, 64) // bits for bits in widths) if self.kind.aligned else 1
+
     def _loaded(self, name: str, dtype: str, target: str) -> Iterator[str]:
         """The lines that load numbers, in the dtype of the computation. 16-bit ones keep their codes."""
         if dtype not in HALVES:
             yield self._pointer(name, dtype)
-            yield f"{target} = load({name}_at + start + i, ok, WHOLE).to({self.dtype})"
+            yield f"{target} = {self._load(name)}.to({self.dtype})"
             return
         yield self._pointer(name, "uint16")
-        yield f"{target}_codes = load({name}_at + start + i, ok, WHOLE).to(tl.uint32)"
+        yield f"{target}_codes = {self._load(name)}.to(tl.uint32)"
         call = self._call(f"decode_{dtype}", formats_of.decode_16_bits(dtype), {"codes": f"{target}_codes"})
         yield f"{target} = {call}.to({self.dtype})"
 
@@ -296,7 +317,7 @@ class Writer:
             return
         for name in ("weight", "low"):
             yield self._pointer(name, "uint16")
-            yield f"{name}_codes = load({name}_at + start + i, ok, WHOLE).to(tl.uint32)"
+            yield f"{name}_codes = {self._load(name)}.to(tl.uint32)"
         codes = {"high": "weight_codes", "low": "low_codes"}
         yield f"p = {self._call(f'join_{kind.weight}', formats_of.join(kind.weight), codes)}"
 
@@ -337,7 +358,7 @@ class Writer:
         yield self._pointer(f"{role}_scale", "float32")
         yield f"{role}_stored = load({role}_scale_at + first_row + block, ok_block, WHOLE)"
         by_word = f"loaded_words_{width.bits}({role}_at, tile, ROWS, {state.signed})"
-        by_byte = f"load({role}_at + start + i, ok, WHOLE).to(tl.int32)"
+        by_byte = f"{self._load(role)}.to(tl.int32)"
         if width.bits == 6:
             by_byte = f"unpacked({role}_at + start_of_words + w, ok_word, ROWS, {state.signed}, WHOLE)"
         yield f"{role}_codes = " + (f"{by_word} if WHOLE else {by_byte}" if self.kind.aligned else by_byte)
@@ -425,7 +446,7 @@ class Writer:
     def _rounded(self, name: str, value: str, dtype: str, is_random: bool, draw: int | None) -> Iterator[str]:
         """The lines that store values in a dtype."""
         if dtype not in HALVES:
-            yield f"store({name}_at + start + i, {value}.to(tl.{dtype}), ok, WHOLE)"
+            yield self._store(name, f"{value}.to(tl.{dtype})")
             return
         arguments = {"x": f"{value}.to(tl.float32)", "random": f"{value}_random"}
         if is_random:
@@ -436,7 +457,7 @@ class Writer:
             formats_of.encode_16_bits(dtype, is_random),
             arguments,
         )
-        yield f"store({name}_at + start + i, {call}.to(tl.uint16), ok, WHOLE)"
+        yield self._store(name, f"{call}.to(tl.uint16)")
 
     @property
     def _coded(self) -> list[State]:
@@ -474,7 +495,7 @@ class Writer:
             role, code = state.role, "int8" if state.signed else "uint8"
             yield f"store({role}_scale_at + first_row + block, {role}_stored, ok_block, WHOLE)"
             if self._formats[role] == "int8":
-                yield f"store({role}_at + start + i, {role}_codes.to(tl.{code}), ok, WHOLE)"
+                yield self._store(role, f"{role}_codes.to(tl.{code})")
             else:
                 packed = f"store_packed({role}_at + start_of_words + w, {role}_codes, ok_word, ROWS, tl.{code}, WHOLE)"
                 words = f"store_words_6({role}_at, tile, {role}_codes, ROWS)"
@@ -496,8 +517,8 @@ class Writer:
             return
         call = self._call(f"split_{kind.weight}", formats_of.split(kind.weight), {"x": "p"})
         yield f"high, low = {call}"
-        yield "store(weight_at + start + i, high.to(tl.uint16), ok, WHOLE)"
-        yield "store(low_at + start + i, low.to(tl.uint16), ok, WHOLE)"
+        for name, part in (("weight", "high"), ("low", "low")):
+            yield self._store(name, f"{part}.to(tl.uint16)")
 
     # ---- the kernels
 
@@ -545,9 +566,9 @@ class Writer:
 
     def _whole_source(self, kernel: str) -> str:
         kind = self.kind
-        packed = (_USUAL if kind.has_codes else "") + (_PACKED if "int6" in kind.states else "")
+        packed = (_RUNS + _USUAL if kind.has_codes else "") + (_PACKED if "int6" in kind.states else "")
         if kind.aligned:
-            packed += "".join(_by_words(WIDTHS[form]) for form in sorted({*kind.states} & {*WIDTHS}))
+            packed += "".join(_by_words(WIDTHS[form], self._run) for form in sorted({*kind.states} & {*WIDTHS}))
         return HEAD + packed + "".join(self._functions.values()) + kernel.rstrip() + "\n"
 
     def step(self) -> str:
@@ -620,25 +641,15 @@ def _indented(text: Iterable[str]) -> Iterator[str]:
     return (f"    {line}" for line in text)
 
 
-# Where elements are accessed one by one, the compiler has a warp access 32 consecutive ones. The first 32 of every block come
-# first, then the second ones, and so on, so that a warp gets whole blocks.
 HEAD = """# Written by adamas/rule/triton.py.
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def in_segments(x):
-    return tl.reshape(tl.permute(tl.reshape(x, (x.shape[0], 4, 32)), (1, 0, 2)), (4 * x.shape[0], 32))
-
-
-@triton.jit
 def load(at, ok, WHOLE: tl.constexpr):
     if WHOLE:
         return tl.load(at)
-    elif at.shape[1] == 128:
-        x = tl.load(in_segments(at), in_segments(ok), other=0)
-        return tl.reshape(tl.permute(tl.reshape(x, (4, at.shape[0], 32)), (1, 0, 2)), at.shape)
     else:
         return tl.load(at, ok, other=0)
 
@@ -655,10 +666,49 @@ def present(x, ok, WHOLE: tl.constexpr):
 def store(at, value, ok, WHOLE: tl.constexpr):
     if WHOLE:
         tl.store(at, value)
-    elif at.shape[1] == 128:
-        tl.store(in_segments(at), in_segments(value), in_segments(ok))
     else:
         tl.store(at, value, ok)
+
+
+"""
+
+# Which elements a thread takes is decided by the compiler, from the shape that is accessed: it gives consecutive ones to
+# consecutive threads. Here, 4 threads (``Kind.threads``) take a block, each of them ``RUN`` consecutive elements at a time, by
+# accesses of up to 128 bits. Where elements are accessed one by one, 32 threads take a block.
+_RUNS = """@triton.jit
+def spread(x, THREADS: tl.constexpr, RUN: tl.constexpr, VECTOR: tl.constexpr):
+    TURNS: tl.constexpr = x.shape[1] // (THREADS * RUN)
+    found = tl.reshape(x, (x.shape[0], TURNS, THREADS, RUN // VECTOR, VECTOR))
+    return tl.reshape(tl.permute(found, (1, 3, 0, 2, 4)), (TURNS * (RUN // VECTOR) * x.shape[0], THREADS * VECTOR))
+
+
+@triton.jit
+def gathered(x, shape: tl.constexpr, THREADS: tl.constexpr, RUN: tl.constexpr, VECTOR: tl.constexpr):
+    TURNS: tl.constexpr = shape[1] // (THREADS * RUN)
+    found = tl.reshape(x, (TURNS, RUN // VECTOR, shape[0], THREADS, VECTOR))
+    return tl.reshape(tl.permute(found, (2, 0, 3, 1, 4)), shape)
+
+
+@triton.jit
+def load_runs(at, ok, WHOLE: tl.constexpr, RUN: tl.constexpr):
+    if WHOLE and RUN > 1:
+        BITS: tl.constexpr = at.dtype.element_ty.primitive_bitwidth
+        VECTOR: tl.constexpr = RUN if RUN * BITS < 128 else 128 // BITS
+        found = tl.multiple_of(spread(at, 4, RUN, VECTOR), [1, VECTOR * BITS // 8])
+        return gathered(tl.load(tl.max_contiguous(found, [1, VECTOR])), at.shape, 4, RUN, VECTOR)
+    else:
+        return gathered(load(spread(at, 32, 1, 1), spread(ok, 32, 1, 1), WHOLE), at.shape, 32, 1, 1)
+
+
+@triton.jit
+def store_runs(at, value, ok, WHOLE: tl.constexpr, RUN: tl.constexpr):
+    if WHOLE and RUN > 1:
+        BITS: tl.constexpr = at.dtype.element_ty.primitive_bitwidth
+        VECTOR: tl.constexpr = RUN if RUN * BITS < 128 else 128 // BITS
+        found = tl.multiple_of(spread(at, 4, RUN, VECTOR), [1, VECTOR * BITS // 8])
+        tl.store(tl.max_contiguous(found, [1, VECTOR]), spread(value, 4, RUN, VECTOR))
+    else:
+        store(spread(at, 32, 1, 1), spread(value, 32, 1, 1), spread(ok, 32, 1, 1), WHOLE)
 
 
 """
@@ -700,22 +750,21 @@ def store_packed(at, codes, ok, ROWS: tl.constexpr, CODE: tl.constexpr, WHOLE: t
 """
 
 
-# Whole tiles are read by words: the compiler takes a word apart in one step for each code, and extends bytes in several.
-# Codes in 8 bits are stored by bytes: this gives the other streams the layout of the codes, so that nothing that is loaded is
-# converted.
-def _by_words(width: Width) -> str:
-    """The functions that access the codes of whole tiles by words of 32 bits."""
-    bits, bits_of_group = width.bits, lcm(width.bits, 32)
-    words, count = bits_of_group // 32, bits_of_group // bits
+# Whole tiles are read by words: the compiler takes a word apart in one step for each code, and extends bytes in several. Codes
+# in 8 bits are stored by bytes, which it joins.
+def _by_words(width: Width, run: int) -> str:
+    """The functions that access the codes of whole tiles by words of 64 bits, in runs of ``run`` codes."""
+    bits, bits_of_group = width.bits, lcm(width.bits, 64)
+    words, count = bits_of_group // 64, bits_of_group // bits
 
     def code(k: int) -> str:
-        """A code, shifted to the upper bits of a word and back."""
-        word, offset = divmod(bits * k, 32)
-        over = bits + offset - 32  # the bits that are in the next word
+        """A code, shifted to the upper bits of half a word and back."""
+        half, offset = divmod(bits * k, 32)
+        over = bits + offset - 32  # the bits that are in the next half
         if over <= 0:
-            return f"word{word} << {-over} >> {32 - bits}"
+            return f"half{half} << {-over} >> {32 - bits}"
         mask = ((1 << bits - over) - 1) << 32 - bits
-        return f"(word{word} >> {offset + bits - 32} & {mask} | word{word + 1} << {32 - over}) >> {32 - bits}"
+        return f"(half{half} >> {offset + bits - 32} & {mask} | half{half + 1} << {32 - over}) >> {32 - bits}"
 
     def joined(codes: Sequence[str]) -> str:
         return f"tl.join({joined(codes[::2])}, {joined(codes[1::2])})" if len(codes) > 1 else codes[0]
@@ -727,20 +776,25 @@ def _by_words(width: Width) -> str:
             for i in range(2):
                 yield from split(names[i], codes[i::2])
 
-    def word(j: int) -> str:
+    def half(j: int) -> str:
         places = ((k, bits * k - 32 * j) for k in range(count))
         return " | ".join(f"c{k} << {at}" if at >= 0 else f"c{k} >> {-at}" for k, at in places if -bits < at < 32)
 
     names = [f"c{k}" for k in range(count)]
     groups = 128 // count
+    of_run = run // count
+    runs = f"4, {of_run}, {min(2, of_run) if words == 1 else 1}"
     at = [
         f"group = tl.arange(0, ROWS)[:, None] * {groups} + tl.arange(0, {groups})[None, :]",
-        f"words = at.to(tl.pointer_type(WORD)) + tile.to(tl.int64) * (ROWS * {4 * bits}) + group * {words}",
+        f"words = at.to(tl.pointer_type(tl.uint64)) + tile.to(tl.int64) * (ROWS * {2 * bits}) + group * {words}",
+        f"words = spread(words, {runs})",
     ]
     load = [
-        "WORD: tl.constexpr = tl.int32 if HAS_SIGN else tl.uint32",
+        "HALF: tl.constexpr = tl.int32 if HAS_SIGN else tl.uint32",
         *at,
-        *(f"word{j} = tl.load(words + {j})" for j in range(words)),
+        *(f"word{j} = gathered(tl.load(words + {j}), (ROWS, {groups}), {runs})" for j in range(words)),
+        *(f"half{2 * j} = word{j}.to(tl.uint32).to(HALF, bitcast=True)" for j in range(words)),
+        *(f"half{2 * j + 1} = (word{j} >> 32).to(tl.uint32).to(HALF, bitcast=True)" for j in range(words)),
         *(f"{name} = {code(k)}" for k, name in enumerate(names)),
         f"return tl.reshape({joined(names)}, (ROWS, 128)).to(tl.int32)",
     ]
@@ -749,11 +803,12 @@ def _by_words(width: Width) -> str:
         return found
     halves = ", ".join("2" for _ in range(count.bit_length() - 1))
     store = [
-        "WORD: tl.constexpr = tl.uint32",
         *at,
         f"c = tl.reshape(codes.to(tl.uint32) & {(1 << bits) - 1}, (ROWS, {groups}, {halves}))",
         *split("c", names),
-        *(f"tl.store(words + {j}, {word(j)})" for j in range(words)),
+        *(f"half{j} = {half(j)}" for j in range(2 * words)),
+        *(f"word{j} = half{2 * j}.to(tl.uint64) | half{2 * j + 1}.to(tl.uint64) << 32" for j in range(words)),
+        *(f"tl.store(words + {j}, spread(word{j}, {runs}))" for j in range(words)),
     ]
     return found + function(f"store_words_{bits}", ["at", "tile", "codes", "ROWS: tl.constexpr"], store)
 

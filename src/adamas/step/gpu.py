@@ -34,14 +34,13 @@ from .record import Place, Record, Tensor
 _ROWS = 16  # the blocks of 128 elements that a program steps
 _TILES = 4  # the tiles that a program adds up
 _LANES = 1024  # the partial sums that a program reads at a time
-_THREADS = 128  # of a program: 8 threads step a block
-_WARPS = _THREADS // (64 if torch.version.hip else 32)
+_WARP = 64 if torch.version.hip else 32  # threads
+_WARPS = 128 // _WARP  # of a program that adds up
 _MOST_IN_ROW = 1 << 30  # elements of a row of codes, which kernels count in 32 bits
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 _ALIGNED = 16  # bytes that are loaded at a time
 _OPTIONS = {"num_warps": _WARPS, "enable_fp_fusion": False}
-_LAUNCHED = {"ROWS": _ROWS, **_OPTIONS}
-_SUMMED = {"TILES": _TILES, **_LAUNCHED}
+_SUMMED = {"ROWS": _ROWS, "TILES": _TILES, **_OPTIONS}
 _ADDED_UP = {"LANES": _LANES, **_OPTIONS}
 
 
@@ -53,6 +52,11 @@ _UNREADY = (
     "for the same parameters"
 )
 _NO_NUMBERS = {**dict.fromkeys((*HOUSE_NUMBERS, "squares"), 0.0), "s": 1.0}  # of the rule SQUARES
+
+
+def _launched(kind: Kind) -> dict[str, Any]:
+    """The constants and options of the kernel that steps tensors of a kind."""
+    return {"ROWS": _ROWS, **_OPTIONS, "num_warps": _ROWS * kind.threads // _WARP}
 
 
 @cache
@@ -220,7 +224,7 @@ class _Launch:
         """Steps parts, each with the index of its set of numbers."""
         given = self._given(parts, sets)
         with _on(self.device):
-            _kernel(self.kind)[(self._programs,)](*given, **_LAUNCHED)
+            _kernel(self.kind)[(self._programs,)](*given, **_launched(self.kind))
 
     def _given(self, parts: Sequence[tuple[_Part, int]], sets: _Sets | _DecidedSets) -> tuple[Tensor, Tensor, Tensor]:
         """The table, the row of each program, and the numbers, on the device."""
@@ -451,7 +455,7 @@ class GpuExecutor(ArraysExecutor):
         for device, kind, index in kernels:
             with _on(device):
                 if index is None:
-                    _kernel(kind).warmup(*given, grid=(1,), **_LAUNCHED)
+                    _kernel(kind).warmup(*given, grid=(1,), **_launched(kind))
                     continue
                 _kernel(kind, index).warmup(*given, torch.float64, grid=(1,), **_SUMMED)
                 _add_up().warmup(torch.float64, torch.int32, torch.float64, grid=(1,), **_ADDED_UP)

@@ -89,8 +89,9 @@ class Captured:
 
                 return launch
 
-        kernel_of, add_up = gpu._kernel, gpu._add_up
+        kernel_of, add_up, numbers = gpu._kernel, gpu._add_up, gpu._numbers
         stack.enter_context(patch.object(gpu, "_kernel", lambda *kind: Kernel(kernel_of(*kind))))
+        stack.enter_context(patch.object(gpu, "_numbers", lambda *kind: Kernel(numbers(*kind))))
         stack.enter_context(patch.object(gpu, "_add_up", lambda: Kernel(add_up())))
         stack.enter_context(patch.object(gpu, "_is_capturing", lambda device: True))
 

@@ -17,6 +17,7 @@ from adamas.rule import recorded_formats, triton, triton_sums
 from adamas.rule.declaration import Rule
 from adamas.rule.formats import INT8
 from adamas.rule.recorder import Recording
+from adamas.rule.triton_numbers import NumbersKind, fixed_of, numbers_source
 from adamas.step import gpu
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -111,6 +112,41 @@ def test_the_compiler_fuses_nothing_of_a_sum(index: int, rule: Rule, stored: tup
 
 def test_the_compiler_would_fuse_squares_if_it_was_allowed_to() -> None:
     assert "fma.rn.f64" in compiled_sums(*SUMS[0][:2], "sm_90", *SUMS[0][2], enable_fp_fusion=True).asm["ptx"]
+
+
+@pytest.mark.parametrize(
+    ("case", "target"),
+    [
+        pytest.param(
+            case,
+            target,
+            marks=() if (case.name, target) == ("ademamix", "sm_90") else pytest.mark.nightly,
+            id=f"{case.name}-{target}",
+        )
+        for case in CASES
+        for target in bench_gpu_static.TARGETS
+    ],
+)
+def test_the_numbers_of_a_step_are_computed_in_float64(case: Case, target: str) -> None:
+    hyper = {"base_lr": 1e-3, **hyperparameters(case.declared, **case.options)}
+    rule = case.declared.rule(hyper)
+    kind = NumbersKind(case.declared, fixed_of(case.declared, hyper), rule, False, False, True)
+    words = triton.Kind(rule, False, "float32", "float32", "nearest", ("float32",) * len(rule.states), True, True).words
+    kernel = gpu._defined(numbers_source(kind, words))["numbers"]
+    signature = {
+        "before": "*fp64",
+        "inputs": "*fp64",
+        "after": "*fp64",
+        "words": "*i32",
+        "count": "i32",
+        "LANES": "constexpr",
+    }
+    on = bench_gpu_static.TARGETS[target]
+    options = {"num_warps": 128 // on.warp_size, "enable_fp_fusion": False}
+    compiled = compile_kernel(ASTSource(kernel, signature, constexprs={"LANES": gpu._SETS}), target=on, options=options)
+    text = compiled.asm.get("ptx") or compiled.asm["amdgcn"]
+    assert not re.search(r"cvt\.f64\.f32|v_cvt_f64_f32", text)
+    assert not re.search(r"(?:mul|add|sub|fma)\.(?:rn\.)?f32|v_(?:mul|add|sub|fma)\w*_f32", text)
 
 
 @pytest.mark.nightly

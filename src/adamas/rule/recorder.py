@@ -70,7 +70,7 @@ def _record_operators() -> None:
     def reflected(name: str) -> Callable[[Any, Any], Value]:
         return lambda a, b: recorded(name, b, a)
 
-    for name in ("add", "sub", "mul", "truediv", "lshift", "rshift", "and", "or", "xor"):
+    for name in ("add", "sub", "mul", "truediv", "pow", "lshift", "rshift", "and", "or", "xor"):
         setattr(Value, f"__{name}__", binary(name))
         setattr(Value, f"__r{name}__", reflected(name))
     for name in ("lt", "le", "gt", "ge", "eq", "ne"):

@@ -162,7 +162,7 @@ WIDE = {
 }
 
 
-class _Triton:
+class Triton:
     """See ``adamas.rule.writing.Language``."""
 
     def __init__(self, spellings: Mapping[str, str]) -> None:
@@ -170,13 +170,16 @@ class _Triton:
 
     @staticmethod
     def literal(x: float) -> str:
+        """A number that is known."""
         return repr(x) if abs(x) < float("inf") else f'float("{x}")'
 
     @staticmethod
     def variable(name: str) -> str:
+        """What an input or an output is called."""
         return name
 
     def operation(self, value: Value, operands: list[str]) -> str:
+        """An operation on arrays."""
         name = value.operation
         if name == "where" and is_number(value.operands[0]):
             operands = [f"({operands[0]} != 0)", *operands[1:]]
@@ -191,10 +194,12 @@ class _Triton:
 
     @staticmethod
     def line(value: Value, name: str, right: str) -> str:
+        """The line that gives the result of an operation its name."""
         return f"{name} = {right}"
 
     @staticmethod
     def assignment(target: str, name: str) -> str:
+        """The line that sets an output."""
         return f"{target} = {name}"
 
 
@@ -205,7 +210,7 @@ def function(name: str, parameters: Sequence[str], body: Iterable[str]) -> str:
 
 def computed(recording: Recording, spellings: Mapping[str, str], name_of: Callable[[Value], str]) -> Iterator[str]:
     """The lines that compute a recording and return its outputs."""
-    language = _Triton(spellings)
+    language = Triton(spellings)
     yield from lines(recording, name_of, language)
     yield f"return {', '.join(recording.outputs)}"
 

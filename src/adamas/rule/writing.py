@@ -7,7 +7,7 @@ library.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from .declaration import HOUSE_NUMBERS, Rule
 from .lowering import lowered
@@ -79,6 +79,28 @@ class WrittenRule:
                 name = names.setdefault(_text(value), _unused(_name_of(value), names.values()))
                 found[name] = value, {x: names[_text(x)] for x in value.operands if isinstance(x, Value)}
         return found, [names[_text(number)] for number in self.constants.values()]
+
+
+def constants_of(
+    rule: WrittenRule, numbers: Mapping[str, Any], penalized: bool, functions: Mapping[str, Callable[..., Any]]
+) -> list[Any]:
+    """The constants of a rule's loops, those of ``PENALTIES`` first.
+
+    Args:
+        rule: the rule.
+        numbers: the numbers of the step.
+        penalized: whether penalties are added to the gradient.
+        functions: the functions that compute constants, by the names of their operations.
+    """
+    penalties = [numbers[name] for name in PENALTIES]
+    if penalized:
+        numbers = {**numbers, "s": 1.0}  # the penalties are added to the scaled gradient
+    found: dict[str, Any] = {}
+    steps, constants = rule.numbers()
+    for name, (value, names) in steps.items():
+        operands = [found[names[x]] if isinstance(x, Value) else x for x in value.operands]
+        found[name] = numbers[value.name] if value.operation == "input" else functions[value.operation](*operands)
+    return [*penalties, *(found[name] for name in constants)]
 
 
 def _text(value: Value) -> str:

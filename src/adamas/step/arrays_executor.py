@@ -32,7 +32,7 @@ class ArraysExecutor(DeviceExecutor):
         self._penalized = is_decayed and spec.penalized
         self._found: list[tuple[Record, Tensor, int]] = []  # records with gradients, and the indices of their scalars
         self._sums: list[dict[str, float]] = []  # the sums of each of them, by name
-        self._decided: Decided | None = None  # the coming step, if the device decides about it
+        self._coming: Coming | None = None  # the step that is prepared, if the device computes its numbers
         self._counted: DeviceScalars | None = None  # the scalars, if the device counts the steps
         if spec.counts_on is not None:
             self._counted = DeviceScalars(spec.counts_on, spec.scalar_names, records, self._scalar_of)
@@ -75,7 +75,7 @@ class ArraysExecutor(DeviceExecutor):
 
     def release(self) -> None:
         """See ``Executor.release``."""
-        self._found, self._decided = [], None
+        self._found, self._coming = [], None
 
     def found(self) -> list[Record]:
         """See ``Executor.found``."""
@@ -174,65 +174,69 @@ class ArraysExecutor(DeviceExecutor):
             is_finite = formulas.isfinite(g if xp.dtype_name(array) == "float64" else total).all()
             return formulas.stack([total, lost]), is_finite
 
-    def prepare_there(self, formulas: Any, hyper: Mapping[str, Any], scale: Any) -> Tensor | None:
+    def prepare_there(self, formulas: Any, hyper: Mapping[str, Any], scale: Any) -> None:
         """See ``DeviceExecutor.prepare_there``."""
-        if not self._found:
-            return None
-        f, member, names = formulas, self.spec.member, self.spec.scalar_names
-        if self._counted is not None:
-            rows = [row for _, _, row in self._found]
-            before, position = self._counted.of(rows), list(range(len(rows)))
+        rows = [row for _, _, row in self._found]
+        if not rows:
+            self._coming = None
+        elif self._counted is not None:
+            self._coming = Coming(formulas, hyper, scale, self._counted.of(rows), range(len(rows)))
         else:
-            before = f.uploaded(np.array(self.scalars, np.float64).T.copy())
-            position = [row for _, _, row in self._found]
-        now = member.advance(hyper, dict(zip(names, before, strict=True)))
-        numbers = member.numbers_of(hyper, now, scale, Traced(f))
-        if not self.is_decayed:
-            numbers = undecayed(numbers)
-        after = f.stack([now[name] for name in names])
-        self._decided = Decided(f, numbers, before, after, position)
-        return after[0].max()
+            before = formulas.uploaded(np.array(self.scalars, np.float64).T.copy())
+            self._coming = Coming(formulas, hyper, scale, before, rows)
 
-    def apply_there(self, runs: Tensor | None) -> None:
+    def apply_there(self, runs: Tensor | None) -> Tensor | None:
         """See ``DeviceExecutor.apply_there``."""
+        if self._coming is None:
+            return None
         self.spec.tensors.before_writing([record.weight for record, _, _ in self._found])
+        numbers = self._numbers_there(self._coming, runs)
         for index in range(len(self._found)):
-            self._step_there(index, runs)
-        self._count_there(runs)
+            self._step_there(index, numbers, runs)
+        return self._count_there(numbers.after)
+
+    def _numbers_there(self, coming: Coming, runs: Tensor | None) -> NumbersThere:
+        """The numbers of the coming step, and the scalars after it."""
+        f, member, names = coming.formulas, self.spec.member, self.spec.scalar_names
+        now = member.advance(coming.hyper, dict(zip(names, coming.before, strict=True)))
+        numbers = member.numbers_of(coming.hyper, now, coming.scale, Traced(f))
+        after = f.stack([now[name] for name in names])
+        return NumbersThere(
+            numbers if self.is_decayed else undecayed(numbers),
+            now["step"],
+            after if runs is None else f.where(runs, after, coming.before),
+        )
 
     def culprit(self) -> str | None:
         """See ``DeviceExecutor.culprit``."""
         names = (record.name for i, (record, _, _) in enumerate(self._found) if not self._is_finite(i))
         return next(names, None)
 
-    def _step_there(self, index: int, runs: Tensor | None) -> None:
+    def _step_there(self, index: int, there: NumbersThere, runs: Tensor | None) -> None:
         """Makes the step of a parameter that was found, but for its scalars, unless it is skipped."""
         record, gradient, _ = self._found[index]
-        assert self._decided is not None
-        numbers, count = self._decided.of(index)
+        assert self._coming is not None
+        at = self._coming.position[index]
         xp = self.spec.tensors.namespace(record.weight)
+        is_tensor = self._coming.formulas.has
+        numbers = {name: x[at] if is_tensor(x) and x.ndim else x for name, x in there.numbers.items()}
         step, one = self._arrays(record, gradient, numbers)
         compute = one.compute_dtype(xp)
         step = replace(step, numbers={name: xp.narrowed(x, compute) for name, x in numbers.items()})
-        rounding = arrays.Rounding(xp, record.key, count, one.g.shape, record.place)
+        rounding = arrays.Rounding(xp, record.key, there.count[at], one.g.shape, record.place)
         with xp.computing():
             after, new = step.weight(one, self.spec.weights, rounding, by_change=False)
             for target, value in zip(_flat(one.weight, one.states), _flat(after, new), strict=True):
                 if value is not target:
                     target[...] = value if runs is None else xp.where(runs, value, target)
 
-    def _count_there(self, runs: Tensor | None) -> None:
-        """Writes the scalars after the step, unless it is skipped."""
-        if self._decided is None:
-            return
-        f, _, before, after, _ = self._decided
-        after = after if runs is None else f.where(runs, after, before)
+    def _count_there(self, after: Tensor) -> Tensor:
+        """Writes the scalars after the step; returns the most steps that a parameter has made."""
         if self._counted is not None:
             self._counted.write([row for _, _, row in self._found], after)
-            return
-        for (record, _, _), row in zip(self._found, self._decided.position, strict=True):
-            for name, value in zip(self.spec.scalar_names, self.prepared[row][1], strict=True):
-                record.state[name][...] = value
+        else:
+            self._count()
+        return after[0].max()
 
     def _arrays(self, record: Record, gradient: Tensor, numbers: Numbers) -> tuple[arrays.Step, arrays.Parameter]:
         """The step of a parameter with these numbers, and the parameter as arrays of real numbers."""
@@ -249,28 +253,36 @@ class ArraysExecutor(DeviceExecutor):
         return step, arrays.Parameter(weight, tensors.gradient_array(gradient), states)
 
 
-class Decided(NamedTuple):
-    """The numbers of the coming step on its device.
+class Coming(NamedTuple):
+    """A step that is prepared, whose numbers the device computes.
 
     Attributes:
         formulas: the functions of the device.
-        numbers: the numbers: floats, or float64 tensors that have one element or one for each set of numbers.
+        hyper: the hyperparameters; those that only the device knows are float64 tensors without dimensions.
+        scale: the factor of the gradients, a float or such a tensor.
         before: the scalars before the step, a row for each of their names and a column for each set of numbers.
-        after: the scalars after the step.
         position: the set of numbers of each parameter that was found.
     """
 
     formulas: Any
-    numbers: Numbers
+    hyper: Mapping[str, Any]
+    scale: Any
     before: Tensor
-    after: Tensor
     position: Sequence[int]
 
-    def of(self, index: int) -> tuple[Numbers, Tensor]:
-        """The numbers of a parameter that was found, and its step count after the step."""
-        at = self.position[index]
-        numbers = {name: x[at] if self.formulas.has(x) and x.ndim else x for name, x in self.numbers.items()}
-        return numbers, self.after[0][at]
+
+class NumbersThere(NamedTuple):
+    """The numbers of a step on its device.
+
+    Attributes:
+        numbers: the numbers: floats, or float64 tensors without dimensions or with one element for each set of numbers.
+        count: the number of the step, for each set.
+        after: the scalars after the step, as ``Coming.before``; the same if it is skipped.
+    """
+
+    numbers: Numbers
+    count: Tensor
+    after: Tensor
 
 
 def _is_not_one(number: Any) -> bool:

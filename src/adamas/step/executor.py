@@ -127,21 +127,21 @@ class DeviceExecutor(Executor):
         gradients that it is of are finite."""
 
     @abstractmethod
-    def prepare_there(self, formulas: Any, hyper: Mapping[str, Any], scale: Any) -> Tensor | None:
-        """Computes the numbers of the coming step.
+    def prepare_there(self, formulas: Any, hyper: Mapping[str, Any], scale: Any) -> None:
+        """Prepares the coming step.
 
         Args:
             formulas: the functions of the device.
             hyper: the hyperparameters; those that only the device knows are float64 tensors without dimensions.
-            scale: the factor of the gradients.
-
-        Returns:
-            The most steps that a parameter will have made; None if none has a gradient.
+            scale: the factor of the gradients, a float or such a tensor.
         """
 
     @abstractmethod
-    def apply_there(self, runs: Tensor | None) -> None:
-        """Makes the prepared step, if it ``runs``: a boolean tensor without dimensions; None if it does in any case."""
+    def apply_there(self, runs: Tensor | None) -> Tensor | None:
+        """Makes the prepared step, if it ``runs``: a boolean tensor without dimensions; None if it does in any case.
+
+        Returns the most steps that a parameter has made; None if none has a gradient.
+        """
 
     @abstractmethod
     def culprit(self) -> str | None:

@@ -22,26 +22,28 @@ import torch
 from ..rule import formats, layout
 from ..rule.declaration import HOUSE_NUMBERS, Numbers, Rule
 from ..rule.exact import in_parts
-from ..rule.recorder import Value
 from ..rule.triton import HEADER, Kind, source, written
+from ..rule.triton_numbers import NumbersKind, fixed_of, numbers_source, values_of
 from ..rule.triton_sums import SQUARES, add_up_source, sum_source
-from ..rule.writing import PENALTIES, WrittenRule
+from ..rule.writing import constants_of
 from .arrays import Parameter, Stored
-from .arrays_executor import ArraysExecutor, Decided
+from .arrays_executor import ArraysExecutor, Coming
 from .executor import GroupSpec
 from .record import Place, Record, Tensor
 
 _ROWS = 16  # the blocks of 128 elements that a program steps
 _TILES = 4  # the tiles that a program adds up
 _LANES = 1024  # the partial sums that a program reads at a time
+_SETS = 128  # the sets of numbers that a program computes
 _WARP = 64 if torch.version.hip else 32  # threads
-_WARPS = 128 // _WARP  # of a program that adds up
+_WARPS = 128 // _WARP  # of a program that adds up or computes numbers
 _MOST_IN_ROW = 1 << 30  # elements of a row of codes, which kernels count in 32 bits
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 _ALIGNED = 16  # bytes that are loaded at a time
 _OPTIONS = {"num_warps": _WARPS, "enable_fp_fusion": False}
 _SUMMED = {"ROWS": _ROWS, "TILES": _TILES, **_OPTIONS}
 _ADDED_UP = {"LANES": _LANES, **_OPTIONS}
+_COMPUTED = {"LANES": _SETS, **_OPTIONS}
 
 
 _Key = TypeVar("_Key", bound=tuple[Any, ...])
@@ -71,6 +73,12 @@ def _add_up() -> Any:
     return _defined(add_up_source())["add_up"]
 
 
+@cache
+def _numbers(kind: NumbersKind, words: int) -> Any:
+    """The kernel that computes the numbers of a step."""
+    return _defined(numbers_source(kind, words))["numbers"]
+
+
 def _defined(text: str) -> dict[str, Any]:
     """What a source defines."""
     name = f"<kernel {len(linecache.cache)} of adamas>"
@@ -92,21 +100,6 @@ def _functions(namespace: Any) -> dict[str, Callable[..., Any]]:
     return named | {name: getattr(operator, name) for name in _OPERATORS}
 
 
-def _constants(
-    rule: WrittenRule, numbers: Mapping[str, Any], penalized: bool, functions: Mapping[str, Callable[..., Any]]
-) -> list[Any]:
-    """The constants of a rule's loops, from the numbers of the step, in float64."""
-    penalties = [numbers[name] for name in PENALTIES]
-    if penalized:
-        numbers = {**numbers, "s": numbers["s"] * 0 + 1}  # the penalties are added to the scaled gradient
-    found: dict[str, Any] = {}
-    steps, constants = rule.numbers()
-    for name, (value, names) in steps.items():
-        operands = [found[names[x]] if isinstance(x, Value) else x for x in value.operands]
-        found[name] = numbers[value.name] if value.operation == "input" else functions[value.operation](*operands)
-    return [*penalties, *(found[name] for name in constants)]
-
-
 class _Sets:
     """The sets of numbers of one launch."""
 
@@ -126,7 +119,7 @@ class _Sets:
             dtype = np.float64 if kind.is_wide else np.float32
             given = {name: np.float64(numbers[name]) for name in rule.given}
             with np.errstate(all="ignore"):
-                found = _constants(rule, given, kind.penalized, _functions(np))
+                found = constants_of(rule, given, kind.penalized, _functions(np))
             constants = np.array(found, np.float64).astype(dtype)
             words[len(HEADER) :][: constants.nbytes // 4] = constants.view(np.int32)
             self._words.append(words)
@@ -137,31 +130,63 @@ class _Sets:
         return upload(np.concatenate(self._words))
 
 
-class _DecidedSets:
-    """The sets of numbers of one launch, where the device decides about the step."""
+class _DeviceNumbers:
+    """The numbers of the coming step, where the device decides about it: kernels compute them, for each set of scalars.
 
-    def __init__(self, kind: Kind, decided: Decided, runs: Tensor | None) -> None:
-        self._kind, self._decided, self._runs = kind, decided, runs
+    Args:
+        spec: what the parameters have in common.
+        is_decayed: whether weight decay and the penalties apply to them.
+        coming: the step.
+        runs: whether it is made, a boolean tensor without dimensions; None if it is in any case.
+        upload: copies the inputs that the host knows.
+
+    Attributes:
+        after: the scalars after the step, once a kernel has been launched.
+        unknown: what stands for the numbers where the host would look at their values.
+    """
+
+    def __init__(self, spec: GroupSpec, is_decayed: bool, coming: Coming, runs: Tensor | None, upload: _Upload) -> None:
+        self._spec, self._is_decayed, self._coming = spec, is_decayed, coming
+        self.after: Tensor | None = None
+        self.unknown = {"w": coming.before, "k": coming.before}
+        f = coming.formulas
+        values = [*values_of(spec.member, coming.hyper), coming.scale, 1.0 if runs is None else runs]
+        known = upload(np.array([0.0 if f.has(x) else x for x in values], np.float64))
+        self._inputs = known
+        if any(map(f.has, values)):
+            self._inputs = f.stack([f.number(x) if f.has(x) else known[i] for i, x in enumerate(values)])
+
+    def words(self, kind: Kind) -> Tensor:
+        """The words that the kernel of this kind reads."""
+        before = self._coming.before
+        kernel = _numbers(_numbers_kind(self._spec, self._coming.hyper, kind, self._is_decayed), kind.words)
+        count = before.shape[1]
+        self.after = torch.empty_like(before)
+        words = torch.empty(count * kind.words, dtype=torch.int32, device=before.device)
+        with _on(before.device):
+            kernel[(-(-count // _SETS),)](before, self._inputs, self.after, words, count, **_COMPUTED)
+        return words
+
+
+def _numbers_kind(spec: GroupSpec, hyper: Mapping[str, Any], kind: Kind, is_decayed: bool) -> NumbersKind:
+    """The kind of the numbers that a step of tensors of this kind takes."""
+    fixed = fixed_of(spec.member, hyper)
+    return NumbersKind(spec.member, fixed, kind.rule, kind.penalized, kind.is_wide, is_decayed)
+
+
+class _DecidedSets:
+    """The sets of numbers of one launch, where the device decides about the step and computes them: one for each parameter."""
+
+    def __init__(self, kind: Kind, numbers: _DeviceNumbers) -> None:
+        self._kind, self._numbers = kind, numbers
 
     def add(self, one: int) -> int:
         """The index of a set."""
         return one
 
     def on_device(self, upload: _Upload) -> Tensor:
-        """See ``_Sets.on_device``. The device computes them."""
-        kind, f, numbers, count = self._kind, self._decided.formulas, self._decided.numbers, self._decided.after[0]
-        rule = written(kind.rule)
-        known = upload(np.array([0.0 if f.has(numbers[name]) else numbers[name] for name in rule.given]))
-        given = {name: numbers[name] if f.has(numbers[name]) else known[i] for i, name in enumerate(rule.given)}
-        constants = _constants(rule, given, kind.penalized, _functions(f))
-        moves = ((given["eta"] != 0) | (given["k"] != 1)).to(torch.int32)
-        runs = torch.ones_like(moves) if self._runs is None else self._runs.to(torch.int32)
-        forward = formats.moved_by(count.to(torch.int64)).to(torch.int32)
-        header = torch.stack([x.expand(len(count)) for x in (forward, runs, moves, torch.zeros_like(moves))], 1)
-        dtype = torch.float64 if kind.is_wide else torch.float32
-        table = torch.stack([x.to(dtype).expand(len(count)) for x in constants], 1).view(torch.int32)
-        words = torch.cat([header, table], 1)
-        return torch.nn.functional.pad(words, (0, kind.words - words.shape[1])).reshape(-1)
+        """See ``_Sets.on_device``."""
+        return self._numbers.words(self._kind)
 
 
 # ---- where parts of tensors lie
@@ -370,6 +395,7 @@ class GpuExecutor(ArraysExecutor):
         super().__init__(spec, records, is_decayed)
         self._launches: dict[tuple[Kind, torch.device], _Launch] = {}
         self._sum_launches: dict[tuple[Kind, torch.device, int], _SumLaunch] = {}
+        self._uploads: dict[tuple[str, torch.device], _Upload] = {}
         self._of_graphs: list[Any] = []
 
     def look(self, gradients: list[Tensor | None] | None) -> None:
@@ -454,6 +480,9 @@ class GpuExecutor(ArraysExecutor):
         given = torch.int64, torch.int32, torch.int32
         for device, kind, index in kernels:
             with _on(device):
+                if index is None and is_decided:
+                    numbers_kernel = _numbers(_numbers_kind(self.spec, group, kind, self.is_decayed), kind.words)
+                    numbers_kernel.warmup(*[torch.float64] * 3, torch.int32, 1, grid=(1,), **_COMPUTED)
                 if index is None:
                     _kernel(kind).warmup(*given, grid=(1,), **_launched(kind))
                     continue
@@ -504,17 +533,27 @@ class GpuExecutor(ArraysExecutor):
             found.append((sums[0], is_finite))
         return found
 
-    def apply_there(self, runs: Tensor | None) -> None:
+    def apply_there(self, runs: Tensor | None) -> Tensor | None:
         """See ``DeviceExecutor.apply_there``."""
-        decided = self._decided
-        if decided is None:
-            return
-        parts = self._parts([(decided.numbers, 0)] * len(self._found))
-        self._launch(_shares(parts, decided.position, lambda kind: _DecidedSets(kind, decided, runs)))
-        for index, part in enumerate(parts):
-            if part is None:
-                self._step_there(index, runs)
-        self._count_there(runs)
+        coming = self._coming
+        if coming is None:
+            return None
+        numbers = self._device_numbers(coming, runs)
+        parts = self._parts([(numbers.unknown, 0)] * len(self._found))
+        self._launch(_shares(parts, coming.position, lambda kind: _DecidedSets(kind, numbers)))
+        left = [index for index, part in enumerate(parts) if part is None]
+        if left or numbers.after is None:
+            there = self._numbers_there(coming, runs)
+            for index in left:
+                self._step_there(index, there, runs)
+            numbers.after = there.after
+        return self._count_there(numbers.after)
+
+    def _device_numbers(self, coming: Coming, runs: Tensor | None) -> _DeviceNumbers:
+        """The numbers of the coming step, which kernels compute."""
+        device = coming.formulas.device
+        upload = self._ready(self._uploads, ("inputs", device), lambda _, device: _Upload(device))
+        return _DeviceNumbers(self.spec, self.is_decayed, coming, runs, upload)
 
     def _numbers(self) -> list[tuple[Numbers, int]]:
         """The numbers of the step of each parameter that was found, with the known sums, and the number of the step."""

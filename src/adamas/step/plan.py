@@ -139,27 +139,18 @@ class GroupPlan:
 
     def prepare_there(
         self, formulas: Any, hyper: Mapping[str, Any], scale: Any, advance: Callable[[Scalars], Scalars]
-    ) -> list[Tensor]:
-        """Computes the numbers of the coming step on the device.
+    ) -> None:
+        """Prepares the coming step: see ``DeviceExecutor.prepare_there``.
 
-        Args:
-            formulas: the functions of the device.
-            hyper: the hyperparameters; those that only the device knows are float64 tensors without dimensions.
-            scale: the factor of the gradients.
-            advance: the scalars after the step, for those that the host counts.
-
-        Returns:
-            The most steps that parameters will have made, in tensors.
+        ``advance`` computes the scalars after the step, for those that the host counts.
         """
         for executor in self._on_device:
             executor.prepared = [({}, advance(scalars)) for scalars in executor.scalars]  # the device has the numbers
-        reached = (executor.prepare_there(formulas, hyper, scale) for executor in self._on_device)
-        return [most for most in reached if most is not None]
+            executor.prepare_there(formulas, hyper, scale)
 
-    def apply_there(self, runs: Tensor | None) -> None:
-        """Makes the prepared step, if it ``runs``: see ``DeviceExecutor.apply_there``."""
-        for executor in self._on_device:
-            executor.apply_there(runs)
+    def apply_there(self, runs: Tensor | None) -> list[Tensor]:
+        """Makes the prepared step: see ``DeviceExecutor.apply_there``."""
+        return [most for executor in self._on_device if (most := executor.apply_there(runs)) is not None]
 
     def reached(self) -> int:
         """The highest step that a parameter will have reached; 0 if nothing was prepared."""

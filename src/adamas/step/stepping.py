@@ -315,8 +315,10 @@ class Stepping:
             changes: list[Change] = []
             if has_schedules and not counts_there:
                 problem = self._look_ahead(plans, _NOTHING, True, changes)
-            for plan in plans:
-                plan.apply_there(decision.runs)
+            f, steps = self._decisions.formulas, self._decisions.steps
+            reached = [most for plan in plans for most in plan.apply_there(decision.runs)]
+            if reached:
+                steps.copy_(f.maximum(steps, f.stack(reached).max()))
             for dictionary, key, value in changes:
                 dictionary[key] = value
             if has_schedules and counts_there:
@@ -356,20 +358,17 @@ class Stepping:
         return decisions.decide(squares, skip, limits, scale, overflow)
 
     def _prepare_there(self, plans: Sequence[GroupPlan], decision: Decision) -> None:
-        """Computes the numbers and the counts of the step on the device."""
+        """Prepares the step on the device."""
         decisions, names = self._decisions, self._member.scalar_names
         assert decisions is not None
-        f, reached = decisions.formulas, []
+        f = decisions.formulas
         for group, plan, scale in zip(self.param_groups, plans, decision.scales, strict=True):
 
             def advance(before: Scalars, group: dict[str, Any] = group) -> Scalars:
                 return tuple(self._member.advance(group, dict(zip(names, before, strict=True))).values())
 
             hyper = {name: f.hyperparameter(value) for name, value in group.items() if name != "params"}
-            reached += plan.prepare_there(f, hyper, scale, advance)
-        if reached:
-            most = f.maximum(decisions.steps, f.stack(reached).max())
-            decisions.steps.copy_(most if decision.runs is None else f.where(decision.runs, most, decisions.steps))
+            plan.prepare_there(f, hyper, scale, advance)
 
     def _scheduled_there(self, plans: Sequence[GroupPlan]) -> Sequence[GroupPlan]:
         """As ``_scheduled``, where the device counts the steps."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import decided
 import pytest
+import torch
+from captured import Recording
 
 import adamas.torch as at
 from adamas import _engine
+from adamas.step import gpu
 
 WHERE = ("arrays", "cpu")
 
@@ -36,8 +40,69 @@ def test_a_captured_step_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     decided.check_replays(monkeypatch, *WHERE)
 
 
-def test_a_rate_in_a_tensor_is_read_at_each_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trap_T44_step_counts_on_the_device_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = decided.Run(monkeypatch, *WHERE, on_nonfinite="skip")
+    given = list(decided.gradients(3))
+    run.step(given[0])
+    for state in run.optimizer.state.values():
+        state["step"] = state["step"].clone()  # as something that moves all tensors of the state does
+    run.give(given[1])
+    with Recording():  # which raises where a value is read
+        run.step()
+    assert [state["step"] for state in run.optimizer.state.values()] == [2] * 3
+
+
+def test_trap_T45_a_rate_in_a_tensor_is_read_at_each_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     decided.check_rate_in_a_tensor(monkeypatch, *WHERE)
+
+
+def test_trap_T46_a_parameter_without_a_gradient_is_named_in_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = decided.Run(monkeypatch, *WHERE, capturable=True)
+    run.step(next(decided.gradients(1)))
+    run.params[1].grad = None
+    with pytest.raises(RuntimeError, match="parameter 'p1' has no gradient"):
+        run.captured()
+
+
+@pytest.mark.parametrize("gradient", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_trap_T47_a_captured_step_takes_gradients_of_another_dtype(
+    gradient: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = decided.Run(monkeypatch, *WHERE, capturable=True)
+    other = decided.Run(monkeypatch, "engine")
+    replay = None
+    for i, given in enumerate(decided.gradients(4)):
+        for run in (one, other):
+            for p in run.params:
+                p.grad_dtype = None
+            run.give([g.to(gradient) for g in given])
+        other.step()
+        if i == 0:
+            one.step()
+        elif replay is None:
+            replay = one.captured().replay
+        else:
+            replay()
+        decided.assert_alike(one, other)
+
+
+def test_trap_T48_any_number_of_tensors_is_stepped_in_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    count, launched = 20_001, []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int]) -> Any:
+            return lambda table, tensors, numbers, **options: launched.append((grid, len(table), len(tensors)))
+
+    monkeypatch.setattr(gpu, "_kernel", lambda kind, index=None: Kernel())
+    monkeypatch.setenv("ADAMAS_EXECUTOR", "gpu")
+    params = [torch.nn.Parameter(torch.ones(2)) for _ in range(count)]
+    for p in params:
+        p.grad = torch.ones(2)
+    at.SGD(params, lr=0.1).step()
+    ((grid, table, tensors),) = launched
+    assert grid == (count,)
+    assert tensors == count
+    assert table % count == 0
 
 
 def test_the_host_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,5 @@
 #include "exchange.h"
 
-#include <nanobind/ndarray.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
@@ -121,13 +119,16 @@ TensorView Buffers::view_of(PyObject *array) {
     return view;
 }
 
+void dlpack_view(PyObject *object, nb::dlpack::dltensor &view) {
+    if (table_of(object).view_of_object(object, &view) == 0) return;
+    nb::python_error error;
+    throw Unusable(std::string("cannot be read: ") + error.what());
+}
+
 TensorView view_of(PyObject *object, Buffers &buffers) {
     if (is_buffer(object)) return buffers.view_of(object);
     nb::dlpack::dltensor tensor;
-    if (table_of(object).view_of_object(object, &tensor) != 0) {
-        nb::python_error error;
-        throw Unusable(std::string("cannot be read: ") + error.what());
-    }
+    dlpack_view(object, tensor);
     constexpr int cpu = 1, cuda_host = 3;
     if (tensor.device.device_type != cpu && tensor.device.device_type != cuda_host)
         throw Unusable("is not in the memory of the CPU");

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 
 #include <cstdint>
 #include <deque>
@@ -51,6 +52,10 @@ class Buffers {
 // Whether the object supports the buffer protocol.
 inline bool is_buffer(PyObject *object) { return PyObject_CheckBuffer(object) != 0; }
 
+// What DLPack says of a tensor, on whatever device it is.
+void dlpack_view(PyObject *tensor, nanobind::dlpack::dltensor &view);
+
+// The tensor, which has to be in the memory of the CPU.
 TensorView view_of(PyObject *tensor, Buffers &);
 
 // Whether the format stores floating-point numbers, not codes or bits.
@@ -76,6 +81,7 @@ nanobind::object without_pending_signs(nanobind::handle tensor);
 // A scalar of the state is float64, which can count past 2**24; float32 cannot.
 bool is_scalar(const TensorView &tensor);
 double read_scalar(const TensorView &tensor);
+constexpr double uncounted = 0x1p53; // from this count on, float64 cannot represent the next one
 void write_scalar(const TensorView &tensor, double value);
 
 } // namespace adamas

@@ -69,9 +69,9 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
     call = gpu._SumLaunch.sums
 
-    def counted(self: Any, parts: Any, *arguments: Any) -> torch.Tensor:
-        made.append(len(parts))
-        return call(self, parts, *arguments)
+    def counted(self: Any, share: Any, *arguments: Any) -> torch.Tensor:
+        made.append(len(share.parts))
+        return call(self, share, *arguments)
 
     monkeypatch.setattr(gpu._SumLaunch, "sums", counted)
     return made

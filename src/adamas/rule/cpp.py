@@ -44,7 +44,7 @@ def write(folder: Path, rules: Sequence[Rule] = RULES) -> None:
 def _fold(written: WrittenRule) -> Iterator[str]:
     """The lines that compute the constants in float64."""
     places = {name: i for i, name in enumerate(written.given)}
-    numbers, constants = written.numbers()
+    numbers, constants = written.numbers
     for name, (value, names) in numbers.items():
         right = f"x[{places[value.name]}]" if value.operation == "input" else _numeric(value, names)
         if value.name == "s":

@@ -7,6 +7,7 @@ library.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cached_property
 from typing import Any, Protocol
 
 from .declaration import HOUSE_NUMBERS, Rule
@@ -47,7 +48,7 @@ class WrittenRule:
             if state.decay is not None and state.decay not in self.constants:
                 raise ValueError(f"rule {rule.name}: nothing is multiplied by {state.decay}, the decay of {state.role}")
 
-    @property
+    @cached_property
     def given(self) -> tuple[str, ...]:
         """The names of the numbers that the constants are computed from, in the order in which the engine takes them."""
         return (*HOUSE_NUMBERS, *self.rule.numbers, *(one.name for one in self.rule.sums))
@@ -68,6 +69,7 @@ class WrittenRule:
         """The index of a constant, after those of the penalties; -1 for none."""
         return -1 if constant is None else len(PENALTIES) + list(self.constants).index(constant)
 
+    @cached_property
     def numbers(self) -> tuple[dict[str, tuple[Value, Mapping[Value, str]]], list[str]]:
         """The numbers that are computed from those in ``given``, and the names of the constants among them.
 
@@ -96,7 +98,7 @@ def constants_of(
     if penalized:
         numbers = {**numbers, "s": 1.0}  # the penalties are added to the scaled gradient
     found: dict[str, Any] = {}
-    steps, constants = rule.numbers()
+    steps, constants = rule.numbers
     for name, (value, names) in steps.items():
         operands = [found[names[x]] if isinstance(x, Value) else x for x in value.operands]
         found[name] = numbers[value.name] if value.operation == "input" else functions[value.operation](*operands)

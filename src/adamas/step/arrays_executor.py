@@ -57,6 +57,11 @@ class ArraysExecutor(DeviceExecutor):
         self._sums = [{} for _ in self._found]
         self.scalars = list(distinct)
 
+    @property
+    def _rows(self) -> list[int]:
+        """For each parameter that was found, the index of its scalars or, if the device counts the steps, its own."""
+        return [row for _, _, row in self._found]
+
     def _scalars_of(self, record: Record) -> Scalars:
         return tuple([self._scalar_of(record, name) for name in self.spec.scalar_names])
 
@@ -176,7 +181,7 @@ class ArraysExecutor(DeviceExecutor):
 
     def prepare_there(self, formulas: Any, hyper: Mapping[str, Any], scale: Any) -> None:
         """See ``DeviceExecutor.prepare_there``."""
-        rows = [row for _, _, row in self._found]
+        rows = self._rows
         if not rows:
             self._coming = None
         elif self._counted is not None:
@@ -233,16 +238,20 @@ class ArraysExecutor(DeviceExecutor):
     def _count_there(self, after: Tensor) -> Tensor:
         """Writes the scalars after the step; returns the most steps that a parameter has made."""
         if self._counted is not None:
-            self._counted.write([row for _, _, row in self._found], after)
+            self._counted.write(self._rows, after)
         else:
             self._count()
         return after[0].max()
 
     def _arrays(self, record: Record, gradient: Tensor, numbers: Numbers) -> tuple[arrays.Step, arrays.Parameter]:
         """The step of a parameter with these numbers, and the parameter as arrays of real numbers."""
+        xp = self.spec.tensors.namespace(record.weight)
+        step = arrays.Step(xp, self.spec.rule, numbers, self._penalized, _is_not_one(numbers["k"]))
+        return step, self._parameter(record, gradient)
+
+    def _parameter(self, record: Record, gradient: Tensor) -> arrays.Parameter:
+        """The parameter as arrays of real numbers."""
         tensors, spec, state = self.spec.tensors, self.spec, record.state
-        xp = tensors.namespace(record.weight)
-        step = arrays.Step(xp, spec.rule, numbers, self._penalized, _is_not_one(numbers["k"]))
         low = state.get(LOW_BITS) if spec.weights == "split" else None
         weight = arrays.Weight(tensors.array(record.weight), None if low is None else tensors.low_bits(low))
         scales = [state.get(scale_name(name)) for name in spec.state_names]
@@ -250,7 +259,7 @@ class ArraysExecutor(DeviceExecutor):
             arrays.Stored(tensors.array(state[name]), None if scale is None else tensors.array(scale))
             for name, scale in zip(spec.state_names, scales, strict=True)
         ]
-        return step, arrays.Parameter(weight, tensors.gradient_array(gradient), states)
+        return arrays.Parameter(weight, tensors.gradient_array(gradient), states)
 
 
 class Coming(NamedTuple):

@@ -12,9 +12,8 @@ import linecache
 import math
 import operator
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,14 +21,17 @@ import torch
 from ..rule import formats, layout
 from ..rule.declaration import HOUSE_NUMBERS, Numbers, Rule
 from ..rule.exact import in_parts
+from ..rule.layout import LOW_BITS, scale_name
 from ..rule.triton import HEADER, Kind, source, written
 from ..rule.triton_numbers import NumbersKind, fixed_of, numbers_source, values_of
 from ..rule.triton_sums import SQUARES, add_up_source, sum_source
 from ..rule.writing import constants_of
 from .arrays import Parameter, Stored
 from .arrays_executor import ArraysExecutor, Coming
+from .engine import Snapshot
 from .executor import GroupSpec
-from .record import Place, Record, Tensor
+from .record import Record, Tensor
+from .table import UNREADY, Addresses, Part, Run, Share, Shares, Table, Upload, on, run_of, shared
 
 _ROWS = 16  # the blocks of 128 elements that a program steps
 _TILES = 4  # the tiles that a program adds up
@@ -38,6 +40,7 @@ _SETS = 128  # the sets of numbers that a program computes
 _WARP = 64 if torch.version.hip else 32  # threads
 _WARPS = 128 // _WARP  # of a program that adds up or computes numbers
 _MOST_IN_ROW = 1 << 30  # elements of a row of codes, which kernels count in 32 bits
+_GRADIENT = 1  # its index in ``_tensors``
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 _ALIGNED = 16  # bytes that are loaded at a time
 _OPTIONS = {"num_warps": _WARPS, "enable_fp_fusion": False}
@@ -49,11 +52,7 @@ _COMPUTED = {"LANES": _SETS, **_OPTIONS}
 _Key = TypeVar("_Key", bound=tuple[Any, ...])
 _L = TypeVar("_L")
 
-_UNREADY = (
-    "a CUDA graph is being captured, and nothing can be allocated for this step: make one outside of the capture before it, "
-    "for the same parameters"
-)
-_NO_NUMBERS = {**dict.fromkeys((*HOUSE_NUMBERS, "squares"), 0.0), "s": 1.0}  # of the rule SQUARES
+_NO_SETS = [({**dict.fromkeys((*HOUSE_NUMBERS, "squares"), 0.0), "s": 1.0}, 0)]  # the numbers of the rule SQUARES
 
 
 def _launched(kind: Kind) -> dict[str, Any]:
@@ -101,15 +100,23 @@ def _functions(namespace: Any) -> dict[str, Callable[..., Any]]:
 
 
 class _Sets:
-    """The sets of numbers of one launch."""
+    """The sets of numbers of one launch.
 
-    def __init__(self, kind: Kind) -> None:
-        self._kind, self._index = kind, dict[Hashable, int]()
+    Args:
+        kind: the kind of its tensors.
+        numbers: all sets of the step, each with the step's number.
+    """
+
+    def __init__(self, kind: Kind, numbers: Sequence[tuple[Numbers, int]]) -> None:
+        self._kind, self._numbers, self._index = kind, numbers, dict[Hashable, int]()
         self._words: list[np.ndarray] = []
 
-    def add(self, one: tuple[Numbers, int]) -> int:
-        """The index of the set that has these numbers, with the step's number."""
-        kind, rule, (numbers, count) = self._kind, written(self._kind.rule), one
+    def take(self, chosen: np.ndarray) -> np.ndarray:
+        """Takes sets of the step, and returns their indices here."""
+        return np.array([self._add(*self._numbers[one]) for one in chosen])
+
+    def _add(self, numbers: Numbers, count: int) -> int:
+        kind, rule = self._kind, written(self._kind.rule)
         key = (count, *(numbers[name] for name in (*rule.given, "eta", "k")))
         index = self._index.setdefault(key, len(self._index))
         if index == len(self._words):
@@ -125,7 +132,7 @@ class _Sets:
             self._words.append(words)
         return index
 
-    def on_device(self, upload: _Upload) -> Tensor:
+    def on_device(self, upload: Upload) -> Tensor:
         """All sets on the device."""
         return upload(np.concatenate(self._words))
 
@@ -145,7 +152,7 @@ class _DeviceNumbers:
         unknown: what stands for the numbers where the host would look at their values.
     """
 
-    def __init__(self, spec: GroupSpec, is_decayed: bool, coming: Coming, runs: Tensor | None, upload: _Upload) -> None:
+    def __init__(self, spec: GroupSpec, is_decayed: bool, coming: Coming, runs: Tensor | None, upload: Upload) -> None:
         self._spec, self._is_decayed, self._coming = spec, is_decayed, coming
         self.after: Tensor | None = None
         self.unknown = {"w": coming.before, "k": coming.before}
@@ -163,7 +170,7 @@ class _DeviceNumbers:
         count = before.shape[1]
         self.after = torch.empty_like(before)
         words = torch.empty(count * kind.words, dtype=torch.int32, device=before.device)
-        with _on(before.device):
+        with on(before.device):
             kernel[(-(-count // _SETS),)](before, self._inputs, self.after, words, count, **_COMPUTED)
         return words
 
@@ -180,58 +187,16 @@ class _DecidedSets:
     def __init__(self, kind: Kind, numbers: _DeviceNumbers) -> None:
         self._kind, self._numbers = kind, numbers
 
-    def add(self, one: int) -> int:
-        """The index of a set."""
-        return one
+    def take(self, chosen: np.ndarray) -> np.ndarray:
+        """See ``_Sets.take``. All sets of the step are here."""
+        return chosen
 
-    def on_device(self, upload: _Upload) -> Tensor:
+    def on_device(self, upload: Upload) -> Tensor:
         """See ``_Sets.on_device``."""
         return self._numbers.words(self._kind)
 
 
-# ---- where parts of tensors lie
-
-
-class _Run(NamedTuple):
-    """The numbers of elements or blocks in a whole tensor: that of the first, and what the numbers skip after each run."""
-
-    first: int
-    run: int
-    skip: int
-
-
-def _run_of(place: Place, shape: Sequence[int]) -> _Run | None:
-    """The numbers of the elements of a part of this shape; None if there are runs of more than one length."""
-    stride, levels = 1, [(1, 1)]  # the sizes and strides, from the inside to the outside
-    first = 0
-    for size, offset, whole in zip(reversed(shape), reversed(place.offset), reversed(place.shape), strict=True):
-        inner, inner_stride = levels[-1]
-        if size != 1 and stride == inner * inner_stride:
-            levels[-1] = inner * size, inner_stride
-        elif size != 1:
-            levels.append((size, stride))
-        first += offset * stride
-        stride *= whole
-    if len(levels) > 2:
-        return None
-    run = levels[0][0]
-    return _Run(first, run, levels[1][1] - run if len(levels) == 2 else 0)
-
-
 # ---- the executor
-
-
-class _Part(NamedTuple):
-    """A parameter as a kernel steps it: its kind, its device, and the columns of the table but for those of the launch."""
-
-    kind: Kind
-    device: torch.device
-    addresses: tuple[int, ...]
-    size: int
-    row: int
-    blocks: int
-    places: tuple[int, ...]
-    keys: tuple[int, ...]
 
 
 class _Launch:
@@ -239,31 +204,19 @@ class _Launch:
 
     def __init__(self, kind: Kind, device: torch.device, tiles: int = 1) -> None:
         self.kind, self.device = kind, device
-        self._blocks = _ROWS * tiles  # of a program
-        self._table = np.empty(0, np.int64)
-        self._on_device: tuple[Tensor, Tensor] | None = None
-        self._uploads = [_Upload(device), _Upload(device), _Upload(device)]
-        self._programs = 0
+        self.table = Table(device, _ROWS * tiles)
+        self._upload = Upload(device)
 
-    def __call__(self, parts: Sequence[tuple[_Part, int]], sets: _Sets | _DecidedSets) -> None:
-        """Steps parts, each with the index of its set of numbers."""
-        given = self._given(parts, sets)
-        with _on(self.device):
-            _kernel(self.kind)[(self._programs,)](*given, **_launched(self.kind))
+    def __call__(self, share: Share, addresses: Addresses, sets: _Sets | _DecidedSets) -> None:
+        """Steps parts with these sets of numbers."""
+        given = self._given(share, addresses, sets)
+        with on(self.device):
+            _kernel(self.kind)[(self.table.programs,)](*given, **_launched(self.kind))
 
-    def _given(self, parts: Sequence[tuple[_Part, int]], sets: _Sets | _DecidedSets) -> tuple[Tensor, Tensor, Tensor]:
+    def _given(self, share: Share, addresses: Addresses, sets: _Sets | _DecidedSets) -> tuple[Tensor, Tensor, Tensor]:
         """The table, the row of each program, and the numbers, on the device."""
-        rows, tensors, tile = [], [], 0
-        for index, (part, numbers) in enumerate(parts):
-            rows.append([*part.addresses, part.size, part.row, tile, numbers, *part.places, *part.keys])
-            programs = -(-part.blocks // self._blocks)
-            tensors.append(np.full(programs, index, np.int32))
-            tile += programs
-        table = np.array(rows, np.int64)
-        if self._on_device is None or _is_capturing(self.device) or not np.array_equal(table, self._table):
-            self._table, self._programs = table, tile
-            self._on_device = (self._uploads[0](table.reshape(-1)), self._uploads[1](np.concatenate(tensors)))
-        return *self._on_device, sets.on_device(self._uploads[2])
+        table = self.table.on_device(share, addresses, sets.take(share.sets), _is_capturing(self.device))
+        return *table, sets.on_device(self._upload)
 
 
 class _SumLaunch(_Launch):
@@ -275,74 +228,30 @@ class _SumLaunch(_Launch):
     def __init__(self, kind: Kind, device: torch.device, index: int) -> None:
         super().__init__(kind, device, _TILES)
         self._index = index
-        self._starts = _Upload(device)
+        self._upload_starts = Upload(device)
         self._partial_sums = torch.empty(0)
 
-    def sums(self, parts: Sequence[tuple[_Part, int]], sets: _Sets | _DecidedSets, together: bool) -> Tensor:
+    def sums(self, share: Share, addresses: Addresses, sets: _Sets, together: bool) -> Tensor:
         """The sum over each part or, if ``together``, over all of them, on the device.
 
         It is a tensor of float64 with two numbers for each sum, to be added up.
         """
-        given = self._given(parts, sets)
-        if len(self._partial_sums) != 2 * self._programs:
-            self._partial_sums = torch.empty(2 * self._programs, dtype=torch.float64, device=self.device)
-        first = self._table[:, self.kind.columns.index("tile")]
-        starts = np.append(first[:1] if together else first, self._programs).astype(np.int32)
+        given = self._given(share, addresses, sets)
+        programs, first = self.table.programs, self.table.first
+        if len(self._partial_sums) != 2 * programs:
+            self._partial_sums = torch.empty(2 * programs, dtype=torch.float64, device=self.device)
+        starts = np.append(first[:1] if together else first, programs).astype(np.int32)
         sums = torch.empty(len(starts) - 1, 2, dtype=torch.float64, device=self.device)
-        with _on(self.device):
-            _kernel(self.kind, self._index)[(self._programs,)](*given, self._partial_sums, **_SUMMED)
-            _add_up()[(len(sums),)](self._partial_sums, self._starts(starts), sums, **_ADDED_UP)
+        with on(self.device):
+            _kernel(self.kind, self._index)[(programs,)](*given, self._partial_sums, **_SUMMED)
+            _add_up()[(len(sums),)](self._partial_sums, self._upload_starts(starts), sums, **_ADDED_UP)
         return sums
 
     def not_finite(self) -> list[int]:
         """The indices of the parts whose last sums are not finite. The host waits for them."""
         programs = np.flatnonzero(~np.isfinite(self._partial_sums[::2].cpu().numpy()))
-        first = self._table[:, self.kind.columns.index("tile")]
-        parts: list[int] = np.unique(np.searchsorted(first, programs, side="right") - 1).tolist()
+        parts: list[int] = np.unique(np.searchsorted(self.table.first, programs, side="right") - 1).tolist()
         return parts
-
-
-class _Upload:
-    """Copies arrays to a device, without waiting for it: by turns from two pinned buffers, each used again after its copy.
-
-    While a CUDA graph is captured, it copies from a third buffer, since each replay copies again. No memory can be allocated
-    then, and after that, the upload belongs to the graph.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._turn = device, 0
-        self._buffers: list[Tensor | None] = [None, None]
-        self._copied: list[Any] = [None, None]
-        self._of_graph: Tensor | None = None
-        self._target: Tensor | None = None
-
-    def __call__(self, values: np.ndarray) -> Tensor:
-        """The tensor there, which the next call overwrites."""
-        given = torch.from_numpy(values)
-        if self._device.type == "cpu":
-            return given
-        if _is_capturing(self._device):
-            source, target = self._of_graph, self._target
-            if source is None or target is None or source.numel() < given.numel():
-                raise RuntimeError(_UNREADY)
-            source[: given.numel()].copy_(given)
-            target[: given.numel()].copy_(source[: given.numel()], non_blocking=True)
-            return target
-        turn = self._turn = 1 - self._turn
-        if self._target is None or self._target.numel() < given.numel():
-            self._target = torch.empty(given.numel(), dtype=given.dtype, device=self._device)
-        buffer = self._buffers[turn]
-        if buffer is None or buffer.numel() < given.numel():
-            buffer = self._buffers[turn] = torch.empty(given.numel(), dtype=given.dtype, pin_memory=True)
-            self._of_graph = torch.empty_like(buffer, pin_memory=True)
-            self._copied[turn] = torch.cuda.Event()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
-        else:
-            self._copied[turn].synchronize()
-        buffer[: given.numel()].copy_(given)
-        with _on(self._device):
-            self._target[: given.numel()].copy_(buffer[: given.numel()], non_blocking=True)
-            self._copied[turn].record()
-        return self._target
 
 
 def _is_capturing(device: torch.device) -> bool:
@@ -350,100 +259,155 @@ def _is_capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _on(device: torch.device) -> AbstractContextManager[Any]:
-    return nullcontext() if device.type == "cpu" else torch.cuda.device(device)
-
-
-class _Share:
-    """The parameters of a launch: their indices, the parts with their sets of numbers, and these sets."""
-
-    def __init__(self, sets: _Sets | _DecidedSets) -> None:
-        self.indices: list[int] = []
-        self.parts: list[tuple[_Part, int]] = []
-        self.sets = sets
-
-
-_Shares: TypeAlias = dict[tuple[Kind, torch.device], _Share]
-
-
-def _shares(
-    parts: Sequence[_Part | None],
-    numbers: Sequence[Any],
-    sets_of: Callable[[Kind], _Sets | _DecidedSets] = _Sets,
-) -> _Shares:
-    """The parts that kernels take, by launch, without empty ones.
+class _Looked:
+    """What a look in full found. It holds as long as nothing changes but the addresses of tensors and the values of scalars.
 
     Args:
-        parts: the parts; None for one that no kernel takes.
-        numbers: the numbers of each, as its sets take them.
-        sets_of: begins the sets of a kind.
+        found: the records of the parameters with gradients, each with its gradient and the index of its scalars.
+        is_remembered: whether a snapshot tells if it still holds.
+
+    Attributes:
+        records: the records of the parameters with gradients.
+        rows: the indices of their scalars.
+        weights: their weights.
+        is_remembered: the argument ``is_remembered``.
+        parts: the parameters, as kernels step them; None for one that none steps. None until it is needed, as the following.
+        left: the indices of those that none steps.
+        chosen: the rules of the last step's sets of numbers, and the set of each parameter.
+        shares: the launches of a step with these.
+        square_parts: the gradients, as kernels square them; None for one that none squares.
+        square_shares: the launches that square them.
+        addresses: where the tensors were at the last step.
     """
-    shares: _Shares = {}
-    for index, (part, own) in enumerate(zip(parts, numbers, strict=True)):
-        if part is None or not part.size:
-            continue
-        share = shares.setdefault((part.kind, part.device), _Share(sets_of(part.kind)))
-        share.indices.append(index)
-        share.parts.append((part, share.sets.add(own)))
-    return shares
+
+    def __init__(self, found: Sequence[tuple[Record, Tensor, int]], is_remembered: bool) -> None:
+        self.records, self.rows = [record for record, _, _ in found], [row for _, _, row in found]
+        self.weights = [record.weight for record in self.records]
+        self.is_remembered = is_remembered
+        self.parts: list[Part | None] | None = None
+        self.left: list[int] = []
+        self.chosen: tuple[Sequence[Rule], Sequence[int]] = [], []
+        self.shares: Shares = {}
+        self.square_parts: list[Part | None] | None = None
+        self.square_shares: Shares = {}
+        self.addresses: Addresses | None = None
 
 
 class GpuExecutor(ArraysExecutor):
     """The parameters of a group on a GPU."""
 
+    _entries: list[tuple[Record, Tensor, int]] | None  # ``_found``; None until it is needed
+
     def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
         super().__init__(spec, records, is_decayed)
         self._launches: dict[tuple[Kind, torch.device], _Launch] = {}
         self._sum_launches: dict[tuple[Kind, torch.device, int], _SumLaunch] = {}
-        self._uploads: dict[tuple[str, torch.device], _Upload] = {}
+        self._uploads: dict[tuple[str, torch.device], Upload] = {}
         self._of_graphs: list[Any] = []
+        names = [LOW_BITS if spec.weights == "split" else None]  # in the order of ``_tensors``
+        for name in spec.state_names:
+            names += [name, scale_name(name)]
+        held = [(spec.tensors.engine_view(record.weight), record.state) for record in records]
+        scalars = list(spec.scalar_names) if self._counted is None else []
+        self._snapshot = Snapshot(held, names, scalars, spec.tensors.gradient_of)
+        self._looked = _Looked([], is_remembered=False)
+
+    @property
+    def _found(self) -> list[tuple[Record, Tensor, int]]:
+        """See ``ArraysExecutor``. It is made when it is needed: most steps do without."""
+        if self._entries is None:
+            gradients, looked = self._snapshot.gradients(), self._looked
+            arrays = map(self.spec.tensors.gradient_array, gradients)
+            self._entries = list(zip(looked.records, arrays, looked.rows, strict=True))
+        return self._entries
+
+    @_found.setter
+    def _found(self, entries: list[tuple[Record, Tensor, int]]) -> None:
+        self._entries = entries
+
+    @property
+    def _rows(self) -> list[int]:
+        """See ``ArraysExecutor``."""
+        return self._looked.rows
 
     def look(self, gradients: list[Tensor | None] | None) -> None:
-        """See ``Executor.look``."""
+        """See ``Executor.look``.
+
+        As long as nothing changes but the addresses of tensors and the values of scalars, the last look in full holds.
+        """
+        scalars = self._snapshot.check(gradients)
+        if scalars is None:
+            self._look_in_full(gradients)
+            return
+        self._entries = None
+        if self.spec.rule.sums:
+            self._sums = [{} for _ in self._looked.records]
+        if self._counted is None:
+            self.scalars = scalars
+        else:
+            self._counted.adopt()
+
+    def _look_in_full(self, gradients: list[Tensor | None] | None) -> None:
         super().look(gradients)
         # A pending sign is resolved into new memory, which has to last until the kernels have been launched.
         array = self.spec.tensors.gradient_array
         self._found = [(record, array(gradient), row) for record, gradient, row in self._found]
+        row_of = {id(record): row if self._counted is None else 0 for record, _, row in self._found}
+        rows = [row_of.get(id(record), -1) for record in self.records]
+        self._looked = _Looked(self._found, self._snapshot.remember(gradients, rows))
+
+    def release(self) -> None:
+        """See ``Executor.release``."""
+        super().release()
+        self._snapshot.release()
 
     def square_sum(self, threads: int) -> tuple[list[float], str | None]:
         """See ``Executor.square_sum``."""
         squares, suspects = list[float](), list[int]()
-        parts = [self._square_part(gradient) for _, gradient, _ in self._found]
+        parts, shares = self._square_shares()
         for index, part in enumerate(parts):
             if part is None:
                 found = self._squares(index)
                 squares += found
                 if not all(map(math.isfinite, found)):
                     suspects.append(index)
-        shares = _shares(parts, [(_NO_NUMBERS, 0)] * len(parts))
-        for launch, share, sums in self._launch_sums(shares, 0, together=True):
+        for launch, share, sums in self._launch_sums(shares, 0, _NO_SETS, together=True):
             found = in_parts(*sums.tolist()[0])
             squares += found
             if not math.isfinite(found[0]):
-                suspects += [share.indices[i] for i in launch.not_finite()]
+                suspects += [int(share.indices[i]) for i in launch.not_finite()]
         culprit = next((index for index in sorted(suspects) if not self._is_finite(index)), None)
         return squares, None if culprit is None else self._found[culprit][0].name
 
     def partial_sums(self, index: int, threads: int) -> list[list[float]]:
         """See ``Executor.partial_sums``."""
         unknown = {one.name: 0.0 for one in self.spec.rule.sums[index:]}  # no term depends on them
-        numbers = [(known | unknown, 0) for known, _ in self._numbers()]
-        parts = self._parts(numbers)
-        found = [self._partial_sum(index, i) if part is None else [] for i, part in enumerate(parts)]
-        for _, share, sums in self._launch_sums(_shares(parts, numbers), index, together=False):
+        numbers = [(known | unknown, count) for known, count in self._numbers()]
+        found = [self._partial_sum(index, i) if part is None else [] for i, part in enumerate(self._parts())]
+        for _, share, sums in self._launch_sums(self._shares_of(numbers), index, numbers, together=False):
             for i, numbers_of_sum in zip(share.indices, sums.tolist(), strict=True):
                 found[i] = in_parts(*numbers_of_sum)
         return found
 
-    def _launch_sums(self, shares: _Shares, index: int, together: bool) -> list[tuple[_SumLaunch, _Share, Tensor]]:
+    def _launch_sums(
+        self, shares: Shares, index: int, numbers: Sequence[tuple[Numbers, int]], together: bool
+    ) -> list[tuple[_SumLaunch, Share, Tensor]]:
         """Launches the sum of the rules at an index over each share; the host waits for none of them here."""
         launched = []
         for (kind, device), share in shares.items():
             launch = self._ready(self._sum_launches, (kind, device, index), _SumLaunch)
-            launched.append((launch, share, launch.sums(share.parts, share.sets, together)))
+            launched.append((launch, share, launch.sums(share, self._addresses(), _Sets(kind, numbers), together)))
         return launched
 
-    def _square_part(self, g: Tensor) -> _Part | None:
+    def _square_shares(self) -> tuple[list[Part | None], Shares]:
+        """The gradients, as kernels square them, and the launches that do; None for one that none squares."""
+        looked = self._looked
+        if looked.square_parts is None:
+            looked.square_parts = [self._square_part(gradient) for _, gradient, _ in self._found]
+            looked.square_shares = shared(looked.square_parts, [0] * len(looked.square_parts))
+        return looked.square_parts, looked.square_shares
+
+    def _square_part(self, g: Tensor) -> Part | None:
         """The gradient as a kernel squares it; None if none does."""
         dtype = self.spec.tensors.dtype_name(g)
         if not g.is_contiguous() or dtype not in _DTYPES:
@@ -453,7 +417,7 @@ class GpuExecutor(ArraysExecutor):
         )
         size = g.numel()
         blocks = -(-size // formats.BLOCK)
-        return _Part(kind, g.device, (g.data_ptr(), g.data_ptr()), size, size, blocks, (0, size, 0) * 2, ())
+        return Part(kind, g.device, (_GRADIENT, _GRADIENT), size, size, blocks, (0, size, 0) * 2, ())
 
     def warm_up(self, gradients: Sequence[Tensor], is_measured: bool, is_decided: bool) -> None:
         """Compiles the kernels that step the parameters, given gradients like these, without reading or writing a tensor.
@@ -463,12 +427,10 @@ class GpuExecutor(ArraysExecutor):
         Where the rule leaves out one of its parts in some steps, the kernels of both are compiled, unless it ``is_decided`` on
         the device which step it is: then one kernel does both.
         """
-        tensors, member, group = self.spec.tensors, self.spec.member, self.spec.group
-        numbers = member.numbers_of(group, member.advance(group, dict(member.scalars)), 1.0)
-        numbers |= dict.fromkeys([one.name for one in self.spec.rule.sums], 0.0)
+        tensors, group = self.spec.tensors, self.spec.group
         kernels: dict[tuple[torch.device, Kind, int | None], None] = {}
         for record, gradient in zip(self.records, gradients, strict=True):
-            part = self._part(record, gradient, numbers)
+            part = self._part(record, gradient)
             device = tensors.array(record.weight).device
             if part is not None and part.size:
                 for rule in [self.spec.rule] if is_decided else self.spec.rule.variants():
@@ -479,7 +441,7 @@ class GpuExecutor(ArraysExecutor):
                 kernels[device, squares.kind, 0] = None
         given = torch.int64, torch.int32, torch.int32
         for device, kind, index in kernels:
-            with _on(device):
+            with on(device):
                 if index is None and is_decided:
                     numbers_kernel = _numbers(_numbers_kind(self.spec, group, kind, self.is_decayed), kind.words)
                     numbers_kernel.warmup(*[torch.float64] * 3, torch.int32, 1, grid=(1,), **_COMPUTED)
@@ -492,17 +454,16 @@ class GpuExecutor(ArraysExecutor):
     def apply(self) -> None:
         """See ``Executor.apply``."""
         numbers = self._numbers()
-        parts = self._parts(numbers)
-        self._launch(_shares(parts, numbers))
-        for index, part in enumerate(parts):
-            if part is None:
-                self._step(index)
+        self._launch(self._shares_of(numbers), lambda kind: _Sets(kind, numbers))
+        for index in self._looked.left:
+            self._step(index)
         self._count()
 
-    def _launch(self, shares: _Shares) -> None:
-        self.spec.tensors.before_writing([record.weight for record, _, _ in self._found])
+    def _launch(self, shares: Shares, sets_of: Callable[[Kind], _Sets | _DecidedSets]) -> None:
+        """Launches the step of each share, with the sets of numbers of its kind."""
+        self.spec.tensors.before_writing(self._looked.weights)
         for key, share in shares.items():
-            self._ready(self._launches, key, _Launch)(share.parts, share.sets)
+            self._ready(self._launches, key, _Launch)(share, self._addresses(), sets_of(key[0]))
 
     def _ready(self, launches: dict[_Key, _L], key: _Key, make: Callable[..., _L]) -> _L:
         """The launch with this key. That of a step that is captured in a CUDA graph belongs to the graph from then on.
@@ -515,21 +476,19 @@ class GpuExecutor(ArraysExecutor):
                 launches[key] = make(*key)
             return launches[key]
         if key not in launches:
-            raise RuntimeError(_UNREADY)
+            raise RuntimeError(UNREADY)
         launch = launches.pop(key)
         self._of_graphs.append(launch)
         return launch
 
     def squares_there(self, formulas: Any) -> list[tuple[Tensor, Tensor]]:
         """See ``DeviceExecutor.squares_there``."""
-        gradients = [self.spec.tensors.gradient_array(gradient) for _, gradient, _ in self._found]
-        parts = [self._square_part(g) for g in gradients]
-        found = [self._squares_there(formulas, g) for g, part in zip(gradients, parts, strict=True) if part is None]
-        shares = _shares(parts, [(_NO_NUMBERS, 0)] * len(parts))
-        for launch, share, sums in self._launch_sums(shares, 0, together=True):
+        parts, shares = self._square_shares()
+        found = [self._squares_there(formulas, self._found[i][1]) for i, part in enumerate(parts) if part is None]
+        for launch, share, sums in self._launch_sums(shares, 0, _NO_SETS, together=True):
             is_finite = sums[0, 0].isfinite()
             if launch.kind.gradient == "float64":  # the squares may have overflowed
-                is_finite = formulas.stack([gradients[i].isfinite().all() for i in share.indices]).all()
+                is_finite = formulas.stack([self._found[i][1].isfinite().all() for i in share.indices]).all()
             found.append((sums[0], is_finite))
         return found
 
@@ -539,12 +498,11 @@ class GpuExecutor(ArraysExecutor):
         if coming is None:
             return None
         numbers = self._device_numbers(coming, runs)
-        parts = self._parts([(numbers.unknown, 0)] * len(self._found))
-        self._launch(_shares(parts, coming.position, lambda kind: _DecidedSets(kind, numbers)))
-        left = [index for index, part in enumerate(parts) if part is None]
-        if left or numbers.after is None:
+        rules = [self.spec.rule.at(numbers.unknown)] * coming.before.shape[1]
+        self._launch(self._shares(rules, coming.position), lambda kind: _DecidedSets(kind, numbers))
+        if self._looked.left or numbers.after is None:
             there = self._numbers_there(coming, runs)
-            for index in left:
+            for index in self._looked.left:
                 self._step_there(index, there, runs)
             numbers.after = there.after
         return self._count_there(numbers.after)
@@ -552,26 +510,71 @@ class GpuExecutor(ArraysExecutor):
     def _device_numbers(self, coming: Coming, runs: Tensor | None) -> _DeviceNumbers:
         """The numbers of the coming step, which kernels compute."""
         device = coming.formulas.device
-        upload = self._ready(self._uploads, ("inputs", device), lambda _, device: _Upload(device))
+        upload = self._ready(self._uploads, ("inputs", device), lambda _, device: Upload(device))
         return _DeviceNumbers(self.spec, self.is_decayed, coming, runs, upload)
 
+    def _count(self) -> None:
+        """See ``ArraysExecutor``."""
+        if self._looked.is_remembered:
+            self._snapshot.write([scalars for _, scalars in self.prepared])
+        else:
+            super()._count()
+
     def _numbers(self) -> list[tuple[Numbers, int]]:
-        """The numbers of the step of each parameter that was found, with the known sums, and the number of the step."""
+        """The sets of numbers of the step, each with the number of the step.
+
+        If the rule has sums, there is one for each parameter that was found, with the sums that are known.
+        """
         prepared = [(numbers, int(scalars[0])) for numbers, scalars in self.prepared]
-        found = [prepared[row] for _, _, row in self._found]
+        if not self.spec.rule.sums:
+            return prepared
+        found = [prepared[row] for row in self._rows]
         return [(numbers | sums, count) for (numbers, count), sums in zip(found, self._sums, strict=True)]
 
-    def _parts(self, numbers: Sequence[tuple[Numbers, int]]) -> list[_Part | None]:
-        """The parameters that were found, as kernels step them; None for one that none steps."""
-        found = zip(self._found, numbers, strict=True)
-        return [self._part(record, gradient, own) for (record, gradient, _), (own, _) in found]
+    def _shares_of(self, numbers: Sequence[tuple[Numbers, int]]) -> Shares:
+        """The launches of a step with the sets of ``_numbers``, or of its sums."""
+        rule = self.spec.rule
+        return self._shares([rule.at(own) for own, _ in numbers], range(len(numbers)) if rule.sums else self._rows)
 
-    def _part(self, record: Record, gradient: Tensor, numbers: Numbers) -> _Part | None:
-        """The parameter as a kernel steps it; None if none does."""
+    def _shares(self, rules: Sequence[Rule], sets: Sequence[int]) -> Shares:
+        """The launches of a step, or of its sums.
+
+        Args:
+            rules: for each set of numbers, the rule of a step with them.
+            sets: for each parameter that was found, the index of its set.
+        """
+        looked, chosen = self._looked, (rules, sets)
+        parts = self._parts()
+        if looked.chosen != chosen:
+            looked.chosen, looked.shares = chosen, shared(parts, sets, rules)
+        return looked.shares
+
+    def _parts(self) -> list[Part | None]:
+        """The parameters that were found, as kernels step them; None for one that none steps."""
+        looked = self._looked
+        if looked.parts is None:
+            looked.parts = [self._part(record, gradient) for record, gradient, _ in self._found]
+            looked.left = [index for index, part in enumerate(looked.parts) if part is None]
+        return looked.parts
+
+    def _addresses(self) -> Addresses:
+        """Where the tensors are that were found."""
+        looked, generation = self._looked, self._snapshot.generation
+        if looked.addresses is None or looked.addresses.generation != generation:
+            if looked.is_remembered:
+                of = np.frombuffer(self._snapshot.addresses(), np.int64).reshape(len(looked.records), -1)
+            else:
+                found = (_tensors(self._parameter(record, gradient)) for record, gradient, _ in self._found)
+                of = np.array([[0 if x is None else x.data_ptr() for x in tensors] for tensors in found], np.int64)
+            looked.addresses = Addresses(of, generation)
+        return looked.addresses
+
+    def _part(self, record: Record, gradient: Tensor) -> Part | None:
+        """The parameter as a kernel steps it, with the rule of the group; None if none does."""
         spec = self.spec
-        _, one = self._arrays(record, gradient, numbers)
+        one = self._parameter(record, gradient)
         assert one.weight is not None
-        tensors = [x for x in _tensors(one) if x is not None]
+        slots, tensors = zip(*((i, x) for i, x in enumerate(_tensors(one)) if x is not None), strict=True)
         dtypes = [spec.tensors.dtype_name(x) for x in (one.weight.high, one.g)]
         if not all(x.is_contiguous() and x.device == tensors[0].device and not x.is_neg() for x in tensors):
             return None
@@ -580,29 +583,27 @@ class GpuExecutor(ArraysExecutor):
         shape = tuple(one.g.shape)
         forms = tuple([_form(spec, state, shape) for state in one.states])
         weights = spec.weights if dtypes[0] in layout.HALVES else "nearest"
-        rule: Rule = spec.rule.at(numbers)
-        addresses = [x.data_ptr() for x in tensors]
         kind = Kind(
-            rule=rule,
+            rule=spec.rule,
             penalized=self._penalized,
             weight=dtypes[0],
             gradient=dtypes[1],
             weights=weights,
             states=forms,
             in_order=True,
-            aligned=not any(x % _ALIGNED for x in addresses),
+            aligned=not any(x.data_ptr() % _ALIGNED for x in tensors),
         )
-        elements: _Run | None = _Run(0, one.g.numel(), 0)
+        elements: Run | None = Run(0, one.g.numel(), 0)
         row, size = one.g.numel(), one.g.numel()
         if kind.has_codes:
             row, size = layout.in_rows(shape)[1], math.prod(layout.scale_shape(shape))
             if row > _MOST_IN_ROW:
                 return None
-        blocks: _Run | None = _Run(0, size, 0)
+        blocks: Run | None = Run(0, size, 0)
         if record.place is not None and size and kind.draws:
-            elements = _run_of(record.place, shape)
+            elements = run_of(record.place, shape)
             if kind.has_codes:
-                blocks = _run_of(record.place.of_scales(shape), layout.scale_shape(shape))
+                blocks = run_of(record.place.of_scales(shape), layout.scale_shape(shape))
         if elements is None or blocks is None:
             return None
         if not kind.has_codes:
@@ -610,7 +611,7 @@ class GpuExecutor(ArraysExecutor):
         kind = kind._replace(in_order=not (elements.skip or blocks.skip or elements.first % formats.BLOCK))
         keys = tuple([half for draw in kind.draws for half in formats.key_of(record.key, draw)])
         count = size if kind.has_codes else -(-size // formats.BLOCK)
-        return _Part(kind, tensors[0].device, tuple(addresses), size, row, count, (*elements, *blocks), keys)
+        return Part(kind, tensors[0].device, slots, size, row, count, (*elements, *blocks), keys)
 
 
 def _tensors(one: Parameter) -> list[Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+gc.set_threshold(20_000, 20, 20)  # looking for garbage less often takes less time
 if "PYTEST_XDIST_WORKER" in os.environ:
     # There is a process for each processor already: more threads would wait for one another.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+HERE = Path(__file__).parent
 APART = Path(sys.prefix) / "triton"  # where `make` installs Triton: a process cannot load it and TensorFlow
 pytestmark = pytest.mark.skipif(
     not APART.exists() and importlib.util.find_spec("triton") is None, reason="Triton is not installed"
@@ -18,9 +19,9 @@ pytestmark = pytest.mark.skipif(
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python in a process of its own, which finds Triton."""
+    """Runs Python in a process of its own, which finds Triton and what is beside this file."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    path = os.pathsep.join(filter(None, [str(APART), environment.get("PYTHONPATH", "")]))
+    path = os.pathsep.join(filter(None, [str(APART), str(HERE), environment.get("PYTHONPATH", "")]))
     return subprocess.run(
         [sys.executable, *arguments],
         env={**environment, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables},
@@ -36,11 +37,12 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     ["kernels and not nightly", pytest.param("kernels and nightly", marks=pytest.mark.nightly)],
 )
 def test_the_kernels(selection: str, interpreted: str) -> None:
-    done = run("-m", "pytest", "-m", selection, str(Path(__file__).parent / "gpu"), TRITON_INTERPRET=interpreted)
+    plugin = ["-p", "interpreted"] if interpreted == "1" else []
+    done = run("-m", "pytest", *plugin, "-m", selection, str(HERE / "gpu"), TRITON_INTERPRET=interpreted)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-BENCHMARK = str(Path(__file__).parents[1] / "benchmarks" / "bench_gpu.py")
+BENCHMARK = str(HERE.parent / "benchmarks" / "bench_gpu.py")
 
 
 def test_the_benchmark_runs_all_sides_in_a_rehearsal() -> None:

@@ -629,7 +629,7 @@ def test_a_comparison_whose_task_is_gone_is_an_error_and_records_nothing(tmp_pat
         def on_trial_end(self, trial: Trial, outcome: Outcome, done: int, total: int) -> None:
             path.unlink(missing_ok=True)
 
-    arguments: dict[str, Any] = {"optimizers": ["adam", "sgd"], "budget": 2, "epochs": 1}
+    arguments: dict[str, Any] = {"optimizers": ["adam", "sgd"], "budget": 2, "epochs": 1, "jobs": 1}
     with pytest.raises(InputError, match=r"mine\.py' is not a file"):
         compare(path, out=out, listener=Gone(), **arguments)
     before = recorded(out)
@@ -725,6 +725,7 @@ def test_the_optimizers_of_other_libraries_take_part_and_a_diverging_one_is_a_re
         ["sgd", "torch:SGD(momentum=0.5)"],
         budget=3,
         lr_range=(0.05, 5e4),
+        jobs=1,
         out=tmp_path / "study.sqlite",
         listener=listener,
     )
@@ -742,12 +743,13 @@ def test_the_optimizers_of_other_libraries_take_part_and_a_diverging_one_is_a_re
         ["sgd", "torch:SGD(momentum=0.5)"],
         budget=3,
         lr_range=(0.05, 5e4),
+        jobs=1,
         out=tmp_path / "study.sqlite",
     )
     assert again == judgement
     assert compare(tmp_path / "study.sqlite") == judgement
     with pytest.raises(InputError, match="other settings: optimizers was"):
-        compare("quadratic", "sgd", budget=3, lr_range=(0.05, 5e4), out=tmp_path / "study.sqlite")
+        compare("quadratic", "sgd", budget=3, lr_range=(0.05, 5e4), jobs=1, out=tmp_path / "study.sqlite")
 
 
 # The first trial ends at once; the others wait for a file, for as long as there is none.
@@ -774,6 +776,7 @@ def load(data_dir):
 """
 
 
+@pytest.mark.usefixtures("trials_in_this_process")  # of the command that goes on
 def test_the_command_goes_on_after_ctrl_c_and_says_what_came_of_it(tmp_path: Path) -> None:
     (tmp_path / "waiting.py").write_text(WAITING)
     words = [

@@ -37,7 +37,7 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     ["kernels and not nightly", pytest.param("kernels and nightly", marks=pytest.mark.nightly)],
 )
 def test_the_kernels(selection: str, interpreted: str) -> None:
-    plugin = ["-p", "interpreted"] if interpreted == "1" else []
+    plugin = ["-p", "interpreted"] if interpreted == "1" and "not nightly" in selection else []
     done = run("-m", "pytest", *plugin, "-m", selection, str(HERE / "gpu"), TRITON_INTERPRET=interpreted)
     assert done.returncode == 0, done.stdout + done.stderr
 

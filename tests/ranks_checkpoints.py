@@ -326,23 +326,22 @@ def full_state_dicts_of_rank_0_are_broadcast(rank: int, before: str, after: str,
         ends_as(other, case)
 
 
-@check
-def what_is_saved_asynchronously_is_of_the_time_of_the_call(rank: int) -> None:
+@check.each({"int8": ("rows on 4", "int8"), "split": ("rows and columns", "split")}, quick=("split",))
+def what_is_saved_asynchronously_is_of_the_time_of_the_call(rank: int, name: str, case: str) -> None:
     group = dist.new_group(backend="gloo")  # the steps communicate meanwhile
-    for name, case in (("rows on 4", "int8"), ("rows and columns", "split")):
-        dtype, options = CASES[case]
-        run = Run(PLACES[name], dtype, **options)
-        run.steps(0, BEFORE)
-        how = StateDictOptions()
-        path = folder(f"asynchronous {case}")
-        saving = dcp.async_save(run.saved(how), checkpoint_id=path, process_group=group)
-        ends_as(run, case)
-        saving.result()
-        other = Run(PLACES["hybrid"], dtype, seed=False, **options)
-        target = other.saved(how)
-        dcp.load(target, checkpoint_id=path)
-        other.load(target, how)
-        ends_as(other, case)
+    dtype, options = CASES[case]
+    run = Run(PLACES[name], dtype, **options)
+    run.steps(0, BEFORE)
+    how = StateDictOptions()
+    path = folder(f"asynchronous {case}")
+    saving = dcp.async_save(run.saved(how), checkpoint_id=path, process_group=group)
+    ends_as(run, case)
+    saving.result()
+    other = Run(PLACES["hybrid"], dtype, seed=False, **options)
+    target = other.saved(how)
+    dcp.load(target, checkpoint_id=path)
+    other.load(target, how)
+    ends_as(other, case)
 
 
 NEW = itertools.product(
@@ -382,17 +381,19 @@ class Application(Stateful):
         )
 
 
-@check
-def a_stateful_application_goes_on(rank: int) -> None:
-    for before, after, case in (("rows on 4", "hybrid", "int8"), ("hybrid", "tensor parallel and sharded", "split")):
-        dtype, options = CASES[case]
-        run = Run(PLACES[before], dtype, **options)
-        run.steps(0, BEFORE)
-        path = folder(f"stateful {case}")
-        dcp.save({"application": Application(run)}, checkpoint_id=path)
-        other = Run(PLACES[after], dtype, seed=False, **options)
-        dcp.load({"application": Application(other)}, checkpoint_id=path)
-        ends_as(other, case)
+@check.each(
+    {"int8": ("rows on 4", "hybrid", "int8"), "split": ("hybrid", "tensor parallel and sharded", "split")},
+    quick=("int8",),
+)
+def a_stateful_application_goes_on(rank: int, before: str, after: str, case: str) -> None:
+    dtype, options = CASES[case]
+    run = Run(PLACES[before], dtype, **options)
+    run.steps(0, BEFORE)
+    path = folder(f"stateful {case}")
+    dcp.save({"application": Application(run)}, checkpoint_id=path)
+    other = Run(PLACES[after], dtype, seed=False, **options)
+    dcp.load({"application": Application(other)}, checkpoint_id=path)
+    ends_as(other, case)
 
 
 _NAMES = [name for name, one in PLACES.items() if one.ranks == 4]
@@ -434,36 +435,40 @@ def through(path: Path, run: Run, other: Run, how: StateDictOptions, is_partial:
     other.load(target, how)
 
 
-@check
-def the_order_of_parameters_and_groups_of_their_own_do_not_matter(rank: int) -> None:
+@check.each(
+    {"nested": (False, "rows on 4", "hybrid"), "flattened": (True, "rows and columns", "columns on 4")},
+    quick=("flattened",),
+)
+def the_order_of_parameters_and_groups_of_their_own_do_not_matter(
+    rank: int, flatten: bool, before: str, after: str
+) -> None:
     """Also where a Plateau has observed, and with schedules that differ between the groups."""
     names = list(SHAPES)
-    for flatten, (before, after) in ((False, ("rows on 4", "hybrid")), (True, ("rows and columns", "columns on 4"))):
-        plateaus: dict[int, Plateau] = {}
+    plateaus: dict[int, Plateau] = {}
 
-        def grouped(run: Run, order: list[str], plateaus: dict[int, Plateau] = plateaus) -> Run:
-            plateau = plateaus[id(run)] = Plateau(factor=0.5, patience=0)
-            parts = [[name for name in order if (name in names[:3]) == is_first] for is_first in (True, False)]
-            groups = [{"params": [(name, run.parameters[name]) for name in part]} for part in parts]
-            groups[0] |= {"lr": 0.1 * linear(9) * plateau, "weight_decay": 0.0}
-            run.optimizer = at.AdamW(groups, lr=1e-2, state="int8", max_grad_norm="auto")
-            return run
+    def grouped(run: Run, order: list[str]) -> Run:
+        plateau = plateaus[id(run)] = Plateau(factor=0.5, patience=0)
+        parts = [[name for name in order if (name in names[:3]) == is_first] for is_first in (True, False)]
+        groups = [{"params": [(name, run.parameters[name]) for name in part]} for part in parts]
+        groups[0] |= {"lr": 0.1 * linear(9) * plateau, "weight_decay": 0.0}
+        run.optimizer = at.AdamW(groups, lr=1e-2, state="int8", max_grad_norm="auto")
+        return run
 
-        def observed(run: Run, losses: list[float], first: int, plateaus: dict[int, Plateau] = plateaus) -> None:
-            for i, loss in enumerate(losses):
-                run.steps(first + i, 1)
-                plateaus[id(run)].observe(loss)
+    def observed(run: Run, losses: list[float], first: int) -> None:
+        for i, loss in enumerate(losses):
+            run.steps(first + i, 1)
+            plateaus[id(run)].observe(loss)
 
-        alone = grouped(Run(PLACES["one process"], torch.float32), names)
-        run = grouped(Run(PLACES[before], torch.float32), names)
-        other = grouped(Run(PLACES[after], torch.float32, seed=False), names[::-1])
-        observed(alone, [3.0, 3.0, 2.0, 2.0, 1.0, 1.0], 0)
-        observed(run, [3.0, 3.0, 2.0], 0)
-        through(folder(f"order {flatten}"), run, other, StateDictOptions(flatten_optimizer_state_dict=flatten))
-        observed(other, [2.0, 1.0, 1.0], 3)
-        equal_states(other.parameters, other.optimizer, alone.parameters, alone.optimizer)
-        assert tells(other.optimizer) == tells(alone.optimizer)
-        assert plateaus[id(other)].value == plateaus[id(alone)].value < 1
+    alone = grouped(Run(PLACES["one process"], torch.float32), names)
+    run = grouped(Run(PLACES[before], torch.float32), names)
+    other = grouped(Run(PLACES[after], torch.float32, seed=False), names[::-1])
+    observed(alone, [3.0, 3.0, 2.0, 2.0, 1.0, 1.0], 0)
+    observed(run, [3.0, 3.0, 2.0], 0)
+    through(folder(f"order {flatten}"), run, other, StateDictOptions(flatten_optimizer_state_dict=flatten))
+    observed(other, [2.0, 1.0, 1.0], 3)
+    equal_states(other.parameters, other.optimizer, alone.parameters, alone.optimizer)
+    assert tells(other.optimizer) == tells(alone.optimizer)
+    assert plateaus[id(other)].value == plateaus[id(alone)].value < 1
 
 
 @check

@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from adamas.rule.members import MEMBERS
 from adamas.rule.shared import defaults
 from adamas.rule.triton import Kind, source
-from adamas.step.gpu import _ROWS
+from adamas.step.kernels import ROWS
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -78,9 +78,9 @@ def compiled(text: str, one: Kind, target: GPUTarget) -> Any:
     exec(compile(text, name, "exec"), module)
     signature = {"table": "*i64", "tensors": "*i32", "numbers": "*i32", "ROWS": "constexpr"}
     aligned = {(i,): [["tt.divisibility", 16]] for i in range(3)}
-    ast = triton.compiler.ASTSource(module["step"], signature, constexprs={"ROWS": _ROWS}, attrs=aligned)
+    ast = triton.compiler.ASTSource(module["step"], signature, constexprs={"ROWS": ROWS}, attrs=aligned)
     return triton.compile(
-        ast, target=target, options={"num_warps": _ROWS * one.threads // target.warp_size, "enable_fp_fusion": False}
+        ast, target=target, options={"num_warps": ROWS * one.threads // target.warp_size, "enable_fp_fusion": False}
     )
 
 

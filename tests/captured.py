@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from adamas.step import gpu, kernels
 from adamas.step.namespaces.torch import Formulas
 
 _WAITING = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default}
@@ -71,10 +72,6 @@ class Captured:
             step()
 
     def _record_launches(self, stack: ExitStack) -> None:
-        try:
-            from adamas.step import gpu
-        except ImportError:
-            return  # without Triton, there are none
         calls = self._recording.calls
 
         class Kernel:
@@ -89,10 +86,9 @@ class Captured:
 
                 return launch
 
-        kernel_of, add_up, numbers = gpu._kernel, gpu._add_up, gpu._numbers
-        stack.enter_context(patch.object(gpu, "_kernel", lambda *kind: Kernel(kernel_of(*kind))))
-        stack.enter_context(patch.object(gpu, "_numbers", lambda *kind: Kernel(numbers(*kind))))
-        stack.enter_context(patch.object(gpu, "_add_up", lambda: Kernel(add_up())))
+        for name in ("step_or_sum", "computing", "adding_up"):
+            found = getattr(kernels, name)
+            stack.enter_context(patch.object(kernels, name, lambda *kind, found=found: Kernel(found(*kind))))
         stack.enter_context(patch.object(gpu, "_is_capturing", lambda device: True))
 
     def replay(self) -> None:

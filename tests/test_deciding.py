@@ -12,7 +12,7 @@ from captured import Recording
 
 import adamas.torch as at
 from adamas import _engine
-from adamas.step import gpu
+from adamas.step import kernels
 
 WHERE = ("arrays", "cpu")
 
@@ -93,7 +93,7 @@ def test_trap_T48_any_number_of_tensors_is_stepped_in_one_launch(monkeypatch: py
         def __getitem__(self, grid: tuple[int]) -> Any:
             return lambda table, tensors, numbers, **options: launched.append((grid, len(table), len(tensors)))
 
-    monkeypatch.setattr(gpu, "_kernel", lambda kind, index=None: Kernel())
+    monkeypatch.setattr(kernels, "step_or_sum", lambda kind, index=None: Kernel())
     monkeypatch.setenv("ADAMAS_EXECUTOR", "gpu")
     params = [torch.nn.Parameter(torch.ones(2)) for _ in range(count)]
     for p in params:

@@ -12,6 +12,7 @@ from members import CASES, Case, has
 from torch import Tensor
 
 from adamas.step import gpu
+from adamas.step import kernels as step_kernels
 from adamas.torch import Optimizer
 from adamas.torch.storage import is_coded
 
@@ -173,7 +174,7 @@ def kernels(monkeypatch: Any) -> tuple[list[Any], list[Any]]:
     """
     compiled: list[Any] = []
     launched: list[Any] = []
-    kernel_of = gpu._kernel
+    kernel_of = step_kernels.step_or_sum
 
     class Observed:
         def __init__(self, *kind: Any) -> None:
@@ -187,5 +188,5 @@ def kernels(monkeypatch: Any) -> tuple[list[Any], list[Any]]:
             launched.append(self.kind)
             return self.kernel[grid]
 
-    monkeypatch.setattr(gpu, "_kernel", Observed)
+    monkeypatch.setattr(step_kernels, "step_or_sum", Observed)
     return compiled, launched

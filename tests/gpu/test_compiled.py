@@ -18,7 +18,7 @@ from adamas.rule.declaration import Rule
 from adamas.rule.formats import INT8
 from adamas.rule.recorder import Recording
 from adamas.rule.triton_numbers import NumbersKind, fixed_of, numbers_source
-from adamas.step import gpu
+from adamas.step import kernels
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -78,9 +78,9 @@ def test_the_compiler_fuses_and_estimates_what_the_recording_does(case: Case, st
 def compiled_sums(index: int, rule: Rule, target: str, *stored: Any, **options: Any) -> Any:
     """The kernel of a rule's sum."""
     text = triton_sums.sum_source(triton.Kind(rule, *stored, True, True), index)
-    kernel = gpu._defined(text)["sum"]
+    kernel = kernels.defined(text)["sum"]
     signature = {"table": "*i64", "tensors": "*i32", "numbers": "*i32", "partial_sums": "*fp64"}
-    constants = {"ROWS": gpu._ROWS, "TILES": gpu._TILES}
+    constants = {"ROWS": kernels.ROWS, "TILES": kernels.TILES}
     ast = ASTSource(
         kernel,
         signature | dict.fromkeys(constants, "constexpr"),
@@ -88,7 +88,7 @@ def compiled_sums(index: int, rule: Rule, target: str, *stored: Any, **options: 
         attrs={(i,): [["tt.divisibility", 16]] for i in range(len(signature))},
     )
     on = bench_gpu_static.TARGETS[target]
-    options = gpu._OPTIONS | {"num_warps": 128 // on.warp_size} | options
+    options = kernels.OPTIONS | {"num_warps": 128 // on.warp_size} | options
     return compile_kernel(ast, target=on, options=options)
 
 
@@ -132,7 +132,7 @@ def test_the_numbers_of_a_step_are_computed_in_float64(case: Case, target: str) 
     rule = case.declared.rule(hyper)
     kind = NumbersKind(case.declared, fixed_of(case.declared, hyper), rule, False, False, True)
     words = triton.Kind(rule, False, "float32", "float32", "nearest", ("float32",) * len(rule.states), True, True).words
-    kernel = gpu._defined(numbers_source(kind, words))["numbers"]
+    kernel = kernels.defined(numbers_source(kind, words))["numbers"]
     signature = {
         "before": "*fp64",
         "inputs": "*fp64",
@@ -143,7 +143,9 @@ def test_the_numbers_of_a_step_are_computed_in_float64(case: Case, target: str) 
     }
     on = bench_gpu_static.TARGETS[target]
     options = {"num_warps": 128 // on.warp_size, "enable_fp_fusion": False}
-    compiled = compile_kernel(ASTSource(kernel, signature, constexprs={"LANES": gpu._SETS}), target=on, options=options)
+    compiled = compile_kernel(
+        ASTSource(kernel, signature, constexprs={"LANES": kernels.SETS}), target=on, options=options
+    )
     text = compiled.asm.get("ptx") or compiled.asm["amdgcn"]
     assert not re.search(r"cvt\.f64\.f32|v_cvt_f64_f32", text)
     assert not re.search(r"(?:mul|add|sub|fma)\.(?:rn\.)?f32|v_(?:mul|add|sub|fma)\w*_f32", text)

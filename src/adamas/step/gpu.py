@@ -2,17 +2,14 @@
 
 So is a sum over them, which takes a second launch to add up what the programs of the first have found.
 
-Parameters that the kernels do not take, such as those that are not contiguous, are stepped over arrays. This module alone
-imports Triton. It imports PyTorch too, so it is imported only where a weight is to be stepped by it.
+Parameters that the kernels do not take, such as those that are not contiguous, are stepped over arrays. It imports
+PyTorch, so it is imported only where a weight is to be stepped by it.
 """
 
 from __future__ import annotations
 
-import linecache
 import math
-import operator
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,178 +19,26 @@ from ..rule import formats, layout
 from ..rule.declaration import HOUSE_NUMBERS, Numbers, Rule
 from ..rule.exact import in_parts
 from ..rule.layout import LOW_BITS, scale_name
-from ..rule.triton import HEADER, Kind, source, written
-from ..rule.triton_numbers import NumbersKind, fixed_of, numbers_source, values_of
-from ..rule.triton_sums import SQUARES, add_up_source, sum_source
-from ..rule.writing import constants_of
+from ..rule.triton import Kind
+from ..rule.triton_sums import SQUARES
+from . import kernels
 from .arrays import Parameter, Stored
 from .arrays_executor import ArraysExecutor, Coming
 from .engine import Snapshot
 from .executor import GroupSpec
+from .gpu_numbers import DecidedSets, DeviceNumbers, Sets, numbers_kind
 from .record import Record, Tensor
 from .table import UNREADY, Addresses, Part, Run, Share, Shares, Table, Upload, on, run_of, shared
 
-_ROWS = 16  # the blocks of 128 elements that a program steps
-_TILES = 4  # the tiles that a program adds up
-_LANES = 1024  # the partial sums that a program reads at a time
-_SETS = 128  # the sets of numbers that a program computes
-_WARP = 64 if torch.version.hip else 32  # threads
-_WARPS = 128 // _WARP  # of a program that adds up or computes numbers
 _MOST_IN_ROW = 1 << 30  # elements of a row of codes, which kernels count in 32 bits
 _GRADIENT = 1  # its index in ``_tensors``
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 _ALIGNED = 16  # bytes that are loaded at a time
-_OPTIONS = {"num_warps": _WARPS, "enable_fp_fusion": False}
-_SUMMED = {"ROWS": _ROWS, "TILES": _TILES, **_OPTIONS}
-_ADDED_UP = {"LANES": _LANES, **_OPTIONS}
-_COMPUTED = {"LANES": _SETS, **_OPTIONS}
-
 
 _Key = TypeVar("_Key", bound=tuple[Any, ...])
 _L = TypeVar("_L")
 
 _NO_SETS = [({**dict.fromkeys((*HOUSE_NUMBERS, "squares"), 0.0), "s": 1.0}, 0)]  # the numbers of the rule SQUARES
-
-
-def _launched(kind: Kind) -> dict[str, Any]:
-    """The constants and options of the kernel that steps tensors of a kind."""
-    return {"ROWS": _ROWS, **_OPTIONS, "num_warps": _ROWS * kind.threads // _WARP}
-
-
-@cache
-def _kernel(kind: Kind, index: int | None = None) -> Any:
-    """The kernel that steps tensors of a kind or, given an index, that adds up the sum of the rule there."""
-    return _defined(source(kind))["step"] if index is None else _defined(sum_source(kind, index))["sum"]
-
-
-@cache
-def _add_up() -> Any:
-    """The kernel that adds up partial sums."""
-    return _defined(add_up_source())["add_up"]
-
-
-@cache
-def _numbers(kind: NumbersKind, words: int) -> Any:
-    """The kernel that computes the numbers of a step."""
-    return _defined(numbers_source(kind, words))["numbers"]
-
-
-def _defined(text: str) -> dict[str, Any]:
-    """What a source defines."""
-    name = f"<kernel {len(linecache.cache)} of adamas>"
-    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)  # from here, Triton reads it
-    module: dict[str, Any] = {"__name__": name}
-    exec(compile(text, name, "exec"), module)
-    return module
-
-
-# ---- the numbers of a step
-
-_OPERATORS = ("add", "sub", "mul", "truediv", "lt", "le", "gt", "ge", "eq", "ne", "neg")
-
-
-@cache
-def _functions(namespace: Any) -> dict[str, Callable[..., Any]]:
-    """The functions of which recorded numbers are made, by the names of their operations."""
-    named = {name: getattr(namespace, name) for name in ("sqrt", "log", "exp", "minimum", "maximum", "where")}
-    return named | {name: getattr(operator, name) for name in _OPERATORS}
-
-
-class _Sets:
-    """The sets of numbers of one launch.
-
-    Args:
-        kind: the kind of its tensors.
-        numbers: all sets of the step, each with the step's number.
-    """
-
-    def __init__(self, kind: Kind, numbers: Sequence[tuple[Numbers, int]]) -> None:
-        self._kind, self._numbers, self._index = kind, numbers, dict[Hashable, int]()
-        self._words: list[np.ndarray] = []
-
-    def take(self, chosen: np.ndarray) -> np.ndarray:
-        """Takes sets of the step, and returns their indices here."""
-        return np.array([self._add(*self._numbers[one]) for one in chosen])
-
-    def _add(self, numbers: Numbers, count: int) -> int:
-        kind, rule = self._kind, written(self._kind.rule)
-        key = (count, *(numbers[name] for name in (*rule.given, "eta", "k")))
-        index = self._index.setdefault(key, len(self._index))
-        if index == len(self._words):
-            moves = numbers["eta"] != 0 or numbers["k"] != 1
-            words = np.zeros(kind.words, np.int32)
-            words[: len(HEADER)] = np.array([formats.moved_by(count), 1, moves, 0], np.uint32).view(np.int32)
-            dtype = np.float64 if kind.is_wide else np.float32
-            given = {name: np.float64(numbers[name]) for name in rule.given}
-            with np.errstate(all="ignore"):
-                found = constants_of(rule, given, kind.penalized, _functions(np))
-            constants = np.array(found, np.float64).astype(dtype)
-            words[len(HEADER) :][: constants.nbytes // 4] = constants.view(np.int32)
-            self._words.append(words)
-        return index
-
-    def on_device(self, upload: Upload) -> Tensor:
-        """All sets on the device."""
-        return upload(np.concatenate(self._words))
-
-
-class _DeviceNumbers:
-    """The numbers of the coming step, where the device decides about it: kernels compute them, for each set of scalars.
-
-    Args:
-        spec: what the parameters have in common.
-        is_decayed: whether weight decay and the penalties apply to them.
-        coming: the step.
-        runs: whether it is made, a boolean tensor without dimensions; None if it is in any case.
-        upload: copies the inputs that the host knows.
-
-    Attributes:
-        after: the scalars after the step, once a kernel has been launched.
-        unknown: what stands for the numbers where the host would look at their values.
-    """
-
-    def __init__(self, spec: GroupSpec, is_decayed: bool, coming: Coming, runs: Tensor | None, upload: Upload) -> None:
-        self._spec, self._is_decayed, self._coming = spec, is_decayed, coming
-        self.after: Tensor | None = None
-        self.unknown = {"w": coming.before, "k": coming.before}
-        f = coming.formulas
-        values = [*values_of(spec.member, coming.hyper), coming.scale, 1.0 if runs is None else runs]
-        known = upload(np.array([0.0 if f.has(x) else x for x in values], np.float64))
-        self._inputs = known
-        if any(map(f.has, values)):
-            self._inputs = f.stack([f.number(x) if f.has(x) else known[i] for i, x in enumerate(values)])
-
-    def words(self, kind: Kind) -> Tensor:
-        """The words that the kernel of this kind reads."""
-        before = self._coming.before
-        kernel = _numbers(_numbers_kind(self._spec, self._coming.hyper, kind, self._is_decayed), kind.words)
-        count = before.shape[1]
-        self.after = torch.empty_like(before)
-        words = torch.empty(count * kind.words, dtype=torch.int32, device=before.device)
-        with on(before.device):
-            kernel[(-(-count // _SETS),)](before, self._inputs, self.after, words, count, **_COMPUTED)
-        return words
-
-
-def _numbers_kind(spec: GroupSpec, hyper: Mapping[str, Any], kind: Kind, is_decayed: bool) -> NumbersKind:
-    """The kind of the numbers that a step of tensors of this kind takes."""
-    fixed = fixed_of(spec.member, hyper)
-    return NumbersKind(spec.member, fixed, kind.rule, kind.penalized, kind.is_wide, is_decayed)
-
-
-class _DecidedSets:
-    """The sets of numbers of one launch, where the device decides about the step and computes them: one for each parameter."""
-
-    def __init__(self, kind: Kind, numbers: _DeviceNumbers) -> None:
-        self._kind, self._numbers = kind, numbers
-
-    def take(self, chosen: np.ndarray) -> np.ndarray:
-        """See ``_Sets.take``. All sets of the step are here."""
-        return chosen
-
-    def on_device(self, upload: Upload) -> Tensor:
-        """See ``_Sets.on_device``."""
-        return self._numbers.words(self._kind)
 
 
 # ---- the executor
@@ -204,16 +49,16 @@ class _Launch:
 
     def __init__(self, kind: Kind, device: torch.device, tiles: int = 1) -> None:
         self.kind, self.device = kind, device
-        self.table = Table(device, _ROWS * tiles)
+        self.table = Table(device, kernels.ROWS * tiles)
         self._upload = Upload(device)
 
-    def __call__(self, share: Share, addresses: Addresses, sets: _Sets | _DecidedSets) -> None:
+    def __call__(self, share: Share, addresses: Addresses, sets: Sets | DecidedSets) -> None:
         """Steps parts with these sets of numbers."""
         given = self._given(share, addresses, sets)
         with on(self.device):
-            _kernel(self.kind)[(self.table.programs,)](*given, **_launched(self.kind))
+            kernels.step_or_sum(self.kind)[(self.table.programs,)](*given, **kernels.launched(self.kind))
 
-    def _given(self, share: Share, addresses: Addresses, sets: _Sets | _DecidedSets) -> tuple[Tensor, Tensor, Tensor]:
+    def _given(self, share: Share, addresses: Addresses, sets: Sets | DecidedSets) -> tuple[Tensor, Tensor, Tensor]:
         """The table, the row of each program, and the numbers, on the device."""
         table = self.table.on_device(share, addresses, sets.take(share.sets), _is_capturing(self.device))
         return *table, sets.on_device(self._upload)
@@ -226,12 +71,12 @@ class _SumLaunch(_Launch):
     """
 
     def __init__(self, kind: Kind, device: torch.device, index: int) -> None:
-        super().__init__(kind, device, _TILES)
+        super().__init__(kind, device, kernels.TILES)
         self._index = index
         self._upload_starts = Upload(device)
         self._partial_sums = torch.empty(0)
 
-    def sums(self, share: Share, addresses: Addresses, sets: _Sets, together: bool) -> Tensor:
+    def sums(self, share: Share, addresses: Addresses, sets: Sets, together: bool) -> Tensor:
         """The sum over each part or, if ``together``, over all of them, on the device.
 
         It is a tensor of float64 with two numbers for each sum, to be added up.
@@ -243,8 +88,8 @@ class _SumLaunch(_Launch):
         starts = np.append(first[:1] if together else first, programs).astype(np.int32)
         sums = torch.empty(len(starts) - 1, 2, dtype=torch.float64, device=self.device)
         with on(self.device):
-            _kernel(self.kind, self._index)[(programs,)](*given, self._partial_sums, **_SUMMED)
-            _add_up()[(len(sums),)](self._partial_sums, self._upload_starts(starts), sums, **_ADDED_UP)
+            kernels.step_or_sum(self.kind, self._index)[(programs,)](*given, self._partial_sums, **kernels.SUMMED)
+            kernels.adding_up()[(len(sums),)](self._partial_sums, self._upload_starts(starts), sums, **kernels.ADDED_UP)
         return sums
 
     def not_finite(self) -> list[int]:
@@ -396,7 +241,7 @@ class GpuExecutor(ArraysExecutor):
         launched = []
         for (kind, device), share in shares.items():
             launch = self._ready(self._sum_launches, (kind, device, index), _SumLaunch)
-            launched.append((launch, share, launch.sums(share, self._addresses(), _Sets(kind, numbers), together)))
+            launched.append((launch, share, launch.sums(share, self._addresses(), Sets(kind, numbers), together)))
         return launched
 
     def _square_shares(self) -> tuple[list[Part | None], Shares]:
@@ -428,38 +273,40 @@ class GpuExecutor(ArraysExecutor):
         the device which step it is: then one kernel does both.
         """
         tensors, group = self.spec.tensors, self.spec.group
-        kernels: dict[tuple[torch.device, Kind, int | None], None] = {}
+        wanted: dict[tuple[torch.device, Kind, int | None], None] = {}
         for record, gradient in zip(self.records, gradients, strict=True):
             part = self._part(record, gradient)
             device = tensors.array(record.weight).device
             if part is not None and part.size:
                 for rule in [self.spec.rule] if is_decided else self.spec.rule.variants():
                     for index in (*range(len(rule.sums)), None):
-                        kernels[device, part.kind._replace(rule=rule), index] = None
+                        wanted[device, part.kind._replace(rule=rule), index] = None
             squares = self._square_part(tensors.gradient_array(gradient))
             if is_measured and squares is not None and squares.size:
-                kernels[device, squares.kind, 0] = None
+                wanted[device, squares.kind, 0] = None
         given = torch.int64, torch.int32, torch.int32
-        for device, kind, index in kernels:
+        for device, kind, index in wanted:
             with on(device):
                 if index is None and is_decided:
-                    numbers_kernel = _numbers(_numbers_kind(self.spec, group, kind, self.is_decayed), kind.words)
-                    numbers_kernel.warmup(*[torch.float64] * 3, torch.int32, 1, grid=(1,), **_COMPUTED)
+                    numbers_kernel = kernels.computing(
+                        numbers_kind(self.spec, group, kind, self.is_decayed), kind.words
+                    )
+                    numbers_kernel.warmup(*[torch.float64] * 3, torch.int32, 1, grid=(1,), **kernels.COMPUTED)
                 if index is None:
-                    _kernel(kind).warmup(*given, grid=(1,), **_launched(kind))
+                    kernels.step_or_sum(kind).warmup(*given, grid=(1,), **kernels.launched(kind))
                     continue
-                _kernel(kind, index).warmup(*given, torch.float64, grid=(1,), **_SUMMED)
-                _add_up().warmup(torch.float64, torch.int32, torch.float64, grid=(1,), **_ADDED_UP)
+                kernels.step_or_sum(kind, index).warmup(*given, torch.float64, grid=(1,), **kernels.SUMMED)
+                kernels.adding_up().warmup(torch.float64, torch.int32, torch.float64, grid=(1,), **kernels.ADDED_UP)
 
     def apply(self) -> None:
         """See ``Executor.apply``."""
         numbers = self._numbers()
-        self._launch(self._shares_of(numbers), lambda kind: _Sets(kind, numbers))
+        self._launch(self._shares_of(numbers), lambda kind: Sets(kind, numbers))
         for index in self._looked.left:
             self._step(index)
         self._count()
 
-    def _launch(self, shares: Shares, sets_of: Callable[[Kind], _Sets | _DecidedSets]) -> None:
+    def _launch(self, shares: Shares, sets_of: Callable[[Kind], Sets | DecidedSets]) -> None:
         """Launches the step of each share, with the sets of numbers of its kind."""
         self.spec.tensors.before_writing(self._looked.weights)
         for key, share in shares.items():
@@ -499,7 +346,7 @@ class GpuExecutor(ArraysExecutor):
             return None
         numbers = self._device_numbers(coming, runs)
         rules = [self.spec.rule.at(numbers.unknown)] * coming.before.shape[1]
-        self._launch(self._shares(rules, coming.position), lambda kind: _DecidedSets(kind, numbers))
+        self._launch(self._shares(rules, coming.position), lambda kind: DecidedSets(kind, numbers))
         if self._looked.left or numbers.after is None:
             there = self._numbers_there(coming, runs)
             for index in self._looked.left:
@@ -507,11 +354,11 @@ class GpuExecutor(ArraysExecutor):
             numbers.after = there.after
         return self._count_there(numbers.after)
 
-    def _device_numbers(self, coming: Coming, runs: Tensor | None) -> _DeviceNumbers:
+    def _device_numbers(self, coming: Coming, runs: Tensor | None) -> DeviceNumbers:
         """The numbers of the coming step, which kernels compute."""
         device = coming.formulas.device
         upload = self._ready(self._uploads, ("inputs", device), lambda _, device: Upload(device))
-        return _DeviceNumbers(self.spec, self.is_decayed, coming, runs, upload)
+        return DeviceNumbers(self.spec, self.is_decayed, coming, runs, upload)
 
     def _count(self) -> None:
         """See ``ArraysExecutor``."""

@@ -1,0 +1,56 @@
+"""The kernels of ``adamas.step.gpu``, and how they are launched. This module alone imports Triton, for the first of them."""
+
+from __future__ import annotations
+
+import linecache
+from functools import cache
+from typing import Any
+
+import torch
+
+from ..rule.triton import Kind, source
+from ..rule.triton_numbers import NumbersKind, numbers_source
+from ..rule.triton_sums import add_up_source, sum_source
+
+ROWS = 16  # the blocks of 128 elements that a program steps
+TILES = 4  # the tiles that a program adds up
+LANES = 1024  # the partial sums that a program reads at a time
+SETS = 128  # the sets of numbers that a program computes
+WARP = 64 if torch.version.hip else 32  # threads
+WARPS = 128 // WARP  # of a program that adds up or computes numbers
+OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}
+SUMMED = {"ROWS": ROWS, "TILES": TILES, **OPTIONS}
+ADDED_UP = {"LANES": LANES, **OPTIONS}
+COMPUTED = {"LANES": SETS, **OPTIONS}
+
+
+def launched(kind: Kind) -> dict[str, Any]:
+    """The constants and options of the kernel that steps tensors of a kind."""
+    return {"ROWS": ROWS, **OPTIONS, "num_warps": ROWS * kind.threads // WARP}
+
+
+@cache
+def step_or_sum(kind: Kind, index: int | None = None) -> Any:
+    """The kernel that steps tensors of a kind or, given an index, that adds up the sum of the rule there."""
+    return defined(source(kind))["step"] if index is None else defined(sum_source(kind, index))["sum"]
+
+
+@cache
+def adding_up() -> Any:
+    """The kernel that adds up partial sums."""
+    return defined(add_up_source())["add_up"]
+
+
+@cache
+def computing(kind: NumbersKind, words: int) -> Any:
+    """The kernel that computes the numbers of a step."""
+    return defined(numbers_source(kind, words))["numbers"]
+
+
+def defined(text: str) -> dict[str, Any]:
+    """What a source defines."""
+    name = f"<kernel {len(linecache.cache)} of adamas>"
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)  # from here, Triton reads it
+    module: dict[str, Any] = {"__name__": name}
+    exec(compile(text, name, "exec"), module)
+    return module

@@ -170,6 +170,7 @@ CHANGES = {
     "sparse gradient": gradient(lambda g: g.to_sparse()),
     "weight's dtype": weight(lambda p: p.to(torch.float64)),
     "weight's shape": weight(lambda p: p.view(4, 4)),
+    "weight's rows": weight(lambda p: p[:1]),
     "weight's dimensions": weight(lambda p: p.view(2, 2, 4)),
     "weight's strides": weight(lambda p: torch.zeros(8, 2).t()),
     "weight's sign": weight(lambda p: torch._neg_view(aligned(p))),
@@ -203,7 +204,16 @@ def test_a_change_is_told(name: str) -> None:
     assert group.snapshot.check(None) is not None
     CHANGES[name](group)
     assert group.snapshot.check(None) is None
-    assert group.snapshot.check(None) is None  # until it is remembered again
+
+
+def test_what_has_changed_has_to_be_remembered_again() -> None:
+    group = Group()
+    group.params[1].requires_grad_(False)
+    assert group.snapshot.check(None) is None
+    group.params[1].requires_grad_(True)
+    assert group.snapshot.check(None) is None
+    assert group.snapshot.remember(None, [0, 1, 0])
+    assert group.snapshot.check(None) is not None
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from kernel_cases import DEVICE, Row, assert_same, begun
+from kernel_cases import DEVICE, Row, assert_same, begun, launches
 from members import CASES
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
@@ -250,6 +251,23 @@ def without_last(params: Params, scale: float, change: Callable[[Tensor], Tensor
     params[-1].grad = None
 
 
+def test_a_step_may_take_another_kernel_than_the_last(
+    on_gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = ROW._replace(case=next(case for case in CASES if case.name == "radam"))
+    one, params = begun(row, "cpu")
+    other, copies = on_gpu(begun, row, DEVICE)
+    launched, found = launches(monkeypatch), looks(monkeypatch)
+    for i in range(8):  # the sixth is the first that divides
+        for given in (params, copies):
+            set_gradients(given, 1.0 + i)
+        one.step()
+        on_gpu(other.step)
+        assert_same(one, other)
+    assert len(set(launched)) == 2
+    assert len(found) == 1
+
+
 def test_a_skipped_step_leaves_the_next_one_right(on_gpu: Callable[..., Any]) -> None:
     """Tensors that moved before a step that is not made are where the step after it finds them."""
     one, params = begun(ROW, "cpu", on_nonfinite="skip")
@@ -308,3 +326,11 @@ def test_what_is_replaced_in_dtensors_is_noticed(on_gpu: Callable[..., Any], mon
         assert len(found) == 2
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_gradients_are_not_kept(both: Any) -> None:
+    _, (_, copies), step = both
+    step(1.0)
+    held = weakref.ref(copies[0].grad)
+    copies[0].grad = None
+    assert held() is None

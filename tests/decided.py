@@ -233,6 +233,30 @@ def check_no_waiting(monkeypatch: pytest.MonkeyPatch, executor: str, device: str
             torch.cuda.set_sync_debug_mode("default")
 
 
+def check_switching(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -> None:
+    """The device and the host count and decide by turns, as options change; and steps without a gradient change nothing."""
+    runs = [
+        Run(monkeypatch, *where, lr=1e-2 * cosine(20), on_nonfinite="skip")
+        for where in ((executor, device), ("engine", "cpu"))
+    ]
+    changes: dict[int, Options] = {
+        2: {"on_nonfinite": "propagate"},
+        4: {"on_nonfinite": "skip"},
+        5: {"max_grad_norm": 20.0},
+        7: {"on_nonfinite": "propagate"},
+        8: {"max_grad_norm": None},
+        10: {"capturable": True},
+    }
+    for i, given in enumerate(gradients(12)):
+        for run in runs:
+            run.optimizer.param_groups[0].update(changes.get(i, {}))
+            if i in (0, 5):
+                run.optimizer.zero_grad()
+                run.step()
+            run.step(given)
+        assert_alike(*runs)
+
+
 def check_loss_scaling(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -> None:
     """What ``torch.amp.GradScaler`` gives a fused optimizer is read on the device."""
     one = Run(monkeypatch, executor, device, fused=True, max_grad_norm=30.0, lr=1e-2 * cosine(20))

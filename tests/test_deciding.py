@@ -109,6 +109,10 @@ def test_the_host_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     decided.check_no_waiting(monkeypatch, *WHERE)
 
 
+def test_the_device_and_the_host_decide_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    decided.check_switching(monkeypatch, *WHERE)
+
+
 def test_loss_scaling_is_read_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     decided.check_loss_scaling(monkeypatch, *WHERE)
 

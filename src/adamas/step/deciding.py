@@ -92,8 +92,7 @@ class Decisions:
         runs = None if overflow is None else overflow == 0
         if squares is None:
             return Decision([scale] * len(limits), runs)
-        total, lost = sum_of_sums(*f.stack(squares).T)
-        norm = f.sqrt(f.where(f.isfinite(total), total + lost, total)) * scale
+        norm = self._norm(squares) * scale
         self.grad_norm.copy_(norm)
         if is_skipped is not None:
             skipped = is_skipped if runs is None else is_skipped & runs
@@ -115,6 +114,14 @@ class Decisions:
             clipped = (least != 1).any()
             self._clipped += clipped if runs is None else clipped & runs
         return Decision([scale if factor is None else scale * factor for factor in factors], runs)
+
+    def _norm(self, squares: Sequence[Tensor]) -> Tensor:
+        f = self.formulas
+        if not squares:
+            return f.number(0.0)
+        total, lost = sum_of_sums(*f.stack(squares).T)
+        norm: Tensor = f.sqrt(f.where(f.isfinite(total), total + lost, total))
+        return norm
 
     def _usual_limit(self) -> Tensor:
         """See ``adamas.step.clipping.usual_limit``. What is not remembered yet is infinite, and comes last."""

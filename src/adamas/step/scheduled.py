@@ -86,7 +86,7 @@ class GroupSchedules:
                 raise ValueError(f"{name} cannot be a schedule; these can: {', '.join(schedulable(self.member))}")
             self.schedules.update(found)
         self._written.clear()
-        self._there, self._factors = {}, []
+        self.end_there()
         if self.schedules:
             self.refresh(steps_done(states))
         self.write_observed()
@@ -140,6 +140,10 @@ class GroupSchedules:
         for part, factor in self._factors:
             factor.fill_(part.value)
         self.compute_there(formulas, step)
+
+    def end_there(self) -> None:
+        """Lets the host compute the scheduled numbers again; the next ``refresh`` writes them."""
+        self._there, self._factors = {}, []
 
     def compute_there(self, formulas: Any, step: Tensor) -> None:
         """Computes the scheduled numbers of a step on the device, in place."""

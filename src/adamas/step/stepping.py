@@ -214,6 +214,7 @@ class Stepping:
                 schedules.forget()
         self._counted = None, steps
         for schedules in self._schedules:
+            schedules.end_there()
             schedules.read_observed()
         self._refresh()
         plans = self._current_plans()
@@ -377,10 +378,12 @@ class Stepping:
         steps = decisions.steps
         if self._counted[0] is plans and self._counted[1] is steps and self._is_untouched():
             return plans
-        for one in self._schedules:
-            if self._counted[1] is steps:
+        if self._counted[1] is steps:
+            for one in self._schedules:
                 one.verify(may_hold=not self._held)
-            else:
+        else:  # so far, the host has counted
+            steps.fill_(steps_done(self.state.values()))
+            for one in self._schedules:
                 one.forget()
         self._counted = None, steps
         for one in self._schedules:

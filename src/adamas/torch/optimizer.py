@@ -509,13 +509,15 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         return [
             Exchanged(f"blocks of codes of parameter {one.name}", one.weight.device_mesh)
             for plan in plans
+            if plan.basis.divided
             for one, _ in exchange.with_gradients(plan.basis.divided, plan)
         ]
 
     def _step_divided(self, plans: Sequence[GroupPlan], threads: int) -> None:
         """See ``Stepping._step_divided``."""
         for plan in plans:
-            exchange.step(plan.basis.divided, plan, threads)
+            if plan.basis.divided:
+                exchange.step(plan.basis.divided, plan, threads)
 
     # ---- memory
 

@@ -166,8 +166,8 @@ class ArraysExecutor(DeviceExecutor):
 
     def squares_there(self, formulas: Any) -> list[tuple[Tensor, Tensor]]:
         """See ``DeviceExecutor.squares_there``."""
-        gradient_array = self.spec.tensors.gradient_array
-        return [self._squares_there(formulas, gradient_array(gradient)) for _, gradient, _ in self._found]
+        gradients = (self.spec.tensors.gradient_array(gradient) for _, gradient, _ in self._found)
+        return [self._squares_there(formulas, array) for array in gradients if 0 not in array.shape]
 
     def _squares_there(self, formulas: Any, array: Tensor) -> tuple[Tensor, Tensor]:
         """Σg², and whether the gradient is finite: the squares of float64 may overflow, those of others do not."""

@@ -161,6 +161,7 @@ class Snapshot {
 
     bool visit_parameter(size_t index, nb::handle given) {
         Parameter &parameter = parameters[index];
+        if (!PyDict_Check(parameter.state.ptr())) return false;
         if (index + look_ahead < parameters.size()) parameters[index + look_ahead].trail.prefetch();
         if (learns) parameter.trail.clear(), parameter.trail.leave_dictionary(parameter.state.ptr());
         nb::object gradient = given.is_valid() ? nb::borrow(given) : gradient_of_parameter(parameter);

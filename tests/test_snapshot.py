@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import UserDict
 from collections.abc import Callable
 from typing import Any
 
@@ -251,6 +252,13 @@ def test_what_does_not_fit_is_not_remembered() -> None:
     assert group.snapshot.check(None) is None
     with pytest.raises(ValueError, match="one index for each parameter"):
         group.snapshot.remember(None, [0, 1])
+
+
+def test_other_mappings_than_dictionaries_are_not_remembered() -> None:
+    group = Group()
+    records: list[Any] = [(p, UserDict(state)) for p, state in zip(group.params, group.states, strict=True)]
+    snapshot = _engine.Snapshot(records, [None, *NAMES], ["step"], TENSORS.gradient_of)
+    assert not snapshot.remember(None, [0, 1, 0])
 
 
 def test_gradients_can_be_given() -> None:

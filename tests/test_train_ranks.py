@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,9 +16,9 @@ import ranks
 import safetensors.torch
 import torch
 from command_line import adamas
-from train_on_ranks import DIGITS, FOREIGN, PARALLEL, REFUSED, SMALL, TASKS
+from train_on_ranks import DIGITS, FOREIGN, NO_PICTURES, PARALLEL, REFUSED, SMALL, TASKS
 
-from adamas.lab.train import Listener, fit, folder
+from adamas.lab.train import Listener, curves, fit, folder
 from adamas.lab.train.run_checkpoint import load as load_checkpoint
 
 SCRIPT = Path(__file__).with_name("train_on_ranks.py")
@@ -41,18 +40,16 @@ def make_runs(folder: Path) -> None:
     """Makes the runs of one process here, and those that processes share in some that torchrun starts."""
     for name, text in TASKS.items():
         (folder / name).write_text(text)
-    before, path = Path.cwd(), sys.path.copy()
-    os.chdir(folder)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", sys.path.copy())  # a task's folder is added to it
+        patch.setattr(curves, "png", NO_PICTURES)
         fit("digits", out="one", listener=QUIET, **DIGITS)
         for parallel in PARALLEL:
             fit("digits", out=f"digits resumed by {parallel}", listener=QUIET, **DIGITS | {"epochs": 1})
         fit("plain.py", out="plain", listener=QUIET, **SMALL)
         fit("normal.py", out="normal", listener=QUIET, **SMALL)
         fit("plain.py", out="foreign", listener=QUIET, **SMALL | FOREIGN)
-    finally:
-        os.chdir(before)
-        sys.path[:] = path  # a task's folder is added to it
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*torchrun, str(SCRIPT), str(folder)],

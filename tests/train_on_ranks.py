@@ -28,6 +28,7 @@ SMALL = {"batch_size": 15, "epochs": 3, "eval_every": 4, "optimizer": "nadam", "
 FOREIGN = {"optimizer": "torch:AdamW"}
 LOW_BITS = {"optimizer": "adamw(state='int8')", "precision": "bfloat16"}
 PARALLEL = ("ddp", "fsdp")
+NO_PICTURES = SimpleNamespace(draw=lambda charts, title, columns: b"")  # painting takes longer than most of these runs
 
 # Three batches in an epoch: of 15, 15 and 1 examples, of which one rank has none. Each draws numbers of its own.
 # Rank 1 may send itself a signal in the fifth step.
@@ -149,7 +150,7 @@ def end_all_processes(parallel: str) -> None:
 
 if __name__ == "__main__":
     os.chdir(sys.argv[1])
-    curves.png = SimpleNamespace(draw=lambda charts, title, columns: b"")
+    curves.png = NO_PICTURES
     ranks.SECONDS_FOR_RANK_0 = 600  # however busy the machine is, rank 0 prints
     ranks.LARGE = 1_000  # so that FSDP gathers the layers of the digits' network one by one
     try:

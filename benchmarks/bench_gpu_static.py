@@ -87,7 +87,7 @@ def compiled(text: str, one: Kind, target: GPUTarget) -> Any:
 def usual(text: str) -> str:
     """The source without its branches for tiles that are not whole and for blocks that are not usual."""
     text = text.replace("        else:\n            step_tile(row, at, tile, ROWS, False)\n", "")
-    text = re.sub(r"    elif WHOLE:\n(        .*\n)+", "", text)
+    text = re.sub(r"    if WHOLE:\n        if not is_usual:\n(            .*\n)+", "", text)
     return re.sub(r"        if not is_done:\n(            .*\n)+", "", text)
 
 

@@ -28,6 +28,9 @@ from kernel_cases import (
 from members import CASES
 
 import adamas.torch as at
+from adamas.rule import triton
+from adamas.rule.layout import WIDTHS
+from adamas.step import gpu
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import test_parts
@@ -199,6 +202,33 @@ def test_what_is_not_finite_stays_so(state: str, on_gpu: Callable[..., Any]) -> 
         assert_same(one, other, is_marked=state == "int8")
 
 
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.nightly), 257])
+@pytest.mark.parametrize("off", range(-2, 3))
+def test_quotients_are_rounded_to_the_nearest(off: int, every: int) -> None:
+    """Also where the root that they begin with is off by some of its last bits, as on a device."""
+    kernel = """@triton.jit
+def quotients(x, d, found, COUNT: tl.constexpr):
+    i = tl.program_id(0) * COUNT + tl.arange(0, COUNT)
+    tl.store(found + i, quotient(tl.load(x + i), tl.load(d + i)))
+"""
+    quotient = triton.QUOTIENT.replace("tl.rsqrt(d)", f"tl.rsqrt(d) * {1 + off * 2.0**-23}")
+    assert quotient != triton.QUOTIENT
+    found_by = gpu._defined(triton.HEAD + quotient + kernel)["quotients"]
+
+    scales = (torch.arange(0, 1 << 23, 4 * every, dtype=torch.int32) | 0x3F800000).view(torch.float32)  # from 1 to 2
+    any_number = (torch.arange(0, 1 << 23, 7 * every, dtype=torch.int32) | 0x3F800000).view(torch.float32)
+    largest = [x for width in WIDTHS.values() for x in (*width.largest_signed, *width.largest_signed_marked)]
+    cases = [(1.0, scales * 2.0**power) for power in (-126, -119, -1, 0, 117)]
+    cases += [(any_number * 2.0**power, torch.tensor(most)) for most in largest for power in (-100, 0, 126)]
+    cases += [(0.75, any_number / 2), (0.75, torch.zeros(1)), (0.0, torch.tensor(472.0))]
+    for x, d in cases:
+        x, d = (y.contiguous() for y in torch.broadcast_tensors(torch.as_tensor(x), d))
+        expected, found = x / d, torch.zeros(-(-x.numel() >> 13) << 13, device=DEVICE)
+        x, d = (torch.cat([y.reshape(-1), torch.ones(len(found) - y.numel())]).to(DEVICE) for y in (x, d))
+        found_by[(len(found) >> 13,)](x, d, found, COUNT=1 << 13)
+        assert torch.equal(found[: expected.numel()].cpu(), expected.reshape(-1))
+
+
 @pytest.mark.parametrize("state", ["int8", "int6", "mixed"])
 def test_codes_of_blocks_without_gradients_are_kept(state: str, on_gpu: Callable[..., Any]) -> None:
     """The first tile of 16 rows is left, a part of the second, and later no block."""
@@ -210,6 +240,20 @@ def test_codes_of_blocks_without_gradients_are_kept(state: str, on_gpu: Callable
         step(one, params, given)
         on_gpu(step, other, copies, given)
         assert_same(one, other)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS[2:4], ids=["stochastic", "split"])
+def test_weights_that_are_set_from_outside_are_the_engines(weights: Any, on_gpu: Callable[..., Any]) -> None:
+    """NaN in the first tile, and zeros in the second, whose remainders stay."""
+    row = ROW._replace(state="int8", weights=weights)
+    one, params = begun(row, "cpu")
+    other, copies = on_gpu(begun, row, DEVICE)
+    for given in gradients(row, 3):
+        step(one, params, given)
+        on_gpu(step, other, copies, given)
+        assert_same(one, other)
+        for p in (params[0], copies[0]):
+            p.data[1, 1], p.data[17, ::2] = math.nan, 0.0
 
 
 def test_clipping_and_skipping_are_the_engines(on_gpu: Callable[..., Any]) -> None:

@@ -68,8 +68,8 @@ def _recording(outputs: Mapping[str, Any], is_usual: bool = False) -> Recording:
     recording = Recording((), Value("input", (), False, "g"), outputs)
     if is_usual:
         recording = _if_usual(recording)
-    recording = _without_repetitions(recording.rewritten(_in_32_bits))
-    recording = _counts_in_one(_offsets_of_blocks(recording))
+    recording = _without_repetitions(recording.rewritten(_by_sign).rewritten(_in_32_bits))
+    recording = _counts_in_one(_numbers_of_blocks(recording))
     return fused_sums(recording, _integers(recording))
 
 
@@ -85,7 +85,10 @@ def _without_repetitions(recording: Recording) -> Recording:
 
 
 def _if_usual(recording: Recording) -> Recording:
-    """The recording for blocks that have been moved and are not marked, all of whose values are finite and below 2¹²⁷."""
+    """The recording for blocks that have been moved and are not marked, all of whose values are finite and below 2¹²⁷.
+
+    No weight is NaN, so none was set to 0 from outside: together with a negative remainder, 0 would be NaN.
+    """
 
     def is_known(old: Value) -> bool | None:
         a, *b = old.operands or (None,)
@@ -101,6 +104,8 @@ def _if_usual(recording: Recording) -> Recording:
         known, operands = is_known(old), new.operands
         if known is not None:
             return known
+        if old.operation == "where" and _is(old.operands[1], "mul", 0):
+            return operands[2]
         constants = [x for x in operands if isinstance(x, bool)]
         if not constants:
             return new
@@ -113,6 +118,28 @@ def _if_usual(recording: Recording) -> Recording:
         return decides if decides in constants or not others else others[0]
 
     return recording.rewritten(rewrite)
+
+
+def _is(x: Operand, operation: str, constant: int) -> bool:
+    """Whether an operand is such an operation with this constant."""
+    return (
+        isinstance(x, Value) and x.operation == operation and constant in (y for y in x.operands if isinstance(y, int))
+    )
+
+
+def _by_sign(old: Value, new: Value) -> Operand:
+    """−x where codes are negative by the sign bit, and 0 where they are 0 by a maximum: other values are not negative."""
+    if old.operation != "where":
+        return new
+    condition, x = old.operands[0], new.operands[-1]
+    codes = condition.operands[0] if isinstance(condition, Value) else None
+    if not isinstance(codes, Value) or codes.name != "codes":
+        return new
+    if _is(condition, "eq", 0):
+        return recorded("maximum", x, 0.0)
+    if _is(condition, "lt", 0):
+        return recorded("view_float32", recorded("xor", recorded("view_int32", x), recorded("and", codes, -1 << 31)))
+    return new
 
 
 def _integers(recording: Recording) -> set[Value]:
@@ -137,8 +164,12 @@ def _in_32_bits(_: Value, new: Value) -> Operand:
     return 0 if (new.operation, constant) == ("lshift", 32) else new
 
 
-def _offsets_of_blocks(recording: Recording) -> Recording:
-    """(x − c)·f becomes x·f − c·f, rounded once, with numbers c and f of blocks: the second product is that of the block."""
+def _numbers_of_blocks(recording: Recording) -> Recording:
+    """What is computed of numbers c, f and s of blocks, once for each block.
+
+    (x − c)·f becomes x·f − c·f, rounded once. c + (x << s) becomes c + x·2ˢ, which is one instruction. 2ˢ is converted from a
+    float: the compiler would make a shift of a product with what it knows to be a power of two.
+    """
     of_blocks: dict[Value, bool] = {}
 
     def is_of_block(x: Operand) -> bool:
@@ -158,6 +189,17 @@ def _offsets_of_blocks(recording: Recording) -> Recording:
                 if not is_of_block(x) and is_of_block(c) and isinstance(changed, Value):
                     x, c = changed.operands
                     return recorded("fused_less", x, new.operands[1], recorded("mul", c, new.operands[1]))
+        if old.operation == "add" and isinstance(shifted := old.operands[1], Value) and shifted.operation == "lshift":
+            x, s = shifted.operands
+            if (
+                not is_of_block(x)
+                and is_of_block(s)
+                and is_of_block(old.operands[0])
+                and isinstance(new.operands[1], Value)
+            ):
+                x, s = new.operands[1].operands
+                power = recorded("view_float32", recorded("lshift", recorded("add", s, 127), 23))
+                return recorded("add", new.operands[0], recorded("mul", x, recorded("to_uint32", power)))
         return new
 
     return recording.rewritten(rewrite)
@@ -206,22 +248,23 @@ def decode_16_bits(dtype: str) -> Recording:
 
 
 @cache
-def encode_16_bits(dtype: str, is_random: bool) -> Recording:
-    """``codes`` from ``x`` and, where rounding ``is_random``, ``random``."""
-    return _recording({"codes": formats.ENCODE[dtype](_XP, _array("x"), _array("random") if is_random else None)})
+def encode_16_bits(dtype: str, is_random: bool, is_usual: bool = False) -> Recording:
+    """``codes`` from ``x`` and, where rounding ``is_random``, ``random``; where ``is_usual``, of what is not NaN."""
+    codes = formats.ENCODE[dtype](_XP, _array("x"), _array("random") if is_random else None)
+    return _recording({"codes": codes}, is_usual)
 
 
 @cache
-def join(dtype: str) -> Recording:
-    """``x`` from ``high`` and ``low``."""
-    return _recording({"x": formats.JOIN[dtype](_XP, _array("high"), _array("low"))})
+def join(dtype: str, is_usual: bool = False) -> Recording:
+    """``x`` from ``high`` and ``low``. Where ``is_usual``, weights that were set to 0 from outside may become NaN."""
+    return _recording({"x": formats.JOIN[dtype](_XP, _array("high"), _array("low"))}, is_usual)
 
 
 @cache
-def split(dtype: str) -> Recording:
-    """``high`` and ``low`` from ``x``."""
+def split(dtype: str, is_usual: bool = False) -> Recording:
+    """``high`` and ``low`` from ``x``; where ``is_usual``, of what is not NaN."""
     high, low = formats.SPLIT[dtype](_XP, _array("x"))
-    return _recording({"high": high, "low": low})
+    return _recording({"high": high, "low": low}, is_usual)
 
 
 @cache

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from math import lcm
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import recorded_formats as formats_of
 from .declaration import WEIGHT_DRAW, Rule, State
@@ -27,6 +27,7 @@ from .writing import COMPARISONS, OPERATORS, PENALTIES, WrittenRule, lines
 PLACES = ("element", "run", "skip", "block", "run_of_blocks", "skip_of_blocks")
 HEADER = ("forward", "runs", "moves", "_")  # the integers before the constants
 _HEADER = {name: f"tl.load(at + {i})" for i, name in enumerate(HEADER)}
+_INFINITY = 0x7F800000  # its bits
 _FEW = 2  # the rows of a part of a tile that is not stepped as a whole
 
 
@@ -153,6 +154,7 @@ NARROW = {
     "decayed": "tl.where(({2} == 0) & (tl.abs({1}) < 2.0**-126), 0.0, {0} * {1})",
     "estimated_root": "tl.sqrt({0} + {1})",
 }
+_OF_CODES = {"truediv": "quotient({0}, {1})"}  # in the functions that write codes, of numbers of blocks
 _CODED = {"decayed": "{0} * {1}", "estimated_root": "tl.sqrt({0} + tl.maximum({1}, 1e-37))"}  # as in engine/lanes.h
 WIDE = {
     "truediv": "{0} / {1}",
@@ -224,17 +226,40 @@ class Writer:
         self._functions: dict[str, str] = {}  # by name
         self._formats = dict(zip((state.role for state in kind.rule.states), kind.states, strict=True))
 
-    def _call(self, name: str, recording: Recording, arguments: Mapping[str, str]) -> str:
+    def _call(
+        self, name: str, recording: Recording, arguments: Mapping[str, str], spellings: Mapping[str, str] = NARROW
+    ) -> str:
         """A call of the function of a recording, which is written once."""
         names = formats_of.inputs(recording)
         if name not in self._functions:
-            body = computed(recording, NARROW, lambda number: number.name)
+            body = computed(recording, spellings, lambda number: number.name)
             self._functions[name] = function(name, names, body)
         return f"{name}({', '.join(arguments[x] for x in names)})"
 
-    def _either(self, name: str, usual: Recording, other: Recording, arguments: Mapping[str, str]) -> str:
+    def _either(
+        self,
+        name: str,
+        usual: Recording,
+        other: Recording,
+        arguments: Mapping[str, str],
+        spellings: Mapping[str, str] = NARROW,
+    ) -> str:
         """A call of the function of the first recording for whole tiles, or else of the second."""
-        return f"{self._call(f'{name}_usual', usual, arguments)} if WHOLE else {self._call(name, other, arguments)}"
+        of_usual = self._call(f"{name}_usual", usual, arguments, spellings)
+        return f"{of_usual} if WHOLE else {self._call(name, other, arguments, spellings)}"
+
+    def _of_weight(
+        self,
+        name: str,
+        recorded: Callable[..., Recording],
+        arguments: Mapping[str, str],
+        *options: Any,
+        in_step: bool = True,
+    ) -> str:
+        """A call of the function that reads or writes weights."""
+        if in_step and self.kind.has_codes:
+            return self._either(name, recorded(*options, is_usual=True), recorded(*options), arguments)
+        return self._call(name, recorded(*options), arguments)
 
     # ---- the parts of a tile
 
@@ -293,6 +318,12 @@ class Writer:
         given = f"{name}_at + start + i, ok, WHOLE"
         return f"load_runs({given}, {self._run})" if self.kind.has_codes else f"load({given})"
 
+    def _halves(self, name: str) -> str:
+        """The codes of a tensor in 16 bits."""
+        by_half = f"{self._load(name)}.to(tl.uint32)"
+        by_word = f"loaded_halves({name}_at + start, ROWS, {self._run})"
+        return f"{by_word} if WHOLE else {by_half}" if self._run > 1 else by_half
+
     def _store(self, name: str, value: str) -> str:
         """The line that stores the elements of a tensor."""
         given = f"{name}_at + start + i, {value}, ok, WHOLE"
@@ -301,8 +332,8 @@ class Writer:
     @property
     def _run(self) -> int:
         """How many consecutive elements of a whole tile a thread takes: as many as have whole words of 64 bits."""
-        widths = [WIDTHS[form].bits for form in self.kind.states if form in WIDTHS]
-        return max(lcm(bits, 64) // bits for bits in widths) if self.kind.aligned else 1
+        widths = [WIDTHS[form].bits for form in self.kind.states if form in WIDTHS and self.kind.aligned]
+        return max((lcm(bits, 64) // bits for bits in widths), default=1)
 
     def _loaded(self, name: str, dtype: str, target: str) -> Iterator[str]:
         """The lines that load numbers, in the dtype of the computation. 16-bit ones keep their codes."""
@@ -311,20 +342,20 @@ class Writer:
             yield f"{target} = {self._load(name)}.to({self.dtype})"
             return
         yield self._pointer(name, "uint16")
-        yield f"{target}_codes = {self._load(name)}.to(tl.uint32)"
+        yield f"{target}_codes = {self._halves(name)}"
         call = self._call(f"decode_{dtype}", formats_of.decode_16_bits(dtype), {"codes": f"{target}_codes"})
         yield f"{target} = {call}.to({self.dtype})"
 
-    def _weight(self) -> Iterator[str]:
+    def _weight(self, in_step: bool) -> Iterator[str]:
         kind = self.kind
         if kind.weights != "split":
             yield from self._loaded("weight", kind.weight, "p")
             return
         for name in ("weight", "low"):
             yield self._pointer(name, "uint16")
-            yield f"{name}_codes = {self._load(name)}.to(tl.uint32)"
+            yield f"{name}_codes = {self._halves(name)}"
         codes = {"high": "weight_codes", "low": "low_codes"}
-        yield f"p = {self._call(f'join_{kind.weight}', formats_of.join(kind.weight), codes)}"
+        yield f"p = {self._of_weight(f'join_{kind.weight}', formats_of.join, codes, kind.weight, in_step=in_step)}"
 
     def _states(self) -> Iterator[str]:
         """The lines that load the states, and of those with codes what the decay alone makes of them: ``{role}_decayed``."""
@@ -457,12 +488,12 @@ class Writer:
         if is_random:
             assert draw is not None
             yield from self._random(draw, value)
-        call = self._call(
-            f"encode_{dtype}" + ("_random" if is_random else ""),
-            formats_of.encode_16_bits(dtype, is_random),
-            arguments,
-        )
-        yield self._store(name, f"{call}.to(tl.uint16)")
+        function_name = f"encode_{dtype}" + ("_random" if is_random else "")
+        if name == "weight":
+            call = self._of_weight(function_name, formats_of.encode_16_bits, arguments, dtype, is_random)
+        else:
+            call = self._call(function_name, formats_of.encode_16_bits(dtype, is_random), arguments)
+        yield self._store(name, f"({call}).to(tl.uint16)")
 
     @property
     def _coded(self) -> list[State]:
@@ -495,7 +526,8 @@ class Writer:
                 yield self._choice(role, kind.rule.states[second], width)
             options = state.signed, width, draw is not None, second is not None, counts
             usual, other = (formats_of.encode(*options, x) for x in (True, False))
-            yield f"{role}_codes, {role}_stored = {self._either(f'encode_{role}', usual, other, arguments)}"
+            of_codes = {**NARROW, **_OF_CODES}
+            yield f"{role}_codes, {role}_stored = {self._either(f'encode_{role}', usual, other, arguments, of_codes)}"
         for state in self._coded:
             role, code = state.role, "int8" if state.signed else "uint8"
             yield f"store({role}_scale_at + first_row + block, {role}_stored, ok_block, WHOLE)"
@@ -520,8 +552,7 @@ class Writer:
         if kind.weights != "split":
             yield from self._rounded("weight", "p", kind.weight, kind.weights == "stochastic", WEIGHT_DRAW)
             return
-        call = self._call(f"split_{kind.weight}", formats_of.split(kind.weight), {"x": "p"})
-        yield f"high, low = {call}"
+        yield f"high, low = {self._of_weight(f'split_{kind.weight}', formats_of.split, {'x': 'p'}, kind.weight)}"
         for name, part in (("weight", "high"), ("low", "low")):
             yield self._store(name, f"{part}.to(tl.uint16)")
 
@@ -549,11 +580,18 @@ class Writer:
         """Whether all blocks of the tile are usual, as the bits of each state's values say.
 
         Those of a value that has only decayed are the same, so blocks that no step has moved are never taken for usual ones.
+        Blocks in which no bit has changed in all states of one element may be usual, but are not taken for it.
         """
         roles = [state.role for state in self._coded]
         signs = " | ".join(f"{role}_stored.to(tl.int32, bitcast=True)" for role in roles)
-        moved = [f"are_usual({role}.to(tl.float32), {role}_decayed.to(tl.float32))" for role in roles]
-        return _all(" & ".join([f"(({signs}) >= 0)", *moved]))
+        changed = " & ".join(f"changed({role}.to(tl.float32), {role}_decayed.to(tl.float32))" for role in roles)
+        are_small = [f"(largest_bits({role}.to(tl.float32)) <= {MOST_STORED})" for role in roles]
+        moved = f"(tl.max({changed}, axis=1, keep_dims=True) > 0)"
+        return _all(" & ".join([f"(({signs}) >= 0)", *are_small, moved, *self._are_numbers()]))
+
+    def _are_numbers(self) -> list[str]:
+        """That no weight is NaN, where that is to be known."""
+        return [f"(largest_bits(p) <= {_INFINITY})"] if self.kind.weight in HALVES else []
 
     def _kept(self) -> Iterator[str]:
         """The lines that only let the scales decay if no block of the tile has been moved, and tell whether they do."""
@@ -564,14 +602,15 @@ class Writer:
             yield f"{role}_faded, {role}_can = {self._call('faded', formats_of.faded(), arguments)}"
             can_keep.append(f"{role}_can")
             moved.append(f"({role} != {role}_decayed)")
-        yield f"is_done = {_all(' & '.join(can_keep))} & (tl.max(({' | '.join(moved)}).to(tl.int32)) == 0)"
+        are_kept = _all(" & ".join([*can_keep, *self._are_numbers()]))
+        yield f"is_done = {are_kept} & (tl.max(({' | '.join(moved)}).to(tl.int32)) == 0)"
         yield "if is_done:"
         for state in self._coded:
             yield f"    store({state.role}_scale_at + first_row + block, {state.role}_faded, ok_block, WHOLE)"
 
     def _whole_source(self, kernel: str) -> str:
         kind = self.kind
-        packed = (_RUNS + _USUAL if kind.has_codes else "") + (_PACKED if "int6" in kind.states else "")
+        packed = (QUOTIENT + _RUNS + _USUAL if kind.has_codes else "") + (_PACKED if "int6" in kind.states else "")
         if kind.aligned:
             packed += "".join(_by_words(WIDTHS[form], self._run) for form in sorted({*kind.states} & {*WIDTHS}))
         return HEAD + packed + "".join(self._functions.values()) + kernel.rstrip() + "\n"
@@ -580,27 +619,30 @@ class Writer:
         """The kernel ``step(table, tensors, numbers, ROWS)`` and what it calls.
 
         If there are codes, whole tiles are stepped as if all blocks were usual, or as if none was moved, and nothing is
-        stored if that is not so. Then, and if they are not whole, they are stepped by parts of a few rows, in less registers.
+        stored if neither is so. Then, and if they are not whole, they are stepped by parts of a few rows, which takes fewer
+        registers.
         """
         has_codes = self.kind.has_codes
         body = [
             *self._where(),
             *self._constants(),
             f"forward = {_HEADER['forward']}.to(tl.uint32)",
-            *self._weight(),
+            *self._weight(in_step=True),
             *self._gradient(),
             *self._states(),
             *self._moved(),
         ]
         if has_codes:
             body += [
-                f"is_done = {self._are_usual()} if WHOLE else True",
-                "if is_done:",
-                *_indented(self._encoded()),
-                "elif WHOLE:",
-                *_indented(self._kept()),
+                f"is_usual = {self._are_usual()} if WHOLE else True",
+                "is_done = is_usual",
+                "if WHOLE:",
+                "    if not is_usual:",
+                *_indented(_indented(self._kept())),
                 "if is_done:",
                 *_indented(self._stored()),
+                "if is_usual:",
+                *_indented(self._encoded()),
                 "return is_done",
             ]
             main = [
@@ -706,6 +748,13 @@ def load_runs(at, ok, WHOLE: tl.constexpr, RUN: tl.constexpr):
 
 
 @triton.jit
+def loaded_halves(at, ROWS: tl.constexpr, RUN: tl.constexpr):
+    words = tl.arange(0, ROWS)[:, None] * 64 + tl.arange(0, 64)[None, :]
+    word = load_runs(at.to(tl.pointer_type(tl.uint32)) + words, words >= 0, True, RUN // 2)
+    return tl.reshape(tl.join(word & 0xFFFF, word >> 16), (ROWS, 128))
+
+
+@triton.jit
 def store_runs(at, value, ok, WHOLE: tl.constexpr, RUN: tl.constexpr):
     if WHOLE and RUN > 1:
         BITS: tl.constexpr = at.dtype.element_ty.primitive_bitwidth
@@ -718,12 +767,29 @@ def store_runs(at, value, ok, WHOLE: tl.constexpr, RUN: tl.constexpr):
 
 """
 
-_USUAL = f"""@triton.jit
-def are_usual(x, decayed):
-    bits = tl.abs(x).to(tl.int32, bitcast=True).to(tl.uint32)
-    changed = (x.to(tl.int32, bitcast=True) ^ decayed.to(tl.int32, bitcast=True)) & 0x7FFFFFFF
-    is_small = tl.max(bits, axis=1, keep_dims=True) <= {MOST_STORED}
-    return is_small & (tl.max(changed, axis=1, keep_dims=True) > 0)
+# x/d, rounded to the nearest as by ``tl.div_rn``, which takes more instructions. After Newton's method the quotient is off by
+# at most its last bit, so that its remainder is exact and corrects it (Markstein, 1990, Computation of elementary functions on
+# the IBM RISC System/6000 processor). Either d is 0, or its reciprocal and the quotient are normal. Where x is 1, the mantissa
+# of d must not be all ones: d is a scale then, and its last two bits are 0.
+QUOTIENT = """@triton.jit
+def quotient(x, d):
+    r = tl.rsqrt(d)
+    r = r * r
+    r = tl.fma(tl.fma(-d, r, 1.0), r, r)
+    q = x * r
+    return tl.where(d > 0, tl.fma(tl.fma(-d, q, x), r, q), float("inf"))
+
+
+"""
+
+_USUAL = """@triton.jit
+def largest_bits(x):
+    return tl.max(tl.abs(x).to(tl.int32, bitcast=True).to(tl.uint32), axis=1, keep_dims=True)
+
+
+@triton.jit
+def changed(x, decayed):
+    return (x.to(tl.int32, bitcast=True) ^ decayed.to(tl.int32, bitcast=True)) & 0x7FFFFFFF
 
 
 """

@@ -26,7 +26,7 @@ class _SumWriter(Writer):
         kind, term = self.kind, self.rule.terms[index]
         read = [x.name for x in term.operations if x.operation == "input" and not x.is_number]
         if "p" in read or (kind.penalized and "g" in read):
-            yield from self._weight()
+            yield from self._weight(in_step=False)
         if "g" in read:
             yield from self._gradient()
         yield from self._values([state for state in kind.rule.states if state.role in read], in_step=False)

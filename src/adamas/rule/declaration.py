@@ -221,6 +221,30 @@ class Traced:
         return tuple(self._xp.where(condition, one, other) for one, other in zip(yes(), no(), strict=True))
 
 
+class PartlyTraced(Traced):
+    """The same functions where some numbers are known: floats, which stay floats."""
+
+    def sqrt(self, value: Any) -> Any:
+        """See ``Traced.sqrt``."""
+        return Host.sqrt(value) if isinstance(value, float) and value >= 0 else super().sqrt(value)
+
+    def minimum(self, one: Any, other: Any) -> Any:
+        """See ``Traced.minimum``."""
+        return min(one, other) if _are_known(one, other) else super().minimum(one, other)
+
+    def maximum(self, one: Any, other: Any) -> Any:
+        """See ``Traced.maximum``."""
+        return max(one, other) if _are_known(one, other) else super().maximum(one, other)
+
+    def either(self, condition: Any, yes: Callable[[], tuple[Any, ...]], no: Callable[[], tuple[Any, ...]]) -> Any:
+        """See ``Traced.either``."""
+        return Host.either(condition, yes, no) if isinstance(condition, bool) else super().either(condition, yes, no)
+
+
+def _are_known(*numbers: Any) -> bool:
+    return all(isinstance(x, int | float) for x in numbers)
+
+
 # ---- hyperparameters
 
 

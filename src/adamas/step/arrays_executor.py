@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..rule.declaration import Host, Numbers, Rule, Traced, undecayed
+from ..rule.declaration import Host, Numbers, PartlyTraced, Rule, undecayed
 from ..rule.exact import sum_of_sums, summed
 from ..rule.layout import LOW_BITS, scale_name
 from . import arrays
@@ -201,16 +201,20 @@ class ArraysExecutor(DeviceExecutor):
         return self._count_there(numbers.after)
 
     def _numbers_there(self, coming: Coming, runs: Tensor | None) -> NumbersThere:
-        """The numbers of the coming step, and the scalars after it."""
-        f, member, names = coming.formulas, self.spec.member, self.spec.scalar_names
-        now = member.advance(coming.hyper, dict(zip(names, coming.before, strict=True)))
-        numbers = member.numbers_of(coming.hyper, now, coming.scale, Traced(f))
-        after = f.stack([now[name] for name in names])
-        return NumbersThere(
-            numbers if self.is_decayed else undecayed(numbers),
-            now["step"],
-            after if runs is None else f.where(runs, after, coming.before),
-        )
+        """The numbers of the coming step, and the scalars after it. What depends on the host's counts alone are floats."""
+        f, names = coming.formulas, self.spec.scalar_names
+        if self._counted is None:
+            assert runs is None, "the device can only skip a step whose count is there"
+            sets = [self._numbers_after(coming, dict(zip(names, known, strict=True))) for _, known in self.prepared]
+            return NumbersThere(sets, [int(known[0]) for _, known in self.prepared], coming.before)
+        now = self.spec.member.advance(coming.hyper, dict(zip(names, coming.before, strict=True)))
+        numbers, after = self._numbers_after(coming, now), f.stack([now[name] for name in names])
+        sets = [{name: x[i] if f.has(x) and x.ndim else x for name, x in numbers.items()} for i in range(len(after[0]))]
+        return NumbersThere(sets, now["step"], after if runs is None else f.where(runs, after, coming.before))
+
+    def _numbers_after(self, coming: Coming, scalars: Mapping[str, Any]) -> Numbers:
+        numbers = self.spec.member.numbers_of(coming.hyper, scalars, coming.scale, PartlyTraced(coming.formulas))
+        return numbers if self.is_decayed else undecayed(numbers)
 
     def culprit(self) -> str | None:
         """See ``DeviceExecutor.culprit``."""
@@ -223,25 +227,25 @@ class ArraysExecutor(DeviceExecutor):
         assert self._coming is not None
         at = self._coming.position[index]
         xp = self.spec.tensors.namespace(record.weight)
-        is_tensor = self._coming.formulas.has
-        numbers = {name: x[at] if is_tensor(x) and x.ndim else x for name, x in there.numbers.items()}
+        numbers = there.sets[at]
         step, one = self._arrays(record, gradient, numbers)
         compute = one.compute_dtype(xp)
         step = replace(step, numbers={name: xp.narrowed(x, compute) for name, x in numbers.items()})
-        rounding = arrays.Rounding(xp, record.key, there.count[at], one.g.shape, record.place)
+        rounding = arrays.Rounding(xp, record.key, there.counts[at], one.g.shape, record.place)
         with xp.computing():
             after, new = step.weight(one, self.spec.weights, rounding, by_change=False)
             for target, value in zip(_flat(one.weight, one.states), _flat(after, new), strict=True):
                 if value is not target:
                     target[...] = value if runs is None else xp.where(runs, value, target)
 
-    def _count_there(self, after: Tensor) -> Tensor:
-        """Writes the scalars after the step; returns the most steps that a parameter has made."""
-        if self._counted is not None:
-            self._counted.write(self._rows, after)
-        else:
+    def _count_there(self, after: Tensor) -> Tensor | None:
+        """Writes the scalars after the step; returns the most steps that a parameter has made, if the device counts them."""
+        if self._counted is None:
             self._count()
-        return after[0].max()
+            return None
+        self._counted.write(self._rows, after)
+        most: Tensor = after[0].max()
+        return most
 
     def _arrays(self, record: Record, gradient: Tensor, numbers: Numbers) -> tuple[arrays.Step, arrays.Parameter]:
         """The step of a parameter with these numbers, and the parameter as arrays of real numbers."""
@@ -284,13 +288,13 @@ class NumbersThere(NamedTuple):
     """The numbers of a step on its device.
 
     Attributes:
-        numbers: the numbers: floats, or float64 tensors without dimensions or with one element for each set of numbers.
-        count: the number of the step, for each set.
-        after: the scalars after the step, as ``Coming.before``; the same if it is skipped.
+        sets: the sets of numbers: floats, or float64 tensors without dimensions.
+        counts: the number of the step, for each set.
+        after: the scalars after the step, as ``Coming.before``, if the device counts them; the same if it is skipped.
     """
 
-    numbers: Numbers
-    count: Tensor
+    sets: Sequence[Numbers]
+    counts: Any
     after: Tensor
 
 

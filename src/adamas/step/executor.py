@@ -140,7 +140,7 @@ class DeviceExecutor(Executor):
     def apply_there(self, runs: Tensor | None) -> Tensor | None:
         """Makes the prepared step, if it ``runs``: a boolean tensor without dimensions; None if it does in any case.
 
-        Returns the most steps that a parameter has made; None if none has a gradient.
+        Returns the most steps that a parameter has made; None if none has a gradient, or the host counts them.
         """
 
     @abstractmethod

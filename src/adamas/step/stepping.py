@@ -240,7 +240,7 @@ class Stepping:
         """
         self.grad_norm = self.grad_norm_limit = None
         with self._lock:
-            if self._decides_there(scale, overflow) and self._step_there(gradients, scale, overflow):
+            if self._decides_there(overflow) and self._step_there(gradients, scale, overflow):
                 return
             scale, overflow = float(scale), None if overflow is None else bool(overflow != 0)
             plans: Sequence[GroupPlan] = ()
@@ -277,13 +277,17 @@ class Stepping:
 
     # ---- steps that the parameters' device decides about (adamas.step.deciding)
 
-    def _decides_there(self, scale: Any, overflow: Any) -> bool:
+    def _decides_there(self, overflow: Any) -> bool:
         """Whether there is something about the coming step that the device decides."""
         formulas = self._formulas()
         if formulas is None:
             return False
-        given = [scale, overflow, *(group["lr"] for group in self.param_groups)]
-        return self._counts_there() or self._is_measured() or any(map(formulas.has, given))
+        if self._counts_there():
+            return True
+        # A step that the device skips needs a count there.
+        return overflow is None and (
+            self._is_measured() or any(formulas.has(group["lr"]) for group in self.param_groups)
+        )
 
     def _check_capture(self) -> None:
         """Raises RuntimeError if the coming step cannot be captured in a CUDA graph."""

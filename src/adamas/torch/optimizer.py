@@ -241,13 +241,13 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     # ---- the device
 
-    def _decides_there(self, scale: Any, overflow: Any) -> bool:
+    def _decides_there(self, overflow: Any) -> bool:
         """See ``Stepping._decides_there``.
 
         Raises:
             RuntimeError: a CUDA graph is being captured, which the host would have to decide about.
         """
-        if super()._decides_there(scale, overflow):
+        if super()._decides_there(overflow):
             return True
         if self._may_be_captured and torch.cuda.is_current_stream_capturing():
             if self._on_device is not None:

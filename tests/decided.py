@@ -187,13 +187,13 @@ def check_replays(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -
                 replay = one.captured().replay
             else:
                 replay()
-        if i in (4, 7, 8):
+        if i in (1, 4, 7, 8):
             for plateau in plateaus:
                 plateau.observe(1.0)
         assert_alike(one, other, with_norms=i not in BAD)
     assert one.optimizer.skipped_steps == 2
     assert one.optimizer.clipped_steps == 1
-    assert plateaus[0].value == 0.25
+    assert plateaus[0].value == 0.125
 
 
 def check_rate_in_a_tensor(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -> None:
@@ -250,6 +250,8 @@ def check_switching(monkeypatch: pytest.MonkeyPatch, executor: str, device: str)
     for i, given in enumerate(gradients(12)):
         for run in runs:
             run.optimizer.param_groups[0].update(changes.get(i, {}))
+            if i in (1, 5, 11):
+                run.optimizer.param_groups[0] = {**run.optimizer.param_groups[0]}
             if i in (0, 5):
                 run.optimizer.zero_grad()
                 run.step()
@@ -259,13 +261,13 @@ def check_switching(monkeypatch: pytest.MonkeyPatch, executor: str, device: str)
 
 def check_loss_scaling(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -> None:
     """What ``torch.amp.GradScaler`` gives a fused optimizer is read on the device."""
-    one = Run(monkeypatch, executor, device, fused=True, max_grad_norm=30.0, lr=1e-2 * cosine(20))
+    one = Run(monkeypatch, executor, device, fused=True, on_nonfinite="raise", max_grad_norm=30.0, lr=1e-2 * cosine(20))
     other = Run(monkeypatch, "engine", max_grad_norm=30.0, lr=1e-2 * cosine(20))
     for i, given in enumerate(gradients(6)):
-        one.give([g * 2.0**i for g in given])
+        one.give([g * (math.inf if i == 3 else 2.0**i) for g in given])
         found = torch.tensor(float(i == 3), device=device)
         one.optimizer.grad_scale, one.optimizer.found_inf = torch.tensor([2.0**i], device=device), found
-        if i == 0 or device != "cpu":
+        if i in (0, 3) or device != "cpu":
             one.step()
         else:
             with Recording():

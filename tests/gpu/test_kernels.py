@@ -30,7 +30,7 @@ from members import CASES
 import adamas.torch as at
 from adamas.rule import triton
 from adamas.rule.layout import WIDTHS
-from adamas.step import gpu
+from adamas.step import kernels as step_kernels
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import test_parts
@@ -213,7 +213,7 @@ def quotients(x, d, found, COUNT: tl.constexpr):
 """
     quotient = triton.QUOTIENT.replace("tl.rsqrt(d)", f"tl.rsqrt(d) * {1 + off * 2.0**-23}")
     assert quotient != triton.QUOTIENT
-    found_by = gpu._defined(triton.HEAD + quotient + kernel)["quotients"]
+    found_by = step_kernels.defined(triton.HEAD + quotient + kernel)["quotients"]
 
     scales = (torch.arange(0, 1 << 23, 4 * every, dtype=torch.int32) | 0x3F800000).view(torch.float32)  # from 1 to 2
     any_number = (torch.arange(0, 1 << 23, 7 * every, dtype=torch.int32) | 0x3F800000).view(torch.float32)

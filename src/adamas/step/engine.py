@@ -17,7 +17,7 @@ from ..rule.recorder import digest
 from .executor import Executor, GroupSpec, check_gradients
 from .record import Change, Record, Tensor
 
-Snapshot, holds, same_objects = _engine.Snapshot, _engine.holds, _engine.same_objects
+holds, same_objects = _engine.holds, _engine.same_objects
 
 _STALE = (
     "the engine, adamas._engine, was built from other rules than those of adamas.rule: run pip install . in the source tree "

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from .. import _engine
 from ..rule import formats, layout
 from ..rule.declaration import HOUSE_NUMBERS, Numbers, Rule
 from ..rule.exact import in_parts
@@ -24,7 +25,6 @@ from ..rule.triton_sums import SQUARES
 from . import kernels
 from .arrays import Parameter, Stored
 from .arrays_executor import ArraysExecutor, Coming
-from .engine import Snapshot
 from .executor import GroupSpec
 from .gpu_numbers import DecidedSets, DeviceNumbers, Sets, numbers_kind
 from .record import Record, Tensor
@@ -154,7 +154,7 @@ class GpuExecutor(ArraysExecutor):
             names += [name, scale_name(name)]
         held = [(spec.tensors.engine_view(record.weight), record.state) for record in records]
         scalars = list(spec.scalar_names) if self._counted is None else []
-        self._snapshot = Snapshot(held, names, scalars, spec.tensors.gradient_of)
+        self._snapshot = _engine.Snapshot(held, names, scalars, spec.tensors.gradient_of)
         self._looked = _Looked([], is_remembered=False)
 
     @property

@@ -141,6 +141,11 @@ class GroupSchedules:
             factor.fill_(part.value)
         self.compute_there(formulas, step)
 
+    @property
+    def are_there(self) -> bool:
+        """Whether the device computes the scheduled numbers."""
+        return len(self._there) == len(self.schedules)
+
     def end_there(self) -> None:
         """Lets the host compute the scheduled numbers again; the next ``refresh`` writes them."""
         self._there, self._factors = {}, []

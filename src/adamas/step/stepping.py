@@ -155,11 +155,12 @@ class Stepping:
             schedules.verify()
         for schedules in self._schedules:
             schedules.write_observed()
-        steps = self._counted[1]
+        plans, steps = self._counted
         self._counted = None, steps  # if this is interrupted, the next step repeats it
         if self._decisions is not None and steps is self._decisions.steps:
             for schedules in self._schedules:
                 schedules.begin_there(self._decisions.formulas, steps)
+            self._counted = plans, steps  # a captured step must not write the factors that it knows
         self._refresh()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -242,6 +243,9 @@ class Stepping:
         with self._lock:
             if self._decides_there(overflow) and self._step_there(gradients, scale, overflow):
                 return
+            if self._decisions is not None and not self._decides_there(overflow):
+                self._save_decisions()
+                self._decisions = None
             scale, overflow = float(scale), None if overflow is None else bool(overflow != 0)
             plans: Sequence[GroupPlan] = ()
             misplaced: Sequence[Any] = ()
@@ -297,10 +301,12 @@ class Stepping:
 
         The host waits only if ``on_nonfinite="raise"``.
         """
-        formulas, counts_there = self._formulas(), self._counts_there()
-        if formulas.is_capturing():
+        if self._formulas().is_capturing():
             self._check_capture()
         plans = self._current_plans()
+        formulas, counts_there = self._formulas(), self._counts_there()
+        if not self._decides_there(overflow):  # parameters have come, or options have changed
+            return False
         try:
             look(plans, gradients)
             has_schedules = any(one.schedules for one in self._schedules_now())
@@ -354,7 +360,7 @@ class Stepping:
                 is_not_finite = ~f.stack([is_finite for _, is_finite in found]).all()
                 if group["on_nonfinite"] == "skip":
                     skip = is_not_finite if skip is None else skip | is_not_finite
-                elif is_not_finite:
+                elif is_not_finite if overflow is None else is_not_finite & (overflow == 0):
                     raise _not_finite(plan.culprit())
         limits = [f.hyperparameter(group["max_grad_norm"]) for group in self.param_groups]
         has_limit = is_measured and any(limit is not None for limit in limits)
@@ -380,7 +386,8 @@ class Stepping:
         decisions = self._decisions
         assert decisions is not None
         steps = decisions.steps
-        if self._counted[0] is plans and self._counted[1] is steps and self._is_untouched():
+        are_there = all(one.are_there for one in self._schedules)  # a replaced group begins again
+        if self._counted[0] is plans and self._counted[1] is steps and are_there and self._is_untouched():
             return plans
         if self._counted[1] is steps:
             for one in self._schedules:

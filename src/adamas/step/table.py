@@ -212,7 +212,8 @@ class Upload:
         buffer = self._buffers[turn]
         if buffer is None or buffer.numel() < given.numel():
             buffer = self._buffers[turn] = torch.empty(given.numel(), dtype=given.dtype, pin_memory=True)
-            self._of_graph = torch.empty_like(buffer, pin_memory=True)
+            if self._of_graph is None or self._of_graph.numel() < given.numel():
+                self._of_graph = torch.empty_like(buffer, pin_memory=True)
             self._copied[turn] = torch.cuda.Event()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
         else:
             self._copied[turn].synchronize()

@@ -294,6 +294,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         is_ready = self._plans is not None and all(map(self._is_fresh, self._plans, self.param_groups))
         if not is_ready or self._decisions is None:
             raise RuntimeError(f"{start} there is no state yet: make a step before the capture, which creates it")
+        # What the graph reads and writes, as long as this optimizer exists.
+        vars(self).setdefault("_captured", []).append((self._plans, self._decisions))
 
     # ---- state
 

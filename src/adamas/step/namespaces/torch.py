@@ -106,8 +106,11 @@ class Formulas:
         return isinstance(x, Tensor) and x.device == self.device
 
     def hyperparameter(self, x: Any) -> Any:
-        """A hyperparameter as formulas take it: a tensor on the device in float64 without dimensions, any other as a float."""
-        if isinstance(x, Tensor):
+        """A hyperparameter as formulas take it: a tensor on the device in float64 without dimensions, any other as a float.
+
+        Tensors of several numbers, which are the user's own, are left as they are.
+        """
+        if isinstance(x, Tensor) and x.numel() == 1:
             return self.number(x.detach()).reshape(()) if self.has(x) else x.item()
         return tuple([self.hyperparameter(one) for one in x]) if isinstance(x, tuple) else x
 

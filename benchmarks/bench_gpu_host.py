@@ -36,13 +36,13 @@ class NotLaunched:
 
 def ratios(count: int, repeats: int) -> dict[str, float]:
     """The times of a step and of parts of it with so many tensors, as ratios."""
-    params = [torch.nn.Parameter(torch.randn(16, 128)) for _ in range(count)]
+    params: list[Any] = [torch.nn.Parameter(torch.randn(16, 128)) for _ in range(count)]
     for p in params:
         p.grad = torch.randn_like(p)
     optimizer = adamas.torch.AdamW(params, lr=1e-3)
     clipped = adamas.torch.AdamW(params, lr=1e-3, max_grad_norm=1.0)
     sides: dict[str, Callable[[], Any]] = {
-        "data_ptr": lambda: [p.grad.data_ptr() for p in params],  # type: ignore[union-attr]
+        "data_ptr": lambda: [p.grad.data_ptr() for p in params],
         "a step": optimizer.step,
         "a clipped step": clipped.step,
         "of a step, plans": optimizer._current_plans,
@@ -66,7 +66,8 @@ def _median(side: Callable[[], Any], repeats: int) -> float:
 
 def main() -> int:
     os.environ["ADAMAS_EXECUTOR"] = "gpu"
-    kernels.step_or_sum = kernels.computing = kernels.adding_up = lambda *arguments: NotLaunched()  # type: ignore[assignment]
+    for name in ("step_or_sum", "computing", "adding_up"):
+        setattr(kernels, name, lambda *arguments: NotLaunched())
     torch.set_num_threads(1)
     worst = 0.0
     for count, repeats in COUNTS.items():

@@ -46,6 +46,17 @@ def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def exact_engine() -> Iterator[None]:
+    """The engine with exact quotients and roots: with AVX-512 it estimates those of updates."""
+    from adamas import _engine
+
+    chosen = _engine.instruction_set()
+    _engine.use_instruction_set("avx2" if "avx2" in _engine.instruction_sets() else chosen)
+    yield
+    _engine.use_instruction_set(chosen)
+
+
+@pytest.fixture
 def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs leave an empty picture: painting one takes longer than most runs here, and ``test_charts`` looks at one."""
     from adamas.lab.train import curves

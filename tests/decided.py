@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -94,6 +95,23 @@ class Run:
     def captured(self) -> Captured:
         return Captured(self.step)
 
+    def stepper(self, first: int = 1) -> Iterator[Callable[[list[Any]], None]]:
+        """Functions that make the steps: ``first`` ones as usual; the next is captured, and the others are replays of it."""
+        yield from [self.step] * first
+        captured: list[Captured] = []
+
+        def capture(given: list[Any]) -> None:
+            self.give(given)
+            captured.append(self.captured())
+
+        def replay(given: list[Any]) -> None:
+            self.give(given)
+            captured[0].replay()
+
+        yield capture
+        while True:
+            yield replay
+
 
 def assert_alike(one: Run, other: Run, with_norms: bool = True) -> None:
     """Weights, states and whatever was decided are alike."""
@@ -137,170 +155,167 @@ def check_steps(monkeypatch: pytest.MonkeyPatch, executor: str, device: str, opt
             assert type(value) is type(its[name]), name
 
 
-def check_copies(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -> None:
-    """Copies and loaded states go on as if nothing had happened, on the device and on the engine."""
-    given = list(gradients(STEPS, BAD))
-    runs = [
-        Run(monkeypatch, *where, **scheduled(), max_grad_norm="auto")
-        for where in ((executor, device), (executor, device), ("engine", "cpu"))
-    ]
-    one, other, on_engine = runs
-    for g in given[:9]:
-        one.step(g)
-    copied = Run(monkeypatch, executor, device)
-    copied.optimizer = copy.deepcopy(one.optimizer)
-    copied.params = copied.optimizer.param_groups[0]["params"]
-    for run in (other, on_engine):
-        run.optimizer.load_state_dict(one.optimizer.state_dict())
-        for p, q in zip(run.params, one.params, strict=True):
-            p.data.copy_(q.data)
-    for g in given[9:]:
-        for run in (one, copied, other, on_engine):
-            run.step(g)
-    for run in (one, copied, other):
-        assert_alike(run, on_engine)
-    assert one.optimizer.skipped_steps == 2
-
-
-def check_replays(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -> None:
-    """A captured step can be repeated with other gradients, schedules, a metric that is observed, clipping and skipping."""
-    plateaus = [Plateau(factor=0.5, patience=0), Plateau(factor=0.5, patience=0)]
-    one, other = (
-        Run(
-            monkeypatch,
-            *where,
-            lr=1e-2 * warmup(5).then(cosine(20)) * plateau,
-            max_grad_norm="auto",
-            on_nonfinite="skip",
-            capturable=True,
-        )
-        for plateau, where in zip(plateaus, ((executor, device), ("engine", "cpu")), strict=True)
-    )
-    replay = None
-    for i, given in enumerate(gradients(STEPS, BAD)):
-        other.step(given)
-        if i < 2:
-            one.step(given)
-        else:
-            one.give(given)
-            if replay is None:
-                replay = one.captured().replay
-            else:
-                replay()
-        if i in (1, 4, 7, 8):
-            for plateau in plateaus:
-                plateau.observe(1.0)
-        assert_alike(one, other, with_norms=i not in BAD)
-    assert one.optimizer.skipped_steps == 2
-    assert one.optimizer.clipped_steps == 1
-    assert plateaus[0].value == 0.125
-
-
 def check_rate_in_a_tensor(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -> None:
     """A rate in a tensor is read at each replay."""
     rate = torch.tensor(1e-2, device=device)
     one = Run(monkeypatch, executor, device, lr=rate, capturable=True)
     other = Run(monkeypatch, "engine", lr=float(rate))
-    replay = None
-    for i, given in enumerate(gradients(8)):
+    for i, (given, step) in enumerate(zip(gradients(8), one.stepper(), strict=False)):
         other.optimizer.param_groups[0]["lr"] = float(rate.fill_(1e-2 / (1 + i)))
         other.step(given)
-        one.give(given)
-        if i == 0:
-            one.step()
-        elif replay is None:
-            replay = one.captured().replay
-        else:
-            replay()
+        step(given)
         assert_alike(one, other)
 
 
-def check_no_waiting(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -> None:
-    """An optimizer that was not made to be captured does not wait for the device either, once it has its state."""
-    run = Run(monkeypatch, executor, device, lr=torch.tensor(1e-2, device=device), max_grad_norm="auto")
-    given = list(gradients(3))
-    run.step(given[0])
-    if device == "cpu":
-        run.give(given[1])
-        with Recording([state["step"] for state in run.optimizer.state.values()]):
-            run.step()
-    else:
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            run.give(given[1])
-            run.step()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+class Decided:
+    """The tests for one executor.
 
+    Attributes:
+        WHERE: its name, and the device of the parameters.
+    """
 
-def check_switching(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -> None:
-    """The device and the host count and decide by turns, as options change; and steps without a gradient change nothing."""
-    runs = [
-        Run(monkeypatch, *where, lr=1e-2 * cosine(20), on_nonfinite="skip")
-        for where in ((executor, device), ("engine", "cpu"))
-    ]
-    changes: dict[int, Options] = {
-        2: {"on_nonfinite": "propagate"},
-        4: {"on_nonfinite": "skip"},
-        5: {"max_grad_norm": 20.0},
-        7: {"on_nonfinite": "propagate"},
-        8: {"max_grad_norm": None},
-        10: {"capturable": True},
-    }
-    for i, given in enumerate(gradients(12)):
-        for run in runs:
-            run.optimizer.param_groups[0].update(changes.get(i, {}))
-            if i in (1, 5, 11):
-                run.optimizer.param_groups[0] = {**run.optimizer.param_groups[0]}
-            if i in (0, 5):
-                run.optimizer.zero_grad()
-                run.step()
-            run.step(given)
-        assert_alike(*runs)
+    WHERE: ClassVar[tuple[str, str]]
 
+    def test_copies_and_loaded_states_go_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Copies and loaded states go on as if nothing had happened, on the device and on the engine."""
+        given = list(gradients(STEPS, BAD))
+        runs = [
+            Run(monkeypatch, *where, **scheduled(), max_grad_norm="auto")
+            for where in (self.WHERE, self.WHERE, ("engine", "cpu"))
+        ]
+        one, other, on_engine = runs
+        for g in given[:9]:
+            one.step(g)
+        copied = Run(monkeypatch, *self.WHERE)
+        copied.optimizer = copy.deepcopy(one.optimizer)
+        copied.params = copied.optimizer.param_groups[0]["params"]
+        for run in (other, on_engine):
+            run.optimizer.load_state_dict(one.optimizer.state_dict())
+            for p, q in zip(run.params, one.params, strict=True):
+                p.data.copy_(q.data)
+        for g in given[9:]:
+            for run in (one, copied, other, on_engine):
+                run.step(g)
+        for run in (one, copied, other):
+            assert_alike(run, on_engine)
+        assert one.optimizer.skipped_steps == 2
 
-def check_loss_scaling(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -> None:
-    """What ``torch.amp.GradScaler`` gives a fused optimizer is read on the device."""
-    one = Run(monkeypatch, executor, device, fused=True, max_grad_norm=30.0, lr=1e-2 * cosine(20))
-    other = Run(monkeypatch, "engine", max_grad_norm=30.0, lr=1e-2 * cosine(20))
-    for i, given in enumerate(gradients(6)):
-        one.give([g * (math.inf if i == 3 else 2.0**i) for g in given])
-        found = torch.tensor(float(i == 3), device=device)
-        one.optimizer.grad_scale, one.optimizer.found_inf = torch.tensor([2.0**i], device=device), found
-        if i == 0 or device != "cpu":
-            one.step()
-        else:
-            with Recording():
-                one.step()
-        if i != 3:
+    def test_a_captured_step_is_replayed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A captured step is repeated with other gradients, schedules, an observed metric, clipping and skipping."""
+        plateaus = [Plateau(factor=0.5, patience=0), Plateau(factor=0.5, patience=0)]
+        one, other = (
+            Run(
+                monkeypatch,
+                *where,
+                lr=1e-2 * warmup(5).then(cosine(20)) * plateau,
+                max_grad_norm="auto",
+                on_nonfinite="skip",
+                capturable=True,
+            )
+            for plateau, where in zip(plateaus, (self.WHERE, ("engine", "cpu")), strict=True)
+        )
+        for i, (given, step) in enumerate(zip(gradients(STEPS, BAD), one.stepper(first=2), strict=False)):
             other.step(given)
-            assert_alike(one, other)
-    assert all(state["step"] == 5 for state in one.optimizer.state.values())
-    assert one.optimizer.skipped_steps == 0
-    one.optimizer.param_groups[0]["on_nonfinite"] = "raise"  # which is not for what the scaler has found
-    one.optimizer.found_inf = torch.ones_like(found)
-    one.step([g * math.inf for g in given])
-    assert all(state["step"] == 5 for state in one.optimizer.state.values())
+            step(given)
+            if i in (1, 4, 7, 8):
+                for plateau in plateaus:
+                    plateau.observe(1.0)
+            assert_alike(one, other, with_norms=i not in BAD)
+        assert one.optimizer.skipped_steps == 2
+        assert one.optimizer.clipped_steps == 1
+        assert plateaus[0].value == 0.125
 
+    def test_the_host_does_not_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An optimizer that was not made to be captured does not wait for the device either, once it has its state."""
+        run = Run(monkeypatch, *self.WHERE, lr=torch.tensor(1e-2, device=self.WHERE[1]), max_grad_norm="auto")
+        given = list(gradients(3))
+        run.step(given[0])
+        if self.WHERE[1] == "cpu":
+            run.give(given[1])
+            with Recording([state["step"] for state in run.optimizer.state.values()]):
+                run.step()
+        else:
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                run.give(given[1])
+                run.step()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
 
-def check_refusals(monkeypatch: pytest.MonkeyPatch, executor: str, device: str) -> None:
-    """What cannot be captured is an error that says why."""
+    def test_the_device_and_the_host_decide_by_turns(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The device and the host count by turns, as options change; steps without a gradient change nothing."""
+        runs = [
+            Run(monkeypatch, *where, lr=1e-2 * cosine(20), on_nonfinite="skip")
+            for where in (self.WHERE, ("engine", "cpu"))
+        ]
+        for run in runs:
+            run.optimizer.param_groups[0]["own"] = torch.ones(3)  # which is no hyperparameter
+        changes: dict[int, Options] = {
+            2: {"on_nonfinite": "propagate"},
+            4: {"on_nonfinite": "skip"},
+            5: {"max_grad_norm": 20.0},
+            7: {"on_nonfinite": "propagate"},
+            8: {"on_nonfinite": "skip"},
+            9: {"on_nonfinite": "propagate", "max_grad_norm": None},
+            10: {"capturable": True},
+        }
+        rates: dict[Run, list[float]] = {run: [] for run in runs}
+        for i, given in enumerate(gradients(12)):
+            for run in runs:
+                rates[run].append(float(run.optimizer.param_groups[0]["lr"]))
+                run.optimizer.param_groups[0].update(changes.get(i, {}))
+                if i in (6, 11):  # as what lends the rate does, and gives it back before or after a step
+                    run.optimizer.param_groups[0]["lr"] = rates[run][5 if i == 6 else 11]
+                if i in (1, 4):
+                    run.optimizer.param_groups[0] = {**run.optimizer.param_groups[0]}
+                if i in (0, 5):
+                    run.optimizer.zero_grad()
+                    run.step()
+                run.step(given)
+            assert_alike(*runs)
 
-    def refusal(run: Run) -> str:
-        with pytest.raises(RuntimeError) as caught:
-            run.captured()
-        return str(caught.value)
+    def test_loss_scaling_is_read_on_the_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What ``torch.amp.GradScaler`` gives a fused optimizer is read on the device."""
+        one = Run(monkeypatch, *self.WHERE, fused=True, max_grad_norm="auto", lr=1e-2 * cosine(20))
+        other = Run(monkeypatch, "engine", max_grad_norm="auto", lr=1e-2 * cosine(20))
+        for i, given in enumerate(gradients(6)):
+            one.give([g * 2.0**i for g in given])
+            found = torch.tensor(float(i == 3), device=self.WHERE[1])
+            one.optimizer.grad_scale, one.optimizer.found_inf = torch.tensor([2.0**i], device=self.WHERE[1]), found
+            if i == 0 or self.WHERE[1] != "cpu":
+                one.step()
+            else:
+                with Recording():
+                    one.step()
+            if i != 3:
+                other.step(given)
+                assert_alike(one, other)
+        assert all(state["step"] == 5 for state in one.optimizer.state.values())
+        assert one.optimizer.skipped_steps == 0
+        assert len(json.loads(one.optimizer.state_dict()["param_groups"][0]["grad_norms"])) == 5
+        one.optimizer.param_groups[0]["on_nonfinite"] = "raise"  # which is not for what the scaler has found
+        one.optimizer.found_inf = torch.ones_like(found)
+        one.step([g * math.inf for g in given])
+        assert all(state["step"] == 5 for state in one.optimizer.state.values())
 
-    given = next(gradients(1))
-    run = Run(monkeypatch, executor, device, capturable=True)
-    run.give(given)
-    assert "make a step before the capture" in refusal(run)
-    run.step(given)
-    run.params[1].grad = None
-    assert "parameter 'p1' has no gradient" in refusal(run)
-    run = Run(monkeypatch, executor, device, max_grad_norm=1.0)
-    run.step(given)
-    assert "parameter group 0 has capturable=False" in refusal(run)
-    run = Run(monkeypatch, executor, device, capturable=True, on_nonfinite="raise")
-    run.step(given)
-    assert 'on_nonfinite="raise" of parameter group 0 has to wait' in refusal(run)
+    def test_what_cannot_be_captured_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What cannot be captured is an error that says why."""
+
+        def refusal(run: Run) -> str:
+            with pytest.raises(RuntimeError) as caught:
+                run.captured()
+            return str(caught.value)
+
+        given = next(gradients(1))
+        run = Run(monkeypatch, *self.WHERE, capturable=True)
+        run.give(given)
+        assert "make a step before the capture" in refusal(run)
+        run.step(given)
+        run.params[1].grad = None
+        assert "parameter 'p1' has no gradient" in refusal(run)
+        run = Run(monkeypatch, *self.WHERE, max_grad_norm=1.0)
+        run.step(given)
+        assert "parameter group 0 has capturable=False" in refusal(run)
+        run = Run(monkeypatch, *self.WHERE, capturable=True, on_nonfinite="raise")
+        run.step(given)
+        assert 'on_nonfinite="raise" of parameter group 0 has to wait' in refusal(run)

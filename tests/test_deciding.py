@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import decided
@@ -11,33 +10,31 @@ import torch
 from captured import Recording
 
 import adamas.torch as at
-from adamas import _engine
+from adamas.rule.members import MEMBERS
+from adamas.rule.shared import defaults
+from adamas.rule.triton_numbers import NumbersKind, fixed_of, record_numbers
 from adamas.step import kernels
 
 WHERE = ("arrays", "cpu")
+pytestmark = pytest.mark.usefixtures("exact_engine")
 
 
-@pytest.fixture(autouse=True)
-def exact_engine() -> Iterator[None]:
-    """With AVX-512, the engine estimates updates."""
-    chosen = _engine.instruction_set()
-    _engine.use_instruction_set("avx2" if "avx2" in _engine.instruction_sets() else chosen)
-    yield
-    _engine.use_instruction_set(chosen)
+def test_parameters_that_do_not_decay_have_numbers_of_their_own() -> None:
+    adamw = MEMBERS["AdamW"]
+    hyper = defaults(adamw, "torch") | {"base_lr": 1e-3}
+    kind = NumbersKind(adamw, fixed_of(adamw, hyper), adamw.rule(hyper), False, False, is_decayed=True)
+    assert "k" in record_numbers(kind)[0].outputs
+    assert record_numbers(kind._replace(is_decayed=False))[1]["k"] == 1
+
+
+class TestOverArrays(decided.Decided):
+    WHERE = WHERE
 
 
 @pytest.mark.parametrize("member", [at.AdamW, at.RAdam, at.NAdam], ids=lambda member: member.__name__)
 @pytest.mark.parametrize("options", decided.OPTIONS)
 def test_steps_are_the_engines(options: str, member: object, monkeypatch: pytest.MonkeyPatch) -> None:
     decided.check_steps(monkeypatch, *WHERE, options, member)
-
-
-def test_copies_and_loaded_states_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    decided.check_copies(monkeypatch, *WHERE)
-
-
-def test_a_captured_step_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    decided.check_replays(monkeypatch, *WHERE)
 
 
 def test_trap_T44_step_counts_on_the_device_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,19 +67,12 @@ def test_trap_T47_a_captured_step_takes_gradients_of_another_dtype(
 ) -> None:
     one = decided.Run(monkeypatch, *WHERE, capturable=True)
     other = decided.Run(monkeypatch, "engine")
-    replay = None
-    for i, given in enumerate(decided.gradients(4)):
-        for run in (one, other):
-            for p in run.params:
-                p.grad_dtype = None
-            run.give([g.to(gradient) for g in given])
-        other.step()
-        if i == 0:
-            one.step()
-        elif replay is None:
-            replay = one.captured().replay
-        else:
-            replay()
+    for p in (*one.params, *other.params):
+        p.grad_dtype = None
+    for given, step in zip(decided.gradients(4), one.stepper(), strict=False):
+        given = [g.to(gradient) for g in given]
+        other.step(given)
+        step(given)
         decided.assert_alike(one, other)
 
 
@@ -103,19 +93,3 @@ def test_trap_T48_any_number_of_tensors_is_stepped_in_one_launch(monkeypatch: py
     assert grid == (count,)
     assert tensors == count
     assert table % count == 0
-
-
-def test_the_host_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    decided.check_no_waiting(monkeypatch, *WHERE)
-
-
-def test_the_device_and_the_host_decide_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    decided.check_switching(monkeypatch, *WHERE)
-
-
-def test_loss_scaling_is_read_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    decided.check_loss_scaling(monkeypatch, *WHERE)
-
-
-def test_what_cannot_be_captured_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    decided.check_refusals(monkeypatch, *WHERE)

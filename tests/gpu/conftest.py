@@ -6,14 +6,12 @@ The interpreter is chosen once for a process, before Triton is imported: ``TRITO
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-
-from adamas import _engine
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -24,12 +22,8 @@ if not (IS_INTERPRETED or torch.cuda.is_available()):
 
 
 @pytest.fixture(autouse=True)
-def exact_engine() -> Iterator[None]:
-    """The engine fuses products and sums, and estimates nothing, as the kernels do in the interpreter."""
-    chosen = _engine.instruction_set()
-    _engine.use_instruction_set("avx2" if "avx2" in _engine.instruction_sets() else chosen)
-    yield
-    _engine.use_instruction_set(chosen)
+def _exact(exact_engine: None) -> None:
+    """All tests here compare with the exact engine."""
 
 
 @pytest.fixture

@@ -124,8 +124,9 @@ def test_there_is_nothing_to_warm_up_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_cannot_be_warmed_up_is_an_error() -> None:
     params = [torch.nn.Parameter(torch.ones(3))]
+    other: Any = torch.optim.AdamW(params)
     with pytest.raises(TypeError, match=r"optimizer is a torch\.optim\.adamw\.AdamW"):
-        at.warm_up(torch.optim.AdamW(params))  # type: ignore[arg-type]
+        at.warm_up(other)
     lazy = torch.nn.LazyLinear(2, bias=False)
     with pytest.raises(ValueError, match="'weight' is lazy and has no shape yet"):
         at.warm_up(at.AdamW(lazy.named_parameters()))
@@ -179,6 +180,13 @@ def test_weights_and_moments_with_pending_signs_are_stepped_over_arrays(on_gpu: 
 def test_penalties_are_added_to_the_scaled_gradient(on_gpu: Callable[..., Any]) -> None:
     adamax = next(case for case in CASES if case.name == "adamax")  # its rule takes the scale as it is
     compare(ROW._replace(case=adamax, options={"weight_decay": 0.1, "maximize": True}), on_gpu, 2)
+
+
+@pytest.mark.parametrize("state", ["float32", "int8"])
+@pytest.mark.parametrize("options", [{"eps_root": 1e-3}, {"eps": 0.0}], ids=str)
+def test_what_is_under_the_root_is_the_engines(state: str, options: dict[str, Any], on_gpu: Callable[..., Any]) -> None:
+    """Also where nothing is: in 8 bits, a gradient that is 0 moves no weight without an ε either."""
+    compare(ROW._replace(state=state, options=options), on_gpu, 2)
 
 
 def test_a_rate_of_zero_moves_moments_alone(on_gpu: Callable[..., Any]) -> None:

@@ -305,7 +305,7 @@ def test_what_is_replaced_in_dtensors_is_noticed(on_gpu: Callable[..., Any], mon
 
         one, params = begun(ROW, "cpu")
         _, locals_ = begun(ROW, DEVICE)
-        copies = [torch.nn.Parameter(placed(p.detach())) for p in locals_]
+        copies: list[Any] = [torch.nn.Parameter(placed(p.detach())) for p in locals_]
         other = ADAMW.make([(f"p{i}", p) for i, p in enumerate(copies)], **ADAMW.options)
         found = looks(monkeypatch)
         for step in range(5):
@@ -314,7 +314,7 @@ def test_what_is_replaced_in_dtensors_is_noticed(on_gpu: Callable[..., Any], mon
             if step == 2:
                 state = other.state[copies[0]]
                 state["exp_avg"] = placed(moved(state["exp_avg"].to_local()))
-                local = copies[1]._local_tensor  # type: ignore[attr-defined]
+                local = copies[1]._local_tensor
                 local.data = moved(local)
             elif step == 3:
                 one.state[params[1]]["step"].fill_(7.0)

@@ -18,12 +18,10 @@ from .formats import moved_by
 from .recorder import Namespace, Recording, Value, recorded
 from .shared import declared
 from .triton import HEADER, WIDE, Kind, Triton, function, written
-from .writing import constants_of, lines
+from .writing import NUMBER_FUNCTIONS, NUMBER_OPERATORS, constants_of, lines
 
 RUNS = "runs"  # the input that tells whether the step is made
 _SCALE = "scale"
-_FUNCTIONS = ("sqrt", "log", "exp", "minimum", "maximum", "where")
-_OPERATORS = ("add", "sub", "mul", "truediv", "pow", "lt", "le", "gt", "ge", "eq", "ne", "neg")
 
 
 class NumbersKind(NamedTuple):
@@ -98,7 +96,7 @@ def record_numbers(kind: NumbersKind) -> tuple[Recording, Mapping[str, float]]:
     found: Numbers = member.numbers_of(hyper, now, numbers[_SCALE], Traced(xp))
     found = found if kind.is_decayed else undecayed(found)
     constants = constants_of(
-        rule, found, kind.penalized, {name: getattr(xp, name) for name in (*_FUNCTIONS, *_OPERATORS)}
+        rule, found, kind.penalized, {name: getattr(xp, name) for name in (*NUMBER_FUNCTIONS, *NUMBER_OPERATORS)}
     )
     outputs = {**now, "eta": found["eta"], "k": found["k"]}
     outputs |= {f"constant{i}": x for i, x in enumerate(constants)}
@@ -115,7 +113,7 @@ class _Formulas(Namespace):
     """Records what depends on an input, and computes the rest."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        known = getattr(operator, name) if name in _OPERATORS else getattr(np, name, None)
+        known = getattr(operator, name) if name in NUMBER_OPERATORS else getattr(np, name, None)
 
         def run(*operands: Any) -> Any:
             if known is None or any(isinstance(x, Value) for x in operands):
@@ -141,7 +139,7 @@ class _Numbers(Triton):
 _SPELLINGS = WIDE | {
     "log": "tl.log({0})",
     "exp": "tl.exp({0})",
-    "pow": "tl.where({1} == 0, 1.0, tl.exp({1} * tl.log({0})))",
+    "pow": "tl.exp({1} * tl.log({0}))",  # of shares, to exponents above 0
 }
 
 

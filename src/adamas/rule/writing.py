@@ -15,6 +15,15 @@ from .lowering import lowered
 from .recorder import Operand, Recording, Value, record, record_term
 
 PENALTIES = ("s", "l2", "l1")  # the constants that come first
+NUMBER_FUNCTIONS = (
+    "sqrt",
+    "log",
+    "exp",
+    "minimum",
+    "maximum",
+    "where",
+)  # of which numbers are computed, besides operators
+NUMBER_OPERATORS = ("add", "sub", "mul", "truediv", "pow", "lt", "le", "gt", "ge", "eq", "ne", "neg")
 OPERATORS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}
 COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 

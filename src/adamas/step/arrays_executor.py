@@ -181,14 +181,16 @@ class ArraysExecutor(DeviceExecutor):
 
     def prepare_there(self, formulas: Any, hyper: Mapping[str, Any], scale: Any) -> None:
         """See ``DeviceExecutor.prepare_there``."""
-        rows = self._rows
-        if not rows:
-            self._coming = None
-        elif self._counted is not None:
-            self._coming = Coming(formulas, hyper, scale, self._counted.of(rows), range(len(rows)))
-        else:
-            before = formulas.uploaded(np.array(self.scalars, np.float64).T.copy())
-            self._coming = Coming(formulas, hyper, scale, before, rows)
+        position = self._rows if self._counted is None else range(len(self._rows))
+        self._coming = Coming(formulas, hyper, scale, position) if position else None
+
+    def _before(self) -> Tensor:
+        """The scalars before the step on the device, a row for each of their names and a column for each set of numbers."""
+        assert self._coming is not None
+        if self._counted is not None:
+            return self._counted.of(self._rows)
+        before: Tensor = self._coming.formulas.uploaded(np.array(self.scalars, np.float64).T.copy())
+        return before
 
     def apply_there(self, runs: Tensor | None) -> Tensor | None:
         """See ``DeviceExecutor.apply_there``."""
@@ -206,11 +208,12 @@ class ArraysExecutor(DeviceExecutor):
         if self._counted is None:
             assert runs is None, "the device can only skip a step whose count is there"
             sets = [self._numbers_after(coming, dict(zip(names, known, strict=True))) for _, known in self.prepared]
-            return NumbersThere(sets, [int(known[0]) for _, known in self.prepared], coming.before)
-        now = self.spec.member.advance(coming.hyper, dict(zip(names, coming.before, strict=True)))
+            return NumbersThere(sets, [int(known[0]) for _, known in self.prepared], None)
+        before = self._before()
+        now = self.spec.member.advance(coming.hyper, dict(zip(names, before, strict=True)))
         numbers, after = self._numbers_after(coming, now), f.stack([now[name] for name in names])
         sets = [{name: x[i] if f.has(x) and x.ndim else x for name, x in numbers.items()} for i in range(len(after[0]))]
-        return NumbersThere(sets, now["step"], after if runs is None else f.where(runs, after, coming.before))
+        return NumbersThere(sets, now["step"], after if runs is None else f.where(runs, after, before))
 
     def _numbers_after(self, coming: Coming, scalars: Mapping[str, Any]) -> Numbers:
         numbers = self.spec.member.numbers_of(coming.hyper, scalars, coming.scale, PartlyTraced(coming.formulas))
@@ -238,9 +241,9 @@ class ArraysExecutor(DeviceExecutor):
                 if value is not target:
                     target[...] = value if runs is None else xp.where(runs, value, target)
 
-    def _count_there(self, after: Tensor) -> Tensor | None:
+    def _count_there(self, after: Tensor | None) -> Tensor | None:
         """Writes the scalars after the step; returns the most steps that a parameter has made, if the device counts them."""
-        if self._counted is None:
+        if self._counted is None or after is None:
             self._count()
             return None
         self._counted.write(self._rows, after)
@@ -273,14 +276,12 @@ class Coming(NamedTuple):
         formulas: the functions of the device.
         hyper: the hyperparameters; those that only the device knows are float64 tensors without dimensions.
         scale: the factor of the gradients, a float or such a tensor.
-        before: the scalars before the step, a row for each of their names and a column for each set of numbers.
         position: the set of numbers of each parameter that was found.
     """
 
     formulas: Any
     hyper: Mapping[str, Any]
     scale: Any
-    before: Tensor
     position: Sequence[int]
 
 
@@ -290,12 +291,12 @@ class NumbersThere(NamedTuple):
     Attributes:
         sets: the sets of numbers: floats, or float64 tensors without dimensions.
         counts: the number of the step, for each set.
-        after: the scalars after the step, as ``Coming.before``, if the device counts them; the same if it is skipped.
+        after: the scalars after the step, which are those before it if it is skipped; None if the host counts them.
     """
 
     sets: Sequence[Numbers]
     counts: Any
-    after: Tensor
+    after: Tensor | None
 
 
 def _is_not_one(number: Any) -> bool:

@@ -17,7 +17,7 @@ class DeviceScalars:
     """The scalars of some parameters in one tensor, of which their states have views.
 
     Args:
-        formulas: the functions of the device (``adamas.step.record.Tensors``).
+        formulas: the functions of the device (``adamas.step.namespaces.torch.Formulas``).
         names: the names of the scalars.
         records: the records of the parameters.
         number_of: the value of a scalar that is not on the device, by its record and its name.
@@ -80,5 +80,10 @@ class DeviceScalars:
 
     def _index(self, indices: list[int]) -> Tensor:
         if self._chosen is None or self._chosen[0] != indices:
+            if self._f.is_capturing():
+                raise RuntimeError(
+                    "a CUDA graph is being captured, and other parameters have gradients than in the step before: make a "
+                    "step outside of the capture before it, for the same parameters"
+                )
             self._chosen = indices, self._f.uploaded(np.array(indices, np.int64))
         return self._chosen[1]

@@ -34,7 +34,7 @@ class Decisions:
     All are float64 tensors without dimensions, and are written in place, so that a CUDA graph can be replayed.
 
     Args:
-        formulas: the functions of the device (``adamas.step.record.Tensors.formulas``).
+        formulas: the functions of the device (``adamas.step.namespaces.torch.Formulas``).
         steps: the most steps that a parameter has made.
         group: the parameter group with what was counted so far.
 

@@ -27,6 +27,7 @@ from .arrays import Parameter, Stored
 from .arrays_executor import ArraysExecutor, Coming
 from .executor import GroupSpec
 from .gpu_numbers import DecidedSets, DeviceNumbers, Sets, numbers_kind
+from .namespaces import torch as on_torch
 from .record import Record, Tensor
 from .table import UNREADY, Addresses, Part, Run, Share, Shares, Table, Upload, on, run_of, shared
 
@@ -60,7 +61,7 @@ class _Launch:
 
     def _given(self, share: Share, addresses: Addresses, sets: Sets | DecidedSets) -> tuple[Tensor, Tensor, Tensor]:
         """The table, the row of each program, and the numbers, on the device."""
-        table = self.table.on_device(share, addresses, sets.take(share.sets), _is_capturing(self.device))
+        table = self.table.on_device(share, addresses, sets.take(share.sets), on_torch.is_capturing(self.device))
         return *table, sets.on_device(self._upload)
 
 
@@ -97,11 +98,6 @@ class _SumLaunch(_Launch):
         programs = np.flatnonzero(~np.isfinite(self._partial_sums[::2].cpu().numpy()))
         parts: list[int] = np.unique(np.searchsorted(self.table.first, programs, side="right") - 1).tolist()
         return parts
-
-
-def _is_capturing(device: torch.device) -> bool:
-    """Whether a CUDA graph is being captured."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 class _Looked:
@@ -318,7 +314,7 @@ class GpuExecutor(ArraysExecutor):
         Raises:
             RuntimeError: a CUDA graph is being captured, and there is no launch for it.
         """
-        if not _is_capturing(key[1]):
+        if not on_torch.is_capturing(key[1]):
             if key not in launches:
                 launches[key] = make(*key)
             return launches[key]
@@ -345,7 +341,7 @@ class GpuExecutor(ArraysExecutor):
         if coming is None:
             return None
         numbers = self._device_numbers(coming, runs)
-        rules = [self.spec.rule.at(numbers.unknown)] * coming.before.shape[1]
+        rules = [self.spec.rule.at(numbers.unknown)] * numbers.before.shape[1]
         self._launch(self._shares(rules, coming.position), lambda kind: DecidedSets(kind, numbers))
         if self._looked.left or numbers.after is None:
             there = self._numbers_there(coming, runs)
@@ -358,7 +354,7 @@ class GpuExecutor(ArraysExecutor):
         """The numbers of the coming step, which kernels compute."""
         device = coming.formulas.device
         upload = self._ready(self._uploads, ("inputs", device), lambda _, device: Upload(device))
-        return DeviceNumbers(self.spec, self.is_decayed, coming, runs, upload)
+        return DeviceNumbers(self.spec, self.is_decayed, coming, self._before(), runs, upload)
 
     def _count(self) -> None:
         """See ``ArraysExecutor``."""

@@ -6,8 +6,7 @@ As ``adamas.step.gpu``, it imports PyTorch.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import cache
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,21 +16,16 @@ from ..rule import formats
 from ..rule.declaration import Numbers
 from ..rule.triton import HEADER, Kind, written
 from ..rule.triton_numbers import NumbersKind, fixed_of, values_of
-from ..rule.writing import constants_of
+from ..rule.writing import NUMBER_FUNCTIONS, NUMBER_OPERATORS, constants_of
 from . import kernels
 from .arrays_executor import Coming
 from .executor import GroupSpec
 from .record import Tensor
 from .table import Upload, on
 
-_OPERATORS = ("add", "sub", "mul", "truediv", "lt", "le", "gt", "ge", "eq", "ne", "neg")
-
-
-@cache
-def _functions(namespace: Any) -> dict[str, Callable[..., Any]]:
-    """The functions of which recorded numbers are made, by the names of their operations."""
-    named = {name: getattr(namespace, name) for name in ("sqrt", "log", "exp", "minimum", "maximum", "where")}
-    return named | {name: getattr(operator, name) for name in _OPERATORS}
+_FUNCTIONS = {name: getattr(np, name) for name in NUMBER_FUNCTIONS} | {
+    name: getattr(operator, name) for name in NUMBER_OPERATORS
+}
 
 
 class Sets:
@@ -61,7 +55,7 @@ class Sets:
             dtype = np.float64 if kind.is_wide else np.float32
             given = {name: np.float64(numbers[name]) for name in rule.given}
             with np.errstate(all="ignore"):
-                found = constants_of(rule, given, kind.penalized, _functions(np))
+                found = constants_of(rule, given, kind.penalized, _FUNCTIONS)
             constants = np.array(found, np.float64).astype(dtype)
             words[len(HEADER) :][: constants.nbytes // 4] = constants.view(np.int32)
             self._words.append(words)
@@ -79,18 +73,22 @@ class DeviceNumbers:
         spec: what the parameters have in common.
         is_decayed: whether weight decay and the penalties apply to them.
         coming: the step.
+        before: the scalars before it, a row for each of their names and a column for each set of numbers.
         runs: whether it is made, a boolean tensor without dimensions; None if it is in any case.
         upload: copies the inputs that the host knows.
 
     Attributes:
+        before: the argument ``before``.
         after: the scalars after the step, once a kernel has been launched.
         unknown: what stands for the numbers where the host would look at their values.
     """
 
-    def __init__(self, spec: GroupSpec, is_decayed: bool, coming: Coming, runs: Tensor | None, upload: Upload) -> None:
-        self._spec, self._is_decayed, self._coming = spec, is_decayed, coming
+    def __init__(
+        self, spec: GroupSpec, is_decayed: bool, coming: Coming, before: Tensor, runs: Tensor | None, upload: Upload
+    ) -> None:
+        self._spec, self._is_decayed, self._coming, self.before = spec, is_decayed, coming, before
         self.after: Tensor | None = None
-        self.unknown = {"w": coming.before, "k": coming.before}
+        self.unknown = {"w": before, "k": before}
         f = coming.formulas
         values = [*values_of(spec.member, coming.hyper), coming.scale, 1.0 if runs is None else runs]
         known = upload(np.array([0.0 if f.has(x) else x for x in values], np.float64))
@@ -100,7 +98,7 @@ class DeviceNumbers:
 
     def words(self, kind: Kind) -> Tensor:
         """The words that the kernel of this kind reads."""
-        before = self._coming.before
+        before = self.before
         kernel = kernels.computing(numbers_kind(self._spec, self._coming.hyper, kind, self._is_decayed), kind.words)
         count = before.shape[1]
         self.after = torch.empty_like(before)

@@ -106,14 +106,18 @@ class GroupPlan:
         Raises:
             ValueError: a parameter is a part of a flat one, and the other parts are unknown.
         """
-        if alone and self._flat is not None:
-            self._tensors.refuse_alone(f"parameter {self._flat}", "max_grad_norm= and on_nonfinite=")
+        if alone:
+            self._refuse_flat()
         parts, first = [], None
         for executor in self.counted:
             more, culprit = executor.square_sum(threads)
             parts += more
             first = culprit if first is None else first
         return parts, first
+
+    def _refuse_flat(self) -> None:
+        if self._flat is not None:
+            self._tensors.refuse_alone(f"parameter {self._flat}", "max_grad_norm= and on_nonfinite=")
 
     def prepare(self, advance: Advance) -> None:
         """Computes the numbers of the coming step."""
@@ -130,7 +134,12 @@ class GroupPlan:
         return [executor for executor in self.executors if isinstance(executor, DeviceExecutor)]
 
     def squares_there(self, formulas: Any) -> list[tuple[Tensor, Tensor]]:
-        """See ``DeviceExecutor.squares_there``."""
+        """See ``DeviceExecutor.squares_there``.
+
+        Raises:
+            ValueError: a parameter is a part of a flat one, and the other parts are unknown.
+        """
+        self._refuse_flat()
         return [found for executor in self._on_device for found in executor.squares_there(formulas)]
 
     def culprit(self) -> str | None:

@@ -54,8 +54,9 @@ class GroupSchedules:
         # By name: the last number of the schedule, and the one before it.
         self._written: dict[str, tuple[float, float]] = {}
         self._observed: str | None = None  # what it has written as ``group["plateaus"]``
-        # On a device that counts the steps: the last numbers by name, and the factors that react to a metric.
-        self._there: dict[str, Tensor] = {}
+        # On a device that counts the steps: by name the last number and the one before it, and the factors that react to a
+        # metric.
+        self._there: dict[str, tuple[Tensor, Tensor]] = {}
         self._factors: list[tuple[Observed, Tensor]] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,9 +113,13 @@ class GroupSchedules:
             of, index = _place(name)
             h = known[of]
             assert isinstance(h, Number)  # only numbers can be scheduled
-            number = self._there.get(name) if self._there else scheduled_number(h, name, schedule, step)
-            last, before = written.get(name, (number, number))
-            changes.append((written, name, (number, last if _differ(last, number) else before)))
+            if self._there:
+                number, before = self._there[name]
+            else:
+                number = scheduled_number(h, name, schedule, step)
+                last, before = written.get(name, (number, number))
+                before = last if last != number else before
+            changes.append((written, name, (number, before)))
             if index is None:
                 changes.append((self.group, name, number))
             else:
@@ -134,12 +139,16 @@ class GroupSchedules:
 
         It also tells the device the factors that react to a metric.
         """
-        if not self._there:
-            self._there = {name: formulas.number(0.0) for name in self.schedules}
+        is_first = not self._there
+        if is_first:
+            self._there = {name: (formulas.number(0.0), formulas.number(0.0)) for name in self.schedules}
             self._factors = [(part, formulas.number(0.0)) for part in self.observed()]
         for part, factor in self._factors:
             factor.fill_(part.value)
         self.compute_there(formulas, step)
+        if is_first:
+            for number, before in self._there.values():
+                before.copy_(number)
 
     @property
     def are_there(self) -> bool:
@@ -153,19 +162,21 @@ class GroupSchedules:
     def compute_there(self, formulas: Any, step: Tensor) -> None:
         """Computes the scheduled numbers of a step on the device, in place."""
         functions = Traced(formulas, self._factors)
-        for name, number in self._there.items():
+        for name, (number, before) in self._there.items():
+            before.copy_(number)
             number.copy_(self.schedules[name].over(step, functions))
 
     def is_held(self) -> bool:
         """Whether a scheduled rate was set to 0, as ``torch.distributed.checkpoint`` does for a step without movement."""
-        if "lr" not in self._written or self.group["lr"] is self._there.get("lr", self):
+        if "lr" not in self._written or _get(self.group, "lr") is self._written["lr"][0]:
             return False
         return bool(self.group["lr"] == 0 and 0 not in self._written["lr"])
 
     def is_untouched(self) -> bool:
         """Whether the group still has the numbers and observations that were written last."""
         for name, (last, _) in self._written.items():
-            if _differ(_get(self.group, name), last):
+            number = _get(self.group, name)
+            if number is not last and (self._there or number != last):
                 return False
         return self.group.get(OBSERVED) is self._observed
 

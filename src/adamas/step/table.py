@@ -14,6 +14,7 @@ import torch
 
 from ..rule.declaration import Rule
 from ..rule.triton import Kind
+from .namespaces import torch as on_torch
 from .record import Place, Tensor
 
 UNREADY = (
@@ -199,7 +200,7 @@ class Upload:
         given = torch.from_numpy(values)
         if self._device.type == "cpu":
             return given
-        if torch.cuda.is_current_stream_capturing():
+        if on_torch.is_capturing(self._device):
             source, target = self._of_graph, self._target
             if source is None or target is None or source.numel() < given.numel():
                 raise RuntimeError(UNREADY)

@@ -128,6 +128,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     _known: tuple[list[Tensor], list[Any]]  # the parameters and states that the plans were made for
     _on_device: Formulas | None  # see ``_formulas``
     _may_be_captured: bool  # whether a parameter is on a device with CUDA graphs
+    _captured: list[Any]  # what CUDA graphs read and write
 
     def __init__(self, params: ParamsT, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         """``arguments`` are the ``locals()`` of the member's ``__init__``, and ``options`` its ``**options``."""
@@ -160,6 +161,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     def _begin(self) -> None:
         super()._begin()
         self._on_device, self._may_be_captured = None, False
+        vars(self).setdefault("_captured", [])
 
     def _begin_scaling(self) -> None:
         """Includes loss scaling in the step if ``fused=True``, as ``torch.optim`` does."""
@@ -294,8 +296,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         is_ready = self._plans is not None and all(map(self._is_fresh, self._plans, self.param_groups))
         if not is_ready or self._decisions is None:
             raise RuntimeError(f"{start} there is no state yet: make a step before the capture, which creates it")
-        # What the graph reads and writes, as long as this optimizer exists.
-        vars(self).setdefault("_captured", []).append((self._plans, self._decisions))
+        self._captured.append((self._plans, self._decisions))
 
     # ---- state
 

@@ -70,6 +70,11 @@ class Namespace:
         return x.to(getattr(torch, dtype)) if isinstance(x, Tensor) else x
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 @cache
 def formulas_of(device: torch.device) -> Formulas | None:
     """The functions for the numbers of steps on a device; None if it has no float64."""
@@ -99,7 +104,7 @@ class Formulas:
 
     def is_capturing(self) -> bool:
         """Whether a CUDA graph is being captured."""
-        return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        return is_capturing(self.device)
 
     def has(self, x: Any) -> bool:
         """Whether it is a tensor on the device."""
@@ -125,11 +130,6 @@ class Formulas:
         if not isinstance(condition, Tensor):
             return one if condition else other
         return torch.where(condition, self.number(one), self.number(other))
-
-    @staticmethod
-    def isfinite(x: Tensor) -> Tensor:
-        """Whether each number is finite."""
-        return torch.isfinite(x)
 
     @staticmethod
     def stack(tensors: Sequence[Tensor]) -> Tensor:

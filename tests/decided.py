@@ -15,6 +15,7 @@ from torch import Tensor
 
 import adamas.torch as at
 from adamas.schedules import Plateau, cosine, linear, warmup
+from adamas.step.plan import GroupPlan
 
 SHAPES = ((5, 7), (130,), (3, 128))
 BAD = (3, 6)  # the steps with a gradient that is not finite
@@ -319,3 +320,44 @@ class Decided:
         run = Run(monkeypatch, *self.WHERE, capturable=True, on_nonfinite="raise")
         run.step(given)
         assert 'on_nonfinite="raise" of parameter group 0 has to wait' in refusal(run)
+
+    @pytest.mark.parametrize("options", [{"on_nonfinite": "skip"}, {"capturable": True}, {"fused": True}], ids=str)
+    def test_parameters_that_become_trainable_are_stepped_at_once(
+        self, options: Options, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No step is lost where nothing was trainable in the step before."""
+        run = Run(monkeypatch, *self.WHERE, **options)
+        given = next(gradients(1))
+        for p in run.params:
+            p.requires_grad_(False)
+        run.step(given)
+        for p in run.params:
+            p.requires_grad_(True)
+        before = [p.detach().clone() for p in run.params]
+        run.step(given)
+        assert all((p != q).any() for p, q in zip(run.params, before, strict=True))
+        assert all(state["step"] == 1 for state in run.optimizer.state.values())
+
+    def test_a_step_that_fails_counts_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What the device counts stays as it was if the step cannot be made."""
+
+        def refuse(*arguments: Any) -> None:
+            raise TypeError("no number")
+
+        run = Run(monkeypatch, *self.WHERE, on_nonfinite="skip", max_grad_norm="auto")
+        good, bad = gradients(2, (1,))
+        run.step(good)
+        before = run.optimizer.state_dict()["param_groups"]
+        monkeypatch.setattr(GroupPlan, "prepare_there", refuse)
+        for given in (good, bad):
+            with pytest.raises(TypeError, match="no number"):
+                run.step(given)
+        assert run.optimizer.state_dict()["param_groups"] == before
+
+    def test_counts_go_on_from_the_most_of_all_groups(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The device counts on from the group that has counted most, as the host does."""
+        run = Run(monkeypatch, *self.WHERE, on_nonfinite="skip")
+        first = run.optimizer.param_groups[0]
+        run.optimizer.param_groups.append({**first, "params": [], "param_names": [], "skipped_steps": 3})
+        run.step(next(gradients(1, (0,))))
+        assert run.optimizer.skipped_steps == 4

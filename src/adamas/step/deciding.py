@@ -22,10 +22,12 @@ class Decision(NamedTuple):
     Attributes:
         scales: for each group, the factor of its gradients: a float, or a float64 tensor without dimensions.
         runs: whether the step is made, a boolean tensor without dimensions; None if it is in any case.
+        counts: the numbers of ``Decisions`` that change with the step, each with its value after it.
     """
 
     scales: Sequence[Any]
     runs: Tensor | None
+    counts: Sequence[tuple[Tensor, Tensor]] = ()
 
 
 class Decisions:
@@ -36,7 +38,9 @@ class Decisions:
     Args:
         formulas: the functions of the device (``adamas.step.namespaces.torch.Formulas``).
         steps: the most steps that a parameter has made.
-        group: the parameter group with what was counted so far.
+        clipped_steps: the steps that were clipped so far.
+        skipped_steps: the steps that were skipped so far.
+        grad_norms: the norms that are remembered, the oldest first.
 
     Attributes:
         formulas: the argument ``formulas``.
@@ -45,10 +49,12 @@ class Decisions:
         grad_norm_limit: its limit; infinite if there was none.
     """
 
-    def __init__(self, formulas: Any, steps: float, group: dict[str, Any]) -> None:
+    def __init__(
+        self, formulas: Any, steps: float, clipped_steps: int, skipped_steps: int, grad_norms: Sequence[float]
+    ) -> None:
         self.formulas = formulas
-        norms = group["grad_norms"][-MOST:]
-        numbers = [steps, math.inf, math.inf, group["clipped_steps"], group["skipped_steps"], len(norms)]
+        norms = grad_norms[-MOST:]
+        numbers = [steps, math.inf, math.inf, clipped_steps, skipped_steps, len(norms)]
         self._all = formulas.uploaded(np.array(numbers, np.float64))
         self.steps, self.grad_norm, self.grad_norm_limit, self._clipped, self._skipped, self._count = self._all
         self._norms = formulas.uploaded(np.array([*norms, *[math.inf] * (MOST - len(norms))], np.float64))
@@ -79,7 +85,7 @@ class Decisions:
         scale: Any,
         overflow: Tensor | None,
     ) -> Decision:
-        """Decides about a step.
+        """Decides about a step; ``count`` writes what follows from it.
 
         Args:
             squares: sums whose sum is Σg², each in a tensor with what it has lost; None if it is not needed.
@@ -93,15 +99,15 @@ class Decisions:
         if squares is None:
             return Decision([scale] * len(limits), runs)
         norm = self._norm(squares) * scale
-        self.grad_norm.copy_(norm)
+        counts = [(self.grad_norm, norm)]
         if is_skipped is not None:
             skipped = is_skipped if runs is None else is_skipped & runs
-            self._skipped += skipped
+            counts.append((self._skipped, self._skipped + skipped))
             runs = ~is_skipped if runs is None else runs & ~is_skipped
         usual = None
         if "auto" in limits:
             usual = self._usual_limit()
-            self._remember(norm, usual, runs)
+            counts += self._remembered(norm, usual, runs)
         limits = [usual if limit == "auto" else limit for limit in limits]
         factors = [None if limit is None else f.minimum(limit / (norm + 1e-6), 1.0) for limit in limits]
         given = [limit for limit in limits if limit is not None]
@@ -109,11 +115,23 @@ class Decisions:
             lowest = f.number(given[0])
             for limit in given[1:]:
                 lowest = f.minimum(lowest, limit)
-            self.grad_norm_limit.copy_(lowest)
             least = f.stack([factor for factor in factors if factor is not None])
             clipped = (least != 1).any()
-            self._clipped += clipped if runs is None else clipped & runs
-        return Decision([scale if factor is None else scale * factor for factor in factors], runs)
+            clipped = clipped if runs is None else clipped & runs
+            counts += [(self.grad_norm_limit, lowest), (self._clipped, self._clipped + clipped)]
+        return Decision([scale if factor is None else scale * factor for factor in factors], runs, counts)
+
+    def count(self, decision: Decision, reached: Sequence[Tensor]) -> None:
+        """Counts a step that was made, or skipped.
+
+        Args:
+            decision: what was decided about it.
+            reached: the steps that parameters have made after it.
+        """
+        for number, value in decision.counts:
+            number.copy_(value)
+        if reached:
+            self.steps.copy_(self.formulas.maximum(self.steps, self.formulas.stack(reached).max()))
 
     def _norm(self, squares: Sequence[Tensor]) -> Tensor:
         f = self.formulas
@@ -130,11 +148,11 @@ class Decisions:
         chosen = f.where(self._positions == f.ceil(QUANTILE * count) - 1, f.sorted(self._norms), 0.0).sum()
         return f.where(count < FEWEST, math.inf, MULTIPLE * chosen)
 
-    def _remember(self, norm: Tensor, limit: Tensor, runs: Tensor | None) -> None:
-        """See ``adamas.step.clipping.remember``."""
+    def _remembered(self, norm: Tensor, limit: Tensor, runs: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+        """The norms after the step and their number: see ``adamas.step.clipping.remember``."""
         f = self.formulas
         counts = (norm > 0) & (norm < math.inf)
         counts = counts if runs is None else counts & runs
         is_next = (self._positions == self._count % MOST) & counts
-        self._norms.copy_(f.where(is_next, f.minimum(norm, limit), self._norms))
-        self._count += counts
+        norms = f.where(is_next, f.minimum(norm, limit), self._norms)
+        return [(self._norms, norms), (self._count, self._count + counts)]

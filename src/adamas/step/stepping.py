@@ -255,6 +255,9 @@ class Stepping:
                 try:
                     if not overflow:
                         plans = self._current_plans()
+                        # Asked again: the parameters may have become trainable, or come to the device, since the last plans.
+                        if self._decides_there(overflow) and self._step_there(gradients, scale, None):
+                            return
                         has_schedules = any(one.schedules for one in self._schedules_now())
                         misplaced = self._look(plans, gradients)
                 except Exception as error:
@@ -313,7 +316,8 @@ class Stepping:
             if self._is_query(plans):
                 return False
             if self._decisions is None:
-                self._decisions = Decisions(formulas, steps_done(self.state.values()), self.param_groups[0])
+                counted = self.clipped_steps, self.skipped_steps, self.param_groups[0]["grad_norms"]
+                self._decisions = Decisions(formulas, steps_done(self.state.values()), *counted)
             if has_schedules:
                 settled = self._scheduled_there(plans) if counts_there else self._scheduled(plans, None)
                 if settled is not plans:
@@ -326,10 +330,8 @@ class Stepping:
             changes: list[Change] = []
             if has_schedules and not counts_there:
                 problem = self._look_ahead(plans, _NOTHING, True, changes)
-            f, steps = self._decisions.formulas, self._decisions.steps
             reached = [most for plan in plans for most in plan.apply_there(decision.runs)]
-            if reached:
-                steps.copy_(f.maximum(steps, f.stack(reached).max()))
+            self._decisions.count(decision, reached)
             for dictionary, key, value in changes:
                 dictionary[key] = value
             if has_schedules and counts_there:

@@ -187,7 +187,7 @@ class Optimizer(Stepping):
         """The bytes that weights and state take now, by kind; ``print`` shows a table. Gradients are not included."""
         params = [p for group in self.param_groups for p in group["params"]]
         with self._lock:
-            return counted(self._member, params, [], self.state.values())
+            return counted(self._member, params, [], [(state, False) for state in self.state.values()], {})
 
     # ---- the step
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..rule.declaration import Member
 from ..rule.layout import LOW_BITS, scale_name
 
 WEIGHTS, GRADIENTS, SCALES, COUNTS = "weights", "gradients", "scales", "step counts"
+COPIES, RING = "copies of weights", "buffers for gradients"  # on the host, of parameters that are on a device
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -23,11 +25,14 @@ class Memory:
         parameters: the number of elements of all weights, including frozen ones.
         bytes: bytes by kind: ``"weights"``, ``"gradients"``, and the parts of the state that exist: each moment by its name,
             ``"scales"`` (of 8-bit moments), ``"weight_low_bits"`` (of ``weights="split"``), and ``"step counts"`` (the scalars
-            of each parameter).
+            of each parameter). With ``offload=True`` also ``"copies of weights"`` and ``"buffers for gradients"``.
+        host: of these bytes those that are on the host, by kind, if the parameters are on a device and are stepped on the
+            host (``offload=True``); else empty.
     """
 
     parameters: int
     bytes: dict[str, int]
+    host: dict[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -36,8 +41,18 @@ class Memory:
 
     @property
     def state(self) -> int:
-        """Bytes of the optimizer's state: everything except weights and gradients."""
-        return self.total - self.bytes[WEIGHTS] - self.bytes[GRADIENTS]
+        """Bytes of the optimizer's state: everything except weights and gradients, their copies and buffers."""
+        return sum(size for kind, size in self.bytes.items() if kind not in (WEIGHTS, GRADIENTS, COPIES, RING))
+
+    @property
+    def on_host(self) -> int:
+        """All bytes on the host, of parameters that are on a device."""
+        return sum(self.host.values())
+
+    @property
+    def on_device(self) -> int:
+        """All other bytes."""
+        return self.total - self.on_host
 
     @property
     def bytes_per_parameter(self) -> float:
@@ -45,9 +60,12 @@ class Memory:
         return self._each(self.state)
 
     def __str__(self) -> str:
-        """A line for each kind, then one for the state and one for the total."""
+        """A line for each kind, then one for the state and one for the total, which is divided if a part is on the host."""
         rows = [(f"{self.parameters:,} parameters", "memory", "bytes a parameter")]
-        for kind, size in [*self.bytes.items(), ("state", self.state), ("total", self.total)]:
+        sums = [("state", self.state), ("total", self.total)]
+        if self.host:
+            sums += [("on the device", self.on_device), ("on the host", self.on_host)]
+        for kind, size in [*self.bytes.items(), *sums]:
             rows.append((kind, _readable(size), f"{self._each(size):.2f}"))
         first, second, third = (max(map(len, column)) for column in zip(*rows, strict=True))
         return "\n".join(f"{kind:{first}}  {size:>{second}}  {each:>{third}}" for kind, size, each in rows)
@@ -65,17 +83,32 @@ def _readable(size: float) -> str:
 
 
 def counted(
-    member: Member, weights: Iterable[Any], gradients: Iterable[Any], states: Iterable[Mapping[str, Any]]
+    member: Member,
+    weights: Iterable[Any],
+    gradients: Iterable[Any],
+    states: Iterable[tuple[Mapping[str, Any], bool]],
+    others: Mapping[str, int],
 ) -> Memory:
-    """The bytes of arrays or tensors, by kind. ``states`` has the state of each parameter, by name."""
+    """The bytes of arrays or tensors, by kind.
+
+    Args:
+        member: the member.
+        weights: the weights.
+        gradients: the gradients.
+        states: the state of each parameter, by name, and whether it is on the host while the parameter is on a device.
+        others: other bytes on the host, by kind, of parameters that are on a device.
+    """
     weights = list(weights)
-    found = {WEIGHTS: sum(p.nbytes for p in weights), GRADIENTS: sum(g.nbytes for g in gradients)}
+    found = Counter({WEIGHTS: sum(p.nbytes for p in weights), GRADIENTS: sum(g.nbytes for g in gradients), **others})
+    host = Counter(others)
     kinds = {scale_name(name): SCALES for name in member.states} | dict.fromkeys(member.scalar_names, COUNTS)
-    for state in states:
+    for state, is_on_host in states:
         for name, value in state.items():
             if hasattr(value, "nbytes"):
                 kind = kinds.get(name, name)
-                found[kind] = found.get(kind, 0) + value.nbytes
+                found[kind] += value.nbytes
+                host[kind] += value.nbytes * is_on_host
     order = [WEIGHTS, GRADIENTS, *member.states, SCALES, LOW_BITS, COUNTS]
     order += [kind for kind in found if kind not in order]  # other entries that a loaded state dict had
-    return Memory(sum(math.prod(p.shape) for p in weights), {kind: found[kind] for kind in order if kind in found})
+    parameters = sum(math.prod(p.shape) for p in weights)
+    return Memory(parameters, {kind: found[kind] for kind in order if kind in found}, dict(+host))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ..rule.declaration import Member, undecayed
@@ -27,6 +28,7 @@ class GroupPlan:
         basis: what the plan was made from; the adapter compares it to tell whether the plan is still valid.
         has_scalars: whether each parameter's state has the member's scalars. If not, the adapter keeps them elsewhere.
         counts_on: the functions of the device that counts the steps; None if the host does.
+        kind_of: returns the executor that steps a weight; None goes by its device (``adamas.step.devices``).
 
     Raises:
         ValueError: a part of a tensor cannot have its moments in codes (``adamas.step.record.check_place``).
@@ -46,7 +48,9 @@ class GroupPlan:
         basis: Any,
         has_scalars: bool = True,
         counts_on: Any = None,
+        kind_of: Callable[[Tensor], type[Executor]] | None = None,
     ) -> None:
+        kind_of = partial(executor_of, tensors) if kind_of is None else kind_of
         names = member.scalar_names if has_scalars else _NO_SCALARS
         self.records, self.basis, self._tensors = list(records), basis, tensors
         self._spec = spec_of(member, group, tensors, names, counts_on)
@@ -54,7 +58,7 @@ class GroupPlan:
             check_place(tensors, member, group, record.weight, record.place, record.name, record.is_divided)
         shares: dict[tuple[type[Executor], bool, bool], list[int]] = {}
         for i, record in enumerate(self.records):
-            kind = DividedExecutor if record.is_divided else executor_of(tensors, record.weight)
+            kind = DividedExecutor if record.is_divided else kind_of(record.weight)
             shares.setdefault((kind, record.is_decayed, record.is_counted), []).append(i)
         self.executors: list[Executor] = []
         self._shares: list[tuple[Executor, list[int] | None, bool]] = []

@@ -19,7 +19,7 @@ from .record import State
 from .scheduled import OBSERVED, GroupSchedules
 
 # Entries of a group that belong to this optimizer and its parameters, and are not replaced by saved ones.
-_BOOKKEEPING = ("params", "param_names", "base_lr", "state", "rows", OBSERVED)
+_BOOKKEEPING = ("params", "param_names", "base_lr", "state", "rows", "offload", OBSERVED)
 
 # The hyperparameters that may have produced a state, by the number of steps it has made.
 HypersAfter: TypeAlias = Callable[[float], Sequence[Mapping[str, Any]]]

@@ -50,7 +50,8 @@ def loaded(
         member: the optimizer's member.
         group: the parameter's group, with the hyperparameters after loading.
         weight: the parameter.
-        p: the parameter itself or, of a DTensor, a tensor in place of the part that the entry is of.
+        p: the tensor that is stepped: the parameter itself, its copy on the host, or of a DTensor a tensor in place of the
+            part that the entry is of.
         place: where this part lies; None if it is the whole.
         name: the name of the parameter in messages.
         saved: its entry in the state dict, decoded.

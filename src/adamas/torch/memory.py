@@ -124,5 +124,5 @@ def _without_values(params: Iterable[Any], stand_ins: dict[Tensor, Tensor]) -> I
         if is_lazy(p):
             raise ValueError(f"parameter {name!r} is lazy and has no shape yet: run the model once, then plan")
         if p not in stand_ins:
-            stand_ins[p] = torch.empty(p.shape, dtype=p.dtype, device="meta")
+            stand_ins[p] = torch.empty_strided(p.shape, p.stride(), dtype=p.dtype, device="meta")
         yield (name, stand_ins[p]) if isinstance(item, tuple) else stand_ins[p]

@@ -40,22 +40,24 @@ from . import distributed, exchange, storage
 from .distributed import is_distributed, is_here, local_of
 from .edges import edges_of
 from .groups import canonical_name
-from .options import as_number, check, check_flat, check_parameter, is_flat, refuse_wrapper
+from .offload import HomeTensors, bring
+from .options import as_number, check, check_flat, check_parameter, is_flat, refuse_offload, refuse_wrapper
 from .ranks import Exchanged, Ranks
 from .state_dict import exported, loaded, with_whole_scales
-from .tensors import TENSORS
+from .tensors import TENSORS, Tensors
 
 _stepping: set[tuple[int, int]] = set()  # the optimizers that are inside step(), each with the thread that called it
 
 
-_Signature: TypeAlias = tuple[Rule, bool, str, int, bool]
+_Signature: TypeAlias = tuple[Rule, bool, str, int, bool, bool]
 
 
 class _Basis(NamedTuple):
     """What the plan of a parameter group was made from.
 
     Attributes:
-        signature: the rule, whether there is a penalty, ``weights=``, ``seed=``, and whether a step may be skipped.
+        signature: the rule, whether there is a penalty, ``weights=``, ``seed=``, whether a step may be skipped, and
+            ``offload=``.
         params: the parameters.
         dtypes: the dtypes of the parameters.
         bare: the parameters whose state is missing or lacks entries that the options require now. When one of them has a
@@ -129,13 +131,14 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     _on_device: Formulas | None  # see ``_formulas``
     _may_be_captured: bool  # whether a parameter is on a device with CUDA graphs
     _captured: list[Any]  # what CUDA graphs read and write
+    _homes: HomeTensors  # the operations on parameters whose state is on the host, while they are on a device
 
     def __init__(self, params: ParamsT, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         """``arguments`` are the ``locals()`` of the member's ``__init__``, and ``options`` its ``**options``."""
         own = ("self", "params", "options", "__class__")
         given = {**{name: value for name, value in arguments.items() if name not in own}, **options}
         known = defaults_of(self._member, "torch")
-        if unknown := options.keys() - known.keys() - {"process_group"}:
+        if unknown := options.keys() - known.keys() - {"process_group", "offload"}:
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
         if "process_group" in given:
             self._peers = Ranks.given(given.pop("process_group"))
@@ -143,7 +146,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             raise ValueError(
                 f"decoupled_weight_decay=True and decay={given['decay']!r} contradict each other: give only decay"
             )
-        defaults = {**known, **given, **COUNTS}
+        defaults = {**known, "offload": False, **given, **COUNTS}
         numbers = dict(defaults)
         separated(self._member, numbers, ())
         check(numbers, type(self).__name__, self._member)
@@ -162,6 +165,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         super()._begin()
         self._on_device, self._may_be_captured = None, False
         vars(self).setdefault("_captured", [])
+        vars(self).setdefault("_homes", HomeTensors())
 
     def _begin_scaling(self) -> None:
         """Includes loss scaling in the step if ``fused=True``, as ``torch.optim`` does."""
@@ -267,10 +271,12 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         """
         if self._plans is None:
             self._find_peers()
-            params = [p for group in self.param_groups for p in group["params"] if p.requires_grad and not is_lazy(p)]
+            groups = [(group, p) for group in self.param_groups for p in group["params"]]
+            params = [p for _, p in groups if p.requires_grad and not is_lazy(p)]
             self._may_be_captured = any(p.is_cuda for p in params)
             devices = {p.device for p in params} if self._peers is None and not self._most_sums else set()
             is_one = len(devices) == 1 and all(can_decide(TENSORS, p) for p in params)
+            is_one = is_one and not any(self._is_offloaded(group, p) for group, p in groups)
             self._on_device = formulas_of(devices.pop()) if is_one else None
         return self._on_device
 
@@ -308,8 +314,21 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         """
         p, place = group["params"][index], distributed.place_in(group, index)
         is_divided = edges_of(self._member, group, index) is not None
-        check_place(TENSORS, self._member, group, p, place, name, is_divided)
-        begin_state(TENSORS, self._member, group, p, place, self.state[p], is_divided)
+        tensors = self._tensors_of(group)
+        check_place(tensors, self._member, group, p, place, name, is_divided)
+        begin_state(tensors, self._member, group, p, place, self.state[p], is_divided)
+
+    def _tensors_of(self, group: Mapping[str, Any]) -> Tensors:
+        """The operations on the tensors of the group's parameters."""
+        return self._homes if group["offload"] else TENSORS
+
+    def _home_of(self, group: Mapping[str, Any], p: Tensor) -> Tensor:
+        """The tensor that is stepped, whose device and dtype the state has: the parameter or, on the host, its copy."""
+        return self._homes.at_home(p) if self._is_offloaded(group, p) else p
+
+    def _is_offloaded(self, group: Mapping[str, Any], p: Tensor) -> bool:
+        """Whether the parameter is on a device, and its state and its step are on the host."""
+        return bool(group["offload"]) and not is_lazy(p) and self._homes.is_away(p)
 
     def _settle_states(self) -> None:
         """Removes states without a step whose parameters are in no group: sharding replaces parameters, in accelerate too.
@@ -329,7 +348,14 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 )
 
     def _signature(self, group: dict[str, Any]) -> _Signature:
-        return self._member.rule(group), has_penalty(group), group["weights"], group["seed"], _may_skip(group)
+        return (
+            self._member.rule(group),
+            has_penalty(group),
+            group["weights"],
+            group["seed"],
+            _may_skip(group),
+            bool(group["offload"]),
+        )
 
     def _current_plans(self) -> list[GroupPlan]:
         """The plans of all groups, made again if any tensor, state or option that they depend on was replaced."""
@@ -424,11 +450,16 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 check_flat(p, f"parameter {names[i]}", group, is_alone)
                 self._initialize_state(group, i, names[i])
             state = self.state.get(p)
+            is_offloaded = self._is_offloaded(group, p)
+            if is_offloaded:
+                refuse_offload(p, names[i])
             divided = exchange.divided(self._member, group, i, names[i])
             if divided is not None:
                 all_divided.append(divided)
             if state is not None:
                 former.convert_state(torch, state, self._member.states)  # ZeroRedundancyOptimizer loads it without us
+                if is_offloaded or self._homes.has(p):
+                    bring(state, self._home_of(group, p).device)
                 if is_distributed(p):
                     assert peers is not None
                     peers.check_mesh(p.device_mesh, names[i])
@@ -441,7 +472,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 bare.append(p)
         basis = _Basis(self._signature(group), params, [p.dtype for p in params], bare, all_divided)
         counts_on = self._on_device if self._counts_there() else None
-        return GroupPlan(self._member, group, records, TENSORS, basis, counts_on=counts_on)
+        kind_of = self._homes.executor_of if group["offload"] else None
+        return GroupPlan(self._member, group, records, self._tensors_of(group), basis, True, counts_on, kind_of)
 
     def _decides_alone(self, overflow: bool | None, misplaced: Sequence[Exchanged]) -> bool:
         """See ``Stepping._decides_alone``.
@@ -532,8 +564,11 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         """
         params = [p for group in self.param_groups for p in group["params"] if not is_lazy(p)]
         gradients = [local_of(p.grad) for p in params if p.grad is not None]
-        states = [{name: local_of(value) for name, value in state.items()} for state in self.state.values()]
-        return counted(self._member, map(local_of, params), gradients, states)
+        away = {p for group in self.param_groups for p in group["params"] if self._is_offloaded(group, p)}
+        states = [
+            ({name: local_of(value) for name, value in state.items()}, p in away) for p, state in self.state.items()
+        ]
+        return counted(self._member, map(local_of, params), gradients, states, self._homes.bytes if away else {})
 
     # ---- the step
 
@@ -548,7 +583,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
         If a signal handler raises an exception (``KeyboardInterrupt``, …), the step is either complete or not begun.
         Parameters on devices other than the CPU are an exception: they are stepped first and one after the other, so some of
-        them may have been stepped.
+        them may have been stepped. If their step is on the host (``offload=True``), the optimizer then refuses to step or be
+        saved until a state dict is loaded.
 
         Args:
             closure: reevaluates the model and returns the loss.
@@ -558,6 +594,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             RuntimeError: a gradient is sparse. Nothing was changed.
             ValueError: a gradient or a state tensor cannot be used; the message names it. Nothing was changed.
         """
+        self._refuse_broken()
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -566,8 +603,14 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         scale = 1.0 if grad_scale is None else 1 / grad_scale.detach().to(torch.float64).reshape(())
         # After an overflow, GradScaler lowers its scale; neither step count nor moments advance.
         overflow = None if found_inf is None else found_inf.detach().reshape(())
-        self._step_all(None, scale, torch.get_num_threads(), overflow)
+        with self._lock, self._homes.completed(torch.get_num_threads()):
+            self._step_all(None, scale, torch.get_num_threads(), overflow)
         return loss
+
+    def _refuse_broken(self) -> None:
+        """Raises RuntimeError if a step was broken off, and nothing has been loaded since."""
+        if self._homes.broken is not None:
+            raise RuntimeError(self._homes.broken)
 
     def _is_observed(self) -> bool:
         """Whether a hook or the profiler observes steps. Entering its context takes as long as a small step."""
@@ -620,6 +663,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled."""
+        self._refuse_broken()
         self._save_decisions()
         shared = {"_peers": self._peers} if self._peers is not None and self._peers.has_shares else {}
         return {**super().__getstate__(), **shared, "_schedules": self._schedules_now()}
@@ -642,6 +686,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 ``torch.optim`` loads, and leaves out the low bits of split weights.
         """
         with self._lock:
+            self._refuse_broken()
             self._settle_states()
             for group in self.param_groups:
                 group["decoupled_weight_decay"] = group["decay"] == "decoupled"  # what torch.optim reads
@@ -696,7 +741,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                     # AdamW's decay is decoupled, whatever a checkpoint of torch.optim says.
                     defaults_of(self._member, "torch")["decay"] != "decoupled",
                     agree,
+                    self._home_of,
                 )
+            self._homes.broken = None
             self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})
             for one, saved in zip(self._schedules_now(), saved_groups, strict=True):
                 one.load_observed(saved.get(OBSERVED))

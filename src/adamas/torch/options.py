@@ -26,8 +26,7 @@ Scheduled: TypeAlias = float | Tensor | Schedule  # a hyperparameter that may ch
 
 
 class Options(options.Options, total=False):
-    """Options that every optimizer of ``adamas.torch`` has: those of ``adamas.rule.options.Options``, and one that belongs to
-    the whole optimizer, not to a parameter group.
+    """Options that every optimizer of ``adamas.torch`` has: those of ``adamas.rule.options.Options``, and two of PyTorch.
 
     Attributes:
         process_group: declares that each rank of this ``torch.distributed.ProcessGroup`` has different parameters of the
@@ -39,9 +38,13 @@ class Options(options.Options, total=False):
             every process has the same parameters: with plain ``DistributedDataParallel``, and for DTensors (``fully_shard``,
             tensor parallelism), whose meshes say which ranks decide together. Then the norm takes DTensors on different parts
             of one mesh for replicas; give the group if they are different parameters (experts, stages of a pipeline).
+        offload: True keeps the state of parameters that are on a device on the host, where the engine steps them: gradients
+            are copied there and new weights back, in pieces, while other pieces are stepped. Can be set for a parameter
+            group. Parameters on the CPU are not affected. Default: False.
     """
 
     process_group: ProcessGroup
+    offload: bool
 
 
 class _PyTorchTerms(Terms):
@@ -86,7 +89,7 @@ def check(group: dict[str, Any], optimizer: str, member: Member) -> None:
     """
     known = {name: h for name, h in declared(member).items() if not h.only or "torch" in h.only}
     flags = [name for name, h in known.items() if isinstance(h, Flag)]
-    for name in (*flags, *_FLAGS_OR_NONE):
+    for name in (*flags, "offload", *_FLAGS_OR_NONE):
         if name in group and not (is_flag(group[name]) or (group[name] is None and name in _FLAGS_OR_NONE)):
             raise TypeError(f"{name} must be True or False, not {shown(group[name])}")
     eager_foreach = group["foreach"] and not group.get("capturable")
@@ -203,6 +206,15 @@ def check_flat(parameter: Tensor, name: str, group: Mapping[str, Any], alone: bo
     if alone and any(asked.values()):
         option = next(option for option, is_asked in asked.items() if is_asked)
         refuse_alone(name, f"{option}={group[option]!r}")
+
+
+def refuse_offload(parameter: Tensor, name: str) -> None:
+    """Raises ValueError if the step of a parameter on a device cannot be made on the host."""
+    if is_distributed(parameter) or is_flat(parameter):
+        raise ValueError(
+            f"parameter {name} is sharded, and offload=True takes whole tensors: let fully_shard keep the weights on the "
+            "host, with offload_policy=CPUOffloadPolicy(), where the step is made in any case"
+        )
 
 
 def refuse_alone(name: str, option: str) -> NoReturn:

@@ -43,6 +43,7 @@ def loaded(
     optimizer: str,
     reads_decoupled_flag: bool,
     agree: Callable[[Sequence[Exchanged]], None],
+    home_of: Callable[[Mapping[str, Any], Tensor], Tensor],
 ) -> tuple[list[dict[str, Any]], dict[Any, State], list[dict[str, Any]]]:
     """The groups and the state that an optimizer has after loading, and the saved groups. Nothing is changed.
 
@@ -56,6 +57,7 @@ def loaded(
         optimizer: the name of the optimizer in messages.
         reads_decoupled_flag: whether ``decoupled_weight_decay`` of ``torch.optim`` determines the kind of decay.
         agree: called with what this process is to exchange with others, before it does so.
+        home_of: returns the tensor that is stepped, whose device the state has, given a group and its parameter.
 
     Raises:
         ValueError: the state dict does not fit; the message names the parameter.
@@ -95,7 +97,7 @@ def loaded(
         if isinstance(key, str):  # names are the keys of torch.distributed.checkpoint
             conversion.check_cast(member, p, decoded.state, group_of[key].get("state"), names[p])
         if not is_distributed(p):
-            return conversion.loaded(member, group, p, p, place, names[p], decoded, hypers, optimizer)
+            return conversion.loaded(member, group, p, home_of(group, p), place, names[p], decoded, hypers, optimizer)
         edges = edges_at(group, index)
         is_divided = edges_of(member, group, index) is not None
         check_place(TENSORS, member, group, p, place, names[p], is_divided)

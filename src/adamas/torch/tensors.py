@@ -13,7 +13,7 @@ from .distributed import is_distributed, local_of
 from .options import refuse_alone, refuse_wrapper
 
 
-class _Tensors:
+class Tensors:
     """See ``adamas.step.record.Tensors``."""
 
     dtype_name = staticmethod(storage.dtype_name_of)
@@ -23,6 +23,7 @@ class _Tensors:
 
     @staticmethod
     def is_on_cpu(weight: Tensor) -> bool:
+        """See ``adamas.step.record.Tensors.is_on_cpu``."""
         return weight.device.type == "cpu"
 
     @staticmethod
@@ -32,10 +33,11 @@ class _Tensors:
 
     @staticmethod
     def shape_of(weight: Tensor) -> tuple[int, ...]:
+        """The shape of the part of the weight that this process has."""
         return tuple(local_of(weight).shape)
 
-    @staticmethod
-    def full(weight: Tensor, part: Part, whole: tuple[int, ...] | None) -> Tensor:
+    def full(self, weight: Tensor, part: Part, whole: tuple[int, ...] | None) -> Tensor:
+        """See ``adamas.step.record.Tensors.full``."""
         tensor = storage.full(local_of(weight), part)
         if whole is None:
             return tensor
@@ -99,7 +101,8 @@ class _Tensors:
 
     @classmethod
     def gradient_array(cls, gradient: Tensor) -> Tensor:
+        """The part of the gradient that this process has, as ``array``."""
         return cls.array(gradient.resolve_conj().resolve_neg())
 
 
-TENSORS = _Tensors()
+TENSORS = Tensors()

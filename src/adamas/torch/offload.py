@@ -1,0 +1,449 @@
+"""Parameters on a device whose state and step are on the host.
+
+Gradients go to the host through a ring of buffers, the engine steps a copy of the weights there, and the new weights go back.
+A tensor that is larger than a buffer goes in pieces, and while one is stepped, the next ones are on their way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ..rule import layout
+from ..rule.declaration import Numbers
+from ..rule.exact import summed
+from ..rule.formats import BLOCK
+from ..rule.layout import LOW_BITS, Part, scale_name
+from ..rule.members import MEMBERS
+from ..step.arrays_executor import ArraysExecutor
+from ..step.devices import executor_of
+from ..step.engine import EngineExecutor, apply
+from ..step.executor import Executor, GroupSpec
+from ..step.memory import COPIES, RING
+from ..step.record import Place, Record, Scalars, State
+from .tensors import Tensors
+from .transfer import Transfer, transfer_of
+
+SLOTS = 4  # the number of buffers of the ring
+SLOT_BYTES = 32 << 20  # the size of each
+_ALIGNED = 64  # bytes; where tensors begin in a buffer
+_CHUNK = 1 << 22  # elements whose squares are summed at a time
+
+_SCALES = {scale_name(moment) for member in MEMBERS.values() for moment in member.states}
+
+Area: TypeAlias = tuple[slice, slice]  # rows and columns of a parameter
+
+
+class Home:
+    """The copy of a weight on the host, where it is stepped.
+
+    Args:
+        copy: the copy, whose values are not there yet.
+    """
+
+    def __init__(self, copy: Tensor) -> None:
+        self.copy = copy
+        self._known: tuple[int, int] | None = None  # the weight's version and address when the copy was equal to it
+
+    def is_current(self, weight: Tensor) -> bool:
+        """Whether nothing but the last step has written the weight."""
+        return self._known == (weight._version, weight.data_ptr())
+
+    def keep(self, weight: Tensor) -> None:
+        """Remembers that the copy is equal to the weight."""
+        self._known = weight._version, weight.data_ptr()
+
+    def lose(self) -> None:
+        """Forgets that it is."""
+        self._known = None
+
+
+class Piece:
+    """A part of a parameter that is stepped at once.
+
+    Args:
+        spec: what the parameters of the group have in common.
+        record: the record of the part, whose weight and state are on the host.
+        is_decayed: whether weight decay and the penalties apply to it.
+        area: the rows and the columns that it has of the parameter; None if it is the whole parameter.
+    """
+
+    def __init__(self, spec: GroupSpec, record: Record, area: Area | None, is_decayed: bool) -> None:
+        self.name, self.weight, self._area = record.name, record.weight, area
+        self.executor = EngineExecutor(spec, [record], is_decayed)
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The part of a tensor of the parameter's shape."""
+        return tensor if self._area is None else _in_rows(tensor, tensor.shape)[self._area]
+
+
+class Task(NamedTuple):
+    """The step of a piece.
+
+    Attributes:
+        piece: the piece.
+        weight: the part of the weight on the device.
+        is_fetched: whether the weight has to be fetched too.
+        gradient: the part of the gradient on the device.
+        numbers: the numbers of the step.
+        scalars: the scalars after it.
+    """
+
+    piece: Piece
+    weight: Tensor
+    is_fetched: bool
+    gradient: Tensor
+    numbers: Numbers
+    scalars: Scalars
+
+
+class Offload:
+    """What an optimizer needs for the parameters on one device whose step is on the host.
+
+    Args:
+        device: the device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._transfer: Transfer = transfer_of(device)
+        self._homes: MutableMapping[Tensor, Home] = WeakTensorKeyDictionary()
+        self._slots: list[Tensor] = []  # the buffers that are free
+        self._sent: set[Piece] = set()  # what was sent since the host waited for it to arrive
+
+    def home(self, weight: Tensor) -> Home:
+        """The copy of a weight on the host."""
+        if weight not in self._homes:
+            self._homes[weight] = Home(_placed(self._transfer.host_buffer(_bytes(weight)), weight.dtype, weight))
+        return self._homes[weight]
+
+    def has(self, weight: Tensor) -> bool:
+        """Whether there is a copy of a weight on the host."""
+        return weight in self._homes
+
+    @property
+    def slot_bytes(self) -> int:
+        """The size of a buffer of the ring."""
+        sizes = [_bytes(home.copy) for home in self._homes.values()]
+        whole = (_bytes(home.copy) for home in self._homes.values() if not home.copy.is_contiguous())
+        return max(min(SLOT_BYTES, sum(sizes)), *whole, 0)
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        """The bytes on the host for the copies of the weights and for the ring."""
+        return {COPIES: sum(_bytes(home.copy) for home in self._homes.values()), RING: SLOTS * self.slot_bytes}
+
+    def run(self, tasks: Sequence[Task], threads: int, stepped: list[str]) -> None:
+        """Makes steps. The device has the new weights for what it is given after ``join``.
+
+        Args:
+            tasks: the steps.
+            threads: the number of threads of the engine.
+            stepped: the names of the parameters that were stepped are added to it.
+
+        Raises:
+            RuntimeError: a step has failed; the message names the parameter.
+        """
+        if not self._sent.isdisjoint(task.piece for task in tasks):  # the device may still be reading the copies
+            self._transfer.settle()
+            self._sent.clear()
+        mark = self._transfer.mark()
+        coming, under_way = deque(self._batches(tasks)), deque[_Arrival]()
+        try:
+            while coming or under_way:
+                while coming and self._slots:
+                    under_way.append(self._fetch(coming.popleft(), self._slots.pop(), mark))
+                self._step(under_way.popleft(), threads, stepped)
+        finally:
+            for arrival in under_way:
+                self._transfer.wait(arrival.ticket)
+                self._slots.append(arrival.slot)
+
+    def join(self) -> None:
+        """Lets the device wait for the new weights before what it is given from now on."""
+        self._transfer.join()
+
+    def _batches(self, tasks: Sequence[Task]) -> list[list[Task]]:
+        """The tasks in batches whose gradients fit into one buffer."""
+        size = max(self.slot_bytes, max((_bytes(task.gradient) for task in tasks), default=0))
+        if not self._slots or size > len(self._slots[0]):
+            self._slots = [self._transfer.host_buffer(size) for _ in range(SLOTS)]
+        batches, used = list[list[Task]](), 0
+        for task in tasks:
+            needed = _bytes(task.gradient)
+            if not batches or used + needed > len(self._slots[0]):
+                batches.append([])
+                used = 0
+            batches[-1].append(task)
+            used += needed
+        return batches
+
+    def _fetch(self, batch: Sequence[Task], slot: Tensor, mark: Any) -> _Arrival:
+        gradients, pairs, used = list[Tensor](), list[tuple[Tensor, Tensor]](), 0
+        for task in batch:
+            gradients.append(_placed(slot[used:], task.gradient.dtype, task.piece.weight))
+            pairs.append((task.gradient.resolve_conj().resolve_neg(), gradients[-1]))
+            if task.is_fetched:
+                pairs.append((task.weight, task.piece.weight))
+            used += _bytes(task.gradient)
+        return _Arrival(batch, gradients, slot, pairs, self._transfer.fetch(pairs, mark))
+
+    def _step(self, arrival: _Arrival, threads: int, stepped: list[str]) -> None:
+        executors, name = [task.piece.executor for task in arrival.batch], arrival.batch[0].piece.name
+        try:
+            self._transfer.wait(arrival.ticket)
+            for task, gradient in zip(arrival.batch, arrival.gradients, strict=True):
+                name = task.piece.name
+                task.piece.executor.look([gradient])
+                task.piece.executor.prepared = [(task.numbers, task.scalars)]
+            apply(executors, threads, [])
+            stepped += [task.piece.name for task in arrival.batch]
+            self._sent.update(task.piece for task in arrival.batch)
+            self._transfer.send([(task.piece.weight, task.weight) for task in arrival.batch])
+        except Exception as error:
+            raise RuntimeError(f"the step of parameter {name} on the host has failed: {error}") from error
+        finally:
+            for executor in executors:
+                executor.release()
+                executor.prepared = ()
+            self._slots.append(arrival.slot)
+
+
+class _Arrival(NamedTuple):
+    """A batch on its way to the host.
+
+    Attributes:
+        batch: the tasks.
+        gradients: their gradients on the host.
+        slot: the buffer that these are in.
+        pairs: what is copied, which has to be kept until it has arrived.
+        ticket: what the transfer gave for it.
+    """
+
+    batch: Sequence[Task]
+    gradients: Sequence[Tensor]
+    slot: Tensor
+    pairs: Sequence[tuple[Tensor, Tensor]]
+    ticket: Any
+
+
+class HomeTensors(Tensors):
+    """The operations on parameters whose state is on the host, while they are on a device.
+
+    A parameter that is on the host itself is as any other.
+    """
+
+    broken: str | None  # why no step can be made: one was broken off, and some parameters have made it
+
+    def __init__(self) -> None:
+        self.broken = None
+        self._offloads: dict[torch.device, Offload] = {}
+        self._coming: list[tuple[Tensor, Sequence[Task]]] = []  # the weights that are to be stepped
+
+    def is_away(self, weight: Tensor) -> bool:
+        """Whether the weight is on a device; a plan has weights on the meta device."""
+        return weight.is_meta or executor_of(self, weight) is not EngineExecutor
+
+    def offload_of(self, weight: Tensor) -> Offload:
+        """What its device needs."""
+        if weight.device not in self._offloads:
+            self._offloads[weight.device] = Offload(weight.device)
+        return self._offloads[weight.device]
+
+    def home(self, weight: Tensor) -> Home:
+        """The copy of the weight on the host."""
+        return self.offload_of(weight).home(weight)
+
+    def at_home(self, weight: Tensor) -> Tensor:
+        """The weight, or its copy on the host if it is on a device; the copy does not always have its values."""
+        return self.home(weight).copy if self.is_away(weight) else weight
+
+    def full(self, weight: Tensor, part: Part, whole: tuple[int, ...] | None) -> Tensor:
+        """See ``Tensors.full``."""
+        return super().full(self.at_home(weight), part, whole)
+
+    def executor_of(self, weight: Tensor) -> type[Executor]:
+        """The executor that steps the weight."""
+        return OffloadExecutor if self.is_away(weight) else EngineExecutor
+
+    def has(self, weight: Tensor) -> bool:
+        """Whether there is a copy of the weight on the host."""
+        return any(offload.has(weight) for offload in self._offloads.values())
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        """The bytes on the host for the copies of the weights and for the rings."""
+        return dict(sum((Counter(offload.bytes) for offload in self._offloads.values()), Counter()))
+
+    def add(self, weight: Tensor, tasks: Sequence[Task]) -> None:
+        """Adds the step of a weight to those that ``completed`` makes."""
+        self._coming.append((weight, tasks))
+
+    @contextmanager
+    def completed(self, threads: int) -> Iterator[None]:
+        """At the end of this context, the steps that were added are made, and the devices wait for the new weights.
+
+        If an exception comes before that, some parameters may have made the step and others not: see ``broken``.
+        """
+        stepped: list[str] = []
+        try:
+            yield
+            if self._coming:
+                self._flush(threads, stepped)
+        except BaseException as error:
+            if self._coming:
+                self.broken = _broken(error, stepped)
+            raise
+        finally:
+            self._coming = []
+
+    def _flush(self, threads: int, stepped: list[str]) -> None:
+        weights = [weight for weight, _ in self._coming]
+        tasks: dict[Offload, list[Task]] = {}
+        for weight, of_weight in self._coming:
+            self.home(weight).lose()
+            tasks.setdefault(self.offload_of(weight), []).extend(of_weight)
+        for offload, of_device in tasks.items():
+            offload.run(of_device, threads, stepped)
+            offload.join()
+        self.before_writing(weights)
+        for weight in weights:
+            self.home(weight).keep(weight)
+
+
+class OffloadExecutor(ArraysExecutor):
+    """The parameters of a group whose step is on the host, while they are on a device.
+
+    The host decides about the step, with norms that the device computes.
+
+    Raises:
+        ValueError: a parameter cannot be stepped on the host.
+    """
+
+    def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
+        super().__init__(spec, records, is_decayed)
+        if spec.rule.sums:
+            raise ValueError(
+                f"parameter {records[0].name}: {spec.member.name} needs sums over each tensor, which cannot be offloaded: "
+                "use offload=False for its group"
+            )
+        self._homes: Any = spec.tensors
+        self._pieces: dict[int, tuple[list[Any], list[Piece]]] = {}  # of each record, with what they were made from
+
+    def apply(self) -> None:
+        """Leaves the prepared step to ``HomeTensors.completed``."""
+        for record, gradient, row in self._found:
+            self._homes.add(record.weight, self._tasks(record, gradient, row))
+        self._count()
+
+    def _tasks(self, record: Record, gradient: Tensor, row: int) -> list[Task]:
+        weight, home = record.weight.detach(), self._homes.home(record.weight)
+        is_fetched = not home.is_current(record.weight)
+        return [
+            Task(piece, piece.of(weight), is_fetched, piece.of(gradient), *self.prepared[row])
+            for piece in self._pieces_of(record, home.copy, gradient)
+        ]
+
+    def _pieces_of(self, record: Record, copy: Tensor, gradient: Tensor) -> list[Piece]:
+        state = {name: x for name, x in record.state.items() if name not in self.spec.scalar_names}
+        most = SLOT_BYTES // max(gradient.element_size(), copy.element_size())
+        basis = [most, copy, *state.values()]
+        known, pieces = self._pieces.get(id(record), ([], []))
+        if len(known) != len(basis) or any(one is not other for one, other in zip(known, basis, strict=True)):
+            spec = self.spec._replace(scalar_names=(), counts_on=None)
+            parts = _parts(record._replace(weight=copy, state=state), most)
+            pieces = [Piece(spec, part, area, self.is_decayed) for part, area in parts]
+            self._pieces[id(record)] = basis, pieces
+        return pieces
+
+    def _squares(self, index: int) -> list[float]:
+        """See ``ArraysExecutor``. The device holds the squares of a part at a time, since memory is short there."""
+        _, gradient, _ = self._found[index]
+        elements = self.spec.tensors.gradient_array(gradient).reshape(-1)
+        xp = self.spec.tensors.namespace(gradient)
+        with xp.computing():
+            parts = [xp.cast(part, "float64") for part in elements.split(_CHUNK)]
+            return [number for part in parts for number in summed(part * part)]
+
+
+def bring(state: State, device: torch.device) -> None:
+    """Moves the tensors of a state to a device, if they are elsewhere."""
+    for name, x in state.items():
+        if isinstance(x, Tensor) and x.ndim > 0 and x.device != device:
+            state[name] = x.to(device)
+
+
+def _broken(error: BaseException, stepped: Sequence[str]) -> str:
+    names = ", ".join(dict.fromkeys(stepped)) or "none"
+    return (
+        f"a step was broken off ({type(error).__name__}: {error}). The parameters that had made it: {names}. Load a state "
+        "dict, and the weights that belong to it"
+    )
+
+
+def _parts(record: Record, most: int) -> list[tuple[Record, Area | None]]:
+    """The records of the parts of a parameter, of at most ``most`` elements each.
+
+    Parts have whole rows or, if a row is longer than that, whole blocks of one. A tensor that does not lie in row-major order
+    is not divided.
+    """
+    weight, shape = record.weight, tuple(record.weight.shape)
+    if weight.numel() <= most or not weight.is_contiguous():
+        return [(record, None)]
+    rows, length = layout.in_rows(shape)
+    offset, whole = ((0, 0), shape) if record.place is None else (record.place.offset, record.place.shape)
+    first = 0
+    for at, size in zip(offset[: len(rows)], whole, strict=False):
+        first = first * size + at
+    whole_rows = math.prod(whole[: len(rows)])
+    parts: list[tuple[Record, Area | None]] = []
+    for area in _areas(math.prod(rows), length, most):
+        state = {name: _part_of_state(name, x, shape, area) for name, x in record.state.items()}
+        place = Place((first + area[0].start, area[1].start), (whole_rows, length))
+        parts.append((record._replace(weight=_in_rows(weight, shape)[area], state=state, place=place), area))
+    return parts
+
+
+def _areas(rows: int, length: int, most: int) -> list[Area]:
+    if length <= most:
+        count = most // length
+        return [(slice(i, min(i + count, rows)), slice(0, length)) for i in range(0, rows, count)]
+    count = max(1, most // BLOCK - 1) * BLOCK
+    cuts = [*range(0, max(1, length - BLOCK), count), length]  # no part has less than a block
+    return [(slice(i, i + 1), slice(a, b)) for i in range(rows) for a, b in pairwise(cuts)]
+
+
+def _part_of_state(name: str, tensor: Tensor, shape: Sequence[int], area: Area) -> Tensor:
+    """The part of a tensor of the state of a parameter of this shape."""
+    rows, (first, last) = area[0], (area[1].start, area[1].stop)
+    if name == LOW_BITS or tuple(tensor.shape) == tuple(shape):
+        return _in_rows(tensor, shape)[area]
+    matrix = tensor.reshape(-1, tensor.shape[-1])
+    if name in _SCALES:
+        return matrix[rows, first // BLOCK : -(-last // BLOCK)]
+    return matrix[rows, 3 * first // 4 : 3 * -(-last // 4)]  # packed codes, four in three bytes
+
+
+def _in_rows(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """A tensor of a parameter of this shape as a matrix of its rows; if it has another dimension, with that as a last one."""
+    rows, length = layout.in_rows(shape)
+    return tensor.reshape(math.prod(rows), length, *tensor.shape[len(shape) :])
+
+
+def _bytes(tensor: Tensor) -> int:
+    """The bytes that a tensor takes in a buffer."""
+    return -(-tensor.numel() * tensor.element_size() // _ALIGNED) * _ALIGNED
+
+
+def _placed(buffer: Tensor, dtype: torch.dtype, like: Tensor) -> Tensor:
+    """A tensor at the beginning of a buffer, with the shape of another and, if that is dense, its order in memory."""
+    size = like.numel() * dtype.itemsize
+    strides = torch.empty_like(like, device="meta").stride()
+    return buffer[:size].view(dtype).as_strided(like.shape, strides)

@@ -71,6 +71,16 @@ class Decisions:
         return int(self._skipped)
 
     @property
+    def nbytes(self) -> int:
+        """The bytes of its tensors."""
+        return int(self._all.nbytes + self._norms.nbytes + self._positions.nbytes)
+
+    def add(self, clipped: int, skipped: int) -> None:
+        """Adds steps that others have counted."""
+        self._clipped += clipped
+        self._skipped += skipped
+
+    @property
     def grad_norms(self) -> tuple[float, ...]:
         """The norms that are remembered, the oldest first."""
         norms, count = self._norms.tolist(), int(self._count)

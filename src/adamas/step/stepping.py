@@ -61,14 +61,18 @@ class Stepping:
         """The number of steps that ``max_grad_norm`` has shortened; saved in the state dict."""
         if self._decisions is not None:
             return self._decisions.clipped_steps
-        return max((group["clipped_steps"] for group in self.param_groups), default=0)
+        return self._most("clipped_steps")
 
     @property
     def skipped_steps(self) -> int:
         """The number of steps that ``on_nonfinite="skip"`` has skipped; saved in the state dict."""
         if self._decisions is not None:
             return self._decisions.skipped_steps
-        return max((group["skipped_steps"] for group in self.param_groups), default=0)
+        return self._most("skipped_steps")
+
+    def _most(self, count: str) -> int:
+        """The largest count of this name in the groups."""
+        return max((group[count] for group in self.param_groups), default=0)
 
     def _formulas(self) -> Any:
         """The functions of the device that can decide about steps (``adamas.step.deciding``); None if the host does."""
@@ -206,8 +210,13 @@ class Stepping:
         """
         if self._counted[0] is plans and (steps is None or steps == self._counted[1]) and self._is_untouched():
             return plans
-        if steps is None:
-            steps = steps_done(self.state.values())
+        self._settle_schedules(steps_done(self.state.values()) if steps is None else steps)
+        plans = self._current_plans()
+        self._counted = plans, self._counted[1]
+        return plans
+
+    def _settle_schedules(self, steps: int) -> None:
+        """Writes the scheduled numbers of the step after ``steps`` of them."""
         for schedules in self._schedules:
             if steps == self._counted[1]:
                 schedules.verify(may_hold=not self._held)
@@ -218,9 +227,6 @@ class Stepping:
             schedules.end_there()
             schedules.read_observed()
         self._refresh()
-        plans = self._current_plans()
-        self._counted = plans, self._counted[1]
-        return plans
 
     def _is_untouched(self) -> bool:
         """Whether nothing else has written the scheduled numbers."""
@@ -244,8 +250,7 @@ class Stepping:
             if self._decides_there(overflow) and self._step_there(gradients, scale, overflow):
                 return
             if self._decisions is not None and not self._decides_there(overflow):
-                self._save_decisions()
-                self._decisions = None
+                self._stop_deciding()
             scale, overflow = float(scale), None if overflow is None else bool(overflow != 0)
             plans: Sequence[GroupPlan] = ()
             misplaced: Sequence[Any] = ()
@@ -282,6 +287,63 @@ class Stepping:
             finally:
                 _release(plans)
 
+    # ---- steps that are made in parts, each a step of an optimizer of some of the parameters
+
+    def _begin_parts(self) -> None:
+        """Writes the scheduled numbers of the coming step, whose parameters are stepped one after the other."""
+        self.grad_norm = self.grad_norm_limit = None
+        if not any(one.schedules for one in self._schedules_now()):
+            return
+        if self._decides_there(None) and self._counts_there():
+            self._start_deciding()
+            self._settle_schedules_there()
+            return
+        if self._decisions is not None:
+            self._stop_deciding()
+        self._settle_schedules(steps_done(self.state.values()))
+
+    def _end_parts(self, parts: Sequence[Stepping]) -> None:
+        """Writes the scheduled numbers of the following step, when all parameters have been stepped.
+
+        Args:
+            parts: the optimizers of the parameters that were.
+
+        Raises:
+            Exception: a schedule has raised it.
+        """
+        if not any(one.schedules for one in self._schedules_now()):
+            return
+        if self._decisions is not None:
+            reached = [part._decisions.steps for part in parts if part._decisions is not None]
+            self._decisions.count(Decision((), None), reached)
+            self._look_ahead_there()
+            return
+        changes: list[Change] = []
+        seen = Inspection(reached=steps_done(self.state.values()))
+        problem = self._look_ahead((), seen, True, changes)
+        for dictionary, key, value in changes:
+            dictionary[key] = value
+        if problem is not None:
+            raise problem
+
+    def _creates_state(self) -> bool:
+        """Creates the state if a step would do nothing else (``_is_query``); returns whether it did."""
+        plans = self._current_plans()
+        try:
+            look(plans, None)
+            return self._is_query(plans)
+        finally:
+            _release(plans)
+            self._plans = None
+
+    def _count_parts(self, clipped: int, skipped: int) -> None:
+        """Adds what the optimizers of the parameters have counted."""
+        if self._decisions is not None:
+            self._decisions.add(clipped, skipped)
+        for group in self.param_groups:
+            group["clipped_steps"] += clipped
+            group["skipped_steps"] += skipped
+
     # ---- steps that the parameters' device decides about (adamas.step.deciding)
 
     def _decides_there(self, overflow: Any) -> bool:
@@ -307,7 +369,7 @@ class Stepping:
         if self._formulas().is_capturing():
             self._check_capture()
         plans = self._current_plans()
-        formulas, counts_there = self._formulas(), self._counts_there()
+        counts_there = self._counts_there()
         if not self._decides_there(overflow):  # parameters have come, or options have changed
             return False
         try:
@@ -315,9 +377,7 @@ class Stepping:
             has_schedules = any(one.schedules for one in self._schedules_now())
             if self._is_query(plans):
                 return False
-            if self._decisions is None:
-                counted = self.clipped_steps, self.skipped_steps, self.param_groups[0]["grad_norms"]
-                self._decisions = Decisions(formulas, steps_done(self.state.values()), *counted)
+            decisions = self._start_deciding()
             if has_schedules:
                 settled = self._scheduled_there(plans) if counts_there else self._scheduled(plans, None)
                 if settled is not plans:
@@ -331,16 +391,28 @@ class Stepping:
             if has_schedules and not counts_there:
                 problem = self._look_ahead(plans, _NOTHING, True, changes)
             reached = [most for plan in plans for most in plan.apply_there(decision.runs)]
-            self._decisions.count(decision, reached)
+            decisions.count(decision, reached)
             for dictionary, key, value in changes:
                 dictionary[key] = value
             if has_schedules and counts_there:
-                self._look_ahead_there(plans)
+                self._look_ahead_there()
             if problem is not None:
                 raise problem
             return True
         finally:
             _release(plans)
+
+    def _start_deciding(self) -> Decisions:
+        """Gives the device what it decides by, and what was counted so far."""
+        if self._decisions is None:
+            counted = *map(self._most, ("clipped_steps", "skipped_steps")), self.param_groups[0]["grad_norms"]
+            self._decisions = Decisions(self._formulas(), steps_done(self.state.values()), *counted)
+        return self._decisions
+
+    def _stop_deciding(self) -> None:
+        """Leaves the decisions to the host, with what the device has counted so far."""
+        self._save_decisions()
+        self._decisions = None
 
     def _decided(self, plans: Sequence[GroupPlan], scale: Any, overflow: Any) -> Decision:
         """What the device decides about the coming step.
@@ -363,7 +435,7 @@ class Stepping:
                 if group["on_nonfinite"] == "skip":
                     skip = is_not_finite if skip is None else skip | is_not_finite
                 elif is_not_finite if overflow is None else is_not_finite & (overflow == 0):
-                    raise _not_finite(plan.culprit())
+                    raise self._not_finite(plan.culprit())
         limits = [f.hyperparameter(group["max_grad_norm"]) for group in self.param_groups]
         has_limit = is_measured and any(limit is not None for limit in limits)
         self.grad_norm = decisions.grad_norm if is_measured else None
@@ -387,10 +459,19 @@ class Stepping:
         """As ``_scheduled``, where the device counts the steps."""
         decisions = self._decisions
         assert decisions is not None
-        steps = decisions.steps
         are_there = all(one.are_there for one in self._schedules)  # a replaced group begins again
-        if self._counted[0] is plans and self._counted[1] is steps and are_there and self._is_untouched():
+        if self._counted[0] is plans and self._counted[1] is decisions.steps and are_there and self._is_untouched():
             return plans
+        self._settle_schedules_there()
+        plans = self._current_plans()
+        self._counted = plans, decisions.steps
+        return plans
+
+    def _settle_schedules_there(self) -> None:
+        """As ``_settle_schedules``, where the device counts the steps."""
+        decisions = self._decisions
+        assert decisions is not None
+        steps = decisions.steps
         if self._counted[1] is steps:
             for one in self._schedules:
                 one.verify(may_hold=not self._held)
@@ -403,11 +484,8 @@ class Stepping:
             one.read_observed()
             one.begin_there(decisions.formulas, steps)
         self._refresh()
-        plans = self._current_plans()
-        self._counted = plans, steps
-        return plans
 
-    def _look_ahead_there(self, plans: Sequence[GroupPlan]) -> None:
+    def _look_ahead_there(self) -> None:
         """As ``_look_ahead``, where the device counts the steps."""
         decisions = self._decisions
         assert decisions is not None
@@ -476,7 +554,7 @@ class Stepping:
                 parts, culprit = plan.square_sum(threads, alone)
                 square_sums += parts
                 if culprit is not None and group["on_nonfinite"] == "raise":
-                    raise _not_finite(culprit)
+                    raise self._not_finite(culprit)
                 skip |= culprit is not None and group["on_nonfinite"] == "skip"
         steps, reached = None, 0
         if has_schedules and not alone:
@@ -554,6 +632,13 @@ class Stepping:
             changes.append((own, "_held", held))
         return problem
 
+    def _not_finite(self, name: str | None) -> FloatingPointError:
+        """The error about the gradient of the parameter of this name."""
+        return FloatingPointError(
+            f"the gradient of parameter {name} has a NaN or an infinity; nothing was changed "
+            '(on_nonfinite="skip" would leave out such steps and count them)'
+        )
+
     def _is_measured(self) -> bool:
         """Whether an option of a group depends on the norm of the gradient, or on whether it is finite."""
         for group in self.param_groups:  # noqa: SIM110 - any() takes 0.3 µs more
@@ -596,13 +681,6 @@ class Stepping:
         if any(factor != 1 for factor in factors):
             changes += [(group, "clipped_steps", group["clipped_steps"] + 1) for group in self.param_groups]
         return factors
-
-
-def _not_finite(name: str | None) -> FloatingPointError:
-    return FloatingPointError(
-        f"the gradient of parameter {name} has a NaN or an infinity; nothing was changed "
-        '(on_nonfinite="skip" would leave out such steps and count them)'
-    )
 
 
 def _release(plans: Sequence[GroupPlan]) -> None:

@@ -18,6 +18,7 @@ with needs("torch"):
     from .members import *  # noqa: F403 - everything in its __all__, which `make members` writes
     from .memory import plan_memory
     from .optimizer import Optimizer
+    from .release import release
 
 __all__ = [
     "LRFinding",
@@ -30,6 +31,7 @@ __all__ = [
     "find_lr",
     "param_groups",
     "plan_memory",
+    "release",
     "warm_up",
     *members.__all__,
 ]

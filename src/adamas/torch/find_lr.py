@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..lr_finding import LRFinding, LRFindingError, Sweep, check_sweep, conclude
 from ..step.stepping import Stepping
 from .distributed import is_distributed
+from .optimizer import Optimizer
 from .restoring import accelerators, restored
 
 Batches = Iterable[Any] | Callable[[int], Iterable[Any]]
@@ -81,7 +82,7 @@ def find_lr(
     Raises:
         LRFindingError: no rate can be suggested: the loss never fell, fell or diverged at the lowest rates, is not finite, or
             does not depend on the parameters; or there are no batches. The message says what to change.
-        ValueError: an argument has an invalid value, or parameters are DTensors.
+        ValueError: an argument has an invalid value, parameters are DTensors, or the optimizer is released.
         TypeError: ``batches`` can be iterated only once, as a generator can: its position could not be restored.
     """
     _check(model, optimizer, batches, low, high, steps, sweeps)
@@ -115,6 +116,11 @@ def _check(
         raise ValueError(
             "the optimizer has DTensors, and each process would sweep rates of its own: find the rate in one process, before "
             "the model is sharded"
+        )
+    if isinstance(optimizer, Optimizer) and optimizer._released is not None:
+        raise ValueError(
+            "the optimizer is released and steps in the backward pass: find the rate before adamas.torch.release, or after "
+            "remove() on its handle"
         )
     if isinstance(batches, Iterator):
         raise TypeError(

@@ -132,6 +132,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     _may_be_captured: bool  # whether a parameter is on a device with CUDA graphs
     _captured: list[Any]  # what CUDA graphs read and write
     _homes: HomeTensors  # the operations on parameters whose state is on the host, while they are on a device
+    _released: Any  # what steps the parameters in the backward pass (``adamas.torch.release.Released``), or None
 
     def __init__(self, params: ParamsT, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         """``arguments`` are the ``locals()`` of the member's ``__init__``, and ``options`` its ``**options``."""
@@ -166,6 +167,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         self._on_device, self._may_be_captured = None, False
         vars(self).setdefault("_captured", [])
         vars(self).setdefault("_homes", HomeTensors())
+        vars(self).setdefault("_released", None)
 
     def _begin_scaling(self) -> None:
         """Includes loss scaling in the step if ``fused=True``, as ``torch.optim`` does."""
@@ -202,6 +204,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                     raise ValueError(
                         f"rows of parameter {name!r}: it is a DTensor, which tells itself where its rows lie; give None"
                     )
+            if self._released is not None:
+                self._released.check_group(group)
             lr = schedules.schedules.get("lr")
             if lr is not None:
                 refuse_lr_scale(group, lr)
@@ -215,6 +219,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         schedules.group = self.param_groups[-1]
         self._schedules.append(schedules)
         self._listen(schedules)
+        if self._released is not None:
+            self._released.register()
 
     @staticmethod
     def _refuse_twice(params: list[Any]) -> None:
@@ -554,6 +560,18 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             if plan.basis.divided:
                 exchange.step(plan.basis.divided, plan, threads)
 
+    # ---- what was counted
+
+    @property
+    def clipped_steps(self) -> int:
+        """See ``Stepping.clipped_steps``. With ``adamas.torch.release`` each tensor counts by itself."""
+        return super().clipped_steps + (0 if self._released is None else self._released.counted()[0])
+
+    @property
+    def skipped_steps(self) -> int:
+        """See ``Stepping.skipped_steps``. With ``adamas.torch.release`` each tensor counts by itself."""
+        return super().skipped_steps + (0 if self._released is None else self._released.counted()[1])
+
     # ---- memory
 
     def memory(self) -> Memory:
@@ -568,6 +586,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         states = [
             ({name: local_of(value) for name, value in state.items()}, p in away) for p, state in self.state.items()
         ]
+        if self._released is not None:
+            states += self._released.histories()
         return counted(self._member, map(local_of, params), gradients, states, self._homes.bytes if away else {})
 
     # ---- the step
@@ -595,6 +615,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             ValueError: a gradient or a state tensor cannot be used; the message names it. Nothing was changed.
         """
         self._refuse_broken()
+        if self._released is not None:
+            self._released.finish(closure)
+            return None
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -611,6 +634,12 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         """Raises RuntimeError if a step was broken off, and nothing has been loaded since."""
         if self._homes.broken is not None:
             raise RuntimeError(self._homes.broken)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drops all gradients: see ``torch.optim.Optimizer.zero_grad``."""
+        if self._released is not None:
+            self._released.discard()
+        super().zero_grad(set_to_none)
 
     def _is_observed(self) -> bool:
         """Whether a hook or the profiler observes steps. Entering its context takes as long as a small step."""
@@ -662,8 +691,10 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 former.convert_state(torch, entry, self._member.states)  # of an optimizer that a former version pickled
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled."""
+        """What is copied and pickled. The copy of a released optimizer steps as usual."""
         self._refuse_broken()
+        if self._released is not None:
+            self._released.save()
         self._save_decisions()
         shared = {"_peers": self._peers} if self._peers is not None and self._peers.has_shares else {}
         return {**super().__getstate__(), **shared, "_schedules": self._schedules_now()}
@@ -687,6 +718,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         """
         with self._lock:
             self._refuse_broken()
+            if self._released is not None:
+                self._released.save()
             self._settle_states()
             for group in self.param_groups:
                 group["decoupled_weight_decay"] = group["decay"] == "decoupled"  # what torch.optim reads
@@ -745,6 +778,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 )
             self._homes.broken = None
             self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})
+            if self._released is not None:
+                self._released.restart()
             for one, saved in zip(self._schedules_now(), saved_groups, strict=True):
                 one.load_observed(saved.get(OBSERVED))
             for post_hook in self._optimizer_load_state_dict_post_hooks.values():

@@ -1,0 +1,391 @@
+"""Steps in the backward pass: each parameter is stepped as soon as its gradient is complete, and the gradient is freed."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._compile import _disable_dynamo
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
+
+from ..rule.hyperparameters import shown
+from .optimizer import Optimizer, parameter_names
+from .options import is_flat
+from .single import GRAD_NORMS, Position, Single
+
+_SHOWN = 20  # the most names of parameters in a message
+_AGAIN = (
+    "its gradient arrived for the {arrived} time before step(), and micro_batches={expected}. Likely causes: step() was not "
+    "called after the last backward pass; micro_batches= is too low; several losses have a backward pass each (for the "
+    "other network of a GAN, call requires_grad_(False) meanwhile); or the weight is used twice, or shared, under reentrant "
+    "checkpointing, which gives its gradient in pieces (use_reentrant=False gives it whole)"
+)
+
+
+def release(optimizer: Optimizer, micro_batches: int = 1, *, per_tensor: bool = False) -> Released:
+    """Steps each parameter in the backward pass, as soon as its gradient is complete, and frees the gradient.
+
+    So the gradients never exist all at once: beside the weights and the state, memory has room only for the largest of them.
+    The training loop stays as it is. ``optimizer.step()`` steps the parameters that are left, and ends the step: the learning
+    rate and all other options are those of the step until then. ``optimizer.zero_grad()`` finds nothing left to free.
+
+    The bits are those of steps without ``release``, except for what is measured over all gradients, which do not exist at the
+    same time. What is measured is each tensor's own gradient:
+
+    - ``max_grad_norm="auto"`` has a limit for each tensor, from the history of its own norms. It is not the limit of the
+      global norm.
+    - A number as ``max_grad_norm`` is a limit for each tensor too, which ``per_tensor=True`` confirms. It cannot limit the
+      global norm, which is known only after all gradients, when the first of them are used and freed.
+    - ``on_nonfinite="skip"`` leaves out the tensors with a gradient that is not finite, and steps the others. ``"raise"``
+      raises in the backward pass.
+    - ``optimizer.clipped_steps`` and ``skipped_steps`` count tensors. ``optimizer.grad_norm`` is the global norm, after
+      ``step()``.
+
+    A copy of the optimizer is not released.
+
+    Args:
+        optimizer: an optimizer of ``adamas.torch``.
+        micro_batches: the number of backward passes of a step. The gradients of all but the last are added up in ``.grad``,
+            as usual. With ``fully_shard``, it is the number of reductions: those in which
+            ``set_requires_gradient_sync(False)`` leaves them out do not count.
+        per_tensor: confirms that a number as ``max_grad_norm`` is a limit for each tensor.
+
+    Returns:
+        A handle, whose ``remove()`` lets the optimizer step as usual again.
+
+    Raises:
+        RuntimeError: the optimizer is released already, or another released optimizer has one of its parameters.
+        TypeError: ``optimizer`` is not an optimizer of ``adamas.torch``, or ``micro_batches`` is not an int.
+        ValueError: an option needs all gradients at once; the message names it.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = adamas.torch.AdamW(model.parameters(), lr=1e-3)
+        >>> handle = adamas.torch.release(optimizer)
+        >>> model(torch.ones(1, 2)).sum().backward()
+        >>> model.weight.grad is None  # the weight has been stepped
+        True
+        >>> optimizer.step()
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"release takes an optimizer of adamas.torch, not {type(optimizer).__name__}")
+    if isinstance(micro_batches, bool) or not isinstance(micro_batches, int):
+        raise TypeError(
+            f"micro_batches must be an int, the number of backward passes of a step, not {shown(micro_batches)}"
+        )
+    if micro_batches < 1:
+        raise ValueError(
+            f"micro_batches must be 1 or more, the number of backward passes of a step, not {micro_batches}"
+        )
+    if optimizer._released is not None:
+        raise RuntimeError("the optimizer is released already: call remove() on the handle of the first release before")
+    if optimizer._peers is not None and optimizer._peers.has_shares:
+        raise ValueError(
+            "an optimizer with process_group= cannot be released: its ranks have different parameters and decide together on "
+            "each step, so one would wait for the others in the backward pass"
+        )
+    return Released(optimizer, micro_batches, per_tensor)
+
+
+class Released:
+    """An optimizer that steps in the backward pass. ``release`` makes one."""
+
+    def __init__(self, optimizer: Optimizer, micro_batches: int, per_tensor: bool) -> None:
+        self._optimizer, self._micro_batches, self._per_tensor = optimizer, micro_batches, per_tensor
+        self._hooks: dict[Tensor, Any] = {}
+        self._singles: dict[Tensor, Single] = {}
+        self._arrived: dict[Tensor, int] = {}  # how many gradients of each parameter have arrived for the coming step
+        self._stepped: list[Single] = []  # the parameters that have made it
+        self._failure: str | None = None  # why it cannot be completed
+        self._has_no_ddp = False
+        for group in optimizer.param_groups:
+            self.check_group(group)
+        self.register()
+        optimizer._released = self
+        # GradScaler then calls step, which refuses it, where it would silently leave step out.
+        self._supported_scaling = vars(optimizer).get("_step_supports_amp_scaling")
+        optimizer._step_supports_amp_scaling = True
+
+    def remove(self) -> None:
+        """Lets the optimizer step as usual again.
+
+        Raises:
+            RuntimeError: some parameters have been stepped, and ``step()`` has not been called yet.
+        """
+        optimizer = self._optimizer
+        with optimizer._lock:
+            if optimizer._released is not self:
+                return
+            self._check_complete("remove()")
+            self.save()
+            for hook in self._hooks.values():
+                hook.remove()
+            optimizer._released = None
+            if self._supported_scaling is None:
+                del optimizer._step_supports_amp_scaling
+            else:
+                optimizer._step_supports_amp_scaling = self._supported_scaling
+
+    @property
+    def stepped(self) -> list[str]:
+        """The names of the parameters that have been stepped since the last ``optimizer.step()``."""
+        return [single.name for single in self._stepped]
+
+    # ---- parameters
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Raises ValueError if the parameters of the group cannot be stepped one after the other with its options."""
+        limit = group["max_grad_norm"]
+        if limit is not None and limit != "auto" and not self._per_tensor:
+            raise ValueError(
+                f"max_grad_norm={limit!r} limits the norm of all gradients together, which is known only after the last of "
+                "them, when the first have been used and freed. "
+                'Use max_grad_norm="auto", which has a limit for each tensor from its own history, or '
+                "release(optimizer, per_tensor=True), with which the number is a limit for each tensor"
+            )
+        rule = self._optimizer._member.rule(group)
+        if any(one.over == "all" for one in rule.sums):
+            raise ValueError(
+                f"the rule of {rule.name} needs sums over all gradients, which do not exist at the same time"
+            )
+        params = group["params"]
+        for i, item in enumerate([params] if isinstance(params, Tensor) else params):
+            name, p = item if isinstance(item, tuple) else (i, item)
+            if is_flat(p):
+                raise ValueError(
+                    f"parameter {name} is flattened by FullyShardedDataParallel, which reduces its gradient after the "
+                    "backward pass has given it: use fully_shard"
+                )
+
+    def register(self) -> None:
+        """Registers hooks for the parameters that have none yet and can have one."""
+        first = 0
+        for group in self._optimizer.param_groups:
+            for i, p in enumerate(group["params"]):
+                if p in self._hooks or not p.requires_grad or is_lazy(p):
+                    continue
+                for hook in (getattr(p, "_post_accumulate_grad_hooks", None) or {}).values():
+                    other = getattr(hook, "__self__", None)
+                    if isinstance(other, Released) and other._optimizer._released is other:
+                        raise RuntimeError(
+                            f"parameter {parameter_names(group, first)[i]} is stepped by another released optimizer: call "
+                            "remove() on the handle of that release before"
+                        )
+                self._hooks[p] = p.register_post_accumulate_grad_hook(self._arrive)
+            first += len(group["params"])
+
+    def _single(self, p: Tensor) -> Single:
+        if p not in self._singles:
+            self._singles[p] = Single(self._optimizer, self._positions[p])
+        return self._singles[p]
+
+    def _find_positions(self) -> None:
+        """Finds where each parameter is in the optimizer."""
+        self._positions: dict[Tensor, Position] = {}
+        for i, group in enumerate(self._optimizer.param_groups):
+            for j, p in enumerate(group["params"]):
+                self._positions[p] = Position(i, j, len(self._positions))
+        self._singles = {p: single for p, single in self._singles.items() if p in self._positions}
+        for p, single in self._singles.items():
+            if single.position != self._positions[p]:
+                single.move(self._positions[p])
+
+    # ---- the step
+
+    @_disable_dynamo
+    def _arrive(self, p: Tensor) -> None:
+        """Called when a gradient is complete."""
+        with self._optimizer._lock, torch.no_grad(), self._guarded():
+            if not self._has_no_ddp:
+                self._refuse_ddp()
+            self._arrived[p] = arrived = self._arrived.get(p, 0) + 1
+            if arrived > self._micro_batches:
+                name = self._single(p).name
+                raise RuntimeError(
+                    f"parameter {name}: " + _AGAIN.format(arrived=_ordinal(arrived), expected=self._micro_batches)
+                )
+            if arrived == self._micro_batches:
+                self._step(p)
+
+    def finish(self, closure: Callable[[], float] | None) -> None:
+        """Steps the parameters that are left, and ends the step: what ``optimizer.step()`` does."""
+        whole = self._optimizer
+        with whole._lock, torch.no_grad(), self._guarded():
+            self._check_call(closure)
+            if not self._arrived and whole._creates_state():
+                return
+            for group in whole.param_groups:
+                for p in group["params"]:
+                    if p.grad is not None and p.requires_grad:
+                        self._step(p)
+            if not self._stepped:
+                self._begin()
+            stepped, self._stepped, self._arrived = self._stepped, [], {}
+            whole.grad_norm = _norm_over([single.grad_norm for single in stepped]) if whole._is_measured() else None
+            whole.grad_norm_limit = _least([single.grad_norm_limit for single in stepped])
+            self.register()
+            whole._end_parts(stepped)
+
+    def _begin(self) -> None:
+        """Begins a step."""
+        for group in self._optimizer.param_groups:
+            self.check_group(group)
+        self._find_positions()
+        self._optimizer._begin_parts()
+
+    def _step(self, p: Tensor) -> None:
+        """Steps a parameter and frees its gradient."""
+        if p.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("a released optimizer cannot step in a CUDA graph: capture the steps of one that is not")
+        if not self._stepped:
+            self._begin()
+        single = self._single(p)
+        self._stepped.append(single)  # if this is interrupted, it may have been stepped
+        try:
+            single.step_now(torch.get_num_threads())
+        except Exception:
+            self._stepped.pop()
+            raise
+        p.grad = None
+
+    def _check_call(self, closure: Callable[[], float] | None) -> None:
+        """Raises RuntimeError if ``step`` is called in a way that needs all gradients at once."""
+        if closure is not None:
+            raise RuntimeError(
+                "a released optimizer takes no closure: it steps in the backward pass, so a closure would be evaluated after "
+                "the step. Call backward() before step()"
+            )
+        if getattr(self._optimizer, "grad_scale", None) is not None:
+            raise RuntimeError(
+                "a released optimizer cannot be stepped by GradScaler: the gradients were scaled when they were used in the "
+                "backward pass, and an overflow is known only after it. Use bfloat16, which needs no scaling"
+            )
+
+    def _refuse_ddp(self) -> None:
+        """Raises RuntimeError if DistributedDataParallel has one of the parameters."""
+        if dist.is_available() and dist.is_initialized():
+            here = {id(p): name for name, p in self._optimizer._named_parameters()}
+            for model in gc.get_objects():
+                if not issubclass(type(model), DistributedDataParallel):
+                    continue
+                for name, p in model.module.named_parameters():
+                    if id(p) in here and p.requires_grad and name not in model.parameters_to_ignore:
+                        raise RuntimeError(
+                            f"parameter {here[id(p)]} is in a DistributedDataParallel, which adds up the gradients of all "
+                            "processes after the backward pass has given them, so a released optimizer would step with those "
+                            "of one process. Use fully_shard, or remove() the release; nothing was changed"
+                        )
+        self._has_no_ddp = True
+
+    # ---- steps that cannot be completed
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Remembers an error that comes when some parameters have been stepped and others have not."""
+        self._refuse_after_failure()
+        try:
+            yield
+        except BaseException as error:
+            if self._stepped:
+                self._failure = f"{type(error).__name__}: {error}"
+            raise
+
+    def _refuse_after_failure(self) -> None:
+        if self._failure is not None:
+            raise RuntimeError(
+                f"the last step was not completed: {_listed(self.stepped)} had been stepped when this was raised: "
+                f"{self._failure}. Load the weights and the state of an earlier step (load_state_dict) to go on"
+            )
+
+    def _check_complete(self, what: str) -> None:
+        """Raises RuntimeError unless all parameters have made the same steps. ``what`` is what asks for that."""
+        self._refuse_after_failure()
+        if self._stepped:
+            raise RuntimeError(
+                f"{what} between backward() and step(): {_listed(self.stepped)} have been stepped, and others have not. Call "
+                "step() first"
+            )
+
+    def discard(self) -> None:
+        """Forgets the gradients that have arrived, before they are dropped.
+
+        Raises:
+            RuntimeError: some parameters have been stepped, and ``step()`` has not been called yet.
+        """
+        with self._optimizer._lock:
+            if self._failure is None:
+                self._check_complete("zero_grad()")
+                self._arrived = {}
+
+    def restart(self) -> None:
+        """Begins anew, with the present state of the optimizer."""
+        self._singles, self._arrived, self._stepped, self._failure = {}, {}, [], None
+
+    # ---- what the parameters count and remember
+
+    def counted(self) -> tuple[int, int]:
+        """How many tensors were clipped and skipped since ``save``."""
+        return _added(single.counted() for single in self._singles.values())
+
+    def save(self) -> None:
+        """Writes what the parameters have counted into the groups of the optimizer, and what they remember into its state.
+
+        Raises:
+            RuntimeError: some parameters have been stepped, and others have not.
+        """
+        self._check_complete("state_dict(), deepcopy or pickle")
+        self._optimizer._count_parts(*_added(single.report() for single in self._singles.values()))
+
+    def histories(self) -> list[tuple[dict[str, Any], bool]]:
+        """What the device of the parameters keeps to decide by, as states: see ``adamas.step.memory``."""
+        found = (single._decisions for single in self._singles.values())
+        return [({GRAD_NORMS: decisions}, False) for decisions in found if decisions is not None]
+
+
+def _added(counts: Iterator[tuple[int, int]]) -> tuple[int, int]:
+    clipped, skipped = 0, 0
+    for one, other in counts:
+        clipped, skipped = clipped + one, skipped + other
+    return clipped, skipped
+
+
+def _norm_over(norms: Sequence[Any]) -> Any:
+    """The norm over all parameters: a tensor if a device has one of theirs. The host does not wait for it."""
+    there = [norm for norm in norms if isinstance(norm, Tensor)]
+    here = math.hypot(*(norm for norm in norms if isinstance(norm, float)))
+    if not there:
+        return here
+    return torch.linalg.vector_norm(torch.stack([*_gathered(there), there[0].new_tensor(here)]))
+
+
+def _least(limits: Sequence[Any]) -> Any:
+    """The lowest of the limits that there are; None if there are none."""
+    there = [limit for limit in limits if isinstance(limit, Tensor)]
+    here = min((limit for limit in limits if isinstance(limit, float)), default=None)
+    if not there:
+        return here
+    lowest = torch.stack(_gathered(there)).min()
+    return lowest if here is None else lowest.clamp(max=here)
+
+
+def _gathered(numbers: Sequence[Tensor]) -> list[Tensor]:
+    """The numbers on the device of the first."""
+    return [number.to(numbers[0].device, non_blocking=True) for number in numbers]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"parameters {', '.join(names[:_SHOWN])}{more}"
+
+
+def _ordinal(count: int) -> str:
+    suffix = "th" if 10 <= count % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(count % 10, "th")
+    return f"{count}{suffix}"

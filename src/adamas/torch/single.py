@@ -1,0 +1,131 @@
+"""An optimizer's step for one of its parameters alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..step.clipping import MOST
+from ..step.plan import GroupPlan
+from .optimizer import Optimizer, parameter_names
+
+GRAD_NORMS = (
+    "grad_norms"  # the entry of a parameter's state with the norms that max_grad_norm="auto" remembers of it alone
+)
+
+_OF_EACH = ("rows", "param_names")  # the entries of a group that are lists with an entry for each parameter
+_COUNTS = ("clipped_steps", "skipped_steps")
+_OWN = ("params", GRAD_NORMS, *_COUNTS, *_OF_EACH)
+
+
+class Position(NamedTuple):
+    """Where a parameter is in its optimizer: the index of its group, its index there, and its position among all."""
+
+    group: int
+    in_group: int
+    among_all: int
+
+
+class Single(Optimizer):
+    """Steps one parameter of an optimizer, with the numbers of its group and the same state.
+
+    What it measures, clips, skips and counts is of this parameter alone.
+
+    Args:
+        whole: the optimizer.
+        position: where the parameter is in it.
+    """
+
+    def __init__(self, whole: Optimizer, position: Position) -> None:
+        # The constructor of the base would check the options again, and install hooks of its own.
+        vars(self).update(_member=whole._member, _lock=whole._lock, _homes=whole._homes, defaults=whole.defaults)
+        self._whole, self._reported = whole, (0, 0)
+        weight = whole.param_groups[position.group]["params"][position.in_group]
+        norms = _norms_of(whole.state.get(weight, {}))
+        own = {"params": [weight], GRAD_NORMS: norms, **dict.fromkeys(_COUNTS, 0)}
+        self.param_groups, self.state, self._schedules = [own], {}, []
+        self._begin()
+        self.move(position)
+
+    @property
+    def parameter(self) -> Tensor:
+        """The parameter."""
+        weight: Tensor = self.param_groups[0]["params"][0]
+        return weight
+
+    @property
+    def name(self) -> str:
+        """The name of the parameter in messages."""
+        return parameter_names(self.param_groups[0], self.position.among_all)[0]
+
+    def move(self, position: Position) -> None:
+        """Takes note of where the parameter is in the optimizer now."""
+        self.position, group = position, self._whole.param_groups[position.group]
+        self._plans = None
+        self.param_groups[0].update({name: [group[name][position.in_group]] for name in _OF_EACH if group.get(name)})
+        self._follow()
+
+    def _follow(self) -> None:
+        """Takes over the present options of the group, and the present state."""
+        group = self._whole.param_groups[self.position.group]
+        self.param_groups[0].update({name: value for name, value in group.items() if name not in _OWN})
+        state = self._whole.state[self.parameter]
+        if self.state.get(self.parameter) is not state:
+            self.state = {self.parameter: state}
+
+    def step_now(self, threads: int) -> None:
+        """Steps the parameter with the gradient that it has. See ``Optimizer.step`` for what is raised."""
+        self._follow()
+        with self._homes.completed(threads):
+            self._step_all(None, 1.0, threads)
+
+    def counted(self) -> tuple[int, int]:
+        """How often the parameter was clipped and skipped since ``report``. If a device counts, the host waits for it."""
+        clipped, skipped = self._reported
+        return self.clipped_steps - clipped, self.skipped_steps - skipped
+
+    def report(self) -> tuple[int, int]:
+        """Returns ``counted()``, and writes the norms that are remembered into the state of the parameter."""
+        found = clipped, skipped = self.counted()
+        self._reported = self._reported[0] + clipped, self._reported[1] + skipped
+        self._save_decisions()
+        group, state = self.param_groups[0], self._whole.state.get(self.parameter)
+        if state and group["max_grad_norm"] == "auto":
+            norms = group[GRAD_NORMS]
+            # Always of the same size, as torch.distributed.checkpoint loads into a tensor of the size that was saved.
+            state[GRAD_NORMS] = torch.tensor([*norms, *[0.0] * (MOST - len(norms))], dtype=torch.float64, device="cpu")
+        return found
+
+    # ---- the step
+
+    def _plan(self, group: dict[str, Any], first: int, positions: Sequence[int]) -> GroupPlan:
+        """The plan of the parameter, with the name and the random numbers that it has in the whole."""
+        position = self.position.among_all
+        return super()._plan(group, position, range(position + 1))
+
+    def _named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        yield self.name, self.parameter
+
+    def _is_measured(self) -> bool:
+        """See ``Stepping._is_measured``. All parameters are measured if one of them is, for the norm over all."""
+        return self._whole._is_measured()
+
+    def _is_query(self, plans: Sequence[GroupPlan]) -> bool:
+        """See ``Stepping._is_query``. A single parameter whose gradient is 0 says nothing about the others."""
+        return False
+
+    def _not_finite(self, name: str | None) -> FloatingPointError:
+        """See ``Stepping._not_finite``."""
+        return FloatingPointError(
+            f"the gradient of parameter {name} has a NaN or an infinity, and it was not stepped; parameters whose gradients "
+            'came earlier in this backward pass were (on_nonfinite="skip" would leave out such tensors and count them)'
+        )
+
+
+def _norms_of(state: dict[str, Any]) -> tuple[float, ...]:
+    """The norms that a state remembers, without the zeros that fill it up."""
+    saved = state.get(GRAD_NORMS)
+    return tuple(norm for norm in saved.tolist() if norm > 0) if isinstance(saved, Tensor) else ()

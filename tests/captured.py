@@ -42,11 +42,14 @@ class Recording(TorchDispatchMode):
 
     @staticmethod
     def _repeat(func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        new = func(*args, **kwargs)
-        news, outs = ((new,), (out,)) if isinstance(out, Tensor) else (new or (), out or ())
-        for result, target, value in zip(func._schema.returns, outs, news, strict=False):
-            if result.alias_info is None and isinstance(target, Tensor):
-                target.copy_(value)
+        outs = (out,) if isinstance(out, Tensor) else out or ()
+        written = tuple(x for x in (*args, *outs) if isinstance(x, Tensor))
+        with torch.autograd._unsafe_preserve_version_counter(written):  # as a graph does, which only the device sees
+            new = func(*args, **kwargs)
+            news = (new,) if isinstance(out, Tensor) else new or ()
+            for result, target, value in zip(func._schema.returns, outs, news, strict=False):
+                if result.alias_info is None and isinstance(target, Tensor):
+                    target.copy_(value)
 
 
 class Captured:

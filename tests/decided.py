@@ -314,6 +314,30 @@ class Decided:
         run.step(given)
         run.params[1].grad = None
         assert "parameter 'p1' has no gradient" in refusal(run)
+        changes: list[tuple[str, Callable[[Run], Any]]] = [
+            (
+                "options, parameters or states were replaced",
+                lambda run: run.optimizer.param_groups[0].update(decay="l2"),
+            ),
+            ("options, parameters or states were replaced", lambda run: run.optimizer.state.clear()),
+            (
+                "the 'step' of a state was replaced",
+                lambda run: run.optimizer.state[run.params[0]].update(step=torch.tensor(9.0)),
+            ),
+            (
+                "scheduled numbers, parameters or states have changed",
+                lambda run: run.optimizer.param_groups[0]["lr"].fill_(1.0),
+            ),
+            (
+                "scheduled numbers, parameters or states have changed",
+                lambda run: run.optimizer.param_groups.__setitem__(0, {**run.optimizer.param_groups[0]}),
+            ),
+        ]
+        for reason, change in changes:
+            run = Run(monkeypatch, *self.WHERE, capturable=True, lr=1e-2 * cosine(20))
+            run.step(given)
+            change(run)
+            assert reason in refusal(run)
         run = Run(monkeypatch, *self.WHERE, max_grad_norm=1.0)
         run.step(given)
         assert "parameter group 0 has capturable=False" in refusal(run)
@@ -361,3 +385,86 @@ class Decided:
         run.optimizer.param_groups.append({**first, "params": [], "param_names": [], "skipped_steps": 3})
         run.step(next(gradients(1, (0,))))
         assert run.optimizer.skipped_steps == 4
+
+    def test_steps_go_on_outside_of_inference_mode(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What a first step makes within ``torch.inference_mode``, or loading there, a later step outside can write."""
+        one, loaded, other = runs = [
+            Run(monkeypatch, *where, **scheduled()) for where in (self.WHERE, self.WHERE, ("engine", "cpu"))
+        ]
+        first, *following = gradients(4)
+        with torch.inference_mode():
+            for run in (one, other):
+                run.step(first)
+            loaded.optimizer.load_state_dict(one.optimizer.state_dict())
+        for p, q in zip(loaded.params, one.params, strict=True):
+            p.data.copy_(q.data)
+        for given in following:
+            for run in runs:
+                run.optimizer.zero_grad()
+                run.step(given)
+        assert_alike(one, other)
+        assert_alike(loaded, other)
+
+    def test_a_schedule_goes_back_with_the_state(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An optimizer whose state was emptied begins again, and so do its schedules."""
+        runs = [
+            Run(monkeypatch, *where, lr=1e-2 * linear(10), capturable=True) for where in (self.WHERE, ("engine", "cpu"))
+        ]
+        for i, given in enumerate(gradients(8)):
+            for run in runs:
+                if i == 5:
+                    run.optimizer.state.clear()
+                run.step(given)
+            assert_alike(*runs)
+
+    def test_a_scheduled_number_that_something_else_writes_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A scheduler of PyTorch writes into the tensor of the rate: an error, unless that changes nothing."""
+        run = Run(monkeypatch, *self.WHERE, lr=1e-2 * cosine(20), capturable=True)
+        given = list(gradients(5))
+        run.step(given[0])
+        rate = run.optimizer.param_groups[0]["lr"]
+        rate.fill_(float(rate))
+        run.step(given[1])
+        run.captured()
+        torch.optim.lr_scheduler.StepLR(run.optimizer, 1, 0.1)  # which writes the rate that is there
+        run.step(given[2])
+        rate.fill_(0.5)
+        before = [p.detach().clone() for p in run.params]
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"lr is given by .* and was set to 0.5 by something else"):
+                run.step(given[3])
+        assert all(map(torch.equal, run.params, before))
+        rate.fill_(run.optimizer.lr_at(4))
+        run.step(given[4])
+
+    def test_scheduled_numbers_out_of_range_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A step after which the rate is negative says so, and the next changes nothing; skipped steps do not count."""
+        runs = [
+            Run(monkeypatch, *where, lr=1e-2 * linear(10, end=-1), on_nonfinite="skip")
+            for where in (self.WHERE, ("engine", "cpu"))
+        ]
+        refusals: dict[Run, list[str]] = {run: [] for run in runs}
+        for i, given in enumerate(gradients(10, BAD)):
+            for run in runs:
+                try:
+                    run.step(given)
+                except ValueError as error:
+                    refusals[run].append(f"{i}: {error}")
+            for p, q in zip(*(run.params for run in runs), strict=True):
+                torch.testing.assert_close(p.detach().cpu(), q.detach(), rtol=2e-6, atol=1e-6)
+        assert refusals[runs[0]] == refusals[runs[1]]
+        assert [refusal[:1] for refusal in refusals[runs[0]]] == ["7", "8", "9"]
+
+    def test_what_a_hook_writes_into_the_state_dict_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A hook may replace a scheduled number in the state dict, though the device computes it."""
+        run = Run(monkeypatch, *self.WHERE, betas=(0.9 * linear(40), 0.99), lr=1e-2 * cosine(20), capturable=True)
+        run.step(next(gradients(1)))
+        assert isinstance(run.optimizer.state_dict()["param_groups"][0]["lr"], float)
+
+        def hook(optimizer: Any, packed: dict[str, Any]) -> None:
+            packed["param_groups"][0]["lr"] = 3.0
+
+        run.optimizer.register_state_dict_post_hook(hook)
+        (group,) = run.optimizer.state_dict()["param_groups"]
+        assert group["lr"] == 3.0
+        assert group["betas"] == (pytest.approx(0.9 * 39 / 40), 0.99)

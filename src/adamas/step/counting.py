@@ -51,6 +51,7 @@ class DeviceScalars:
 
     def _collect(self) -> None:
         f, rows = self._f, []
+        f.refuse_capture(f"the {self._names[0]!r} of a state was replaced since the last step")
         for name in self._names:
             given = [record.state.get(name) for record in self._records]
             known = [0.0 if f.has(x) else self._number_of(r, name) for x, r in zip(given, self._records, strict=True)]
@@ -80,10 +81,6 @@ class DeviceScalars:
 
     def _index(self, indices: list[int]) -> Tensor:
         if self._chosen is None or self._chosen[0] != indices:
-            if self._f.is_capturing():
-                raise RuntimeError(
-                    "a CUDA graph is being captured, and other parameters have gradients than in the step before: make a "
-                    "step outside of the capture before it, for the same parameters"
-                )
+            self._f.refuse_capture("other parameters have gradients than in the last step")
             self._chosen = indices, self._f.uploaded(np.array(indices, np.int64))
         return self._chosen[1]

@@ -45,6 +45,7 @@ class Decisions:
     Attributes:
         formulas: the argument ``formulas``.
         steps: the most steps that a parameter has made.
+        attempted: the same as the host counts it: with the steps that were skipped, and without those of replays.
         grad_norm: the norm of the last gradient that was measured.
         grad_norm_limit: its limit; infinite if there was none.
     """
@@ -52,13 +53,18 @@ class Decisions:
     def __init__(
         self, formulas: Any, steps: float, clipped_steps: int, skipped_steps: int, grad_norms: Sequence[float]
     ) -> None:
-        self.formulas = formulas
+        self.formulas, self.attempted = formulas, int(steps)
         norms = grad_norms[-MOST:]
         numbers = [steps, math.inf, math.inf, clipped_steps, skipped_steps, len(norms)]
         self._all = formulas.uploaded(np.array(numbers, np.float64))
         self.steps, self.grad_norm, self.grad_norm_limit, self._clipped, self._skipped, self._count = self._all
         self._norms = formulas.uploaded(np.array([*norms, *[math.inf] * (MOST - len(norms))], np.float64))
         self._positions = formulas.uploaded(np.arange(MOST, dtype=np.float64))
+
+    def set_steps(self, steps: int) -> None:
+        """Sets the most steps that a parameter has made."""
+        self.steps.fill_(steps)
+        self.attempted = steps
 
     @property
     def clipped_steps(self) -> int:

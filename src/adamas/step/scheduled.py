@@ -54,14 +54,15 @@ class GroupSchedules:
         # By name: the last number of the schedule, and the one before it.
         self._written: dict[str, tuple[float, float]] = {}
         self._observed: str | None = None  # what it has written as ``group["plateaus"]``
-        # On a device that counts the steps: by name the last number and the one before it, and the factors that react to a
-        # metric.
-        self._there: dict[str, tuple[Tensor, Tensor]] = {}
+        # On a device that counts the steps: its functions and its count, the numbers by name, and the factors that react to
+        # a metric.
+        self._clock: tuple[Any, Tensor] | None = None
+        self._there: dict[str, _NumberThere] = {}
         self._factors: list[tuple[Observed, Tensor]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled. Of the member, which has functions, that is its name."""
-        return {**vars(self), "member": self.member.name, "_there": {}, "_factors": []}
+        return {**vars(self), "member": self.member.name, "_clock": None, "_there": {}, "_factors": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores what was copied or pickled."""
@@ -105,18 +106,15 @@ class GroupSchedules:
         """The changes that ``refresh`` makes."""
         held, written = self.is_held(), self._written
         changes: list[Change] = []
-        known = declared(self.member)
         several: dict[str, list[Any]] = {}  # the numbers of those that have more than one
-        for name, schedule in self.schedules.items():
+        for name in self.schedules:
             if held and name == "lr":
                 continue
             of, index = _place(name)
-            h = known[of]
-            assert isinstance(h, Number)  # only numbers can be scheduled
             if self._there:
-                number, before = self._there[name]
+                number, before = self._there[name].number, self._there[name].before
             else:
-                number = scheduled_number(h, name, schedule, step)
+                number = self._number_at(name, step)
                 last, before = written.get(name, (number, number))
                 before = last if last != number else before
             changes.append((written, name, (number, before)))
@@ -126,12 +124,30 @@ class GroupSchedules:
                 several.setdefault(of, list(self.group[of]))[index] = number
         return changes + [(self.group, name, tuple(numbers)) for name, numbers in several.items()]
 
+    def _number_at(self, name: str, step: int) -> float:
+        """The number of a schedule at a step.
+
+        Raises:
+            ValueError: it is out of range.
+        """
+        h = declared(self.member)[_place(name)[0]]
+        assert isinstance(h, Number)  # only numbers can be scheduled
+        return scheduled_number(h, name, self.schedules[name], step)
+
+    def check_at(self, step: int) -> None:
+        """Raises ValueError if a schedule gives a number out of range at a step."""
+        for name in self.schedules:
+            self._number_at(name, step)
+
     # ---- on a device that counts the steps
 
-    def in_numbers(self) -> dict[str, Any]:
-        """The entries of the group that the device computes, with the numbers as floats. The host waits for them."""
+    def in_numbers(self, packed: Mapping[str, Any]) -> dict[str, Any]:
+        """The entries of a packed group that the device computes, with the numbers as floats. The host waits for them.
+
+        What something else has written there is not among them.
+        """
         found = {_place(name)[0] for name in self._there}
-        values = {name: self.group[name] for name in found}
+        values = {name: self.group[name] for name in found if packed.get(name) is self.group[name]}
         return {name: tuple(map(float, x)) if isinstance(x, tuple) else float(x) for name, x in values.items()}
 
     def begin_there(self, formulas: Any, step: Tensor) -> None:
@@ -141,14 +157,15 @@ class GroupSchedules:
         """
         is_first = not self._there
         if is_first:
-            self._there = {name: (formulas.number(0.0), formulas.number(0.0)) for name in self.schedules}
+            self._there = {name: _NumberThere(formulas) for name in self.schedules}
             self._factors = [(part, formulas.number(0.0)) for part in self.observed()]
         for part, factor in self._factors:
             factor.fill_(part.value)
-        self.compute_there(formulas, step)
+        self._clock = formulas, step
+        self.compute_there()
         if is_first:
-            for number, before in self._there.values():
-                before.copy_(number)
+            for one in self._there.values():
+                one.before.copy_(one.number)
 
     @property
     def are_there(self) -> bool:
@@ -157,14 +174,17 @@ class GroupSchedules:
 
     def end_there(self) -> None:
         """Lets the host compute the scheduled numbers again; the next ``refresh`` writes them."""
-        self._there, self._factors = {}, []
+        self._clock, self._there, self._factors = None, {}, []
 
-    def compute_there(self, formulas: Any, step: Tensor) -> None:
-        """Computes the scheduled numbers of a step on the device, in place."""
-        functions = Traced(formulas, self._factors)
-        for name, (number, before) in self._there.items():
-            before.copy_(number)
-            number.copy_(self.schedules[name].over(step, functions))
+    def compute_there(self) -> None:
+        """Computes the scheduled numbers of the coming step on the device, in place."""
+        for name, one in self._there.items():
+            one.write(self._computed_there(name))
+
+    def _computed_there(self, name: str) -> Any:
+        assert self._clock is not None
+        formulas, step = self._clock
+        return self.schedules[name].over(step, Traced(formulas, self._factors))
 
     def is_held(self) -> bool:
         """Whether a scheduled rate was set to 0, as ``torch.distributed.checkpoint`` does for a step without movement."""
@@ -178,6 +198,9 @@ class GroupSchedules:
             number = _get(self.group, name)
             if number is not last and (self._there or number != last):
                 return False
+        for one in self._there.values():
+            if not one.is_untouched:
+                return False
         return self.group.get(OBSERVED) is self._observed
 
     def verify(self, may_hold: bool = True) -> None:
@@ -186,6 +209,8 @@ class GroupSchedules:
         Accepted: the previous number, which a caller may have restored, and a rate of 0, once.
         """
         for name, numbers in self._written.items():
+            if name in self._there and not self._there[name].is_untouched:  # the tensor has another number by now
+                numbers = self._computed_there(name), self._there[name].before
             if all(_differ(_get(self.group, name), one) for one in numbers) and not (
                 name == "lr" and may_hold and self.is_held()
             ):
@@ -239,6 +264,34 @@ class GroupSchedules:
         for part, state in zip(self.observed(), _read(given), strict=False):
             part.load_state_dict(state)
         self.write_observed()
+
+
+class _NumberThere:
+    """A scheduled number on a device that counts the steps, which is written in place.
+
+    Args:
+        formulas: the functions of the device.
+
+    Attributes:
+        number: the number of the coming step, a float64 tensor without dimensions.
+        before: the last number before it, as another one.
+    """
+
+    def __init__(self, formulas: Any) -> None:
+        self.number: Any = formulas.number(0.0)
+        self.before: Any = formulas.number(0.0)
+        self._version = -1
+
+    def write(self, number: Any) -> None:
+        """Writes the number of the next step."""
+        self.before.copy_(self.number)
+        self.number.copy_(number)
+        self._version = self.number._version
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing else has written into the tensor of the number. Replays of a CUDA graph count as nothing else."""
+        return bool(self.number._version == self._version)
 
 
 def separated(member: Member, group: dict[str, Any], states: Iterable[dict[str, Any]]) -> GroupSchedules:

@@ -162,8 +162,10 @@ class Stepping:
         plans, steps = self._counted
         self._counted = None, steps  # if this is interrupted, the next step repeats it
         if self._decisions is not None and steps is self._decisions.steps:
+            formulas = self._decisions.formulas
+            formulas.refuse_capture("a schedule has observed a metric in it")
             for schedules in self._schedules:
-                schedules.begin_there(self._decisions.formulas, steps)
+                schedules.begin_there(formulas, steps)
             self._counted = plans, steps  # a captured step must not write the factors that it knows
         self._refresh()
 
@@ -295,8 +297,8 @@ class Stepping:
         if not any(one.schedules for one in self._schedules_now()):
             return
         if self._decides_there(None) and self._counts_there():
-            self._start_deciding()
-            self._settle_schedules_there()
+            steps = self._start_deciding().steps
+            self._settle_schedules_there(None if self._counted[1] is steps else steps_done(self.state.values()))
             return
         if self._decisions is not None:
             self._stop_deciding()
@@ -462,39 +464,67 @@ class Stepping:
         are_there = all(one.are_there for one in self._schedules)  # a replaced group begins again
         if self._counted[0] is plans and self._counted[1] is decisions.steps and are_there and self._is_untouched():
             return plans
-        self._settle_schedules_there()
+        decisions.formulas.refuse_capture("scheduled numbers, parameters or states have changed since the last step")
+        self._settle_schedules_there(steps_done(self.state.values()))
         plans = self._current_plans()
         self._counted = plans, decisions.steps
         return plans
 
-    def _settle_schedules_there(self) -> None:
-        """As ``_settle_schedules``, where the device counts the steps."""
+    def _settle_schedules_there(self, steps: int | None) -> None:
+        """As ``_settle_schedules``, where the device counts the steps. If ``steps`` is None, its count is still right."""
         decisions = self._decisions
         assert decisions is not None
-        steps = decisions.steps
-        if self._counted[1] is steps:
-            for one in self._schedules:
+        is_next = steps is None or bool(steps == self._counted[1])
+        if steps is not None:
+            decisions.set_steps(steps)
+        for one in self._schedules:
+            if is_next:
                 one.verify(may_hold=not self._held)
-        else:  # so far, the host has counted
-            steps.fill_(steps_done(self.state.values()))
-            for one in self._schedules:
+            else:
                 one.forget()
-        self._counted = None, steps
+        self._counted = None, decisions.steps
         for one in self._schedules:
             one.read_observed()
-            one.begin_there(decisions.formulas, steps)
+        self._check_schedules(decisions)
+        for one in self._schedules:
+            one.begin_there(decisions.formulas, decisions.steps)
         self._refresh()
 
     def _look_ahead_there(self) -> None:
-        """As ``_look_ahead``, where the device counts the steps."""
+        """As ``_look_ahead``, where the device counts the steps.
+
+        Raises:
+            ValueError: a schedule gives a number out of range for the following step.
+        """
         decisions = self._decisions
         assert decisions is not None
         self._held = any(one.is_held() for one in self._schedules)
         for one in self._schedules:
-            one.compute_there(decisions.formulas, decisions.steps)
+            one.compute_there()
         if self._held:
             self._counted = None, decisions.steps
             self._refresh()
+        if decisions.formulas.is_capturing():
+            return
+        decisions.attempted += 1
+        try:
+            self._check_schedules(decisions)
+        except Exception:
+            self._counted = None, decisions.steps  # the next step checks them again, before it changes anything
+            raise
+
+    def _check_schedules(self, decisions: Decisions) -> None:
+        """Raises ValueError if a schedule gives a number out of range for the coming step.
+
+        The host waits for the device, which may have skipped steps, only if one does at the step that would come without that.
+        """
+        try:
+            for one in self._schedules:
+                one.check_at(decisions.attempted)
+        except Exception:
+            decisions.attempted = int(decisions.steps)
+            for one in self._schedules:
+                one.check_at(decisions.attempted)
 
     def _save_decisions(self) -> None:
         """Writes what the device has counted into the groups. The host waits for it."""

@@ -10,7 +10,7 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import torch
@@ -305,9 +305,12 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         for name, p in self._named_parameters():
             if p.requires_grad and p.grad is None:
                 raise RuntimeError(f"{start} parameter {name} has no gradient, so no replay would step it")
-        is_ready = self._plans is not None and all(map(self._is_fresh, self._plans, self.param_groups))
-        if not is_ready or self._decisions is None:
+        if self._plans is None or self._decisions is None:
             raise RuntimeError(f"{start} there is no state yet: make a step before the capture, which creates it")
+        if not self._are_current(self._plans):
+            raise RuntimeError(
+                f"{start} options, parameters or states were replaced since the last step: make a step before the capture"
+            )
         self._captured.append((self._plans, self._decisions))
 
     # ---- state
@@ -366,13 +369,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     def _current_plans(self) -> list[GroupPlan]:
         """The plans of all groups, made again if any tensor, state or option that they depend on was replaced."""
         plans = self._plans
-        if plans is not None and len(plans) == len(self.param_groups):
-            for plan, group in zip(plans, self.param_groups, strict=True):
-                if not self._is_fresh(plan, group):
-                    break
-            else:
-                if holds(self.state, *self._known):
-                    return plans
+        if plans is not None and self._are_current(plans):
+            return plans
         for plan in plans or ():
             self._forget_low_bits(plan.basis)
         self._settle_states()
@@ -385,6 +383,15 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         self._plans = made  # before _known: if interrupted between the two, the plans are made again
         self._known = (list(self.state.keys()), list(self.state.values()))
         return made
+
+    def _are_current(self, plans: list[GroupPlan]) -> bool:
+        """Whether nothing that the plans depend on was replaced."""
+        if len(plans) != len(self.param_groups):
+            return False
+        for plan, group in zip(plans, self.param_groups, strict=True):
+            if not self._is_fresh(plan, group):
+                return False
+        return holds(self.state, *self._known)
 
     def _own_parameters(self) -> int:
         assert self._peers is not None
@@ -626,7 +633,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         scale = 1.0 if grad_scale is None else 1 / grad_scale.detach().to(torch.float64).reshape(())
         # After an overflow, GradScaler lowers its scale; neither step count nor moments advance.
         overflow = None if found_inf is None else found_inf.detach().reshape(())
-        with self._lock, self._homes.completed(torch.get_num_threads()):
+        with self._lasting(), self._lock, self._homes.completed(torch.get_num_threads()):
             self._step_all(None, scale, torch.get_num_threads(), overflow)
         return loss
 
@@ -640,6 +647,16 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         if self._released is not None:
             self._released.discard()
         super().zero_grad(set_to_none)
+
+    def _lasting(self) -> AbstractContextManager[Any]:
+        """A context in which later steps can write the tensors that are made, if this one is within ``torch.inference_mode``.
+
+        Weights that were made there themselves can only be written there, and so can their state.
+        """
+        if not torch.is_inference_mode_enabled():
+            return nullcontext()
+        is_bound = any(p.is_inference() for group in self.param_groups for p in group["params"])
+        return nullcontext() if is_bound else torch.inference_mode(False)
 
     def _is_observed(self) -> bool:
         """Whether a hook or the profiler observes steps. Entering its context takes as long as a small step."""
@@ -726,7 +743,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             self._save_decisions()
             packed = super().state_dict()
             for group, schedules in zip(packed.get("param_groups", ()), self._schedules_now(), strict=False):
-                group.update(schedules.in_numbers())
+                group.update(schedules.in_numbers(group))
             for group in packed.get("param_groups", ()):  # a hook may have wrapped them
                 # As text: torch.distributed.checkpoint takes tuples apart, and broadcasts no more numbers than are here.
                 group["grad_norms"] = json.dumps(group["grad_norms"])
@@ -754,7 +771,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         Raises:
             ValueError: the state dict does not fit; the message names the parameter. Nothing was changed.
         """
-        with self._lock:
+        with self._lock, self._lasting():
             with self._all_or_none() as agree:
                 check_choice(hyperparameters)
                 if not isinstance(state_dict, Mapping):

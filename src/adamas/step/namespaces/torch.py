@@ -106,6 +106,14 @@ class Formulas:
         """Whether a CUDA graph is being captured."""
         return is_capturing(self.device)
 
+    def refuse_capture(self, reason: str) -> None:
+        """Raises RuntimeError if a CUDA graph is being captured, as replays would repeat what happens now only once."""
+        if self.is_capturing():
+            raise RuntimeError(
+                f"a CUDA graph is being captured, and {reason}: make a step outside of the capture before it, for the same "
+                "parameters"
+            )
+
     def has(self, x: Any) -> bool:
         """Whether it is a tensor on the device."""
         return isinstance(x, Tensor) and x.device == self.device

@@ -10,6 +10,7 @@ import gc
 import itertools
 import pickle
 import random
+import threading
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from members import CASES, Case
-from torch import nn
+from torch import Tensor, nn
 from transfers import Late
 
 import adamas.torch as at
@@ -137,6 +138,27 @@ def test_the_next_buffers_are_under_way_while_one_is_stepped(monkeypatch: pytest
     assert first.count("fetch") == first.count("wait") == first.count("send") > 3
     most = max(first[:i].count("fetch") - first[:i].count("wait") for i in range(len(first)))
     assert most == 3
+
+
+def test_pieces_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+
+    class Counted(offload.EngineExecutor):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr(offload, "EngineExecutor", Counted)
+    with Away(monkeypatch):
+        optimizer = train(at.AdamW, torch.float32, offload=True)
+        assert len(made) > len(SHAPES)
+        made.clear()
+        optimizer.step()
+        assert not made
+        p = optimizer.param_groups[0]["params"][0]
+        optimizer.state[p]["exp_avg"] = optimizer.state[p]["exp_avg"].clone()
+        optimizer.step()
+        assert 0 < len(made) < len(SHAPES)
 
 
 def test_a_weight_that_something_else_has_written_is_stepped_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,6 +333,99 @@ def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_option_is_checked() -> None:
     with pytest.raises(TypeError, match="offload must be True or False, not 'cpu'"):
         at.AdamW([nn.Parameter(torch.ones(3))], offload="cpu")
+
+
+# ---- steps in the backward pass
+
+
+def model(dtype: torch.dtype = torch.float32) -> nn.Module:
+    torch.manual_seed(4)
+    return nn.Sequential(nn.Linear(40, 64), nn.Tanh(), nn.Linear(64, 200), nn.Tanh(), nn.Linear(200, 3)).to(dtype)
+
+
+def train_released(dtype: torch.dtype, steps: int = STEPS, **options: Any) -> at.Optimizer:
+    network = model(dtype)
+    optimizer = at.AdamW(network.named_parameters(), **options)
+    at.release(optimizer)
+    for step in range(steps):
+        loss_of(network, step).backward()
+        optimizer.step()
+        assert all(p.grad is None and torch.isfinite(p).all() for p in network.parameters())
+    return optimizer
+
+
+def loss_of(network: nn.Module, step: int) -> Tensor:
+    x = torch.randn(8, 40, generator=torch.Generator().manual_seed(step), dtype=next(network.parameters()).dtype)
+    return network(x).pow(2).mean()
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_release_steps_while_the_backward_pass_goes_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = OPTIONS[name]()
+    if options.get("max_grad_norm") is not None:
+        options["max_grad_norm"] = "auto"
+    there = train_released(torch.bfloat16, weights="split", **options)
+    for seed, slots in itertools.product(range(2), (1, 3)):
+        with Away(monkeypatch, seed, slots):
+            away = train_released(torch.bfloat16, weights="split", offload=True, **options)
+        assert_same(there, away)
+
+
+def test_a_slow_host_holds_the_backward_pass_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, blocked = threading.Event(), threading.Event()
+
+    class Told(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            blocked.set()
+            return super().wait(timeout)
+
+    with Away(monkeypatch, slots=2) as late:
+        network = model()
+        optimizer = at.AdamW(network.named_parameters(), offload=True)
+        released = at.release(optimizer)
+        released._worker._changed = Told()
+        arrive = late.wait
+        monkeypatch.setattr(late, "wait", lambda ticket: (opened.wait(60), arrive(ticket)))
+        backward = threading.Thread(target=lambda: loss_of(network, 0).backward())
+        backward.start()
+        assert blocked.wait(60), "it did not wait"
+        sizes = [p.grad.nbytes for p in network.parameters() if p.grad is not None]
+        assert sum(sizes) - max(sizes) <= 2 * SLOT < sum(p.nbytes for p in network.parameters())
+        opened.set()
+        backward.join(60)
+        optimizer.step()
+        assert all(optimizer.state[p]["step"] == 1 for p in network.parameters())
+
+
+def test_a_failure_while_the_backward_pass_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Away(monkeypatch) as late:
+        network = model()
+        optimizer = at.AdamW(network.named_parameters(), offload=True)
+        at.release(optimizer)
+        loss_of(network, 0).backward()
+        optimizer.step()
+        saved, weights = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(network.state_dict())
+        late.fails_at = late.count + 3
+
+        def train_once() -> None:
+            loss_of(network, 1).backward()  # raises, or the step if the pass was faster
+            optimizer.step()
+
+        failure = r"the step of parameter '\d\.\w+' on the host has failed: the link is down"
+        with pytest.raises(RuntimeError, match=failure):
+            train_once()
+        for refused in (optimizer.step, optimizer.state_dict):
+            with pytest.raises(RuntimeError, match="Load"):
+                refused()
+        late.recover()
+        network.zero_grad()
+        network.load_state_dict(weights)
+        optimizer.load_state_dict(saved)
+        loss_of(network, 1).backward()
+        optimizer.step()
+    there = train_released(torch.float32, steps=2)
+    for p, q in zip(network.parameters(), there.param_groups[0]["params"], strict=True):
+        assert torch.equal(p, q)
 
 
 # ---- memory

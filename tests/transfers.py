@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import weakref
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,9 @@ class Late:
     def mark(self) -> None:
         self.log.append("mark")
         self.pairs.append(0)
+
+    def after(self, mark: None) -> nullcontext[None]:
+        return nullcontext()
 
     def fetch(self, pairs: Pairs, after: Any) -> int:
         self.count += 1

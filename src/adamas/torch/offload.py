@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
@@ -25,7 +25,7 @@ from ..rule.layout import LOW_BITS, Part, scale_name
 from ..rule.members import MEMBERS
 from ..step.arrays_executor import ArraysExecutor
 from ..step.devices import executor_of
-from ..step.engine import EngineExecutor, apply
+from ..step.engine import EngineExecutor, apply, same_objects
 from ..step.executor import Executor, GroupSpec
 from ..step.memory import COPIES, RING
 from ..step.record import Place, Record, Scalars, State
@@ -116,6 +116,7 @@ class Offload:
         self._transfer: Transfer = transfer_of(device)
         self._homes: MutableMapping[Tensor, Home] = WeakTensorKeyDictionary()
         self._slots: list[Tensor] = []  # the buffers that are free
+        self._known = 0  # the number of weights for which they are large enough
         self._sent: set[Piece] = set()  # what was sent since the host waited for it to arrive
 
     def home(self, weight: Tensor) -> Home:
@@ -138,7 +139,12 @@ class Offload:
     @property
     def bytes(self) -> dict[str, int]:
         """The bytes on the host for the copies of the weights and for the ring."""
-        return {COPIES: sum(_bytes(home.copy) for home in self._homes.values()), RING: SLOTS * self.slot_bytes}
+        return {COPIES: sum(_bytes(home.copy) for home in self._homes.values()), RING: self.ring_bytes}
+
+    @property
+    def ring_bytes(self) -> int:
+        """The size of the ring."""
+        return SLOTS * self.slot_bytes
 
     def run(self, tasks: Sequence[Task], threads: int, stepped: list[str]) -> None:
         """Makes steps. The device has the new weights for what it is given after ``join``.
@@ -170,11 +176,21 @@ class Offload:
         """Lets the device wait for the new weights before what it is given from now on."""
         self._transfer.join()
 
+    def mark(self) -> Any:
+        """See ``Transfer.mark``."""
+        return self._transfer.mark()
+
+    def after(self, mark: Any) -> AbstractContextManager[None]:
+        """See ``Transfer.after``."""
+        return self._transfer.after(mark)
+
     def _batches(self, tasks: Sequence[Task]) -> list[list[Task]]:
         """The tasks in batches whose gradients fit into one buffer."""
-        size = max(self.slot_bytes, max((_bytes(task.gradient) for task in tasks), default=0))
-        if not self._slots or size > len(self._slots[0]):
-            self._slots = [self._transfer.host_buffer(size) for _ in range(SLOTS)]
+        largest = max((_bytes(task.gradient) for task in tasks), default=0)
+        if not self._slots or len(self._homes) != self._known or largest > len(self._slots[0]):
+            self._known, size = len(self._homes), max(self.slot_bytes, largest)
+            if not self._slots or size > len(self._slots[0]):
+                self._slots = [self._transfer.host_buffer(size) for _ in range(SLOTS)]
         batches, used = list[list[Task]](), 0
         for task in tasks:
             needed = _bytes(task.gradient)
@@ -283,12 +299,22 @@ class HomeTensors(Tensors):
         return dict(sum((Counter(offload.bytes) for offload in self._offloads.values()), Counter()))
 
     def add(self, weight: Tensor, tasks: Sequence[Task]) -> None:
-        """Adds the step of a weight to those that ``completed`` makes."""
+        """Adds the step of a weight to those that ``flushed`` makes."""
         self._coming.append((weight, tasks))
 
+    def join(self) -> None:
+        """Lets the devices wait for the new weights before what they are given from now on."""
+        for offload in self._offloads.values():
+            offload.join()
+
+    def refuse_broken(self) -> None:
+        """Raises RuntimeError if a step was broken off, and nothing has been loaded since."""
+        if self.broken is not None:
+            raise RuntimeError(self.broken)
+
     @contextmanager
-    def completed(self, threads: int) -> Iterator[None]:
-        """At the end of this context, the steps that were added are made, and the devices wait for the new weights.
+    def flushed(self, threads: int) -> Iterator[None]:
+        """A context at whose end the steps that were added in it are made. The devices have the new weights after ``join``.
 
         If an exception comes before that, some parameters may have made the step and others not: see ``broken``.
         """
@@ -312,7 +338,6 @@ class HomeTensors(Tensors):
             tasks.setdefault(self.offload_of(weight), []).extend(of_weight)
         for offload, of_device in tasks.items():
             offload.run(of_device, threads, stepped)
-            offload.join()
         self.before_writing(weights)
         for weight in weights:
             self.home(weight).keep(weight)
@@ -335,10 +360,11 @@ class OffloadExecutor(ArraysExecutor):
                 "use offload=False for its group"
             )
         self._homes: Any = spec.tensors
-        self._pieces: dict[int, tuple[list[Any], list[Piece]]] = {}  # of each record, with what they were made from
+        # Of each record, with the number of elements and the tensors that they were made for.
+        self._pieces: dict[int, tuple[int, list[Tensor], list[Piece]]] = {}
 
     def apply(self) -> None:
-        """Leaves the prepared step to ``HomeTensors.completed``."""
+        """Leaves the prepared step to ``HomeTensors.flushed``."""
         for record, gradient, row in self._found:
             self._homes.add(record.weight, self._tasks(record, gradient, row))
         self._count()
@@ -353,14 +379,13 @@ class OffloadExecutor(ArraysExecutor):
 
     def _pieces_of(self, record: Record, copy: Tensor, gradient: Tensor) -> list[Piece]:
         state = {name: x for name, x in record.state.items() if name not in self.spec.scalar_names}
-        most = SLOT_BYTES // max(gradient.element_size(), copy.element_size())
-        basis = [most, copy, *state.values()]
-        known, pieces = self._pieces.get(id(record), ([], []))
-        if len(known) != len(basis) or any(one is not other for one, other in zip(known, basis, strict=True)):
+        most, tensors = SLOT_BYTES // max(gradient.element_size(), copy.element_size()), [copy, *state.values()]
+        known_most, known, pieces = self._pieces.get(id(record), (0, [], []))
+        if most != known_most or not same_objects(known, tensors):
             spec = self.spec._replace(scalar_names=(), counts_on=None)
             parts = _parts(record._replace(weight=copy, state=state), most)
             pieces = [Piece(spec, part, area, self.is_decayed) for part, area in parts]
-            self._pieces[id(record)] = basis, pieces
+            self._pieces[id(record)] = most, tensors, pieces
         return pieces
 
     def _squares(self, index: int) -> list[float]:

@@ -621,7 +621,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             RuntimeError: a gradient is sparse. Nothing was changed.
             ValueError: a gradient or a state tensor cannot be used; the message names it. Nothing was changed.
         """
-        self._refuse_broken()
+        self._homes.refuse_broken()
         if self._released is not None:
             self._released.finish(closure)
             return None
@@ -633,14 +633,10 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         scale = 1.0 if grad_scale is None else 1 / grad_scale.detach().to(torch.float64).reshape(())
         # After an overflow, GradScaler lowers its scale; neither step count nor moments advance.
         overflow = None if found_inf is None else found_inf.detach().reshape(())
-        with self._lasting(), self._lock, self._homes.completed(torch.get_num_threads()):
+        with self._lasting(), self._lock, self._homes.flushed(torch.get_num_threads()):
             self._step_all(None, scale, torch.get_num_threads(), overflow)
+        self._homes.join()
         return loss
-
-    def _refuse_broken(self) -> None:
-        """Raises RuntimeError if a step was broken off, and nothing has been loaded since."""
-        if self._homes.broken is not None:
-            raise RuntimeError(self._homes.broken)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drops all gradients: see ``torch.optim.Optimizer.zero_grad``."""
@@ -709,7 +705,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled. The copy of a released optimizer steps as usual."""
-        self._refuse_broken()
+        self._homes.refuse_broken()
         if self._released is not None:
             self._released.save()
         self._save_decisions()
@@ -734,7 +730,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 ``torch.optim`` loads, and leaves out the low bits of split weights.
         """
         with self._lock:
-            self._refuse_broken()
+            self._homes.refuse_broken()
             if self._released is not None:
                 self._released.save()
             self._settle_states()

@@ -6,6 +6,7 @@ import gc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from ..rule.hyperparameters import shown
 from .optimizer import Optimizer, parameter_names
 from .options import is_flat
 from .single import GRAD_NORMS, Position, Single
+from .worker import Worker
 
 _SHOWN = 20  # the most names of parameters in a message
 _AGAIN = (
@@ -105,6 +107,7 @@ class Released:
         self._arrived: dict[Tensor, int] = {}  # how many gradients of each parameter have arrived for the coming step
         self._stepped: list[Single] = []  # the parameters that have made it
         self._failure: str | None = None  # why it cannot be completed
+        self._worker = Worker(optimizer._homes)
         self._has_no_ddp = False
         for group in optimizer.param_groups:
             self.check_group(group)
@@ -222,10 +225,12 @@ class Released:
             self._check_call(closure)
             if not self._arrived and whole._creates_state():
                 return
+            self._worker.finish()
             for group in whole.param_groups:
                 for p in group["params"]:
                     if p.grad is not None and p.requires_grad:
                         self._step(p)
+            self._worker.finish()
             if not self._stepped:
                 self._begin()
             stepped, self._stepped, self._arrived = self._stepped, [], {}
@@ -249,8 +254,12 @@ class Released:
             self._begin()
         single = self._single(p)
         self._stepped.append(single)  # if this is interrupted, it may have been stepped
+        step = partial(single.step_now, torch.get_num_threads())
         try:
-            single.step_now(torch.get_num_threads())
+            if self._optimizer._is_offloaded(single.param_groups[0], p):
+                self._worker.put(p, step)
+                return
+            step()
         except Exception:
             self._stepped.pop()
             raise
@@ -327,6 +336,7 @@ class Released:
 
     def restart(self) -> None:
         """Begins anew, with the present state of the optimizer."""
+        self._worker.clear()
         self._singles, self._arrived, self._stepped, self._failure = {}, {}, [], None
 
     # ---- what the parameters count and remember

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..step.clipping import MOST
+from ..step.locks import step_lock
 from ..step.plan import GroupPlan
 from .optimizer import Optimizer, parameter_names
 
@@ -41,7 +42,7 @@ class Single(Optimizer):
 
     def __init__(self, whole: Optimizer, position: Position) -> None:
         # The constructor of the base would check the options again, and install hooks of its own.
-        vars(self).update(_member=whole._member, _lock=whole._lock, _homes=whole._homes, defaults=whole.defaults)
+        vars(self).update(_member=whole._member, _lock=step_lock(), _homes=whole._homes, defaults=whole.defaults)
         self._whole, self._reported = whole, (0, 0)
         weight = whole.param_groups[position.group]["params"][position.in_group]
         norms = _norms_of(whole.state.get(weight, {}))
@@ -77,10 +78,12 @@ class Single(Optimizer):
             self.state = {self.parameter: state}
 
     def step_now(self, threads: int) -> None:
-        """Steps the parameter with the gradient that it has. See ``Optimizer.step`` for what is raised."""
+        """Steps the parameter with the gradient that it has. See ``Optimizer.step`` for what is raised.
+
+        If its step is on the host, that is made at the end of a context of ``HomeTensors.flushed``.
+        """
         self._follow()
-        with self._homes.completed(threads):
-            self._step_all(None, 1.0, threads)
+        self._step_all(None, 1.0, threads)
 
     def counted(self) -> tuple[int, int]:
         """How often the parameter was clipped and skipped since ``report``. If a device counts, the host waits for it."""

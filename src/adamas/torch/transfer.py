@@ -6,7 +6,8 @@ A transfer copies what lies in pairs of a source and a target, in the background
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -23,6 +24,9 @@ class Transfer(Protocol):
 
     def mark(self) -> Any:
         """A mark of the work that the device has been given so far, on the present stream."""
+
+    def after(self, mark: Any) -> AbstractContextManager[None]:
+        """A context whose work the device does when it has reached the mark, beside what it is given elsewhere."""
 
     def fetch(self, pairs: Pairs, after: Any) -> Any:
         """Begins to copy to the host, as soon as the device has reached the mark ``after``; returns a ticket for ``wait``.
@@ -59,6 +63,10 @@ class CopyTransfer:
 
     def mark(self) -> None:
         """See ``Transfer.mark``."""
+
+    def after(self, mark: Any) -> AbstractContextManager[None]:
+        """See ``Transfer.after``."""
+        return nullcontext()
 
     def fetch(self, pairs: Pairs, after: Any) -> None:
         """See ``Transfer.fetch``."""
@@ -108,6 +116,13 @@ class CudaTransfer:
     def mark(self) -> Any:
         """See ``Transfer.mark``."""
         return torch.cuda.current_stream(self._device).record_event()
+
+    @contextmanager
+    def after(self, mark: Any) -> Iterator[None]:
+        """See ``Transfer.after``."""
+        self._down.wait_event(mark)
+        with torch.cuda.stream(self._down):
+            yield
 
     def fetch(self, pairs: Pairs, after: Any) -> Any:
         """See ``Transfer.fetch``."""

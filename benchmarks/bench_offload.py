@@ -1,0 +1,193 @@
+"""How much of a step on the host (``offload=True``) is hidden behind the transfers and the backward pass.
+
+    python benchmarks/bench_offload.py
+
+Without a GPU, the transfers and the backward pass are waiting times: a copy takes as long as the bandwidth says, each
+direction for itself, and the backward pass as long as a multiple of the step on the host; the steps are real. So the figures
+are of this host with a device of that speed. The model is GPT-2 small in bfloat16, with int8 moments and split weights; its
+gradients come one after the other, as in a backward pass.
+
+Printed is what a training step takes longer than its backward pass: with the state in the memory of the host and no transfers
+(the step alone), with ``offload=True``, and with ``adamas.torch.release`` as well, which steps during the backward pass.
+
+On a GPU, the transfers and the backward pass are real, and torchao's CPUOffloadOptimizer is beside them where it is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import torch
+from bench_step import gpt2_small
+from torch import Tensor, nn
+from turns import timed
+
+import adamas.torch
+from adamas.torch import offload
+from adamas.torch.transfer import Pairs
+
+ROUNDS = 9
+BANDWIDTHS = (12.0, 25.0, 50.0)  # GB/s in each direction: PCIe 3, 4 and 5
+BACKWARDS = (0.5, 1.0, 2.0)  # multiples of the step alone
+OPTIONS: dict[str, Any] = {"lr": 1e-4, "state": "int8", "weights": "split"}
+
+
+class Lane:
+    """One direction: a copy begins when the one before it has ended.
+
+    Args:
+        bandwidth: bytes a second.
+    """
+
+    def __init__(self, bandwidth: float) -> None:
+        self._bandwidth, self._free = bandwidth, 0.0
+
+    def take(self, pairs: Pairs) -> float:
+        """The time at which the copies will have arrived."""
+        begun = max(self._free, time.perf_counter())
+        self._free = begun + sum(source.nbytes for source, _ in pairs) / self._bandwidth
+        return self._free
+
+
+class Waiting:
+    """Transfers that take time and copy nothing: what is stepped are numbers that lie there.
+
+    Args:
+        bandwidth: bytes a second in each direction.
+    """
+
+    def __init__(self, bandwidth: float) -> None:
+        self._down, self._up, self._last = Lane(bandwidth), Lane(bandwidth), 0.0
+
+    def host_buffer(self, size: int) -> Tensor:
+        return torch.randn(size // 2).to(torch.bfloat16).view(torch.uint8)
+
+    def mark(self) -> None:
+        pass
+
+    def after(self, mark: Any) -> Any:
+        return nullcontext()
+
+    def fetch(self, pairs: Pairs, after: Any) -> float:
+        return self._down.take(pairs)
+
+    def wait(self, ticket: float) -> None:
+        time.sleep(max(0.0, ticket - time.perf_counter()))
+
+    def send(self, pairs: Pairs) -> None:
+        self._last = self._up.take(pairs)
+
+    def join(self) -> None:
+        pass
+
+    def settle(self) -> None:
+        """The end of a step: the next forward pass needs the weights."""
+        self.wait(self._last)
+
+
+class Backward(torch.autograd.Function):
+    """An operation whose backward pass ends when a clock says so; the gradient of the weight is there then."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, ends: Callable[[], float]) -> Tensor:
+        ctx.weight, ctx.ends = weight, ends
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None]:
+        time.sleep(max(0.0, ctx.ends() - time.perf_counter()))
+        return outer[0], torch.empty_like(ctx.weight), None
+
+
+class Network:
+    """Weights with a backward pass that takes a time, shared out by their sizes.
+
+    Args:
+        seconds: the time of the backward pass.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.weights = [nn.Parameter(torch.randn(shape).to(torch.bfloat16)) for shape in gpt2_small()]
+        total, done = sum(p.numel() for p in self.weights), 0
+        self._ends = []
+        for p in reversed(self.weights):
+            done += p.numel()
+            self._ends.append(seconds * done / total)
+        self._last = 0.0
+
+    def backward(self) -> None:
+        """From the last weight to the first. If it is held up, the rest is later by that."""
+        x = torch.ones((), requires_grad=True)
+        loss = x
+        for p, before, end in zip(self.weights, reversed([0.0, *self._ends[:-1]]), reversed(self._ends), strict=True):
+            loss = Backward.apply(loss, p, partial(self._after, end - before))
+        self._last = time.perf_counter()
+        loss.backward()
+
+    def _after(self, seconds: float) -> float:
+        self._last = max(self._last + seconds, time.perf_counter())
+        return self._last
+
+
+@contextmanager
+def waiting(bandwidth: float) -> Iterator[None]:
+    """Lets tensors on the CPU be on a device, for optimizers with ``offload=True``."""
+    with (
+        mock.patch.dict(os.environ, ADAMAS_EXECUTOR="arrays"),
+        mock.patch.object(offload, "transfer_of", return_value=Waiting(1e9 * bandwidth)),
+    ):
+        yield
+
+
+def alone() -> float:
+    """The time of a step whose gradients are in the memory of the host."""
+    params = [nn.Parameter(torch.randn(shape).to(torch.bfloat16)) for shape in gpt2_small()]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    optimizer = adamas.torch.AdamW(params, **OPTIONS)
+    optimizer.step()
+    return median(timed(optimizer.step)() for _ in range(ROUNDS))
+
+
+def beyond(seconds: float, bandwidth: float, is_released: bool) -> float:
+    """What a training step takes longer than its backward pass, which takes so many seconds."""
+    network = Network(seconds)
+    with waiting(bandwidth):
+        optimizer = adamas.torch.AdamW(network.weights, offload=True, **OPTIONS)
+        if is_released:
+            adamas.torch.release(optimizer)
+
+        def train() -> None:
+            network.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            optimizer._homes.offload_of(network.weights[0])._transfer.settle()
+
+        train()
+        return median(timed(train)() for _ in range(ROUNDS)) - seconds
+
+
+def main() -> None:
+    step = alone()
+    print(f"the step alone: {1e3 * step:.1f} ms, {torch.get_num_threads()} threads")
+    print("GB/s  backward, ms  offload, ms  with release, ms  hidden of the step")
+    for bandwidth in BANDWIDTHS:
+        for multiple in BACKWARDS:
+            seconds = multiple * step
+            there, released = (beyond(seconds, bandwidth, is_released) for is_released in (False, True))
+            print(
+                f"{bandwidth:4.0f}  {1e3 * seconds:12.1f}  {1e3 * there:11.1f}  {1e3 * released:16.1f}  "
+                f"{max(0.0, 1 - released / step):17.0%}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ The recording fails where the host would have to wait for a value, as a capture 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -13,6 +14,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from adamas.step import kernels
 from adamas.step.namespaces import torch as on_torch
@@ -25,18 +27,27 @@ class Recording(TorchDispatchMode):
 
     Args:
         on_host: tensors that are on the CPU wherever the parameters are.
+
+    Attributes:
+        calls: repeat the operations.
+        used: the tensors that they use and that were there before.
     """
 
     def __init__(self, on_host: Sequence[Tensor] = ()) -> None:
         super().__init__()
         self.calls: list[Callable[[], None]] = []
+        self.used: list[weakref.ref[Tensor]] = []
+        self._made: set[int] = set()  # by their ids, which stay theirs since ``calls`` keep them
         self._on_host = {x.data_ptr() for x in on_host}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         waits = func in _WAITING and args[0].data_ptr() not in self._on_host
         assert not waits, f"the host waits for the device in {func}"
         kwargs = kwargs or {}
+        found = (x for x in tree_leaves(args) if isinstance(x, Tensor) and id(x) not in self._made)
+        self.used += map(weakref.ref, found)
         out = func(*args, **kwargs)
+        self._made |= {id(x) for x in tree_leaves(out)}
         self.calls.append(lambda: self._repeat(func, args, kwargs, out))
         return out
 
@@ -57,10 +68,14 @@ class Captured:
 
     Args:
         step: makes the step.
+
+    Attributes:
+        used: the tensors that its operations use and that were there before; none on a GPU.
     """
 
     def __init__(self, step: Callable[[], Any]) -> None:
         self._graph: Any = None
+        self.used: list[weakref.ref[Tensor]] = []
         if torch.cuda.is_available():
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
@@ -73,6 +88,7 @@ class Captured:
             self._record_launches(stack)
             stack.enter_context(self._recording)
             step()
+        self.used = self._recording.used
 
     def _record_launches(self, stack: ExitStack) -> None:
         calls = self._recording.calls

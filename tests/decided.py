@@ -404,6 +404,11 @@ class Decided:
                 run.step(given)
         assert_alike(one, other)
         assert_alike(loaded, other)
+        with torch.inference_mode():  # where nothing is ever written outside of it
+            run = Run(monkeypatch, *self.WHERE, **scheduled())
+            for given in following:
+                run.step(given)
+        assert all(state["step"] == 3 for state in run.optimizer.state.values())
 
     def test_a_schedule_goes_back_with_the_state(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """An optimizer whose state was emptied begins again, and so do its schedules."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import decided
@@ -13,6 +14,7 @@ import adamas.torch as at
 from adamas.rule.members import MEMBERS
 from adamas.rule.shared import defaults
 from adamas.rule.triton_numbers import NumbersKind, fixed_of, record_numbers
+from adamas.schedules import Plateau, cosine
 from adamas.step import kernels
 
 WHERE = ("arrays", "cpu")
@@ -35,6 +37,26 @@ class TestOverArrays(decided.Decided):
 @pytest.mark.parametrize("options", decided.OPTIONS)
 def test_steps_are_the_engines(options: str, member: object, monkeypatch: pytest.MonkeyPatch) -> None:
     decided.check_steps(monkeypatch, *WHERE, options, member)
+
+
+def test_what_a_graph_uses_outlives_later_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No memory that a graph reads or writes, but that of gradients, is freed by later steps, or by loading."""
+    plateau = Plateau(factor=0.5, patience=0)
+    run = decided.Run(monkeypatch, *WHERE, lr=1e-2 * cosine(20) * plateau, max_grad_norm="auto", capturable=True)
+    given = next(decided.gradients(1))
+    run.step(given)
+    run.params[2].requires_grad_(False)
+    run.step(given)
+    used, kept = run.captured().used, [p.grad for p in run.params]
+    run.step([given[0], None, None])
+    for state in run.optimizer.state.values():
+        state["step"] = state["step"].clone()
+    run.step(given)
+    run.optimizer.load_state_dict(run.optimizer.state_dict())
+    run.step(given)
+    gc.collect()
+    assert all(reference() is not None for reference in used)
+    del kept  # as who replays a graph keeps its gradients
 
 
 def test_trap_T44_step_counts_on_the_device_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ class DeviceScalars:
         self._all: Tensor | None = None
         self._views: list[list[Tensor]] = []  # for each name, that of each record
         self._chosen: tuple[list[int], Tensor] | None = None
+        self._of_graphs: list[Any] = []  # what CUDA graphs read and write
 
     def adopt(self) -> None:
         """Takes over scalars that something else has put into the states.
@@ -78,6 +79,8 @@ class DeviceScalars:
             self._all.copy_(values)
         else:
             self._all[:, self._index(indices)] = values
+        if self._f.is_capturing():
+            self._of_graphs.append((self._all, self._chosen))
 
     def _index(self, indices: list[int]) -> Tensor:
         if self._chosen is None or self._chosen[0] != indices:

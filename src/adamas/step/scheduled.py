@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -172,6 +172,11 @@ class GroupSchedules:
         """Whether the device computes the scheduled numbers."""
         return len(self._there) == len(self.schedules)
 
+    @property
+    def tensors_there(self) -> Any:
+        """What holds the tensors that the device computes the numbers with."""
+        return self._there, self._factors
+
     def end_there(self) -> None:
         """Lets the host compute the scheduled numbers again; the next ``refresh`` writes them."""
         self._clock, self._there, self._factors = None, {}, []
@@ -278,20 +283,20 @@ class _NumberThere:
     """
 
     def __init__(self, formulas: Any) -> None:
-        self.number: Any = formulas.number(0.0)
-        self.before: Any = formulas.number(0.0)
+        self.number, self.before = formulas.number(0.0), formulas.number(0.0)
+        self._version_of: Callable[[Tensor], int] = formulas.version
         self._version = -1
 
     def write(self, number: Any) -> None:
         """Writes the number of the next step."""
         self.before.copy_(self.number)
         self.number.copy_(number)
-        self._version = self.number._version
+        self._version = self._version_of(self.number)
 
     @property
     def is_untouched(self) -> bool:
         """Whether nothing else has written into the tensor of the number. Replays of a CUDA graph count as nothing else."""
-        return bool(self.number._version == self._version)
+        return self._version_of(self.number) == self._version
 
 
 def separated(member: Member, group: dict[str, Any], states: Iterable[dict[str, Any]]) -> GroupSchedules:

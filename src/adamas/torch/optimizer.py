@@ -311,7 +311,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             raise RuntimeError(
                 f"{start} options, parameters or states were replaced since the last step: make a step before the capture"
             )
-        self._captured.append((self._plans, self._decisions))
+        schedules = [one.tensors_there for one in self._schedules]
+        self._captured.append((self._plans, self._decisions, schedules))
 
     # ---- state
 

@@ -114,6 +114,11 @@ class Formulas:
                 "parameters"
             )
 
+    @staticmethod
+    def version(x: Tensor) -> int:
+        """A number that every operation in place on the tensor changes, unless it was made within ``torch.inference_mode``."""
+        return 0 if x.is_inference() else x._version
+
     def has(self, x: Any) -> bool:
         """Whether it is a tensor on the device."""
         return isinstance(x, Tensor) and x.device == self.device

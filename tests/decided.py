@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from captured import Captured, Recording
@@ -18,6 +20,7 @@ from adamas.schedules import Plateau, cosine, linear, warmup
 from adamas.step.plan import GroupPlan
 
 SHAPES = ((5, 7), (130,), (3, 128))
+CODED = ((5, 7), (32, 128))  # the second is large enough for codes
 BAD = (3, 6)  # the steps with a gradient that is not finite
 SPIKE = 12  # the step with a gradient that is unusually large
 STEPS = 14
@@ -42,11 +45,44 @@ OPTIONS: dict[str, Callable[[], Options]] = {
 }
 
 
-def gradients(steps: int, bad: tuple[int, ...] = ()) -> Iterator[list[Tensor]]:
+SPOILED: list[tuple[str, Callable[[Tensor], Any], str]] = [
+    ("exp_avg", lambda x: None, "is missing"),
+    ("exp_avg", lambda x: x[1:], "has another shape than the parameter"),
+    ("exp_avg", lambda x: x.to(torch.int32), "has a dtype that"),
+    ("exp_avg", lambda x: x.new_ones(()).expand(x.shape), "has elements that share memory"),
+    ("exp_avg", lambda x: x.tolist(), "is of (type list|a type)"),
+    (
+        "exp_avg",
+        lambda x: x.to("meta"),
+        "(is on the device meta, and has to be on|is not in|cannot be read)",
+    ),
+    ("step", lambda x: -1 * x, r"is -1\.0, and has to be a number from 0 up, below 2\*\*53"),
+    ("step", lambda x: math.nan * x, "is nan, and has to be a number from 0 up"),
+    ("step", lambda x: 2.0**53 * x, r"is 9007199254740992\.0, and has to be a number from 0 up"),
+    ("step", lambda x: torch.stack([x, x]), r"is tensor\(.*, and has to be a single number"),
+]
+
+CODES_SPOILED: list[tuple[str, Callable[[Tensor], Any], str]] = [
+    ("exp_avg", lambda x: x[:, 1:], "has another shape than the parameter"),
+    ("exp_avg", lambda x: x.view(torch.uint8), "has a dtype that it cannot have"),
+    ("exp_avg", lambda x: x[:1].expand(x.shape), "has elements that share memory"),
+    ("exp_avg_grid", lambda x: None, "is missing"),
+    ("exp_avg_grid", lambda x: x[1:], r"has to be float32, of shape \(32, 1\)"),
+    ("exp_avg_grid", lambda x: x.double(), r"has to be float32, of shape \(32, 1\)"),
+    ("exp_avg_grid", lambda x: x[:1].expand(x.shape), "has elements that share memory"),
+    ("weight_low_bits", lambda x: None, "is missing"),
+    ("weight_low_bits", lambda x: x[1:], "has another shape than the parameter"),
+    ("weight_low_bits", lambda x: x[..., :1], "(is not made up of pairs of bytes|has another shape)"),
+]
+
+
+def gradients(
+    steps: int, bad: tuple[int, ...] = (), shapes: tuple[tuple[int, ...], ...] = SHAPES
+) -> Iterator[list[Tensor]]:
     """Gradients of sizes that differ between steps."""
     generator = torch.Generator().manual_seed(1)
     for i in range(steps):
-        found = [torch.randn(shape, generator=generator) * (1 + i % 5) for shape in SHAPES]
+        found = [torch.randn(shape, generator=generator) * (1 + i % 5) for shape in shapes]
         if i in bad:
             found[1][3] = math.nan
         if i == SPIKE:
@@ -62,7 +98,9 @@ class Run:
         executor: its name.
         device: the device.
         member: the class of the optimizer.
-        options: its options.
+        shapes: the shapes of the parameters.
+        dtype: their dtype.
+        options: the options of the optimizer.
     """
 
     def __init__(
@@ -71,11 +109,13 @@ class Run:
         executor: str,
         device: str = "cpu",
         member: Any = at.AdamW,
+        shapes: tuple[tuple[int, ...], ...] = SHAPES,
+        dtype: torch.dtype = torch.float32,
         **options: Any,
     ) -> None:
         self._monkeypatch, self._executor = monkeypatch, executor
         generator = torch.Generator().manual_seed(2)
-        self.params = [torch.nn.Parameter(torch.randn(s, generator=generator).to(device)) for s in SHAPES]
+        self.params = [torch.nn.Parameter(torch.randn(s, generator=generator).to(device, dtype)) for s in shapes]
         self.optimizer = member([(f"p{i}", p) for i, p in enumerate(self.params)], **options)
 
     def give(self, given: list[Tensor | None]) -> None:
@@ -166,6 +206,20 @@ def check_rate_in_a_tensor(monkeypatch: pytest.MonkeyPatch, executor: str, devic
         other.step(given)
         step(given)
         assert_alike(one, other)
+
+
+def check_refused(run: Run, given: list[Tensor], name: str, change: Callable[[Tensor], Any], words: str) -> None:
+    """The last parameter's state is refused by name after this change of a tensor, and nothing is stepped."""
+    state = run.optimizer.state[run.params[-1]]
+    state[name] = change(state[name])
+    if state[name] is None:
+        del state[name]
+    others = [run.params, *(run.optimizer.state[p].values() for p in run.params[:-1])]
+    before = [x.detach().clone() for some in others for x in some]
+    with pytest.raises(ValueError, match=f"parameter 'p{len(run.params) - 1}': its state '{name}' {words}"):
+        run.step(given)
+    after = [x.detach() for some in others for x in some]
+    assert all(map(torch.equal, before, after))
 
 
 class Decided:
@@ -298,6 +352,77 @@ class Decided:
         one.optimizer.found_inf = torch.ones_like(found)
         one.step([g * math.inf for g in given])
         assert all(state["step"] == 5 for state in one.optimizer.state.values())
+
+    @pytest.mark.parametrize("options", [{}, {"on_nonfinite": "skip"}], ids=str)
+    @pytest.mark.parametrize(("name", "change", "words"), SPOILED)
+    def test_a_state_that_does_not_fit_is_refused(
+        self, name: str, change: Callable[[Tensor], Any], words: str, options: Options, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By name, as on the engine, before anything is stepped."""
+        for where in (self.WHERE, ("engine", "cpu")):
+            run, (first, second) = Run(monkeypatch, *where, **options), gradients(2)
+            run.step(first)
+            check_refused(run, second, name, change, words)
+
+    @pytest.mark.parametrize(("name", "change", "words"), CODES_SPOILED)
+    def test_codes_that_do_not_fit_are_refused(
+        self, name: str, change: Callable[[Tensor], Any], words: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The same for codes, scales and low bits."""
+        for where in (self.WHERE, ("engine", "cpu")):
+            run = Run(monkeypatch, *where, shapes=CODED, dtype=torch.bfloat16, state="int8", weights="split")
+            first, second = ([g.bfloat16() for g in given] for given in gradients(2, shapes=CODED))
+            run.step(first)
+            check_refused(run, second, name, change, words)
+
+    def test_values_may_replace_codes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The scales of codes that are no longer there are not used."""
+        runs = [Run(monkeypatch, *where, shapes=CODED, state="int8") for where in (self.WHERE, ("engine", "cpu"))]
+        for i, given in enumerate(gradients(3, shapes=CODED)):
+            for run in runs:
+                if i == 1:
+                    state = run.optimizer.state[run.params[1]]
+                    state["exp_avg"] = given[1].to(run.params[1].device, copy=True)
+                run.step(given)
+        one, other = runs
+        for p, q in zip(one.params, other.params, strict=True):
+            torch.testing.assert_close(p.detach().cpu(), q.detach(), rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("options", [{}, {"on_nonfinite": "skip"}, {"max_grad_norm": 5.0}], ids=str)
+    @pytest.mark.parametrize("number", [np.float64, np.float32, np.array, torch.tensor], ids=lambda f: f.__name__)
+    def test_numbers_of_any_type_are_taken(
+        self, number: Callable[[float], Any], options: Options, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Hyperparameters that code outside of the optimizer sets may be NumPy's numbers, or tensors."""
+        one, other = Run(monkeypatch, *self.WHERE, **options), Run(monkeypatch, "engine", **options)
+        values = {"lr": 2.0**-7, "weight_decay": 0.25, "eps": 2.0**-20, "betas": (0.5, 0.75)}
+        if "max_grad_norm" in options:
+            values["max_grad_norm"] = 4.0
+        for i, given in enumerate(gradients(3)):
+            if i == 1:
+                other.optimizer.param_groups[0].update(values)
+                one.optimizer.param_groups[0].update(
+                    {name: tuple(map(number, x)) if isinstance(x, tuple) else number(x) for name, x in values.items()}
+                )
+            one.step(given)
+            other.step(given)
+            assert_alike(one, other)
+
+    @pytest.mark.parametrize("options", [{}, {"on_nonfinite": "skip"}], ids=str)
+    @pytest.mark.parametrize(
+        ("name", "value"), [("weight_decay", None), ("eps", "1"), ("lr", torch.ones(2)), ("betas[1]", None)]
+    )
+    def test_what_is_no_number_is_refused(
+        self, name: str, value: Any, options: Options, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By name, and nothing is stepped."""
+        run, (first, second) = Run(monkeypatch, *self.WHERE, **options), gradients(2)
+        run.step(first)
+        before = [p.detach().clone() for p in run.params]
+        run.optimizer.param_groups[0].update({"betas": (0.9, value)} if name == "betas[1]" else {name: value})
+        with pytest.raises((TypeError, RuntimeError), match=rf"{re.escape(name)} must be a number|more than one value"):
+            run.step(second)
+        assert all(map(torch.equal, before, (p.detach() for p in run.params)))
 
     def test_what_cannot_be_captured_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What cannot be captured is an error that says why."""

@@ -103,6 +103,11 @@ def wider_state(optimizer: Optimizer, params: Params) -> None:
     state["exp_avg"] = state["exp_avg"].to(torch.bfloat16)
 
 
+def half_state(optimizer: Optimizer, params: Params) -> None:
+    state = optimizer.state[params[0]]
+    state["exp_avg"] = state["exp_avg"].to(torch.float16)
+
+
 def another_group(optimizer: Optimizer, params: Params) -> None:
     last = torch.nn.Parameter(torch.ones(5, device=params[0].device))
     params.append(last)
@@ -116,7 +121,7 @@ def another_group_of_these(optimizer: Optimizer, params: Params) -> None:
 
 
 ADDRESSES = [nothing, weight_data, state_tensor, state_data, rate, all_counts, count_tensor]
-LAYOUTS = [cast, transposed_weight, frozen, own_count, count_of_another_type, emptied_state, wider_state]
+LAYOUTS = [cast, transposed_weight, frozen, own_count, count_of_another_type, emptied_state, wider_state, half_state]
 PLANS = [states_in_another_dictionary, loaded, another_group, another_group_of_these]
 
 
@@ -206,7 +211,7 @@ def test_what_is_replaced_is_noticed(change: Callable[..., None], both: Any, mon
     assert found == []
     for optimizer, params in sides:
         change(optimizer, params)
-    is_over_arrays = change is transposed_weight
+    is_over_arrays = change in (transposed_weight, half_state)
     step(3.0, is_over_arrays=is_over_arrays)
     assert bool(found) == (change not in ADDRESSES)
     found.clear()

@@ -9,6 +9,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from ..rule.layout import Part
 from ..step.namespaces.numpy import Namespace
+from ..step.record import TensorView
 from . import arrays
 from .arrays import Array
 
@@ -27,6 +28,16 @@ class _Tensors:
     @staticmethod
     def shape_of(weight: Array) -> tuple[int, ...]:
         return weight.shape
+
+    @staticmethod
+    def view_of(tensor: object) -> TensorView | None:
+        if not isinstance(tensor, np.ndarray):
+            return None
+        return TensorView(tensor.shape, tensor.strides, Namespace.dtype_name(tensor))
+
+    @staticmethod
+    def state_device(weight: Array) -> None:
+        """None: arrays are in the memory of the CPU."""
 
     @staticmethod
     def full(weight: Array, part: Part, whole: tuple[int, ...] | None) -> Array:

@@ -15,13 +15,12 @@ import numpy as np
 
 from ..rule.declaration import Host, Numbers, PartlyTraced, Rule, undecayed
 from ..rule.exact import sum_of_sums, summed
-from ..rule.layout import LOW_BITS, scale_name
+from ..rule.layout import CODES, HALVES, LOW_BITS, scale_name
 from . import arrays
-from .counting import DeviceScalars
+from .checks import check_tensors
+from .counting import DeviceScalars, check_count
 from .executor import DeviceExecutor, GroupSpec, check_gradients
-from .record import Record, Scalars, Tensor
-
-_UNCOUNTED = 2**53  # from here on, float64 cannot count another step
+from .record import Record, Scalars, State, Tensor
 
 
 class ArraysExecutor(DeviceExecutor):
@@ -42,6 +41,9 @@ class ArraysExecutor(DeviceExecutor):
         if gradients is None:
             gradients = [self.spec.tensors.gradient_of(record.weight) for record in self.records]
         check_gradients(self.spec, self.records, gradients)
+        for record, gradient in zip(self.records, gradients, strict=True):
+            if gradient is not None:
+                check_tensors(self.spec, record, gradient)
         if self._counted is not None:
             self._counted.adopt()
             found = zip(self.records, gradients, range(len(self.records)), strict=True)
@@ -74,8 +76,7 @@ class ArraysExecutor(DeviceExecutor):
         if scalar is None:
             raise ValueError(f"{what} is {given!r}, and has to be a single number")
         record.state[name], number = scalar, float(scalar)
-        if not 0 <= number < _UNCOUNTED:
-            raise ValueError(f"{what} is {number}, and has to be a number from 0 up, below 2**53")
+        check_count(record, name, number)
         return number
 
     def release(self) -> None:
@@ -259,14 +260,18 @@ class ArraysExecutor(DeviceExecutor):
     def _parameter(self, record: Record, gradient: Tensor) -> arrays.Parameter:
         """The parameter as arrays of real numbers."""
         tensors, spec, state = self.spec.tensors, self.spec, record.state
-        low = state.get(LOW_BITS) if spec.weights == "split" else None
-        weight = arrays.Weight(tensors.array(record.weight), None if low is None else tensors.low_bits(low))
-        scales = [state.get(scale_name(name)) for name in spec.state_names]
-        states = [
-            arrays.Stored(tensors.array(state[name]), None if scale is None else tensors.array(scale))
-            for name, scale in zip(spec.state_names, scales, strict=True)
-        ]
-        return arrays.Parameter(weight, tensors.gradient_array(gradient), states)
+        is_split = spec.weights == "split" and tensors.dtype_name(record.weight) in HALVES
+        low = tensors.low_bits(state[LOW_BITS]) if is_split else None
+        states = [self._stored(state, name) for name in spec.state_names]
+        return arrays.Parameter(
+            arrays.Weight(tensors.array(record.weight), low), tensors.gradient_array(gradient), states
+        )
+
+    def _stored(self, state: State, name: str) -> arrays.Stored:
+        """A tensor of a state; its scale only if it has codes: other code may have replaced these by values."""
+        tensors, values = self.spec.tensors, state[name]
+        is_coded = tensors.dtype_name(values) in CODES
+        return arrays.Stored(tensors.array(values), tensors.array(state[scale_name(name)]) if is_coded else None)
 
 
 class Coming(NamedTuple):

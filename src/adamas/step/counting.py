@@ -12,6 +12,16 @@ import numpy as np
 
 from .record import Record, Tensor
 
+_UNCOUNTED = 2**53  # from here on, float64 cannot count another step
+
+
+def check_count(record: Record, name: str, number: float) -> None:
+    """Raises ValueError if a scalar of the state cannot be a count; the message names the parameter."""
+    if not 0 <= number < _UNCOUNTED:
+        raise ValueError(
+            f"parameter {record.name}: its state '{name}' is {number}, and has to be a number from 0 up, below 2**53"
+        )
+
 
 class DeviceScalars:
     """The scalars of some parameters in one tensor, of which their states have views.
@@ -37,9 +47,10 @@ class DeviceScalars:
         self._of_graphs: list[Any] = []  # what CUDA graphs read and write
 
     def adopt(self) -> None:
-        """Takes over scalars that something else has put into the states.
+        """Takes over scalars that something else has put into the states. The host waits for the device once, to check them.
 
         Raises:
+            RuntimeError: a CUDA graph is being captured.
             ValueError: one of them is missing, or is no number of steps.
         """
         for name, views in zip(self._names, self._views, strict=False):
@@ -55,13 +66,21 @@ class DeviceScalars:
         f.refuse_capture(f"the {self._names[0]!r} of a state was replaced since the last step")
         for name in self._names:
             given = [record.state.get(name) for record in self._records]
-            known = [0.0 if f.has(x) else self._number_of(r, name) for x, r in zip(given, self._records, strict=True)]
+            are_there = [f.has_number(x) for x in given]
+            known = [
+                0.0 if is_there else self._number_of(record, name)
+                for is_there, record in zip(are_there, self._records, strict=True)
+            ]
             row = f.uploaded(np.array(known, np.float64))
             for i, x in enumerate(given):
-                if f.has(x):
+                if are_there[i]:
                     row[i] = f.hyperparameter(x)
             rows.append(row)
-        self._all, self._chosen = f.stack(rows), None
+        found = f.stack(rows)
+        for name, numbers in zip(self._names, found.tolist(), strict=True):
+            for record, number in zip(self._records, numbers, strict=True):
+                check_count(record, name, number)
+        self._all, self._chosen = found, None
         self._views = [list(row) for row in self._all]
         for name, views in zip(self._names, self._views, strict=True):
             for record, view in zip(self._records, views, strict=True):

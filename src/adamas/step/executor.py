@@ -6,11 +6,14 @@ gradients to sums, and to apply the step. ``adamas.step.devices`` chooses one fo
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..rule.declaration import Member, Numbers, Rule, has_penalty
+from ..rule.declaration import Limit, Member, Number, Numbers, Rule, Shares, has_penalty
+from ..rule.hyperparameters import shown
+from ..rule.shared import declared
 from .record import Record, Scalars, Tensor, Tensors, begin_state
 
 
@@ -49,6 +52,41 @@ def spec_of(
     return GroupSpec(
         member, group, rule, has_penalty(group), group["weights"], names, tuple(scalar_names), tensors, counts_on
     )
+
+
+def hyperparameters(member: Member, group: Mapping[str, Any], formulas: Any = None) -> dict[str, Any]:
+    """The hyperparameters of a group, with numbers of any type, such as NumPy's, as floats.
+
+    Args:
+        member: the member of the family.
+        group: the hyperparameters.
+        formulas: the functions of the device that computes the numbers of the step, if it does. Numbers that are there stay
+            there, as tensors without dimensions in float64, if schedules may stand for them. For others the host waits.
+
+    Raises:
+        TypeError: a value is not a number.
+    """
+    found = dict(group)
+    for name, h in declared(member).items():
+        if not isinstance(h, Number) or isinstance(h, Limit) or name not in group:
+            continue
+        f, value = formulas if h.may_be_scheduled else None, group[name]
+        if isinstance(h, Shares):
+            found[name] = tuple([_number(f"{name}[{i}]", share, f) for i, share in enumerate(value)])
+        elif value is not None or h.default is not None:
+            found[name] = _number(name, value, f)
+    return found
+
+
+def _number(name: str, value: Any, formulas: Any) -> Any:
+    if type(value) is float:
+        return value
+    if formulas is not None and formulas.has_number(value):
+        return formulas.hyperparameter(value)
+    try:
+        return math.ldexp(value, 0)  # as float(value), but for text
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, not {shown(value)}") from None
 
 
 class Executor(ABC):

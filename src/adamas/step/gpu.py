@@ -33,7 +33,8 @@ from .table import UNREADY, Addresses, Part, Run, Share, Shares, Table, Upload, 
 
 _MOST_IN_ROW = 1 << 30  # elements of a row of codes, which kernels count in 32 bits
 _GRADIENT = 1  # its index in ``_tensors``
-_DTYPES = ("float32", "float64", "bfloat16", "float16")
+_DTYPES = ("float32", "float64", "bfloat16", "float16")  # of weights and gradients
+_FORMS = (*layout.FORMATS, "float64")  # of states
 _ALIGNED = 16  # bytes that are loaded at a time
 
 _Key = TypeVar("_Key", bound=tuple[Any, ...])
@@ -425,6 +426,8 @@ class GpuExecutor(ArraysExecutor):
             return None
         shape = tuple(one.g.shape)
         forms = tuple([_form(spec, state, shape) for state in one.states])
+        if not set(forms) <= set(_FORMS):
+            return None
         weights = spec.weights if dtypes[0] in layout.HALVES else "nearest"
         kind = Kind(
             rule=spec.rule,

@@ -11,7 +11,7 @@ from . import arrays
 from .devices import executor_of
 from .divided import DividedExecutor
 from .engine import EngineExecutor, apply, refuse_shared_memory
-from .executor import DeviceExecutor, Executor, spec_of
+from .executor import DeviceExecutor, Executor, hyperparameters, spec_of
 from .record import Advance, Change, Record, Scalars, Tensor, Tensors, check_place
 
 _NO_SCALARS: tuple[str, ...] = ()
@@ -66,6 +66,7 @@ class GroupPlan:
             executor = kind(self._spec, [self.records[i] for i in indices], is_decayed)
             self.executors.append(executor)
             self._shares.append((executor, None if len(shares) == 1 else indices, is_decayed))
+        self._has_device = any(isinstance(executor, DeviceExecutor) for executor in self.executors)
         self._flat = next((record.name for record in self.records if record.is_flat), None)
 
     def look(self, gradients: list[Tensor | None] | None = None) -> None:
@@ -122,6 +123,13 @@ class GroupPlan:
     def _refuse_flat(self) -> None:
         if self._flat is not None:
             self._tensors.refuse_alone(f"parameter {self._flat}", "max_grad_norm= and on_nonfinite=")
+
+    def hyperparameters(self, group: Mapping[str, Any], formulas: Any = None) -> Mapping[str, Any]:
+        """The hyperparameters of the group for the coming step: see ``adamas.step.executor.hyperparameters``.
+
+        The engine takes numbers of any type itself.
+        """
+        return hyperparameters(self._spec.member, group, formulas) if self._has_device else group
 
     def prepare(self, advance: Advance) -> None:
         """Computes the numbers of the coming step."""

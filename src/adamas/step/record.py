@@ -86,6 +86,40 @@ def rows_of(group: Mapping[str, Any], index: int) -> Place | None:
     return Place((first, *[0] * len(row)), (total, *row))
 
 
+class TensorView(NamedTuple):
+    """How a tensor lies in memory, without its address.
+
+    Attributes:
+        shape: its shape.
+        strides: the distance of neighbours in each dimension.
+        dtype: the name of its dtype.
+        device: its device; None if the framework has no others.
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+    device: Any = None
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether its elements are complex numbers."""
+        return self.dtype.startswith("complex")
+
+    def overlaps_itself(self) -> bool:
+        """Whether elements share memory, as after ``expand``."""
+        if 0 in self.shape:
+            return False
+        reach = 0  # the largest offset of the dimensions so far
+        for distance, size in sorted(
+            (abs(stride), size) for stride, size in zip(self.strides, self.shape, strict=True)
+        ):
+            if size != 1 and distance <= reach:
+                return True
+            reach += distance * (size - 1)
+        return False
+
+
 class Record(NamedTuple):
     """One parameter.
 
@@ -160,6 +194,12 @@ class Tensors(Protocol):
     def shape_of(self, weight: Tensor) -> tuple[int, ...]:
         """The shape of the part of the weight that this process has."""
 
+    def view_of(self, tensor: Any) -> TensorView | None:
+        """The part of a tensor that this process has, as it lies in memory; None if it is no dense tensor."""
+
+    def state_device(self, weight: Tensor) -> Any:
+        """The device of the weight's state; None if the framework has no others."""
+
     def full(self, weight: Tensor, part: Part, whole: tuple[int, ...] | None) -> Tensor:
         """A tensor of the weight's state before the first step.
 
@@ -196,8 +236,15 @@ def slots_of(
     slots = list(layout.slots(member, group, shape, tensors.dtype_name(weight), whole))
     if place is None or place.columns(shape) is None:
         return slots
-    scale_shape = (*shape[: place.row_dimensions], len(place.blocks(shape)))
+    scale_shape = scale_shape_of(shape, place)
     return [slot if slot.scale_shape is None else slot._replace(scale_shape=scale_shape) for slot in slots]
+
+
+def scale_shape_of(shape: tuple[int, ...], place: Place | None) -> tuple[int, ...]:
+    """The shape of the scales of a parameter's codes, if it lies at this place of a whole tensor."""
+    if place is None or place.columns(shape) is None:
+        return layout.scale_shape(shape)
+    return *shape[: place.row_dimensions], len(place.blocks(shape))
 
 
 def check_place(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..rule.declaration import Member, Numbers
@@ -450,11 +450,11 @@ class Stepping:
         assert decisions is not None
         f = decisions.formulas
         for group, plan, scale in zip(self.param_groups, plans, decision.scales, strict=True):
+            hyper = plan.hyperparameters(group, f)
 
-            def advance(before: Scalars, group: dict[str, Any] = group) -> Scalars:
-                return tuple(self._member.advance(group, dict(zip(names, before, strict=True))).values())
+            def advance(before: Scalars, hyper: Mapping[str, Any] = hyper) -> Scalars:
+                return tuple(self._member.advance(hyper, dict(zip(names, before, strict=True))).values())
 
-            hyper = {name: f.hyperparameter(value) for name, value in group.items() if name != "params"}
             plan.prepare_there(f, hyper, scale, advance)
 
     def _scheduled_there(self, plans: Sequence[GroupPlan]) -> Sequence[GroupPlan]:
@@ -624,9 +624,10 @@ class Stepping:
                 return False
             factors = self._clip(self.grad_norm, changes)
         for group, plan, factor in zip(self.param_groups, plans, factors, strict=True):
+            hyper = plan.hyperparameters(group)
 
-            def advance(before: Scalars, group: dict[str, Any] = group, clip: float = scale * factor) -> Any:
-                return self._advance(group, before, clip)
+            def advance(before: Scalars, hyper: Mapping[str, Any] = hyper, clip: float = scale * factor) -> Any:
+                return self._advance(hyper, before, clip)
 
             plan.prepare(advance)
         if self._most_sums:
@@ -690,11 +691,11 @@ class Stepping:
         """Whether only the device knows the number, and it has decided about a step, so that the host need not wait for it."""
         return self._decisions is not None and bool(self._decisions.formulas.has(number))
 
-    def _advance(self, group: dict[str, Any], before: Scalars, scale: float) -> tuple[Numbers, Scalars]:
+    def _advance(self, hyper: Mapping[str, Any], before: Scalars, scale: float) -> tuple[Numbers, Scalars]:
         """The numbers of the next step for parameters with these scalars, and the scalars after it."""
         member = self._member
-        scalars = member.advance(group, dict(zip(member.scalar_names, before, strict=True)))
-        return member.numbers_of(group, scalars, scale), tuple(scalars.values())
+        scalars = member.advance(hyper, dict(zip(member.scalar_names, before, strict=True)))
+        return member.numbers_of(hyper, scalars, scale), tuple(scalars.values())
 
     def _clip(self, norm: float, changes: list[Change]) -> list[float]:
         """The factor of each group's gradients, for this norm. Adds the change that counts a shortened step."""

@@ -281,6 +281,10 @@ class HomeTensors(Tensors):
         """The weight, or its copy on the host if it is on a device; the copy does not always have its values."""
         return self.home(weight).copy if self.is_away(weight) else weight
 
+    def state_device(self, weight: Tensor) -> torch.device:
+        """See ``Tensors.state_device``."""
+        return self.at_home(weight).device
+
     def full(self, weight: Tensor, part: Part, whole: tuple[int, ...] | None) -> Tensor:
         """See ``Tensors.full``."""
         return super().full(self.at_home(weight), part, whole)

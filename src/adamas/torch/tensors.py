@@ -8,6 +8,7 @@ from torch.autograd.graph import increment_version
 
 from ..rule.layout import LOW_BITS, Part
 from ..step.namespaces.torch import Namespace
+from ..step.record import TensorView
 from . import distributed, storage
 from .distributed import is_distributed, local_of
 from .options import refuse_alone, refuse_wrapper
@@ -35,6 +36,18 @@ class Tensors:
     def shape_of(weight: Tensor) -> tuple[int, ...]:
         """The shape of the part of the weight that this process has."""
         return tuple(local_of(weight).shape)
+
+    @staticmethod
+    def view_of(tensor: object) -> TensorView | None:
+        """See ``adamas.step.record.Tensors.view_of``."""
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            return None
+        local = local_of(tensor)
+        return TensorView(tuple(local.shape), local.stride(), storage.dtype_name_of(local), local.device)
+
+    def state_device(self, weight: Tensor) -> torch.device:
+        """That of the weight."""
+        return weight.device
 
     def full(self, weight: Tensor, part: Part, whole: tuple[int, ...] | None) -> Tensor:
         """See ``adamas.step.record.Tensors.full``."""

@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
+from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,14 +125,19 @@ class Formulas:
         """Whether it is a tensor on the device."""
         return isinstance(x, Tensor) and x.device == self.device
 
-    def hyperparameter(self, x: Any) -> Any:
-        """A hyperparameter as formulas take it: a tensor on the device in float64 without dimensions, any other as a float.
+    def has_number(self, x: Any) -> bool:
+        """Whether it is a tensor on the device with a single real number."""
+        return self.has(x) and x.numel() == 1 and not x.is_complex() and x.dtype != torch.bool
 
-        Tensors of several numbers, which are the user's own, are left as they are.
+    def hyperparameter(self, x: Any) -> Any:
+        """A number as formulas take it: a tensor on the device in float64 without dimensions, and any other as a float.
+
+        What is no number is left as it is.
         """
-        if isinstance(x, Tensor) and x.numel() == 1:
-            return self.number(x.detach()).reshape(()) if self.has(x) else x.item()
-        return tuple([self.hyperparameter(one) for one in x]) if isinstance(x, tuple) else x
+        if self.has_number(x):
+            return self.number(x.detach()).reshape(())
+        is_number = isinstance(x, Real) or (isinstance(x, Tensor | np.ndarray) and x.ndim == 0)
+        return float(x) if is_number else x
 
     def number(self, x: Any) -> Tensor:
         """A number as a tensor, in float64, unless it is one of booleans."""

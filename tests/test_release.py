@@ -17,6 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 import adamas.torch as at
 from adamas.schedules import cosine, linear, warmup
+from adamas.torch.accumulator import Accumulator
 from adamas.torch.release import Released
 
 Options = dict[str, Any]
@@ -172,6 +173,82 @@ def test_dropped_micro_batches_do_not_count() -> None:
     assert_same(one, other)
 
 
+def gradient_of(count: int, accumulate: Any) -> tuple[Run, Tensor]:
+    """A run after ``count`` micro-batches of one step of gradient descent, and what it took for the gradient of a weight."""
+    run = Run({"micro_batches": count, "accumulate": accumulate}, at.SGD, lr=1.0)
+    before = run.model.second.weight.detach().clone()
+    run.step(*range(count))
+    return run, before - run.model.second.weight.detach()
+
+
+def test_micro_batches_are_added_up_in_bfloat16() -> None:
+    """In 2 bytes an element, with an error of stochastic rounding."""
+    exact, (run, found) = gradient_of(16, None)[1], gradient_of(16, "bfloat16")
+    assert 1e-4 < (found - exact).norm() / exact.norm() < 0.01
+    assert abs((found - exact).sum() / exact.abs().sum()) < 1e-3
+    assert run.optimizer.memory().bytes["gradients"] == 2 * sum(p.numel() for p in run.params)
+
+
+@pytest.mark.parametrize("executor", ["engine", "arrays"])
+def test_sums_have_the_same_bits_for_any_number_of_threads(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And on any device."""
+    found = []
+    for name, threads in (("engine", 1), ("engine", 3), (executor, 1)):
+        monkeypatch.setenv("ADAMAS_EXECUTOR", name)
+        p, generator = nn.Parameter(torch.zeros(70_001)), torch.Generator().manual_seed(0)
+        total = Accumulator(p, "p", 0, 0.0)
+        for _ in range(3):
+            p.grad = torch.randn(p.shape, generator=generator)
+            total.add(p, threads)
+        p.grad = torch.ones(p.shape)
+        total.take(p)
+        assert total.is_empty
+        assert not total.total.any()
+        found.append(p.grad)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_sums_in_bfloat16_go_on() -> None:
+    """After a saved state, with the same bits; if there are fewer micro-batches; and not after ``zero_grad``."""
+    options: Options = {"micro_batches": 3, "accumulate": "bfloat16"}
+    runs = [Run(options), Run(options)]
+    for run in runs:
+        run.step(0, 1, 2)
+        run.step(3, 4)
+        assert all(p.grad is None for p in run.params)
+    one, other = runs
+    saved, other = copy.deepcopy(one.optimizer.state_dict()), Run(options)
+    assert saved["state"][0]["accumulated"] == 4
+    other.optimizer.load_state_dict(saved)
+    other.model.load_state_dict(one.model.state_dict())
+    one.loss(5).backward()
+    one.optimizer.zero_grad()
+    for run, first in ((one, 5), (other, 6)):
+        if first == 6:  # the sum that was dropped counts among the random numbers
+            run.loss(5).backward()
+            run.optimizer.zero_grad()
+        run.step(6, 7, 8)
+        run.optimizer.state_dict()
+    assert_same(one, other)
+
+
+def test_sums_of_two_steps_have_other_random_numbers() -> None:
+    """The same gradients are rounded in another way in the next step."""
+    p = nn.Parameter(torch.zeros(1000))
+    optimizer = at.SGD([p], lr=1.0)
+    at.release(optimizer, micro_batches=2, accumulate="bfloat16")
+    found = []
+    for _ in range(2):
+        before = p.detach().clone()
+        for _ in range(2):
+            (p * 0.3).sum().backward()
+        optimizer.step()
+        found.append(before - p.detach())
+    assert found[0].unique().numel() == 2
+    assert not torch.equal(*found)
+
+
 # ---- errors
 
 
@@ -278,6 +355,10 @@ def of_torch() -> Any:
 
 def of_two() -> Any:
     return at.release(at.SGD(Run({}).model.named_parameters()))
+
+
+def of_complex() -> Any:
+    return at.release(at.SGD([nn.Parameter(torch.ones(1, dtype=torch.complex64))]), 2, accumulate="bfloat16")
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {

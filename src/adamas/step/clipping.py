@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+GRAD_NORMS = "grad_norms"  # where a group, or the state of a parameter that is clipped by itself, has the norms
 FEWEST, MOST = 8, 128  # the number of norms that are needed for a limit, and the number that are remembered
 QUANTILE, MULTIPLE = 0.9, 1.5
 

@@ -595,6 +595,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             ({name: local_of(value) for name, value in state.items()}, p in away) for p, state in self.state.items()
         ]
         if self._released is not None:
+            gradients += self._released.sums()
             states += self._released.histories()
         return counted(self._member, map(local_of, params), gradients, states, self._homes.bytes if away else {})
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -17,11 +17,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from ..rule.hyperparameters import shown
-from .optimizer import Optimizer, parameter_names
+from ..step.clipping import GRAD_NORMS
+from .accumulator import Accumulator
+from .optimizer import Optimizer, given_names, parameter_names
 from .options import is_flat
-from .single import GRAD_NORMS, Position, Single
+from .single import Position, Single
 from .worker import Worker
 
+_ADDED = "accumulated"  # where the state of a parameter has the number of gradients that were added to its sum
 _SHOWN = 20  # the most names of parameters in a message
 _AGAIN = (
     "its gradient arrived for the {arrived} time before step(), and micro_batches={expected}. Likely causes: step() was not "
@@ -31,7 +34,13 @@ _AGAIN = (
 )
 
 
-def release(optimizer: Optimizer, micro_batches: int = 1, *, per_tensor: bool = False) -> Released:
+def release(
+    optimizer: Optimizer,
+    micro_batches: int = 1,
+    *,
+    accumulate: Literal["bfloat16"] | None = None,
+    per_tensor: bool = False,
+) -> Released:
     """Steps each parameter in the backward pass, as soon as its gradient is complete, and frees the gradient.
 
     So the gradients never exist all at once: beside the weights and the state, memory has room only for the largest of them.
@@ -54,9 +63,10 @@ def release(optimizer: Optimizer, micro_batches: int = 1, *, per_tensor: bool = 
 
     Args:
         optimizer: an optimizer of ``adamas.torch``.
-        micro_batches: the number of backward passes of a step. The gradients of all but the last are added up in ``.grad``,
-            as usual. With ``fully_shard``, it is the number of reductions: those in which
-            ``set_requires_gradient_sync(False)`` leaves them out do not count.
+        micro_batches: the number of backward passes of a step; only the last steps. With ``fully_shard``, it is the number of
+            reductions: those in which ``set_requires_gradient_sync(False)`` leaves them out do not count.
+        accumulate: how the gradients of all but the last are added up. None does so in ``.grad``, as usual; ``"bfloat16"`` in
+            2 bytes an element, rounded stochastically, and frees them.
         per_tensor: confirms that a number as ``max_grad_norm`` is a limit for each tensor.
 
     Returns:
@@ -87,6 +97,8 @@ def release(optimizer: Optimizer, micro_batches: int = 1, *, per_tensor: bool = 
         raise ValueError(
             f"micro_batches must be 1 or more, the number of backward passes of a step, not {micro_batches}"
         )
+    if accumulate not in (None, "bfloat16"):
+        raise ValueError(f'accumulate must be None or "bfloat16", not {shown(accumulate)}')
     if optimizer._released is not None:
         raise RuntimeError("the optimizer is released already: call remove() on the handle of the first release before")
     if optimizer._peers is not None and optimizer._peers.has_shares:
@@ -94,16 +106,19 @@ def release(optimizer: Optimizer, micro_batches: int = 1, *, per_tensor: bool = 
             "an optimizer with process_group= cannot be released: its ranks have different parameters and decide together on "
             "each step, so one would wait for the others in the backward pass"
         )
-    return Released(optimizer, micro_batches, per_tensor)
+    return Released(optimizer, micro_batches, accumulate is not None, per_tensor)
 
 
 class Released:
     """An optimizer that steps in the backward pass. ``release`` makes one."""
 
-    def __init__(self, optimizer: Optimizer, micro_batches: int, per_tensor: bool) -> None:
+    def __init__(self, optimizer: Optimizer, micro_batches: int, has_sums: bool, per_tensor: bool) -> None:
         self._optimizer, self._micro_batches, self._per_tensor = optimizer, micro_batches, per_tensor
+        self._has_sums = has_sums  # whether gradients of micro-batches are added up in sums of our own
         self._hooks: dict[Tensor, Any] = {}
         self._singles: dict[Tensor, Single] = {}
+        self._positions: dict[Tensor, Position] = {}
+        self._sums: dict[Tensor, Accumulator] = {}
         self._arrived: dict[Tensor, int] = {}  # how many gradients of each parameter have arrived for the coming step
         self._stepped: list[Single] = []  # the parameters that have made it
         self._failure: str | None = None  # why it cannot be completed
@@ -129,6 +144,8 @@ class Released:
                 return
             self._check_complete("remove()")
             self.save()
+            for p, total in self._sums.items():
+                total.take(p)
             for hook in self._hooks.values():
                 hook.remove()
             optimizer._released = None
@@ -167,6 +184,10 @@ class Released:
                     f"parameter {name} is flattened by FullyShardedDataParallel, which reduces its gradient after the "
                     "backward pass has given it: use fully_shard"
                 )
+            if self._has_sums and isinstance(p, Tensor) and p.is_complex():
+                raise ValueError(
+                    f'parameter {name} is complex, and there is no complex "bfloat16": use accumulate=None'
+                )
 
     def register(self) -> None:
         """Registers hooks for the parameters that have none yet and can have one."""
@@ -187,12 +208,14 @@ class Released:
 
     def _single(self, p: Tensor) -> Single:
         if p not in self._singles:
+            if p not in self._positions:
+                self._find_positions()
             self._singles[p] = Single(self._optimizer, self._positions[p])
         return self._singles[p]
 
     def _find_positions(self) -> None:
         """Finds where each parameter is in the optimizer."""
-        self._positions: dict[Tensor, Position] = {}
+        self._positions = {}
         for i, group in enumerate(self._optimizer.param_groups):
             for j, p in enumerate(group["params"]):
                 self._positions[p] = Position(i, j, len(self._positions))
@@ -217,6 +240,18 @@ class Released:
                 )
             if arrived == self._micro_batches:
                 self._step(p)
+            elif self._has_sums:
+                self._add_up(p)
+
+    def _add_up(self, p: Tensor) -> None:
+        """Adds the gradient of a parameter to its sum, and frees it."""
+        if p not in self._sums:
+            whole, single = self._optimizer, self._single(p)
+            name = (given_names(single.param_groups[0]) or [str(single.position.among_all)])[0]
+            seed, state = whole.param_groups[single.position.group]["seed"], whole.state.get(p, {})
+            self._sums[p] = Accumulator(p, name, seed, float(state.get(_ADDED, 0.0)))
+        self._sums[p].add(p, torch.get_num_threads())
+        p.grad = None
 
     def finish(self, closure: Callable[[], float] | None) -> None:
         """Steps the parameters that are left, and ends the step: what ``optimizer.step()`` does."""
@@ -228,7 +263,8 @@ class Released:
             self._worker.finish()
             for group in whole.param_groups:
                 for p in group["params"]:
-                    if p.grad is not None and p.requires_grad:
+                    is_left = p.grad is not None or (p in self._sums and not self._sums[p].is_empty)
+                    if is_left and p.requires_grad:
                         self._step(p)
             self._worker.finish()
             if not self._stepped:
@@ -256,7 +292,9 @@ class Released:
         self._stepped.append(single)  # if this is interrupted, it may have been stepped
         step = partial(single.step_now, torch.get_num_threads())
         try:
-            if self._optimizer._is_offloaded(single.param_groups[0], p):
+            if p in self._sums:
+                self._sums[p].take(p)
+            if self._optimizer._is_offloaded(self._optimizer.param_groups[single.position.group], p):
                 self._worker.put(p, step)
                 return
             step()
@@ -333,11 +371,13 @@ class Released:
             if self._failure is None:
                 self._check_complete("zero_grad()")
                 self._arrived = {}
+                for total in self._sums.values():
+                    total.clear()
 
     def restart(self) -> None:
         """Begins anew, with the present state of the optimizer."""
         self._worker.clear()
-        self._singles, self._arrived, self._stepped, self._failure = {}, {}, [], None
+        self._singles, self._sums, self._arrived, self._stepped, self._failure = {}, {}, {}, [], None
 
     # ---- what the parameters count and remember
 
@@ -352,7 +392,15 @@ class Released:
             RuntimeError: some parameters have been stepped, and others have not.
         """
         self._check_complete("state_dict(), deepcopy or pickle")
-        self._optimizer._count_parts(*_added(single.report() for single in self._singles.values()))
+        optimizer = self._optimizer
+        optimizer._count_parts(*_added(single.report() for single in self._singles.values()))
+        for p, total in self._sums.items():
+            if p in optimizer.state:
+                optimizer.state[p][_ADDED] = total.added.clone()
+
+    def sums(self) -> list[Tensor]:
+        """The sums of gradients that micro-batches are added to."""
+        return [total.total for total in self._sums.values()]
 
     def histories(self) -> list[tuple[dict[str, Any], bool]]:
         """What the device of the parameters keeps to decide by, as states: see ``adamas.step.memory``."""

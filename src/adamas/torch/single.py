@@ -8,14 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..step.clipping import MOST
+from ..step.clipping import GRAD_NORMS, MOST
 from ..step.locks import step_lock
 from ..step.plan import GroupPlan
 from .optimizer import Optimizer, parameter_names
-
-GRAD_NORMS = (
-    "grad_norms"  # the entry of a parameter's state with the norms that max_grad_norm="auto" remembers of it alone
-)
 
 _OF_EACH = ("rows", "param_names")  # the entries of a group that are lists with an entry for each parameter
 _COUNTS = ("clipped_steps", "skipped_steps")
@@ -67,7 +63,6 @@ class Single(Optimizer):
         self.position, group = position, self._whole.param_groups[position.group]
         self._plans = None
         self.param_groups[0].update({name: [group[name][position.in_group]] for name in _OF_EACH if group.get(name)})
-        self._follow()
 
     def _follow(self) -> None:
         """Takes over the present options of the group, and the present state."""
@@ -96,7 +91,7 @@ class Single(Optimizer):
         self._reported = self._reported[0] + clipped, self._reported[1] + skipped
         self._save_decisions()
         group, state = self.param_groups[0], self._whole.state.get(self.parameter)
-        if state and group["max_grad_norm"] == "auto":
+        if state and group.get("max_grad_norm") == "auto":
             norms = group[GRAD_NORMS]
             # Always of the same size, as torch.distributed.checkpoint loads into a tensor of the size that was saved.
             state[GRAD_NORMS] = torch.tensor([*norms, *[0.0] * (MOST - len(norms))], dtype=torch.float64, device="cpu")

@@ -17,6 +17,7 @@ from ..rule import layout
 from ..rule.declaration import Member
 from ..rule.hyperparameters import shown
 from ..rule.members import MEMBERS
+from ..step.clipping import GRAD_NORMS
 from ..step.record import State, check_place
 from ..step.resuming import HypersAfter, Loaded, resumed, unfit
 from ..step.scheduled import GroupSchedules
@@ -138,7 +139,7 @@ def loaded(
 
 def _is_cut(member: Member, p: Tensor, name: str, x: Any) -> bool:
     """Whether an entry of a saved state has elements for those of the parameter. What others have put there may have none."""
-    if not isinstance(x, Tensor) or not x.ndim or name in member.scalar_names:
+    if not isinstance(x, Tensor) or not x.ndim or name in (*member.scalar_names, GRAD_NORMS):
         return False
     return name in member.states or name in _SCALES or name == layout.LOW_BITS or x.shape == p.shape
 

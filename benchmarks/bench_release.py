@@ -97,8 +97,9 @@ def training_step(is_released: bool, watch: Callable[[Tensor], None] | None = No
 def memory() -> None:
     """The most bytes of gradients that exist at once."""
     sizes = [p.nbytes for p in perceptron().parameters()]
+    whole, largest = sum(sizes), max(sizes)
     print(
-        f"{sum(sizes) / 4e6:.0f} million parameters; all gradients {sum(sizes) / 1e6:.1f} MB, the largest {max(sizes) / 1e6:.1f} MB"
+        f"{whole / 4e6:.0f} million parameters; all gradients {whole / 1e6:.1f} MB, the largest {largest / 1e6:.1f} MB"
     )
     for is_released in (False, True):
         alive: list[tuple[StorageWeakRef, int]] = []
@@ -114,10 +115,8 @@ def memory() -> None:
         step = training_step(is_released, watch)
         step()
         step()
-        saved = (sum(sizes) - most) / (sum(sizes) - max(sizes))
-        print(
-            f"{'released' if is_released else 'as usual'}: {most / 1e6:.1f} MB, {saved:.0%} of all but the largest are saved"
-        )
+        saved, row = (whole - most) / (whole - largest), "released" if is_released else "as usual"
+        print(f"{row}: {most / 1e6:.1f} MB, {saved:.0%} of all but the largest are saved")
 
 
 def times() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import engine_with_sums
 import pytest
+import ranks_release
 import stacks
 import test_docs
 import torch
@@ -452,6 +453,8 @@ def train_built(made: dict[str, Any], model: Any, optimizers: Any, schedulers: A
 def approximately(values: Sequence[float | None]) -> Any:
     return pytest.approx(values, rel=1e-4)
 
+
+check.take(ranks_release.check)
 
 if __name__ == "__main__":
     main(check)

@@ -392,11 +392,18 @@ class Released:
             RuntimeError: some parameters have been stepped, and others have not.
         """
         self._check_complete("state_dict(), deepcopy or pickle")
-        optimizer = self._optimizer
-        optimizer._count_parts(*_added(single.report() for single in self._singles.values()))
-        for p, total in self._sums.items():
-            if p in optimizer.state:
-                optimizer.state[p][_ADDED] = total.added.clone()
+        whole = self._optimizer
+        whole._count_parts(*_added(single.report() for single in self._singles.values()))
+        # All entries are there from the first step on, as torch.distributed.checkpoint loads only those that it finds.
+        self._find_positions()
+        for p, position in self._positions.items():
+            if not (state := whole.state.get(p)):
+                continue
+            if whole.param_groups[position.group]["max_grad_norm"] == "auto":
+                state[GRAD_NORMS] = self._single(p).remembered()
+            if self._has_sums:
+                added = self._sums[p].added if p in self._sums else state.get(_ADDED, 0.0)
+                state[_ADDED] = torch.tensor(float(added), dtype=torch.float64, device="cpu")
 
     def sums(self) -> list[Tensor]:
         """The sums of gradients that micro-batches are added to."""

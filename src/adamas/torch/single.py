@@ -86,16 +86,16 @@ class Single(Optimizer):
         return self.clipped_steps - clipped, self.skipped_steps - skipped
 
     def report(self) -> tuple[int, int]:
-        """Returns ``counted()``, and writes the norms that are remembered into the state of the parameter."""
+        """Returns ``counted()``."""
         found = clipped, skipped = self.counted()
         self._reported = self._reported[0] + clipped, self._reported[1] + skipped
-        self._save_decisions()
-        group, state = self.param_groups[0], self._whole.state.get(self.parameter)
-        if state and group.get("max_grad_norm") == "auto":
-            norms = group[GRAD_NORMS]
-            # Always of the same size, as torch.distributed.checkpoint loads into a tensor of the size that was saved.
-            state[GRAD_NORMS] = torch.tensor([*norms, *[0.0] * (MOST - len(norms))], dtype=torch.float64, device="cpu")
         return found
+
+    def remembered(self) -> Tensor:
+        """The norms for ``max_grad_norm="auto"``, filled up with zeros: the size is always the same."""
+        self._save_decisions()
+        norms = self.param_groups[0][GRAD_NORMS]
+        return torch.tensor([*norms, *[0.0] * (MOST - len(norms))], dtype=torch.float64, device="cpu")
 
     # ---- the step
 

@@ -428,7 +428,7 @@ def a_state_that_one_of_those_that_share_a_block_cannot_use_is_an_error_of_all(r
     optimizer.step()
     state = optimizer.state[here.parameters["wide"]]
     for entry, bad, words in (
-        ("exp_avg", torch.zeros(3, dtype=torch.int8), r"has to have the shape"),
+        ("exp_avg", torch.zeros(3, dtype=torch.int8), "has another shape than the parameter"),
         ("exp_avg_sq", torch.zeros(9, 275), r"has to be uint8, not float32"),
         ("exp_avg_sq_grid", torch.zeros(9, 1), r"has to be float32, of shape"),
         ("exp_avg", None, "is missing"),

@@ -249,7 +249,8 @@ class Stepping:
         """
         self.grad_norm = self.grad_norm_limit = None
         with self._lock:
-            if self._decides_there(overflow) and self._step_there(gradients, scale, overflow):
+            is_decided_there = self._decides_there(overflow)
+            if is_decided_there and self._step_there(gradients, scale, overflow):
                 return
             if self._decisions is not None and not self._decides_there(overflow):
                 self._stop_deciding()
@@ -262,8 +263,9 @@ class Stepping:
                 try:
                     if not overflow:
                         plans = self._current_plans()
-                        # Asked again: the parameters may have become trainable, or come to the device, since the last plans.
-                        if self._decides_there(overflow) and self._step_there(gradients, scale, None):
+                        # The parameters may have become trainable, or come to the device, since the last plans.
+                        is_late = not is_decided_there and self._decides_there(overflow)
+                        if is_late and self._step_there(gradients, scale, None):
                             return
                         has_schedules = any(one.schedules for one in self._schedules_now())
                         misplaced = self._look(plans, gradients)

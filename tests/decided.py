@@ -463,6 +463,13 @@ class Decided:
             run.step(given)
             change(run)
             assert reason in refusal(run)
+        plateau = Plateau(factor=0.5, patience=0)
+        run = Run(monkeypatch, *self.WHERE, capturable=True, lr=1e-2 * cosine(20) * plateau)
+        run.step(given)
+        with pytest.raises(RuntimeError, match="a schedule has observed a metric in it"):
+            Captured(lambda: [plateau.observe(1.0) for _ in range(2)])
+        run.step(given)
+        assert run.optimizer.param_groups[0]["lr"] == pytest.approx(run.optimizer.lr_at(2), rel=1e-12)
         run = Run(monkeypatch, *self.WHERE, max_grad_norm=1.0)
         run.step(given)
         assert "parameter group 0 has capturable=False" in refusal(run)

@@ -123,6 +123,30 @@ def test_every_option_steps_as_without_it(name: str, weights: str, monkeypatch: 
     assert there.skipped_steps == away.skipped_steps == (name == "skipped")
 
 
+def test_trap_T51_it_is_an_optimizer_that_clips_and_whose_weights_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def losses(is_away: bool) -> list[float]:
+        network = model()
+        optimizer = at.AdamW(network.parameters(), lr=1e-2, max_grad_norm=0.1, offload=is_away)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.5)
+        found = []
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            loss = loss_of(network, step)  # with NaN in it if the weights of the last step have not arrived
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            found.append(loss.item())
+        assert optimizer.clipped_steps > 0
+        return [*found, optimizer.param_groups[0]["lr"]]
+
+    there = losses(is_away=False)
+    with Away(monkeypatch):
+        assert losses(is_away=True) == there
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex64])
 def test_wide_and_complex_weights(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     there = train(at.AdamW, dtype, max_grad_norm=3.0)
@@ -208,7 +232,7 @@ def test_gradients_and_weights_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(("before", "after"), [(True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("state", ["float32", "int6"])
-def test_a_run_goes_on_with_or_without_it(
+def test_trap_T52_a_run_goes_on_with_the_low_bits_of_its_weights(
     before: bool, after: bool, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {"state": state, "weights": "split", "lr": 1e-2 * cosine(9)}

@@ -1,13 +1,13 @@
 """The kernels for GPUs on a GPU: tests, memcheck, and the time of one optimizer step. ``make bench-gpu`` runs all of it.
 
-    python benchmarks/bench_gpu.py              # all; or some: tests, memcheck, gpt2, billion, small
+    python benchmarks/bench_gpu.py              # all; or some: tests, memcheck, offload, gpt2, billion, small
     python benchmarks/bench_gpu.py --rehearse   # runs the rows with times without a GPU; their figures mean nothing
 
-``tests`` runs the tests marked ``gpu``, and ``memcheck`` most of them again in NVIDIA's compute-sanitizer, if it is installed.
-The other rows compare AdamW with PyTorch's, fused and foreach, and with those of bitsandbytes, torchao and flashoptim where
-they are installed. All sides step the same weights in one process, in turn, and are timed by CUDA events around a few steps. A
-ratio is the median of the ratios of neighbouring runs after a warm-up. The bandwidth of a step (weights and state read and
-written, gradients read) is given as a share of that of a copy on the device.
+``tests`` runs the tests marked ``gpu``, ``memcheck`` most of them again in NVIDIA's compute-sanitizer, if it is installed, and
+``offload`` the rows of ``bench_offload.py``. The other rows compare AdamW with PyTorch's, fused and foreach, and with those of
+bitsandbytes, torchao and flashoptim where they are installed. All sides step the same weights in one process, in turn, and are
+timed by CUDA events around a few steps. A ratio is the median of the ratios of neighbouring runs after a warm-up. The
+bandwidth of a step (weights and state read and written, gradients read) is given as a share of that of a copy on the device.
 
 Without a GPU, it says so and exits with status 2. The status is 1 if a test fails. ``--rehearse`` steps tiny tensors on the
 CPU, in Triton's interpreter.
@@ -27,6 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import bench_offload
 import torch
 from bench_step import SMALL, gpt2_small, in_turn
 from torch import Tensor
@@ -221,9 +222,14 @@ def memcheck() -> bool:
     return passes("gpu and kernels and not nightly", tool, *options, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
 
 
+def offloaded() -> bool:
+    bench_offload.on_gpu()
+    return True
+
+
 def versions() -> str:
     found = [f"adamas {adamas.__version__}", f"torch {torch.__version__}", f"CUDA {torch.version.cuda}"]
-    for name in ("triton", "bitsandbytes", "torchao", "flashoptim"):
+    for name in ("triton", "bitsandbytes", "torchao", "flashoptim", "deepspeed"):
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
@@ -232,7 +238,7 @@ def versions() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    checks = {"tests": tests, "memcheck": memcheck}
+    checks = {"tests": tests, "memcheck": memcheck, "offload": offloaded}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="row", help=", ".join([*checks, *SHAPES]))
     parser.add_argument("--rehearse", action="store_true", help="time tiny tensors on the CPU")

@@ -133,6 +133,15 @@ class Run:
             patch.setenv("ADAMAS_EXECUTOR", self._executor)
             self.optimizer.step()
 
+    def backward(self, given: list[Any]) -> None:
+        """A backward pass that has these gradients, and the step; None leaves out a parameter."""
+        with self._monkeypatch.context() as patch:
+            patch.setenv("ADAMAS_EXECUTOR", self._executor)
+            terms = ((p * g.to(p.device)).sum() for p, g in zip(self.params, given, strict=True) if g is not None)
+            sum(terms, torch.zeros((), device=self.params[0].device)).backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
     def captured(self) -> Captured:
         return Captured(self.step)
 
@@ -296,6 +305,46 @@ class Decided:
                 run.step()
             finally:
                 torch.cuda.set_sync_debug_mode("default")
+
+    @pytest.mark.parametrize("options", ["by history", "skipped and clipped", "scheduled"])
+    def test_release_decides_on_the_device(self, options: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Steps in the backward pass are the engine's, and the host does not wait for what is decided about each tensor."""
+        one, other = (Run(monkeypatch, *where, **OPTIONS[options]()) for where in (self.WHERE, ("engine", "cpu")))
+        for run in (one, other):
+            at.release(run.optimizer)
+        bad = BAD if options != "by history" else ()
+        for i, given in enumerate(gradients(STEPS, bad)):
+            some: list[Any] = [None, *given[1:]] if i == 5 else [*given]
+            other.backward(some)
+            if i < 2 or self.WHERE[1] != "cpu":
+                one.backward(some)
+            else:
+                with Recording([state["step"] for state in one.optimizer.state.values()] if not bad else ()):
+                    one.backward(some)
+            assert all(p.grad is None for p in one.params)
+            assert_alike(one, other, with_norms=i not in bad)
+        assert isinstance(one.optimizer.grad_norm, Tensor)
+        assert one.optimizer.skipped_steps == len(bad)
+        saved, expected = one.optimizer.state_dict(), other.optimizer.state_dict()
+        counted = one.optimizer.skipped_steps, one.optimizer.clipped_steps
+        for mine, its in zip(saved["param_groups"], expected["param_groups"], strict=True):
+            assert (
+                (mine["skipped_steps"], mine["clipped_steps"])
+                == (its["skipped_steps"], its["clipped_steps"])
+                == counted
+            )
+        again = Run(monkeypatch, *self.WHERE, **OPTIONS[options]())
+        at.release(again.optimizer)
+        again.optimizer.load_state_dict(saved)
+        for p, q in zip(again.params, one.params, strict=True):
+            p.data.copy_(q.data)
+        for given in gradients(3):
+            again.backward([*given])
+            one.backward([*given])
+            other.backward([*given])
+        assert_alike(one, other)
+        assert_alike(again, other)
+        assert one.optimizer.memory().bytes["grad_norms"] > 0
 
     def test_the_device_and_the_host_decide_by_turns(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The device and the host count by turns, as options change; steps without a gradient change nothing."""

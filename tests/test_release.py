@@ -14,11 +14,13 @@ import torch
 from members import CASES, Case
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.checkpoint import checkpoint
 
 import adamas.torch as at
-from adamas.schedules import cosine, linear, warmup
+from adamas.schedules import Plateau, cosine, linear, warmup
 from adamas.torch.accumulator import Accumulator
 from adamas.torch.release import Released
+from adamas.torch.single import Single
 
 Options = dict[str, Any]
 
@@ -523,3 +525,252 @@ def test_remove_makes_steps_ordinary_again() -> None:
     run.loss(2).backward()
     assert all(p.grad is None for p in run.params)
     run.optimizer.step()
+
+
+def test_parameters_come_and_go() -> None:
+    """A parameter may be unused, frozen, unfrozen, added or given a shape later, or get its gradient by hand."""
+    runs = [Run(), Run({})]
+    for run in runs:
+        model, optimizer = run.model, run.optimizer
+        model.first.requires_grad_(False)
+        run.train(0, 2)
+        model.first.requires_grad_(True)
+        model.second.bias.requires_grad_(False)
+        run.train(2, 4)
+        model.more = nn.Linear(24, 24)
+        nn.init.ones_(model.more.weight)
+        nn.init.ones_(model.more.bias)
+        optimizer.add_param_group({"params": model.more.named_parameters(prefix="more"), "lr": 1e-2})
+        for i in range(3):
+            loss = run.loss(i)
+            if i != 1:
+                loss = loss + model.more(torch.ones(24)).square().sum()
+            loss.backward()
+            if i == 1:
+                model.more.bias.grad = torch.ones(24)
+            optimizer.step()
+            optimizer.zero_grad()
+        assert [float(optimizer.state[p]["step"]) for p in model.more.parameters()] == [2, 3]
+    assert_same(*runs)
+    assert all(p.grad is None for p in runs[1].params)
+
+    lazy = []
+    for released in (None, {}):
+        torch.manual_seed(0)
+        layer = nn.LazyLinear(5)
+        optimizer = at.AdamW(layer.named_parameters())
+        if released is not None:
+            at.release(optimizer)
+        for _ in range(3):
+            layer(torch.ones(2, 3)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        lazy.append(layer.weight.detach())
+        assert (released is not None) == any(
+            isinstance(getattr(h, "__self__", None), Released) for h in hooks_of(layer.weight)
+        )
+    assert torch.equal(*lazy)
+
+
+def hooks_of(p: Tensor) -> list[Any]:
+    return [*(getattr(p, "_post_accumulate_grad_hooks", None) or {}).values()]
+
+
+def test_a_first_step_with_a_rate_and_a_gradient_of_zero_counts() -> None:
+    """As in the warmup of an adapter (LoRA), one of whose matrices is 0; only if nothing is to be stepped, no step is made."""
+    runs = [Run(released, lr=1e-2 * warmup(3).then(cosine(9))) for released in (None, {})]
+    for run in runs:
+        assert run.optimizer.param_groups[0]["lr"] == 0
+        with torch.no_grad():
+            run.model.scale.zero_()  # so all gradients before it are 0
+        run.train(0, 3)
+        assert {float(state["step"]) for state in run.optimizer.state.values()} == {3.0}
+    assert_same(*runs)
+
+
+def test_asking_for_the_state_is_no_step() -> None:
+    """What ``torch.distributed.checkpoint`` does before the first step creates the state, and nothing else."""
+    runs = [Run(released, lr=1e-2 * cosine(9), max_grad_norm="auto") for released in (None, {})]
+    for run in runs:
+        before = [p.detach().clone() for p in run.params]
+        for p in run.params:
+            p.grad = torch.zeros_like(p)
+        rate, run.optimizer.param_groups[0]["lr"] = run.optimizer.param_groups[0]["lr"], torch.tensor(0.0)
+        run.optimizer.step()
+        run.optimizer.param_groups[0]["lr"] = rate
+        run.optimizer.zero_grad()
+        assert all(torch.equal(p, q) for p, q in zip(run.params, before, strict=True))
+        assert all(state["step"] == 0 for state in run.optimizer.state.values())
+        state = run.optimizer.state_dict()["state"]
+        assert len(state) == len(run.params)
+    assert state[0]["grad_norms"].shape == (128,)
+    run.train(0, 2)
+    assert run.optimizer.param_groups[0]["lr"] == cosine(9)(2) * 1e-2
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointed_activations(use_reentrant: bool) -> None:
+    """They work, except where a weight is shared or used twice and each use gives a gradient of its own (reentrant)."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.once, self.twice = nn.Linear(9, 9), nn.Linear(9, 9)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in (self.twice, self.once, self.twice):
+                x = checkpoint(lambda x, layer=layer: torch.tanh(layer(x)), x, use_reentrant=use_reentrant)
+            return x
+
+    found, x = [], torch.ones(3, 9, requires_grad=True)
+    for released in (None, {}):
+        model = Twice()
+        optimizer = at.AdamW(model.named_parameters())
+        if released is not None:
+            at.release(optimizer)
+        if released is not None and use_reentrant:
+            with pytest.raises(
+                RuntimeError, match=r"parameter 'twice\.\w+': its gradient arrived for the 2nd.*use_reentrant=False"
+            ):
+                model(x).sum().backward()
+            return
+        for _ in range(2):
+            model(x).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append([p.detach() for p in model.parameters()])
+    assert all(torch.equal(p, q) for p, q in zip(*found, strict=True))
+
+
+def test_several_losses() -> None:
+    """A backward pass for each loss: the other network has to be frozen meanwhile, or to say so by ``micro_batches``."""
+    found = []
+    for released in (None, {}):
+        torch.manual_seed(0)
+        one, other = nn.Linear(4, 4), nn.Linear(4, 1)
+        optimizers = [at.AdamW(net.named_parameters()) for net in (one, other)]
+        if released is not None:
+            handles = [*map(at.release, optimizers)]
+        for i in range(2):
+            x = torch.full((2, 4), 1.0 + i)
+            other.requires_grad_(False)
+            other(one(x)).sum().backward()
+            optimizers[0].step()
+            optimizers[0].zero_grad()
+            other.requires_grad_(True)
+            other(one(x).detach()).square().sum().backward()
+            optimizers[1].step()
+            optimizers[1].zero_grad()
+        found.append([p.detach().clone() for net in (one, other) for p in net.parameters()])
+    assert all(torch.equal(p, q) for p, q in zip(*found, strict=True))
+    other(one(x)).sum().backward()
+    optimizers[0].step()
+    with pytest.raises(RuntimeError, match=r"parameter '\w+': .*several losses.*requires_grad_\(False\)"):
+        other(one(x).detach()).sum().backward()
+    assert sorted(handles[1].stepped) == ["'bias'", "'weight'"]
+
+
+def test_schedulers_and_metrics() -> None:
+    """PyTorch's schedulers, ours that follows, and a metric set the rate of the coming step, as without release."""
+    for make in (
+        lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5),
+        lambda optimizer: at.LRScheduler(optimizer, cosine(6)),
+    ):
+        runs = [Run(), Run({})]
+        for run in runs:
+            scheduler = make(run.optimizer)
+            for i in range(4):
+                run.step(i)
+                scheduler.step()
+        assert_same(*runs)
+        assert runs[0].optimizer.param_groups[0]["lr"] < 1e-3
+    rates = []
+    for released in (None, {}):
+        plateau = Plateau(factor=0.5, patience=0)
+        run = Run(released, lr=1e-2 * warmup(2).then(cosine(9)) * plateau)
+        for i in range(5):
+            run.step(i)
+            plateau.observe(1.0)
+            rates.append(run.optimizer.param_groups[0]["lr"])
+        assert run.optimizer.lr_at(5) == rates[-1]
+    assert rates[:5] == rates[5:]
+    assert rates[4] < 1e-3
+
+
+def test_step_hooks_are_called_once_a_step() -> None:
+    run, seen = Run({}), []
+    run.optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
+    run.optimizer.register_step_post_hook(lambda *_: seen.append("after"))
+    run.train(0, 2)
+    assert seen == ["before", "after"] * 2
+
+
+def test_an_interrupted_backward_pass_is_not_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the user interrupts while a parameter is stepped, what follows is refused."""
+    run, calls = Run({}), 0
+    step_now = Single.step_now
+
+    def interrupted(single: Single, threads: int) -> None:
+        nonlocal calls
+        step_now(single, threads)
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Single, "step_now", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.loss(0).backward()
+    assert run.handle is not None
+    assert len(run.handle.stepped) == 3
+    with pytest.raises(RuntimeError, match=r"not completed: parameters .*, .*, .* had been stepped.*KeyboardInterrupt"):
+        run.optimizer.step()
+
+
+def test_an_error_in_step_leaves_it_incomplete() -> None:
+    """Where ``step`` cannot step what is left, such as a sparse gradient."""
+    run = Run({}, on_nonfinite="raise")
+    run.model.unused = nn.Parameter(torch.ones(3))
+    run.optimizer.add_param_group({"params": [("unused", run.model.unused)]})
+    run.loss(0).backward()
+    run.model.unused.grad = torch.ones(3).to_sparse()
+    with pytest.raises(RuntimeError, match="does not support sparse gradients, and that of parameter 'unused'"):
+        run.optimizer.step()
+    with pytest.raises(RuntimeError, match=r"not completed: parameters 'tied\.bias'"):
+        run.optimizer.state_dict()
+
+
+def test_a_gradient_that_is_set_after_its_parameter_was_stepped_is_refused() -> None:
+    run = Run({})
+    run.loss(0).backward()
+    run.model.scale.grad = torch.ones(140)
+    with pytest.raises(RuntimeError, match=r"parameter 'scale' has been stepped .* and has another gradient"):
+        run.optimizer.step()
+
+
+def test_an_optimizer_of_several_groups_measures_all_gradients() -> None:
+    """The norm is over all groups, also those that do not ask for it."""
+    norms = []
+    for released in (None, {}):
+        torch.manual_seed(0)
+        model = Model()
+        optimizer = at.AdamW(
+            [{"params": [*model.first.parameters()], "on_nonfinite": "skip"}, {"params": [*model.second.parameters()]}]
+        )
+        if released is not None:
+            at.release(optimizer)
+        model(torch.ones(2, 24)).sum().backward()
+        optimizer.step()
+        norms.append(optimizer.grad_norm)
+    assert norms[1] == pytest.approx(norms[0], rel=1e-14)
+
+
+def test_a_model_whose_optimizer_is_released_is_saved_and_copied() -> None:
+    """Hooks are no part of it."""
+    run = Run({}).train(0, 1)
+    file = io.BytesIO()
+    torch.save(run.model, file)
+    file.seek(0)
+    for model in (copy.deepcopy(run.model), torch.load(file, weights_only=False)):
+        model(torch.ones(2, 24)).sum().backward()
+        assert all(p.grad is not None for p in model.parameters())

@@ -256,16 +256,13 @@ class Released:
     def finish(self, closure: Callable[[], float] | None) -> None:
         """Steps the parameters that are left, and ends the step: what ``optimizer.step()`` does."""
         whole = self._optimizer
-        with whole._lock, torch.no_grad(), self._guarded():
+        with whole._lasting(), whole._lock, torch.no_grad(), self._guarded():
             self._check_call(closure)
             if not self._arrived and whole._creates_state():
                 return
             self._worker.finish()
-            for group in whole.param_groups:
-                for p in group["params"]:
-                    is_left = p.grad is not None or (p in self._sums and not self._sums[p].is_empty)
-                    if is_left and p.requires_grad:
-                        self._step(p)
+            for p in self._left():
+                self._step(p)
             self._worker.finish()
             if not self._stepped:
                 self._begin()
@@ -274,6 +271,19 @@ class Released:
             whole.grad_norm_limit = _least([single.grad_norm_limit for single in stepped])
             self.register()
             whole._end_parts(stepped)
+
+    def _left(self) -> list[Tensor]:
+        """The parameters with a gradient or a sum of some."""
+        params = [p for group in self._optimizer.param_groups for p in group["params"] if p.requires_grad]
+        found = [p for p in params if p.grad is not None or (p in self._sums and not self._sums[p].is_empty)]
+        stepped = {single.parameter: single for single in self._stepped}
+        for p in found:
+            if p in stepped:
+                raise RuntimeError(
+                    f"parameter {stepped[p].name} has been stepped in the backward pass, and has another gradient, which was "
+                    "set after that"
+                )
+        return found
 
     def _begin(self) -> None:
         """Begins a step."""

@@ -49,11 +49,13 @@ class Run:
         released: Options | None = None,
         member: Callable[..., Any] = at.AdamW,
         dtype: torch.dtype = torch.float32,
+        is_named: bool = True,
         **options: Any,
     ) -> None:
         torch.manual_seed(0)
         self.model = Model(dtype)
-        self.optimizer = member(self.model.named_parameters(), **options)
+        params = self.model.named_parameters() if is_named else self.model.parameters()
+        self.optimizer = member(params, **options)
         self.handle = None if released is None else at.release(self.optimizer, **released)
 
     @property
@@ -104,6 +106,7 @@ FORMS: dict[str, Options] = {
     "int8": {"state": "int8"},
     "int6, split": {"state": "int6", "weights": "split", "dtype": torch.bfloat16},
     "stochastic": {"state": "bfloat16", "weights": "stochastic", "dtype": torch.bfloat16},
+    "unnamed": {"state": "int8", "is_named": False},
     "skipping": {"on_nonfinite": "skip"},
     "raising": {"on_nonfinite": "raise", "dtype": torch.float64},
     "scheduled": {
@@ -249,6 +252,36 @@ def test_sums_of_two_steps_have_other_random_numbers() -> None:
         found.append(before - p.detach())
     assert found[0].unique().numel() == 2
     assert not torch.equal(*found)
+
+
+def test_dropped_sums_are_gone_and_others_are_given_back() -> None:
+    """By ``zero_grad``, and by ``remove``, which gives the gradients of a sum back."""
+    run, other = Run({"micro_batches": 3, "accumulate": "bfloat16"}, at.SGD), Run()
+    before = [p.detach().clone() for p in run.params]
+    run.loss(0).backward()
+    run.optimizer.zero_grad()
+    run.optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(run.params, before, strict=True))
+    for one in (run, other):
+        one.loss(1).backward()
+    assert run.handle is not None
+    run.handle.remove()
+    for p, q in zip(run.params, other.params, strict=True):
+        assert p.grad is not None
+        assert q.grad is not None
+        torch.testing.assert_close(p.grad, q.grad, rtol=0.01, atol=0)
+
+
+def test_sums_have_random_numbers_of_their_own() -> None:
+    """They are not those that round the weight itself."""
+    p, generator = nn.Parameter(torch.zeros(1000, dtype=torch.bfloat16)), torch.Generator().manual_seed(0)
+    optimizer, total = at.SGD([("p", p)], lr=1.0, maximize=True, weights="stochastic"), Accumulator(p, "p", 0, 0.0)
+    for _ in range(2):
+        p.grad = torch.randn(1000, generator=generator).bfloat16()
+        total.add(p, 1)
+        optimizer.step()
+    assert not torch.equal(p, total.total)
+    torch.testing.assert_close(p.detach(), total.total, rtol=0.02, atol=0.02)
 
 
 # ---- errors
@@ -696,6 +729,26 @@ def test_schedulers_and_metrics() -> None:
         assert run.optimizer.lr_at(5) == rates[-1]
     assert rates[:5] == rates[5:]
     assert rates[4] < 1e-3
+
+
+def test_a_scheduled_rate_that_something_else_sets_is_refused() -> None:
+    """In the backward pass, before anything is stepped."""
+    run = Run({}, lr=1e-2 * cosine(9)).train(0, 1)
+    run.optimizer.param_groups[0]["lr"] = 0.5
+    with pytest.raises(ValueError, match=r"was set to 0\.5 by something else"):
+        run.loss(1).backward()
+    assert run.handle is not None
+    assert run.handle.stepped == []
+
+
+def test_a_state_that_is_replaced_is_noticed() -> None:
+    runs = [Run(released, lr=1e-2 * cosine(9)) for released in (None, {})]
+    for run in runs:
+        run.train(0, 2)
+        run.optimizer.state.clear()
+        run.train(2, 4)
+        assert {float(state["step"]) for state in run.optimizer.state.values()} == {2.0}
+    assert_same(*runs)
 
 
 def test_step_hooks_are_called_once_a_step() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import doctest
 import itertools
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -338,3 +340,39 @@ def test_the_example() -> None:
     result = doctest.testmod(memory)
     assert result.attempted
     assert not result.failed
+
+
+# ---- the page
+
+
+@pytest.mark.nightly
+def test_the_table_of_the_page_is_what_plans_say() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "memory.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"^def llama.*?(?=^print)", page, re.DOTALL | re.MULTILINE)
+    namespace: dict[str, Any] = {"torch": torch}
+    exec(source, namespace)
+    sizes = re.findall(r"`(llama\([\d, ]+\))`", page)
+    assert len(sizes) == 3
+    options = {
+        "float32 weights and moments": {},
+        "int8, split": {"state": "int8", "weights": "split"},
+        "int8, stochastic": {"state": "int8", "weights": "stochastic"},
+        "int6, stochastic": {"state": "int6", "weights": "stochastic"},
+    }
+    cell = r" ([\d.]+(?: \([\d.]+\))?) \|"
+    rows = re.findall(rf"^\| (\w[^|]*[^ |]) \|{3 * cell}$", page, re.MULTILINE)
+    assert len(rows) == 9
+    for row, *cells in rows:
+        own = next(name for name in options if row.startswith(name))
+        further = row.removeprefix(own).split(", ")[1:]
+        ranks = next((int(one.split()[0]) for one in further if one.endswith("processes")), 1)
+        for size, cell in zip(sizes, cells, strict=True):
+            params = eval(size, namespace)
+            if own.startswith("float32"):
+                params = [nn.Parameter(p.float()) for p in params]
+            plan = at.plan_memory(params, ranks=ranks, offload="offload" in further, **options[own])
+            device = plan.on_device
+            if "release" in further:
+                device += max(p.nbytes for p in params) - plan.bytes["gradients"]
+            host = f" ({plan.on_host / 1e9:.1f})" if plan.host else ""
+            assert f"{device / 1e9:.1f}{host}" == cell, (row, size)

@@ -153,7 +153,7 @@ def test_gradients_are_freed_in_the_backward_pass() -> None:
 # ---- micro-batches
 
 
-def test_micro_batches_are_added_up() -> None:
+def test_trap_T63_micro_batches_are_added_up() -> None:
     """The last of the micro-batches steps. If there are fewer, or a parameter is used in fewer, ``step`` does."""
     one, other = Run(), Run({"micro_batches": 2})
     for run in (one, other):
@@ -293,7 +293,7 @@ def again(run: Run) -> str:
     return str(caught.value)
 
 
-def test_a_forgotten_step_is_an_error_and_so_is_all_that_follows() -> None:
+def test_trap_T63_a_forgotten_step_is_an_error_and_so_is_all_that_follows() -> None:
     """A second backward pass is refused by name. Afterwards everything is, until a state is loaded."""
     run, other = Run({}).train(0, 2), Run().train(0, 2)
     saved = copy.deepcopy(run.optimizer.state_dict()), copy.deepcopy(run.model.state_dict())
@@ -400,12 +400,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "of torch.optim": (of_torch, TypeError, "takes an optimizer of adamas"),
     "part of a batch": (lambda: Run({"micro_batches": 1.5}), TypeError, "micro_batches must be an int"),
     "no batch": (lambda: Run({"micro_batches": 0}), ValueError, "micro_batches must be 1 or more"),
-    "global norm": (
-        lambda: Run({}, max_grad_norm=1.0),
-        ValueError,
-        '=1.0 limits the norm of all.*="auto".*per_tensor=True',
-    ),
-    "scheduled": (lambda: Run({}, max_grad_norm=1.0 * linear(3)), ValueError, "max_grad_norm=1.0 limits"),
+    "wide sums": (lambda: Run({"accumulate": "float32"}), ValueError, 'accumulate must be None or "bfloat16", not'),
+    "complex sums": (of_complex, ValueError, "parameter 0 is complex"),
     "twice": (lambda: at.release(Run({}).optimizer), RuntimeError, "released already"),
     "two optimizers": (of_two, RuntimeError, "parameter 'scale' is stepped by another"),
 }
@@ -458,6 +454,15 @@ def test_a_search_for_the_rate_is_refused() -> None:
 # ---- clipping
 
 
+@pytest.mark.parametrize("limit", [1.0, 1.0 * linear(3)], ids=["number", "schedule"])
+def test_trap_T64_a_limit_of_the_global_norm_is_refused(limit: Any) -> None:
+    """With the reason, and what would work."""
+    with pytest.raises(
+        ValueError, match='=1.0 limits the norm of all gradients.*max_grad_norm="auto".*per_tensor=True'
+    ):
+        Run({}, max_grad_norm=limit)
+
+
 class Apart:
     """The parameters of a run, each with an ordinary optimizer of its own."""
 
@@ -481,7 +486,7 @@ class Apart:
 
 
 @pytest.mark.parametrize("limit", ["auto", 0.1, 0.1 * linear(40)], ids=["auto", "number", "schedule"])
-def test_each_tensor_is_clipped_by_itself(limit: Any) -> None:
+def test_trap_T64_each_tensor_is_clipped_by_itself(limit: Any) -> None:
     """As if it had an optimizer of its own."""
     other = Run({"per_tensor": limit != "auto"}, max_grad_norm=limit).train(0, 16)
     Apart(max_grad_norm=limit).train(0, 16).assert_same(other)

@@ -46,11 +46,12 @@ class Home:
     """The copy of a weight on the host, where it is stepped.
 
     Args:
+        buffer: what the copy is in.
         copy: the copy, whose values are not there yet.
     """
 
-    def __init__(self, copy: Tensor) -> None:
-        self.copy = copy
+    def __init__(self, buffer: Tensor, copy: Tensor) -> None:
+        self._buffer, self.copy = buffer, copy
         self._known: tuple[int, int] | None = None  # the weight's version and address when the copy was equal to it
 
     def is_current(self, weight: Tensor) -> bool:
@@ -122,7 +123,8 @@ class Offload:
     def home(self, weight: Tensor) -> Home:
         """The copy of a weight on the host."""
         if weight not in self._homes:
-            self._homes[weight] = Home(_placed(self._transfer.host_buffer(_bytes(weight)), weight.dtype, weight))
+            buffer = self._transfer.host_buffer(_bytes(weight))
+            self._homes[weight] = Home(buffer, _placed(buffer, weight.dtype, weight))
         return self._homes[weight]
 
     def has(self, weight: Tensor) -> bool:
@@ -205,7 +207,7 @@ class Offload:
         gradients, pairs, used = list[Tensor](), list[tuple[Tensor, Tensor]](), 0
         for task in batch:
             gradients.append(_placed(slot[used:], task.gradient.dtype, task.piece.weight))
-            pairs.append((task.gradient.resolve_conj().resolve_neg(), gradients[-1]))
+            pairs.append((task.gradient, gradients[-1]))
             if task.is_fetched:
                 pairs.append((task.weight, task.piece.weight))
             used += _bytes(task.gradient)
@@ -375,7 +377,7 @@ class OffloadExecutor(ArraysExecutor):
 
     def _tasks(self, record: Record, gradient: Tensor, row: int) -> list[Task]:
         weight, home = record.weight.detach(), self._homes.home(record.weight)
-        is_fetched = not home.is_current(record.weight)
+        is_fetched, gradient = not home.is_current(record.weight), gradient.resolve_conj().resolve_neg()
         return [
             Task(piece, piece.of(weight), is_fetched, piece.of(gradient), *self.prepared[row])
             for piece in self._pieces_of(record, home.copy, gradient)

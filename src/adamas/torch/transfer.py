@@ -20,7 +20,7 @@ class Transfer(Protocol):
     """Copies between one device and the host."""
 
     def host_buffer(self, size: int) -> Tensor:
-        """A buffer of so many bytes on the host, which the device reads and writes in the background."""
+        """A buffer of so many bytes on the host, which the device reads and writes in the background while it is kept."""
 
     def mark(self) -> Any:
         """A mark of the work that the device has been given so far, on the present stream."""
@@ -97,20 +97,18 @@ class CudaTransfer:
         self._device = device
         stream: Any = torch.cuda.Stream  # has no annotations
         self._down, self._up = stream(device), stream(device)
-        self._buffers: list[Tensor] = []
-        weakref.finalize(self, _unlock, self._buffers)
 
     def host_buffer(self, size: int) -> Tensor:
-        """See ``Transfer.host_buffer``. It is page-locked as long as this transfer exists.
+        """See ``Transfer.host_buffer``. It is page-locked as long as this tensor exists, whatever views of it there are.
 
         PyTorch's allocator of page-locked memory would round the size up to a power of two.
         """
         buffer = torch.empty(size, dtype=torch.uint8, device="cpu")
         if size > 0:
-            runtime = _runtime()
+            address = buffer.data_ptr()
             with torch.cuda.device(self._device):
-                torch.cuda.check_error(int(runtime.cudaHostRegister(buffer.data_ptr(), size, 0)))
-            self._buffers.append(buffer)
+                torch.cuda.check_error(int(_runtime().cudaHostRegister(address, size, 0)))
+            weakref.finalize(buffer, _unlock, address, (self._down, self._up)).atexit = False
         return buffer
 
     def mark(self) -> Any:
@@ -154,10 +152,10 @@ def _runtime() -> Any:
     return cuda.cudart()
 
 
-def _unlock(buffers: Sequence[Tensor]) -> None:
-    runtime = _runtime()
-    for buffer in buffers:
-        runtime.cudaHostUnregister(buffer.data_ptr())
+def _unlock(address: int, streams: Sequence[Any]) -> None:
+    for stream in streams:
+        stream.synchronize()
+    _runtime().cudaHostUnregister(address)
 
 
 def _copy(pairs: Pairs) -> None:

@@ -27,6 +27,7 @@ from adamas.schedules import cosine, warmup
 from adamas.torch import offload
 
 # Cut between rows, and inside of rows that are longer than a buffer; a bias, a scalar, nothing, and not in row-major order.
+# ``parameters`` adds one with gaps between its rows.
 SHAPES = [(40, 128), (3, 2000), (16, 2, 8, 16), (300,), (), (0, 64), (2, 3, 4, 128)]
 STEPS = 4
 SLOT = 4096  # bytes
@@ -46,7 +47,8 @@ def parameters(dtype: torch.dtype) -> list[nn.Parameter]:
     generator = torch.Generator().manual_seed(2)
     params = [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in SHAPES]
     params[2].data = params[2].data.to(memory_format=torch.channels_last)
-    return params
+    wider = torch.randn(2, 3, 5, 128, generator=generator).to(dtype)
+    return [*params, nn.Parameter(wider[:, :, :4])]  # with gaps between its rows
 
 
 def give_gradients(params: list[nn.Parameter], step: int, is_bad: bool = False) -> None:
@@ -206,6 +208,23 @@ def test_a_weight_that_something_else_has_written_is_stepped_as_it_is(monkeypatc
     first, second, third, last = late.pairs
     assert first == 2 * last  # all weights, besides the gradients
     assert second > last < third < first
+
+
+def test_weights_that_are_cast_between_steps_are_stepped_in_their_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(**options: Any) -> at.Optimizer:
+        network = model()
+        optimizer = at.AdamW(network.named_parameters(), lr=1e-2, **options)
+        for step in range(STEPS):
+            if step == 2:
+                network.double()
+            loss_of(network, step).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return optimizer
+
+    there = run()
+    with Away(monkeypatch):
+        assert_same(there, run(offload=True))
 
 
 def test_gradients_and_weights_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,8 @@ class Offload:
 
     def home(self, weight: Tensor) -> Home:
         """The copy of a weight on the host."""
-        if weight not in self._homes:
+        home = self._homes.get(weight)
+        if home is None or (home.copy.dtype, home.copy.shape) != (weight.dtype, weight.shape):
             buffer = self._transfer.host_buffer(_bytes(weight))
             self._homes[weight] = Home(buffer, _placed(buffer, weight.dtype, weight))
         return self._homes[weight]
@@ -135,7 +136,7 @@ class Offload:
     def slot_bytes(self) -> int:
         """The size of a buffer of the ring."""
         sizes = [_bytes(home.copy) for home in self._homes.values()]
-        whole = (_bytes(home.copy) for home in self._homes.values() if not home.copy.is_contiguous())
+        whole = (_bytes(home.copy) for weight, home in self._homes.items() if not weight.is_contiguous())
         return max(min(SLOT_BYTES, sum(sizes)), *whole, 0)
 
     @property
@@ -384,12 +385,14 @@ class OffloadExecutor(ArraysExecutor):
         ]
 
     def _pieces_of(self, record: Record, copy: Tensor, gradient: Tensor) -> list[Piece]:
+        """The pieces of a parameter. One that does not lie in row-major order is not divided."""
         state = {name: x for name, x in record.state.items() if name not in self.spec.scalar_names}
         most, tensors = SLOT_BYTES // max(gradient.element_size(), copy.element_size()), [copy, *state.values()]
         known_most, known, pieces = self._pieces.get(id(record), (0, [], []))
         if most != known_most or not same_objects(known, tensors):
-            spec = self.spec._replace(scalar_names=(), counts_on=None)
-            parts = _parts(record._replace(weight=copy, state=state), most)
+            spec, whole = self.spec._replace(scalar_names=(), counts_on=None), record._replace(weight=copy, state=state)
+            is_divided = copy.numel() > most and record.weight.is_contiguous()
+            parts = _parts(whole, most) if is_divided else [(whole, None)]
             pieces = [Piece(spec, part, area, self.is_decayed) for part, area in parts]
             self._pieces[id(record)] = most, tensors, pieces
         return pieces
@@ -420,14 +423,11 @@ def _broken(error: BaseException, stepped: Sequence[str]) -> str:
 
 
 def _parts(record: Record, most: int) -> list[tuple[Record, Area | None]]:
-    """The records of the parts of a parameter, of at most ``most`` elements each.
+    """The records of the parts of a parameter, of at most ``most`` elements each, and where they lie in it.
 
-    Parts have whole rows or, if a row is longer than that, whole blocks of one. A tensor that does not lie in row-major order
-    is not divided.
+    Parts have whole rows or, if a row is longer than that, whole blocks of one.
     """
     weight, shape = record.weight, tuple(record.weight.shape)
-    if weight.numel() <= most or not weight.is_contiguous():
-        return [(record, None)]
     rows, length = layout.in_rows(shape)
     offset, whole = ((0, 0), shape) if record.place is None else (record.place.offset, record.place.shape)
     first = 0

@@ -23,7 +23,7 @@ from adamas.torch.accumulator import Accumulator
 
 COUNTS = (8, 64, 512)
 ELEMENTS = 100_000
-WIDTH, LAYERS, BATCH = 2500, 16, 512
+WIDTH, LAYERS, BATCH = 2500, 16, 128
 
 
 def gradients(count: int, noise: float) -> Iterator[Tensor]:

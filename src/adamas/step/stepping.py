@@ -332,6 +332,8 @@ class Stepping:
 
     def _creates_state(self) -> bool:
         """Creates the state if a step would do nothing else (``_is_query``); returns whether it did."""
+        if not self._has_zero_rates():
+            return False
         plans = self._current_plans()
         try:
             look(plans, None)
@@ -682,12 +684,16 @@ class Stepping:
     def _is_query(self, plans: Sequence[GroupPlan]) -> bool:
         """Whether this step is to create the state and nothing else, as ``torch.distributed.checkpoint`` does before the first
         step, with all rates and gradients 0."""
-        for group in self.param_groups:
-            if self._knows_alone(group["lr"]) or group["lr"] != 0:
-                return False
-        if any(plan.most_steps() > 0 for plan in plans):
+        if not self._has_zero_rates() or any(plan.most_steps() > 0 for plan in plans):
             return False
         return steps_done(self.state.values()) == 0 and all(plan.has_zero_gradients() for plan in plans)
+
+    def _has_zero_rates(self) -> bool:
+        """Whether the rates of all groups are 0, as far as the host knows without waiting for the device."""
+        for group in self.param_groups:  # noqa: SIM110 - all() takes 0.3 µs more
+            if self._knows_alone(group["lr"]) or group["lr"] != 0:
+                return False
+        return True
 
     def _knows_alone(self, number: Any) -> bool:
         """Whether only the device knows the number, and it has decided about a step, so that the host need not wait for it."""

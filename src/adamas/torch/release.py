@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from ..rule.hyperparameters import shown
 from ..step.clipping import GRAD_NORMS
 from .accumulator import Accumulator
-from .optimizer import Optimizer, given_names, parameter_names
+from .optimizer import Optimizer, given_names
 from .options import is_flat
 from .single import Position, Single
 from .worker import Worker
@@ -177,8 +177,9 @@ class Released:
                 f"the rule of {rule.name} needs sums over all gradients, which do not exist at the same time"
             )
         params = group["params"]
+        names = given_names({**group, "params": [*params]}) if not isinstance(params, Tensor) else None
         for i, item in enumerate([params] if isinstance(params, Tensor) else params):
-            name, p = item if isinstance(item, tuple) else (i, item)
+            name, p = item if isinstance(item, tuple) else (i if names is None else names[i], item)
             if is_flat(p):
                 raise ValueError(
                     f"parameter {name} is flattened by FullyShardedDataParallel, which reduces its gradient after the "
@@ -191,20 +192,18 @@ class Released:
 
     def register(self) -> None:
         """Registers hooks for the parameters that have none yet and can have one."""
-        first = 0
-        for group in self._optimizer.param_groups:
-            for i, p in enumerate(group["params"]):
-                if p in self._hooks or not p.requires_grad or is_lazy(p):
-                    continue
-                for hook in (getattr(p, "_post_accumulate_grad_hooks", None) or {}).values():
-                    other = getattr(hook, "__self__", None)
-                    if isinstance(other, Released) and other._optimizer._released is other:
-                        raise RuntimeError(
-                            f"parameter {parameter_names(group, first)[i]} is stepped by another released optimizer: call "
-                            "remove() on the handle of that release before"
-                        )
-                self._hooks[p] = p.register_post_accumulate_grad_hook(self._arrive)
-            first += len(group["params"])
+        named: Iterator[tuple[str, Any]] = self._optimizer._named_parameters()
+        new = [(name, p) for name, p in named if p not in self._hooks and p.requires_grad and not is_lazy(p)]
+        for name, p in new:
+            for hook in (getattr(p, "_post_accumulate_grad_hooks", None) or {}).values():
+                other = getattr(hook, "__self__", None)
+                if isinstance(other, Released) and other._optimizer._released is other:
+                    raise RuntimeError(
+                        f"parameter {name} is stepped by another released optimizer: call remove() on the handle of that "
+                        "release before"
+                    )
+        for _, p in new:
+            self._hooks[p] = p.register_post_accumulate_grad_hook(self._arrive)
 
     def _single(self, p: Tensor) -> Single:
         if p not in self._singles:
@@ -256,8 +255,13 @@ class Released:
     def finish(self, closure: Callable[[], float] | None) -> None:
         """Steps the parameters that are left, and ends the step: what ``optimizer.step()`` does."""
         whole = self._optimizer
+        if closure is not None:
+            raise RuntimeError(
+                "a released optimizer takes no closure: it steps in the backward pass, so a closure would be evaluated after "
+                "the step. Call backward() before step()"
+            )
         with whole._lasting(), whole._lock, torch.no_grad(), self._guarded():
-            self._check_call(closure)
+            self._refuse_scaling()
             if not self._arrived and whole._creates_state():
                 return
             self._worker.finish()
@@ -313,14 +317,10 @@ class Released:
             raise
         p.grad = None
 
-    def _check_call(self, closure: Callable[[], float] | None) -> None:
-        """Raises RuntimeError if ``step`` is called in a way that needs all gradients at once."""
-        if closure is not None:
-            raise RuntimeError(
-                "a released optimizer takes no closure: it steps in the backward pass, so a closure would be evaluated after "
-                "the step. Call backward() before step()"
-            )
-        if getattr(self._optimizer, "grad_scale", None) is not None:
+    def _refuse_scaling(self) -> None:
+        """Raises RuntimeError if ``torch.amp.GradScaler`` has called ``step``."""
+        if getattr(self._optimizer, "found_inf", None) is not None:
+            vars(self._optimizer).update(grad_scale=None, found_inf=None)  # it removes them only after a step
             raise RuntimeError(
                 "a released optimizer cannot be stepped by GradScaler: the gradients were scaled when they were used in the "
                 "backward pass, and an overflow is known only after it. Use bfloat16, which needs no scaling"
@@ -385,8 +385,10 @@ class Released:
                     total.clear()
 
     def restart(self) -> None:
-        """Begins anew, with the present state of the optimizer."""
+        """Begins anew, with the present state of the optimizer and without the gradients that have arrived."""
         self._worker.clear()
+        for p in self._arrived:
+            p.grad = None
         self._singles, self._sums, self._arrived, self._stepped, self._failure = {}, {}, {}, [], None
 
     # ---- what the parameters count and remember
@@ -435,16 +437,16 @@ def _added(counts: Iterator[tuple[int, int]]) -> tuple[int, int]:
 def _norm_over(norms: Sequence[Any]) -> Any:
     """The norm over all parameters: a tensor if a device has one of theirs. The host does not wait for it."""
     there = [norm for norm in norms if isinstance(norm, Tensor)]
-    here = math.hypot(*(norm for norm in norms if isinstance(norm, float)))
+    here = math.hypot(*(norm for norm in norms if not isinstance(norm, Tensor)))
     if not there:
         return here
     return torch.linalg.vector_norm(torch.stack([*_gathered(there), there[0].new_tensor(here)]))
 
 
 def _least(limits: Sequence[Any]) -> Any:
-    """The lowest of the limits that there are; None if there are none."""
+    """The lowest of the limits that there are, likewise; None if there are none."""
     there = [limit for limit in limits if isinstance(limit, Tensor)]
-    here = min((limit for limit in limits if isinstance(limit, float)), default=None)
+    here = min((limit for limit in limits if limit is not None and not isinstance(limit, Tensor)), default=None)
     if not there:
         return here
     lowest = torch.stack(_gathered(there)).min()

@@ -159,7 +159,7 @@ def test_wide_and_complex_weights(dtype: torch.dtype, monkeypatch: pytest.Monkey
 def test_the_next_buffers_are_under_way_while_one_is_stepped(monkeypatch: pytest.MonkeyPatch) -> None:
     with Away(monkeypatch, slots=3) as late:
         train(at.AdamW, torch.float32, offload=True)
-    first = late.log[: late.log.index("join")]
+    first = [what for what in late.log[: late.log.index("join")] if what != "buffer"]
     assert first[:5] == ["mark", "fetch", "fetch", "fetch", "wait"]
     assert first.count("fetch") == first.count("wait") == first.count("send") > 3
     most = max(first[:i].count("fetch") - first[:i].count("wait") for i in range(len(first)))
@@ -364,6 +364,28 @@ def test_an_interrupt_in_the_middle_is_told(monkeypatch: pytest.MonkeyPatch) -> 
             optimizer.state_dict()
 
 
+def test_a_weight_that_something_else_writes_during_the_step_is_not_overwritten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Away(monkeypatch) as late:
+        optimizer = train(at.AdamW, torch.float32, offload=True)
+        p, arrive = optimizer.param_groups[0]["params"][0], late.wait
+
+        def written(ticket: int) -> None:
+            arrive(ticket)
+            with torch.no_grad():
+                p.fill_(7)
+
+        monkeypatch.setattr(late, "wait", written)
+        with pytest.raises(
+            RuntimeError, match="parameter 'p0' on the host has failed: something else has written the weight"
+        ):
+            optimizer.step()
+        assert (p == 7).all()
+        with pytest.raises(RuntimeError, match="a step was broken off"):
+            optimizer.step()
+
+
 def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with Away(monkeypatch):
         p = nn.Parameter(torch.ones(300))
@@ -412,6 +434,12 @@ def test_release_steps_while_the_backward_pass_goes_on(name: str, monkeypatch: p
         with Away(monkeypatch, seed, slots):
             away = train_released(torch.bfloat16, weights="split", offload=True, **options)
         assert_same(there, away)
+
+
+def test_buffers_are_allocated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Away(monkeypatch, slots=3) as late:
+        optimizer = train_released(torch.float32, offload=True)
+    assert late.log.count("buffer") == len(optimizer.state) + 3
 
 
 def test_a_slow_host_holds_the_backward_pass_back(monkeypatch: pytest.MonkeyPatch) -> None:

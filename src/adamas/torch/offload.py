@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
@@ -53,18 +53,29 @@ class Home:
     def __init__(self, buffer: Tensor, copy: Tensor) -> None:
         self._buffer, self.copy = buffer, copy
         self._known: tuple[int, int] | None = None  # the weight's version and address when the copy was equal to it
+        self._version = 0  # the version that the step knows of
 
-    def is_current(self, weight: Tensor) -> bool:
-        """Whether nothing but the last step has written the weight."""
-        return self._known == (weight._version, weight.data_ptr())
+    def begin(self, weight: Tensor) -> bool:
+        """Begins a step. Returns whether anything but the step before has written the weight, which has to be fetched then."""
+        is_changed, self._known = self._known != _version_of(weight), None
+        self._version = weight._version
+        return is_changed
 
-    def keep(self, weight: Tensor) -> None:
-        """Remembers that the copy is equal to the weight."""
-        self._known = weight._version, weight.data_ptr()
+    def is_written(self, weight: Tensor) -> bool:
+        """Whether anything else has written the weight, or a part of it, since the step began."""
+        return self._version != weight._version
 
-    def lose(self) -> None:
-        """Forgets that it is."""
-        self._known = None
+    def write(self, weight: Tensor) -> None:
+        """Remembers that the step has written the weight, or a part of it."""
+        self._version = weight._version
+
+    def end(self, weight: Tensor) -> None:
+        """Ends the step: the copy is equal to the weight."""
+        self._known = _version_of(weight)
+
+
+def _version_of(weight: Tensor) -> tuple[int, int]:
+    return weight._version, weight.data_ptr()
 
 
 class Piece:
@@ -92,6 +103,7 @@ class Task(NamedTuple):
     Attributes:
         piece: the piece.
         weight: the part of the weight on the device.
+        home: the copy of the whole weight.
         is_fetched: whether the weight has to be fetched too.
         gradient: the part of the gradient on the device.
         numbers: the numbers of the step.
@@ -100,6 +112,7 @@ class Task(NamedTuple):
 
     piece: Piece
     weight: Tensor
+    home: Home
     is_fetched: bool
     gradient: Tensor
     numbers: Numbers
@@ -161,8 +174,7 @@ class Offload:
             RuntimeError: a step has failed; the message names the parameter.
         """
         if not self._sent.isdisjoint(task.piece for task in tasks):  # the device may still be reading the copies
-            self._transfer.settle()
-            self._sent.clear()
+            self.settle()
         mark = self._transfer.mark()
         coming, under_way = deque(self._batches(tasks)), deque[_Arrival]()
         try:
@@ -178,6 +190,11 @@ class Offload:
     def join(self) -> None:
         """Lets the device wait for the new weights before what it is given from now on."""
         self._transfer.join()
+
+    def settle(self) -> None:
+        """Waits until all new weights are on the device."""
+        self._transfer.settle()
+        self._sent.clear()
 
     def mark(self) -> Any:
         """See ``Transfer.mark``."""
@@ -224,8 +241,14 @@ class Offload:
                 task.piece.executor.prepared = [(task.numbers, task.scalars)]
             apply(executors, threads, [])
             stepped += [task.piece.name for task in arrival.batch]
+            for task in arrival.batch:
+                name = task.piece.name
+                if task.home.is_written(task.weight):
+                    raise RuntimeError("something else has written the weight meanwhile")
             self._sent.update(task.piece for task in arrival.batch)
             self._transfer.send([(task.piece.weight, task.weight) for task in arrival.batch])
+            for task in arrival.batch:
+                task.home.write(task.weight)
         except Exception as error:
             raise RuntimeError(f"the step of parameter {name} on the host has failed: {error}") from error
         finally:
@@ -314,6 +337,11 @@ class HomeTensors(Tensors):
         for offload in self._offloads.values():
             offload.join()
 
+    def settle(self) -> None:
+        """Waits until all new weights are on their devices."""
+        for offload in self._offloads.values():
+            offload.settle()
+
     def refuse_broken(self) -> None:
         """Raises RuntimeError if a step was broken off, and nothing has been loaded since."""
         if self.broken is not None:
@@ -333,6 +361,8 @@ class HomeTensors(Tensors):
         except BaseException as error:
             if self._coming:
                 self.broken = _broken(error, stepped)
+                with suppress(Exception):
+                    self.settle()
             raise
         finally:
             self._coming = []
@@ -341,13 +371,12 @@ class HomeTensors(Tensors):
         weights = [weight for weight, _ in self._coming]
         tasks: dict[Offload, list[Task]] = {}
         for weight, of_weight in self._coming:
-            self.home(weight).lose()
             tasks.setdefault(self.offload_of(weight), []).extend(of_weight)
         for offload, of_device in tasks.items():
             offload.run(of_device, threads, stepped)
         self.before_writing(weights)
         for weight in weights:
-            self.home(weight).keep(weight)
+            self.home(weight).end(weight)
 
 
 class OffloadExecutor(ArraysExecutor):
@@ -378,9 +407,9 @@ class OffloadExecutor(ArraysExecutor):
 
     def _tasks(self, record: Record, gradient: Tensor, row: int) -> list[Task]:
         weight, home = record.weight.detach(), self._homes.home(record.weight)
-        is_fetched, gradient = not home.is_current(record.weight), gradient.resolve_conj().resolve_neg()
+        is_fetched, gradient = home.begin(record.weight), gradient.resolve_conj().resolve_neg()
         return [
-            Task(piece, piece.of(weight), is_fetched, piece.of(gradient), *self.prepared[row])
+            Task(piece, piece.of(weight), home, is_fetched, piece.of(gradient), *self.prepared[row])
             for piece in self._pieces_of(record, home.copy, gradient)
         ]
 
@@ -418,7 +447,7 @@ def _broken(error: BaseException, stepped: Sequence[str]) -> str:
     names = ", ".join(dict.fromkeys(stepped)) or "none"
     return (
         f"a step was broken off ({type(error).__name__}: {error}). The parameters that had made it: {names}. Load a state "
-        "dict, and the weights that belong to it"
+        "dict, and then the weights that belong to it"
     )
 
 

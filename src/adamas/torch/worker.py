@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import offload
-from .offload import HomeTensors
+from .offload import HomeTensors, Offload
 
 
 class _Waiting(NamedTuple):
@@ -19,6 +20,7 @@ class _Waiting(NamedTuple):
 
     weight: Tensor
     step: Callable[[], None]
+    offload: Offload
     mark: Any
     bytes: int
 
@@ -36,27 +38,32 @@ class Worker:
     def __init__(self, homes: HomeTensors) -> None:
         self._homes = homes
         self._pool = ThreadPoolExecutor(1, "adamas-offload")  # starts its thread when it is needed
+        self._last: Future[None] | None = None  # ends when all that was added has been taken
+        self._error: BaseException | None = None  # what a step has raised
         self._changed = threading.Condition()
         self._waiting: list[_Waiting] = []
         self._bytes = 0  # of the gradients that are waiting or in use
-        self._futures: list[Future[None]] = []
 
     def put(self, weight: Tensor, step: Callable[[], None]) -> None:
         """Adds a parameter whose gradient is complete; ``step`` steps it.
 
         The caller waits as long as the gradients that were added before fill the buffers of the ring: if the host is slower
         than the device, the backward pass waits for it instead of keeping more and more gradients.
+
+        Raises:
+            Exception: an earlier step has raised it.
         """
         gradient = weight.grad
         assert gradient is not None
         size = gradient.nbytes
-        waiting = _Waiting(weight, step, self._homes.offload_of(weight).mark(), size)
-        self._raise_failed()
+        of_device = self._homes.offload_of(weight)
+        waiting = _Waiting(weight, step, of_device, of_device.mark(), size)
         with self._changed:
             self._changed.wait_for(lambda: self._bytes == 0 or self._bytes + size <= offload.SLOTS * offload.SLOT_BYTES)
+            self._raise_failed()
             self._bytes += size
             self._waiting.append(waiting)
-        self._futures.append(self._pool.submit(self._work, torch.get_num_threads()))
+        self._last = self._pool.submit(self._work, torch.get_num_threads())
 
     def finish(self) -> None:
         """Waits until all have been stepped, and lets the device wait for the new weights.
@@ -64,35 +71,45 @@ class Worker:
         Raises:
             Exception: a step has raised it; those after it were not made.
         """
-        wait(self._futures)
+        self._wait()
         self._raise_failed()
-        self._futures = []
         self._homes.join()
 
     def clear(self) -> None:
-        """Waits, and forgets what has failed."""
-        wait(self._futures)
-        self._futures = []
+        """Waits until nothing is under way, and forgets what has failed."""
+        self._wait()
+        self._homes.settle()
+        self._error = None
+
+    def _wait(self) -> None:
+        if self._last is not None:
+            self._last.result()
+            self._last = None
 
     def _raise_failed(self) -> None:
-        for future in self._futures:
-            if future.done() and (error := future.exception()) is not None:
-                raise error
+        if self._error is not None:
+            raise self._error
 
     def _work(self, threads: int) -> None:
         with self._changed:
             taken, self._waiting = self._waiting, []
-        if not taken:
-            return
         try:
-            self._homes.refuse_broken()
-            last = taken[-1]
-            with self._homes.offload_of(last.weight).after(last.mark), self._homes.flushed(threads):
-                for one in taken:
-                    one.step()
-            for one in taken:
-                one.weight.grad = None
+            if self._error is None:
+                self._step(taken, threads)
+        except BaseException as error:
+            self._error = error
         finally:
             with self._changed:
                 self._bytes -= sum(one.bytes for one in taken)
                 self._changed.notify_all()
+
+    def _step(self, taken: Sequence[_Waiting], threads: int) -> None:
+        marks = {one.offload: one.mark for one in taken}  # the last of each device
+        with ExitStack() as contexts:
+            for of_device, mark in marks.items():
+                contexts.enter_context(of_device.after(mark))
+            contexts.enter_context(self._homes.flushed(threads))
+            for one in taken:
+                one.step()
+        for one in taken:
+            one.weight.grad = None

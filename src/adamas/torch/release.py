@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -113,7 +114,9 @@ class Released:
     """An optimizer that steps in the backward pass. ``release`` makes one."""
 
     def __init__(self, optimizer: Optimizer, micro_batches: int, has_sums: bool, per_tensor: bool) -> None:
-        self._optimizer, self._micro_batches, self._per_tensor = optimizer, micro_batches, per_tensor
+        # The optimizer has this object. Neither this nor the hooks keep the optimizer alive when nothing else uses it.
+        self._whole = weakref.ref(optimizer)
+        self._micro_batches, self._per_tensor = micro_batches, per_tensor
         self._has_sums = has_sums  # whether gradients of micro-batches are added up in sums of our own
         self._hooks: dict[Tensor, Any] = {}
         self._singles: dict[Tensor, Single] = {}
@@ -127,6 +130,7 @@ class Released:
         for group in optimizer.param_groups:
             self.check_group(group)
         self.register()
+        weakref.finalize(optimizer, _remove, self._hooks)
         optimizer._released = self
         # GradScaler then calls step, which refuses it, where it would silently leave step out.
         self._supported_scaling = vars(optimizer).get("_step_supports_amp_scaling")
@@ -138,21 +142,26 @@ class Released:
         Raises:
             RuntimeError: some parameters have been stepped, and ``step()`` has not been called yet.
         """
-        optimizer = self._optimizer
+        optimizer = self._whole()
+        if optimizer is None or optimizer._released is not self:
+            return
         with optimizer._lock:
-            if optimizer._released is not self:
-                return
             self._check_complete("remove()")
             self.save()
             for p, total in self._sums.items():
                 total.take(p)
-            for hook in self._hooks.values():
-                hook.remove()
+            _remove(self._hooks)
             optimizer._released = None
             if self._supported_scaling is None:
                 del optimizer._step_supports_amp_scaling
             else:
                 optimizer._step_supports_amp_scaling = self._supported_scaling
+
+    @property
+    def _optimizer(self) -> Optimizer:
+        optimizer = self._whole()
+        assert optimizer is not None
+        return optimizer
 
     @property
     def stepped(self) -> list[str]:
@@ -196,14 +205,13 @@ class Released:
         new = [(name, p) for name, p in named if p not in self._hooks and p.requires_grad and not is_lazy(p)]
         for name, p in new:
             for hook in (getattr(p, "_post_accumulate_grad_hooks", None) or {}).values():
-                other = getattr(hook, "__self__", None)
-                if isinstance(other, Released) and other._optimizer._released is other:
+                if isinstance(hook, _Hook) and hook.released() is not None:
                     raise RuntimeError(
                         f"parameter {name} is stepped by another released optimizer: call remove() on the handle of that "
                         "release before"
                     )
         for _, p in new:
-            self._hooks[p] = p.register_post_accumulate_grad_hook(self._arrive)
+            self._hooks[p] = p.register_post_accumulate_grad_hook(_Hook(self))
 
     def _single(self, p: Tensor) -> Single:
         if p not in self._singles:
@@ -227,8 +235,7 @@ class Released:
 
     # ---- the step
 
-    @_disable_dynamo
-    def _arrive(self, p: Tensor) -> None:
+    def arrive(self, p: Tensor) -> None:
         """Called when a gradient is complete."""
         with self._optimizer._lock, torch.no_grad(), self._guarded():
             if not self._has_no_ddp:
@@ -427,6 +434,25 @@ class Released:
         """What the device of the parameters keeps to decide by, as states: see ``adamas.step.memory``."""
         found = (single._decisions for single in self._singles.values())
         return [({GRAD_NORMS: decisions}, False) for decisions in found if decisions is not None]
+
+
+class _Hook:
+    """What is called when a gradient is complete."""
+
+    def __init__(self, released: Released) -> None:
+        self.released = weakref.ref(released)
+
+    @_disable_dynamo
+    def __call__(self, p: Tensor) -> None:
+        released = self.released()
+        if released is not None:
+            released.arrive(p)
+
+
+def _remove(hooks: dict[Tensor, Any]) -> None:
+    for hook in hooks.values():
+        hook.remove()
+    hooks.clear()
 
 
 def _added(counts: Iterator[tuple[int, int]]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -39,13 +40,19 @@ class Single(Optimizer):
     def __init__(self, whole: Optimizer, position: Position) -> None:
         # The constructor of the base would check the options again, and install hooks of its own.
         vars(self).update(_member=whole._member, _lock=step_lock(), _homes=whole._homes, defaults=whole.defaults)
-        self._whole, self._reported = whole, (0, 0)
+        self._reference, self._reported = weakref.ref(whole), (0, 0)
         weight = whole.param_groups[position.group]["params"][position.in_group]
         norms = _norms_of(whole.state.get(weight, {}))
         own = {"params": [weight], GRAD_NORMS: norms, **dict.fromkeys(_COUNTS, 0)}
         self.param_groups, self.state, self._schedules = [own], {}, []
         self._begin()
         self.move(position)
+
+    @property
+    def _whole(self) -> Optimizer:
+        whole = self._reference()
+        assert whole is not None
+        return whole
 
     @property
     def parameter(self) -> Tensor:

@@ -15,8 +15,10 @@ import torch.distributed.checkpoint as dcp
 from ranks import Checks
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parallel import DistributedDataParallel
 
@@ -173,6 +175,31 @@ def tensors_are_clipped_by_their_own_norms(rank: int) -> None:
         run.optimizer.state_dict()
     assert_same(whole, other)
     assert whole.optimizer.clipped_steps == other.optimizer.clipped_steps
+
+
+@check.each({"float32": ({},), "skipping": ({"on_nonfinite": "skip", "max_grad_norm": "auto", "state": "int8"},)})
+def tensor_parallel_weights_are_stepped(rank: int, options: Options) -> None:
+    """Also those whose gradients have other placements than they, in the backward pass with the bits of steps after it."""
+    found = []
+    for released in (None, {}):
+        model = Model()
+        mesh = init_device_mesh("cpu", (2,))
+        plan = {"blocks.0": ColwiseParallel(), "blocks.1": RowwiseParallel()}
+        parallelize_module(model, mesh, plan)
+        named = [*model.named_parameters()]
+        optimizers = [
+            at.AdamW(params, **options) for params in ([[one] for one in named] if released is None else [named])
+        ]
+        if released is not None:
+            at.release(optimizers[0])
+        for i in range(4):
+            generator = torch.Generator().manual_seed(i)
+            model(torch.randn(4, 140, generator=generator)).square().mean().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+        found.append([local(p).clone() for p in model.parameters()])
+    assert all(torch.equal(p, q) for p, q in zip(*found, strict=True))
 
 
 @check

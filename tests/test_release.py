@@ -273,6 +273,15 @@ def test_dropped_sums_are_gone_and_others_are_given_back() -> None:
         torch.testing.assert_close(p.grad, q.grad, rtol=0.01, atol=0)
 
 
+def test_a_sparse_gradient_is_not_added_up() -> None:
+    """As it is not stepped; the message names the parameter."""
+    layer = nn.Embedding(9, 3, sparse=True)
+    optimizer = at.SGD(layer.named_parameters())
+    at.release(optimizer, 2, accumulate="bfloat16")
+    with pytest.raises(RuntimeError, match="SGD does not support sparse gradients, and that of parameter 'weight' is"):
+        layer(torch.tensor([1, 2])).sum().backward()
+
+
 def test_sums_have_random_numbers_of_their_own() -> None:
     """They are not those that round the weight itself."""
     p, generator = nn.Parameter(torch.zeros(1000, dtype=torch.bfloat16)), torch.Generator().manual_seed(0)

@@ -20,9 +20,11 @@ from torch.nn.parameter import is_lazy
 from ..rule.hyperparameters import shown
 from ..step.clipping import GRAD_NORMS
 from .accumulator import Accumulator
+from .distributed import local_of
 from .optimizer import Optimizer, given_names
 from .options import is_flat
 from .single import Position, Single
+from .tensors import TENSORS
 from .worker import Worker
 
 _ADDED = "accumulated"  # where the state of a parameter has the number of gradients that were added to its sum
@@ -238,7 +240,7 @@ class Released:
     def arrive(self, p: Tensor) -> None:
         """Called when a gradient is complete."""
         with self._optimizer._lock, torch.no_grad(), self._guarded():
-            if not self._has_no_ddp:
+            if not self._has_no_ddp and dist.is_available() and dist.is_initialized():
                 self._refuse_ddp()
             self._arrived[p] = arrived = self._arrived.get(p, 0) + 1
             if arrived > self._micro_batches:
@@ -251,10 +253,11 @@ class Released:
             elif self._has_sums:
                 self._add_up(p)
 
-    def _add_up(self, p: Tensor) -> None:
+    def _add_up(self, p: Any) -> None:
         """Adds the gradient of a parameter to its sum, and frees it."""
+        whole, single = self._optimizer, self._single(p)
+        TENSORS.check_gradient(local_of(p.grad), single.name, type(whole).__name__)
         if p not in self._sums:
-            whole, single = self._optimizer, self._single(p)
             name = (given_names(single.param_groups[0]) or [str(single.position.among_all)])[0]
             seed, state = whole.param_groups[single.position.group]["seed"], whole.state.get(p, {})
             self._sums[p] = Accumulator(p, name, seed, float(state.get(_ADDED, 0.0)))
@@ -337,18 +340,17 @@ class Released:
 
     def _refuse_ddp(self) -> None:
         """Raises RuntimeError if DistributedDataParallel has one of the parameters."""
-        if dist.is_available() and dist.is_initialized():
-            here = {id(p): name for name, p in self._optimizer._named_parameters()}
-            for model in gc.get_objects():
-                if not issubclass(type(model), DistributedDataParallel):
-                    continue
-                for name, p in model.module.named_parameters():
-                    if id(p) in here and p.requires_grad and name not in model.parameters_to_ignore:
-                        raise RuntimeError(
-                            f"parameter {here[id(p)]} is in a DistributedDataParallel, which adds up the gradients of all "
-                            "processes after the backward pass has given them, so a released optimizer would step with those "
-                            "of one process. Use fully_shard, or remove() the release; nothing was changed"
-                        )
+        here = {id(p): name for name, p in self._optimizer._named_parameters()}
+        for model in gc.get_objects():
+            if not issubclass(type(model), DistributedDataParallel):
+                continue
+            for name, p in model.module.named_parameters():
+                if id(p) in here and p.requires_grad and name not in model.parameters_to_ignore:
+                    raise RuntimeError(
+                        f"parameter {here[id(p)]} is in a DistributedDataParallel, which adds up the gradients of all "
+                        "processes after the backward pass has given them, so a released optimizer would step with those of "
+                        "one process. Use fully_shard, or remove() the release; nothing was changed"
+                    )
         self._has_no_ddp = True
 
     # ---- steps that cannot be completed

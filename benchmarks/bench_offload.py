@@ -39,6 +39,7 @@ ROUNDS = 9
 Make = Callable[[list[nn.Parameter]], Any]
 BANDWIDTHS = (12.0, 25.0, 50.0)  # GB/s in each direction: PCIe 3, 4 and 5
 BACKWARDS = (0.5, 1.0, 2.0)  # multiples of the step alone
+HELD_UP = 1e-2  # seconds; a gradient that is later than that was held up by the host, and so are those after it
 OPTIONS: dict[str, Any] = {"lr": 1e-4, "state": "int8", "weights": "split"}
 
 
@@ -110,32 +111,24 @@ class Backward(torch.autograd.Function):
 
 
 class Network:
-    """Weights with a backward pass that takes a time, shared out by their sizes.
+    """Weights with a backward pass that takes a time, shared out by their sizes."""
 
-    Args:
-        seconds: the time of the backward pass.
-    """
-
-    def __init__(self, seconds: float) -> None:
+    def __init__(self) -> None:
         self.weights = [nn.Parameter(torch.randn(shape).to(torch.bfloat16)) for shape in gpt2_small()]
-        total, done = sum(p.numel() for p in self.weights), 0
-        self._ends = []
-        for p in reversed(self.weights):
-            done += p.numel()
-            self._ends.append(seconds * done / total)
+        self._elements = sum(p.numel() for p in self.weights)
         self._last = 0.0
 
-    def backward(self) -> None:
+    def backward(self, seconds: float) -> None:
         """From the last weight to the first. If it is held up, the rest is later by that."""
-        x = torch.ones((), requires_grad=True)
-        loss = x
-        for p, before, end in zip(self.weights, reversed([0.0, *self._ends[:-1]]), reversed(self._ends), strict=True):
-            loss = Backward.apply(loss, p, partial(self._after, end - before))
+        loss = torch.ones((), requires_grad=True)
+        for p in self.weights:
+            loss = Backward.apply(loss, p, partial(self._after, seconds * p.numel() / self._elements))
         self._last = time.perf_counter()
         loss.backward()
 
     def _after(self, seconds: float) -> float:
-        self._last = max(self._last + seconds, time.perf_counter())
+        now, expected = time.perf_counter(), self._last + seconds
+        self._last = expected if now - expected < HELD_UP else now
         return self._last
 
 
@@ -149,45 +142,49 @@ def waiting(bandwidth: float) -> Iterator[None]:
         yield
 
 
-def alone() -> float:
-    """The time of a step whose gradients are in the memory of the host."""
+def alone() -> Callable[[], float]:
+    """Times a step whose gradients are in the memory of the host."""
     params = [nn.Parameter(torch.randn(shape).to(torch.bfloat16)) for shape in gpt2_small()]
     for p in params:
         p.grad = torch.randn_like(p)
-    optimizer = adamas.torch.AdamW(params, **OPTIONS)
-    optimizer.step()
-    return median(timed(optimizer.step)() for _ in range(ROUNDS))
+    return timed(adamas.torch.AdamW(params, **OPTIONS).step)
 
 
-def beyond(seconds: float, bandwidth: float, is_released: bool) -> float:
-    """What a training step takes longer than its backward pass, which takes so many seconds."""
-    network = Network(seconds)
-    with waiting(bandwidth):
-        optimizer = adamas.torch.AdamW(network.weights, offload=True, **OPTIONS)
-        if is_released:
-            adamas.torch.release(optimizer)
+def training(bandwidth: float, is_released: bool) -> Callable[[float], float]:
+    """Times what a training step takes longer than its backward pass, which takes a given time."""
+    network = Network()
+    optimizer = adamas.torch.AdamW(network.weights, offload=True, **OPTIONS)
+    if is_released:
+        adamas.torch.release(optimizer)
 
-        def train() -> None:
-            network.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            optimizer._homes.offload_of(network.weights[0])._transfer.settle()
+    def train(seconds: float) -> None:
+        network.backward(seconds)
+        optimizer.step()
+        optimizer.zero_grad()
+        optimizer._homes.settle()  # the next forward pass needs the weights
 
-        train()
-        return median(timed(train)() for _ in range(ROUNDS)) - seconds
+    def beyond(seconds: float) -> float:
+        with waiting(bandwidth):
+            return timed(partial(train, seconds))() - seconds
+
+    return beyond
 
 
 def simulated() -> None:
     step = alone()
-    print(f"the step alone: {1e3 * step:.1f} ms, {torch.get_num_threads()} threads")
-    print("GB/s  backward, ms  offload, ms  with release, ms  hidden of the step")
+    print(f"{torch.get_num_threads()} threads")
+    print("GB/s  step alone, ms  backward, ms  offload, ms  with release, ms  hidden of the step")
     for bandwidth in BANDWIDTHS:
+        sides = [training(bandwidth, is_released) for is_released in (False, True)]
         for multiple in BACKWARDS:
-            seconds = multiple * step
-            there, released = (beyond(seconds, bandwidth, is_released) for is_released in (False, True))
+            turns = []
+            for _ in range(ROUNDS + 2):
+                taken = step()
+                turns.append((taken, *(side(multiple * taken) for side in sides)))
+            taken, there, released = (median(column) for column in zip(*turns[2:], strict=True))
             print(
-                f"{bandwidth:4.0f}  {1e3 * seconds:12.1f}  {1e3 * there:11.1f}  {1e3 * released:16.1f}  "
-                f"{max(0.0, 1 - released / step):17.0%}",
+                f"{bandwidth:4.0f}  {1e3 * taken:14.1f}  {1e3 * multiple * taken:12.1f}  {1e3 * there:11.1f}  "
+                f"{1e3 * released:16.1f}  {max(0.0, 1 - released / taken):17.0%}",
                 flush=True,
             )
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..rule import layout
@@ -52,12 +53,12 @@ class Home:
 
     def __init__(self, buffer: Tensor, copy: Tensor) -> None:
         self._buffer, self.copy = buffer, copy
-        self._known: tuple[int, int] | None = None  # the weight's version and address when the copy was equal to it
+        self._known: tuple[Any, ...] | None = None  # what the weight was when the copy was equal to it
         self._version = 0  # the version that the step knows of
 
     def begin(self, weight: Tensor) -> bool:
         """Begins a step. Returns whether anything but the step before has written the weight, which has to be fetched then."""
-        is_changed, self._known = self._known != _version_of(weight), None
+        is_changed, self._known = self._known != _identity_of(weight), None
         self._version = weight._version
         return is_changed
 
@@ -71,11 +72,16 @@ class Home:
 
     def end(self, weight: Tensor) -> None:
         """Ends the step: the copy is equal to the weight."""
-        self._known = _version_of(weight)
+        self._known = _identity_of(weight)
 
 
-def _version_of(weight: Tensor) -> tuple[int, int]:
-    return weight._version, weight.data_ptr()
+def _identity_of(weight: Tensor) -> tuple[Any, ...]:
+    """What differs if anything but ``.data`` has written the weight, or its memory or its dtype is another.
+
+    It keeps the address of the memory from being used again, but not the memory.
+    """
+    memory: Any = StorageWeakRef  # has no annotations
+    return weight._version, weight.storage_offset(), weight.dtype, memory(weight.untyped_storage())
 
 
 class Piece:

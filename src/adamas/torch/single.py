@@ -79,13 +79,17 @@ class Single(Optimizer):
         if self.state.get(self.parameter) is not state:
             self.state = {self.parameter: state}
 
-    def step_now(self, threads: int) -> None:
-        """Steps the parameter with the gradient that it has. See ``Optimizer.step`` for what is raised.
+    def step_now(self, threads: int, gradient: Tensor | None = None) -> None:
+        """Steps the parameter. See ``Optimizer.step`` for what is raised.
 
         If its step is on the host, that is made at the end of a context of ``HomeTensors.flushed``.
+
+        Args:
+            threads: the number of threads of the engine.
+            gradient: its gradient; None for the one that it has.
         """
         self._follow()
-        self._step_all(None, 1.0, threads)
+        self._step_all(None if gradient is None else [[gradient]], 1.0, threads)
 
     def counted(self) -> tuple[int, int]:
         """How often the parameter was clipped and skipped since ``report``. If a device counts, the host waits for it."""
@@ -109,6 +113,7 @@ class Single(Optimizer):
     def _plan(self, group: dict[str, Any], first: int, positions: Sequence[int]) -> GroupPlan:
         """The plan of the parameter, with the name and the random numbers that it has in the whole."""
         position = self.position.among_all
+        self._initialize_state(group, 0, self.name)  # also if the gradient is passed to it
         return super()._plan(group, position, range(position + 1))
 
     def _named_parameters(self) -> Iterator[tuple[str, Tensor]]:

@@ -16,13 +16,12 @@ from .offload import HomeTensors, Offload
 
 
 class _Waiting(NamedTuple):
-    """A parameter whose gradient is complete when the device reaches the mark."""
+    """A gradient that is complete when the device reaches the mark, and the step with it."""
 
-    weight: Tensor
-    step: Callable[[], None]
+    gradient: Tensor
+    step: Callable[[Tensor], None]
     offload: Offload
     mark: Any
-    bytes: int
 
 
 class Worker:
@@ -44,8 +43,8 @@ class Worker:
         self._waiting: list[_Waiting] = []
         self._bytes = 0  # of the gradients that are waiting or in use
 
-    def put(self, weight: Tensor, step: Callable[[], None]) -> None:
-        """Adds a parameter whose gradient is complete; ``step`` steps it.
+    def put(self, weight: Tensor, step: Callable[[Tensor], None]) -> None:
+        """Adds a parameter whose gradient is complete, and takes the gradient from it; ``step`` steps it with that.
 
         The caller waits as long as the gradients that were added before fill the buffers of the ring: if the host is slower
         than the device, the backward pass waits for it instead of keeping more and more gradients.
@@ -55,14 +54,14 @@ class Worker:
         """
         gradient = weight.grad
         assert gradient is not None
-        size = gradient.nbytes
-        of_device = self._homes.offload_of(weight)
-        waiting = _Waiting(weight, step, of_device, of_device.mark(), size)
+        size, of_device = gradient.nbytes, self._homes.offload_of(weight)
+        waiting = _Waiting(gradient, step, of_device, of_device.mark())
         with self._changed:
             self._changed.wait_for(lambda: self._bytes == 0 or self._bytes + size <= offload.SLOTS * offload.SLOT_BYTES)
             self._raise_failed()
             self._bytes += size
             self._waiting.append(waiting)
+            weight.grad = None
         self._last = self._pool.submit(self._work, torch.get_num_threads())
 
     def finish(self) -> None:
@@ -100,7 +99,7 @@ class Worker:
             self._error = error
         finally:
             with self._changed:
-                self._bytes -= sum(one.bytes for one in taken)
+                self._bytes -= sum(one.gradient.nbytes for one in taken)
                 self._changed.notify_all()
 
     def _step(self, taken: Sequence[_Waiting], threads: int) -> None:
@@ -110,6 +109,4 @@ class Worker:
                 contexts.enter_context(of_device.after(mark))
             contexts.enter_context(self._homes.flushed(threads))
             for one in taken:
-                one.step()
-        for one in taken:
-            one.weight.grad = None
+                one.step(one.gradient)

@@ -179,7 +179,7 @@ def tensors_are_clipped_by_their_own_norms(rank: int) -> None:
 
 @check.each({"float32": ({},), "skipping": ({"on_nonfinite": "skip", "max_grad_norm": "auto", "state": "int8"},)})
 def tensor_parallel_weights_are_stepped(rank: int, options: Options) -> None:
-    """Also those whose gradients have other placements than they, in the backward pass with the bits of steps after it."""
+    """In the backward pass, with the bits of optimizers of one parameter each after it."""
     found = []
     for released in (None, {}):
         model = Model()

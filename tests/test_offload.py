@@ -481,6 +481,24 @@ def test_gradients_that_are_dropped_before_the_step_have_been_taken(monkeypatch:
         assert torch.equal(p, q)
 
 
+def test_options_that_change_before_the_step_are_those_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(**options: Any) -> list[Tensor]:
+        network = model()
+        optimizer = at.AdamW(network.named_parameters(), **options)
+        at.release(optimizer)
+        for step in range(STEPS):
+            loss_of(network, step).backward()
+            optimizer.param_groups[0]["lr"] *= 0.5
+            optimizer.step()
+        return list(network.parameters())
+
+    there = run()
+    with Away(monkeypatch) as late:
+        opened, arrive = threading.Event(), late.wait
+        monkeypatch.setattr(late, "wait", lambda ticket: (opened.wait(0.01), arrive(ticket)))  # the worker is late
+        assert all(torch.equal(p, q) for p, q in zip(run(offload=True), there, strict=True))
+
+
 def test_a_failure_while_the_backward_pass_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with Away(monkeypatch) as late:
         network = model()

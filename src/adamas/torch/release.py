@@ -315,6 +315,7 @@ class Released:
         if not self._stepped:
             self._begin()
         single = self._single(p)
+        single.follow()
         self._stepped.append(single)  # if this is interrupted, it may have been stepped
         step = partial(single.step_now, torch.get_num_threads())
         try:
@@ -406,7 +407,7 @@ class Released:
 
     def counted(self) -> tuple[int, int]:
         """How many tensors were clipped and skipped since ``save``."""
-        return _added(single.counted() for single in self._singles.values())
+        return _added(single.counted() for single in [*self._singles.values()])  # another thread may add some
 
     def save(self) -> None:
         """Writes what the parameters have counted into the groups of the optimizer, and what they remember into its state.

@@ -71,7 +71,7 @@ class Single(Optimizer):
         self._plans = None
         self.param_groups[0].update({name: [group[name][position.in_group]] for name in _OF_EACH if group.get(name)})
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
         """Takes over the present options of the group, and the present state."""
         group = self._whole.param_groups[self.position.group]
         self.param_groups[0].update({name: value for name, value in group.items() if name not in _OWN})
@@ -80,7 +80,7 @@ class Single(Optimizer):
             self.state = {self.parameter: state}
 
     def step_now(self, threads: int, gradient: Tensor | None = None) -> None:
-        """Steps the parameter. See ``Optimizer.step`` for what is raised.
+        """Steps the parameter as ``follow`` has found it. See ``Optimizer.step`` for what is raised.
 
         If its step is on the host, that is made at the end of a context of ``HomeTensors.flushed``.
 
@@ -88,7 +88,6 @@ class Single(Optimizer):
             threads: the number of threads of the engine.
             gradient: its gradient; None for the one that it has.
         """
-        self._follow()
         self._step_all(None if gradient is None else [[gradient]], 1.0, threads)
 
     def counted(self) -> tuple[int, int]:

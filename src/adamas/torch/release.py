@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._compile import _disable_dynamo
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from ..rule.hyperparameters import shown
@@ -22,7 +20,7 @@ from ..step.clipping import GRAD_NORMS
 from .accumulator import Accumulator
 from .distributed import local_of
 from .optimizer import Optimizer, given_names
-from .options import is_flat
+from .releasable import check_group, refuse_ddp
 from .single import Position, Single
 from .tensors import TENSORS
 from .worker import Worker
@@ -174,32 +172,7 @@ class Released:
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raises ValueError if the parameters of the group cannot be stepped one after the other with its options."""
-        limit = group["max_grad_norm"]
-        if limit is not None and limit != "auto" and not self._per_tensor:
-            raise ValueError(
-                f"max_grad_norm={limit!r} limits the norm of all gradients together, which is known only after the last of "
-                "them, when the first have been used and freed. "
-                'Use max_grad_norm="auto", which has a limit for each tensor from its own history, or '
-                "release(optimizer, per_tensor=True), with which the number is a limit for each tensor"
-            )
-        rule = self._optimizer._member.rule(group)
-        if any(one.over == "all" for one in rule.sums):
-            raise ValueError(
-                f"the rule of {rule.name} needs sums over all gradients, which do not exist at the same time"
-            )
-        params = group["params"]
-        names = given_names({**group, "params": [*params]}) if not isinstance(params, Tensor) else None
-        for i, item in enumerate([params] if isinstance(params, Tensor) else params):
-            name, p = item if isinstance(item, tuple) else (i if names is None else names[i], item)
-            if is_flat(p):
-                raise ValueError(
-                    f"parameter {name} is flattened by FullyShardedDataParallel, which reduces its gradient after the "
-                    "backward pass has given it: use fully_shard"
-                )
-            if self._has_sums and isinstance(p, Tensor) and p.is_complex():
-                raise ValueError(
-                    f'parameter {name} is complex, and there is no complex "bfloat16": use accumulate=None'
-                )
+        check_group(self._optimizer._member, group, self._per_tensor, self._has_sums)
 
     def register(self) -> None:
         """Registers hooks for the parameters that have none yet and can have one."""
@@ -241,7 +214,8 @@ class Released:
         """Called when a gradient is complete."""
         with self._optimizer._lock, torch.no_grad(), self._guarded():
             if not self._has_no_ddp and dist.is_available() and dist.is_initialized():
-                self._refuse_ddp()
+                refuse_ddp(self._optimizer._named_parameters())
+                self._has_no_ddp = True
             self._arrived[p] = arrived = self._arrived.get(p, 0) + 1
             if arrived > self._micro_batches:
                 name = self._single(p).name
@@ -338,21 +312,6 @@ class Released:
                 "a released optimizer cannot be stepped by GradScaler: the gradients were scaled when they were used in the "
                 "backward pass, and an overflow is known only after it. Use bfloat16, which needs no scaling"
             )
-
-    def _refuse_ddp(self) -> None:
-        """Raises RuntimeError if DistributedDataParallel has one of the parameters."""
-        here = {id(p): name for name, p in self._optimizer._named_parameters()}
-        for model in gc.get_objects():
-            if not issubclass(type(model), DistributedDataParallel):
-                continue
-            for name, p in model.module.named_parameters():
-                if id(p) in here and p.requires_grad and name not in model.parameters_to_ignore:
-                    raise RuntimeError(
-                        f"parameter {here[id(p)]} is in a DistributedDataParallel, which adds up the gradients of all "
-                        "processes after the backward pass has given them, so a released optimizer would step with those of "
-                        "one process. Use fully_shard, or remove() the release; nothing was changed"
-                    )
-        self._has_no_ddp = True
 
     # ---- steps that cannot be completed
 

@@ -96,7 +96,7 @@ class Single(Optimizer):
         return self.clipped_steps - clipped, self.skipped_steps - skipped
 
     def report(self) -> tuple[int, int]:
-        """Returns ``counted()``."""
+        """Returns ``counted()``, which then begins anew."""
         found = clipped, skipped = self.counted()
         self._reported = self._reported[0] + clipped, self._reported[1] + skipped
         return found

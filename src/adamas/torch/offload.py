@@ -47,7 +47,7 @@ class Home:
     """The copy of a weight on the host, where it is stepped.
 
     Args:
-        buffer: what the copy is in.
+        buffer: what the copy is in, perhaps with others.
         copy: the copy, whose values are not there yet.
     """
 
@@ -135,17 +135,28 @@ class Offload:
     def __init__(self, device: torch.device) -> None:
         self._transfer: Transfer = transfer_of(device)
         self._homes: MutableMapping[Tensor, Home] = WeakTensorKeyDictionary()
-        self._slots: list[Tensor] = []  # the buffers that are free
+        self._ring: Tensor | None = None
+        self._slots: list[Tensor] = []  # the buffers of the ring that are free
         self._known = 0  # the number of weights for which they are large enough
         self._sent: set[Piece] = set()  # what was sent since the host waited for it to arrive
 
     def home(self, weight: Tensor) -> Home:
         """The copy of a weight on the host."""
-        home = self._homes.get(weight)
-        if home is None or (home.copy.dtype, home.copy.shape) != (weight.dtype, weight.shape):
-            buffer = self._transfer.host_buffer(_bytes(weight))
-            self._homes[weight] = Home(buffer, _placed(buffer, weight.dtype, weight))
+        self.expect([weight])
         return self._homes[weight]
+
+    def expect(self, weights: Sequence[Tensor]) -> None:
+        """Allocates the copies of these weights, in one buffer, if there are none yet."""
+        missing = [weight for weight in weights if not self._fits(weight)]
+        buffer, used = self._transfer.host_buffer(sum(map(_bytes, missing))) if missing else None, 0
+        for weight in missing:
+            assert buffer is not None
+            self._homes[weight] = Home(buffer, _placed(buffer[used:], weight.dtype, weight))
+            used += _bytes(weight)
+
+    def _fits(self, weight: Tensor) -> bool:
+        home = self._homes.get(weight)
+        return home is not None and (home.copy.dtype, home.copy.shape) == (weight.dtype, weight.shape)
 
     def has(self, weight: Tensor) -> bool:
         """Whether there is a copy of a weight on the host."""
@@ -216,7 +227,8 @@ class Offload:
         if not self._slots or len(self._homes) != self._known or largest > len(self._slots[0]):
             self._known, size = len(self._homes), max(self.slot_bytes, largest)
             if not self._slots or size > len(self._slots[0]):
-                self._slots = [self._transfer.host_buffer(size) for _ in range(SLOTS)]
+                self._ring = self._transfer.host_buffer(SLOTS * size)
+                self._slots = [self._ring[size * i : size * (i + 1)] for i in range(SLOTS)]
         batches, used = list[list[Task]](), 0
         for task in tasks:
             needed = _bytes(task.gradient)
@@ -308,6 +320,15 @@ class HomeTensors(Tensors):
     def home(self, weight: Tensor) -> Home:
         """The copy of the weight on the host."""
         return self.offload_of(weight).home(weight)
+
+    def expect(self, weights: Sequence[Tensor]) -> None:
+        """Allocates the copies of the weights that are on a device, if there are none yet."""
+        of_device: dict[Offload, list[Tensor]] = {}
+        for weight in weights:
+            if self.is_away(weight):
+                of_device.setdefault(self.offload_of(weight), []).append(weight)
+        for offload, away in of_device.items():
+            offload.expect(away)
 
     def at_home(self, weight: Tensor) -> Tensor:
         """The weight, or its copy on the host if it is on a device; the copy does not always have its values."""

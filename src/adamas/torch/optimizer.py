@@ -332,6 +332,11 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         """The operations on the tensors of the group's parameters."""
         return self._homes if group["offload"] else TENSORS
 
+    def _expect_homes(self) -> None:
+        """Allocates the copies of all offloaded weights at once."""
+        groups = [group for group in self.param_groups if group["offload"]]
+        self._homes.expect([p for group in groups for p in group["params"] if p.requires_grad and not is_lazy(p)])
+
     def _home_of(self, group: Mapping[str, Any], p: Tensor) -> Tensor:
         """The tensor that is stepped, whose device and dtype the state has: the parameter or, on the host, its copy."""
         return self._homes.at_home(p) if self._is_offloaded(group, p) else p
@@ -375,6 +380,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         for plan in plans or ():
             self._forget_low_bits(plan.basis)
         self._settle_states()
+        self._expect_homes()
         self._plans = None
         self._formulas()
         made, first, positions = [], 0, self._parameter_positions()

@@ -197,12 +197,11 @@ class Released:
 
     def _find_positions(self) -> None:
         """Finds where each parameter is in the optimizer."""
+        self._optimizer._expect_homes()
         self._positions = {}
         for i, group in enumerate(self._optimizer.param_groups):
             for j, p in enumerate(group["params"]):
                 self._positions[p] = Position(i, j, len(self._positions))
-                if p.requires_grad and self._optimizer._is_offloaded(group, p):
-                    self._optimizer._homes.home(p)  # the size of the buffers depends on all of them
         self._singles = {p: single for p, single in self._singles.items() if p in self._positions}
         for p, single in self._singles.items():
             if single.position != self._positions[p]:

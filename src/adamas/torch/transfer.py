@@ -5,6 +5,7 @@ A transfer copies what lies in pairs of a source and a target, in the background
 
 from __future__ import annotations
 
+import mmap
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,6 +13,8 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+
+_PAGE = mmap.PAGESIZE
 
 Pairs: TypeAlias = Sequence[tuple[Tensor, Tensor]]  # sources and their targets, of the same shape and dtype
 
@@ -103,11 +106,15 @@ class CudaTransfer:
 
         PyTorch's allocator of page-locked memory would round the size up to a power of two.
         """
-        buffer = torch.empty(size, dtype=torch.uint8, device="cpu")
+        # Whole pages, as no page can be locked twice.
+        locked = -(-size // _PAGE) * _PAGE
+        memory = torch.empty(locked + _PAGE, dtype=torch.uint8, device="cpu")
+        first = -memory.data_ptr() % _PAGE
+        buffer = memory[first : first + size]
         if size > 0:
             address = buffer.data_ptr()
             with torch.cuda.device(self._device):
-                torch.cuda.check_error(int(_runtime().cudaHostRegister(address, size, 0)))
+                torch.cuda.check_error(int(_runtime().cudaHostRegister(address, locked, 0)))
             weakref.finalize(buffer, _unlock, address, (self._down, self._up)).atexit = False
         return buffer
 

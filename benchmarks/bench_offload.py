@@ -76,7 +76,7 @@ class Waiting:
     def mark(self) -> None:
         pass
 
-    def after(self, mark: Any) -> Any:
+    def after(self, marks: Any) -> Any:
         return nullcontext()
 
     def fetch(self, pairs: Pairs, after: Any) -> float:

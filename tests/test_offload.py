@@ -499,6 +499,45 @@ def test_options_that_change_before_the_step_are_those_of_the_next(monkeypatch: 
         assert all(torch.equal(p, q) for p, q in zip(run(offload=True), there, strict=True))
 
 
+def test_weights_that_are_written_before_the_step_are_not_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Away(monkeypatch) as late:
+        monkeypatch.setattr(offload, "SLOT_BYTES", 1 << 20)  # all gradients fit into the ring, and nothing waits
+        network, opened, arrive = model(), threading.Event(), late.wait
+        optimizer = at.AdamW(network.named_parameters(), offload=True)
+        at.release(optimizer)
+        monkeypatch.setattr(late, "wait", lambda ticket: (opened.wait(60), arrive(ticket)))
+        loss_of(network, 0).backward()
+        with torch.no_grad():
+            for p in network.parameters():
+                p.fill_(7)
+        opened.set()
+        with pytest.raises(RuntimeError, match=r"parameter '\d\.\w+' .*something else"):
+            optimizer.step()
+        assert all((p == 7).all() for p in network.parameters())
+
+
+def test_a_state_that_is_loaded_before_the_step_is_that_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Away(monkeypatch) as late:
+        monkeypatch.setattr(offload, "SLOT_BYTES", 1 << 20)  # all gradients fit into the ring, and nothing waits
+        network, opened, arrive = model(), threading.Event(), late.wait
+        optimizer = at.AdamW(network.named_parameters(), offload=True)
+        at.release(optimizer)
+        loss_of(network, 0).backward()
+        optimizer.step()
+        saved, weights = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(network.state_dict())
+        monkeypatch.setattr(late, "wait", lambda ticket: (opened.wait(60), arrive(ticket)))
+        loss_of(network, 9).backward()
+        opened.set()
+        optimizer.load_state_dict(saved)
+        network.load_state_dict(weights)
+        loss_of(network, 1).backward()
+        optimizer.step()
+        assert all(optimizer.state[p]["step"] == 2 for p in network.parameters())
+    there = train_released(torch.float32, steps=2)
+    for p, q in zip(network.parameters(), there.param_groups[0]["params"], strict=True):
+        assert torch.equal(p, q)
+
+
 def test_a_failure_while_the_backward_pass_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with Away(monkeypatch) as late:
         network = model()

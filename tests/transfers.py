@@ -45,7 +45,7 @@ class Late:
         self.log.append("mark")
         self.pairs.append(0)
 
-    def after(self, mark: None) -> nullcontext[None]:
+    def after(self, marks: list[None]) -> nullcontext[None]:
         return nullcontext()
 
     def fetch(self, pairs: Pairs, after: Any) -> int:

@@ -135,8 +135,7 @@ class Offload:
     def __init__(self, device: torch.device) -> None:
         self._transfer: Transfer = transfer_of(device)
         self._homes: MutableMapping[Tensor, Home] = WeakTensorKeyDictionary()
-        self._ring: Tensor | None = None
-        self._slots: list[Tensor] = []  # the buffers of the ring that are free
+        self._ring: Tensor | None = None  # the buffers, one after the other
         self._known = 0  # the number of weights for which they are large enough
         self._sent: set[Piece] = set()  # what was sent since the host waited for it to arrive
 
@@ -193,16 +192,18 @@ class Offload:
         if not self._sent.isdisjoint(task.piece for task in tasks):  # the device may still be reading the copies
             self.settle()
         mark = self._transfer.mark()
-        coming, under_way = deque(self._batches(tasks)), deque[_Arrival]()
+        slots = self._slots_for(tasks)
+        coming, under_way = deque(_batches(tasks, len(slots[0]))), deque[_Arrival]()
         try:
             while coming or under_way:
-                while coming and self._slots:
-                    under_way.append(self._fetch(coming.popleft(), self._slots.pop(), mark))
-                self._step(under_way.popleft(), threads, stepped)
+                while coming and slots:
+                    under_way.append(self._fetch(coming.popleft(), slots.pop(), mark))
+                arrival = under_way.popleft()
+                self._step(arrival, threads, stepped)
+                slots.append(arrival.slot)
         finally:
             for arrival in under_way:
                 self._transfer.wait(arrival.ticket)
-                self._slots.append(arrival.slot)
 
     def join(self) -> None:
         """Lets the device wait for the new weights before what it is given from now on."""
@@ -217,27 +218,19 @@ class Offload:
         """See ``Transfer.mark``."""
         return self._transfer.mark()
 
-    def after(self, mark: Any) -> AbstractContextManager[None]:
+    def after(self, marks: Sequence[Any]) -> AbstractContextManager[None]:
         """See ``Transfer.after``."""
-        return self._transfer.after(mark)
+        return self._transfer.after(marks)
 
-    def _batches(self, tasks: Sequence[Task]) -> list[list[Task]]:
-        """The tasks in batches whose gradients fit into one buffer."""
+    def _slots_for(self, tasks: Sequence[Task]) -> list[Tensor]:
+        """The buffers of the ring, each large enough for each of these gradients."""
         largest = max((_bytes(task.gradient) for task in tasks), default=0)
-        if not self._slots or len(self._homes) != self._known or largest > len(self._slots[0]):
-            self._known, size = len(self._homes), max(self.slot_bytes, largest)
-            if not self._slots or size > len(self._slots[0]):
-                self._ring = self._transfer.host_buffer(SLOTS * size)
-                self._slots = [self._ring[size * i : size * (i + 1)] for i in range(SLOTS)]
-        batches, used = list[list[Task]](), 0
-        for task in tasks:
-            needed = _bytes(task.gradient)
-            if not batches or used + needed > len(self._slots[0]):
-                batches.append([])
-                used = 0
-            batches[-1].append(task)
-            used += needed
-        return batches
+        if self._ring is None or len(self._homes) != self._known or SLOTS * largest > len(self._ring):
+            self._known, size = len(self._homes), SLOTS * max(self.slot_bytes, largest)
+            if self._ring is None or size > len(self._ring):
+                self._ring = self._transfer.host_buffer(size)
+        size = len(self._ring) // SLOTS
+        return [self._ring[size * i : size * (i + 1)] for i in range(SLOTS)]
 
     def _fetch(self, batch: Sequence[Task], slot: Tensor, mark: Any) -> _Arrival:
         gradients, pairs, used = list[Tensor](), list[tuple[Tensor, Tensor]](), 0
@@ -273,7 +266,19 @@ class Offload:
             for executor in executors:
                 executor.release()
                 executor.prepared = ()
-            self._slots.append(arrival.slot)
+
+
+def _batches(tasks: Sequence[Task], size: int) -> list[list[Task]]:
+    """The tasks in batches whose gradients fit into a buffer of this size."""
+    batches, used = list[list[Task]](), 0
+    for task in tasks:
+        needed = _bytes(task.gradient)
+        if not batches or used + needed > size:
+            batches.append([])
+            used = 0
+        batches[-1].append(task)
+        used += needed
+    return batches
 
 
 class _Arrival(NamedTuple):
@@ -435,9 +440,11 @@ class OffloadExecutor(ArraysExecutor):
     def _tasks(self, record: Record, gradient: Tensor, row: int) -> list[Task]:
         weight, home = record.weight.detach(), self._homes.home(record.weight)
         is_fetched, gradient = home.begin(record.weight), gradient.resolve_conj().resolve_neg()
+        pieces = self._pieces_of(record, home.copy, gradient)
+        if len(pieces) > 1:
+            gradient = gradient.contiguous()
         return [
-            Task(piece, piece.of(weight), home, is_fetched, piece.of(gradient), *self.prepared[row])
-            for piece in self._pieces_of(record, home.copy, gradient)
+            Task(piece, piece.of(weight), home, is_fetched, piece.of(gradient), *self.prepared[row]) for piece in pieces
         ]
 
     def _pieces_of(self, record: Record, copy: Tensor, gradient: Tensor) -> list[Piece]:

@@ -6,7 +6,6 @@ import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -290,14 +289,13 @@ class Released:
         single = self._single(p)
         single.follow()
         self._stepped.append(single)  # if this is interrupted, it may have been stepped
-        step = partial(single.step_now, torch.get_num_threads())
         try:
             if p in self._sums:
                 self._sums[p].take(p)
             if self._optimizer._is_offloaded(self._optimizer.param_groups[single.position.group], p):
-                self._worker.put(p, step)
+                self._worker.put(single)
                 return
-            step()
+            single.step_now(torch.get_num_threads())
         except Exception:
             self._stepped.pop()
             raise
@@ -353,6 +351,10 @@ class Released:
                 self._arrived = {}
                 for total in self._sums.values():
                     total.clear()
+
+    def rest(self) -> None:
+        """Waits until no step is under way."""
+        self._worker.rest()
 
     def restart(self) -> None:
         """Begins anew, with the present state of the optimizer and without the gradients that have arrived."""

@@ -28,8 +28,8 @@ class Transfer(Protocol):
     def mark(self) -> Any:
         """A mark of the work that the device has been given so far, on the present stream."""
 
-    def after(self, mark: Any) -> AbstractContextManager[None]:
-        """A context whose work the device does when it has reached the mark, beside what it is given elsewhere."""
+    def after(self, marks: Sequence[Any]) -> AbstractContextManager[None]:
+        """A context whose work the device does when it has reached the marks, beside what it is given elsewhere."""
 
     def fetch(self, pairs: Pairs, after: Any) -> Any:
         """Begins to copy to the host, as soon as the device has reached the mark ``after``; returns a ticket for ``wait``.
@@ -67,7 +67,7 @@ class CopyTransfer:
     def mark(self) -> None:
         """See ``Transfer.mark``."""
 
-    def after(self, mark: Any) -> AbstractContextManager[None]:
+    def after(self, marks: Sequence[Any]) -> AbstractContextManager[None]:
         """See ``Transfer.after``."""
         return nullcontext()
 
@@ -123,9 +123,10 @@ class CudaTransfer:
         return torch.cuda.current_stream(self._device).record_event()
 
     @contextmanager
-    def after(self, mark: Any) -> Iterator[None]:
+    def after(self, marks: Sequence[Any]) -> Iterator[None]:
         """See ``Transfer.after``."""
-        self._down.wait_event(mark)
+        for mark in marks:
+            self._down.wait_event(mark)
         with torch.cuda.stream(self._down):
             yield
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,12 +14,24 @@ from torch import Tensor
 from . import offload
 from .offload import HomeTensors, Offload
 
+if TYPE_CHECKING:
+    from .single import Single
+
 
 class _Waiting(NamedTuple):
-    """A gradient that is complete when the device reaches the mark, and the step with it."""
+    """A gradient that is complete when the device reaches the mark.
 
+    Attributes:
+        single: the step of its parameter.
+        gradient: the gradient.
+        version: the version of the parameter.
+        offload: what the device of the parameter needs.
+        mark: the mark.
+    """
+
+    single: Single
     gradient: Tensor
-    step: Callable[[Tensor], None]
+    version: int
     offload: Offload
     mark: Any
 
@@ -43,8 +55,8 @@ class Worker:
         self._waiting: list[_Waiting] = []
         self._bytes = 0  # of the gradients that are waiting or in use
 
-    def put(self, weight: Tensor, step: Callable[[Tensor], None]) -> None:
-        """Adds a parameter whose gradient is complete, and takes the gradient from it; ``step`` steps it with that.
+    def put(self, single: Single) -> None:
+        """Adds a parameter whose gradient is complete, and takes the gradient from it.
 
         The caller waits as long as the gradients that were added before fill the buffers of the ring: if the host is slower
         than the device, the backward pass waits for it instead of keeping more and more gradients.
@@ -52,12 +64,13 @@ class Worker:
         Raises:
             Exception: an earlier step has raised it.
         """
-        gradient = weight.grad
+        weight = single.parameter
+        gradient, of_device = weight.grad, self._homes.offload_of(weight)
         assert gradient is not None
-        size, of_device = gradient.nbytes, self._homes.offload_of(weight)
-        waiting = _Waiting(gradient, step, of_device, of_device.mark())
+        waiting = _Waiting(single, gradient, weight._version, of_device, of_device.mark())
+        size, most = gradient.nbytes, offload.SLOTS * offload.SLOT_BYTES
         with self._changed:
-            self._changed.wait_for(lambda: self._bytes == 0 or self._bytes + size <= offload.SLOTS * offload.SLOT_BYTES)
+            self._changed.wait_for(lambda: self._bytes == 0 or self._bytes + size <= most)
             self._raise_failed()
             self._bytes += size
             self._waiting.append(waiting)
@@ -74,10 +87,14 @@ class Worker:
         self._raise_failed()
         self._homes.join()
 
-    def clear(self) -> None:
-        """Waits until nothing is under way, and forgets what has failed."""
+    def rest(self) -> None:
+        """Waits until nothing is under way."""
         self._wait()
         self._homes.settle()
+
+    def clear(self) -> None:
+        """Waits, and forgets what has failed."""
+        self.rest()
         self._error = None
 
     def _wait(self) -> None:
@@ -103,10 +120,17 @@ class Worker:
                 self._changed.notify_all()
 
     def _step(self, taken: Sequence[_Waiting], threads: int) -> None:
-        marks = {one.offload: one.mark for one in taken}  # the last of each device
+        marks: dict[Offload, list[Any]] = {}
+        for one in taken:
+            marks.setdefault(one.offload, []).append(one.mark)
         with ExitStack() as contexts:
-            for of_device, mark in marks.items():
-                contexts.enter_context(of_device.after(mark))
+            for of_device, reached in marks.items():
+                contexts.enter_context(of_device.after(reached))
             contexts.enter_context(self._homes.flushed(threads))
             for one in taken:
-                one.step(one.gradient)
+                if one.single.parameter._version != one.version:
+                    raise RuntimeError(
+                        f"parameter {one.single.name} was written by something else between the backward pass and its step "
+                        "on the host: call step() before, which waits for it"
+                    )
+                one.single.step_now(threads, one.gradient)

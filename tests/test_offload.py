@@ -24,6 +24,7 @@ from transfers import Late
 
 import adamas.torch as at
 from adamas.schedules import cosine, warmup
+from adamas.step.namespaces.torch import Namespace
 from adamas.torch import offload
 
 # Cut between rows, and inside of rows that are longer than a buffer; a bias, a scalar, nothing, and not in row-major order.
@@ -164,6 +165,24 @@ def test_the_next_buffers_are_under_way_while_one_is_stepped(monkeypatch: pytest
     assert first.count("fetch") == first.count("wait") == first.count("send") > 3
     most = max(first[:i].count("fetch") - first[:i].count("wait") for i in range(len(first)))
     assert most == 3
+
+
+def test_the_norm_takes_no_memory_of_a_tensor_s_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Tensor]] = []
+    most, cast = 0, Namespace.cast
+
+    def counted(x: Tensor, dtype: str) -> Tensor:
+        nonlocal most
+        alive.append(weakref.ref(found := cast(x, dtype)))
+        most = max(most, sum(reference() is not None for reference in alive))
+        return found
+
+    monkeypatch.setattr(offload, "_CHUNK", 100)
+    monkeypatch.setattr(Namespace, "cast", staticmethod(counted))
+    with Away(monkeypatch):
+        train(at.AdamW, torch.float32, offload=True, max_grad_norm=3.0)
+    assert len(alive) > 100
+    assert most <= 2  # one, and the one before it
 
 
 def test_pieces_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:

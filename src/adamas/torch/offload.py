@@ -465,9 +465,12 @@ class OffloadExecutor(ArraysExecutor):
         _, gradient, _ = self._found[index]
         elements = self.spec.tensors.gradient_array(gradient).reshape(-1)
         xp = self.spec.tensors.namespace(gradient)
+        squares: list[float] = []
         with xp.computing():
-            parts = [xp.cast(part, "float64") for part in elements.split(_CHUNK)]
-            return [number for part in parts for number in summed(part * part)]
+            for part in elements.split(_CHUNK):
+                g = xp.cast(part, "float64")
+                squares += summed(g * g)
+        return squares
 
 
 def bring(state: State, device: torch.device) -> None:

@@ -36,11 +36,12 @@ class State(NamedTuple):
 
     Attributes:
         count: the number of steps done, int32.
-        moments: each moment by PyTorch's name, as a tree like the parameters'. A moment in int8 or int6 is two trees, the
-            codes and ``…_grid``, float32 of shape (*rows, blocks of a row). The scale of a parameter that is too small for
-            codes is zeros (int8, of the parameter's shape), which are not used. Codes have the parameter's shape in int8; in
-            int6 they are packed, four in three bytes, in the shape (*rows, 3·⌈row/4⌉), and that is what functions of trees,
-            masks and shardings see. They can be sharded along the first dimension, as the parameter is.
+        moments: each moment by PyTorch's name, as a tree like the parameters'. A moment in int8 or int6 is two trees: the
+            codes and, under the name with ``_grid``, their scales, float32 of shape (*rows, blocks of a row). The scale of a
+            parameter that is too small for codes is zeros (int8, of the parameter's shape), which are not used. Codes have the
+            parameter's shape in int8; in int6 they are packed, four in three bytes, in the shape (*rows, 3·⌈row/4⌉), and that
+            is what functions of trees, masks and shardings see. They can be sharded along the first dimension, as the
+            parameter is.
         scalars: further scalars of the member, float32 (float64 under ``jax_enable_x64``).
         low_bits: with ``weights="split"``, the low bits of each 16-bit weight (int16), as a tree like the parameters'; wider
             weights have zeros there (int8, of their shape), which are not used. None with other ``weights``.

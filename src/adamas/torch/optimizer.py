@@ -220,7 +220,11 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         self._schedules.append(schedules)
         self._listen(schedules)
         if self._released is not None:
-            self._released.register()
+            try:
+                self._released.register()
+            except RuntimeError:
+                del self.param_groups[-1], self._schedules[-1]
+                raise
 
     @staticmethod
     def _refuse_twice(params: list[Any]) -> None:
@@ -330,11 +334,11 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def _tensors_of(self, group: Mapping[str, Any]) -> Tensors:
         """The operations on the tensors of the group's parameters."""
-        return self._homes if group["offload"] else TENSORS
+        return self._homes if group.get("offload") else TENSORS
 
     def _expect_homes(self) -> None:
         """Allocates the copies of all offloaded weights at once."""
-        groups = [group for group in self.param_groups if group["offload"]]
+        groups = [group for group in self.param_groups if group.get("offload")]
         self._homes.expect([p for group in groups for p in group["params"] if p.requires_grad and not is_lazy(p)])
 
     def _home_of(self, group: Mapping[str, Any], p: Tensor) -> Tensor:
@@ -343,7 +347,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def _is_offloaded(self, group: Mapping[str, Any], p: Tensor) -> bool:
         """Whether the parameter is on a device, and its state and its step are on the host."""
-        return bool(group["offload"]) and not is_lazy(p) and self._homes.is_away(p)
+        return bool(group.get("offload")) and not is_lazy(p) and self._homes.is_away(p)
 
     def _settle_states(self) -> None:
         """Removes states without a step whose parameters are in no group: sharding replaces parameters, in accelerate too.
@@ -369,7 +373,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             group["weights"],
             group["seed"],
             _may_skip(group),
-            bool(group["offload"]),
+            bool(group.get("offload")),
         )
 
     def _current_plans(self) -> list[GroupPlan]:
@@ -492,7 +496,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 bare.append(p)
         basis = _Basis(self._signature(group), params, [p.dtype for p in params], bare, all_divided)
         counts_on = self._on_device if self._counts_there() else None
-        kind_of = self._homes.executor_of if group["offload"] else None
+        kind_of = self._homes.executor_of if group.get("offload") else None
         return GroupPlan(self._member, group, records, self._tensors_of(group), basis, True, counts_on, kind_of)
 
     def _decides_alone(self, overflow: bool | None, misplaced: Sequence[Exchanged]) -> bool:

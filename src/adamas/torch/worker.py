@@ -128,9 +128,10 @@ class Worker:
                 contexts.enter_context(of_device.after(reached))
             contexts.enter_context(self._homes.flushed(threads))
             for one in taken:
+                one.single.step_now(threads, one.gradient)
+                # Checked only now: once a step has begun, it notices itself what else is written.
                 if one.single.parameter._version != one.version:
                     raise RuntimeError(
                         f"parameter {one.single.name} was written by something else between the backward pass and its step "
                         "on the host: call step() before, which waits for it"
                     )
-                one.single.step_now(threads, one.gradient)

@@ -871,3 +871,17 @@ def test_an_optimizer_that_is_gone_does_not_step() -> None:
     at.release(run.optimizer)
     run.optimizer.zero_grad()
     run.train(2, 3)
+
+
+def test_a_group_of_another_released_optimizer_is_not_added() -> None:
+    p, q = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    first, second = (at.SGD([one], lr=0.5) for one in (p, q))
+    handles = [at.release(optimizer) for optimizer in (first, second)]
+    with pytest.raises(RuntimeError, match=r"parameter 1 .* is stepped by another released optimizer"):
+        second.add_param_group({"params": [p]})
+    assert len(second.param_groups) == len(second.schedules) == 1
+    (p.sum() + q.sum()).backward()
+    first.step()
+    second.step()
+    assert p.tolist() == q.tolist() == [0.5] * 3
+    assert handles[1].stepped == []

@@ -43,6 +43,10 @@ _SCALES = {scale_name(moment) for member in MEMBERS.values() for moment in membe
 Area: TypeAlias = tuple[slice, slice]  # rows and columns of a parameter
 
 
+class OnHostError(RuntimeError):
+    """A step on the host has failed."""
+
+
 class Home:
     """The copy of a weight on the host, where it is stepped.
 
@@ -261,7 +265,7 @@ class Offload:
             for task in arrival.batch:
                 task.home.write(task.weight)
         except Exception as error:
-            raise RuntimeError(f"the step of parameter {name} on the host has failed: {error}") from error
+            raise OnHostError(f"the step of parameter {name} on the host has failed: {error}") from error
         finally:
             for executor in executors:
                 executor.release()
@@ -384,6 +388,9 @@ class HomeTensors(Tensors):
         """A context at whose end the steps that were added in it are made. The devices have the new weights after ``join``.
 
         If an exception comes before that, some parameters may have made the step and others not: see ``broken``.
+
+        Raises:
+            RuntimeError: a step has failed; the message names its parameter, and those that were stepped.
         """
         stepped: list[str] = []
         try:
@@ -395,6 +402,8 @@ class HomeTensors(Tensors):
                 self.broken = _broken(error, stepped)
                 with suppress(Exception):
                     self.settle()
+                if isinstance(error, OnHostError):
+                    raise OnHostError(self.broken) from error
             raise
         finally:
             self._coming = []

@@ -440,6 +440,14 @@ def train_released(dtype: torch.dtype, steps: int = STEPS, **options: Any) -> at
     return optimizer
 
 
+def held(monkeypatch: pytest.MonkeyPatch, late: Late) -> threading.Event:
+    """Holds the steps on the host back until the event is set. All gradients fit into the ring meanwhile."""
+    opened, arrive = threading.Event(), late.wait
+    monkeypatch.setattr(offload, "SLOT_BYTES", 1 << 20)
+    monkeypatch.setattr(late, "wait", lambda ticket: (opened.wait(60), arrive(ticket)))
+    return opened
+
+
 def loss_of(network: nn.Module, step: int) -> Tensor:
     x = torch.randn(8, 40, generator=torch.Generator().manual_seed(step), dtype=next(network.parameters()).dtype)
     return network(x).pow(2).mean()
@@ -502,30 +510,31 @@ def test_gradients_that_are_dropped_before_the_step_have_been_taken(monkeypatch:
 
 
 def test_options_that_change_before_the_step_are_those_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(**options: Any) -> list[Tensor]:
+    def run(late: Late | None) -> list[Tensor]:
         network = model()
-        optimizer = at.AdamW(network.named_parameters(), **options)
+        optimizer = at.AdamW(network.named_parameters(), offload=late is not None)
         at.release(optimizer)
-        for step in range(STEPS):
-            loss_of(network, step).backward()
-            optimizer.param_groups[0]["lr"] *= 0.5
-            optimizer.step()
+        loss_of(network, 0).backward()
+        optimizer.step()
+        opened = None if late is None else held(monkeypatch, late)
+        loss_of(network, 1).backward()
+        optimizer.param_groups[0]["lr"] *= 0.5
+        if opened is not None:
+            opened.set()
+        optimizer.step()
         return list(network.parameters())
 
-    there = run()
+    there = run(None)
     with Away(monkeypatch) as late:
-        opened, arrive = threading.Event(), late.wait
-        monkeypatch.setattr(late, "wait", lambda ticket: (opened.wait(0.01), arrive(ticket)))  # the worker is late
-        assert all(torch.equal(p, q) for p, q in zip(run(offload=True), there, strict=True))
+        assert all(torch.equal(p, q) for p, q in zip(run(late), there, strict=True))
 
 
 def test_weights_that_are_written_before_the_step_are_not_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
     with Away(monkeypatch) as late:
-        monkeypatch.setattr(offload, "SLOT_BYTES", 1 << 20)  # all gradients fit into the ring, and nothing waits
-        network, opened, arrive = model(), threading.Event(), late.wait
+        network = model()
         optimizer = at.AdamW(network.named_parameters(), offload=True)
         at.release(optimizer)
-        monkeypatch.setattr(late, "wait", lambda ticket: (opened.wait(60), arrive(ticket)))
+        opened = held(monkeypatch, late)
         loss_of(network, 0).backward()
         with torch.no_grad():
             for p in network.parameters():
@@ -538,14 +547,13 @@ def test_weights_that_are_written_before_the_step_are_not_overwritten(monkeypatc
 
 def test_a_state_that_is_loaded_before_the_step_is_that_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     with Away(monkeypatch) as late:
-        monkeypatch.setattr(offload, "SLOT_BYTES", 1 << 20)  # all gradients fit into the ring, and nothing waits
-        network, opened, arrive = model(), threading.Event(), late.wait
+        network = model()
         optimizer = at.AdamW(network.named_parameters(), offload=True)
         at.release(optimizer)
         loss_of(network, 0).backward()
         optimizer.step()
         saved, weights = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(network.state_dict())
-        monkeypatch.setattr(late, "wait", lambda ticket: (opened.wait(60), arrive(ticket)))
+        opened = held(monkeypatch, late)
         loss_of(network, 9).backward()
         opened.set()
         optimizer.load_state_dict(saved)

@@ -77,10 +77,12 @@ class Accumulator:
 
 def _local_gradient(weight: Tensor) -> Tensor:
     """The gradient or, of a DTensor, the part that this process has, after it was given the placements of the weight."""
-    gradient: Any = weight.grad
-    if is_distributed(weight):
-        local = distributed.placed_as(weight, gradient)
-        if distributed.is_misplaced(weight, gradient):
-            weight.grad = distributed.like(weight, local, weight.shape, "the gradient")
-        return local
-    return gradient  # type: ignore[no-any-return]
+    gradient = weight.grad
+    assert gradient is not None
+    if not is_distributed(weight):
+        return gradient
+    placed: Any = gradient  # a DTensor, as the weight is
+    local = distributed.placed_as(weight, placed)
+    if distributed.is_misplaced(weight, placed):
+        weight.grad = distributed.like(weight, local, weight.shape, "the gradient")
+    return local

@@ -327,7 +327,7 @@ class Released:
         if self._failure is not None:
             raise RuntimeError(
                 f"the last step was not completed: {_listed(self.stepped)} had been stepped when this was raised: "
-                f"{self._failure}. Load the weights and the state of an earlier step (load_state_dict) to go on"
+                f"{self._failure}. Load the state of an earlier step (load_state_dict), and then its weights, to go on"
             )
 
     def _check_complete(self, what: str) -> None:

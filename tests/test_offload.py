@@ -150,6 +150,14 @@ def test_trap_T51_it_is_an_optimizer_that_clips_and_whose_weights_are_waited_for
         assert losses(is_away=True) == there
 
 
+@pytest.mark.parametrize("options", [{"weights": "stochastic"}, {"state": "int8"}], ids=str)
+def test_parts_of_larger_tensors(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [(10, 60), (4, 9), (0, 16), (500, 1000), *[None] * (len(parameters(torch.float32)) - 4)]
+    there = train(at.AdamW, torch.bfloat16, rows=rows, **options)
+    with Away(monkeypatch):
+        assert_same(there, train(at.AdamW, torch.bfloat16, rows=rows, offload=True, **options))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex64])
 def test_wide_and_complex_weights(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     there = train(at.AdamW, dtype, max_grad_norm=3.0)
@@ -206,6 +214,14 @@ def test_pieces_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert 0 < len(made) < len(SHAPES)
 
 
+def move(p: nn.Parameter) -> None:
+    """Gives the parameter other values in other memory, at the same address if the allocator gives it again."""
+    address = p.data_ptr()
+    p.data = p.data * 2
+    others = [p.data * 2 for _ in range(100)]
+    p.data = next((x for x in others if x.data_ptr() == address), others[0])
+
+
 def test_a_weight_that_something_else_has_written_is_stepped_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(**options: Any) -> at.Optimizer:
         params = parameters(torch.float32)
@@ -216,8 +232,7 @@ def test_a_weight_that_something_else_has_written_is_stepped_as_it_is(monkeypatc
                 if step == 1:
                     params[0].mul_(2)
                 if step == 2:
-                    params[1].data = params[1].data * 2  # twice, so that the memory may be the same again
-                    params[1].data = params[1].data * 2
+                    move(params[1])
             optimizer.step()
         return optimizer
 
@@ -293,6 +308,12 @@ def test_trap_T52_a_run_goes_on_with_the_low_bits_of_its_weights(
             second.step()
     for p, q in zip(whole.param_groups[0]["params"], params, strict=True):
         assert torch.equal(p, q)
+
+
+def test_a_state_is_brought_to_where_the_step_is() -> None:
+    state = {"step": torch.tensor(3.0), "exp_avg": torch.ones(3), "other": 1}
+    offload.bring(state, torch.device("meta"))
+    assert [value.device.type for value in (state["step"], state["exp_avg"])] == ["cpu", "meta"]
 
 
 def test_it_is_turned_on_and_off_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -574,15 +595,18 @@ def test_a_failure_while_the_backward_pass_goes_on(monkeypatch: pytest.MonkeyPat
         loss_of(network, 0).backward()
         optimizer.step()
         saved, weights = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(network.state_dict())
-        late.fails_at = late.count + 3
+        late.fails_at, sent = late.count + 1, late.log.count("send")
+        opened = held(monkeypatch, late)
 
         def train_once() -> None:
-            loss_of(network, 1).backward()  # raises, or the step if the pass was faster
+            loss_of(network, 1).backward()
+            opened.set()
             optimizer.step()
 
         failure = r"the step of parameter '\d\.\w+' on the host has failed: the link is down"
         with pytest.raises(RuntimeError, match=failure):
             train_once()
+        assert late.log.count("send") == sent, "stepped after the failure"
         for refused in (optimizer.step, optimizer.state_dict):
             with pytest.raises(RuntimeError, match="Load"):
                 refused()
@@ -590,6 +614,28 @@ def test_a_failure_while_the_backward_pass_goes_on(monkeypatch: pytest.MonkeyPat
         network.zero_grad()
         network.load_state_dict(weights)
         optimizer.load_state_dict(saved)
+        loss_of(network, 1).backward()
+        optimizer.step()
+    there = train_released(torch.float32, steps=2)
+    for p, q in zip(network.parameters(), there.param_groups[0]["params"], strict=True):
+        assert torch.equal(p, q)
+
+
+def test_a_failure_while_a_state_is_loaded_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Away(monkeypatch) as late:
+        network = model()
+        optimizer = at.AdamW(network.named_parameters(), offload=True)
+        released = at.release(optimizer)
+        loss_of(network, 0).backward()
+        optimizer.step()
+        saved, weights = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(network.state_dict())
+        opened, restart = held(monkeypatch, late), released.restart
+        late.fails_at = late.count + 1
+        monkeypatch.setattr(released, "restart", lambda: (opened.set(), restart()))
+        loss_of(network, 9).backward()
+        optimizer.load_state_dict(saved)  # fails on the host after the state was replaced
+        late.recover()
+        network.load_state_dict(weights)
         loss_of(network, 1).backward()
         optimizer.step()
     there = train_released(torch.float32, steps=2)

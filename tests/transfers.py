@@ -35,6 +35,7 @@ class Late:
     def __post_init__(self) -> None:
         self._fetched: list[tuple[int, list[tuple[weakref.ref[Tensor], Tensor]]]] = []
         self._sent: list[tuple[Tensor, Tensor]] = []
+        self._unsettled: set[int] = set()  # the addresses of what was sent, which the device may still be reading
         self.count = 0
 
     def host_buffer(self, size: int) -> Tensor:
@@ -78,6 +79,8 @@ class Late:
     def send(self, pairs: Pairs) -> None:
         self.log.append("send")
         for source, target in pairs:
+            assert source.data_ptr() not in self._unsettled, "written while the device was reading it"
+            self._unsettled |= {source.data_ptr()} if source.numel() else set()
             poison(target)
             target.copy_(target.clone())  # a copy counts as a change of the tensor when it is begun
             self._sent.append((source, target))
@@ -88,6 +91,7 @@ class Late:
 
     def settle(self) -> None:
         self.log.append("settle")
+        self._unsettled.clear()
         self._arrive(len(self._sent))
 
     def recover(self) -> None:

@@ -141,7 +141,7 @@ class Offload:
         self._homes: MutableMapping[Tensor, Home] = WeakTensorKeyDictionary()
         self._ring: Tensor | None = None  # the buffers, one after the other
         self._known = 0  # the number of weights for which they are large enough
-        self._sent: set[Piece] = set()  # what was sent since the host waited for it to arrive
+        self._sent: set[Home] = set()  # what was sent, or in part, since the host waited for it to arrive
 
     def home(self, weight: Tensor) -> Home:
         """The copy of a weight on the host."""
@@ -193,7 +193,7 @@ class Offload:
         Raises:
             RuntimeError: a step has failed; the message names the parameter.
         """
-        if not self._sent.isdisjoint(task.piece for task in tasks):  # the device may still be reading the copies
+        if not self._sent.isdisjoint(task.home for task in tasks):  # the device may still be reading the copies
             self.settle()
         mark = self._transfer.mark()
         slots = self._slots_for(tasks)
@@ -244,7 +244,7 @@ class Offload:
             if task.is_fetched:
                 pairs.append((task.weight, task.piece.weight))
             used += _bytes(task.gradient)
-        return _Arrival(batch, gradients, slot, pairs, self._transfer.fetch(pairs, mark))
+        return _Arrival(batch, gradients, slot, self._transfer.fetch(pairs, mark))
 
     def _step(self, arrival: _Arrival, threads: int, stepped: list[str]) -> None:
         executors, name = [task.piece.executor for task in arrival.batch], arrival.batch[0].piece.name
@@ -260,7 +260,7 @@ class Offload:
                 name = task.piece.name
                 if task.home.is_written(task.weight):
                     raise RuntimeError("something else has written the weight meanwhile")
-            self._sent.update(task.piece for task in arrival.batch)
+            self._sent.update(task.home for task in arrival.batch)
             self._transfer.send([(task.piece.weight, task.weight) for task in arrival.batch])
             for task in arrival.batch:
                 task.home.write(task.weight)
@@ -289,17 +289,15 @@ class _Arrival(NamedTuple):
     """A batch on its way to the host.
 
     Attributes:
-        batch: the tasks.
+        batch: the tasks, which keep what is copied until it has arrived.
         gradients: their gradients on the host.
         slot: the buffer that these are in.
-        pairs: what is copied, which has to be kept until it has arrived.
         ticket: what the transfer gave for it.
     """
 
     batch: Sequence[Task]
     gradients: Sequence[Tensor]
     slot: Tensor
-    pairs: Sequence[tuple[Tensor, Tensor]]
     ticket: Any
 
 

@@ -801,10 +801,10 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                     agree,
                     self._home_of,
                 )
-            self._homes.broken = None
             self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})
             if self._released is not None:
                 self._released.restart()
+            self._homes.broken = None
             for one, saved in zip(self._schedules_now(), saved_groups, strict=True):
                 one.load_observed(saved.get(OBSERVED))
             for post_hook in self._optimizer_load_state_dict_post_hooks.values():

@@ -248,7 +248,6 @@ class Released:
             self._refuse_scaling()
             if not self._arrived and whole._creates_state():
                 return
-            self._worker.finish()
             for p in self._left():
                 self._step(p)
             self._worker.finish()
@@ -351,10 +350,6 @@ class Released:
                 self._arrived = {}
                 for total in self._sums.values():
                     total.clear()
-
-    def rest(self) -> None:
-        """Waits until no step is under way."""
-        self._worker.rest()
 
     def restart(self) -> None:
         """Begins anew, with the present state of the optimizer and without the gradients that have arrived."""

@@ -87,14 +87,10 @@ class Worker:
         self._raise_failed()
         self._homes.join()
 
-    def rest(self) -> None:
-        """Waits until nothing is under way."""
+    def clear(self) -> None:
+        """Waits until nothing is under way, and forgets what has failed."""
         self._wait()
         self._homes.settle()
-
-    def clear(self) -> None:
-        """Waits, and forgets what has failed."""
-        self.rest()
         self._error = None
 
     def _wait(self) -> None:

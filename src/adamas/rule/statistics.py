@@ -75,7 +75,7 @@ def terms(
     Args:
         kind: what the rule keeps.
         k: ``NUMBERS`` as attributes.
-        xp: an array namespace with ``abs``, ``where`` and ``maximum``.
+        xp: an array namespace with ``abs`` and ``where``.
         p: the weight before the step.
         g: its gradient, before it is scaled.
         q: the weight after the step, before it is rounded.
@@ -92,7 +92,7 @@ def terms(
     if kind.of is not None:
         size = v * v if kind.of == "size" else k.w * v
         # Where v is 0, so are the gradient and the update, whatever ε is.
-        found["ratio"] = xp.where(size > 0, square / xp.maximum(size, k.floor), 0.0)
+        found["ratio"] = xp.where(size > 0, square / xp.where(size < k.floor, k.floor, size), 0.0)
         found["under_eps"] = xp.where(size < k.floor, xp.where(size > 0, 1.0, 0.0), 0.0)
         found["behind"] = xp.where(square > FACTOR_BEHIND * size, 1.0, 0.0)
     return found

@@ -282,7 +282,14 @@ class Step:
     has_penalty: bool
     has_decay: bool
 
-    def weight(self, one: Parameter, weights: str, rounding: Rounding, by_change: bool) -> tuple[Weight, list[Stored]]:
+    def weight(
+        self,
+        one: Parameter,
+        weights: str,
+        rounding: Rounding,
+        by_change: bool,
+        watch: Callable[[Array, Array, Array, Sequence[Array]], None] | None = None,
+    ) -> tuple[Weight, list[Stored]]:
         """The stored weight and states after the step.
 
         Args:
@@ -291,14 +298,17 @@ class Step:
             rounding: the random numbers.
             by_change: whether the new weight is computed as p + ((k − 1)·p − η·u), for a k that may be too close to 1 for its
                 dtype, or as k·p − η·u.
+            watch: if given, called with the weight before the step, after it, and as it was stored, and with the states after
+                it, all in the dtype of the computation.
         """
         assert one.weight is not None
         p = load_weight(self.xp, one.weight, one.compute_dtype(self.xp))
-        moved, after = self._applied(one, p, rounding, by_change)
-        if self._is_still is True:
-            return one.weight, after
+        moved, new, after = self._applied(one, p, rounding, by_change)
         value = self._held(p, p + moved if by_change else moved)
-        return store_weight(self.xp, value, one.weight, weights, rounding), after
+        stored = one.weight if self._is_still is True else store_weight(self.xp, value, one.weight, weights, rounding)
+        if watch is not None:
+            watch(p, value, load_weight(self.xp, stored, one.compute_dtype(self.xp)), new)
+        return stored, after
 
     def change(self, one: Parameter, rounding: Rounding) -> tuple[Array, list[Stored]]:
         """The change p' − p of the weight, in the dtype of the computation, and the stored states after the step.
@@ -308,7 +318,7 @@ class Step:
         """
         is_read = self.has_decay or self.has_penalty or reads_weight(self.rule)
         p = self._loaded(one) if is_read else None
-        change, after = self._applied(one, p, rounding, by_change=True)
+        change, _, after = self._applied(one, p, rounding, by_change=True)
         return self._held(self.xp.zeros_like(change), change), after
 
     def term(self, one: Parameter, function: Callable[..., Array]) -> Array:
@@ -328,8 +338,8 @@ class Step:
 
     def _applied(
         self, one: Parameter, p: Array | None, rounding: Rounding, by_change: bool
-    ) -> tuple[Array, list[Stored]]:
-        """The new weight or its change, and the stored states."""
+    ) -> tuple[Array, Sequence[Array], list[Stored]]:
+        """The new weight or its change, the new states, and these as they are stored."""
         xp, k, compute = self.xp, self.numbers, one.compute_dtype(self.xp)
         rule = self.rule.at(k)
         old = tuple([load(xp, state, compute, one.g.shape) for state in one.states])
@@ -345,7 +355,7 @@ class Step:
             if second is not None and before.is_coded(xp):
                 choice = choices(xp, new[second], after[second], before.width(new[i].shape))
             after[i] = store(xp, new[i], old[i], before, state, decay, rounding, choice, rule.counts(state))
-        return moved, [after[i] for i in range(len(new))]
+        return moved, new, [after[i] for i in range(len(new))]
 
     @property
     def _is_still(self) -> Any:

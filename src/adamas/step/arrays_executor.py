@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ import numpy as np
 from ..rule.declaration import Host, Numbers, PartlyTraced, Rule, undecayed
 from ..rule.exact import sum_of_sums, summed
 from ..rule.layout import CODES, HALVES, LOW_BITS, scale_name
+from ..rule.statistics import LARGEST, SUMS, first_of, numbers_of, second_of, terms, watched
 from . import arrays
 from .checks import check_tensors
 from .counting import DeviceScalars, check_count
@@ -31,6 +32,7 @@ class ArraysExecutor(DeviceExecutor):
         self._penalized = is_decayed and spec.penalized
         self._found: list[tuple[Record, Tensor, int]] = []  # records with gradients, and the indices of their scalars
         self._sums: list[dict[str, float]] = []  # the sums of each of them, by name
+        self._watched: list[Tensor] = []  # the statistics of those that were stepped
         self._coming: Coming | None = None  # the step that is prepared, if the device computes its numbers
         self._counted: DeviceScalars | None = None  # the scalars, if the device counts the steps
         if spec.counts_on is not None:
@@ -139,9 +141,33 @@ class ArraysExecutor(DeviceExecutor):
 
     def apply(self) -> None:
         """See ``Executor.apply``."""
+        self._watched = []
         for index in range(len(self._found)):
             self._step(index)
+        self._take_statistics()
         self._count()
+
+    def _take_statistics(self) -> None:
+        """Joins what ``_watch`` has found."""
+        if self._watched:
+            self.statistics = self.spec.tensors.namespace(self._found[0][0].weight).stack(self._watched)
+            self._watched = []
+
+    def _watch(self, step: arrays.Step, one: arrays.Parameter) -> Callable[..., None] | None:
+        """What ``adamas.step.arrays.Step.weight`` calls; None if the step is not watched."""
+        if not self.is_watched:
+            return None
+        rule = self.spec.rule
+        g = step.xp.cast(one.g, one.compute_dtype(step.xp))
+
+        def watch(p: Tensor, q: Tensor, r: Tensor, states: Sequence[Tensor]) -> None:
+            first, second = first_of(rule), second_of(rule)
+            m, v = (None if i is None else states[i] for i in (first, second))
+            k = SimpleNamespace(**numbers_of(step.numbers))
+            found = terms(watched(rule), k, step.xp, p, g, q, r, m, v)
+            self._watched.append(_row(step.xp, found, step.numbers["k_minus_one"]))
+
+        return watch
 
     def _step(self, index: int) -> None:
         """Makes the step of a parameter that was found, but for its scalars."""
@@ -152,7 +178,7 @@ class ArraysExecutor(DeviceExecutor):
         step, one = self._arrays(record, gradient, numbers)
         rounding = arrays.Rounding(step.xp, record.key, int(scalars[0]), one.g.shape, record.place)
         with step.xp.computing():
-            after, new = step.weight(one, self.spec.weights, rounding, by_change=False)
+            after, new = step.weight(one, self.spec.weights, rounding, False, self._watch(step, one))
             for target, value in zip(_flat(one.weight, one.states), _flat(after, new), strict=True):
                 if value is not target:
                     target[...] = value
@@ -199,8 +225,10 @@ class ArraysExecutor(DeviceExecutor):
             return None
         self.spec.tensors.before_writing([record.weight for record, _, _ in self._found])
         numbers = self._numbers_there(self._coming, runs)
+        self._watched = []
         for index in range(len(self._found)):
             self._step_there(index, numbers, runs)
+        self._take_statistics()
         return self._count_there(numbers.after)
 
     def _numbers_there(self, coming: Coming, runs: Tensor | None) -> NumbersThere:
@@ -237,7 +265,7 @@ class ArraysExecutor(DeviceExecutor):
         step = replace(step, numbers={name: xp.narrowed(x, compute) for name, x in numbers.items()})
         rounding = arrays.Rounding(xp, record.key, there.counts[at], one.g.shape, record.place)
         with xp.computing():
-            after, new = step.weight(one, self.spec.weights, rounding, by_change=False)
+            after, new = step.weight(one, self.spec.weights, rounding, False, self._watch(step, one))
             for target, value in zip(_flat(one.weight, one.states), _flat(after, new), strict=True):
                 if value is not target:
                     target[...] = value if runs is None else xp.where(runs, value, target)
@@ -302,6 +330,16 @@ class NumbersThere(NamedTuple):
     sets: Sequence[Numbers]
     counts: Any
     after: Tensor | None
+
+
+def _row(xp: Any, found: Mapping[str, Tensor], k_minus_one: Any) -> Tensor:
+    """The sums of what ``adamas.rule.statistics.terms`` returned, in the order of ``ROW``."""
+    sums = {name: xp.cast(term, "float64").sum() for name, term in found.items() if name != LARGEST}
+    weight, largest = sums["weight"], found[LARGEST]
+    unknown = xp.full_like(weight, math.nan)
+    most = xp.cast(largest.max(), "float64") if math.prod(largest.shape) else xp.zeros_like(weight)
+    count = xp.full_like(weight, math.prod(largest.shape))
+    return xp.stack([*(sums.get(name, unknown) for name in SUMS), most, k_minus_one * k_minus_one * weight, count])
 
 
 def _is_not_one(number: Any) -> bool:

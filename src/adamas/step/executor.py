@@ -104,13 +104,19 @@ class Executor(ABC):
         is_counted: whether these parameters count in sums over all processes; it is the same for all of them.
         scalars: the distinct scalars of the parameters that ``look`` found to have a gradient.
         prepared: for each of them the numbers of the coming step, and the scalars after it.
+        is_watched: whether the coming step has statistics.
+        statistics: those of the last step that had: for each parameter of ``found`` the sums in
+            ``adamas.rule.statistics.ROW``, in float64; None if there was no parameter.
     """
+
+    statistics: Tensor | None
 
     def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
         self.spec, self.records, self.is_decayed = spec, records, is_decayed
         self.is_counted = all(record.is_counted for record in records)
         self.scalars: Sequence[Scalars] = ()
         self.prepared: Sequence[tuple[Numbers, Scalars]] = ()
+        self.is_watched, self.statistics = False, None
 
     @abstractmethod
     def look(self, gradients: list[Tensor | None] | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -61,11 +61,11 @@ class GroupPlan:
             kind = DividedExecutor if record.is_divided else kind_of(record.weight)
             shares.setdefault((kind, record.is_decayed, record.is_counted), []).append(i)
         self.executors: list[Executor] = []
-        self._shares: list[tuple[Executor, list[int] | None, bool]] = []
+        self._shares: list[tuple[Executor, list[int], bool]] = []
         for (kind, is_decayed, _), indices in shares.items():
             executor = kind(self._spec, [self.records[i] for i in indices], is_decayed)
             self.executors.append(executor)
-            self._shares.append((executor, None if len(shares) == 1 else indices, is_decayed))
+            self._shares.append((executor, indices, is_decayed))
         self._has_device = any(isinstance(executor, DeviceExecutor) for executor in self.executors)
         self._flat = next((record.name for record in self.records if record.is_flat), None)
 
@@ -76,7 +76,10 @@ class GroupPlan:
             ValueError: a tensor cannot be used; the message names the parameter.
         """
         for executor, indices, _ in self._shares:
-            executor.look(gradients if gradients is None or indices is None else [gradients[i] for i in indices])
+            if gradients is None or len(self._shares) == 1:
+                executor.look(gradients)
+            else:
+                executor.look([gradients[i] for i in indices])
 
     def release(self) -> None:
         """Releases the tensors that ``look`` found."""
@@ -172,6 +175,24 @@ class GroupPlan:
     def apply_there(self, runs: Tensor | None) -> list[Tensor]:
         """Makes the prepared step: see ``DeviceExecutor.apply_there``."""
         return [most for executor in self._on_device if (most := executor.apply_there(runs)) is not None]
+
+    # ---- what is watched (``adamas.step.watching``)
+
+    def watch(self, is_watched: bool) -> None:
+        """Says whether the coming step has statistics."""
+        for executor in self.executors:
+            executor.is_watched = is_watched
+
+    def statistics(self) -> Iterator[tuple[list[int], Tensor]]:
+        """The statistics of the step that was made: of the records at these indices, a row for each."""
+        for executor, indices, _ in self._shares:
+            if executor.statistics is not None:
+                found = executor.found()
+                if len(found) < len(indices):
+                    position = {id(self.records[i]): i for i in indices}
+                    indices = [position[id(record)] for record in found]
+                yield indices, executor.statistics
+                executor.statistics = None
 
     def reached(self) -> int:
         """The highest step that a parameter will have reached; 0 if nothing was prepared."""

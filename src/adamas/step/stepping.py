@@ -16,6 +16,8 @@ from .inspection import Inspection, Peers
 from .plan import GroupPlan, look, step
 from .record import Change, Scalars
 from .scheduled import GroupSchedules, steps_done
+from .watch import Watch
+from .watching import Host, Step, Watching
 
 _NOTHING = Inspection()
 
@@ -47,6 +49,7 @@ class Stepping:
     _held: bool  # whether the rate of the last step was 0 instead of the schedule's
     _most_sums: int  # the largest number of sums of a rule of the member
     _peers: Peers | None  # None if this process has all parameters of the model
+    _watching: Watching | None  # what ``watch=`` keeps
     _positions: Sequence[int]  # of each peer's first parameter among those of all; empty if they have the same
 
     def _begin(self) -> None:
@@ -55,6 +58,7 @@ class Stepping:
         self._plans, self._counted, self._held, self._positions = None, (None, 0), False, ()
         self._most_sums, self._decisions = sums.most_sums(self._member), None
         vars(self).setdefault("_peers", None)
+        vars(self).setdefault("_watching", None)
 
     @property
     def clipped_steps(self) -> int:
@@ -396,8 +400,13 @@ class Stepping:
             changes: list[Change] = []
             if has_schedules and not counts_there:
                 problem = self._look_ahead(plans, _NOTHING, True, changes)
+            is_watched = self._begin_watching(plans)
             reached = [most for plan in plans for most in plan.apply_there(decision.runs)]
             decisions.count(decision, reached)
+            if self._watching is not None:
+                clips = None if self.grad_norm_limit is None else [one / scale for one in decision.scales]
+                steps = decisions.steps if counts_there else max(plan.reached() for plan in plans)
+                self._end_watching(plans if is_watched else None, steps, clips, decision.runs)
             for dictionary, key, value in changes:
                 dictionary[key] = value
             if has_schedules and counts_there:
@@ -608,24 +617,80 @@ class Stepping:
     ) -> None:
         """Steps the parameters with gradients. Nothing is changed before the last call, which changes everything at once."""
         changes: list[Change] = []
-        moves = not seen.is_query and self._prepare(plans, seen, scale, threads, changes)
+        clips = None if seen.is_query else self._prepare(plans, seen, scale, threads, changes)
+        moves = clips is not None
         problem = self._look_ahead(plans, seen, moves, changes) if has_schedules else None
+        is_watched = self._begin_watching(plans)
         if moves:
             self._step_divided(plans, threads)
         step(plans if moves else (), threads, changes)
+        if self._watching is not None and not seen.is_query:
+            steps = max((plan.reached() if moves else int(plan.most_steps()) for plan in plans), default=0)
+            self._end_watching(plans if is_watched else None, steps, clips, None if moves else False)
         if problem is not None:
             raise problem
 
+    # ---- what is watched
+
+    @property
+    def watch(self) -> Watch | None:
+        """The statistics of the last steps, read now; None without ``watch=``. On a device, the host waits for them."""
+        if self._watching is None:
+            return None
+        with self._lock:
+            return Watch.of(self._watching.ring)
+
+    def _expect_loss(self, loss: Any) -> None:
+        """Takes the loss of the coming step: a number or a tensor with one element; None if it is not known."""
+        if self._watching is not None:
+            self._watching.loss = loss
+
+    def _begin_watching(self, plans: Sequence[GroupPlan]) -> bool:
+        """Prepares the executors for a step that is watched; returns whether it is."""
+        watching = self._watching
+        is_watched = watching is not None and watching.is_due
+        for plan in plans:
+            plan.watch(is_watched)
+        if watching is not None and is_watched:
+            names = [record.label for plan in plans for record in plan.records]
+            watching.begin(self._formulas() or Host, names)
+        return is_watched
+
+    def _end_watching(
+        self, plans: Sequence[GroupPlan] | None, steps: Any, clips: Sequence[Any] | None, runs: Any
+    ) -> None:
+        """Keeps the statistics of the step that was made or skipped, unless ``plans`` is None.
+
+        Args:
+            plans: the plans.
+            steps: the steps that were made, with this one.
+            clips: the factor by which clipping has shortened the gradients of each group; None if it has not.
+            runs: whether the step was made; None if it was in any case.
+        """
+        watching = self._watching
+        assert watching is not None
+        if plans is not None:
+            lr = self.param_groups[0]["lr"]
+            watching.record(plans, Step(steps, lr, clips, runs, self.grad_norm), self._summed_over_ranks)
+        watching.end()
+
+    def _summed_over_ranks(self, f: Any, sums: Any) -> Any:
+        """The statistics over all parts of the tensors, from those of the parts that are here."""
+        return sums
+
     def _prepare(
         self, plans: Sequence[GroupPlan], seen: Inspection, scale: float, threads: int, changes: list[Change]
-    ) -> bool:
-        """Computes the numbers and the counts of the step; returns False if the step is to be skipped."""
+    ) -> Sequence[float] | None:
+        """Computes the numbers and the counts of the step.
+
+        Returns the factors by which clipping shortens the gradients of each group; None if the step is to be skipped.
+        """
         factors = [1.0] * len(plans)
         if seen.square_sums is not None:
             self.grad_norm = math.sqrt(math.fsum(seen.square_sums)) * scale
             if seen.skip:
                 changes += [(group, "skipped_steps", group["skipped_steps"] + 1) for group in self.param_groups]
-                return False
+                return None
             factors = self._clip(self.grad_norm, changes)
         for group, plan, factor in zip(self.param_groups, plans, factors, strict=True):
             hyper = plan.hyperparameters(group)
@@ -636,7 +701,7 @@ class Stepping:
             plan.prepare(advance)
         if self._most_sums:
             sums.compute(plans, self._peers, self._most_sums, threads)
-        return True
+        return factors
 
     def _look_ahead(
         self, plans: Sequence[GroupPlan], seen: Inspection, moves: bool, changes: list[Change]

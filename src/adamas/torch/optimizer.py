@@ -36,6 +36,7 @@ from ..step.record import Record, begin_state, check_place
 from ..step.resuming import COUNTS, check_choice
 from ..step.scheduled import OBSERVED, refuse_lr_scale, separated, steps_done
 from ..step.stepping import Stepping
+from ..step.watching import Watching, options_of
 from . import distributed, exchange, storage
 from .distributed import is_distributed, is_here, local_of
 from .edges import edges_of
@@ -139,10 +140,12 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         own = ("self", "params", "options", "__class__")
         given = {**{name: value for name, value in arguments.items() if name not in own}, **options}
         known = defaults_of(self._member, "torch")
-        if unknown := options.keys() - known.keys() - {"process_group", "offload"}:
+        if unknown := options.keys() - known.keys() - {"process_group", "offload", "watch"}:
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
         if "process_group" in given:
             self._peers = Ranks.given(given.pop("process_group"))
+        if (watched := options_of(given.pop("watch", None))) is not None:
+            self._watching = Watching(watched)
         if given.pop("decoupled_weight_decay", False) and given.setdefault("decay", "decoupled") != "decoupled":
             raise ValueError(
                 f"decoupled_weight_decay=True and decay={given['decay']!r} contradict each other: give only decay"
@@ -460,6 +463,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             positions: the position of each parameter of this process among those of all.
         """
         params, names, peers = list(group["params"]), parameter_names(group, first), self._peers
+        labels = given_names(group)
         scalars, is_alone = self._member.scalar_names, peers is None
         needed = {*scalars, *self._member.state_names(group)}
         records: list[Record] = []
@@ -488,7 +492,10 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                     assert peers is not None
                     peers.check_mesh(p.device_mesh, names[i])
                 key = _random_key(group, i, positions[first + i])
-                record = Record(p, state, names[i], key, distributed.place_in(group, i), is_flat=is_flat(p))
+                label = str(first + i) if labels is None else labels[i]
+                record = Record(
+                    p, state, names[i], key, distributed.place_in(group, i), is_flat=is_flat(p), label=label
+                )
                 is_counted = peers is None or peers.counts(p)
                 records.append(record._replace(is_counted=is_counted, is_divided=divided is not None))
             is_split = layout.is_split(group, storage.dtype_name(p.dtype))
@@ -612,12 +619,12 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     # ---- the step
 
     @overload
-    def step(self, closure: None = None) -> None: ...
+    def step(self, closure: None = None, *, loss: Any = None) -> None: ...
 
     @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], float], *, loss: Any = None) -> float: ...
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None, *, loss: Any = None) -> float | None:
         """Performs one optimization step.
 
         If a signal handler raises an exception (``KeyboardInterrupt``, …), the step is either complete or not begun.
@@ -627,6 +634,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
         Args:
             closure: reevaluates the model and returns the loss.
+            loss: the loss of this step, a number or a tensor with one element, for ``watch=``. Nothing waits for it. By
+                default what ``closure`` returns.
 
         Raises:
             FloatingPointError: a gradient is not finite and ``on_nonfinite="raise"``. Nothing was changed.
@@ -637,10 +646,11 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         if self._released is not None:
             self._released.finish(closure)
             return None
-        loss = None
+        found = None
         if closure is not None:
             with torch.enable_grad():
-                loss = closure()
+                found = closure()
+        self._expect_loss(found if loss is None else loss)
         found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         scale = 1.0 if grad_scale is None else 1 / grad_scale.detach().to(torch.float64).reshape(())
         # After an overflow, GradScaler lowers its scale; neither step count nor moments advance.
@@ -648,7 +658,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         with self._lasting(), self._lock, self._homes.flushed(torch.get_num_threads()):
             self._step_all(None, scale, torch.get_num_threads(), overflow)
         self._homes.join()
-        return loss
+        return found
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drops all gradients: see ``torch.optim.Optimizer.zero_grad``."""
@@ -722,7 +732,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             self._released.save()
         self._save_decisions()
         shared = {"_peers": self._peers} if self._peers is not None and self._peers.has_shares else {}
-        return {**super().__getstate__(), **shared, "_schedules": self._schedules_now()}
+        kept = {"_schedules": self._schedules_now(), "_watching": self._watching}
+        return {**super().__getstate__(), **shared, **kept}
 
     @_disable_dynamo
     def state_dict(self, state: Literal["float32"] | None = None) -> dict[str, Any]:

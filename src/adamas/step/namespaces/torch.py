@@ -161,7 +161,17 @@ class Formulas:
         """The numbers in ascending order, NaN last."""
         return x.sort().values
 
+    @staticmethod
+    def concat(tensors: Sequence[Tensor]) -> Tensor:
+        """The tensors one after the other in their first dimension."""
+        return torch.concat(list(tensors))
+
+    @staticmethod
+    def downloaded(x: Tensor) -> Any:
+        """The tensor as an array of NumPy; the host waits for it."""
+        return x.cpu().numpy().copy()
+
     def uploaded(self, x: Any) -> Tensor:
-        """A float64 array of NumPy on the device."""
+        """An array of NumPy on the device."""
         given = torch.from_numpy(x)
         return given.clone() if self.device.type == "cpu" else given.pin_memory().to(self.device, non_blocking=True)

@@ -1,0 +1,283 @@
+"""What ``watch=`` keeps: statistics of each tensor in the last steps, where the step was made until they are read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from ..rule.hyperparameters import shown
+from ..rule.statistics import LARGEST, ROW
+from .plan import GroupPlan
+from .record import Tensor
+
+COLUMNS = (
+    *("grad_norm", "weight_norm", "update_norm", "update_max", "m_dot_g"),
+    *("rms", "under_eps", "behind", "lost", "decay_norm"),
+)  # of each tensor
+PER_STEP = ("step", "loss", "grad_norm", "clip", "lr", "skipped")
+KEPT = 512  # steps, by default
+_AT = {name: i for i, name in enumerate(ROW)}
+Array: TypeAlias = "np.ndarray[Any, Any]"
+_WORDS = 'True, False, or text such as "every=10", "every=10, keep=256" or "save"'
+
+
+class Options(NamedTuple):
+    """What ``watch=`` says.
+
+    Attributes:
+        every: the distance of watched steps.
+        keep: the number of watched steps that are kept.
+        save: whether they are saved in the state dict.
+    """
+
+    every: int = 1
+    keep: int = KEPT
+    save: bool = False
+
+    def __str__(self) -> str:
+        return f"every={self.every}, keep={self.keep}" + ", save" * self.save
+
+
+def options_of(watch: Any) -> Options | None:
+    """The options in an argument ``watch``; None if nothing is watched.
+
+    Raises:
+        TypeError: it is neither a bool nor text.
+        ValueError: the text says something else than it can.
+    """
+    if watch is None or isinstance(watch, bool | np.bool_):
+        return Options() if watch else None
+    if isinstance(watch, Options):
+        watch = str(watch)
+    if not isinstance(watch, str):
+        raise TypeError(f"watch must be {_WORDS}, not {shown(watch)}")
+    found: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in watch.split(","))):
+        match = re.fullmatch(r"(every|keep)\s*=\s*([1-9]\d{0,8})", part)
+        if part != "save" and match is None:
+            raise ValueError(f"watch={watch!r}: {part!r} is not known here; watch must be {_WORDS}")
+        name, value = ("save", True) if match is None else (match[1], int(match[2]))
+        if name in found:
+            raise ValueError(f"watch={watch!r} has {name} twice")
+        found[name] = value
+    return Options(**found)
+
+
+class Host:
+    """NumPy in the part of the functions of a device (``adamas.step.namespaces.torch.Formulas``)."""
+
+    sqrt, where, maximum, isfinite = np.sqrt, np.where, np.maximum, np.isfinite
+    stack, concat, number = np.stack, np.concatenate, float
+
+    @staticmethod
+    def hyperparameter(x: Any) -> float:
+        """A number of any type as a float."""
+        return float(x)
+
+    @staticmethod
+    def uploaded(array: Array) -> Array:
+        """The array itself."""
+        return array
+
+    @staticmethod
+    def downloaded(x: Any) -> Array:
+        """An array, or a tensor of any framework, as an array."""
+        return x if isinstance(x, np.ndarray) else np.array(x.tolist())
+
+
+def finished(f: Any, sums: Tensor, clip: Any) -> Tensor:
+    """What ``COLUMNS`` says of tensors, one row each.
+
+    Args:
+        f: ``Host``, or the functions of the device of the sums.
+        sums: a row of ``adamas.rule.statistics.ROW`` for each tensor, over all of its parts.
+        clip: the factor by which clipping has shortened the gradients.
+    """
+    of = {name: sums[:, i] for name, i in _AT.items()}
+    count = f.maximum(of["count"], 1.0)
+    columns = [
+        *(f.sqrt(of["gradient"]) / clip, f.sqrt(of["weight"]), f.sqrt(of["update"]), of[LARGEST]),
+        *(of["alignment"] / clip, f.sqrt(of["ratio"] / count)),
+        *(of["under_eps"] / count, of["behind"] / count, of["lost"] / count, f.sqrt(of["decay"])),
+    ]
+    return f.stack(columns).T
+
+
+def added_parts(f: Any, parts: Sequence[Tensor]) -> Tensor:
+    """The sums over tensors of which processes have parts, from those of each process, in order."""
+    total = parts[0]
+    for part in parts[1:]:
+        added = total + part
+        largest = f.maximum(total[:, _AT[LARGEST]], part[:, _AT[LARGEST]])
+        columns = [largest if name == LARGEST else added[:, i] for name, i in _AT.items()]
+        total = f.stack(columns).T
+    return total
+
+
+class Ring:
+    """The last rows, in the memory of one device.
+
+    Args:
+        f: ``Host``, or the functions of the device.
+        names: the names of the tensors.
+        keep: the number of steps that are kept.
+    """
+
+    def __init__(self, f: Any, names: Sequence[str], keep: int) -> None:
+        self.f, self.names, self.keep = f, list(names), keep
+        shape = (keep, len(self.names), len(COLUMNS))
+        self._rows = f.uploaded(np.full(shape, np.nan, np.float32))
+        self._steps = f.uploaded(np.full((keep, len(PER_STEP)), np.nan, np.float64))
+        self._count = f.uploaded(np.zeros(1, np.int64))  # of the rows that were written so far
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its memory."""
+        return int(self._rows.nbytes + self._steps.nbytes + self._count.nbytes)
+
+    def write(self, numbers: Sequence[Any], rows: Tensor) -> None:
+        """Writes the next row: ``PER_STEP``, and ``COLUMNS`` of every tensor."""
+        at = self._count % self.keep
+        if self.f is Host:
+            self._steps[at], self._rows[at] = np.array([float(x) for x in numbers]), rows
+        else:
+            self._steps.index_copy_(0, at, self.f.stack([self.f.number(x) for x in numbers])[None])
+            self._rows.index_copy_(0, at, rows.to(self._rows.dtype)[None])
+        self._count += 1
+
+    def read(self) -> tuple[Array, Array]:
+        """The numbers of the steps that are kept, the oldest first, and the rows of their tensors. Both are copies."""
+        steps, rows, (count,) = map(self.f.downloaded, (self._steps, self._rows, self._count))
+        order = np.arange(max(0, count - self.keep), count) % self.keep
+        return steps[order], rows[order]
+
+    def load(self, steps: Array, rows: Array) -> None:
+        """Takes over rows that were read elsewhere, the oldest first."""
+        steps, rows = steps[-self.keep :], rows[-self.keep :]
+        padding = ((0, self.keep - len(steps)), (0, 0))
+        self._steps = self.f.uploaded(np.pad(steps, padding, constant_values=np.nan))
+        self._rows = self.f.uploaded(np.pad(rows, (*padding, (0, 0)), constant_values=np.nan))
+        self._count = self.f.uploaded(np.array([len(steps)]))
+
+
+class Watching:
+    """Watches the steps of one optimizer.
+
+    Args:
+        options: what ``watch=`` says.
+
+    Attributes:
+        options: the argument ``options``.
+        ring: what is kept; None before the first step that is watched.
+        loss: the loss of the coming step, a number or a tensor; None if it is not known.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options, self.ring, self.loss = options, None, None
+        self._calls = 0  # the steps so far, with those that were skipped
+        self._indices: dict[tuple[int, ...], Tensor] = {}
+
+    ring: Ring | None
+    loss: Any
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the coming step is watched."""
+        return self._calls % self.options.every == 0
+
+    def begin(self, f: Any, names: Sequence[str]) -> None:
+        """Prepares the ring for these tensors. Those that it had before keep their rows, by name."""
+        if self.ring is not None and self.ring.f is f and self.ring.names == names:
+            return
+        ring = Ring(f, names, self.options.keep)
+        if self.ring is not None:
+            steps, rows = self.ring.read()
+            before = {name: i for i, name in enumerate(self.ring.names)}
+            moved = np.full((len(steps), len(ring.names), len(COLUMNS)), np.nan, np.float32)
+            for i, name in enumerate(ring.names):
+                if name in before:
+                    moved[:, i] = rows[:, before[name]]
+            ring.load(steps, moved)
+        self.ring, self._indices = ring, {}
+
+    def record(self, plans: Sequence[GroupPlan], step: Step, over_ranks: Callable[[Any, Tensor], Tensor]) -> None:
+        """Writes the row of a step that was made or skipped.
+
+        Args:
+            plans: the plans of the groups, whose executors have its statistics.
+            step: the step.
+            over_ranks: adds up the sums of all processes that have parts of the tensors.
+        """
+        assert self.ring is not None
+        f = self.ring.f
+        sums = over_ranks(f, self._sums(f, plans))
+        group_of = [i for i, plan in enumerate(plans) for _ in plan.records]
+        clips = step.clips if step.clips is not None else [1.0] * len(plans)
+        clip = clips[0] if len(plans) == 1 else f.stack([f.number(x) for x in clips])[self._index(f, group_of)]
+        rows = finished(f, sums, clip)
+        is_there = (sums[:, _AT["count"]] > 0)[:, None]
+        rows = f.where(is_there if step.runs is None else is_there & step.runs, rows, math.nan)
+        norm = step.grad_norm
+        if norm is None:
+            squares = rows[:, 0] * rows[:, 0]
+            norm = f.sqrt(f.where(is_there[:, 0], squares, 0.0).sum())
+        skipped = 0.0 if step.runs is None else f.where(step.runs, 0.0, 1.0)
+        lowest = clips[0]
+        for other in clips[1:]:
+            lowest = f.minimum(lowest, other)
+        loss = math.nan if self.loss is None else self.loss
+        loss, lr = f.hyperparameter(loss), f.hyperparameter(step.lr)
+        self.ring.write([step.number, loss, norm, lowest, lr, skipped], rows)
+
+    def end(self) -> None:
+        """Counts a step that was made or skipped."""
+        self._calls += 1
+        self.loss = None
+
+    def _sums(self, f: Any, plans: Sequence[GroupPlan]) -> Tensor:
+        """The rows of all tensors, with zeros for those that were not stepped."""
+        assert self.ring is not None
+        parts, positions, first = [], list[int](), 0
+        for plan in plans:
+            for indices, sums in plan.statistics():
+                parts.append(f.downloaded(sums) if f is Host else sums)
+                positions += [first + i for i in indices]
+            first += len(plan.records)
+        count = len(self.ring.names)
+        if parts and positions == list(range(count)):
+            return parts[0] if len(parts) == 1 else f.concat(parts)
+        total = f.uploaded(np.zeros((count, len(ROW))))
+        if parts:
+            total[self._index(f, positions)] = f.concat(parts)
+        return total
+
+    def _index(self, f: Any, positions: Sequence[int]) -> Tensor:
+        """The positions as an array, copied to the device once."""
+        key = tuple(positions)
+        if key not in self._indices:
+            if len(self._indices) > 8:
+                self._indices.clear()
+            self._indices[key] = f.uploaded(np.array(positions, np.int64))
+        return self._indices[key]
+
+
+class Step(NamedTuple):
+    """What is known of a step besides its statistics. Numbers may be tensors on the device.
+
+    Attributes:
+        number: the steps that were made before it.
+        lr: the largest learning rate of the groups.
+        clips: the factor by which the gradients of each group were shortened; None if they were not.
+        runs: whether the step was made; None if it was in any case.
+        grad_norm: the norm of the gradient before that; None if it was not measured.
+    """
+
+    number: Any
+    lr: Any
+    clips: Sequence[Any] | None
+    runs: Any
+    grad_norm: Any

@@ -1,0 +1,162 @@
+"""``watch=``: statistics of each tensor, from the pass of the step."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import adamas.torch
+from adamas.step.watching import COLUMNS, KEPT, Options, options_of
+
+BETA1, BETA2, EPS = 0.9, 0.99, 1e-3
+
+
+@pytest.fixture(autouse=True)
+def _executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAMAS_EXECUTOR", "arrays")
+
+
+def tensors(seed: int = 0) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    shapes = {"wide": (33, 7), "long": (700,), "one": ()}
+    return {name: torch.nn.Parameter(torch.randn(shape)) for name, shape in shapes.items()}
+
+
+def watched_steps(
+    steps: int, **options: Any
+) -> tuple[Any, list[dict[str, torch.Tensor]], list[dict[str, torch.Tensor]]]:
+    """An optimizer after some steps, with the weights before each step and after the last, and the gradients."""
+    params = tensors()
+    optimizer = adamas.torch.AdamW(
+        [*params.items()], lr=0.1, betas=(BETA1, BETA2), eps=EPS, weight_decay=0.1, **{"watch": True, **options}
+    )
+    weights, gradients = [], []
+    for step in range(steps):
+        weights.append({name: p.detach().double().clone() for name, p in params.items()})
+        for p in params.values():
+            p.grad = torch.randn(p.shape) * 10.0 ** -(step % 4)
+        gradients.append({name: p.grad.double().clone() for name, p in params.items()})
+        optimizer.step(loss=float(step))
+    weights.append({name: p.detach().double().clone() for name, p in params.items()})
+    return optimizer, weights, gradients
+
+
+def test_statistics_are_those_of_the_definitions() -> None:
+    optimizer, weights, gradients = watched_steps(6, max_grad_norm=3.0)
+    watch = optimizer.watch
+    assert watch.names == ["wide", "long", "one"]
+    assert list(watch.steps) == [1, 2, 3, 4, 5, 6]
+    assert list(watch.per_step["loss"]) == [0, 1, 2, 3, 4, 5]
+    for i, name in enumerate(watch.names):
+        m = v = torch.zeros_like(weights[0][name])
+        for t, gradient in enumerate(gradients):
+            norm = math.sqrt(sum(float((g * g).sum()) for g in gradient.values()))
+            clip = min(1.0, 3.0 / (norm + 1e-6))
+            g, p, u = clip * gradient[name], weights[t][name], weights[t + 1][name] - weights[t][name]
+            m, v = BETA1 * m + (1 - BETA1) * g, BETA2 * v + (1 - BETA2) * g * g
+            v_hat = v / (1 - BETA2 ** (t + 1))
+            expected = {
+                "grad_norm": gradient[name].norm(),
+                "weight_norm": p.norm(),
+                "update_norm": u.norm(),
+                "update_max": u.abs().max(),
+                "m_dot_g": (m * gradient[name]).sum(),
+                "rms": (g * g / v_hat.clamp(min=EPS**2)).mean().sqrt(),
+                "under_eps": (v_hat.sqrt() < EPS).double().mean(),
+                "behind": (v_hat < g * g / 10).double().mean(),
+                "lost": 0.0,
+                "decay_norm": 0.1 * 0.1 * p.norm(),
+            }
+            for column in COLUMNS:
+                assert watch[column][t, i] == pytest.approx(float(expected[column]), rel=1e-4, abs=1e-6), column
+            assert watch.per_step["grad_norm"][t] == pytest.approx(norm, rel=1e-6)
+            assert watch.per_step["clip"][t] == pytest.approx(clip, rel=1e-6)
+
+
+def test_it_changes_nothing() -> None:
+    watched, plain = (watched_steps(5, watch=watch)[1][-1] for watch in (True, False))
+    assert all(torch.equal(watched[name], plain[name]) for name in plain)
+
+
+def test_every_and_keep() -> None:
+    watch = watched_steps(11, watch="every=2, keep=3")[0].watch
+    assert list(watch.steps) == [7, 9, 11]
+    assert watch["rms"].shape == (3, 3)
+
+
+def test_a_step_that_is_skipped_is_told() -> None:
+    optimizer, *_ = watched_steps(2, on_nonfinite="skip")
+    params = optimizer.param_groups[0]["params"]
+    params[0].grad[0, 0] = math.nan
+    optimizer.step()
+    watch = optimizer.watch
+    assert list(watch.per_step["skipped"]) == [0, 0, 1]
+    assert list(watch.steps) == [1, 2, 2]
+    assert list(np.isnan(watch["update_norm"]).all(axis=1)) == [False, False, True]
+
+
+def test_a_tensor_without_a_gradient_is_left_out() -> None:
+    optimizer, *_ = watched_steps(1)
+    optimizer.param_groups[0]["params"][1].grad = None
+    optimizer.step()
+    assert list(np.isnan(optimizer.watch["rms"][1])) == [False, True, False]
+
+
+def test_what_is_lost_to_rounding() -> None:
+    p = torch.nn.Parameter(torch.ones(1000, dtype=torch.bfloat16))
+    optimizer = adamas.torch.SGD([p], lr=1e-4, watch=True)
+    p.grad = torch.ones(1000, dtype=torch.bfloat16)
+    optimizer.step()
+    assert optimizer.watch["lost"][0, 0] == 1
+    assert optimizer.watch["update_norm"][0, 0] == pytest.approx(1e-4 * math.sqrt(1000), rel=1e-3)
+
+
+def test_a_copy_goes_on_by_itself() -> None:
+    optimizer, *_ = watched_steps(3)
+    other = copy.deepcopy(optimizer)
+    for p in other.param_groups[0]["params"]:
+        p.grad = torch.ones_like(p)
+    other.step()
+    assert (len(optimizer.watch), len(other.watch)) == (3, 4)
+
+
+def test_tensors_that_come_later() -> None:
+    optimizer, *_ = watched_steps(2)
+    late = torch.nn.Parameter(torch.ones(5))
+    late.grad = torch.ones(5)
+    optimizer.add_param_group({"params": [("late", late)]})
+    optimizer.step()
+    assert optimizer.watch.names == ["wide", "long", "one", "late"]
+    assert list(np.isnan(optimizer.watch["rms"][:, 3])) == [True, True, False]
+    assert not np.isnan(optimizer.watch["rms"][:, 0]).any()
+
+
+@pytest.mark.parametrize(
+    ("watch", "options"),
+    [
+        (True, Options()),
+        ("", Options()),
+        ("every=10", Options(every=10)),
+        ("save, keep=5,every=2", Options(2, 5, True)),
+        (False, None),
+        (None, None),
+    ],
+)
+def test_options(watch: Any, options: Any) -> None:
+    assert options_of(watch) == options
+    assert Options().keep == KEPT
+
+
+@pytest.mark.parametrize("watch", ["every=0", "every", "always", "every=2, every=3", "keep=-1"])
+def test_options_that_are_refused(watch: str) -> None:
+    with pytest.raises(ValueError, match="watch"):
+        options_of(watch)
+
+
+def test_nothing_is_watched_by_default() -> None:
+    assert adamas.torch.AdamW([torch.nn.Parameter(torch.ones(1))]).watch is None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import adamas.numpy
 import adamas.torch
 from adamas.step.watching import COLUMNS, KEPT, Options, options_of
 
@@ -134,6 +136,77 @@ def test_tensors_that_come_later() -> None:
     assert optimizer.watch.names == ["wide", "long", "one", "late"]
     assert list(np.isnan(optimizer.watch["rms"][:, 3])) == [True, True, False]
     assert not np.isnan(optimizer.watch["rms"][:, 0]).any()
+
+
+def _equal(one: Any, other: Any) -> None:
+    assert one.names == other.names
+    assert list(one.steps) == list(other.steps)
+    for column in COLUMNS:
+        np.testing.assert_array_equal(one[column], other[column])
+
+
+def test_memory() -> None:
+    optimizer, *_ = watched_steps(1, watch="keep=10")
+    assert optimizer.memory().bytes["watch"] == 10 * (4 * 3 * len(COLUMNS) + 8 * 6) + 8
+    assert "watch" not in watched_steps(1, watch=False)[0].memory().bytes
+    planned = adamas.torch.plan_memory([*tensors().items()], watch="keep=10")
+    assert planned.bytes == {**optimizer.memory().bytes, "gradients": planned.bytes["gradients"]}
+
+
+def test_saved_if_asked() -> None:
+    optimizer, *_ = watched_steps(3, watch="save")
+    state = pickle.loads(pickle.dumps(optimizer.state_dict()))
+    other, *_ = watched_steps(1, watch=True)
+    other.load_state_dict(state)
+    _equal(other.watch, optimizer.watch)
+    other.step()
+    assert list(other.watch.steps) == [1, 2, 3, 4]
+    assert "watched" not in other.param_groups[0]
+    assert "watched" not in watched_steps(3)[0].state_dict()["param_groups"][0]
+
+
+def test_a_state_without_it_begins_anew() -> None:
+    optimizer, *_ = watched_steps(3)
+    other, *_ = watched_steps(2, watch=True)
+    other.load_state_dict(optimizer.state_dict())
+    assert len(other.watch) == 0
+
+
+@pytest.mark.parametrize("text", ["?", "AAAA", 3])
+def test_what_was_saved_is_checked(text: Any) -> None:
+    optimizer, *_ = watched_steps(2, watch="save")
+    state = optimizer.state_dict()
+    state["param_groups"][0]["watched"] = text
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match="watched"):
+        optimizer.load_state_dict(state)
+    assert str(optimizer.state_dict()) == str(before)
+
+
+def test_numpy_arrays() -> None:
+    generator = np.random.default_rng(0)
+    params = {"w": generator.normal(size=(5, 3)).astype(np.float32), "b": np.zeros(3, np.float32)}
+    options: Any = {"lr": 0.1, "watch": "save"}
+    optimizer = adamas.numpy.AdamW(params, **options)
+    for step in range(3):
+        optimizer.step({"w": np.ones_like(params["w"])}, loss=step)
+    watch = optimizer.watch
+    assert watch is not None
+    assert watch.names == ["w", "b"]
+    assert watch["grad_norm"][:, 0] == pytest.approx(math.sqrt(15))
+    assert np.isnan(watch["grad_norm"][:, 1]).all()
+    assert list(watch.per_step["loss"]) == [0, 1, 2]
+    other = adamas.numpy.AdamW({name: p.copy() for name, p in params.items()}, **options)
+    other.load_state_dict(optimizer.state_dict())
+    _equal(other.watch, watch)
+
+
+@pytest.mark.parametrize("group", [{"watch": True}])
+def test_it_is_no_option_of_a_group(group: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="watch is of the whole optimizer"):
+        adamas.torch.AdamW([{"params": [torch.nn.Parameter(torch.ones(1))], **group}])
+    with pytest.raises(TypeError, match="watch"):
+        adamas.numpy.AdamW([{"params": [np.ones(1, np.float32)], **group}])
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,19 @@ from .layout import State
 
 Decay = Literal["l2", "decoupled", "independent"]
 Weights = Literal["nearest", "stochastic", "split"]
+
+
+class WholeOptions(TypedDict, total=False):
+    """Options of an optimizer as a whole.
+
+    Attributes:
+        watch: True keeps statistics of each tensor in the last 512 steps, computed in the same pass as the step, for
+            ``optimizer.watch``: see ``adamas.step.watch.Watch``. Or text: ``"every=10"`` watches one step in ten,
+            ``"keep=256"`` keeps as many watched steps, ``"save"`` saves them in the state dict; several are separated by
+            commas. Default: False.
+    """
+
+    watch: bool | str
 '''
 
 
@@ -51,7 +64,7 @@ def options_class(adapter: str, member: Member) -> str:
 def write(members: Sequence[Member]) -> str:
     """The whole module."""
     shared = [h for h in SHARED if h.is_option]
-    text = HEADER + _TOP + _class("Options", "TypedDict", "Options that every optimizer of the family has", shared)
+    text = HEADER + _TOP + _class("Options", "WholeOptions", "Options that every optimizer of the family has", shared)
     written = {"Options"}
     for member in in_order(members):
         name = options_class("torch", member)
@@ -64,7 +77,7 @@ def write(members: Sequence[Member]) -> str:
 
 
 def _class(name: str, base: str, title: str, options: Sequence[Hyperparameter]) -> str:
-    end = "; each can be set for a parameter group." if base == "TypedDict" else " and of members like it."
+    end = "; each can be set for a parameter group." if base == "WholeOptions" else " and of members like it."
     lines = "".join(f"{wrapped(f'{h.name}: {_with_default(h)}', ' ' * 8, ' ' * 4)}\n" for h in options)
     fields = "".join(f"    {h.name}: {_annotation(h)}\n" for h in options)
     return f'\n\nclass {name}({base}, total=False):\n    """{title}{end}\n\n    Attributes:\n{lines}    """\n\n{fields}'

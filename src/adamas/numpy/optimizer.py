@@ -22,7 +22,7 @@ from ..step.plan import GroupPlan
 from ..step.record import Record, begin_state, rows_of
 from ..step.resuming import COUNTS
 from ..step.scheduled import OBSERVED, separated, steps_done
-from ..step.stepping import Stepping
+from ..step.stepping import WHOLE_OPTIONS, Stepping
 from ..threads import threads
 from . import arrays
 from .arrays import Array
@@ -58,8 +58,9 @@ class Optimizer(Stepping):
         own = ("self", "params", "options", "__class__")
         given = {**{name: value for name, value in arguments.items() if name not in own}, **options}
         known = defaults(self._member, "numpy")
-        if unknown := options.keys() - known.keys():
+        if unknown := options.keys() - known.keys() - {*WHOLE_OPTIONS}:
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
+        self._take_whole_options(given)
         self._lock = step_lock()
         self._schedules = []
         self.defaults = {**known, **given, **COUNTS}
@@ -179,19 +180,26 @@ class Optimizer(Stepping):
             if state is not None:
                 self._initialize_state(group, i)  # adds what a changed option requires
             key = tensor_key(group["seed"], name if group["named"] else first + i)
-            records.append(Record(p, {} if state is None else state, repr(name), key, rows_of(group, i)))
+            records.append(
+                Record(p, {} if state is None else state, repr(name), key, rows_of(group, i), position=first + i)
+            )
         basis = _signature(self, group), list(group["params"]), states
         return GroupPlan(self._member, group, records, TENSORS, basis)
+
+    def _labels(self) -> list[str]:
+        """See ``Stepping._labels``."""
+        return [name for group in self.param_groups for name in group["param_names"]]
 
     def memory(self) -> Memory:
         """The bytes that weights and state take now, by kind; ``print`` shows a table. Gradients are not included."""
         params = [p for group in self.param_groups for p in group["params"]]
         with self._lock:
-            return counted(self._member, params, [], [(state, False) for state in self.state.values()], {})
+            states = [(state, False) for state in self.state.values()]
+            return counted(self._member, params, [], states, {}, self._bytes_kept())
 
     # ---- the step
 
-    def step(self, grads: Gradients) -> None:
+    def step(self, grads: Gradients, *, loss: float | None = None) -> None:
         """Performs one optimization step: changes the arrays in place.
 
         If a signal handler raises an exception (``KeyboardInterrupt``, …), the step is either complete or not begun.
@@ -200,12 +208,14 @@ class Optimizer(Stepping):
             grads: the gradient of each parameter, with its shape and any floating-point dtype: a dict by the parameters'
                 names, or a list in their order. A parameter whose gradient is None or missing from the dict does not change.
                 Gradients are only read.
+            loss: the loss of this step, for ``watch=``.
 
         Raises:
             FloatingPointError: a gradient is not finite and ``on_nonfinite="raise"``. Nothing was changed.
             ValueError: a gradient or a state array cannot be used; the message names it. Nothing was changed.
         """
         given = self._by_group(grads)
+        self._expect_loss(loss)
         with self._lock:
             for group, gradients in zip(self.param_groups, given, strict=True):
                 for i, gradient in enumerate(gradients):
@@ -250,7 +260,8 @@ class Optimizer(Stepping):
         pickle.
         """
         with self._lock:
-            return saved(self.param_groups, self.state)
+            first, *others = self.param_groups
+            return saved([{**first, **self._watched_entry()}, *others], self.state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], hyperparameters: str = "saved") -> None:
         """Loads the result of ``state_dict()``, or of ``np.load`` for the file that it was saved to.
@@ -271,7 +282,9 @@ class Optimizer(Stepping):
             groups, state, saved_groups = loaded(
                 self._member, schedules, self.defaults, self._check, state_dict, hyperparameters, type(self).__name__
             )
+            kept = self._watched_in(saved_groups)
             self._restore(groups, state)
+            self._take_watched(kept)
             for one, saved_group in zip(self._schedules, saved_groups, strict=True):
                 one.load_observed(saved_group.get(OBSERVED))
 

@@ -13,7 +13,20 @@ Decay = Literal["l2", "decoupled", "independent"]
 Weights = Literal["nearest", "stochastic", "split"]
 
 
-class Options(TypedDict, total=False):
+class WholeOptions(TypedDict, total=False):
+    """Options of an optimizer as a whole.
+
+    Attributes:
+        watch: True keeps statistics of each tensor in the last 512 steps, computed in the same pass as the step, for
+            ``optimizer.watch``: see ``adamas.step.watch.Watch``. Or text: ``"every=10"`` watches one step in ten,
+            ``"keep=256"`` keeps as many watched steps, ``"save"`` saves them in the state dict; several are separated by
+            commas. Default: False.
+    """
+
+    watch: bool | str
+
+
+class Options(WholeOptions, total=False):
     """Options that every optimizer of the family has; each can be set for a parameter group.
 
     Attributes:

@@ -25,7 +25,8 @@ class Memory:
         parameters: the number of elements of all weights, including frozen ones.
         bytes: bytes by kind: ``"weights"``, ``"gradients"``, and the parts of the state that exist: each moment by its name,
             ``"scales"`` (of 8-bit moments), ``"weight_low_bits"`` (of ``weights="split"``), and ``"step counts"`` (the scalars
-            of each parameter). With ``offload=True`` also ``"copies of weights"`` and ``"buffers for gradients"``.
+            of each parameter). With ``watch=`` also ``"watch"``; with ``offload=True`` also ``"copies of weights"`` and
+            ``"buffers for gradients"``.
         host: of these bytes those that are on the host, by kind, if the parameters are on a device and are stepped on the
             host (``offload=True``); else empty.
     """
@@ -88,6 +89,7 @@ def counted(
     gradients: Iterable[Any],
     states: Iterable[tuple[Mapping[str, Any], bool]],
     others: Mapping[str, int],
+    kept: Mapping[str, int],
 ) -> Memory:
     """The bytes of arrays or tensors, by kind.
 
@@ -97,9 +99,12 @@ def counted(
         gradients: the gradients.
         states: the state of each parameter, by name, and whether it is on the host while the parameter is on a device.
         others: other bytes on the host, by kind, of parameters that are on a device.
+        kept: other bytes where the parameters are, by kind.
     """
     weights = list(weights)
-    found = Counter({WEIGHTS: sum(p.nbytes for p in weights), GRADIENTS: sum(g.nbytes for g in gradients), **others})
+    found = Counter(
+        {WEIGHTS: sum(p.nbytes for p in weights), GRADIENTS: sum(g.nbytes for g in gradients), **others, **kept}
+    )
     host = Counter(others)
     kinds = {scale_name(name): SCALES for name in member.states} | dict.fromkeys(member.scalar_names, COUNTS)
     for state, is_on_host in states:

@@ -61,11 +61,11 @@ class GroupPlan:
             kind = DividedExecutor if record.is_divided else kind_of(record.weight)
             shares.setdefault((kind, record.is_decayed, record.is_counted), []).append(i)
         self.executors: list[Executor] = []
-        self._shares: list[tuple[Executor, list[int], bool]] = []
+        self._shares: list[tuple[Executor, list[int] | None, bool]] = []
         for (kind, is_decayed, _), indices in shares.items():
             executor = kind(self._spec, [self.records[i] for i in indices], is_decayed)
             self.executors.append(executor)
-            self._shares.append((executor, indices, is_decayed))
+            self._shares.append((executor, None if len(shares) == 1 else indices, is_decayed))
         self._has_device = any(isinstance(executor, DeviceExecutor) for executor in self.executors)
         self._flat = next((record.name for record in self.records if record.is_flat), None)
 
@@ -76,10 +76,7 @@ class GroupPlan:
             ValueError: a tensor cannot be used; the message names the parameter.
         """
         for executor, indices, _ in self._shares:
-            if gradients is None or len(self._shares) == 1:
-                executor.look(gradients)
-            else:
-                executor.look([gradients[i] for i in indices])
+            executor.look(gradients if gradients is None or indices is None else [gradients[i] for i in indices])
 
     def release(self) -> None:
         """Releases the tensors that ``look`` found."""
@@ -184,14 +181,10 @@ class GroupPlan:
             executor.is_watched = is_watched
 
     def statistics(self) -> Iterator[tuple[list[int], Tensor]]:
-        """The statistics of the step that was made: of the records at these indices, a row for each."""
-        for executor, indices, _ in self._shares:
+        """The statistics of the step that was made: of the parameters at these positions (``Record.position``), a row each."""
+        for executor in self.executors:
             if executor.statistics is not None:
-                found = executor.found()
-                if len(found) < len(indices):
-                    position = {id(self.records[i]): i for i in indices}
-                    indices = [position[id(record)] for record in found]
-                yield indices, executor.statistics
+                yield [record.position for record in executor.found()], executor.statistics
                 executor.statistics = None
 
     def reached(self) -> int:

@@ -133,7 +133,7 @@ class Record(NamedTuple):
         is_flat: whether it is a part of several tensors that were joined, with the other parts in other processes.
         is_counted: whether it counts in sums over all processes: False for all replicas but one.
         is_divided: whether cuts divide its blocks of codes, so that processes share some (``adamas.step.divided``).
-        label: its name in what is watched.
+        position: its position among the parameters of this process.
     """
 
     weight: Tensor
@@ -145,7 +145,7 @@ class Record(NamedTuple):
     is_flat: bool = False
     is_counted: bool = True
     is_divided: bool = False
-    label: str = ""
+    position: int = 0
 
 
 class Tensors(Protocol):

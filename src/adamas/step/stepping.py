@@ -17,9 +17,10 @@ from .plan import GroupPlan, look, step
 from .record import Change, Scalars
 from .scheduled import GroupSchedules, steps_done
 from .watch import Watch
-from .watching import Host, Step, Watching
+from .watching import WATCHED, Host, Kept, Step, Watching, options_of, parsed
 
 _NOTHING = Inspection()
+WHOLE_OPTIONS = ("watch",)  # the options of an optimizer that are none of its groups
 
 
 class Stepping:
@@ -640,6 +641,45 @@ class Stepping:
         with self._lock:
             return Watch.of(self._watching.ring)
 
+    def _take_whole_options(self, given: dict[str, Any]) -> None:
+        """Takes the ``WHOLE_OPTIONS`` out of an optimizer's arguments.
+
+        Raises:
+            TypeError: an option is of another type.
+            ValueError: an option has a value that it cannot have.
+        """
+        options = options_of(given.pop("watch", None))
+        self._watching = None if options is None else Watching(options)
+
+    def _bytes_kept(self) -> dict[str, int]:
+        """The bytes of what is kept beside the state, by kind."""
+        return {} if self._watching is None else {"watch": self._watching.nbytes(self._labels())}
+
+    @abstractmethod
+    def _labels(self) -> list[str]:
+        """The name of each parameter of this process, in order, in what is watched."""
+
+    def _watched_entry(self) -> dict[str, str]:
+        """What is watched, as an entry of the first saved group, if it is to be saved; else nothing."""
+        watching = self._watching
+        if watching is None or watching.ring is None or not watching.options.save:
+            return {}
+        return {WATCHED: watching.ring.saved()}
+
+    def _watched_in(self, saved_groups: Sequence[Mapping[str, Any]]) -> Kept | None:
+        """What was watched before these groups were saved; None if they do not say.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        texts = [group[WATCHED] for group in saved_groups if WATCHED in group]
+        return parsed(texts[0]) if texts and self._watching is not None else None
+
+    def _take_watched(self, kept: Kept | None) -> None:
+        """Takes over what was watched before the state was saved that is loaded now."""
+        if self._watching is not None:
+            self._watching.resume(self._formulas() or Host, self._labels(), kept)
+
     def _expect_loss(self, loss: Any) -> None:
         """Takes the loss of the coming step: a number or a tensor with one element; None if it is not known."""
         if self._watching is not None:
@@ -652,8 +692,7 @@ class Stepping:
         for plan in plans:
             plan.watch(is_watched)
         if watching is not None and is_watched:
-            names = [record.label for plan in plans for record in plan.records]
-            watching.begin(self._formulas() or Host, names)
+            watching.begin(self._formulas() or Host, self._labels())
         return is_watched
 
     def _end_watching(
@@ -671,7 +710,9 @@ class Stepping:
         assert watching is not None
         if plans is not None:
             lr = self.param_groups[0]["lr"]
-            watching.record(plans, Step(steps, lr, clips, runs, self.grad_norm), self._summed_over_ranks)
+            of_group = enumerate(self.param_groups) if len(self.param_groups) > 1 else ()
+            groups = [i for i, group in of_group for _ in group["params"]]
+            watching.record(plans, Step(steps, lr, groups, clips, runs, self.grad_norm), self._summed_over_ranks)
         watching.end()
 
     def _summed_over_ranks(self, f: Any, sums: Any) -> Any:

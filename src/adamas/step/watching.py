@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import re
+import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,6 +21,7 @@ COLUMNS = (
     *("grad_norm", "weight_norm", "update_norm", "update_max", "m_dot_g"),
     *("rms", "under_eps", "behind", "lost", "decay_norm"),
 )  # of each tensor
+WATCHED = "watched"  # where the first saved group has what was watched
 PER_STEP = ("step", "loss", "grad_norm", "clip", "lr", "skipped")
 KEPT = 512  # steps, by default
 _AT = {name: i for i, name in enumerate(ROW)}
@@ -118,6 +122,40 @@ def added_parts(f: Any, parts: Sequence[Tensor]) -> Tensor:
     return total
 
 
+class Kept(NamedTuple):
+    """What was watched and saved.
+
+    Attributes:
+        names: the names of the tensors.
+        steps: ``PER_STEP`` of each step, the oldest first.
+        rows: ``COLUMNS`` of each tensor at each step.
+    """
+
+    names: Sequence[str]
+    steps: Array
+    rows: Array
+
+
+def parsed(text: Any) -> Kept:
+    """What ``Ring.saved`` has written.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        with np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False) as arrays:
+            names, steps, rows = (arrays[name] for name in Kept._fields)
+    except (TypeError, ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"loaded state dict: what was watched ({WATCHED!r}) cannot be read: {error}") from error
+    is_right = steps.dtype == np.float64 and rows.dtype == np.float32 and names.dtype.kind == "U"
+    if not is_right or steps.shape[1:] != (len(PER_STEP),) or rows.shape != (len(steps), len(names), len(COLUMNS)):
+        raise ValueError(
+            f"loaded state dict: what was watched ({WATCHED!r}) has arrays of shapes {steps.shape} and {rows.shape} for "
+            f"{len(names)} tensors, and statistics are {len(PER_STEP)} a step and {len(COLUMNS)} a tensor"
+        )
+    return Kept(names.tolist(), steps, rows)
+
+
 class Ring:
     """The last rows, in the memory of one device.
 
@@ -133,11 +171,6 @@ class Ring:
         self._rows = f.uploaded(np.full(shape, np.nan, np.float32))
         self._steps = f.uploaded(np.full((keep, len(PER_STEP)), np.nan, np.float64))
         self._count = f.uploaded(np.zeros(1, np.int64))  # of the rows that were written so far
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of its memory."""
-        return int(self._rows.nbytes + self._steps.nbytes + self._count.nbytes)
 
     def write(self, numbers: Sequence[Any], rows: Tensor) -> None:
         """Writes the next row: ``PER_STEP``, and ``COLUMNS`` of every tensor."""
@@ -155,9 +188,21 @@ class Ring:
         order = np.arange(max(0, count - self.keep), count) % self.keep
         return steps[order], rows[order]
 
-    def load(self, steps: Array, rows: Array) -> None:
-        """Takes over rows that were read elsewhere, the oldest first."""
-        steps, rows = steps[-self.keep :], rows[-self.keep :]
+    def saved(self) -> str:
+        """All of it as text: an npz file in base64, which every format of checkpoints can hold."""
+        steps, rows = self.read()
+        file = io.BytesIO()
+        np.savez_compressed(file, names=np.array(self.names, np.str_), steps=steps, rows=rows)
+        return base64.b64encode(file.getvalue()).decode()
+
+    def load(self, kept: Kept) -> None:
+        """Takes over rows that were read elsewhere, by the names of their tensors."""
+        steps, found = kept.steps[-self.keep :], kept.rows[-self.keep :]
+        rows = np.full((len(steps), len(self.names), len(COLUMNS)), np.nan, np.float32)
+        before = {name: i for i, name in enumerate(kept.names)}
+        for i, name in enumerate(self.names):
+            if name in before:
+                rows[:, i] = found[:, before[name]]
         padding = ((0, self.keep - len(steps)), (0, 0))
         self._steps = self.f.uploaded(np.pad(steps, padding, constant_values=np.nan))
         self._rows = self.f.uploaded(np.pad(rows, (*padding, (0, 0)), constant_values=np.nan))
@@ -193,16 +238,18 @@ class Watching:
         """Prepares the ring for these tensors. Those that it had before keep their rows, by name."""
         if self.ring is not None and self.ring.f is f and self.ring.names == names:
             return
-        ring = Ring(f, names, self.options.keep)
-        if self.ring is not None:
-            steps, rows = self.ring.read()
-            before = {name: i for i, name in enumerate(self.ring.names)}
-            moved = np.full((len(steps), len(ring.names), len(COLUMNS)), np.nan, np.float32)
-            for i, name in enumerate(ring.names):
-                if name in before:
-                    moved[:, i] = rows[:, before[name]]
-            ring.load(steps, moved)
-        self.ring, self._indices = ring, {}
+        kept = None if self.ring is None else Kept(self.ring.names, *self.ring.read())
+        self.resume(f, names, kept)
+
+    def resume(self, f: Any, names: Sequence[str], kept: Kept | None) -> None:
+        """Begins with what was kept before; with nothing if that is None."""
+        self.ring, self._indices = Ring(f, names, self.options.keep), {}
+        if kept is not None:
+            self.ring.load(kept)
+
+    def nbytes(self, names: Sequence[str]) -> int:
+        """The bytes of the ring, also before it is there, if these tensors are watched."""
+        return _bytes_of(len(names), self.options.keep)
 
     def record(self, plans: Sequence[GroupPlan], step: Step, over_ranks: Callable[[Any, Tensor], Tensor]) -> None:
         """Writes the row of a step that was made or skipped.
@@ -215,9 +262,8 @@ class Watching:
         assert self.ring is not None
         f = self.ring.f
         sums = over_ranks(f, self._sums(f, plans))
-        group_of = [i for i, plan in enumerate(plans) for _ in plan.records]
         clips = step.clips if step.clips is not None else [1.0] * len(plans)
-        clip = clips[0] if len(plans) == 1 else f.stack([f.number(x) for x in clips])[self._index(f, group_of)]
+        clip = clips[0] if len(plans) == 1 else f.stack([f.number(x) for x in clips])[self._index(f, step.groups)]
         rows = finished(f, sums, clip)
         is_there = (sums[:, _AT["count"]] > 0)[:, None]
         rows = f.where(is_there if step.runs is None else is_there & step.runs, rows, math.nan)
@@ -241,12 +287,11 @@ class Watching:
     def _sums(self, f: Any, plans: Sequence[GroupPlan]) -> Tensor:
         """The rows of all tensors, with zeros for those that were not stepped."""
         assert self.ring is not None
-        parts, positions, first = [], list[int](), 0
+        parts, positions = [], list[int]()
         for plan in plans:
             for indices, sums in plan.statistics():
                 parts.append(f.downloaded(sums) if f is Host else sums)
-                positions += [first + i for i in indices]
-            first += len(plan.records)
+                positions += indices
         count = len(self.ring.names)
         if parts and positions == list(range(count)):
             return parts[0] if len(parts) == 1 else f.concat(parts)
@@ -265,12 +310,18 @@ class Watching:
         return self._indices[key]
 
 
+def _bytes_of(tensors: int, keep: int) -> int:
+    """The bytes of a ring: rows in float32, the numbers of its steps in float64, and their count."""
+    return keep * (4 * tensors * len(COLUMNS) + 8 * len(PER_STEP)) + 8
+
+
 class Step(NamedTuple):
     """What is known of a step besides its statistics. Numbers may be tensors on the device.
 
     Attributes:
         number: the steps that were made before it.
         lr: the largest learning rate of the groups.
+        groups: the group of each tensor, if there are several.
         clips: the factor by which the gradients of each group were shortened; None if they were not.
         runs: whether the step was made; None if it was in any case.
         grad_norm: the norm of the gradient before that; None if it was not measured.
@@ -278,6 +329,7 @@ class Step(NamedTuple):
 
     number: Any
     lr: Any
+    groups: Sequence[int]
     clips: Sequence[Any] | None
     runs: Any
     grad_norm: Any

@@ -35,8 +35,7 @@ from ..step.plan import GroupPlan
 from ..step.record import Record, begin_state, check_place
 from ..step.resuming import COUNTS, check_choice
 from ..step.scheduled import OBSERVED, refuse_lr_scale, separated, steps_done
-from ..step.stepping import Stepping
-from ..step.watching import Watching, options_of
+from ..step.stepping import WHOLE_OPTIONS, Stepping
 from . import distributed, exchange, storage
 from .distributed import is_distributed, is_here, local_of
 from .edges import edges_of
@@ -140,12 +139,11 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         own = ("self", "params", "options", "__class__")
         given = {**{name: value for name, value in arguments.items() if name not in own}, **options}
         known = defaults_of(self._member, "torch")
-        if unknown := options.keys() - known.keys() - {"process_group", "offload", "watch"}:
+        if unknown := options.keys() - known.keys() - {"process_group", "offload", *WHOLE_OPTIONS}:
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
         if "process_group" in given:
             self._peers = Ranks.given(given.pop("process_group"))
-        if (watched := options_of(given.pop("watch", None))) is not None:
-            self._watching = Watching(watched)
+        self._take_whole_options(given)
         if given.pop("decoupled_weight_decay", False) and given.setdefault("decay", "decoupled") != "decoupled":
             raise ValueError(
                 f"decoupled_weight_decay=True and decay={given['decay']!r} contradict each other: give only decay"
@@ -199,8 +197,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             ]
             shapes = [p.shape if isinstance(p, Tensor) and not is_lazy(p) else None for _, p in named]
             check_rows(group["rows"], [repr(name) for name, _ in named], shapes)
-            if "process_group" in param_group:
-                raise ValueError("process_group is of the whole optimizer, not of a parameter group")
+            for name in ("process_group", *WHOLE_OPTIONS):
+                if name in param_group:
+                    raise ValueError(f"{name} is of the whole optimizer, not of a parameter group")
             for i, (name, parameter) in enumerate(named):
                 check_parameter(parameter, repr(name), group, self._peers is None)
                 if group["rows"] is not None and group["rows"][i] is not None and is_distributed(parameter):
@@ -257,6 +256,14 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         for group in self.param_groups:
             yield from zip(parameter_names(group, first), group["params"], strict=True)
             first += len(group["params"])
+
+    def _labels(self) -> list[str]:
+        """See ``Stepping._labels``."""
+        found: list[str] = []
+        for group in self.param_groups:
+            names, count = given_names(group), len(group["params"])
+            found += names if names is not None else map(str, range(len(found), len(found) + count))
+        return found
 
     # ---- the device
 
@@ -463,7 +470,6 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             positions: the position of each parameter of this process among those of all.
         """
         params, names, peers = list(group["params"]), parameter_names(group, first), self._peers
-        labels = given_names(group)
         scalars, is_alone = self._member.scalar_names, peers is None
         needed = {*scalars, *self._member.state_names(group)}
         records: list[Record] = []
@@ -492,10 +498,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                     assert peers is not None
                     peers.check_mesh(p.device_mesh, names[i])
                 key = _random_key(group, i, positions[first + i])
-                label = str(first + i) if labels is None else labels[i]
-                record = Record(
-                    p, state, names[i], key, distributed.place_in(group, i), is_flat=is_flat(p), label=label
-                )
+                place = distributed.place_in(group, i)
+                record = Record(p, state, names[i], key, place, is_flat=is_flat(p), position=first + i)
                 is_counted = peers is None or peers.counts(p)
                 records.append(record._replace(is_counted=is_counted, is_divided=divided is not None))
             is_split = layout.is_split(group, storage.dtype_name(p.dtype))
@@ -614,7 +618,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         if self._released is not None:
             gradients += self._released.sums()
             states += self._released.histories()
-        return counted(self._member, map(local_of, params), gradients, states, self._homes.bytes if away else {})
+        on_host, kept = self._homes.bytes if away else {}, self._bytes_kept()
+        return counted(self._member, map(local_of, params), gradients, states, on_host, kept)
 
     # ---- the step
 
@@ -763,6 +768,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             packed = super().state_dict()
             for group, schedules in zip(packed.get("param_groups", ()), self._schedules_now(), strict=False):
                 group.update(schedules.in_numbers(group))
+            for group in packed.get("param_groups", ())[:1]:
+                group.update(self._watched_entry())
             for group in packed.get("param_groups", ()):  # a hook may have wrapped them
                 # As text: torch.distributed.checkpoint takes tuples apart, and broadcasts no more numbers than are here.
                 group["grad_norms"] = json.dumps(group["grad_norms"])
@@ -812,10 +819,12 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                     agree,
                     self._home_of,
                 )
+                kept = self._watched_in(saved_groups)
             self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})
             if self._released is not None:
                 self._released.restart()
             self._homes.broken = None
+            self._take_watched(kept)
             for one, saved in zip(self._schedules_now(), saved_groups, strict=True):
                 one.load_observed(saved.get(OBSERVED))
             for post_hook in self._optimizer_load_state_dict_post_hooks.values():

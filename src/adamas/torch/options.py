@@ -41,15 +41,10 @@ class Options(options.Options, total=False):
         offload: True keeps the state of parameters that are on a device on the host, where the engine steps them: gradients
             are copied there and new weights back, in pieces, while other pieces are stepped. Can be set for a parameter
             group. Parameters on the CPU are not affected. Default: False.
-        watch: True keeps statistics of each tensor in the last 512 steps, computed in the same pass as the step, for
-            ``optimizer.watch``: see ``adamas.step.watch.Watch``. Or text: ``"every=10"`` watches one step in ten,
-            ``"keep=256"`` keeps as many watched steps, ``"save"`` saves them in the state dict; several are separated by
-            commas. Default: False.
     """
 
     process_group: ProcessGroup
     offload: bool
-    watch: bool | str
 
 
 class _PyTorchTerms(Terms):

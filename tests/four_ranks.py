@@ -7,10 +7,11 @@ import ranks_checkpoints
 import ranks_decisions
 import ranks_training
 import ranks_traps
+import ranks_watch
 from ranks import Checks, main
 
 check = Checks()
-for part in (ranks_bits, ranks_decisions, ranks_training, ranks_traps, ranks_checkpoints):
+for part in (ranks_bits, ranks_decisions, ranks_training, ranks_traps, ranks_checkpoints, ranks_watch):
     check.take(part.check)
 
 if __name__ == "__main__":

@@ -96,3 +96,10 @@ def terms(
         found["under_eps"] = xp.where(size < k.floor, xp.where(size > 0, 1.0, 0.0), 0.0)
         found["behind"] = xp.where(square > FACTOR_BEHIND * size, 1.0, 0.0)
     return found
+
+
+def joined(xp: Any, one: Array, other: Array) -> Array:
+    """The sums in ``ROW`` over two parts of tensors, from those over each. Both have the sums in their last dimension."""
+    found, largest = one + other, ROW.index(LARGEST)
+    found[..., largest] = xp.maximum(one[..., largest], other[..., largest])
+    return found

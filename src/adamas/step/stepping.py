@@ -6,6 +6,7 @@ import copy
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from ..rule.declaration import Member, Numbers
@@ -712,11 +713,19 @@ class Stepping:
             lr = self.param_groups[0]["lr"]
             of_group = enumerate(self.param_groups) if len(self.param_groups) > 1 else ()
             groups = [i for i, group in of_group for _ in group["params"]]
-            watching.record(plans, Step(steps, lr, groups, clips, runs, self.grad_norm), self._summed_over_ranks)
+            watching.record(
+                plans, Step(steps, lr, groups, clips, runs, self.grad_norm), partial(self._over_ranks, plans)
+            )
         watching.end()
 
-    def _summed_over_ranks(self, f: Any, sums: Any) -> Any:
-        """The statistics over all parts of the tensors, from those of the parts that are here."""
+    def _over_ranks(self, plans: Sequence[GroupPlan], f: Any, sums: Any) -> Any:
+        """The statistics over all parts of the tensors, from those of the parts that are here.
+
+        Args:
+            plans: the plans.
+            f: ``adamas.step.watching.Host``, or the functions of the device of the sums.
+            sums: a row for each parameter of this process, with zeros for those that were not stepped.
+        """
         return sums
 
     def _prepare(

@@ -74,7 +74,7 @@ def options_of(watch: Any) -> Options | None:
 class Host:
     """NumPy in the part of the functions of a device (``adamas.step.namespaces.torch.Formulas``)."""
 
-    sqrt, where, maximum, isfinite = np.sqrt, np.where, np.maximum, np.isfinite
+    sqrt, where, minimum, maximum = np.sqrt, np.where, np.minimum, np.maximum
     stack, concat, number = np.stack, np.concatenate, float
 
     @staticmethod
@@ -109,17 +109,6 @@ def finished(f: Any, sums: Tensor, clip: Any) -> Tensor:
         *(of["under_eps"] / count, of["behind"] / count, of["lost"] / count, f.sqrt(of["decay"])),
     ]
     return f.stack(columns).T
-
-
-def added_parts(f: Any, parts: Sequence[Tensor]) -> Tensor:
-    """The sums over tensors of which processes have parts, from those of each process, in order."""
-    total = parts[0]
-    for part in parts[1:]:
-        added = total + part
-        largest = f.maximum(total[:, _AT[LARGEST]], part[:, _AT[LARGEST]])
-        columns = [largest if name == LARGEST else added[:, i] for name, i in _AT.items()]
-        total = f.stack(columns).T
-    return total
 
 
 class Kept(NamedTuple):

@@ -220,10 +220,11 @@ def _step_one(
 ) -> None:
     """Makes the step of one weight: of the blocks that this process has alone, and of those that it shares."""
     edges, whole_blocks, tensors, record = one.edges, one.edges.whole_blocks(), ready.tensors, ready.record
-    pieces, shared = [], []
+    pieces, shared, are_counted = [], [], []
     if whole_blocks or not edges.columns:  # an empty part counts the step, too
         alone = {name: edges.part(x, whole_blocks or edges.columns) for name, x in tensors.items()}
         pieces.append(_piece(one, record, alone, whole_blocks or edges.columns))
+        are_counted.append(True)
     for block in map(edges.of_block, edges.divided_blocks()):
         wide = {
             name: torch.empty((*edges.rows_here, len(block)), dtype=dtype, device=tensors[name].device)
@@ -235,7 +236,8 @@ def _step_one(
                 wide[name].narrow(-1, columns.start - block.start, len(columns)).copy_(part)
         shared.append((block, own, wide))
         pieces.append(_piece(one, record, wide, block))
-    ready.executor.step_pieces(pieces, threads)
+        are_counted.append(block.start in edges.columns)  # where the block begins
+    ready.executor.step_pieces(pieces, threads, are_counted)
     TENSORS.before_writing([one.weight, one.weight._local_tensor])
     for block, (columns, parts), wide in shared:
         for name, part in parts.items():

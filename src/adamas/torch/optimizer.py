@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
@@ -588,6 +589,17 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         for plan in plans:
             if plan.basis.divided:
                 exchange.step(plan.basis.divided, plan, threads)
+
+    def _over_ranks(self, plans: Sequence[GroupPlan], f: Any, sums: Any) -> Any:
+        """See ``Stepping._over_ranks``. With ``process_group=`` each process watches what it has."""
+        peers = self._peers
+        if peers is None or peers.has_shares:
+            return sums
+        counted = np.zeros(len(sums))
+        for plan in plans:
+            for record in plan.records:
+                counted[record.position] = record.is_counted
+        return peers.joined(f, sums, counted, self._labels())
 
     # ---- what was counted
 

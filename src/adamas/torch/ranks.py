@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cache, cached_property
 from itertools import accumulate, pairwise, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..rule.statistics import joined
 from ..step.inspection import Inspection, added_up, sum_in_two
 from .distributed import is_counted, is_distributed
 
@@ -215,6 +218,28 @@ class Ranks:
                 parts.setdefault(key, []).extend(pair)
         return added_up(parts)
 
+    def joined(self, f: Any, sums: Any, counted: Any, names: Sequence[str]) -> Any:
+        """The statistics of parameters over all ranks.
+
+        Args:
+            f: ``adamas.step.watching.Host``, or the functions of the device of the sums.
+            sums: those of this rank, a row for each parameter.
+            counted: for each parameter 1 if it counts here, else 0.
+            names: the names of the parameters.
+        """
+        if self.is_uneven:
+            rows = f.downloaded(sums)
+            mine = {name: row for name, row, counts in zip(names, rows, counted, strict=True) if counts}
+            every = self._gathered(mine).values()
+            nothing = np.zeros(sums.shape[1])
+            return f.uploaded(np.stack([_joined([one.get(name, nothing) for one in every]) for name in names]))
+        here = f.where(f.uploaded(counted)[:, None] > 0, sums, 0.0)
+        sent = (here if isinstance(here, Tensor) else torch.from_numpy(here)).to(self._device())
+        received = [torch.empty_like(sent) for _ in range(self._size)]
+        dist.all_gather(received, sent, group=self._group)
+        total: Tensor = functools.reduce(functools.partial(joined, torch), received)
+        return total.to(here.device) if isinstance(here, Tensor) else total.numpy()
+
     def check_all(self, problem: Exception | None, exchanged: Sequence[Exchanged] = ()) -> None:
         """Raises on all ranks if one of them cannot load a state dict.
 
@@ -285,6 +310,10 @@ class Ranks:
     def __reduce__(self) -> NoReturn:
         """Raises TypeError: a process group cannot be pickled."""
         raise TypeError("an optimizer with process_group= cannot be pickled: save its state_dict() on each rank")
+
+
+def _joined(rows: Sequence[Any]) -> Any:
+    return functools.reduce(functools.partial(joined, np), rows)
 
 
 def _group_of(ranks: tuple[int, ...], meshes: Sequence[DeviceMesh]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 import pickle
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import adamas.numpy
 import adamas.torch
@@ -199,6 +201,65 @@ def test_numpy_arrays() -> None:
     other = adamas.numpy.AdamW({name: p.copy() for name, p in params.items()}, **options)
     other.load_state_dict(optimizer.state_dict())
     _equal(other.watch, watch)
+
+
+class TestReading:
+    @pytest.fixture
+    def watch(self) -> Any:
+        return watched_steps(3)[0].watch
+
+    def test_a_table_is_printed(self, watch: Any) -> None:
+        title, heads, *rows = str(watch).splitlines()
+        assert title.startswith("step 3, loss 2, grad_norm ")
+        assert heads.split() == ["‖g‖", "‖p‖", "‖u‖/‖p‖", "max", "|u|", "RMS", "under", "ε", "behind", "lost"]
+        assert [row.split()[0] for row in rows] == watch.names
+        assert rows[0].split()[1] == f"{watch['grad_norm'][-1, 0]:.1e}"
+        assert len({len(row) for row in (heads, *rows)}) == 1
+
+    def test_rich_prints_it(self, watch: Any) -> None:
+        console = Console(width=80, file=io.StringIO())
+        console.print(watch)
+        assert f"{watch['rms'][-1, 1]:.1e}" in console.file.getvalue()  # type: ignore[attr-defined]
+
+    def test_before_the_first_step(self) -> None:
+        watch = watched_steps(0)[0].watch
+        assert str(watch) == "no step has been watched yet"
+        assert watch.latest() == {}
+        with pytest.raises(ValueError, match="no step with 'rms'"):
+            watch.plot("rms")
+
+    def test_the_ratio_of_updates(self, watch: Any) -> None:
+        np.testing.assert_allclose(watch["update_ratio"], watch["update_norm"] / watch["weight_norm"])
+        params = [torch.nn.Parameter(torch.zeros(3))]
+        params[0].grad = torch.ones(3)
+        optimizer = adamas.torch.SGD(params, lr=0.1, watch=True)
+        optimizer.step()
+        assert np.isnan(optimizer.watch["update_ratio"]).all()
+
+    def test_pandas(self, watch: Any) -> None:
+        frame = watch.to_pandas()
+        assert frame.index.names == ["step", "tensor"]
+        assert frame.loc[(2, "long"), "rms"] == watch["rms"][1, 1]
+
+    def test_tensorboard(self, watch: Any) -> None:
+        written: dict[str, tuple[float, int]] = {}
+
+        class Writer:
+            def add_scalar(self, name: str, value: float, step: int) -> None:
+                written[name] = value, step
+
+        watch.log_to(Writer())
+        assert written["optimizer/loss"] == (2.0, 3)
+        assert written["optimizer/rms/one"] == (float(watch["rms"][2, 2]), 3)
+
+    def test_a_plot_has_a_row_for_each_tensor(self, watch: Any) -> None:
+        axes = watch.plot("under_eps").axes[0]
+        assert [label.get_text() for label in axes.get_yticklabels()] == watch.names
+        assert axes.images[0].get_array().shape == (3, 3)
+
+    def test_an_unknown_statistic(self, watch: Any) -> None:
+        with pytest.raises(KeyError, match="'norm': the statistics are grad_norm, "):
+            watch["norm"]
 
 
 @pytest.mark.parametrize("group", [{"watch": True}])

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
+from ..extras import needs
 from .watching import COLUMNS, PER_STEP, Array, Ring
+
+RATIO = "update_ratio"
+_TITLES = {  # of the table that is printed
+    "grad_norm": "‖g‖",
+    "weight_norm": "‖p‖",
+    RATIO: "‖u‖/‖p‖",
+    "update_max": "max |u|",
+    "rms": "RMS",
+    "under_eps": "under ε",
+    "behind": "behind",
+    "lost": "lost",
+}
+_SHARES = ("under_eps", "behind", "lost")
 
 
 class Watch:
@@ -27,6 +42,7 @@ class Watch:
     ``behind``        the share of elements with v̂ below a tenth of g²
     ``lost``          the share of elements whose u was lost when the weight was rounded
     ``decay_norm``    the 2-norm of what decoupled weight decay adds to u
+    ``update_ratio``  ``update_norm / weight_norm``, about 1e-3 in healthy training; not kept, but computed
     ================  ======================================================================================
 
     A statistic that the member does not have, such as ``rms`` without a second moment, is NaN.
@@ -58,7 +74,7 @@ class Watch:
 
     def __iter__(self) -> Iterator[str]:
         """The names of the statistics."""
-        return iter(COLUMNS)
+        return iter((*COLUMNS, RATIO))
 
     def __getitem__(self, name: str) -> Array:
         """A statistic of every tensor at every step, float32 of shape (steps, tensors).
@@ -66,8 +82,11 @@ class Watch:
         Raises:
             KeyError: there is no statistic of this name.
         """
+        if name == RATIO:
+            size = self["weight_norm"]
+            return np.divide(self["update_norm"], size, out=np.full_like(size, np.nan), where=size > 0)
         if name not in COLUMNS:
-            raise KeyError(f"{name!r}: the statistics are {', '.join(COLUMNS)}")
+            raise KeyError(f"{name!r}: the statistics are {', '.join(self)}")
         return self._rows[:, :, COLUMNS.index(name)]
 
     def latest(self) -> dict[str, float]:
@@ -80,3 +99,108 @@ class Watch:
         found = {name: values[-1] for name, values in self.per_step.items()}
         found |= {f"{name}/{tensor}": self[name][-1, i] for name in self for i, tensor in enumerate(self.names)}
         return {"step": int(self.steps[-1])} | {name: float(x) for name, x in found.items() if not np.isnan(x)}
+
+    def log_to(self, writer: Any, prefix: str = "optimizer/") -> None:
+        """Writes the numbers of ``latest()`` to TensorBoard.
+
+        Args:
+            writer: a ``torch.utils.tensorboard.SummaryWriter``, or anything with its ``add_scalar(name, value, step)``.
+            prefix: what the names begin with.
+        """
+        numbers = self.latest()
+        step = numbers.pop("step", 0)
+        for name, value in numbers.items():
+            writer.add_scalar(prefix + name, value, int(step))
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with a row for each step and tensor, by these two, and a column for each statistic.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("to_pandas() needs pandas: pip install pandas", name=error.name) from error
+        index = pd.MultiIndex.from_product([self.steps, self.names], names=["step", "tensor"])
+        return pd.DataFrame({name: self[name].reshape(-1) for name in self}, index=index)
+
+    @needs("train")
+    def plot(self, name: str = RATIO) -> Any:
+        """A heat map of a statistic over the steps, a row for each tensor, as a ``matplotlib.figure.Figure``.
+
+        Shares are in percent, and other statistics on a logarithmic scale.
+
+        Args:
+            name: the name of the statistic.
+
+        Raises:
+            KeyError: there is no statistic of this name.
+            ModuleNotFoundError: matplotlib is not installed.
+            ValueError: nothing has been watched yet.
+        """
+        from matplotlib.colors import LogNorm
+        from matplotlib.figure import Figure
+
+        values = self[name].T
+        if not np.isfinite(values).any():
+            raise ValueError(f"there is nothing to plot: no step with {name!r} has been watched yet")
+        is_share = name in _SHARES
+        shown = 100 * values if is_share else np.where(values > 0, values, np.nan)
+        height = max(2.0, 0.22 * len(self.names) + 1.2)
+        figure = Figure(figsize=(9, height), layout="constrained")
+        axes = figure.subplots()
+        norm = None if is_share or not np.isfinite(shown).any() else LogNorm(np.nanmin(shown), np.nanmax(shown))
+        image = axes.imshow(shown, aspect="auto", interpolation="nearest", norm=norm)
+        axes.set_yticks(range(len(self.names)), self.names, fontsize=8)
+        ticks = np.unique(np.linspace(0, len(self) - 1, 8).round().astype(int))
+        axes.set_xticks(ticks, [str(self.steps[i]) for i in ticks])
+        axes.set_xlabel("step")
+        figure.colorbar(image, label=f"{name} in %" if is_share else name)
+        return figure
+
+    def _table(self) -> list[list[str]]:
+        """The table of the last step: titles, and a row for each tensor."""
+        last = {name: self[name][-1] for name in _TITLES if np.isfinite(self[name][-1]).any()}
+        rows = [["", *(_TITLES[name] for name in last)]]
+        for i, tensor in enumerate(self.names):
+            rows.append([tensor, *(_shown(name, values[i]) for name, values in last.items())])
+        return rows
+
+    def _title(self) -> str:
+        numbers = [f"{name} {values[-1]:.4g}" for name, values in self.per_step.items() if np.isfinite(values[-1])]
+        return ", ".join([f"step {self.steps[-1]}", *numbers])
+
+    def __str__(self) -> str:
+        """The last step as a table: a line for each tensor."""
+        if not len(self):
+            return "no step has been watched yet"
+        rows = self._table()
+        first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+        lines = [
+            "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
+            for name, *cells in rows
+        ]
+        return "\n".join([self._title(), *(line.rstrip() for line in lines)])
+
+    def __rich__(self) -> Any:
+        """The same for ``rich.print``."""
+        from rich import box
+        from rich.table import Table
+
+        if not len(self):
+            return str(self)
+        (_, *titles), *rows = self._table()
+        table = Table(title=self._title(), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("tensor", overflow="fold")
+        for title in titles:
+            table.add_column(title, justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        return table
+
+
+def _shown(name: str, value: float) -> str:
+    if np.isnan(value):
+        return ""
+    return f"{value:.1%}" if name in _SHARES else f"{value:.1e}"

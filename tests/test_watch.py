@@ -203,6 +203,27 @@ def test_numpy_arrays() -> None:
     _equal(other.watch, watch)
 
 
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": "auto", "state": "int8"}], ids=["plain", "clipped"])
+def test_steps_in_the_backward_pass(options: dict[str, Any]) -> None:
+    found = []
+    for is_released in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(70, 64), torch.nn.Tanh(), torch.nn.Linear(64, 3))
+        groups = [{"params": [*one.named_parameters()], "lr": lr} for one, lr in ((model[0], 0.1), (model[2], 0.01))]
+        optimizer = adamas.torch.AdamW(groups, watch="every=2", **options)
+        if is_released:
+            adamas.torch.release(optimizer)
+        for step in range(5):
+            model(torch.randn(8, 70)).square().sum().backward()
+            optimizer.step(loss=step)
+            optimizer.zero_grad()
+        found.append(optimizer.watch)
+    _equal(*found)
+    assert list(found[0].steps) == [1, 3, 5]
+    for name, values in found[0].per_step.items():
+        np.testing.assert_allclose(found[1].per_step[name], values, rtol=1e-6, err_msg=name)
+
+
 class TestReading:
     @pytest.fixture
     def watch(self) -> Any:

@@ -161,6 +161,11 @@ class Executor(ABC):
     def apply(self) -> None:
         """Makes the prepared step, or prepares the framework for the call in which the engine makes it."""
 
+    def take_statistics(self) -> Tensor | None:
+        """Returns ``statistics``, which are then None, when the step has been made."""
+        found, self.statistics = self.statistics, None
+        return found
+
 
 class DeviceExecutor(Executor):
     """An executor whose parameters' device can decide about a step (``adamas.step.deciding``), while the host goes on."""

@@ -183,9 +183,8 @@ class GroupPlan:
     def statistics(self) -> Iterator[tuple[list[int], Tensor]]:
         """The statistics of the step that was made: of the parameters at these positions (``Record.position``), a row each."""
         for executor in self.executors:
-            if executor.statistics is not None:
-                yield [record.position for record in executor.found()], executor.statistics
-                executor.statistics = None
+            if (statistics := executor.take_statistics()) is not None:
+                yield [record.position for record in executor.found()], statistics
 
     def reached(self) -> int:
         """The highest step that a parameter will have reached; 0 if nothing was prepared."""

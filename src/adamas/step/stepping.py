@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 from ..rule.declaration import Member, Numbers
@@ -18,7 +18,7 @@ from .plan import GroupPlan, look, step
 from .record import Change, Scalars
 from .scheduled import GroupSchedules, steps_done
 from .watch import Watch
-from .watching import WATCHED, Host, Kept, Step, Watching, options_of, parsed
+from .watching import WATCHED, Host, Kept, Part, Step, Watching, options_of, parsed
 
 _NOTHING = Inspection()
 WHOLE_OPTIONS = ("watch",)  # the options of an optimizer that are none of its groups
@@ -301,6 +301,8 @@ class Stepping:
 
     def _begin_parts(self) -> None:
         """Writes the scheduled numbers of the coming step, whose parameters are stepped one after the other."""
+        if self._watching is not None:
+            self._watching.parts = []
         self.grad_norm = self.grad_norm_limit = None
         if not any(one.schedules for one in self._schedules_now()):
             return
@@ -321,6 +323,8 @@ class Stepping:
         Raises:
             Exception: a schedule has raised it.
         """
+        if self._watching is not None:
+            self._end_watching_parts()
         if not any(one.schedules for one in self._schedules_now()):
             return
         if self._decisions is not None:
@@ -687,13 +691,10 @@ class Stepping:
             self._watching.loss = loss
 
     def _begin_watching(self, plans: Sequence[GroupPlan]) -> bool:
-        """Prepares the executors for a step that is watched; returns whether it is."""
-        watching = self._watching
-        is_watched = watching is not None and watching.is_due
+        """Prepares the executors for the coming step; returns whether it is watched."""
+        is_watched = self._watching is not None and self._watching.is_due
         for plan in plans:
             plan.watch(is_watched)
-        if watching is not None and is_watched:
-            watching.begin(self._formulas() or Host, self._labels())
         return is_watched
 
     def _end_watching(
@@ -709,13 +710,51 @@ class Stepping:
         """
         watching = self._watching
         assert watching is not None
-        if plans is not None:
-            lr = self.param_groups[0]["lr"]
-            of_group = enumerate(self.param_groups) if len(self.param_groups) > 1 else ()
-            groups = [i for i, group in of_group for _ in group["params"]]
-            watching.record(
-                plans, Step(steps, lr, groups, clips, runs, self.grad_norm), partial(self._over_ranks, plans)
-            )
+        if plans is None:
+            watching.end()
+            return
+        self._finish_step()
+        factors = [1.0] * len(plans) if clips is None else clips
+        parts = [
+            Part(positions, sums, clip, runs)
+            for plan, clip in zip(plans, factors, strict=True)
+            for positions, sums in plan.statistics()
+        ]
+        lowest = functools.reduce((self._formulas() or Host).minimum, factors) if factors else 1.0
+        self._record_watched(plans, parts, steps, lowest, runs)
+
+    def _end_watching_parts(self) -> None:
+        """Keeps the statistics of the parameters that were stepped one after the other."""
+        watching = self._watching
+        assert watching is not None
+        if not watching.is_due:
+            watching.end()
+            return
+        f = self._formulas() or Host
+        clips = [part.clip for part in watching.parts]
+        lowest = functools.reduce(f.minimum, clips) if clips else 1.0
+        self._record_watched(self._current_plans(), watching.parts, steps_done(self.state.values()), lowest, None)
+
+    def _finish_step(self) -> None:
+        """Makes what an executor has left of the step for later, whose statistics are needed now."""
+
+    def _record_watched(
+        self, plans: Sequence[GroupPlan], parts: Sequence[Part], steps: Any, clip: Any, runs: Any
+    ) -> None:
+        """Writes a step to the ring.
+
+        Args:
+            plans: the plans.
+            parts: its statistics.
+            steps: the steps that were made, with this one.
+            clip: the smallest factor by which clipping has shortened gradients.
+            runs: whether the step was made; None if it was in any case.
+        """
+        watching = self._watching
+        assert watching is not None
+        watching.begin(self._formulas() or Host, self._labels())
+        step = Step(steps, self.param_groups[0]["lr"], clip, runs, self.grad_norm)
+        watching.record(parts, step, functools.partial(self._over_ranks, plans))
         watching.end()
 
     def _over_ranks(self, plans: Sequence[GroupPlan], f: Any, sums: Any) -> Any:

@@ -14,7 +14,6 @@ import numpy as np
 
 from ..rule.hyperparameters import shown
 from ..rule.statistics import LARGEST, ROW
-from .plan import GroupPlan
 from .record import Tensor
 
 COLUMNS = (
@@ -198,6 +197,40 @@ class Ring:
         self._count = self.f.uploaded(np.array([len(steps)]))
 
 
+class Part(NamedTuple):
+    """Statistics of some tensors. Numbers may be tensors on the device.
+
+    Attributes:
+        positions: the positions of the tensors.
+        sums: a row of ``adamas.rule.statistics.ROW`` for each.
+        clip: the factor by which clipping has shortened their gradients.
+        runs: whether their step was made; None if it was in any case.
+    """
+
+    positions: Sequence[int]
+    sums: Tensor
+    clip: Any = 1.0
+    runs: Any = None
+
+
+class Step(NamedTuple):
+    """What is known of a step besides its statistics. Numbers may be tensors on the device.
+
+    Attributes:
+        number: the steps that were made, with this one.
+        lr: the learning rate of the first group.
+        clip: the smallest factor by which clipping has shortened gradients.
+        runs: whether the step was made; None if it was in any case.
+        grad_norm: the norm of the gradient before clipping; None if it was not measured.
+    """
+
+    number: Any
+    lr: Any
+    clip: Any
+    runs: Any
+    grad_norm: Any
+
+
 class Watching:
     """Watches the steps of one optimizer.
 
@@ -208,15 +241,17 @@ class Watching:
         options: the argument ``options``.
         ring: what is kept; None before the first step that is watched.
         loss: the loss of the coming step, a number or a tensor; None if it is not known.
+        parts: the statistics of the coming step, of parameters that are stepped one after the other.
     """
-
-    def __init__(self, options: Options) -> None:
-        self.options, self.ring, self.loss = options, None, None
-        self._calls = 0  # the steps so far, with those that were skipped
-        self._indices: dict[tuple[int, ...], Tensor] = {}
 
     ring: Ring | None
     loss: Any
+
+    def __init__(self, options: Options) -> None:
+        self.options, self.ring, self.loss = options, None, None
+        self.parts: list[Part] = []
+        self._calls = 0  # the steps so far, with those that were skipped
+        self._indices: dict[tuple[int, ...], Tensor] = {}
 
     @property
     def is_due(self) -> bool:
@@ -240,54 +275,56 @@ class Watching:
         """The bytes of the ring, also before it is there, if these tensors are watched."""
         return _bytes_of(len(names), self.options.keep)
 
-    def record(self, plans: Sequence[GroupPlan], step: Step, over_ranks: Callable[[Any, Tensor], Tensor]) -> None:
+    def record(self, parts: Sequence[Part], step: Step, over_ranks: Callable[[Any, Tensor], Tensor]) -> None:
         """Writes the row of a step that was made or skipped.
 
         Args:
-            plans: the plans of the groups, whose executors have its statistics.
+            parts: its statistics.
             step: the step.
             over_ranks: adds up the sums of all processes that have parts of the tensors.
         """
         assert self.ring is not None
         f = self.ring.f
-        sums = over_ranks(f, self._sums(f, plans))
-        clips = step.clips if step.clips is not None else [1.0] * len(plans)
-        clip = clips[0] if len(plans) == 1 else f.stack([f.number(x) for x in clips])[self._index(f, step.groups)]
-        rows = finished(f, sums, clip)
-        is_there = (sums[:, _AT["count"]] > 0)[:, None]
-        rows = f.where(is_there if step.runs is None else is_there & step.runs, rows, math.nan)
+        sums, clip, runs = self._joined(f, parts)
+        sums = over_ranks(f, sums)
+        is_there = sums[:, _AT["count"]] > 0
+        is_known = is_there if runs is None else is_there & runs
+        rows = f.where(is_known[:, None], finished(f, sums, clip), math.nan)
         norm = step.grad_norm
         if norm is None:
-            squares = rows[:, 0] * rows[:, 0]
-            norm = f.sqrt(f.where(is_there[:, 0], squares, 0.0).sum())
+            norm = f.sqrt(f.where(is_known, rows[:, 0] * rows[:, 0], 0.0).sum())
         skipped = 0.0 if step.runs is None else f.where(step.runs, 0.0, 1.0)
-        lowest = clips[0]
-        for other in clips[1:]:
-            lowest = f.minimum(lowest, other)
         loss = math.nan if self.loss is None else self.loss
         loss, lr = f.hyperparameter(loss), f.hyperparameter(step.lr)
-        self.ring.write([step.number, loss, norm, lowest, lr, skipped], rows)
+        self.ring.write([step.number, loss, norm, step.clip, lr, skipped], rows)
 
     def end(self) -> None:
         """Counts a step that was made or skipped."""
         self._calls += 1
-        self.loss = None
+        self.parts, self.loss = [], None
 
-    def _sums(self, f: Any, plans: Sequence[GroupPlan]) -> Tensor:
-        """The rows of all tensors, with zeros for those that were not stepped."""
+    def _joined(self, f: Any, parts: Sequence[Part]) -> tuple[Tensor, Any, Any]:
+        """The sums, factors of clipping and runs of all tensors. The sums have zeros for those that were not stepped."""
         assert self.ring is not None
-        parts, positions = [], list[int]()
-        for plan in plans:
-            for indices, sums in plan.statistics():
-                parts.append(f.downloaded(sums) if f is Host else sums)
-                positions += indices
         count = len(self.ring.names)
-        if parts and positions == list(range(count)):
-            return parts[0] if len(parts) == 1 else f.concat(parts)
-        total = f.uploaded(np.zeros((count, len(ROW))))
-        if parts:
-            total[self._index(f, positions)] = f.concat(parts)
-        return total
+        positions = [i for part in parts for i in part.positions]
+        rows = [_placed(f, part.sums) for part in parts]
+        is_all = positions == list(range(count))
+        if is_all and len(parts) == 1:
+            return rows[0], parts[0].clip, parts[0].runs
+        sums = f.concat(rows) if is_all else f.uploaded(np.zeros((count, len(ROW))))
+        if parts and not is_all:
+            sums[self._index(f, positions)] = f.concat(rows)
+        part_of = [len(parts)] * count  # the last is of tensors that were not stepped
+        for i, part in enumerate(parts):
+            for position in part.positions:
+                part_of[position] = i
+        clips, runs = [*(part.clip for part in parts), 1.0], [*(part.runs for part in parts), None]
+        at = self._index(f, part_of)
+        clip = f.stack([f.number(x) for x in clips])[at]
+        if all(x is None for x in runs):
+            return sums, clip, None
+        return sums, clip, f.stack([f.number(1.0 if x is None else x) for x in runs])[at] > 0
 
     def _index(self, f: Any, positions: Sequence[int]) -> Tensor:
         """The positions as an array, copied to the device once."""
@@ -299,26 +336,13 @@ class Watching:
         return self._indices[key]
 
 
+def _placed(f: Any, sums: Tensor) -> Tensor:
+    """The sums as an array of the host, or as a tensor of the device."""
+    if f is Host:
+        return Host.downloaded(sums)
+    return f.uploaded(sums) if isinstance(sums, np.ndarray) else sums
+
+
 def _bytes_of(tensors: int, keep: int) -> int:
     """The bytes of a ring: rows in float32, the numbers of its steps in float64, and their count."""
     return keep * (4 * tensors * len(COLUMNS) + 8 * len(PER_STEP)) + 8
-
-
-class Step(NamedTuple):
-    """What is known of a step besides its statistics. Numbers may be tensors on the device.
-
-    Attributes:
-        number: the steps that were made before it.
-        lr: the largest learning rate of the groups.
-        groups: the group of each tensor, if there are several.
-        clips: the factor by which the gradients of each group were shortened; None if they were not.
-        runs: whether the step was made; None if it was in any case.
-        grad_norm: the norm of the gradient before that; None if it was not measured.
-    """
-
-    number: Any
-    lr: Any
-    groups: Sequence[int]
-    clips: Sequence[Any] | None
-    runs: Any
-    grad_norm: Any

@@ -6,6 +6,7 @@ A tensor that is larger than a buffer goes in pieces, and while one is stepped, 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter, deque
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -13,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -24,6 +26,7 @@ from ..rule.exact import summed
 from ..rule.formats import BLOCK
 from ..rule.layout import LOW_BITS, Part, scale_name
 from ..rule.members import MEMBERS
+from ..rule.statistics import joined
 from ..step.arrays_executor import ArraysExecutor
 from ..step.devices import executor_of
 from ..step.engine import EngineExecutor, apply, same_objects
@@ -313,6 +316,7 @@ class HomeTensors(Tensors):
         self.broken = None
         self._offloads: dict[torch.device, Offload] = {}
         self._coming: list[tuple[Tensor, Sequence[Task]]] = []  # the weights that are to be stepped
+        self._stepped: list[str] = []  # the names of the parameters of those that were stepped
 
     def is_away(self, weight: Tensor) -> bool:
         """Whether the weight is on a device; a plan has weights on the meta device."""
@@ -390,14 +394,13 @@ class HomeTensors(Tensors):
         Raises:
             RuntimeError: a step has failed; the message names its parameter, and those that were stepped.
         """
-        stepped: list[str] = []
+        self._stepped = []
         try:
             yield
-            if self._coming:
-                self._flush(threads, stepped)
+            self.flush(threads)
         except BaseException as error:
             if self._coming:
-                self.broken = _broken(error, stepped)
+                self.broken = _broken(error, self._stepped)
                 with suppress(Exception):
                     self.settle()
                 if isinstance(error, OnHostError):
@@ -406,16 +409,20 @@ class HomeTensors(Tensors):
         finally:
             self._coming = []
 
-    def _flush(self, threads: int, stepped: list[str]) -> None:
+    def flush(self, threads: int) -> None:
+        """Makes the steps that were added, before the end of a context of ``flushed``."""
+        if not self._coming:
+            return
         weights = [weight for weight, _ in self._coming]
         tasks: dict[Offload, list[Task]] = {}
         for weight, of_weight in self._coming:
             tasks.setdefault(self.offload_of(weight), []).extend(of_weight)
         for offload, of_device in tasks.items():
-            offload.run(of_device, threads, stepped)
+            offload.run(of_device, threads, self._stepped)
         self.before_writing(weights)
         for weight in weights:
             self.home(weight).end(weight)
+        self._coming = []
 
 
 class OffloadExecutor(ArraysExecutor):
@@ -441,8 +448,22 @@ class OffloadExecutor(ArraysExecutor):
     def apply(self) -> None:
         """Leaves the prepared step to ``HomeTensors.flushed``."""
         for record, gradient, row in self._found:
-            self._homes.add(record.weight, self._tasks(record, gradient, row))
+            tasks = self._tasks(record, gradient, row)
+            for task in tasks:
+                task.piece.executor.is_watched = self.is_watched
+            self._homes.add(record.weight, tasks)
         self._count()
+
+    def take_statistics(self) -> Any:
+        """See ``Executor.take_statistics``. Those of a parameter are the sums over its pieces."""
+        if not self.is_watched or not self._found:
+            return None
+        rows: list[Any] = []
+        for record, _, _ in self._found:
+            _, _, pieces = self._pieces[id(record)]
+            parts = (piece.executor.take_statistics() for piece in pieces)
+            rows.append(functools.reduce(functools.partial(joined, np), parts))
+        return np.concatenate(rows)
 
     def _tasks(self, record: Record, gradient: Tensor, row: int) -> list[Task]:
         weight, home = record.weight.detach(), self._homes.home(record.weight)

@@ -590,6 +590,10 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             if plan.basis.divided:
                 exchange.step(plan.basis.divided, plan, threads)
 
+    def _finish_step(self) -> None:
+        """See ``Stepping._finish_step``."""
+        self._homes.flush(torch.get_num_threads())
+
     def _over_ranks(self, plans: Sequence[GroupPlan], f: Any, sums: Any) -> Any:
         """See ``Stepping._over_ranks``. With ``process_group=`` each process watches what it has."""
         peers = self._peers
@@ -661,6 +665,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         """
         self._homes.refuse_broken()
         if self._released is not None:
+            self._expect_loss(loss)
             self._released.finish(closure)
             return None
         found = None

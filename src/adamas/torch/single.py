@@ -12,6 +12,7 @@ from torch import Tensor
 from ..step.clipping import GRAD_NORMS, MOST
 from ..step.locks import step_lock
 from ..step.plan import GroupPlan
+from ..step.watching import Part
 from .optimizer import Optimizer, parameter_names
 
 _OF_EACH = ("rows", "param_names")  # the entries of a group that are lists with an entry for each parameter
@@ -75,6 +76,7 @@ class Single(Optimizer):
         """Takes over the present options of the group, and the present state."""
         group = self._whole.param_groups[self.position.group]
         self.param_groups[0].update({name: value for name, value in group.items() if name not in _OWN})
+        self._watching = self._whole._watching
         state = self._whole.state[self.parameter]
         if self.state.get(self.parameter) is not state:
             self.state = {self.parameter: state}
@@ -108,6 +110,20 @@ class Single(Optimizer):
         return torch.tensor([*norms, *[0.0] * (MOST - len(norms))], dtype=torch.float64, device="cpu")
 
     # ---- the step
+
+    def _end_watching(
+        self, plans: Sequence[GroupPlan] | None, steps: Any, clips: Sequence[Any] | None, runs: Any
+    ) -> None:
+        """See ``Stepping._end_watching``. The whole counts the step."""
+        if plans is not None:
+            super()._end_watching(plans, steps, clips, runs)
+
+    def _record_watched(
+        self, plans: Sequence[GroupPlan], parts: Sequence[Part], steps: Any, clip: Any, runs: Any
+    ) -> None:
+        """See ``Stepping._record_watched``. The whole writes them, when all parameters have been stepped."""
+        assert self._watching is not None
+        self._watching.parts += parts
 
     def _plan(self, group: dict[str, Any], first: int, positions: Sequence[int]) -> GroupPlan:
         """The plan of the parameter, with the name and the random numbers that it has in the whole."""

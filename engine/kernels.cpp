@@ -403,6 +403,17 @@ template <class T, int capacity> struct WeightLane {
             weight.store(at, n);
         }
     }
+
+    // The elements as they were stored. There is room for them in `decoded`, in case that they were rounded.
+    const T *stored(T *decoded, int n) const {
+        const Format format = job.operands[WEIGHT].format;
+        if (format == native<T>) return weight.values;
+        if (job.weights == Weights::split)
+            decode_split(format, weight.stored, low.stored, decoded, n);
+        else
+            decode(format, weight.stored, decoded, n);
+        return decoded;
+    }
 };
 
 // Calls body(first element, elements, their blocks of codes if there are codes) for the parts of a range. A part has
@@ -427,6 +438,88 @@ template <class Body> void each_part(const Job &job, int64_t begin, int64_t end,
     }
 }
 
+// ---- what is watched of a step
+
+template <class T>
+using WatchLoop = void (*)(const double *, const T *, const T *, const T *, const T *, const T *, const T *, int,
+                           Statistics &);
+
+// Adds the statistics of n elements, at most a block. The arrays are those of adamas.rule.statistics.terms. They are
+// added up in the dtype of the computation, in lanes, whose order is fixed.
+template <int kind, class T>
+void watch_elements(const double *numbers, const T *p, const T *g, const T *q, const T *r, const T *m, const T *v,
+                    int n, Statistics &to) {
+    constexpr int lanes = int(width * sizeof(float) / sizeof(T)), count = statistics_sums;
+    const WatchedNumbers<T> k{T(numbers[0]), T(numbers[1]), T(numbers[2])};
+    alignas(64) T sums[count + 1][lanes] = {};
+    const auto add = [&](int i, int l) {
+        T terms[count + 1] = {};
+        Watched<kind>::terms(k, p[i + l], g[i + l], q[i + l], r[i + l], m[i + l], v[i + l], terms);
+        for (int j = 0; j < count; ++j)
+            if (statistics_known[kind] >> j & 1) sums[j][l] += terms[j];
+        sums[count][l] = maximum(sums[count][l], terms[count]);
+    };
+    const int rest = n % lanes;
+    for (int i = 0; i < n - rest; i += lanes) {
+#pragma omp simd
+        for (int l = 0; l < lanes; ++l) add(i, l);
+    }
+    for (int l = 0; l < rest; ++l) add(n - rest, l);
+    Statistics found;
+    for (int half = lanes / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; ++l) {
+            for (int j = 0; j < count; ++j) sums[j][l] += sums[j][l + half];
+            sums[count][l] = maximum(sums[count][l], sums[count][l + half]);
+        }
+    for (int j = 0; j < count; ++j) found.sums[j].high = sums[j][0];
+    found.largest = sums[count][0];
+    to.add(found);
+}
+
+// For each kind of rules.
+template <class T>
+constexpr auto watch_loops = []<int... kind>(std::integer_sequence<int, kind...>) {
+    return std::array<WatchLoop<T>, sizeof...(kind)>{watch_elements<kind, T>...};
+}(std::make_integer_sequence<int, int(std::size(statistics_known))>());
+
+// What `watch=` measures of the step of each block, between the rule and what is encoded.
+template <class T, int capacity> class Watch {
+    const Job &job;
+    Statistics *to; // null if the step is not watched
+    const WatchLoop<T> add;
+    const bool fixed; // whether a block begins at the same element wherever its range begins
+    const T *gradient = nullptr;
+    alignas(64) T before[capacity], decoded[capacity];
+
+  public:
+    Watch(const Job &job, Statistics *to)
+        : job(job),
+          to(to),
+          add(watch_loops<T>[size_t(rules[job.rule].watched)]),
+          fixed(job.row % quantum == 0 && !job.rows_apart) {}
+
+    // Takes n elements of the weight and the gradient before the step.
+    void begin(const T *p, const T *g, int n) {
+        if (to == nullptr) return;
+        std::copy_n(p, n, before);
+        gradient = g == p ? before : g; // a weight may be its own gradient
+    }
+
+    // Takes the states after the step, and the weight, which was stored.
+    void end(const WeightLane<T, capacity> &weight, T *const *states, int n, const Blocks &blocks) {
+        if (to == nullptr) return;
+        const Rule &rule = rules[job.rule];
+        const T *after = job.move ? weight.weight.values : before;
+        const T *stored = job.move ? weight.stored(decoded, n) : before;
+        const T *m = rule.first < 0 ? before : states[rule.first], *v = rule.second < 0 ? before : states[rule.second];
+        const int unit = fixed ? n : blocks.length;
+        for (int i = 0; i < n; i += unit)
+            add(job.watched_numbers, before + i, gradient + i, after + i, stored + i, m + i, v + i, unit, *to);
+    }
+};
+
+// ---- the step of blocks
+
 template <class T>
 T *load_state(const Job &job, Lane<T> &lane, const Operand &x, int64_t at, int n, const Blocks &blocks) {
     if (is_scaled(x.format))
@@ -436,10 +529,12 @@ T *load_state(const Job &job, Lane<T> &lane, const Operand &x, int64_t at, int n
     return lane.values;
 }
 
-template <class T> void step_blocks(const Job &job, const T *constants, int64_t begin, int64_t end) {
+template <class T>
+void step_blocks(const Job &job, const T *constants, int64_t begin, int64_t end, Statistics *statistics) {
     const Rule &rule = rules[job.rule];
     Lane<T> gradient, lanes[most_states];
     WeightLane<T, block> weight(job);
+    Watch<T, block> watch(job, statistics);
     const Loop<T, T> apply = loop_of<T, T>(job);
 
     each_part(job, begin, end, block, [&](int64_t at, int n, const Blocks &blocks) {
@@ -448,7 +543,10 @@ template <class T> void step_blocks(const Job &job, const T *constants, int64_t 
         for (int i = 0; i < rule.state_count; ++i)
             states[i] = load_state(job, lanes[i], job.operands[STATES + i], at, n, blocks);
 
+        watch.begin(p, gradient.values, n);
         apply(constants, p, gradient.values, states, n);
+        weight.store(at, n);
+        watch.end(weight, states, n, blocks);
 
         // Averages are rounded without bias. Rounding to the nearest would stop them: a step changes v by 1/1000, and a
         // bfloat16 has 8 bits.
@@ -472,7 +570,6 @@ template <class T> void step_blocks(const Job &job, const T *constants, int64_t 
         for (bool with_sign : {false, true})
             for (int i = 0; i < rule.state_count; ++i)
                 if (rule.states[i].is_signed == with_sign) store(i);
-        weight.store(at, n);
     });
 }
 
@@ -496,6 +593,7 @@ void step_padded_blocks(ScaledStep step, int states, const float *constants, con
             std::copy_n(x.codes[s] + b * n, n, padded_codes[s]);
             one.grids[s] = x.grids[s];
             one.codes[s] = padded_codes[s], one.scales[s] = x.scales[s] + b, one.starts[s] = x.starts[s] + b;
+            one.kept[s] = x.kept[s] == nullptr ? nullptr : x.kept[s] + b * n;
         }
         step(constants, wide, padded_p, padded_g, one, padded(n), 1, n);
         std::copy_n(padded_p, n, p);
@@ -503,9 +601,10 @@ void step_padded_blocks(ScaledStep step, int states, const float *constants, con
     }
 }
 
-// The step of consecutive blocks.
+// The step of consecutive blocks. `kept` is for each state where its values are copied to, or null.
 template <int rule>
-void step_scaled_run(const Job &job, const Floats *wide, float *p, const float *g, int64_t at, const Blocks &blocks) {
+void step_scaled_run(const Job &job, const Floats *wide, float *p, const float *g, int64_t at, const Blocks &blocks,
+                     float *const *kept) {
     const auto [first, n, count] = blocks;
     uint32_t starts[most_states][most_blocks + 3];
     alignas(64) uint8_t unpacked[most_states][stretch];
@@ -517,7 +616,7 @@ void step_scaled_run(const Job &job, const Floats *wide, float *p, const float *
         x.codes[s] = codes_at(operand, at);
         if (is_packed(operand.format)) unpack_blocks(job, operand, at, blocks, x.codes[s] = unpacked[s]);
         x.scales[s] = scales_at(operand, first);
-        x.starts[s] = starts[s];
+        x.starts[s] = starts[s], x.kept[s] = kept[s];
         if constexpr (state.is_dithered)
             begin_thresholds(job, state.draw, number_of_block(job, first), starts[s], count);
     });
@@ -534,7 +633,8 @@ void step_scaled_run(const Job &job, const Floats *wide, float *p, const float *
     });
 }
 
-using ScaledRun = void (*)(const Job &, const Floats *, float *, const float *, int64_t, const Blocks &);
+using ScaledRun = void (*)(const Job &, const Floats *, float *, const float *, int64_t, const Blocks &,
+                           float *const *);
 
 template <int rule> constexpr ScaledRun scaled_run_or_null() {
     if constexpr (rules[rule].state_count > 0)
@@ -549,8 +649,16 @@ template <int... rule> constexpr auto make_scaled_runs(std::integer_sequence<int
 
 constexpr auto scaled_runs = make_scaled_runs(std::make_integer_sequence<int, rule_count>());
 
-void step_scaled(const Job &job, int64_t begin, int64_t end) {
+void step_scaled(const Job &job, int64_t begin, int64_t end, Statistics *statistics) {
     WeightLane<float, stretch> weight(job);
+    Watch<float, stretch> watch(job, statistics);
+    const Rule &rule = rules[job.rule];
+    alignas(64) float first[stretch], second[stretch];
+    float *kept[most_states] = {};
+    if (statistics != nullptr) {
+        if (rule.first >= 0) kept[rule.first] = first;
+        if (rule.second >= 0) kept[rule.second] = second;
+    }
     Lane<float, stretch> gradient;
     alignas(64) float penalized_gradient[stretch];
     const float *constants = job.narrow_constants;
@@ -565,28 +673,33 @@ void step_scaled(const Job &job, int64_t begin, int64_t end) {
         gradient.load(job.operands[GRADIENT], at, n);
         float *p = weight.load(at, n);
         const float *g = gradient.values;
+        watch.begin(p, g, n);
         if (job.penalized) {
             for (int i = 0; i < n; ++i) penalized_gradient[i] = penalized(penalties, p[i], g[i]);
             g = penalized_gradient;
         }
-        scaled_runs[size_t(job.rule)](job, wide, p, g, at, blocks);
+        scaled_runs[size_t(job.rule)](job, wide, p, g, at, blocks, kept);
         weight.store(at, n);
+        watch.end(weight, kept, n, blocks);
     });
 }
 
-template <class T> void step_as(const Job &job, const T *constants, int64_t begin, int64_t end) {
-    if (lies_ready<T>(job, native<T>)) return step_in_place<T, T>(job, constants, begin, end);
-    if constexpr (sizeof(T) == 4)
-        if (lies_ready<T>(job, Format::bf16)) return step_in_place<T, bf16>(job, constants, begin, end);
-    if (all_scaled(job)) return step_scaled(job, begin, end);
-    step_blocks<T>(job, constants, begin, end);
+template <class T>
+void step_as(const Job &job, const T *constants, int64_t begin, int64_t end, Statistics *statistics) {
+    if (statistics == nullptr) { // a step that is watched needs its blocks in the cache
+        if (lies_ready<T>(job, native<T>)) return step_in_place<T, T>(job, constants, begin, end);
+        if constexpr (sizeof(T) == 4)
+            if (lies_ready<T>(job, Format::bf16)) return step_in_place<T, bf16>(job, constants, begin, end);
+    }
+    if (all_scaled(job)) return step_scaled(job, begin, end, statistics);
+    step_blocks<T>(job, constants, begin, end, statistics);
 }
 
-void step(const Job &job, int64_t begin, int64_t end) {
+void step(const Job &job, int64_t begin, int64_t end, Statistics *statistics) {
     if (job.wide)
-        step_as<double>(job, job.wide_constants, begin, end);
+        step_as<double>(job, job.wide_constants, begin, end, statistics);
     else
-        step_as<float>(job, job.narrow_constants, begin, end);
+        step_as<float>(job, job.narrow_constants, begin, end, statistics);
 }
 
 // ---- sums

@@ -32,6 +32,7 @@ struct Job {
     uint64_t step;
     const float *narrow_constants; // the result of `Rule::fold`
     const double *wide_constants;  // the same in float64
+    const double *watched_numbers; // those that statistics depend on, if the step is watched
 };
 
 // A part of a sum as an unevaluated sum of two doubles: more than 100 bits, so that the result does not depend on the
@@ -46,9 +47,21 @@ static inline Sum sum_of(const Sum &a, const Sum &b) {
     return {total, (a.high - (total - part)) + (b.high - part) + a.low + b.low, a.finite && b.finite};
 }
 
+// What `watch=` measures of a parameter: see adamas.rule.statistics.
+struct Statistics {
+    Sum sums[statistics_sums];
+    double largest = 0; // of |u|; NaN if one of them is
+
+    void add(const Statistics &other) {
+        for (int i = 0; i < statistics_sums; ++i) sums[i] = sum_of(sums[i], other.sums[i]);
+        if (!(other.largest <= largest)) largest = largest != largest ? largest : other.largest;
+    }
+};
+
 struct Kernels {
     const char *name;
-    void (*step)(const Job &, int64_t begin, int64_t end);
+    // Adds statistics of the step, unless they are null.
+    void (*step)(const Job &, int64_t begin, int64_t end, Statistics *);
     Sum (*square_sum)(const Job &, int64_t begin, int64_t end);
     Sum (*rule_sum)(const Job &, int sum, int64_t begin, int64_t end); // the rule's sum of this index
 };

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -99,6 +100,9 @@ class Group {
     std::vector<std::array<double, most_constants>> wide_constants;
     std::vector<std::vector<double>> new_scalars;
     std::vector<double> sums; // the rule's, of each job in turn; NaN until they are known
+    // The numbers that statistics depend on, and k - 1, for each distinct set of scalars, as long as the kernels run.
+    std::vector<std::vector<double>> watched_numbers;
+    std::vector<Statistics> statistics; // of each job in a step that is watched
 
     // The tensor that is being looked up, for the error message.
     const char *looking_at = "";
@@ -502,8 +506,44 @@ class Group {
             work.jobs()[j].step = uint64_t(new_scalars[scalars_of_job[j]][0]);
     }
 
+    // Prepares statistics of the coming step. `numbers` are those that they depend on, and k - 1, for each set of
+    // scalars that `collect` returned.
+    void watch(std::vector<std::vector<double>> numbers) {
+        const auto is_right = [](const std::vector<double> &x) { return x.size() == size_t(statistics_numbers + 1); };
+        if (numbers.size() != distinct_scalars.size() || !std::all_of(numbers.begin(), numbers.end(), is_right))
+            throw nb::value_error("one set of numbers for each set of scalars that was collected");
+        watched_numbers = std::move(numbers);
+        statistics.assign(work.jobs().size(), {});
+        for (size_t j = 0; j < work.jobs().size(); ++j)
+            work.jobs()[j].watched_numbers = watched_numbers[scalars_of_job[j]].data();
+    }
+
     // Makes the prepared step, without Python.
-    void step(int threads) { work.step(*chosen_kernels, threads); }
+    void step(int threads, bool is_watched) {
+        work.step(*chosen_kernels, threads, is_watched ? statistics.data() : nullptr);
+    }
+
+    // The number of parameters that were collected.
+    size_t collected_count() const { return parameter_of_job.size(); }
+
+    // Writes the statistics of each of them, a row of adamas.rule.statistics.ROW. Returns the end.
+    double *write_statistics(double *to) {
+        for (size_t j = 0; j < collected_count(); ++j) {
+            const Job &job = work.jobs()[j];
+            const auto total = [&](int i) {
+                if (!(statistics_known[rules[job.rule].watched] >> i & 1))
+                    return std::numeric_limits<double>::quiet_NaN();
+                const Sum &sum = statistics[j].sums[i];
+                return std::isfinite(sum.high) ? sum.high + sum.low : sum.high;
+            };
+            for (int i = 0; i < statistics_sums; ++i) *to++ = total(i);
+            const double k_minus_one = job.watched_numbers[statistics_numbers];
+            *to++ = statistics[j].largest;
+            *to++ = k_minus_one * k_minus_one * total(statistics_weight);
+            *to++ = double(job.numel);
+        }
+        return to;
+    }
 
     void write_scalars() const {
         for (size_t j = 0; j < scalars_of_job.size(); ++j)
@@ -555,12 +595,26 @@ void refuse_shared_memory(nb::list groups) {
 // Steps the groups with their numbers (see `Group::prepare`), and then sets dictionary entries given as (dictionary,
 // key, value). All errors are raised before the first change, and no Python code runs after it, so an exception from a
 // signal handler leaves either all changes done or none.
-void step(nb::list groups, nb::list numbers, nb::list new_rows, int threads, nb::list changes) {
+//
+// If `watched` is not None, it has for each group what `Group::watch` takes, and the rows of all groups are returned as
+// bytes (see `Group::write_statistics`).
+nb::object step(nb::list groups, nb::list numbers, nb::list new_rows, int threads, nb::list changes,
+                nb::object watched) {
+    const bool is_watched = !watched.is_none();
     std::vector<Group *> found;
+    size_t count = 0;
     for (size_t i = 0; i < groups.size(); ++i) {
         found.push_back(nb::cast<Group *>(groups[i]));
         found.back()->prepare(nb::cast<std::vector<Numbers>>(numbers[i]),
                               nb::cast<std::vector<std::vector<double>>>(new_rows[i]));
+        if (is_watched) found.back()->watch(nb::cast<std::vector<std::vector<double>>>(watched[i]));
+        count += found.back()->collected_count();
+    }
+    nb::object rows = nb::none();
+    if (is_watched) {
+        const size_t size = count * statistics_row * sizeof(double);
+        rows = nb::steal(PyBytes_FromStringAndSize(nullptr, Py_ssize_t(size)));
+        if (!rows.is_valid()) throw nb::python_error();
     }
     std::vector<nb::tuple> set;
     for (nb::handle change : changes) {
@@ -570,13 +624,20 @@ void step(nb::list groups, nb::list numbers, nb::list new_rows, int threads, nb:
     }
     {
         nb::gil_scoped_release release;
-        for (Group *group : found) group->step(threads);
+        for (Group *group : found) group->step(threads, is_watched);
+    }
+    if (is_watched) {
+        std::vector<double> written(count * statistics_row);
+        double *to = written.data();
+        for (Group *group : found) to = group->write_statistics(to);
+        std::memcpy(PyBytes_AsString(rows.ptr()), written.data(), written.size() * sizeof(double));
     }
     for (Group *group : found) group->write_scalars();
     for (const nb::tuple &change : set) {
         const nb::handle dictionary = change[0], key = change[1], value = change[2];
         if (PyDict_SetItem(dictionary.ptr(), key.ptr(), value.ptr()) != 0) throw nb::python_error();
     }
+    return rows;
 }
 
 // Whether the dictionary has exactly these keys and values (the same objects) in this order.
@@ -621,7 +682,7 @@ NB_MODULE(_engine, m) {
         .def("rule_sums", &Group::rule_sums, "index"_a, "numbers"_a, "threads"_a)
         .def("take_sums", &Group::take_sums, "index"_a, "values"_a);
     define_snapshot(m);
-    m.def("step", &step, "groups"_a, "numbers"_a, "new_rows"_a, "threads"_a, "changes"_a);
+    m.def("step", &step, "groups"_a, "numbers"_a, "new_rows"_a, "threads"_a, "changes"_a, "watched"_a = nb::none());
     m.def("refuse_shared_memory", &refuse_shared_memory, "groups"_a);
     m.def("holds", &holds, "dictionary"_a, "keys"_a, "values"_a);
     m.def("same_objects", &same_objects, "a"_a, "b"_a);

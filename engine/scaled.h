@@ -652,6 +652,7 @@ struct ScaledBlocks {
     uint8_t *codes[most_states];
     float *scales[most_states];
     const uint32_t *starts[most_states];
+    float *kept[most_states]; // where the values after the step are copied to before they are encoded; null for none
 };
 
 // Calls body with the indices of the rule's states as template arguments: all at once, or one after the other.
@@ -742,7 +743,7 @@ constexpr bool takes(const State &state) { return state.is_signed && state.secon
 constexpr bool has_code_for_full_blocks = width > 4;
 
 // One step of `count` blocks with n elements each, of which the first `length` are no padding. `wide` has the constants
-// in registers.
+// in registers. There is only one block if some are padding.
 template <int rule, bool is_full>
 void step_scaled_blocks(const float *constants, const Floats *wide, float *p, const float *g, const ScaledBlocks &x,
                         int padded_length, int count, int length) {
@@ -778,6 +779,10 @@ void step_scaled_blocks(const float *constants, const Floats *wide, float *p, co
                 between.may_have_faded[s] |= 1u << b;
             });
     }
+    each_state<rule>([&]<int s>() {
+        if constexpr (s == rules[rule].first || s == rules[rule].second)
+            if (x.kept[s] != nullptr) std::copy_n(between.values[s], length * count, x.kept[s]);
+    });
     const auto write = [&]<int s>() {
         constexpr State state = rules[rule].states[s];
         constexpr bool with_sign = state.is_signed;

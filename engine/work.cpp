@@ -168,8 +168,15 @@ template <class Body> void Work::each_part(int64_t from, int64_t to, Body &&body
     }
 }
 
-void Work::step(const Kernels &kernels, int threads) const {
-    share(threads, [&](size_t job, int64_t begin, int64_t end) { kernels.step(jobs_[job], begin, end); });
+void Work::step(const Kernels &kernels, int threads, Statistics *statistics) const {
+    std::mutex mutex;
+    share(threads, [&](size_t job, int64_t begin, int64_t end) {
+        if (statistics == nullptr) return kernels.step(jobs_[job], begin, end, nullptr);
+        Statistics part;
+        kernels.step(jobs_[job], begin, end, &part);
+        const std::lock_guard lock(mutex);
+        statistics[job].add(part);
+    });
 }
 
 Work::Measure Work::square_sum(const Kernels &kernels, int threads) const {

@@ -42,7 +42,8 @@ class Work {
                     const std::vector<int64_t> &whole);
     std::vector<Job> &jobs() { return jobs_; }
 
-    void step(const Kernels &, int threads) const;
+    // Adds statistics of each job, unless they are null.
+    void step(const Kernels &, int threads, Statistics *) const;
 
     struct Measure {
         Sum sum;

@@ -20,9 +20,9 @@ from adamas.step.watching import COLUMNS, KEPT, Options, options_of
 BETA1, BETA2, EPS = 0.9, 0.99, 1e-3
 
 
-@pytest.fixture(autouse=True)
-def _executor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ADAMAS_EXECUTOR", "arrays")
+@pytest.fixture(autouse=True, params=["arrays", "engine"])
+def _executor(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    monkeypatch.setenv("ADAMAS_EXECUTOR", request.param)
 
 
 def tensors(seed: int = 0) -> dict[str, torch.Tensor]:

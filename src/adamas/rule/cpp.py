@@ -1,7 +1,8 @@
 """Generates C++ from the rules: what the engine's loops compute for one element, and the numbers that they take.
 
 ``write`` makes two headers. ``rules.h`` describes each rule in the given order, and computes the constants of its loops in
-float64. ``steps.h`` has the step of each rule, as a template over numbers and vector registers, and the terms of its sums.
+float64. ``steps.h`` has the step of each rule, as a template over numbers and vector registers, and the terms of its sums; and
+the terms of the statistics that ``watch=`` shows.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import Path
 from .declaration import HOUSE_NUMBERS, WEIGHT_DRAW, Rule
 from .lowering import fused_sums
 from .members import RULES
-from .recorder import Recording, Value, digest, record_penalties
+from .recorder import Recording, Value, digest, record_penalties, record_statistics
+from .statistics import LARGEST, NUMBERS, ROW, SUMS, Watched, first_of, second_of, watched
 from .writing import COMPARISONS, OPERATORS, PENALTIES, WrittenRule, lines
 
 _FUNCTIONS = {
@@ -30,6 +32,7 @@ _FUNCTIONS = {
     "estimated_quotient": "estimated_quotient",
 }
 _FORMULAS = {"sqrt": "std::sqrt", "log": "std::log", "exp": "std::exp", "minimum": "std::min", "maximum": "std::max"}
+_TERMS = (*SUMS, LARGEST)  # of statistics, in the order of their places
 _HEAD = "// Written by adamas/rule/cpp.py from the declarations in adamas/rule/members.\n#pragma once\n"
 
 
@@ -106,6 +109,14 @@ class _Cpp:
         return f"{target} = {name};"
 
 
+class _CppOfTerms(_Cpp):
+    """The outputs are the terms of statistics."""
+
+    @staticmethod
+    def variable(name: str) -> str:
+        return f"terms[{_TERMS.index(name)}]" if name in _TERMS else name
+
+
 def _body(recording: Recording, name_of: Callable[[Value], str]) -> Iterator[str]:
     """The lines that compute the arrays of a recording, whose numbers have these names."""
     return lines(recording, name_of, _Cpp())
@@ -128,12 +139,18 @@ def _lines(lines: Iterable[str], indent: str = "    ") -> str:
     return "".join(f"{indent}{line}\n" for line in lines)
 
 
+def _kinds(steps: list[WrittenRule]) -> list[Watched]:
+    """What the rules keep that statistics depend on, each once."""
+    return list(dict.fromkeys(watched(step.rule) for step in steps))
+
+
 def _index(x: int | None) -> int:
     return -1 if x is None else x
 
 
 def _rules(steps: list[WrittenRule]) -> str:
-    tables, rows = [], []
+    tables, rows, kinds = [], [], _kinds(steps)
+    known = [sum((name in record_statistics(kind).outputs) << i for i, name in enumerate(SUMS)) for kind in kinds]
     for i, step in enumerate(steps):
         rule = step.rule
         states = ", ".join(
@@ -150,7 +167,10 @@ def _rules(steps: list[WrittenRule]) -> str:
             + f"static void fold_{i}(const double *x, bool penalized, double *to) {{\n{_lines(_fold(step))}}}\n"
         )
         counts = f"{len(rule.states)}, {len(HOUSE_NUMBERS) + len(rule.numbers)}, {len(rule.sums)}"
-        rows.append(f'{{"{rule.name}", states_{i}, {f"terms_{i}" if reads else "nullptr"}, {counts}, fold_{i}}},')
+        of_watch = f"{kinds.index(watched(rule))}, {_index(first_of(rule))}, {_index(second_of(rule))}"
+        rows.append(
+            f'{{"{rule.name}", states_{i}, {f"terms_{i}" if reads else "nullptr"}, {counts}, {of_watch}, fold_{i}}},'
+        )
     most_states = max(len(step.rule.states) for step in steps)
     most_constants = len(PENALTIES) + max(len(step.constants) for step in steps)
     most_sums = max(len(step.terms) for step in steps)
@@ -161,7 +181,11 @@ def _rules(steps: list[WrittenRule]) -> str:
         f"constexpr int rule_count = {len(steps)}, most_states = {most_states}, most_constants = {most_constants}, "
         f"most_sums = {most_sums};\n"
         f"constexpr int house_k = {HOUSE_NUMBERS.index('k')}, "
-        f"house_eta = {HOUSE_NUMBERS.index('eta')}, weight_draw = {WEIGHT_DRAW};\n\n"
+        f"house_eta = {HOUSE_NUMBERS.index('eta')}, weight_draw = {WEIGHT_DRAW};\n"
+        "// The sums of statistics, the place of Σp² among them, and the sums that rules of each kind have, a bit for each.\n"
+        f"constexpr int statistics_sums = {len(SUMS)}, statistics_weight = {SUMS.index('weight')}, "
+        f"statistics_numbers = {len(NUMBERS)}, statistics_row = {len(ROW)};\n"
+        f"constexpr unsigned statistics_known[] = {{{', '.join(map(bin, known))}}};\n\n"
         + "\n".join(tables)
         + f"\nconstexpr Rule rules[rule_count] = {{\n{_lines(rows)}}};\n\n}} // namespace adamas\n"
     )
@@ -205,7 +229,34 @@ def _steps(steps: list[WrittenRule]) -> str:
         "    return g;\n}\n\n"
         "// The step of one element, or of a register of them.\ntemplate <int rule> struct Step;\n\n"
         + "\n".join(parts)
+        + _statistics(_kinds(steps))
         + "\n} // namespace adamas::ADAMAS_ISA\n"
+    )
+
+
+def _statistics(kinds: list[Watched]) -> str:
+    """The functions that compute the terms of statistics."""
+    parts = []
+    for i, kind in enumerate(kinds):
+        recording = record_statistics(kind)
+        read = {value.name for value in recording.operations if value.operation == "input" and not value.is_number}
+        arguments = ", ".join(
+            f"{'' if name in read else '[[maybe_unused]] '}X {name}" for name in ("p", "g", "q", "r", "m", "v")
+        )
+        body = _lines(lines(recording, lambda number: f"k.{number.name}", _CppOfTerms()), "        ")
+        parts.append(
+            f"// {'m' if kind.has_first else 'no m'}, {f'v of a {kind.of}' if kind.of else 'no v'}\n"
+            f"template <> struct Watched<{i}> {{\n"
+            "    template <class X>\n"
+            f"    static void terms([[maybe_unused]] const WatchedNumbers<X> &k, {arguments}, X *terms) {{\n{body}    }}\n"
+            "};\n"
+        )
+    return (
+        "\n// The numbers that statistics depend on.\n"
+        f"template <class X> struct WatchedNumbers {{\n    X {', '.join(NUMBERS)};\n}};\n\n"
+        "// The terms of statistics of one element, or of a register of them, for rules of one kind: those of the sums that\n"
+        "// they have, and last |u|. See adamas.rule.statistics.\n"
+        "template <int kind> struct Watched;\n\n" + "\n".join(parts)
     )
 
 

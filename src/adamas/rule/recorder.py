@@ -16,8 +16,9 @@ from functools import cache, cached_property
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
-from . import house
+from . import house, statistics
 from .declaration import HOUSE_NUMBERS, Rule, State
+from .statistics import LARGEST, SUMS, Watched
 
 Operand: TypeAlias = "Value | float"
 
@@ -107,7 +108,7 @@ class Recording:
     Attributes:
         states: the states of the rule; each is an input, and an output, under its role.
         gradient: the gradient that the rule takes, already scaled and with the penalties added.
-        outputs: the new weight as ``"p"``, and the new states; or the term of a sum as ``"term"``.
+        outputs: the new weight as ``"p"``, and the new states; or the term of a sum as ``"term"``; or those of statistics.
     """
 
     states: tuple[State, ...]
@@ -215,6 +216,14 @@ def record_penalties() -> Recording:
     return Recording((), g, {"g": g})
 
 
+@cache
+def record_statistics(kind: Watched) -> Recording:
+    """The recording of ``adamas.rule.statistics.terms``: its arguments are the inputs, its results, in order, the outputs."""
+    arrays = {name: _array(name) for name in ("p", "g", "q", "r", "m", "v")}
+    found = statistics.terms(kind, _numbers(statistics.NUMBERS), Namespace(), **arrays)
+    return Recording((), arrays["g"], {name: found[name] for name in (*SUMS, LARGEST) if name in found})
+
+
 def _numbers(names: Iterable[str]) -> SimpleNamespace:
     return SimpleNamespace(**{name: Value("input", (), True, name) for name in names})
 
@@ -224,7 +233,7 @@ def _array(name: str) -> Value:
 
 
 def digest(rules: Iterable[Rule]) -> str:
-    """A hash of the rules and of their order."""
+    """A hash of the rules, of their order and of what is watched of their steps."""
     return hashlib.sha256("\n".join(_description(rule) for rule in rules).encode()).hexdigest()
 
 
@@ -234,10 +243,12 @@ def _description(rule: Rule) -> str:
         for x in rule.states
     )
     sums = (one.name for one in rule.sums)
-    return "\n".join([rule.name, *states, *rule.numbers, *sums, *_recordings(rule)])
+    watched = f"{statistics.first_of(rule)} {statistics.second_of(rule)}"
+    return "\n".join([rule.name, *states, *rule.numbers, *sums, watched, *_recordings(rule)])
 
 
 def _recordings(rule: Rule) -> Iterator[str]:
     for penalized in (False, True):
         yield str(record(rule, penalized))
         yield from (str(record_term(rule, i, penalized)) for i in range(len(rule.sums)))
+    yield str(record_statistics(statistics.watched(rule)))

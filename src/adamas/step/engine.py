@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .. import _engine
 from ..rule.declaration import HOUSE_NUMBERS, Numbers, Rule
 from ..rule.exact import in_parts
 from ..rule.layout import LOW_BITS, scale_name
 from ..rule.members import RULES
 from ..rule.recorder import digest
+from ..rule.statistics import NUMBERS, ROW, numbers_of
 from .executor import Executor, GroupSpec, check_gradients
 from .record import Change, Record, Tensor
 
@@ -139,6 +143,11 @@ class EngineExecutor(Executor):
         """See ``Executor.take_sums``."""
         self.group.take_sums(index, list(sums))
 
+    def watched_numbers(self) -> list[list[float]]:
+        """The numbers that statistics of the step depend on, and k − 1, for each of ``scalars``."""
+        found = [(numbers_of(numbers), numbers["k_minus_one"]) for numbers, _ in self.prepared]
+        return [[*(of[name] for name in NUMBERS), k_minus_one] for of, k_minus_one in found]
+
     def join(self, last: list[EngineExecutor]) -> None:
         """See ``Executor.join``."""
         last.append(self)
@@ -150,13 +159,26 @@ class EngineExecutor(Executor):
 
 def apply(executors: Sequence[EngineExecutor], threads: int, changes: list[Change]) -> None:
     """Makes the prepared steps and the changes in one call, so that a signal handler's exception comes before or after it."""
-    _engine.step(
+    is_watched = any(executor.is_watched for executor in executors)
+    rows = _engine.step(
         [executor.group for executor in executors],
         [[executor.rule.at(numbers) for numbers, _ in executor.prepared] for executor in executors],
         [[scalars for _, scalars in executor.prepared] for executor in executors],
         threads,
         changes,
+        [executor.watched_numbers() for executor in executors] if is_watched else None,
     )
+    if rows is not None:
+        _give_statistics(executors, np.frombuffer(rows).reshape(-1, len(ROW)))
+
+
+def _give_statistics(executors: Sequence[EngineExecutor], rows: NDArray[np.float64]) -> None:
+    """Gives the executors the rows of their parameters, which are in order."""
+    for executor in executors:
+        count = len(executor.found())
+        if executor.is_watched and count:
+            executor.statistics = rows[:count]
+        rows = rows[count:]
 
 
 def refuse_shared_memory(executors: Sequence[EngineExecutor]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ranks_bits
 import ranks_checkpoints
 import ranks_decisions
+import ranks_together
 import ranks_training
 import ranks_traps
 import ranks_watch
 from ranks import Checks, main
 
 check = Checks()
-for part in (ranks_bits, ranks_decisions, ranks_training, ranks_traps, ranks_checkpoints, ranks_watch):
+for part in (ranks_bits, ranks_decisions, ranks_training, ranks_traps, ranks_checkpoints, ranks_watch, ranks_together):
     check.take(part.check)
 
 if __name__ == "__main__":

@@ -94,8 +94,9 @@ class Run:
 def tells(optimizer: at.Optimizer) -> str:
     """The numbers of an optimizer and its groups; as text, since some may be NaN."""
     names = ("lr", "betas", "weight_decay", "clipped_steps", "skipped_steps", "grad_norms")
-    groups = [[group.get(name) for name in names] for group in optimizer.param_groups]
-    return f"{optimizer.grad_norm} {optimizer.grad_norm_limit} {groups}"
+    groups = [[group.get(name) for name in names] for group in optimizer.state_dict()["param_groups"]]
+    norm, limit = (None if x is None else float(x) for x in (optimizer.grad_norm, optimizer.grad_norm_limit))
+    return f"{norm} {limit} {groups}"
 
 
 def has_the_bits_of_one_process(

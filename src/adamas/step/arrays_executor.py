@@ -206,6 +206,13 @@ class ArraysExecutor(DeviceExecutor):
             is_finite = formulas.isfinite(g if xp.dtype_name(array) == "float64" else total).all()
             return formulas.stack([total, lost]), is_finite
 
+    def steps_there(self) -> Tensor | None:
+        """See ``DeviceExecutor.steps_there``."""
+        if self._counted is None or not self._rows:
+            return None
+        most: Tensor = self._counted.of(self._rows)[0].max()
+        return most
+
     def prepare_there(self, formulas: Any, hyper: Mapping[str, Any], scale: Any) -> None:
         """See ``DeviceExecutor.prepare_there``."""
         position = self._rows if self._counted is None else range(len(self._rows))

@@ -30,6 +30,13 @@ class Decision(NamedTuple):
     counts: Sequence[tuple[Tensor, Tensor]] = ()
 
 
+def total_of(formulas: Any, squares: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The sum of sums on the device, each in a tensor with what it has lost by rounding; and what the sum has lost."""
+    if not squares:
+        return formulas.number(0.0), formulas.number(0.0)
+    return sum_of_sums(*formulas.stack(squares).T)
+
+
 class Decisions:
     """The numbers that steps decide by, and what they count, on the device.
 
@@ -151,9 +158,7 @@ class Decisions:
 
     def _norm(self, squares: Sequence[Tensor]) -> Tensor:
         f = self.formulas
-        if not squares:
-            return f.number(0.0)
-        total, lost = sum_of_sums(*f.stack(squares).T)
+        total, lost = total_of(f, squares)
         norm: Tensor = f.sqrt(f.where(f.isfinite(total), total + lost, total))
         return norm
 

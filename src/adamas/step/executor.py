@@ -176,6 +176,10 @@ class DeviceExecutor(Executor):
         gradients that it is of are finite."""
 
     @abstractmethod
+    def steps_there(self) -> Tensor | None:
+        """The most steps that a parameter with a gradient has made; None if none has one, or the host counts them."""
+
+    @abstractmethod
     def prepare_there(self, formulas: Any, hyper: Mapping[str, Any], scale: Any) -> None:
         """Prepares the coming step.
 

@@ -146,13 +146,18 @@ class GroupPlan:
         return [executor for executor in self.executors if isinstance(executor, DeviceExecutor)]
 
     def squares_there(self, formulas: Any) -> list[tuple[Tensor, Tensor]]:
-        """See ``DeviceExecutor.squares_there``.
+        """See ``DeviceExecutor.squares_there``. Only what counts in sums over all processes is among them.
 
         Raises:
             ValueError: a parameter is a part of a flat one, and the other parts are unknown.
         """
         self._refuse_flat()
-        return [found for executor in self._on_device for found in executor.squares_there(formulas)]
+        counted = (executor for executor in self._on_device if executor.is_counted)
+        return [found for executor in counted for found in executor.squares_there(formulas)]
+
+    def steps_there(self) -> list[Tensor]:
+        """See ``DeviceExecutor.steps_there``."""
+        return [most for executor in self._on_device if (most := executor.steps_there()) is not None]
 
     def culprit(self) -> str | None:
         """The name of the first parameter with a nonfinite gradient, for which the host waits."""

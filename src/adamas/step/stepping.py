@@ -15,8 +15,9 @@ from . import clipping, sums
 from .deciding import Decision, Decisions
 from .inspection import Inspection, Peers
 from .plan import GroupPlan, look, step
-from .record import Change, Scalars
+from .record import Change, Scalars, Tensor
 from .scheduled import GroupSchedules, steps_done
+from .together import Shared, Together
 from .watch import Watch
 from .watching import WATCHED, Host, Kept, Part, Step, Watching, options_of, parsed
 
@@ -50,6 +51,8 @@ class Stepping:
     ]  # the steps done, and the plans whose states they were counted from
     _held: bool  # whether the rate of the last step was 0 instead of the schedule's
     _most_sums: int  # the largest number of sums of a rule of the member
+    _together: Together | None  # the processes whose devices have decided about the last step together
+    _skipped: str  # why the last step was skipped, to be raised at the coming one; empty if it was not
     _peers: Peers | None  # None if this process has all parameters of the model
     _watching: Watching | None  # what ``watch=`` keeps
     _positions: Sequence[int]  # of each peer's first parameter among those of all; empty if they have the same
@@ -59,6 +62,7 @@ class Stepping:
         self.grad_norm = self.grad_norm_limit = None
         self._plans, self._counted, self._held, self._positions = None, (None, 0), False, ()
         self._most_sums, self._decisions = sums.most_sums(self._member), None
+        self._together, self._skipped = None, ""
         vars(self).setdefault("_peers", None)
         vars(self).setdefault("_watching", None)
 
@@ -255,11 +259,14 @@ class Stepping:
         """
         self.grad_norm = self.grad_norm_limit = None
         with self._lock:
+            self._look_back()
             is_decided_there = self._decides_there(overflow)
             if is_decided_there and self._step_there(gradients, scale, overflow):
                 return
+            self._together = None
             if self._decisions is not None and not self._decides_there(overflow):
                 self._stop_deciding()
+            given = scale, overflow
             scale, overflow = float(scale), None if overflow is None else bool(overflow != 0)
             plans: Sequence[GroupPlan] = ()
             misplaced: Sequence[Any] = ()
@@ -285,8 +292,13 @@ class Stepping:
                         look(plans, gradients)
                     except Exception as error:
                         problem = error
-                    seen = self._seen(plans, threads, has_schedules, overflow, (), problem)
+                    seen = self._seen(plans, threads, has_schedules, overflow, (), problem, is_placed=True)
                 if seen.overflow:
+                    return
+                if seen.is_for_devices:
+                    self._begin_together()
+                    _release(plans)
+                    self._step_all(gradients, given[0], threads, given[1])
                     return
                 settled = self._settled(plans, seen, has_schedules)
                 if settled is not plans:
@@ -301,6 +313,7 @@ class Stepping:
 
     def _begin_parts(self) -> None:
         """Writes the scheduled numbers of the coming step, whose parameters are stepped one after the other."""
+        self._look_back()
         if self._watching is not None:
             self._watching.parts = []
         self.grad_norm = self.grad_norm_limit = None
@@ -384,30 +397,55 @@ class Stepping:
         """
         if self._formulas().is_capturing():
             self._check_capture()
-        plans = self._current_plans()
-        counts_there = self._counts_there()
-        if not self._decides_there(overflow):  # parameters have come, or options have changed
-            return False
+        together = self._together_in(overflow)
+        plans: Sequence[GroupPlan] = ()
         try:
-            look(plans, gradients)
-            has_schedules = any(one.schedules for one in self._schedules_now())
-            if self._is_query(plans):
-                return False
-            decisions = self._start_deciding()
-            if has_schedules:
-                settled = self._scheduled_there(plans) if counts_there else self._scheduled(plans, None)
-                if settled is not plans:
-                    _release(plans)
-                    plans = settled
-                    look(plans, gradients)
-            decision = self._decided(plans, scale, overflow)
-            self._prepare_there(plans, decision)
+            try:
+                plans = self._current_plans()
+                counts_there = self._counts_there()
+                if not self._decides_there(overflow):  # parameters have come, or options have changed
+                    return False
+                if self._look(plans, gradients):  # the processes exchange gradients first
+                    return False
+                has_schedules = any(one.schedules for one in self._schedules_now())
+                if self._is_query(plans):
+                    return False
+                decisions, counted = self._start_deciding(), self._counted
+                if has_schedules:
+                    settled = self._scheduled_there(plans) if counts_there else self._scheduled(plans, None)
+                    if settled is not plans:
+                        _release(plans)
+                        plans = settled
+                        look(plans, gradients)
+                squares, is_skipped = self._measured_there(plans, overflow)
+                hypers = [
+                    plan.hyperparameters(group, decisions.formulas)
+                    for group, plan in zip(self.param_groups, plans, strict=True)
+                ]
+            except Exception:
+                if together is not None:
+                    if self._misplaced(None):
+                        return False
+                    together.give_up()
+                raise
+            shared = None
+            if together is not None:
+                made = [most for plan in plans for most in plan.steps_there()]
+                shared = together.share(squares or (), is_skipped, overflow, decisions.steps, made)
+                decisions.steps.copy_(shared.steps)
+                if counted is not self._counted:  # the scheduled numbers were those after the steps that are known here
+                    for one in self._schedules:
+                        one.compute_there()
+            decision = self._decided(squares, is_skipped, scale, overflow, shared)
+            self._prepare_there(plans, hypers, decision)
             problem = None
             changes: list[Change] = []
             if has_schedules and not counts_there:
                 problem = self._look_ahead(plans, _NOTHING, True, changes)
             is_watched = self._begin_watching(plans)
             reached = [most for plan in plans for most in plan.apply_there(decision.runs)]
+            if shared is not None:
+                reached = [decisions.formulas.where(decision.runs, shared.reached, 0.0)]
             decisions.count(decision, reached)
             if self._watching is not None:
                 clips = None if self.grad_norm_limit is None else [one / scale for one in decision.scales]
@@ -423,6 +461,39 @@ class Stepping:
         finally:
             _release(plans)
 
+    def _formulas_together(self) -> Any:
+        """The functions of the device that could decide about steps together with those of other processes; None if the host
+        has to.
+        """
+        return None
+
+    def _together_in(self, overflow: Any) -> Together | None:
+        """The processes whose devices decide about the coming step together; None if this process decides alone."""
+        is_alone = self._decides_alone(None if overflow is None else False, ())
+        return None if is_alone else self._together
+
+    def _begin_together(self) -> None:
+        """Leaves the decisions to the devices of all processes, which have agreed on it."""
+        assert self._peers is not None
+        self._together = Together(self._formulas_together(), self._peers)
+
+    def _look_back(self) -> None:
+        """Returns if the last step was made; ends deciding on the devices if this process no longer can.
+
+        Raises:
+            RuntimeError: the last step was skipped by all processes, since one of them could not make it. All of them raise,
+                before they exchange anything.
+        """
+        skipped, self._skipped = self._skipped, ""
+        if self._together is not None:
+            if self._together.formulas.is_capturing():
+                self._check_capture()
+            skipped = self._together.failure() or skipped
+            if skipped or self._formulas_together() is None:
+                self._together = None
+        if skipped:
+            raise RuntimeError(f"{skipped}, and none makes this one. The next call makes a step again")
+
     def _start_deciding(self) -> Decisions:
         """Gives the device what it decides by, and what was counted so far."""
         if self._decisions is None:
@@ -435,41 +506,60 @@ class Stepping:
         self._save_decisions()
         self._decisions = None
 
-    def _decided(self, plans: Sequence[GroupPlan], scale: Any, overflow: Any) -> Decision:
-        """What the device decides about the coming step.
+    def _measured_there(
+        self, plans: Sequence[GroupPlan], overflow: Any
+    ) -> tuple[Sequence[Tensor] | None, Tensor | None]:
+        """What the device measures: see the arguments ``squares`` and ``is_skipped`` of ``Decisions.decide``.
 
         Raises:
             FloatingPointError: a gradient is not finite, and its group has ``on_nonfinite="raise"``.
         """
-        decisions = self._decisions
+        if not self._is_measured():
+            return None, None
+        f, squares, skip = self._formulas(), list[Tensor](), None
+        for group, plan in zip(self.param_groups, plans, strict=True):
+            found = plan.squares_there(f)
+            squares += [square for square, _ in found]
+            if group["on_nonfinite"] == "propagate" or not found:
+                continue
+            is_not_finite = ~f.stack([is_finite for _, is_finite in found]).all()
+            if group["on_nonfinite"] == "skip":
+                skip = is_not_finite if skip is None else skip | is_not_finite
+            elif is_not_finite if overflow is None else is_not_finite & (overflow == 0):
+                raise self._not_finite(plan.culprit())
+        return squares, skip
+
+    def _decided(
+        self,
+        squares: Sequence[Tensor] | None,
+        is_skipped: Tensor | None,
+        scale: Any,
+        overflow: Any,
+        shared: Shared | None,
+    ) -> Decision:
+        """What the device decides about the coming step, from what this process has measured or, if several decide together,
+        from what they have ``shared``.
+        """
+        decisions, is_measured = self._decisions, squares is not None
         assert decisions is not None
-        f, squares, skip = decisions.formulas, None, None
-        is_measured = self._is_measured()
-        if is_measured:
-            squares = []
-            for group, plan in zip(self.param_groups, plans, strict=True):
-                found = plan.squares_there(f)
-                squares += [square for square, _ in found]
-                if group["on_nonfinite"] == "propagate" or not found:
-                    continue
-                is_not_finite = ~f.stack([is_finite for _, is_finite in found]).all()
-                if group["on_nonfinite"] == "skip":
-                    skip = is_not_finite if skip is None else skip | is_not_finite
-                elif is_not_finite if overflow is None else is_not_finite & (overflow == 0):
-                    raise self._not_finite(plan.culprit())
-        limits = [f.hyperparameter(group["max_grad_norm"]) for group in self.param_groups]
+        if shared is not None:
+            squares = shared.squares if is_measured else None
+            may_skip = any(group["on_nonfinite"] == "skip" for group in self.param_groups)
+            is_skipped, overflow = shared.is_skipped if may_skip else None, shared.is_stopped
+        limits = [decisions.formulas.hyperparameter(group["max_grad_norm"]) for group in self.param_groups]
         has_limit = is_measured and any(limit is not None for limit in limits)
         self.grad_norm = decisions.grad_norm if is_measured else None
         self.grad_norm_limit = decisions.grad_norm_limit if has_limit else None
-        return decisions.decide(squares, skip, limits, scale, overflow)
+        return decisions.decide(squares, is_skipped, limits, scale, overflow)
 
-    def _prepare_there(self, plans: Sequence[GroupPlan], decision: Decision) -> None:
-        """Prepares the step on the device."""
+    def _prepare_there(
+        self, plans: Sequence[GroupPlan], hypers: Sequence[Mapping[str, Any]], decision: Decision
+    ) -> None:
+        """Prepares the step on the device, with the hyperparameters of each group."""
         decisions, names = self._decisions, self._member.scalar_names
         assert decisions is not None
         f = decisions.formulas
-        for group, plan, scale in zip(self.param_groups, plans, decision.scales, strict=True):
-            hyper = plan.hyperparameters(group, f)
+        for hyper, plan, scale in zip(hypers, plans, decision.scales, strict=True):
 
             def advance(before: Scalars, hyper: Mapping[str, Any] = hyper) -> Scalars:
                 return tuple(self._member.advance(hyper, dict(zip(names, before, strict=True))).values())
@@ -546,7 +636,13 @@ class Stepping:
                 one.check_at(decisions.attempted)
 
     def _save_decisions(self) -> None:
-        """Writes what the device has counted into the groups. The host waits for it."""
+        """Writes what the device has counted into the groups. The host waits for it.
+
+        Raises:
+            RuntimeError: the last step was skipped, since one of the processes that decide together could not make it.
+        """
+        if self._together is not None:
+            self._together.tell()
         decisions = self._decisions
         if decisions is not None:
             for group in self.param_groups:
@@ -561,10 +657,11 @@ class Stepping:
         overflow: bool | None,
         misplaced: Sequence[Any],
         problem: Exception | None,
+        is_placed: bool = False,
     ) -> Inspection:
         """Inspects the parameters, together with the processes that share the model.
 
-        If gradients are misplaced, the processes only agree on the exchange.
+        If gradients are misplaced, the processes only agree on the exchange. ``is_placed`` is whether that was done.
 
         Raises:
             Exception: the step cannot be made, because of ``problem`` or otherwise.
@@ -585,7 +682,12 @@ class Stepping:
             problem = error
         if alone or self._peers is None:
             return Inspection(exchange=True) if seen is None else seen
-        return self._peers.agree(seen, problem, self._own_parameters(), misplaced, shared)
+        is_willing = not misplaced and not is_placed and self._formulas_together() is not None
+        found = self._peers.agree(seen, problem, self._own_parameters(), misplaced, shared, is_willing)
+        if found.apart:
+            self._skipped = found.apart
+            raise RuntimeError(found.apart) if problem is None else problem
+        return found
 
     def _inspect(self, plans: Sequence[GroupPlan], threads: int, has_schedules: bool, alone: bool) -> Inspection:
         """Inspects the parameters with gradients, before anything is changed. ``alone``: see ``_decides_alone``.

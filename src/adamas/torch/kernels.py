@@ -52,7 +52,7 @@ def warm_up(optimizer: Optimizer) -> None:
                 raise ValueError(f"parameter {names[p]} is lazy and has no shape yet: run the model once, then warm up")
             if p.requires_grad and is_here(p) and edges_of(spec.member, group, i) is None:
                 record = Record(p, dict(optimizer.state.get(p, {})), names[p], 0, place_in(group, i))
-                _warm_up(spec, record, optimizer._is_measured(), optimizer._decides_there(None))
+                _warm_up(spec, record, optimizer._is_measured(), optimizer._will_decide_there())
 
 
 def _warm_up(spec: GroupSpec, record: Record, is_measured: bool, is_decided: bool) -> None:

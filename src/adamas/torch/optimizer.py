@@ -50,6 +50,8 @@ from .tensors import TENSORS, Tensors
 _stepping: set[tuple[int, int]] = set()  # the optimizers that are inside step(), each with the thread that called it
 
 
+RELEASED = "each parameter is stepped by itself (adamas.torch.release)"  # why the hosts of several processes decide
+
 _Signature: TypeAlias = tuple[Rule, bool, str, int, bool, bool]
 
 
@@ -129,7 +131,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     _plans: list[GroupPlan] | None
     _peers: Ranks | None
     _known: tuple[list[Tensor], list[Any]]  # the parameters and states that the plans were made for
-    _on_device: Formulas | None  # see ``_formulas``
+    _device: Formulas | None  # the functions of the device of all parameters, if it could decide about steps
+    _reason: str  # if not, why
     _may_be_captured: bool  # whether a parameter is on a device with CUDA graphs
     _captured: list[Any]  # what CUDA graphs read and write
     _homes: HomeTensors  # the operations on parameters whose state is on the host, while they are on a device
@@ -166,7 +169,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def _begin(self) -> None:
         super()._begin()
-        self._on_device, self._may_be_captured = None, False
+        self._device, self._reason, self._may_be_captured = None, "", False
         vars(self).setdefault("_captured", [])
         vars(self).setdefault("_homes", HomeTensors())
         vars(self).setdefault("_released", None)
@@ -277,37 +280,83 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         if super()._decides_there(overflow):
             return True
         if self._may_be_captured and torch.cuda.is_current_stream_capturing():
-            if self._on_device is not None:
-                self._check_capture()
-            raise RuntimeError(
-                "a CUDA graph is being captured, and the host decides about this step: its parameters have to be on one "
-                "device, in this process alone, and its rule must not need sums"
-            )
+            self._check_capture()
         return False
 
     def _formulas(self) -> Formulas | None:
-        """See ``Stepping._formulas``. The parameters have to be on one device, which has float64, and in this process alone.
-
-        Rules that need sums are an exception: the host adds these up.
-        """
+        """See ``Stepping._formulas``. If processes decide together, all of their devices have to be able to."""
         if self._plans is None:
             self._find_peers()
-            groups = [(group, p) for group in self.param_groups for p in group["params"]]
-            params = [p for _, p in groups if p.requires_grad and not is_lazy(p)]
-            self._may_be_captured = any(p.is_cuda for p in params)
-            devices = {p.device for p in params} if self._peers is None and not self._most_sums else set()
-            is_one = len(devices) == 1 and all(can_decide(TENSORS, p) for p in params)
-            is_one = is_one and not any(self._is_offloaded(group, p) for group, p in groups)
-            self._on_device = formulas_of(devices.pop()) if is_one else None
+            self._device, self._reason = self._find_device()
         return self._on_device
+
+    @property
+    def _on_device(self) -> Formulas | None:
+        """What ``_formulas`` has returned last."""
+        return self._device if self._peers is None or self._together is not None else None
+
+    def _find_device(self) -> tuple[Formulas | None, str]:
+        """The functions of the device that could decide about steps of the present parameters; None if the host has to, and
+        why.
+        """
+        groups = [(group, p) for group in self.param_groups for p in group["params"]]
+        params = [p for _, p in groups if p.requires_grad and not is_lazy(p)]
+        self._may_be_captured = any(p.is_cuda for p in params)
+        devices = {p.device for p in params}
+        if len(devices) != 1:
+            return None, f"its parameters are on {len(devices)} devices"
+        device = devices.pop()
+        if any(self._is_offloaded(group, p) for group, p in groups):
+            return None, "offload=True makes the step on the host"
+        if self._most_sums:
+            return None, f"the rule of {self._member.name} needs sums, which the host adds up"
+        if not all(can_decide(TENSORS, p) for p in params):
+            return None, f"its parameters are on the device {device}, where the engine makes the step"
+        if self._peers is not None and self._peers.has_shares:
+            return None, "the ranks of process_group= have different parameters"
+        if self._peers is not None and self._exchanges_blocks():
+            return None, "ranks exchange the blocks of codes that they share"
+        formulas = formulas_of(device)
+        return formulas, "" if formulas is not None else f"the device {device} has no float64"
+
+    def _why_on_host(self) -> str:
+        """Why the host decides about a step of this optimizer, and not the device of its parameters; empty if it need not."""
+        if self._device is None or self._peers is None:
+            return self._reason
+        for i, group in enumerate(self.param_groups):
+            if group["on_nonfinite"] == "raise":
+                return f'on_nonfinite="raise" of parameter group {i} has to name the parameter on all ranks'
+        if self._released is not None:
+            return RELEASED
+        if self._watching is not None:
+            return "watch= adds up over the ranks"
+        if self._has_zero_rates():
+            return "all learning rates are 0, so that the step may only create the state"
+        return ""
+
+    def _formulas_together(self) -> Formulas | None:
+        """See ``Stepping._formulas_together``."""
+        return None if self._peers is None or self._why_on_host() else self._device
+
+    def _will_decide_there(self) -> bool:
+        """Whether steps will be decided about on the device, also if processes have yet to agree on it in the first."""
+        may_agree = self._is_measured() or any(group.get("fused") for group in self.param_groups)
+        return self._decides_there(None) or (may_agree and self._formulas_together() is not None)
 
     def _counts_there(self) -> bool:
         """See ``Stepping._counts_there``."""
-        return self._on_device is not None and any(map(_may_skip, self.param_groups))
+        return self._on_device is not None and (self._together is not None or any(map(_may_skip, self.param_groups)))
 
     def _check_capture(self) -> None:
         """See ``Stepping._check_capture``. Nothing is allocated in a capture, and no decision is left to the host."""
         start = "a CUDA graph is being captured, and"
+        if reason := self._why_on_host():
+            raise RuntimeError(f"{start} the host decides about this step: {reason}")
+        if self._peers is not None:
+            raise RuntimeError(
+                f"{start} several processes decide about this step: the host of each has to learn whether one of them could "
+                "not make it, which it would not learn of a replay"
+            )
         for i, group in enumerate(self.param_groups):
             if not group.get("capturable"):
                 raise RuntimeError(
@@ -383,7 +432,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             has_penalty(group),
             group["weights"],
             group["seed"],
-            _may_skip(group),
+            _may_skip(group) if self._peers is None else self._together is not None,
             bool(group.get("offload")),
         )
 
@@ -428,6 +477,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         if self._peers is not None and self._peers.has_shares:
             return
         self._peers = Ranks.of_weights(p for group in self.param_groups for p in group["params"])
+        if self._together is not None and (self._peers is None or self._peers.ranks != self._together.peers.ranks):
+            self._together = None
         if self._peers is None and self._is_measured():
             named = [*self._named_parameters()]
             elsewhere = next((name for name, p in named if is_distributed(p)), None)
@@ -525,7 +576,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             return peers is None
         if misplaced and not peers.is_uneven:
             return False
-        if overflow is not None or self._is_measured() or all(group["lr"] == 0 for group in self.param_groups):
+        if overflow is not None or self._is_measured() or self._has_zero_rates():
             return False
         if self._exchanges_blocks():
             return False
@@ -660,7 +711,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
         Raises:
             FloatingPointError: a gradient is not finite and ``on_nonfinite="raise"``. Nothing was changed.
-            RuntimeError: a gradient is sparse. Nothing was changed.
+            RuntimeError: a gradient is sparse; or all of several processes have skipped the last step, since one of them
+                could not make it. Nothing was changed.
             ValueError: a gradient or a state tensor cannot be used; the message names it. Nothing was changed.
         """
         self._homes.refuse_broken()

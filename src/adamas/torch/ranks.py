@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..rule.statistics import joined
-from ..step.inspection import Inspection, added_up, sum_in_two
+from ..step.inspection import DEVICE, HOST, WILLING, Inspection, Row, added_up, sum_in_two
 from .distributed import is_counted, is_distributed
 
 if TYPE_CHECKING:
@@ -60,13 +60,23 @@ class Ranks:
         has_shares: whether each rank has parameters of its own (``process_group=``). Otherwise all have the same parameters,
             in parts if they are DTensors, and those that are not are replicas.
         is_uneven: whether some ranks lack parameters that others have.
+        device: the device of all parameters of this process; None if there are several.
+
+    Attributes:
+        ranks: the argument ``ranks``.
     """
 
     def __init__(
-        self, rank: int, ranks: Sequence[int], group: Callable[[], dist.ProcessGroup], has_shares: bool, is_uneven: bool
+        self,
+        rank: int,
+        ranks: Sequence[int],
+        group: Callable[[], dist.ProcessGroup],
+        has_shares: bool,
+        is_uneven: bool,
+        device: torch.device | None = None,
     ) -> None:
-        self._ranks, self._make_group, self.has_shares, self.is_uneven = ranks, group, has_shares, is_uneven
-        self._rank, self._size = ranks.index(rank), len(ranks)
+        self.ranks, self._make_group, self.has_shares, self.is_uneven = ranks, group, has_shares, is_uneven
+        self._rank, self._size, self._weights_device = ranks.index(rank), len(ranks), device
 
     @cached_property
     def _group(self) -> dist.ProcessGroup:
@@ -99,7 +109,11 @@ class Ranks:
         Raises:
             ValueError: no mesh has the ranks of all others.
         """
-        found = {id(weight.device_mesh): weight.device_mesh for weight in weights if is_distributed(weight)}
+        found, devices = {}, set()
+        for weight in weights:
+            if is_distributed(weight):
+                found[id(weight.device_mesh)] = weight.device_mesh
+                devices.add(weight._local_tensor.device)
         meshes = [mesh for mesh in found.values() if mesh.get_coordinate() is not None]
         if not meshes:
             return None
@@ -112,7 +126,8 @@ class Ranks:
                     f"parameters lie on meshes of the ranks {[*ranks]} and {[*others]}, and neither has all ranks of the "
                     "other: give the optimizer process_group=, the processes that decide together"
                 )
-        return cls(rank, ranks, lambda: _group_of(ranks, meshes), has_shares=False, is_uneven=len(sets) > 1)
+        device = devices.pop() if len(devices) == 1 else None
+        return cls(rank, ranks, lambda: _group_of(ranks, meshes), False, is_uneven=len(sets) > 1, device=device)
 
     def counts(self, weight: Tensor) -> bool:
         """Whether the parameter, or the part of it that this rank has, counts in the sums here: not as another replica."""
@@ -126,17 +141,17 @@ class Ranks:
         The other parts have replicas: with tensor parallelism on one dimension of a mesh and ``fully_shard`` on the other,
         what is not tensor parallel lies on a mesh of its own for each of the tensor parallel ranks.
         """
-        return min({*mesh._get_root_mesh().mesh.flatten().tolist()} & {*self._ranks}) in mesh.mesh
+        return min({*mesh._get_root_mesh().mesh.flatten().tolist()} & {*self.ranks}) in mesh.mesh
 
     def first_with(self, weight: Tensor) -> int:
         """The first of the ranks that have the parameter or parts of it, as a number among all."""
-        return _ranks_of(weight.device_mesh)[0] if is_distributed(weight) else self._ranks[self._rank]
+        return _ranks_of(weight.device_mesh)[0] if is_distributed(weight) else self.ranks[self._rank]
 
     def own(self, weights: Iterable[Tensor]) -> int:
         """The number of parameters that this rank is the first to have; 0 if all ranks have the same."""
         if not self.has_shares:
             return 0
-        return sum(self.first_with(weight) == self._ranks[self._rank] for weight in weights)
+        return sum(self.first_with(weight) == self.ranks[self._rank] for weight in weights)
 
     def positions(self, weights: Iterable[Tensor], firsts: Sequence[int]) -> list[int]:
         """The positions of parameters among those of all ranks.
@@ -145,7 +160,7 @@ class Ranks:
             weights: the parameters of this rank. Ranks that have parts of the same ones have them in the same order.
             firsts: the position of each rank's first parameter, among those that it is the first to have.
         """
-        coming, found = dict(zip(self._ranks, firsts, strict=True)), []
+        coming, found = dict(zip(self.ranks, firsts, strict=True)), []
         for weight in weights:
             rank = self.first_with(weight)
             found.append(coming[rank])
@@ -154,7 +169,7 @@ class Ranks:
 
     def check_mesh(self, mesh: DeviceMesh, name: str) -> None:
         """Raises ValueError if the group lacks ranks of a parameter's mesh."""
-        missing = {*mesh.mesh.flatten().tolist()} - {*self._ranks}
+        missing = {*mesh.mesh.flatten().tolist()} - {*self.ranks}
         if missing:
             raise ValueError(
                 f"parameter {name} lies on a mesh with the ranks {sorted(missing)}, which process_group= lacks: give a group "
@@ -168,42 +183,60 @@ class Ranks:
         parameters: int,
         misplaced: Sequence[Exchanged] = (),
         shared: Sequence[Exchanged] = (),
+        is_willing: bool = False,
     ) -> Inspection:
         """The combined inspection of all ranks: see ``adamas.step.inspection.Peers``."""
         if problem is not None and self._size == 1:
             raise problem
         mine = Inspection() if seen is None else seen
         total, rest = sum_in_two(mine.square_sums or ())
-        steps_here = 0 if mine.steps is None else mine.steps
-        numbers_here = (
+        here = Row(
             problem is not None,
+            WILLING if is_willing else HOST,
             *mine[:3],
-            steps_here,
+            0 if mine.steps is None else mine.steps,
             mine.reached,
             total,
             rest,
             parameters,
             -_checksum([one.text for one in misplaced]) or _checksum([one.text for one in shared]),
         )
-        sent = torch.tensor(numbers_here, dtype=torch.float64, device=self._device())
-        received = [torch.empty_like(sent) for _ in range(self._size)]
-        dist.all_gather(received, sent, group=self._group)
-        failed, overflow, is_query, skip, steps, reached, totals, rests, counts, checksums = zip(
-            *(numbers.tolist() for numbers in received), strict=True
-        )
-        if any(failed):
+        rows = self.exchanged(torch.tensor(here, dtype=torch.float64, device=self._device()))
+        every = Row(*zip(*rows.tolist(), strict=True))
+        if DEVICE in every.decides:
+            return Inspection(apart=self._apart(every.decides))
+        if any(every.problem):
             self._raise(problem)
-        if len({*checksums}) > 1 and not any(overflow):
+        if len({*every.checksum}) > 1 and not any(every.overflow):
             self._check_exchange(misplaced or shared)
         return Inspection(
-            any(overflow),
-            all(is_query),
-            any(skip),
-            int(max(steps)),
-            int(max(reached)),
-            None if mine.square_sums is None else (*totals, *rests),
-            tuple(map(int, accumulate(counts[:-1], initial=0))) if self.has_shares else (),
-            any(checksum < 0 for checksum in checksums),
+            any(every.overflow),
+            all(every.is_query),
+            any(every.skip),
+            int(max(every.steps)),
+            int(max(every.reached)),
+            None if mine.square_sums is None else (*every.total, *every.lost),
+            tuple(map(int, accumulate(every.parameters[:-1], initial=0))) if self.has_shares else (),
+            any(checksum < 0 for checksum in every.checksum),
+            all(one == WILLING for one in every.decides),
+        )
+
+    def exchanged(self, row: Tensor) -> Tensor:
+        """The rows of all ranks: see ``adamas.step.inspection.Peers``."""
+        sent = row.to(self._device())
+        received = [torch.empty_like(sent) for _ in range(self._size)]
+        dist.all_gather(received, sent, group=self._group)
+        return torch.stack(received).to(row.device)
+
+    def named(self, index: int) -> str:
+        """The rank whose row has this index: see ``adamas.step.inspection.Peers``."""
+        return f"rank {self.ranks[index]} of {self._group_name()}"
+
+    def _apart(self, decides: Sequence[float]) -> str:
+        there = next(i for i, one in enumerate(decides) if one == DEVICE)
+        return (
+            f"{self.named(there)} lets its device decide about this step, as before, and rank {self.ranks[self._rank]} does "
+            "not, so no rank makes it: options, and which gradients are to be redistributed, must be the same on all ranks"
         )
 
     def added(self, sums: Mapping[Hashable, Sequence[float]], problem: Exception | None) -> dict[Hashable, float]:
@@ -279,7 +312,7 @@ class Ranks:
         """What each rank has, by its number among all."""
         received: list[Any] = [None] * self._size
         dist.all_gather_object(received, here, group=self._group)
-        return dict(zip(self._ranks, received, strict=True))
+        return dict(zip(self.ranks, received, strict=True))
 
     def _raise(
         self, problem: Exception | None, consequence: str = "cannot make this step, so no rank makes it"
@@ -296,8 +329,11 @@ class Ranks:
         return "process_group" if self.has_shares else "the parameters' mesh"
 
     def _device(self) -> torch.device:
-        """The device of tensors that the group can communicate."""
-        if "cpu:" in dist.get_backend_config(self._group):
+        """The device of tensors that the group can communicate: that of the parameters, if it can."""
+        backends = dist.get_backend_config(self._group)
+        if self._weights_device is not None and f"{self._weights_device.type}:" in backends:
+            return self._weights_device
+        if "cpu:" in backends:
             return torch.device("cpu")
         accelerator = torch.accelerator.current_accelerator()
         assert accelerator is not None

@@ -13,7 +13,7 @@ from ..step.clipping import GRAD_NORMS, MOST
 from ..step.locks import step_lock
 from ..step.plan import GroupPlan
 from ..step.watching import Part
-from .optimizer import Optimizer, parameter_names
+from .optimizer import RELEASED, Optimizer, parameter_names
 
 _OF_EACH = ("rows", "param_names")  # the entries of a group that are lists with an entry for each parameter
 _COUNTS = ("clipped_steps", "skipped_steps")
@@ -133,6 +133,10 @@ class Single(Optimizer):
 
     def _named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         yield self.name, self.parameter
+
+    def _why_on_host(self) -> str:
+        """See ``Optimizer._why_on_host``."""
+        return super()._why_on_host() if self._peers is None else RELEASED
 
     def _is_measured(self) -> bool:
         """See ``Stepping._is_measured``. All parameters are measured if one of them is, for the norm over all."""

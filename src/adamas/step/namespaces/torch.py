@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from numbers import Real
@@ -170,6 +170,23 @@ class Formulas:
     def downloaded(x: Tensor) -> Any:
         """The tensor as an array of NumPy; the host waits for it."""
         return x.cpu().numpy().copy()
+
+    def read_later(self, x: Tensor) -> Callable[[], list[Any]]:
+        """Begins to copy a tensor to the host, which does not wait for it here.
+
+        Returns a function that does, and returns its numbers.
+        """
+        if self.device.type == "cpu":
+            return x.clone().tolist
+        copy, copied = torch.empty_like(x, device="cpu", pin_memory=True), torch.Event(self.device)
+        copy.copy_(x, non_blocking=True)
+        copied.record()
+
+        def read() -> list[Any]:
+            copied.synchronize()
+            return copy.tolist()
+
+        return read
 
     def uploaded(self, x: Any) -> Tensor:
         """An array of NumPy on the device."""

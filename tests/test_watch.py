@@ -15,6 +15,7 @@ from rich.console import Console
 
 import adamas.numpy
 import adamas.torch
+from adamas import schedules
 from adamas.step.watching import COLUMNS, KEPT, Options, options_of
 
 BETA1, BETA2, EPS = 0.9, 0.99, 1e-3
@@ -37,7 +38,7 @@ def watched_steps(
     """An optimizer after some steps, with the weights before each step and after the last, and the gradients."""
     params = tensors()
     optimizer = adamas.torch.AdamW(
-        [*params.items()], lr=0.1, betas=(BETA1, BETA2), eps=EPS, weight_decay=0.1, **{"watch": True, **options}
+        [*params.items()], betas=(BETA1, BETA2), eps=EPS, weight_decay=0.1, **{"lr": 0.1, "watch": True, **options}
     )
     weights, gradients = [], []
     for step in range(steps):
@@ -85,6 +86,11 @@ def test_statistics_are_those_of_the_definitions() -> None:
 def test_it_changes_nothing() -> None:
     watched, plain = (watched_steps(5, watch=watch)[1][-1] for watch in (True, False))
     assert all(torch.equal(watched[name], plain[name]) for name in plain)
+
+
+def test_the_learning_rate_is_that_of_the_step() -> None:
+    optimizer, *_ = watched_steps(4, lr=0.1 * schedules.warmup(10))
+    assert optimizer.watch.per_step["lr"] == pytest.approx([optimizer.lr_at(step) for step in range(4)])
 
 
 def test_every_and_keep() -> None:

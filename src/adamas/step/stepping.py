@@ -795,6 +795,8 @@ class Stepping:
     def _begin_watching(self, plans: Sequence[GroupPlan]) -> bool:
         """Prepares the executors for the coming step; returns whether it is watched."""
         is_watched = self._watching is not None and self._watching.is_due
+        if self._watching is not None and is_watched:
+            self._watching.lr = self.param_groups[0]["lr"]  # a schedule writes that of the following step with this one
         for plan in plans:
             plan.watch(is_watched)
         return is_watched
@@ -832,7 +834,7 @@ class Stepping:
         if not watching.is_due:
             watching.end()
             return
-        f = self._formulas() or Host
+        f, watching.lr = self._formulas() or Host, self.param_groups[0]["lr"]
         clips = [part.clip for part in watching.parts]
         lowest = functools.reduce(f.minimum, clips) if clips else 1.0
         self._record_watched(self._current_plans(), watching.parts, steps_done(self.state.values()), lowest, None)
@@ -855,7 +857,7 @@ class Stepping:
         watching = self._watching
         assert watching is not None
         watching.begin(self._formulas() or Host, self._labels())
-        step = Step(steps, self.param_groups[0]["lr"], clip, runs, self.grad_norm)
+        step = Step(steps, watching.lr, clip, runs, self.grad_norm)
         watching.record(parts, step, functools.partial(self._over_ranks, plans))
         watching.end()
 

@@ -241,14 +241,16 @@ class Watching:
         options: the argument ``options``.
         ring: what is kept; None before the first step that is watched.
         loss: the loss of the coming step, a number or a tensor; None if it is not known.
+        lr: the learning rate of the step that is made, a number or a tensor.
         parts: the statistics of the coming step, of parameters that are stepped one after the other.
     """
 
     ring: Ring | None
     loss: Any
+    lr: Any
 
     def __init__(self, options: Options) -> None:
-        self.options, self.ring, self.loss = options, None, None
+        self.options, self.ring, self.loss, self.lr = options, None, None, math.nan
         self.parts: list[Part] = []
         self._calls = 0  # the steps so far, with those that were skipped
         self._indices: dict[tuple[int, ...], Tensor] = {}

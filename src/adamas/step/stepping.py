@@ -13,6 +13,7 @@ from ..rule.declaration import Member, Numbers
 from ..schedules import Schedule
 from . import clipping, sums
 from .deciding import Decision, Decisions
+from .explaining import Explanation
 from .inspection import Inspection, Peers
 from .plan import GroupPlan, look, step
 from .record import Change, Scalars, Tensor
@@ -747,6 +748,29 @@ class Stepping:
             return None
         with self._lock:
             return Watch.of(self._watching.ring)
+
+    def explain(self) -> Explanation:
+        """What went wrong in the steps that were watched: in which tensor and at which step things left their usual course
+        first, what that means and what to do. ``print`` tells it in plain sentences; it is true if anything was found.
+
+        The usual course of a statistic is its median and spread in the 128 watched steps before; 16 of them are enough.
+        ``adamas.step.patterns.PATTERNS`` lists what is recognized. With ``watch="every=10"``, what is over within 10 steps is
+        seen only if it falls on a watched step, and 128 watched steps are 1280.
+
+        Raises:
+            ValueError: the optimizer was made without ``watch=``.
+        """
+        watching = self._watching
+        if watching is None:
+            raise ValueError(
+                f"explain() needs what watch= keeps, and this {type(self).__name__} was made without it: give watch=True, or "
+                'watch="every=10" for one step in ten'
+            )
+        with self._lock:
+            watch, groups = Watch.of(watching.ring), [{**group} for group in self.param_groups]
+            labels = iter(self._labels())
+        named = [([next(labels) for _ in group["params"]], group) for group in groups]
+        return Explanation.of(watch, named, len(watch) < watching.options.keep)
 
     def _take_whole_options(self, given: dict[str, Any]) -> None:
         """Takes the ``WHOLE_OPTIONS`` out of an optimizer's arguments.

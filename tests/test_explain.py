@@ -1,0 +1,498 @@
+"""``optimizer.explain()``: what goes wrong in small training runs is named rightly, with its tensor and its step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import adamas.numpy
+import adamas.torch
+from adamas.step import course, patterns
+from adamas.step.course import LEAST, SIGMAS, WINDOW, Course, lasting, standing
+from adamas.step.explaining import Explanation
+from adamas.step.patterns import PATTERNS
+from adamas.step.watch import Watch
+from adamas.step.watching import COLUMNS, PER_STEP
+
+AT = 100  # the step at which something goes wrong
+STEPS = 140
+LAYERS = ("first", "second", "last")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Network(nn.Module):
+    """Classifies points of 16 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(16, 24), nn.Linear(24, 24), nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(torch.tanh(self.second(torch.tanh(self.first(x)))))
+        return out
+
+
+@dataclass
+class Moment:
+    """A step of a run, which a plant may change: before the forward pass, or after the backward pass."""
+
+    step: int
+    model: Network
+    optimizer: Any
+    x: Tensor
+    y: Tensor
+    scale: float = 1.0  # of the loss
+
+
+Plant = Callable[[Moment], Any]
+
+
+def run(
+    plant: Plant | None = None,
+    plant_gradient: Plant | None = None,
+    member: str = "AdamW",
+    dtype: torch.dtype = torch.float32,
+    own_group: str = "",
+    steps: int = STEPS,
+    gives_loss: bool = True,
+    seed: int = 0,
+    **options: Any,
+) -> Any:
+    """The optimizer after a run. The layer ``own_group`` has a group of its own."""
+    torch.manual_seed(seed)
+    teacher, model = Network(), Network().to(dtype)
+    with torch.no_grad():
+        for p in teacher.parameters():
+            p.mul_(3)
+    named = [*model.named_parameters()]
+    apart = [one for one in named if own_group and one[0].startswith(own_group)]
+    groups = [{"params": [one for one in named if one not in apart]}, *([{"params": apart}] if apart else [])]
+    optimizer = getattr(adamas.torch, member)(groups, **{"lr": 1e-2, "watch": True, **options})
+    for step in range(1, steps + 1):
+        x = torch.randn(64, 16)
+        moment = Moment(step, model, optimizer, x, teacher(x).argmax(1))
+        if plant is not None:
+            plant(moment)
+        optimizer.zero_grad()
+        loss = moment.scale * F.cross_entropy(model(moment.x.to(dtype)).float(), moment.y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if plant_gradient is not None:
+            plant_gradient(moment)
+        optimizer.step(loss=loss.item() if gives_loss else None)
+    return optimizer
+
+
+# ---- What is planted.
+
+
+def bad_batch(now: Moment) -> None:
+    if now.step == AT:
+        now.x, now.y = 30 * now.x, now.y.flip(0)
+
+
+def rate_jumps(now: Moment) -> None:
+    if now.step == AT:
+        now.optimizer.param_groups[0]["lr"] = 1.0
+
+
+def rate_of_second_jumps(now: Moment) -> None:
+    if now.step == AT:
+        now.optimizer.param_groups[1]["lr"] = 10.0
+
+
+def rate_climbs(now: Moment) -> None:
+    now.optimizer.param_groups[0]["lr"] = 1e-3 * 1.04**now.step
+
+
+def loss_is_scaled(now: Moment) -> None:
+    now.scale = 20.0 if now.step >= AT else 1.0
+
+
+def gradient_of_second(factor: Callable[[int], float]) -> Plant:
+    def change(now: Moment) -> None:
+        if now.step >= AT:
+            now.model.second.weight.grad *= factor(now.step - AT)  # type: ignore[operator]
+
+    return change
+
+
+def second_dies(now: Moment) -> None:
+    if now.step == AT:
+        with torch.no_grad():
+            now.model.second.bias.fill_(1e4)  # tanh is saturated
+
+
+def second_moment_is_lost(now: Moment) -> None:
+    if now.step == AT:
+        for state in now.optimizer.state.values():
+            state["exp_avg_sq"].zero_()
+
+
+def second_moment_of_another_run(now: Moment) -> None:
+    if now.step == AT:
+        for state in now.optimizer.state.values():
+            state["exp_avg_sq"].mul_(1e4)
+
+
+def state_is_dropped(now: Moment) -> None:
+    if now.step == AT:
+        now.optimizer.state.clear()
+
+
+def gradient_has_nan(now: Moment) -> None:
+    if now.step == AT:
+        now.model.second.weight.grad[0, 0] = math.nan  # type: ignore[index]
+
+
+@dataclass
+class Case:
+    """A run, and what has to be found in it first."""
+
+    pattern: str
+    step: int
+    options: dict[str, Any]
+    tensors: set[str] = field(default_factory=set)  # some of those that are named; none named if empty
+    within: int = 0
+
+
+WHOLE = {f"{layer}.weight" for layer in LAYERS}
+SECOND = {"second.weight"}
+CASES = {
+    "a bad batch": Case("bad_batch", AT, {"plant": bad_batch}, {"first.weight"}),
+    "a bad batch, without the loss": Case("bad_batch", AT, {"plant": bad_batch, "gives_loss": False}, {"first.weight"}),
+    "a rate that jumps": Case("rate_too_high", AT, {"plant": rate_jumps}, {"second.weight", "last.weight"}),
+    "a rate that climbs": Case("rate_too_high", 110, {"plant": rate_climbs, "steps": 200}, WHOLE, within=40),
+    "a rate that was too high from the start": Case("rate_too_high", 1, {"lr": 1.0}, WHOLE),
+    "SGD with a rate that was too high": Case("rate_too_high", 1, {"lr": 20.0, "member": "SGD"}, WHOLE),
+    "one layer": Case("layer_ahead", AT, {"plant": rate_of_second_jumps, "own_group": "second"}, SECOND, within=1),
+    "v too slow in a layer": Case(
+        "second_moment_too_slow", AT, {"plant_gradient": gradient_of_second(lambda _: 30.0)}, SECOND
+    ),
+    "v too slow everywhere": Case("second_moment_too_slow", AT, {"plant": loss_is_scaled}, WHOLE),
+    "another loss": Case("loss_rose", AT, {"plant": loss_is_scaled, "member": "Lion", "lr": 1e-3}),
+    "an exploding layer": Case(
+        "exploding_layer", AT, {"plant_gradient": gradient_of_second(lambda k: 1.3**k)}, SECOND, within=12
+    ),
+    "NaN": Case("nonfinite_gradient", AT, {"plant_gradient": gradient_has_nan}, SECOND),
+    "v is 0": Case("moments_changed", AT, {"plant_gradient": second_moment_is_lost}, WHOLE),
+    "v of another run": Case("moments_changed", AT, {"plant_gradient": second_moment_of_another_run}, WHOLE),
+    "no state": Case("moments_changed", 1, {"plant_gradient": state_is_dropped}, WHOLE),
+    "ε": Case("eps_too_large", 1, {"eps": 0.1}, WHOLE, within=2),
+    "a low limit": Case("clipped_at_every_step", 1, {"max_grad_norm": 0.01}),
+    "a limit below ε": Case("clipped_under_eps", 1, {"max_grad_norm": 1e-9}, WHOLE, within=2),
+    "bfloat16": Case("lost_to_rounding", 1, {"dtype": torch.bfloat16, "lr": 1e-4}, {"first.weight"}, within=2),
+    "a dead layer": Case("dead_layer", AT, {"plant": second_dies}, {"second.weight", "first.weight"}),
+    "decay": Case("decay_outweighs", 1, {"weight_decay": 30.0}, {"last.weight"}, within=20),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_planted_is_named_first(name: str) -> None:
+    case = CASES[name]
+    explanation = run(**case.options).explain()
+    assert explanation, "nothing was found"
+    first = explanation.findings[0]
+    assert first.pattern == case.pattern, str(explanation)
+    assert abs(first.step - case.step) <= case.within, str(explanation)
+    assert case.tensors <= {*first.tensors}, str(explanation)
+    if case.tensors == SECOND:
+        assert {*first.tensors} <= {"second.weight", "second.bias"}
+    assert len(explanation.findings) == 1, str(explanation)
+
+
+def test_every_pattern_is_planted() -> None:
+    assert {case.pattern for case in CASES.values()} == {pattern.name for pattern in PATTERNS}
+
+
+HEALTHY: dict[str, dict[str, Any]] = {
+    "AdamW": {},
+    "SGD": {"member": "SGD", "lr": 0.1, "momentum": 0.9},
+    "Lion": {"member": "Lion", "lr": 3e-4},
+    "Adagrad": {"member": "Adagrad", "lr": 1e-2},
+    "RMSprop": {"member": "RMSprop", "lr": 1e-3},
+    "Adamax": {"member": "Adamax", "lr": 1e-3},
+    "warm-up": {"plant": lambda now: now.optimizer.param_groups[0].update(lr=1e-2 * min(now.step / 100, 1.0))},
+    "clipping of outliers": {"max_grad_norm": "auto"},
+    "stochastic rounding": {"dtype": torch.bfloat16, "lr": 1e-4, "weights": "stochastic"},
+    "one step in ten": {"watch": "every=10", "steps": 300},
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_run_gets_no_warning(name: str) -> None:
+    explanation = run(**HEALTHY[name]).explain()
+    assert not explanation, str(explanation)
+    assert str(explanation).startswith("Nothing has left its usual course. Looked at ")
+
+
+def test_what_follows_is_told_with_its_cause() -> None:
+    explanation = run(rate_jumps).explain()
+    (cause,) = explanation.findings
+    followed = [one.pattern for one in cause.consequences]
+    assert "loss_rose" in followed
+    assert len(set(followed)) == len(followed)
+    assert all(one.step >= cause.step for one in cause.consequences)
+    assert "What followed: Step 10" in str(explanation)
+
+
+def test_two_causes_are_told_in_their_order() -> None:
+    def both(now: Moment) -> None:
+        bad_batch(now)
+        if now.step == AT + 30:
+            with torch.no_grad():
+                now.model.second.bias.fill_(1e4)
+
+    patterns_found = [one.pattern for one in run(both, steps=AT + 60).explain().findings]
+    assert patterns_found == ["bad_batch", "dead_layer"]
+
+
+def test_several_bad_batches_are_one_finding() -> None:
+    def every_twentieth(now: Moment) -> None:
+        if now.step >= AT - 20 and now.step % 20 == 0:
+            now.x, now.y = 30 * now.x, now.y.flip(0)
+
+    (finding,) = run(every_twentieth).explain().findings
+    assert (finding.pattern, finding.step, finding.figures["batches"]) == ("bad_batch", AT - 20, 4)
+    assert "So did 3 more, at step 100, 120, 140." in finding.text
+
+
+@pytest.mark.parametrize("save", [False, True])
+def test_a_state_that_lost_its_second_moment(save: bool) -> None:
+    """Whether the statistics from before are saved or not."""
+    watch = "save" if save else True
+    before = run(steps=AT, watch=watch)
+    state = before.state_dict()
+    for one in state["state"].values():
+        one["exp_avg"].mul_(0.03)  # v = 0 is mended to exp_avg² at loading
+        one["exp_avg_sq"].mul_(1e-4)
+    (finding,) = (
+        run(lambda now: now.optimizer.load_state_dict(state) if now.step == 1 else None, watch=watch).explain().findings
+    )
+    assert (finding.pattern, finding.step) == ("moments_changed", AT + 1)
+    assert {*finding.tensors} >= WHOLE
+
+
+def test_the_text_has_figures_and_advice() -> None:
+    explanation = run(bad_batch).explain()
+    text, (finding,) = str(explanation), explanation.findings
+    pattern = next(one for one in PATTERNS if one.name == "bad_batch")
+    assert text.startswith("Step 100, bad batch: The gradient jumped for one batch: its norm was ")
+    for figure in ("grad_norm", "usual"):
+        assert f"{finding.figures[figure]:.3g}" in finding.text
+    assert pattern.means in text
+    assert pattern.advice in text
+    assert text.endswith("Looked at 140 watched steps, from 1 to 140, of 6 tensors.")
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda one: one.name)
+def test_the_table_of_patterns(pattern: patterns.Pattern) -> None:
+    for text in (pattern.seen, pattern.means, pattern.advice):
+        assert text.endswith(".")
+        assert "  " not in text
+        assert "\n" not in text
+
+
+def test_what_cannot_be_seen_is_said() -> None:
+    text = str(run(steps=40, watch="every=10", gives_loss=False).explain())
+    assert "Looked at 4 watched steps, from 1 to 31, of 6 tensors." in text
+    assert "A usual course needs more than 16 of them." in text
+    assert "One step in 10 was watched: what happened between them, and was over, is not seen." in text
+    assert "The loss is not known: give it as step(loss=…)." in text
+    assert str(run(steps=0).explain()).endswith("No step has been watched yet.")
+
+
+def test_one_step_in_five_sees_what_lasts() -> None:
+    def slow(now: Moment) -> None:
+        if now.step >= 201:
+            now.model.second.weight.grad *= 50  # type: ignore[operator]
+
+    (finding,) = run(plant_gradient=slow, watch="every=5", steps=260).explain().findings
+    assert (finding.pattern, finding.step, {*finding.tensors}) == ("second_moment_too_slow", 201, SECOND)
+
+
+def test_steps_that_were_skipped() -> None:
+    explanation = run(plant_gradient=gradient_has_nan, on_nonfinite="skip").explain()
+    assert not explanation
+    assert explanation.looked_at == "Looked at 139 watched steps, from 1 to 139, of 6 tensors. 1 more were skipped."
+
+
+def test_without_watch() -> None:
+    optimizer = adamas.torch.AdamW([nn.Parameter(torch.ones(1))])
+    with pytest.raises(ValueError, match="AdamW was made without it: give watch=True"):
+        optimizer.explain()
+
+
+def test_numpy_arrays() -> None:
+    generator = np.random.default_rng(0)
+    params = {"a": generator.normal(size=50).astype(np.float32), "b": generator.normal(size=50).astype(np.float32)}
+    optimizer = adamas.numpy.AdamW(params, watch=True)  # type: ignore[call-arg]
+    for step in range(1, 121):
+        gradients = {name: generator.normal(size=50).astype(np.float32) for name in params}
+        gradients["b"] *= 30 if step >= AT else 1
+        optimizer.step(gradients)
+    (finding,) = optimizer.explain().findings
+    assert (finding.pattern, finding.step, finding.tensors) == ("second_moment_too_slow", AT, ("b",))
+
+
+# ---- Thresholds, at their edges.
+
+
+def watch_of(per_step: dict[str, Any] | None = None, steps: int = 60, **columns: Any) -> Watch:
+    """What a run of two tensors has, in which nothing varies, with some columns in its place."""
+    usual = {"grad_norm": 1.0, "weight_norm": 1.0, "update_norm": 1e-3, "m_dot_g": 0.1, "rms": 1.0}
+    rows = np.zeros((steps, 2, len(COLUMNS)), np.float32)
+    for i, name in enumerate(COLUMNS):
+        rows[:, :, i] = np.reshape(columns.get(name, usual.get(name, 0.0)), (-1, 1))
+    numbers = {
+        "step": np.arange(1, steps + 1),
+        "loss": 1.0,
+        "grad_norm": 1.0,
+        "clip": 1.0,
+        "lr": 1e-3,
+        **(per_step or {}),
+    }
+    return Watch(["a", "b"], np.stack([np.broadcast_to(numbers.get(name, 0.0), steps) for name in PER_STEP], 1), rows)
+
+
+def found(watch: Watch, **options: Any) -> list[str]:
+    return [one.pattern for one in Explanation.of(watch, [(watch.names, options)], True).findings]
+
+
+def after(value: float, since: int = 40, steps: int = 60) -> Any:
+    return np.where(np.arange(steps) >= since, value, 1.0)
+
+
+def growing(times: float, since: int = 40, steps: int = 60) -> Any:
+    return times ** (np.clip(np.arange(steps) - since + 1, 0, None) / (steps - since))
+
+
+def last(value: float) -> Any:
+    return after(value, 59)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "below", "above"),
+    [
+        ("eps_too_large", {"under_eps": 0.49}, {"under_eps": 0.5}),
+        ("lost_to_rounding", {"lost": 0.49}, {"lost": 0.5}),
+        ("decay_outweighs", {"decay_norm": 0.70e-3}, {"decay_norm": 0.72e-3}),
+        (
+            "second_moment_too_slow",
+            {"grad_norm": after(3), "rms": after(2.29)},
+            {"grad_norm": after(3), "rms": after(2.31)},
+        ),
+        ("exploding_layer", {"grad_norm": growing(99)}, {"grad_norm": growing(101)}),
+        ("moments_changed", {"rms": after(3.9)}, {"rms": after(4.1)}),
+        ("dead_layer", {"grad_norm": 1e-9}, {"grad_norm": 0.0}),
+    ],
+)
+def test_thresholds(pattern: str, below: dict[str, Any], above: dict[str, Any]) -> None:
+    assert found(watch_of()) == []
+    assert found(watch_of(**below)) == []
+    assert found(watch_of(**above)) == [pattern]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "below", "above"),
+    [
+        ("bad_batch", {"grad_norm": last(2.9), "loss": last(2)}, {"grad_norm": last(3.1), "loss": last(2)}),
+        ("bad_batch", {"grad_norm": last(9), "loss": last(1.2)}, {"grad_norm": last(9), "loss": last(1.3)}),
+        ("loss_rose", {"loss": after(1.8)}, {"loss": after(1.85)}),
+        ("nonfinite_gradient", {"grad_norm": after(1e30)}, {"grad_norm": after(math.inf)}),
+    ],
+)
+def test_thresholds_of_steps(pattern: str, below: dict[str, Any], above: dict[str, Any]) -> None:
+    if pattern == "nonfinite_gradient":
+        assert pattern not in found(watch_of(below))
+    else:
+        assert found(watch_of(below)) == []
+    assert found(watch_of(above)) == [pattern]
+
+
+def test_updates_have_to_double_before_the_loss_rises() -> None:
+    loss = {"loss": after(3, 42)}
+    assert found(watch_of(loss, update_norm=1e-3 * after(1.9))) == ["loss_rose"]
+    assert found(watch_of(loss, update_norm=1e-3 * after(2.1))) == ["rate_too_high"]
+    assert found(watch_of(loss, update_norm=1e-3 * after(2.1), grad_norm=after(2.1))) == ["loss_rose"]  # SGD
+
+
+def test_the_limit_is_the_cause_if_rms_would_be_above_one_without_it() -> None:
+    for rms, pattern in ((0.09, "eps_too_large"), (0.11, "clipped_under_eps")):
+        assert found(watch_of({"clip": 0.1}, under_eps=0.9, rms=rms)) == [pattern]
+
+
+def test_clipping_is_told_after_128_steps() -> None:
+    for steps, expected in ((WINDOW - 1, []), (WINDOW, ["clipped_at_every_step"])):
+        assert found(watch_of({"clip": 0.5}, steps)) == expected
+
+
+def test_what_stands_may_be_interrupted_now_and_then() -> None:
+    share = np.full(60, 0.9)
+    share[5::11] = 0.0
+    assert found(watch_of(under_eps=share)) == ["eps_too_large"]
+    share[5::9] = 0.0
+    assert found(watch_of(under_eps=share)) == []
+    assert found(watch_of(under_eps=after(0.0, 50) * 0.9)) == []  # it has ended
+
+
+def test_rounding_errors_of_a_gradient_that_is_zero_are_no_matter() -> None:
+    assert found(watch_of(grad_norm=1e-7, under_eps=1.0)) == []
+    assert found(watch_of(grad_norm=2e-6, under_eps=1.0)) == ["eps_too_large"]
+
+
+def test_only_rounding_to_the_nearest_number_loses_updates() -> None:
+    assert found(watch_of(lost=1.0), weights="stochastic") == []
+
+
+def test_the_yardstick() -> None:
+    generator = np.random.default_rng(0)
+    noise = generator.normal(size=(400, 1))
+    usual = Course(noise)
+    assert np.isnan(usual.median[:LEAST]).all()
+    assert usual.median[-1, 0] == pytest.approx(np.median(noise[392 - WINDOW : 392]))
+    assert usual.spread[-1, 0] == pytest.approx(1.0, rel=0.25)
+    assert not usual.rose.any()
+    noise[300] = usual.median[300] + (SIGMAS + 0.01) * usual.spread[300]
+    assert list(np.flatnonzero(Course(noise).rose)) == [300]
+    noise[300] = usual.median[300] + (SIGMAS - 0.01) * usual.spread[300]
+    assert not Course(noise).rose.any()
+
+
+def test_a_ramp_does_not_leave_its_course() -> None:
+    """A warm-up, or anything that grows steadily."""
+    for steps in (np.arange(1, 600.0), 1.05 ** np.arange(600)):
+        assert not Course(np.log(steps)[:, None]).rose.any()
+
+
+def test_values_that_are_not_known_are_left_out() -> None:
+    values = np.zeros((60, 2))
+    values[::2, 0] = np.nan
+    values[:50, 1] = np.nan
+    assert (Course(values).median[-1] == 0).tolist() == [True, False]
+    assert course.medians(values[:31])[0] != 0  # 15 numbers are too few
+
+
+def test_what_lasts_and_what_stands() -> None:
+    for count, expected in ((3, False), (4, True)):
+        there = np.zeros(40, bool)
+        there[20 : 20 + count] = True
+        assert lasting(there)[20] == expected
+    assert not lasting(np.arange(10) == 9)[9]
+    there = np.arange(40)[:, None] >= 40 - LEAST
+    assert standing(there, np.ones_like(there)) == {0: 40 - LEAST}
+    assert standing(np.arange(40)[:, None] > 40 - LEAST, np.ones_like(there)) == {}

@@ -24,6 +24,7 @@ from triton.backends.compiler import GPUTarget
 from adamas.rule.members import MEMBERS
 from adamas.rule.shared import defaults
 from adamas.rule.triton import Kind, source
+from adamas.rule.triton_statistics import watched_source
 from adamas.step.kernels import ROWS
 
 TARGETS = {
@@ -49,6 +50,7 @@ KINDS = {
     "bfloat16 stochastic, int8 moments": kind("bfloat16", "stochastic", "int8"),
     "float32, int6 moments": kind("float32", "nearest", "int6"),
 }
+KINDS |= {f"{name}, watched": KINDS[name]._replace(is_watched=True) for name in KINDS}
 BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -70,14 +72,21 @@ class Usage(NamedTuple):
     instructions: int
 
 
+def source_of(one: Kind) -> str:
+    return watched_source(one) if one.is_watched else source(one)
+
+
 def compiled(text: str, one: Kind, target: GPUTarget) -> Any:
     """The kernel that this source of a kind defines, compiled."""
     name = f"<kernel {len(linecache.cache)}>"
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     module: dict[str, Any] = {"__name__": name}
     exec(compile(text, name, "exec"), module)
-    signature = {"table": "*i64", "tensors": "*i32", "numbers": "*i32", "ROWS": "constexpr"}
-    aligned = {(i,): [["tt.divisibility", 16]] for i in range(3)}
+    signature = {"table": "*i64", "tensors": "*i32", "numbers": "*i32"}
+    if one.is_watched:
+        signature["partial_sums"] = "*fp64" if one.is_wide else "*fp32"
+    aligned = {(i,): [["tt.divisibility", 16]] for i in range(len(signature))}
+    signature["ROWS"] = "constexpr"
     ast = triton.compiler.ASTSource(module["step"], signature, constexprs={"ROWS": ROWS}, attrs=aligned)
     return triton.compile(
         ast, target=target, options={"num_warps": ROWS * one.threads // target.warp_size, "enable_fp_fusion": False}
@@ -87,6 +96,7 @@ def compiled(text: str, one: Kind, target: GPUTarget) -> Any:
 def usual(text: str) -> str:
     """The source without its branches for tiles that are not whole and for blocks that are not usual."""
     text = text.replace("        else:\n            step_tile(row, at, tile, ROWS, False)\n", "")
+    text = re.sub(r"if size >= .*:\n(            .* = step_tile.*\n)        else:\n.*\n", r"if True:\n\1", text)
     text = re.sub(r"    if WHOLE:\n        if not is_usual:\n(            .*\n)+", "", text)
     return re.sub(r"        if not is_done:\n(            .*\n)+", "", text)
 
@@ -131,8 +141,8 @@ def main(targets: list[str]) -> None:
     for name in targets or TARGETS:
         target = TARGETS[name]
         for title, one in KINDS.items():
-            whole = usage(compiled(source(one), one, target), target)
-            found = usage(compiled(usual(source(one)), one, target), target)
+            whole = usage(compiled(source_of(one), one, target), target)
+            found = usage(compiled(usual(source_of(one)), one, target), target)
             each = found.instructions / (128 / one.threads)
             accesses = ", ".join(f"{count} {access}" for access, count in sorted(found.accesses.items()))
             print(

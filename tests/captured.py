@@ -105,7 +105,7 @@ class Captured:
 
                 return launch
 
-        for name in ("step_or_sum", "computing", "adding_up"):
+        for name in ("step_or_sum", "computing", "adding_up", "adding_up_statistics"):
             found = getattr(kernels, name)
             stack.enter_context(patch.object(kernels, name, lambda *kind, found=found: Kernel(found(*kind))))
 

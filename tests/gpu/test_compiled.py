@@ -158,4 +158,4 @@ def test_the_numbers_of_a_step_are_computed_in_float64(case: Case, target: str) 
 @pytest.mark.parametrize("kind", bench_gpu_static.KINDS)
 def test_nothing_spills(kind: str, target: str) -> None:
     one, on = bench_gpu_static.KINDS[kind], bench_gpu_static.TARGETS[target]
-    assert bench_gpu_static.usage(bench_gpu_static.compiled(triton.source(one), one, on), on).spills == 0
+    assert bench_gpu_static.usage(bench_gpu_static.compiled(bench_gpu_static.source_of(one), one, on), on).spills == 0

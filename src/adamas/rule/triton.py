@@ -17,11 +17,12 @@ from math import lcm
 from typing import Any, NamedTuple
 
 from . import recorded_formats as formats_of
-from .declaration import WEIGHT_DRAW, Rule, State
+from .declaration import WEIGHT_DRAW, Numbers, Rule, State
 from .formats import MOST_STORED, Width
 from .layout import HALVES, WIDTHS
 from .lowering import fused_sums
 from .recorder import Recording, Value, is_number, record_penalties
+from .statistics import NUMBERS, numbers_of
 from .writing import COMPARISONS, OPERATORS, PENALTIES, WrittenRule, lines
 
 PLACES = ("element", "run", "skip", "block", "run_of_blocks", "skip_of_blocks")
@@ -29,6 +30,7 @@ HEADER = ("forward", "runs", "moves", "_")  # the integers before the constants
 _HEADER = {name: f"tl.load(at + {i})" for i, name in enumerate(HEADER)}
 _INFINITY = 0x7F800000  # its bits
 _FEW = 2  # the rows of a part of a tile that is not stepped as a whole
+OF_STATISTICS = (*NUMBERS, "k_minus_one")  # the numbers that statistics depend on: the last constants
 
 
 @cache
@@ -49,6 +51,7 @@ class Kind(NamedTuple):
         states: the format of each state of the rule: of ``adamas.rule.layout.FORMATS``, or ``"float64"``.
         in_order: whether the blocks of a tensor are consecutive blocks of the whole tensor, from the first element on.
         aligned: whether all tensors begin at multiples of 16 bytes.
+        is_watched: whether the step has statistics (``adamas.rule.triton_statistics``).
     """
 
     rule: Rule
@@ -59,6 +62,7 @@ class Kind(NamedTuple):
     states: tuple[str, ...]
     in_order: bool
     aligned: bool
+    is_watched: bool = False
 
     @property
     def is_wide(self) -> bool:
@@ -112,12 +116,14 @@ class Kind(NamedTuple):
     @property
     def constants(self) -> tuple[str, ...]:
         """The names of the constants after the header."""
-        return (*PENALTIES, *written(self.rule).constants)
+        of_statistics = [f"statistics_{name}" for name in OF_STATISTICS] if self.is_watched else []
+        return (*PENALTIES, *written(self.rule).constants, *of_statistics)
 
     @property
     def threads(self) -> int:
         """How many threads step a block. What is computed once for a block is computed by each of them."""
-        return 4 if self.has_codes else 8  # see ``_RUNS``
+        # See ``_RUNS``. With statistics, 4 threads take too many registers.
+        return 4 if self.has_codes and not self.is_watched else 8
 
     @property
     def words(self) -> int:
@@ -125,6 +131,11 @@ class Kind(NamedTuple):
         return len(HEADER) + (
             2 * len(self.constants) if self.is_wide else len(self.constants) + len(self.constants) % 2
         )
+
+
+def constants_of_statistics(numbers: Numbers) -> list[Any]:
+    """The constants of ``OF_STATISTICS``, from the numbers of a step."""
+    return [*numbers_of(numbers).values(), numbers["k_minus_one"]]
 
 
 # ---- a recording in Triton
@@ -218,7 +229,18 @@ def computed(recording: Recording, spellings: Mapping[str, str], name_of: Callab
 
 
 class Writer:
-    """Writes kernels of one kind."""
+    """Writes kernels of one kind.
+
+    Attributes:
+        kind: the kind.
+        rule: its rule.
+        dtype: the dtype of the computation.
+        parameters: what the kernel of the step takes, besides ``ROWS``.
+        sums: what a tile returns, besides whether it is done: nothing, but see ``adamas.rule.triton_statistics``.
+    """
+
+    parameters: Sequence[str] = ("table", "tensors", "numbers")
+    sums: Sequence[str] = ()
 
     def __init__(self, kind: Kind) -> None:
         self.kind, self.rule = kind, written(kind.rule)
@@ -493,7 +515,11 @@ class Writer:
             call = self._of_weight(function_name, formats_of.encode_16_bits, arguments, dtype, is_random)
         else:
             call = self._call(function_name, formats_of.encode_16_bits(dtype, is_random), arguments)
-        yield self._store(name, f"({call}).to(tl.uint16)")
+        yield from self._stored_codes(name, f"({call}).to(tl.uint16)")
+
+    def _stored_codes(self, name: str, codes: str) -> Iterator[str]:
+        """The lines that store 16-bit numbers."""
+        yield self._store(name, codes)
 
     @property
     def _coded(self) -> list[State]:
@@ -622,7 +648,8 @@ class Writer:
         stored if neither is so. Then, and if they are not whole, they are stepped by parts of a few rows, which takes fewer
         registers.
         """
-        has_codes = self.kind.has_codes
+        has_codes, sums = self.kind.has_codes, self.sums
+        of_part = ["_", *(f"more_{name}" for name in sums)] if sums else []
         body = [
             *self._where(),
             *self._constants(),
@@ -639,37 +666,58 @@ class Writer:
                 "if WHOLE:",
                 "    if not is_usual:",
                 *_indented(_indented(self._kept())),
+                *self._begun(),
                 "if is_done:",
                 *_indented(self._stored()),
                 "if is_usual:",
                 *_indented(self._encoded()),
-                "return is_done",
+                f"return {', '.join(['is_done', *sums])}",
             ]
             main = [
                 "is_done = False",
+                *self._begun(),
                 f"if {self._is_whole('tile')}:",
-                "    is_done = step_tile(row, at, tile, ROWS, True)",
+                f"    {_named(['is_done', *sums])}step_tile(row, at, tile, ROWS, True)",
                 "if not is_done:",
                 f"    first = tile * (ROWS // {_FEW})",
                 f"    count = (tl.minimum(size - tile * ROWS, ROWS) + {_FEW - 1}).to(tl.int32) // {_FEW}",
                 "    for part in range(first, first + count):",
-                f"        step_tile(row, at, part, {_FEW}, False)",
+                f"        {_named(of_part)}step_tile(row, at, part, {_FEW}, False)",
+                *_indented(_indented(self._added())),
             ]
         else:
-            body += self._stored()
+            body += [*self._stored(), *([f"return {', '.join(sums)}"] if sums else [])]
             main = [
                 f"if {self._is_whole('tile')}:",
-                "    step_tile(row, at, tile, ROWS, True)",
+                f"    {_named(sums)}step_tile(row, at, tile, ROWS, True)",
                 "else:",
-                "    step_tile(row, at, tile, ROWS, False)",
+                f"    {_named(sums)}step_tile(row, at, tile, ROWS, False)",
             ]
+        main += self._ended()
         tile = function("step_tile", ["row", "at", "tile", "ROWS: tl.constexpr", "WHOLE: tl.constexpr"], body)
         main = [*self._begin(), f"if {_HEADER['runs']} != 0:", *_indented(main)]
-        return self._whole_source(tile + function("step", ["table", "tensors", "numbers", "ROWS: tl.constexpr"], main))
+        return self._whole_source(tile + function("step", [*self.parameters, "ROWS: tl.constexpr"], main))
+
+    def _begun(self) -> Iterable[str]:
+        """The lines with which the ``sums`` begin."""
+        return ()
+
+    def _added(self) -> Iterable[str]:
+        """The lines that add to the ``sums`` those of a part of a tile."""
+        return ()
+
+    def _ended(self) -> Iterable[str]:
+        """The lines that end a program."""
+        return ()
 
 
 def _all(condition: str) -> str:
     return f"(tl.min(({condition}).to(tl.int32)) > 0)"
+
+
+def _named(results: Sequence[str]) -> str:
+    """What stands before a call with these results."""
+    return f"{', '.join(results)} = " if results else ""
 
 
 def _decay(state: State) -> str:
@@ -886,5 +934,5 @@ def _by_words(width: Width, run: int) -> str:
 
 @cache
 def source(kind: Kind) -> str:
-    """The source of the kernel that steps tensors of a kind: ``step(table, tensors, numbers, ROWS)``."""
+    """The source of the kernel that steps tensors of a kind that are not watched: ``step(table, tensors, numbers, ROWS)``."""
     return Writer(kind).step()

@@ -17,7 +17,7 @@ from .declaration import Hypers, Member, Number, Numbers, Shares, Traced, undeca
 from .formats import moved_by
 from .recorder import Namespace, Recording, Value, recorded
 from .shared import declared
-from .triton import HEADER, WIDE, Kind, Triton, function, written
+from .triton import HEADER, WIDE, Kind, Triton, constants_of_statistics, function, written
 from .writing import NUMBER_FUNCTIONS, NUMBER_OPERATORS, constants_of, lines
 
 RUNS = "runs"  # the input that tells whether the step is made
@@ -34,6 +34,7 @@ class NumbersKind(NamedTuple):
         penalized: whether penalties are added to the gradient.
         is_wide: whether the arithmetic of the step is in float64.
         is_decayed: whether weight decay and the penalties apply.
+        is_watched: whether the step has statistics.
     """
 
     member: Member
@@ -42,6 +43,7 @@ class NumbersKind(NamedTuple):
     penalized: bool
     is_wide: bool
     is_decayed: bool
+    is_watched: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -98,6 +100,8 @@ def record_numbers(kind: NumbersKind) -> tuple[Recording, Mapping[str, float]]:
     constants = constants_of(
         rule, found, kind.penalized, {name: getattr(xp, name) for name in (*NUMBER_FUNCTIONS, *NUMBER_OPERATORS)}
     )
+    if kind.is_watched:
+        constants += constants_of_statistics(found)
     outputs = {**now, "eta": found["eta"], "k": found["k"]}
     outputs |= {f"constant{i}": x for i, x in enumerate(constants)}
     values = {name: x for name, x in outputs.items() if isinstance(x, Value)}
@@ -180,7 +184,7 @@ def numbers_source(kind: NumbersKind, words: int) -> str:
         if name in header:
             body.append(f"tl.store(at + {i}, {header[name]}, ok)")
     body.append(f"constants = (at + {len(HEADER)}).to(tl.pointer_type(tl.{dtype}))")
-    count = len(Kind(kind.rule, kind.penalized, dtype, dtype, "nearest", (), True, True).constants)
+    count = len(Kind(kind.rule, kind.penalized, dtype, dtype, "nearest", (), True, True, kind.is_watched).constants)
     for i in range(count):
         body.append(f"tl.store(constants + {i}, {text(f'constant{i}')}.to(tl.{dtype}), ok)")
     parameters = ["before", "inputs", "after", "words", "count", "LANES: tl.constexpr"]

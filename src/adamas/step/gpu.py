@@ -1,6 +1,7 @@
 """The executor for GPUs: a Triton kernel steps the parameters of a group in one launch for each way in which they are stored.
 
-So is a sum over them, which takes a second launch to add up what the programs of the first have found.
+So is a sum over them, which takes a second launch to add up what the programs of the first have found; and so are the
+statistics of a watched step.
 
 Parameters that the kernels do not take, such as those that are not contiguous, are stepped over arrays. It imports
 PyTorch, so it is imported only where a weight is to be stepped by it.
@@ -9,7 +10,8 @@ PyTorch, so it is imported only where a weight is to be stepped by it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import reduce
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +22,9 @@ from ..rule import formats, layout
 from ..rule.declaration import HOUSE_NUMBERS, Numbers, Rule
 from ..rule.exact import in_parts
 from ..rule.layout import LOW_BITS, scale_name
+from ..rule.statistics import ROW
 from ..rule.triton import Kind
+from ..rule.triton_statistics import PARTIAL
 from ..rule.triton_sums import SQUARES
 from . import kernels
 from .arrays import Parameter, Stored
@@ -101,6 +105,38 @@ class _SumLaunch(_Launch):
         return parts
 
 
+class _WatchedLaunch(_Launch):
+    """The tensors of one kind on one device, whose step has statistics.
+
+    Their bits depend on the tensors alone: the order of all additions is fixed.
+    """
+
+    def __init__(self, kind: Kind, device: torch.device) -> None:
+        super().__init__(kind, device)
+        self._upload_places = Upload(device)
+        self._partial_sums = torch.empty(0)
+
+    def __call__(
+        self, share: Share, addresses: Addresses, sets: Sets | DecidedSets, statistics: Tensor | None = None
+    ) -> None:
+        """Steps parts with these sets of numbers, and writes their rows of ``statistics``."""
+        table, tensors, numbers = self._given(share, addresses, sets)
+        programs, first = self.table.programs, self.table.first
+        if len(self._partial_sums) != len(PARTIAL) * programs:
+            dtype = torch.float64 if self.kind.is_wide else torch.float32
+            self._partial_sums = torch.empty(len(PARTIAL) * programs, dtype=dtype, device=self.device)
+        last, counts = np.append(first[1:], programs), [part.elements for part in share.parts]
+        places = self._upload_places(np.stack([first, last, share.indices, counts], axis=1).reshape(-1))
+        partial_sums, grid = self._partial_sums, (len(share.parts), len(ROW))
+        with on(self.device):
+            kernels.step_or_sum(self.kind)[(programs,)](
+                table, tensors, numbers, partial_sums, **kernels.launched(self.kind)
+            )
+            kernels.adding_up_statistics(self.kind)[grid](
+                table, numbers, partial_sums, programs, places, statistics, **kernels.STATISTICS
+            )
+
+
 class _Looked:
     """What a look in full found. It holds as long as nothing changes but the addresses of tensors and the values of scalars.
 
@@ -143,9 +179,13 @@ class GpuExecutor(ArraysExecutor):
     def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
         super().__init__(spec, records, is_decayed)
         self._launches: dict[tuple[Kind, torch.device], _Launch] = {}
+        self._watched_launches: dict[tuple[Kind, torch.device], _WatchedLaunch] = {}
         self._sum_launches: dict[tuple[Kind, torch.device, int], _SumLaunch] = {}
         self._uploads: dict[tuple[str, torch.device], Upload] = {}
         self._of_graphs: list[Any] = []
+        self._statistics_on: dict[
+            torch.device, Tensor
+        ] = {}  # those of the coming step, by the device of the parameters
         names = [LOW_BITS if spec.weights == "split" else None]  # in the order of ``_tensors``
         for name in spec.state_names:
             names += [name, scale_name(name)]
@@ -261,10 +301,13 @@ class GpuExecutor(ArraysExecutor):
         blocks = -(-size // formats.BLOCK)
         return Part(kind, g.device, (_GRADIENT, _GRADIENT), size, size, blocks, (0, size, 0) * 2, ())
 
-    def warm_up(self, gradients: Sequence[Tensor], is_measured: bool, is_decided: bool) -> None:
+    def warm_up(
+        self, gradients: Sequence[Tensor], is_measured: bool, is_decided: bool, watched: Collection[bool]
+    ) -> None:
         """Compiles the kernels that step the parameters, given gradients like these, without reading or writing a tensor.
 
-        The kernels of sums are among them, and if the gradient ``is_measured``, those of its norm.
+        The kernels of sums are among them, and if the gradient ``is_measured``, those of its norm. ``watched`` says whether
+        steps are watched: it has False, True, or both if some are.
 
         Where the rule leaves out one of its parts in some steps, the kernels of both are compiled, unless it ``is_decided`` on
         the device which step it is: then one kernel does both.
@@ -276,8 +319,9 @@ class GpuExecutor(ArraysExecutor):
             device = tensors.array(record.weight).device
             if part is not None and part.size:
                 for rule in [self.spec.rule] if is_decided else self.spec.rule.variants():
-                    for index in (*range(len(rule.sums)), None):
-                        wanted[device, part.kind._replace(rule=rule), index] = None
+                    kind = part.kind._replace(rule=rule)
+                    wanted |= {(device, kind, index): None for index in range(len(rule.sums))}
+                    wanted |= {(device, kind._replace(is_watched=one), None): None for one in watched}
             squares = self._square_part(tensors.gradient_array(gradient))
             if is_measured and squares is not None and squares.size:
                 wanted[device, squares.kind, 0] = None
@@ -290,10 +334,20 @@ class GpuExecutor(ArraysExecutor):
                     )
                     numbers_kernel.warmup(*[torch.float64] * 3, torch.int32, 1, grid=(1,), **kernels.COMPUTED)
                 if index is None:
-                    kernels.step_or_sum(kind).warmup(*given, grid=(1,), **kernels.launched(kind))
+                    self._warm_up_step(kind)
                     continue
                 kernels.step_or_sum(kind, index).warmup(*given, torch.float64, grid=(1,), **kernels.SUMMED)
                 kernels.adding_up().warmup(torch.float64, torch.int32, torch.float64, grid=(1,), **kernels.ADDED_UP)
+
+    def _warm_up_step(self, kind: Kind) -> None:
+        table, numbers, partial_sums = torch.int64, torch.int32, [torch.float64 if kind.is_wide else torch.float32]
+        step, options = kernels.step_or_sum(kind), kernels.launched(kind)
+        if not kind.is_watched:
+            step.warmup(table, torch.int32, numbers, grid=(1,), **options)
+            return
+        step.warmup(table, torch.int32, numbers, *partial_sums, grid=(1,), **options)
+        given = table, numbers, *partial_sums, 1, torch.int64, torch.float64
+        kernels.adding_up_statistics(kind).warmup(*given, grid=(1, 1), **kernels.STATISTICS)
 
     def apply(self) -> None:
         """See ``Executor.apply``."""
@@ -301,13 +355,39 @@ class GpuExecutor(ArraysExecutor):
         self._launch(self._shares_of(numbers), lambda kind: Sets(kind, numbers))
         for index in self._looked.left:
             self._step(index)
+        self._take_statistics()
         self._count()
 
     def _launch(self, shares: Shares, sets_of: Callable[[Kind], Sets | DecidedSets]) -> None:
         """Launches the step of each share, with the sets of numbers of its kind."""
         self.spec.tensors.before_writing(self._looked.weights)
-        for key, share in shares.items():
-            self._ready(self._launches, key, _Launch)(share, self._addresses(), sets_of(key[0]))
+        self._watched, self._statistics_on = [], {}
+        for (kind, device), share in shares.items():
+            key = kind._replace(is_watched=self.is_watched), device
+            given = share, self._addresses(), sets_of(key[0])
+            if self.is_watched:
+                self._ready(self._watched_launches, key, _WatchedLaunch)(*given, self._statistics(device))
+            else:
+                self._ready(self._launches, key, _Launch)(*given)
+
+    def _statistics(self, device: torch.device) -> Tensor:
+        """The statistics of the coming step on a device: zeros, and rows of the parameters that are there."""
+        if device not in self._statistics_on:
+            shape = len(self._looked.records), len(ROW)
+            self._statistics_on[device] = torch.zeros(shape, dtype=torch.float64, device=device)
+        return self._statistics_on[device]
+
+    def _take_statistics(self) -> None:
+        """See ``ArraysExecutor``. Those that kernels have found are there."""
+        if not self.is_watched or not self._looked.records:
+            return
+        for index, row in zip(self._looked.left, self._watched, strict=True):
+            self._statistics(row.device)[index] = row
+        if not self._statistics_on:
+            self._statistics(self.spec.tensors.array(self._looked.weights[0]).device)
+        first, *others = self._statistics_on.values()
+        self.statistics = reduce(torch.add, [other.to(first.device) for other in others], first)
+        self._watched, self._statistics_on = [], {}
 
     def _ready(self, launches: dict[_Key, _L], key: _Key, make: Callable[..., _L]) -> _L:
         """The launch with this key. That of a step that is captured in a CUDA graph belongs to the graph from then on.
@@ -349,6 +429,7 @@ class GpuExecutor(ArraysExecutor):
             for index in self._looked.left:
                 self._step_there(index, there, runs)
             numbers.after = there.after
+        self._take_statistics()
         return self._count_there(numbers.after)
 
     def _device_numbers(self, coming: Coming, runs: Tensor | None) -> DeviceNumbers:

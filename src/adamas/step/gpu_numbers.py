@@ -14,7 +14,7 @@ import torch
 
 from ..rule import formats
 from ..rule.declaration import Numbers
-from ..rule.triton import HEADER, Kind, written
+from ..rule.triton import HEADER, Kind, constants_of_statistics, written
 from ..rule.triton_numbers import NumbersKind, fixed_of, values_of
 from ..rule.writing import NUMBER_FUNCTIONS, NUMBER_OPERATORS, constants_of
 from . import kernels
@@ -56,6 +56,8 @@ class Sets:
             given = {name: np.float64(numbers[name]) for name in rule.given}
             with np.errstate(all="ignore"):
                 found = constants_of(rule, given, kind.penalized, _FUNCTIONS)
+                if kind.is_watched:
+                    found += constants_of_statistics(numbers)
             constants = np.array(found, np.float64).astype(dtype)
             words[len(HEADER) :][: constants.nbytes // 4] = constants.view(np.int32)
             self._words.append(words)
@@ -111,7 +113,7 @@ class DeviceNumbers:
 def numbers_kind(spec: GroupSpec, hyper: Mapping[str, Any], kind: Kind, is_decayed: bool) -> NumbersKind:
     """The kind of the numbers that a step of tensors of this kind takes."""
     fixed = fixed_of(spec.member, hyper)
-    return NumbersKind(spec.member, fixed, kind.rule, kind.penalized, kind.is_wide, is_decayed)
+    return NumbersKind(spec.member, fixed, kind.rule, kind.penalized, kind.is_wide, is_decayed, kind.is_watched)
 
 
 class DecidedSets:

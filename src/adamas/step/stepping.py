@@ -816,6 +816,12 @@ class Stepping:
         if self._watching is not None:
             self._watching.loss = loss
 
+    def _watched(self) -> tuple[bool, ...]:
+        """Whether steps are watched: False, True, or both if some are."""
+        if self._watching is None:
+            return (False,)
+        return (True,) if self._watching.options.every == 1 else (False, True)
+
     def _begin_watching(self, plans: Sequence[GroupPlan]) -> bool:
         """Prepares the executors for the coming step; returns whether it is watched."""
         is_watched = self._watching is not None and self._watching.is_due

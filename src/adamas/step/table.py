@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..rule.declaration import Rule
+from ..rule.formats import BLOCK
 from ..rule.triton import Kind
 from .namespaces import torch as on_torch
 from .record import Place, Tensor
@@ -76,6 +77,11 @@ class Part(NamedTuple):
     blocks: int
     places: tuple[int, ...]
     keys: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """The number of its elements."""
+        return self.size // -(-self.row // BLOCK) * self.row if self.kind.has_codes else self.size
 
 
 class Addresses(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch.nn.parameter import is_lazy
 
@@ -52,13 +54,13 @@ def warm_up(optimizer: Optimizer) -> None:
                 raise ValueError(f"parameter {names[p]} is lazy and has no shape yet: run the model once, then warm up")
             if p.requires_grad and is_here(p) and edges_of(spec.member, group, i) is None:
                 record = Record(p, dict(optimizer.state.get(p, {})), names[p], 0, place_in(group, i))
-                _warm_up(spec, record, optimizer._is_measured(), optimizer._will_decide_there())
+                _warm_up(spec, record, optimizer._is_measured(), optimizer._will_decide_there(), optimizer._watched())
 
 
-def _warm_up(spec: GroupSpec, record: Record, is_measured: bool, is_decided: bool) -> None:
+def _warm_up(spec: GroupSpec, record: Record, is_measured: bool, is_decided: bool, watched: Collection[bool]) -> None:
     """Compiles the kernels that will step a parameter and, if the gradient ``is_measured``, those of its norm.
 
-    The record has a copy of its state, which is completed. ``is_decided``: see ``GpuExecutor.warm_up``.
+    The record has a copy of its state, which is completed. ``is_decided`` and ``watched``: see ``GpuExecutor.warm_up``.
     """
     executor = compiled_executor_of(TENSORS, record.weight)
     if executor is None:
@@ -68,4 +70,4 @@ def _warm_up(spec: GroupSpec, record: Record, is_measured: bool, is_decided: boo
     begin_state(TENSORS, spec.member, spec.group, p, place, record.state)
     dtype = (p.grad_dtype or p.dtype) if p.grad is None else p.grad.dtype
     gradient = torch.empty_like(local_of(p), dtype=dtype)
-    executor(spec, [record], is_decayed=True).warm_up([gradient], is_measured, is_decided)
+    executor(spec, [record], is_decayed=True).warm_up([gradient], is_measured, is_decided, watched)

@@ -248,6 +248,8 @@ def test_what_follows_is_told_with_its_cause() -> None:
     assert len(set(followed)) == len(followed)
     assert all(one.step >= cause.step for one in cause.consequences)
     assert "What followed: Step 10" in str(explanation)
+    (cause,) = run(loss_is_scaled).explain().findings
+    assert [one.pattern for one in cause.consequences] == ["loss_rose"]  # no bad batch in what is unusual for long
 
 
 def test_two_causes_are_told_in_their_order() -> None:

@@ -109,6 +109,11 @@ def _usually(course: Course, row: int, column: int = 0) -> str:
     return f"{_short(np.exp(course.values[row, column]))}, usually {_short(np.exp(course.median[row, column]))}"
 
 
+def _whose(history: History, tensors: Sequence[int]) -> str:
+    """What the figures of a sentence about the gradients of tensors are, those of the first."""
+    return "its norm" if len(tensors) == 1 else f"the norm in {history.watch.names[tensors[0]]}"
+
+
 def _share(is_there: Array, is_known: Array) -> float:
     """The share of the tensors that are known."""
     return float(is_there.sum() / max(1, is_known.sum()))
@@ -208,14 +213,16 @@ def dead_layer(history: History) -> Iterator[Found]:
     'max_grad_norm="auto" shortens such a gradient to 1.5 times the usual norm and leaves others as they are.',
 )
 def bad_batch(history: History) -> Iterator[Found]:
-    """The norm of the gradient and the loss jump for one or a few steps, and are as usual after them."""
+    """The norm of the gradient and the loss jump for one or a few steps, and are as usual before and after them."""
     whole = history.whole_gradient
-    jumped = (whole.rose & ~lasting(whole.rose) & (whole.values - whole.median >= np.log(JUMPED)))[:, 0]
+    jumped = whole.rose[:, 0] & (whole.values - whole.median >= np.log(JUMPED))[:, 0]
     if history.has_loss:  # a small batch at the end of an epoch has a large gradient, but a usual loss
         jumped &= history.loss.sigmas[:, 0] > SUSPICIOUS
     rows = list[int]()
     for row in columns(jumped):
-        if not rows or row >= rows[-1] + LASTING:
+        around = (whole.sigmas[max(0, row - LASTING) : row], whole.sigmas[row + 1 : row + 1 + LASTING])
+        is_usual = not any(middle(x) > SUSPICIOUS for x in around)
+        if is_usual and (not rows or row >= rows[-1] + LASTING):
             rows.append(row)
     if rows:
         row = rows[0]
@@ -377,8 +384,8 @@ def exploding_layer(history: History) -> Iterator[Found]:
         top = row + int(np.nanargmax(history.gradient.values[row : row + WINDOW, one]))
         peak, usual = (float(np.exp(x)) for x in (history.gradient.values[top, one], history.gradient.median[row, one]))
         text = (
-            f"The norm of the gradient of {history.names(tensors)} left its usual {_short(usual)} and grew to {_short(peak)} "
-            f"by step {history.steps[top]}."
+            f"The gradient of {history.names(tensors)} left its usual course: {_whose(history, tensors)} grew from "
+            f"{_short(usual)} to {_short(peak)} by step {history.steps[top]}."
         )
         yield Found(row, tensors, {"grad_norm": peak, "usual": usual}, text, WINDOW)
 
@@ -404,7 +411,7 @@ def second_moment_too_slow(history: History) -> Iterator[Found]:
         }
         beta2 = options["betas"][1] if "betas" in options else options.get("alpha")
         text = (
-            f"The gradient of {history.names(tensors)} jumped and stayed: its norm was "
+            f"The gradient of {history.names(tensors)} jumped and stayed: {_whose(history, tensors)} was "
             f"{_usually(history.gradient, row, one)}. RMSₜ reached {_short(figures['rms'])} and was above {RMS} at "
             f"{figures['steps']} watched steps; v was below a tenth of g² in {figures['behind']:.0%} of the elements"
         )
@@ -455,7 +462,7 @@ def _told_under_eps(history: History, rows: dict[int, int], is_clipped: bool) ->
         text = f"√v is below ε = {_short(eps)} in {share:.0%} of the elements of {history.names(tensors)}"
         if is_clipped:
             text += f", because clipping shortens the gradient to {_short(clip)} of its length"
-        text += f". Their updates are about {_short(rms)} of what the learning rate means."
+        text += f". Their updates are about {_short(rms)} times the learning rate."
         yield Found(row, tensors, {"share": share, "eps": eps, "rms": rms, "clip": clip}, text)
 
 
@@ -536,7 +543,7 @@ def decay_outweighs(history: History) -> Iterator[Found]:
         one, part = tensors[0], middle(share[row:, tensors])
         norms = weight[row:, one][np.isfinite(weight[row:, one])]
         text = (
-            f"Weight decay is {part:.0%} of the update of {history.names(tensors)}, at weight_decay = "
+            f"Weight decay is {_short(part)} times the update of {history.names(tensors)}, at weight_decay = "
             f"{_short(float(history.options[one].get('weight_decay', np.nan)))}: the norm of {history.watch.names[one]} went "
             f"from {_short(norms[0])} to {_short(norms[-1])}."
         )

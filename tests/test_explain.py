@@ -339,6 +339,13 @@ def test_without_watch() -> None:
         optimizer.explain()
 
 
+def test_a_loss_that_can_be_negative_is_not_judged() -> None:
+    watch = watch_of({"loss": after(100) - 2})
+    explanation = Explanation.of(watch, [], True)
+    assert not explanation
+    assert str(explanation).endswith("The loss can be negative: it was not judged.")
+
+
 def test_numpy_arrays() -> None:
     generator = np.random.default_rng(0)
     params = {"a": generator.normal(size=50).astype(np.float32), "b": generator.normal(size=50).astype(np.float32)}
@@ -414,7 +421,7 @@ def test_thresholds(pattern: str, below: dict[str, Any], above: dict[str, Any]) 
     [
         ("bad_batch", {"grad_norm": last(2.9), "loss": last(2)}, {"grad_norm": last(3.1), "loss": last(2)}),
         ("bad_batch", {"grad_norm": last(9), "loss": last(1.2)}, {"grad_norm": last(9), "loss": last(1.3)}),
-        ("loss_rose", {"loss": after(1.8)}, {"loss": after(1.85)}),
+        ("loss_rose", {"loss": after(2.4)}, {"loss": after(2.6)}),
         ("nonfinite_gradient", {"grad_norm": after(1e30)}, {"grad_norm": after(math.inf)}),
     ],
 )

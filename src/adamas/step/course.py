@@ -164,27 +164,18 @@ class History:
 
     @property
     def has_loss(self) -> bool:
-        """Whether the optimizer got the loss."""
-        return bool(np.isfinite(self.per_step("loss")).any())
-
-    @property
-    def _can_be_negative(self) -> bool:
-        return bool((self.per_step("loss") < 0).any())
+        """Whether the optimizer got a loss that has a usual course: one that is never negative. Others, as those of
+        reinforcement learning, need not fall."""
+        loss = self.per_step("loss")
+        return bool(np.isfinite(loss).any() and not (loss < 0).any())
 
     @cached_property
     def loss(self) -> Course:
-        """The loss, one column; itself instead of its logarithm if it can be negative."""
-        loss = self.per_step("loss")[:, None]
-        if not self._can_be_negative:
-            return Course(log(loss))
-        return Course(np.where(np.isfinite(loss), loss, np.nan), LEAST_SPREAD * middle(np.abs(loss)))
-
-    def loss_of(self, value: float) -> float:
-        """The loss, from a value or a median of ``loss``."""
-        return float(value if self._can_be_negative else np.exp(value))
+        """The loss, one column."""
+        return Course(log(self.per_step("loss"))[:, None])
 
     def rises(self, sigmas: float) -> list[int]:
-        """The rows from which the loss, or the norm of the gradient if the loss is not known, is so far up and stays there."""
+        """The rows from which the loss, or the norm of the gradient without one, is so far up and stays there."""
         course = self.loss if self.has_loss else self.whole_gradient
         is_up = lasting(course.sigmas[:, 0] > sigmas)
         return columns(is_up & ~np.append(False, is_up[:-1]))

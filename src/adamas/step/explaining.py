@@ -126,5 +126,10 @@ def _looked_at(history: History) -> str:
     if every > 1:
         text += f" One step in {every} was watched: what happened between them, and was over, is not seen."
     if not history.has_loss:
-        text += " The loss is not known: give it as step(loss=…)."
+        is_known = np.isfinite(history.per_step("loss")).any()
+        text += (
+            " The loss can be negative: it was not judged."
+            if is_known
+            else " The loss is not known: give it as step(loss=…)."
+        )
     return text

@@ -35,6 +35,7 @@ from .watch import RATIO
 from .watching import Array
 
 JUMPED = 3.0  # times the usual norm of the gradient; one batch with less does no harm
+RISEN = 2.5  # times the usual loss; less may be the course of things, as where two networks play against each other
 DOUBLED = 2.0  # how far updates had grown before a loss rose in github.com/marin-community/marin/issues/1368
 REPLACED = 0.3  # of update to weight, where 1e-3 is usual: three steps replace the weights
 EXPLODED = 100.0  # two orders of magnitude within WINDOW steps
@@ -232,8 +233,7 @@ def bad_batch(history: History) -> Iterator[Found]:
         if row + 1 < len(history):
             text += f", and {_short(np.exp(middle(whole.values[row + 1 : row + 1 + LASTING])))} after it"
         if history.has_loss:
-            usual = history.loss_of(history.loss.median[row, 0])
-            text += f"; the loss was {_short(history.per_step('loss')[row])}, usually {_short(usual)}"
+            text += f"; the loss was {_usually(history.loss, row)}"
         text += f". It jumped in {history.names(tensors)}." if tensors else "."
         if len(rows) > 1:
             others = ", ".join(str(history.steps[other]) for other in rows[1:4])
@@ -318,7 +318,7 @@ def _replaced(history: History) -> list[Found]:
 def _turned(history: History) -> list[Found]:
     """Whether the usual loss has risen by a standard deviation of single steps, while the learning rate doubled."""
     usual, rate = history.loss.median[:, 0], history.per_step("lr")
-    if not np.isfinite(usual).any():
+    if not history.has_loss or not np.isfinite(usual).any():
         return []
     low = np.zeros(len(usual), int)  # for each row, that of the lowest usual loss so far
     for row in range(1, len(usual)):
@@ -327,7 +327,7 @@ def _turned(history: History) -> list[Found]:
     if not is_up.any():
         return []
     row = int(is_up.argmax())
-    losses, rates = ([float(f(x[r])) for r in (low[row], row)] for f, x in ((history.loss_of, usual), (float, rate)))
+    losses, rates = ([float(x[r]) for r in (low[row], row)] for x in (np.exp(usual), rate))
     text = (
         f"The loss has turned with the learning rate: it was {_short(losses[0])} about step {history.steps[low[row]]}, at a "
         f"rate of {_short(rates[0])}, and {_short(losses[1])} here, at {_short(rates[1])} (medians of {WINDOW} steps)."
@@ -346,7 +346,12 @@ def layer_ahead(history: History) -> Iterator[Found]:
     """The update of a few tensors doubles before the loss rises, while their gradients are as usual."""
     update = history.update
     for growth in _growths(history):
-        since = {i: row for i, row in growth.since.items() if update.rose[row : growth.rise, i].any()}
+        since = dict[int, int]()
+        for i, row in growth.since.items():
+            rows = columns(update.rose[row : growth.rise, i])
+            gradients = (history.gradient.sigmas[:, i], history.whole_gradient.sigmas[:, 0])
+            if rows and all(x[row + rows[0]] <= SUSPICIOUS for x in gradients):
+                since[i] = row + rows[0]
         if since and growth.share < MOST:
             row, tensors = _first(since)
             one = tensors[0]
@@ -427,14 +432,13 @@ def loss_rose(history: History) -> Iterator[Found]:
     """The loss leaves its usual course and stays high, and nothing else came before it."""
     course, what = (history.loss, "loss") if history.has_loss else (history.whole_gradient, "norm of the gradient")
     for row in history.rises(SIGMAS):
+        if course.values[row, 0] - course.median[row, 0] < np.log(RISEN):
+            continue
         first, here = max(0, row - LASTING), slice(max(0, row - LASTING), row + LASTING)
         rose = history.update.rose[here] | history.gradient.rose[here]
         rows = {i: first + int(rose[:, i].argmax()) for i in columns(rose.any(axis=0))}
-        value, usual = (
-            history.loss_of(x[row, 0]) if history.has_loss else float(np.exp(x[row, 0]))
-            for x in (course.values, course.median)
-        )
-        text = f"The {what} was {_short(value)}, usually {_short(usual)}, and stayed high."
+        value, usual = (float(np.exp(x[row, 0])) for x in (course.values, course.median))
+        text = f"The {what} was {_usually(course, row)}, and stayed high."
         tensors = _first(rows)[1] if rows else []
         if tensors:
             text += f" Updates or gradients of {history.names(tensors)} left their usual course with it."

@@ -444,42 +444,66 @@ template <class T>
 using WatchLoop = void (*)(const double *, const T *, const T *, const T *, const T *, const T *, const T *, int,
                            Statistics &);
 
-// Adds the statistics of n elements, at most a block. The arrays are those of adamas.rule.statistics.terms. They are
-// added up in the dtype of the computation, in lanes, whose order is fixed.
-template <int kind, class T>
+// Adds the statistics of n elements, at most a block, whose weights may have been rounded when they were stored. The
+// arrays are those of adamas.rule.statistics.terms. Sums are made in the dtype of the computation, in lanes, whose
+// order is fixed.
+template <int kind, bool rounded, class T>
 void watch_elements(const double *numbers, const T *p, const T *g, const T *q, const T *r, const T *m, const T *v,
                     int n, Statistics &to) {
     constexpr int lanes = int(width * sizeof(float) / sizeof(T)), count = statistics_sums;
-    const WatchedNumbers<T> k{T(numbers[0]), T(numbers[1]), T(numbers[2])};
-    alignas(64) T sums[count + 1][lanes] = {};
-    const auto add = [&](int i, int l) {
-        T terms[count + 1] = {};
-        Watched<kind>::terms(k, p[i + l], g[i + l], q[i + l], r[i + l], m[i + l], v[i + l], terms);
-        for (int j = 0; j < count; ++j)
-            if (statistics_known[kind] >> j & 1) sums[j][l] += terms[j];
-        sums[count][l] = maximum(sums[count][l], terms[count]);
+    constexpr auto has = [](int j) { // whether there is such a sum, and it is not always 0
+        return j < count && (statistics_known[kind] >> j & 1) && (rounded || j != statistics_lost);
     };
-    const int rest = n % lanes;
-    for (int i = 0; i < n - rest; i += lanes) {
-#pragma omp simd
-        for (int l = 0; l < lanes; ++l) add(i, l);
+    if (const int rest = n % lanes; rest != 0) { // zeros add nothing
+        alignas(64) T padded[6][lanes] = {};
+        const T *const from[6] = {p, g, q, r, m, v};
+        for (int i = 0; i < 6; ++i) std::copy_n(from[i] + n - rest, rest, padded[i]);
+        watch_elements<kind, rounded, T>(numbers, padded[0], padded[1], padded[2], padded[3], padded[4], padded[5],
+                                         lanes, to);
+        n -= rest;
     }
-    for (int l = 0; l < rest; ++l) add(n - rest, l);
     Statistics found;
-    for (int half = lanes / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; ++l) {
-            for (int j = 0; j < count; ++j) sums[j][l] += sums[j][l + half];
-            sums[count][l] = maximum(sums[count][l], sums[count][l + half]);
+    if constexpr (sizeof(T) == sizeof(float)) {
+        const WatchedNumbers<Floats> k{splat(float(numbers[0])), splat(float(numbers[1])), splat(float(numbers[2]))};
+        // Indices are constants, so that the totals stay in registers.
+        [&]<int... j>(std::integer_sequence<int, j...>) {
+            Floats totals[] = {splat(0.0f * j)...};
+            for (int i = 0; i < n; i += lanes)
+                Watched<kind>::add(k, load(p + i), load(g + i), load(q + i), load(r + i), load(m + i), load(v + i),
+                                   totals);
+            const auto take = [&]<int i>() {
+                if constexpr (has(i)) found.sums[i].high = sum(totals[i]);
+            };
+            (take.template operator()<j>(), ...);
+            found.largest = std::bit_cast<float>(largest(bits_of(totals[count])));
+        }(std::make_integer_sequence<int, count + 1>());
+    } else {
+        const WatchedNumbers<T> k{numbers[0], numbers[1], numbers[2]};
+        alignas(64) T totals[count + 1][lanes] = {};
+        for (int i = 0; i < n; i += lanes) {
+#pragma omp simd
+            for (int l = 0; l < lanes; ++l) {
+                T lane[count + 1];
+                for (int j = 0; j <= count; ++j) lane[j] = totals[j][l];
+                Watched<kind>::add(k, p[i + l], g[i + l], q[i + l], r[i + l], m[i + l], v[i + l], lane);
+                for (int j = 0; j <= count; ++j) totals[j][l] = lane[j];
+            }
         }
-    for (int j = 0; j < count; ++j) found.sums[j].high = sums[j][0];
-    found.largest = sums[count][0];
+        for (int l = 0; l < lanes; ++l) {
+            for (int j = 0; j < count; ++j)
+                if (has(j)) found.sums[j].high += totals[j][l];
+            found.largest = larger(found.largest, totals[count][l]);
+        }
+    }
+    if (std::isnan(found.sums[statistics_update].high)) found.largest = found.sums[statistics_update].high;
     to.add(found);
 }
 
-// For each kind of rules.
+// For each kind of rules, without and with weights that are rounded.
 template <class T>
 constexpr auto watch_loops = []<int... kind>(std::integer_sequence<int, kind...>) {
-    return std::array<WatchLoop<T>, sizeof...(kind)>{watch_elements<kind, T>...};
+    return std::array<std::array<WatchLoop<T>, 2>, sizeof...(kind)>{
+        {{watch_elements<kind, false, T>, watch_elements<kind, sizeof(T) == sizeof(float), T>}...}};
 }(std::make_integer_sequence<int, int(std::size(statistics_known))>());
 
 // What `watch=` measures of the step of each block, between the rule and what is encoded.
@@ -495,7 +519,7 @@ template <class T, int capacity> class Watch {
     Watch(const Job &job, Statistics *to)
         : job(job),
           to(to),
-          add(watch_loops<T>[size_t(rules[job.rule].watched)]),
+          add(watch_loops<T>[size_t(rules[job.rule].watched)][job.operands[WEIGHT].format != native<T>]),
           fixed(job.row % quantum == 0 && !job.rows_apart) {}
 
     // Takes n elements of the weight and the gradient before the step.

@@ -120,6 +120,7 @@ inline Mask operator!(Mask a) { return {_mm512_knot(a.x)}; }
 inline uint32_t bits_of(Mask a) { return a.x; } // one for each lane
 inline Ints or_masked(Ints a, Ints b, Ints mask) { return {_mm512_ternarylogic_epi32(a.x, b.x, mask.x, 0xF8)}; }
 inline int largest(Ints a) { return _mm512_reduce_max_epi32(a.x); }
+inline float sum(Floats a) { return _mm512_reduce_add_ps(a.x); }
 inline Ints largest_of_four(const Ints *a) {
     const auto quarters = [](__m512i x, __m512i y) { // the larger ones of neighbours, those of x and y in turn
         return _mm512_max_epi32(_mm512_unpacklo_epi32(x, y), _mm512_unpackhi_epi32(x, y));
@@ -240,6 +241,11 @@ inline int largest(Ints a) {
     alignas(32) int x[width];
     _mm256_store_si256(reinterpret_cast<__m256i *>(x), a.x);
     return *std::max_element(x, x + width);
+}
+inline float sum(Floats a) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a.x), _mm256_extractf128_ps(a.x, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 inline Ints largest_of_four(const Ints *a) {
     const auto halves = [](__m256i x, __m256i y) { // the larger ones of neighbours, those of x and y in turn
@@ -378,6 +384,7 @@ inline Floats magnitude(Floats a) { return from_bits(bits_of(a) & splat(0x7fffff
 inline Ints or_masked(Ints a, Ints b, Ints mask) { return a | (b & mask); }
 inline Ints select(Ints mask, Ints a, Ints b) { return (mask & (a ^ b)) ^ b; }
 inline int largest(Ints a) { return std::max({int32_t(a.x[0]), int32_t(a.x[1]), int32_t(a.x[2]), int32_t(a.x[3])}); }
+inline float sum(Floats a) { return (a.x[0] + a.x[2]) + (a.x[1] + a.x[3]); }
 inline Ints largest_of_four(const Ints *a) { return ADAMAS_LANES(Ints, uint32_t(largest(a[l]))); }
 
 #define ADAMAS_COMPARISON(sign)                                                                                        \

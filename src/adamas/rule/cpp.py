@@ -2,7 +2,7 @@
 
 ``write`` makes two headers. ``rules.h`` describes each rule in the given order, and computes the constants of its loops in
 float64. ``steps.h`` has the step of each rule, as a template over numbers and vector registers, and the terms of its sums; and
-the terms of the statistics that ``watch=`` shows.
+what adds up the statistics of ``watch=``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from math import inf, isnan
 from pathlib import Path
 
 from .declaration import HOUSE_NUMBERS, WEIGHT_DRAW, Rule
-from .lowering import fused_sums
+from .lowering import counts, estimates, fused_sums
 from .members import RULES
-from .recorder import Recording, Value, digest, record_penalties, record_statistics
+from .recorder import Recording, Value, digest, record_penalties, record_statistics, recorded
 from .statistics import LARGEST, NUMBERS, ROW, SUMS, Watched, first_of, second_of, watched
 from .writing import COMPARISONS, OPERATORS, PENALTIES, WrittenRule, lines
 
@@ -23,6 +23,7 @@ _FUNCTIONS = {
     "abs": "magnitude",
     "sign": "sign",
     "maximum": "maximum",
+    "larger": "larger",
     "where": "choose",
     "fused": "fused",
     "fused_less": "fused_less",
@@ -32,7 +33,7 @@ _FUNCTIONS = {
     "estimated_quotient": "estimated_quotient",
 }
 _FORMULAS = {"sqrt": "std::sqrt", "log": "std::log", "exp": "std::exp", "minimum": "std::min", "maximum": "std::max"}
-_TERMS = (*SUMS, LARGEST)  # of statistics, in the order of their places
+_TOTALS = (*SUMS, LARGEST)  # of statistics, in the order of their places
 _HEAD = "// Written by adamas/rule/cpp.py from the declarations in adamas/rule/members.\n#pragma once\n"
 
 
@@ -109,12 +110,12 @@ class _Cpp:
         return f"{target} = {name};"
 
 
-class _CppOfTerms(_Cpp):
-    """The outputs are the terms of statistics."""
+class _CppOfStatistics(_Cpp):
+    """Statistics lie in one array."""
 
     @staticmethod
     def variable(name: str) -> str:
-        return f"terms[{_TERMS.index(name)}]" if name in _TERMS else name
+        return f"totals[{_TOTALS.index(name)}]" if name in _TOTALS else name
 
 
 def _body(recording: Recording, name_of: Callable[[Value], str]) -> Iterator[str]:
@@ -182,8 +183,9 @@ def _rules(steps: list[WrittenRule]) -> str:
         f"most_sums = {most_sums};\n"
         f"constexpr int house_k = {HOUSE_NUMBERS.index('k')}, "
         f"house_eta = {HOUSE_NUMBERS.index('eta')}, weight_draw = {WEIGHT_DRAW};\n"
-        "// The sums of statistics, the place of Σp² among them, and the sums that rules of each kind have, a bit for each.\n"
+        "// The sums of statistics, the places of some, and the sums that rules of each kind have, a bit for each.\n"
         f"constexpr int statistics_sums = {len(SUMS)}, statistics_weight = {SUMS.index('weight')}, "
+        f"statistics_update = {SUMS.index('update')}, statistics_lost = {SUMS.index('lost')}, "
         f"statistics_numbers = {len(NUMBERS)}, statistics_row = {len(ROW)};\n"
         f"constexpr unsigned statistics_known[] = {{{', '.join(map(bin, known))}}};\n\n"
         + "\n".join(tables)
@@ -234,28 +236,34 @@ def _steps(steps: list[WrittenRule]) -> str:
     )
 
 
+def _added_up(kind: Watched) -> Recording:
+    """Adds the terms of statistics to totals of the same names. ``larger``, unlike ``maximum``, can forget a NaN."""
+    terms = record_statistics(kind)
+    outputs = {
+        name: recorded("larger" if name == LARGEST else "add", Value("input", (), False, name), term)
+        for name, term in terms.outputs.items()
+    }
+    return fused_sums(estimates(counts(Recording((), terms.gradient, outputs))))
+
+
 def _statistics(kinds: list[Watched]) -> str:
-    """The functions that compute the terms of statistics."""
+    """The functions that add up statistics."""
     parts = []
     for i, kind in enumerate(kinds):
-        recording = record_statistics(kind)
-        read = {value.name for value in recording.operations if value.operation == "input" and not value.is_number}
-        arguments = ", ".join(
-            f"{'' if name in read else '[[maybe_unused]] '}X {name}" for name in ("p", "g", "q", "r", "m", "v")
-        )
-        body = _lines(lines(recording, lambda number: f"k.{number.name}", _CppOfTerms()), "        ")
+        recording = _added_up(kind)
+        read = {value.name for value in recording.operations if value.operation == "input"}
+        arrays = ", ".join(f"{'' if name in read else '[[maybe_unused]] '}X {name}" for name in "pgqrmv")
+        body = _lines(lines(recording, lambda number: f"k.{number.name}", _CppOfStatistics()), "        ")
         parts.append(
             f"// {'m' if kind.has_first else 'no m'}, {f'v of a {kind.of}' if kind.of else 'no v'}\n"
-            f"template <> struct Watched<{i}> {{\n"
-            "    template <class X>\n"
-            f"    static void terms([[maybe_unused]] const WatchedNumbers<X> &k, {arguments}, X *terms) {{\n{body}    }}\n"
-            "};\n"
+            f"template <> struct Watched<{i}> {{\n    template <class X>\n"
+            f"    static void add([[maybe_unused]] const WatchedNumbers<X> &k, {arrays}, X *totals) {{\n{body}    }}\n}};\n"
         )
     return (
         "\n// The numbers that statistics depend on.\n"
         f"template <class X> struct WatchedNumbers {{\n    X {', '.join(NUMBERS)};\n}};\n\n"
-        "// The terms of statistics of one element, or of a register of them, for rules of one kind: those of the sums that\n"
-        "// they have, and last |u|. See adamas.rule.statistics.\n"
+        "// Adds the statistics of one element, or of a register of them, to the totals, for rules of one kind: the sums\n"
+        "// that they have, and last the largest |u|, where NaN is forgotten. See adamas.rule.statistics.\n"
         "template <int kind> struct Watched;\n\n" + "\n".join(parts)
     )
 

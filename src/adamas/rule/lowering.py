@@ -128,6 +128,19 @@ def fused_sums(recording: Recording, integers: Collection[Value] = ()) -> Record
     return recording.rewritten(rewrite)
 
 
+def counts(recording: Recording) -> Recording:
+    """a + where(c, 1, 0) becomes where(c, a + 1, a), which is one operation where processors add under a mask."""
+
+    def rewrite(old: Value, new: Value) -> Operand:
+        if old.operation == "add" and isinstance(one := new.operands[1], Value) and one.operation == "where":
+            total, (condition, *values) = new.operands[0], one.operands
+            if [x for x in values if not isinstance(x, Value)] == [1.0, 0.0]:
+                return recorded("where", condition, recorded("add", total, 1.0), total)
+        return new
+
+    return recording.rewritten(rewrite)
+
+
 def estimates(recording: Recording) -> Recording:
     """Roots and quotients are estimated where nothing that is stored depends on them."""
     stored = recording.depends_on(state.role for state in recording.states)

@@ -6,6 +6,7 @@ executor of arrays calls it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ LARGEST = "largest"  # the largest |u|, which is no sum
 # What executors return for each tensor, in float64: the sums, NaN for those that the rule does not have; the largest |u|; the
 # sum of ((k − 1)·p)², which is what weight decay did; and the number of elements.
 ROW = (*SUMS, LARGEST, "decay", "count")
+LEAST_FLOOR = 1e-37  # of v̂, so that 1/v̂ is finite in float32
 NUMBERS = ("s", "w", "floor")  # the numbers that they depend on
 
 
@@ -56,7 +58,7 @@ def watched(rule: Rule) -> Watched:
 def numbers_of(numbers: Numbers) -> Numbers:
     """The numbers in ``NUMBERS`` from those of a step; of a rule without w, v̂ is v, and of one without ε, that is 0."""
     eps = numbers.get("eps", 0.0)
-    return {"s": numbers["s"], "w": numbers.get("w", 1.0), "floor": eps * eps}
+    return {"s": numbers["s"], "w": numbers.get("w", 1.0), "floor": eps * eps + LEAST_FLOOR}
 
 
 def terms(
@@ -91,9 +93,11 @@ def terms(
         found["alignment"] = m * g
     if kind.of is not None:
         size = v * v if kind.of == "size" else k.w * v
-        # Where v is 0, so are the gradient and the update, whatever ε is.
-        found["ratio"] = xp.where(size > 0, square / xp.where(size < k.floor, k.floor, size), 0.0)
-        found["under_eps"] = xp.where(size < k.floor, xp.where(size > 0, 1.0, 0.0), 0.0)
+        size = xp.where(
+            size > 0, size, math.inf
+        )  # v is 0 if the rule has seen no gradient, or does not use it in this step
+        found["ratio"] = square / xp.where(size < k.floor, k.floor, size)
+        found["under_eps"] = xp.where(size < k.floor, 1.0, 0.0)
         found["behind"] = xp.where(square > FACTOR_BEHIND * size, 1.0, 0.0)
     return found
 

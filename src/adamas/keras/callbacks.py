@@ -67,7 +67,9 @@ class Log(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
     (of each batch, if gradients are accumulated); ``update_ratio`` is the mean of ‖change of the weights‖ / ‖weights‖ in a
     step, which is about 1e-3 for a good learning rate.
 
-    Put it before callbacks that use these logs. Steps take somewhat longer with it. Under a ``tf.distribute`` strategy the
+    The change is that before 16-bit weights are rounded.
+
+    Put it before callbacks that use these logs. Under a ``tf.distribute`` strategy the
     norm is that of one replica's part.
     """
 

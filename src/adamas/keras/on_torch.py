@@ -57,9 +57,16 @@ def plan_of(
 
 @_disable_dynamo  # a compiled training step has a graph break here
 def step(
-    plan: GroupPlan, member: Member, hyper: Mapping[str, Any], before: Mapping[str, Any], gradients: Sequence[Tensor]
-) -> dict[str, float]:
-    """Steps all variables of the plan in place. Returns the member's scalars after the step.
+    plan: GroupPlan,
+    member: Member,
+    hyper: Mapping[str, Any],
+    before: Mapping[str, Any],
+    gradients: Sequence[Tensor],
+    is_watched: bool,
+) -> tuple[dict[str, float], list[Any]]:
+    """Steps all variables of the plan in place.
+
+    Returns the member's scalars after the step and, if it is watched, ``adamas.rule.statistics.ROW`` of each variable.
 
     Args:
         plan: the plan of the variables.
@@ -67,6 +74,7 @@ def step(
         hyper: its hyperparameters.
         before: the member's scalars.
         gradients: one for each variable.
+        is_watched: whether there are statistics of the step.
 
     Raises:
         ValueError: a gradient cannot be used; the message names it. Nothing was changed.
@@ -81,8 +89,10 @@ def step(
     try:
         look([plan], [list(gradients)])
         plan.prepare(advance)
+        plan.watch(is_watched)
         sums.compute([plan], None, len(member.rule(hyper).sums), torch.get_num_threads())
         step_plans([plan], torch.get_num_threads(), [])
+        rows = [row for _, rows in plan.statistics() for row in rows]
     finally:
         plan.release()
-    return after
+    return after, rows

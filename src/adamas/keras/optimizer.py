@@ -19,6 +19,7 @@ from ..rule import former, layout
 from ..rule.declaration import Member
 from ..rule.formats import tensor_key
 from ..rule.names import from_arguments
+from ..rule.statistics import ROW
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
 from ..step.arrays import Step
@@ -50,6 +51,7 @@ _OF_KERAS = (
     "name",
 )
 
+_UPDATE, _WEIGHT = map(ROW.index, ("update", "weight"))
 _DESCRIPTION = "adamas"  # the entry of a saved state with its description; the others are variables, by number
 
 
@@ -78,6 +80,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         # The number and the sum of the gradients' norms, and of the updates' norms relative to the weights.
         self._measured = self.add_variable((4,), "zeros", "float32", aggregation="only_first_replica", name="measured")
         self.measures = False
+        self._moved: traced.Moved | None = None  # by the step that is being traced
         self._observed: list[Observed] = []
         self._factors: list[Variable] = []
         self._follow(rate)
@@ -231,20 +234,15 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
                     self._write(variable, value)
 
     def _backend_update_step(self, grads: Sequence[Array], trainable_variables: Sequence[Variable], rate: Any) -> None:
-        if not self.measures:
-            self._step(grads, trainable_variables, rate)
-            return
-        before = [keras.ops.copy(self._wide_value(variable)) for variable in trainable_variables]
-        self._step(grads, trainable_variables, rate)
-        changes = [
-            self._wide_value(variable) - value for variable, value in zip(trainable_variables, before, strict=True)
-        ]
-        self._add_measured(2, keras.ops.divide_no_nan(norm(changes), norm(before)))
+        step = self._step_traced if IS_COMPILED else self._step_on_torch
+        norms = step(grads, trainable_variables, rate)
+        if norms is not None:
+            self._add_measured(2, keras.ops.divide_no_nan(*norms))
 
-    def _step(self, grads: Sequence[Array], trainable_variables: Sequence[Variable], rate: Any) -> None:
-        if not IS_COMPILED:
-            self._step_on_torch(grads, trainable_variables, float(rate))
-            return
+    def _step_traced(
+        self, grads: Sequence[Array], trainable_variables: Sequence[Variable], rate: Any
+    ) -> tuple[Array, Array] | None:
+        """Makes the step; returns the norms of the update and of the weights before it, if these are measured."""
         if NAME == "tensorflow":
             grads = framework.reduced(super()._all_reduce_sum_gradients, grads)
         steps, after = traced.steps(
@@ -257,21 +255,30 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         )
         # Where Keras passes the learning rate on to each update, this passes on the steps of all variables.
         indices = [self._get_variable_index(variable) for variable in trainable_variables]
+        self._moved = traced.Moved() if self.measures else None
         super()._backend_update_step(grads, trainable_variables, dict(zip(indices, steps, strict=True)))
         for name, value in after.items():
             self.assign(self._scalars[name], value)
+        return None if self._moved is None else (norm(self._moved.updates), norm(self._moved.weights))
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
         """The same gradients: on TensorFlow, ``_step`` has reduced them, since a rule may need sums over them."""
         return grads_and_vars
 
-    def _step_on_torch(self, grads: Sequence[Array], variables: Sequence[Variable], rate: float) -> None:
-        hyper = {**self.hyperparameters(), "lr": rate, "weights": self.weights}
+    def _step_on_torch(
+        self, grads: Sequence[Array], variables: Sequence[Variable], rate: Any
+    ) -> tuple[Array, Array] | None:
+        """The same as ``_step_traced``."""
+        hyper = {**self.hyperparameters(), "lr": float(rate), "weights": self.weights}
         self._plan = framework.plan_of(self._plan, self._member, hyper, variables, self._record)
         before = {"step": self.iterations, **self._scalars}
-        after = framework.step(self._plan, self._member, hyper, before, grads)
+        after, rows = framework.step(self._plan, self._member, hyper, before, grads, self.measures)
         for name, variable in self._scalars.items():
             self.assign(variable, after[name])
+        if not self.measures:
+            return None
+        update, weight = (keras.ops.cast(sum(row[at] for row in rows), "float32") for at in (_UPDATE, _WEIGHT))
+        return keras.ops.sqrt(update), keras.ops.sqrt(weight)
 
     def _record(self, variable: Variable) -> Record:
         i = self._get_variable_index(variable)
@@ -283,7 +290,9 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         """Makes the step of one variable."""
         index = self._get_variable_index(variable)
         record, hyper = self._record(variable), self.hyperparameters()
-        weight, after = traced.step(self._member, hyper, steps[index], record, gradient, self.weights, self.iterations)
+        weight, after = traced.step(
+            self._member, hyper, steps[index], record, gradient, self.weights, self.iterations, self._moved
+        )
         for name, value in after.items():
             self.assign(self._states[index][name], value)
         self.assign(variable, weight)

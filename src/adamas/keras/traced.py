@@ -15,6 +15,24 @@ Array = Any
 Variable = Any
 
 
+class Moved:
+    """What a step of several variables has done.
+
+    Attributes:
+        updates: the changes of the variables, before they are rounded to 16 bits.
+        weights: the variables before the step.
+    """
+
+    def __init__(self) -> None:
+        self.updates: list[Array] = []
+        self.weights: list[Array] = []
+
+    def add(self, before: Array, after: Array, stored: Array, states: Sequence[Array]) -> None:
+        """Adds those of a variable; called by ``adamas.step.arrays.Step.weight``."""
+        self.updates.append(framework.closed(after - before))
+        self.weights.append(framework.closed(before))
+
+
 def steps(
     member: Member,
     hyper: Mapping[str, Any],
@@ -52,6 +70,7 @@ def step(
     gradient: Array,
     weights: str,
     iterations: Variable,
+    moved: Moved | None,
 ) -> tuple[Array, dict[str, Array]]:
     """One step of one variable: the stored weight and state after it.
 
@@ -63,10 +82,11 @@ def step(
         gradient: its gradient.
         weights: how 16-bit weights are rounded.
         iterations: the number of steps before this one.
+        moved: if given, what this step adds to.
     """
     one = _parameter(member, hyper, record, gradient)
     rounding = arrays.Rounding(step.xp, record.key, framework.opened(iterations) + 1, one.g.shape)
-    after, states = step.weight(one, weights, rounding, by_change=True)
+    after, states = step.weight(one, weights, rounding, True, None if moved is None else moved.add)
     found = {LOW_BITS: after.low}
     for name, moment in zip(member.state_names(hyper), states, strict=True):
         found |= {name: moment.values, scale_name(name): moment.scale}

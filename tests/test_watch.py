@@ -99,6 +99,29 @@ def test_every_and_keep() -> None:
     assert watch["rms"].shape == (3, 3)
 
 
+def test_a_step_that_is_asked_for_is_watched_too() -> None:
+    params = tensors()
+    optimizer = adamas.torch.AdamW([*params.items()], watch="every=5")
+    for step in range(1, 12):
+        for p in params.values():
+            p.grad = torch.ones_like(p)
+        if step in (3, 6):
+            optimizer.watch_next()
+        optimizer.step()
+    assert list(optimizer.watch.steps) == [1, 3, 6, 11]
+    with pytest.raises(ValueError, match=r"watch_next\(\) needs watch=, and this AdamW was made without it"):
+        adamas.torch.AdamW([*params.items()]).watch_next()
+
+
+def test_a_loaded_optimizer_watches_the_same_steps() -> None:
+    optimizer, *_ = watched_steps(7, watch="every=5, save")
+    other, *_ = watched_steps(3, watch="every=5, save")
+    other.load_state_dict(optimizer.state_dict())
+    for _ in range(6):
+        other.step()
+    assert list(other.watch.steps) == [1, 6, 11]
+
+
 def test_a_step_that_is_skipped_is_told() -> None:
     optimizer, *_ = watched_steps(2, on_nonfinite="skip")
     params = optimizer.param_groups[0]["params"]

@@ -772,6 +772,16 @@ class Stepping:
         named = [([next(labels) for _ in group["params"]], group) for group in groups]
         return Explanation.of(watch, named, len(watch) < watching.options.keep)
 
+    def watch_next(self) -> None:
+        """Watches the coming step, also if ``every=`` would leave it out.
+
+        Raises:
+            ValueError: the optimizer was made without ``watch=``.
+        """
+        if self._watching is None:
+            raise ValueError(f"watch_next() needs watch=, and this {type(self).__name__} was made without it")
+        self._watching.is_asked = True
+
     def _take_whole_options(self, given: dict[str, Any]) -> None:
         """Takes the ``WHOLE_OPTIONS`` out of an optimizer's arguments.
 
@@ -809,7 +819,8 @@ class Stepping:
     def _take_watched(self, kept: Kept | None) -> None:
         """Takes over what was watched before the state was saved that is loaded now."""
         if self._watching is not None:
-            self._watching.resume(self._formulas() or Host, self._labels(), kept)
+            calls = int(steps_done(self.state.values())) + int(self.skipped_steps)
+            self._watching.restart(self._formulas() or Host, self._labels(), kept, calls)
 
     def _expect_loss(self, loss: Any) -> None:
         """Takes the loss of the coming step: a number or a tensor with one element; None if it is not known."""

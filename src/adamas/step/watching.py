@@ -243,6 +243,7 @@ class Watching:
         loss: the loss of the coming step, a number or a tensor; None if it is not known.
         lr: the learning rate of the step that is made, a number or a tensor.
         parts: the statistics of the coming step, of parameters that are stepped one after the other.
+        is_asked: whether the coming step is watched whatever ``every`` says.
     """
 
     ring: Ring | None
@@ -252,13 +253,14 @@ class Watching:
     def __init__(self, options: Options) -> None:
         self.options, self.ring, self.loss, self.lr = options, None, None, math.nan
         self.parts: list[Part] = []
+        self.is_asked = False
         self._calls = 0  # the steps so far, with those that were skipped
         self._indices: dict[tuple[int, ...], Tensor] = {}
 
     @property
     def is_due(self) -> bool:
         """Whether the coming step is watched."""
-        return self._calls % self.options.every == 0
+        return self.is_asked or self._calls % self.options.every == 0
 
     def begin(self, f: Any, names: Sequence[str]) -> None:
         """Prepares the ring for these tensors. Those that it had before keep their rows, by name."""
@@ -267,8 +269,13 @@ class Watching:
         kept = None if self.ring is None else Kept(self.ring.names, *self.ring.read())
         self.resume(f, names, kept)
 
+    def restart(self, f: Any, names: Sequence[str], kept: Kept | None, calls: int) -> None:
+        """Begins with what was kept before these calls; with nothing if that is None."""
+        self._calls = calls
+        self.resume(f, names, kept)
+
     def resume(self, f: Any, names: Sequence[str], kept: Kept | None) -> None:
-        """Begins with what was kept before; with nothing if that is None."""
+        """Goes on with what was kept before; with nothing if that is None."""
         self.ring, self._indices = Ring(f, names, self.options.keep), {}
         if kept is not None:
             self.ring.load(kept)
@@ -303,7 +310,7 @@ class Watching:
     def end(self) -> None:
         """Counts a step that was made or skipped."""
         self._calls += 1
-        self.parts, self.loss = [], None
+        self.parts, self.loss, self.is_asked = [], None, False
 
     def _joined(self, f: Any, parts: Sequence[Part]) -> tuple[Tensor, Any, Any]:
         """The sums, factors of clipping and runs of all tensors. The sums have zeros for those that were not stepped."""

@@ -26,7 +26,7 @@ from adamas.lab.train.interruption import Interruption
 from adamas.lab.train.optimizers import OPTIMIZERS, choose_optimizer, split_optimizers
 from adamas.lab.train.options import Options
 from adamas.lab.train.repeatable import seed_and_threads
-from adamas.lab.train.training import SAMPLES, Training
+from adamas.lab.train.training import MEASURED_ONLY, SAMPLES, Training
 from adamas.rule.members import MEMBERS
 from adamas.schedules import Plateau
 
@@ -155,24 +155,36 @@ def test_a_compiled_network_learns_the_same(tmp_path: Path) -> None:
 # --- what is measured -----------------------------------------------------------------------------------------------
 
 
-def test_the_norm_of_the_gradient_and_the_update_ratio_are_those_of_the_weights() -> None:
+def measuring(optimizer: Any, parameters: list[nn.Parameter]) -> Any:
+    return measures.OfWatch(optimizer) if hasattr(optimizer, "watch") else measures.OfWeights(parameters)
+
+
+@pytest.mark.parametrize("library", [torch.optim, adamas.torch])
+def test_the_norm_of_the_gradient_and_the_update_ratio_are_those_of_the_weights(library: Any) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(3, 2)
-    layer.weight.grad, layer.bias.grad = torch.full((2, 3), 2.0), torch.full((2,), 1.0)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    before = measures.weights(layer.parameters(), optimizer)
-    assert measures.grad_norm(layer.parameters()) == pytest.approx(math.sqrt(6 * 4 + 2))
-    size = math.sqrt(sum(parameter.square().sum().item() for parameter in before))
-    with torch.no_grad():
-        layer.bias += 0.5
-    after = measures.weights(layer.parameters(), optimizer)
-    assert measures.update_ratio(before, after) == pytest.approx(math.sqrt(2 * 0.25) / size)
+    parameters = [*layer.parameters()]
+    layer.weight.grad, layer.bias.grad = torch.zeros((2, 3)), torch.full((2,), 5.0)
+    arguments = {} if library is torch.optim else {"watch": MEASURED_ONLY}
+    optimizer = library.SGD(parameters, lr=0.1, **arguments)
+    for _ in range(2):
+        size = math.sqrt(sum(parameter.square().sum().item() for parameter in parameters))
+        measured = measuring(optimizer, parameters)
+        measured.begin()
+        optimizer.step()
+        assert measured.end() == pytest.approx((math.sqrt(2 * 25), math.sqrt(2 * 0.25) / size))
 
 
-def test_the_norm_of_a_complex_gradient_counts_both_parts() -> None:
+@pytest.mark.parametrize("library", [torch.optim, adamas.torch])
+def test_the_norm_of_a_complex_gradient_counts_both_parts(library: Any) -> None:
     weight = nn.Parameter(torch.tensor([3 + 4j]))
     weight.grad = torch.tensor([6 + 8j])
-    assert measures.grad_norm([weight]) == pytest.approx(10)
+    arguments = {} if library is torch.optim else {"watch": MEASURED_ONLY}
+    optimizer = library.SGD([weight], lr=0.1, **arguments)
+    measured = measuring(optimizer, [weight])
+    measured.begin()
+    optimizer.step()
+    assert measured.end() == pytest.approx((10, 0.1 * 10 / 5))
 
 
 def test_the_update_ratio_of_split_weights_is_that_of_all_their_bits() -> None:
@@ -560,8 +572,8 @@ def test_in_a_notebook_there_is_a_bar_where_it_can_be_drawn(monkeypatch: pytest.
 def test_a_plateau_watches_what_goes_its_way() -> None:
     task = digits.load(None)
     made = Training(task, Options(plateau="default"), Interruption())
-    assert made.watched(Plateau(), {"test_loss": 3.0, "test_accuracy": 0.5}) == 3.0
-    assert made.watched(Plateau(mode="max"), {"test_loss": 3.0, "test_accuracy": 0.5}) == 0.5
+    assert made.observed(Plateau(), {"test_loss": 3.0, "test_accuracy": 0.5}) == 3.0
+    assert made.observed(Plateau(mode="max"), {"test_loss": 3.0, "test_accuracy": 0.5}) == 0.5
     lonely = Task("", task.model, task.loss, lambda model: {"returns": 1.0}, "returns", "max", 1.0, 1, train=task.train)
     assert Training(lonely, Options(plateau="default"), Interruption()).plateaus[0].mode == "max"
     with pytest.raises(InputError, match="plateau has the mode min, but returns has the mode max: give it that mode"):

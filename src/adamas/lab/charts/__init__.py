@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+MOST_TICKS = 6  # of a scale of colours
 ALIKE = 1e-5  # values with a smaller relative difference are drawn as equal
 
 
@@ -31,6 +32,56 @@ class Series:
     colour: int = 0
     style: Literal["line", "faint", "dashed", "points", "marked", "steps", "bars"] = "line"
     diverged: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Positive values over two axes as colours, on a logarithmic scale.
+
+    Attributes:
+        title: what it shows.
+        x_label: the name of the x axis.
+        value_label: the name of the values.
+        rows: the names of the rows, from the top.
+        x: the places of the columns.
+        values: for each row, a value for each column. None, or one that is not positive, is a gap.
+        note: a sentence that says what it shows.
+    """
+
+    title: str
+    x_label: str
+    value_label: str
+    rows: Sequence[str]
+    x: Sequence[float]
+    values: Sequence[Sequence[float | None]]
+    note: str = ""
+
+    @property
+    def caption(self) -> str:
+        """``note``."""
+        return self.note
+
+    def exponents(self) -> list[list[float | None]]:
+        """The decimal logarithms of the values; None for gaps."""
+        return [[math.log10(x) if x is not None and 0 < x < math.inf else None for x in row] for row in self.values]
+
+    def scale(self) -> tuple[float, float]:
+        """The exponents at the ends of the scale of colours: of the largest value, and of the smallest or one in a hundred."""
+        found = sorted(x for row in self.exponents() for x in row if x is not None)
+        low, high = (found[len(found) // 100], found[-1]) if found else (0.0, 0.0)
+        return (low, high) if high - low > ALIKE else (low - 0.5, high + 0.5)
+
+    def ticks(self) -> list[float]:
+        """Values for the marks of the scale: powers of ten, or, if there are too few of them, 2 and 5 times those as well."""
+        low, high = self.scale()
+        decades = range(math.floor(low), math.ceil(high) + 1)
+        tens, finer = (
+            [x for x in (float(f"{k}e{n}") for n in decades for k in ks) if low <= math.log10(x) <= high]
+            for ks in ((1,), (1, 2, 5))
+        )
+        found = tens if len(tens) > 2 else finer
+        stride = math.ceil(len(found) / MOST_TICKS) or 1
+        return found[::stride]
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,17 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from adamas.extras import needs
-from adamas.lab.charts import Chart, Series
-from adamas.lab.charts.palette import NEUTRAL, colour, repeated
+from adamas.lab.charts import Chart, HeatMap, Series
+from adamas.lab.charts.palette import NEUTRAL, SEQUENTIAL, colour, repeated
 
 MOST_POINTS = 16_000  # of a chart; more are thinned out
 FEWEST_POINTS = 60  # of a line, however many lines there are
 FEW_POINTS = 40  # up to this many points are marked individually
 UNIFIED = 6  # up to this many lines share one box under the pointer
 DIGITS = 5
+FEW_ROWS = 30  # of a heat map; more have smaller labels
+ROW, SMALL_ROW, HEAT_MAP_MARGIN = 22, 14, 132  # heights in pixels
+LONGEST_NAME = 26  # characters of a row's name
 X_FORMAT = ",.6~g"
 MARKS_RANGE = [-0.03, 1.03]  # the axis of the marks, which are at 0 and 1: just inside the edges
 
@@ -33,11 +36,13 @@ def plotly_js() -> str:
     return script
 
 
-def figure(chart: Chart, listed: Collection[str] = ()) -> dict[str, Any]:
+def figure(chart: Chart | HeatMap, listed: Collection[str] = ()) -> dict[str, Any]:
     """Return ``data`` and ``layout``, without the title, which the page shows. Every number is finite or None.
 
     The series in ``listed`` are in the legend of the page, and therefore not in that of the chart.
     """
+    if isinstance(chart, HeatMap):
+        return _heat_map(chart)
     most = max(FEWEST_POINTS, MOST_POINTS // max(1, len(chart.series)))
     positive = [y for series in chart.series for y in _clean(series.y, log=True) if y is not None]
     smallest = min(positive, default=1.0)
@@ -88,6 +93,62 @@ def figure(chart: Chart, listed: Collection[str] = ()) -> dict[str, Any]:
         "yaxis2": {"overlaying": "y", "range": MARKS_RANGE, "fixedrange": True, "visible": False},
     }
     return {"data": data, "layout": layout}
+
+
+def _heat_map(chart: HeatMap) -> dict[str, Any]:
+    low, high = chart.scale()
+    last = len(SEQUENTIAL) - 1
+    names, ticks = [html.escape(name) for name in chart.rows], chart.ticks()
+    trace = {
+        "type": "heatmap",
+        "x": _clean(chart.x),
+        "y": names,
+        "z": [_clean(row) for row in chart.exponents()],
+        "zmin": _rounded(low),
+        "zmax": _rounded(high),
+        "colorscale": [[at / last, paint] for at, paint in enumerate(SEQUENTIAL)],
+        "colorbar": {
+            "orientation": "h",
+            "y": 1,
+            "yanchor": "bottom",
+            "ypad": 6,
+            "thickness": 10,
+            "outlinewidth": 0,
+            "tickvals": [_rounded(math.log10(x)) for x in ticks],
+            "ticktext": [f"{x:g}" for x in ticks],
+            "title": {"text": html.escape(chart.value_label), "side": "top"},
+        },
+        "hovertemplate": f"%{{y}}<br>{chart.x_label} %{{x:{X_FORMAT}}}: 10<sup>%{{z:.2f}}</sup><extra></extra>",
+    }
+    small = len(names) > FEW_ROWS
+    layout = {
+        "height": max(340, HEAT_MAP_MARGIN + len(names) * (SMALL_ROW if small else ROW)),
+        "margin": {"l": 10, "r": 14, "t": 30, "b": 48},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hovermode": "closest",
+        "showlegend": False,
+        "xaxis": {**_axis(chart.x_label, chart.x, False), "showgrid": False},
+        "yaxis": {
+            "automargin": True,
+            "showgrid": False,
+            "zeroline": False,
+            "type": "category",
+            "tickvals": names,
+            "ticktext": [html.escape(_shortened(name)) for name in chart.rows],
+            "tickfont": {"size": 10 if small else 12},
+            "range": [len(names) - 0.5, -0.5],
+        },
+    }
+    return {"data": [trace], "layout": layout}
+
+
+def _shortened(name: str) -> str:
+    """The last parts of a tensor's name, which say more than the first, in at most LONGEST_NAME characters."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    end = name[1 - LONGEST_NAME :]
+    return f"…{end.partition('.')[2] or end}"
 
 
 def _trace(series: Series, most: int, log_y: bool, marked: bool) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 COLOURS = ("#2b7bba", "#d1581f", "#0f9270", "#b3659b", "#b07d06", "#8a63d2", "#2596ae", "#7f7f7f")
 GREY = len(COLOURS) - 1  # for lines that belong to no run, such as a target
 NEUTRAL = COLOURS[GREY]
+# For values, from dark to light: the part of matplotlib's viridis (van der Walt and Smith, 2015), which is even also to the
+# colour-blind, whose ends differ from both a white and a dark page.
+SEQUENTIAL = ("#414487", "#355f8d", "#2a788e", "#21918c", "#22a884", "#44bf70", "#7ad151")
 
 
 def colour(index: int) -> str:

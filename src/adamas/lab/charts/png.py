@@ -9,17 +9,19 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from adamas.extras import needs
-from adamas.lab.charts import Chart, Series
-from adamas.lab.charts.palette import NEUTRAL, colour, repeated
+from adamas.lab.charts import Chart, HeatMap, Series
+from adamas.lab.charts.palette import NEUTRAL, SEQUENTIAL, colour, repeated
 
 with needs("train"):
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
 PANEL = 4.6, 3.6  # the size of a chart in inches
+ROW, FEW_ROWS = 0.15, 30  # the height of a row of a heat map; more rows than these have smaller labels
 MOST_IN_LEGEND = 12
 FEW_POINTS = 40  # up to this many points are marked individually
 TITLE_WIDTH = 52  # characters per line, for one chart
@@ -27,7 +29,7 @@ ZERO, DIVERGED = "v", "x"  # markers at the edges
 INSET = 0.03  # the distance of the markers from the edge, as a fraction of the chart's height
 
 
-def draw(charts: Sequence[Chart], title: str = "", columns: int = 3) -> bytes:
+def draw(charts: Sequence[Chart | HeatMap], title: str = "", columns: int = 3) -> bytes:
     """Draw charts in a grid.
 
     Args:
@@ -40,19 +42,46 @@ def draw(charts: Sequence[Chart], title: str = "", columns: int = 3) -> bytes:
     """
     columns = max(1, min(columns, len(charts)))
     rows = max(1, math.ceil(len(charts) / columns))
-    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.4), dpi=120, layout="constrained")
+    width, height = map(max, zip(*(_size(chart) for chart in charts), strict=True)) if charts else PANEL
+    figure = Figure(figsize=(width * columns, height * rows + 0.4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     if title:
         figure.suptitle(_plain(textwrap.fill(title, 26 * columns + 30)), fontsize=12)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, chart in zip(panels, charts, strict=False):
-        _draw_chart(axes, chart)
+        if isinstance(chart, HeatMap):
+            _draw_heat_map(figure, axes, chart)
+        else:
+            _draw_chart(axes, chart)
     for axes in panels[len(charts) :]:
         axes.set_visible(False)
 
     image = io.BytesIO()
     figure.savefig(image, format="png")
     return image.getvalue()
+
+
+def _size(chart: Chart | HeatMap) -> tuple[float, float]:
+    """The size of a chart in inches."""
+    return (2 * PANEL[0], max(PANEL[1], 1.4 + ROW * len(chart.rows))) if isinstance(chart, HeatMap) else PANEL
+
+
+def _draw_heat_map(figure: Figure, axes: Axes, chart: HeatMap) -> None:
+    low, high = chart.scale()
+    axes.set_title(_plain(textwrap.fill(chart.title, TITLE_WIDTH)), loc="left", fontsize=11)
+    axes.set_xlabel(_plain(chart.x_label))
+    values = [_gaps(row) for row in chart.exponents()]
+    paints = LinearSegmentedColormap.from_list("sequential", SEQUENTIAL)
+    places = range(len(chart.rows))
+    mesh = axes.pcolormesh(
+        chart.x, places, values, cmap=paints, vmin=low, vmax=high, shading="nearest", rasterized=True
+    )
+    axes.invert_yaxis()
+    axes.set_yticks(places, [_plain(name) for name in chart.rows], fontsize=7 if len(chart.rows) > FEW_ROWS else 9)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    ticks = chart.ticks()
+    bar = figure.colorbar(mesh, ax=axes, aspect=30 * _size(chart)[1] / PANEL[1], label=_plain(chart.value_label))
+    bar.set_ticks([math.log10(x) for x in ticks], labels=[f"{x:g}" for x in ticks])
 
 
 def _draw_chart(axes: Axes, chart: Chart) -> None:

@@ -74,11 +74,12 @@ def application() -> "typer.Typer":
     from adamas.lab.commands.report import report
     from adamas.lab.commands.schedule import schedule
     from adamas.lab.commands.tasks import tasks
-    from adamas.lab.commands.train import train
+    from adamas.lab.commands.train import TrainCommand, train
 
     application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     for command in (train, compare, report, tasks, find_lr, schedule):
-        application.command(name=command.__name__.replace("_", "-"))(command)
+        kind = TrainCommand if command is train else None
+        application.command(name=command.__name__.replace("_", "-"), cls=kind)(command)
 
     @application.callback(invoke_without_command=True)
     def adamas_command(

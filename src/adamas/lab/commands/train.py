@@ -8,9 +8,10 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from adamas.lab import launch, terminal
 from adamas.lab.commands.ending import stop
@@ -33,6 +34,7 @@ from adamas.lab.train.optimizers import ADAMAS, OPTIMIZERS, decoupling, having
 from adamas.lab.train.options import MOST_SEED, Options
 from adamas.lab.train.records import DivergedError, RankLostError, Summary
 
+EVERY_STEP = "every=1"
 _RATES = ", ".join(f"{name} {spec.lr:g}" for name, spec in OPTIMIZERS.items())
 _SCHEDULES = "; ".join(f"{name}: {schedule.explanation}" for name, schedule in SCHEDULES.items())
 
@@ -120,6 +122,14 @@ def train(
         ),
     ] = None,
     log: Annotated[str | None, typer.Option(help="tensorboard also writes TensorBoard's event files.")] = None,
+    watch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[every=N]",
+            help="Keep statistics of each tensor's updates (of one step in N), explain what left its usual course, and show "
+            "both in adamas report. Only with Adamas's optimizers.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the files of the run. By default runs/TASK-TIME.")
     ] = None,
@@ -135,6 +145,7 @@ def train(
         "clip": number_or_auto("clip", clip),
         "betas": None if betas is None else _parse_betas(betas),
     }
+    asked["watch"] = True if watch == EVERY_STEP else watch
     options = gather({name: value for name, value in asked.items() if value is not None}, config=config, resume=resume)
     try:
         from adamas.lab.train.display import display
@@ -160,6 +171,24 @@ def train(
         return
     typer.echo(terminal.filled(_outcome(summary), terminal.width()))
     typer.echo(_advice(replace(options, lr=summary.lr) if options.lr == "auto" else options))
+
+
+class TrainCommand(TyperCommand):
+    """``adamas train``, in which ``--watch`` may stand alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of the command line."""
+        return super().parse_args(ctx, _with_watch_spelled_out(args))
+
+
+def _with_watch_spelled_out(words: list[str]) -> list[str]:
+    """The words, with a text after each ``--watch`` that has none."""
+    found = []
+    for i, word in enumerate(words):
+        found.append(word)
+        if word == "--watch" and "=" not in "".join(words[i + 1 : i + 2]).partition("--")[0]:
+            found.append(EVERY_STEP)
+    return found
 
 
 def _parse_betas(text: str) -> tuple[float, float]:
@@ -191,8 +220,8 @@ def _outcome(summary: Summary) -> str:
         f"\nReached: {_reached(summary)}, in {summary.train_seconds:.1f} s of training, {share:.0%} of it in "
         f"{summary.optimizer}. {target}\n"
         + "".join(f"Plateau: {cut}\n" for cut in summary.cuts)
-        + f"Files: {summary.out}/ has summary.json, metrics.jsonl, steps.jsonl, config.json, curves.png, model.safetensors "
-        "and checkpoint.pt."
+        + f"Files: {summary.out}/ has summary.json, metrics.jsonl, steps.jsonl, config.json, curves.png, model.safetensors"
+        + (" and checkpoint.pt." if summary.explanation is None else ", checkpoint.pt and watch.npz.")
     )
 
 

@@ -18,6 +18,7 @@ from adamas.lab.report.run_section import by_task, run_section
 from adamas.lab.report.runs import Run, read_run
 from adamas.lab.report.section import Section
 from adamas.lab.report.study_section import study_section
+from adamas.lab.report.watch_section import watch_section
 
 MOST_NAMES = 3  # names in the title
 
@@ -45,9 +46,10 @@ def compose(paths: Sequence[Path]) -> tuple[str, list[Section]]:
             judgements.append(judgement)
             studies.append(section)
     sections = studies + [run_section(runs, colours) for runs in by_task(found)]
+    sections += [watch_section(run) for run in found if run.watched is not None]
     if len(judgements) > 1:
         sections.insert(0, performance_section(judgements, colours))
-    if len(sections) == 1:
+    if len(unique) == 1:
         return sections[0].title, sections
     names = [path.resolve().name for path in unique]
     more = [f"{len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []

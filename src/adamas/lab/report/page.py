@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from adamas.lab.charts import Chart, HeatMap
 from adamas.lab.charts.palette import colour, repeated
 from adamas.lab.report.numbers import NOTHING
 from adamas.lab.report.section import Section, Table
@@ -33,6 +34,7 @@ def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["kinds"] = kinds
     environment.filters["unbroken"] = unbroken
+    environment.tests["wide"] = lambda chart: isinstance(chart, HeatMap)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     template = environment.from_string(files("adamas.lab.report").joinpath("page.html").read_text(encoding="utf-8"))
     return template.render(
@@ -66,10 +68,11 @@ class Entry:
 
 def legend(section: Section) -> list[Entry]:
     """Return the entries of the legend above all charts of a section: what is in several of them."""
-    names = Counter(name for chart in section.charts for name in {series.name for series in chart.series} - {""})
+    charts = [chart for chart in section.charts if isinstance(chart, Chart)]
+    names = Counter(name for chart in charts for name in {series.name for series in chart.series} - {""})
     several = {
         series.name: series.colour
-        for chart in section.charts
+        for chart in charts
         for series in chart.series
         if names[series.name] > 1 and series.style != "dashed"
     }

@@ -1,6 +1,6 @@
 """Reads the folders of runs: finished, still running, or killed.
 
-May import adamas.lab.charts, adamas.lab.tasks, adamas.lab.train.folder, adamas.lab.train.records and the standard library.
+May import adamas.lab.charts, adamas.lab.tasks, adamas.lab.train's folder, records and watched, and the standard library.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any, Literal, get_type_hints
 
 from adamas.lab.charts import Chart, Series
 from adamas.lab.inputs import InputError
-from adamas.lab.train.folder import CHART, CONFIG, METRICS, STEPS, SUMMARY, fits, from_json
+from adamas.lab.train.folder import CHART, CONFIG, METRICS, STEPS, SUMMARY, WATCH, fits, from_json
 from adamas.lab.train.records import Evaluation, Sample, Summary
+from adamas.lab.train.watched import History
 
 # The settings, besides the seed, that may distinguish two groups of runs.
 SETTINGS = (
@@ -71,7 +72,7 @@ class Run:
     """The contents of a run folder.
 
     ``evaluations`` has the rows of metrics.jsonl, ``samples`` those of steps.jsonl. ``summary`` is None if the run is still
-    running or was killed, ``chart`` if the task draws none.
+    running or was killed, ``chart`` if the task draws none, ``watched`` if the optimizer was not watched.
     """
 
     folder: Path
@@ -80,6 +81,7 @@ class Run:
     samples: list[Row]
     summary: Row | None
     chart: Chart | None = None
+    watched: History | None = None
 
     @property
     def name(self) -> str:
@@ -222,6 +224,7 @@ def read_run(folder: Path) -> Run:
         samples=list(_lines(folder / STEPS, SAMPLE_HINTS)),
         summary=_object(summary, RUN_HINTS) if summary.is_file() else None,
         chart=_chart(folder / CHART),
+        watched=_watched(folder / WATCH),
     )
 
 
@@ -252,6 +255,15 @@ def _chart(path: Path) -> Chart | None:
         return Chart.from_dict(values)
     except (TypeError, KeyError) as error:
         raise _damaged(path, "is not a chart") from error
+
+
+def _watched(path: Path) -> History | None:
+    if not path.is_file():
+        return None
+    try:
+        return History.parsed(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _damaged(path, f"is not what was watched, {error}") from error
 
 
 def _object(path: Path, hints: Mapping[str, Any]) -> Row:

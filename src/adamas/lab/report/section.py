@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from adamas.lab.charts import Chart
+from adamas.lab.charts import Chart, HeatMap
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a page. ``sentences`` has the findings, ``warnings`` what to be careful about, ``missing`` what could not be
-    drawn and why, and ``commands`` the commands that reproduce it."""
+    """One part of a page. ``sentences`` has the findings, ``warnings`` what to be careful about, ``notes`` what is said
+    beneath the charts, ``missing`` what could not be drawn and why, and ``commands`` the commands that reproduce it."""
 
     title: str
     sentences: Sequence[str]
-    charts: Sequence[Chart] = ()
+    charts: Sequence[Chart | HeatMap] = ()
     tables: Sequence[Table] = ()
     warnings: Sequence[str] = ()
+    notes: Sequence[str] = ()
     missing: Sequence[str] = ()
     commands: Sequence[str] = field(default=())
 

@@ -67,6 +67,7 @@ def fit(
     threads: int | None = None,
     parallel: Literal["ddp", "fsdp"] | None = None,
     log: Literal["tensorboard"] | None = None,
+    watch: bool | str | None = None,
     out: str | PathLike[str] | None = None,
     listener: Listener | None = None,
 ) -> Summary:
@@ -77,8 +78,8 @@ def fit(
     Args:
         task: a name of ``adamas.lab.tasks.TASKS``, by default digits, or the path of a Python file with a task.
         resume: the folder of a run to resume from its last checkpoint, with the versions of Adamas and PyTorch that it began
-            with. It keeps its options; only ``epochs``, ``data_dir``, ``threads``, ``parallel`` and ``log`` may
-            be given.
+            with. It keeps its options; only ``epochs``, ``data_dir``, ``threads``, ``parallel``, ``log`` and
+            ``watch`` may be given.
         config: a TOML file of these options; arguments take precedence.
         data_dir: the folder of the data, for tasks that read some.
         model: another network of the task.
@@ -109,6 +110,8 @@ def fit(
         parallel: shares the run among the processes that torchrun started: with ``"ddp"`` each has the whole network, with
             ``"fsdp"`` a part of it. Every process calls ``fit`` alike; rank 0 displays the progress and writes the folder.
         log: ``"tensorboard"`` also writes TensorBoard's event files into the folder.
+        watch: whether the optimizer keeps statistics of its steps, or text such as ``"every=10, keep=256"``, as the argument
+            ``watch`` of the optimizers of Adamas. The folder then has them in watch.npz, and the summary an ``explanation``.
         out: folder for config.json, metrics.jsonl, steps.jsonl, summary.json, curves.png, model.safetensors and
             checkpoint.pt; by default a new ``runs/<task>-<time>``.
         listener: receives the events of the run; by default a progress bar on a terminal and in a notebook, lines elsewhere.

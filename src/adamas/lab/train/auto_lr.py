@@ -48,5 +48,5 @@ def find_for_task(options: Options, **sweep: Any) -> LRFinding:
     with seed_and_threads(options.seed, options.threads or task.threads):
         network = make_model(task, options)
         rate = constant() * (options.spec.usual_lr(task) or 1e-3)
-        optimizer = make_optimizer(list(network.parameters()), options, rate)
+        optimizer = make_optimizer(network, options, rate)
         return adamas.torch.find_lr(network, optimizer, loss, batches, seed=options.seed, **sweep)

@@ -24,7 +24,7 @@ else:
 
 NAMES = [field.name for field in fields(Options)]
 # What may change when a run is resumed: its length, and where it runs. Anything else would make it another run.
-MAY_CHANGE = frozenset({"epochs", "data_dir", "threads", "parallel", "log"})
+MAY_CHANGE = frozenset({"epochs", "data_dir", "threads", "parallel", "log", "watch"})
 
 
 def gather(given: dict[str, Any], *, config: Path | None = None, resume: Path | None = None) -> Options:

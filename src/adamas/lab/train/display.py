@@ -115,6 +115,10 @@ class Lines(records.Listener):
         for line in self.table.lines(evaluation):
             print_line(line)
 
+    def on_finding(self, line: str) -> None:
+        """Print it."""
+        print_line(line)
+
 
 class Live(records.Listener):
     """A progress bar at the bottom of a terminal, and the rows above it. Enter ``bar`` around the run."""
@@ -161,6 +165,10 @@ class Live(records.Listener):
         """Print the evaluation's row above the bar."""
         for line in self.table.lines(evaluation):
             self.console.print(Text(line))
+
+    def on_finding(self, line: str) -> None:
+        """Print it above the bar."""
+        self.console.print(Text(line))
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from adamas.files import replacing
 from adamas.lab.inputs import InputError
 
 CHART = "chart.json"  # only for tasks that draw their own chart
+WATCH = "watch.npz"  # only with ``watch``
 CONFIG, METRICS, STEPS, SUMMARY, CURVES, MODEL, CHECKPOINT = FILES = (
     "config.json",
     "metrics.jsonl",

@@ -1,21 +1,22 @@
 """What is measured while a network trains: where the time goes, and in some steps how far the weights move.
 
-May import PyTorch, adamas.torch and adamas.lab.train.records. Nothing here changes the result of training.
+May import PyTorch, adamas.torch, adamas.step and adamas.lab.train.records. Nothing here changes the result of training.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from time import perf_counter
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from adamas.lab.train.records import Memory
-from adamas.rule.layout import LOW_BITS
-from adamas.torch.distributed import is_distributed, like, local_of
-from adamas.torch.storage import joined
+from adamas.step.stepping import Stepping
+from adamas.torch.distributed import is_distributed, local_of
 
 
 class Stopwatch:
@@ -44,31 +45,48 @@ class Stopwatch:
         return now
 
 
-def grad_norm(parameters: Iterable[nn.Parameter]) -> float:
-    """The 2-norm of all gradients together, in float32."""
-    return _norm([parameter.grad.detach() for parameter in parameters if parameter.grad is not None])
+class OfWatch:
+    """Measures steps by what ``watch=`` of their optimizer keeps, in the pass of the step."""
+
+    def __init__(self, optimizer: Stepping) -> None:
+        self._optimizer = optimizer
+
+    def begin(self) -> None:
+        """Measure the coming step."""
+        self._optimizer.watch_next()
+
+    def end(self) -> tuple[float, float]:
+        """The norm of its gradient and its update ratio, before the weights are rounded to 16 bits."""
+        watch = self._optimizer.watch
+        assert watch is not None
+        update, size = (_root(watch[name][-1]) for name in ("update_norm", "weight_norm"))
+        return float(watch.per_step["grad_norm"][-1]), update / size if size > 0 else 0.0
 
 
-@torch.no_grad()
-def weights(parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Copies of the weights in float32; split weights include the low bits that the optimizer stores."""
-    copies = []
-    for parameter in parameters:
-        state = optimizer.state.get(parameter)
-        low = state.get(LOW_BITS) if isinstance(state, dict) else None
-        copies.append(_real(parameter).float().clone() if low is None else _joined(parameter, low))
-    return copies
+def _root(norms: Any) -> float:
+    """The norm of all tensors together; a tensor without a gradient has NaN."""
+    return float(np.sqrt(np.nansum(np.square(norms, dtype=np.float64))))
 
 
-def _joined(weight: Tensor, low: Tensor) -> Tensor:
-    whole = joined(local_of(weight), local_of(low))
-    return like(weight, whole, weight.shape, "the weights") if is_distributed(weight) else whole
+class OfWeights:
+    """Measures steps of any optimizer by comparing the weights before and after."""
 
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._parameters = parameters
 
-def update_ratio(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """The norm of the change of all weights over their norm before. About 1e-3 is usual in healthy training."""
-    size = _norm(before)
-    return _norm([now - then for now, then in zip(after, before, strict=True)]) / size if size > 0 else 0.0
+    def begin(self) -> None:
+        """Measure the coming step."""
+        self._grad_norm = _norm([one.grad.detach() for one in self._parameters if one.grad is not None])
+        self._before = self._copies()
+
+    def end(self) -> tuple[float, float]:
+        """The norm of its gradient and its update ratio."""
+        before, size = self._before, _norm(self._before)
+        change = _norm([now - then for now, then in zip(self._copies(), before, strict=True)])
+        return self._grad_norm, change / size if size > 0 else 0.0
+
+    def _copies(self) -> list[Tensor]:
+        return [_real(one.detach()).float().clone() for one in self._parameters]
 
 
 def memory(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Memory:

@@ -98,8 +98,10 @@ def choose_optimizer(text: str) -> OptimizerSpec:
     if arguments:
         taken = _parameters(spec)
         for argument in arguments:
-            if argument == "lr":
-                raise InputError("optimizer", f"{text!r} has lr as an argument: give it as the option lr")
+            if argument == "lr" or (argument == "watch" and spec.is_adamas):
+                raise InputError(
+                    "optimizer", f"{text!r} has {argument} as an argument: give it as the option {argument}"
+                )
             choose("optimizer", argument, taken) if taken is not None else None
     # A hyperparameter that is given as an argument is no longer an option, or it could be given twice.
     return replace(spec, options=spec.options - set(arguments), arguments={**dict(spec.arguments), **arguments})

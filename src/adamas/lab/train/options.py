@@ -1,6 +1,6 @@
 """The options of a training run, checked before anything slow is imported.
 
-May import the standard library, NumPy, adamas.lab.tasks and adamas.schedules.
+May import the standard library, NumPy, adamas.lab.tasks, adamas.schedules and adamas.step.watching.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from adamas.lab.tasks import TASKS, Task, is_file, label
 from adamas.lab.train.named_schedules import choose_schedule
 from adamas.lab.train.optimizers import OptimizerSpec, choose_optimizer
 from adamas.schedules import Plateau, Schedule, ScheduleError, parse
+from adamas.step import watching
 
 MOST_SEED = 2**63  # seeds are below this
 MOST_STEPS = 10**9  # the limit of every number of steps, epochs or examples
@@ -65,6 +66,7 @@ class Options:
     threads: int | None = None
     parallel: Literal["ddp", "fsdp"] | None = None
     log: Literal["tensorboard"] | None = None
+    watch: bool | str = False
     out: Path | None = None
 
     def __post_init__(self) -> None:
@@ -99,6 +101,11 @@ class Options:
             value = getattr(self, name)
             if value is not None and not 1 <= value <= MOST_STEPS:
                 raise InputError(name, f"must be a whole number from 1 to {MOST_STEPS:,}, got {value}")
+        try:
+            watching.options_of(self.watch)
+        except ValueError as error:
+            problem = f"must be every=10, keep=256, both with a comma, or nothing, got {self.watch!r}"
+            raise InputError("watch", problem) from error
         processors = os.cpu_count() or 1
         if self.threads is not None and not 1 <= self.threads <= processors:
             raise InputError("threads", f"must be from 1 to the {processors} of this machine, got {self.threads}")
@@ -125,8 +132,8 @@ class Options:
             if getattr(self, name) is not None and name not in self.spec.options:
                 have = ", ".join(sorted({"lr", *self.spec.options}))
                 raise InputError(name, f"is not an option of {self.optimizer}, which has {have}: leave it out")
-        for name in ("state", "weights"):
-            if getattr(self, name) is not None and not self.spec.is_adamas:
+        for name in ("state", "weights", "watch"):
+            if getattr(self, name) not in (None, False) and not self.spec.is_adamas:
                 raise InputError(
                     name, f"is not an option of {self.optimizer}, only of Adamas's optimizers: leave it out"
                 )
@@ -144,6 +151,12 @@ class Options:
     def spec(self) -> OptimizerSpec:
         """The parsed optimizer."""
         return choose_optimizer(self.optimizer)
+
+    @property
+    def watched(self) -> watching.Options | None:
+        """What the optimizer watches, which is saved with the checkpoint; None without ``watch``."""
+        options = watching.options_of(self.watch)
+        return options and options._replace(save=True)
 
     @cached_property
     def schedule_is_rate(self) -> bool:

@@ -57,7 +57,7 @@ class Sample:
 
     ``loss`` is the mean over the steps since the last sample, ``learning_rate`` that of this step. ``grad_norm`` is the
     2-norm of the whole gradient before clipping, ``update_ratio`` the norm of the change of all weights over that of the
-    weights.
+    weights; with optimizers of Adamas, before 16-bit weights are rounded.
     """
 
     step: int
@@ -126,7 +126,7 @@ class Summary:
     ``seconds_to_target`` (of training) are those of the first evaluation that reached the target, None if none did.
     ``epochs`` counts finished epochs. ``train_seconds`` is training without evaluation and plotting. ``lr`` is the rate that
     the schedule's factor multiplies, ``lr_found`` the explanation of the rate of ``lr="auto"``, and ``cuts`` the cuts of the
-    rate by plateaus.
+    rate by plateaus. ``explanation`` says what the optimizer did, if it was watched.
     """
 
     task: str
@@ -150,6 +150,7 @@ class Summary:
     interrupted: bool
     diverged: bool
     out: Path | None
+    explanation: list[str] | None = None
 
     @property
     def solved(self) -> bool:
@@ -185,6 +186,9 @@ class Listener:
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Called after each evaluation."""
 
+    def on_finding(self, line: str) -> None:
+        """Called when something has left its usual course in a run that is watched."""
+
     def on_end(self, summary: Summary) -> None:
         """Called when the run has ended and its files are written."""
 
@@ -215,6 +219,11 @@ class Listeners(Listener):
         """Pass it on."""
         for listener in self.listeners:
             listener.on_evaluation(evaluation)
+
+    def on_finding(self, line: str) -> None:
+        """Pass it on."""
+        for listener in self.listeners:
+            listener.on_finding(line)
 
     def on_end(self, summary: Summary) -> None:
         """Pass it on."""

@@ -100,6 +100,7 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
                     listener = Listeners(listener, tensorboard.TensorBoard(out))
             listener.on_start(plan)
             _train(training, listener, out)
+            training.look(listener)
             summary = _summary(options, training, lr_found, out)
             weights = training.weights()
             if out is not None:
@@ -134,6 +135,8 @@ def _write_results(out: Path, plan: Plan, training: Training, weights: Mapping[s
     if chart is not None:
         folder.write(out / folder.CHART, folder.to_json(asdict(chart), indent=2))
     folder.write(out / folder.CURVES, draw_curves(plan, training.history, training.samples, chart, summary.diverged))
+    if training.watched is not None:
+        folder.write(out / folder.WATCH, training.watched.history.content())
     folder.write(out / folder.SUMMARY, folder.to_json(asdict(summary), indent=2))
 
 
@@ -246,6 +249,7 @@ def _summary(options: Options, training: Training, lr_found: str | None, out: Pa
         interrupted=training.diverged_at is None and not training.finished,
         diverged=training.diverged_at is not None,
         out=out,
+        explanation=None if training.watched is None else training.watched.sentences(),
     )
 
 

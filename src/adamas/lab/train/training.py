@@ -25,16 +25,20 @@ from adamas.lab.tasks import Task
 from adamas.lab.train import measures
 from adamas.lab.train.batch_norm import over_ranks
 from adamas.lab.train.interruption import Interruption
-from adamas.lab.train.options import Options
+from adamas.lab.train.options import MOST_STEPS, Options
 from adamas.lab.train.ranks import Applied, Ranks
 from adamas.lab.train.records import Evaluation, Listener, Progress, Sample, Seconds
 from adamas.lab.train.repeatable import random_state, seed_step, set_random_state
 from adamas.lab.train.run_checkpoint import fingerprint
+from adamas.lab.train.watched import Watched
 from adamas.schedules import Plateau, Schedule
+from adamas.step import watching
+from adamas.step.stepping import Stepping
 
 SECONDS_BETWEEN_REPORTS = 0.2
 COLUMNS = frozenset(field.name for field in fields(Evaluation)) - {"metrics"}
 SAMPLES = 200  # sampled steps of a run, which are measured in more detail
+MEASURED_ONLY = watching.Options(every=MOST_STEPS - 1, keep=1)  # what an optimizer watches without ``watch``
 
 
 @dataclass
@@ -91,12 +95,21 @@ class Training:
         self.usual_rate = options.spec.usual_lr(task)
         self.plateaus = [part for part in self.rate.parts() if isinstance(part, Plateau)]
         for plateau in self.plateaus:
-            self.watched(plateau, figures or self.evaluate())
+            self.observed(plateau, figures or self.evaluate())
         # The optimizers of Adamas clip gradients themselves, and take schedules.
         self.clip = options.clip if isinstance(options.clip, float | int) and not options.spec.is_adamas else None
-        self.optimizer = make_optimizer(self.parameters, options, self.rate)
+        watch = options.watched or MEASURED_ONLY
+        self.optimizer = make_optimizer(self.model, options, self.rate, watch)
         self.scheduler = None if options.spec.is_adamas else adamas.torch.LRScheduler(self.optimizer, self.rate)
 
+        self.measuring = (
+            measures.OfWatch(self.optimizer)
+            if isinstance(self.optimizer, Stepping)
+            else measures.OfWeights(self.parameters)
+        )
+        self.watched: Watched | None = None
+        if options.watched is not None and isinstance(self.optimizer, Stepping):
+            self.watched = Watched(self.optimizer, options.watched)
         self.shuffling = torch.Generator().manual_seed(options.seed)
         self.epoch_began_with = self.shuffling.get_state()
         self.at = Position()
@@ -152,8 +165,17 @@ class Training:
                     next_report = now + SECONDS_BETWEEN_REPORTS
                     left = (now - began) / (self.at.step - began_at) * (self.steps - self.at.step)
                     listener.on_progress(Progress(self.epoch, self.at.step, loss, self.at.learning_rate, left))
-                yield self.evaluate_if_due(watch)
+                evaluation = self.evaluate_if_due(watch)
+                if self.watched is not None and (evaluation is not None or self.watched.is_due(self.at.step)):
+                    self.look(listener)
+                yield evaluation
                 watch.start()
+
+    def look(self, listener: Listener) -> None:
+        """Explain what was watched, if anything was."""
+        if self.watched is not None:
+            for line in self.watched.look(self.at.step):
+                listener.on_finding(line)
 
     @property
     def epoch(self) -> int:
@@ -184,15 +206,14 @@ class Training:
             at.sample_sum + loss,
         )
         if at.step % self.sample_every == 0 or at.step == 1:
-            norm, before = measures.grad_norm(self.parameters), measures.weights(self.parameters, self.optimizer)
-            self.move(watch)
+            self.measuring.begin()
+            self.move(watch, loss)
             mean = at.sample_sum / (at.step - at.sampled_at)
-            ratio = measures.update_ratio(before, measures.weights(self.parameters, self.optimizer))
-            self.samples.append(Sample(at.step, mean, rate, norm, ratio))
+            self.samples.append(Sample(at.step, mean, rate, *self.measuring.end()))
             at.sample_sum, at.sampled_at = 0.0, at.step
             listener.on_sample(self.samples[-1])
         else:
-            self.move(watch)
+            self.move(watch, loss)
         return loss
 
     def gradient(self, batch: tuple[Tensor, ...], watch: measures.Stopwatch) -> float:
@@ -210,13 +231,15 @@ class Training:
         watch.mark("backward")
         return mean
 
-    def move(self, watch: measures.Stopwatch) -> None:
+    def move(self, watch: measures.Stopwatch, loss: float) -> None:
         """Make the step of the optimizer."""
         watch.start()
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.optimizer.step()
-        if self.scheduler is not None:
+        if self.scheduler is None:
+            cast(Any, self.optimizer).step(loss=loss)
+        else:
+            self.optimizer.step()
             self.scheduler.step()
         watch.mark("optimizer")
 
@@ -295,11 +318,11 @@ class Training:
         cuts = []
         for plateau in self.plateaus:
             before = plateau.value
-            if plateau.observe(self.watched(plateau, figures)) != before:
+            if plateau.observe(self.observed(plateau, figures)) != before:
                 cuts.append(plateau.history[-1])
         return "; ".join(cuts) or None
 
-    def watched(self, plateau: Plateau, figures: Mapping[str, float]) -> float:
+    def observed(self, plateau: Plateau, figures: Mapping[str, float]) -> float:
         """The value that a plateau observes: the metric if it has the same mode, else the test loss."""
         if plateau.mode == self.task.mode:
             return figures[self.task.metric]
@@ -332,6 +355,7 @@ class Training:
             "history": [row.row() for row in self.history],
             "samples": [asdict(sample) for sample in self.samples],
             "seconds": dict(self.seconds),
+            "watched": None if self.watched is None else self.watched.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -361,6 +385,8 @@ class Training:
         self.history = [Evaluation.from_row(row) for row in state["history"]]
         self.samples = [Sample(**sample) for sample in state["samples"]]
         self.seconds.update(state["seconds"])
+        if self.watched is not None:
+            self.watched.load_state(state.get("watched"))
         set_random_state(state["random"])
 
     def placed(self, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -417,15 +443,22 @@ def make_model(task: Task, options: Options) -> nn.Module:
     return task.models[choose("model", options.model, task.models)]()
 
 
-def make_optimizer(parameters: list[nn.Parameter], options: Options, rate: Schedule) -> torch.optim.Optimizer:
-    """Make the optimizer; one of another library gets the rate as a number.
+def make_optimizer(
+    model: nn.Module, options: Options, rate: Schedule, watch: watching.Options | None = None
+) -> torch.optim.Optimizer:
+    """Make the optimizer. One of another library gets the rate as a number, no names of the weights and no ``watch``.
 
     Raises:
         InputError: its class refuses the arguments.
     """
-    lr: Schedule | float = rate if options.spec.is_adamas else rate.unit
+    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    arguments = options.optimizer_arguments()
     try:
-        optimizer: torch.optim.Optimizer = options.spec.load()(parameters, lr=lr, **options.optimizer_arguments())
+        optimizer: torch.optim.Optimizer
+        if options.spec.is_adamas:
+            optimizer = options.spec.load()(named, lr=rate, watch=watch, **arguments)
+        else:
+            optimizer = options.spec.load()([weight for _, weight in named], lr=rate.unit, **arguments)
     except (TypeError, ValueError) as error:
         raise InputError(
             "optimizer", f"{options.optimizer} cannot be created: {' '.join(str(error).split())}"

@@ -34,7 +34,7 @@ from .course import (
 from .watch import RATIO
 from .watching import Array
 
-JUMPED = 3.0  # times the usual norm of the gradient; one batch with less does no harm
+JUMPED = 3.0  # times the usual norm of the gradient; what jumps less does no harm
 RISEN = 2.5  # times the usual loss; less may be the course of things, as where two networks play against each other
 DOUBLED = 2.0  # how far updates had grown before a loss rose in github.com/marin-community/marin/issues/1368
 REPLACED = 0.3  # of update to weight, where 1e-3 is usual: three steps replace the weights
@@ -403,11 +403,18 @@ def exploding_layer(history: History) -> Iterator[Found]:
 )
 def second_moment_too_slow(history: History) -> Iterator[Found]:
     """The gradient of a tensor jumps and stays, and RMSₜ is above 2.3 from there on."""
-    rms = history["rms"]
+    rms, gradient = history["rms"], history.gradient.values
     is_slow = lasting(rms >= RMS, STANDING) & lasting(history.gradient.rose)
     is_slow[:, [*_exploding(history)]] = False
-    if is_slow.any():
-        row, tensors = _first({i: int(is_slow[:, i].argmax()) for i in columns(is_slow.any(axis=0))})
+    rows = dict[int, int]()
+    for i in columns(is_slow.any(axis=0)):
+        for row in columns(is_slow[:, i]):
+            before, after = (middle(gradient[r, i]) for r in (slice(row - LASTING, row), slice(row, row + LASTING)))
+            if after - before >= np.log(JUMPED):  # what grows steadily, as in the first steps of a run, does not jump
+                rows[i] = row
+                break
+    if rows:
+        row, tensors = _first(rows)
         one, here, options = tensors[0], slice(row, row + WINDOW), history.options[tensors[0]]
         figures = {
             "rms": float(np.nanmax(rms[here, one])),

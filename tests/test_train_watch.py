@@ -276,6 +276,7 @@ def test_a_browser_draws_the_heat_maps_without_cutting_a_label(tensors: int, tmp
                 for one in (*rows, *others):
                     assert left <= one[0] < one[1] <= right
                     assert top <= one[2] < one[3] <= bottom
+                assert max(one[1] for one in rows) < (left + right) / 2  # and there is room for the map
                 rows.sort(key=lambda one: one[2])
                 assert all(one[3] <= other[2] + 2 for one, other in pairwise(rows))
             context.close()

@@ -404,6 +404,12 @@ template <class T, int capacity> struct WeightLane {
         }
     }
 
+    // From now on, the rule writes to a copy.
+    T *detach(int n) {
+        weight.detach(n);
+        return weight.values;
+    }
+
     // The elements as they were stored. There is room for them in `decoded`, in case that they were rounded.
     const T *stored(T *decoded, int n) const {
         const Format format = job.operands[WEIGHT].format;
@@ -534,7 +540,7 @@ template <class T, int capacity> class Watch {
         if (to == nullptr) return;
         const Rule &rule = rules[job.rule];
         const T *after = job.move ? weight.weight.values : before;
-        const T *stored = job.move ? weight.stored(decoded, n) : before;
+        const T *stored = job.dry || !job.move ? after : weight.stored(decoded, n);
         const T *m = rule.first < 0 ? before : states[rule.first], *v = rule.second < 0 ? before : states[rule.second];
         const int unit = fixed ? n : blocks.length;
         for (int i = 0; i < n; i += unit)
@@ -568,9 +574,14 @@ void step_blocks(const Job &job, const T *constants, int64_t begin, int64_t end,
             states[i] = load_state(job, lanes[i], job.operands[STATES + i], at, n, blocks);
 
         watch.begin(p, gradient.values, n);
+        if (job.dry) {
+            p = weight.detach(n);
+            for (int i = 0; i < rule.state_count; ++i) lanes[i].detach(n), states[i] = lanes[i].values;
+        }
         apply(constants, p, gradient.values, states, n);
-        weight.store(at, n);
+        if (!job.dry) weight.store(at, n);
         watch.end(weight, states, n, blocks);
+        if (job.dry) return;
 
         // Averages are rounded without bias. Rounding to the nearest would stop them: a step changes v by 1/1000, and a
         // bfloat16 has 8 bits.
@@ -715,7 +726,7 @@ void step_as(const Job &job, const T *constants, int64_t begin, int64_t end, Sta
         if constexpr (sizeof(T) == 4)
             if (lies_ready<T>(job, Format::bf16)) return step_in_place<T, bf16>(job, constants, begin, end);
     }
-    if (all_scaled(job)) return step_scaled(job, begin, end, statistics);
+    if (all_scaled(job) && !job.dry) return step_scaled(job, begin, end, statistics);
     step_blocks<T>(job, constants, begin, end, statistics);
 }
 

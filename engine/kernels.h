@@ -27,6 +27,7 @@ struct Job {
     bool penalized;          // whether penalties are added to the gradient
     bool wide;               // whether the arithmetic is in float64
     bool move;               // false if lr = 0: the moments are updated and the weight does not change
+    bool dry;                // whether nothing is written, and the step is only computed for its statistics
     Weights weights;
     uint64_t random_key; // seed and tensor
     uint64_t step;

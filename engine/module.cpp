@@ -518,8 +518,9 @@ class Group {
             work.jobs()[j].watched_numbers = watched_numbers[scalars_of_job[j]].data();
     }
 
-    // Makes the prepared step, without Python.
-    void step(int threads, bool is_watched) {
+    // Makes the prepared step, or only computes it if it is `dry`, without Python.
+    void step(int threads, bool is_watched, bool dry) {
+        for (Job &job : work.jobs()) job.dry = dry;
         work.step(*chosen_kernels, threads, is_watched ? statistics.data() : nullptr);
     }
 
@@ -597,9 +598,9 @@ void refuse_shared_memory(nb::list groups) {
 // signal handler leaves either all changes done or none.
 //
 // If `watched` is not None, it has for each group what `Group::watch` takes, and the rows of all groups are returned as
-// bytes (see `Group::write_statistics`).
-nb::object step(nb::list groups, nb::list numbers, nb::list new_rows, int threads, nb::list changes,
-                nb::object watched) {
+// bytes (see `Group::write_statistics`). If the step is `dry` too, nothing but that is done.
+nb::object step(nb::list groups, nb::list numbers, nb::list new_rows, int threads, nb::list changes, nb::object watched,
+                bool dry) {
     const bool is_watched = !watched.is_none();
     std::vector<Group *> found;
     size_t count = 0;
@@ -624,7 +625,7 @@ nb::object step(nb::list groups, nb::list numbers, nb::list new_rows, int thread
     }
     {
         nb::gil_scoped_release release;
-        for (Group *group : found) group->step(threads, is_watched);
+        for (Group *group : found) group->step(threads, is_watched, dry);
     }
     if (is_watched) {
         std::vector<double> written(count * statistics_row);
@@ -632,6 +633,7 @@ nb::object step(nb::list groups, nb::list numbers, nb::list new_rows, int thread
         for (Group *group : found) to = group->write_statistics(to);
         std::memcpy(PyBytes_AsString(rows.ptr()), written.data(), written.size() * sizeof(double));
     }
+    if (dry) return rows;
     for (Group *group : found) group->write_scalars();
     for (const nb::tuple &change : set) {
         const nb::handle dictionary = change[0], key = change[1], value = change[2];
@@ -682,7 +684,8 @@ NB_MODULE(_engine, m) {
         .def("rule_sums", &Group::rule_sums, "index"_a, "numbers"_a, "threads"_a)
         .def("take_sums", &Group::take_sums, "index"_a, "values"_a);
     define_snapshot(m);
-    m.def("step", &step, "groups"_a, "numbers"_a, "new_rows"_a, "threads"_a, "changes"_a, "watched"_a = nb::none());
+    m.def("step", &step, "groups"_a, "numbers"_a, "new_rows"_a, "threads"_a, "changes"_a, "watched"_a = nb::none(),
+          "dry"_a = false);
     m.def("refuse_shared_memory", &refuse_shared_memory, "groups"_a);
     m.def("holds", &holds, "dictionary"_a, "keys"_a, "values"_a);
     m.def("same_objects", &same_objects, "a"_a, "b"_a);

@@ -178,7 +178,7 @@ def _equal(one: Any, other: Any) -> None:
 
 def test_memory() -> None:
     optimizer, *_ = watched_steps(1, watch="keep=10")
-    assert optimizer.memory().bytes["watch"] == 10 * (4 * 3 * len(COLUMNS) + 8 * 6) + 8
+    assert optimizer.memory().bytes["watch"] == 10 * (4 * 3 * len(COLUMNS) + 8 * 6) + 16
     assert "watch" not in watched_steps(1, watch=False)[0].memory().bytes
     planned = adamas.torch.plan_memory([*tensors().items()], watch="keep=10")
     assert planned.bytes == {**optimizer.memory().bytes, "gradients": planned.bytes["gradients"]}

@@ -261,7 +261,7 @@ class Optimizer(Stepping):
         """
         with self._lock:
             first, *others = self.param_groups
-            return saved([{**first, **self._watched_entry()}, *others], self.state)
+            return saved([{**first, **self._kept_entries()}, *others], self.state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], hyperparameters: str = "saved") -> None:
         """Loads the result of ``state_dict()``, or of ``np.load`` for the file that it was saved to.
@@ -282,9 +282,9 @@ class Optimizer(Stepping):
             groups, state, saved_groups = loaded(
                 self._member, schedules, self.defaults, self._check, state_dict, hyperparameters, type(self).__name__
             )
-            kept = self._watched_in(saved_groups)
+            kept = self._kept_in(saved_groups)
             self._restore(groups, state)
-            self._take_watched(kept)
+            self._take_kept(*kept)
             for one, saved_group in zip(self._schedules, saved_groups, strict=True):
                 one.load_observed(saved_group.get(OBSERVED))
 

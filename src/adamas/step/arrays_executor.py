@@ -147,6 +147,18 @@ class ArraysExecutor(DeviceExecutor):
         self._take_statistics()
         self._count()
 
+    def measure(self, threads: int) -> Tensor:
+        """See ``Executor.measure``."""
+        self.is_watched, self._watched = True, []
+        numbers = None if self._coming is None else self._numbers_there(self._coming, None)
+        for index in range(len(self._found)):
+            if numbers is None:
+                self._step(index, is_made=False)
+            else:
+                self._step_there(index, numbers, None, is_made=False)
+        self._take_statistics()
+        return self.take_statistics()
+
     def _take_statistics(self) -> None:
         """Joins what ``_watch`` has found."""
         if self._watched:
@@ -169,8 +181,8 @@ class ArraysExecutor(DeviceExecutor):
 
         return watch
 
-    def _step(self, index: int) -> None:
-        """Makes the step of a parameter that was found, but for its scalars."""
+    def _step(self, index: int, is_made: bool = True) -> None:
+        """Makes the step of a parameter that was found, but for its scalars; or only computes it, for its statistics."""
         record, gradient, row = self._found[index]
         numbers, scalars = self.prepared[row]
         if sums := self._sums[index]:
@@ -180,7 +192,7 @@ class ArraysExecutor(DeviceExecutor):
         with step.xp.computing():
             after, new = step.weight(one, self.spec.weights, rounding, False, self._watch(step, one))
             for target, value in zip(_flat(one.weight, one.states), _flat(after, new), strict=True):
-                if value is not target:
+                if is_made and value is not target:
                     target[...] = value
 
     def _count(self) -> None:
@@ -260,8 +272,8 @@ class ArraysExecutor(DeviceExecutor):
         names = (record.name for i, (record, _, _) in enumerate(self._found) if not self._is_finite(i))
         return next(names, None)
 
-    def _step_there(self, index: int, there: NumbersThere, runs: Tensor | None) -> None:
-        """Makes the step of a parameter that was found, but for its scalars, unless it is skipped."""
+    def _step_there(self, index: int, there: NumbersThere, runs: Tensor | None, is_made: bool = True) -> None:
+        """Makes the step of a parameter that was found, but for its scalars, unless it is skipped; or only computes it."""
         record, gradient, _ = self._found[index]
         assert self._coming is not None
         at = self._coming.position[index]
@@ -274,7 +286,7 @@ class ArraysExecutor(DeviceExecutor):
         with xp.computing():
             after, new = step.weight(one, self.spec.weights, rounding, False, self._watch(step, one))
             for target, value in zip(_flat(one.weight, one.states), _flat(after, new), strict=True):
-                if value is not target:
+                if is_made and value is not target:
                     target[...] = value if runs is None else xp.where(runs, value, target)
 
     def _count_there(self, after: Tensor | None) -> Tensor | None:

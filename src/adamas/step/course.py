@@ -19,7 +19,9 @@ SUSPICIOUS = 2.0  # standard deviations; enough of a loss where something else h
 LEAST = 16  # the fewest steps that make a usual course: their median absolute deviation is right to about a quarter
 LEAST_SPREAD = 0.1  # of a logarithm: even what never varied has to reach exp(6 · 0.1) = 1.8 times its median
 BLOCK = 8  # consecutive steps that share a usual course, which ends before the first of them
-LASTING = 8  # steps; what lasts is there in most of them. In most healthy runs, statistics are back on their course after 2
+LASTING = (
+    8  # steps; what lasts is there in most of them. In most healthy runs, statistics are back on their course after 2
+)
 MOST = 0.5  # of the steps, of the tensors (the cause is not in one of them), or of the elements (of the whole tensor)
 STANDING = 0.9  # of the steps since it began: it has stayed. Noise interrupts it now and then
 NEGLIGIBLE = 1e-6  # of the whole gradient: rounding errors of one that is 0, as of a bias before batch normalization

@@ -14,6 +14,7 @@ import numpy as np
 from ..rule.exact import sum_of_sums
 from .clipping import FEWEST, MOST, MULTIPLE, QUANTILE
 from .record import Tensor
+from .spikes import Spike
 
 
 class Decision(NamedTuple):
@@ -22,11 +23,15 @@ class Decision(NamedTuple):
     Attributes:
         scales: for each group, the factor of its gradients: a float, or a float64 tensor without dimensions.
         runs: whether the step is made, a boolean tensor without dimensions; None if it is in any case.
+        spike: what was decided about it as a spike; None without ``on_spike=``.
+        would_run: ``runs`` as it were if it is no spike.
         counts: the numbers of ``Decisions`` that change with the step, each with its value after it.
     """
 
     scales: Sequence[Any]
     runs: Tensor | None
+    spike: Spike | None = None
+    would_run: Tensor | None = None
     counts: Sequence[tuple[Tensor, Tensor]] = ()
 
 
@@ -102,37 +107,47 @@ class Decisions:
 
     def decide(
         self,
-        squares: Sequence[Tensor] | None,
+        norm: Tensor | None,
         is_skipped: Tensor | None,
         limits: Sequence[Any],
         scale: Any,
         overflow: Tensor | None,
+        spike: Spike | None = None,
+        skips: bool = False,
     ) -> Decision:
         """Decides about a step; ``count`` writes what follows from it.
 
         Args:
-            squares: sums whose sum is Σg², each in a tensor with what it has lost; None if it is not needed.
+            norm: the norm of the gradient before clipping; None if it is not needed.
             is_skipped: whether a gradient is not finite where this skips the step; None if nothing is skipped for that.
             limits: the ``max_grad_norm`` of each group.
             scale: the factor of all gradients.
             overflow: whether a loss scaler found a gradient that is not finite; None without one.
+            spike: what is decided about the step as a spike; None without ``on_spike=``.
+            skips: whether spikes are skipped.
         """
         f = self.formulas
         runs = None if overflow is None else overflow == 0
-        if squares is None:
-            return Decision([scale] * len(limits), runs)
-        norm = self._norm(squares) * scale
-        counts = [(self.grad_norm, norm)]
+        counts = [] if norm is None else [(self.grad_norm, norm)]
         if is_skipped is not None:
             skipped = is_skipped if runs is None else is_skipped & runs
             counts.append((self._skipped, self._skipped + skipped))
             runs = ~is_skipped if runs is None else runs & ~is_skipped
+        would_run = runs
+        if spike is not None:
+            if skips:
+                runs = ~spike.is_spike if runs is None else runs & ~spike.is_spike
+            else:
+                scale = scale * spike.gradient
+        if norm is None:
+            return Decision([scale] * len(limits), runs, spike, would_run, counts)
         usual = None
         if "auto" in limits:
             usual = self._usual_limit()
             counts += self._remembered(norm, usual, runs)
         limits = [usual if limit == "auto" else limit for limit in limits]
-        factors = [None if limit is None else f.minimum(limit / (norm + 1e-6), 1.0) for limit in limits]
+        short = norm if spike is None else norm * spike.gradient
+        factors = [None if limit is None else f.minimum(limit / (short + 1e-6), 1.0) for limit in limits]
         given = [limit for limit in limits if limit is not None]
         if given:
             lowest = f.number(given[0])
@@ -142,7 +157,8 @@ class Decisions:
             clipped = (least != 1).any()
             clipped = clipped if runs is None else clipped & runs
             counts += [(self.grad_norm_limit, lowest), (self._clipped, self._clipped + clipped)]
-        return Decision([scale if factor is None else scale * factor for factor in factors], runs, counts)
+        scales = [scale if factor is None else scale * factor for factor in factors]
+        return Decision(scales, runs, spike, would_run, counts)
 
     def count(self, decision: Decision, reached: Sequence[Tensor]) -> None:
         """Counts a step that was made, or skipped.
@@ -156,7 +172,8 @@ class Decisions:
         if reached:
             self.steps.copy_(self.formulas.maximum(self.steps, self.formulas.stack(reached).max()))
 
-    def _norm(self, squares: Sequence[Tensor]) -> Tensor:
+    def norm_of(self, squares: Sequence[Tensor]) -> Tensor:
+        """The root of sums whose sum is Σg², each in a tensor with what it has lost."""
         f = self.formulas
         total, lost = total_of(f, squares)
         norm: Tensor = f.sqrt(f.where(f.isfinite(total), total + lost, total))

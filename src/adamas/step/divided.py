@@ -41,6 +41,10 @@ class DividedExecutor(ArraysExecutor):
             xp: Any = np if isinstance(rows[0], np.ndarray) else self.spec.tensors.namespace(self.records[0].weight)
             self.statistics, self._of_pieces = xp.stack(rows), {}
 
+    def measure(self, threads: int) -> Tensor:
+        """See ``Executor.measure``."""
+        return Executor.measure(self, threads)
+
     def step_pieces(self, pieces: Sequence[tuple[Record, Tensor]], threads: int, are_counted: Sequence[bool]) -> None:
         """Makes the prepared step for pieces of these parameters.
 

@@ -148,6 +148,12 @@ class EngineExecutor(Executor):
         found = [(numbers_of(numbers), numbers["k_minus_one"]) for numbers, _ in self.prepared]
         return [[*(of[name] for name in NUMBERS), k_minus_one] for of, k_minus_one in found]
 
+    def measure(self, threads: int) -> NDArray[np.float64]:
+        """See ``Executor.measure``."""
+        rows = _engine_rows([self], threads, [], is_dry=True)
+        assert rows is not None
+        return rows
+
     def join(self, last: list[EngineExecutor]) -> None:
         """See ``Executor.join``."""
         last.append(self)
@@ -159,7 +165,16 @@ class EngineExecutor(Executor):
 
 def apply(executors: Sequence[EngineExecutor], threads: int, changes: list[Change]) -> None:
     """Makes the prepared steps and the changes in one call, so that a signal handler's exception comes before or after it."""
-    is_watched = any(executor.is_watched for executor in executors)
+    rows = _engine_rows(executors, threads, changes)
+    if rows is not None:
+        _give_statistics(executors, rows)
+
+
+def _engine_rows(
+    executors: Sequence[EngineExecutor], threads: int, changes: list[Change], is_dry: bool = False
+) -> NDArray[np.float64] | None:
+    """Makes the prepared steps, or only computes them, and returns their statistics; None if none is watched."""
+    is_watched = is_dry or any(executor.is_watched for executor in executors)
     rows = _engine.step(
         [executor.group for executor in executors],
         [[executor.rule.at(numbers) for numbers, _ in executor.prepared] for executor in executors],
@@ -167,9 +182,9 @@ def apply(executors: Sequence[EngineExecutor], threads: int, changes: list[Chang
         threads,
         changes,
         [executor.watched_numbers() for executor in executors] if is_watched else None,
+        is_dry,
     )
-    if rows is not None:
-        _give_statistics(executors, np.frombuffer(rows).reshape(-1, len(ROW)))
+    return None if rows is None else np.frombuffer(rows).reshape(-1, len(ROW))
 
 
 def _give_statistics(executors: Sequence[EngineExecutor], rows: NDArray[np.float64]) -> None:

@@ -161,6 +161,17 @@ class Executor(ABC):
     def apply(self) -> None:
         """Makes the prepared step, or prepares the framework for the call in which the engine makes it."""
 
+    def measure(self, threads: int) -> Tensor:
+        """The statistics that the prepared step would have; nothing is changed.
+
+        Raises:
+            ValueError: the step cannot be computed without making it.
+        """
+        raise ValueError(
+            f"parameter {self.records[0].name}: on_spike with of=exact computes a step before it makes it, which cannot be "
+            "done for parameters that are offloaded, or whose blocks of codes several processes share: use of=update_norm"
+        )
+
     def take_statistics(self) -> Tensor | None:
         """Returns ``statistics``, which are then None, when the step has been made."""
         found, self.statistics = self.statistics, None

@@ -20,6 +20,7 @@ class Inspection(NamedTuple):
         positions: the position of each process's first parameter among those of all processes; empty unless each has
             parameters of its own.
         exchange: whether processes are to exchange gradients, and to inspect the parameters after that.
+        loss: the loss; of several processes its mean over those that have one; None if none has.
         is_for_devices: whether the devices of all processes can decide about the step together (``adamas.step.together``).
         apart: if the devices of some processes decide about the step, and this process leaves it to the host: what that means,
             for a message. No process makes the step then.
@@ -33,6 +34,7 @@ class Inspection(NamedTuple):
     square_sums: Sequence[float] | None = None
     positions: Sequence[int] = ()
     exchange: bool = False
+    loss: float | None = None
     is_for_devices: bool = False
     apart: str = ""
 
@@ -56,6 +58,8 @@ class Row(NamedTuple):
         lost: what that sum has lost by rounding.
         parameters: the number of its parameters.
         checksum: of what it is about to exchange; negative if these are gradients.
+        loss: its loss; 0 if it has none.
+        has_loss: whether it has one.
     """
 
     problem: Any = 0.0
@@ -69,6 +73,8 @@ class Row(NamedTuple):
     lost: Any = 0.0
     parameters: Any = 0.0
     checksum: Any = 0.0
+    loss: Any = 0.0
+    has_loss: Any = 0.0
 
 
 class Peers(Protocol):

@@ -191,6 +191,16 @@ class GroupPlan:
             if (statistics := executor.take_statistics()) is not None:
                 yield [record.position for record in executor.found()], statistics
 
+    def measured(self, threads: int) -> Iterator[tuple[list[int], Tensor]]:
+        """The statistics that the prepared step would have, as ``statistics`` gives them. It is not made.
+
+        Raises:
+            ValueError: a parameter's step cannot be computed without making it.
+        """
+        for executor in self.executors:
+            if executor.found():
+                yield [record.position for record in executor.found()], executor.measure(threads)
+
     def reached(self) -> int:
         """The highest step that a parameter will have reached; 0 if nothing was prepared."""
         most = 0.0

@@ -11,19 +11,20 @@ from typing import Any, ClassVar
 
 from ..rule.declaration import Member, Numbers
 from ..schedules import Schedule
-from . import clipping, sums
+from . import clipping, spikes, sums
 from .deciding import Decision, Decisions
 from .explaining import Explanation
 from .inspection import Inspection, Peers
 from .plan import GroupPlan, look, step
 from .record import Change, Scalars, Tensor
 from .scheduled import GroupSchedules, steps_done
+from .spikes import Spikes
 from .together import Shared, Together
 from .watch import Watch
-from .watching import WATCHED, Host, Kept, Part, Step, Watching, options_of, parsed
+from .watching import WATCHED, Assembly, Host, Kept, Part, Step, Watching, options_of, parsed, update_norm
 
 _NOTHING = Inspection()
-WHOLE_OPTIONS = ("watch",)  # the options of an optimizer that are none of its groups
+WHOLE_OPTIONS = ("watch", "on_spike")  # the options of an optimizer that are none of its groups
 
 
 class Stepping:
@@ -56,6 +57,9 @@ class Stepping:
     _skipped: str  # why the last step was skipped, to be raised at the coming one; empty if it was not
     _peers: Peers | None  # None if this process has all parameters of the model
     _watching: Watching | None  # what ``watch=`` keeps
+    _on_spike: spikes.Options | None  # what ``on_spike=`` says
+    _spikes: Spikes | None  # what it remembers; None before the first step
+    _loss: Any  # of the coming step; None if it is not known
     _positions: Sequence[int]  # of each peer's first parameter among those of all; empty if they have the same
 
     def _begin(self) -> None:
@@ -65,7 +69,9 @@ class Stepping:
         self._most_sums, self._decisions = sums.most_sums(self._member), None
         self._together, self._skipped = None, ""
         vars(self).setdefault("_peers", None)
-        vars(self).setdefault("_watching", None)
+        for name in ("_watching", "_on_spike", "_spikes"):
+            vars(self).setdefault(name, None)
+        self._loss = None
 
     @property
     def clipped_steps(self) -> int:
@@ -385,7 +391,9 @@ class Stepping:
             return True
         # A step that the device skips needs a count there.
         return overflow is None and (
-            self._is_measured() or any(formulas.has(group["lr"]) for group in self.param_groups)
+            self._is_measured()
+            or self._on_spike is not None
+            or any(formulas.has(group["lr"]) for group in self.param_groups)
         )
 
     def _check_capture(self) -> None:
@@ -418,6 +426,7 @@ class Stepping:
                         _release(plans)
                         plans = settled
                         look(plans, gradients)
+                self._check_spikes()
                 squares, is_skipped = self._measured_there(plans, overflow)
                 hypers = [
                     plan.hyperparameters(group, decisions.formulas)
@@ -432,13 +441,17 @@ class Stepping:
             shared = None
             if together is not None:
                 made = [most for plan in plans for most in plan.steps_there()]
-                shared = together.share(squares or (), is_skipped, overflow, decisions.steps, made)
+                loss = None if self._loss is None else decisions.formulas.hyperparameter(self._loss)
+                shared = together.share(squares or (), is_skipped, overflow, decisions.steps, made, loss)
                 decisions.steps.copy_(shared.steps)
                 if counted is not self._counted:  # the scheduled numbers were those after the steps that are known here
                     for one in self._schedules:
                         one.compute_there()
             decision = self._decided(squares, is_skipped, scale, overflow, shared)
             self._prepare_there(plans, hypers, decision)
+            if self._on_spike is not None and "exact" in self._on_spike.of:
+                decision = self._decided_exactly(plans, decision)
+                self._prepare_there(plans, hypers, decision)
             problem = None
             changes: list[Change] = []
             if has_schedules and not counts_there:
@@ -448,8 +461,11 @@ class Stepping:
             if shared is not None:
                 reached = [decisions.formulas.where(decision.runs, shared.reached, 0.0)]
             decisions.count(decision, reached)
+            if self._spikes is not None and decision.spike is not None:
+                self._spikes.count(decision.spike, decision.would_run)
             if self._watching is not None:
-                clips = None if self.grad_norm_limit is None else [one / scale for one in decision.scales]
+                is_clipped = self.grad_norm_limit is not None or decision.spike is not None
+                clips = [one / scale for one in decision.scales] if is_clipped else None
                 steps = decisions.steps if counts_there else max(plan.reached() for plan in plans)
                 self._end_watching(plans if is_watched else None, steps, clips, decision.runs)
             for dictionary, key, value in changes:
@@ -551,7 +567,22 @@ class Stepping:
         has_limit = is_measured and any(limit is not None for limit in limits)
         self.grad_norm = decisions.grad_norm if is_measured else None
         self.grad_norm_limit = decisions.grad_norm_limit if has_limit else None
-        return decisions.decide(squares, is_skipped, limits, scale, overflow)
+        norm = None if squares is None else decisions.norm_of(squares) * scale
+        spiking, spike = self._present_spikes(), None
+        if spiking is not None:
+            spike = spiking.decide(self._measures(norm, None if shared is None else shared.loss))
+        skips = spiking is not None and spiking.skips
+        return decisions.decide(norm, is_skipped, limits, scale, overflow, spike, skips)
+
+    def _decided_exactly(self, plans: Sequence[GroupPlan], decision: Decision) -> Decision:
+        """The decision about the prepared step, with what its update would be (``on_spike`` with ``of=exact``)."""
+        spiking = self._spikes
+        assert spiking is not None
+        spike = spiking.decide({"exact": self._coming_update_norm(plans, 1)}, decision.spike)
+        runs = decision.runs
+        if spiking.skips:
+            runs = ~spike.is_spike if runs is None else runs & ~spike.is_spike
+        return decision._replace(spike=spike, runs=runs)
 
     def _prepare_there(
         self, plans: Sequence[GroupPlan], hypers: Sequence[Mapping[str, Any]], decision: Decision
@@ -559,7 +590,9 @@ class Stepping:
         """Prepares the step on the device, with the hyperparameters of each group."""
         decisions, names = self._decisions, self._member.scalar_names
         assert decisions is not None
-        f = decisions.formulas
+        f, spike = decisions.formulas, decision.spike
+        if spike is not None and self._on_spike is not None and self._on_spike.shortens_updates:
+            hypers = [{**hyper, "lr": f.number(hyper["lr"]) * spike.rate} for hyper in hypers]
         for hyper, plan, scale in zip(hypers, plans, decision.scales, strict=True):
 
             def advance(before: Scalars, hyper: Mapping[str, Any] = hyper) -> Scalars:
@@ -696,6 +729,7 @@ class Stepping:
         Raises:
             FloatingPointError: a gradient is not finite, and its group has ``on_nonfinite="raise"``.
         """
+        self._check_spikes()
         is_query, is_measured, skip = self._is_query(plans), self._is_measured(), False
         if alone and not (is_query or is_measured):
             return _NOTHING
@@ -712,7 +746,8 @@ class Stepping:
         if has_schedules and not alone:
             steps = self._counted[1] if self._counted[0] is plans else steps_done(self.state.values())
             reached = 1 + int(max((plan.most_steps() for plan in plans), default=-1))
-        return Inspection(False, is_query, skip, steps, reached, square_sums)
+        loss = float(self._loss) if self._on_spike is not None and "loss" in self._on_spike.of and not alone else None
+        return Inspection(False, is_query, skip, steps, reached, square_sums, loss=loss)
 
     def _settled(self, plans: Sequence[GroupPlan], seen: Inspection, has_schedules: bool) -> Sequence[GroupPlan]:
         """The plans of the coming step, given what all processes know together."""
@@ -791,41 +826,114 @@ class Stepping:
         """
         options = options_of(given.pop("watch", None))
         self._watching = None if options is None else Watching(options)
+        self._on_spike = spikes.options_of(given.pop("on_spike", None))
+        if self._on_spike is not None and "update_norm" in self._on_spike.of and (options is None or options.every > 1):
+            raise ValueError(
+                "on_spike with of=update_norm goes by the statistics of the step before: give watch=True as well"
+            )
 
     def _bytes_kept(self) -> dict[str, int]:
         """The bytes of what is kept beside the state, by kind."""
-        return {} if self._watching is None else {"watch": self._watching.nbytes(self._labels())}
+        watched = {} if self._watching is None else {"watch": self._watching.nbytes(self._labels())}
+        return watched if self._spikes is None else {**watched, "spikes": self._spikes.nbytes}
 
     @abstractmethod
     def _labels(self) -> list[str]:
         """The name of each parameter of this process, in order, in what is watched."""
 
-    def _watched_entry(self) -> dict[str, str]:
-        """What is watched, as an entry of the first saved group, if it is to be saved; else nothing."""
-        watching = self._watching
-        if watching is None or watching.ring is None or not watching.options.save:
-            return {}
-        return {WATCHED: watching.ring.saved()}
+    def _kept_entries(self) -> dict[str, str]:
+        """What is kept beside the state, as entries of the first saved group."""
+        found, watching = {}, self._watching
+        if watching is not None and watching.ring is not None and watching.options.save:
+            found[WATCHED] = watching.ring.saved()
+        if self._spikes is not None:
+            found[spikes.SPIKES] = self._spikes.saved()
+        return found
 
-    def _watched_in(self, saved_groups: Sequence[Mapping[str, Any]]) -> Kept | None:
-        """What was watched before these groups were saved; None if they do not say.
+    def _kept_in(self, saved_groups: Sequence[Mapping[str, Any]]) -> tuple[Kept | None, Mapping[str, Any] | None]:
+        """What was watched and what spikes go by, as saved groups have it; None for what they do not have.
 
         Raises:
             ValueError: it cannot be read.
         """
-        texts = [group[WATCHED] for group in saved_groups if WATCHED in group]
-        return parsed(texts[0]) if texts and self._watching is not None else None
+        texts = {name: group[name] for group in saved_groups for name in (WATCHED, spikes.SPIKES) if name in group}
+        is_watched = self._watching is not None and WATCHED in texts
+        has_spikes = self._on_spike is not None and spikes.SPIKES in texts
+        return (
+            parsed(texts[WATCHED]) if is_watched else None,
+            spikes.parsed(texts[spikes.SPIKES]) if has_spikes else None,
+        )
 
-    def _take_watched(self, kept: Kept | None) -> None:
-        """Takes over what was watched before the state was saved that is loaded now."""
+    def _take_kept(self, watched: Kept | None, spiked: Mapping[str, Any] | None) -> None:
+        """Takes over what was kept beside the state that is loaded."""
+        f = self._formulas() or Host
         if self._watching is not None:
             calls = int(steps_done(self.state.values())) + int(self.skipped_steps)
-            self._watching.restart(self._formulas() or Host, self._labels(), kept, calls)
+            self._watching.restart(f, self._labels(), watched, calls)
+        self._spikes = None
+        if self._on_spike is not None and spiked is not None:
+            self._spikes = Spikes(self._on_spike, f)
+            self._spikes.load(spiked)
 
     def _expect_loss(self, loss: Any) -> None:
         """Takes the loss of the coming step: a number or a tensor with one element; None if it is not known."""
-        if self._watching is not None:
-            self._watching.loss = loss
+        self._loss = loss
+
+    # ---- spikes
+
+    def _coming_update_norm(self, plans: Sequence[GroupPlan], threads: int) -> Any:
+        """The norm of the update that the prepared step would make, over all tensors."""
+        f = self._formulas() or Host
+        parts = [Part(*found) for plan in plans for found in plan.measured(threads)]
+        sums, _, _ = Assembly(f, len(self._labels())).of(parts)
+        return update_norm(f, self._over_ranks(plans, f, sums))
+
+    @property
+    def spikes(self) -> int:
+        """The number of steps that ``on_spike=`` has skipped or shortened; saved in the state dict. On a device, the host
+        waits for it."""
+        return 0 if self._spikes is None else self._spikes.number
+
+    def _present_spikes(self) -> Spikes | None:
+        """What spikes go by, where the coming step is decided; None without ``on_spike=``."""
+        if self._on_spike is None:
+            return None
+        f, before = self._formulas() or Host, self._spikes
+        if before is None or before.f is not f:
+            self._spikes = Spikes(self._on_spike, f)
+            if before is not None:
+                self._spikes.load(spikes.parsed(before.saved()))
+        return self._spikes
+
+    def _may_skip_spikes(self) -> bool:
+        """Whether a step may be skipped as a spike."""
+        return self._on_spike is not None and self._on_spike.action == "skip"
+
+    def _check_spikes(self) -> None:
+        """Raises ValueError if spikes go by something that is not known."""
+        if self._on_spike is not None and "loss" in self._on_spike.of and self._loss is None:
+            raise ValueError(
+                "on_spike goes by the loss, which this step was not given: pass it with step(loss=loss), or a closure that "
+                "returns it"
+            )
+
+    def _measures(self, grad_norm: Any, loss: Any) -> dict[str, Any]:
+        """What spikes go by, as far as it is known before the step.
+
+        Args:
+            grad_norm: the norm of the gradient; None if it was not measured.
+            loss: the mean of the losses that all processes have; None if this one has no others.
+        """
+        assert self._on_spike is not None
+        found = {}
+        if "loss" in self._on_spike.of:
+            found["loss"] = (self._formulas() or Host).hyperparameter(self._loss if loss is None else loss)
+        if "grad_norm" in self._on_spike.of:
+            found["grad_norm"] = grad_norm
+        if "update_norm" in self._on_spike.of and self._watching is not None:
+            ring = self._watching.ring
+            found["update_norm"] = 0.0 if ring is None else ring.update_norm
+        return found
 
     def _watched(self) -> tuple[bool, ...]:
         """Whether steps are watched: False, True, or both if some are."""
@@ -898,7 +1006,7 @@ class Stepping:
         watching = self._watching
         assert watching is not None
         watching.begin(self._formulas() or Host, self._labels())
-        step = Step(steps, watching.lr, clip, runs, self.grad_norm)
+        step = Step(steps, watching.lr, clip, runs, self.grad_norm, self._loss)
         watching.record(parts, step, functools.partial(self._over_ranks, plans))
         watching.end()
 
@@ -925,9 +1033,45 @@ class Stepping:
             if seen.skip:
                 changes += [(group, "skipped_steps", group["skipped_steps"] + 1) for group in self.param_groups]
                 return None
+        spiking, spike = self._present_spikes(), None
+        if spiking is not None:
+            spike = spiking.decide(self._measures(self.grad_norm, seen.loss))
+            if spiking.skips and spike.is_spike:
+                changes += spiking.changes(spike)
+                return None
+        if seen.square_sums is not None:
             factors = self._clip(self.grad_norm, changes)
+        rate = 1.0
+        if spike is not None:
+            factors = [min(factor, float(spike.gradient)) for factor in factors]
+            rate = float(spike.rate)
+        self._compute_numbers(plans, factors, rate, scale, threads)
+        if spiking is not None and spike is not None:
+            if "exact" in spiking.options.of:
+                spike = spiking.decide({"exact": self._coming_update_norm(plans, threads)}, spike)
+            changes += spiking.changes(spike)
+            if spiking.skips and spike.is_spike:
+                return None
+            if spike.rate != rate:
+                self._compute_numbers(plans, factors, float(spike.rate), scale, threads)
+        return factors
+
+    def _compute_numbers(
+        self, plans: Sequence[GroupPlan], factors: Sequence[float], rate: float, scale: float, threads: int
+    ) -> None:
+        """Computes the numbers of the step.
+
+        Args:
+            plans: the plans.
+            factors: the factor by which clipping shortens the gradients of each group.
+            rate: the factor by which a spike shortens the update.
+            scale: the factor of all gradients.
+            threads: how many threads the engine may use.
+        """
         for group, plan, factor in zip(self.param_groups, plans, factors, strict=True):
             hyper = plan.hyperparameters(group)
+            if rate != 1:
+                hyper = {**hyper, "lr": rate * float(hyper["lr"])}  # decoupled decay is a part of the update
 
             def advance(before: Scalars, hyper: Mapping[str, Any] = hyper, clip: float = scale * factor) -> Any:
                 return self._advance(hyper, before, clip)
@@ -935,7 +1079,6 @@ class Stepping:
             plan.prepare(advance)
         if self._most_sums:
             sums.compute(plans, self._peers, self._most_sums, threads)
-        return factors
 
     def _look_ahead(
         self, plans: Sequence[GroupPlan], seen: Inspection, moves: bool, changes: list[Change]
@@ -975,10 +1118,10 @@ class Stepping:
 
     def _is_measured(self) -> bool:
         """Whether an option of a group depends on the norm of the gradient, or on whether it is finite."""
-        for group in self.param_groups:  # noqa: SIM110 - any() takes 0.3 µs more
+        for group in self.param_groups:
             if group["max_grad_norm"] is not None or group["on_nonfinite"] != "propagate":
                 return True
-        return False
+        return self._on_spike is not None and "grad_norm" in self._on_spike.of
 
     def _is_query(self, plans: Sequence[GroupPlan]) -> bool:
         """Whether this step is to create the state and nothing else, as ``torch.distributed.checkpoint`` does before the first

@@ -29,6 +29,7 @@ class Shared(NamedTuple):
         is_stopped: whether the step cannot be made, or a loss scaler found a gradient that is not finite.
         steps: the most steps that a parameter has made.
         reached: the most steps that a parameter will have made, if the step is made.
+        loss: the mean of the losses.
     """
 
     squares: Sequence[Tensor]
@@ -36,6 +37,7 @@ class Shared(NamedTuple):
     is_stopped: Tensor
     steps: Tensor
     reached: Tensor
+    loss: Tensor
 
 
 class Together:
@@ -58,7 +60,13 @@ class Together:
         self._is_told = False  # whether it was raised outside of a step
 
     def share(
-        self, squares: Sequence[Tensor], is_skipped: Tensor | None, overflow: Any, steps: Tensor, made: Sequence[Tensor]
+        self,
+        squares: Sequence[Tensor],
+        is_skipped: Tensor | None,
+        overflow: Any,
+        steps: Tensor,
+        made: Sequence[Tensor],
+        loss: Any,
     ) -> Shared:
         """Exchanges what is known here about the coming step.
 
@@ -68,6 +76,7 @@ class Together:
             overflow: whether a loss scaler found a gradient that is not finite; None without one.
             steps: the most steps that a parameter has made.
             made: the steps that parameters with gradients have made.
+            loss: the loss; None if it is not known.
         """
         f = self.formulas
         total, lost = total_of(f, squares)
@@ -78,6 +87,8 @@ class Together:
             reached=f.stack(made).max() + 1 if made else None,
             total=total,
             lost=lost,
+            loss=None if loss is None else f.number(loss),
+            has_loss=None if loss is None else self._yes,
         )
         rows = self._exchange(row)
         every = Row(*rows.T)
@@ -89,6 +100,7 @@ class Together:
             (has_failed | (every.overflow != 0)).any(),
             every.steps.max(),
             every.reached.max(),
+            every.loss.sum() / every.has_loss.sum(),
         )
 
     def give_up(self) -> None:

@@ -75,6 +75,7 @@ class Host:
 
     sqrt, where, minimum, maximum = np.sqrt, np.where, np.minimum, np.maximum
     stack, concat, number = np.stack, np.concatenate, float
+    ceil, isfinite, sorted = np.ceil, np.isfinite, np.sort
 
     @staticmethod
     def hyperparameter(x: Any) -> float:
@@ -108,6 +109,11 @@ def finished(f: Any, sums: Tensor, clip: Any) -> Tensor:
         *(of["under_eps"] / count, of["behind"] / count, of["lost"] / count, f.sqrt(of["decay"])),
     ]
     return f.stack(columns).T
+
+
+def update_norm(f: Any, sums: Tensor) -> Any:
+    """The norm of the updates of all tensors, given the sums of each."""
+    return f.sqrt(sums[:, _AT["update"]].sum())
 
 
 class Kept(NamedTuple):
@@ -151,6 +157,9 @@ class Ring:
         f: ``Host``, or the functions of the device.
         names: the names of the tensors.
         keep: the number of steps that are kept.
+
+    Attributes:
+        update_norm: the norm of the last update over all tensors; 0 before the first, and of a step that was left out.
     """
 
     def __init__(self, f: Any, names: Sequence[str], keep: int) -> None:
@@ -158,10 +167,11 @@ class Ring:
         shape = (keep, len(self.names), len(COLUMNS))
         self._rows = f.uploaded(np.full(shape, np.nan, np.float32))
         self._steps = f.uploaded(np.full((keep, len(PER_STEP)), np.nan, np.float64))
+        self.update_norm = f.uploaded(np.zeros(()))
         self._count = f.uploaded(np.zeros(1, np.int64))  # of the rows that were written so far
 
-    def write(self, numbers: Sequence[Any], rows: Tensor) -> None:
-        """Writes the next row: ``PER_STEP``, and ``COLUMNS`` of every tensor."""
+    def write(self, numbers: Sequence[Any], rows: Tensor, update_norm: Any) -> None:
+        """Writes the next row: ``PER_STEP``, and ``COLUMNS`` of every tensor; and the norm of all updates together."""
         at = self._count % self.keep
         if self.f is Host:
             self._steps[at], self._rows[at] = np.array([float(x) for x in numbers]), rows
@@ -169,6 +179,7 @@ class Ring:
             self._steps.index_copy_(0, at, self.f.stack([self.f.number(x) for x in numbers])[None])
             self._rows.index_copy_(0, at, rows.to(self._rows.dtype)[None])
         self._count += 1
+        self.update_norm[...] = update_norm
 
     def read(self) -> tuple[Array, Array]:
         """The numbers of the steps that are kept, the oldest first, and the rows of their tensors. Both are copies."""
@@ -213,6 +224,50 @@ class Part(NamedTuple):
     runs: Any = None
 
 
+class Assembly:
+    """Puts the parts of a step together.
+
+    Args:
+        f: ``Host``, or the functions of the device.
+        count: the number of tensors.
+    """
+
+    def __init__(self, f: Any, count: int) -> None:
+        self._f, self._count = f, count
+        self._indices: dict[tuple[int, ...], Tensor] = {}
+
+    def of(self, parts: Sequence[Part]) -> tuple[Tensor, Any, Any]:
+        """The sums, factors of clipping and runs of all tensors. The sums have zeros for those that were not stepped."""
+        f, count = self._f, self._count
+        positions = [i for part in parts for i in part.positions]
+        rows = [_placed(f, part.sums) for part in parts]
+        is_all = positions == list(range(count))
+        if is_all and len(parts) == 1:
+            return rows[0], parts[0].clip, parts[0].runs
+        sums = f.concat(rows) if is_all else f.uploaded(np.zeros((count, len(ROW))))
+        if parts and not is_all:
+            sums[self._index(positions)] = f.concat(rows)
+        part_of = [len(parts)] * count  # the last is of tensors that were not stepped
+        for i, part in enumerate(parts):
+            for position in part.positions:
+                part_of[position] = i
+        clips, runs = [*(part.clip for part in parts), 1.0], [*(part.runs for part in parts), None]
+        at = self._index(part_of)
+        clip = f.stack([f.number(x) for x in clips])[at]
+        if all(x is None for x in runs):
+            return sums, clip, None
+        return sums, clip, f.stack([f.number(1.0 if x is None else x) for x in runs])[at] > 0
+
+    def _index(self, positions: Sequence[int]) -> Tensor:
+        """The positions as an array, copied to the device once."""
+        key = tuple(positions)
+        if key not in self._indices:
+            if len(self._indices) > 8:
+                self._indices.clear()
+            self._indices[key] = self._f.uploaded(np.array(positions, np.int64))
+        return self._indices[key]
+
+
 class Step(NamedTuple):
     """What is known of a step besides its statistics. Numbers may be tensors on the device.
 
@@ -222,6 +277,7 @@ class Step(NamedTuple):
         clip: the smallest factor by which clipping has shortened gradients.
         runs: whether the step was made; None if it was in any case.
         grad_norm: the norm of the gradient before clipping; None if it was not measured.
+        loss: the loss; None if it is not known.
     """
 
     number: Any
@@ -229,6 +285,7 @@ class Step(NamedTuple):
     clip: Any
     runs: Any
     grad_norm: Any
+    loss: Any
 
 
 class Watching:
@@ -240,22 +297,20 @@ class Watching:
     Attributes:
         options: the argument ``options``.
         ring: what is kept; None before the first step that is watched.
-        loss: the loss of the coming step, a number or a tensor; None if it is not known.
         lr: the learning rate of the step that is made, a number or a tensor.
         parts: the statistics of the coming step, of parameters that are stepped one after the other.
         is_asked: whether the coming step is watched whatever ``every`` says.
     """
 
     ring: Ring | None
-    loss: Any
     lr: Any
+    _assembly: Assembly
 
     def __init__(self, options: Options) -> None:
-        self.options, self.ring, self.loss, self.lr = options, None, None, math.nan
+        self.options, self.ring, self.lr = options, None, math.nan
         self.parts: list[Part] = []
         self.is_asked = False
         self._calls = 0  # the steps so far, with those that were skipped
-        self._indices: dict[tuple[int, ...], Tensor] = {}
 
     @property
     def is_due(self) -> bool:
@@ -276,7 +331,7 @@ class Watching:
 
     def resume(self, f: Any, names: Sequence[str], kept: Kept | None) -> None:
         """Goes on with what was kept before; with nothing if that is None."""
-        self.ring, self._indices = Ring(f, names, self.options.keep), {}
+        self.ring, self._assembly = Ring(f, names, self.options.keep), Assembly(f, len(names))
         if kept is not None:
             self.ring.load(kept)
 
@@ -294,7 +349,7 @@ class Watching:
         """
         assert self.ring is not None
         f = self.ring.f
-        sums, clip, runs = self._joined(f, parts)
+        sums, clip, runs = self._assembly.of(parts)
         sums = over_ranks(f, sums)
         is_there = sums[:, _AT["count"]] > 0
         is_known = is_there if runs is None else is_there & runs
@@ -303,46 +358,15 @@ class Watching:
         if norm is None:
             norm = f.sqrt(f.where(is_known, rows[:, 0] * rows[:, 0], 0.0).sum())
         skipped = 0.0 if step.runs is None else f.where(step.runs, 0.0, 1.0)
-        loss = math.nan if self.loss is None else self.loss
+        loss = math.nan if step.loss is None else step.loss
         loss, lr = f.hyperparameter(loss), f.hyperparameter(step.lr)
-        self.ring.write([step.number, loss, norm, step.clip, lr, skipped], rows)
+        updates = update_norm(f, f.where(is_known[:, None], sums, 0.0))
+        self.ring.write([step.number, loss, norm, step.clip, lr, skipped], rows, updates)
 
     def end(self) -> None:
         """Counts a step that was made or skipped."""
         self._calls += 1
-        self.parts, self.loss, self.is_asked = [], None, False
-
-    def _joined(self, f: Any, parts: Sequence[Part]) -> tuple[Tensor, Any, Any]:
-        """The sums, factors of clipping and runs of all tensors. The sums have zeros for those that were not stepped."""
-        assert self.ring is not None
-        count = len(self.ring.names)
-        positions = [i for part in parts for i in part.positions]
-        rows = [_placed(f, part.sums) for part in parts]
-        is_all = positions == list(range(count))
-        if is_all and len(parts) == 1:
-            return rows[0], parts[0].clip, parts[0].runs
-        sums = f.concat(rows) if is_all else f.uploaded(np.zeros((count, len(ROW))))
-        if parts and not is_all:
-            sums[self._index(f, positions)] = f.concat(rows)
-        part_of = [len(parts)] * count  # the last is of tensors that were not stepped
-        for i, part in enumerate(parts):
-            for position in part.positions:
-                part_of[position] = i
-        clips, runs = [*(part.clip for part in parts), 1.0], [*(part.runs for part in parts), None]
-        at = self._index(f, part_of)
-        clip = f.stack([f.number(x) for x in clips])[at]
-        if all(x is None for x in runs):
-            return sums, clip, None
-        return sums, clip, f.stack([f.number(1.0 if x is None else x) for x in runs])[at] > 0
-
-    def _index(self, f: Any, positions: Sequence[int]) -> Tensor:
-        """The positions as an array, copied to the device once."""
-        key = tuple(positions)
-        if key not in self._indices:
-            if len(self._indices) > 8:
-                self._indices.clear()
-            self._indices[key] = f.uploaded(np.array(positions, np.int64))
-        return self._indices[key]
+        self.parts, self.is_asked = [], False
 
 
 def _placed(f: Any, sums: Tensor) -> Tensor:
@@ -353,5 +377,5 @@ def _placed(f: Any, sums: Tensor) -> Tensor:
 
 
 def _bytes_of(tensors: int, keep: int) -> int:
-    """The bytes of a ring: rows in float32, the numbers of its steps in float64, and their count."""
-    return keep * (4 * tensors * len(COLUMNS) + 8 * len(PER_STEP)) + 8
+    """The bytes of a ring: rows in float32, the numbers of its steps in float64, and two more."""
+    return keep * (4 * tensors * len(COLUMNS) + 8 * len(PER_STEP)) + 16

@@ -454,6 +454,10 @@ class OffloadExecutor(ArraysExecutor):
             self._homes.add(record.weight, tasks)
         self._count()
 
+    def measure(self, threads: int) -> Any:
+        """See ``Executor.measure``."""
+        return Executor.measure(self, threads)
+
     def take_statistics(self) -> Any:
         """See ``Executor.take_statistics``. Those of a parameter are the sums over its pieces."""
         if not self.is_watched or not self._found:

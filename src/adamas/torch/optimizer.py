@@ -340,12 +340,15 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def _will_decide_there(self) -> bool:
         """Whether steps will be decided about on the device, also if processes have yet to agree on it in the first."""
-        may_agree = self._is_measured() or any(group.get("fused") for group in self.param_groups)
+        may_agree = (
+            self._is_measured() or self._on_spike is not None or any(group.get("fused") for group in self.param_groups)
+        )
         return self._decides_there(None) or (may_agree and self._formulas_together() is not None)
 
     def _counts_there(self) -> bool:
         """See ``Stepping._counts_there``."""
-        return self._on_device is not None and (self._together is not None or any(map(_may_skip, self.param_groups)))
+        may_skip = any(map(_may_skip, self.param_groups)) or self._may_skip_spikes()
+        return self._on_device is not None and (self._together is not None or may_skip)
 
     def _check_capture(self) -> None:
         """See ``Stepping._check_capture``. Nothing is allocated in a capture, and no decision is left to the host."""
@@ -432,7 +435,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             has_penalty(group),
             group["weights"],
             group["seed"],
-            _may_skip(group) if self._peers is None else self._together is not None,
+            _may_skip(group) or self._may_skip_spikes() if self._peers is None else self._together is not None,
             bool(group.get("offload")),
         )
 
@@ -576,7 +579,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             return peers is None
         if misplaced and not peers.is_uneven:
             return False
-        if overflow is not None or self._is_measured() or self._has_zero_rates():
+        if overflow is not None or self._is_measured() or self._has_zero_rates() or self._on_spike is not None:
             return False
         if self._exchanges_blocks():
             return False
@@ -644,6 +647,16 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     def _finish_step(self) -> None:
         """See ``Stepping._finish_step``."""
         self._homes.flush(torch.get_num_threads())
+
+    def _check_spikes(self) -> None:
+        """See ``Stepping._check_spikes``."""
+        super()._check_spikes()
+        has_others = self._peers is not None and (self._peers.has_shares or self._peers.is_uneven)
+        if has_others and self._on_spike is not None and not {"update_norm", "exact"}.isdisjoint(self._on_spike.of):
+            raise ValueError(
+                "on_spike: the norm of the update over all parameters is not known here, since processes have different ones; "
+                "use of=grad_norm or of=loss"
+            )
 
     def _over_ranks(self, plans: Sequence[GroupPlan], f: Any, sums: Any) -> Any:
         """See ``Stepping._over_ranks``. With ``process_group=`` each process watches what it has."""
@@ -717,14 +730,15 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         """
         self._homes.refuse_broken()
         if self._released is not None:
-            self._expect_loss(loss)
+            self._expect_loss(loss.detach() if isinstance(loss, Tensor) else loss)
             self._released.finish(closure)
             return None
         found = None
         if closure is not None:
             with torch.enable_grad():
                 found = closure()
-        self._expect_loss(found if loss is None else loss)
+        given = found if loss is None else loss
+        self._expect_loss(given.detach() if isinstance(given, Tensor) else given)
         found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         scale = 1.0 if grad_scale is None else 1 / grad_scale.detach().to(torch.float64).reshape(())
         # After an overflow, GradScaler lowers its scale; neither step count nor moments advance.
@@ -806,7 +820,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             self._released.save()
         self._save_decisions()
         shared = {"_peers": self._peers} if self._peers is not None and self._peers.has_shares else {}
-        kept = {"_schedules": self._schedules_now(), "_watching": self._watching}
+        names = ("_watching", "_on_spike", "_spikes")
+        kept = {"_schedules": self._schedules_now(), **{name: getattr(self, name) for name in names}}
         return {**super().__getstate__(), **shared, **kept}
 
     @_disable_dynamo
@@ -838,7 +853,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             for group, schedules in zip(packed.get("param_groups", ()), self._schedules_now(), strict=False):
                 group.update(schedules.in_numbers(group))
             for group in packed.get("param_groups", ())[:1]:
-                group.update(self._watched_entry())
+                group.update(self._kept_entries())
             for group in packed.get("param_groups", ()):  # a hook may have wrapped them
                 # As text: torch.distributed.checkpoint takes tuples apart, and broadcasts no more numbers than are here.
                 group["grad_norms"] = json.dumps(group["grad_norms"])
@@ -888,12 +903,12 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                     agree,
                     self._home_of,
                 )
-                kept = self._watched_in(saved_groups)
+                kept = self._kept_in(saved_groups)
             self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})
             if self._released is not None:
                 self._released.restart()
             self._homes.broken = None
-            self._take_watched(kept)
+            self._take_kept(*kept)
             for one, saved in zip(self._schedules_now(), saved_groups, strict=True):
                 one.load_observed(saved.get(OBSERVED))
             for post_hook in self._optimizer_load_state_dict_post_hooks.values():

@@ -200,6 +200,8 @@ class Ranks:
             rest,
             parameters,
             -_checksum([one.text for one in misplaced]) or _checksum([one.text for one in shared]),
+            0.0 if mine.loss is None else mine.loss,
+            mine.loss is not None,
         )
         rows = self.exchanged(torch.tensor(here, dtype=torch.float64, device=self._device()))
         every = Row(*zip(*rows.tolist(), strict=True))
@@ -218,6 +220,7 @@ class Ranks:
             None if mine.square_sums is None else (*every.total, *every.lost),
             tuple(map(int, accumulate(every.parameters[:-1], initial=0))) if self.has_shares else (),
             any(checksum < 0 for checksum in every.checksum),
+            sum(every.loss) / sum(every.has_loss) if any(every.has_loss) else None,
             all(one == WILLING for one in every.decides),
         )
 

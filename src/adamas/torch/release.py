@@ -101,6 +101,11 @@ def release(
         raise ValueError(f'accumulate must be None or "bfloat16", not {shown(accumulate)}')
     if optimizer._released is not None:
         raise RuntimeError("the optimizer is released already: call remove() on the handle of the first release before")
+    if optimizer._on_spike is not None:
+        raise ValueError(
+            "an optimizer with on_spike= cannot be released: whether a step is a spike is known after the backward pass, when "
+            "the first parameters have been stepped"
+        )
     if optimizer._peers is not None and optimizer._peers.has_shares:
         raise ValueError(
             "an optimizer with process_group= cannot be released: its ranks have different parameters and decide together on "

@@ -169,7 +169,8 @@ class Executor(ABC):
         """
         raise ValueError(
             f"parameter {self.records[0].name}: on_spike with of=exact computes a step before it makes it, which cannot be "
-            "done for parameters that are offloaded, or whose blocks of codes several processes share: use of=update_norm"
+            "done for parameters that are offloaded, that kernels for GPUs step, or whose blocks of codes several processes "
+            "share: use of=update_norm"
         )
 
     def take_statistics(self) -> Tensor | None:

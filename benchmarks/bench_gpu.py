@@ -5,9 +5,10 @@
 
 ``tests`` runs the tests marked ``gpu``, ``memcheck`` most of them again in NVIDIA's compute-sanitizer, if it is installed, and
 ``offload`` the rows of ``bench_offload.py``. The other rows compare AdamW with PyTorch's, fused and foreach, and with those of
-bitsandbytes, torchao and flashoptim where they are installed. All sides step the same weights in one process, in turn, and are
-timed by CUDA events around a few steps. A ratio is the median of the ratios of neighbouring runs after a warm-up. The
-bandwidth of a step (weights and state read and written, gradients read) is given as a share of that of a copy on the device.
+bitsandbytes, torchao and flashoptim where they are installed, and with itself under ``watch=``. All sides step the same
+weights in one process, in turn, and are timed by CUDA events around a few steps. A ratio is the median of the ratios of
+neighbouring runs after a warm-up. The bandwidth of a step (weights and state read and written, gradients read) is given as a
+share of that of a copy on the device.
 
 Without a GPU, it says so and exits with status 2. The status is 1 if a test fails. ``--rehearse`` steps tiny tensors on the
 CPU, in Triton's interpreter.
@@ -83,6 +84,7 @@ OURS: dict[torch.dtype, dict[str, Options]] = {
         "split, int8": {"state": "int8", "weights": "split"},
     },
 }
+WATCHED = "watched"  # what is added to the name of a side with `watch=`
 BANDWIDTH = 0.9  # the least share
 GOALS = {
     ("gpt2", "float32"): 0.9,
@@ -185,8 +187,12 @@ def compare(row: str, dtype: torch.dtype, shapes: list[tuple[int, ...]], scale: 
         name: lambda params, options=options: adamas.torch.AdamW(params, **options)
         for name, options in OURS[dtype].items()
     }
+    watched: dict[str, Make] = {
+        f"{name}, {WATCHED}": lambda params, options=options: adamas.torch.AdamW(params, watch=True, **options)
+        for name, options in OURS[dtype].items()
+    }
     others = {name: make for name, make in OTHERS.items() if name not in scale.left_out}
-    optimizers = dict(begun({**ours, **others}, params))
+    optimizers = dict(begun({**ours, **watched, **others}, params))
     times = in_turn({name: lambda o=o: seconds(o.step, scale) for name, o in optimizers.items()}, scale.repeats)
     for name in [one for one in ours if one in times]:
         taken = median(times[name])
@@ -195,6 +201,9 @@ def compare(row: str, dtype: torch.dtype, shapes: list[tuple[int, ...]], scale: 
         share = moved(optimizer) / taken / copied
         goal = said(f">= {BANDWIDTH:.0%}", share >= BANDWIDTH) if (row, name) in GOALS and row != "small" else ""
         print(f"  adamas {name:12} {taken * 1e3:9.3f} ms  {share:6.1%} of the bandwidth of a copy  {goal}")
+        if (its := f"{name}, {WATCHED}") in times:
+            ratio = median(a / b for a, b in zip(times[its], times[name], strict=True))
+            print(f"    {WATCHED + ' / this':16} {median(times[its]) * 1e3:9.3f} ms  ratio {ratio:.3f}")
         for other in [one for one in others if one in times]:
             ratio = median(a / b for a, b in zip(times[name], times[other], strict=True))
             most = GOALS.get((row, name)) if other == "fused" else None

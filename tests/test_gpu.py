@@ -55,6 +55,7 @@ def test_the_benchmark_runs_all_sides_in_a_rehearsal() -> None:
         )  # one for each list of shapes
     for side in ("fused", "foreach"):
         assert len(re.findall(rf"^    / {side} .* ratio ", done.stdout, re.MULTILINE)) == 15, side
+    assert len(re.findall(r"^    watched / this .* ratio ", done.stdout, re.MULTILINE)) == 15
     assert len(re.findall(r"goal <= 0\.\d+ (?:met|MISSED)", done.stdout)) == 7
 
 

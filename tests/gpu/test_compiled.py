@@ -13,7 +13,7 @@ from members import CASES, Case, hyperparameters
 from triton.compiler import ASTSource
 from triton.compiler import compile as compile_kernel
 
-from adamas.rule import recorded_formats, triton, triton_sums
+from adamas.rule import recorded_formats, triton, triton_statistics, triton_sums
 from adamas.rule.declaration import Rule
 from adamas.rule.formats import INT8
 from adamas.rule.recorder import Recording
@@ -151,6 +151,32 @@ def test_the_numbers_of_a_step_are_computed_in_float64(case: Case, target: str) 
     text = compiled.asm.get("ptx") or compiled.asm["amdgcn"]
     assert not re.search(r"cvt\.f64\.f32|v_cvt_f64_f32", text)
     assert not re.search(r"(?:mul|add|sub|fma)\.(?:rn\.)?f32|v_(?:mul|add|sub|fma)\w*_f32", text)
+
+
+@pytest.mark.parametrize(
+    "target", ["sm_90", *(pytest.param(x, marks=pytest.mark.nightly) for x in bench_gpu_static.TARGETS if x != "sm_90")]
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_statistics_are_added_up_in_float64(dtype: str, target: str) -> None:
+    kind = bench_gpu_static.KINDS["float32, watched"]._replace(weight=dtype)
+    kernel = kernels.defined(triton_statistics.add_up_statistics_source(kind))["add_up"]
+    signature = {
+        "table": "*i64",
+        "numbers": "*i32",
+        "partial_sums": "*fp64" if kind.is_wide else "*fp32",
+        "programs": "i32",
+        "places": "*i64",
+        "statistics": "*fp64",
+        "LANES": "constexpr",
+    }
+    on = bench_gpu_static.TARGETS[target]
+    options = kernels.STATISTICS | {"num_warps": 4 * 128 // on.warp_size}
+    ast = ASTSource(kernel, signature, constexprs={"LANES": options.pop("LANES")})
+    compiled = compile_kernel(ast, target=on, options=options)
+    text = compiled.asm.get("ptx") or compiled.asm["amdgcn"]
+    assert re.search(r"add\.(?:rn\.)?f64|v_add_f64", text)
+    assert not re.search(r"(?:mul|add|sub|fma)\.(?:rn\.)?f32|v_(?:mul|add|sub|fma)\w*_f32", text)
+    assert bench_gpu_static.usage(compiled, on).spills == 0
 
 
 @pytest.mark.nightly

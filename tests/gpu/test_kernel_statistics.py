@@ -84,6 +84,24 @@ def test_what_is_not_finite_stays_so(state: str, on_gpu: Callable[..., Any], mon
     compare(row, on_gpu, monkeypatch, [given])
 
 
+def test_a_rate_of_zero_has_no_update(on_gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where the gradient is not finite."""
+    row = ROW._replace(weights=WEIGHTS[1], options={"lr": 0.0})
+    (given,) = gradients(row, 1)
+    given[0][3, 5] = math.nan
+    compare(row, on_gpu, monkeypatch, [given])
+    optimizer, params = on_gpu(begun, row, DEVICE, watch=True)
+    on_gpu(step, optimizer, params, given)
+    assert optimizer.watch is not None
+    assert list(optimizer.watch["update_norm"][0, [0, 2, 3]]) == [0, 0, 0]
+
+
+def test_what_is_beyond_a_tensor_counts_nothing(on_gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, without an ε, the update is 0/0."""
+    row = ROW._replace(options={"eps": 0.0})
+    compare(row, on_gpu, monkeypatch, [[g.sign() + 0.5 for g in given] for given in gradients(row, 2)])
+
+
 def test_tensors_that_no_kernel_steps_have_their_rows(
     on_gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

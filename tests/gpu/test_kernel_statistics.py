@@ -153,6 +153,16 @@ def test_warming_up_compiles_what_steps_launch(
     assert len(launched) == 2
 
 
+@pytest.mark.parametrize("first", [1, 2])
+def test_all_steps_in_a_graph_are_watched(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All replays are alike, so that every third one cannot be chosen."""
+    run = decided.Run(monkeypatch, "gpu", DEVICE, capturable=True, watch="every=3")
+    for given, of_run in zip(decided.gradients(5), run.stepper(first), strict=False):
+        of_run(given)
+    assert run.optimizer.watch is not None
+    assert list(run.optimizer.watch.steps) == ([1, 2, 3, 4, 5] if first == 1 else [1, 3, 4, 5])
+
+
 @pytest.mark.parametrize("state", ["float32", "int8"])
 def test_steps_that_the_device_decides_about(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that are captured in a CUDA graph, and one that is skipped."""

@@ -18,9 +18,9 @@ class WholeOptions(TypedDict, total=False):
 
     Attributes:
         watch: True keeps statistics of each tensor in the last 512 steps, computed in the same pass as the step, for
-            ``optimizer.watch``: see ``adamas.step.watch.Watch``. Or text: ``"every=10"`` watches one step in ten,
-            ``"keep=256"`` keeps as many watched steps, ``"save"`` saves them in the state dict; several are separated by
-            commas. Default: False.
+            ``optimizer.watch``: see ``adamas.step.watch.Watch``. Or text: ``"every=10"`` watches one step in ten
+            (but all in a CUDA graph), ``"keep=256"`` keeps as many watched steps, ``"save"`` saves them in the state dict;
+            several are separated by commas. Default: False.
         on_spike: what to do if a step is far out of the usual. ``"skip"`` leaves it out, ``"clip"`` shortens it to the
             limit; ``optimizer.spikes`` counts such steps. After it, separated by commas: ``"of=grad_norm"`` (the default),
             ``"of=loss"`` (given to ``step(loss=loss)``, or returned by a closure; of processes that share DTensors, their

@@ -941,9 +941,14 @@ class Stepping:
             return (False,)
         return (True,) if self._watching.options.every == 1 else (False, True)
 
+    def _is_watched(self) -> bool:
+        """Whether the coming step is watched: if it is due, or captured in a CUDA graph, whose replays are all alike."""
+        f = self._formulas()
+        return self._watching is not None and (self._watching.is_due or (f is not None and f.is_capturing()))
+
     def _begin_watching(self, plans: Sequence[GroupPlan]) -> bool:
         """Prepares the executors for the coming step; returns whether it is watched."""
-        is_watched = self._watching is not None and self._watching.is_due
+        is_watched = self._is_watched()
         if self._watching is not None and is_watched:
             self._watching.lr = self.param_groups[0]["lr"]  # a schedule writes that of the following step with this one
         for plan in plans:
@@ -980,7 +985,7 @@ class Stepping:
         """Keeps the statistics of the parameters that were stepped one after the other."""
         watching = self._watching
         assert watching is not None
-        if not watching.is_due:
+        if not self._is_watched():
             watching.end()
             return
         f, watching.lr = self._formulas() or Host, self.param_groups[0]["lr"]

@@ -84,6 +84,14 @@ def test_what_is_not_finite_stays_so(state: str, on_gpu: Callable[..., Any], mon
     compare(row, on_gpu, monkeypatch, [given])
 
 
+def test_a_step_is_not_measured_before_it_is_made(on_gpu: Callable[..., Any]) -> None:
+    optimizer, params = on_gpu(begun, ROW, DEVICE, on_spike="skip, of=exact")
+    before = params[0].detach().clone()
+    with pytest.raises(ValueError, match=r"parameter 'p0': on_spike with of=exact .* kernels for GPUs"):
+        on_gpu(step, optimizer, params, *gradients(ROW, 1))
+    assert torch.equal(params[0], before)
+
+
 def test_a_rate_of_zero_has_no_update(on_gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even where the gradient is not finite."""
     row = ROW._replace(weights=WEIGHTS[1], options={"lr": 0.0})

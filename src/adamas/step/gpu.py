@@ -29,7 +29,7 @@ from ..rule.triton_sums import SQUARES
 from . import kernels
 from .arrays import Parameter, Stored
 from .arrays_executor import ArraysExecutor, Coming
-from .executor import GroupSpec
+from .executor import Executor, GroupSpec
 from .gpu_numbers import DecidedSets, DeviceNumbers, Sets, numbers_kind
 from .namespaces import torch as on_torch
 from .record import Record, Tensor
@@ -357,6 +357,10 @@ class GpuExecutor(ArraysExecutor):
             self._step(index)
         self._take_statistics()
         self._count()
+
+    def measure(self, threads: int) -> Tensor:
+        """See ``Executor.measure``: a kernel computes a step only when it makes it."""
+        return Executor.measure(self, threads)
 
     def _launch(self, shares: Shares, sets_of: Callable[[Kind], Sets | DecidedSets]) -> None:
         """Launches the step of each share, with the sets of numbers of its kind."""

@@ -16,9 +16,9 @@ import pytest
 import torch
 from captured import Captured, Recording
 from engine_with_sums import executor
-from layouts import LAYOUTS, Here, whole
+from layouts import LAYOUTS, Here, Shapes, whole
 from ranks import Checks
-from ranks_bits import Run, equal_states, gradients_of, has_the_bits_of_one_process, tells, weights_of
+from ranks_bits import Gradients, Run, equal_states, gradients_of, has_the_bits_of_one_process, tells, weights_of
 from ranks_decisions import collectives, spoiled, unsteady, values_of
 from torch.distributed.tensor import DTensor, Partial
 
@@ -384,3 +384,20 @@ def runs_go_on_from_what_devices_have_counted(rank: int) -> None:
         assert again._together is not None
         assert tells(again) == tells(optimizer)
         assert values_of(resumed.parameters, again) == values_of(here.parameters, optimizer)
+
+
+@check
+def schedules_go_by_the_steps_of_ranks_with_gradients(rank: int) -> None:
+    """Ranks 0 and 1 get none for some steps, and go on at the rate of the others when they do, or when they begin."""
+
+    def late(shapes: Shapes, step: int, dtype: torch.dtype) -> Gradients:
+        is_whole = step in (3, 4, 7)
+        found = gradients_of(shapes, step, dtype)
+        return {name: g if is_whole or name == "second expert" else None for name, g in found.items()}
+
+    def make(params: Any, **options: Any) -> at.Optimizer:
+        return at.AdamW(params, lr=0.1 * linear(10), max_grad_norm=1.0, **options)
+
+    with executor("arrays"):
+        alone = Run(LAYOUTS["two meshes"].shapes, partial(make, capturable=True), stream=late, steps=9)
+        has_the_bits_of_one_process("two meshes", alone, make, stream=late, after=decides_there)

@@ -1,7 +1,7 @@
 """The time and memory of one optimizer step, compared with PyTorch's.
 
     python benchmarks/bench_step.py            # all rows of the README's table except the last
-    python benchmarks/bench_step.py small      # some: gpt2, small, bfloat16, loop, int8, first, memory
+    python benchmarks/bench_step.py small      # some: gpt2, small, bfloat16, loop, int8, watched, first, memory
 
 Both sides run in one process, in turn, on two threads; a row is the median of the ratios of neighbouring runs after a warm-up.
 It needs a quiet machine: a second busy process makes every figure several times larger, and the ratios meaningless.
@@ -123,6 +123,22 @@ def int8() -> None:
         report(f"int8, {name}, {on}", in_turn(sides, 11 if on == "GPT-2 small" else 31), {"fused": bound})
 
 
+def watched() -> None:
+    """A step with ``watch=True``, compared with one without."""
+    for state, bound in (("float32", 1.05), ("int8", 1.10)):
+        params = with_gradients(gpt2_small(), torch.float32)
+        optimizers = {watch: adamas.torch.AdamW(params, state=state, watch=watch) for watch in (True, False)}
+        sides = {str(watch): lambda o=o: seconds(o.step) for watch, o in optimizers.items()}
+        pairs = list(zip(*in_turn(sides, 15).values(), strict=True))
+        figures = [median(side) * 1e3 for side in zip(*pairs, strict=True)]
+        ratio = median(on / off for on, off in pairs)
+        row = f"watched, {state}, GPT-2 small"
+        print(
+            f"{row:44} {figures[0]:8.3f} ms, without {figures[1]:8.3f} ms  ratio {ratio:.3f} (bound {bound})",
+            flush=True,
+        )
+
+
 def loop() -> None:
     """The step inside a training loop, where forward and backward have just used the caches and the threads."""
     sides: dict[str, Callable[[], float]] = {}
@@ -200,7 +216,7 @@ def _status(field: str) -> int:
         return next(int(line.split()[1]) for line in file if line.startswith(field))
 
 
-ROWS = {row.__name__: row for row in (gpt2, small, bfloat16, loop, int8, first, memory)}
+ROWS = {row.__name__: row for row in (gpt2, small, bfloat16, loop, int8, watched, first, memory)}
 
 if __name__ == "__main__":
     torch.set_num_threads(THREADS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +206,9 @@ def watched_run(folder: Path, names: list[str], steps: int = 1500) -> Path:
     """A run in whose RMSₜ one step of one tensor stands out."""
     run, history, watch = make_run(folder), History(), watch_of(steps, names)
     watch._rows[steps // 2, -1, COLUMNS.index("rms")] = 1e4
+    watch._rows[:, :, COLUMNS.index("weight_norm")] = 1
+    # Two decades with two powers of ten in them: the scale of colours could have the most marks, with the longest texts.
+    watch._rows[:, :, COLUMNS.index("update_norm")] = np.geomspace(1.6e-4, 1.5e-2, steps)[:, None]
     watch._rows[:, 1, COLUMNS.index("update_norm")] = 0
     history.add(watch)
     (run / "watch.npz").write_bytes(history.content())
@@ -239,7 +242,7 @@ def test_a_damaged_file_of_what_was_watched_is_named(tmp_path: Path) -> None:
 
 def test_the_marks_of_a_scale_of_colours_lie_on_it() -> None:
     for values, marks in (
-        ([[1e-4, 1e-2, 5.0]], [1e-4, 1e-3, 1e-2, 1e-1, 1]),
+        ([[1e-4, 1e-2, 5.0]], [1e-4, 1e-2, 1]),
         ([[0.9, 2.1]], [1, 2]),
         ([[3.0, 3.0]], [1, 2, 5]),
         ([[None, 0.0]], [0.5, 1, 2]),
@@ -248,6 +251,12 @@ def test_the_marks_of_a_scale_of_colours_lie_on_it() -> None:
         low, high = chart.scale()
         assert low < high
         assert chart.ticks() == marks
+
+
+def overlap(one: list[float], other: list[float]) -> bool:
+    """Whether two boxes (left, right, top, bottom) have more than the edges of letters in common."""
+    width, height = (min(one[i + 1], other[i + 1]) - max(one[i], other[i]) for i in (0, 2))
+    return width > 1 and height > 2
 
 
 @pytest.mark.parametrize("tensors", [4, 150])
@@ -265,18 +274,21 @@ def test_a_browser_draws_the_heat_maps_without_cutting_a_label(tensors: int, tmp
             assert view.evaluate("document.documentElement.scrollWidth") <= width
             boxes = view.evaluate(
                 "[...document.querySelectorAll('figure.wide .plot')].map(plot => {"
-                "const box = node => { const b = node.getBoundingClientRect(); return [b.left, b.right, b.top, b.bottom]; };"
-                "return [box(plot), [...plot.querySelectorAll('.ytick text')].map(box),"
-                " [...plot.querySelectorAll('.xtick text, .cbaxis text, .cbtitle text')]"
-                ".filter(node => node.getBoundingClientRect().width).map(box)]; })"
+                "const boxes = what => [...plot.querySelectorAll(what)].map(node => node.getBoundingClientRect())"
+                ".filter(b => b.width).map(b => [b.left, b.right, b.top, b.bottom]);"
+                "const b = plot.getBoundingClientRect();"
+                "return [[b.left, b.right, b.top, b.bottom], boxes('.heatmaplayer image'), boxes('.ytick text'),"
+                " boxes('.xtick text, .xtitle, .cbaxis text, .cbtitle text')]; })"
             )
             assert len(boxes) == 2
-            for (left, right, top, bottom), rows, others in boxes:
+            for (left, right, top, bottom), (heat_map,), rows, others in boxes:
                 assert len(rows) == tensors
+                assert len(others) >= 6
                 for one in (*rows, *others):
                     assert left <= one[0] < one[1] <= right
                     assert top <= one[2] < one[3] <= bottom
                 assert max(one[1] for one in rows) < (left + right) / 2  # and there is room for the map
                 rows.sort(key=lambda one: one[2])
                 assert all(one[3] <= other[2] + 2 for one, other in pairwise(rows))
+                assert not [pair for pair in combinations([heat_map, *others], 2) if overlap(*pair)]
             context.close()

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-MOST_TICKS = 6  # of a scale of colours
+GAP = 0.27  # of a scale of colours between two of its marks: their texts fit beside one another on a phone
 ALIKE = 1e-5  # values with a smaller relative difference are drawn as equal
 
 
@@ -79,9 +79,11 @@ class HeatMap:
             [x for x in (float(f"{k}e{n}") for n in decades for k in ks) if low <= math.log10(x) <= high]
             for ks in ((1,), (1, 2, 5))
         )
-        found = tens if len(tens) > 2 else finer
-        stride = math.ceil(len(found) / MOST_TICKS) or 1
-        return found[::stride]
+        found: list[float] = []
+        for x in tens if len(tens) > 2 else finer:
+            if not found or math.log10(x / found[-1]) >= GAP * (high - low):
+                found.append(x)
+        return found
 
 
 @dataclass(frozen=True)

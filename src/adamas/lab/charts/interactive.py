@@ -116,6 +116,7 @@ def _heat_map(chart: HeatMap) -> dict[str, Any]:
             "outlinewidth": 0,
             "tickvals": [_rounded(math.log10(x)) for x in ticks],
             "ticktext": [f"{x:g}" for x in ticks],
+            "tickangle": 0,
             "title": {"text": html.escape(chart.value_label), "side": "top"},
         },
         "hovertemplate": f"%{{y}}<br>{chart.x_label} %{{x:{X_FORMAT}}}: 10<sup>%{{z:.2f}}</sup><extra></extra>",

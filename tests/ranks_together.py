@@ -230,6 +230,43 @@ def a_step_that_one_rank_cannot_make_is_skipped_by_all_devices(
 
 
 @check
+def a_spike_that_is_measured_exactly_leaves_no_rank_waiting(rank: int) -> None:
+    """It takes a second exchange: the hosts decide, and one rank's error is raised on all before that."""
+    layout = LAYOUTS["rows"]
+    with executor("arrays"):
+        here = Here(layout, weights_of(layout.shapes, torch.float32))
+        optimizer = at.AdamW(here.parameters.items(), on_spike="skip, of=exact, last=4")
+        here.give(gradients_of(layout.shapes, 0, torch.float32))
+        optimizer.step()
+        mend = bad_state(here, optimizer) if rank == 1 else lambda: None
+        with pytest.raises(ValueError, match="parameter 'uneven': its state 'exp_avg' has another shape"):
+            optimizer.step()
+        mend()
+        optimizer.step()
+        assert {int(state["step"]) for state in optimizer.state.values()} == {2}
+
+
+@check
+def a_loss_that_is_no_number_on_one_rank_leaves_no_rank_waiting(rank: int) -> None:
+    layout = LAYOUTS["rows"]
+    with executor("arrays"):
+        here = Here(layout, weights_of(layout.shapes, torch.float32))
+        optimizer = at.AdamW(here.parameters.items(), on_spike="skip, of=loss+grad_norm, last=4")
+        here.give(gradients_of(layout.shapes, 0, torch.float32))
+        optimizer.step(loss=1.0)
+        assert optimizer._together is not None
+        if rank == 1:
+            with pytest.raises((RuntimeError, TypeError)):
+                optimizer.step(loss=torch.ones(2))
+        else:
+            optimizer.step(loss=1.0)
+        with pytest.raises(RuntimeError, match=f"rank 1 of {MESH} could not make step 2"):
+            optimizer.step(loss=1.0)
+        optimizer.step(loss=1.0)
+        assert {int(state["step"]) for state in optimizer.state.values()} == {2}
+
+
+@check
 def several_ranks_that_cannot_make_a_step_raise_their_own_errors(rank: int) -> None:
     layout = LAYOUTS["hybrid"]
     with executor("arrays"):

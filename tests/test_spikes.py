@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 import adamas.numpy
 import adamas.torch
@@ -159,11 +160,10 @@ def test_options_that_are_refused(text: str) -> None:
 
 
 SAVED = '{"number": %d, "values": %s}'
+WRONG = [(-1, "{}"), (1, '{"x": [1]}'), (1, '{"loss": [0, 1]}'), (1, '{"loss": [5]}')]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "3", "{}", None, SAVED % (-1, "{}"), SAVED % (1, '{"x": [1]}'), SAVED % (1, '{"loss": [0, 1]}')]
-)
+@pytest.mark.parametrize("text", ["", "3", "{}", None, *(SAVED % wrong for wrong in WRONG)])
 def test_what_was_saved_is_checked(text: Any) -> None:
     with pytest.raises(ValueError, match="spikes"):
         parsed(text)
@@ -298,6 +298,28 @@ class TestSteps:
             run(0, {}, on_spike="skip, of=update_norm")
         with pytest.raises(ValueError, match="watch=True"):
             run(0, {}, on_spike="skip, of=update_norm", watch="every=2")
+
+    def test_beside_a_limit_the_shorter_counts(self) -> None:
+        for limit, is_shorter in ((1.0, True), (1e4, False)):
+            optimizer, _ = run(9, {8: 1e3}, on_spike=f"clip, last={LAST}", max_grad_norm=limit, watch=True)
+            norms, clip = optimizer.watch.per_step["grad_norm"], optimizer.watch.per_step["clip"]
+            usual = norms[:8].mean() + 6 * norms[:8].std()
+            assert clip[8] == pytest.approx(min(limit, usual) / norms[8], rel=1e-5)
+            assert optimizer.clipped_steps == (9 if is_shorter else 1)
+
+    def test_creating_the_state_needs_no_loss(self) -> None:
+        """As ``torch.distributed.checkpoint`` does, by a step with rates and gradients of 0."""
+        model = torch.nn.Linear(2, 2)
+        optimizer = adamas.torch.AdamW(model.parameters(), on_spike="skip, of=loss", watch=True)
+        state = get_optimizer_state_dict(model, optimizer)
+        assert "weight" in state["state"]
+        assert len(optimizer.watch) == 0
+
+    def test_pickled(self) -> None:
+        optimizer, _ = run(3, {}, on_spike="skip", watch=True, max_grad_norm=1.0)
+        other = pickle.loads(pickle.dumps(optimizer))
+        assert list(other.watch.steps) == [1, 2, 3]
+        assert other._watching.ring.f is optimizer._watching.ring.f
 
     def test_memory(self) -> None:
         optimizer, _ = run(1, {}, on_spike="skip")

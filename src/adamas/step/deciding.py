@@ -134,11 +134,8 @@ class Decisions:
             counts.append((self._skipped, self._skipped + skipped))
             runs = ~is_skipped if runs is None else runs & ~is_skipped
         would_run = runs
-        if spike is not None:
-            if skips:
-                runs = ~spike.is_spike if runs is None else runs & ~spike.is_spike
-            else:
-                scale = scale * spike.gradient
+        if spike is not None and skips:
+            runs = ~spike.is_spike if runs is None else runs & ~spike.is_spike
         if norm is None:
             return Decision([scale] * len(limits), runs, spike, would_run, counts)
         usual = None
@@ -146,8 +143,7 @@ class Decisions:
             usual = self._usual_limit()
             counts += self._remembered(norm, usual, runs)
         limits = [usual if limit == "auto" else limit for limit in limits]
-        short = norm if spike is None else norm * spike.gradient
-        factors = [None if limit is None else f.minimum(limit / (short + 1e-6), 1.0) for limit in limits]
+        factors = [None if limit is None else f.minimum(limit / (norm + 1e-6), 1.0) for limit in limits]
         given = [limit for limit in limits if limit is not None]
         if given:
             lowest = f.number(given[0])
@@ -157,6 +153,8 @@ class Decisions:
             clipped = (least != 1).any()
             clipped = clipped if runs is None else clipped & runs
             counts += [(self.grad_norm_limit, lowest), (self._clipped, self._clipped + clipped)]
+        if spike is not None:
+            factors = [spike.gradient if factor is None else f.minimum(factor, spike.gradient) for factor in factors]
         scales = [scale if factor is None else scale * factor for factor in factors]
         return Decision(scales, runs, spike, would_run, counts)
 

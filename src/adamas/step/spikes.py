@@ -224,9 +224,8 @@ class Spikes:
         """Its state as text."""
         values, counts = map(self.f.downloaded, (self._values, self._counts))
         rows = zip(self.options.of, values, map(int, counts), strict=True)
-        state = {
-            name: [count, *row[:count].tolist()] for name, row, count in rows
-        }  # in the circle, so that sums are the same
+        # In the circle, so that sums are the same.
+        state = {name: [count, *row[:count].tolist()] for name, row, count in rows}
         return json.dumps({"number": self.number, "values": state})
 
     def load(self, kept: Mapping[str, Any]) -> None:
@@ -256,13 +255,15 @@ def parsed(text: Any) -> Mapping[str, Any]:
         ValueError: it cannot be read.
     """
     try:
-        kept = json.loads(text)
+        kept: Mapping[str, Any] = json.loads(text)
         number, values = kept["number"], kept["values"]
         is_right = isinstance(number, int) and number >= 0 and {*values} <= {*MEASURES}
         counts = ((count, len(row)) for count, *row in values.values())
-        is_right = is_right and all(isinstance(count, int) and count >= length for count, length in counts)
+        is_right = is_right and all(
+            isinstance(count, int) and count >= length >= min(count, 1) for count, length in counts
+        )
         if not is_right or not all(math.isfinite(x) for row in values.values() for x in row):
             raise ValueError("it has other entries than it can have")
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"loaded state dict: {SPIKES!r} cannot be read: {error}") from error
-    return kept  # type: ignore[no-any-return]
+    return kept

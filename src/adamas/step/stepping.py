@@ -432,6 +432,10 @@ class Stepping:
                     plan.hyperparameters(group, decisions.formulas)
                     for group, plan in zip(self.param_groups, plans, strict=True)
                 ]
+                if together is not None:
+                    made = [most for plan in plans for most in plan.steps_there()]
+                    loss = None if self._loss is None else decisions.formulas.hyperparameter(self._loss)
+                    row = together.row(squares or (), is_skipped, overflow, decisions.steps, made, loss)
             except Exception:
                 if together is not None:
                     if self._misplaced(None):
@@ -440,9 +444,7 @@ class Stepping:
                 raise
             shared = None
             if together is not None:
-                made = [most for plan in plans for most in plan.steps_there()]
-                loss = None if self._loss is None else decisions.formulas.hyperparameter(self._loss)
-                shared = together.share(squares or (), is_skipped, overflow, decisions.steps, made, loss)
+                shared = together.share(row)
                 decisions.steps.copy_(shared.steps)
                 if counted is not self._counted:  # the scheduled numbers were those after the steps that are known here
                     for one in self._schedules:
@@ -729,8 +731,9 @@ class Stepping:
         Raises:
             FloatingPointError: a gradient is not finite, and its group has ``on_nonfinite="raise"``.
         """
-        self._check_spikes()
         is_query, is_measured, skip = self._is_query(plans), self._is_measured(), False
+        if not is_query:
+            self._check_spikes()
         if alone and not (is_query or is_measured):
             return _NOTHING
         square_sums: list[float] | None = None
@@ -746,7 +749,9 @@ class Stepping:
         if has_schedules and not alone:
             steps = self._counted[1] if self._counted[0] is plans else steps_done(self.state.values())
             reached = 1 + int(max((plan.most_steps() for plan in plans), default=-1))
-        loss = float(self._loss) if self._on_spike is not None and "loss" in self._on_spike.of and not alone else None
+        loss = None
+        if not (alone or is_query) and self._on_spike is not None and "loss" in self._on_spike.of:
+            loss = float(self._loss)
         return Inspection(False, is_query, skip, steps, reached, square_sums, loss=loss)
 
     def _settled(self, plans: Sequence[GroupPlan], seen: Inspection, has_schedules: bool) -> Sequence[GroupPlan]:

@@ -59,7 +59,7 @@ class Together:
         self._failure: str | None = None
         self._is_told = False  # whether it was raised outside of a step
 
-    def share(
+    def row(
         self,
         squares: Sequence[Tensor],
         is_skipped: Tensor | None,
@@ -67,8 +67,8 @@ class Together:
         steps: Tensor,
         made: Sequence[Tensor],
         loss: Any,
-    ) -> Shared:
-        """Exchanges what is known here about the coming step.
+    ) -> Tensor:
+        """What is known here about the coming step.
 
         Args:
             squares: sums whose sum is Σg², each in a tensor with what it has lost.
@@ -77,10 +77,13 @@ class Together:
             steps: the most steps that a parameter has made.
             made: the steps that parameters with gradients have made.
             loss: the loss; None if it is not known.
+
+        Raises:
+            Exception: the loss is no number.
         """
         f = self.formulas
         total, lost = total_of(f, squares)
-        row = Row(
+        known = Row(
             overflow=None if overflow is None else f.number(overflow != 0),
             skip=is_skipped,
             steps=steps,
@@ -90,7 +93,11 @@ class Together:
             loss=None if loss is None else f.number(loss),
             has_loss=None if loss is None else self._yes,
         )
-        rows = self._exchange(row)
+        return self._row(known)
+
+    def share(self, row: Tensor) -> Shared:
+        """Exchanges the row of this process for those of all. From here on, nothing that only one process does may fail."""
+        f, rows = self.formulas, self._exchange(row)
         every = Row(*rows.T)
         has_failed = (every.problem != 0) | (every.decides != DEVICE)
         total = f.where(has_failed, math.nan, every.total)  # what is missing leaves the norm unknown
@@ -105,14 +112,17 @@ class Together:
 
     def give_up(self) -> None:
         """Tells the other processes that this one cannot make the coming step, about which it is going to raise."""
-        self._exchange(Row(problem=self._yes))
+        self._exchange(self._row(Row(problem=self._yes)))
         self._is_told = True
 
-    def _exchange(self, row: Row) -> Tensor:
-        f = self.formulas
-        numbers = [self._zero if x is None or type(x) is float else x for x in row._replace(decides=self._there)]
-        rows = self.peers.exchanged(f.stack([x.to(self._zero.dtype) for x in numbers]))
-        self._unread, self._failure, self._is_told = f.read_later(rows), None, False
+    def _row(self, known: Row) -> Tensor:
+        numbers = [self._zero if x is None or type(x) is float else x for x in known._replace(decides=self._there)]
+        row: Tensor = self.formulas.stack([x.to(self._zero.dtype) for x in numbers])
+        return row
+
+    def _exchange(self, row: Tensor) -> Tensor:
+        rows = self.peers.exchanged(row)
+        self._unread, self._failure, self._is_told = self.formulas.read_later(rows), None, False
         return rows
 
     def failure(self) -> str | None:

@@ -330,6 +330,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             return RELEASED
         if self._watching is not None:
             return "watch= adds up over the ranks"
+        if self._on_spike is not None and "exact" in self._on_spike.of:
+            return "on_spike= with of=exact adds up over the ranks, after the gradients are known"
         if self._has_zero_rates():
             return "all learning rates are 0, so that the step may only create the state"
         return ""

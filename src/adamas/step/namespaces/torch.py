@@ -104,6 +104,10 @@ class Formulas:
         vars(self)[name] = run
         return run
 
+    def __reduce__(self) -> Any:
+        """Those of the same device: there is one object for each, also in copies."""
+        return formulas_of, (self.device,)
+
     def is_capturing(self) -> bool:
         """Whether a CUDA graph is being captured."""
         return is_capturing(self.device)

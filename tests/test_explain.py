@@ -215,6 +215,18 @@ def test_what_is_planted_is_named_first(name: str) -> None:
     assert len(explanation.findings) == 1, str(explanation)
 
 
+def test_trap_T55_a_limit_that_pushes_gradients_under_eps_is_named() -> None:
+    def enlarge(now: Moment) -> None:
+        now.model.second.weight.grad *= 1e9  # type: ignore[operator]
+
+    explanation = run(max_grad_norm=1.0, plant_gradient=enlarge).explain()
+    (found,) = explanation.findings
+    assert found.pattern == "clipped_under_eps"
+    assert {"first.weight", "last.weight"} <= {*found.tensors}
+    assert "second.weight" not in found.tensors
+    assert "because clipping shortens the gradient to" in str(explanation)
+
+
 def test_every_pattern_is_planted() -> None:
     assert {case.pattern for case in CASES.values()} == {pattern.name for pattern in PATTERNS}
 
@@ -362,11 +374,12 @@ def test_numpy_arrays() -> None:
 
 
 def watch_of(per_step: dict[str, Any] | None = None, steps: int = 60, **columns: Any) -> Watch:
-    """What a run of two tensors has, in which nothing varies, with some columns in its place."""
+    """What a run of two tensors has, in which nothing varies, with some columns in its place: of both, or of each."""
     usual = {"grad_norm": 1.0, "weight_norm": 1.0, "update_norm": 1e-3, "m_dot_g": 0.1, "rms": 1.0}
     rows = np.zeros((steps, 2, len(COLUMNS)), np.float32)
     for i, name in enumerate(COLUMNS):
-        rows[:, :, i] = np.reshape(columns.get(name, usual.get(name, 0.0)), (-1, 1))
+        values = np.asarray(columns.get(name, usual.get(name, 0.0)))
+        rows[:, :, i] = values if values.ndim == 2 else values.reshape(-1, 1)
     numbers = {
         "step": np.arange(1, steps + 1),
         "loss": 1.0,
@@ -465,8 +478,8 @@ def test_what_stands_may_be_interrupted_now_and_then() -> None:
 
 
 def test_rounding_errors_of_a_gradient_that_is_zero_are_no_matter() -> None:
-    assert found(watch_of(grad_norm=1e-7, under_eps=1.0)) == []
-    assert found(watch_of(grad_norm=2e-6, under_eps=1.0)) == ["eps_too_large"]
+    for norm, expected in ((1e-7, []), (2e-6, ["eps_too_large"])):
+        assert found(watch_of(grad_norm=[[1.0, norm]], under_eps=[[0.0, 1.0]])) == expected
 
 
 def test_only_rounding_to_the_nearest_number_loses_updates() -> None:

@@ -24,7 +24,9 @@ LASTING = (
 )
 MOST = 0.5  # of the steps, of the tensors (the cause is not in one of them), or of the elements (of the whole tensor)
 STANDING = 0.9  # of the steps since it began: it has stayed. Noise interrupts it now and then
-NEGLIGIBLE = 1e-6  # of the whole gradient: rounding errors of one that is 0, as of a bias before batch normalization
+# Of the gradient of the median tensor: rounding errors of one that is 0, as of a bias before batch normalization. Not of the
+# whole gradient, which may be that of one tensor beside which all others would be negligible.
+NEGLIGIBLE = 1e-6
 _NORMAL_MAD = 0.6745  # the median absolute deviation of a normal distribution, in standard deviations
 
 
@@ -127,7 +129,8 @@ class History:
         self._is_made = watch.per_step["skipped"] != 1
         self.steps = watch.steps[self._is_made]
         gradient = watch["grad_norm"][self._is_made]
-        self._is_negligible = (gradient > 0) & (gradient < NEGLIGIBLE * self.per_step("grad_norm")[:, None])
+        usual = np.array([np.median(row[row > 0]) if (row > 0).any() else 0.0 for row in gradient])
+        self._is_negligible = (gradient > 0) & (gradient < NEGLIGIBLE * usual[:, None])
 
     def __len__(self) -> int:
         """The number of steps."""

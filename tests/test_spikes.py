@@ -159,11 +159,14 @@ def test_options_that_are_refused(text: str) -> None:
         options_of(True)
 
 
-SAVED = '{"number": %d, "values": %s}'
-WRONG = [(-1, "{}"), (1, '{"x": [1]}'), (1, '{"loss": [0, 1]}'), (1, '{"loss": [5]}')]
+SAVED = '{"number": %d, "update_norm": %s, "values": %s}'
+WRONG = [
+    *((-1, 0, "{}"), (2**53, 0, "{}"), (1, "NaN", "{}"), (1, -1, "{}"), (1, 0, '{"x": [1]}')),
+    *((1, 0, '{"loss": [0, 1]}'), (1, 0, '{"loss": [5]}'), (1, 0, '{"grad_norm": [1, -1]}'), (1, 0, "[" * 10**5)),
+]
 
 
-@pytest.mark.parametrize("text", ["", "3", "{}", None, *(SAVED % wrong for wrong in WRONG)])
+@pytest.mark.parametrize("text", ["", "3", "{}", None, *(SAVED % wrong for wrong in WRONG)], ids=range(13))
 def test_what_was_saved_is_checked(text: Any) -> None:
     with pytest.raises(ValueError, match="spikes"):
         parsed(text)
@@ -234,6 +237,37 @@ class TestSteps:
         optimizer, weights = run(12, {}, {9: 5.0, 10: math.nan}, on_spike=f"skip, of=loss, last={LAST}")
         assert optimizer.spikes == 2
         assert [moved(weights, step) > 0 for step in (8, 9, 10, 11)] == [True, False, False, True]
+
+    def test_a_step_that_exact_skips_is_not_clipped(self) -> None:
+        p = torch.nn.Parameter(torch.zeros(4))
+        optimizer = adamas.torch.SGD([p], lr=0.1, on_spike="skip, of=exact, last=4", max_grad_norm=100.0)
+        for step in range(8):
+            p.grad = torch.full((4,), 1e4 if step == 7 else 1.0 + 0.1 * (step % 2))
+            optimizer.step()
+        assert (optimizer.spikes, optimizer.clipped_steps) == (1, 0)
+
+    def test_what_is_not_finite_cannot_be_clipped(self) -> None:
+        optimizer, _ = run(10, {9: math.nan}, on_spike=f"clip, last={LAST}", on_nonfinite="skip")
+        assert (optimizer.spikes, optimizer.skipped_steps) == (0, 1)
+        assert run(10, {9: math.nan}, on_spike=f"clip, last={LAST}")[0].spikes == 0
+
+    def test_the_update_before_is_known_after_loading(self) -> None:
+        options: Any = {"lr": 0.1, "on_spike": "skip, of=update_norm, last=4", "watch": True}
+        params = [torch.nn.Parameter(torch.ones(4)) for _ in range(2)]
+        first, second = (adamas.torch.SGD([p], **options) for p in params)
+
+        def step(optimizer: Any, p: Any, gradient: float) -> None:
+            p.grad = torch.full((4,), gradient)
+            optimizer.step()
+
+        for i in range(9):
+            step(first, params[0], 99.0 if i == 8 else 1.0)
+        second.load_state_dict(first.state_dict())
+        for optimizer, p in zip((first, second), params, strict=True):
+            before = p.detach().clone()
+            step(optimizer, p, 1.0)
+            assert torch.equal(p, before)
+            assert optimizer.spikes == 1
 
     def test_a_closure_gives_the_loss(self) -> None:
         p = torch.nn.Parameter(torch.ones(3))
@@ -323,7 +357,7 @@ class TestSteps:
 
     def test_memory(self) -> None:
         optimizer, _ = run(1, {}, on_spike="skip")
-        assert optimizer.memory().bytes["spikes"] == 8 * (128 + 1 + 1 + 128)
+        assert optimizer.memory().bytes["spikes"] == 8 * (128 + 1 + 1 + 1 + 128)
 
 
 def test_numpy_arrays() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import copy
 import io
 import math
@@ -16,7 +18,7 @@ from rich.console import Console
 import adamas.numpy
 import adamas.torch
 from adamas import schedules
-from adamas.step.watching import COLUMNS, KEPT, Options, options_of
+from adamas.step.watching import COLUMNS, KEPT, Options, options_of, parsed
 
 BETA1, BETA2, EPS = 0.9, 0.99, 1e-3
 
@@ -178,7 +180,7 @@ def _equal(one: Any, other: Any) -> None:
 
 def test_memory() -> None:
     optimizer, *_ = watched_steps(1, watch="keep=10")
-    assert optimizer.memory().bytes["watch"] == 10 * (4 * 3 * len(COLUMNS) + 8 * 6) + 16
+    assert optimizer.memory().bytes["watch"] == 10 * (4 * 3 * len(COLUMNS) + 8 * 6) + 8
     assert "watch" not in watched_steps(1, watch=False)[0].memory().bytes
     planned = adamas.torch.plan_memory([*tensors().items()], watch="keep=10")
     assert planned.bytes == {**optimizer.memory().bytes, "gradients": planned.bytes["gradients"]}
@@ -253,6 +255,96 @@ def test_steps_in_the_backward_pass(options: dict[str, Any]) -> None:
         np.testing.assert_allclose(found[1].per_step[name], values, rtol=1e-6, err_msg=name)
 
 
+def test_the_number_of_a_step_is_that_of_the_most() -> None:
+    """Also where the parameters that have made most get no gradients."""
+    optimizer, *_ = watched_steps(30)
+    for p in optimizer.param_groups[0]["params"]:
+        p.grad = None
+    late = torch.nn.Parameter(torch.ones(5))
+    late.grad = torch.ones(5)
+    optimizer.add_param_group({"params": [("late", late)]})
+    optimizer.step()
+    late.grad = None
+    optimizer.step()
+    assert list(optimizer.watch.steps[-3:]) == [30, 30, 30]
+
+
+@pytest.mark.parametrize("loss", [torch.ones(2), torch.ones(0), np.ones(2), "1", [1.0], 1j, torch.tensor(1j)], ids=str)
+def test_a_loss_that_is_no_number_is_refused_before_the_step(loss: Any) -> None:
+    optimizer, *_ = watched_steps(1)
+    before = [p.detach().clone() for p in optimizer.param_groups[0]["params"]]
+    with pytest.raises(TypeError, match="loss must be a single real number"):
+        optimizer.step(loss=loss)
+    assert all(map(torch.equal, before, optimizer.param_groups[0]["params"]))
+
+
+@pytest.mark.parametrize("loss", [2, np.float32(2), np.array([2.0]), torch.tensor([[2]]), torch.tensor(2.0)], ids=repr)
+def test_a_loss_of_any_type(loss: Any) -> None:
+    optimizer, *_ = watched_steps(1)
+    optimizer.step(loss=loss)
+    assert optimizer.watch.per_step["loss"][-1] == 2
+    optimizer.step(lambda: [loss, "of a closure, which may return anything"])
+    assert np.isnan(optimizer.watch.per_step["loss"][-1])
+
+
+def test_every_counts_on_after_loading() -> None:
+    def steps(optimizer: Any, gradients: list[float]) -> None:
+        (p,) = optimizer.param_groups[0]["params"]
+        for gradient in gradients:
+            p.grad = torch.full_like(p, gradient)
+            optimizer.step()
+
+    first, second = (
+        adamas.torch.SGD([torch.nn.Parameter(torch.ones(4))], lr=0.1, on_spike="skip, last=4", watch="every=4")
+        for _ in range(2)
+    )
+    steps(first, [99.0 if i == 8 else 1.0 for i in range(12)])
+    second.load_state_dict(first.state_dict())
+    for optimizer in (first, second):
+        steps(optimizer, [1.0] * 12)
+    assert list(first.watch.steps[-3:]) == list(second.watch.steps)
+
+
+def test_an_overflow_of_a_loss_scaler_is_told() -> None:
+    p = torch.nn.Parameter(torch.ones(4))
+    optimizer = adamas.torch.AdamW([p], watch=True, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for step in range(4):
+        optimizer.zero_grad()
+        scaler.scale(p.sum() * (math.inf if step == 2 else 1)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    watch = optimizer.watch
+    assert watch is not None
+    assert list(watch.steps) == [1, 2, 2, 3]
+    assert list(watch.per_step["skipped"]) == [0, 0, 1, 0]
+    assert list(np.isnan(watch.per_step["grad_norm"])) == [False, False, True, False]
+
+
+def test_tensors_of_the_same_name() -> None:
+    params = [torch.nn.Parameter(torch.ones(1)) for _ in range(3)]
+    for i, p in enumerate(params):
+        p.grad = torch.full((1,), float(i + 1))
+    optimizer = adamas.torch.AdamW([("w", params[0])], watch=True)
+    optimizer.add_param_group({"params": [("w", params[1])]})
+    optimizer.step()
+    optimizer.add_param_group({"params": [("x", params[2])]})
+    optimizer.step()
+    watch = optimizer.watch
+    assert watch is not None
+    assert watch.names == ["w", "w (1)", "x"]
+    assert list(watch["grad_norm"][0, :2]) == [1, 2]
+
+
+def test_damaged_bytes_are_one_kind_of_error() -> None:
+    optimizer, *_ = watched_steps(2, watch="save")
+    raw = base64.b64decode(optimizer.state_dict()["param_groups"][0]["watched"])
+    for i in range(len(raw)):
+        damaged = base64.b64encode(raw[:i] + bytes([raw[i] ^ 132]) + raw[i + 1 :]).decode()
+        with contextlib.suppress(ValueError):
+            parsed(damaged)
+
+
 class TestReading:
     @pytest.fixture
     def watch(self) -> Any:
@@ -324,7 +416,6 @@ def test_it_is_no_option_of_a_group(group: dict[str, Any]) -> None:
     ("watch", "options"),
     [
         (True, Options()),
-        ("", Options()),
         ("every=10", Options(every=10)),
         ("save, keep=5,every=2", Options(2, 5, True)),
         (False, None),
@@ -336,7 +427,7 @@ def test_options(watch: Any, options: Any) -> None:
     assert Options().keep == KEPT
 
 
-@pytest.mark.parametrize("watch", ["every=0", "every", "always", "every=2, every=3", "keep=-1"])
+@pytest.mark.parametrize("watch", ["", "every=0", "every", "always", "every=2, every=3", "keep=-1"])
 def test_options_that_are_refused(watch: str) -> None:
     with pytest.raises(ValueError, match="watch"):
         options_of(watch)

@@ -46,8 +46,8 @@ class Optimizer(Stepping):
             the group's hyperparameters, which may be changed between steps.
         state: the moments and counts of each parameter that has had a gradient, as arrays under PyTorch's names. The key is
             the parameter's name or, if it has none, its position among all parameters.
-        grad_norm: the 2-norm of the last step's gradient before clipping, if ``max_grad_norm`` or ``on_nonfinite`` required
-            it; else None.
+        grad_norm: the 2-norm of the last step's gradient before clipping, if ``max_grad_norm``, ``on_nonfinite`` or
+            ``on_spike`` required it; else None.
         grad_norm_limit: the lowest ``max_grad_norm`` of the last step; None if there was none.
     """
 
@@ -208,14 +208,16 @@ class Optimizer(Stepping):
             grads: the gradient of each parameter, with its shape and any floating-point dtype: a dict by the parameters'
                 names, or a list in their order. A parameter whose gradient is None or missing from the dict does not change.
                 Gradients are only read.
-            loss: the loss of this step, for ``watch=``.
+            loss: the loss of this step, for ``watch=`` and ``on_spike=``.
 
         Raises:
+            TypeError: ``loss`` is not a single number. Nothing was changed.
             FloatingPointError: a gradient is not finite and ``on_nonfinite="raise"``. Nothing was changed.
             ValueError: a gradient or a state array cannot be used; the message names it. Nothing was changed.
         """
         given = self._by_group(grads)
         self._expect_loss(loss)
+        self._check_loss()
         with self._lock:
             for group, gradients in zip(self.param_groups, given, strict=True):
                 for i, gradient in enumerate(gradients):
@@ -284,7 +286,7 @@ class Optimizer(Stepping):
             )
             kept = self._kept_in(saved_groups)
             self._restore(groups, state)
-            self._take_kept(*kept)
+            self._take_kept(kept)
             for one, saved_group in zip(self._schedules, saved_groups, strict=True):
                 one.load_observed(saved_group.get(OBSERVED))
 

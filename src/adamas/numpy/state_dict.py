@@ -15,7 +15,7 @@ from ..step.record import State, rows_of, slots_of
 from ..step.resuming import Conversion, HypersAfter, Loaded, check_choice, mended_moments, resumed, scale_of, unfit
 from ..step.scheduled import OBSERVED, GroupSchedules
 from ..step.spikes import SPIKES
-from ..step.watching import WATCHED
+from ..step.watching import CALLS, WATCHED
 from . import arrays
 from .arrays import Array
 from .tensors import TENSORS
@@ -124,7 +124,7 @@ def _read_groups(text: Any, known: Iterable[str], optimizer: str) -> list[dict[s
             raise ValueError(
                 f"not an optimizer's state dict: 'named' of group {i} must be true or false, not {shown(named)}"
             )
-    known = {*known, "params", "named", "base_lr", OBSERVED, SPIKES, WATCHED}
+    known = {*known, "params", "named", "base_lr", OBSERVED, SPIKES, WATCHED, CALLS}
     if unknown := sorted({name for group in found for name in group} - known):
         raise unfit(f"it has {unknown[0]!r}, which {optimizer} does not have: it belongs to another optimizer")
     return found

@@ -158,6 +158,17 @@ class Decisions:
         scales = [scale if factor is None else scale * factor for factor in factors]
         return Decision(scales, runs, spike, would_run, counts)
 
+    def without_spike(self, decision: Decision, spike: Spike) -> Decision:
+        """The decision, but that the step is skipped if it is this spike: then it counts neither as clipped nor as usual."""
+        f, measured = self.formulas, (self.grad_norm, self.grad_norm_limit)
+        is_skipped = spike.is_spike if decision.would_run is None else spike.is_spike & decision.would_run
+        counts = [
+            (number, value if any(number is one for one in measured) else f.where(is_skipped, number, value))
+            for number, value in decision.counts
+        ]
+        runs = ~spike.is_spike if decision.runs is None else decision.runs & ~spike.is_spike
+        return decision._replace(spike=spike, runs=runs, counts=counts)
+
     def count(self, decision: Decision, reached: Sequence[Tensor]) -> None:
         """Counts a step that was made, or skipped.
 

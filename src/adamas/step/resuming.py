@@ -18,10 +18,10 @@ from ..rule.hyperparameters import shown
 from .record import State
 from .scheduled import OBSERVED, GroupSchedules
 from .spikes import SPIKES
-from .watching import WATCHED
+from .watching import CALLS, WATCHED
 
 # Entries of a group that belong to this optimizer and its parameters, and are not replaced by saved ones.
-_BOOKKEEPING = ("params", "param_names", "base_lr", "state", "rows", "offload", OBSERVED, SPIKES, WATCHED)
+_BOOKKEEPING = ("params", "param_names", "base_lr", "state", "rows", "offload", OBSERVED, SPIKES, WATCHED, CALLS)
 
 # The hyperparameters that may have produced a state, by the number of steps it has made.
 HypersAfter: TypeAlias = Callable[[float], Sequence[Mapping[str, Any]]]

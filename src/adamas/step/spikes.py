@@ -15,6 +15,7 @@ from .clipping import MULTIPLE
 from .record import Change, Tensor
 
 MEASURES = ("loss", "grad_norm", "update_norm", "exact")
+_UNCOUNTED = 2**53  # from here on, float64 cannot count another step
 SPIKES = "spikes"  # where the first saved group has what is remembered
 _WORDS = (
     'None, "skip" or "clip", and after it, separated by commas, "of=grad_norm" (or loss, update_norm, exact; several are '
@@ -125,6 +126,7 @@ class Spikes:
 
     Attributes:
         options: the argument ``options``.
+        update_norm: the norm of the last update over all tensors; 0 before the first, and after a step that was left out.
     """
 
     def __init__(self, options: Options, f: Any) -> None:
@@ -132,6 +134,7 @@ class Spikes:
         self._values = f.uploaded(np.full((len(options.of), options.last), np.inf))
         self._counts = f.uploaded(np.zeros(len(options.of)))
         self._number = f.uploaded(np.zeros(()))
+        self.update_norm = f.uploaded(np.zeros(()))
         self._positions = f.uploaded(np.arange(options.last, dtype=np.float64))
 
     @property
@@ -142,7 +145,8 @@ class Spikes:
     @property
     def nbytes(self) -> int:
         """The bytes of its state."""
-        return int(self._values.nbytes + self._counts.nbytes + self._number.nbytes + self._positions.nbytes)
+        kept = (self._values, self._counts, self._number, self.update_norm, self._positions)
+        return sum(int(x.nbytes) for x in kept)
 
     def limits(self) -> Tensor:
         """For each measure, the value at which a spike begins; infinite while fewer than half of ``last`` are known."""
@@ -162,9 +166,9 @@ class Spikes:
     def decide(self, values: Mapping[str, Any], before: Spike | None = None) -> Spike:
         """Decides about a step, given the values of some measures, and what was decided ``before`` by others.
 
-        A value that is not finite is a spike. It cannot be clipped to a limit, and is not remembered; a norm of 0 is not
-        either, which says nothing of what is usual. Of others what is remembered is at most the limit, so that a lasting
-        change raises the limit slowly.
+        A value that is not finite is a spike if spikes are skipped; it cannot be clipped to a limit. It is not remembered,
+        nor is a norm of 0, which says nothing of what is usual. Of others what is remembered is at most the limit, so that a
+        lasting change raises the limit slowly.
         """
         f, of = self.f, self.options.of
         limits, zero = self.limits(), f.number(0.0)
@@ -178,8 +182,8 @@ class Spikes:
             value = f.number(values[name])
             is_finite = f.isfinite(value)
             is_over = ~((value <= limits[i]) & is_finite)
-            is_spike = is_spike | is_over
             is_shortened = is_over & is_finite & (not self.skips)
+            is_spike = is_spike | (is_over if self.skips else is_shortened)
             factor = f.where(is_shortened, limits[i], 1.0) / f.where(is_shortened, value, 1.0)
             if name == "grad_norm":
                 gradient = gradient * factor
@@ -226,7 +230,7 @@ class Spikes:
         rows = zip(self.options.of, values, map(int, counts), strict=True)
         # In the circle, so that sums are the same.
         state = {name: [count, *row[:count].tolist()] for name, row, count in rows}
-        return json.dumps({"number": self.number, "values": state})
+        return json.dumps({"number": self.number, "update_norm": float(self.update_norm), "values": state})
 
     def load(self, kept: Mapping[str, Any]) -> None:
         """Takes over what ``parsed`` has read; measures that were not taken begin anew."""
@@ -240,6 +244,7 @@ class Spikes:
             values[i, : len(known)], counts[i] = known, count
         self._values, self._counts = f.uploaded(values), f.uploaded(counts)
         self._number = f.uploaded(np.array(float(kept["number"])))
+        self.update_norm = f.uploaded(np.array(float(kept["update_norm"])))
 
 
 def _in_order(row: Sequence[float], count: int) -> list[float]:
@@ -256,14 +261,17 @@ def parsed(text: Any) -> Mapping[str, Any]:
     """
     try:
         kept: Mapping[str, Any] = json.loads(text)
-        number, values = kept["number"], kept["values"]
-        is_right = isinstance(number, int) and number >= 0 and {*values} <= {*MEASURES}
+        number, values, update = kept["number"], kept["values"], kept["update_norm"]
+        is_right = isinstance(number, int) and 0 <= number < _UNCOUNTED and 0 <= update < math.inf
+        is_right = is_right and {*values} <= {*MEASURES}
         counts = ((count, len(row)) for count, *row in values.values())
         is_right = is_right and all(
             isinstance(count, int) and count >= length >= min(count, 1) for count, length in counts
         )
-        if not is_right or not all(math.isfinite(x) for row in values.values() for x in row):
+        least = {name: -math.inf if name == "loss" else 0.0 for name in values}
+        are_possible = (math.isfinite(x) and x >= least[name] for name, row in values.items() for x in row)
+        if not is_right or not all(are_possible):
             raise ValueError("it has other entries than it can have")
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"loaded state dict: {SPIKES!r} cannot be read: {error}") from error
     return kept

@@ -7,9 +7,13 @@ import functools
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from numbers import Real
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
 
 from ..rule.declaration import Member, Numbers
+from ..rule.hyperparameters import shown
 from ..schedules import Schedule
 from . import clipping, spikes, sums
 from .deciding import Decision, Decisions
@@ -21,10 +25,24 @@ from .scheduled import GroupSchedules, steps_done
 from .spikes import Spikes
 from .together import Shared, Together
 from .watch import Watch
-from .watching import WATCHED, Assembly, Host, Kept, Part, Step, Watching, options_of, parsed, update_norm
+from .watching import CALLS, WATCHED, Assembly, Host, Kept, Part, Step, Watching, options_of, parsed, update_norm
 
 _NOTHING = Inspection()
 WHOLE_OPTIONS = ("watch", "on_spike")  # the options of an optimizer that are none of its groups
+
+
+class KeptBeside(NamedTuple):
+    """What is kept beside the state, as a state dict has it; None for what that does not have.
+
+    Attributes:
+        watched: what was watched.
+        calls: the number of steps that ``every=`` goes by.
+        spikes: what spikes go by.
+    """
+
+    watched: Kept | None
+    calls: int | None
+    spikes: Mapping[str, Any] | None
 
 
 class Stepping:
@@ -33,8 +51,8 @@ class Stepping:
     Attributes:
         param_groups: dictionaries of hyperparameters, with the parameters of the group under ``"params"``.
         state: the state of each parameter, with its step.
-        grad_norm: the 2-norm of the last step's gradient before clipping, if ``max_grad_norm`` or ``on_nonfinite`` required
-            it; else None. If the device of the parameters decided about the step, a tensor there.
+        grad_norm: the 2-norm of the last step's gradient before clipping, if ``max_grad_norm``, ``on_nonfinite`` or
+            ``on_spike`` required it; else None. If the device of the parameters decided about the step, a tensor there.
         grad_norm_limit: the lowest ``max_grad_norm`` of the last step; None if there was none. A tensor likewise.
     """
 
@@ -301,6 +319,7 @@ class Stepping:
                         problem = error
                     seen = self._seen(plans, threads, has_schedules, overflow, (), problem, is_placed=True)
                 if seen.overflow:
+                    self._end_skipped()
                     return
                 if seen.is_for_devices:
                     self._begin_together()
@@ -323,6 +342,8 @@ class Stepping:
         self._look_back()
         if self._watching is not None:
             self._watching.parts = []
+            if self._is_watched():
+                self._begin_ring()
         self.grad_norm = self.grad_norm_limit = None
         if not any(one.schedules for one in self._schedules_now()):
             return
@@ -426,6 +447,7 @@ class Stepping:
                         _release(plans)
                         plans = settled
                         look(plans, gradients)
+                self._check_loss()
                 self._check_spikes()
                 squares, is_skipped = self._measured_there(plans, overflow)
                 hypers = [
@@ -578,13 +600,11 @@ class Stepping:
 
     def _decided_exactly(self, plans: Sequence[GroupPlan], decision: Decision) -> Decision:
         """The decision about the prepared step, with what its update would be (``on_spike`` with ``of=exact``)."""
-        spiking = self._spikes
+        spiking, decisions = self._spikes, self._decisions
         assert spiking is not None
+        assert decisions is not None
         spike = spiking.decide({"exact": self._coming_update_norm(plans, 1)}, decision.spike)
-        runs = decision.runs
-        if spiking.skips:
-            runs = ~spike.is_spike if runs is None else runs & ~spike.is_spike
-        return decision._replace(spike=spike, runs=runs)
+        return decisions.without_spike(decision, spike) if spiking.skips else decision._replace(spike=spike)
 
     def _prepare_there(
         self, plans: Sequence[GroupPlan], hypers: Sequence[Mapping[str, Any]], decision: Decision
@@ -731,6 +751,7 @@ class Stepping:
         Raises:
             FloatingPointError: a gradient is not finite, and its group has ``on_nonfinite="raise"``.
         """
+        self._check_loss()
         is_query, is_measured, skip = self._is_query(plans), self._is_measured(), False
         if not is_query:
             self._check_spikes()
@@ -846,43 +867,62 @@ class Stepping:
     def _labels(self) -> list[str]:
         """The name of each parameter of this process, in order, in what is watched."""
 
-    def _kept_entries(self) -> dict[str, str]:
+    def _kept_entries(self) -> dict[str, Any]:
         """What is kept beside the state, as entries of the first saved group."""
-        found, watching = {}, self._watching
+        found, watching = dict[str, Any](), self._watching
         if watching is not None and watching.ring is not None and watching.options.save:
             found[WATCHED] = watching.ring.saved()
+        if watching is not None and watching.options.every > 1:
+            found[CALLS] = watching.calls
         if self._spikes is not None:
             found[spikes.SPIKES] = self._spikes.saved()
         return found
 
-    def _kept_in(self, saved_groups: Sequence[Mapping[str, Any]]) -> tuple[Kept | None, Mapping[str, Any] | None]:
-        """What was watched and what spikes go by, as saved groups have it; None for what they do not have.
+    def _kept_in(self, saved_groups: Sequence[Mapping[str, Any]]) -> KeptBeside:
+        """What was kept beside the state, as saved groups have it.
 
         Raises:
             ValueError: it cannot be read.
         """
-        texts = {name: group[name] for group in saved_groups for name in (WATCHED, spikes.SPIKES) if name in group}
-        is_watched = self._watching is not None and WATCHED in texts
-        has_spikes = self._on_spike is not None and spikes.SPIKES in texts
-        return (
-            parsed(texts[WATCHED]) if is_watched else None,
-            spikes.parsed(texts[spikes.SPIKES]) if has_spikes else None,
+        names = (WATCHED, CALLS, spikes.SPIKES)
+        entries = {name: group[name] for group in saved_groups for name in names if name in group}
+        is_watched, has_spikes = self._watching is not None, self._on_spike is not None
+        calls = entries.get(CALLS)
+        if is_watched and calls is not None and not (isinstance(calls, int) and calls >= 0):
+            raise ValueError(f"loaded state dict: {CALLS!r} must be a number of steps, not {shown(calls)}")
+        return KeptBeside(
+            parsed(entries[WATCHED]) if is_watched and WATCHED in entries else None,
+            calls,
+            spikes.parsed(entries[spikes.SPIKES]) if has_spikes and spikes.SPIKES in entries else None,
         )
 
-    def _take_kept(self, watched: Kept | None, spiked: Mapping[str, Any] | None) -> None:
+    def _take_kept(self, kept: KeptBeside) -> None:
         """Takes over what was kept beside the state that is loaded."""
         f = self._formulas() or Host
         if self._watching is not None:
-            calls = int(steps_done(self.state.values())) + int(self.skipped_steps)
-            self._watching.restart(f, self._labels(), watched, calls)
+            steps = int(steps_done(self.state.values()))
+            calls = steps + int(self.skipped_steps) if kept.calls is None else kept.calls
+            self._watching.restart(f, self._labels(), kept.watched, calls, steps)
         self._spikes = None
-        if self._on_spike is not None and spiked is not None:
+        if self._on_spike is not None and kept.spikes is not None:
             self._spikes = Spikes(self._on_spike, f)
-            self._spikes.load(spiked)
+            self._spikes.load(kept.spikes)
 
     def _expect_loss(self, loss: Any) -> None:
-        """Takes the loss of the coming step: a number or a tensor with one element; None if it is not known."""
-        self._loss = loss
+        """Takes the loss of the coming step; ``_check_loss`` checks it, where all processes learn of an error."""
+        self._loss = loss.item() if isinstance(loss, np.ndarray) and loss.size == 1 else loss
+
+    def _check_loss(self) -> None:
+        """Raises TypeError if the loss is not a single number."""
+        if self._loss is not None and not self._has_single(self._loss):
+            raise TypeError(
+                f"loss must be a single real number, of any type, not {shown(self._loss)}; no step was made"
+            )
+
+    @staticmethod
+    def _has_single(loss: Any) -> bool:
+        """Whether it is a single real number, also as a tensor."""
+        return isinstance(loss, Real)
 
     # ---- spikes
 
@@ -935,9 +975,8 @@ class Stepping:
             found["loss"] = (self._formulas() or Host).hyperparameter(self._loss if loss is None else loss)
         if "grad_norm" in self._on_spike.of:
             found["grad_norm"] = grad_norm
-        if "update_norm" in self._on_spike.of and self._watching is not None:
-            ring = self._watching.ring
-            found["update_norm"] = 0.0 if ring is None else ring.update_norm
+        if "update_norm" in self._on_spike.of and self._spikes is not None:
+            found["update_norm"] = self._spikes.update_norm
         return found
 
     def _watched(self) -> tuple[bool, ...]:
@@ -956,9 +995,15 @@ class Stepping:
         is_watched = self._is_watched()
         if self._watching is not None and is_watched:
             self._watching.lr = self.param_groups[0]["lr"]  # a schedule writes that of the following step with this one
+            self._begin_ring()
         for plan in plans:
             plan.watch(is_watched)
         return is_watched
+
+    def _begin_ring(self) -> None:
+        """Prepares what the statistics of the coming step are kept in."""
+        assert self._watching is not None
+        self._watching.begin(self._formulas() or Host, self._labels())
 
     def _end_watching(
         self, plans: Sequence[GroupPlan] | None, steps: Any, clips: Sequence[Any] | None, runs: Any
@@ -985,6 +1030,16 @@ class Stepping:
         ]
         lowest = functools.reduce((self._formulas() or Host).minimum, factors) if factors else 1.0
         self._record_watched(plans, parts, steps, lowest, runs)
+
+    def _end_skipped(self) -> None:
+        """Keeps that a step was left out because of what a loss scaler has found."""
+        watching = self._watching
+        if watching is None:
+            return
+        if not self._begin_watching(()):
+            watching.end()
+            return
+        self._record_watched((), (), watching.number, 1.0, False)
 
     def _end_watching_parts(self) -> None:
         """Keeps the statistics of the parameters that were stepped one after the other."""
@@ -1015,10 +1070,22 @@ class Stepping:
         """
         watching = self._watching
         assert watching is not None
-        watching.begin(self._formulas() or Host, self._labels())
-        step = Step(steps, watching.lr, clip, runs, self.grad_norm, self._loss)
-        watching.record(parts, step, functools.partial(self._over_ranks, plans))
+        loss = self._loss if self._has_single(self._loss) else None
+        step = Step(self._number_of(steps), watching.lr, clip, runs, self.grad_norm, loss)
+        updates = watching.record(parts, step, functools.partial(self._over_ranks, plans))
+        if self._spikes is not None:
+            self._spikes.update_norm[...] = updates
         watching.end()
+
+    def _number_of(self, steps: Any) -> Any:
+        """The most steps that any parameter has made, if those with gradients have made ``steps``."""
+        watching = self._watching
+        assert watching is not None
+        if isinstance(steps, int):
+            if steps < watching.number:  # others have made more, unless the state was replaced
+                steps = int(steps_done(self.state.values()))
+            watching.number = steps
+        return steps
 
     def _over_ranks(self, plans: Sequence[GroupPlan], f: Any, sums: Any) -> Any:
         """The statistics over all parts of the tensors, from those of the parts that are here.
@@ -1049,8 +1116,9 @@ class Stepping:
             if spiking.skips and spike.is_spike:
                 changes += spiking.changes(spike)
                 return None
+        clipped: list[Change] = []
         if seen.square_sums is not None:
-            factors = self._clip(self.grad_norm, changes)
+            factors = self._clip(self.grad_norm, clipped)
         rate = 1.0
         if spike is not None:
             factors = [min(factor, float(spike.gradient)) for factor in factors]
@@ -1064,6 +1132,7 @@ class Stepping:
                 return None
             if spike.rate != rate:
                 self._compute_numbers(plans, factors, float(spike.rate), scale, threads)
+        changes += clipped
         return factors
 
     def _compute_numbers(

@@ -6,7 +6,6 @@ import base64
 import io
 import math
 import re
-import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,7 +19,8 @@ COLUMNS = (
     *("grad_norm", "weight_norm", "update_norm", "update_max", "m_dot_g"),
     *("rms", "under_eps", "behind", "lost", "decay_norm"),
 )  # of each tensor
-WATCHED = "watched"  # where the first saved group has what was watched
+WATCHED = "watched"  # where the first saved group has what was watched,
+CALLS = "watched_calls"  # and the number of steps that ``every=`` goes by
 PER_STEP = ("step", "loss", "grad_norm", "clip", "lr", "skipped")
 KEPT = 512  # steps, by default
 _AT = {name: i for i, name in enumerate(ROW)}
@@ -59,7 +59,7 @@ def options_of(watch: Any) -> Options | None:
     if not isinstance(watch, str):
         raise TypeError(f"watch must be {_WORDS}, not {shown(watch)}")
     found: dict[str, Any] = {}
-    for part in filter(None, (part.strip() for part in watch.split(","))):
+    for part in (part.strip() for part in watch.split(",")):
         match = re.fullmatch(r"(every|keep)\s*=\s*([1-9]\d{0,8})", part)
         if part != "save" and match is None:
             raise ValueError(f"watch={watch!r}: {part!r} is not known here; watch must be {_WORDS}")
@@ -139,7 +139,7 @@ def parsed(text: Any) -> Kept:
     try:
         with np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False) as arrays:
             names, steps, rows = (arrays[name] for name in Kept._fields)
-    except (TypeError, ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of zipfile, zlib, NumPy and base64, which raise whatever damaged files lead to
         raise ValueError(f"loaded state dict: what was watched ({WATCHED!r}) cannot be read: {error}") from error
     is_right = steps.dtype == np.float64 and rows.dtype == np.float32 and names.dtype.kind == "U"
     if not is_right or steps.shape[1:] != (len(PER_STEP),) or rows.shape != (len(steps), len(names), len(COLUMNS)):
@@ -157,9 +157,6 @@ class Ring:
         f: ``Host``, or the functions of the device.
         names: the names of the tensors.
         keep: the number of steps that are kept.
-
-    Attributes:
-        update_norm: the norm of the last update over all tensors; 0 before the first, and of a step that was left out.
     """
 
     def __init__(self, f: Any, names: Sequence[str], keep: int) -> None:
@@ -167,11 +164,10 @@ class Ring:
         shape = (keep, len(self.names), len(COLUMNS))
         self._rows = f.uploaded(np.full(shape, np.nan, np.float32))
         self._steps = f.uploaded(np.full((keep, len(PER_STEP)), np.nan, np.float64))
-        self.update_norm = f.uploaded(np.zeros(()))
         self._count = f.uploaded(np.zeros(1, np.int64))  # of the rows that were written so far
 
-    def write(self, numbers: Sequence[Any], rows: Tensor, update_norm: Any) -> None:
-        """Writes the next row: ``PER_STEP``, and ``COLUMNS`` of every tensor; and the norm of all updates together."""
+    def write(self, numbers: Sequence[Any], rows: Tensor) -> None:
+        """Writes the next row: ``PER_STEP``, and ``COLUMNS`` of every tensor."""
         at = self._count % self.keep
         if self.f is Host:
             self._steps[at], self._rows[at] = np.array([float(x) for x in numbers]), rows
@@ -179,7 +175,6 @@ class Ring:
             self._steps.index_copy_(0, at, self.f.stack([self.f.number(x) for x in numbers])[None])
             self._rows.index_copy_(0, at, rows.to(self._rows.dtype)[None])
         self._count += 1
-        self.update_norm[...] = update_norm
 
     def read(self) -> tuple[Array, Array]:
         """The numbers of the steps that are kept, the oldest first, and the rows of their tensors. Both are copies."""
@@ -310,12 +305,13 @@ class Watching:
         self.options, self.ring, self.lr = options, None, math.nan
         self.parts: list[Part] = []
         self.is_asked = False
-        self._calls = 0  # the steps so far, with those that were skipped
+        self.number = 0  # of the last step, as the host knows it
+        self.calls = 0  # the steps so far, with those that were skipped
 
     @property
     def is_due(self) -> bool:
         """Whether the coming step is watched."""
-        return self.is_asked or self._calls % self.options.every == 0
+        return self.is_asked or self.calls % self.options.every == 0
 
     def begin(self, f: Any, names: Sequence[str]) -> None:
         """Prepares the ring for these tensors. Those that it had before keep their rows, by name."""
@@ -324,9 +320,9 @@ class Watching:
         kept = None if self.ring is None else Kept(self.ring.names, *self.ring.read())
         self.resume(f, names, kept)
 
-    def restart(self, f: Any, names: Sequence[str], kept: Kept | None, calls: int) -> None:
-        """Begins with what was kept before these calls; with nothing if that is None."""
-        self._calls = calls
+    def restart(self, f: Any, names: Sequence[str], kept: Kept | None, calls: int, number: int) -> None:
+        """Begins with what was kept before these calls and the step of this number; with nothing if that is None."""
+        self.calls, self.number = calls, number
         self.resume(f, names, kept)
 
     def resume(self, f: Any, names: Sequence[str], kept: Kept | None) -> None:
@@ -339,8 +335,8 @@ class Watching:
         """The bytes of the ring, also before it is there, if these tensors are watched."""
         return _bytes_of(len(names), self.options.keep)
 
-    def record(self, parts: Sequence[Part], step: Step, over_ranks: Callable[[Any, Tensor], Tensor]) -> None:
-        """Writes the row of a step that was made or skipped.
+    def record(self, parts: Sequence[Part], step: Step, over_ranks: Callable[[Any, Tensor], Tensor]) -> Any:
+        """Writes the row of a step that was made or skipped, and returns the norm of the updates of all tensors.
 
         Args:
             parts: its statistics.
@@ -357,15 +353,16 @@ class Watching:
         norm = step.grad_norm
         if norm is None:
             norm = f.sqrt(f.where(is_known, rows[:, 0] * rows[:, 0], 0.0).sum())
+            norm = f.where(is_known.any(), norm, math.nan)
         skipped = 0.0 if step.runs is None else f.where(step.runs, 0.0, 1.0)
         loss = math.nan if step.loss is None else step.loss
         loss, lr = f.hyperparameter(loss), f.hyperparameter(step.lr)
-        updates = update_norm(f, f.where(is_known[:, None], sums, 0.0))
-        self.ring.write([step.number, loss, norm, step.clip, lr, skipped], rows, updates)
+        self.ring.write([step.number, loss, norm, step.clip, lr, skipped], rows)
+        return update_norm(f, f.where(is_known[:, None], sums, 0.0))
 
     def end(self) -> None:
         """Counts a step that was made or skipped."""
-        self._calls += 1
+        self.calls += 1
         self.parts, self.is_asked = [], False
 
 
@@ -377,5 +374,5 @@ def _placed(f: Any, sums: Tensor) -> Tensor:
 
 
 def _bytes_of(tensors: int, keep: int) -> int:
-    """The bytes of a ring: rows in float32, the numbers of its steps in float64, and two more."""
-    return keep * (4 * tensors * len(COLUMNS) + 8 * len(PER_STEP)) + 16
+    """The bytes of a ring: rows in float32, the numbers of its steps in float64, and their count."""
+    return keep * (4 * tensors * len(COLUMNS) + 8 * len(PER_STEP)) + 8

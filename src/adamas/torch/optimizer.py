@@ -123,8 +123,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     its present value.
 
     Attributes:
-        grad_norm: the 2-norm of the last step's gradient before clipping, if ``max_grad_norm`` or ``on_nonfinite`` required
-            it; else None.
+        grad_norm: the 2-norm of the last step's gradient before clipping, if ``max_grad_norm``, ``on_nonfinite`` or
+            ``on_spike`` required it; else None.
         grad_norm_limit: the lowest ``max_grad_norm`` of the last step; None if there was none.
     """
 
@@ -267,6 +267,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         for group in self.param_groups:
             names, count = given_names(group), len(group["params"])
             found += names if names is not None else map(str, range(len(found), len(found) + count))
+        if len({*found}) < len(found):  # groups may have the same names
+            found = [name if found.index(name) == i else f"{name} ({i})" for i, name in enumerate(found)]
         return found
 
     # ---- the device
@@ -721,10 +723,11 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
         Args:
             closure: reevaluates the model and returns the loss.
-            loss: the loss of this step, a number or a tensor with one element, for ``watch=``. Nothing waits for it. By
-                default what ``closure`` returns.
+            loss: the loss of this step, a number or a tensor with one element, for ``watch=`` and ``on_spike=``. On a GPU,
+                nothing waits for it. By default what ``closure`` returns.
 
         Raises:
+            TypeError: ``loss`` is not a single number. Nothing was changed.
             FloatingPointError: a gradient is not finite and ``on_nonfinite="raise"``. Nothing was changed.
             RuntimeError: a gradient is sparse; or all of several processes have skipped the last step, since one of them
                 could not make it. Nothing was changed.
@@ -732,15 +735,16 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         """
         self._homes.refuse_broken()
         if self._released is not None:
-            self._expect_loss(loss.detach() if isinstance(loss, Tensor) else loss)
+            self._expect_loss(loss)
+            self._check_loss()
             self._released.finish(closure)
             return None
         found = None
         if closure is not None:
             with torch.enable_grad():
                 found = closure()
-        given = found if loss is None else loss
-        self._expect_loss(given.detach() if isinstance(given, Tensor) else given)
+        # What a closure returns may be anything; without a single number, the loss is not known.
+        self._expect_loss(found if loss is None and self._has_single(found) else loss)
         found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         scale = 1.0 if grad_scale is None else 1 / grad_scale.detach().to(torch.float64).reshape(())
         # After an overflow, GradScaler lowers its scale; neither step count nor moments advance.
@@ -749,6 +753,19 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             self._step_all(None, scale, torch.get_num_threads(), overflow)
         self._homes.join()
         return found
+
+    def _expect_loss(self, loss: Any) -> None:
+        """See ``Stepping._expect_loss``."""
+        super()._expect_loss(loss)
+        if isinstance(loss, Tensor) and self._has_single(loss):
+            self._loss = loss.detach().reshape(())
+
+    @staticmethod
+    def _has_single(loss: Any) -> bool:
+        """See ``Stepping._has_single``."""
+        if isinstance(loss, Tensor):
+            return loss.numel() == 1 and not loss.is_complex() and not loss.is_meta
+        return Stepping._has_single(loss)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drops all gradients: see ``torch.optim.Optimizer.zero_grad``."""
@@ -910,7 +927,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             if self._released is not None:
                 self._released.restart()
             self._homes.broken = None
-            self._take_kept(*kept)
+            self._take_kept(kept)
             for one, saved in zip(self._schedules_now(), saved_groups, strict=True):
                 one.load_observed(saved.get(OBSERVED))
             for post_hook in self._optimizer_load_state_dict_post_hooks.values():

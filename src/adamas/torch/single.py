@@ -111,6 +111,9 @@ class Single(Optimizer):
 
     # ---- the step
 
+    def _begin_ring(self) -> None:
+        """See ``Stepping._begin_ring``. The whole has it."""
+
     def _end_watching(
         self, plans: Sequence[GroupPlan] | None, steps: Any, clips: Sequence[Any] | None, runs: Any
     ) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import references
 import torch
 
 import adamas.torch
@@ -74,63 +75,6 @@ def hyperparameters(member: Member, **given: Any) -> dict[str, Any]:
     """All hyperparameters of a member: those given, and the defaults of its declaration."""
     common = {"weight_decay": 0.0, "decay": "l2", "l1": 0.0, "maximize": False}
     return {**common, **{one.name: one.default for one in member.hyperparameters}, **given}
-
-
-class Lion(torch.optim.Optimizer):
-    """Algorithm 2 of Chen et al., 2023, over PyTorch's operations."""
-
-    def __init__(
-        self, params: Any, lr: float, betas: Any = (0.9, 0.99), weight_decay: float = 0.0, maximize: bool = False
-    ):
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            (beta1, beta2), lr = group["betas"], group["lr"]
-            for p in group["params"]:
-                m = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
-                g = -p.grad if group["maximize"] else p.grad
-                update = torch.sign(beta1 * m + (1 - beta1) * g)
-                p.mul_(1 - lr * group["weight_decay"]).sub_(lr * update)
-                m.mul_(beta2).add_(g, alpha=1 - beta2)
-
-
-class AdEMAMix(torch.optim.Optimizer):
-    """Algorithm 1 of Pagliardini et al., 2024, with the warmups of its equations, over PyTorch's operations."""
-
-    def __init__(self, params: Any, lr: float = 1e-3, betas: Any = (0.9, 0.999, 0.9999), **options: Any) -> None:
-        defaults = {
-            "alpha": 2.0,
-            "alpha_warmup": 0,
-            "beta3_warmup": 0,
-            "eps": 1e-8,
-            "weight_decay": 0.0,
-            "maximize": False,
-        }
-        super().__init__(params, {"lr": lr, "betas": betas, **defaults, **options})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            beta1, beta2, beta3 = group["betas"]
-            for p in group["params"]:
-                state = self.state[p]
-                t = state["step"] = state.get("step", 0) + 1
-                alpha = group["alpha"]
-                if t < group["alpha_warmup"]:
-                    alpha *= t / group["alpha_warmup"]
-                if t < group["beta3_warmup"]:
-                    part = t / group["beta3_warmup"]
-                    start, end = math.log(beta1), math.log(group["betas"][2])
-                    beta3 = math.exp(start * end / ((1 - part) * end + part * start))
-                g = -p.grad if group["maximize"] else p.grad
-                m, slow, v = (state.setdefault(name, torch.zeros_like(p)) for name in ("m", "slow", "v"))
-                m.mul_(beta1).add_(g, alpha=1 - beta1)
-                slow.mul_(beta3).add_(g, alpha=1 - beta3)
-                v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-                update = (m / (1 - beta1**t) + alpha * slow) / ((v / (1 - beta2**t)).sqrt() + group["eps"])
-                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * update)
 
 
 at, tt = adamas.torch, torch.optim
@@ -232,15 +176,32 @@ CASES = [
     Case(
         "lion",
         at.Lion,
-        Lion,
+        references.Lion,
         {"lr": 0.01},
         There("Lion", {"weight_decay": 0.0}, {}),
         There("lion", {"weight_decay": 0.0}, {}),
     ),
     Case(
+        "signum",
+        at.Signum,
+        references.Signum,
+        {"lr": 0.01},
+        There("Signum", {}, {}, own=False),
+        There("signum", {}, {}),
+    ),
+    Case(
+        "laprop",
+        at.LaProp,
+        references.LaProp,
+        {"lr": 0.02},
+        There("LaProp", {}, {}, own=False),
+        There("laprop", {}, {}, own=False),
+    ),
+    Case("adopt", at.ADOPT, references.ADOPT, {"lr": 0.02}, There("ADOPT", {}, {}, own=False), There("adopt", {}, {})),
+    Case(
         "ademamix",
         at.AdEMAMix,
-        AdEMAMix,
+        references.AdEMAMix,
         {"lr": 0.02, "alpha_warmup": 7.0, "beta3_warmup": 5.0},
         There("AdEMAMix", {}, KERAS_ADAM, own=False),
         There("ademamix", {}, {"alpha": 5.0}),

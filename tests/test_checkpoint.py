@@ -122,16 +122,19 @@ def said() -> Iterator[list[str]]:
 # ---- from any setting to any other
 
 
-def resolution(moment: Tensor, stored: Tensor) -> Tensor:
-    """What rounding to the nearest may change: half a unit in the last place, or half a code and half of the smallest one."""
+def resolution(moment: Tensor, stored: Tensor, is_spread: bool = False) -> Tensor:
+    """What rounding to the nearest may change: half a unit in the last place, or half a code and half of the smallest one.
+
+    ``is_spread`` is whether the moment is spread in all rows, as one of a single gradient is.
+    """
     if stored.dtype == torch.bfloat16:
         return moment.abs() / 256
     if stored.dtype == torch.float32:
         return torch.zeros(())
     if stored.shape != moment.shape:  # 6 bits
         return moment.abs() / 3 + moment.abs().amax(-1, keepdim=True) / 200
-    is_spread = torch.isin(torch.arange(len(moment)).remainder(5), torch.tensor([2, 3]))[:, None]  # see ``gradient``
-    return moment.abs() / torch.where(is_spread, 15, 60) + moment.abs().amax(-1, keepdim=True) / 800
+    rows = torch.isin(torch.arange(len(moment)).remainder(5), torch.tensor([2, 3]))[:, None]  # see ``gradient``
+    return moment.abs() / torch.where(rows | is_spread, 15, 60) + moment.abs().amax(-1, keepdim=True) / 800
 
 
 @pytest.mark.parametrize(
@@ -157,7 +160,8 @@ def test_any_setting_loads_into_any_other(case: Case, saved_as: Any, stored_as: 
             kept = after[moment].dtype == before[moment].dtype and after[moment].shape == before[moment].shape
             differ |= not kept
             error = (values(after, moment, p) - values(before, moment, p)).abs()
-            assert (error <= (0 if kept else resolution(values(before, moment, p), after[moment]))).all()
+            is_spread = case.name == "adopt"  # its v is of the first gradient, which counts in full
+            assert (error <= (0 if kept else resolution(values(before, moment, p), after[moment], is_spread))).all()
             assert any(message.startswith(f"{moment} of") for message in messages) or kept
             if not kept and after[moment].dtype == torch.int8:
                 assert_grids_of_a_step(case, moment, before, after, p)
@@ -613,8 +617,10 @@ def test_low_bits_that_torch_optim_has_cast_are_refused() -> None:
 
 def test_the_state_of_another_member_is_refused() -> None:
     adams, makers = (at.Adam, at.AdamW, at.RAdam), [case for case in CASES if "amsgrad" not in case.options]
+    alike = ({at.Lion, at.Signum}, {at.ADOPT, at.LaProp})
     for saving, loading in itertools.product(makers, makers):
         related = saving.make in (*adams, at.NAdam) and loading.make in adams
+        related |= any({saving.make, loading.make} <= members for members in alike)
         if saving.make is loading.make or related:
             continue
         one, params = trained(saving.make, **saving.options)

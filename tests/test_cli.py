@@ -61,9 +61,9 @@ def test_help_explains_every_option(tmp_path: Path) -> None:
         assert word in done.stdout
 
 
-def test_help_names_those_whose_weight_decay_is_decoupled(tmp_path: Path) -> None:
+def test_help_names_those_whose_weight_decay_is_a_penalty(tmp_path: Path) -> None:
     words = " ".join(adamas("train", "--help", cwd=tmp_path).stdout.split())
-    assert "decoupled in adamw, ademamix, lion, part of the gradient" in words
+    assert "Weight decay: part of the gradient (L2) in adagrad, adam, amsgrad, adamax, nadam, radam, " in words
 
 
 def test_without_arguments_there_is_help(tmp_path: Path) -> None:

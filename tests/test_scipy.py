@@ -111,7 +111,15 @@ FUNCTIONS = [
 FALLING = cosine(8000, end=0.01)
 RATES = {
     **{"sgd": 2e-3, "momentum": 1e-3, "nesterov": 1e-3, "adagrad": 1.0, "rmsprop": 0.01 * FALLING, "adam": 0.05},
-    **{"adamw": 0.05, "amsgrad": 0.1, "adamax": 0.05, "radam": 0.003, "lion": 0.01 * FALLING, ("sgd", "matyas"): 0.5},
+    **{
+        "adamw": 0.05,
+        "amsgrad": 0.1,
+        "adamax": 0.05,
+        "radam": 0.003,
+        "lion": 0.01 * FALLING,
+        "signum": 0.01 * FALLING,
+        ("sgd", "matyas"): 0.5,
+    },
 }
 CASES = {case.name: case for case in table.CASES if case.name in METHODS}
 members = pytest.mark.parametrize("name", CASES)

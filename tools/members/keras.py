@@ -47,8 +47,7 @@ _NOTES = {
         "``keras.optimizers.Adamax`` adds ε to :math:`v_t` in the denominator, not to :math:`|g_t|`; this differs if the "
         "gradients are not much larger than ε."
     ),
-    "RAdam": "Keras has no optimizer of this name.",
-    "AdEMAMix": "Keras has no optimizer of this name.",
+    **dict.fromkeys(("ADOPT", "AdEMAMix", "LaProp", "RAdam", "Signum"), "Keras has no optimizer of this name."),
 }
 
 _TOP = '''"""The optimizers of the family for Keras, with the arguments, defaults and meaning of their namesakes in Keras.

@@ -33,7 +33,21 @@ from ..rule.members import MEMBERS
 from ..rule.options import Decay, Weights
 from .optimizer import Optimizer, Rate
 
-__all__ = ["SGD", "AdEMAMix", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "Nadam", "RAdam", "RMSprop"]
+__all__ = [
+    "ADOPT",
+    "SGD",
+    "AdEMAMix",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "LaProp",
+    "Lion",
+    "Nadam",
+    "RAdam",
+    "RMSprop",
+    "Signum",
+]
 
 EpsMode: TypeAlias = Literal["hat", "torch"]
 RootMode: TypeAlias = Literal["root", "torch"]
@@ -240,6 +254,49 @@ class RMSprop(Optimizer):
 
 
 @_registered
+class Signum(Optimizer):
+    r"""Signum (Bernstein et al., 2018, arXiv:1802.04434, algorithm 2): the sign of the momentum.
+
+    .. math:: m_t = \beta m_{t-1} + (1 - \beta) g_t, \qquad p_t = p_{t-1} - \eta \operatorname{sign}(m_t)
+
+    Keras has no optimizer of this name.
+
+    Args:
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        momentum: β, the decay of the momentum; 0 for signSGD.
+        weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+
+    _member = MEMBERS["Signum"]
+
+    def __init__(
+        self,
+        learning_rate: Rate = 1e-3,
+        momentum: float = 0.9,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        decay: Decay = "decoupled",
+        l1: float = 0.0,
+        state: State = "float32",
+        weights: Weights = "split",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(locals())
+
+
+@_registered
 class Adam(Optimizer):
     r"""Adam (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 1): momentum, RMSprop and bias correction.
 
@@ -389,6 +446,113 @@ class Adamax(Optimizer):
         gradient_accumulation_steps: int | None = None,
         name: str | None = None,
         *,
+        bias_correction: bool = True,
+        decay: Decay = "decoupled",
+        l1: float = 0.0,
+        state: State = "float32",
+        weights: Weights = "split",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(locals())
+
+
+@_registered
+class ADOPT(Optimizer):
+    r"""ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): divided by the v of the step before.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \operatorname{clip}\left(\frac{g_t}{\max(\sqrt{v_{t-1}}, \epsilon)}, \pm
+            (t-1)^{1/4}\right) \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \qquad p_t = p_{t-1} - \eta m_t
+
+    The first step only begins :math:`v_1 = g_1^2`: apart from weight decay, no weight moves.
+
+    Keras has no optimizer of this name.
+
+    Args:
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        beta_1: β₁.
+        beta_2: β₂.
+        epsilon: ε, the least denominator.
+        weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+
+    _member = MEMBERS["ADOPT"]
+
+    def __init__(
+        self,
+        learning_rate: Rate = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.9999,
+        epsilon: float = 1e-6,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        decay: Decay = "decoupled",
+        l1: float = 0.0,
+        state: State = "float32",
+        weights: Weights = "split",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(locals())
+
+
+@_registered
+class LaProp(Optimizer):
+    r"""LaProp (Ziyin, Wang and Ueda, 2020, arXiv:2002.04839, algorithm 1): momentum after the division.
+
+    .. math::
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \frac{g_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}, \qquad p_t = p_{t-1}
+            - \eta \frac{m_t}{1 - \beta_1^t}
+
+    Keras has no optimizer of this name.
+
+    Args:
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        beta_1: β₁.
+        beta_2: β₂.
+        epsilon: ε.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False uses the moments without bias correction.
+        weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+
+    _member = MEMBERS["LaProp"]
+
+    def __init__(
+        self,
+        learning_rate: Rate = 4e-4,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-15,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        eps_mode: EpsMode = "torch",
         bias_correction: bool = True,
         decay: Decay = "decoupled",
         l1: float = 0.0,

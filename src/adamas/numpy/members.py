@@ -21,7 +21,21 @@ from .optimizer import Optimizer, Params
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["SGD", "AdEMAMix", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]
+__all__ = [
+    "ADOPT",
+    "SGD",
+    "AdEMAMix",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "LaProp",
+    "Lion",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Signum",
+]
 
 
 class SGD(Optimizer):
@@ -198,6 +212,43 @@ class RMSprop(Optimizer):
         super().__init__(params, locals(), options)
 
 
+class Signum(Optimizer):
+    r"""Signum (Bernstein et al., 2018, arXiv:1802.04434, algorithm 2): the sign of the momentum.
+
+    .. math:: m_t = \beta m_{t-1} + (1 - \beta) g_t, \qquad p_t = p_{t-1} - \eta \operatorname{sign}(m_t)
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        momentum: β, the decay of the momentum; 0 for signSGD.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        maximize: maximize the objective.
+        **options: see ``adamas.rule.options.Options``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.Signum([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.999
+    """
+
+    _member = MEMBERS["Signum"]
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1e-4,
+        momentum: float = 0.9,
+        weight_decay: float | Schedule = 0.0,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
 class Adam(Optimizer):
     r"""Adam (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 1): momentum, RMSprop and bias correction.
 
@@ -320,6 +371,92 @@ class Adamax(Optimizer):
         *,
         maximize: bool = False,
         **options: Unpack[AdamaxOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class ADOPT(Optimizer):
+    r"""ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): divided by the v of the step before.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \operatorname{clip}\left(\frac{g_t}{\max(\sqrt{v_{t-1}}, \epsilon)}, \pm
+            (t-1)^{1/4}\right) \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \qquad p_t = p_{t-1} - \eta m_t
+
+    The first step only begins :math:`v_1 = g_1^2`: apart from weight decay, no weight moves.
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        betas: β₁ and β₂, the decay of the moments.
+        eps: ε, the least denominator.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        maximize: maximize the objective.
+        **options: see ``adamas.rule.options.Options``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.ADOPT([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        5.0
+    """
+
+    _member = MEMBERS["ADOPT"]
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float | Schedule, float | Schedule] = (0.9, 0.9999),
+        eps: float = 1e-6,
+        weight_decay: float | Schedule = 0.0,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class LaProp(Optimizer):
+    r"""LaProp (Ziyin, Wang and Ueda, 2020, arXiv:2002.04839, algorithm 1): momentum after the division.
+
+    .. math::
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \frac{g_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}, \qquad p_t = p_{t-1}
+            - \eta \frac{m_t}{1 - \beta_1^t}
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        betas: β₁ and β₂, the decay of the moments.
+        eps: ε.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        maximize: maximize the objective.
+        **options: see ``adamas.rule.options.AdamOptions``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.LaProp([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.999
+    """
+
+    _member = MEMBERS["LaProp"]
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 4e-4,
+        betas: tuple[float | Schedule, float | Schedule] = (0.9, 0.999),
+        eps: float = 1e-15,
+        weight_decay: float | Schedule = 0.0,
+        *,
+        maximize: bool = False,
+        **options: Unpack[AdamOptions],
     ) -> None:
         super().__init__(params, locals(), options)
 

@@ -40,7 +40,22 @@ from ..rule.options import Decay, Weights
 from .options import Number, Scheduled
 from .transformation import Tree, transformation
 
-__all__ = ["adagrad", "adam", "adamax", "adamw", "ademamix", "amsgrad", "lion", "nadam", "radam", "rmsprop", "sgd"]
+__all__ = [
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "ademamix",
+    "adopt",
+    "amsgrad",
+    "laprop",
+    "lion",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "sgd",
+    "signum",
+]
 
 EpsMode = Literal["torch", "hat"]
 OnNonfinite = Literal["propagate", "skip"]
@@ -222,6 +237,42 @@ def rmsprop(
         ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["RMSprop"], locals())
+
+
+def signum(
+    learning_rate: Scheduled,
+    beta: Number = 0.9,
+    *,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "decoupled",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
+) -> optax.GradientTransformation:
+    r"""Signum (Bernstein et al., 2018, arXiv:1802.04434, algorithm 2): the sign of the momentum.
+
+    .. math:: m_t = \beta m_{t-1} + (1 - \beta) g_t, \qquad p_t = p_{t-1} - \eta \operatorname{sign}(m_t)
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.signum(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.999
+
+    Args:
+        learning_rate: learning rate η; a number, an array or a function of the step.
+        beta: β, the decay of the momentum; 0 for signSGD.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+    return transformation(MEMBERS["Signum"], locals())
 
 
 def adam(
@@ -411,6 +462,101 @@ def adamax(
         ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["Adamax"], locals())
+
+
+def adopt(
+    learning_rate: Scheduled,
+    b1: Scheduled = 0.9,
+    b2: Scheduled = 0.9999,
+    eps: Number = 1e-6,
+    *,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "decoupled",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
+) -> optax.GradientTransformation:
+    r"""ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): divided by the v of the step before.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \operatorname{clip}\left(\frac{g_t}{\max(\sqrt{v_{t-1}}, \epsilon)}, \pm
+            (t-1)^{1/4}\right) \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \qquad p_t = p_{t-1} - \eta m_t
+
+    The first step only begins :math:`v_1 = g_1^2`: apart from weight decay, no weight moves.
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.adopt(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        5.0
+
+    Args:
+        learning_rate: learning rate η; a number, an array or a function of the step.
+        b1: β₁.
+        b2: β₂.
+        eps: ε, the least denominator.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+    return transformation(MEMBERS["ADOPT"], locals())
+
+
+def laprop(
+    learning_rate: Scheduled,
+    b1: Scheduled = 0.9,
+    b2: Scheduled = 0.999,
+    eps: Number = 1e-15,
+    eps_root: Number = 0.0,
+    *,
+    eps_mode: EpsMode = "torch",
+    bias_correction: bool = True,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "decoupled",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
+) -> optax.GradientTransformation:
+    r"""LaProp (Ziyin, Wang and Ueda, 2020, arXiv:2002.04839, algorithm 1): momentum after the division.
+
+    .. math::
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \frac{g_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}, \qquad p_t = p_{t-1}
+            - \eta \frac{m_t}{1 - \beta_1^t}
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.laprop(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.999
+
+    Args:
+        learning_rate: learning rate η; a number, an array or a function of the step.
+        b1: β₁.
+        b2: β₂.
+        eps: ε.
+        eps_root: added under the root, as in optax.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False uses the moments without bias correction.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+    return transformation(MEMBERS["LaProp"], locals())
 
 
 def nadam(

@@ -17,7 +17,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     "keras": {"lr": "learning_rate", "betas": "beta_{}", "eps": "epsilon", "RMSprop.alpha": "rho"},
     "optax": {
         **{"lr": "learning_rate", "betas": "b{}", "decay": "decay_mode"},
-        **{"RMSprop.alpha": "decay", "RMSprop.eps_mode": "eps_in_sqrt"},
+        **{"RMSprop.alpha": "decay", "RMSprop.eps_mode": "eps_in_sqrt", "Signum.momentum": "beta"},
     },
 }
 

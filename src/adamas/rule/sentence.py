@@ -6,7 +6,7 @@
     v ← a2·v + b2·g²                       second moment: a memory of size   (or: max(a2·v, |g| + ε), or none)
     h ← max(h, v)                          only AMSGrad, which uses it in place of v
     u ← (c·m + d·g) / (√(w·v + ρ) + ε)     the update   (centered: v − z·m² for v; or no denominator)
-    r ← q·r + u                            only RMSprop with momentum, which uses it in place of u
+    r ← q·r + u                            RMSprop with momentum and LaProp, which use it in place of u
 """
 
 from __future__ import annotations

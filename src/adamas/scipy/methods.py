@@ -13,7 +13,9 @@ __all__ = [
     "adamax",
     "adamw",
     "ademamix",
+    "adopt",
     "amsgrad",
+    "laprop",
     "lion",
     "momentum",
     "nadam",
@@ -21,6 +23,7 @@ __all__ = [
     "radam",
     "rmsprop",
     "sgd",
+    "signum",
 ]
 
 sgd = Method("sgd", MEMBERS["SGD"])
@@ -41,6 +44,9 @@ lion = Method("lion", MEMBERS["Lion"])
 rmsprop = Method("rmsprop", MEMBERS["RMSprop"])
 """RMSprop (Tieleman and Hinton, 2012); centered as in Graves, 2013 (arXiv:1308.0850, equations 38 to 45)."""
 
+signum = Method("signum", MEMBERS["Signum"])
+"""Signum (Bernstein et al., 2018, arXiv:1802.04434, algorithm 2): the sign of the momentum."""
+
 adam = Method("adam", MEMBERS["Adam"])
 """Adam (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 1): momentum, RMSprop and bias correction."""
 
@@ -55,6 +61,12 @@ Its weight decay pulls x to 0, so it does not converge to the minimum of the fun
 
 adamax = Method("adamax", MEMBERS["Adamax"])
 """Adamax (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 2): Adam with the infinity norm."""
+
+adopt = Method("adopt", MEMBERS["ADOPT"])
+"""ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): divided by the v of the step before."""
+
+laprop = Method("laprop", MEMBERS["LaProp"])
+"""LaProp (Ziyin, Wang and Ueda, 2020, arXiv:2002.04839, algorithm 1): momentum after the division."""
 
 nadam = Method("nadam", MEMBERS["NAdam"])
 """NAdam (Dozat, 2016, Incorporating Nesterov Momentum into Adam): Adam with Nesterov's momentum."""
@@ -74,10 +86,13 @@ METHODS = {
         adagrad,
         lion,
         rmsprop,
+        signum,
         adam,
         amsgrad,
         adamw,
         adamax,
+        adopt,
+        laprop,
         nadam,
         radam,
         ademamix,

@@ -14,7 +14,21 @@ from ..rule.members import MEMBERS
 from .optimizer import EagerOptimizer, Optimizer
 from .options import Options, Scheduled
 
-__all__ = ["SGD", "AdEMAMix", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]
+__all__ = [
+    "ADOPT",
+    "SGD",
+    "AdEMAMix",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "LaProp",
+    "Lion",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Signum",
+]
 
 
 class RootOptions(Options, rule_options.RootOptions, total=False):
@@ -263,6 +277,58 @@ class RMSprop(Optimizer):
         super().__init__(params, locals(), options)
 
 
+class Signum(Optimizer):
+    r"""Signum (Bernstein et al., 2018, arXiv:1802.04434, algorithm 2): the sign of the momentum.
+
+    .. math:: m_t = \beta m_{t-1} + (1 - \beta) g_t, \qquad p_t = p_{t-1} - \eta \operatorname{sign}(m_t)
+
+    Args:
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
+        momentum: β, the decay of the momentum; 0 for signSGD.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        maximize: maximize the objective.
+        foreach: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
+        differentiable: True is refused.
+        fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
+            skips overflows, instead of the scaler; gradients stay scaled. On a GPU, the host does not wait to learn of
+            one. The speed is the same: every step is fused.
+        **options: see ``adamas.torch.options.Options``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([5.0]))
+        >>> optimizer = adamas.torch.Signum([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        4.999
+    """
+
+    _member = MEMBERS["Signum"]
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Scheduled = 1e-4,
+        momentum: float = 0.9,
+        weight_decay: Scheduled = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
 class Adam(Optimizer):
     r"""Adam (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 1): momentum, RMSprop and bias correction.
 
@@ -441,6 +507,122 @@ class Adamax(Optimizer):
         differentiable: bool = False,
         capturable: bool = False,
         **options: Unpack[AdamaxOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class ADOPT(Optimizer):
+    r"""ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): divided by the v of the step before.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \operatorname{clip}\left(\frac{g_t}{\max(\sqrt{v_{t-1}}, \epsilon)}, \pm
+            (t-1)^{1/4}\right) \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \qquad p_t = p_{t-1} - \eta m_t
+
+    The first step only begins :math:`v_1 = g_1^2`: apart from weight decay, no weight moves.
+
+    Args:
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
+        betas: β₁ and β₂, the decay of the moments.
+        eps: ε, the least denominator.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        maximize: maximize the objective.
+        foreach: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
+        differentiable: True is refused.
+        fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
+            skips overflows, instead of the scaler; gradients stay scaled. On a GPU, the host does not wait to learn of
+            one. The speed is the same: every step is fused.
+        **options: see ``adamas.torch.options.Options``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([5.0]))
+        >>> optimizer = adamas.torch.ADOPT([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        5.0
+    """
+
+    _member = MEMBERS["ADOPT"]
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Scheduled = 1e-3,
+        betas: tuple[Scheduled, Scheduled] = (0.9, 0.9999),
+        eps: float = 1e-6,
+        weight_decay: Scheduled = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class LaProp(Optimizer):
+    r"""LaProp (Ziyin, Wang and Ueda, 2020, arXiv:2002.04839, algorithm 1): momentum after the division.
+
+    .. math::
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \frac{g_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}, \qquad p_t = p_{t-1}
+            - \eta \frac{m_t}{1 - \beta_1^t}
+
+    Args:
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
+        betas: β₁ and β₂, the decay of the moments.
+        eps: ε.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        maximize: maximize the objective.
+        foreach: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
+        differentiable: True is refused.
+        fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
+            skips overflows, instead of the scaler; gradients stay scaled. On a GPU, the host does not wait to learn of
+            one. The speed is the same: every step is fused.
+        **options: see ``adamas.torch.members.AdamOptions``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([5.0]))
+        >>> optimizer = adamas.torch.LaProp([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        4.999
+    """
+
+    _member = MEMBERS["LaProp"]
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Scheduled = 4e-4,
+        betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
+        eps: float = 1e-15,
+        weight_decay: Scheduled = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **options: Unpack[AdamOptions],
     ) -> None:
         super().__init__(params, locals(), options)
 

@@ -193,8 +193,8 @@ def having(option: str) -> Iterable[str]:
     return (name for name, spec in OPTIMIZERS.items() if option in spec.options)
 
 
-def decoupling() -> Iterable[str]:
-    """The names of the family's members whose weight decay is decoupled unless ``decay`` says otherwise."""
+def penalizing() -> Iterable[str]:
+    """The names of the family's members whose weight decay is a penalty on the gradient unless ``decay`` says otherwise."""
     for name, spec in OPTIMIZERS.items():
-        if defaults(MEMBERS[spec.class_name], "torch")["decay"] == "decoupled":
+        if defaults(MEMBERS[spec.class_name], "torch")["decay"] == "l2":
             yield name

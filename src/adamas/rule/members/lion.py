@@ -21,7 +21,7 @@ def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
     return {"a1": beta2, "b1": 1 - beta2, "c": beta1, "d": 1 - beta1}
 
 
-_RULE = OwnRule("lion", (_MOMENTUM,), ("a1", "b1", "c", "d"), _update)
+RULE = OwnRule("lion", (_MOMENTUM,), ("a1", "b1", "c", "d"), _update)
 
 LION = Member(
     name="Lion",
@@ -36,7 +36,7 @@ LION = Member(
         replace(WEIGHT_DECAY, elsewhere={"keras": None, "optax": 1e-3}),
         replace(DECAY, default="decoupled", elsewhere={}),
     ),
-    make_rule=lambda hyper: _RULE,
+    make_rule=lambda hyper: RULE,
     numbers=_numbers,
     names={"first": "exp_avg"},
     page=r"""

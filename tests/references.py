@@ -1,0 +1,118 @@
+"""The members that ``torch.optim`` has not, as their papers state them, over PyTorch's operations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+Group = State = dict[str, Any]
+
+
+class Reference(torch.optim.Optimizer):
+    """An optimizer that computes one update for each parameter, with decoupled weight decay.
+
+    Attributes:
+        hyper: its hyperparameters and their defaults.
+    """
+
+    hyper: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, params: Any, lr: float, **options: Any) -> None:
+        super().__init__(params, {"lr": lr, **self.hyper, "weight_decay": 0.0, "maximize": False, **options})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                state["step"] = state.get("step", 0) + 1
+                g = -p.grad if group["maximize"] else p.grad
+                update = self.update(group, state, p, g)
+                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * update)
+
+    def update(self, group: Group, state: State, p: Tensor, g: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def averaged(state: State, name: str, beta: float, x: Tensor) -> Tensor:
+    """The exponential average of this name, after x."""
+    return state.setdefault(name, torch.zeros_like(x)).mul_(beta).add_(x, alpha=1 - beta)
+
+
+def normalized(group: Group, state: State, g: Tensor) -> Tensor:
+    """Adam's m̂/(√v̂ + ε)."""
+    (beta1, beta2), t = group["betas"], state["step"]
+    m, v = averaged(state, "m", beta1, g), averaged(state, "v", beta2, g * g)
+    return m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + group["eps"])
+
+
+class Lion(Reference):
+    """Algorithm 2 of Chen et al., 2023."""
+
+    hyper: ClassVar = {"betas": (0.9, 0.99)}
+
+    def update(self, group: Group, state: State, p: Tensor, g: Tensor) -> Tensor:
+        beta1, beta2 = group["betas"]
+        before = state.get("m", torch.zeros_like(g)).clone()
+        averaged(state, "m", beta2, g)
+        return torch.sign(beta1 * before + (1 - beta1) * g)
+
+
+class Signum(Reference):
+    """Algorithm 2 of Bernstein et al., 2018."""
+
+    hyper: ClassVar = {"momentum": 0.9}
+
+    def update(self, group: Group, state: State, p: Tensor, g: Tensor) -> Tensor:
+        return torch.sign(averaged(state, "m", group["momentum"], g))
+
+
+class LaProp(Reference):
+    """Algorithm 1 of Ziyin, Wang and Ueda, 2020."""
+
+    hyper: ClassVar = {"betas": (0.9, 0.999), "eps": 1e-15}
+
+    def update(self, group: Group, state: State, p: Tensor, g: Tensor) -> Tensor:
+        (beta1, beta2), t = group["betas"], state["step"]
+        v = averaged(state, "v", beta2, g * g)
+        return averaged(state, "m", beta1, g / ((v / (1 - beta2**t)).sqrt() + group["eps"])) / (1 - beta1**t)
+
+
+class ADOPT(Reference):
+    """Algorithm 2 of Taniguchi et al., 2024, whose first step begins v, with the clip of the authors' code."""
+
+    hyper: ClassVar = {"betas": (0.9, 0.9999), "eps": 1e-6}
+
+    def update(self, group: Group, state: State, p: Tensor, g: Tensor) -> Tensor:
+        beta1, beta2 = group["betas"]
+        if state["step"] == 1:
+            state["v"] = g * g
+            return torch.zeros_like(g)
+        limit = (state["step"] - 1) ** 0.25
+        m = averaged(state, "m", beta1, (g / state["v"].sqrt().clamp(min=group["eps"])).clamp(-limit, limit))
+        averaged(state, "v", beta2, g * g)
+        return m
+
+
+class AdEMAMix(Reference):
+    """Algorithm 1 of Pagliardini et al., 2024, with the warmups of its equations."""
+
+    hyper: ClassVar = {
+        **{"betas": (0.9, 0.999, 0.9999), "eps": 1e-8},
+        **{"alpha": 2.0, "alpha_warmup": 0, "beta3_warmup": 0},
+    }
+
+    def update(self, group: Group, state: State, p: Tensor, g: Tensor) -> Tensor:
+        (beta1, beta2, beta3), t, alpha = group["betas"], state["step"], group["alpha"]
+        if t < group["alpha_warmup"]:
+            alpha *= t / group["alpha_warmup"]
+        if t < group["beta3_warmup"]:
+            part = t / group["beta3_warmup"]
+            start, end = math.log(beta1), math.log(beta3)
+            beta3 = math.exp(start * end / ((1 - part) * end + part * start))
+        slow = averaged(state, "slow", beta3, g)
+        m, v = averaged(state, "m", beta1, g), averaged(state, "v", beta2, g * g)
+        return (m / (1 - beta1**t) + alpha * slow) / ((v / (1 - beta2**t)).sqrt() + group["eps"])

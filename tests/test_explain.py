@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import runpy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from torch.nn import functional as F
 import adamas.numpy
 import adamas.torch
 from adamas.step import course, patterns
-from adamas.step.course import LEAST, SIGMAS, WINDOW, Course, lasting, standing
+from adamas.step.course import LEAST, SIGMAS, WINDOW, YOUNG, Course, lasting, standing
 from adamas.step.explaining import Explanation
 from adamas.step.patterns import PATTERNS
 from adamas.step.watch import Watch
@@ -131,6 +133,15 @@ def gradient_of_second(factor: Callable[[int], float]) -> Plant:
     return change
 
 
+def gradients_turn_around(now: Moment) -> None:
+    k = now.step - AT
+    if k == 0:
+        now.model.kept = [p.grad.clone() for p in now.model.parameters()]  # type: ignore[union-attr,assignment]
+    if k >= 0:
+        for p, g in zip(now.model.parameters(), now.model.kept, strict=True):  # type: ignore[arg-type]
+            p.grad = g * (-1.2) ** k
+
+
 def second_dies(now: Moment) -> None:
     if now.step == AT:
         with torch.no_grad():
@@ -185,6 +196,16 @@ CASES = {
     ),
     "v too slow everywhere": Case("second_moment_too_slow", AT, {"plant": loss_is_scaled}, WHOLE),
     "another loss": Case("loss_rose", AT, {"plant": loss_is_scaled, "member": "Lion", "lr": 1e-3}),
+    "overshooting": Case(
+        "steps_overshoot",
+        AT,
+        {
+            "plant": lambda now: setattr(now, "scale", 1.1 ** max(0, now.step - AT)),
+            "plant_gradient": gradients_turn_around,
+        },
+        WHOLE,
+        within=4,
+    ),
     "an exploding layer": Case(
         "exploding_layer", AT, {"plant_gradient": gradient_of_second(lambda k: 1.3**k)}, SECOND, within=12
     ),
@@ -277,12 +298,12 @@ def test_two_causes_are_told_in_their_order() -> None:
 
 def test_several_bad_batches_are_one_finding() -> None:
     def every_twentieth(now: Moment) -> None:
-        if now.step >= AT - 20 and now.step % 20 == 0:
+        if now.step >= AT and now.step % 20 == 0:
             now.x, now.y = 30 * now.x, now.y.flip(0)
 
-    (finding,) = run(every_twentieth).explain().findings
-    assert (finding.pattern, finding.step, finding.figures["batches"]) == ("bad_batch", AT - 20, 4)
-    assert "So did 3 more, at step 100, 120, 140." in finding.text
+    (finding,) = run(every_twentieth, steps=AT + 60).explain().findings
+    assert (finding.pattern, finding.step, finding.figures["batches"]) == ("bad_batch", AT, 4)
+    assert "So did 3 more, at step 120, 140, 160." in finding.text
 
 
 @pytest.mark.parametrize("save", [False, True])
@@ -324,7 +345,7 @@ def test_the_table_of_patterns(pattern: patterns.Pattern) -> None:
 def test_what_cannot_be_seen_is_said() -> None:
     text = str(run(steps=40, watch="every=10", gives_loss=False).explain())
     assert "Looked at 4 watched steps, from 1 to 31, of 6 tensors." in text
-    assert "A usual course needs more than 16 of them." in text
+    assert "A usual course needs more than 16 of them after the first 64 steps of training." in text
     assert "One step in 10 was watched: what happened between them, and was over, is not seen." in text
     assert "The loss is not known: give it as step(loss=…)." in text
     assert str(run(steps=0).explain()).endswith("No step has been watched yet.")
@@ -381,7 +402,7 @@ def watch_of(per_step: dict[str, Any] | None = None, steps: int = 60, **columns:
         values = np.asarray(columns.get(name, usual.get(name, 0.0)))
         rows[:, :, i] = values if values.ndim == 2 else values.reshape(-1, 1)
     numbers = {
-        "step": np.arange(1, steps + 1),
+        "step": np.arange(1001, steps + 1001),
         "loss": 1.0,
         "grad_norm": 1.0,
         "clip": 1.0,
@@ -458,6 +479,28 @@ def test_updates_have_to_double_before_the_loss_rises() -> None:
     assert found(watch_of(loss, update_norm=1e-3 * after(2.1), grad_norm=after(2.1))) == ["loss_rose"]  # SGD
 
 
+def test_gradients_that_turn_around_have_to_raise_the_loss() -> None:
+    """(1 - β1)/(1 + β1) is 0.053 where the gradient turns around at every step, and 1 - β1 where it is unrelated."""
+    adam = {"betas": (0.9, 0.999), "eps": 1e-8}
+    turned, rises = 0.1 - 0.047 * (np.arange(60) >= 30), {"loss": after(2.6)}
+    assert found(watch_of(rises, m_dot_g=turned), **adam) == ["steps_overshoot"]
+    assert found(watch_of(rises, m_dot_g=turned)) == ["loss_rose"]  # SGD, whose m·g is of another size
+    assert found(watch_of(rises, m_dot_g=0.08), **adam) == ["loss_rose"]
+    assert found(watch_of(rises, m_dot_g=np.where(np.arange(60) >= 45, 0.053, 0.1)), **adam) == ["loss_rose"]
+    assert found(watch_of({"loss": after(2.4)}, m_dot_g=turned), **adam) == []
+    clipped = {"clip": 0.5, **rises}
+    assert found(watch_of(clipped, m_dot_g=turned / 2), **adam) == ["steps_overshoot"]
+
+
+def test_a_real_spike_of_adam() -> None:
+    """Full batches and a small loss: the gradients turn around ten steps before the loss rises."""
+    script = runpy.run_path(str(Path(__file__).parents[1] / "docs" / "spikes.py"))
+    (finding,) = script["run"](script["whole"], 400)[1].explain().findings
+    assert finding.pattern == "steps_overshoot"
+    assert len(finding.tensors) == 6
+    assert finding.figures["peak"] > 10 * finding.figures["grad_norm"]
+
+
 def test_the_limit_is_the_cause_if_rms_would_be_above_one_without_it() -> None:
     for rms, pattern in ((0.09, "eps_too_large"), (0.11, "clipped_under_eps")):
         assert found(watch_of({"clip": 0.1}, under_eps=0.9, rms=rms)) == [pattern]
@@ -504,6 +547,26 @@ def test_a_ramp_does_not_leave_its_course() -> None:
     """A warm-up, or anything that grows steadily."""
     for steps in (np.arange(1, 600.0), 1.05 ** np.arange(600)):
         assert not Course(np.log(steps)[:, None]).rose.any()
+
+
+def test_the_first_steps_of_training_are_no_yardstick() -> None:
+    """Where a run that goes on from a checkpoint has left its course, a run that has just begun has not yet found it."""
+    grown = growing(101, 24)
+    for first, expected in ((1, []), (YOUNG - 23, []), (YOUNG + 1, ["exploding_layer"])):
+        assert found(watch_of({"step": np.arange(first, first + 60)}, grad_norm=grown)) == expected
+    assert not np.isfinite(Course(np.zeros((90, 1)), YOUNG).median[: YOUNG + LEAST]).any()
+
+
+def test_a_loss_that_stays_up_when_the_rate_has_fallen_did_not_turn_with_it() -> None:
+    climb = np.clip(np.arange(800) / 400, 0, 1)
+    rate, loss = 4**climb, 3**climb
+    fall = np.clip((np.arange(800) - 400) / 300, 0, 1)
+    for rates, losses, expected in (
+        (rate, loss, ["rate_too_high"]),
+        (rate / 5**fall, loss, []),
+        (rate / 5**fall, loss / 3**fall, ["rate_too_high"]),
+    ):
+        assert found(watch_of({"lr": 1e-3 * rates, "loss": losses}, 800)) == expected
 
 
 def test_values_that_are_not_known_are_left_out() -> None:

@@ -18,6 +18,7 @@ SIGMAS = 6.0
 SUSPICIOUS = 2.0  # standard deviations; enough of a loss where something else has left its usual course
 LEAST = 16  # the fewest steps that make a usual course: their median absolute deviation is right to about a quarter
 LEAST_SPREAD = 0.1  # of a logarithm: even what never varied has to reach exp(6 · 0.1) = 1.8 times its median
+YOUNG = 64  # the first steps of training, in which everything leaves where it began, the more so under a warm-up
 BLOCK = 8  # consecutive steps that share a usual course, which ends before the first of them
 LASTING = (
     8  # steps; what lasts is there in most of them. In most healthy runs, statistics are back on their course after 2
@@ -80,19 +81,20 @@ class Course:
 
     Args:
         values: the logarithm of the statistic, with a row for each step; NaN where it is not known.
+        young: the number of rows at the beginning that nothing is measured by: those of the first YOUNG steps of training.
         least_spread: the least standard deviation.
 
     Attributes:
         values: the argument ``values``.
-        median: the usual value at each step; NaN before there are LEAST of them.
+        median: the usual value at each step; NaN while there are fewer than LEAST that are not young.
         spread: the standard deviation of a normal distribution with the same median absolute deviation.
     """
 
-    def __init__(self, values: Array, least_spread: float = LEAST_SPREAD) -> None:
+    def __init__(self, values: Array, young: int = 0, least_spread: float = LEAST_SPREAD) -> None:
         self.values = values
         self.median, self.spread = np.full((2, *values.shape), np.nan)
-        for first in range(LEAST, len(values), BLOCK):
-            before, here = values[max(0, first - WINDOW) : first], slice(first, first + BLOCK)
+        for first in range(young + LEAST, len(values), BLOCK):
+            before, here = values[max(young, first - WINDOW) : first], slice(first, first + BLOCK)
             self.median[here] = median = medians(before)
             self.spread[here] = np.maximum(medians(np.abs(before - median)) / _NORMAL_MAD, least_spread)
 
@@ -122,12 +124,14 @@ class History:
         options: the argument ``options``.
         is_whole: the argument ``is_whole``.
         steps: the number of each step.
+        young: how many of them are the first YOUNG of training.
     """
 
     def __init__(self, watch: Watch, options: Sequence[Mapping[str, Any]], is_whole: bool) -> None:
         self.watch, self.options, self.is_whole = watch, options, is_whole
         self._is_made = watch.per_step["skipped"] != 1
         self.steps = watch.steps[self._is_made]
+        self.young = int((self.steps <= YOUNG).sum())
         gradient = watch["grad_norm"][self._is_made]
         usual = np.array([np.median(row[row > 0]) if (row > 0).any() else 0.0 for row in gradient])
         self._is_negligible = (gradient > 0) & (gradient < NEGLIGIBLE * usual[:, None])
@@ -147,25 +151,28 @@ class History:
         found[self._is_negligible] = np.nan
         return found
 
+    def _course(self, values: Array) -> Course:
+        return Course(values, self.young)
+
     @cached_property
     def gradient(self) -> Course:
         """The norm of each tensor's gradient."""
-        return Course(log(self["grad_norm"]))
+        return self._course(log(self["grad_norm"]))
 
     @cached_property
     def update(self) -> Course:
         """The norm of each tensor's update."""
-        return Course(log(self["update_norm"]))
+        return self._course(log(self["update_norm"]))
 
     @cached_property
     def scale(self) -> Course:
         """How much 1/√v enlarges each tensor's gradient."""
-        return Course(log(self["rms"]) - self.gradient.values - log(self.per_step("clip"))[:, None])
+        return self._course(log(self["rms"]) - self.gradient.values - log(self.per_step("clip"))[:, None])
 
     @cached_property
     def whole_gradient(self) -> Course:
         """The norm of the whole gradient, one column."""
-        return Course(log(self.per_step("grad_norm"))[:, None])
+        return self._course(log(self.per_step("grad_norm"))[:, None])
 
     @property
     def has_loss(self) -> bool:
@@ -177,7 +184,7 @@ class History:
     @cached_property
     def loss(self) -> Course:
         """The loss, one column."""
-        return Course(log(self.per_step("loss"))[:, None])
+        return self._course(log(self.per_step("loss"))[:, None])
 
     def rises(self, sigmas: float) -> list[int]:
         """The rows from which the loss, or the norm of the gradient without one, is so far up and stays there."""

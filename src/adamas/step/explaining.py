@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .course import LEAST, History
+from .course import LEAST, YOUNG, History
 from .patterns import PATTERNS, Found, Pattern
 from .watch import Watch
 
@@ -121,8 +121,8 @@ def _looked_at(history: History) -> str:
     text = f"Looked at {len(history)} watched steps, from {steps[0]} to {steps[-1]}, of {len(history.watch.names)} tensors."
     if skipped:
         text += f" {skipped} more were skipped."
-    if len(history) <= LEAST:
-        text += f" A usual course needs more than {LEAST} of them."
+    if len(history) <= history.young + LEAST:
+        text += f" A usual course needs more than {LEAST} of them after the first {YOUNG} steps of training."
     if every > 1:
         text += f" One step in {every} was watched: what happened between them, and was over, is not seen."
     if not history.has_loss:

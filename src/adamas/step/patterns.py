@@ -253,7 +253,7 @@ class _Growth(NamedTuple):
 def _growths(history: History) -> Iterator[_Growth]:
     ratio, gradient = log(history[RATIO]), history.gradient.values
     for rise in history.rises(SUSPICIOUS):
-        first = max(0, rise - WINDOW)
+        first = max(history.young, rise - WINDOW)
         usual, usual_gradient = (medians(x[first : first + LEAST]) for x in (ratio, gradient))
         is_high = ratio[first:rise] - usual >= np.log(DOUBLED)
         since = {i: first + max(columns(~is_high[:, i]), default=-1) + 1 for i in columns(is_high[-1])}
@@ -316,7 +316,8 @@ def _replaced(history: History) -> list[Found]:
 
 
 def _turned(history: History) -> list[Found]:
-    """Whether the usual loss has risen by a standard deviation of single steps, while the learning rate doubled."""
+    """Whether the usual loss has risen by a standard deviation of single steps while the learning rate doubled, and has not
+    stayed there when the learning rate had fallen again, as that of two networks that play against each other."""
     usual, rate = history.loss.median[:, 0], history.per_step("lr")
     if not history.has_loss or not np.isfinite(usual).any():
         return []
@@ -327,6 +328,9 @@ def _turned(history: History) -> list[Found]:
     if not is_up.any():
         return []
     row = int(is_up.argmax())
+    has_fallen = (rate <= rate[low[row]]) & (np.arange(len(rate)) >= row)
+    if middle(usual[has_fallen]) >= usual[row]:
+        return []
     losses, rates = ([float(x[r]) for r in (low[row], row)] for x in (np.exp(usual), rate))
     text = (
         f"The loss has turned with the learning rate: it was {_short(losses[0])} about step {history.steps[low[row]]}, at a "
@@ -363,10 +367,60 @@ def layer_ahead(history: History) -> Iterator[Found]:
             yield Found(row, tensors, {"times": times, "steps_before": growth.rise - row}, text, WINDOW)
 
 
+def _turning(history: History) -> Array:
+    """Where the gradient of a tensor has turned around: m·g is nearer to what it is then, (1 - β1)/(1 + β1) of g², than to the
+    1 - β1 of a gradient that has nothing to do with those before. NaN where that is not known."""
+    has_first = ["eps" in options and "betas" in options for options in history.options]
+    kept = [float(options["betas"][0]) if has else 0.0 for options, has in zip(history.options, has_first, strict=True)]
+    beta1 = np.where(np.array(kept) > 0, kept, np.nan)
+    share = history["m_dot_g"] / (history["grad_norm"] ** 2 * history.per_step("clip")[:, None] * (1 - beta1))
+    return np.where(np.isfinite(share), share < (1 + 1 / (1 + beta1)) / 2, np.nan)
+
+
+@_pattern(
+    means="Every step overshoots the valley along its steepest direction, so that the gradient turns around and grows: the "
+    "learning rate over √v is too large for how steep the loss is here (Cohen et al., 2022, arXiv:2207.14484). Where "
+    "gradients shrink, v shrinks with them until this happens, again and again.",
+    advice="Lower the learning rate, best by a schedule that falls as the gradients do. A lower β2 makes such spikes smaller, "
+    "since v follows sooner. Skipping steps does not help: the next gradient comes from the same weights.",
+)
+def steps_overshoot(history: History) -> Iterator[Found]:
+    """The gradients of most tensors turn around at every step, until the loss is 2.5 times, or the gradient 100 times, that of
+    the 16 steps before."""
+    gradient, turning, spikes = history.per_step("grad_norm"), _turning(history), list[tuple[int, int]]()
+    is_known = np.isfinite(turning)
+    most = np.nansum(turning, axis=1) > MOST * np.maximum(1, is_known.sum(axis=1))
+    courses = [(history.whole_gradient.values[:, 0], EXPLODED)]
+    if history.has_loss:
+        courses.append((history.loss.values[:, 0], RISEN))
+    for row in range(max(history.young, LEAST), len(history)):
+        first = max(columns(~most[: row + 1]), default=-1) + 1  # from here on most have turned around
+        is_up = any(x[row] - np.median(x[row - LEAST : row]) >= np.log(times) for x, times in courses)
+        if is_up and row - first >= LASTING and (not spikes or first > spikes[-1][1]):
+            spikes.append((first, row))
+    if spikes:
+        first, row = spikes[0]
+        tensors = columns(np.nansum(turning[first : row + 1], axis=0) > MOST * is_known[first : row + 1].sum(axis=0))
+        top = row + int(np.nanargmax(gradient[row : row + LEAST]))
+        figures = {"grad_norm": float(gradient[first]), "peak": float(gradient[top]), "times": len(spikes)}
+        text = (
+            f"The gradient of {history.names(tensors)} turned around at every step, while its norm grew from "
+            f"{_short(figures['grad_norm'])} to {_short(figures['peak'])} by step {history.steps[top]}"
+        )
+        if history.has_loss:
+            loss = history.per_step("loss")
+            text += f", and the loss from {_short(loss[first])} to {_short(np.nanmax(loss[row : row + LEAST]))}"
+        text += "."
+        if len(spikes) > 1:
+            others = ", ".join(str(history.steps[other]) for other, _ in spikes[1:4])
+            text += f" It did so again from step {others}{', …' if len(spikes) > 4 else ''} on."
+        yield Found(first, tensors, figures, text, spikes[-1][1] - first + WINDOW)
+
+
 def _exploding(history: History) -> dict[int, int]:
     """The tensors whose gradient grows EXPLODED times and goes on growing, with the rows at which it leaves its course."""
     gradient, found = history.gradient, dict[int, int]()
-    for first in range(LEAST, len(history) - LASTING, BLOCK):
+    for first in range(history.young + LEAST, len(history) - LASTING, BLOCK):
         above = np.nan_to_num(gradient.values[first : first + WINDOW] - gradient.median[first], nan=-np.inf)
         for i in columns(above.max(axis=0) >= np.log(EXPLODED)):
             top = int(above[:, i].argmax())

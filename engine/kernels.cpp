@@ -883,9 +883,37 @@ Sum rule_sum([[maybe_unused]] const Job &job, [[maybe_unused]] int sum, [[maybe_
         return {};
 }
 
+// ---- rows of sparse gradients
+
+template <class T> void sum_rows_as(const Row *rows, int64_t count, Format format, int64_t length, char *to) {
+    alignas(64) T total[block], added[block];
+    for (int64_t at = 0; at < length; at += block) {
+        const int n = int(std::min<int64_t>(block, length - at));
+        const int64_t offset = at * int64_t(size_of(format));
+        std::fill_n(total, n, T(0));
+        for (int64_t i = 0; i < count; ++i) {
+            const T *terms = added;
+            if (format == native<T>)
+                terms = reinterpret_cast<const T *>(rows[i].gradient + offset);
+            else
+                decode(format, rows[i].gradient + offset, added, n);
+#pragma omp simd
+            for (int j = 0; j < n; ++j) total[j] += terms[j];
+        }
+        encode(format, total, to + offset, n);
+    }
+}
+
+void sum_rows(const Row *rows, int64_t count, Format format, int64_t length, char *to) {
+    if (format == Format::f64)
+        sum_rows_as<double>(rows, count, format, length, to);
+    else
+        sum_rows_as<float>(rows, count, format, length, to);
+}
+
 } // namespace
 
 extern const Kernels kernels;
-const Kernels kernels = {ADAMAS_STRING(ADAMAS_ISA), step, square_sum, rule_sum<most_sums>};
+const Kernels kernels = {ADAMAS_STRING(ADAMAS_ISA), step, square_sum, rule_sum<most_sums>, sum_rows};
 
 } // namespace adamas::ADAMAS_ISA

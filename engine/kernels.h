@@ -13,11 +13,21 @@ enum class Weights : uint8_t { nearest, stochastic, split };
 
 constexpr int slot_count = STATES + most_states;
 
+// A row of a gradient that has only some: its index in the weight, and its elements.
+struct Row {
+    int64_t index;
+    const char *gradient;
+};
+
 // The input of a kernel: one parameter.
 struct Job {
     Operand operands[slot_count];
     int64_t numel;
     int64_t row; // elements in a row if a moment has codes, else 0
+    // The rows of a gradient that has only some, and the elements of each. The elements of the job are theirs, one row
+    // after the other; the kernels get runs of consecutive rows (adamas::each_run). Null for a gradient that has all.
+    const Row *gradient_rows;
+    int64_t gradient_row;
     // Whether something comes between two rows: in the numbers of blocks, or in the memory of codes or scales.
     bool rows_apart;
     // The numbers of the elements and blocks in the whole tensor, if this is a part of one.
@@ -65,6 +75,8 @@ struct Kernels {
     void (*step)(const Job &, int64_t begin, int64_t end, Statistics *);
     Sum (*square_sum)(const Job &, int64_t begin, int64_t end);
     Sum (*rule_sum)(const Job &, int sum, int64_t begin, int64_t end); // the rule's sum of this index
+    // Σ of `count` rows of `length` elements, in order, rounded once to the format of the rows.
+    void (*sum_rows)(const Row *, int64_t count, Format, int64_t length, char *to);
 };
 
 const Kernels &best_kernels();                  // chosen once, for this processor

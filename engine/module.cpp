@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "exchange.h"
+#include "rows.h"
 #include "snapshot.h"
 #include "threads.h"
 #include "trail.h"
@@ -65,6 +66,7 @@ class Group {
         Trail trail;
         bool is_distributed = nb::hasattr(tensor, "_local_tensor"); // a DTensor of PyTorch
         nb::object gradient_spec; // the specification of the last gradient that lay as such a weight does
+        GradientRows rows;        // of the last gradient, if it had only some
     };
     std::vector<Parameter> parameters;
     std::array<nb::object, slot_count> slot_names;  // invalid for tensors that the group doesn't have
@@ -72,6 +74,7 @@ class Group {
     std::vector<nb::object> scalar_names;           // "step" first
     nb::object as_scalar;                           // converts any number to a scalar of the state; None if it is none
     nb::object gradient_of; // the gradient of a weight, of a DTensor the part here; raises if it lies otherwise
+    nb::object rows_of;     // the indices and the values of a sparse gradient's rows, or None; None if none is taken
     nb::object grad = nb::steal(PyUnicode_InternFromString("grad"));
     nb::object requires_grad = nb::steal(PyUnicode_InternFromString("requires_grad"));
     nb::object is_neg = nb::steal(PyUnicode_InternFromString("is_neg"));
@@ -89,7 +92,8 @@ class Group {
     std::vector<nb::object> kept;    // keeps tensors alive for the kernels, even if another thread releases them
     Buffers buffers;                 // does the same for arrays that are read through the buffer protocol
     std::array<View, slot_count> views;
-    std::vector<int64_t> shape;          // of the weight,
+    bool has_some_rows = false;          // whether the gradient has only some rows of
+    std::vector<int64_t> shape;          // the weight, whose shape this is,
     int rows = 0;                        // the dimensions that number its rows,
     int64_t row = 0;                     // and the elements in a row
     std::vector<double> current_scalars; // of the parameter that is being collected
@@ -137,6 +141,32 @@ class Group {
         return keep(std::move(found));
     }
 
+    // The values of a sparse gradient, one for each of its rows, which `parameter.rows` then has; of any other gradient
+    // that is no array, raises the given problem.
+    TensorView view_of_rows(Parameter &parameter, nb::handle gradient, const TensorView &weight,
+                            const Unusable &problem) {
+        if (rows_of.is_none() || parameter.is_distributed || weight.dims == 0) throw problem;
+        const nb::object found = rows_of(gradient);
+        if (found.is_none()) throw problem;
+        const auto [indices, values] = nb::cast<std::pair<nb::object, nb::object>>(found);
+        nb::dlpack::dltensor list;
+        dlpack_view(keep(indices), list);
+        const TensorView view = view_of(keep(values), buffers);
+        const bool fits = view.dims == weight.dims && view.is_complex == weight.is_complex &&
+                          std::equal(weight.sizes + 1, weight.sizes + weight.dims, view.sizes + 1);
+        if (!fits) throw Unusable("has rows of another shape than the parameter's, or only one is complex");
+        if (!is_floating(view.format)) throw Unusable("has an integer dtype");
+        const auto *from = reinterpret_cast<const int64_t *>(static_cast<char *>(list.data) + list.byte_offset);
+        const int64_t count = view.sizes[0], total = weight.sizes[0];
+        const int64_t *wrong = std::find_if(from, from + count, [&](int64_t i) { return i < 0 || i >= total; });
+        if (wrong != from + count)
+            throw Unusable("has the row " + std::to_string(*wrong) + ", and the parameter has " +
+                           std::to_string(total) + " rows");
+        const int64_t length = view.numel * (view.is_complex ? 2 : 1) / std::max<int64_t>(count, 1);
+        parameter.rows.assign(*chosen_kernels, from, view.data, count, total, view.format, length);
+        return view;
+    }
+
     TensorView view_of_state(Parameter &parameter, const nb::object &key) {
         looking_at = "state", looking_at_key = key;
         PyObject *found = PyDict_GetItemWithError(parameter.state.ptr(), key.ptr());
@@ -172,10 +202,20 @@ class Group {
             kept.push_back(without_pending_signs(gradient));
             gradient = kept.back();
         }
-        const TensorView seen = view_of(gradient.ptr(), buffers);
-        parameter.trail.leave(gradient.ptr(), seen.sizes);
-        if (!same_shape(weight, seen)) throw Unusable("has another shape than the parameter, or only one is complex");
-        if (!is_floating(seen.format)) throw Unusable("has an integer dtype");
+        TensorView seen;
+        has_some_rows = false;
+        try {
+            seen = view_of(gradient.ptr(), buffers);
+        } catch (const Unusable &problem) {
+            seen = view_of_rows(parameter, gradient, weight, problem);
+            has_some_rows = true;
+        }
+        if (!has_some_rows) {
+            parameter.trail.leave(gradient.ptr(), seen.sizes);
+            if (!same_shape(weight, seen))
+                throw Unusable("has another shape than the parameter, or only one is complex");
+            if (!is_floating(seen.format)) throw Unusable("has an integer dtype");
+        }
         describe(seen, views[GRADIENT]);
         if (given) {
             reads.push_back({extent_of(seen), &parameter.name, views[GRADIENT] == views[WEIGHT]});
@@ -302,9 +342,11 @@ class Group {
 
   public:
     Group(nb::list records, int rule_index, bool penalized, const std::string &weights_mode, nb::list slots,
-          nb::list scales, nb::object low_bits, nb::list scalar_names_, nb::object as_scalar, nb::object gradient_of)
+          nb::list scales, nb::object low_bits, nb::list scalar_names_, nb::object as_scalar, nb::object gradient_of,
+          nb::object rows_of)
         : as_scalar(std::move(as_scalar)),
           gradient_of(std::move(gradient_of)),
+          rows_of(std::move(rows_of)),
           rule(rule_at(rule_index)),
           penalized(penalized) {
         weights = weights_mode == "split"        ? Weights::split
@@ -359,10 +401,11 @@ class Group {
                 scaled |= is_scaled(view.format);
                 draws |= rule.states[s].draw >= 0 && is_rounded(view);
             }
-            Job &job = work.add(views.data(), draws || scaled);
+            Job &job = work.add(views.data(), draws || scaled || has_some_rows);
             job.row = scaled ? row : 0;
             if ((draws || scaled) && !parameters[i].whole.empty())
                 work.place_last(shape, parameters[i].offset, parameters[i].whole);
+            if (has_some_rows) work.restrict_last(parameters[i].rows.rows(), shape[0]);
             job.rows_apart = job.blocks.dims != 0;
             for (int s = 0; s < rule.state_count; ++s) {
                 const Operand &state = job.operands[STATES + s];
@@ -389,6 +432,7 @@ class Group {
         for (const nb::object &object : kept) Py_VISIT(object.ptr());
         Py_VISIT(as_scalar.ptr());
         Py_VISIT(gradient_of.ptr());
+        Py_VISIT(rows_of.ptr());
         return 0;
     }
 
@@ -672,9 +716,10 @@ NB_MODULE(_engine, m) {
     nb::set_leak_warnings(false);
     nb::class_<Group>(m, "Group", nb::type_slots(group_slots))
         .def(nb::init<nb::list, int, bool, const std::string &, nb::list, nb::list, nb::object, nb::list, nb::object,
-                      nb::object>(),
+                      nb::object, nb::object>(),
              "records"_a, "rule"_a, "penalized"_a, "weights"_a, "slots"_a, "scale_names"_a, "low_bits"_a.none(),
-             "scalars"_a, "as_scalar"_a.none(), "gradient_of"_a)
+             "scalars"_a, "as_scalar"_a.none(), "gradient_of"_a,
+             "rows_of"_a.none())
         .def("collect", &Group::collect, "gradients"_a = nb::none())
         .def("collected", &Group::collected)
         .def("written", &Group::written)

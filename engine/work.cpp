@@ -47,6 +47,25 @@ std::vector<int64_t> row_major(const std::vector<int64_t> &sizes) {
     return strides;
 }
 
+// Calls body(job, begin, end) for the elements [begin, end) of a job. If its gradient has only some rows, that is for
+// each run of consecutive ones, with the job and the elements of the whole parameter, of which they are a part; so the
+// numbers of elements and blocks are those of the whole, and with them the random numbers.
+template <class Body> void each_run(const Job &job, int64_t begin, int64_t end, Body &&body) {
+    if (job.gradient_rows == nullptr) return body(job, begin, end);
+    Job run = job;
+    Operand &gradient = run.operands[GRADIENT];
+    const int64_t length = job.gradient_row, bytes = int64_t(size_of(gradient.format));
+    for (int64_t at = begin, next; at < end; at = next) {
+        const Row *row = job.gradient_rows + at / length, *last = row;
+        for (next = at - at % length + length; next < end; next += length, ++last)
+            if (last[1].index != last->index + 1 || last[1].gradient != last->gradient + length * bytes) break;
+        next = std::min(next, end);
+        gradient.data = const_cast<char *>(row->gradient) - row->index * length * bytes;
+        const int64_t first = row->index * length + at % length;
+        body(run, first, first + (next - at));
+    }
+}
+
 } // namespace
 
 void Work::clear() {
@@ -128,6 +147,14 @@ void Work::place_last(const std::vector<int64_t> &sizes, const std::vector<int64
     job.blocks = layout(part, steps, in_order(part));
 }
 
+void Work::restrict_last(const std::vector<Row> &rows, int64_t total) {
+    Job &job = jobs_.back();
+    total_ -= job.numel;
+    job.gradient_rows = rows.data(), job.gradient_row = total == 0 ? 0 : job.numel / total;
+    job.numel = int64_t(rows.size()) * job.gradient_row;
+    total_ += job.numel;
+}
+
 // Calls body(job, begin, end) for ranges that together cover every job once. Every thread has its own range of
 // portions, since memory is fastest in long runs; a thread that finishes early takes portions from the others.
 template <class Body> void Work::share(int threads, Body &&body) const {
@@ -171,9 +198,11 @@ template <class Body> void Work::each_part(int64_t from, int64_t to, Body &&body
 void Work::step(const Kernels &kernels, int threads, Statistics *statistics) const {
     std::mutex mutex;
     share(threads, [&](size_t job, int64_t begin, int64_t end) {
-        if (statistics == nullptr) return kernels.step(jobs_[job], begin, end, nullptr);
         Statistics part;
-        kernels.step(jobs_[job], begin, end, &part);
+        each_run(jobs_[job], begin, end, [&](const Job &run, int64_t first, int64_t last) {
+            kernels.step(run, first, last, statistics == nullptr ? nullptr : &part);
+        });
+        if (statistics == nullptr) return;
         const std::lock_guard lock(mutex);
         statistics[job].add(part);
     });
@@ -183,7 +212,10 @@ Work::Measure Work::square_sum(const Kernels &kernels, int threads) const {
     Measure result;
     std::mutex mutex;
     share(threads, [&](size_t job, int64_t begin, int64_t end) {
-        const Sum part = kernels.square_sum(jobs_[job], begin, end);
+        Sum part;
+        each_run(jobs_[job], begin, end, [&](const Job &run, int64_t first, int64_t last) {
+            part = sum_of(part, kernels.square_sum(run, first, last));
+        });
         const std::lock_guard lock(mutex);
         result.sum = sum_of(result.sum, part);
         if (!part.finite && (result.first_nonfinite < 0 || int64_t(job) < result.first_nonfinite))

@@ -40,6 +40,8 @@ class Work {
     // on.
     void place_last(const std::vector<int64_t> &sizes, const std::vector<int64_t> &offset,
                     const std::vector<int64_t> &whole);
+    // Restricts the last job to the rows of a gradient that has only some of `total`; `rows` has to stay valid.
+    void restrict_last(const std::vector<Row> &rows, int64_t total);
     std::vector<Job> &jobs() { return jobs_; }
 
     // Adds statistics of each job, unless they are null.

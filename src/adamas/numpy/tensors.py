@@ -7,6 +7,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from ..rule.declaration import Member
 from ..rule.layout import Part
 from ..step.namespaces.numpy import Namespace
 from ..step.record import TensorView
@@ -58,7 +59,11 @@ class _Tensors:
         """None: arrays have no gradients of their own."""
 
     @staticmethod
-    def check_gradient(gradient: Array, name: str, optimizer: str) -> None:
+    def rows_of(gradient: Array) -> None:
+        """None: arrays are dense."""
+
+    @staticmethod
+    def check_gradient(gradient: Array, name: str, member: Member) -> None:
         """Does nothing: ``arrays.gradient_view`` has checked it."""
 
     @staticmethod

@@ -380,6 +380,8 @@ class Member:
         advance: computes the scalars of the next step.
         conflict: returns what is wrong with hyperparameters that contradict each other, in PyTorch's words, or ``""``.
         variant_of: the member with the same state, if only defaults differ (Adam for AdamW).
+        steps_rows: whether a sparse gradient, which has only some rows of a weight, steps these and leaves the others, with
+            their states, as they are.
         notes: further text for the docstrings, in reStructuredText.
         heading: the heading of its section in ``docs/members.md``, if that is not its name.
         page: the text of that section in Markdown: what the member is for, and its sources.
@@ -398,6 +400,7 @@ class Member:
     advance: Callable[[Hypers, Scalars], dict[str, float]] = lambda hyper, scalars: {"step": scalars["step"] + 1}
     conflict: Callable[[Hypers], str] = lambda hyper: ""
     variant_of: str | None = None
+    steps_rows: bool = False
     notes: str = ""
     heading: str = ""
     page: str = ""

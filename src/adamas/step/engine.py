@@ -99,6 +99,7 @@ class EngineExecutor(Executor):
             list(spec.scalar_names),
             spec.tensors.as_scalar,
             spec.tensors.gradient_of,
+            spec.tensors.rows_of if spec.member.steps_rows else None,
         )
 
     def look(self, gradients: list[Tensor | None] | None) -> None:
@@ -110,7 +111,7 @@ class EngineExecutor(Executor):
             if gradients is None:
                 gradient_of = self.spec.tensors.gradient_of
                 gradients = [gradient_of(record.weight) for record in self.records]
-            if not check_gradients(self.spec, self.records, gradients):
+            if not check_gradients(self.spec, self.records, gradients, steps_rows=True):
                 raise
             self.scalars = self.group.collect(self._given)
 
@@ -124,10 +125,13 @@ class EngineExecutor(Executor):
         return [self.records[i] for i in self.group.collected_positions()]
 
     def gradients(self) -> list[Tensor]:
-        """See ``Executor.gradients``."""
-        if self._given is not None:
-            return [gradient for gradient in self._given if gradient is not None]
-        return [self.spec.tensors.gradient_of(weight) for weight in self.group.collected()]
+        """See ``Executor.gradients``. Of a sparse gradient, these are the values."""
+        gradients = self._given
+        if gradients is None:
+            gradients = [self.spec.tensors.gradient_of(weight) for weight in self.group.collected()]
+        present = [gradient for gradient in gradients if gradient is not None]
+        rows = map(self.spec.tensors.rows_of, present)
+        return [gradient if found is None else found[1] for gradient, found in zip(present, rows, strict=True)]
 
     def square_sum(self, threads: int) -> tuple[list[float], str | None]:
         """See ``Executor.square_sum``."""

@@ -213,15 +213,18 @@ class DeviceExecutor(Executor):
         """The name of the first parameter with a nonfinite gradient, for which the host waits."""
 
 
-def check_gradients(spec: GroupSpec, records: Sequence[Record], gradients: Sequence[Tensor | None]) -> bool:
+def check_gradients(
+    spec: GroupSpec, records: Sequence[Record], gradients: Sequence[Tensor | None], steps_rows: bool = False
+) -> bool:
     """Raises if a gradient is of an unsupported kind, and initializes states that were emptied.
 
-    Returns whether a state was initialized.
+    ``steps_rows`` is whether the executor steps the rows of sparse gradients. Returns whether a state was initialized.
     """
     begun = False
     for record, gradient in zip(records, gradients, strict=True):
         if gradient is not None:
-            spec.tensors.check_gradient(gradient, record.name, spec.member.name)
+            if not (steps_rows and spec.member.steps_rows and spec.tensors.rows_of(gradient) is not None):
+                spec.tensors.check_gradient(gradient, record.name, spec.member)
             if not record.state:
                 begin_state(
                     spec.tensors, spec.member, spec.group, record.weight, record.place, record.state, record.is_divided

@@ -164,13 +164,19 @@ class Tensors(Protocol):
             ValueError: the gradient lies on other processes than the weight.
         """
 
-    def check_gradient(self, gradient: Tensor, name: str, optimizer: str) -> None:
-        """Raises if the gradient is of an unsupported kind, such as a sparse tensor.
+    def rows_of(self, gradient: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The rows of a sparse gradient: their indices, as int64, and their values, a row for each; both contiguous.
+
+        A row may be there several times; its gradient is the sum. None if the gradient is dense, or the engine cannot step it.
+        """
+
+    def check_gradient(self, gradient: Tensor, name: str, member: Member) -> None:
+        """Raises if the gradient is of an unsupported kind, such as a sparse tensor where no rows are stepped.
 
         Args:
             gradient: the gradient.
             name: the name of the parameter, for the message.
-            optimizer: the name of the optimizer, for the message.
+            member: the member.
         """
 
     def refuse_alone(self, name: str, option: str) -> None:

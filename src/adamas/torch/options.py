@@ -7,6 +7,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -15,6 +16,7 @@ from ..rule import options
 from ..rule.declaration import Flag, Hyperparameter, Limit, Member, Number, Shares
 from ..rule.hyperparameters import Terms, checked, shown
 from ..rule.layout import HALVES, WIDTHS, is_reduced
+from ..rule.members import MEMBERS
 from ..rule.shared import declared
 from ..schedules import Schedule
 from .distributed import check_distributed, is_distributed
@@ -175,6 +177,24 @@ def refuse_wrapper(tensor: Tensor, name: str) -> None:
     raise ValueError(
         f"{name} is a {kind}, which has its values in other tensors, but adamas.torch steps only plain tensors and "
         "DTensors of them: pass those, or use torch.optim for this parameter"
+    )
+
+
+def refuse_sparse(gradient: Tensor, name: str, member: Member) -> NoReturn:
+    """Raises RuntimeError: no rows of the gradient can be stepped; ``name`` is its name in the message."""
+    dense = "make it dense (for an embedding: sparse=False)"
+    if not member.steps_rows:
+        others = ", ".join(other.name for other in MEMBERS.values() if other.steps_rows)
+        raise RuntimeError(
+            f"{member.name} does not support sparse gradients, and {name} is {gradient.layout}: {dense}, or use a member that "
+            f"steps single rows ({others}) for this parameter"
+        )
+    kind = str(gradient.layout)
+    if gradient.layout == torch.sparse_coo:
+        kind += f" with {gradient.sparse_dim()} sparse dimensions"
+    raise RuntimeError(
+        f"{member.name} steps the rows of sparse gradients if the parameter is a plain tensor on the CPU and the gradient is "
+        f"torch.sparse_coo with 1 sparse dimension, and {name} is {kind}, on {gradient.device}: {dense}"
     )
 
 

@@ -233,7 +233,12 @@ class Released:
     def _add_up(self, p: Any) -> None:
         """Adds the gradient of a parameter to its sum, and frees it."""
         whole, single = self._optimizer, self._single(p)
-        TENSORS.check_gradient(local_of(p.grad), single.name, type(whole).__name__)
+        if p.grad.layout != torch.strided:
+            raise RuntimeError(
+                f"accumulate= adds up dense gradients, and that of parameter {single.name} is {p.grad.layout}: use "
+                "accumulate=None, or make it dense (for an embedding: sparse=False)"
+            )
+        TENSORS.check_gradient(local_of(p.grad), single.name, whole._member)
         if p not in self._sums:
             name = (given_names(single.param_groups[0]) or [str(single.position.among_all)])[0]
             seed, state = whole.param_groups[single.position.group]["seed"], whole.state.get(p, {})

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from ..rule.declaration import Member
 from ..rule.layout import LOW_BITS, Part
 from ..step.namespaces.torch import Namespace
 from ..step.record import TensorView
 from . import distributed, storage
 from .distributed import is_distributed, local_of
-from .options import refuse_alone, refuse_wrapper
+from .options import refuse_alone, refuse_sparse, refuse_wrapper
 
 
 class Tensors:
@@ -73,13 +74,18 @@ class Tensors:
         return distributed.waited_for(local_of(gradient))
 
     @staticmethod
-    def check_gradient(gradient: Tensor, name: str, optimizer: str) -> None:
+    def rows_of(gradient: Tensor) -> tuple[Tensor, Tensor] | None:
+        """See ``adamas.step.record.Tensors.rows_of``."""
+        if gradient.layout != torch.sparse_coo or gradient.sparse_dim() != 1 or gradient.device.type != "cpu":
+            return None
+        # Not coalesced, which copies all values: the engine sorts the indices, and adds up the rows that are there twice.
+        return gradient._indices()[0].contiguous(), gradient._values().resolve_conj().resolve_neg().contiguous()
+
+    @staticmethod
+    def check_gradient(gradient: Tensor, name: str, member: Member) -> None:
         """Refuses sparse gradients, and tensors that have their values in other tensors."""
         if gradient.layout != torch.strided:
-            raise RuntimeError(
-                f"{optimizer} does not support sparse gradients, and that of parameter {name} is {gradient.layout}: make it "
-                "dense (for an embedding: sparse=False), or use torch.optim.SparseAdam for this parameter"
-            )
+            refuse_sparse(gradient, f"that of parameter {name}", member)
         if is_distributed(gradient):
             raise ValueError(
                 f"the gradient of parameter {name} is a DTensor, but must be a plain tensor, as the parameter is"

@@ -44,6 +44,7 @@ ADAGRAD = Member(
     numbers=_numbers,
     names={"second": "sum"},
     starts={"second": "initial_accumulator_value"},
+    steps_rows=True,
     notes="Suits sparse features; its effective rate only decreases.",
     heading="AdaGrad",
     page=r"""

@@ -67,6 +67,7 @@ ADAM = Member(
     make_rule=_rule,
     numbers=_numbers,
     names={"first": "exp_avg", "second": "exp_avg_sq", "maximum": "max_exp_avg_sq"},
+    steps_rows=True,
     page=r"""
 Momentum, RMSprop and bias correction. It works with its default rate on most problems, and is not sensitive to the
 scale of the gradients or the loss. For weight decay use AdamW. Source: [Kingma and Ba,

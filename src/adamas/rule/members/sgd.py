@@ -43,6 +43,7 @@ SGD = Member(
     numbers=_numbers,
     names={"first": "momentum_buffer"},
     conflict=_conflict,
+    steps_rows=True,
     notes=(
         r"with :math:`m_1 = g_1`; Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum, the only state is the "
         "step count."

@@ -66,7 +66,8 @@ class Group {
         Trail trail;
         bool is_distributed = nb::hasattr(tensor, "_local_tensor"); // a DTensor of PyTorch
         nb::object gradient_spec; // the specification of the last gradient that lay as such a weight does
-        GradientRows rows;        // of the last gradient, if it had only some
+        bool had_rows = false;    // whether the last gradient had only some rows,
+        GradientRows rows;        // and these
     };
     std::vector<Parameter> parameters;
     std::array<nb::object, slot_count> slot_names;  // invalid for tensors that the group doesn't have
@@ -141,17 +142,16 @@ class Group {
         return keep(std::move(found));
     }
 
-    // The values of a sparse gradient, one for each of its rows, which `parameter.rows` then has; of any other gradient
-    // that is no array, raises the given problem.
-    TensorView view_of_rows(Parameter &parameter, nb::handle gradient, const TensorView &weight,
-                            const Unusable &problem) {
-        if (rows_of.is_none() || parameter.is_distributed || weight.dims == 0) throw problem;
+    // Whether the gradient is sparse and has only some rows of the weight. If so, `view` then is their values, and
+    // `parameter.rows` has the rows.
+    bool has_rows(Parameter &parameter, nb::handle gradient, const TensorView &weight, TensorView &view) {
+        if (rows_of.is_none() || parameter.is_distributed || weight.dims == 0) return false;
         const nb::object found = rows_of(gradient);
-        if (found.is_none()) throw problem;
+        if (found.is_none()) return false;
         const auto [indices, values] = nb::cast<std::pair<nb::object, nb::object>>(found);
         nb::dlpack::dltensor list;
         dlpack_view(keep(indices), list);
-        const TensorView view = view_of(keep(values), buffers);
+        view = view_of(keep(values), buffers);
         const bool fits = view.dims == weight.dims && view.is_complex == weight.is_complex &&
                           std::equal(weight.sizes + 1, weight.sizes + weight.dims, view.sizes + 1);
         if (!fits) throw Unusable("has rows of another shape than the parameter's, or only one is complex");
@@ -164,7 +164,7 @@ class Group {
                            std::to_string(total) + " rows");
         const int64_t length = view.numel * (view.is_complex ? 2 : 1) / std::max<int64_t>(count, 1);
         parameter.rows.assign(*chosen_kernels, from, view.data, count, total, view.format, length);
-        return view;
+        return true;
     }
 
     TensorView view_of_state(Parameter &parameter, const nb::object &key) {
@@ -202,14 +202,19 @@ class Group {
             kept.push_back(without_pending_signs(gradient));
             gradient = kept.back();
         }
+        // A sparse gradient is recognised by what it is no array: for each tensor, asking whether it is sparse would take
+        // as long as its arithmetic, if that is small. The exception takes a millisecond, so it is raised once.
         TensorView seen;
-        has_some_rows = false;
-        try {
-            seen = view_of(gradient.ptr(), buffers);
-        } catch (const Unusable &problem) {
-            seen = view_of_rows(parameter, gradient, weight, problem);
-            has_some_rows = true;
+        has_some_rows = parameter.had_rows && has_rows(parameter, gradient, weight, seen);
+        if (!has_some_rows) {
+            try {
+                seen = view_of(gradient.ptr(), buffers);
+            } catch (const Unusable &) {
+                has_some_rows = has_rows(parameter, gradient, weight, seen);
+                if (!has_some_rows) throw;
+            }
         }
+        parameter.had_rows = has_some_rows;
         if (!has_some_rows) {
             parameter.trail.leave(gradient.ptr(), seen.sizes);
             if (!same_shape(weight, seen))

@@ -47,6 +47,50 @@ std::vector<int64_t> row_major(const std::vector<int64_t> &sizes) {
     return strides;
 }
 
+// Hints for the processor, which fetches what a step reads of a row before the row's turn: rows of an embedding are far
+// apart and short, and a step would wait for each of them.
+class RowFetch {
+    struct Span {
+        const char *data;
+        int64_t bytes; // of a row
+    };
+    Span spans[2 * slot_count];
+    int count = 0;
+    int64_t gradient_bytes;
+
+    static void fetch([[maybe_unused]] const char *data, int64_t bytes) {
+        constexpr int64_t line = 64, most = 16 * line; // what follows is fetched by the processor itself
+        for (int64_t at = 0; at < std::min(bytes, most); at += line) {
+#ifdef __GNUC__
+            __builtin_prefetch(data + at, 1);
+#endif
+        }
+    }
+
+  public:
+    static constexpr int ahead = 4; // rows
+
+    explicit RowFetch(const Job &job) {
+        const int64_t length = job.gradient_row;
+        gradient_bytes = length * int64_t(size_of(job.operands[GRADIENT].format));
+        for (int slot = 0; slot < slot_count; ++slot) {
+            const Operand &x = job.operands[slot];
+            if (slot == GRADIENT || x.data == nullptr || x.dims != 0) continue;
+            const int64_t rows = job.row ? length / job.row : 1;
+            spans[count++] = {x.data, is_packed(x.format) ? rows * packed_bytes(job.row)
+                                                          : length * int64_t(size_of(x.format))};
+            if (is_scaled(x.format) && x.scale_layout.dims == 0)
+                spans[count++] = {reinterpret_cast<const char *>(x.scales),
+                                  rows * blocks_of(job.row) * int64_t(sizeof(float))};
+        }
+    }
+
+    void operator()(const Row &row) const {
+        fetch(row.gradient, gradient_bytes);
+        for (int i = 0; i < count; ++i) fetch(spans[i].data + row.index * spans[i].bytes, spans[i].bytes);
+    }
+};
+
 // Calls body(job, begin, end) for the elements [begin, end) of a job. If its gradient has only some rows, that is for
 // each run of consecutive ones, with the job and the elements of the whole parameter, of which they are a part; so the
 // numbers of elements and blocks are those of the whole, and with them the random numbers.
@@ -55,8 +99,11 @@ template <class Body> void each_run(const Job &job, int64_t begin, int64_t end, 
     Job run = job;
     Operand &gradient = run.operands[GRADIENT];
     const int64_t length = job.gradient_row, bytes = int64_t(size_of(gradient.format));
+    const RowFetch fetch(job);
+    const Row *const rows_end = job.gradient_rows + (end + length - 1) / length;
     for (int64_t at = begin, next; at < end; at = next) {
         const Row *row = job.gradient_rows + at / length, *last = row;
+        if (rows_end - row > fetch.ahead) fetch(row[fetch.ahead]);
         for (next = at - at % length + length; next < end; next += length, ++last)
             if (last[1].index != last->index + 1 || last[1].gradient != last->gradient + length * bytes) break;
         next = std::min(next, end);

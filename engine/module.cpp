@@ -202,8 +202,8 @@ class Group {
             kept.push_back(without_pending_signs(gradient));
             gradient = kept.back();
         }
-        // A sparse gradient is recognised by what it is no array: for each tensor, asking whether it is sparse would take
-        // as long as its arithmetic, if that is small. The exception takes a millisecond, so it is raised once.
+        // A sparse gradient cannot be read as an array. Asking every gradient whether it is sparse would slow down the
+        // step of small tensors; the exception takes a millisecond, so what the last gradient was is remembered.
         TensorView seen;
         has_some_rows = parameter.had_rows && has_rows(parameter, gradient, weight, seen);
         if (!has_some_rows) {
@@ -723,8 +723,7 @@ NB_MODULE(_engine, m) {
         .def(nb::init<nb::list, int, bool, const std::string &, nb::list, nb::list, nb::object, nb::list, nb::object,
                       nb::object, nb::object>(),
              "records"_a, "rule"_a, "penalized"_a, "weights"_a, "slots"_a, "scale_names"_a, "low_bits"_a.none(),
-             "scalars"_a, "as_scalar"_a.none(), "gradient_of"_a,
-             "rows_of"_a.none())
+             "scalars"_a, "as_scalar"_a.none(), "gradient_of"_a, "rows_of"_a.none())
         .def("collect", &Group::collect, "gradients"_a = nb::none())
         .def("collected", &Group::collected)
         .def("written", &Group::written)

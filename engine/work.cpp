@@ -77,8 +77,8 @@ class RowFetch {
             const Operand &x = job.operands[slot];
             if (slot == GRADIENT || x.data == nullptr || x.dims != 0) continue;
             const int64_t rows = job.row ? length / job.row : 1;
-            spans[count++] = {x.data, is_packed(x.format) ? rows * packed_bytes(job.row)
-                                                          : length * int64_t(size_of(x.format))};
+            spans[count++] = {x.data,
+                              is_packed(x.format) ? rows * packed_bytes(job.row) : length * int64_t(size_of(x.format))};
             if (is_scaled(x.format) && x.scale_layout.dims == 0)
                 spans[count++] = {reinterpret_cast<const char *>(x.scales),
                                   rows * blocks_of(job.row) * int64_t(sizeof(float))};

@@ -274,11 +274,11 @@ def test_dropped_sums_are_gone_and_others_are_given_back() -> None:
 
 
 def test_a_sparse_gradient_is_not_added_up() -> None:
-    """As it is not stepped; the message names the parameter."""
+    """The sum is dense; the message names the parameter."""
     layer = nn.Embedding(9, 3, sparse=True)
     optimizer = at.SGD(layer.named_parameters())
     at.release(optimizer, 2, accumulate="bfloat16")
-    with pytest.raises(RuntimeError, match="SGD does not support sparse gradients, and that of parameter 'weight' is"):
+    with pytest.raises(RuntimeError, match="accumulate= adds up dense gradients, and that of parameter 'weight' is"):
         layer(torch.tensor([1, 2])).sum().backward()
 
 
@@ -812,11 +812,11 @@ def test_an_interrupted_backward_pass_is_not_a_step(monkeypatch: pytest.MonkeyPa
 def test_an_error_in_step_leaves_it_incomplete() -> None:
     """Where ``step`` cannot step what is left, such as a sparse gradient."""
     run = Run({}, on_nonfinite="raise")
-    run.model.unused = nn.Parameter(torch.ones(3))
+    run.model.unused = nn.Parameter(torch.ones(3, 1))
     run.optimizer.add_param_group({"params": [("unused", run.model.unused)]})
     run.loss(0).backward()
-    run.model.unused.grad = torch.ones(3).to_sparse()
-    with pytest.raises(RuntimeError, match="does not support sparse gradients, and that of parameter 'unused'"):
+    run.model.unused.grad = torch.ones(3, 1).to_sparse()
+    with pytest.raises(RuntimeError, match=r"steps the rows of sparse gradients .* parameter 'unused'"):
         run.optimizer.step()
     with pytest.raises(RuntimeError, match=r"not completed: parameters 'tied\.bias'"):
         run.optimizer.state_dict()

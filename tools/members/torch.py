@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from adamas.rule.declaration import Flag, Hyperparameter, Member, Shares
+from adamas.rule.members import MEMBERS
 
 from .options import options_class, own_options
 from .rule import after_a_step
@@ -64,12 +65,11 @@ _FLAG_ARGUMENTS = {
     "decoupled_weight_decay": Argument("decoupled_weight_decay", "bool", "False", 'the same as ``decay="decoupled"``'),
 }
 _BASES = {"Adagrad": "EagerOptimizer"}  # its state is created at construction
-_NOTES = {
-    "Adagrad": (
-        "Sparse gradients (``torch.nn.Embedding(sparse=True)``) are refused: use ``sparse=False``, or "
-        "``torch.optim.Adagrad``, which takes them."
-    ),
-}
+_STEPS_ROWS = (
+    "Of a sparse gradient (``torch.nn.Embedding(sparse=True)``), on the CPU, the rows that are there are stepped, and all "
+    "others stay as they are, with their states."
+)
+_NOTES = {name: _STEPS_ROWS for name, member in MEMBERS.items() if member.steps_rows}
 
 _TOP = '''"""The optimizers of the family for PyTorch.
 

@@ -55,6 +55,9 @@ class SGD(Optimizer):
     with :math:`m_1 = g_1`; Nesterov's step is :math:`\eta (g_t + \mu m_t)`. Without momentum, the only state is the
     step count.
 
+    Of a sparse gradient (``torch.nn.Embedding(sparse=True)``), on the CPU, the rows that are there are stepped, and all
+    others stay as they are, with their states.
+
     Args:
         params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
         lr: learning rate η; a float, a schedule or a tensor of one element.
@@ -113,8 +116,8 @@ class Adagrad(EagerOptimizer):
 
     Suits sparse features; its effective rate only decreases.
 
-    Sparse gradients (``torch.nn.Embedding(sparse=True)``) are refused: use ``sparse=False``, or
-    ``torch.optim.Adagrad``, which takes them.
+    Of a sparse gradient (``torch.nn.Embedding(sparse=True)``), on the CPU, the rows that are there are stepped, and all
+    others stay as they are, with their states.
 
     Args:
         params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
@@ -336,6 +339,9 @@ class Adam(Optimizer):
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
         p_t &= p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
+    Of a sparse gradient (``torch.nn.Embedding(sparse=True)``), on the CPU, the rows that are there are stepped, and all
+    others stay as they are, with their states.
+
     Args:
         params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
         lr: learning rate η; a float, a schedule or a tensor of one element.
@@ -395,6 +401,9 @@ class AdamW(Adam):
     .. math:: p_t = (1 - \eta \lambda) p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
     with λ for ``weight_decay``.
+
+    Of a sparse gradient (``torch.nn.Embedding(sparse=True)``), on the CPU, the rows that are there are stepped, and all
+    others stay as they are, with their states.
 
     Args:
         params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.

@@ -694,7 +694,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         predicts its size.
         """
         params = [p for group in self.param_groups for p in group["params"] if not is_lazy(p)]
-        gradients = [local_of(p.grad) for p in params if p.grad is not None]
+        gradients = [part for p in params if p.grad is not None for part in storage.parts_of(local_of(p.grad))]
         away = {p for group in self.param_groups for p in group["params"] if self._is_offloaded(group, p)}
         states = [
             ({name: local_of(value) for name, value in state.items()}, p in away) for p, state in self.state.items()

@@ -73,6 +73,13 @@ def as_scalar(value: Any) -> Tensor | None:
     return scalar(float(value)) if is_number else None
 
 
+def parts_of(gradient: Tensor) -> tuple[Tensor, ...]:
+    """The dense tensors that a gradient consists of: two if it is sparse, its indices and its values."""
+    if gradient.layout == torch.sparse_coo:
+        return gradient._indices(), gradient._values()
+    return (gradient,)
+
+
 def is_coded(x: Tensor) -> bool:
     """Whether the tensor holds codes."""
     return x.dtype in _CODES

@@ -52,9 +52,9 @@ For sparse features and convex problems: parameters whose gradient is rarely non
 rate only decreases, so deep networks eventually stop learning. Source: [Duchi, Hazan and Singer,
 2011](https://jmlr.org/papers/v12/duchi11a.html).
 
-The gradient must be a dense tensor. `adamas.torch` refuses sparse ones (`torch.nn.Embedding(..., sparse=True)`) and
-names the parameter: use `sparse=False`, or `torch.optim.Adagrad`, which takes them. `adamas.numpy` takes only dense
-arrays; `adamas.keras` makes sparse gradients dense.
+`adamas.torch` steps the rows of sparse gradients (`torch.nn.Embedding(..., sparse=True)`) and leaves the others as they
+are, which for AdaGrad without decay is the dense step, in the time of these rows ([more](pytorch.md#sparse-gradients)).
+`adamas.numpy` takes only dense arrays; `adamas.keras` makes sparse gradients dense.
 """,
 )
 MEMBERS = (ADAGRAD,)

@@ -1,7 +1,7 @@
 """The time and memory of one optimizer step, compared with PyTorch's.
 
     python benchmarks/bench_step.py            # all rows of the README's table except the last
-    python benchmarks/bench_step.py small      # some: gpt2, small, bfloat16, loop, int8, watched, first, memory
+    python benchmarks/bench_step.py small      # some: gpt2, small, bfloat16, loop, int8, sparse, watched, first, memory
 
 Both sides run in one process, in turn, on two threads; a row is the median of the ratios of neighbouring runs after a warm-up.
 It needs a quiet machine: a second busy process makes every figure several times larger, and the ratios meaningless.
@@ -123,6 +123,40 @@ def int8() -> None:
         report(f"int8, {name}, {on}", in_turn(sides, 11 if on == "GPT-2 small" else 31), {"fused": bound})
 
 
+def of_rows(make: Make, vocabulary: int = 1_000_000, width: int = 64) -> Callable[[], float]:
+    """A function that steps 1 % of the rows of an embedding, drawn anew each time, and returns its seconds."""
+    p = torch.nn.Parameter(torch.randn(vocabulary, width).mul_(0.02))
+    optimizer, count = make([p]), vocabulary // 100
+    # Before the first step of all of its rows, the system would have to find memory for the state.
+    p.grad = sparse_gradient(torch.arange(vocabulary), torch.full_like(p, 1e-3))
+    optimizer.step()
+
+    def step() -> float:
+        p.grad = sparse_gradient(torch.randint(vocabulary, (count,)), torch.randn(count, width).mul_(0.01), vocabulary)
+        return seconds(optimizer.step)
+
+    return step
+
+
+def sparse_gradient(rows: Tensor, values: Tensor, total: int | None = None) -> Tensor:
+    """What the backward pass of an embedding gives: rows in any order, some of them several times."""
+    size = (total or len(rows), *values.shape[1:])
+    return torch.sparse_coo_tensor(rows[None], values, size, check_invariants=False)
+
+
+def sparse() -> None:
+    """1 % of the rows of an embedding, compared with ``torch.optim.SparseAdam``."""
+    for width in (64, 512):
+        sizes = 64_000_000 // width, width
+        for state, bound in (("float32", 0.5), ("int8", 0.5)):
+            sides: dict[str, Make] = {
+                "adamas": lambda params, state=state: adamas.torch.Adam(params, state=state),  # type: ignore[misc]
+                "SparseAdam": torch.optim.SparseAdam,
+            }
+            times = in_turn({name: of_rows(make, *sizes) for name, make in sides.items()}, 31)
+            report(f"{state}, 1 % of {sizes[0]} rows of {width}", times, {"SparseAdam": bound})
+
+
 def watched() -> None:
     """A step with ``watch=True``, compared with one without."""
     for state, bound in (("float32", 1.05), ("int8", 1.10)):
@@ -216,7 +250,7 @@ def _status(field: str) -> int:
         return next(int(line.split()[1]) for line in file if line.startswith(field))
 
 
-ROWS = {row.__name__: row for row in (gpt2, small, bfloat16, loop, int8, watched, first, memory)}
+ROWS = {row.__name__: row for row in (gpt2, small, bfloat16, loop, int8, sparse, watched, first, memory)}
 
 if __name__ == "__main__":
     torch.set_num_threads(THREADS)

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -65,9 +66,8 @@ class Group {
         std::vector<int64_t> offset, whole; // the place of a part in a tensor of this shape; empty for a whole tensor
         Trail trail;
         bool is_distributed = nb::hasattr(tensor, "_local_tensor"); // a DTensor of PyTorch
-        nb::object gradient_spec; // the specification of the last gradient that lay as such a weight does
-        bool had_rows = false;    // whether the last gradient had only some rows,
-        GradientRows rows;        // and these
+        nb::object gradient_spec;           // the specification of the last gradient that lay as such a weight does
+        std::unique_ptr<GradientRows> rows; // of the last gradient that had only some
     };
     std::vector<Parameter> parameters;
     std::array<nb::object, slot_count> slot_names;  // invalid for tensors that the group doesn't have
@@ -144,7 +144,7 @@ class Group {
 
     // Whether the gradient is sparse and has only some rows of the weight. If so, `view` then is their values, and
     // `parameter.rows` has the rows.
-    bool has_rows(Parameter &parameter, nb::handle gradient, const TensorView &weight, TensorView &view) {
+    bool find_rows(Parameter &parameter, nb::handle gradient, const TensorView &weight, TensorView &view) {
         if (rows_of.is_none() || parameter.is_distributed || weight.dims == 0) return false;
         const nb::object found = rows_of(gradient);
         if (found.is_none()) return false;
@@ -163,7 +163,8 @@ class Group {
             throw Unusable("has the row " + std::to_string(*wrong) + ", and the parameter has " +
                            std::to_string(total) + " rows");
         const int64_t length = view.numel * (view.is_complex ? 2 : 1) / std::max<int64_t>(count, 1);
-        parameter.rows.assign(*chosen_kernels, from, view.data, count, total, view.format, length);
+        if (parameter.rows == nullptr) parameter.rows = std::make_unique<GradientRows>();
+        parameter.rows->assign(*chosen_kernels, from, view.data, count, total, view.format, length);
         return true;
     }
 
@@ -203,18 +204,17 @@ class Group {
             gradient = kept.back();
         }
         // A sparse gradient cannot be read as an array. Asking every gradient whether it is sparse would slow down the
-        // step of small tensors; the exception takes a millisecond, so what the last gradient was is remembered.
+        // step of small tensors; the exception takes a millisecond, so a parameter that has had one is asked first.
         TensorView seen;
-        has_some_rows = parameter.had_rows && has_rows(parameter, gradient, weight, seen);
+        has_some_rows = parameter.rows != nullptr && find_rows(parameter, gradient, weight, seen);
         if (!has_some_rows) {
             try {
                 seen = view_of(gradient.ptr(), buffers);
             } catch (const Unusable &) {
-                has_some_rows = has_rows(parameter, gradient, weight, seen);
+                has_some_rows = find_rows(parameter, gradient, weight, seen);
                 if (!has_some_rows) throw;
             }
         }
-        parameter.had_rows = has_some_rows;
         if (!has_some_rows) {
             parameter.trail.leave(gradient.ptr(), seen.sizes);
             if (!same_shape(weight, seen))
@@ -410,7 +410,7 @@ class Group {
             job.row = scaled ? row : 0;
             if ((draws || scaled) && !parameters[i].whole.empty())
                 work.place_last(shape, parameters[i].offset, parameters[i].whole);
-            if (has_some_rows) work.restrict_last(parameters[i].rows.rows(), shape[0]);
+            if (has_some_rows) work.restrict_last(parameters[i].rows->rows(), shape[0]);
             job.rows_apart = job.blocks.dims != 0;
             for (int s = 0; s < rule.state_count; ++s) {
                 const Operand &state = job.operands[STATES + s];

@@ -245,11 +245,13 @@ template <class Body> void Work::each_part(int64_t from, int64_t to, Body &&body
 void Work::step(const Kernels &kernels, int threads, Statistics *statistics) const {
     std::mutex mutex;
     share(threads, [&](size_t job, int64_t begin, int64_t end) {
+        const auto step = [&](Statistics *part) {
+            each_run(jobs_[job], begin, end,
+                     [&](const Job &run, int64_t first, int64_t last) { kernels.step(run, first, last, part); });
+        };
+        if (statistics == nullptr) return step(nullptr);
         Statistics part;
-        each_run(jobs_[job], begin, end, [&](const Job &run, int64_t first, int64_t last) {
-            kernels.step(run, first, last, statistics == nullptr ? nullptr : &part);
-        });
-        if (statistics == nullptr) return;
+        step(&part);
         const std::lock_guard lock(mutex);
         statistics[job].add(part);
     });

@@ -26,7 +26,7 @@ STORED = [
     ("float32", "stochastic", torch.float16),
     ("bfloat16", "split", torch.float16),
 ]
-SHAPES = [(300, 64), (60, 130), (20, 3, 128), (4000,)]
+SHAPES = [(300, 64), (150, 300), (20, 3, 128), (4000,)]  # the second is cut inside a row, for threads
 
 
 @pytest.fixture(autouse=True)
@@ -358,11 +358,8 @@ def test_elements_without_rows_are_refused_by_name() -> None:
         at.Adam([("w", p)]).step()
 
 
-@pytest.mark.parametrize("executor", ["arrays", "gpu"])
-def test_other_executors_refuse_rows_by_name(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if executor == "gpu":
-        pytest.importorskip("triton")
-    monkeypatch.setenv("ADAMAS_EXECUTOR", executor)
+def test_devices_without_the_engine_refuse_rows_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAMAS_EXECUTOR", "arrays")
     p = torch.nn.Parameter(torch.ones(4, 2))
     p.grad = rows_of(torch.ones(4, 2), torch.tensor([1]))
     with pytest.raises(RuntimeError, match=r"^Adam steps the rows of sparse gradients .* on the CPU.* parameter 'w'"):

@@ -339,3 +339,11 @@ def test_gradients_are_not_kept(both: Any) -> None:
     held = weakref.ref(copies[0].grad)
     copies[0].grad = None
     assert held() is None
+
+
+def test_the_rows_of_a_sparse_gradient_are_refused_by_name(on_gpu: Callable[..., None]) -> None:
+    p = torch.nn.Parameter(torch.ones(4, 2, device=DEVICE))
+    values, rows = torch.ones(1, 2, device=DEVICE), torch.tensor([[1]], device=DEVICE)
+    p.grad = torch.sparse_coo_tensor(rows, values, (4, 2), check_invariants=True)
+    with pytest.raises(RuntimeError, match=r"^AdamW steps the rows of sparse gradients .* on the CPU.* parameter 'w'"):
+        on_gpu(ADAMW.make([("w", p)]).step)

@@ -150,7 +150,7 @@ def sparse() -> None:
         sizes = 64_000_000 // width, width
         for state, bound in (("float32", 0.5), ("int8", 0.5)):
             sides: dict[str, Make] = {
-                "adamas": lambda params, state=state: adamas.torch.Adam(params, state=state),  # type: ignore[misc]
+                "adamas": lambda params, state=state: adamas.torch.Adam(params, state=state),
                 "SparseAdam": torch.optim.SparseAdam,
             }
             times = in_turn({name: of_rows(make, *sizes) for name, make in sides.items()}, 31)

@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -28,6 +29,7 @@ using namespace nb::literals;
 namespace adamas {
 namespace {
 
+constexpr const char *another_shape = "has another shape than the parameter, or only one is complex";
 constexpr const char *shares_memory = "has elements that share memory, as after expand(), broadcast_to() or "
                                       "as_strided(), and cannot be updated in place; use "
                                       "a copy of it (clone() in PyTorch, copy() in NumPy)";
@@ -75,7 +77,7 @@ class Group {
     std::vector<nb::object> scalar_names;           // "step" first
     nb::object as_scalar;                           // converts any number to a scalar of the state; None if it is none
     nb::object gradient_of; // the gradient of a weight, of a DTensor the part here; raises if it lies otherwise
-    nb::object rows_of;     // the indices and the values of a sparse gradient's rows, or None; None if none is taken
+    nb::object rows_of;     // the rows of a sparse gradient, or None if it is dense; None if no sparse ones are taken
     nb::object grad = nb::steal(PyUnicode_InternFromString("grad"));
     nb::object requires_grad = nb::steal(PyUnicode_InternFromString("requires_grad"));
     nb::object is_neg = nb::steal(PyUnicode_InternFromString("is_neg"));
@@ -148,13 +150,14 @@ class Group {
         if (rows_of.is_none() || parameter.is_distributed || weight.dims == 0) return false;
         const nb::object found = rows_of(gradient);
         if (found.is_none()) return false;
-        const auto [indices, values] = nb::cast<std::pair<nb::object, nb::object>>(found);
+        const auto [indices, values, rows_there] = nb::cast<std::tuple<nb::object, nb::object, int64_t>>(found);
         nb::dlpack::dltensor list;
         dlpack_view(keep(indices), list);
         view = view_of(keep(values), buffers);
-        const bool fits = view.dims == weight.dims && view.is_complex == weight.is_complex &&
+        const bool fits = rows_there == weight.sizes[0] && view.dims == weight.dims &&
+                          view.is_complex == weight.is_complex &&
                           std::equal(weight.sizes + 1, weight.sizes + weight.dims, view.sizes + 1);
-        if (!fits) throw Unusable("has rows of another shape than the parameter's, or only one is complex");
+        if (!fits) throw Unusable(another_shape);
         if (!is_floating(view.format)) throw Unusable("has an integer dtype");
         const auto *from = reinterpret_cast<const int64_t *>(static_cast<char *>(list.data) + list.byte_offset);
         const int64_t count = view.sizes[0], total = weight.sizes[0];
@@ -217,8 +220,7 @@ class Group {
         }
         if (!has_some_rows) {
             parameter.trail.leave(gradient.ptr(), seen.sizes);
-            if (!same_shape(weight, seen))
-                throw Unusable("has another shape than the parameter, or only one is complex");
+            if (!same_shape(weight, seen)) throw Unusable(another_shape);
             if (!is_floating(seen.format)) throw Unusable("has an integer dtype");
         }
         describe(seen, views[GRADIENT]);

@@ -377,6 +377,15 @@ def test_a_row_that_does_not_exist_is_refused_by_name(row: int) -> None:
         at.Adam([("w", p)]).step()
 
 
+@pytest.mark.parametrize("shape", [(3, 2), (6, 2), (4, 3), (4, 2, 1)])
+def test_another_shape_is_refused_by_name(shape: tuple[int, ...]) -> None:
+    p = torch.nn.Parameter(torch.ones(4, 2))
+    p.grad = rows_of(torch.ones(4, 2), torch.tensor([1]))
+    p.data = torch.ones(shape)
+    with pytest.raises(ValueError, match="parameter 'w': its gradient has another shape than the parameter"):
+        at.Adam([("w", p)]).step()
+
+
 def test_another_problem_of_the_group_is_named() -> None:
     """And is not taken for one of the sparse gradient."""
     p, q = torch.nn.Parameter(torch.ones(4, 2)), torch.nn.Parameter(torch.ones(2))

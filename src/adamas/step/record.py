@@ -164,10 +164,11 @@ class Tensors(Protocol):
             ValueError: the gradient lies on other processes than the weight.
         """
 
-    def rows_of(self, gradient: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The rows of a sparse gradient: their indices, as int64, and their values, a row for each; both contiguous.
+    def rows_of(self, gradient: Tensor) -> tuple[Tensor, Tensor, int] | None:
+        """The rows of a sparse gradient: their indices, as int64, their values, and how many rows the dense gradient has.
 
-        A row may be there several times; its gradient is the sum. None if the gradient is dense, or the engine cannot step it.
+        Both tensors are contiguous; the values have a row for each index. A row may be there several times: its gradient is
+        the sum. None if the gradient is dense, or the engine cannot step it.
         """
 
     def check_gradient(self, gradient: Tensor, name: str, member: Member) -> None:

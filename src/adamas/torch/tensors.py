@@ -74,12 +74,13 @@ class Tensors:
         return distributed.waited_for(local_of(gradient))
 
     @staticmethod
-    def rows_of(gradient: Tensor) -> tuple[Tensor, Tensor] | None:
+    def rows_of(gradient: Tensor) -> tuple[Tensor, Tensor, int] | None:
         """See ``adamas.step.record.Tensors.rows_of``."""
         if gradient.layout != torch.sparse_coo or gradient.sparse_dim() != 1 or gradient.device.type != "cpu":
             return None
         # Not coalesced, which copies all values: the engine sorts the indices, and adds up the rows that are there twice.
-        return gradient._indices()[0].contiguous(), gradient._values().resolve_conj().resolve_neg().contiguous()
+        values = gradient._values().resolve_conj().resolve_neg().contiguous()
+        return gradient._indices()[0].contiguous(), values, gradient.shape[0]
 
     @staticmethod
     def check_gradient(gradient: Tensor, name: str, member: Member) -> None:

@@ -576,6 +576,27 @@ def test_trap_T38_a_scale_that_cannot_be_is_refused(moment: str, bad: float) -> 
     assert (other.state_dict()["state"][0][f"{moment}_grid"] < 0).any()
 
 
+def test_trap_T56_one_optimizer_has_matrices_and_everything_else() -> None:
+    """Other implementations of Muon take matrices alone, so that a model needs a second optimizer, schedule and checkpoint."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(8, 16), torch.nn.Linear(16, 16), torch.nn.LayerNorm(16), torch.nn.Linear(16, 8)
+    )
+    optimizer = at.Muon(model, lr=0.02 * cosine(60), max_grad_norm="auto")
+    given = torch.arange(8)
+    for _ in range(60):
+        loss = torch.nn.functional.cross_entropy(model(given), given.roll(1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.01
+    stepped = {p for group in optimizer.param_groups for p in group["params"]}
+    assert stepped == {*model.parameters()} == optimizer.state.keys()
+    assert {group["lr"] for group in optimizer.param_groups} == {0.0}
+    moments = {name for state in optimizer.state.values() for name in state}
+    assert moments == {"step", "momentum_buffer", "exp_avg", "exp_avg_sq"}
+
+
 @pytest.mark.parametrize("take", ["state_dict", "deepcopy"])
 @pytest.mark.parametrize("module", [at, an], ids=["torch", "numpy"])
 def test_trap_T62_a_state_dict_is_of_one_step(module: Any, take: str) -> None:

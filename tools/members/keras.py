@@ -95,7 +95,7 @@ _registered = keras.saving.register_keras_serializable("adamas")
 
 def write(members: Sequence[Member]) -> str:
     """The whole module."""
-    ordered = in_order(members)
+    ordered = in_order(members, "keras")
     names = sorted(_CLASSES.get(member.name, member.name) for member in ordered)
     top = HEADER + _TOP + exported(names) + _ALIASES
     return top + "".join(_class(member) for member in ordered)

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 def write(members: Sequence[Member]) -> str:
     """The whole module."""
-    ordered = in_order(members)
+    ordered = in_order(members, "numpy")
     classes = sorted({options_class("numpy", member) for member in ordered}, key=lambda name: name.lower())
     imports = f"from ..rule.options import {', '.join(classes)}\n"
     names = exported(sorted(member.name for member in ordered))

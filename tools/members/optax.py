@@ -108,7 +108,7 @@ Mask: TypeAlias = Tree | Callable[[Tree], Tree] | None
 def write(members: Sequence[Member]) -> str:
     """The whole module."""
     functions = []
-    for member in in_order(members):
+    for member in in_order(members, "optax"):
         functions.append((member.name.lower(), member, member.title, {}))
         functions += [
             (preset.name, member, preset.title, dict(preset.hyper))

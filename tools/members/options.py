@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adamas.rule.declaration import Choice, Flag, Formats, Hyperparameter, Limit, Member, Rows, Seed
+from adamas.rule.declaration import Choice, Flag, Formats, Hyperparameter, Limit, Member, Rows, Seed, Several
 from adamas.rule.shared import SHARED
 
 from .text import HEADER, in_order, literal, wrapped
@@ -108,6 +108,9 @@ def _annotation(h: Hyperparameter) -> str:
         return h.name.capitalize()
     if isinstance(h, Choice):
         return f"Literal[{', '.join(map(literal, h.choices))}]"
+    if isinstance(h, Several):
+        one = "float | Schedule" if h.may_be_scheduled else "float"
+        return f"tuple[{', '.join([one] * len(h.default))}]"
     special = {
         Flag: "bool",
         Seed: "int",

@@ -10,6 +10,7 @@ import numpy as np
 from adamas.rule import house
 from adamas.rule.declaration import Member, has_penalty
 from adamas.rule.names import from_arguments
+from adamas.step.namespaces.numpy import Namespace
 
 
 def after_a_step(member: Member, adapter: str, **given: Any) -> str:
@@ -18,8 +19,8 @@ def after_a_step(member: Member, adapter: str, **given: Any) -> str:
     hyper = {name: 0.0 if value is None and name != "max_grad_norm" else value for name, value in hyper.items()}
     numbers = member.numbers_of(hyper, member.advance(hyper, dict(member.scalars)))
     rule = member.rule(hyper).at(numbers)
-    states = tuple(np.full(1, member.start_of(name, hyper)) for name in member.state_names(hyper))
-    x = np.array([5.0])
-    given = np, x, 2 * x, states, has_penalty(hyper)
+    x = np.array([5.0]) if rule.is_elementwise else np.array([[5.0]])
+    states = tuple(np.full(x.shape, member.start_of(name, hyper)) for name in member.state_names(hyper))
+    given = Namespace(), x, 2 * x, states, has_penalty(hyper)
     after, _ = house.step(rule, SimpleNamespace(**house.with_sums(rule, numbers, *given)), *given)
-    return repr(round(float(after[0]), 5))
+    return repr(round(after.item(), 5))

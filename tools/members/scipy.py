@@ -24,7 +24,7 @@ from .method import Method
 def write(members: Sequence[Member]) -> str:
     """The whole module."""
     methods = []
-    for member in in_order(members):
+    for member in in_order(members, "scipy"):
         methods.append((member.name.lower(), member, member.title, ""))
         for preset in member.presets:
             if "scipy" in preset.only:

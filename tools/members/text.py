@@ -41,10 +41,13 @@ def literal(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
-def in_order(members: Iterable[Member]) -> list[Member]:
-    """The members from simple to complex: by the number of tensors that they keep with their defaults, then by name."""
+def in_order(members: Iterable[Member], adapter: str = "torch") -> list[Member]:
+    """The members of an adapter from simple to complex: by the number of tensors that they keep with their defaults, then by
+    name."""
     found = [
-        (len(member.rule({h.name: h.default for h in member.hyperparameters}).states), member) for member in members
+        (len(member.rule({h.name: h.default for h in member.hyperparameters}).states), member)
+        for member in members
+        if not member.only or adapter in member.only
     ]
     return [member for _, member in sorted(found, key=lambda pair: pair[0])]
 

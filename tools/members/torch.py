@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adamas.rule.declaration import Flag, Hyperparameter, Member, Shares
+from adamas.rule.declaration import Choice, Count, Flag, Hyperparameter, MatrixRule, Member, Several
 from adamas.rule.members import MEMBERS
 
 from .options import options_class, own_options
@@ -64,7 +64,22 @@ _FLAG_ARGUMENTS = {
     ),
     "decoupled_weight_decay": Argument("decoupled_weight_decay", "bool", "False", 'the same as ``decay="decoupled"``'),
 }
-_BASES = {"Adagrad": "EagerOptimizer"}  # its state is created at construction
+_BASES = {
+    "Adagrad": "EagerOptimizer",  # its state is created at construction
+    "Muon": "MatrixOptimizer",
+}
+_PARAMS = Argument(
+    "params", "ParamsT", doc="parameters, named parameters or groups of either, as ``torch.optim`` takes them"
+)
+_PARAMS_OF = {
+    "Muon": Argument(
+        "params",
+        "ParamsT | nn.Module",
+        doc="a model, whose parameters are grouped by ``adamas.torch.matrix_groups`` (it prints how); or parameters, named "
+        "parameters or groups of either, as ``torch.optim`` takes them: matrices, and groups with ``use_muon=False``, which "
+        "AdamW steps",
+    )
+}
 _STEPS_ROWS = (
     "Of a sparse gradient (``torch.nn.Embedding(sparse=True)``), on the CPU, the rows that are there are stepped, and all "
     "others stay as they are, with their states."
@@ -78,11 +93,15 @@ Each has the arguments of its namesake in ``torch.optim``, then the options of `
 
 from __future__ import annotations
 
+from typing import Literal
+
+from torch import nn
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
 from ..rule import options as rule_options
 from ..rule.members import MEMBERS
+from .matrices import MatrixOptimizer
 from .optimizer import EagerOptimizer, Optimizer
 from .options import Options, Scheduled
 
@@ -91,7 +110,7 @@ from .options import Options, Scheduled
 
 def write(members: Sequence[Member]) -> str:
     """The whole module."""
-    ordered = in_order(members)
+    ordered = in_order(members, "torch")
     names = sorted(member.name for member in ordered)
     top = HEADER + _TOP + exported(names)
     classes = dict.fromkeys(options_class("torch", member) for member in ordered if own_options("torch", member))
@@ -112,8 +131,12 @@ def annotation(h: Hyperparameter, scheduled: str) -> str:
     """The annotation of a hyperparameter; ``scheduled`` is that of hyperparameters that may be schedules."""
     if isinstance(h, Flag):
         return "bool"
+    if isinstance(h, Choice):
+        return f"Literal[{', '.join(map(literal, h.choices))}]" + (" | None" if h.default is None else "")
+    if isinstance(h, Count):
+        return "int"
     one = scheduled if h.may_be_scheduled else "float"
-    return f"tuple[{', '.join([one] * len(h.default))}]" if isinstance(h, Shares) else one
+    return f"tuple[{', '.join([one] * len(h.default))}]" if isinstance(h, Several) else one
 
 
 def _arguments(member: Member) -> list[Argument]:
@@ -130,6 +153,9 @@ def _class(member: Member) -> str:
     arguments = _arguments(member)
     keywords = Argument("**options", f"Unpack[{options}]")
     where = f"adamas.torch.{'members' if own_options('torch', member) else 'options'}.{options}"
+    params = _PARAMS_OF.get(member.name, _PARAMS)
+    usual = member.rule({h.name: h.default for h in member.hyperparameters})
+    start = "[[5.0]]" if isinstance(usual, MatrixRule) else "[5.0]"
     text = docstring(
         member.title,
         [
@@ -138,9 +164,7 @@ def _class(member: Member) -> str:
             note(_NOTES.get(member.name, ""), _INDENT),
             documented(
                 [
-                    Argument(
-                        "params", doc="parameters, named parameters or groups of either, as ``torch.optim`` takes them"
-                    ),
+                    params,
                     *arguments,
                     Argument("**options", doc=f"see ``{where}``"),
                 ],
@@ -150,7 +174,7 @@ def _class(member: Member) -> str:
             example(
                 [
                     ">>> import torch, adamas.torch",
-                    ">>> x = torch.nn.Parameter(torch.tensor([5.0]))",
+                    f">>> x = torch.nn.Parameter(torch.tensor({start}))",
                     f">>> optimizer = adamas.torch.{member.name}([x], lr=0.001)",
                     ">>> (x**2).sum().backward()",
                     ">>> optimizer.step()",
@@ -163,7 +187,7 @@ def _class(member: Member) -> str:
         _INDENT,
     )
     base = member.variant_of or _BASES.get(member.name, "Optimizer")
-    signature = parameters([Argument("self"), Argument("params", "ParamsT"), *arguments, keywords], " " * 8)
+    signature = parameters([Argument("self"), params._replace(doc=""), *arguments, keywords], " " * 8)
     return (
         f"\n\nclass {member.name}({base}):\n{text}\n"
         f'    _member = MEMBERS["{member.name}"]\n\n'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
@@ -89,12 +89,15 @@ class Rule(ABC):
         states: the tensors that it keeps, in the order in which ``update`` takes them.
         numbers: the names of the numbers that it reads, in the order in which the engine takes them.
         sums: the sums that it needs, in the order in which they are computed.
+        is_elementwise: whether each element of the update depends on the same element of its arguments alone. If so, the rule
+            can be recorded, for the engine and for kernels.
     """
 
     name: str
     states: tuple[State, ...]
     numbers: tuple[str, ...]
     sums: tuple[Sum, ...] = ()
+    is_elementwise: bool = True
 
     @abstractmethod
     def update(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
@@ -134,6 +137,11 @@ class Rule(ABC):
         second = self.second_of(state)
         return second is None or self.states[second].of != "square"
 
+    def given(self, hyper: Hypers) -> Rule:
+        """The rule with these hyperparameters, of which it may read those that are no numbers of a step: itself, unless it
+        does."""
+        return self
+
     def at(self, numbers: Numbers) -> Rule:
         """The rule for a step with these numbers: itself, unless it leaves out one of its parts in some steps."""
         return self
@@ -166,6 +174,37 @@ class OwnRule(Rule):
     def from_sums(self, k: Any, f: Any) -> Numbers:
         """See ``Rule.from_sums``."""
         return self.measured(k, f)
+
+
+class MatrixRule(Rule):
+    """A rule whose update is a function of whole matrices, not of their elements.
+
+    A parameter of more than two dimensions is the matrix that the flattened dimensions after the first make of it.
+    """
+
+    is_elementwise = False
+
+    @abstractmethod
+    def direction(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
+        """The direction that the update is a function of, followed by the new states in order: elementwise.
+
+        The arguments are those of ``update``.
+        """
+
+    @abstractmethod
+    def of_matrices(self, xp: Any, directions: Array) -> Array:
+        """The updates of matrices, from their directions; both of shape (matrices, rows, columns)."""
+
+    def update(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
+        """See ``Rule.update``. The arrays have two or more dimensions."""
+        direction, *after = self.direction(k, xp, p, g, *states)
+        matrix = direction.reshape((1, *matrix_shape(direction.shape)))
+        return self.of_matrices(xp, matrix).reshape(direction.shape), *after
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """The rows and columns of the matrix that a parameter of this shape is."""
+    return shape[0], math.prod(shape[1:])
 
 
 # ---- numbers of a step
@@ -261,6 +300,7 @@ FROM_0_TO_INFINITY = Range("a nonnegative number", lambda x: x >= 0)
 ABOVE_0 = Range("a number above 0", lambda x: 0 < x < math.inf)
 BELOW_1 = Range("from 0 up to but not including 1", lambda x: 0 <= x < 1)
 FINITE = Range("a finite number", math.isfinite)
+FROM_1_TO_99 = Range("a whole number from 1 to 99", lambda x: 1 <= x < 100 and x == int(x))
 
 
 @dataclass(frozen=True)
@@ -307,8 +347,20 @@ class Share(Number):
 
 
 @dataclass(frozen=True)
-class Shares(Share):
-    """A tuple of such numbers, as many as the default has."""
+class Several(Number):
+    """A tuple of numbers, as many as the default has."""
+
+
+@dataclass(frozen=True)
+class Shares(Share, Several):
+    """A tuple of numbers from 0 up to but not including 1."""
+
+
+@dataclass(frozen=True)
+class Count(Number):
+    """A whole number from 1 to 99."""
+
+    range: Range = FROM_1_TO_99
 
 
 class Flag(Hyperparameter):
@@ -371,7 +423,8 @@ class Member:
         equations: its rule in LaTeX, one string per line; several lines are aligned at ``&``.
         hyperparameters: its hyperparameters, in the order of the signature. Those of ``adamas.rule.shared`` belong to every
             member, and are repeated here only to change a default or to place them in the signature.
-        make_rule: makes the rule from hyperparameters. It may only depend on whether the structural ones are 0 or False.
+        make_rule: makes the rule from hyperparameters. It may only depend on whether the structural ones are 0 or False; for
+            others see ``Rule.given``.
         numbers: computes the numbers that the rule reads, by name and in float64, from hyperparameters, scalars and ``Host``
             or a ``Traced``. It may set ``eta``, the learning rate of the step, which otherwise is ``lr``.
         names: the name of each tensor in the state, by its role: PyTorch's names.
@@ -386,6 +439,7 @@ class Member:
         heading: the heading of its section in ``docs/members.md``, if that is not its name.
         page: the text of that section in Markdown: what the member is for, and its sources.
         presets: see ``Preset``.
+        only: the adapters that have it; all of them if empty.
     """
 
     name: str
@@ -405,6 +459,7 @@ class Member:
     heading: str = ""
     page: str = ""
     presets: tuple[Preset, ...] = ()
+    only: tuple[str, ...] = ()
 
     @cached_property
     def states(self) -> dict[str, State]:
@@ -432,7 +487,7 @@ class Member:
 
     def rule(self, hyper: Hypers) -> Rule:
         """The rule for these hyperparameters."""
-        return self._rules[tuple([bool(hyper[name]) for name in self._structural])]
+        return self._rules[tuple([bool(hyper[name]) for name in self._structural])].given(hyper)
 
     def rules(self) -> list[Rule]:
         """All rules that its steps can follow, each once."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..schedules import Schedule
-from .declaration import Choice, Flag, Hyperparameter, Limit, Member, Number, Seed, Shares
+from .declaration import Choice, Flag, Hyperparameter, Limit, Member, Number, Seed, Several
 from .layout import FORMATS, is_reduced
 from .names import arguments
 from .shared import declared, schedulable
@@ -80,7 +80,7 @@ def _checked(member: Member, h: Hyperparameter, value: Any, terms: Terms) -> Any
     if isinstance(h, Choice):
         if not isinstance(value, str) or value not in h.choices:
             raise ValueError(f"{name}={shown(value)} is unknown: use one of {', '.join(map(repr, h.choices))}")
-    elif isinstance(h, Shares):
+    elif isinstance(h, Several):
         count = len(h.default)
         if not _is_many(value, terms) or len(value) != count:
             words = "a pair" if count == 2 else f"{count} numbers"

@@ -87,6 +87,22 @@ class RootOptions(Options, total=False):
     eps_root: float
 
 
+class MuonOptions(Options, total=False):
+    """Those of ``Options``, and the options of Muon and of members like it.
+
+    Attributes:
+        betas: the decay of AdamW's moments, in groups of AdamW. Default: (0.9, 0.999).
+        use_muon: whether a group has hidden matrices; False steps its parameters by AdamW. Default: True.
+        ns_dtype: the dtype of the products of matrices: ``"float32"`` (float64 for float64 weights), ``"bfloat16"``, or
+            ``"auto"``: bfloat16 on a GPU, and float32 elsewhere. Many CPUs have no products in bfloat16, and take
+            twenty times as long for them. Default: ``"auto"``.
+    """
+
+    betas: tuple[float | Schedule, float | Schedule]
+    use_muon: bool
+    ns_dtype: Literal["auto", "float32", "bfloat16"]
+
+
 class AdamOptions(Options, total=False):
     """Those of ``Options``, and the options of Adam and of members like it.
 

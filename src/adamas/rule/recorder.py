@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 from . import house, statistics
-from .declaration import HOUSE_NUMBERS, Rule, State
+from .declaration import HOUSE_NUMBERS, MatrixRule, Rule, State
 from .statistics import LARGEST, SUMS, Watched
 
 Operand: TypeAlias = "Value | float"
@@ -194,9 +194,9 @@ def record_term(rule: Rule, index: int, penalized: bool) -> Recording:
 
 @cache
 def reads_weight(rule: Rule) -> bool:
-    """Whether the update or a sum of the rule depends on the weight."""
+    """Whether the update or a sum of the rule depends on the weight. The direction of a rule of matrices stands for it."""
     k, xp, p, g, states = _inputs(rule, len(rule.sums))
-    update, *after = rule.update(k, xp, p, g, *states)
+    update, *after = (rule.direction if isinstance(rule, MatrixRule) else rule.update)(k, xp, p, g, *states)
     made = Recording(rule.states, g, {"u": update, **{str(i): x for i, x in enumerate(after)}})
     terms = (record_term(rule, i, penalized=False) for i in range(len(rule.sums)))
     return any(value.name == "p" for recording in (made, *terms) for value in recording.operations)

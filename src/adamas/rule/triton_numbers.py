@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .declaration import Hypers, Member, Number, Numbers, Shares, Traced, undecayed
+from .declaration import Hypers, Member, Number, Numbers, Several, Traced, undecayed
 from .formats import moved_by
 from .recorder import Namespace, Recording, Value, recorded
 from .shared import declared
@@ -58,7 +58,7 @@ def inputs_of(member: Member) -> tuple[str, ...]:
     found = list[str]()
     for name, h in declared(member).items():
         if isinstance(h, Number) and h.may_be_scheduled and name != "max_grad_norm":
-            found += [f"{name}[{i}]" for i in range(len(h.default))] if isinstance(h, Shares) else [name]
+            found += [f"{name}[{i}]" for i in range(len(h.default))] if isinstance(h, Several) else [name]
     return tuple(found)
 
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from types import SimpleNamespace
@@ -32,7 +32,7 @@ class ArraysExecutor(DeviceExecutor):
         self._penalized = is_decayed and spec.penalized
         self._found: list[tuple[Record, Tensor, int]] = []  # records with gradients, and the indices of their scalars
         self._sums: list[dict[str, float]] = []  # the sums of each of them, by name
-        self._watched: list[Tensor] = []  # the statistics of those that were stepped
+        self._watched: dict[int, Tensor] = {}  # the statistics of those that were stepped
         self._coming: Coming | None = None  # the step that is prepared, if the device computes its numbers
         self._counted: DeviceScalars | None = None  # the scalars, if the device counts the steps
         if spec.counts_on is not None:
@@ -141,31 +141,77 @@ class ArraysExecutor(DeviceExecutor):
 
     def apply(self) -> None:
         """See ``Executor.apply``."""
-        self._watched = []
-        for index in range(len(self._found)):
-            self._step(index)
+        self._make(self._all, None)
         self._take_statistics()
         self._count()
 
     def measure(self, threads: int) -> Tensor:
         """See ``Executor.measure``."""
-        self.is_watched, self._watched = True, []
-        numbers = None if self._coming is None else self._numbers_there(self._coming, None)
-        for index in range(len(self._found)):
-            if numbers is None:
-                self._step(index, is_made=False)
-            else:
-                self._step_there(index, numbers, None, is_made=False)
+        self.is_watched = True
+        there = None if self._coming is None else self._numbers_there(self._coming, None)
+        self._make(self._all, there, is_made=False)
         self._take_statistics()
         return self.take_statistics()
+
+    @property
+    def _all(self) -> Sequence[int]:
+        """The indices of the parameters that were found."""
+        return range(len(self._found))
+
+    def _make(
+        self, indices: Sequence[int], there: NumbersThere | None, runs: Tensor | None = None, is_made: bool = True
+    ) -> None:
+        """Makes the steps of parameters that were found, but for their scalars; or only computes them, for the statistics.
+
+        Args:
+            indices: their indices.
+            there: the numbers of the step, if the device computes them.
+            runs: whether the device makes the step; None if it does in any case.
+            is_made: whether anything is written.
+        """
+        for index, step, one in self._steps(indices, there):
+            record, _, row = self._found[index]
+            count = int(self.prepared[row][1][0]) if there is None else there.counts[self._position(index)]
+            xp, rounding = step.xp, arrays.Rounding(step.xp, record.key, count, one.g.shape, record.place)
+            with xp.computing():
+                after, new = step.weight(one, self.spec.weights, rounding, False, self._watch(index, step, one))
+                for target, value in zip(_flat(one.weight, one.states), _flat(after, new), strict=True):
+                    if is_made and value is not target:
+                        target[...] = value if runs is None else xp.where(runs, value, target)
+
+    def _steps(
+        self, indices: Sequence[int], there: NumbersThere | None
+    ) -> Iterator[tuple[int, arrays.Step, arrays.Parameter]]:
+        """The index of each of the parameters, its step, and itself as arrays, in the order in which they are stepped.
+
+        The arguments are those of ``_make``.
+        """
+        for index in indices:
+            yield index, *self._step_of(index, there)
+
+    def _step_of(self, index: int, there: NumbersThere | None) -> tuple[arrays.Step, arrays.Parameter]:
+        """The step of a parameter that was found, and the parameter as arrays; ``there``: see ``_make``."""
+        record, gradient, row = self._found[index]
+        if there is None:
+            numbers, sums = self.prepared[row][0], self._sums[index]
+            return self._arrays(record, gradient, _with_sums(self.spec.rule, numbers | sums) if sums else numbers)
+        step, one = self._arrays(record, gradient, there.sets[self._position(index)])
+        compute = one.compute_dtype(step.xp)
+        narrowed = {name: step.xp.narrowed(x, compute) for name, x in step.numbers.items()}
+        return replace(step, numbers=narrowed), one
+
+    def _position(self, index: int) -> int:
+        """The set of numbers of a parameter that was found, if the device computes them."""
+        assert self._coming is not None
+        return self._coming.position[index]
 
     def _take_statistics(self) -> None:
         """Joins what ``_watch`` has found."""
         if self._watched:
-            self.statistics = self.spec.tensors.namespace(self._found[0][0].weight).stack(self._watched)
-            self._watched = []
+            rows = [self._watched[index] for index in self._all]
+            self.statistics, self._watched = self.spec.tensors.namespace(self._found[0][0].weight).stack(rows), {}
 
-    def _watch(self, step: arrays.Step, one: arrays.Parameter) -> Callable[..., None] | None:
+    def _watch(self, index: int, step: arrays.Step, one: arrays.Parameter) -> Callable[..., None] | None:
         """What ``adamas.step.arrays.Step.weight`` calls; None if the step is not watched."""
         if not self.is_watched:
             return None
@@ -177,23 +223,9 @@ class ArraysExecutor(DeviceExecutor):
             m, v = (None if i is None else states[i] for i in (first, second))
             k = SimpleNamespace(**numbers_of(step.numbers))
             found = terms(watched(rule), k, step.xp, p, g, q, r, m, v)
-            self._watched.append(_row(step.xp, found, step.numbers["k_minus_one"]))
+            self._watched[index] = _row(step.xp, found, step.numbers["k_minus_one"])
 
         return watch
-
-    def _step(self, index: int, is_made: bool = True) -> None:
-        """Makes the step of a parameter that was found, but for its scalars; or only computes it, for its statistics."""
-        record, gradient, row = self._found[index]
-        numbers, scalars = self.prepared[row]
-        if sums := self._sums[index]:
-            numbers = _with_sums(self.spec.rule, numbers | sums)
-        step, one = self._arrays(record, gradient, numbers)
-        rounding = arrays.Rounding(step.xp, record.key, int(scalars[0]), one.g.shape, record.place)
-        with step.xp.computing():
-            after, new = step.weight(one, self.spec.weights, rounding, False, self._watch(step, one))
-            for target, value in zip(_flat(one.weight, one.states), _flat(after, new), strict=True):
-                if is_made and value is not target:
-                    target[...] = value
 
     def _count(self) -> None:
         """Writes the scalars after the step."""
@@ -244,9 +276,7 @@ class ArraysExecutor(DeviceExecutor):
             return None
         self.spec.tensors.before_writing([record.weight for record, _, _ in self._found])
         numbers = self._numbers_there(self._coming, runs)
-        self._watched = []
-        for index in range(len(self._found)):
-            self._step_there(index, numbers, runs)
+        self._make(self._all, numbers, runs)
         self._take_statistics()
         return self._count_there(numbers.after)
 
@@ -271,23 +301,6 @@ class ArraysExecutor(DeviceExecutor):
         """See ``DeviceExecutor.culprit``."""
         names = (record.name for i, (record, _, _) in enumerate(self._found) if not self._is_finite(i))
         return next(names, None)
-
-    def _step_there(self, index: int, there: NumbersThere, runs: Tensor | None, is_made: bool = True) -> None:
-        """Makes the step of a parameter that was found, but for its scalars, unless it is skipped; or only computes it."""
-        record, gradient, _ = self._found[index]
-        assert self._coming is not None
-        at = self._coming.position[index]
-        xp = self.spec.tensors.namespace(record.weight)
-        numbers = there.sets[at]
-        step, one = self._arrays(record, gradient, numbers)
-        compute = one.compute_dtype(xp)
-        step = replace(step, numbers={name: xp.narrowed(x, compute) for name, x in numbers.items()})
-        rounding = arrays.Rounding(xp, record.key, there.counts[at], one.g.shape, record.place)
-        with xp.computing():
-            after, new = step.weight(one, self.spec.weights, rounding, False, self._watch(step, one))
-            for target, value in zip(_flat(one.weight, one.states), _flat(after, new), strict=True):
-                if is_made and value is not target:
-                    target[...] = value if runs is None else xp.where(runs, value, target)
 
     def _count_there(self, after: Tensor | None) -> Tensor | None:
         """Writes the scalars after the step; returns the most steps that a parameter has made, if the device counts them."""

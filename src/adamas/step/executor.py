@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..rule.declaration import Limit, Member, Number, Numbers, Rule, Shares, has_penalty
+from ..rule.declaration import Limit, Member, Number, Numbers, Rule, Several, has_penalty
 from ..rule.hyperparameters import shown
 from ..rule.shared import declared
 from .record import Record, Scalars, Tensor, Tensors, begin_state
@@ -71,7 +71,7 @@ def hyperparameters(member: Member, group: Mapping[str, Any], formulas: Any = No
         if not isinstance(h, Number) or isinstance(h, Limit) or name not in group:
             continue
         f, value = formulas if h.may_be_scheduled else None, group[name]
-        if isinstance(h, Shares):
+        if isinstance(h, Several):
             found[name] = tuple([_number(f"{name}[{i}]", share, f) for i, share in enumerate(value)])
         elif value is not None or h.default is not None:
             found[name] = _number(name, value, f)

@@ -353,8 +353,7 @@ class GpuExecutor(ArraysExecutor):
         """See ``Executor.apply``."""
         numbers = self._numbers()
         self._launch(self._shares_of(numbers), lambda kind: Sets(kind, numbers))
-        for index in self._looked.left:
-            self._step(index)
+        self._make(self._looked.left, None)
         self._take_statistics()
         self._count()
 
@@ -365,7 +364,7 @@ class GpuExecutor(ArraysExecutor):
     def _launch(self, shares: Shares, sets_of: Callable[[Kind], Sets | DecidedSets]) -> None:
         """Launches the step of each share, with the sets of numbers of its kind."""
         self.spec.tensors.before_writing(self._looked.weights)
-        self._watched, self._statistics_on = [], {}
+        self._statistics_on = {}
         for (kind, device), share in shares.items():
             key = kind._replace(is_watched=self.is_watched), device
             given = share, self._addresses(), sets_of(key[0])
@@ -385,13 +384,13 @@ class GpuExecutor(ArraysExecutor):
         """See ``ArraysExecutor``. Those that kernels have found are there."""
         if not self.is_watched or not self._looked.records:
             return
-        for index, row in zip(self._looked.left, self._watched, strict=True):
+        for index, row in self._watched.items():
             self._statistics(row.device)[index] = row
         if not self._statistics_on:
             self._statistics(self.spec.tensors.array(self._looked.weights[0]).device)
         first, *others = self._statistics_on.values()
         self.statistics = reduce(torch.add, [other.to(first.device) for other in others], first)
-        self._watched, self._statistics_on = [], {}
+        self._watched, self._statistics_on = {}, {}
 
     def _ready(self, launches: dict[_Key, _L], key: _Key, make: Callable[..., _L]) -> _L:
         """The launch with this key. That of a step that is captured in a CUDA graph belongs to the graph from then on.
@@ -430,8 +429,7 @@ class GpuExecutor(ArraysExecutor):
         self._launch(self._shares(rules, coming.position), lambda kind: DecidedSets(kind, numbers))
         if self._looked.left or numbers.after is None:
             there = self._numbers_there(coming, runs)
-            for index in self._looked.left:
-                self._step_there(index, there, runs)
+            self._make(self._looked.left, there, runs)
             numbers.after = there.after
         self._take_statistics()
         return self._count_there(numbers.after)

@@ -12,6 +12,7 @@ from .devices import executor_of
 from .divided import DividedExecutor
 from .engine import EngineExecutor, apply, refuse_shared_memory
 from .executor import DeviceExecutor, Executor, hyperparameters, spec_of
+from .matrix_executor import MatrixExecutor
 from .record import Advance, Change, Record, Scalars, Tensor, Tensors, check_place
 
 _NO_SCALARS: tuple[str, ...] = ()
@@ -59,6 +60,8 @@ class GroupPlan:
         shares: dict[tuple[type[Executor], bool, bool], list[int]] = {}
         for i, record in enumerate(self.records):
             kind = DividedExecutor if record.is_divided else kind_of(record.weight)
+            if not self._spec.rule.is_elementwise:
+                kind = MatrixExecutor
             shares.setdefault((kind, record.is_decayed, record.is_counted), []).append(i)
         self.executors: list[Executor] = []
         self._shares: list[tuple[Executor, list[int] | None, bool]] = []

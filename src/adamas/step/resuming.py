@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple, TypeAlias
 
 from ..rule import bounds, former
-from ..rule.declaration import Member, Share, Shares
+from ..rule.declaration import Member, Several, Share
 from ..rule.hyperparameters import shown
 from .record import State
 from .scheduled import OBSERVED, GroupSchedules
@@ -195,8 +195,8 @@ def check_group(index: int, group: dict[str, Any], check: Callable[[dict[str, An
         if not _is_number(base):
             raise ValueError(f"base_lr must be a nonnegative number, not {shown(base)}")
         check(group)
-        if "betas" in group:
-            group["betas"] = tuple(group["betas"])  # torch.distributed.checkpoint makes a list of it
+        for name in group.keys() & {"betas", "ns_coefficients"}:
+            group[name] = tuple(group[name])  # torch.distributed.checkpoint makes a list of it
 
 
 @contextmanager
@@ -237,7 +237,7 @@ def _is_number(x: Any) -> bool:
 def _is_share(h: Share, value: Any) -> bool:
     """Whether the hyperparameter can have this value: a number in [0, 1), or as many of them as its default has."""
     numbers = value if isinstance(value, tuple | list) else [value]
-    count = len(h.default) if isinstance(h, Shares) else 1
+    count = len(h.default) if isinstance(h, Several) else 1
     return len(numbers) == count and all(_is_number(x) and x < 1 for x in numbers)
 
 

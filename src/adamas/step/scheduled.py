@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from ..rule.declaration import Member, Number, Shares
+from ..rule.declaration import Member, Number, Several
 from ..rule.hyperparameters import scheduled_number, shown
 from ..rule.members import MEMBERS
 from ..rule.shared import declared, schedulable
@@ -80,7 +80,7 @@ class GroupSchedules:
         known = declared(self.member)
         for name, value in self.group.items():
             h = known.get(name)
-            if isinstance(h, Shares) and isinstance(value, Sequence):
+            if isinstance(h, Several) and isinstance(value, Sequence):
                 found = {f"{name}[{i}]": share for i, share in enumerate(value) if isinstance(share, Schedule)}
             else:
                 found = {name: value} if isinstance(value, Schedule) else {}

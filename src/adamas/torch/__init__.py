@@ -12,7 +12,7 @@ with needs("torch"):
     from ..step.memory import Memory
     from . import members
     from .find_lr import find_lr
-    from .groups import ParamGroups, param_groups
+    from .groups import ParamGroups, matrix_groups, param_groups
     from .kernels import warm_up
     from .lr_scheduler import LRScheduler
     from .members import *  # noqa: F403 - everything in its __all__, which `make members` writes
@@ -29,6 +29,7 @@ __all__ = [
     "Optimizer",
     "ParamGroups",
     "find_lr",
+    "matrix_groups",
     "param_groups",
     "plan_memory",
     "release",

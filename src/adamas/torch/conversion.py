@@ -256,15 +256,16 @@ def _check_moment(value: Any, scale: Any, is_former: bool, code_dtype: torch.dty
 
 
 def _check_complete(member: Member, group: Mapping[str, Any], name: str, state: dict[str, Any], optimizer: str) -> None:
-    """Raises ValueError if the state lacks what a step cannot create. Adds the step count, which torch.optim.SGD lacks."""
+    """Raises ValueError if the state lacks what a step cannot create. Adds the step count, which SGD and Muon of torch.optim
+    lack."""
     if not state:
         return
-    if member.base == "SGD":
-        # It has a buffer only after its first step.
+    if member.base == "SGD" or not member.rule(group).is_elementwise:
+        # They have a buffer only after the first step.
         state.setdefault("step", torch.tensor(1.0, dtype=torch.float64, device="cpu"))
     counts = list(member.scalar_names)
     moments = member.state_names(group)
-    needed = [*counts, *member.denominators]
+    needed = [*counts, *(moment for moment in moments if moment in member.denominators)]
     others = state.keys() - {*counts, *member.states, layout.LOW_BITS}
     is_another = others & _MOMENTS or (others and moments and not any(moment in state for moment in moments))
     if is_another or not all(key in state for key in needed):

@@ -29,6 +29,10 @@ def canonical_name(name: str) -> str:
     return name.removeprefix("module.")
 
 
+# What the last layer is called in models that do not register it last.
+_HEADS = ("head", "lm_head", "classifier", "fc_out", "output", "embed_out", "unembed", "score")
+
+
 class ParamGroups(list[dict[str, Any]]):
     """A list of parameter groups whose ``str`` shows what is in them."""
 
@@ -36,12 +40,20 @@ class ParamGroups(list[dict[str, Any]]):
         """A line for each group, then one for each parameter in it."""
         lines = []
         for group in self:
-            count = sum(p.numel() for _, p in group["params"])
-            lines.append(
-                f"weight_decay={group['weight_decay']:g}: {len(group['params'])} tensors, {count:,} parameters"
-            )
+            lines.append(_outline(group))
             lines += [f"    {name}  {tuple(p.shape)}" for name, p in group["params"]]
         return "\n".join(lines)
+
+    @property
+    def outline(self) -> str:
+        """A line for each group, indented."""
+        return "\n".join(f"    {_outline(group)}" for group in self)
+
+
+def _outline(group: dict[str, Any]) -> str:
+    rule = {True: "Muon, ", False: "AdamW, ", None: ""}[group.get("use_muon")]
+    count = sum(p.numel() for _, p in group["params"])
+    return f"{rule}weight_decay={group['weight_decay']}: {len(group['params'])} tensors, {count:,} parameters"
 
 
 def param_groups(
@@ -66,22 +78,84 @@ def param_groups(
     Raises:
         ValueError: an entry of ``no_decay`` matches no parameter.
     """
-    exempt = {
-        id(p)
-        for module in model.modules()
-        if isinstance(module, _NO_DECAY_MODULES)
-        for p in module.parameters(recurse=False)
-    }
+    exempt = _exempt(model)
     unused = set(no_decay)
     decayed: list[tuple[str, nn.Parameter]] = []
     kept: list[tuple[str, nn.Parameter]] = []
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
-        fits = {entry for entry in no_decay if f".{name}".endswith(entry) or f".{entry}." in f".{name}"}
+        fits = _fitting(no_decay, name)
         unused -= fits
         (kept if fits or p.ndim < 2 or id(p) in exempt else decayed).append((name, p))
     if unused:
         raise ValueError(f"no_decay: no parameter's name ends with, or is in a module called, {sorted(unused)}")
     groups = [(decayed, weight_decay), (kept, 0.0)]
     return ParamGroups({"params": params, "weight_decay": decay, **options} for params, decay in groups if params)
+
+
+def matrix_groups(
+    model: nn.Module, weight_decay: float = 0.1, adamw: Sequence[str] = (), **options: Any
+) -> ParamGroups:
+    """The model's trainable parameters in groups for ``adamas.torch.Muon``.
+
+    Hidden matrices follow Muon: parameters of two or more dimensions, but for those of embeddings, norms and the head. The
+    head is the last linear layer, and any that is called like one (``lm_head``, ``classifier``, …). It follows AdamW with
+    weight decay, and all other parameters follow AdamW without.
+
+    Args:
+        model: the model; its ``named_parameters()`` with ``requires_grad`` are grouped, each once.
+        weight_decay: the weight decay of hidden matrices and the head.
+        adamw: names of further parameters that follow AdamW: those whose names end with an entry, or that are in a module with
+            that name.
+        **options: options of all groups (``lr=…``).
+
+    Returns:
+        A list for ``adamas.torch.Muon``, with names; ``print`` shows what is in it. Groups without parameters are left out.
+
+    Raises:
+        ValueError: an entry of ``adamw`` matches no parameter.
+    """
+    exempt, heads, unused = _exempt(model), _heads(model), set(adamw)
+    matrices: list[tuple[str, nn.Parameter]] = []
+    decayed: list[tuple[str, nn.Parameter]] = []
+    kept: list[tuple[str, nn.Parameter]] = []
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
+        fits = _fitting(adamw, name)
+        unused -= fits
+        if p.ndim < 2 or id(p) in exempt:
+            kept.append((name, p))
+        else:
+            (decayed if fits or id(p) in heads else matrices).append((name, p))
+    if unused:
+        raise ValueError(f"adamw: no parameter's name ends with, or is in a module called, {sorted(unused)}")
+    groups = [(matrices, True, weight_decay), (decayed, False, weight_decay), (kept, False, 0.0)]
+    return ParamGroups(
+        {"params": params, "use_muon": use_muon, "weight_decay": decay, **options}
+        for params, use_muon, decay in groups
+        if params
+    )
+
+
+def _exempt(model: nn.Module) -> set[int]:
+    """The parameters of embeddings and norms."""
+    return {
+        id(p)
+        for module in model.modules()
+        if isinstance(module, _NO_DECAY_MODULES)
+        for p in module.parameters(recurse=False)
+    }
+
+
+def _heads(model: nn.Module) -> set[int]:
+    """The parameters of layers that compute the model's output."""
+    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    heads = [module for name, module in linear if canonical_name(name).rpartition(".")[2] in _HEADS]
+    return {id(p) for module in (*heads, *(module for _, module in linear[-1:])) for p in module.parameters()}
+
+
+def _fitting(entries: Sequence[str], name: str) -> set[str]:
+    """Those of the entries that the name of a parameter ends with, or that are the name of a module that it is in."""
+    return {entry for entry in entries if f".{name}".endswith(entry) or f".{entry}." in f".{name}"}

@@ -6,11 +6,15 @@ Each has the arguments of its namesake in ``torch.optim``, then the options of `
 
 from __future__ import annotations
 
+from typing import Literal
+
+from torch import nn
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
 from ..rule import options as rule_options
 from ..rule.members import MEMBERS
+from .matrices import MatrixOptimizer
 from .optimizer import EagerOptimizer, Optimizer
 from .options import Options, Scheduled
 
@@ -24,6 +28,7 @@ __all__ = [
     "Adamax",
     "LaProp",
     "Lion",
+    "Muon",
     "NAdam",
     "RAdam",
     "RMSprop",
@@ -33,6 +38,10 @@ __all__ = [
 
 class RootOptions(Options, rule_options.RootOptions, total=False):
     """Those of ``Options`` and ``adamas.rule.options.RootOptions``."""
+
+
+class MuonOptions(Options, rule_options.MuonOptions, total=False):
+    """Those of ``Options`` and ``adamas.rule.options.MuonOptions``."""
 
 
 class AdamOptions(Options, rule_options.AdamOptions, total=False):
@@ -221,6 +230,78 @@ class Lion(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         **options: Unpack[Options],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class Muon(MatrixOptimizer):
+    r"""Muon (Jordan et al., 2024): orthogonalized momentum for hidden matrices, and AdamW for all other parameters.
+
+    .. math::
+        m_t &= \mu m_{t-1} + (1 - \mu) g_t, \qquad d_t = \mu m_t + (1 - \mu) g_t \\
+        p_t &= (1 - \eta \lambda) p_{t-1} - \eta \, \gamma \operatorname{orthogonalize}(d_t)
+
+    with λ for ``weight_decay``; γ is ``adjust_lr_fn``. A parameter of more than two dimensions, as of a convolution, is
+    the matrix that the flattened dimensions after the first make of it.
+
+    Args:
+        params: a model, whose parameters are grouped by ``adamas.torch.matrix_groups`` (it prints how); or parameters,
+            named parameters or groups of either, as ``torch.optim`` takes them: matrices, and groups with
+            ``use_muon=False``, which AdamW steps.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
+        weight_decay: λ.
+        momentum: μ.
+        nesterov: use Nesterov's momentum; if not, the direction is the momentum itself.
+        ns_coefficients: coefficients of the Newton–Schulz iteration.
+        eps: ε: the smallest norm that a matrix is divided by; in groups of AdamW, that of AdamW.
+        ns_steps: iterations.
+        adjust_lr_fn: γ, for a matrix of r rows and c columns: ``"original"``, √max(1, r/c); ``"match_rms_adamw"``,
+            0.2·√max(r, c), with which updates are as large as AdamW's, and one lr suits all parameters (Liu et al.,
+            2025, arXiv:2502.16982). None is ``"original"`` as in ``torch.optim`` or, if a model is given,
+            ``"match_rms_adamw"``.
+        maximize: maximize the objective.
+        foreach: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
+        differentiable: True is refused.
+        fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
+            skips overflows, instead of the scaler; gradients stay scaled. On a GPU, the host does not wait to learn of
+            one. The speed is the same: every step is fused.
+        **options: see ``adamas.torch.members.MuonOptions``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([[5.0]]))
+        >>> optimizer = adamas.torch.Muon([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        4.9988
+    """
+
+    _member = MEMBERS["Muon"]
+
+    def __init__(
+        self,
+        params: ParamsT | nn.Module,
+        lr: Scheduled = 1e-3,
+        weight_decay: Scheduled = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+        eps: float = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: Literal["original", "match_rms_adamw"] | None = None,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **options: Unpack[MuonOptions],
     ) -> None:
         super().__init__(params, locals(), options)
 

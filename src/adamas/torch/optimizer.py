@@ -545,7 +545,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             state = self.state.get(p)
             is_offloaded = self._is_offloaded(group, p)
             if is_offloaded:
-                refuse_offload(p, names[i])
+                refuse_offload(p, names[i], self._member.rule(group))
             divided = exchange.divided(self._member, group, i, names[i])
             if divided is not None:
                 all_divided.append(divided)

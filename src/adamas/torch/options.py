@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..rule import options
-from ..rule.declaration import Flag, Hyperparameter, Limit, Member, Number, Shares
+from ..rule.declaration import Flag, Hyperparameter, Limit, Member, Number, Rule, Several
 from ..rule.hyperparameters import Terms, checked, shown
 from ..rule.layout import HALVES, WIDTHS, is_reduced
 from ..rule.members import MEMBERS
@@ -119,7 +119,7 @@ def _plain(h: Hyperparameter, value: Any) -> Any:
     """The value with tensors, and the flags 0 and 1, replaced by Python's numbers and flags."""
     if isinstance(h, Flag):
         return bool(value)
-    if isinstance(h, Shares):
+    if isinstance(h, Several):
         is_many = isinstance(value, Sequence) and not isinstance(value, str)
         return [_plain_number(one) for one in value] if is_many or (isinstance(value, Tensor) and value.ndim) else value
     return _plain_number(value) if isinstance(h, Number) and not isinstance(h, Limit) else value
@@ -228,8 +228,13 @@ def check_flat(parameter: Tensor, name: str, group: Mapping[str, Any], alone: bo
         refuse_alone(name, f"{option}={group[option]!r}")
 
 
-def refuse_offload(parameter: Tensor, name: str) -> None:
-    """Raises ValueError if the step of a parameter on a device cannot be made on the host."""
+def refuse_offload(parameter: Tensor, name: str, rule: Rule) -> None:
+    """Raises ValueError if the step of a parameter on a device cannot be made on the host by this rule."""
+    if not rule.is_elementwise:
+        raise ValueError(
+            f"parameter {name} is stepped by {rule.name}, whose products of matrices are made on the device of the parameter: "
+            "give offload=True only to groups with use_muon=False"
+        )
     if is_distributed(parameter) or is_flat(parameter):
         raise ValueError(
             f"parameter {name} is sharded, and offload=True takes whole tensors: let fully_shard keep the weights on the "

@@ -43,6 +43,14 @@ class OptimizerSpec:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def takes_matrices(self) -> bool:
+        """Whether it has a rule for matrices, and another for all other parameters."""
+        return (
+            self.is_adamas
+            and not MEMBERS[self.class_name].rule(defaults(MEMBERS[self.class_name], "torch")).is_elementwise
+        )
+
+    @property
     def is_adamas(self) -> bool:
         """Whether it is an optimizer of Adamas, which takes schedules, storage formats and clipping."""
         return self.module == ADAMAS
@@ -68,6 +76,7 @@ _OFFERED_AS: Mapping[str, Mapping[str, tuple[float, Mapping[str, Any]]]] = {
     "RMSprop": {"rmsprop": (1e-3, {})},
     "Adam": {"adam": (1e-3, {}), "amsgrad": (1e-3, {"amsgrad": True})},
     "NAdam": {"nadam": (1e-3, {})},
+    "Muon": {"muon": (1e-3, {"adjust_lr_fn": "match_rms_adamw"})},  # one rate for all parameters
 }
 
 

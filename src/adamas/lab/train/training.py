@@ -455,7 +455,11 @@ def make_optimizer(
     arguments = options.optimizer_arguments()
     try:
         optimizer: torch.optim.Optimizer
-        if options.spec.is_adamas:
+        if options.spec.takes_matrices:
+            decay = {name: value for name, value in arguments.items() if name == "weight_decay"}
+            groups = adamas.torch.matrix_groups(model, **decay)
+            optimizer = options.spec.load()(groups, lr=rate, watch=watch, **arguments)
+        elif options.spec.is_adamas:
             optimizer = options.spec.load()(named, lr=rate, watch=watch, **arguments)
         else:
             optimizer = options.spec.load()([weight for _, weight in named], lr=rate.unit, **arguments)

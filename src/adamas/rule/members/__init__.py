@@ -19,5 +19,7 @@ def _declared() -> dict[str, Member]:
 MEMBERS = _declared()
 """Each member by its name."""
 
-RULES: tuple[Rule, ...] = tuple({rule: None for member in MEMBERS.values() for rule in member.rules()})
-"""All rules that members can have, each once. The engine refers to them by their positions."""
+RULES: tuple[Rule, ...] = tuple(
+    {rule: None for member in MEMBERS.values() for rule in member.rules() if rule.is_elementwise}
+)
+"""All elementwise rules that members can have, each once. The engine refers to them by their positions."""

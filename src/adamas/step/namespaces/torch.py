@@ -24,6 +24,11 @@ class Namespace:
     def __init__(self, device: torch.device | None = None) -> None:
         self._device = device
 
+    @property
+    def prefers_bfloat16(self) -> bool:
+        """Whether the device is much faster with products of matrices in bfloat16 than in float32."""
+        return self._device is not None and self._device.type == "cuda"
+
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
 

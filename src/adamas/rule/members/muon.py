@@ -1,0 +1,182 @@
+"""Muon, with AdamW for what is no hidden matrix."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..corrections import BETAS, bias_corrections, learning_rate
+from ..declaration import (
+    FINITE,
+    Array,
+    Choice,
+    Count,
+    Flag,
+    Hypers,
+    MatrixRule,
+    Member,
+    Number,
+    Numbers,
+    Rule,
+    Scalars,
+    Several,
+    Share,
+    State,
+)
+from ..newton_schulz import orthogonalized
+from ..sentence import Sentence
+from ..shared import DECAY, WEIGHT_DECAY
+
+_MOMENTUM = State("momentum", signed=True, decay="a1", draw=0, of="gradient", gain="b1")
+_COEFFICIENTS = (3.4445, -4.775, 2.0315)
+
+
+@dataclass(frozen=True)
+class MuonRule(MatrixRule):
+    """The rule of hidden matrices.
+
+    Attributes:
+        steps, coefficients, eps: see ``adamas.rule.newton_schulz.orthogonalized``.
+        matches_adamw: whether updates are as large as AdamW's; if not, as in the original.
+        products: the dtype of the products of matrices; ``"auto"`` chooses by the device.
+    """
+
+    steps: int = 5
+    coefficients: tuple[float, float, float] = _COEFFICIENTS
+    eps: float = 1e-7
+    matches_adamw: bool = False
+    products: str = "auto"
+
+    name = "muon"
+    states = (_MOMENTUM,)
+    numbers = ("a1", "b1", "c", "d")
+
+    def given(self, hyper: Hypers) -> Rule:
+        """See ``Rule.given``."""
+        a, b, c = map(float, hyper["ns_coefficients"])
+        return MuonRule(
+            int(hyper["ns_steps"]),
+            (a, b, c),
+            float(hyper["eps"]),
+            hyper["adjust_lr_fn"] == "match_rms_adamw",
+            hyper.get("ns_dtype", "auto"),
+        )
+
+    def direction(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
+        """See ``MatrixRule.direction``."""
+        momentum = k.a1 * states[0] + k.b1 * g
+        return k.c * momentum + k.d * g, momentum
+
+    def of_matrices(self, xp: Any, directions: Array) -> Array:
+        """See ``MatrixRule.of_matrices``."""
+        rows, columns = directions.shape[-2:]
+        size = 0.2 * math.sqrt(max(rows, columns)) if self.matches_adamw else math.sqrt(max(1, rows / columns))
+        dtype = xp.dtype_name(directions)
+        if self.products == "bfloat16" or (self.products == "auto" and getattr(xp, "prefers_bfloat16", False)):
+            dtype = "bfloat16"
+        return size * orthogonalized(xp, directions, self.steps, self.coefficients, self.eps, dtype)
+
+
+_ADAMW = Sentence(first=True, second="square", use_first=True)
+
+
+def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
+    if hyper["use_muon"]:
+        mu = hyper["momentum"]
+        c, d = (mu, 1 - mu) if hyper["nesterov"] else (1.0, 0.0)
+        return {"a1": mu, "b1": 1 - mu, "c": c, "d": d}
+    beta1, beta2 = hyper["betas"]
+    c, w = bias_corrections({**hyper, "bias_correction": True}, scalars["step"])
+    return {
+        "a1": beta1,
+        "b1": 1 - beta1,
+        "a2": beta2,
+        "b2": 1 - beta2,
+        "c": c,
+        "w": w,
+        "eps": hyper["eps"],
+        "root": 0.0,
+    }
+
+
+MUON = Member(
+    name="Muon",
+    title="Muon (Jordan et al., 2024): orthogonalized momentum for hidden matrices, and AdamW for all other parameters.",
+    equations=(
+        r"m_t &= \mu m_{t-1} + (1 - \mu) g_t, \qquad d_t = \mu m_t + (1 - \mu) g_t",
+        r"p_t &= (1 - \eta \lambda) p_{t-1} - \eta \, \gamma \operatorname{orthogonalize}(d_t)",
+    ),
+    hyperparameters=(
+        learning_rate(1e-3),
+        replace(WEIGHT_DECAY, default=0.1, doc="λ"),
+        Share("momentum", 0.95, "μ"),
+        Flag("nesterov", True, "use Nesterov's momentum; if not, the direction is the momentum itself"),
+        Several("ns_coefficients", _COEFFICIENTS, "coefficients of the Newton–Schulz iteration", range=FINITE),
+        Number("eps", 1e-7, "ε: the smallest norm that a matrix is divided by; in groups of AdamW, that of AdamW"),
+        Count("ns_steps", 5, "iterations"),
+        Choice(
+            "adjust_lr_fn",
+            None,
+            'γ, for a matrix of r rows and c columns: ``"original"``, √max(1, r/c); ``"match_rms_adamw"``, 0.2·√max(r, c), '
+            "with which updates are as large as AdamW's, and one lr suits all parameters (Liu et al., 2025, "
+            'arXiv:2502.16982). None is ``"original"`` as in ``torch.optim`` or, if a model is given, '
+            '``"match_rms_adamw"``',
+            choices=("original", "match_rms_adamw"),
+        ),
+        replace(BETAS, doc="the decay of AdamW's moments, in groups of AdamW", is_option=True),
+        Flag(
+            "use_muon",
+            True,
+            "whether a group has hidden matrices; False steps its parameters by AdamW",
+            structural=True,
+            is_option=True,
+        ),
+        Choice(
+            "ns_dtype",
+            "auto",
+            'the dtype of the products of matrices: ``"float32"`` (float64 for float64 weights), ``"bfloat16"``, or '
+            '``"auto"``: bfloat16 on a GPU, and float32 elsewhere. Many CPUs have no products in bfloat16, and take twenty '
+            "times as long for them",
+            is_option=True,
+            only=("torch",),
+            choices=("auto", "float32", "bfloat16"),
+        ),
+        replace(DECAY, default="decoupled"),
+    ),
+    make_rule=lambda hyper: MuonRule() if hyper["use_muon"] else _ADAMW,
+    numbers=_numbers,
+    names={"momentum": "momentum_buffer", "first": "exp_avg", "second": "exp_avg_sq"},
+    only=("torch",),
+    notes=(
+        "with λ for ``weight_decay``; γ is ``adjust_lr_fn``. A parameter of more than two dimensions, as of a convolution, is "
+        "the matrix that the flattened dimensions after the first make of it."
+    ),
+    page=r"""
+Every update of a hidden matrix has singular values near 1, so that all directions of the matrix are learned equally fast. For
+the hidden matrices of transformers and convolutional networks it needs fewer steps than AdamW to the same loss, and one moment
+instead of two; the products of matrices of a step cost about as much as the forward pass over a few hundred tokens. Sources:
+[Jordan et al., 2024](https://kellerjordan.github.io/posts/muon/), and [Liu et al.,
+2025](https://arxiv.org/abs/2502.16982) for the sizes of updates that suit AdamW's rates.
+
+Embeddings, the head, norms and biases are not hidden matrices, and are stepped by AdamW in the same optimizer.
+
+```python
+optimizer = adamas.torch.Muon(model, lr=1e-3)  # prints how many parameters are stepped how
+```
+
+Given a model, it makes the groups with [`adamas.torch.matrix_groups`][] and steps all of them with one rate. Groups can be
+made by hand, too; `use_muon` says which rule a group follows:
+
+```python
+hidden = [p for p in model.parameters() if p.ndim >= 2]  # of a model without embeddings and head
+others = [p for p in model.parameters() if p.ndim < 2]
+groups = [
+    {"params": hidden, "lr": 0.02},
+    {"params": others, "use_muon": False, "lr": 3e-4, "betas": (0.9, 0.95)},
+]
+optimizer = adamas.torch.Muon(groups)
+```
+""",
+)
+MEMBERS = (MUON,)

@@ -1,0 +1,102 @@
+"""The executor for rules of whole matrices (``adamas.rule.declaration.MatrixRule``), on any device.
+
+What is elementwise in the step is that of ``adamas.step.arrays``. Between its two halves, the matrices of one shape are taken
+together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..rule.declaration import Array, MatrixRule, Member, Rule, matrix_shape
+from . import arrays
+from .arrays_executor import ArraysExecutor, NumbersThere
+from .executor import GroupSpec
+from .record import Record
+
+MOST_TOGETHER = 1 << 24  # elements of the matrices that are taken together, unless a single one has more
+_MOST_ON_CPU = 1 << 20  # there, products of large matrices gain nothing by it
+
+
+class MatrixExecutor(ArraysExecutor):
+    """The matrices of a group.
+
+    Raises:
+        ValueError: a parameter is complex, has fewer than two dimensions, or is a part of a matrix.
+    """
+
+    def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
+        super().__init__(spec, records, is_decayed)
+        for record in records:
+            shape = spec.tensors.shape_of(record.weight)
+            check_matrix(spec.member, shape, spec.tensors.dtype_name(record.weight), record.name)
+            if record.is_flat or record.place is not None:
+                raise ValueError(
+                    f"parameter {record.name} is a part of a matrix, the other parts of which are elsewhere, and "
+                    f"{spec.member.name} orthogonalizes whole matrices: keep the matrix in one piece "
+                    "(DistributedDataParallel, without rows=), or give its group use_muon=False, which AdamW steps"
+                )
+
+    def _steps(
+        self, indices: Sequence[int], there: NumbersThere | None
+    ) -> Iterator[tuple[int, arrays.Step, arrays.Parameter]]:
+        """See ``ArraysExecutor._steps``."""
+        rule = self.spec.rule
+        assert isinstance(rule, MatrixRule)
+        for together in self._together(indices):
+            made = [self._step_of(index, there) for index in together]
+            for index, (step, one), update in zip(together, made, _updates(rule, made), strict=True):
+                yield index, replace(step, rule=_Followed(rule, update)), one
+
+    def _together(self, indices: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Parts of the indices, each of parameters whose matrices have one shape, dtype and device."""
+        tensors, alike = self.spec.tensors, dict[tuple[Any, ...], list[int]]()
+        for index in indices:
+            record = self._found[index][0]
+            shape, dtype = tensors.shape_of(record.weight), tensors.dtype_name(record.weight)
+            alike.setdefault((matrix_shape(shape), dtype, tensors.state_device(record.weight)), []).append(index)
+        for (shape, *_), found in alike.items():
+            on_cpu = tensors.is_on_cpu(self._found[found[0]][0].weight)
+            count = max(1, (_MOST_ON_CPU if on_cpu else MOST_TOGETHER) // max(1, math.prod(shape)))
+            for first in range(0, len(found), count):
+                yield found[first : first + count]
+
+
+def _updates(rule: MatrixRule, made: Sequence[tuple[arrays.Step, arrays.Parameter]]) -> Sequence[Array]:
+    """The updates of parameters whose matrices have one shape."""
+    xp = made[0][0].xp
+    with xp.computing():
+        directions = [step.term(one, rule.direction)[0] for step, one in made]
+        matrices = [direction.reshape(matrix_shape(direction.shape)) for direction in directions]
+        is_one = len(matrices) == 1  # a product of two dimensions is faster than of three
+        found = [rule.of_matrices(xp, matrices[0])] if is_one else rule.of_matrices(xp, xp.stack(matrices))
+        return [update.reshape(direction.shape) for update, direction in zip(found, directions, strict=True)]
+
+
+class _Followed(Rule):
+    """A rule of matrices whose update is known."""
+
+    def __init__(self, rule: MatrixRule, update: Array) -> None:
+        self._rule, self._update = rule, update
+        self.name, self.states, self.numbers = rule.name, rule.states, rule.numbers
+
+    def update(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
+        """See ``Rule.update``."""
+        return self._update, *self._rule.direction(k, xp, p, g, *states)[1:]
+
+
+def check_matrix(member: Member, shape: Sequence[int], dtype: str, name: str) -> None:
+    """Raises ValueError if the parameter of this name is no matrix of real numbers."""
+    if len(shape) < 2:
+        raise ValueError(
+            f"parameter {name} has the shape {tuple(shape)}, and {member.name} orthogonalizes matrices: give it a group with "
+            "use_muon=False, which AdamW steps"
+        )
+    if dtype.startswith("complex"):
+        raise ValueError(
+            f"parameter {name} is complex, and {member.name} orthogonalizes matrices of real numbers: give it a group with "
+            "use_muon=False, which AdamW steps"
+        )

@@ -1,0 +1,57 @@
+"""The base class of optimizers of matrices, which take a model and group its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.optim.optimizer import ParamsT
+
+from ..step.matrix_executor import check_matrix
+from .groups import matrix_groups
+from .optimizer import Optimizer, given_names
+from .storage import dtype_name
+
+
+class MatrixOptimizer(Optimizer):
+    """An optimizer whose groups follow a rule of matrices or, with ``use_muon=False``, AdamW."""
+
+    def __init__(self, params: ParamsT | nn.Module, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        if isinstance(params, nn.Module):
+            arguments = dict(arguments)
+            if arguments["adjust_lr_fn"] is None:
+                arguments["adjust_lr_fn"] = "match_rms_adamw"
+            params = groups = matrix_groups(params, arguments["weight_decay"])
+            if not _is_among_others():
+                print(f"{type(self).__name__} with adjust_lr_fn={arguments['adjust_lr_fn']!r}:\n{groups.outline}")
+        super().__init__(params, arguments, options)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a parameter group: see ``adamas.torch.Optimizer.add_param_group``.
+
+        Raises:
+            ValueError: a parameter of a group with ``use_muon=True`` is no matrix of real numbers.
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            self._check_matrices(group)
+        except ValueError:
+            del self.param_groups[-1], self._schedules[-1]
+            raise
+
+    def _check_matrices(self, group: dict[str, Any]) -> None:
+        names = given_names(group) or range(len(group["params"]))
+        if not group["use_muon"]:
+            return
+        for name, p in zip(names, group["params"], strict=True):
+            if not is_lazy(p):
+                check_matrix(self._member, p.shape, dtype_name(p.dtype), repr(name))
+
+
+def _is_among_others() -> bool:
+    """Whether this is one of several processes, and not the first."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank() > 0

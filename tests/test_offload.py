@@ -386,6 +386,22 @@ def test_an_error_before_the_step_changes_nothing(monkeypatch: pytest.MonkeyPatc
         assert all(torch.equal(x, after["state"][i][name]) for i, s in before["state"].items() for name, x in s.items())
 
 
+def test_a_sparse_gradient_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Away(monkeypatch):
+        p, q = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(4, 2))
+        optimizer = at.Adam([("p", p), ("q", q)], offload=True)
+        p.grad = torch.ones(2)
+        q.grad = torch.sparse_coo_tensor([[1]], torch.ones(1, 2), (4, 2), check_invariants=True)
+        with pytest.raises(
+            RuntimeError, match=r"^Adam steps the rows of sparse gradients .* on the CPU.* parameter 'q'"
+        ):
+            optimizer.step()
+        q.grad = None
+        optimizer.step()
+    assert torch.equal(q, torch.ones(4, 2))
+    assert (p < 1).all()
+
+
 def test_an_interrupt_in_the_middle_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with Away(monkeypatch) as late:
         optimizer = train(at.AdamW, torch.float32, offload=True)

@@ -353,7 +353,7 @@ def test_elements_without_rows_are_refused_by_name() -> None:
     p = torch.nn.Parameter(torch.ones(4, 2))
     p.grad = torch.ones(4, 2).to_sparse()
     with pytest.raises(
-        RuntimeError, match=r"^Adam steps the rows of .* parameter 'w' is torch\.sparse_coo with 2 sparse"
+        RuntimeError, match=r"^Adam steps the rows of .* parameter 'w' is torch\.sparse_coo with sparse_dim 2"
     ):
         at.Adam([("w", p)]).step()
 

@@ -191,10 +191,10 @@ def refuse_sparse(gradient: Tensor, name: str, member: Member) -> NoReturn:
         )
     kind = str(gradient.layout)
     if gradient.layout == torch.sparse_coo:
-        kind += f" with {gradient.sparse_dim()} sparse dimensions"
+        kind += f" with sparse_dim {gradient.sparse_dim()}"
     raise RuntimeError(
-        f"{member.name} steps the rows of sparse gradients if the parameter is a plain tensor on the CPU and the gradient is "
-        f"torch.sparse_coo with 1 sparse dimension, and {name} is {kind}, on {gradient.device}: {dense}"
+        f"{member.name} steps the rows of sparse gradients that are torch.sparse_coo with sparse_dim 1, on the CPU, and "
+        f"{name} is {kind}, on {gradient.device}: {dense}"
     )
 
 

@@ -268,6 +268,19 @@ def test_a_watched_step_is_of_the_rows_that_are_there() -> None:
     assert watch["update_ratio"][-1] == pytest.approx(0.5)
 
 
+def test_a_watched_step_of_no_rows_has_a_gradient_of_0() -> None:
+    """And not one that is not finite, which ``explain`` would report."""
+    p = torch.nn.Parameter(torch.ones(4, 2))
+    optimizer = at.Adam([("w", p)], watch=True)
+    for rows in ([1], [], [2]):
+        p.grad = rows_of(torch.ones(4, 2), torch.tensor(rows, dtype=torch.long))
+        optimizer.step()
+    watch = optimizer.watch
+    assert watch is not None
+    assert watch.per_step["grad_norm"] == pytest.approx([2**0.5, 0, 2**0.5])
+    assert not optimizer.explain()
+
+
 @pytest.mark.parametrize("release", [False, True])
 def test_a_released_optimizer_steps_rows(release: bool) -> None:
     torch.manual_seed(0)

@@ -350,11 +350,11 @@ class Watching:
         is_there = sums[:, _AT["count"]] > 0
         is_known = is_there if runs is None else is_there & runs
         rows = f.where(is_known[:, None], finished(f, sums, clip), math.nan)
+        skipped = 0.0 if step.runs is None else f.where(step.runs, 0.0, 1.0)
         norm = step.grad_norm
         if norm is None:
             norm = f.sqrt(f.where(is_known, rows[:, 0] * rows[:, 0], 0.0).sum())
-            norm = f.where(is_known.any(), norm, math.nan)
-        skipped = 0.0 if step.runs is None else f.where(step.runs, 0.0, 1.0)
+            norm = f.where(is_known.any() | (skipped == 0), norm, math.nan)  # of no elements, it is 0
         loss = math.nan if step.loss is None else step.loss
         loss, lr = f.hyperparameter(loss), f.hyperparameter(step.lr)
         self.ring.write([step.number, loss, norm, step.clip, lr, skipped], rows)

@@ -197,6 +197,30 @@ CASES = [
         There("LaProp", {}, {}, own=False),
         There("laprop", {}, {}, own=False),
     ),
+    Case(
+        "lars",
+        at.LARS,
+        references.LARS,
+        {"lr": 0.02, "trust_coefficient": 1.0, "weight_decay": 0.05},
+        There("LARS", {}, {}, own=False),
+        There("lars", {"weight_decay": 0.1}, {"weight_decay": 0.1, "decay": "l2"}),
+    ),
+    Case(
+        "lamb",
+        at.LAMB,
+        references.LAMB,
+        {"lr": 0.02, "weight_decay": 0.05},
+        There("Lamb", {}, {"eps": 1e-7, "decay": "decoupled", "weight_decay": 0.0}),
+        There("lamb", {"weight_decay": 0.1}, {"weight_decay": 0.1}),
+    ),
+    Case(
+        "stableadamw",
+        at.StableAdamW,
+        references.StableAdamW,
+        {"lr": 0.02, "weight_decay": 0.05},
+        There("StableAdamW", {}, {"weight_decay": 0.0}, own=False),
+        There("stableadamw", {}, {"weight_decay": 0.0}, own=False),
+    ),
     Case("adopt", at.ADOPT, references.ADOPT, {"lr": 0.02}, There("ADOPT", {}, {}, own=False), There("adopt", {}, {})),
     Case(
         "ademamix",
@@ -246,6 +270,11 @@ def moved_to(framework: str) -> dict[Case, Callable[[], Any]]:
 def has(case: Case, options: dict[str, Any]) -> bool:
     """Whether the member has these options: a centered one keeps its moments in float32."""
     return not (case.options.get("centered") and options.get("state", "float32") != "float32")
+
+
+def with_sums(case: Case) -> bool:
+    """Whether its rule needs sums, so that a part of a tensor is not stepped as the whole is without the other parts."""
+    return bool(case.declared.rule(hyperparameters(case.declared, **case.options)).sums)
 
 
 def moments_of(optimizer: adamas.torch.Optimizer, p: torch.Tensor) -> dict[str, np.ndarray]:

@@ -12,13 +12,15 @@ Group = State = dict[str, Any]
 
 
 class Reference(torch.optim.Optimizer):
-    """An optimizer that computes one update for each parameter, with decoupled weight decay.
+    """An optimizer that computes one update for each parameter.
 
     Attributes:
         hyper: its hyperparameters and their defaults.
+        decay_outside: whether the weight decay is decoupled, and not a part of the update.
     """
 
     hyper: ClassVar[dict[str, Any]] = {}
+    decay_outside: ClassVar = True
 
     def __init__(self, params: Any, lr: float, **options: Any) -> None:
         super().__init__(params, {"lr": lr, **self.hyper, "weight_decay": 0.0, "maximize": False, **options})
@@ -31,7 +33,9 @@ class Reference(torch.optim.Optimizer):
                 state["step"] = state.get("step", 0) + 1
                 g = -p.grad if group["maximize"] else p.grad
                 update = self.update(group, state, p, g)
-                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * update)
+                if self.decay_outside:
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.sub_(group["lr"] * update)
 
     def update(self, group: Group, state: State, p: Tensor, g: Tensor) -> Tensor:
         raise NotImplementedError
@@ -95,6 +99,49 @@ class ADOPT(Reference):
         m = averaged(state, "m", beta1, (g / state["v"].sqrt().clamp(min=group["eps"])).clamp(-limit, limit))
         averaged(state, "v", beta2, g * g)
         return m
+
+
+def trust_ratio(p: Tensor, update: Tensor) -> Tensor:
+    """‖p‖/‖update‖, or 1 where one of them is 0."""
+    ratio = p.norm() / update.norm()
+    return torch.where((p.norm() > 0) & (update.norm() > 0), ratio, 1.0)
+
+
+class LAMB(Reference):
+    """Algorithm 2 of You et al., 2020, with φ the identity. The decay is a part of the update."""
+
+    hyper: ClassVar = {"betas": (0.9, 0.999), "eps": 1e-6}
+    decay_outside = False
+
+    def update(self, group: Group, state: State, p: Tensor, g: Tensor) -> Tensor:
+        update = normalized(group, state, g) + group["weight_decay"] * p
+        return trust_ratio(p, update) * update
+
+
+class LARS(Reference):
+    """Algorithm 1 of You, Gitman and Ginsburg, 2017. The decay is a part of the gradient."""
+
+    hyper: ClassVar = {"momentum": 0.9, "trust_coefficient": 1e-3, "eps": 0.0}
+    decay_outside = False
+
+    def update(self, group: Group, state: State, p: Tensor, g: Tensor) -> Tensor:
+        size = g.norm() + group["weight_decay"] * p.norm() + group["eps"]
+        is_known = (p.norm() > 0) & (g.norm() > 0)
+        ratio = torch.where(is_known, group["trust_coefficient"] * p.norm() / size, 1.0)
+        m = state.setdefault("m", torch.zeros_like(g))
+        return m.mul_(group["momentum"]).add_(ratio * (g + group["weight_decay"] * p))
+
+
+class StableAdamW(Reference):
+    """Algorithm 2 of Wortsman et al., 2023."""
+
+    hyper: ClassVar = {"betas": (0.9, 0.99), "eps": 1e-6}
+    decay_outside = False
+
+    def update(self, group: Group, state: State, p: Tensor, g: Tensor) -> Tensor:
+        update = normalized(group, state, g) + group["weight_decay"] * p
+        v = state["v"] / (1 - group["betas"][1] ** state["step"])
+        return update / (g * g / v.clamp(min=group["eps"] ** 2)).mean().sqrt().clamp(min=1.0)
 
 
 class AdEMAMix(Reference):

@@ -1,4 +1,4 @@
-"""Members whose rules name sums, for tests: a trust ratio of each tensor, and updates measured over all tensors."""
+"""Members whose rules name sums, as variants of Adam: LAMB, and one that measures its updates over all tensors."""
 
 from __future__ import annotations
 
@@ -9,61 +9,23 @@ from typing import Any
 import numpy as np
 
 from adamas.rule.corrections import redeclared
-from adamas.rule.declaration import Hypers, Numbers, OwnRule, Scalars, Sum
+from adamas.rule.declaration import OwnRule, Sum
 from adamas.rule.members import MEMBERS
-from adamas.rule.sentence import Sentence
-from adamas.rule.shared import DECAY
+from adamas.rule.scaled import ADAM, UPDATE_DECAY
 
-ADAM = Sentence(first=True, second="square", use_first=True)
 ADAM_MEMBER = MEMBERS["Adam"]
 NAMES = {"first": "exp_avg", "second": "exp_avg_sq"}
 
 
-def _direction(k: Any, xp: Any, p: Any, g: Any, *states: Any) -> tuple[Any, ...]:
-    update, *after = ADAM.update(k, xp, p, g, *states)
-    return update + k.decay * p, *after
-
-
-def _squared(k: Any, xp: Any, p: Any, g: Any, *states: Any) -> Any:
-    direction = _direction(k, xp, p, g, *states)[0]
-    return direction * direction
-
-
-def _trusted(k: Any, xp: Any, p: Any, g: Any, *states: Any) -> tuple[Any, ...]:
-    direction, *after = _direction(k, xp, p, g, *states)
-    return k.trust * direction, *after
-
-
-def _trust(k: Any, f: Any) -> Numbers:
-    known = f.minimum(k.weights, k.updates) > 0
-    (trust,) = f.either(known, lambda: (f.sqrt(k.weights / k.updates),), lambda: (1.0,))
-    return {"trust": trust}
-
-
-def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
-    decay = hyper["weight_decay"] if hyper["decay"] == "update" else 0.0
-    return ADAM_MEMBER.numbers(hyper, scalars, f) | {"decay": decay}
-
-
-# LAMB (You et al., 2019, arXiv:1904.00962, algorithm 2): the decay is a part of what the trust ratio measures.
-_LAMB = OwnRule(
-    "lamb",
-    ADAM.states,
-    (*ADAM.numbers, "decay"),
-    _trusted,
-    (Sum("weights", "tensor", lambda k, xp, p, g, *states: p * p), Sum("updates", "tensor", _squared)),
-    _trust,
-)
+# LAMB with the arguments of Adam, and its ε.
+_LAMB = MEMBERS["LAMB"].rule({})
 LAMB = replace(
     ADAM_MEMBER,
     name="lamb",
     make_rule=lambda hyper: _LAMB,
-    numbers=_numbers,
+    numbers=MEMBERS["LAMB"].numbers,
     names=NAMES,
-    hyperparameters=(
-        *redeclared(ADAM_MEMBER.hyperparameters, "amsgrad", structural=False),
-        replace(DECAY, default="update", choices=("update", *DECAY.choices), elsewhere={}),
-    ),
+    hyperparameters=(*redeclared(ADAM_MEMBER.hyperparameters, "amsgrad", structural=False), UPDATE_DECAY),
 )
 
 

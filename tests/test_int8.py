@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from members import CASES, Case
+from members import CASES, Case, with_sums
 
 import adamas.torch as at
 from adamas import _engine
 from adamas.rule import formats, layout
+from adamas.step import sums
 from adamas.step.arrays_executor import ArraysExecutor
 from adamas.step.executor import spec_of
 from adamas.torch import storage
@@ -387,6 +389,7 @@ def stepped_by_reference(
     executor = ArraysExecutor(spec_of(member, group, TENSORS, member.scalar_names), [record], is_decayed=True)
     executor.look([p.grad])
     executor.prepared = [optimizer._advance(group, scalars, 1.0) for scalars in executor.scalars]
+    sums.compute([SimpleNamespace(executors=[executor])], None, len(executor.spec.rule.sums), 1)
     executor.apply()
     return weight, state
 
@@ -594,7 +597,7 @@ def test_any_thread_count_and_any_neighbours_give_the_same_bits(case: Case) -> N
     ("state", "weights"),
     [("int8", "nearest"), ("int8", "stochastic"), ("int8", "split"), ("int6", "nearest"), ("mixed", "split")],
 )
-@pytest.mark.parametrize("case", CODED, ids=str)
+@pytest.mark.parametrize("case", [case for case in CODED if not with_sums(case)], ids=str)
 def test_rows_that_are_stepped_apart_are_stepped_as_one(case: Case, state: str, weights: str) -> None:
     shape, cuts = (64, 201 if state == "int6" else 200), (0, 1, 24, 64)
     whole = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
@@ -760,6 +763,8 @@ def test_what_is_not_finite_is_so_where_it_is_in_float32(case: Case, bad: float,
         if bad != 1e25:  # which is finite, and leaves no code for what is beside it
             error, moved = (p - q).detach(), (q - 1).detach()
             finite = torch.isfinite(q)
+            if not finite.any():  # as the sums of the tensor
+                return
             # All steps of Lion have the same size, and the sign of an average that nearly cancels may be another.
             assert error[finite].abs().max() <= (0.51 if case.name == "lion" else 0.35) * moved[finite].abs().max()
 

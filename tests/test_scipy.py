@@ -118,6 +118,7 @@ RATES = {
         "radam": 0.003,
         "lion": 0.01 * FALLING,
         "signum": 0.01 * FALLING,
+        "lars": 20 * FALLING,
         ("sgd", "matyas"): 0.5,
     },
 }
@@ -150,7 +151,7 @@ def test_the_table_has_every_method() -> None:
 )
 def test_every_member_comes_to_the_minimum(function: Function, name: str) -> None:
     options = {"lr": RATES.get((name, function.name), RATES.get(name, 0.02 * FALLING))}
-    if name == "adamw":
+    if METHODS[name].defaults["weight_decay"]:
         options["weight_decay"] = 0.0
     found = minimize(function.fun, function.start, jac=function.jac, method=METHODS[name], options=options)
     assert found.fun - function.least < 1e-4
@@ -629,8 +630,8 @@ def regression(seed: int = 0) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.n
 @members
 def test_stochastic_averaging_is_nearer_than_the_last_iterate(name: str) -> None:
     batches, solution = regression()
-    lr = {"sgd": 0.01, "momentum": 1e-3, "nesterov": 1e-3, "adagrad": 0.5, "radam": 0.02}.get(name, 0.05)
-    more = {"weight_decay": 0.0} if name == "adamw" else {}
+    lr = {"sgd": 0.01, "momentum": 1e-3, "nesterov": 1e-3, "adagrad": 0.5, "radam": 0.02, "lars": 1.0}.get(name, 0.05)
+    more = {"weight_decay": 0.0} if METHODS[name].defaults["weight_decay"] else {}
     found = minimize_stochastic(noisy, np.zeros(5), batches, jac=True, epochs=10, method=METHODS[name], lr=lr, **more)
     assert found.success
     assert (found.nit, found.epoch, found.nfev, found.njev) == (2000, 10, 2000, 2000)

@@ -18,7 +18,7 @@ from adamas.rule.members import RULES
 from adamas.rule.recorder import digest, record_statistics
 from adamas.rule.shared import defaults
 from adamas.rule.statistics import LARGEST, ROW, SUMS, joined, terms
-from adamas.step import arrays_executor
+from adamas.step import arrays_executor, sums
 from adamas.step.arrays_executor import ArraysExecutor
 from adamas.step.plan import GroupPlan, look, step
 from adamas.step.record import Place, Record, State, begin_state
@@ -125,6 +125,7 @@ class Stepper:
         plan = GroupPlan(member, options, self.records, TENSORS, None, kind_of=kind and (lambda _: kind))
         look([plan], [gradients])
         plan.prepare(advance)
+        sums.compute([plan], None, len(member.rule(options).sums), threads)
         plan.watch(is_watched)
         step([plan], threads, [])
         (executor,) = plan.executors

@@ -13,7 +13,7 @@ from .text import HEADER, STAR, Argument, docstring, documented, exported, formu
 PATH = "src/adamas/keras/members.py"
 _INDENT = " " * 4
 
-_CLASSES = {"NAdam": "Nadam"}
+_CLASSES = {"LAMB": "Lamb", "NAdam": "Nadam"}
 _ORDER = {
     "AdamW": "lr weight_decay betas eps amsgrad * eps_mode bias_correction",
     "NAdam": "lr betas eps * eps_mode bias_correction momentum_decay",
@@ -35,6 +35,7 @@ _OF_KERAS = [
     Argument("name", "str | None", "None"),
 ]
 _OPTIONS = ("decay", "l1", "state", "weights", "seed")
+_ONLY_HERE = ("ADOPT", "AdEMAMix", "LARS", "LaProp", "RAdam", "Signum", "StableAdamW")
 _VELOCITY = (
     "{of} ``keras.optimizers.{name}`` includes the learning rate. At a constant rate the steps are the same; if the rate "
     "changes, the whole step has the new rate at once here, as in PyTorch."
@@ -47,7 +48,7 @@ _NOTES = {
         "``keras.optimizers.Adamax`` adds ε to :math:`v_t` in the denominator, not to :math:`|g_t|`; this differs if the "
         "gradients are not much larger than ε."
     ),
-    **dict.fromkeys(("ADOPT", "AdEMAMix", "LaProp", "RAdam", "Signum"), "Keras has no optimizer of this name."),
+    **dict.fromkeys(_ONLY_HERE, "Keras has no optimizer of this name."),
 }
 
 _TOP = '''"""The optimizers of the family for Keras, with the arguments, defaults and meaning of their namesakes in Keras.
@@ -58,7 +59,8 @@ optimizers also have these options:
 
 - ``weight_decay``: coefficient of the weight decay. ``decay`` is its kind: ``"decoupled"``, as in Keras, subtracts
   ``learning_rate * weight_decay * p`` from the weight; ``"l2"`` adds ``weight_decay * p`` to the gradient; ``"independent"``
-  subtracts ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate.
+  subtracts ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate; ``"update"``, only in
+  Lamb, LARS and StableAdamW, adds ``weight_decay * p`` to the update before it is scaled.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``. Variables that are excluded from weight decay
   (``exclude_from_weight_decay``) do not have it.
 - ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"``, ``"int8"`` or ``"int6"`` (see ``adamas.rule.formats``),

@@ -30,7 +30,7 @@ from typing import Literal, TypedDict
 from ..schedules import Schedule
 from .layout import State
 
-Decay = Literal["l2", "decoupled", "independent"]
+Decay = Literal["l2", "decoupled", "independent", "update"]
 Weights = Literal["nearest", "stochastic", "split"]
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from adamas.rule.declaration import Member
+from adamas.rule.shared import defaults
 
 from .text import HEADER, exported, in_order
 
 PATH = "src/adamas/scipy/methods.py"
-_NOTES = {"adamw": "Its weight decay pulls x to 0, so it does not converge to the minimum of the function."}
+_OF_DECAY = "Its weight decay pulls x to 0, so it does not converge to the minimum of the function."
 
 _TOP = '''"""The members of the family as methods of ``scipy.optimize.minimize``."""
 
@@ -33,7 +34,7 @@ def write(members: Sequence[Member]) -> str:
     names = sorted(["METHODS", *(name for name, *_ in methods)])
     text = HEADER + _TOP + exported(names)
     for name, member, title, fixed in methods:
-        told = f"{title}\n\n{_NOTES[name]}\n" if name in _NOTES else title
+        told = f"{title}\n\n{_OF_DECAY}\n" if defaults(member, "scipy")["weight_decay"] else title
         text += f'\n{name} = Method("{name}", MEMBERS["{member.name}"]{fixed})\n"""{told}"""\n'
     listed = "".join(f"        {name},\n" for name, *_ in methods)
     return text + f"\nMETHODS = {{\n    method.name: method\n    for method in (\n{listed}    )\n}}\n"

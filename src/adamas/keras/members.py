@@ -7,7 +7,8 @@ optimizers also have these options:
 
 - ``weight_decay``: coefficient of the weight decay. ``decay`` is its kind: ``"decoupled"``, as in Keras, subtracts
   ``learning_rate * weight_decay * p`` from the weight; ``"l2"`` adds ``weight_decay * p`` to the gradient; ``"independent"``
-  subtracts ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate.
+  subtracts ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate; ``"update"``, only in
+  Lamb, LARS and StableAdamW, adds ``weight_decay * p`` to the update before it is scaled.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``. Variables that are excluded from weight decay
   (``exclude_from_weight_decay``) do not have it.
 - ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"``, ``"int8"`` or ``"int6"`` (see ``adamas.rule.formats``),
@@ -35,6 +36,7 @@ from .optimizer import Optimizer, Rate
 
 __all__ = [
     "ADOPT",
+    "LARS",
     "SGD",
     "AdEMAMix",
     "Adagrad",
@@ -42,11 +44,13 @@ __all__ = [
     "AdamW",
     "Adamax",
     "LaProp",
+    "Lamb",
     "Lion",
     "Nadam",
     "RAdam",
     "RMSprop",
     "Signum",
+    "StableAdamW",
 ]
 
 EpsMode: TypeAlias = Literal["hat", "torch"]
@@ -145,6 +149,60 @@ class Adagrad(Optimizer):
         *,
         eps_mode: RootMode = "root",
         decay: Decay = "decoupled",
+        l1: float = 0.0,
+        state: State = "float32",
+        weights: Weights = "split",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(locals())
+
+
+@_registered
+class LARS(Optimizer):
+    r"""LARS (You, Gitman and Ginsburg, 2017, arXiv:1708.03888, algorithm 1): momentum with a rate for each tensor.
+
+    .. math::
+        m_t = \mu m_{t-1} + \frac{c\, \|p_{t-1}\|}{\|g_t\| + \lambda \|p_{t-1}\| + \epsilon} (g_t + \lambda p_{t-1}),
+            \qquad p_t = p_{t-1} - \eta m_t
+
+    The norms are of each tensor; where one is 0, the ratio is 1. With ``decay="l2"``, the norm is of the sum :math:`g_t
+    + \lambda p_{t-1}`, as in optax.
+
+    Keras has no optimizer of this name.
+
+    Args:
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        momentum: μ.
+        trust_coefficient: c, the share of its norm that a tensor moves by at a rate of 1.
+        epsilon: ε.
+        nesterov: use Nesterov's momentum.
+        weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+
+    _member = MEMBERS["LARS"]
+
+    def __init__(
+        self,
+        learning_rate: Rate = 1.0,
+        momentum: float = 0.9,
+        trust_coefficient: float = 1e-3,
+        epsilon: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        decay: Decay = "update",
         l1: float = 0.0,
         state: State = "float32",
         weights: Weights = "split",
@@ -509,6 +567,60 @@ class ADOPT(Optimizer):
 
 
 @_registered
+class Lamb(Optimizer):
+    r"""LAMB (You et al., 2020, arXiv:1904.00962, algorithm 2): AdamW whose step is relative to the weight of each tensor.
+
+    .. math::
+        u_t &= \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon} + \lambda p_{t-1}, \qquad p_t =
+            p_{t-1} - \eta \frac{\|p_{t-1}\|}{\|u_t\|} u_t
+
+    The norms are of each tensor; where one is 0, the ratio is 1.
+
+    Args:
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        beta_1: β₁.
+        beta_2: β₂.
+        epsilon: ε.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False uses the moments without bias correction.
+        weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+
+    _member = MEMBERS["LAMB"]
+
+    def __init__(
+        self,
+        learning_rate: Rate = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        eps_mode: EpsMode = "torch",
+        bias_correction: bool = True,
+        decay: Decay = "decoupled",
+        l1: float = 0.0,
+        state: State = "float32",
+        weights: Weights = "split",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(locals())
+
+
+@_registered
 class LaProp(Optimizer):
     r"""LaProp (Ziyin, Wang and Ueda, 2020, arXiv:2002.04839, algorithm 1): momentum after the division.
 
@@ -665,6 +777,59 @@ class RAdam(Optimizer):
         eps_mode: EpsMode = "hat",
         bias_correction: bool = True,
         decay: Decay = "decoupled",
+        l1: float = 0.0,
+        state: State = "float32",
+        weights: Weights = "split",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(locals())
+
+
+@_registered
+class StableAdamW(Optimizer):
+    r"""StableAdamW (Wortsman et al., 2023, arXiv:2304.13013, algorithm 2): AdamW with shorter steps where v lags behind.
+
+    .. math::
+        \text{RMS}_t &= \sqrt{\operatorname{mean}\left(\frac{g_t^2}{\max(\hat v_t, \epsilon^2)}\right)}, \qquad \eta_t =
+            \frac{\eta}{\max(1, \text{RMS}_t)} \\
+        p_t &= (1 - \eta_t \lambda) p_{t-1} - \eta_t \frac{m_t / (1 - \beta_1^t)}{\sqrt{\hat v_t} + \epsilon}, \qquad
+            \hat v_t = \frac{v_t}{1 - \beta_2^t}
+
+    The mean is over each tensor.
+
+    Keras has no optimizer of this name.
+
+    Args:
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        beta_1: β₁.
+        beta_2: β₂.
+        epsilon: ε.
+        weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+
+    _member = MEMBERS["StableAdamW"]
+
+    def __init__(
+        self,
+        learning_rate: Rate = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.99,
+        epsilon: float = 1e-6,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        decay: Decay = "update",
         l1: float = 0.0,
         state: State = "float32",
         weights: Weights = "split",

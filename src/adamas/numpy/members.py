@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADOPT",
+    "LAMB",
+    "LARS",
     "SGD",
     "AdEMAMix",
     "Adagrad",
@@ -35,6 +37,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Signum",
+    "StableAdamW",
 ]
 
 
@@ -123,6 +126,54 @@ class Adagrad(Optimizer):
         *,
         maximize: bool = False,
         **options: Unpack[RootOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class LARS(Optimizer):
+    r"""LARS (You, Gitman and Ginsburg, 2017, arXiv:1708.03888, algorithm 1): momentum with a rate for each tensor.
+
+    .. math::
+        m_t = \mu m_{t-1} + \frac{c\, \|p_{t-1}\|}{\|g_t\| + \lambda \|p_{t-1}\| + \epsilon} (g_t + \lambda p_{t-1}),
+            \qquad p_t = p_{t-1} - \eta m_t
+
+    The norms are of each tensor; where one is 0, the ratio is 1. With ``decay="l2"``, the norm is of the sum :math:`g_t
+    + \lambda p_{t-1}`, as in optax.
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        momentum: μ.
+        weight_decay: λ.
+        trust_coefficient: c, the share of its norm that a tensor moves by at a rate of 1.
+        eps: ε.
+        nesterov: use Nesterov's momentum.
+        maximize: maximize the objective.
+        **options: see ``adamas.rule.options.Options``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.LARS([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        5.0
+    """
+
+    _member = MEMBERS["LARS"]
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float | Schedule = 0.0,
+        trust_coefficient: float = 1e-3,
+        eps: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, locals(), options)
 
@@ -419,6 +470,49 @@ class ADOPT(Optimizer):
         super().__init__(params, locals(), options)
 
 
+class LAMB(Optimizer):
+    r"""LAMB (You et al., 2020, arXiv:1904.00962, algorithm 2): AdamW whose step is relative to the weight of each tensor.
+
+    .. math::
+        u_t &= \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon} + \lambda p_{t-1}, \qquad p_t =
+            p_{t-1} - \eta \frac{\|p_{t-1}\|}{\|u_t\|} u_t
+
+    The norms are of each tensor; where one is 0, the ratio is 1.
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        betas: β₁ and β₂, the decay of the moments.
+        eps: ε.
+        weight_decay: λ.
+        maximize: maximize the objective.
+        **options: see ``adamas.rule.options.AdamOptions``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.LAMB([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.995
+    """
+
+    _member = MEMBERS["LAMB"]
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float | Schedule, float | Schedule] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float | Schedule = 1e-2,
+        *,
+        maximize: bool = False,
+        **options: Unpack[AdamOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
 class LaProp(Optimizer):
     r"""LaProp (Ziyin, Wang and Ueda, 2020, arXiv:2002.04839, algorithm 1): momentum after the division.
 
@@ -543,6 +637,51 @@ class RAdam(Optimizer):
         *,
         maximize: bool = False,
         **options: Unpack[AdamOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class StableAdamW(Optimizer):
+    r"""StableAdamW (Wortsman et al., 2023, arXiv:2304.13013, algorithm 2): AdamW with shorter steps where v lags behind.
+
+    .. math::
+        \text{RMS}_t &= \sqrt{\operatorname{mean}\left(\frac{g_t^2}{\max(\hat v_t, \epsilon^2)}\right)}, \qquad \eta_t =
+            \frac{\eta}{\max(1, \text{RMS}_t)} \\
+        p_t &= (1 - \eta_t \lambda) p_{t-1} - \eta_t \frac{m_t / (1 - \beta_1^t)}{\sqrt{\hat v_t} + \epsilon}, \qquad
+            \hat v_t = \frac{v_t}{1 - \beta_2^t}
+
+    The mean is over each tensor.
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        betas: β₁ and β₂, the decay of the moments.
+        eps: ε.
+        weight_decay: λ.
+        maximize: maximize the objective.
+        **options: see ``adamas.rule.options.Options``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.StableAdamW([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.99895
+    """
+
+    _member = MEMBERS["StableAdamW"]
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float | Schedule, float | Schedule] = (0.9, 0.99),
+        eps: float = 1e-6,
+        weight_decay: float | Schedule = 1e-2,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, locals(), options)
 

@@ -5,7 +5,8 @@ All have the same further options, which are keyword-only:
 
 - ``weight_decay``: coefficient of the weight decay. ``decay_mode`` is its kind: ``"l2"`` adds ``weight_decay * p`` to the
   gradient; ``"decoupled"`` subtracts ``learning_rate * weight_decay * p`` from the weight; ``"independent"`` subtracts
-  ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate.
+  ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate; ``"update"``, only in lamb, lars
+  and stableadamw, adds ``weight_decay * p`` to the update before it is scaled.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``.
 - ``mask``: a tree of bools, or a function from the parameters to one, that selects the parameters with decay and penalty.
 - ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"``, ``"int8"`` or ``"int6"`` (see ``adamas.rule.formats``),
@@ -48,13 +49,16 @@ __all__ = [
     "ademamix",
     "adopt",
     "amsgrad",
+    "lamb",
     "laprop",
+    "lars",
     "lion",
     "nadam",
     "radam",
     "rmsprop",
     "sgd",
     "signum",
+    "stableadamw",
 ]
 
 EpsMode = Literal["torch", "hat"]
@@ -145,6 +149,53 @@ def adagrad(
         ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["Adagrad"], locals())
+
+
+def lars(
+    learning_rate: Scheduled,
+    momentum: Number = 0.9,
+    trust_coefficient: Number = 1e-3,
+    eps: Number = 0.0,
+    nesterov: bool = False,
+    *,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "l2",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
+) -> optax.GradientTransformation:
+    r"""LARS (You, Gitman and Ginsburg, 2017, arXiv:1708.03888, algorithm 1): momentum with a rate for each tensor.
+
+    .. math::
+        m_t = \mu m_{t-1} + \frac{c\, \|p_{t-1}\|}{\|g_t\| + \lambda \|p_{t-1}\| + \epsilon} (g_t + \lambda p_{t-1}),
+            \qquad p_t = p_{t-1} - \eta m_t
+
+    The norms are of each tensor; where one is 0, the ratio is 1. With ``decay="l2"``, the norm is of the sum :math:`g_t
+    + \lambda p_{t-1}`, as in optax.
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.lars(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        5.0
+
+    Args:
+        learning_rate: learning rate η; a number, an array or a function of the step.
+        momentum: μ.
+        trust_coefficient: c, the share of its norm that a tensor moves by at a rate of 1.
+        eps: ε.
+        nesterov: use Nesterov's momentum.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+    return transformation(MEMBERS["LARS"], locals())
 
 
 def lion(
@@ -509,6 +560,57 @@ def adopt(
     return transformation(MEMBERS["ADOPT"], locals())
 
 
+def lamb(
+    learning_rate: Scheduled,
+    b1: Scheduled = 0.9,
+    b2: Scheduled = 0.999,
+    eps: Number = 1e-6,
+    eps_root: Number = 0.0,
+    *,
+    eps_mode: EpsMode = "torch",
+    bias_correction: bool = True,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "update",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
+) -> optax.GradientTransformation:
+    r"""LAMB (You et al., 2020, arXiv:1904.00962, algorithm 2): AdamW whose step is relative to the weight of each tensor.
+
+    .. math::
+        u_t &= \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon} + \lambda p_{t-1}, \qquad p_t =
+            p_{t-1} - \eta \frac{\|p_{t-1}\|}{\|u_t\|} u_t
+
+    The norms are of each tensor; where one is 0, the ratio is 1.
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.lamb(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.995
+
+    Args:
+        learning_rate: learning rate η; a number, an array or a function of the step.
+        b1: β₁.
+        b2: β₂.
+        eps: ε.
+        eps_root: added under the root, as in optax.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False uses the moments without bias correction.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+    return transformation(MEMBERS["LAMB"], locals())
+
+
 def laprop(
     learning_rate: Scheduled,
     b1: Scheduled = 0.9,
@@ -659,6 +761,52 @@ def radam(
         ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["RAdam"], locals())
+
+
+def stableadamw(
+    learning_rate: Scheduled,
+    b1: Scheduled = 0.9,
+    b2: Scheduled = 0.99,
+    eps: Number = 1e-6,
+    *,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "update",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
+) -> optax.GradientTransformation:
+    r"""StableAdamW (Wortsman et al., 2023, arXiv:2304.13013, algorithm 2): AdamW with shorter steps where v lags behind.
+
+    .. math::
+        \text{RMS}_t &= \sqrt{\operatorname{mean}\left(\frac{g_t^2}{\max(\hat v_t, \epsilon^2)}\right)}, \qquad \eta_t =
+            \frac{\eta}{\max(1, \text{RMS}_t)} \\
+        p_t &= (1 - \eta_t \lambda) p_{t-1} - \eta_t \frac{m_t / (1 - \beta_1^t)}{\sqrt{\hat v_t} + \epsilon}, \qquad
+            \hat v_t = \frac{v_t}{1 - \beta_2^t}
+
+    The mean is over each tensor.
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.stableadamw(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.999
+
+    Args:
+        learning_rate: learning rate η; a number, an array or a function of the step.
+        b1: β₁.
+        b2: β₂.
+        eps: ε.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+    return transformation(MEMBERS["StableAdamW"], locals())
 
 
 def ademamix(

@@ -71,11 +71,17 @@ class Sum:
         term: ``term(k, xp, p, g, *states)`` returns the summands, an array of p's shape. It has the arguments of
             ``Rule.update``, but ``k`` only has the preceding sums of the rule. Values that the term and the update both need
             are computed twice.
+        is_mean: whether a sum over a tensor is divided by the number of its elements; those of complex numbers are two.
     """
 
     name: str
     over: Literal["tensor", "all"]
     term: Callable[..., Array]
+    is_mean: bool = False
+
+    def of(self, total: Any, numel: int) -> Any:
+        """The number of the step, given the total over a tensor of so many elements, or over all."""
+        return total / max(numel, 1) if self.is_mean else total
 
 
 class Rule(ABC):

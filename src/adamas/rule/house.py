@@ -49,7 +49,7 @@ def with_sums(
     for wanted in rule.sums:
         k = SimpleNamespace(**numbers)
         term = wanted.term(k, xp, p, gradient(k, xp, p, g, penalized), *states)
-        numbers = numbers | {wanted.name: float(xp.sum(term))}
+        numbers = numbers | {wanted.name: wanted.of(float(xp.sum(term, dtype=float)), p.size)}
     return numbers | rule.from_sums(SimpleNamespace(**numbers), Host)
 
 

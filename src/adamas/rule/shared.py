@@ -37,7 +37,8 @@ DECAY = Choice(
     'the kind of weight decay. ``"l2"`` adds ``weight_decay * p`` to the gradient; ``"decoupled"`` multiplies the '
     'weight by ``1 - lr * weight_decay``, as PyTorch\'s AdamW does; ``"independent"`` multiplies it by ``1 - factor '
     "* weight_decay``, where factor is lr divided by the lr given at construction, as in Loshchilov and Hutter "
-    "(2019)",
+    '(2019); ``"update"``, only in members that scale the update of each tensor, adds ``weight_decay * p`` to it before '
+    "it is scaled",
     is_option=True,
     elsewhere={"keras": "decoupled"},
     choices=("l2", "decoupled", "independent"),

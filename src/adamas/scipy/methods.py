@@ -15,7 +15,9 @@ __all__ = [
     "ademamix",
     "adopt",
     "amsgrad",
+    "lamb",
     "laprop",
+    "lars",
     "lion",
     "momentum",
     "nadam",
@@ -24,6 +26,7 @@ __all__ = [
     "rmsprop",
     "sgd",
     "signum",
+    "stableadamw",
 ]
 
 sgd = Method("sgd", MEMBERS["SGD"])
@@ -37,6 +40,9 @@ nesterov = Method("nesterov", MEMBERS["SGD"], {"momentum": 0.9, "nesterov": True
 
 adagrad = Method("adagrad", MEMBERS["Adagrad"])
 """AdaGrad (Duchi, Hazan and Singer, 2011, figure 1): every gradient ever seen counts in the denominator."""
+
+lars = Method("lars", MEMBERS["LARS"])
+"""LARS (You, Gitman and Ginsburg, 2017, arXiv:1708.03888, algorithm 1): momentum with a rate for each tensor."""
 
 lion = Method("lion", MEMBERS["Lion"])
 """Lion (Chen et al., 2023, arXiv:2302.06675, algorithm 2): the sign of an interpolated momentum."""
@@ -65,6 +71,12 @@ adamax = Method("adamax", MEMBERS["Adamax"])
 adopt = Method("adopt", MEMBERS["ADOPT"])
 """ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): divided by the v of the step before."""
 
+lamb = Method("lamb", MEMBERS["LAMB"])
+"""LAMB (You et al., 2020, arXiv:1904.00962, algorithm 2): AdamW whose step is relative to the weight of each tensor.
+
+Its weight decay pulls x to 0, so it does not converge to the minimum of the function.
+"""
+
 laprop = Method("laprop", MEMBERS["LaProp"])
 """LaProp (Ziyin, Wang and Ueda, 2020, arXiv:2002.04839, algorithm 1): momentum after the division."""
 
@@ -73,6 +85,12 @@ nadam = Method("nadam", MEMBERS["NAdam"])
 
 radam = Method("radam", MEMBERS["RAdam"])
 """RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without a denominator until its variance is finite."""
+
+stableadamw = Method("stableadamw", MEMBERS["StableAdamW"])
+"""StableAdamW (Wortsman et al., 2023, arXiv:2304.13013, algorithm 2): AdamW with shorter steps where v lags behind.
+
+Its weight decay pulls x to 0, so it does not converge to the minimum of the function.
+"""
 
 ademamix = Method("ademamix", MEMBERS["AdEMAMix"])
 """AdEMAMix (Pagliardini et al., 2024, arXiv:2409.03137, algorithm 1): AdamW with a second, slow average."""
@@ -84,6 +102,7 @@ METHODS = {
         momentum,
         nesterov,
         adagrad,
+        lars,
         lion,
         rmsprop,
         signum,
@@ -92,9 +111,11 @@ METHODS = {
         adamw,
         adamax,
         adopt,
+        lamb,
         laprop,
         nadam,
         radam,
+        stableadamw,
         ademamix,
     )
 }

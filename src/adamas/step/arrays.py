@@ -8,6 +8,7 @@ function is the namespace of the arrays, one of ``adamas.step.namespaces``.
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -423,7 +424,7 @@ def steps(
     for wanted in rule.sums:
         terms = [step.term(one, wanted.term) for step, one in zip(found, parameters, strict=True)]
         with xp.computing():
-            sums = [xp.sum(xp.cast(term, "float64")) for term in terms]
+            sums = [wanted.of(xp.sum(xp.cast(term, "float64")), math.prod(term.shape)) for term in terms]
             if wanted.over == "all":
                 sums = [functools.reduce(operator.add, sums)] * len(sums)
             learn([{wanted.name: value} for value in sums])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 
 from ..rule.declaration import Member, Rule, Sum
@@ -51,7 +52,9 @@ def compute(plans: Sequence[GroupPlan], peers: Peers | None, count: int, threads
         sums = added_up(terms) if peers is None else peers.added(terms, problem)
         for executor in executors:
             wanted = _sums(executor)[index]
-            executor.take_sums(index, [sums[_key(wanted, record)] for record in executor.found()])
+            executor.take_sums(
+                index, [wanted.of(sums[_key(wanted, record)], _numel(executor, record)) for record in executor.found()]
+            )
 
 
 def _sums(executor: Executor) -> tuple[Sum, ...]:
@@ -68,6 +71,13 @@ def _add(executor: Executor, index: int, terms: dict[Hashable, list[float]], thr
 def _key(wanted: Sum, record: Record) -> Hashable:
     """The key of the sum. The parts of a tensor in several processes share it, since they have the same random key."""
     return (wanted.name, record.key) if wanted.over == "tensor" else (wanted.name,)
+
+
+def _numel(executor: Executor, record: Record) -> int:
+    """The number of elements of the whole tensor, where complex numbers are two."""
+    tensors = executor.spec.tensors
+    shape = tensors.shape_of(record.weight) if record.place is None else record.place.shape
+    return math.prod(shape) * (2 if tensors.dtype_name(record.weight).startswith("complex") else 1)
 
 
 def _refuse_parts(executor: Executor, index: int, alone: bool) -> None:

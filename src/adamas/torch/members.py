@@ -20,6 +20,8 @@ from .options import Options, Scheduled
 
 __all__ = [
     "ADOPT",
+    "LAMB",
+    "LARS",
     "SGD",
     "AdEMAMix",
     "Adagrad",
@@ -33,6 +35,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Signum",
+    "StableAdamW",
 ]
 
 
@@ -175,6 +178,69 @@ class Adagrad(EagerOptimizer):
         fused: bool | None = None,
         capturable: bool = False,
         **options: Unpack[RootOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class LARS(Optimizer):
+    r"""LARS (You, Gitman and Ginsburg, 2017, arXiv:1708.03888, algorithm 1): momentum with a rate for each tensor.
+
+    .. math::
+        m_t = \mu m_{t-1} + \frac{c\, \|p_{t-1}\|}{\|g_t\| + \lambda \|p_{t-1}\| + \epsilon} (g_t + \lambda p_{t-1}),
+            \qquad p_t = p_{t-1} - \eta m_t
+
+    The norms are of each tensor; where one is 0, the ratio is 1. With ``decay="l2"``, the norm is of the sum :math:`g_t
+    + \lambda p_{t-1}`, as in optax.
+
+    Args:
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
+        momentum: μ.
+        weight_decay: λ.
+        trust_coefficient: c, the share of its norm that a tensor moves by at a rate of 1.
+        eps: ε.
+        nesterov: use Nesterov's momentum.
+        maximize: maximize the objective.
+        foreach: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
+        differentiable: True is refused.
+        fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
+            skips overflows, instead of the scaler; gradients stay scaled. On a GPU, the host does not wait to learn of
+            one. The speed is the same: every step is fused.
+        **options: see ``adamas.torch.options.Options``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([5.0]))
+        >>> optimizer = adamas.torch.LARS([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        5.0
+    """
+
+    _member = MEMBERS["LARS"]
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Scheduled = 1.0,
+        momentum: float = 0.9,
+        weight_decay: Scheduled = 0.0,
+        trust_coefficient: float = 1e-3,
+        eps: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, locals(), options)
 
@@ -660,6 +726,64 @@ class ADOPT(Optimizer):
         super().__init__(params, locals(), options)
 
 
+class LAMB(Optimizer):
+    r"""LAMB (You et al., 2020, arXiv:1904.00962, algorithm 2): AdamW whose step is relative to the weight of each tensor.
+
+    .. math::
+        u_t &= \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon} + \lambda p_{t-1}, \qquad p_t =
+            p_{t-1} - \eta \frac{\|p_{t-1}\|}{\|u_t\|} u_t
+
+    The norms are of each tensor; where one is 0, the ratio is 1.
+
+    Args:
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
+        betas: β₁ and β₂, the decay of the moments.
+        eps: ε.
+        weight_decay: λ.
+        maximize: maximize the objective.
+        foreach: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
+        differentiable: True is refused.
+        fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
+            skips overflows, instead of the scaler; gradients stay scaled. On a GPU, the host does not wait to learn of
+            one. The speed is the same: every step is fused.
+        **options: see ``adamas.torch.members.AdamOptions``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([5.0]))
+        >>> optimizer = adamas.torch.LAMB([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        4.995
+    """
+
+    _member = MEMBERS["LAMB"]
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Scheduled = 1e-3,
+        betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: Scheduled = 1e-2,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **options: Unpack[AdamOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
 class LaProp(Optimizer):
     r"""LaProp (Ziyin, Wang and Ueda, 2020, arXiv:2002.04839, algorithm 1): momentum after the division.
 
@@ -825,6 +949,66 @@ class RAdam(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         **options: Unpack[AdamOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class StableAdamW(Optimizer):
+    r"""StableAdamW (Wortsman et al., 2023, arXiv:2304.13013, algorithm 2): AdamW with shorter steps where v lags behind.
+
+    .. math::
+        \text{RMS}_t &= \sqrt{\operatorname{mean}\left(\frac{g_t^2}{\max(\hat v_t, \epsilon^2)}\right)}, \qquad \eta_t =
+            \frac{\eta}{\max(1, \text{RMS}_t)} \\
+        p_t &= (1 - \eta_t \lambda) p_{t-1} - \eta_t \frac{m_t / (1 - \beta_1^t)}{\sqrt{\hat v_t} + \epsilon}, \qquad
+            \hat v_t = \frac{v_t}{1 - \beta_2^t}
+
+    The mean is over each tensor.
+
+    Args:
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
+        betas: β₁ and β₂, the decay of the moments.
+        eps: ε.
+        weight_decay: λ.
+        maximize: maximize the objective.
+        foreach: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
+        differentiable: True is refused.
+        fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
+            skips overflows, instead of the scaler; gradients stay scaled. On a GPU, the host does not wait to learn of
+            one. The speed is the same: every step is fused.
+        **options: see ``adamas.torch.options.Options``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([5.0]))
+        >>> optimizer = adamas.torch.StableAdamW([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        4.99895
+    """
+
+    _member = MEMBERS["StableAdamW"]
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Scheduled = 1e-3,
+        betas: tuple[Scheduled, Scheduled] = (0.9, 0.99),
+        eps: float = 1e-6,
+        weight_decay: Scheduled = 1e-2,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, locals(), options)
 

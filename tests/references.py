@@ -144,6 +144,47 @@ class StableAdamW(Reference):
         return update / (g * g / v.clamp(min=group["eps"] ** 2)).mean().sqrt().clamp(min=1.0)
 
 
+class AdamH(Reference):
+    """Adam's update, scaled to the norm of the weight, after which the weight has its former norm (Wen et al., 2025)."""
+
+    hyper: ClassVar = {"betas": (0.9, 0.95), "eps": 1e-8}
+
+    def update(self, group: Group, state: State, p: Tensor, g: Tensor) -> Tensor:
+        update = normalized(group, state, g)
+        if not (p.any() and update.any() and group["lr"]):
+            return update
+        moved = p - group["lr"] * p.norm() / update.norm() * update
+        return (p - moved * p.norm() / moved.norm()) / group["lr"]
+
+
+class MARS(Reference):
+    """Algorithm 2 of Yuan et al., 2024, for AdamW. The gradient before the first step is 0, as in the authors' code."""
+
+    hyper: ClassVar = {"betas": (0.95, 0.99), "eps": 1e-8, "gamma": 0.025}
+
+    def update(self, group: Group, state: State, p: Tensor, g: Tensor) -> Tensor:
+        beta1, _ = group["betas"]
+        before = state.setdefault("previous", torch.zeros_like(g)).clone()
+        state["previous"].copy_(g)
+        corrected = g + group["gamma"] * beta1 / (1 - beta1) * (g - before)
+        return normalized(group, state, corrected / corrected.norm().clamp(min=1.0))
+
+
+class Adan(Reference):
+    """Algorithm 1 of Xie et al., 2022, with 1 - β for each β, and the bias correction of the authors' code."""
+
+    hyper: ClassVar = {"betas": (0.98, 0.92, 0.99), "eps": 1e-8}
+
+    def update(self, group: Group, state: State, p: Tensor, g: Tensor) -> Tensor:
+        (beta1, beta2, beta3), t = group["betas"], state["step"]
+        change = g - state.setdefault("previous", g.clone())
+        state["previous"].copy_(g)
+        m, d = averaged(state, "m", beta1, g), averaged(state, "d", beta2, change)
+        v = averaged(state, "v", beta3, (g + beta2 * change) ** 2)
+        update = m / (1 - beta1**t) + beta2 * d / (1 - beta2**t)
+        return update / ((v / (1 - beta3**t)).sqrt() + group["eps"])
+
+
 class AdEMAMix(Reference):
     """Algorithm 1 of Pagliardini et al., 2024, with the warmups of its equations."""
 

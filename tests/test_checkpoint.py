@@ -616,7 +616,7 @@ def test_low_bits_that_torch_optim_has_cast_are_refused() -> None:
 
 
 def test_the_state_of_another_member_is_refused() -> None:
-    adams = at.Adam, at.AdamW, at.RAdam, at.LAMB, at.StableAdamW
+    adams = at.Adam, at.AdamW, at.RAdam, at.LAMB, at.StableAdamW, at.AdamH
     makers = [case for case in CASES if "amsgrad" not in case.options]
     alike = ({at.Lion, at.Signum}, {at.ADOPT, at.LaProp})
     for saving, loading in itertools.product(makers, makers):

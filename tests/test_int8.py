@@ -434,7 +434,8 @@ def test_the_engines_codes_are_the_references(case: Case, state: str, shape: tup
                 assert off.max() <= 1, isa
                 different[isa] += int((off > 0).sum())
                 scale = layout.scale_name(name)
-                torch.testing.assert_close(optimizer.state[p][scale], expected[scale], rtol=1e-6, atol=0)
+                rtol = 4e-6 if name == "exp_avg_diff" else 1e-6  # of differences that cancel
+                torch.testing.assert_close(optimizer.state[p][scale], expected[scale], rtol=rtol, atol=0)
             assert ((p.detach() - weight).abs() <= allowed).all(), isa
     assert compared > 0
     assert max(different.values()) <= max(2, compared * 1e-4), different
@@ -788,7 +789,7 @@ def test_moments_that_are_not_finite_are_those_of_float32(case: Case, isa: str) 
     for name in codes_of(coded.state[p]):
         found, expected = values_of(coded.state[p], name, shape), exact.state[q][name]
         nonfinite = ~torch.isfinite(expected)
-        assert nonfinite.any()
+        assert nonfinite.any() or name == "previous_grad"
         assert torch.isfinite(found[~nonfinite]).all()
         torch.testing.assert_close(found[nonfinite], expected[nonfinite], equal_nan=True)
 

@@ -79,7 +79,8 @@ def check_step(optimizer: torch.optim.Optimizer, p: torch.Tensor, g: np.ndarray)
             role = state.role
             if state.of == "gradient":
                 a, b = numbers[state.decay], numbers[state.gain]
-                allowed = 2 * ulp(np.abs(a * old[role]) + np.abs(b * full)) + 2 * b * noise
+                terms = np.abs(a * old[role]) + np.abs(b * full) + np.abs(b * old.get("previous", 0.0))
+                allowed = 2 * ulp(terms) + 2 * b * noise
                 assert_close(new[role], expected[role], allowed, role)
             elif state.of in ("square", "size"):
                 slope = np.abs(2 * numbers[state.gain] * full) if state.of == "square" else 1.0
@@ -96,7 +97,7 @@ def check_step(optimizer: torch.optim.Optimizer, p: torch.Tensor, g: np.ndarray)
             if number
         }
         trace = "trace" in new
-        stored = new | {"trace": old["trace"]} if trace else new
+        stored = new | {role: old[role] for role in ("trace", "previous") if role in new}
         k = SimpleNamespace(**(numbers | still | ({"q": numbers["q"]} if trace else {})))
         update, after = updated(rule, k, before, full, stored)
         direct = updated(rule, SimpleNamespace(**numbers), before, full, old)[0]
@@ -155,8 +156,10 @@ def cancellation(k: Any, rule: Rule, new: dict[str, np.ndarray]) -> np.ndarray |
 def terms_of_update(k: Any, rule: Rule, p: np.ndarray, g: np.ndarray, new: dict[str, np.ndarray]) -> np.ndarray:
     """(|c·m| + |d·g|) / denominator: the size of the update before its terms cancel."""
     positive = dict(new)
-    if "first" in new and not getattr(rule, "centered", False):
-        positive["first"] = np.abs(new["first"])
+    if not getattr(rule, "centered", False):
+        positive |= {role: np.abs(new[role]) for role in ("first", "difference") if role in new}
+    if "previous" in new:
+        positive["previous"] = -np.abs(new["previous"])
     return updated(rule, k, np.abs(p), np.abs(g), positive)[0]
 
 
@@ -364,7 +367,7 @@ def test_decay_by_name() -> None:
     assert moved["independent"] == pytest.approx((1 - 0.5) * (1 - 0.25))
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.name != "adamh"], ids=str)  # which keeps the norm of x
 def test_converges_on_a_parabola_and_on_rosenbrock(case: Case) -> None:
     x = torch.nn.Parameter(torch.tensor([5.0, -3.0], dtype=torch.float64))
     optimizer = case.make([x], **{**case.options, "weight_decay": 0.0, "lr": 1.0 if case.name == "adagrad" else 0.05})

@@ -716,7 +716,8 @@ def test_trap_T33_empty_and_0_dimensional_tensors(case: Case) -> None:
     for p in params:
         p.grad = torch.ones_like(p)
     optimizer.step(), optimizer.step()
-    assert params[0].item() == params[3].item() != 1.0
+    assert params[0].item() == params[3].item()
+    assert params[0].item() != 1.0 or case.name == "adamh"  # which keeps the norm, and only turns
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -35,7 +35,7 @@ _OF_KERAS = [
     Argument("name", "str | None", "None"),
 ]
 _OPTIONS = ("decay", "l1", "state", "weights", "seed")
-_ONLY_HERE = ("ADOPT", "AdEMAMix", "LARS", "LaProp", "RAdam", "Signum", "StableAdamW")
+_ONLY_HERE = ("ADOPT", "AdEMAMix", "AdamH", "Adan", "LARS", "LaProp", "MARS", "RAdam", "Signum", "StableAdamW")
 _VELOCITY = (
     "{of} ``keras.optimizers.{name}`` includes the learning rate. At a constant rate the steps are the same; if the rate "
     "changes, the whole step has the new rate at once here, as in PyTorch."

@@ -46,6 +46,10 @@ _TYPES = {
 }
 _OPTIONS = ("weight_decay", "decay", "l1", "mask", "state", "weights", "seed", "on_nonfinite")
 _NOTES = {
+    "Adan": (
+        "``optax.adan`` multiplies the differences of gradients by ``1 - b2`` where the paper and its authors' code, and this "
+        "function, have ``b2``."
+    ),
     "RMSprop": (
         "``momentum`` averages before the learning rate is applied, as in PyTorch; optax averages after that, which differs "
         "if the rate changes."

@@ -37,12 +37,15 @@ from .optimizer import Optimizer, Rate
 __all__ = [
     "ADOPT",
     "LARS",
+    "MARS",
     "SGD",
     "AdEMAMix",
     "Adagrad",
     "Adam",
+    "AdamH",
     "AdamW",
     "Adamax",
+    "Adan",
     "LaProp",
     "Lamb",
     "Lion",
@@ -515,6 +518,65 @@ class Adamax(Optimizer):
 
 
 @_registered
+class AdamH(Optimizer):
+    r"""AdamH (Wen et al., 2025, Hyperball Optimization): Adam that keeps the norm of each weight.
+
+    .. math::
+        u_t &= \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}, \qquad q_t = p_{t-1} - \eta
+            \frac{\|p_{t-1}\|}{\|u_t\|} u_t \\
+        p_t &= \frac{\|p_{t-1}\|}{\|q_t\|} q_t
+
+    The norms are of each tensor. A tensor of zeros, which has no direction, takes Adam's steps.
+
+    Keras has no optimizer of this name.
+
+    Args:
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        beta_1: β₁.
+        beta_2: β₂.
+        epsilon: ε.
+        keep_norm: False makes the steps of Adam, for biases, norms and embeddings.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False uses the moments without bias correction.
+        weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+
+    _member = MEMBERS["AdamH"]
+
+    def __init__(
+        self,
+        learning_rate: Rate = 2e-2,
+        beta_1: float = 0.9,
+        beta_2: float = 0.95,
+        epsilon: float = 1e-8,
+        keep_norm: bool = True,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        eps_mode: EpsMode = "torch",
+        bias_correction: bool = True,
+        decay: Decay = "decoupled",
+        l1: float = 0.0,
+        state: State = "float32",
+        weights: Weights = "split",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(locals())
+
+
+@_registered
 class ADOPT(Optimizer):
     r"""ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): divided by the v of the step before.
 
@@ -888,6 +950,121 @@ class AdEMAMix(Optimizer):
         alpha_warmup: float = 0.0,
         beta3_warmup: float = 0.0,
         eps_mode: EpsMode = "hat",
+        bias_correction: bool = True,
+        decay: Decay = "decoupled",
+        l1: float = 0.0,
+        state: State = "float32",
+        weights: Weights = "split",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(locals())
+
+
+@_registered
+class MARS(Optimizer):
+    r"""MARS-AdamW (Yuan et al., 2024, arXiv:2411.10438, algorithm 2): AdamW with gradients of reduced variance.
+
+    .. math::
+        c_t &= g_t + \gamma \frac{\beta_1}{1 - \beta_1} (g_t - g_{t-1}), \qquad \tilde c_t = \frac{c_t}{\max(1,
+            \|c_t\|)} \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \tilde c_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) \tilde c_t^2 \\
+        p_t &= p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    The norm is of each tensor; the gradient before the first step is 0, as in the authors' code.
+
+    Keras has no optimizer of this name.
+
+    Args:
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        beta_1: β₁.
+        beta_2: β₂.
+        epsilon: ε.
+        gamma: γ, the strength of the correction.
+        weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+
+    _member = MEMBERS["MARS"]
+
+    def __init__(
+        self,
+        learning_rate: Rate = 3e-3,
+        beta_1: float = 0.95,
+        beta_2: float = 0.99,
+        epsilon: float = 1e-8,
+        gamma: float = 0.025,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        decay: Decay = "decoupled",
+        l1: float = 0.0,
+        state: State = "float32",
+        weights: Weights = "split",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(locals())
+
+
+@_registered
+class Adan(Optimizer):
+    r"""Adan (Xie et al., 2022, arXiv:2208.06677, algorithm 1): Nesterov's momentum by differences of gradients.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad d_t = \beta_2 d_{t-1} + (1 - \beta_2) (g_t - g_{t-1}) \\
+        v_t &= \beta_3 v_{t-1} + (1 - \beta_3) (g_t + \beta_2 (g_t - g_{t-1}))^2 \\
+        p_t &= p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t) + \beta_2 d_t / (1 - \beta_2^t)}{\sqrt{v_t / (1 - \beta_3^t)}
+            + \epsilon}
+
+    In the first step, :math:`g_0 = g_1`.
+
+    Keras has no optimizer of this name.
+
+    Args:
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        beta_1: β₁.
+        beta_2: β₂.
+        beta_3: β₃.
+        epsilon: ε.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False uses the moments without bias correction.
+        weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+
+    _member = MEMBERS["Adan"]
+
+    def __init__(
+        self,
+        learning_rate: Rate = 1e-3,
+        beta_1: float = 0.98,
+        beta_2: float = 0.92,
+        beta_3: float = 0.99,
+        epsilon: float = 1e-8,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        eps_mode: EpsMode = "torch",
         bias_correction: bool = True,
         decay: Decay = "decoupled",
         l1: float = 0.0,

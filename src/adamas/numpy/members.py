@@ -25,12 +25,15 @@ __all__ = [
     "ADOPT",
     "LAMB",
     "LARS",
+    "MARS",
     "SGD",
     "AdEMAMix",
     "Adagrad",
     "Adam",
+    "AdamH",
     "AdamW",
     "Adamax",
+    "Adan",
     "LaProp",
     "Lion",
     "NAdam",
@@ -426,6 +429,52 @@ class Adamax(Optimizer):
         super().__init__(params, locals(), options)
 
 
+class AdamH(Optimizer):
+    r"""AdamH (Wen et al., 2025, Hyperball Optimization): Adam that keeps the norm of each weight.
+
+    .. math::
+        u_t &= \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}, \qquad q_t = p_{t-1} - \eta
+            \frac{\|p_{t-1}\|}{\|u_t\|} u_t \\
+        p_t &= \frac{\|p_{t-1}\|}{\|q_t\|} q_t
+
+    The norms are of each tensor. A tensor of zeros, which has no direction, takes Adam's steps.
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        betas: β₁ and β₂, the decay of the moments.
+        eps: ε.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        keep_norm: False makes the steps of Adam, for biases, norms and embeddings.
+        maximize: maximize the objective.
+        **options: see ``adamas.rule.options.AdamOptions``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.AdamH([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        5.0
+    """
+
+    _member = MEMBERS["AdamH"]
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 2e-2,
+        betas: tuple[float | Schedule, float | Schedule] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float | Schedule = 0.0,
+        keep_norm: bool = True,
+        *,
+        maximize: bool = False,
+        **options: Unpack[AdamOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
 class ADOPT(Optimizer):
     r"""ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): divided by the v of the step before.
 
@@ -723,5 +772,97 @@ class AdEMAMix(Optimizer):
         *,
         maximize: bool = False,
         **options: Unpack[AdEMAMixOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class MARS(Optimizer):
+    r"""MARS-AdamW (Yuan et al., 2024, arXiv:2411.10438, algorithm 2): AdamW with gradients of reduced variance.
+
+    .. math::
+        c_t &= g_t + \gamma \frac{\beta_1}{1 - \beta_1} (g_t - g_{t-1}), \qquad \tilde c_t = \frac{c_t}{\max(1,
+            \|c_t\|)} \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \tilde c_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) \tilde c_t^2 \\
+        p_t &= p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    The norm is of each tensor; the gradient before the first step is 0, as in the authors' code.
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        betas: β₁ and β₂, the decay of the moments.
+        eps: ε.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        gamma: γ, the strength of the correction.
+        maximize: maximize the objective.
+        **options: see ``adamas.rule.options.Options``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.MARS([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.999
+    """
+
+    _member = MEMBERS["MARS"]
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 3e-3,
+        betas: tuple[float | Schedule, float | Schedule] = (0.95, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float | Schedule = 0.0,
+        gamma: float = 0.025,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class Adan(Optimizer):
+    r"""Adan (Xie et al., 2022, arXiv:2208.06677, algorithm 1): Nesterov's momentum by differences of gradients.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad d_t = \beta_2 d_{t-1} + (1 - \beta_2) (g_t - g_{t-1}) \\
+        v_t &= \beta_3 v_{t-1} + (1 - \beta_3) (g_t + \beta_2 (g_t - g_{t-1}))^2 \\
+        p_t &= p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t) + \beta_2 d_t / (1 - \beta_2^t)}{\sqrt{v_t / (1 - \beta_3^t)}
+            + \epsilon}
+
+    In the first step, :math:`g_0 = g_1`.
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        betas: β₁, β₂ and β₃, the decay of m, d and v.
+        eps: ε.
+        weight_decay: coefficient of the weight decay; see ``decay``.
+        maximize: maximize the objective.
+        **options: see ``adamas.rule.options.AdamOptions``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.Adan([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.999
+    """
+
+    _member = MEMBERS["Adan"]
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float | Schedule, float | Schedule, float | Schedule] = (0.98, 0.92, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float | Schedule = 0.0,
+        *,
+        maximize: bool = False,
+        **options: Unpack[AdamOptions],
     ) -> None:
         super().__init__(params, locals(), options)

@@ -45,7 +45,9 @@ __all__ = [
     "adagrad",
     "adam",
     "adamax",
+    "adamh",
     "adamw",
+    "adan",
     "ademamix",
     "adopt",
     "amsgrad",
@@ -53,6 +55,7 @@ __all__ = [
     "laprop",
     "lars",
     "lion",
+    "mars",
     "nadam",
     "radam",
     "rmsprop",
@@ -515,6 +518,60 @@ def adamax(
     return transformation(MEMBERS["Adamax"], locals())
 
 
+def adamh(
+    learning_rate: Scheduled,
+    b1: Scheduled = 0.9,
+    b2: Scheduled = 0.95,
+    eps: Number = 1e-8,
+    keep_norm: bool = True,
+    eps_root: Number = 0.0,
+    *,
+    eps_mode: EpsMode = "torch",
+    bias_correction: bool = True,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "decoupled",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
+) -> optax.GradientTransformation:
+    r"""AdamH (Wen et al., 2025, Hyperball Optimization): Adam that keeps the norm of each weight.
+
+    .. math::
+        u_t &= \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}, \qquad q_t = p_{t-1} - \eta
+            \frac{\|p_{t-1}\|}{\|u_t\|} u_t \\
+        p_t &= \frac{\|p_{t-1}\|}{\|q_t\|} q_t
+
+    The norms are of each tensor. A tensor of zeros, which has no direction, takes Adam's steps.
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.adamh(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        5.0
+
+    Args:
+        learning_rate: learning rate η; a number, an array or a function of the step.
+        b1: β₁.
+        b2: β₂.
+        eps: ε.
+        keep_norm: False makes the steps of Adam, for biases, norms and embeddings.
+        eps_root: added under the root, as in optax.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False uses the moments without bias correction.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+    return transformation(MEMBERS["AdamH"], locals())
+
+
 def adopt(
     learning_rate: Scheduled,
     b1: Scheduled = 0.9,
@@ -862,3 +919,109 @@ def ademamix(
         ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["AdEMAMix"], locals())
+
+
+def mars(
+    learning_rate: Scheduled,
+    b1: Scheduled = 0.95,
+    b2: Scheduled = 0.99,
+    eps: Number = 1e-8,
+    gamma: Number = 0.025,
+    *,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "decoupled",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
+) -> optax.GradientTransformation:
+    r"""MARS-AdamW (Yuan et al., 2024, arXiv:2411.10438, algorithm 2): AdamW with gradients of reduced variance.
+
+    .. math::
+        c_t &= g_t + \gamma \frac{\beta_1}{1 - \beta_1} (g_t - g_{t-1}), \qquad \tilde c_t = \frac{c_t}{\max(1,
+            \|c_t\|)} \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \tilde c_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) \tilde c_t^2 \\
+        p_t &= p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    The norm is of each tensor; the gradient before the first step is 0, as in the authors' code.
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.mars(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.999
+
+    Args:
+        learning_rate: learning rate η; a number, an array or a function of the step.
+        b1: β₁.
+        b2: β₂.
+        eps: ε.
+        gamma: γ, the strength of the correction.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+    return transformation(MEMBERS["MARS"], locals())
+
+
+def adan(
+    learning_rate: Scheduled,
+    b1: Scheduled = 0.98,
+    b2: Scheduled = 0.92,
+    b3: Scheduled = 0.99,
+    eps: Number = 1e-8,
+    eps_root: Number = 1e-8,
+    *,
+    eps_mode: EpsMode = "torch",
+    bias_correction: bool = True,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "decoupled",
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
+) -> optax.GradientTransformation:
+    r"""Adan (Xie et al., 2022, arXiv:2208.06677, algorithm 1): Nesterov's momentum by differences of gradients.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad d_t = \beta_2 d_{t-1} + (1 - \beta_2) (g_t - g_{t-1}) \\
+        v_t &= \beta_3 v_{t-1} + (1 - \beta_3) (g_t + \beta_2 (g_t - g_{t-1}))^2 \\
+        p_t &= p_{t-1} - \eta \frac{m_t / (1 - \beta_1^t) + \beta_2 d_t / (1 - \beta_2^t)}{\sqrt{v_t / (1 - \beta_3^t)}
+            + \epsilon}
+
+    In the first step, :math:`g_0 = g_1`.
+
+    ``optax.adan`` multiplies the differences of gradients by ``1 - b2`` where the paper and its authors' code, and this
+    function, have ``b2``.
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.adan(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.999
+
+    Args:
+        learning_rate: learning rate η; a number, an array or a function of the step.
+        b1: β₁.
+        b2: β₂.
+        b3: β₃.
+        eps: ε.
+        eps_root: added under the root, as in optax.
+        eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
+            TensorFlow).
+        bias_correction: False uses the moments without bias correction.
+        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+    return transformation(MEMBERS["Adan"], locals())

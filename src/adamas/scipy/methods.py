@@ -12,6 +12,7 @@ __all__ = [
     "adam",
     "adamax",
     "adamw",
+    "adan",
     "ademamix",
     "adopt",
     "amsgrad",
@@ -19,6 +20,7 @@ __all__ = [
     "laprop",
     "lars",
     "lion",
+    "mars",
     "momentum",
     "nadam",
     "nesterov",
@@ -95,6 +97,12 @@ Its weight decay pulls x to 0, so it does not converge to the minimum of the fun
 ademamix = Method("ademamix", MEMBERS["AdEMAMix"])
 """AdEMAMix (Pagliardini et al., 2024, arXiv:2409.03137, algorithm 1): AdamW with a second, slow average."""
 
+mars = Method("mars", MEMBERS["MARS"])
+"""MARS-AdamW (Yuan et al., 2024, arXiv:2411.10438, algorithm 2): AdamW with gradients of reduced variance."""
+
+adan = Method("adan", MEMBERS["Adan"])
+"""Adan (Xie et al., 2022, arXiv:2208.06677, algorithm 1): Nesterov's momentum by differences of gradients."""
+
 METHODS = {
     method.name: method
     for method in (
@@ -117,5 +125,7 @@ METHODS = {
         radam,
         stableadamw,
         ademamix,
+        mars,
+        adan,
     )
 }

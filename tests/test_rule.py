@@ -422,3 +422,47 @@ def test_the_warmup_of_ademamix_never_exceeds_beta3() -> None:
     hyper = hyperparameters(member, betas=(0.99, 0.9, 0.5), beta3_warmup=10.0)
     for step in (1.0, 5.0, 10.0):  # the minimum in the paper's equation for β₃ counts where β₁ is above β₃
         assert member.numbers_of(hyper, {"step": step})["a3"] == 0.5
+
+
+@pytest.mark.parametrize("where", ["engine", "arrays"])
+def test_adamh_keeps_the_norm_of_each_weight_and_turns_it_by_the_rate(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if where == "arrays":
+        monkeypatch.setenv("ADAMAS_EXECUTOR", "arrays")
+    generator = torch.Generator().manual_seed(0)
+    p, q, zeros = (torch.nn.Parameter(torch.randn(40, 50, generator=generator)) for _ in range(3))
+    zeros.data.zero_()
+    groups = [{"params": [p, zeros]}, {"params": [q], "keep_norm": False}]
+    r = torch.nn.Parameter(q.detach().clone())
+    optimizer, adam = adamas.torch.AdamH(groups, lr=0.02), adamas.torch.Adam([r], 0.02, (0.9, 0.95))
+    before = p.detach().clone()
+    for step in range(20):
+        for x in (p, q, zeros):
+            x.grad = torch.randn(40, 50, generator=generator)
+        r.grad = q.grad.clone()
+        optimizer.step(), adam.step()
+        if not step:
+            cosine = (p * before).sum() / before.norm() ** 2
+            assert cosine.item() == pytest.approx(1 / math.sqrt(1 + 0.02**2), abs=1e-4)  # u is nearly at a right angle
+    assert p.norm().item() == pytest.approx(before.norm().item(), rel=1e-6)
+    assert torch.equal(q, r)
+    assert zeros.any()
+
+
+@pytest.mark.parametrize("where", ["engine", "arrays"])
+def test_the_mean_over_a_complex_weight_is_that_over_its_real_and_imaginary_parts(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if where == "arrays":
+        monkeypatch.setenv("ADAMAS_EXECUTOR", "arrays")
+    generator = torch.Generator().manual_seed(0)
+    p = torch.nn.Parameter(torch.randn(30, dtype=torch.complex64, generator=generator))
+    q = torch.nn.Parameter(torch.view_as_real(p.detach()).clone())
+    optimizers = [adamas.torch.StableAdamW([x], lr=0.1) for x in (p, q)]
+    for size in (1.0, 1.0, 30.0, 1.0):
+        p.grad = size * torch.randn(30, dtype=torch.complex64, generator=generator)
+        q.grad = torch.view_as_real(p.grad).clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(torch.view_as_real(p.detach()), q.detach(), rtol=1e-6, atol=1e-7)

@@ -73,8 +73,9 @@ Sources: [Wen et al., 2025](https://tinyurl.com/muonh), and AdamH of
 [Marin](https://github.com/marin-community/marin).
 
 ```python
-groups = [{"params": matrices}, {"params": others, "keep_norm": False, "lr": 6e-4}]
-adamas.torch.AdamH(groups, lr=0.02)
+matrices = [p for p in model.parameters() if p.ndim >= 2]
+others = [p for p in model.parameters() if p.ndim < 2]
+adamas.torch.AdamH([{"params": matrices}, {"params": others, "keep_norm": False, "lr": 6e-4}], lr=0.02)
 ```
 """,
     only=("torch", "numpy", "keras", "optax"),

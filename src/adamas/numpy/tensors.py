@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.lib.stride_tricks import as_strided
 from ..rule.declaration import Member
 from ..rule.layout import Part
 from ..step.namespaces.numpy import Namespace
-from ..step.record import TensorView
+from ..step.record import TensorView, Wholes
 from . import arrays
 from .arrays import Array
 
@@ -57,6 +58,18 @@ class _Tensors:
     @staticmethod
     def gradient_of(weight: Array) -> None:
         """None: arrays have no gradients of their own."""
+
+    @staticmethod
+    def wholes_of(weight: Array) -> Wholes:
+        """Always here."""
+        return Wholes(weight.shape, None, 1)
+
+    @staticmethod
+    def results_of(
+        weights: Sequence[Array], parts: Sequence[Array], function: Callable[[Sequence[Array]], Sequence[Array]]
+    ) -> Sequence[Array]:
+        """Those of the function: arrays are whole."""
+        return function(parts)
 
     @staticmethod
     def rows_of(gradient: Array) -> None:

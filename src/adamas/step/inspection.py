@@ -100,7 +100,7 @@ class Peers(Protocol):
             problem: why this process cannot make the step; None if it can.
             parameters: the number of parameters that this process has; each is counted by the first that has it.
             misplaced: the gradients that this process is to exchange first.
-            shared: what it exchanges in the step (``Stepping._shared_blocks``).
+            shared: what it exchanges in the step (``Stepping._shared_parts``).
             is_willing: whether the device of this process could decide about the step.
 
         Raises:

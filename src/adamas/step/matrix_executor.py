@@ -33,11 +33,16 @@ class MatrixExecutor(ArraysExecutor):
         for record in records:
             shape = spec.tensors.shape_of(record.weight)
             check_matrix(spec.member, shape, spec.tensors.dtype_name(record.weight), record.name)
-            if record.is_flat or record.place is not None:
+            if record.is_flat or (record.place is not None and spec.tensors.wholes_of(record.weight).where is None):
                 raise ValueError(
-                    f"parameter {record.name} is a part of a matrix, the other parts of which are elsewhere, and "
-                    f"{spec.member.name} orthogonalizes whole matrices: keep the matrix in one piece "
-                    "(DistributedDataParallel, without rows=), or give its group use_muon=False, which AdamW steps"
+                    f"parameter {record.name} is a part of a matrix, the other parts of which are unknown, and "
+                    f"{spec.member.name} orthogonalizes whole matrices: keep the matrix in one piece, shard it as a DTensor "
+                    "(fully_shard), or give its group use_muon=False, which AdamW steps"
+                )
+            if record.is_divided:
+                raise ValueError(
+                    f"parameter {record.name} is cut inside of blocks of codes, which {spec.member.name} does not exchange: "
+                    'use state="float32" or "bfloat16" for its group'
                 )
 
     def _steps(
@@ -48,32 +53,41 @@ class MatrixExecutor(ArraysExecutor):
         assert isinstance(rule, MatrixRule)
         for together in self._together(indices):
             made = [self._step_of(index, there) for index in together]
-            for index, (step, one), update in zip(together, made, _updates(rule, made), strict=True):
+            updates = self._updates(rule, together, made)
+            for index, (step, one), update in zip(together, made, updates, strict=True):
                 yield index, replace(step, rule=_Followed(rule, update)), one
 
     def _together(self, indices: Sequence[int]) -> Iterator[Sequence[int]]:
         """Parts of the indices, each of parameters whose matrices have one shape, dtype and device."""
         tensors, alike = self.spec.tensors, dict[tuple[Any, ...], list[int]]()
         for index in indices:
-            record = self._found[index][0]
-            shape, dtype = tensors.shape_of(record.weight), tensors.dtype_name(record.weight)
-            alike.setdefault((matrix_shape(shape), dtype, tensors.state_device(record.weight)), []).append(index)
-        for (shape, *_), found in alike.items():
+            weight = self._found[index][0].weight
+            kind = tensors.wholes_of(weight), tensors.dtype_name(weight), tensors.state_device(weight)
+            alike.setdefault(kind, []).append(index)
+        for (wholes, *_), found in alike.items():
             on_cpu = tensors.is_on_cpu(self._found[found[0]][0].weight)
-            count = max(1, (_MOST_ON_CPU if on_cpu else MOST_TOGETHER) // max(1, math.prod(shape)))
+            count = (
+                max(1, (_MOST_ON_CPU if on_cpu else MOST_TOGETHER) // max(1, math.prod(wholes.shape))) * wholes.turns
+            )
             for first in range(0, len(found), count):
                 yield found[first : first + count]
 
+    def _updates(
+        self, rule: MatrixRule, indices: Sequence[int], made: Sequence[tuple[arrays.Step, arrays.Parameter]]
+    ) -> Sequence[Array]:
+        """The updates of parameters whose matrices have one shape."""
+        xp = made[0][0].xp
 
-def _updates(rule: MatrixRule, made: Sequence[tuple[arrays.Step, arrays.Parameter]]) -> Sequence[Array]:
-    """The updates of parameters whose matrices have one shape."""
-    xp = made[0][0].xp
-    with xp.computing():
-        directions = [step.term(one, rule.direction)[0] for step, one in made]
-        matrices = [direction.reshape(matrix_shape(direction.shape)) for direction in directions]
-        is_one = len(matrices) == 1  # a product of two dimensions is faster than of three
-        found = [rule.of_matrices(xp, matrices[0])] if is_one else rule.of_matrices(xp, xp.stack(matrices))
-        return [update.reshape(direction.shape) for update, direction in zip(found, directions, strict=True)]
+        def of_wholes(directions: Sequence[Array]) -> Sequence[Array]:
+            matrices = [direction.reshape(matrix_shape(direction.shape)) for direction in directions]
+            is_one = len(matrices) == 1  # a product of two dimensions is faster than of three
+            found = [rule.of_matrices(xp, matrices[0])] if is_one else rule.of_matrices(xp, xp.stack(matrices))
+            return [update.reshape(direction.shape) for update, direction in zip(found, directions, strict=True)]
+
+        with xp.computing():
+            directions = [step.term(one, rule.direction)[0] for step, one in made]
+            weights = [self._found[index][0].weight for index in indices]
+            return self.spec.tensors.results_of(weights, directions, of_wholes)
 
 
 class _Followed(Rule):

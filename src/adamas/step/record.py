@@ -120,6 +120,20 @@ class TensorView(NamedTuple):
         return False
 
 
+class Wholes(NamedTuple):
+    """Where the whole of a matrix is, of which this process may have a part.
+
+    Attributes:
+        shape: the shape of the whole.
+        where: what tells the processes that have the parts, and which parts they have; None if this process has the whole.
+        turns: the number of processes that take turns in having the whole.
+    """
+
+    shape: tuple[int, ...]
+    where: Any
+    turns: int
+
+
 class Record(NamedTuple):
     """One parameter.
 
@@ -169,6 +183,20 @@ class Tensors(Protocol):
 
         Both tensors are contiguous; the values have a row for each index. A row may be there several times: its gradient is
         the sum. None if the gradient is dense, or the engine cannot step it.
+        """
+
+    def wholes_of(self, weight: Tensor) -> Wholes:
+        """Where the whole of a matrix is."""
+
+    def results_of(
+        self, weights: Sequence[Tensor], parts: Sequence[Any], function: Callable[[Sequence[Any]], Sequence[Any]]
+    ) -> Sequence[Any]:
+        """The parts that this process has of the results of a function of whole tensors.
+
+        Args:
+            weights: weights with equal ``wholes_of``.
+            parts: for each, the part of a tensor that lies where the weight does.
+            function: returns a tensor of the same shape for each.
         """
 
     def check_gradient(self, gradient: Tensor, name: str, member: Member) -> None:

@@ -153,8 +153,8 @@ class Stepping:
             return misplaced
         return ()
 
-    def _shared_blocks(self, plans: Sequence[GroupPlan]) -> Sequence[Any]:
-        """What ``_step_divided`` exchanges with other processes; what it is, the adapter knows.
+    def _shared_parts(self, plans: Sequence[GroupPlan]) -> Sequence[Any]:
+        """What the step exchanges with other processes; what it is, the adapter knows.
 
         Raises:
             ValueError: a tensor cannot be used; the message names the parameter.
@@ -731,7 +731,7 @@ class Stepping:
                 seen = Inspection(overflow=True)
             elif not misplaced:
                 seen = self._inspect(plans, threads, has_schedules, alone)
-                shared = self._shared_blocks(plans)
+                shared = self._shared_parts(plans)
         except Exception as error:
             if alone:
                 raise

@@ -29,6 +29,11 @@ def is_here(tensor: Tensor) -> bool:
     return not is_distributed(tensor) or tensor.device_mesh.get_coordinate() is not None
 
 
+def is_cut(tensor: Tensor) -> bool:
+    """Whether other processes have other parts of a tensor: a DTensor that is not replicated."""
+    return is_distributed(tensor) and not all(placement.is_replicate() for placement in tensor.placements)
+
+
 def local_of(tensor: Tensor) -> Tensor:
     """The part of a tensor that this process has, in the same memory; a plain tensor itself."""
     return tensor._local_tensor if is_distributed(tensor) else tensor
@@ -45,7 +50,7 @@ def place_in(group: Mapping[str, Any], index: int) -> Place | None:
 
 
 def _place_of(weight: DTensor) -> Place | None:
-    shape, offset = _part(weight.shape, weight)
+    shape, offset = part_in(weight.shape, weight)
     if not _are_ranges(weight) or tuple(shape) != tuple(weight._local_tensor.shape):
         raise ValueError(
             f"a DTensor of shape {tuple(weight.shape)} has the placements {weight.placements} on a mesh of shape "
@@ -55,7 +60,7 @@ def _place_of(weight: DTensor) -> Place | None:
     return None if tuple(shape) == tuple(weight.shape) else Place(tuple(offset), tuple(weight.shape))
 
 
-def _part(shape: Sequence[int], weight: DTensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def part_in(shape: Sequence[int], weight: DTensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shape of the part that this process has of a tensor of this shape, placed as the weight is, and where it begins."""
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -97,7 +102,7 @@ def like(weight: DTensor, local: Tensor, shape: Sequence[int], name: str) -> DTe
     """
     from torch.distributed.tensor import DTensor
 
-    expected, _ = _part(shape, weight)
+    expected, _ = part_in(shape, weight)
     if expected != tuple(local.shape):
         raise ValueError(
             f"{name}: with the placements {weight.placements}, the part here of a tensor of shape {tuple(shape)} has "
@@ -177,7 +182,7 @@ def part_of(weight: Tensor, whole: Tensor) -> Tensor:
         whole = whole.full_tensor()
     if not is_distributed(weight):
         return whole
-    shape, offset = _part(whole.shape, weight)
+    shape, offset = part_in(whole.shape, weight)
     part = whole[tuple(slice(at, at + size) for at, size in zip(offset, shape, strict=True))]
     return part.clone() if is_gathered else part  # the whole is not kept
 

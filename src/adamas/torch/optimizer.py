@@ -38,7 +38,7 @@ from ..step.resuming import COUNTS, check_choice
 from ..step.scheduled import OBSERVED, refuse_lr_scale, separated, steps_done
 from ..step.stepping import WHOLE_OPTIONS, Stepping
 from . import distributed, exchange, storage
-from .distributed import is_distributed, is_here, local_of
+from .distributed import is_cut, is_distributed, is_here, local_of
 from .edges import edges_of
 from .groups import canonical_name
 from .offload import HomeTensors, bring
@@ -316,8 +316,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             return None, f"its parameters are on the device {device}, where the engine makes the step"
         if self._peers is not None and self._peers.has_shares:
             return None, "the ranks of process_group= have different parameters"
-        if self._peers is not None and self._exchanges_blocks():
-            return None, "ranks exchange the blocks of codes that they share"
+        if self._peers is not None and self._exchanges_parts():
+            return None, "ranks exchange parts of matrices, or the blocks of codes that they share"
         formulas = formulas_of(device)
         return formulas, "" if formulas is not None else f"the device {device} has no float64"
 
@@ -585,12 +585,15 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             return False
         if overflow is not None or self._is_measured() or self._has_zero_rates() or self._on_spike is not None:
             return False
-        if self._exchanges_blocks():
+        if self._exchanges_parts():
             return False
         return not (peers.is_uneven and any(one.schedules for one in self._schedules_now()))
 
-    def _exchanges_blocks(self) -> bool:
-        """Whether processes share blocks of codes of a parameter."""
+    def _exchanges_parts(self) -> bool:
+        """Whether processes exchange something in a step: blocks of codes, or parts of matrices."""
+        of_matrices = [group for group in self.param_groups if not self._member.rule(group).is_elementwise]
+        if any(is_cut(p) for group in of_matrices for p in group["params"]):
+            return True
         if self._plans is not None:
             return any(plan.basis.divided for plan in self._plans)
         return any(
@@ -633,14 +636,23 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 ]
         return found if misplaced else None
 
-    def _shared_blocks(self, plans: Sequence[GroupPlan]) -> list[Exchanged]:
-        """See ``Stepping._shared_blocks``."""
-        return [
+    def _shared_parts(self, plans: Sequence[GroupPlan]) -> list[Exchanged]:
+        """See ``Stepping._shared_parts``."""
+        blocks = [
             Exchanged(f"blocks of codes of parameter {one.name}", one.weight.device_mesh)
             for plan in plans
             if plan.basis.divided
             for one, _ in exchange.with_gradients(plan.basis.divided, plan)
         ]
+        matrices = [
+            Exchanged(f"the direction of parameter {record.name}", record.weight.device_mesh)
+            for plan in plans
+            for executor in plan.executors
+            if not executor.spec.rule.is_elementwise
+            for record in executor.found()
+            if is_cut(record.weight)
+        ]
+        return blocks + matrices
 
     def _step_divided(self, plans: Sequence[GroupPlan], threads: int) -> None:
         """See ``Stepping._step_divided``."""

@@ -9,8 +9,8 @@ from torch.autograd.graph import increment_version
 from ..rule.declaration import Member
 from ..rule.layout import LOW_BITS, Part
 from ..step.namespaces.torch import Namespace
-from ..step.record import TensorView
-from . import distributed, storage
+from ..step.record import TensorView, Wholes
+from . import distributed, storage, whole
 from .distributed import is_distributed, local_of
 from .options import refuse_alone, refuse_sparse, refuse_wrapper
 
@@ -81,6 +81,17 @@ class Tensors:
         # Not coalesced, which copies all values: the engine sorts the indices, and adds up the rows that are there twice.
         values = gradient._values().resolve_conj().resolve_neg().contiguous()
         return gradient._indices()[0].contiguous(), values, gradient.shape[0]
+
+    @staticmethod
+    def wholes_of(weight: Tensor) -> Wholes:
+        """See ``adamas.step.record.Tensors.wholes_of``."""
+        if not is_distributed(weight):
+            return Wholes(tuple(weight.shape), None, 1)
+        group = whole.group_of(weight)
+        where = weight.device_mesh, weight.placements
+        return Wholes(tuple(weight.shape), where, 1 if group is None else group.size())
+
+    results_of = staticmethod(whole.results_of)
 
     @staticmethod
     def check_gradient(gradient: Tensor, name: str, member: Member) -> None:

@@ -350,7 +350,7 @@ int slots_of(const Job &job) { return STATES + rules[job.rule].state_count; }
 // Whether the rule can read and write every tensor in place: all are contiguous, the states in the dtype of the
 // computation, and weight and gradient in the format `stored`.
 template <class T> bool lies_ready(const Job &job, Format stored) {
-    if (!job.move || (job.weights != Weights::nearest && stored != native<T>)) return false;
+    if (!job.move || job.cautious || (job.weights != Weights::nearest && stored != native<T>)) return false;
     for (int slot = WEIGHT; slot < slots_of(job); ++slot) {
         const Operand &x = job.operands[slot];
         if (x.data != nullptr && (x.dims != 0 || x.format != (slot <= GRADIENT ? stored : native<T>))) return false;
@@ -523,7 +523,8 @@ constexpr auto watch_loops = []<int... kind>(std::integer_sequence<int, kind...>
         {{watch_elements<kind, false, T>, watch_elements<kind, sizeof(T) == sizeof(float), T>}...}};
 }(std::make_integer_sequence<int, int(std::size(statistics_known))>());
 
-// What `watch=` measures of the step of each block, between the rule and what is encoded.
+// What needs the weights before the step: cautious decay, and what `watch=` measures of the step of each block, between
+// the rule and what is encoded.
 template <class T, int capacity> class Watch {
     const Job &job;
     Statistics *to; // null if the step is not watched
@@ -541,9 +542,17 @@ template <class T, int capacity> class Watch {
 
     // Takes n elements of the weight and the gradient before the step.
     void begin(const T *p, const T *g, int n) {
-        if (to == nullptr) return;
+        if (to == nullptr && !job.cautious) return;
         std::copy_n(p, n, before);
         gradient = g == p ? before : g; // a weight may be its own gradient
+    }
+
+    // Decays n elements of the weight, which the update has changed.
+    void decay(const T *constants, T *p, int n) const {
+        if (!job.cautious) return;
+        const T cautious = constants[first_cautious];
+#pragma omp simd
+        for (int i = 0; i < n; ++i) p[i] = cautiously_decayed(cautious, before[i], p[i]);
     }
 
     // Takes the states after the step, and the weight, which was stored.
@@ -590,6 +599,7 @@ void step_blocks(const Job &job, const T *constants, int64_t begin, int64_t end,
             for (int i = 0; i < rule.state_count; ++i) lanes[i].detach(n), states[i] = lanes[i].values;
         }
         apply(constants, p, gradient.values, states, n);
+        watch.decay(constants, p, n);
         if (!job.dry) weight.store(at, n);
         watch.end(weight, states, n, blocks);
         if (job.dry) return;
@@ -725,6 +735,7 @@ void step_scaled(const Job &job, int64_t begin, int64_t end, Statistics *statist
             g = penalized_gradient;
         }
         scaled_runs[size_t(job.rule)](job, wide, p, g, at, blocks, kept);
+        watch.decay(constants, p, n);
         weight.store(at, n);
         watch.end(weight, kept, n, blocks);
     });

@@ -35,6 +35,7 @@ struct Job {
     Layout elements, blocks; // from the first one on
     int rule;                // its index in `rules`
     bool penalized;          // whether penalties are added to the gradient
+    bool cautious;           // whether the weight decays only where the update does not enlarge it
     bool wide;               // whether the arithmetic is in float64
     bool move;               // false if lr = 0: the moments are updated and the weight does not change
     bool dry;                // whether nothing is written, and the step is only computed for its statistics

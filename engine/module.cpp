@@ -84,7 +84,7 @@ class Group {
     nb::object local_tensor = nb::steal(PyUnicode_InternFromString("_local_tensor"));
     nb::object spec = nb::steal(PyUnicode_InternFromString("_spec"));
     const Rule &rule;
-    bool penalized;
+    bool penalized, cautious;
     Weights weights;
 
     // The result of `collect`, until `step` has used it.
@@ -348,14 +348,15 @@ class Group {
     }
 
   public:
-    Group(nb::list records, int rule_index, bool penalized, const std::string &weights_mode, nb::list slots,
-          nb::list scales, nb::object low_bits, nb::list scalar_names_, nb::object as_scalar, nb::object gradient_of,
-          nb::object rows_of)
+    Group(nb::list records, int rule_index, bool penalized, bool cautious, const std::string &weights_mode,
+          nb::list slots, nb::list scales, nb::object low_bits, nb::list scalar_names_, nb::object as_scalar,
+          nb::object gradient_of, nb::object rows_of)
         : as_scalar(std::move(as_scalar)),
           gradient_of(std::move(gradient_of)),
           rows_of(std::move(rows_of)),
           rule(rule_at(rule_index)),
-          penalized(penalized) {
+          penalized(penalized),
+          cautious(cautious) {
         weights = weights_mode == "split"        ? Weights::split
                   : weights_mode == "stochastic" ? Weights::stochastic
                                                  : Weights::nearest;
@@ -418,7 +419,7 @@ class Group {
                 const Operand &state = job.operands[STATES + s];
                 if (is_scaled(state.format)) job.rows_apart |= state.dims != 0 || state.scale_layout.dims != 0;
             }
-            job.penalized = penalized;
+            job.penalized = penalized, job.cautious = cautious;
             job.weights = is_rounded(views[WEIGHT]) ? weights : Weights::nearest; // wider weights are not rounded
             job.wide = views[WEIGHT].format == Format::f64;
             job.random_key = parameters[i].random_key;
@@ -722,10 +723,10 @@ NB_MODULE(_engine, m) {
     // Objects that are alive at exit are not a leak of the user's script: for example, a global model with hooks.
     nb::set_leak_warnings(false);
     nb::class_<Group>(m, "Group", nb::type_slots(group_slots))
-        .def(nb::init<nb::list, int, bool, const std::string &, nb::list, nb::list, nb::object, nb::list, nb::object,
-                      nb::object, nb::object>(),
-             "records"_a, "rule"_a, "penalized"_a, "weights"_a, "slots"_a, "scale_names"_a, "low_bits"_a.none(),
-             "scalars"_a, "as_scalar"_a.none(), "gradient_of"_a, "rows_of"_a.none())
+        .def(nb::init<nb::list, int, bool, bool, const std::string &, nb::list, nb::list, nb::object, nb::list,
+                      nb::object, nb::object, nb::object>(),
+             "records"_a, "rule"_a, "penalized"_a, "cautious"_a, "weights"_a, "slots"_a, "scale_names"_a,
+             "low_bits"_a.none(), "scalars"_a, "as_scalar"_a.none(), "gradient_of"_a, "rows_of"_a.none())
         .def("collect", &Group::collect, "gradients"_a = nb::none())
         .def("collected", &Group::collected)
         .def("written", &Group::written)

@@ -42,6 +42,7 @@ OPTIONS: dict[str, Callable[[], Options]] = {
     "clipped by a schedule": lambda: {"max_grad_norm": 30.0 * linear(20), "lr": 1e-2 * cosine(30)},
     "scheduled betas": lambda: {"betas": (0.9 * linear(40), 0.99), "capturable": True},
     "int8": lambda: {"capturable": True, "state": "int8"},
+    "cautious": lambda: {"capturable": True, "weight_decay": 0.1, "decay": "cautious"},
 }
 
 

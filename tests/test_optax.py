@@ -281,7 +281,7 @@ def test_the_bias_correction_keeps_its_digits_where_optaxs_does_not() -> None:
 def test_decay_by_name() -> None:
     """With a gradient of zero only the decay moves the weight, and each kind by its own amount."""
     rate, x, moved = 0.1 * cosine(2), jnp.ones(3), {}
-    for mode in ("decoupled", "independent"):
+    for mode in ("decoupled", "independent", "corrected", "cautious"):
         tx = ao.adamw(rate, weight_decay=0.5, decay_mode=mode)
         p, state = x, tx.init(x)
         for _ in range(2):
@@ -290,6 +290,18 @@ def test_decay_by_name() -> None:
         moved[mode] = float(p[0])
     assert moved["decoupled"] == pytest.approx((1 - 0.05) * (1 - 0.025))
     assert moved["independent"] == pytest.approx((1 - 0.5) * (1 - 0.25))
+    assert moved["corrected"] == pytest.approx((1 - 0.05) * (1 - 0.0125))
+    assert moved["cautious"] == moved["decoupled"]
+
+
+@pytest.mark.parametrize("weights", ["nearest", "split"])
+def test_cautious_decay_never_works_against_the_update(weights: str) -> None:
+    x, g = jnp.array([2.0, -2.0, 2.0, -2.0, 2.0]), jnp.array([1.0, -1.0, -1.0, 1.0, 0.0])
+    x = x.astype(jnp.bfloat16 if weights == "split" else jnp.float32)
+    tx = ao.adamw(0.1, weight_decay=0.5, decay_mode="cautious", weights=weights)
+    updates, _ = jax.jit(tx.update)(g, tx.init(x), x)
+    p = ao.apply_updates(x, updates)
+    np.testing.assert_allclose(np.asarray(p, np.float32), [1.8, -1.8, 2.1, -2.1, 1.9], rtol=5e-3)
 
 
 def test_a_decay_that_float32_would_round_away_is_all_there() -> None:

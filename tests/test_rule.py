@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,8 @@ OPTIONS = [
     {"weight_decay": 0.1},
     {"weight_decay": 0.1, "decay": "decoupled"},
     {"weight_decay": 0.1, "decay": "independent"},
+    {"weight_decay": 0.1, "decay": "corrected"},
+    {"weight_decay": 0.1, "decay": "cautious", "l1": 0.01},
     {"l1": 0.01, "maximize": True},
 ]
 
@@ -112,7 +115,7 @@ def check_step(optimizer: torch.optim.Optimizer, p: torch.Tensor, g: np.ndarray)
             allowed = 4 * ulp(scale) * centre + np.abs(part) * relative(noise + SMALLEST * (full != 0), full)
             assert_close(new["trace"], after["trace"], allowed, "trace")
             update = new["trace"]
-        weight = k.k * before - k.eta * update
+        weight = house.moved(rule, k, np, before, update)
         terms = np.abs(k.k * before) + np.abs(weight - k.k * before)
         size = np.abs(k.eta * update)
         if not trace:
@@ -122,6 +125,9 @@ def check_step(optimizer: torch.optim.Optimizer, p: torch.Tensor, g: np.ndarray)
             tiny = np.finfo(np.float32).tiny
             is_zero = np.logical_and.reduce([np.abs(x) < tiny for x in (full, *old.values())])
             allowed = np.where(is_zero, np.abs(k.eta) + allowed, allowed)
+        if rule.is_cautious:  # whether an element decays depends on the sign of a change that float32 may have as zero
+            is_open = np.abs(k.eta * update) <= allowed
+            allowed = allowed + np.where(is_open, np.abs(k.cautious * before), ulp(k.cautious * before))
         if k.eta or k.k != 1:
             assert_close(p.detach().numpy().astype(np.float64), weight, allowed, "weight")
 
@@ -355,7 +361,7 @@ def test_decay_by_name() -> None:
     from adamas.torch import AdamW
 
     moved = {}
-    for decay in ("decoupled", "independent"):
+    for decay in ("decoupled", "independent", "corrected", "cautious"):
         x = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
         optimizer = AdamW([x], lr=0.1, weight_decay=0.5, decay=decay)
         for factor in (1.0, 0.5):
@@ -365,6 +371,26 @@ def test_decay_by_name() -> None:
         moved[decay] = x.item()
     assert moved["decoupled"] == pytest.approx((1 - 0.05) * (1 - 0.025))
     assert moved["independent"] == pytest.approx((1 - 0.5) * (1 - 0.25))
+    assert moved["corrected"] == pytest.approx((1 - 0.05) * (1 - 0.0125))
+    assert moved["cautious"] == moved["decoupled"]
+
+
+def test_cautious_decay_never_works_against_the_update() -> None:
+    """Chen et al., 2025, arXiv:2510.12402: only elements whose update has the sign of the weight decay, or none at all."""
+    from adamas.torch import AdamW
+
+    weights, gradients = torch.tensor([2.0, -2.0, 2.0, -2.0, 2.0]), torch.tensor([1.0, -1.0, -1.0, 1.0, 0.0])
+    for dtype, state in itertools.product((torch.float32, torch.float64, torch.bfloat16), ("float32", "int8")):
+        p = torch.nn.Parameter(weights.repeat(64, 128).to(dtype))
+        optimizer = AdamW([p], lr=0.1, weight_decay=0.5, decay="cautious", state=state, weights="split")
+        p.grad = gradients.repeat(64, 128).to(dtype)
+        optimizer.step()
+        expected = torch.tensor([1.8, -1.8, 2.1, -2.1, 1.9]).repeat(64, 128)
+        torch.testing.assert_close(p.detach().float(), expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=0)
+        frozen = torch.nn.Parameter(weights.clone())
+        frozen.grad = gradients.clone()
+        AdamW([frozen], lr=0.0, weight_decay=0.5, decay="cautious").step()
+        assert torch.equal(frozen, weights)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name != "adamh"], ids=str)  # which keeps the norm of x

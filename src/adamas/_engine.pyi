@@ -7,6 +7,7 @@ class Group:
         records: list[tuple[Any, dict[str, Any], str, int, tuple[tuple[int, ...], tuple[int, ...]] | None]],
         rule: int,
         penalized: bool,
+        cautious: bool,
         weights: str,
         slots: list[str],
         scale_names: list[str],

@@ -38,7 +38,14 @@ SHAPES: tuple[Sequence[tuple[int, ...]], ...] = (
     ((64, 65), (3000,)),
     ((6, 785), (0, 4)),
 )
-OPTIONS: tuple[dict[str, Any], ...] = ({}, {"weight_decay": 0.1}, {"l1": 0.01}, {"maximize": True})
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"weight_decay": 0.1},
+    {"l1": 0.01},
+    {"maximize": True},
+    {"weight_decay": 0.1, "decay": "cautious"},
+    {"weight_decay": 0.1, "decay": "corrected"},
+)
 
 
 class Row(NamedTuple):

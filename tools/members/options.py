@@ -30,7 +30,7 @@ from typing import Literal, TypedDict
 from ..schedules import Schedule
 from .layout import State
 
-Decay = Literal["l2", "decoupled", "independent", "update"]
+Decay = Literal["l2", "decoupled", "independent", "corrected", "cautious", "update"]
 Weights = Literal["nearest", "stochastic", "split"]
 
 

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from ..lr_finding import LRFinding, LRFindingError, Sweep, check_sweep, conclude
+from ..rule.declaration import RELATIVE
 
 Array = Any
 
@@ -175,7 +176,7 @@ def _copy(optimizer: Any, variables: Sequence[Any]) -> Any:
     config = optimizer.get_config()
     inner = config["inner_optimizer"]["config"] if "inner_optimizer" in config else config
     inner["learning_rate"] = 0.0
-    if inner.get("decay") == "independent":
+    if inner.get("decay") in RELATIVE:
         inner["weight_decay"] = 0.0
     copy = type(optimizer).from_config(config)
     copy.build(variables)

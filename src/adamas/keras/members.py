@@ -7,8 +7,9 @@ optimizers also have these options:
 
 - ``weight_decay``: coefficient of the weight decay. ``decay`` is its kind: ``"decoupled"``, as in Keras, subtracts
   ``learning_rate * weight_decay * p`` from the weight; ``"l2"`` adds ``weight_decay * p`` to the gradient; ``"independent"``
-  subtracts ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate; ``"update"``, only in
-  Lamb, LARS and StableAdamW, adds ``weight_decay * p`` to the update before it is scaled.
+  subtracts ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate; ``"corrected"`` subtracts
+  ``factor * learning_rate * weight_decay * p``; ``"cautious"`` does as ``"decoupled"`` where the update does not enlarge the
+  weight; ``"update"``, only in Lamb, LARS and StableAdamW, adds ``weight_decay * p`` to the update before it is scaled.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``. Variables that are excluded from weight decay
   (``exclude_from_weight_decay``) do not have it.
 - ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"``, ``"int8"`` or ``"int6"`` (see ``adamas.rule.formats``),

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..rule.declaration import BELOW_1, Hyperparameter, Member, Number
+from ..rule.declaration import BELOW_1, RELATIVE, Hyperparameter, Member, Number
 from ..rule.hyperparameters import Terms, checked
 from ..rule.names import from_arguments
 from ..schedules import Schedule
@@ -65,10 +65,10 @@ def check(member: Member, given: Mapping[str, Any]) -> None:
 
 
 def check_independent(decay: str, rate: Any) -> None:
-    """Raises ValueError if the factor of ``decay="independent"`` cannot be derived from the learning rate."""
-    if decay == "independent" and callable(rate) and not isinstance(rate, Scheduled):
+    """Raises ValueError if a decay depends on the schedule's factor, which cannot be derived from the learning rate."""
+    if decay in RELATIVE and callable(rate) and not isinstance(rate, Scheduled):
         raise ValueError(
-            'decay="independent" needs a learning_rate that is a number or a schedule of adamas.schedules: of another it '
+            f'decay="{decay}" needs a learning_rate that is a number or a schedule of adamas.schedules: of another it '
             'cannot tell the factor; use decay="decoupled"'
         )
 

@@ -5,8 +5,9 @@ All have the same further options, which are keyword-only:
 
 - ``weight_decay``: coefficient of the weight decay. ``decay_mode`` is its kind: ``"l2"`` adds ``weight_decay * p`` to the
   gradient; ``"decoupled"`` subtracts ``learning_rate * weight_decay * p`` from the weight; ``"independent"`` subtracts
-  ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate; ``"update"``, only in lamb, lars
-  and stableadamw, adds ``weight_decay * p`` to the update before it is scaled.
+  ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate; ``"corrected"`` subtracts
+  ``factor * learning_rate * weight_decay * p``; ``"cautious"`` does as ``"decoupled"`` where the update does not enlarge the
+  weight; ``"update"``, only in lamb, lars and stableadamw, adds ``weight_decay * p`` to the update before it is scaled.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``.
 - ``mask``: a tree of bools, or a function from the parameters to one, that selects the parameters with decay and penalty.
 - ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"``, ``"int8"`` or ``"int6"`` (see ``adamas.rule.formats``),

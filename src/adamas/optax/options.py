@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from ..rule.declaration import BELOW_1, Hyperparameter, Limit, Member, Seed
+from ..rule.declaration import BELOW_1, RELATIVE, Hyperparameter, Limit, Member, Seed
 from ..rule.declaration import Number as NumberKind
 from ..rule.hyperparameters import Terms, checked, shown
 from ..rule.names import from_arguments
@@ -63,8 +63,8 @@ def hyperparameters(member: Member, given: Mapping[str, Any]) -> dict[str, Any]:
                 f"{value!r} reacts to a metric, and a compiled step would keep the value that it had when compiled: use "
                 "optax.contrib.reduce_on_plateau"
             )
-    if found["decay"] == "independent":
-        found["base_lr"] = _base_rate(found["lr"])
+    if found["decay"] in RELATIVE:
+        found["base_lr"] = _base_rate(found["decay"], found["lr"])
     return found
 
 
@@ -111,13 +111,13 @@ def _check_on_nonfinite(given: str) -> None:
         raise ValueError(f"on_nonfinite={given!r} is unknown: use one of 'propagate', 'skip'")
 
 
-def _base_rate(rate: Any) -> float:
-    """The rate that the schedule's factor of decay_mode="independent" is relative to."""
+def _base_rate(decay: str, rate: Any) -> float:
+    """The rate that the schedule's factor is relative to, on which the decay depends."""
     if isinstance(rate, Schedule):
         return float(rate.unit)
     if is_open(rate):
         raise ValueError(
-            'decay_mode="independent" needs a learning_rate that is a number or a schedule of adamas.schedules: of another '
+            f'decay_mode="{decay}" needs a learning_rate that is a number or a schedule of adamas.schedules: of another '
             "function or an array it cannot tell the factor; use decay_mode='decoupled'"
         )
     return float(rate)

@@ -14,9 +14,9 @@ from pathlib import Path
 from .declaration import HOUSE_NUMBERS, WEIGHT_DRAW, Rule
 from .lowering import counts, estimates, fused_sums
 from .members import RULES
-from .recorder import Recording, Value, digest, record_penalties, record_statistics, recorded
+from .recorder import Recording, Value, digest, record_cautious_decay, record_penalties, record_statistics, recorded
 from .statistics import LARGEST, NUMBERS, ROW, SUMS, Watched, first_of, second_of, watched
-from .writing import COMPARISONS, OPERATORS, PENALTIES, WrittenRule, lines
+from .writing import COMPARISONS, FIRST, OPERATORS, PENALTIES, WrittenRule, lines
 
 _FUNCTIONS = {
     "sqrt": "root",
@@ -54,9 +54,9 @@ def _fold(written: WrittenRule) -> Iterator[str]:
         if value.name == "s":
             right = f"penalized ? 1 : {right}"
         yield f"const double {name} = {right};"
-    for i, name in enumerate(PENALTIES):
+    for i, name in enumerate(FIRST):
         yield f"to[{i}] = x[{places[name]}];"
-    for i, name in enumerate(constants, len(PENALTIES)):
+    for i, name in enumerate(constants, len(FIRST)):
         yield f"to[{i}] = {name};"
 
 
@@ -89,7 +89,7 @@ class _Cpp:
 
     @staticmethod
     def variable(name: str) -> str:
-        return name if name in ("p", "g", "term") else f"{name}_state"
+        return name if name in ("p", "g", "q", "term") else f"{name}_state"
 
     @staticmethod
     def operation(value: Value, operands: list[str]) -> str:
@@ -173,7 +173,7 @@ def _rules(steps: list[WrittenRule]) -> str:
             f'{{"{rule.name}", states_{i}, {f"terms_{i}" if reads else "nullptr"}, {counts}, {of_watch}, fold_{i}}},'
         )
     most_states = max(len(step.rule.states) for step in steps)
-    most_constants = len(PENALTIES) + max(len(step.constants) for step in steps)
+    most_constants = len(FIRST) + max(len(step.constants) for step in steps)
     most_sums = max(len(step.terms) for step in steps)
     return (
         f"{_HEAD}\n#include <algorithm>\n#include <cmath>\n#include <limits>\n\n"
@@ -182,7 +182,8 @@ def _rules(steps: list[WrittenRule]) -> str:
         f"constexpr int rule_count = {len(steps)}, most_states = {most_states}, most_constants = {most_constants}, "
         f"most_sums = {most_sums};\n"
         f"constexpr int house_k = {HOUSE_NUMBERS.index('k')}, "
-        f"house_eta = {HOUSE_NUMBERS.index('eta')}, weight_draw = {WEIGHT_DRAW};\n"
+        f"house_eta = {HOUSE_NUMBERS.index('eta')}, first_cautious = {FIRST.index('cautious')}, "
+        f"weight_draw = {WEIGHT_DRAW};\n"
         "// The sums of statistics, the places of some, and the sums that rules of each kind have, a bit for each.\n"
         f"constexpr int statistics_sums = {len(SUMS)}, statistics_weight = {SUMS.index('weight')}, "
         f"statistics_update = {SUMS.index('update')}, statistics_lost = {SUMS.index('lost')}, "
@@ -204,7 +205,7 @@ def _steps(steps: list[WrittenRule]) -> str:
         )
         arguments = "".join(f", X &{state.role}_state" for state in states)
         members = ", ".join(step.constants)
-        values = ", ".join(f"to(x[{j}])" for j, _ in enumerate(step.constants, len(PENALTIES)))
+        values = ", ".join(f"to(x[{j}])" for j, _ in enumerate(step.constants, len(FIRST)))
         parts.append(
             f"// {step.rule.name}: {', '.join(state.role for state in states) or 'no state'}\n"
             f"template <> struct Step<{i}> {{\n"
@@ -229,6 +230,10 @@ def _steps(steps: list[WrittenRule]) -> str:
         "template <class X> X penalized(const Penalties<X> &k, X p, X g) {\n"
         f"{_lines(_body(penalties, lambda number: f'k.{number.name}'))}"
         "    return g;\n}\n\n"
+        "// The weight q that a step has made of p, with cautious decay.\n"
+        "template <class X> X cautiously_decayed(X cautious, X p, X q) {\n"
+        f"{_lines(_body(record_cautious_decay(), lambda number: number.name))}"
+        "    return q;\n}\n\n"
         "// The step of one element, or of a register of them.\ntemplate <int rule> struct Step;\n\n"
         + "\n".join(parts)
         + _statistics(_kinds(steps))

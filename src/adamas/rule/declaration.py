@@ -6,8 +6,8 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from numbers import Real
 from typing import Any, Literal
 
@@ -97,6 +97,7 @@ class Rule(ABC):
         sums: the sums that it needs, in the order in which they are computed.
         is_elementwise: whether each element of the update depends on the same element of its arguments alone. If so, the rule
             can be recorded, for the engine and for kernels.
+        is_cautious: whether the weight decays only where the update does not enlarge it (``decay="cautious"``).
     """
 
     name: str
@@ -104,6 +105,7 @@ class Rule(ABC):
     numbers: tuple[str, ...]
     sums: tuple[Sum, ...] = ()
     is_elementwise: bool = True
+    is_cautious: bool = False
 
     @abstractmethod
     def update(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
@@ -172,6 +174,7 @@ class OwnRule(Rule):
     function: Callable[..., tuple[Array, ...]]
     sums: tuple[Sum, ...] = ()
     measured: Callable[[Any, Any], Numbers] = lambda k, f: {}
+    is_cautious: bool = False
 
     def update(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
         """See ``Rule.update``."""
@@ -493,7 +496,8 @@ class Member:
 
     def rule(self, hyper: Hypers) -> Rule:
         """The rule for these hyperparameters."""
-        return self._rules[tuple([bool(hyper[name]) for name in self._structural])].given(hyper)
+        rule = self._rules[tuple([bool(hyper[name]) for name in self._structural])].given(hyper)
+        return _cautious(rule) if hyper.get("decay") == "cautious" else rule
 
     def rules(self) -> list[Rule]:
         """All rules that its steps can follow, each once."""
@@ -540,20 +544,38 @@ class Member:
             f: ``Host``, or a ``Traced`` if the numbers are arrays.
         """
         lr, weight_decay = f.number(hyper["lr"]), hyper["weight_decay"]
-        keep, l2 = 1.0, 0.0
+        keep, l2, cautious = 1.0, 0.0, 0.0
         if hyper["decay"] == "l2":
             l2 = weight_decay
         elif hyper["decay"] == "decoupled":
             keep = 1 - lr * weight_decay
-        elif hyper["decay"] == "independent":  # times the schedule's factor, not the learning rate
+        elif hyper["decay"] == "cautious":
+            cautious = lr * weight_decay
+        elif hyper["decay"] in RELATIVE:
             base = float(hyper["base_lr"])
-            keep = 1 - (lr / base if base else 0.0) * weight_decay
+            factor = lr / base if base else 0.0  # of the schedule
+            keep = 1 - factor * (weight_decay if hyper["decay"] == "independent" else lr * weight_decay)
         house = {"s": -scale if hyper["maximize"] else scale, "l2": l2, "l1": hyper["l1"], "k": keep, "eta": lr}
+        house["cautious"] = cautious
         house["k_minus_one"] = keep - 1  # precise in float32, where k may round to 1
         return house | self.numbers(hyper, scalars, f)
 
 
-HOUSE_NUMBERS = ("s", "l2", "l1", "k", "eta")  # the numbers of every rule; they come before its own
+HOUSE_NUMBERS = ("s", "l2", "l1", "cautious", "k", "eta")  # the numbers of every rule; they come before its own
+
+
+RELATIVE = ("independent", "corrected")  # the kinds of decay that depend on the schedule's factor: lr over base_lr
+
+
+@cache
+def _cautious(rule: Rule) -> Rule:
+    return replace(rule, is_cautious=True)  # type: ignore[type-var]
+
+
+@cache
+def plain(rule: Rule) -> Rule:
+    """The rule without cautious decay."""
+    return replace(rule, is_cautious=False) if rule.is_cautious else rule  # type: ignore[type-var]
 
 
 def undecayed(numbers: Numbers) -> Numbers:
@@ -561,7 +583,7 @@ def undecayed(numbers: Numbers) -> Numbers:
 
     ``decay`` is the coefficient in rules that decay the weight in their own update.
     """
-    return numbers | {"l2": 0.0, "l1": 0.0, "k": 1.0, "k_minus_one": 0.0, "decay": 0.0}
+    return numbers | {"l2": 0.0, "l1": 0.0, "cautious": 0.0, "k": 1.0, "k_minus_one": 0.0, "decay": 0.0}
 
 
 def has_penalty(hyper: Hypers) -> bool:
@@ -574,7 +596,7 @@ def has_decay(hyper: Hypers) -> bool:
 
     A number that is an array counts as nonzero.
     """
-    return hyper["decay"] in ("decoupled", "independent") and _is_nonzero(hyper["weight_decay"])
+    return hyper["decay"] in ("decoupled", "cautious", *RELATIVE) and _is_nonzero(hyper["weight_decay"])
 
 
 def _is_nonzero(number: Any) -> bool:

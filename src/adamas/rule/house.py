@@ -16,9 +16,16 @@ def gradient(k: Any, xp: Any, p: Array | None, g: Array, penalized: bool) -> Arr
     return g + k.l2 * p + k.l1 * xp.sign(p) if penalized else g
 
 
-def moved(k: Any, p: Array, update: Array) -> Array:
+def moved(rule: Rule, k: Any, xp: Any, p: Array, update: Array) -> Array:
     """The weight after the step."""
-    return k.k * p - k.eta * update
+    q = k.k * p - k.eta * update
+    return cautiously_decayed(k, xp, p, q) if rule.is_cautious else q
+
+
+def cautiously_decayed(k: Any, xp: Any, p: Array, q: Array) -> Array:
+    """The weight q that the update has made of p, decayed where the update has not enlarged it: Chen et al., 2025,
+    arXiv:2510.12402, algorithm 1."""
+    return q - xp.where((p - q) * xp.sign(p) >= 0, k.cautious * p, 0.0)
 
 
 def step(
@@ -36,7 +43,7 @@ def step(
         penalized: whether the penalties ``k.l2`` and ``k.l1`` are added to the gradient.
     """
     update, *after = rule.update(k, xp, p, gradient(k, xp, p, g, penalized), *states)
-    return moved(k, p, update), tuple(after)
+    return moved(rule, k, xp, p, update), tuple(after)
 
 
 def with_sums(
@@ -77,4 +84,11 @@ def change(
             rule and the penalties.
     """
     update, *after = rule.update(k, xp, p, gradient(k, xp, p, g, penalized), *states)
-    return (k.k_minus_one * p if decayed else 0.0) - k.eta * update, tuple(after)
+    made = -k.eta * update
+    if decayed:
+        made = (
+            made - xp.where(made * xp.sign(p) <= 0, k.cautious * p, 0.0)
+            if rule.is_cautious
+            else k.k_minus_one * p + made
+        )
+    return made, tuple(after)

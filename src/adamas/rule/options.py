@@ -9,7 +9,7 @@ from typing import Literal, TypedDict
 from ..schedules import Schedule
 from .layout import State
 
-Decay = Literal["l2", "decoupled", "independent", "update"]
+Decay = Literal["l2", "decoupled", "independent", "corrected", "cautious", "update"]
 Weights = Literal["nearest", "stochastic", "split"]
 
 
@@ -42,8 +42,11 @@ class Options(WholeOptions, total=False):
         decay: the kind of weight decay. ``"l2"`` adds ``weight_decay * p`` to the gradient; ``"decoupled"`` multiplies
             the weight by ``1 - lr * weight_decay``, as PyTorch's AdamW does; ``"independent"`` multiplies it by ``1 -
             factor * weight_decay``, where factor is lr divided by the lr given at construction, as in Loshchilov and
-            Hutter (2019); ``"update"``, only in members that scale the update of each tensor, adds ``weight_decay * p``
-            to it before it is scaled. Default: the namesake's.
+            Hutter (2019); ``"corrected"`` by ``1 - factor * lr * weight_decay``, so that gradients of normalized layers
+            do not grow towards the end of a schedule, as in AdamC (Defazio, 2025, arXiv:2506.02285); ``"cautious"`` as
+            ``"decoupled"``, but only the elements that the update does not enlarge (Chen et al., 2025,
+            arXiv:2510.12402); ``"update"``, only in members that scale the update of each tensor, adds ``weight_decay *
+            p`` to it before it is scaled. Default: the namesake's.
         max_grad_norm: the largest 2-norm of the gradient over all groups; a larger gradient is scaled down to it. A
             number, a schedule, or ``"auto"``: 1.5 times the 0.9-quantile of the norms of the last 128 steps (after
             clipping; nothing is clipped in the first 8 steps). Clipping is part of the step; gradients are only read.

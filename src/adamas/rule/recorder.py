@@ -182,7 +182,7 @@ def record(rule: Rule, penalized: bool) -> Recording:
     gradient = house.gradient(k, xp, p, g, penalized)
     update, *after = rule.update(k, xp, p, gradient, *states)
     outputs = {state.role: x for state, x in zip(rule.states, after, strict=True)}
-    return Recording(rule.states, gradient, outputs | {"p": house.moved(k, p, update)})
+    return Recording(rule.states, gradient, outputs | {"p": house.moved(rule, k, xp, p, update)})
 
 
 def record_term(rule: Rule, index: int, penalized: bool) -> Recording:
@@ -214,6 +214,12 @@ def record_penalties() -> Recording:
     """The recording that adds the penalties to the gradient ``g``."""
     g = house.gradient(_numbers(HOUSE_NUMBERS), Namespace(), _array("p"), _array("g"), penalized=True)
     return Recording((), g, {"g": g})
+
+
+def record_cautious_decay() -> Recording:
+    """The recording of ``adamas.rule.house.cautiously_decayed``."""
+    p, q = _array("p"), _array("q")
+    return Recording((), q, {"q": house.cautiously_decayed(_numbers(HOUSE_NUMBERS), Namespace(), p, q)})
 
 
 @cache
@@ -252,3 +258,4 @@ def _recordings(rule: Rule) -> Iterator[str]:
         yield str(record(rule, penalized))
         yield from (str(record_term(rule, i, penalized)) for i in range(len(rule.sums)))
     yield str(record_statistics(statistics.watched(rule)))
+    yield str(record_cautious_decay())

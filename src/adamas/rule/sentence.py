@@ -39,6 +39,7 @@ class Sentence(Rule):
         use_first: whether the first moment is in the update.
         use_gradient: whether the gradient is in the update.
         denominator: ``"always"``; ``"never"``; or ``"where w"``: only in steps whose ``w`` is above 0.
+        is_cautious: see ``Rule``.
     """
 
     first: bool = False
@@ -49,6 +50,7 @@ class Sentence(Rule):
     use_first: bool = False
     use_gradient: bool = False
     denominator: Literal["always", "never", "where w"] = "always"
+    is_cautious: bool = False
 
     @cached_property
     def name(self) -> str:  # type: ignore[override]

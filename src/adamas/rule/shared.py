@@ -37,11 +37,13 @@ DECAY = Choice(
     'the kind of weight decay. ``"l2"`` adds ``weight_decay * p`` to the gradient; ``"decoupled"`` multiplies the '
     'weight by ``1 - lr * weight_decay``, as PyTorch\'s AdamW does; ``"independent"`` multiplies it by ``1 - factor '
     "* weight_decay``, where factor is lr divided by the lr given at construction, as in Loshchilov and Hutter "
-    '(2019); ``"update"``, only in members that scale the update of each tensor, adds ``weight_decay * p`` to it before '
-    "it is scaled",
+    '(2019); ``"corrected"`` by ``1 - factor * lr * weight_decay``, so that gradients of normalized layers do not grow '
+    'towards the end of a schedule, as in AdamC (Defazio, 2025, arXiv:2506.02285); ``"cautious"`` as ``"decoupled"``, but '
+    'only the elements that the update does not enlarge (Chen et al., 2025, arXiv:2510.12402); ``"update"``, only in '
+    "members that scale the update of each tensor, adds ``weight_decay * p`` to it before it is scaled",
     is_option=True,
     elsewhere={"keras": "decoupled"},
-    choices=("l2", "decoupled", "independent"),
+    choices=("l2", "decoupled", "independent", "corrected", "cautious"),
 )
 MAXIMIZE = Flag("maximize", False, "maximize the objective", only=("torch", "numpy"))
 ON_NONFINITE = Choice(

@@ -61,6 +61,11 @@ def numbers_of(numbers: Numbers) -> Numbers:
     return {"s": numbers["s"], "w": numbers.get("w", 1.0), "floor": eps * eps + LEAST_FLOOR}
 
 
+def decay_of(rule: Rule, numbers: Numbers) -> Any:
+    """What decay multiplies each element of the weight by in a step with these numbers; NaN where that is not measured."""
+    return math.nan if rule.is_cautious else numbers["k_minus_one"]
+
+
 def terms(
     kind: Watched,
     k: Any,

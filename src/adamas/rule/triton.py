@@ -17,13 +17,13 @@ from math import lcm
 from typing import Any, NamedTuple
 
 from . import recorded_formats as formats_of
-from .declaration import WEIGHT_DRAW, Numbers, Rule, State
+from .declaration import WEIGHT_DRAW, Numbers, Rule, State, plain
 from .formats import MOST_STORED, Width
 from .layout import HALVES, WIDTHS
 from .lowering import fused_sums
-from .recorder import Recording, Value, is_number, record_penalties
-from .statistics import NUMBERS, numbers_of
-from .writing import COMPARISONS, OPERATORS, PENALTIES, WrittenRule, lines
+from .recorder import Recording, Value, is_number, record_cautious_decay, record_penalties
+from .statistics import NUMBERS, decay_of, numbers_of
+from .writing import COMPARISONS, FIRST, OPERATORS, PENALTIES, WrittenRule, lines
 
 PLACES = ("element", "run", "skip", "block", "run_of_blocks", "skip_of_blocks")
 HEADER = ("forward", "runs", "moves", "_")  # the integers before the constants
@@ -35,8 +35,8 @@ OF_STATISTICS = (*NUMBERS, "k_minus_one")  # the numbers that statistics depend 
 
 @cache
 def written(rule: Rule) -> WrittenRule:
-    """The rule, as it is written."""
-    return WrittenRule(rule)
+    """The rule, as it is written; cautious decay comes after it."""
+    return WrittenRule(plain(rule))
 
 
 class Kind(NamedTuple):
@@ -117,7 +117,7 @@ class Kind(NamedTuple):
     def constants(self) -> tuple[str, ...]:
         """The names of the constants after the header."""
         of_statistics = [f"statistics_{name}" for name in OF_STATISTICS] if self.is_watched else []
-        return (*PENALTIES, *written(self.rule).constants, *of_statistics)
+        return (*FIRST, *written(self.rule).constants, *of_statistics)
 
     @property
     def threads(self) -> int:
@@ -133,9 +133,9 @@ class Kind(NamedTuple):
         )
 
 
-def constants_of_statistics(numbers: Numbers) -> list[Any]:
+def constants_of_statistics(rule: Rule, numbers: Numbers) -> list[Any]:
     """The constants of ``OF_STATISTICS``, from the numbers of a step."""
-    return [*numbers_of(numbers).values(), numbers["k_minus_one"]]
+    return [*numbers_of(numbers).values(), decay_of(rule, numbers)]
 
 
 # ---- a recording in Triton
@@ -424,14 +424,14 @@ class Writer:
     def _constants(self) -> Iterator[str]:
         yield f"constants = (at + {len(HEADER)}).to(tl.pointer_type({self.dtype}))"
         for i, name in enumerate(self.kind.constants):
-            yield f"{'penalty' if i < len(PENALTIES) else 'k'}_{name} = tl.load(constants + {i})"
+            yield f"{'first' if i < len(FIRST) else 'k'}_{name} = tl.load(constants + {i})"
 
     def _gradient(self) -> Iterator[str]:
         yield from self._loaded("gradient", self.kind.gradient, "g")
         if self.kind.penalized:
-            recording, parameters = fused_sums(record_penalties()), [f"penalty_{name}" for name in PENALTIES]
+            recording, parameters = fused_sums(record_penalties()), [f"first_{name}" for name in PENALTIES]
             spellings = WIDE if self.kind.is_wide else NARROW
-            body = computed(recording, spellings, lambda number: f"penalty_{number.name}")
+            body = computed(recording, spellings, lambda number: f"first_{number.name}")
             self._functions["penalized"] = function("penalized", ["p", "g", *parameters], body)
             yield f"g = penalized(p, g, {', '.join(parameters)})"
 
@@ -444,7 +444,13 @@ class Writer:
         ordered = Recording(recording.states, recording.gradient, {x: recording.outputs[x] for x in ("p", *roles)})
         body = computed(ordered, spellings, lambda number: f"k_{self.rule.name_of(number)}")
         self._functions["rule"] = function("rule", parameters, body)
+        if kind.rule.is_cautious:
+            yield "before = p"
         yield f"{', '.join(['p', *roles])} = rule({', '.join(parameters)})"
+        if kind.rule.is_cautious:
+            body = computed(record_cautious_decay(), spellings, lambda number: number.name)
+            self._functions["cautiously_decayed"] = function("cautiously_decayed", ["cautious", "p", "q"], body)
+            yield "p = cautiously_decayed(first_cautious, before, p)"
 
     # ---- random numbers
 

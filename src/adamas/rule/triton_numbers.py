@@ -101,7 +101,7 @@ def record_numbers(kind: NumbersKind) -> tuple[Recording, Mapping[str, float]]:
         rule, found, kind.penalized, {name: getattr(xp, name) for name in (*NUMBER_FUNCTIONS, *NUMBER_OPERATORS)}
     )
     if kind.is_watched:
-        constants += constants_of_statistics(found)
+        constants += constants_of_statistics(kind.rule, found)
     outputs = {**now, "eta": found["eta"], "k": found["k"]}
     outputs |= {f"constant{i}": x for i, x in enumerate(constants)}
     values = {name: x for name, x in outputs.items() if isinstance(x, Value)}

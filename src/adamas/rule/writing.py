@@ -14,7 +14,8 @@ from .declaration import HOUSE_NUMBERS, Rule
 from .lowering import lowered
 from .recorder import Operand, Recording, Value, record, record_term
 
-PENALTIES = ("s", "l2", "l1")  # the constants that come first
+PENALTIES = ("s", "l2", "l1")
+FIRST = (*PENALTIES, "cautious")  # the constants that come first
 NUMBER_FUNCTIONS = (
     "sqrt",
     "log",
@@ -37,7 +38,7 @@ class WrittenRule:
         rule: the rule.
         recording: the lowered recording of its step, without penalties.
         terms: the recordings of the terms of its sums.
-        constants: the numbers that its loops take besides ``PENALTIES``, by name.
+        constants: the numbers that its loops take besides ``FIRST``, by name.
         read: the roles of the states that are multiplied by their decay when they are read.
     """
 
@@ -75,8 +76,8 @@ class WrittenRule:
         return self._names[_text(number)]
 
     def index_of(self, constant: str | None) -> int:
-        """The index of a constant, after those of the penalties; -1 for none."""
-        return -1 if constant is None else len(PENALTIES) + list(self.constants).index(constant)
+        """The index of a constant, after those of ``FIRST``; -1 for none."""
+        return -1 if constant is None else len(FIRST) + list(self.constants).index(constant)
 
     @cached_property
     def numbers(self) -> tuple[dict[str, tuple[Value, Mapping[Value, str]]], list[str]]:
@@ -95,7 +96,7 @@ class WrittenRule:
 def constants_of(
     rule: WrittenRule, numbers: Mapping[str, Any], penalized: bool, functions: Mapping[str, Callable[..., Any]]
 ) -> list[Any]:
-    """The constants of a rule's loops, those of ``PENALTIES`` first.
+    """The constants of a rule's loops, those of ``FIRST`` first.
 
     Args:
         rule: the rule.
@@ -103,7 +104,7 @@ def constants_of(
         penalized: whether penalties are added to the gradient.
         functions: the functions that compute constants, by the names of their operations.
     """
-    penalties = [numbers[name] for name in PENALTIES]
+    first = [numbers[name] for name in FIRST]
     if penalized:
         numbers = {**numbers, "s": 1.0}  # the penalties are added to the scaled gradient
     found: dict[str, Any] = {}
@@ -111,7 +112,7 @@ def constants_of(
     for name, (value, names) in steps.items():
         operands = [found[names[x]] if isinstance(x, Value) else x for x in value.operands]
         found[name] = numbers[value.name] if value.operation == "input" else functions[value.operation](*operands)
-    return [*penalties, *(found[name] for name in constants)]
+    return [*first, *(found[name] for name in constants)]
 
 
 def _text(value: Value) -> str:

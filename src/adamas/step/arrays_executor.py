@@ -16,7 +16,7 @@ import numpy as np
 from ..rule.declaration import Host, Numbers, PartlyTraced, Rule, undecayed
 from ..rule.exact import sum_of_sums, summed
 from ..rule.layout import CODES, HALVES, LOW_BITS, scale_name
-from ..rule.statistics import LARGEST, SUMS, first_of, numbers_of, second_of, terms, watched
+from ..rule.statistics import LARGEST, SUMS, decay_of, first_of, numbers_of, second_of, terms, watched
 from . import arrays
 from .checks import check_tensors
 from .counting import DeviceScalars, check_count
@@ -223,7 +223,7 @@ class ArraysExecutor(DeviceExecutor):
             m, v = (None if i is None else states[i] for i in (first, second))
             k = SimpleNamespace(**numbers_of(step.numbers))
             found = terms(watched(rule), k, step.xp, p, g, q, r, m, v)
-            self._watched[index] = _row(step.xp, found, step.numbers["k_minus_one"])
+            self._watched[index] = _row(step.xp, found, decay_of(rule, step.numbers))
 
         return watch
 
@@ -364,14 +364,14 @@ class NumbersThere(NamedTuple):
     after: Tensor | None
 
 
-def _row(xp: Any, found: Mapping[str, Tensor], k_minus_one: Any) -> Tensor:
+def _row(xp: Any, found: Mapping[str, Tensor], decay: Any) -> Tensor:
     """The sums of what ``adamas.rule.statistics.terms`` returned, in the order of ``ROW``."""
     sums = {name: xp.cast(term, "float64").sum() for name, term in found.items() if name != LARGEST}
     weight, largest = sums["weight"], found[LARGEST]
     unknown = xp.full_like(weight, math.nan)
     most = xp.cast(largest.max(), "float64") if math.prod(largest.shape) else xp.zeros_like(weight)
     count = xp.full_like(weight, math.prod(largest.shape))
-    return xp.stack([*(sums.get(name, unknown) for name in SUMS), most, k_minus_one * k_minus_one * weight, count])
+    return xp.stack([*(sums.get(name, unknown) for name in SUMS), most, decay * decay * weight, count])
 
 
 def _is_not_one(number: Any) -> bool:

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _engine
-from ..rule.declaration import HOUSE_NUMBERS, Numbers, Rule
+from ..rule.declaration import HOUSE_NUMBERS, Numbers, Rule, plain
 from ..rule.exact import in_parts
 from ..rule.layout import LOW_BITS, scale_name
 from ..rule.members import RULES
 from ..rule.recorder import digest
-from ..rule.statistics import NUMBERS, ROW, numbers_of
+from ..rule.statistics import NUMBERS, ROW, decay_of, numbers_of
 from .executor import Executor, GroupSpec, check_gradients
 from .record import Change, Record, Tensor
 
@@ -60,7 +60,7 @@ class EngineRule:
         self._use(next(iter(rule.variants())))
 
     def _use(self, variant: Rule) -> None:
-        index = _indices().get(variant)
+        index = _indices().get(plain(variant))
         if index is None:
             raise ValueError(
                 f"the engine was built without the rule {variant.name!r}: no member of adamas.rule.members has it"
@@ -92,6 +92,7 @@ class EngineExecutor(Executor):
             [(view(record.weight), record.state, record.name, record.key, record.place) for record in records],
             self.rule.index,
             is_decayed and spec.penalized,
+            is_decayed and spec.rule.is_cautious,
             spec.weights,
             list(spec.state_names),
             [scale_name(name) for name in spec.state_names],
@@ -148,9 +149,9 @@ class EngineExecutor(Executor):
         self.group.take_sums(index, list(sums))
 
     def watched_numbers(self) -> list[list[float]]:
-        """The numbers that statistics of the step depend on, and k − 1, for each of ``scalars``."""
-        found = [(numbers_of(numbers), numbers["k_minus_one"]) for numbers, _ in self.prepared]
-        return [[*(of[name] for name in NUMBERS), k_minus_one] for of, k_minus_one in found]
+        """The numbers that statistics of the step depend on, and the decay, for each of ``scalars``."""
+        found = [(numbers_of(numbers), decay_of(self.spec.rule, numbers)) for numbers, _ in self.prepared]
+        return [[*(of[name] for name in NUMBERS), decay] for of, decay in found]
 
     def measure(self, threads: int) -> NDArray[np.float64]:
         """See ``Executor.measure``."""

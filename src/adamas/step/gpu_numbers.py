@@ -57,7 +57,7 @@ class Sets:
             with np.errstate(all="ignore"):
                 found = constants_of(rule, given, kind.penalized, _FUNCTIONS)
                 if kind.is_watched:
-                    found += constants_of_statistics(numbers)
+                    found += constants_of_statistics(kind.rule, numbers)
             constants = np.array(found, np.float64).astype(dtype)
             words[len(HEADER) :][: constants.nbytes // 4] = constants.view(np.int32)
             self._words.append(words)

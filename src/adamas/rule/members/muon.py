@@ -40,6 +40,7 @@ class MuonRule(MatrixRule):
         steps, coefficients, eps: see ``adamas.rule.newton_schulz.orthogonalized``.
         matches_adamw: whether updates are as large as AdamW's; if not, as in the original.
         products: the dtype of the products of matrices; ``"auto"`` chooses by the device.
+        is_cautious: see ``Rule``.
     """
 
     steps: int = 5
@@ -47,6 +48,7 @@ class MuonRule(MatrixRule):
     eps: float = 1e-7
     matches_adamw: bool = False
     products: str = "auto"
+    is_cautious: bool = False
 
     name = "muon"
     states = (_MOMENTUM,)

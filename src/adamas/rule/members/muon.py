@@ -180,15 +180,17 @@ groups = [
 optimizer = adamas.torch.Muon(groups)
 ```
 
-Matrices of one shape are multiplied together, in batches of at most 2²⁴ elements (2²⁰ on a CPU), unless a single matrix has more.
-A step has a few temporary tensors of a batch's size, five or so, and none that grows with the model. Matrices that are sharded as
-DTensors, as by `fully_shard`, are gathered for that: each whole one on one process if it is cut between rows, and they take turns.
-The result is that of one process but for rounding, and has the same bits for the same number of threads.
+Matrices of one shape are multiplied together, in batches of at most 2²⁴ elements (2²⁰ on a CPU), unless a single matrix
+has more. A step has a few temporary tensors of a batch's size, about five, and none that grows with the model. Matrices
+that are sharded as DTensors, as by `fully_shard`, are gathered for that: if they are cut between rows, each is whole on
+one of the processes, which take turns. The result is that of one process but for rounding, and has the same bits for the
+same number of threads.
 
-The iterations are those of `torch.optim.Muon`, in fewer operations: half of what is symmetric is copied, and for matrices that are
-at least twice as wide as high, several iterations are made on the small matrix $XX^\top$ before it is applied. In float32 the
-weights after 20 steps agree with plain iterations to a millionth. `torch.optim.Muon` itself always multiplies in bfloat16, which
-moves single updates by a few percent; `ns_dtype="bfloat16"` does the same.
+The iterations are those of `torch.optim.Muon` in fewer operations: of the four blocks of a large symmetric product, three
+are computed, and for matrices that are at least twice as wide as high, up to three iterations are made on the small
+matrix $XX^\top$ before it is applied. `torch.optim.Muon` multiplies in bfloat16 on any device, which moves single updates
+by a few percent; `ns_dtype="bfloat16"` does the same. In float32, the weights agree with plain iterations in float32 to
+a millionth after 20 steps (`tests/test_muon.py`).
 """,
 )
 MEMBERS = (MUON,)

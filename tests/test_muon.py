@@ -377,3 +377,17 @@ def test_copies_and_pickles_go_on_alike() -> None:
     optimizer = groups()
     train(optimizer, 2)
     assert same(train(copy.deepcopy(optimizer), 2, first=2), train(optimizer, 2, first=2))
+
+
+def test_cautious_decay_leaves_out_what_the_update_enlarges() -> None:
+    generator = torch.Generator().manual_seed(0)
+    before, g = torch.randn(16, 32, generator=generator), torch.randn(16, 32, generator=generator)
+    after = {}
+    for decay in (0.0, 0.5):
+        p = torch.nn.Parameter(before.clone())
+        p.grad = g.clone()
+        at.Muon([p], lr=0.1, weight_decay=decay, decay="cautious").step()
+        after[decay] = p.detach()
+    expected = after[0.0] - torch.where((before - after[0.0]) * before >= 0, 0.05 * before, 0.0)
+    torch.testing.assert_close(after[0.5], expected)
+    assert not torch.equal(after[0.0], after[0.5])

@@ -127,7 +127,7 @@ def check_step(optimizer: torch.optim.Optimizer, p: torch.Tensor, g: np.ndarray)
             allowed = np.where(is_zero, np.abs(k.eta) + allowed, allowed)
         if rule.is_cautious:  # whether an element decays depends on the sign of a change that float32 may have as zero
             is_open = np.abs(k.eta * update) <= allowed
-            allowed = allowed + np.where(is_open, np.abs(k.cautious * before), ulp(k.cautious * before))
+            allowed = allowed + np.where(is_open, np.abs(k.cautious * before), ulp(terms))
         if k.eta or k.k != 1:
             assert_close(p.detach().numpy().astype(np.float64), weight, allowed, "weight")
 

@@ -85,10 +85,8 @@ def change(
     """
     update, *after = rule.update(k, xp, p, gradient(k, xp, p, g, penalized), *states)
     made = -k.eta * update
-    if decayed:
-        made = (
-            made - xp.where(made * xp.sign(p) <= 0, k.cautious * p, 0.0)
-            if rule.is_cautious
-            else k.k_minus_one * p + made
-        )
+    if decayed and rule.is_cautious:
+        made = made - xp.where(made * xp.sign(p) <= 0, k.cautious * p, 0.0)
+    elif decayed:
+        made = k.k_minus_one * p + made
     return made, tuple(after)

@@ -96,6 +96,7 @@ class _Followed(Rule):
     def __init__(self, rule: MatrixRule, update: Array) -> None:
         self._rule, self._update = rule, update
         self.name, self.states, self.numbers = rule.name, rule.states, rule.numbers
+        self.is_cautious = rule.is_cautious
 
     def update(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
         """See ``Rule.update``."""

@@ -51,6 +51,11 @@ class OptimizerSpec:
         )
 
     @property
+    def keeps_norms(self) -> bool:
+        """Whether it keeps the norms of the weights, which is not meant for biases and other vectors."""
+        return self.is_adamas and "keep_norm" in defaults(MEMBERS[self.class_name], "torch")
+
+    @property
     def is_adamas(self) -> bool:
         """Whether it is an optimizer of Adamas, which takes schedules, storage formats and clipping."""
         return self.module == ADAMAS
@@ -76,6 +81,8 @@ _OFFERED_AS: Mapping[str, Mapping[str, tuple[float, Mapping[str, Any]]]] = {
     "RMSprop": {"rmsprop": (1e-3, {})},
     "Adam": {"adam": (1e-3, {}), "amsgrad": (1e-3, {"amsgrad": True})},
     "NAdam": {"nadam": (1e-3, {})},
+    "LaProp": {"laprop": (1e-3, {})},
+    "Adan": {"adan": (5e-3, {})},
     "Muon": {"muon": (1e-3, {"adjust_lr_fn": "match_rms_adamw"})},  # one rate for all parameters
 }
 

@@ -459,6 +459,10 @@ def make_optimizer(
             decay = {name: value for name, value in arguments.items() if name == "weight_decay"}
             groups = adamas.torch.matrix_groups(model, **decay)
             optimizer = options.spec.load()(groups, lr=rate, watch=watch, **arguments)
+        elif options.spec.keeps_norms:
+            kinds = [[one for one in named if (one[1].ndim >= 2) == is_kept] for is_kept in (True, False)]
+            given = [{"params": kind, "keep_norm": not i} for i, kind in enumerate(kinds) if kind]
+            optimizer = options.spec.load()(given, lr=rate, watch=watch, **arguments)
         elif options.spec.is_adamas:
             optimizer = options.spec.load()(named, lr=rate, watch=watch, **arguments)
         else:

@@ -119,6 +119,7 @@ RATES = {
         "lion": 0.01 * FALLING,
         "signum": 0.01 * FALLING,
         "lars": 20 * FALLING,
+        "adopt": 1.0 * FALLING,
         ("sgd", "matyas"): 0.5,
     },
 }

@@ -12,6 +12,7 @@ but for rounding, in fewer operations:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 Array = Any
@@ -54,19 +55,20 @@ def _factor(xp: Any, x: Array, count: int, coefficients: tuple[float, float, flo
     """The symmetric matrix that so many iterations multiply ``x`` by."""
     a, b, c = coefficients
     gram = symmetric_product(xp, x, xp.swapaxes(x, -1, -2))
-    scaled_identity = a * _identity(xp, gram)
+    plus_diagonal = getattr(xp, "plus_diagonal", partial(_plus_diagonal, xp))
     factor = None
     for left in reversed(range(count)):
-        one = b * gram + c * symmetric_product(xp, gram, gram) + scaled_identity
+        one = plus_diagonal(symmetric_product(xp, gram, plus_diagonal(c * gram, b)), a)
         if left:  # X·Xᵀ after the iteration; all of these matrices commute
             gram = symmetric_product(xp, one, symmetric_product(xp, one, gram))
         factor = one if factor is None else symmetric_product(xp, one, factor)
     return factor
 
 
-def _identity(xp: Any, like: Array) -> Array:
-    row = xp.index((like.shape[-1],), 0)
-    return xp.cast(row[:, None] == row, xp.dtype_name(like))
+def _plus_diagonal(xp: Any, x: Array, number: float) -> Array:
+    """The matrices with a number added on their diagonals."""
+    row = xp.index((x.shape[-1],), 0)
+    return xp.where(row[:, None] == row, x + number, x)
 
 
 def symmetric_product(xp: Any, x: Array, y: Array) -> Array:

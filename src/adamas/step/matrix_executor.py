@@ -53,9 +53,9 @@ class MatrixExecutor(ArraysExecutor):
         assert isinstance(rule, MatrixRule)
         for together in self._together(indices):
             made = [self._step_of(index, there) for index in together]
-            updates = self._updates(rule, together, made)
-            for index, (step, one), update in zip(together, made, updates, strict=True):
-                yield index, replace(step, rule=_Followed(rule, update)), one
+            found = self._updates(rule, together, made)
+            for index, (step, one), (update, after) in zip(together, made, found, strict=True):
+                yield index, replace(step, rule=_Followed(rule, update, after)), one
 
     def _together(self, indices: Sequence[int]) -> Iterator[Sequence[int]]:
         """Parts of the indices, each of parameters whose matrices have one shape, dtype and device."""
@@ -74,8 +74,8 @@ class MatrixExecutor(ArraysExecutor):
 
     def _updates(
         self, rule: MatrixRule, indices: Sequence[int], made: Sequence[tuple[arrays.Step, arrays.Parameter]]
-    ) -> Sequence[Array]:
-        """The updates of parameters whose matrices have one shape."""
+    ) -> Iterator[tuple[Array, Sequence[Array]]]:
+        """The updates of parameters whose matrices have one shape, and their new states."""
         xp = made[0][0].xp
 
         def of_wholes(directions: Sequence[Array]) -> Sequence[Array]:
@@ -85,22 +85,23 @@ class MatrixExecutor(ArraysExecutor):
             return [update.reshape(direction.shape) for update, direction in zip(found, directions, strict=True)]
 
         with xp.computing():
-            directions = [step.term(one, rule.direction)[0] for step, one in made]
+            directed = [step.term(one, rule.direction) for step, one in made]
             weights = [self._found[index][0].weight for index in indices]
-            return self.spec.tensors.results_of(weights, directions, of_wholes)
+            updates = self.spec.tensors.results_of(weights, [direction for direction, *_ in directed], of_wholes)
+        return zip(updates, [after for _, *after in directed], strict=True)
 
 
 class _Followed(Rule):
-    """A rule of matrices whose update is known."""
+    """A rule of matrices whose update and new states are known."""
 
-    def __init__(self, rule: MatrixRule, update: Array) -> None:
-        self._rule, self._update = rule, update
+    def __init__(self, rule: MatrixRule, update: Array, after: Sequence[Array]) -> None:
+        self._update, self._after = update, after
         self.name, self.states, self.numbers = rule.name, rule.states, rule.numbers
         self.is_cautious = rule.is_cautious
 
     def update(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
         """See ``Rule.update``."""
-        return self._update, *self._rule.direction(k, xp, p, g, *states)[1:]
+        return self._update, *self._after
 
 
 def check_matrix(member: Member, shape: Sequence[int], dtype: str, name: str) -> None:

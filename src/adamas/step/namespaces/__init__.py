@@ -8,6 +8,8 @@ the few operations that differ between frameworks:
 - ``index(shape, first)``, consecutive integers from ``first`` on in this shape, and ``counter(count)``, a count, both in the
   type that the formats take;
 - ``separate(x)`` (optional), which keeps a compiler from fusing a product with the sum that follows;
+- ``plus_diagonal(x, number)`` (optional), matrices with a number added on their diagonals, for which it may change ``x``;
+- ``prefers_bfloat16`` (optional), whether the device is much faster with products of matrices in bfloat16 than in float32;
 - ``computing()``, the context of these operations: 32-bit integers and float64 are not converted to narrower types (JAX), no
   gradients are recorded (PyTorch), and infinities raise no warnings (NumPy).
 

@@ -43,6 +43,12 @@ class Namespace:
         return torch.where(x.isnan(), x, x.sign())
 
     @staticmethod
+    def plus_diagonal(x: Tensor, number: float) -> Tensor:
+        """The matrices, with a number added on their diagonals in place."""
+        x.diagonal(dim1=-2, dim2=-1).add_(number)
+        return x
+
+    @staticmethod
     def cast(x: Tensor, dtype: str) -> Tensor:
         """The tensor in another dtype."""
         return x.to(getattr(torch, dtype))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import adamas.numpy as an
 import adamas.torch as at
 from adamas.rule import newton_schulz
 from adamas.schedules import cosine
@@ -84,6 +85,17 @@ def test_iterations_have_the_errors_of_those_written_out(shape: tuple[int, ...],
         exact = iterated(one.double(), COEFFICIENTS, 5, 1e-7)
         plain = iterated(one, COEFFICIENTS, 5, 1e-7)
         assert (result - exact).norm() < 2.5 * (plain - exact).norm() + 1e-7 * exact.norm()
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (96, 288)])
+@pytest.mark.parametrize("condition", [1, 1e2, 1e4])
+def test_the_errors_of_products_in_bfloat16(shape: tuple[int, int], condition: float) -> None:
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    left, values, right = torch.linalg.svd(x, full_matrices=False)
+    x = left * (values * torch.logspace(0, -np.log10(condition), len(values), dtype=torch.float64)) @ right
+    exact = iterated(x, COEFFICIENTS, 5, 1e-7)
+    found = newton_schulz.orthogonalized(Namespace(), x.float(), 5, COEFFICIENTS, 1e-7, "bfloat16")
+    assert (found - exact).norm() < 0.1 * exact.norm()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7])
@@ -371,6 +383,23 @@ def test_the_memory_is_known_before() -> None:
     give_gradients(list(model.parameters()), 0)
     optimizer.step()
     assert planned.bytes == optimizer.memory().bytes
+
+
+@pytest.mark.parametrize("state", ["float32", "bfloat16", "int8"])
+def test_over_numpy_the_steps_are_the_same(state: Any) -> None:
+    shapes = [(8, 16), (40, 130), (130, 40), (3, 4, 5)]
+    tensors, other = matrices(shapes), nn.Parameter(torch.ones(5))
+    arrays, vector = [p.detach().numpy().copy() for p in tensors], np.ones(5, np.float32)
+    ours = at.Muon([{"params": tensors}, {"params": [other], "use_muon": False}], state=state)
+    theirs = an.Muon([{"params": arrays}, {"params": [vector], "use_muon": False}], state=state)
+    for i in range(5):
+        give_gradients([*tensors, other], i)
+        theirs.step([p.grad.numpy() for p in [*tensors, other] if p.grad is not None])
+        ours.step()
+    found = [torch.from_numpy(x) for x in [*arrays, vector]]
+    assert distance(found, [p.detach() for p in [*tensors, other]]) < 1e-6
+    with pytest.raises(ValueError, match=r"has the shape \(3,\).*use_muon=False"):
+        an.Muon([np.zeros(3)]).step([np.zeros(3)])
 
 
 def test_copies_and_pickles_go_on_alike() -> None:

@@ -891,7 +891,7 @@ def test_the_same_defaults_as_in_adamas_torch() -> None:
     for name in an.__all__:
         if name == "Optimizer":
             continue
-        ours = getattr(an, name)([np.ones(1)]).defaults
-        theirs = getattr(at, name)([torch.nn.Parameter(torch.ones(1))]).defaults
+        ours = getattr(an, name)([np.ones((1, 1))]).defaults
+        theirs = getattr(at, name)([torch.nn.Parameter(torch.ones(1, 1))]).defaults
         for key, value in ours.items():
             assert value == theirs[key], (name, key)

@@ -24,7 +24,7 @@ from .text import (
     note,
     parameters,
 )
-from .torch import annotation, hyperparameters, passed_on
+from .torch import annotation, hyperparameters, passed_on, start_of
 
 PATH = "src/adamas/numpy/members.py"
 _INDENT = " " * 4
@@ -42,7 +42,7 @@ option raises TypeError, an invalid value ValueError.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..rule.members import MEMBERS
 '''
@@ -88,10 +88,10 @@ def _class(member: Member) -> str:
             example(
                 [
                     ">>> import numpy as np, adamas.numpy",
-                    ">>> x = np.array([5.0])",
+                    f">>> x = np.array({start_of(member)})",
                     f">>> optimizer = adamas.numpy.{member.name}([x], lr=0.001)",
                     ">>> optimizer.step([2 * x])",
-                    ">>> round(float(x[0]), 5)",
+                    f">>> round(float(x{'[0, 0]' if start_of(member) == '[[5.0]]' else '[0]'}), 5)",
                     after_a_step(member, "numpy"),
                 ],
                 _INDENT,

@@ -127,6 +127,12 @@ def hyperparameters(adapter: str, member: Member) -> list[Hyperparameter]:
     return [h for h in member.hyperparameters if not h.is_option and (not h.only or adapter in h.only)]
 
 
+def start_of(member: Member) -> str:
+    """The parameter of the example: a matrix, if the member needs one."""
+    usual = member.rule({h.name: h.default for h in member.hyperparameters})
+    return "[[5.0]]" if isinstance(usual, MatrixRule) else "[5.0]"
+
+
 def annotation(h: Hyperparameter, scheduled: str) -> str:
     """The annotation of a hyperparameter; ``scheduled`` is that of hyperparameters that may be schedules."""
     if isinstance(h, Flag):
@@ -154,8 +160,6 @@ def _class(member: Member) -> str:
     keywords = Argument("**options", f"Unpack[{options}]")
     where = f"adamas.torch.{'members' if own_options('torch', member) else 'options'}.{options}"
     params = _PARAMS_OF.get(member.name, _PARAMS)
-    usual = member.rule({h.name: h.default for h in member.hyperparameters})
-    start = "[[5.0]]" if isinstance(usual, MatrixRule) else "[5.0]"
     text = docstring(
         member.title,
         [
@@ -174,7 +178,7 @@ def _class(member: Member) -> str:
             example(
                 [
                     ">>> import torch, adamas.torch",
-                    f">>> x = torch.nn.Parameter(torch.tensor({start}))",
+                    f">>> x = torch.nn.Parameter(torch.tensor({start_of(member)}))",
                     f">>> optimizer = adamas.torch.{member.name}([x], lr=0.001)",
                     ">>> (x**2).sum().backward()",
                     ">>> optimizer.step()",

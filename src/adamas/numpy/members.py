@@ -11,10 +11,10 @@ option raises TypeError, an invalid value ValueError.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..rule.members import MEMBERS
-from ..rule.options import AdamaxOptions, AdamOptions, AdEMAMixOptions, Options, RootOptions
+from ..rule.options import AdamaxOptions, AdamOptions, AdEMAMixOptions, MuonOptions, Options, RootOptions
 from ..schedules import Schedule
 from .optimizer import Optimizer, Params
 
@@ -36,6 +36,7 @@ __all__ = [
     "Adan",
     "LaProp",
     "Lion",
+    "Muon",
     "NAdam",
     "RAdam",
     "RMSprop",
@@ -217,6 +218,61 @@ class Lion(Optimizer):
         *,
         maximize: bool = False,
         **options: Unpack[Options],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class Muon(Optimizer):
+    r"""Muon (Jordan et al., 2024): orthogonalized momentum for hidden matrices, and AdamW for all other parameters.
+
+    .. math::
+        m_t &= \mu m_{t-1} + (1 - \mu) g_t, \qquad d_t = \mu m_t + (1 - \mu) g_t \\
+        p_t &= (1 - \eta \lambda) p_{t-1} - \eta \, \gamma \operatorname{orthogonalize}(d_t)
+
+    with λ for ``weight_decay``; γ is ``adjust_lr_fn``. A parameter of more than two dimensions, as of a convolution, is
+    the matrix that the flattened dimensions after the first make of it.
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        weight_decay: λ.
+        momentum: μ.
+        nesterov: use Nesterov's momentum; if not, the direction is the momentum itself.
+        ns_coefficients: coefficients of the Newton–Schulz iteration.
+        eps: ε: the smallest norm that a matrix is divided by; in groups of AdamW, that of AdamW.
+        ns_steps: iterations.
+        adjust_lr_fn: γ, for a matrix of r rows and c columns: ``"original"``, √max(1, r/c); ``"match_rms_adamw"``,
+            0.2·√max(r, c), with which updates are as large as AdamW's, and one lr suits all parameters (Liu et al.,
+            2025, arXiv:2502.16982). None is ``"original"`` as in ``torch.optim`` or, if a model is given,
+            ``"match_rms_adamw"``.
+        maximize: maximize the objective.
+        **options: see ``adamas.rule.options.MuonOptions``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([[5.0]])
+        >>> optimizer = adamas.numpy.Muon([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0, 0]), 5)
+        4.9988
+    """
+
+    _member = MEMBERS["Muon"]
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1e-3,
+        weight_decay: float | Schedule = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+        eps: float = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: Literal["original", "match_rms_adamw"] | None = None,
+        *,
+        maximize: bool = False,
+        **options: Unpack[MuonOptions],
     ) -> None:
         super().__init__(params, locals(), options)
 

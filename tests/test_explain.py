@@ -488,6 +488,8 @@ def test_gradients_that_turn_around_have_to_raise_the_loss() -> None:
     assert found(watch_of(rises, m_dot_g=0.08), **adam) == ["loss_rose"]
     assert found(watch_of(rises, m_dot_g=np.where(np.arange(60) >= 45, 0.053, 0.1)), **adam) == ["loss_rose"]
     assert found(watch_of({"loss": after(2.4)}, m_dot_g=turned), **adam) == []
+    fallen = {"loss": np.where(np.arange(60) < 20, 3, rises["loss"])}  # a rise to less than before
+    assert "steps_overshoot" not in found(watch_of(fallen, m_dot_g=turned), **adam)
     clipped = {"clip": 0.5, **rises}
     assert found(watch_of(clipped, m_dot_g=turned / 2), **adam) == ["steps_overshoot"]
 

@@ -760,3 +760,14 @@ def test_where_there_is_no_kernel_the_log_says_so_once(
     assert [reason in record.message for record in caplog.records] == [True]
     assert (params[0] != 1).all()
     devices._say_arrays.cache_clear()
+
+
+def test_optimizers_by_name() -> None:
+    params = [torch.nn.Parameter(torch.ones(2, 2))]
+    for name in at.members.__all__:
+        assert type(at.from_name(name.lower(), params)) is getattr(at, name)
+    assert at.from_name("AdamW", params, lr=0.5).param_groups[0]["lr"] == 0.5
+    with pytest.raises(ValueError, match="did you mean 'adam' or"):
+        at.from_name("adamv", params)
+    with pytest.raises(ValueError, match="use one of adagrad, adam"):
+        at.from_name("unknown", params)

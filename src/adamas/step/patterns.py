@@ -386,7 +386,7 @@ def _turning(history: History) -> Array:
 )
 def steps_overshoot(history: History) -> Iterator[Found]:
     """The gradients of most tensors turn around at every step, until the loss is 2.5 times, or the gradient 100 times, that of
-    the 16 steps before."""
+    the 16 steps before, and no less than 128 steps before: less is soon made good."""
     gradient, turning, spikes = history.per_step("grad_norm"), _turning(history), list[tuple[int, int]]()
     is_known = np.isfinite(turning)
     most = np.nansum(turning, axis=1) > MOST * np.maximum(1, is_known.sum(axis=1))
@@ -395,7 +395,11 @@ def steps_overshoot(history: History) -> Iterator[Found]:
         courses.append((history.loss.values[:, 0], RISEN))
     for row in range(max(history.young, LEAST), len(history)):
         first = max(columns(~most[: row + 1]), default=-1) + 1  # from here on most have turned around
-        is_up = any(x[row] - np.median(x[row - LEAST : row]) >= np.log(times) for x, times in courses)
+        is_up = any(
+            x[row] - np.median(x[row - LEAST : row]) >= np.log(times)
+            and np.nanmax(x[row : row + LEAST]) >= x[max(0, row - WINDOW)]
+            for x, times in courses
+        )
         if is_up and row - first >= LASTING and (not spikes or first > spikes[-1][1]):
             spikes.append((first, row))
     if spikes:

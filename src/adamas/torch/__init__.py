@@ -11,6 +11,7 @@ with needs("torch"):
     from ..lr_finding import LRFinding, LRFindingError, LRRule
     from ..step.memory import Memory
     from . import members
+    from .by_name import from_name
     from .find_lr import find_lr
     from .groups import ParamGroups, matrix_groups, param_groups
     from .kernels import warm_up
@@ -29,6 +30,7 @@ __all__ = [
     "Optimizer",
     "ParamGroups",
     "find_lr",
+    "from_name",
     "matrix_groups",
     "param_groups",
     "plan_memory",

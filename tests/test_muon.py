@@ -420,3 +420,12 @@ def test_cautious_decay_leaves_out_what_the_update_enlarges() -> None:
     expected = after[0.0] - torch.where((before - after[0.0]) * before >= 0, 0.05 * before, 0.0)
     torch.testing.assert_close(after[0.5], expected)
     assert not torch.equal(after[0.0], after[0.5])
+
+
+def test_a_stack_of_matrices_is_no_matrix() -> None:
+    """Experts lie in one parameter, whose matrices would be taken for one; the kernels of a convolution are one."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.Linear(8, 2))
+    model.experts = nn.Parameter(torch.zeros(4, 8, 8))
+    matrices, others, _ = at.matrix_groups(model)
+    assert [name for name, _ in matrices["params"]] == ["0.weight", "1.weight"]
+    assert [name for name, _ in others["params"]] == ["experts", "2.weight"]

@@ -99,13 +99,14 @@ def matrix_groups(
 ) -> ParamGroups:
     """The model's trainable parameters in groups for ``adamas.torch.Muon``.
 
-    Hidden matrices follow Muon: parameters of two or more dimensions, but for those of embeddings, norms and the head. The
-    head is the last linear layer, and any that is called like one (``lm_head``, ``classifier``, …). It follows AdamW with
-    weight decay, and all other parameters follow AdamW without.
+    Hidden matrices follow Muon: parameters of two dimensions, and the kernels of convolutions, but for those of embeddings,
+    norms and the head. The head is the last linear layer, and any that is called like one (``lm_head``, ``classifier``, …). It
+    follows AdamW with weight decay, as do stacks of matrices (those of experts, for example), which Muon would take for one
+    matrix. All other parameters follow AdamW without.
 
     Args:
         model: the model; its ``named_parameters()`` with ``requires_grad`` are grouped, each once.
-        weight_decay: the weight decay of hidden matrices and the head.
+        weight_decay: the weight decay of hidden matrices, the head and stacks of matrices.
         adamw: names of further parameters that follow AdamW: those whose names end with an entry, or that are in a module with
             that name.
         **options: options of all groups (``lr=…``).
@@ -116,7 +117,7 @@ def matrix_groups(
     Raises:
         ValueError: an entry of ``adamw`` matches no parameter.
     """
-    exempt, heads, unused = _exempt(model), _heads(model), set(adamw)
+    exempt, heads, kernels, unused = _exempt(model), _heads(model), _kernels(model), set(adamw)
     matrices: list[tuple[str, nn.Parameter]] = []
     decayed: list[tuple[str, nn.Parameter]] = []
     kept: list[tuple[str, nn.Parameter]] = []
@@ -128,7 +129,8 @@ def matrix_groups(
         if p.ndim < 2 or id(p) in exempt:
             kept.append((name, p))
         else:
-            (decayed if fits or id(p) in heads else matrices).append((name, p))
+            is_stack = p.ndim > 2 and id(p) not in kernels
+            (decayed if fits or is_stack or id(p) in heads else matrices).append((name, p))
     if unused:
         raise ValueError(f"adamw: no parameter's name ends with, or is in a module called, {sorted(unused)}")
     groups = [(matrices, True, weight_decay), (decayed, False, weight_decay), (kept, False, 0.0)]
@@ -154,6 +156,12 @@ def _heads(model: nn.Module) -> set[int]:
     linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     heads = [module for name, module in linear if canonical_name(name).rpartition(".")[2] in _HEADS]
     return {id(p) for module in (*heads, *(module for _, module in linear[-1:])) for p in module.parameters()}
+
+
+def _kernels(model: nn.Module) -> set[int]:
+    """The parameters of convolutions."""
+    convolutions = (module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd))
+    return {id(p) for module in convolutions for p in module.parameters(recurse=False)}
 
 
 def _fitting(entries: Sequence[str], name: str) -> set[str]:

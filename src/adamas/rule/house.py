@@ -84,9 +84,8 @@ def change(
             rule and the penalties.
     """
     update, *after = rule.update(k, xp, p, gradient(k, xp, p, g, penalized), *states)
-    made = -k.eta * update
-    if decayed and rule.is_cautious:
+    is_cautious = decayed and rule.is_cautious
+    made = (k.k_minus_one * p if decayed and not is_cautious else 0.0) - k.eta * update
+    if is_cautious:
         made = made - xp.where(made * xp.sign(p) <= 0, k.cautious * p, 0.0)
-    elif decayed:
-        made = k.k_minus_one * p + made
     return made, tuple(after)

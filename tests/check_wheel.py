@@ -13,6 +13,7 @@ import itertools
 import pickle
 import sys
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,9 @@ MEMBERS = [
         "SGD": [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}],
         "Adam": [{}, {"amsgrad": True}],
         "RMSprop": [{}, {"momentum": 0.8}, {"centered": True}],
+        "ADOPT": [{"lr": 0.1}],
+        "LARS": [{"lr": 10.0}],
+        "Muon": [{"lr": 0.1}],
     }.get(name, [{}])
 ]
 # How far float32 weights may be from those of a run in float64, as a share of how far these moved; float16 ones: 0.1.
@@ -57,10 +61,19 @@ def start(dtype: type) -> list[np.ndarray]:
     return [random.normal(size=(64, 96)).astype(dtype), random.normal(size=3).astype(dtype)]
 
 
+def groups(member: type[Optimizer], arrays: list[np.ndarray]) -> list[Any]:
+    """What it is made from: vectors are no matrices."""
+    matrix, vector = arrays
+    if member is not adamas.numpy.Muon:
+        return arrays
+    return [{"params": [matrix]}, {"params": [vector], "use_muon": False}]
+
+
 def check_member(member: type[Optimizer], options: dict[str, object], state: str, mode: str, dtype: type) -> None:
     """Steps it, and compares with float64, and with what goes on from a copy, a pickle and a file."""
-    optimizer = stepped(member(start(dtype), lr=0.01, state=state, weights=mode, **options), 4)
-    exact = stepped(member(start(np.float64), lr=0.01, **options), 4)
+    given = {"lr": 0.01, **options}
+    optimizer = stepped(member(groups(member, start(dtype)), state=state, weights=mode, **given), 4)
+    exact = stepped(member(groups(member, start(np.float64)), **given), 4)
     allowed = max(ERRORS[state], 0.1 if dtype is np.float16 else 0.0)
     for p, q, begun in zip(weights(optimizer), weights(exact), start(np.float64), strict=True):
         moved = np.linalg.norm(q - begun)
@@ -70,7 +83,7 @@ def check_member(member: type[Optimizer], options: dict[str, object], state: str
     file = io.BytesIO()
     np.savez(file, **optimizer.state_dict())
     file.seek(0)
-    resumed = member([p.copy() for p in weights(optimizer)], state=state, weights=mode)
+    resumed = member(groups(member, [p.copy() for p in weights(optimizer)]), state=state, weights=mode)
     with np.load(file, allow_pickle=False) as saved:
         resumed.load_state_dict(saved)
     others = [resumed, copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))]

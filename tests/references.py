@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 Group = State = dict[str, Any]
 
 
-class Reference(torch.optim.Optimizer):
+class Reference(torch.optim.Optimizer, ABC):
     """An optimizer that computes one update for each parameter.
 
     Attributes:
@@ -37,8 +38,9 @@ class Reference(torch.optim.Optimizer):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.sub_(group["lr"] * update)
 
+    @abstractmethod
     def update(self, group: Group, state: State, p: Tensor, g: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The update, before it is multiplied by the learning rate."""
 
 
 def averaged(state: State, name: str, beta: float, x: Tensor) -> Tensor:

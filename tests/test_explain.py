@@ -556,6 +556,9 @@ def test_the_first_steps_of_training_are_no_yardstick() -> None:
     grown = growing(101, 24)
     for first, expected in ((1, []), (YOUNG - 23, []), (YOUNG + 1, ["exploding_layer"])):
         assert found(watch_of({"step": np.arange(first, first + 60)}, grad_norm=grown)) == expected
+    steps = np.append(np.arange(1001, 1051), np.arange(1, 31))  # the count begins again
+    grown = np.append(growing(101, 24, 50), np.ones(30))
+    assert found(watch_of({"step": steps}, 80, grad_norm=grown))[0] == "exploding_layer"
     assert not np.isfinite(Course(np.zeros((90, 1)), YOUNG).median[: YOUNG + LEAST]).any()
 
 

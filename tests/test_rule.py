@@ -375,6 +375,12 @@ def test_decay_by_name() -> None:
     assert moved["cautious"] == moved["decoupled"]
 
 
+def test_without_a_coefficient_cautious_decay_takes_no_other_rule() -> None:
+    hyper = hyperparameters(MEMBERS["AdamW"], decay="cautious", weight_decay=0.0)
+    assert not MEMBERS["AdamW"].rule(hyper).is_cautious
+    assert MEMBERS["AdamW"].rule({**hyper, "weight_decay": 0.1}).is_cautious
+
+
 def test_cautious_decay_never_works_against_the_update() -> None:
     """Chen et al., 2025, arXiv:2510.12402: only elements whose update has the sign of the weight decay, or none at all."""
     from adamas.torch import AdamW

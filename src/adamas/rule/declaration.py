@@ -497,7 +497,7 @@ class Member:
     def rule(self, hyper: Hypers) -> Rule:
         """The rule for these hyperparameters."""
         rule = self._rules[tuple([bool(hyper[name]) for name in self._structural])].given(hyper)
-        return _cautious(rule) if hyper.get("decay") == "cautious" else rule
+        return with_caution(rule, hyper.get("decay") == "cautious" and has_decay(hyper))
 
     def rules(self) -> list[Rule]:
         """All rules that its steps can follow, each once."""
@@ -562,20 +562,13 @@ class Member:
 
 
 HOUSE_NUMBERS = ("s", "l2", "l1", "cautious", "k", "eta")  # the numbers of every rule; they come before its own
-
-
 RELATIVE = ("independent", "corrected")  # the kinds of decay that depend on the schedule's factor: lr over base_lr
 
 
 @cache
-def _cautious(rule: Rule) -> Rule:
-    return replace(rule, is_cautious=True)  # type: ignore[type-var]
-
-
-@cache
-def plain(rule: Rule) -> Rule:
-    """The rule without cautious decay."""
-    return replace(rule, is_cautious=False) if rule.is_cautious else rule  # type: ignore[type-var]
+def with_caution(rule: Rule, is_cautious: bool) -> Rule:
+    """The rule with cautious decay, or without. All rules of members are dataclasses, which their base class cannot say."""
+    return rule if rule.is_cautious is is_cautious else replace(rule, is_cautious=is_cautious)  # type: ignore[type-var]
 
 
 def undecayed(numbers: Numbers) -> Numbers:

@@ -17,7 +17,7 @@ from math import lcm
 from typing import Any, NamedTuple
 
 from . import recorded_formats as formats_of
-from .declaration import WEIGHT_DRAW, Numbers, Rule, State, plain
+from .declaration import WEIGHT_DRAW, Numbers, Rule, State, with_caution
 from .formats import MOST_STORED, Width
 from .layout import HALVES, WIDTHS
 from .lowering import fused_sums
@@ -36,7 +36,7 @@ OF_STATISTICS = (*NUMBERS, "k_minus_one")  # the numbers that statistics depend 
 @cache
 def written(rule: Rule) -> WrittenRule:
     """The rule, as it is written; cautious decay comes after it."""
-    return WrittenRule(plain(rule))
+    return WrittenRule(with_caution(rule, False))
 
 
 class Kind(NamedTuple):

@@ -83,7 +83,7 @@ class ArraysExecutor(DeviceExecutor):
 
     def release(self) -> None:
         """See ``Executor.release``."""
-        self._found, self._coming = [], None
+        self._found, self._coming, self._watched = [], None, {}
 
     def found(self) -> list[Record]:
         """See ``Executor.found``."""

@@ -124,14 +124,14 @@ class History:
         options: the argument ``options``.
         is_whole: the argument ``is_whole``.
         steps: the number of each step.
-        young: how many of them are the first YOUNG of training.
+        young: how many of them, at the beginning, are the first YOUNG of training.
     """
 
     def __init__(self, watch: Watch, options: Sequence[Mapping[str, Any]], is_whole: bool) -> None:
         self.watch, self.options, self.is_whole = watch, options, is_whole
         self._is_made = watch.per_step["skipped"] != 1
         self.steps = watch.steps[self._is_made]
-        self.young = int((self.steps <= YOUNG).sum())
+        self.young = int(np.cumprod(self.steps <= YOUNG).sum())
         gradient = watch["grad_norm"][self._is_made]
         usual = np.array([np.median(row[row > 0]) if (row > 0).any() else 0.0 for row in gradient])
         self._is_negligible = (gradient > 0) & (gradient < NEGLIGIBLE * usual[:, None])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _engine
-from ..rule.declaration import HOUSE_NUMBERS, Numbers, Rule, plain
+from ..rule.declaration import HOUSE_NUMBERS, Numbers, Rule, with_caution
 from ..rule.exact import in_parts
 from ..rule.layout import LOW_BITS, scale_name
 from ..rule.members import RULES
@@ -60,7 +60,7 @@ class EngineRule:
         self._use(next(iter(rule.variants())))
 
     def _use(self, variant: Rule) -> None:
-        index = _indices().get(plain(variant))
+        index = _indices().get(with_caution(variant, False))
         if index is None:
             raise ValueError(
                 f"the engine was built without the rule {variant.name!r}: no member of adamas.rule.members has it"

@@ -41,7 +41,7 @@ class Watch:
     ``under_eps``     the share of elements with 0 < √v̂ < ε
     ``behind``        the share of elements with v̂ below a tenth of g²
     ``lost``          the share of elements whose u was lost when the weight was rounded
-    ``decay_norm``    the 2-norm of what decoupled weight decay adds to u
+    ``decay_norm``    the 2-norm of what decoupled weight decay adds to u; NaN with ``decay="cautious"``
     ``update_ratio``  ``update_norm / weight_norm``, about 1e-3 in healthy training; not kept, but computed
     ================  ======================================================================================
 

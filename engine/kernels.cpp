@@ -350,7 +350,8 @@ int slots_of(const Job &job) { return STATES + rules[job.rule].state_count; }
 // Whether the rule can read and write every tensor in place: all are contiguous, the states in the dtype of the
 // computation, and weight and gradient in the format `stored`.
 template <class T> bool lies_ready(const Job &job, Format stored) {
-    if (!job.move || job.cautious || (job.weights != Weights::nearest && stored != native<T>)) return false;
+    if (!job.move || job.cautious || job.masked || (job.weights != Weights::nearest && stored != native<T>))
+        return false;
     for (int slot = WEIGHT; slot < slots_of(job); ++slot) {
         const Operand &x = job.operands[slot];
         if (x.data != nullptr && (x.dims != 0 || x.format != (slot <= GRADIENT ? stored : native<T>))) return false;
@@ -523,8 +524,8 @@ constexpr auto watch_loops = []<int... kind>(std::integer_sequence<int, kind...>
         {{watch_elements<kind, false, T>, watch_elements<kind, sizeof(T) == sizeof(float), T>}...}};
 }(std::make_integer_sequence<int, int(std::size(statistics_known))>());
 
-// What needs the weights before the step: cautious decay, and what `watch=` measures of the step of each block, between
-// the rule and what is encoded.
+// What needs the weights before the step: the mask, cautious decay, and what `watch=` measures of the step of each
+// block, between the rule and what is encoded.
 template <class T, int capacity> class Watch {
     const Job &job;
     Statistics *to; // null if the step is not watched
@@ -542,19 +543,33 @@ template <class T, int capacity> class Watch {
 
     // Takes n elements of the weight and the gradient before the step.
     void begin(const T *p, const T *g, int n) {
-        if (to == nullptr && !job.cautious) return;
+        if (to == nullptr && !job.cautious && !job.masked) return;
         std::copy_n(p, n, before);
         gradient = g == p ? before : g; // a weight may be its own gradient
     }
 
-    // Decays n elements of the weight, which the update has changed.
-    void decay(const T *constants, T *p, int n) const {
+    // Masks and decays n elements of the weight, which the update has changed.
+    void finish(const T *constants, T *p, int n) const {
+        if (job.masked) mask(constants, p, n);
         if (!job.cautious) return;
         const T cautious = constants[first_cautious];
 #pragma omp simd
         for (int i = 0; i < n; ++i) p[i] = cautiously_decayed(cautious, before[i], p[i]);
     }
 
+  private:
+    void mask(const T *constants, T *p, int n) const {
+        const T k = constants[first_k];
+        const Penalties<T> penalties{constants[0], constants[1], constants[2]};
+        const bool is_penalized = job.penalized;
+#pragma omp simd
+        for (int i = 0; i < n; ++i) {
+            const T g = is_penalized ? penalized(penalties, before[i], gradient[i]) : penalties.s * gradient[i];
+            p[i] = masked(k, before[i], g, p[i]);
+        }
+    }
+
+  public:
     // Takes the states after the step, and the weight, which was stored.
     void end(const WeightLane<T, capacity> &weight, T *const *states, int n, const Blocks &blocks) {
         if (to == nullptr) return;
@@ -599,7 +614,7 @@ void step_blocks(const Job &job, const T *constants, int64_t begin, int64_t end,
             for (int i = 0; i < rule.state_count; ++i) lanes[i].detach(n), states[i] = lanes[i].values;
         }
         apply(constants, p, gradient.values, states, n);
-        watch.decay(constants, p, n);
+        watch.finish(constants, p, n);
         if (!job.dry) weight.store(at, n);
         watch.end(weight, states, n, blocks);
         if (job.dry) return;
@@ -735,7 +750,7 @@ void step_scaled(const Job &job, int64_t begin, int64_t end, Statistics *statist
             g = penalized_gradient;
         }
         scaled_runs[size_t(job.rule)](job, wide, p, g, at, blocks, kept);
-        watch.decay(constants, p, n);
+        watch.finish(constants, p, n);
         weight.store(at, n);
         watch.end(weight, kept, n, blocks);
     });

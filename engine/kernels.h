@@ -36,6 +36,7 @@ struct Job {
     int rule;                // its index in `rules`
     bool penalized;          // whether penalties are added to the gradient
     bool cautious;           // whether the weight decays only where the update does not enlarge it
+    bool masked;             // whether the weight moves only where the update agrees with the gradient
     bool wide;               // whether the arithmetic is in float64
     bool move;               // false if lr = 0: the moments are updated and the weight does not change
     bool dry;                // whether nothing is written, and the step is only computed for its statistics

@@ -84,7 +84,7 @@ class Group {
     nb::object local_tensor = nb::steal(PyUnicode_InternFromString("_local_tensor"));
     nb::object spec = nb::steal(PyUnicode_InternFromString("_spec"));
     const Rule &rule;
-    bool penalized, cautious;
+    bool penalized, cautious, masked;
     Weights weights;
 
     // The result of `collect`, until `step` has used it.
@@ -110,6 +110,9 @@ class Group {
     // The numbers that statistics depend on, and k - 1, for each distinct set of scalars, as long as the kernels run.
     std::vector<std::vector<double>> watched_numbers;
     std::vector<Statistics> statistics; // of each job in a step that is watched
+
+    // The number of sums that a step needs: without a mask, not the last one of the rule.
+    size_t sum_count() const { return size_t(rule.sum_count - !masked); }
 
     // The tensor that is being looked up, for the error message.
     const char *looking_at = "";
@@ -348,7 +351,7 @@ class Group {
     }
 
   public:
-    Group(nb::list records, int rule_index, bool penalized, bool cautious, const std::string &weights_mode,
+    Group(nb::list records, int rule_index, bool penalized, bool cautious, bool masked, const std::string &weights_mode,
           nb::list slots, nb::list scales, nb::object low_bits, nb::list scalar_names_, nb::object as_scalar,
           nb::object gradient_of, nb::object rows_of)
         : as_scalar(std::move(as_scalar)),
@@ -356,7 +359,8 @@ class Group {
           rows_of(std::move(rows_of)),
           rule(rule_at(rule_index)),
           penalized(penalized),
-          cautious(cautious) {
+          cautious(cautious),
+          masked(masked) {
         weights = weights_mode == "split"        ? Weights::split
                   : weights_mode == "stochastic" ? Weights::stochastic
                                                  : Weights::nearest;
@@ -419,13 +423,13 @@ class Group {
                 const Operand &state = job.operands[STATES + s];
                 if (is_scaled(state.format)) job.rows_apart |= state.dims != 0 || state.scale_layout.dims != 0;
             }
-            job.penalized = penalized, job.cautious = cautious;
+            job.penalized = penalized, job.cautious = cautious, job.masked = masked;
             job.weights = is_rounded(views[WEIGHT]) ? weights : Weights::nearest; // wider weights are not rounded
             job.wide = views[WEIGHT].format == Format::f64;
             job.random_key = parameters[i].random_key;
             parameter_of_job.push_back(i);
         }
-        sums.assign(work.jobs().size() * size_t(rule.sum_count), std::numeric_limits<double>::quiet_NaN());
+        sums.assign(work.jobs().size() * sum_count(), std::numeric_limits<double>::quiet_NaN());
         nb::list result;
         for (const std::vector<double> &values : distinct_scalars) result.append(nb::tuple(nb::cast(values)));
         return result;
@@ -494,7 +498,7 @@ class Group {
     // One of the rule's sums over each of the collected parameters, as an unevaluated sum of two doubles. `numbers` are
     // those of the step.
     std::vector<std::pair<double, double>> rule_sums(int index, const std::vector<Numbers> &numbers, int threads) {
-        if (index < 0 || index >= rule.sum_count) throw nb::value_error("the rule has no such sum");
+        if (index < 0 || size_t(index) >= sum_count()) throw nb::value_error("the rule has no such sum");
         set_numbers(numbers);
         std::vector<Sum> found;
         {
@@ -508,19 +512,19 @@ class Group {
 
     // Sets one of the rule's sums, for each of the collected parameters.
     void take_sums(int index, const std::vector<double> &values) {
-        if (index < 0 || index >= rule.sum_count) throw nb::value_error("the rule has no such sum");
+        if (index < 0 || size_t(index) >= sum_count()) throw nb::value_error("the rule has no such sum");
         if (values.size() != work.jobs().size()) throw nb::value_error("one sum for each collected parameter");
-        for (size_t j = 0; j < values.size(); ++j) sums[j * size_t(rule.sum_count) + size_t(index)] = values[j];
+        for (size_t j = 0; j < values.size(); ++j) sums[j * sum_count() + size_t(index)] = values[j];
     }
 
     // Sets the numbers of the step: for each set of scalars that `collect` returned, the rule with its numbers.
     void set_numbers(const std::vector<Numbers> &numbers) {
         if (numbers.size() != distinct_scalars.size())
             throw nb::value_error("one set of numbers for each set of scalars that was collected");
-        const size_t sum_count = size_t(rule.sum_count), sets = sum_count ? work.jobs().size() : numbers.size();
+        const size_t known = sum_count(), sets = known ? work.jobs().size() : numbers.size();
         narrow_constants.resize(sets), wide_constants.resize(sets);
         for (size_t i = 0; i < sets; ++i) {
-            const auto &[index, values] = numbers[sum_count ? scalars_of_job[i] : i];
+            const auto &[index, values] = numbers[known ? scalars_of_job[i] : i];
             const Rule &step_rule = rule_at(index);
             if (step_rule.state_count != rule.state_count || step_rule.sum_count != rule.sum_count)
                 throw nb::value_error("the rule of a step has other states or sums than that of its group");
@@ -529,19 +533,17 @@ class Group {
                                        std::to_string(step_rule.number_count) + " numbers, not " +
                                        std::to_string(values.size()))
                                           .c_str());
-            std::vector<double> with_sums;
-            if (sum_count) {
-                with_sums = values;
-                const auto first = sums.begin() + std::ptrdiff_t(i * sum_count);
-                with_sums.insert(with_sums.end(), first, first + std::ptrdiff_t(sum_count));
-            }
-            step_rule.fold(sum_count ? with_sums.data() : values.data(), penalized, wide_constants[i].data());
+            std::vector<double> with_sums(values.begin(), values.end());
+            const auto first = sums.begin() + std::ptrdiff_t(i * known);
+            with_sums.insert(with_sums.end(), first, first + std::ptrdiff_t(known));
+            if (!masked) with_sums.push_back(1);
+            step_rule.fold(with_sums.data(), penalized, wide_constants[i].data());
             std::copy(wide_constants[i].begin(), wide_constants[i].end(), narrow_constants[i].begin());
         }
         for (size_t j = 0; j < work.jobs().size(); ++j) {
             Job &job = work.jobs()[j];
             const auto &[index, values] = numbers[scalars_of_job[j]];
-            const size_t i = sum_count ? j : scalars_of_job[j];
+            const size_t i = known ? j : scalars_of_job[j];
             job.rule = index;
             job.narrow_constants = narrow_constants[i].data(), job.wide_constants = wide_constants[i].data();
             job.move = values[house_k] != 1 || values[house_eta] != 0;
@@ -723,9 +725,9 @@ NB_MODULE(_engine, m) {
     // Objects that are alive at exit are not a leak of the user's script: for example, a global model with hooks.
     nb::set_leak_warnings(false);
     nb::class_<Group>(m, "Group", nb::type_slots(group_slots))
-        .def(nb::init<nb::list, int, bool, bool, const std::string &, nb::list, nb::list, nb::object, nb::list,
+        .def(nb::init<nb::list, int, bool, bool, bool, const std::string &, nb::list, nb::list, nb::object, nb::list,
                       nb::object, nb::object, nb::object>(),
-             "records"_a, "rule"_a, "penalized"_a, "cautious"_a, "weights"_a, "slots"_a, "scale_names"_a,
+             "records"_a, "rule"_a, "penalized"_a, "cautious"_a, "masked"_a, "weights"_a, "slots"_a, "scale_names"_a,
              "low_bits"_a.none(), "scalars"_a, "as_scalar"_a.none(), "gradient_of"_a, "rows_of"_a.none())
         .def("collect", &Group::collect, "gradients"_a = nb::none())
         .def("collected", &Group::collected)

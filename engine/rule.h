@@ -17,9 +17,10 @@ struct State {
 struct Rule {
     const char *name;
     const State *states;
-    const unsigned *terms; // for each sum the slots of the tensors that its terms depend on, one bit each
-    int state_count, number_count, sum_count; // the numbers of a step begin with those that all rules have
-    int watched, first, second; // the kind of its statistics, and the indices of m and v among its states; -1: none
+    const unsigned *terms;         // for each sum the slots of the tensors that its terms depend on, one bit each
+    int state_count, number_count; // the numbers of a step begin with those that all rules have
+    int sum_count;                 // the last is the share that the masked update agrees with, 1 in other steps
+    int watched, first, second;    // the kind of its statistics, and the indices of m and v among its states; -1: none
     // Computes the constants of the loops from the numbers of a step, followed by the sums. With penalties, the loops
     // get gradients that are already scaled.
     void (*fold)(const double *numbers, bool penalized, double *constants);

@@ -292,7 +292,9 @@ def moved_to(framework: str) -> dict[Case, Callable[[], Any]]:
 
 
 def has(case: Case, options: dict[str, Any]) -> bool:
-    """Whether the member has these options: a centered one keeps its moments in float32."""
+    """Whether the member has these options: a centered one keeps its moments in float32, and some have no masked update."""
+    if options.get("cautious") and case.declared.no_mask:
+        return False
     return not (case.options.get("centered") and options.get("state", "float32") != "float32")
 
 

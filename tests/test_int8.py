@@ -389,7 +389,7 @@ def stepped_by_reference(
     executor = ArraysExecutor(spec_of(member, group, TENSORS, member.scalar_names), [record], is_decayed=True)
     executor.look([p.grad])
     executor.prepared = [optimizer._advance(group, scalars, 1.0) for scalars in executor.scalars]
-    sums.compute([SimpleNamespace(executors=[executor])], None, len(executor.spec.rule.sums), 1)
+    sums.compute([SimpleNamespace(executors=[executor], sum_count=len(executor.spec.rule.sums))], None, 1)
     executor.apply()
     return weight, state
 

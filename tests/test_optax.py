@@ -1192,3 +1192,25 @@ def test_the_examples_in_the_docstrings() -> None:
         result = doctest.testmod(module)
         assert result.attempted
         assert not result.failed
+
+
+def test_cautious_updates_are_those_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+    import adamas.torch
+
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal((64, 128)).astype(np.float32)
+    p = torch.nn.Parameter(torch.tensor(start))
+    theirs = adamas.torch.AdamW([p], lr=0.01, weight_decay=0.1, cautious=True)
+    tx = ao.adamw(0.01, weight_decay=0.1, cautious=True)
+    x = jnp.asarray(start)
+    held, update = tx.init(x), jax.jit(tx.update)
+    for _ in range(5):
+        g = rng.standard_normal((64, 128)).astype(np.float32)
+        updates, held = update(jnp.asarray(g), held, x)
+        x = ao.apply_updates(x, updates)
+        p.grad = torch.tensor(g)
+        theirs.step()
+    np.testing.assert_allclose(np.asarray(x), p.detach().numpy(), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="cautious=True is not for AdamH"):
+        ao.adamh(0.01, cautious=True)

@@ -115,7 +115,7 @@ def check_step(optimizer: torch.optim.Optimizer, p: torch.Tensor, g: np.ndarray)
             allowed = 4 * ulp(scale) * centre + np.abs(part) * relative(noise + SMALLEST * (full != 0), full)
             assert_close(new["trace"], after["trace"], allowed, "trace")
             update = new["trace"]
-        weight = house.moved(rule, k, np, before, update)
+        weight = house.moved(rule, k, np, before, full, update)
         terms = np.abs(k.k * before) + np.abs(weight - k.k * before)
         size = np.abs(k.eta * update)
         if not trace:

@@ -125,7 +125,7 @@ class Stepper:
         plan = GroupPlan(member, options, self.records, TENSORS, None, kind_of=kind and (lambda _: kind))
         look([plan], [gradients])
         plan.prepare(advance)
-        sums.compute([plan], None, len(member.rule(options).sums), threads)
+        sums.compute([plan], None, threads)
         plan.watch(is_watched)
         step([plan], threads, [])
         (executor,) = plan.executors

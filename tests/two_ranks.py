@@ -98,7 +98,12 @@ def sums_that_rules_name_are_of_whole_tensors(rank: int) -> None:
             parts_step_as_whole_tensors(rank, type("Own", (at.Adam,), {"_member": member}))
 
 
-def parts_step_as_whole_tensors(rank: int, kind: type[at.Adam]) -> None:
+@check
+def the_share_that_a_mask_leaves_is_of_whole_tensors(rank: int) -> None:
+    parts_step_as_whole_tensors(rank, partial(at.AdamW, cautious=True))
+
+
+def parts_step_as_whole_tensors(rank: int, kind: Callable[..., at.Adam]) -> None:
     whole = [("matrix", parameters([(40, 7)])[0]), ("vector", parameters([(13,)])[0])]
     rows = [((0, 15), (15, 40)), ((0, 6), (6, 13))]
     parts, places = [], []

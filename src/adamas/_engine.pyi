@@ -8,6 +8,7 @@ class Group:
         rule: int,
         penalized: bool,
         cautious: bool,
+        masked: bool,
         weights: str,
         slots: list[str],
         scale_names: list[str],

@@ -45,6 +45,7 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"maximize": True},
     {"weight_decay": 0.1, "decay": "cautious"},
     {"weight_decay": 0.1, "decay": "corrected"},
+    {"weight_decay": 0.1, "cautious": True},
 )
 
 
@@ -69,7 +70,8 @@ def every_row() -> list[Row]:
     for case, state, weights in itertools.product(CASES, STATES, WEIGHTS):
         if has(case, {"state": state}) and (state == "float32" or not weights[0].is_complex):
             i = len(found)
-            found.append(Row(case, state, weights, SHAPES[i % len(SHAPES)], OPTIONS[i % len(OPTIONS)]))
+            options = [one for one in OPTIONS if has(case, one)]
+            found.append(Row(case, state, weights, SHAPES[i % len(SHAPES)], options[i % len(options)]))
     return found
 
 

@@ -118,6 +118,20 @@ def test_decay_by_name(mode: str) -> None:
     assert value_of(of[0]) == pytest.approx(want.get(mode, (1 - 0.0625) * (1 - 0.03125)))
 
 
+def test_a_cautious_update_is_masked_and_enlarged() -> None:
+    """The second step has the momentum (3, 3, −3, −2), of which the first and the third element agree with the gradient."""
+    of = [keras.Variable(np.zeros(4), name="v")]
+    step = Stepper(ak.SGD(0.125, momentum=0.5, cautious=True), of)
+    step([np.array([4.0, 8.0, -4.0, -4.0])])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(of[0]), [-0.5, -1.0, 0.5, 0.5])
+    step([np.array([1.0, -1.0, -1.0, 0.0])])
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(of[0]), [-0.5 - 0.125 * 3 * 2, -1.0, 0.5 + 0.125 * 3 * 2, 0.5]
+    )
+    with pytest.raises(ValueError, match="cautious=True is not for AdamH"):
+        ak.AdamH(cautious=True)
+
+
 def test_a_decay_that_float32_would_round_away_is_all_there() -> None:
     """1 − 10⁻⁶ in float32 is 1 − 9.5 · 10⁻⁷: after 100 steps that is half a part in a hundred."""
     if BACKEND == "torch":

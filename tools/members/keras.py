@@ -34,7 +34,7 @@ _OF_KERAS = [
     Argument("gradient_accumulation_steps", "int | None", "None"),
     Argument("name", "str | None", "None"),
 ]
-_OPTIONS = ("decay", "l1", "state", "weights", "seed")
+_OPTIONS = ("decay", "cautious", "l1", "state", "weights", "seed")
 _ONLY_HERE = ("ADOPT", "AdEMAMix", "AdamH", "Adan", "LARS", "LaProp", "MARS", "RAdam", "Signum", "StableAdamW")
 _VELOCITY = (
     "{of} ``keras.optimizers.{name}`` includes the learning rate. At a constant rate the steps are the same; if the rate "
@@ -62,6 +62,8 @@ optimizers also have these options:
   subtracts ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate; ``"corrected"`` subtracts
   ``factor * learning_rate * weight_decay * p``; ``"cautious"`` does as ``"decoupled"`` where the update does not enlarge the
   weight; ``"update"``, only in Lamb, LARS and StableAdamW, adds ``weight_decay * p`` to the update before it is scaled.
+- ``cautious``: whether the elements of the update whose sign is not that of the gradient are left out, and the others divided
+  by their share of the tensor's elements, at least 1/1000 (Liang et al., 2024, arXiv:2411.16085). Not in AdamH.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``. Variables that are excluded from weight decay
   (``exclude_from_weight_decay``) do not have it.
 - ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"``, ``"int8"`` or ``"int6"`` (see ``adamas.rule.formats``),

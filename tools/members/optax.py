@@ -44,7 +44,7 @@ _TYPES = {
     "state": "StateOption",
     "seed": "int",
 }
-_OPTIONS = ("weight_decay", "decay", "l1", "mask", "state", "weights", "seed", "on_nonfinite")
+_OPTIONS = ("weight_decay", "decay", "cautious", "l1", "mask", "state", "weights", "seed", "on_nonfinite")
 _NOTES = {
     "Adan": (
         "``optax.adan`` multiplies the differences of gradients by ``1 - b2`` where the paper and its authors' code, and this "
@@ -69,6 +69,8 @@ All have the same further options, which are keyword-only:
   ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate; ``"corrected"`` subtracts
   ``factor * learning_rate * weight_decay * p``; ``"cautious"`` does as ``"decoupled"`` where the update does not enlarge the
   weight; ``"update"``, only in lamb, lars and stableadamw, adds ``weight_decay * p`` to the update before it is scaled.
+- ``cautious``: whether the elements of the update whose sign is not that of the gradient are left out, and the others divided
+  by their share of the tensor's elements, at least 1/1000 (Liang et al., 2024, arXiv:2411.16085). Not in adamh.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``.
 - ``mask``: a tree of bools, or a function from the parameters to one, that selects the parameters with decay and penalty.
 - ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"``, ``"int8"`` or ``"int6"`` (see ``adamas.rule.formats``),

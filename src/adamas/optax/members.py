@@ -8,6 +8,8 @@ All have the same further options, which are keyword-only:
   ``factor * weight_decay * p``, where factor is the schedule's, without the learning rate; ``"corrected"`` subtracts
   ``factor * learning_rate * weight_decay * p``; ``"cautious"`` does as ``"decoupled"`` where the update does not enlarge the
   weight; ``"update"``, only in lamb, lars and stableadamw, adds ``weight_decay * p`` to the update before it is scaled.
+- ``cautious``: whether the elements of the update whose sign is not that of the gradient are left out, and the others divided
+  by their share of the tensor's elements, at least 1/1000 (Liang et al., 2024, arXiv:2411.16085). Not in adamh.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``.
 - ``mask``: a tree of bools, or a function from the parameters to one, that selects the parameters with decay and penalty.
 - ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"``, ``"int8"`` or ``"int6"`` (see ``adamas.rule.formats``),
@@ -78,6 +80,7 @@ def sgd(
     dampening: Number = 0.0,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "l2",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -105,7 +108,7 @@ def sgd(
         momentum: μ; 0 for none.
         nesterov: use Nesterov's momentum.
         dampening: τ.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -121,6 +124,7 @@ def adagrad(
     lr_decay: Number = 0.0,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "l2",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -147,7 +151,7 @@ def adagrad(
         initial_accumulator_value: v₀.
         eps: ε.
         lr_decay: γ.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -164,6 +168,7 @@ def lars(
     *,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "l2",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -194,7 +199,7 @@ def lars(
         trust_coefficient: c, the share of its norm that a tensor moves by at a rate of 1.
         eps: ε.
         nesterov: use Nesterov's momentum.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -209,6 +214,7 @@ def lion(
     *,
     weight_decay: Scheduled = 1e-3,
     decay_mode: Decay = "decoupled",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -235,7 +241,7 @@ def lion(
         learning_rate: learning rate η; a number, an array or a function of the step.
         b1: β₁.
         b2: β₂.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -254,6 +260,7 @@ def rmsprop(
     *,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "l2",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -286,7 +293,7 @@ def rmsprop(
         eps_in_sqrt: ε under the root; False adds it to the root, as in PyTorch.
         centered: divide by an estimate of the standard deviation.
         momentum: momentum of the quotient; 0 for none.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -300,6 +307,7 @@ def signum(
     *,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "decoupled",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -322,7 +330,7 @@ def signum(
     Args:
         learning_rate: learning rate η; a number, an array or a function of the step.
         beta: β, the decay of the momentum; 0 for signSGD.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -341,6 +349,7 @@ def adam(
     bias_correction: bool = True,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "l2",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -371,7 +380,7 @@ def adam(
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
         bias_correction: False uses the moments without bias correction.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -390,6 +399,7 @@ def amsgrad(
     bias_correction: bool = True,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "l2",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -419,7 +429,7 @@ def amsgrad(
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
         bias_correction: False uses the moments without bias correction.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -438,6 +448,7 @@ def adamw(
     bias_correction: bool = True,
     weight_decay: Scheduled = 1e-4,
     decay_mode: Decay = "decoupled",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -468,7 +479,7 @@ def adamw(
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
         bias_correction: False uses the moments without bias correction.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -485,6 +496,7 @@ def adamax(
     bias_correction: bool = True,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "l2",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -511,7 +523,7 @@ def adamax(
         b2: β₂.
         eps: ε, added to the magnitude of the gradient as in PyTorch.
         bias_correction: False uses the moments without bias correction.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -531,6 +543,7 @@ def adamh(
     bias_correction: bool = True,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "decoupled",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -565,7 +578,7 @@ def adamh(
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
         bias_correction: False uses the moments without bias correction.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -581,6 +594,7 @@ def adopt(
     *,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "decoupled",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -610,7 +624,7 @@ def adopt(
         b1: β₁.
         b2: β₂.
         eps: ε, the least denominator.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -629,6 +643,7 @@ def lamb(
     bias_correction: bool = True,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "update",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -661,7 +676,7 @@ def lamb(
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
         bias_correction: False uses the moments without bias correction.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -680,6 +695,7 @@ def laprop(
     bias_correction: bool = True,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "decoupled",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -711,7 +727,7 @@ def laprop(
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
         bias_correction: False uses the moments without bias correction.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -731,6 +747,7 @@ def nadam(
     bias_correction: bool = True,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "l2",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -763,7 +780,7 @@ def nadam(
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
         bias_correction: False uses the moments without bias correction.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -782,6 +799,7 @@ def radam(
     bias_correction: bool = True,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "l2",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -813,7 +831,7 @@ def radam(
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
         bias_correction: False uses the moments without bias correction.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -829,6 +847,7 @@ def stableadamw(
     *,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "update",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -859,7 +878,7 @@ def stableadamw(
         b1: β₁.
         b2: β₂.
         eps: ε.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -882,6 +901,7 @@ def ademamix(
     bias_correction: bool = True,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "decoupled",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -914,7 +934,7 @@ def ademamix(
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
         bias_correction: False uses the moments without bias correction.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -931,6 +951,7 @@ def mars(
     *,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "decoupled",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -962,7 +983,7 @@ def mars(
         b2: β₂.
         eps: ε.
         gamma: γ, the strength of the correction.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.
@@ -982,6 +1003,7 @@ def adan(
     bias_correction: bool = True,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "decoupled",
+    cautious: bool = False,
     l1: Number | None = None,
     mask: Mask = None,
     state: StateOption = "float32",
@@ -1020,7 +1042,7 @@ def adan(
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
         bias_correction: False uses the moments without bias correction.
-        weight_decay, decay_mode, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:
         ValueError: an argument has an invalid value.

@@ -11,10 +11,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf, isnan
 from pathlib import Path
 
-from .declaration import HOUSE_NUMBERS, WEIGHT_DRAW, Rule
+from .declaration import HOUSE_NUMBERS, WEIGHT_DRAW, Rule, maskable
 from .lowering import counts, estimates, fused_sums
 from .members import RULES
-from .recorder import Recording, Value, digest, record_cautious_decay, record_penalties, record_statistics, recorded
+from .recorder import (
+    Recording,
+    Value,
+    digest,
+    record_cautious_decay,
+    record_mask,
+    record_penalties,
+    record_statistics,
+    recorded,
+)
 from .statistics import LARGEST, NUMBERS, ROW, SUMS, Watched, first_of, second_of, watched
 from .writing import COMPARISONS, FIRST, OPERATORS, PENALTIES, WrittenRule, lines
 
@@ -38,8 +47,8 @@ _HEAD = "// Written by adamas/rule/cpp.py from the declarations in adamas/rule/m
 
 
 def write(folder: Path, rules: Sequence[Rule] = RULES) -> None:
-    """Writes the headers for these rules to a folder."""
-    steps = [WrittenRule(rule) for rule in rules]
+    """Writes the headers for these rules, each masked or not, to a folder."""
+    steps = [WrittenRule(maskable(rule)) for rule in rules]
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in (("rules.h", _rules(steps)), ("steps.h", _steps(steps))):
         (folder / name).write_text(text, encoding="utf-8")
@@ -182,7 +191,7 @@ def _rules(steps: list[WrittenRule]) -> str:
         f"constexpr int rule_count = {len(steps)}, most_states = {most_states}, most_constants = {most_constants}, "
         f"most_sums = {most_sums};\n"
         f"constexpr int house_k = {HOUSE_NUMBERS.index('k')}, "
-        f"house_eta = {HOUSE_NUMBERS.index('eta')}, first_cautious = {FIRST.index('cautious')}, "
+        f"house_eta = {HOUSE_NUMBERS.index('eta')}, first_cautious = {FIRST.index('cautious')}, first_k = {FIRST.index('k')}, "
         f"weight_draw = {WEIGHT_DRAW};\n"
         "// The sums of statistics, the places of some, and the sums that rules of each kind have, a bit for each.\n"
         f"constexpr int statistics_sums = {len(SUMS)}, statistics_weight = {SUMS.index('weight')}, "
@@ -230,6 +239,10 @@ def _steps(steps: list[WrittenRule]) -> str:
         "template <class X> X penalized(const Penalties<X> &k, X p, X g) {\n"
         f"{_lines(_body(penalties, lambda number: f'k.{number.name}'))}"
         "    return g;\n}\n\n"
+        "// The weight q that a step has made of p, where it agrees with the gradient; elsewhere p, decayed.\n"
+        "template <class X> X masked(X k, X p, X g, X q) {\n"
+        f"{_lines(_body(record_mask(), lambda number: number.name))}"
+        "    return q;\n}\n\n"
         "// The weight q that a step has made of p, with cautious decay.\n"
         "template <class X> X cautiously_decayed(X cautious, X p, X q) {\n"
         f"{_lines(_body(record_cautious_decay(), lambda number: number.name))}"

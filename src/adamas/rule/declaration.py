@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from numbers import Real
+from types import SimpleNamespace
 from typing import Any, Literal
 
 Array = Any
@@ -72,12 +73,20 @@ class Sum:
             ``Rule.update``, but ``k`` only has the preceding sums of the rule. Values that the term and the update both need
             are computed twice.
         is_mean: whether a sum over a tensor is divided by the number of its elements; those of complex numbers are two.
+        from_sums: as ``Rule.from_sums``, for numbers that the term reads and that depend on the preceding sums.
     """
 
     name: str
     over: Literal["tensor", "all"]
     term: Callable[..., Array]
     is_mean: bool = False
+    from_sums: Callable[[Any, Any], Numbers] = lambda k, f: {}
+
+    def given(self, numbers: Numbers, f: Any) -> SimpleNamespace:
+        """The numbers that the term takes, as attributes; ``numbers`` has the preceding sums."""
+        k = SimpleNamespace(**numbers)
+        vars(k).update(self.from_sums(k, f))
+        return k
 
     def of(self, total: Any, numel: int) -> Any:
         """The number of the step, given the total over a tensor of so many elements, or over all."""
@@ -98,6 +107,7 @@ class Rule(ABC):
         is_elementwise: whether each element of the update depends on the same element of its arguments alone. If so, the rule
             can be recorded, for the engine and for kernels.
         is_cautious: whether the weight decays only where the update does not enlarge it (``decay="cautious"``).
+        is_masked: whether the weight moves only where the update agrees with the gradient (``Masked``).
     """
 
     name: str
@@ -106,6 +116,7 @@ class Rule(ABC):
     sums: tuple[Sum, ...] = ()
     is_elementwise: bool = True
     is_cautious: bool = False
+    is_masked: bool = False
 
     @abstractmethod
     def update(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
@@ -183,6 +194,75 @@ class OwnRule(Rule):
     def from_sums(self, k: Any, f: Any) -> Numbers:
         """See ``Rule.from_sums``."""
         return self.measured(k, f)
+
+
+LEAST_AGREEMENT = 1e-3  # of a tensor's elements, which bounds how much a masked update is enlarged
+
+
+@dataclass(frozen=True)
+class Masked(Rule):
+    """Another rule whose update is left out where its sign is not that of the gradient, and enlarged elsewhere by the inverse
+    of the share of the tensor's elements that are left (``cautious=True``): Liang et al., 2024, arXiv:2411.16085, algorithm 1.
+
+    Attributes:
+        base: the other rule.
+        is_masked: whether the mask is applied to the weight (``adamas.rule.house.masked``); if not, all elements are enlarged.
+        is_cautious: see ``Rule``.
+    """
+
+    base: Rule
+    is_masked: bool = True
+    is_cautious: bool = False
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """See ``Rule``."""
+        return f"masked_{self.base.name}" if self.is_masked else self.base.name
+
+    @property
+    def states(self) -> tuple[State, ...]:  # type: ignore[override]
+        """See ``Rule``."""
+        return self.base.states
+
+    @property
+    def numbers(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See ``Rule``."""
+        return self.base.numbers
+
+    @cached_property
+    def sums(self) -> tuple[Sum, ...]:  # type: ignore[override]
+        """See ``Rule``."""
+        return (*self.base.sums, Sum("agreement", "tensor", self._agrees, is_mean=True, from_sums=self.base.from_sums))
+
+    def _agrees(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> Array:
+        update, *_ = self.update(k, xp, p, g, *states)
+        return xp.where(xp.sign(update) * g > 0, 1.0, 0.0)
+
+    def from_sums(self, k: Any, f: Any) -> Numbers:
+        """See ``Rule.from_sums``."""
+        return self.base.from_sums(k, f) | {"eta": k.eta / f.maximum(k.agreement, LEAST_AGREEMENT)}
+
+    def update(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
+        """See ``Rule.update``."""
+        return self.base.update(k, xp, p, g, *states)
+
+    def at(self, numbers: Numbers) -> Rule:
+        """See ``Rule.at``."""
+        return _with_base(self, self.base.at(numbers))
+
+    def variants(self) -> Iterator[Rule]:
+        """See ``Rule.variants``."""
+        return (_with_base(self, base) for base in self.base.variants())
+
+
+def maskable(rule: Rule) -> Masked:
+    """The rule as the engine has it, whose steps are masked or, with an agreement of 1, are those of the rule itself."""
+    return Masked(rule, is_masked=False)
+
+
+@cache
+def _with_base(rule: Masked, base: Rule) -> Masked:
+    return replace(rule, base=base)
 
 
 class MatrixRule(Rule):
@@ -449,6 +529,7 @@ class Member:
         page: the text of that section in Markdown: what the member is for, and its sources.
         presets: see ``Preset``.
         only: the adapters that have it; all of them if empty.
+        no_mask: why its update cannot be masked (``cautious=True``), if it cannot.
     """
 
     name: str
@@ -469,6 +550,7 @@ class Member:
     page: str = ""
     presets: tuple[Preset, ...] = ()
     only: tuple[str, ...] = ()
+    no_mask: str = ""
 
     @cached_property
     def states(self) -> dict[str, State]:
@@ -497,7 +579,7 @@ class Member:
     def rule(self, hyper: Hypers) -> Rule:
         """The rule for these hyperparameters."""
         rule = self._rules[tuple([bool(hyper[name]) for name in self._structural])].given(hyper)
-        return with_caution(rule, hyper.get("decay") == "cautious" and has_decay(hyper))
+        return with_caution(rule, hyper.get("decay") == "cautious" and has_decay(hyper), hyper.get("cautious", False))
 
     def rules(self) -> list[Rule]:
         """All rules that its steps can follow, each once."""
@@ -566,9 +648,18 @@ RELATIVE = ("independent", "corrected")  # the kinds of decay that depend on the
 
 
 @cache
-def with_caution(rule: Rule, is_cautious: bool) -> Rule:
-    """The rule with cautious decay, or without. All rules of members are dataclasses, which their base class cannot say."""
+def with_caution(rule: Rule, is_cautious: bool, is_masked: bool) -> Rule:
+    """The rule with cautious decay or without, masked or not. All rules of members are dataclasses, which their base class
+    cannot say."""
+    if is_masked:
+        return Masked(rule, is_cautious=is_cautious)
     return rule if rule.is_cautious is is_cautious else replace(rule, is_cautious=is_cautious)  # type: ignore[type-var]
+
+
+@cache
+def as_written(rule: Rule) -> Rule:
+    """The rule without what is written once for all rules, and comes after it: the mask and cautious decay."""
+    return replace(rule, is_cautious=False, **({"is_masked": False} if rule.is_masked else {}))  # type: ignore[type-var]
 
 
 def undecayed(numbers: Numbers) -> Numbers:

@@ -16,10 +16,18 @@ def gradient(k: Any, xp: Any, p: Array | None, g: Array, penalized: bool) -> Arr
     return g + k.l2 * p + k.l1 * xp.sign(p) if penalized else g
 
 
-def moved(rule: Rule, k: Any, xp: Any, p: Array, update: Array) -> Array:
-    """The weight after the step."""
+def moved(rule: Rule, k: Any, xp: Any, p: Array, g: Array, update: Array) -> Array:
+    """The weight after the step; ``g`` is the gradient as the rule takes it."""
     q = k.k * p - k.eta * update
+    if rule.is_masked:
+        q = masked(k, xp, p, g, q)
     return cautiously_decayed(k, xp, p, q) if rule.is_cautious else q
+
+
+def masked(k: Any, xp: Any, p: Array, g: Array, q: Array) -> Array:
+    """The weight q that the update has made of p, where it has moved against the gradient; elsewhere p, decayed."""
+    kept = k.k * p
+    return xp.where(xp.sign(kept - q) * g <= 0, kept, q)
 
 
 def cautiously_decayed(k: Any, xp: Any, p: Array, q: Array) -> Array:
@@ -42,8 +50,9 @@ def step(
         states: the states of the rule, in its order.
         penalized: whether the penalties ``k.l2`` and ``k.l1`` are added to the gradient.
     """
-    update, *after = rule.update(k, xp, p, gradient(k, xp, p, g, penalized), *states)
-    return moved(rule, k, xp, p, update), tuple(after)
+    g = gradient(k, xp, p, g, penalized)
+    update, *after = rule.update(k, xp, p, g, *states)
+    return moved(rule, k, xp, p, g, update), tuple(after)
 
 
 def with_sums(
@@ -54,7 +63,7 @@ def with_sums(
     The arguments are those of ``step``.
     """
     for wanted in rule.sums:
-        k = SimpleNamespace(**numbers)
+        k = wanted.given(numbers, Host)
         term = wanted.term(k, xp, p, gradient(k, xp, p, g, penalized), *states)
         numbers = numbers | {wanted.name: wanted.of(float(xp.sum(term, dtype=float)), p.size)}
     return numbers | rule.from_sums(SimpleNamespace(**numbers), Host)
@@ -83,9 +92,11 @@ def change(
         decayed: whether the weight decays by ``k.k_minus_one``. If not, the change depends on the weight only through the
             rule and the penalties.
     """
-    update, *after = rule.update(k, xp, p, gradient(k, xp, p, g, penalized), *states)
+    g = gradient(k, xp, p, g, penalized)
+    update, *after = rule.update(k, xp, p, g, *states)
     is_cautious = decayed and rule.is_cautious
-    made = (k.k_minus_one * p if decayed and not is_cautious else 0.0) - k.eta * update
+    step = xp.where(xp.sign(update) * g <= 0, 0.0, k.eta * update) if rule.is_masked else k.eta * update
+    made = (k.k_minus_one * p if decayed and not is_cautious else 0.0) - step
     if is_cautious:
         made = made - xp.where(made * xp.sign(p) <= 0, k.cautious * p, 0.0)
     return made, tuple(after)

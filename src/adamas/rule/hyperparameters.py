@@ -64,6 +64,8 @@ def checked(member: Member, hyper: Mapping[str, Any], terms: Terms = NAMESAKES) 
     }
     if "state" in hyper:
         _check_state(found["state"], member, bool(found.get("centered")))
+    if found.get("cautious") and member.no_mask:
+        raise ValueError(f"cautious=True is not for {member.name}: {member.no_mask}")
     if terms.refuses_conflicts and (conflict := member.conflict(found)):
         raise ValueError(conflict)
     return found

@@ -47,6 +47,9 @@ class Options(WholeOptions, total=False):
             ``"decoupled"``, but only the elements that the update does not enlarge (Chen et al., 2025,
             arXiv:2510.12402); ``"update"``, only in members that scale the update of each tensor, adds ``weight_decay *
             p`` to it before it is scaled. Default: the namesake's.
+        cautious: leave out the elements of the update whose sign is not that of the gradient, and divide the others by
+            their share of the tensor's elements, at least 1/1000 (Liang et al., 2024, arXiv:2411.16085). Default:
+            False.
         max_grad_norm: the largest 2-norm of the gradient over all groups; a larger gradient is scaled down to it. A
             number, a schedule, or ``"auto"``: 1.5 times the 0.9-quantile of the norms of the last 128 steps (after
             clipping; nothing is clipped in the first 8 steps). Clipping is part of the step; gradients are only read.
@@ -73,6 +76,7 @@ class Options(WholeOptions, total=False):
 
     l1: float
     decay: Decay
+    cautious: bool
     max_grad_norm: float | Schedule | Literal["auto"] | None
     on_nonfinite: Literal["propagate", "skip", "raise"]
     state: State

@@ -182,14 +182,16 @@ def record(rule: Rule, penalized: bool) -> Recording:
     gradient = house.gradient(k, xp, p, g, penalized)
     update, *after = rule.update(k, xp, p, gradient, *states)
     outputs = {state.role: x for state, x in zip(rule.states, after, strict=True)}
-    return Recording(rule.states, gradient, outputs | {"p": house.moved(rule, k, xp, p, update)})
+    return Recording(rule.states, gradient, outputs | {"p": house.moved(rule, k, xp, p, gradient, update)})
 
 
 def record_term(rule: Rule, index: int, penalized: bool) -> Recording:
     """The recording of the term of the rule's sum at an index. Of the sums, only the preceding ones are inputs."""
     k, xp, p, g, states = _inputs(rule, index)
+    wanted = rule.sums[index]
+    k = wanted.given(vars(k), Formulas())
     gradient = house.gradient(k, xp, p, g, penalized)
-    return Recording(rule.states, gradient, {"term": rule.sums[index].term(k, xp, p, gradient, *states)})
+    return Recording(rule.states, gradient, {"term": wanted.term(k, xp, p, gradient, *states)})
 
 
 @cache
@@ -214,6 +216,12 @@ def record_penalties() -> Recording:
     """The recording that adds the penalties to the gradient ``g``."""
     g = house.gradient(_numbers(HOUSE_NUMBERS), Namespace(), _array("p"), _array("g"), penalized=True)
     return Recording((), g, {"g": g})
+
+
+def record_mask() -> Recording:
+    """The recording of ``adamas.rule.house.masked``."""
+    p, g, q = _array("p"), _array("g"), _array("q")
+    return Recording((), g, {"q": house.masked(_numbers(HOUSE_NUMBERS), Namespace(), p, g, q)})
 
 
 def record_cautious_decay() -> Recording:
@@ -258,4 +266,5 @@ def _recordings(rule: Rule) -> Iterator[str]:
         yield str(record(rule, penalized))
         yield from (str(record_term(rule, i, penalized)) for i in range(len(rule.sums)))
     yield str(record_statistics(statistics.watched(rule)))
+    yield str(record_mask())
     yield str(record_cautious_decay())

@@ -45,6 +45,13 @@ DECAY = Choice(
     elsewhere={"keras": "decoupled"},
     choices=("l2", "decoupled", "independent", "corrected", "cautious"),
 )
+CAUTIOUS = Flag(
+    "cautious",
+    False,
+    "leave out the elements of the update whose sign is not that of the gradient, and divide the others by their share of the "
+    "tensor's elements, at least 1/1000 (Liang et al., 2024, arXiv:2411.16085)",
+    is_option=True,
+)
 MAXIMIZE = Flag("maximize", False, "maximize the objective", only=("torch", "numpy"))
 ON_NONFINITE = Choice(
     "on_nonfinite",
@@ -97,7 +104,7 @@ ROWS = Rows(
     only=("torch", "numpy"),
 )
 SHARED: tuple[Hyperparameter, ...] = (
-    *(WEIGHT_DECAY, L1, DECAY, MAXIMIZE, MAX_GRAD_NORM),
+    *(WEIGHT_DECAY, L1, DECAY, CAUTIOUS, MAXIMIZE, MAX_GRAD_NORM),
     *(ON_NONFINITE, STATE, WEIGHTS, SEED, ROWS),
 )
 

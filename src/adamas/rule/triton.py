@@ -17,11 +17,11 @@ from math import lcm
 from typing import Any, NamedTuple
 
 from . import recorded_formats as formats_of
-from .declaration import WEIGHT_DRAW, Numbers, Rule, State, with_caution
+from .declaration import WEIGHT_DRAW, Numbers, Rule, State, as_written
 from .formats import MOST_STORED, Width
 from .layout import HALVES, WIDTHS
 from .lowering import fused_sums
-from .recorder import Recording, Value, is_number, record_cautious_decay, record_penalties
+from .recorder import Recording, Value, is_number, record_cautious_decay, record_mask, record_penalties
 from .statistics import NUMBERS, decay_of, numbers_of
 from .writing import COMPARISONS, FIRST, OPERATORS, PENALTIES, WrittenRule, lines
 
@@ -35,8 +35,8 @@ OF_STATISTICS = (*NUMBERS, "k_minus_one")  # the numbers that statistics depend 
 
 @cache
 def written(rule: Rule) -> WrittenRule:
-    """The rule, as it is written; cautious decay comes after it."""
-    return WrittenRule(with_caution(rule, False))
+    """The rule, as it is written; the mask and cautious decay come after it."""
+    return WrittenRule(as_written(rule))
 
 
 class Kind(NamedTuple):
@@ -444,9 +444,13 @@ class Writer:
         ordered = Recording(recording.states, recording.gradient, {x: recording.outputs[x] for x in ("p", *roles)})
         body = computed(ordered, spellings, lambda number: f"k_{self.rule.name_of(number)}")
         self._functions["rule"] = function("rule", parameters, body)
-        if kind.rule.is_cautious:
+        if kind.rule.is_cautious or kind.rule.is_masked:
             yield "before = p"
         yield f"{', '.join(['p', *roles])} = rule({', '.join(parameters)})"
+        if kind.rule.is_masked:
+            body = computed(record_mask(), spellings, lambda number: number.name)
+            self._functions["masked"] = function("masked", ["k", "p", "g", "q"], body)
+            yield f"p = masked(first_k, before, {'g' if kind.penalized else 'first_s * g'}, p)"
         if kind.rule.is_cautious:
             body = computed(record_cautious_decay(), spellings, lambda number: number.name)
             self._functions["cautiously_decayed"] = function("cautiously_decayed", ["cautious", "p", "q"], body)

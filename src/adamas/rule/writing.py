@@ -15,7 +15,7 @@ from .lowering import lowered
 from .recorder import Operand, Recording, Value, record, record_term
 
 PENALTIES = ("s", "l2", "l1")
-FIRST = (*PENALTIES, "cautious")  # the constants that come first
+FIRST = (*PENALTIES, "cautious", "k")  # the constants that come first
 NUMBER_FUNCTIONS = (
     "sqrt",
     "log",

@@ -414,6 +414,7 @@ def steps(
     if not rule.sums:
         return found
     known: list[Numbers] = [of["float64", is_decayed] for is_decayed in are_decayed]
+    f = Traced(xp)
 
     def learn(more: Sequence[Numbers]) -> None:
         for i, learned in enumerate(more):
@@ -422,6 +423,8 @@ def steps(
             found[i] = replace(found[i], numbers=found[i].numbers | narrowed)
 
     for wanted in rule.sums:
+        with xp.computing():
+            learn([wanted.from_sums(SimpleNamespace(**numbers), f) for numbers in known])
         terms = [step.term(one, wanted.term) for step, one in zip(found, parameters, strict=True)]
         with xp.computing():
             sums = [wanted.of(xp.sum(xp.cast(term, "float64")), math.prod(term.shape)) for term in terms]
@@ -429,5 +432,5 @@ def steps(
                 sums = [functools.reduce(operator.add, sums)] * len(sums)
             learn([{wanted.name: value} for value in sums])
     with xp.computing():
-        learn([rule.from_sums(SimpleNamespace(**numbers), Traced(xp)) for numbers in known])
+        learn([rule.from_sums(SimpleNamespace(**numbers), f) for numbers in known])
     return found

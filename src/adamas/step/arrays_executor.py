@@ -125,9 +125,12 @@ class ArraysExecutor(DeviceExecutor):
     def _partial_sum(self, index: int, i: int) -> list[float]:
         """The sum of the rule at ``index`` over the parameter at ``i`` of ``found``, as numbers to be added."""
         record, gradient, row = self._found[i]
-        step, one = self._arrays(record, gradient, self.prepared[row][0] | self._sums[i])
+        numbers = self.prepared[row][0] | self._sums[i]
+        wanted = self.spec.rule.at(numbers).sums[index]
+        numbers = vars(wanted.given(numbers, Host))
+        step, one = self._arrays(record, gradient, numbers)
         with step.xp.computing():
-            term = step.term(one, self.spec.rule.sums[index].term)
+            term = step.term(one, wanted.term)
             return summed(step.xp.cast(term, "float64").reshape(-1))
 
     def take_sums(self, index: int, sums: Sequence[float]) -> None:

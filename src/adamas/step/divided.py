@@ -30,7 +30,7 @@ class DividedExecutor(ArraysExecutor):
         self._of_pieces: dict[str, Tensor] = {}  # the statistics of each record, by its name
         if spec.rule.sums:
             raise ValueError(
-                f"parameter {records[0].name}: {spec.member.name} needs sums over each tensor, and cuts divide its blocks of "
+                f"parameter {records[0].name}: {spec.needs_sums} needs sums over each tensor, and cuts divide its blocks of "
                 'codes: use state="float32" or "bfloat16" for its group'
             )
 

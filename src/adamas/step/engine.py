@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _engine
-from ..rule.declaration import HOUSE_NUMBERS, Numbers, Rule, with_caution
+from ..rule.declaration import HOUSE_NUMBERS, Masked, Numbers, Rule, as_written, maskable
 from ..rule.exact import in_parts
 from ..rule.layout import LOW_BITS, scale_name
 from ..rule.members import RULES
 from ..rule.recorder import digest
 from ..rule.statistics import NUMBERS, ROW, decay_of, numbers_of
-from .executor import Executor, GroupSpec, check_gradients
+from .executor import Executor, GroupSpec, check_gradients, steps_rows
 from .record import Change, Record, Tensor
 
 holds, same_objects = _engine.holds, _engine.same_objects
@@ -36,7 +36,7 @@ def _indices() -> dict[Rule, int]:
     Raises:
         ImportError: the engine was built from other rules.
     """
-    if _engine.rules_digest() != digest(RULES):
+    if _engine.rules_digest() != digest(map(maskable, RULES)):
         raise ImportError(_STALE)
     return {rule: index for index, rule in enumerate(RULES)}
 
@@ -60,7 +60,8 @@ class EngineRule:
         self._use(next(iter(rule.variants())))
 
     def _use(self, variant: Rule) -> None:
-        index = _indices().get(with_caution(variant, False))
+        base = variant.base if isinstance(variant, Masked) else variant
+        index = _indices().get(as_written(base))
         if index is None:
             raise ValueError(
                 f"the engine was built without the rule {variant.name!r}: no member of adamas.rule.members has it"
@@ -93,6 +94,7 @@ class EngineExecutor(Executor):
             self.rule.index,
             is_decayed and spec.penalized,
             is_decayed and spec.rule.is_cautious,
+            spec.rule.is_masked,
             spec.weights,
             list(spec.state_names),
             [scale_name(name) for name in spec.state_names],
@@ -100,7 +102,7 @@ class EngineExecutor(Executor):
             list(spec.scalar_names),
             spec.tensors.as_scalar,
             spec.tensors.gradient_of,
-            spec.tensors.rows_of if spec.member.steps_rows else None,
+            spec.tensors.rows_of if steps_rows(spec) else None,
         )
 
     def look(self, gradients: list[Tensor | None] | None) -> None:
@@ -112,7 +114,7 @@ class EngineExecutor(Executor):
             if gradients is None:
                 gradient_of = self.spec.tensors.gradient_of
                 gradients = [gradient_of(record.weight) for record in self.records]
-            if not check_gradients(self.spec, self.records, gradients, steps_rows=True):
+            if not check_gradients(self.spec, self.records, gradients, takes_rows=True):
                 raise
             self.scalars = self.group.collect(self._given)
 

@@ -43,6 +43,11 @@ class GroupSpec(NamedTuple):
     tensors: Tensors
     counts_on: Any = None
 
+    @property
+    def needs_sums(self) -> str:
+        """What needs the sums of the rule, for error messages."""
+        return "cautious=True" if self.rule.is_masked else self.member.name
+
 
 def spec_of(
     member: Member, group: Mapping[str, Any], tensors: Tensors, scalar_names: Iterable[str], counts_on: Any = None
@@ -213,17 +218,22 @@ class DeviceExecutor(Executor):
         """The name of the first parameter with a nonfinite gradient, for which the host waits."""
 
 
+def steps_rows(spec: GroupSpec) -> bool:
+    """Whether the parameters of a group can be stepped by sparse gradients. Sums over tensors need all rows."""
+    return spec.member.steps_rows and not spec.rule.sums
+
+
 def check_gradients(
-    spec: GroupSpec, records: Sequence[Record], gradients: Sequence[Tensor | None], steps_rows: bool = False
+    spec: GroupSpec, records: Sequence[Record], gradients: Sequence[Tensor | None], takes_rows: bool = False
 ) -> bool:
     """Raises if a gradient is of an unsupported kind, and initializes states that were emptied.
 
-    ``steps_rows`` is whether the executor steps the rows of sparse gradients. Returns whether a state was initialized.
+    ``takes_rows`` is whether the executor steps the rows of sparse gradients. Returns whether a state was initialized.
     """
     begun = False
     for record, gradient in zip(records, gradients, strict=True):
         if gradient is not None:
-            if not (steps_rows and spec.member.steps_rows and spec.tensors.rows_of(gradient) is not None):
+            if not (takes_rows and steps_rows(spec) and spec.tensors.rows_of(gradient) is not None):
                 spec.tensors.check_gradient(gradient, record.name, spec.member)
             if not record.state:
                 begin_state(

@@ -88,6 +88,11 @@ class GroupPlan:
             executor.prepared = ()
 
     @property
+    def sum_count(self) -> int:
+        """The number of sums that a step needs, whether or not this process has parameters."""
+        return len(self._spec.rule.sums)
+
+    @property
     def counted(self) -> list[Executor]:
         """The executors of the records that count in sums over all processes."""
         return [executor for executor in self.executors if executor.is_counted]

@@ -70,7 +70,6 @@ class Stepping:
         Sequence[GroupPlan] | None, int
     ]  # the steps done, and the plans whose states they were counted from
     _held: bool  # whether the rate of the last step was 0 instead of the schedule's
-    _most_sums: int  # the largest number of sums of a rule of the member
     _together: Together | None  # the processes whose devices have decided about the last step together
     _skipped: str  # why the last step was skipped, to be raised at the coming one; empty if it was not
     _peers: Peers | None  # None if this process has all parameters of the model
@@ -84,7 +83,7 @@ class Stepping:
         """Sets the attributes of an optimizer that has made no step since it was made or unpickled."""
         self.grad_norm = self.grad_norm_limit = None
         self._plans, self._counted, self._held, self._positions = None, (None, 0), False, ()
-        self._most_sums, self._decisions = sums.most_sums(self._member), None
+        self._decisions = None
         self._together, self._skipped = None, ""
         vars(self).setdefault("_peers", None)
         for name in ("_watching", "_on_spike", "_spikes"):
@@ -1156,8 +1155,7 @@ class Stepping:
                 return self._advance(hyper, before, clip)
 
             plan.prepare(advance)
-        if self._most_sums:
-            sums.compute(plans, self._peers, self._most_sums, threads)
+        sums.compute(plans, self._peers, threads)
 
     def _look_ahead(
         self, plans: Sequence[GroupPlan], seen: Inspection, moves: bool, changes: list[Change]

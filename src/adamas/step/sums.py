@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 
-from ..rule.declaration import Member, Rule, Sum
+from ..rule.declaration import Rule, Sum
 from .executor import Executor
 from .inspection import Peers, added_up
 from .plan import GroupPlan
@@ -14,24 +14,18 @@ from .record import Record
 _OVER = {"tensor": "its tensor", "all": "all tensors"}
 
 
-def most_sums(member: Member) -> int:
-    """The largest number of sums that a rule of the member needs."""
-    return max(len(rule.sums) for rule in member.rules())
-
-
-def compute(plans: Sequence[GroupPlan], peers: Peers | None, count: int, threads: int) -> None:
+def compute(plans: Sequence[GroupPlan], peers: Peers | None, threads: int) -> None:
     """Computes the sums of a prepared step one after the other, since a sum may use those before it.
 
     Args:
         plans: the plans of all groups.
         peers: the processes that share the model. All of them call this function together.
-        count: the largest number of sums of a rule.
         threads: how many threads the engine may use.
 
     Raises:
         ValueError: a parameter is a part of a tensor, and the other parts are unknown.
     """
-    for index in range(count):
+    for index in range(max((plan.sum_count for plan in plans), default=0)):
         executors = [
             executor
             for plan in plans

@@ -438,7 +438,7 @@ class OffloadExecutor(ArraysExecutor):
         super().__init__(spec, records, is_decayed)
         if spec.rule.sums:
             raise ValueError(
-                f"parameter {records[0].name}: {spec.member.name} needs sums over each tensor, which cannot be offloaded: "
+                f"parameter {records[0].name}: {spec.needs_sums} needs sums over each tensor, which cannot be offloaded: "
                 "use offload=False for its group"
             )
         self._homes: Any = spec.tensors

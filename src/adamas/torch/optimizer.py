@@ -310,8 +310,8 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         device = devices.pop()
         if any(self._is_offloaded(group, p) for group, p in groups):
             return None, "offload=True makes the step on the host"
-        if self._most_sums:
-            return None, f"the rule of {self._member.name} needs sums, which the host adds up"
+        if any(self._member.rule(group).sums for group in self.param_groups):
+            return None, f"the rule of {self._member.name} or cautious=True needs sums, which the host adds up"
         if not all(can_decide(TENSORS, p) for p in params):
             return None, f"its parameters are on the device {device}, where the engine makes the step"
         if self._peers is not None and self._peers.has_shares:

@@ -193,8 +193,8 @@ def refuse_sparse(gradient: Tensor, name: str, member: Member) -> NoReturn:
     if gradient.layout == torch.sparse_coo:
         kind += f" with sparse_dim {gradient.sparse_dim()}"
     raise RuntimeError(
-        f"{member.name} steps the rows of sparse gradients that are torch.sparse_coo with sparse_dim 1, on the CPU, and "
-        f"{name} is {kind}, on {gradient.device}: {dense}"
+        f"{member.name} steps the rows of sparse gradients that are torch.sparse_coo with sparse_dim 1, on the CPU and "
+        f"without cautious=True, and {name} is {kind}, on {gradient.device}: {dense}"
     )
 
 

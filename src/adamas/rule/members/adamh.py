@@ -79,5 +79,6 @@ adamas.torch.AdamH([{"params": matrices}, {"params": others, "keep_norm": False,
 ```
 """,
     only=("torch", "numpy", "keras", "optax"),
+    no_mask="it keeps the norms of weights, which an update without some of its elements changes",
 )
 MEMBERS = (ADAMH,)

@@ -150,6 +150,8 @@ MUON = Member(
     numbers=_numbers,
     names={"momentum": "momentum_buffer", "first": "exp_avg", "second": "exp_avg_sq"},
     only=("torch", "numpy"),
+    no_mask='its updates have singular values near 1, which a matrix without some of its elements has not; decay="cautious" '
+    "masks only the weight decay",
     notes=(
         "with λ for ``weight_decay``; γ is ``adjust_lr_fn``. A parameter of more than two dimensions, as of a convolution, is "
         "the matrix that the flattened dimensions after the first make of it."

@@ -92,6 +92,43 @@ def matrices_cut_otherwise_are_gathered(rank: int) -> None:
 
 
 @check
+def matrices_of_several_meshes(rank: int) -> None:
+    """Of what is replicated over a part of a mesh, each process counts other parameters in its sums."""
+    line, square = mesh(4), mesh(2, 2)
+    places = [
+        (line, [Shard(0)]),
+        (square, [Shard(0), Replicate()]),
+        (square, [Replicate(), Shard(0)]),
+        (line, [Shard(1)]),
+        (square, [Shard(0), Replicate()]),
+    ]
+    given = [torch.randn(8, 6, generator=torch.Generator().manual_seed(i)) for i in range(len(places))]
+    plain = [torch.nn.Parameter(x.clone()) for x in given]
+    cut = [torch.nn.Parameter(distribute_tensor(x.clone(), *one)) for x, one in zip(given, places, strict=True)]
+    ours, alone = (at.Muon(params, lr=0.1, max_grad_norm=1.0) for params in (cut, plain))
+    for p, q, one in zip(cut, plain, places, strict=True):
+        q.grad = q.detach().sin()
+        p.grad = distribute_tensor(q.grad.clone(), *one)
+    ours.step()
+    alone.step()
+    assert ours.grad_norm is not None
+    assert abs(ours.grad_norm - alone.grad_norm) < 1e-5 * alone.grad_norm
+    for p, q in zip(cut, plain, strict=True):
+        assert torch.allclose(whole(p.detach()), q, rtol=1e-5, atol=1e-6)
+
+
+@check
+def matrices_without_elements(rank: int) -> None:
+    shapes = [(0, 6), (6, 0), (0, 0), (6, 0, 2), (6, 0)]
+    cut = [torch.nn.Parameter(distribute_tensor(torch.ones(shape), mesh(4), [Shard(0)])) for shape in shapes]
+    for p in cut:
+        p.grad = torch.ones_like(p)
+    optimizer = at.Muon(cut)
+    optimizer.step()
+    assert {float(optimizer.state[p]["step"]) for p in cut} == {1}
+
+
+@check
 def rows_that_some_processes_have_none_of(rank: int) -> None:
     layer = torch.nn.Linear(5, 1, bias=False)
     torch.nn.init.ones_(layer.weight)

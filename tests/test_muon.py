@@ -165,6 +165,15 @@ def test_state_dicts_pass_to_and_from_torch(monkeypatch: pytest.MonkeyPatch) -> 
     assert distance(train(again, 5, first=5), expected) < 1e-6
 
 
+def test_a_state_of_adamw_is_no_state_of_a_matrix() -> None:
+    """Its moments would take memory for good, and the momentum would begin anew without a word."""
+    theirs = torch.optim.AdamW(matrices())
+    train(theirs, 1)
+    with pytest.raises(ValueError, match=r"not one of Muon: parameter 0 .* needs \['step', 'momentum_buffer'\]"):
+        at.Muon(matrices()).load_state_dict(theirs.state_dict())
+    at.Muon(matrices(), use_muon=False).load_state_dict(theirs.state_dict())
+
+
 # ---- groups
 
 
@@ -290,6 +299,16 @@ def test_bfloat16_weights(weights: Any) -> None:
 def test_a_rate_of_0_changes_no_weight() -> None:
     begin = [p.detach().clone() for p in matrices()]
     assert same(train(at.Muon(matrices(), lr=0.0)), begin)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0), (3, 0, 2)])
+@pytest.mark.parametrize("adjust", ["original", "match_rms_adamw"])
+def test_matrices_without_elements(shape: tuple[int, ...], adjust: Any) -> None:
+    optimizer = at.Muon(matrices([shape, (3, 3), shape]), adjust_lr_fn=adjust, max_grad_norm=1.0)
+    begin = optimizer.param_groups[0]["params"][1].detach().clone()
+    _, found, _ = train(optimizer, 2)
+    assert torch.isfinite(found).all()
+    assert not torch.equal(found, begin)
 
 
 def test_maximize_goes_the_other_way() -> None:

@@ -57,15 +57,16 @@ class GroupPlan:
         self._spec = spec_of(member, group, tensors, names, counts_on)
         for record in self.records:
             check_place(tensors, member, group, record.weight, record.place, record.name, record.is_divided)
-        shares: dict[tuple[type[Executor], bool, bool], list[int]] = {}
+        shares: dict[tuple[type[Executor], bool, bool, Any], list[int]] = {}
         for i, record in enumerate(self.records):
-            kind = DividedExecutor if record.is_divided else kind_of(record.weight)
+            kind, where = DividedExecutor if record.is_divided else kind_of(record.weight), None
             if not self._spec.rule.is_elementwise:
-                kind = MatrixExecutor
-            shares.setdefault((kind, record.is_decayed, record.is_counted), []).append(i)
+                # Of those on other processes, other records may count: each place has executors of its own, in the same order.
+                kind, where = MatrixExecutor, tensors.wholes_of(record.weight).where
+            shares.setdefault((kind, record.is_decayed, record.is_counted, where), []).append(i)
         self.executors: list[Executor] = []
         self._shares: list[tuple[Executor, list[int] | None, bool]] = []
-        for (kind, is_decayed, _), indices in shares.items():
+        for (kind, is_decayed, *_), indices in shares.items():
             executor = kind(self._spec, [self.records[i] for i in indices], is_decayed)
             self.executors.append(executor)
             self._shares.append((executor, None if len(shares) == 1 else indices, is_decayed))

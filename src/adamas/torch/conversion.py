@@ -266,8 +266,8 @@ def _check_complete(member: Member, group: Mapping[str, Any], name: str, state: 
     counts = list(member.scalar_names)
     moments = member.state_names(group)
     needed = [*counts, *(moment for moment in moments if moment in member.denominators)]
-    others = state.keys() - {*counts, *member.states, layout.LOW_BITS}
-    is_another = others & _MOMENTS or (others and moments and not any(moment in state for moment in moments))
+    entries = state.keys() - {*counts, layout.LOW_BITS}  # the member's may be those of another of its rules
+    is_another = (entries - {*member.states}) & _MOMENTS or (moments and entries and entries.isdisjoint(moments))
     if is_another or not all(key in state for key in needed):
         raise ValueError(
             f"loaded state dict is not one of {optimizer}: parameter {name} has {sorted(map(str, state))} there, and "

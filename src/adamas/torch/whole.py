@@ -78,7 +78,7 @@ def _in_turns(
     pieces = torch.split(received, [own * n for n in rows])
     wholes = torch.cat([x.reshape(own, n, *row) for x, n in zip(pieces, rows, strict=True)], 1)
     results = torch.stack(list(function(list(wholes)))) if own else wholes
-    sent = torch.cat([x.reshape(-1, *row) for x in torch.split(results, rows, 1)])
+    sent = torch.cat([x.flatten(0, 1) for x in torch.split(results, rows, 1)])
     dist.all_to_all_single(joined, sent, sizes, [own * n for n in rows], group=group)
     found = dict(zip([i for turn in turns for i in turn], joined.reshape(len(parts), rows[rank], *row), strict=True))
     return [found[i] for i in range(len(parts))]

@@ -73,7 +73,7 @@ class MuonRule(MatrixRule):
     def of_matrices(self, xp: Any, directions: Array) -> Array:
         """See ``MatrixRule.of_matrices``."""
         rows, columns = directions.shape[-2:]
-        size = 0.2 * math.sqrt(max(rows, columns)) if self.matches_adamw else math.sqrt(max(1, rows / columns))
+        size = 0.2 * math.sqrt(max(rows, columns)) if self.matches_adamw else math.sqrt(max(1, rows / max(1, columns)))
         dtype = xp.dtype_name(directions)
         if self.products == "bfloat16" or (self.products == "auto" and getattr(xp, "prefers_bfloat16", False)):
             dtype = "bfloat16"

@@ -1,7 +1,7 @@
 """The time and memory of one optimizer step, compared with PyTorch's.
 
     python benchmarks/bench_step.py            # all rows of the README's table except the last
-    python benchmarks/bench_step.py small      # some: gpt2, small, bfloat16, loop, int8, sparse, watched, first, memory
+    python benchmarks/bench_step.py small      # some: gpt2, small, bfloat16, loop, int8, sparse, own, watched, first, memory
 
 Both sides run in one process, in turn, on two threads; a row is the median of the ratios of neighbouring runs after a warm-up.
 It needs a quiet machine: a second busy process makes every figure several times larger, and the ratios meaningless.
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -22,6 +23,8 @@ from torch import Tensor
 
 import adamas
 import adamas.torch
+from adamas.rule.members import MEMBERS
+from adamas.rule.members.lion import RULE as LION
 
 THREADS = 2
 MNIST = [(512, 784), (512,), (256, 512), (256,), (10, 256), (10,)]
@@ -157,6 +160,22 @@ def sparse() -> None:
             report(f"{state}, 1 % of {sizes[0]} rows of {width}", times, {"SparseAdam": bound})
 
 
+def own() -> None:
+    """Lion as a member that a user declares, which the engine does not have, compared with the family's."""
+    declared = replace(MEMBERS["Lion"], name="OwnLion", make_rule=lambda hyper: replace(LION, name="own_lion"))
+
+    class OwnLion(adamas.torch.OwnOptimizer, member=declared):
+        """Lion."""
+
+    for state in ("float32", "int8"):
+        params = with_gradients([(4096, 1024)], torch.float32)
+        optimizers = {kind.__name__: kind(params, lr=1e-4, state=state) for kind in (OwnLion, adamas.torch.Lion)}
+        sides = {name: lambda o=o: seconds(o.step) for name, o in optimizers.items()}
+        ours, theirs = (median(side) for side in in_turn(sides, 15).values())
+        each = 1e9 / (4096 * 1024)
+        print(f"own, {state:37} {each * ours:8.2f} ns a parameter, on the engine {each * theirs:8.2f}", flush=True)
+
+
 def watched() -> None:
     """A step with ``watch=True``, compared with one without."""
     for state, bound in (("float32", 1.05), ("int8", 1.10)):
@@ -250,7 +269,7 @@ def _status(field: str) -> int:
         return next(int(line.split()[1]) for line in file if line.startswith(field))
 
 
-ROWS = {row.__name__: row for row in (gpt2, small, bfloat16, loop, int8, sparse, watched, first, memory)}
+ROWS = {row.__name__: row for row in (gpt2, small, bfloat16, loop, int8, sparse, own, watched, first, memory)}
 
 if __name__ == "__main__":
     torch.set_num_threads(THREADS)

@@ -17,7 +17,7 @@ ROOMS = (
     ("lab",),
     ("convert",),
     ("torch", "keras", "optax", "numpy", "scipy"),
-    ("lr_finding",),
+    ("lr_finding", "own"),
     ("step",),
     ("rule",),
     ("schedules",),

@@ -14,8 +14,10 @@ Requires only NumPy.
 from . import members
 from .members import *  # noqa: F403 - everything in its __all__, which `make members` writes
 from .optimizer import Optimizer
+from .own import OwnOptimizer
 
 __all__ = [
     "Optimizer",
+    "OwnOptimizer",
     *members.__all__,
 ]

@@ -21,7 +21,10 @@ from . import arrays
 from .checks import check_tensors
 from .counting import DeviceScalars, check_count
 from .executor import DeviceExecutor, GroupSpec, check_gradients
-from .record import Record, Scalars, State, Tensor
+from .record import Place, Record, Scalars, State, Tensor
+
+_MOST_ON_CPU = 1 << 18  # elements of a parameter that are stepped together, if it can be cut between rows
+_MOST_ELSEWHERE = 1 << 24
 
 
 class ArraysExecutor(DeviceExecutor):
@@ -175,12 +178,33 @@ class ArraysExecutor(DeviceExecutor):
         for index, step, one in self._steps(indices, there):
             record, _, row = self._found[index]
             count = int(self.prepared[row][1][0]) if there is None else there.counts[self._position(index)]
-            xp, rounding = step.xp, arrays.Rounding(step.xp, record.key, count, one.g.shape, record.place)
+            watch, xp = self._watch(index, step, one), step.xp
+            pieces = [(one, record.place)] if watch is not None else self._cut(record, one)
             with xp.computing():
-                after, new = step.weight(one, self.spec.weights, rounding, False, self._watch(index, step, one))
-                for target, value in zip(_flat(one.weight, one.states), _flat(after, new), strict=True):
-                    if is_made and value is not target:
-                        target[...] = value if runs is None else xp.where(runs, value, target)
+                for piece, place in pieces:
+                    rounding = arrays.Rounding(xp, record.key, count, piece.g.shape, place)
+                    after, new = step.weight(piece, self.spec.weights, rounding, False, watch)
+                    for target, value in zip(_flat(piece.weight, piece.states), _flat(after, new), strict=True):
+                        if is_made and value is not target:
+                            target[...] = value if runs is None else xp.where(runs, value, target)
+
+    def _cut(self, record: Record, one: arrays.Parameter) -> Iterator[tuple[arrays.Parameter, Place | None]]:
+        """Parts of a parameter and where they lie, which are stepped one after the other: their temporary arrays, not its own,
+        are what a step needs, and on a CPU they stay in the cache."""
+        shape = tuple(one.g.shape)
+        most = _MOST_ON_CPU if self.spec.tensors.is_on_cpu(record.weight) else _MOST_ELSEWHERE
+        count = max(1, most // max(1, math.prod(shape[1:])))
+        if not shape or shape[0] <= count or not self.spec.rule.is_elementwise:
+            yield one, record.place
+            return
+        assert one.weight is not None
+        place = Place((0,) * len(shape), shape) if record.place is None else record.place
+        for first in range(0, shape[0], count):
+            rows = slice(first, first + count)
+            weight = arrays.Weight(*_sliced(one.weight, rows))
+            states = [arrays.Stored(*_sliced(state, rows)) for state in one.states]
+            offset = (place.offset[0] + first, *place.offset[1:])
+            yield arrays.Parameter(weight, one.g[rows], states), Place(offset, place.shape)
 
     def _steps(
         self, indices: Sequence[int], there: NumbersThere | None
@@ -385,6 +409,11 @@ def _is_not_one(number: Any) -> bool:
 def _with_sums(rule: Rule, numbers: Numbers) -> Numbers:
     """The numbers of a step and its sums, with the numbers that the rule computes from these."""
     return numbers | rule.from_sums(SimpleNamespace(**numbers), Host)
+
+
+def _sliced(stored: Sequence[Any], rows: slice) -> list[Any]:
+    """These rows of the arrays of a weight or of a state."""
+    return [None if array is None else array[rows] for array in stored]
 
 
 def _flat(weight: arrays.Weight | None, states: Sequence[arrays.Stored]) -> list[Any]:

@@ -9,8 +9,9 @@ from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from ..rule.declaration import Rule
 from .arrays_executor import ArraysExecutor
-from .engine import EngineExecutor
+from .engine import EngineExecutor, has_rule
 from .executor import DeviceExecutor, Executor
 from .record import Tensor, Tensors
 
@@ -46,12 +47,17 @@ def _say_arrays(has_gpu: bool) -> None:
     logging.getLogger(__name__).warning("parameters are stepped by operations of their framework, unfused: %s", reason)
 
 
-def executor_of(tensors: Tensors, weight: Tensor) -> type[Executor]:
-    """The executor that steps a parameter, according to the device of its weight.
+def executor_of(tensors: Tensors, weight: Tensor, rule: Rule | None = None) -> type[Executor]:
+    """The executor that steps a parameter by a rule, according to the device of its weight. None is a rule of the family.
 
     Raises:
         ValueError: the environment asks for an unknown executor.
     """
+    found = _executor_of(tensors, weight)
+    return ArraysExecutor if found is EngineExecutor and rule is not None and not has_rule(rule) else found
+
+
+def _executor_of(tensors: Tensors, weight: Tensor) -> type[Executor]:
     forced = os.environ.get(_FORCED)
     if forced is None:
         if tensors.is_on_cpu(weight):

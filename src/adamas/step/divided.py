@@ -57,7 +57,9 @@ class DividedExecutor(ArraysExecutor):
         counted = {id(record) for (record, _), is_counted in zip(pieces, are_counted, strict=True) if is_counted}
         kinds: dict[type[Executor], list[tuple[Record, Tensor]]] = {}
         for record, gradient in pieces:
-            kinds.setdefault(executor_of(self.spec.tensors, record.weight), []).append((record, gradient))
+            kinds.setdefault(executor_of(self.spec.tensors, record.weight, self.spec.rule), []).append(
+                (record, gradient)
+            )
         for kind, of_kind in kinds.items():
             executor: Any = kind(self.spec, [record for record, _ in of_kind], self.is_decayed)
             executor.look([gradient for _, gradient in of_kind])

@@ -41,6 +41,15 @@ def _indices() -> dict[Rule, int]:
     return {rule: index for index, rule in enumerate(RULES)}
 
 
+def has_rule(rule: Rule) -> bool:
+    """Whether the engine has the rule, because a member of the family has it."""
+    return all(_base(variant) in _indices() for variant in rule.variants())
+
+
+def _base(rule: Rule) -> Rule:
+    return as_written(rule.base if isinstance(rule, Masked) else rule)
+
+
 class EngineRule:
     """A rule as the engine takes it.
 
@@ -60,8 +69,7 @@ class EngineRule:
         self._use(next(iter(rule.variants())))
 
     def _use(self, variant: Rule) -> None:
-        base = variant.base if isinstance(variant, Masked) else variant
-        index = _indices().get(as_written(base))
+        index = _indices().get(_base(variant))
         if index is None:
             raise ValueError(
                 f"the engine was built without the rule {variant.name!r}: no member of adamas.rule.members has it"

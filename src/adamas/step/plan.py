@@ -51,10 +51,10 @@ class GroupPlan:
         counts_on: Any = None,
         kind_of: Callable[[Tensor], type[Executor]] | None = None,
     ) -> None:
-        kind_of = partial(executor_of, tensors) if kind_of is None else kind_of
         names = member.scalar_names if has_scalars else _NO_SCALARS
         self.records, self.basis, self._tensors = list(records), basis, tensors
         self._spec = spec_of(member, group, tensors, names, counts_on)
+        kind_of = partial(executor_of, tensors, rule=self._spec.rule) if kind_of is None else kind_of
         for record in self.records:
             check_place(tensors, member, group, record.weight, record.place, record.name, record.is_divided)
         shares: dict[tuple[type[Executor], bool, bool, Any], list[int]] = {}

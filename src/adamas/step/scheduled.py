@@ -14,7 +14,7 @@ from typing import Any
 
 from ..rule.declaration import Member, Number, Several
 from ..rule.hyperparameters import scheduled_number, shown
-from ..rule.members import MEMBERS
+from ..rule.own import named
 from ..rule.shared import declared, schedulable
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
@@ -66,7 +66,7 @@ class GroupSchedules:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores what was copied or pickled."""
-        vars(self).update(state, member=MEMBERS[state["member"]])
+        vars(self).update(state, member=named(state["member"]))
 
     def separate(self, states: Iterable[dict[str, Any]]) -> None:
         """Replaces schedules in the group by their numbers for the coming step.

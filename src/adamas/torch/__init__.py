@@ -19,6 +19,7 @@ with needs("torch"):
     from .members import *  # noqa: F403 - everything in its __all__, which `make members` writes
     from .memory import plan_memory
     from .optimizer import Optimizer
+    from .own import OwnOptimizer
     from .release import release
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "LRScheduler",
     "Memory",
     "Optimizer",
+    "OwnOptimizer",
     "ParamGroups",
     "find_lr",
     "from_name",

@@ -19,6 +19,7 @@ from ..rule.layout import HALVES, WIDTHS, is_reduced
 from ..rule.members import MEMBERS
 from ..rule.shared import declared
 from ..schedules import Schedule
+from ..step.engine import has_rule
 from .distributed import check_distributed, is_distributed
 
 if TYPE_CHECKING:
@@ -234,6 +235,11 @@ def refuse_offload(parameter: Tensor, name: str, rule: Rule) -> None:
         raise ValueError(
             f"parameter {name} is stepped by {rule.name}, whose products of matrices are made on the device of the parameter: "
             "give offload=True only to groups with use_muon=False"
+        )
+    if not has_rule(rule):
+        raise ValueError(
+            f"parameter {name} follows the rule {rule.name!r} of your own, and offload=True makes the step on the engine, "
+            "which was compiled without it: use offload=False"
         )
     if is_distributed(parameter) or is_flat(parameter):
         raise ValueError(

@@ -1,0 +1,80 @@
+"""Members that users declare: their check, and where they are found by name."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from . import house
+from .declaration import Hypers, Member, Rule
+from .members import MEMBERS
+from .recorder import record, record_term
+from .shared import defaults
+
+_OWN: dict[str, Member] = {}
+
+
+def named(name: str) -> Member:
+    """The member of the family of this name, or the one that a user has declared."""
+    return MEMBERS[name] if name in MEMBERS else _OWN[name]
+
+
+def register(member: Member) -> None:
+    """Checks a member that a user has declared, and lets ``named`` find it; one of the same name takes its place.
+
+    Raises:
+        TypeError: it is no ``Member``.
+        ValueError: the declaration contradicts itself; the message names the part.
+    """
+    if not isinstance(member, Member):
+        raise TypeError(f"member must be an adamas.own.Member, not {type(member).__name__}")
+    if member.name in MEMBERS:
+        raise ValueError(f"member: the family has an optimizer of the name {member.name}: give it another one")
+    hyper: dict[str, Any] = {**defaults(member, "torch"), "base_lr": 1.0}
+    if "lr" not in {h.name for h in member.hyperparameters}:
+        raise ValueError(f"{member.name}: hyperparameters must have lr: begin them with adamas.own.learning_rate(1e-3)")
+    structural = [h.name for h in member.hyperparameters if h.structural]
+    for values in itertools.product((False, True), repeat=len(structural)):
+        _check({**hyper, **dict(zip(structural, values, strict=True))}, member)
+    _OWN[member.name] = member
+
+
+def _check(hyper: Hypers, member: Member) -> None:
+    """Raises ValueError unless a step with these hyperparameters can be made, and recorded for kernels."""
+    name = member.name
+    scalars = member.advance(hyper, dict(member.scalars))
+    numbers = member.numbers_of(hyper, scalars)
+    for rule in member.rule(hyper).variants():
+        roles = [state.role for state in rule.states]
+        if unnamed := sorted(set(roles) - set(member.names)):
+            raise ValueError(f"{name}: names has no name for the state {unnamed[0]!r} of the rule {rule.name!r}")
+        decays = [state.decay for state in rule.states if state.decay is not None]
+        if missing := sorted({*rule.numbers, *decays} - set(numbers)):
+            raise ValueError(f"{name}: numbers does not return {missing[0]!r}, which the rule {rule.name!r} reads")
+        x = np.ones((2, 3))
+        found = _made(rule, numbers, x)
+        shapes = [np.shape(one) for one in found]
+        if len(found) != 1 + len(roles) or any(shape not in ((), x.shape) for shape in shapes):
+            raise ValueError(
+                f"{name}: for arrays of shape {x.shape} the rule {rule.name!r} returns arrays of the shapes {shapes}; it must "
+                f"return the update and {len(roles)} new states, all of the shape of the weight"
+            )
+        try:
+            for penalized in (False, True):
+                record(rule, penalized)
+                for i in range(len(rule.sums)):
+                    record_term(rule, i, penalized)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"{name}: the rule {rule.name!r} cannot be recorded for kernels: {error}") from error
+
+
+def _made(rule: Rule, numbers: dict[str, Any], x: Any) -> Sequence[Any]:
+    """What the rule returns for a tensor of ones whose states are ones."""
+    states = tuple(x.copy() for _ in rule.states)
+    with np.errstate(all="ignore"):
+        known = SimpleNamespace(**house.with_sums(rule, numbers, np, x, x, states, False))
+        return rule.update(known, np, x, x, *states)

@@ -215,6 +215,12 @@ def test_what_is_no_matrix_is_refused() -> None:
     train(optimizer, 2)
 
 
+def test_the_groups_of_a_model_are_not_overridden_without_a_word() -> None:
+    with pytest.raises(ValueError, match=r"use_muon=False with a model.*model\.parameters\(\)"):
+        at.Muon(network(), use_muon=False)
+    at.Muon(network().parameters(), use_muon=False)
+
+
 def test_parts_of_matrices_are_refused() -> None:
     optimizer = at.Muon([{"params": matrices([(4, 6)]), "rows": [(0, 8)]}])
     with pytest.raises(ValueError, match=r"parameter 0 .* is a part of a matrix.*use_muon=False"):

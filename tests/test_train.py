@@ -564,6 +564,14 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
         ({"weights": "split"}, "weights determines how bfloat16 weights are stored: give precision bfloat16 too"),
         ({"log": "wandb"}, "log must be 'tensorboard', got 'wandb'"),
         ({"optimizer": "adam(lr=1)"}, "optimizer 'adam(lr=1)' has lr as an argument: give it as the option lr"),
+        (
+            {"optimizer": "muon(use_muon=False)"},
+            "optimizer 'muon(use_muon=False)' has use_muon, which a run gives by the kind of each parameter",
+        ),
+        (
+            {"optimizer": "adamh(keep_norm=False)"},
+            "optimizer 'adamh(keep_norm=False)' has keep_norm, which a run gives by the kind of each parameter",
+        ),
         ({"optimizer": "adam(beta=1)"}, "optimizer adam(beta=1) cannot be created: "),
         ({"optimizer": "adam(0.9)"}, "optimizer 'adam(0.9)' cannot be read: its arguments are written name=value"),
         ({"optimizer": "adam(eps=open)"}, "optimizer 'adam(eps=open)' cannot be read: its arguments are written"),

@@ -22,6 +22,11 @@ class MatrixOptimizer(Optimizer):
     def __init__(self, params: ParamsT | nn.Module, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         if isinstance(params, nn.Module):
             arguments = dict(arguments)
+            if not options.get("use_muon", True):
+                raise ValueError(
+                    "use_muon=False with a model, whose parameters are grouped by kind: give model.parameters(), which all "
+                    "follow AdamW then, or matrix_groups(model, adamw=[…]) with the names of those that are to"
+                )
             if arguments["adjust_lr_fn"] is None:
                 arguments["adjust_lr_fn"] = "match_rms_adamw"
             params = groups = matrix_groups(params, arguments["weight_decay"])

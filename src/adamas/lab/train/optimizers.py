@@ -56,6 +56,11 @@ class OptimizerSpec:
         return self.is_adamas and "keep_norm" in defaults(MEMBERS[self.class_name], "torch")
 
     @property
+    def of_kinds(self) -> str | None:
+        """The argument that a run gives by the kind of each parameter."""
+        return "use_muon" if self.takes_matrices else "keep_norm" if self.keeps_norms else None
+
+    @property
     def is_adamas(self) -> bool:
         """Whether it is an optimizer of Adamas, which takes schedules, storage formats and clipping."""
         return self.module == ADAMAS
@@ -117,6 +122,11 @@ def choose_optimizer(text: str) -> OptimizerSpec:
             if argument == "lr" or (argument == "watch" and spec.is_adamas):
                 raise InputError(
                     "optimizer", f"{text!r} has {argument} as an argument: give it as the option {argument}"
+                )
+            if argument == spec.of_kinds:
+                raise InputError(
+                    "optimizer",
+                    f"{text!r} has {argument}, which a run gives by the kind of each parameter: leave it out",
                 )
             choose("optimizer", argument, taken) if taken is not None else None
     # A hyperparameter that is given as an argument is no longer an option, or it could be given twice.

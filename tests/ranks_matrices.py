@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import torch
 import torch.distributed as dist
@@ -11,12 +14,15 @@ from layouts import mesh
 from ranks import Checks, raises
 from ranks_training import STEPS, Model, batches, sharded
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn import functional as F
 
 import adamas.torch as at
 from adamas.rule import newton_schulz
+from adamas.step import matrix_executor
 
 check = Checks()
 OPTIONS: dict[str, Any] = {"lr": 0.01, "max_grad_norm": 0.5, "watch": True}
@@ -57,12 +63,32 @@ def each_matrix_is_orthogonalized_by_one_process(rank: int) -> None:
         made.add_(x.shape[:-2].numel())
         return newton_schulz.orthogonalized(xp, x, *others)
 
-    model = sharded(4)
-    with patch("adamas.rule.members.muon.orthogonalized", counted):
+    model, said = sharded(4), StringIO()
+    with patch("adamas.rule.members.muon.orthogonalized", counted), redirect_stdout(said):
         optimizer = train(model, rank, 4)
     dist.all_reduce(made)
     assert made == STEPS * 4  # two layers in each of two blocks
+    assert bool(said.getvalue()) == (rank == 0)
     ends_as_one_process(model, optimizer)
+
+
+@check
+def each_process_has_its_turn_however_large_the_matrices_are(rank: int) -> None:
+    params = [torch.nn.Parameter(distribute_tensor(torch.eye(8), mesh(4), [Shard(0)])) for _ in range(4)]
+    for p in params:
+        p.grad = p.detach().clone()
+    calls = Mock(side_effect=newton_schulz.orthogonalized)
+    with patch("adamas.rule.members.muon.orthogonalized", calls), patch.object(matrix_executor, "_MOST_ON_CPU", 1):
+        at.Muon(params).step()
+    assert calls.call_count == 1
+
+
+@check
+def matrices_that_are_cut_inside_of_blocks_of_codes_are_refused(rank: int) -> None:
+    p = torch.nn.Parameter(distribute_tensor(torch.ones(64, 300), mesh(4), [Shard(1)]))
+    p.grad = torch.ones_like(p)
+    with raises(ValueError, 'parameter 0 .* inside of blocks of codes.*state="float32"', rank):
+        at.Muon([p], state="int8").step()
 
 
 @check
@@ -71,24 +97,52 @@ def matrices_of_replicas(rank: int) -> None:
     ends_as_one_process(model, train(model, rank, 4))
 
 
-@check
-def matrices_cut_otherwise_are_gathered(rank: int) -> None:
-    own = mesh(4)
-    given = [torch.randn(6, 10, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+def take_the_steps_of_one_process(rows: int, places: Sequence[tuple[DeviceMesh, Sequence[Placement]]]) -> None:
+    """Matrices that lie on these meshes with these placements."""
+    given = [torch.randn(rows, 6, generator=torch.Generator().manual_seed(i)) for i in range(len(places))]
     plain = [torch.nn.Parameter(x.clone()) for x in given]
-    placements = [Shard(1), Shard(0), Replicate()]
-    cut = [
-        torch.nn.Parameter(distribute_tensor(x.clone(), own, [one])) for x, one in zip(given, placements, strict=True)
-    ]
-    ours, alone = at.Muon(cut, lr=0.1), at.Muon(plain, lr=0.1)
-    for step in range(3):
-        for i, (p, q, one) in enumerate(zip(cut, plain, placements, strict=True)):
-            q.grad = torch.randn(6, 10, generator=torch.Generator().manual_seed(10 * step + i))
-            p.grad = distribute_tensor(q.grad.clone(), own, [one])
+    cut = [torch.nn.Parameter(distribute_tensor(x.clone(), *one)) for x, one in zip(given, places, strict=True)]
+    ours, alone = (at.Muon(params, lr=0.1, max_grad_norm=1.0) for params in (cut, plain))
+    for step in range(2):
+        for p, q, one in zip(cut, plain, places, strict=True):
+            q.grad = (q.detach() + step).sin()
+            p.grad = distribute_tensor(q.grad.clone(), *one)
         ours.step()
         alone.step()
+    assert ours.grad_norm is not None
+    assert abs(ours.grad_norm - alone.grad_norm) < 1e-5 * alone.grad_norm
     for p, q in zip(cut, plain, strict=True):
         assert torch.allclose(whole(p.detach()), q, rtol=1e-5, atol=1e-6)
+
+
+@check
+def matrices_cut_otherwise_are_gathered(rank: int) -> None:
+    line, square = mesh(4), mesh(2, 2)
+    places = [(line, [Shard(1)]), (line, [Shard(0)]), (line, [Replicate()])]
+    take_the_steps_of_one_process(6, places)
+    for one in ([Shard(0), Shard(1)], [Shard(1), Shard(0)], [Shard(0), Shard(0)]):
+        take_the_steps_of_one_process(8, [(square, one)] * 2)
+
+
+@check
+def matrices_cut_by_tensor_parallelism_and_then_by_rows(rank: int) -> None:
+    """``fully_shard`` then has parts that are not consecutive rows of the whole."""
+
+    def network() -> torch.nn.Sequential:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(6, 8, bias=False), torch.nn.Linear(8, 4, bias=False))
+
+    square, plain, cut = mesh(2, 2), network(), network()
+    parallelize_module(cut, square["inner"], {"0": ColwiseParallel(), "1": RowwiseParallel()})
+    fully_shard(cut, mesh=square["outer"])
+    optimizers = [at.Muon([*model.parameters()], lr=0.1) for model in (cut, plain)]
+    for model, optimizer in zip((cut, plain), optimizers, strict=True):
+        for _ in range(2):
+            model(torch.eye(6)).sin().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for p, q in zip(cut.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(whole(p.detach()), q, rtol=1e-4, atol=1e-5)
 
 
 @check
@@ -102,19 +156,7 @@ def matrices_of_several_meshes(rank: int) -> None:
         (line, [Shard(1)]),
         (square, [Shard(0), Replicate()]),
     ]
-    given = [torch.randn(8, 6, generator=torch.Generator().manual_seed(i)) for i in range(len(places))]
-    plain = [torch.nn.Parameter(x.clone()) for x in given]
-    cut = [torch.nn.Parameter(distribute_tensor(x.clone(), *one)) for x, one in zip(given, places, strict=True)]
-    ours, alone = (at.Muon(params, lr=0.1, max_grad_norm=1.0) for params in (cut, plain))
-    for p, q, one in zip(cut, plain, places, strict=True):
-        q.grad = q.detach().sin()
-        p.grad = distribute_tensor(q.grad.clone(), *one)
-    ours.step()
-    alone.step()
-    assert ours.grad_norm is not None
-    assert abs(ours.grad_norm - alone.grad_norm) < 1e-5 * alone.grad_norm
-    for p, q in zip(cut, plain, strict=True):
-        assert torch.allclose(whole(p.detach()), q, rtol=1e-5, atol=1e-6)
+    take_the_steps_of_one_process(8, places)
 
 
 @check

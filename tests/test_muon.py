@@ -225,6 +225,10 @@ def test_parts_of_matrices_are_refused() -> None:
     optimizer = at.Muon([{"params": matrices([(4, 6)]), "rows": [(0, 8)]}])
     with pytest.raises(ValueError, match=r"parameter 0 .* is a part of a matrix.*use_muon=False"):
         train(optimizer, 1)
+    (flat,) = matrices([(24,)])
+    flat._fsdp_flattened = True  # as FullyShardedDataParallel marks its parameters
+    with pytest.raises(ValueError, match=r"parameter 0 is a part of a matrix.*fully_shard.*use_muon=False"):
+        at.Muon([flat])
 
 
 def test_matrices_are_not_offloaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,6 +283,16 @@ def test_matrices_of_one_shape_are_taken_together(monkeypatch: pytest.MonkeyPatc
     assert sizes == [(2, 32, 32), (32, 32), (8, 16)]
     monkeypatch.setattr(matrix_executor, "_MOST_ON_CPU", 1)
     assert distance(train(at.Muon(matrices(shapes)), 1), together) < 1e-6
+
+
+def test_matrices_of_one_shape_and_several_dtypes() -> None:
+    def made(dtypes: Sequence[torch.dtype]) -> list[Tensor]:
+        return train(at.Muon([nn.Parameter(matrices([(8, 16)])[0].detach().to(dtype)) for dtype in dtypes]), 2)
+
+    dtypes = [torch.float32, torch.float64]
+    assert same(
+        made(dtypes), [made([dtype])[0] if i == 0 else made([dtype, dtype])[1] for i, dtype in enumerate(dtypes)]
+    )
 
 
 @pytest.mark.parametrize(("state", "size"), [("bfloat16", 2), ("int8", 1)])

@@ -31,14 +31,9 @@ class MatrixExecutor(ArraysExecutor):
     def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
         super().__init__(spec, records, is_decayed)
         for record in records:
-            shape = spec.tensors.shape_of(record.weight)
-            check_matrix(spec.member, shape, spec.tensors.dtype_name(record.weight), record.name)
-            if record.is_flat or (record.place is not None and spec.tensors.wholes_of(record.weight).where is None):
-                raise ValueError(
-                    f"parameter {record.name} is a part of a matrix, the other parts of which are unknown, and "
-                    f"{spec.member.name} orthogonalizes whole matrices: keep the matrix in one piece, shard it as a DTensor "
-                    "(fully_shard), or give its group use_muon=False, which AdamW steps"
-                )
+            shape, dtype = spec.tensors.shape_of(record.weight), spec.tensors.dtype_name(record.weight)
+            is_part = record.place is not None and spec.tensors.wholes_of(record.weight).where is None
+            check_matrix(spec.member, shape, dtype, record.name, record.is_flat or is_part)
             if record.is_divided:
                 raise ValueError(
                     f"parameter {record.name} is cut inside of blocks of codes, which {spec.member.name} does not exchange: "
@@ -104,8 +99,22 @@ class _Followed(Rule):
         return self._update, *self._after
 
 
-def check_matrix(member: Member, shape: Sequence[int], dtype: str, name: str) -> None:
-    """Raises ValueError if the parameter of this name is no matrix of real numbers."""
+def check_matrix(member: Member, shape: Sequence[int], dtype: str, name: str, is_part: bool) -> None:
+    """Raises ValueError unless the parameter of this name is a matrix of real numbers.
+
+    Args:
+        member: the member.
+        shape: its shape.
+        dtype: the name of its dtype.
+        name: its name.
+        is_part: whether it is a part of a tensor, the other parts of which are unknown.
+    """
+    if is_part:
+        raise ValueError(
+            f"parameter {name} is a part of a matrix, the other parts of which are unknown, and {member.name} orthogonalizes "
+            "whole matrices: keep the matrix in one piece, shard it as a DTensor (fully_shard), or give its group "
+            "use_muon=False, which AdamW steps"
+        )
     if len(shape) < 2:
         raise ValueError(
             f"parameter {name} has the shape {tuple(shape)}, and {member.name} orthogonalizes matrices: give it a group with "

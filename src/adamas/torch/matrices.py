@@ -13,6 +13,7 @@ from torch.optim.optimizer import ParamsT
 from ..step.matrix_executor import check_matrix
 from .groups import matrix_groups
 from .optimizer import Optimizer, given_names
+from .options import is_flat
 from .storage import dtype_name
 
 
@@ -54,7 +55,7 @@ class MatrixOptimizer(Optimizer):
             return
         for name, p in zip(names, group["params"], strict=True):
             if not is_lazy(p):
-                check_matrix(self._member, p.shape, dtype_name(p.dtype), repr(name))
+                check_matrix(self._member, p.shape, dtype_name(p.dtype), repr(name), is_flat(p))
 
 
 def _is_among_others() -> bool:

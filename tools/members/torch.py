@@ -142,7 +142,9 @@ def annotation(h: Hyperparameter, scheduled: str) -> str:
     if isinstance(h, Count):
         return "int"
     one = scheduled if h.may_be_scheduled else "float"
-    return f"tuple[{', '.join([one] * len(h.default))}]" if isinstance(h, Several) else one
+    if not isinstance(h, Several):
+        return one
+    return f"tuple[{', '.join(f'{one} | None' if default is None else one for default in h.default)}]"
 
 
 def _arguments(member: Member) -> list[Argument]:

@@ -28,6 +28,7 @@ __all__ = [
     "MARS",
     "SGD",
     "AdEMAMix",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamH",
@@ -82,6 +83,63 @@ class SGD(Optimizer):
         dampening: float = 0.0,
         weight_decay: float | Schedule = 0.0,
         nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class Adafactor(Optimizer):
+    r"""Adafactor (Shazeer and Stern, 2018, arXiv:1804.04235): the mean squares of the rows and columns of the gradient.
+
+    .. math::
+        R_t &= \hat\beta_t R_{t-1} + (1 - \hat\beta_t) \operatorname{mean}_{columns}(g_t^2), \qquad C_t = \hat\beta_t
+            C_{t-1} + (1 - \hat\beta_t) \operatorname{mean}_{rows}(g_t^2), \qquad \hat\beta_t = 1 - t^\tau \\
+        v_t &= \frac{R_t C_t}{\max(\operatorname{mean}(R_t), \epsilon_1)}, \qquad u_t = \frac{g_t}{\max(\sqrt{v_t},
+            \epsilon_1)} \\
+        p_t &= (1 - \eta \lambda) p_{t-1} - \min(\eta, \tfrac{1}{\sqrt t}) \max(\epsilon_2, \operatorname{RMS}(p_{t-1}))
+            \frac{u_t}{\max(1, \operatorname{RMS}(u_t) / d)}
+
+    with λ for ``weight_decay`` and τ for ``beta2_decay``. The last two dimensions of a parameter are rows and columns;
+    parameters of fewer than two dimensions keep v itself, an average of the squares.
+
+    As in ``torch.optim``, ε₁ bounds what is divided by; in the paper, in Keras and in optax, it is added to the squares
+    of the gradient. Where it does not matter, those step alike: ``keras.optimizers.Adafactor`` without its decay, and
+    ``optax.adafactor`` with ``min_dim_size_to_factor=1`` for matrices; without a rate, the largest relative step of the
+    paper is 0.01. Of tensors of more dimensions, optax takes the two largest for rows and columns.
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: η: the decay's learning rate, and the largest step relative to a weight's size.
+        beta2_decay: τ: the exponent of the decay of the mean squares.
+        eps: ε₁, the smallest root mean square that a gradient is divided by, and ε₂, the smallest size of a weight that
+            a step is relative to. None is 2⁻²³, float32's ε, in which a step computes (``torch.optim`` takes that of
+            the weight's dtype).
+        d: the largest root mean square of an update, before it is scaled.
+        weight_decay: λ.
+        maximize: maximize the objective.
+        **options: see ``adamas.rule.options.Options``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.Adafactor([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.995
+    """
+
+    _member = MEMBERS["Adafactor"]
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1e-2,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, float] = (None, 1e-3),
+        d: float = 1.0,
+        weight_decay: float | Schedule = 0.0,
         *,
         maximize: bool = False,
         **options: Unpack[Options],

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..rule import bounds, former, layout
+from ..rule import bounds, declaration, former, layout
 from ..rule.declaration import Member
 from ..rule.hyperparameters import shown
 from ..step.record import State, rows_of, slots_of
@@ -188,7 +188,7 @@ def _loaded(
         if moment in entries:
             what = f"{moment!r} of parameter {name}"
             scales[moment] = scale_of(entries, moment, what)
-            _check_moment(entries[moment], *scales[moment], member.states[moment].signed, p, what)
+            _check_moment(entries[moment], *scales[moment], member.states[moment], p, what)
         elif moment in member.denominators:  # without its denominator, the next step could be of any size
             raise unfit(f"{moment!r} of parameter {name} is missing")
     exact = _in_float32({key: entries[key] for key in slots if key in entries})
@@ -226,7 +226,9 @@ def _in_float32(values: Mapping[str, Array]) -> dict[str, Array]:
     return {moment: x if x.dtype in _EXACT else x.astype(np.float32) for moment, x in wide.items()}
 
 
-def _check_moment(values: Array, scale: Array | None, is_former: bool, has_sign: bool, p: Array, what: str) -> None:
+def _check_moment(
+    values: Array, scale: Array | None, is_former: bool, declared: declaration.State, p: Array, what: str
+) -> None:
     """Raises ValueError if the parameter cannot have this moment."""
     is_coded = values.dtype in _CODES
     is_complex = p.dtype.kind == "c"
@@ -234,7 +236,7 @@ def _check_moment(values: Array, scale: Array | None, is_former: bool, has_sign:
         not is_complex and (values.dtype == np.uint16 or is_coded)
     )
     is_packed = is_coded and not is_former and layout.form_of(values.shape, p.shape)
-    if (values.shape != p.shape and not is_packed) or not fits:
+    if (values.shape != declared.shape_in(p.shape) and not is_packed) or not fits:
         raise unfit(
             f"{what} is {values.dtype} of shape {values.shape}, but the parameter is {p.dtype} of shape {p.shape}"
         )
@@ -244,7 +246,7 @@ def _check_moment(values: Array, scale: Array | None, is_former: bool, has_sign:
             "the values without scales"
         )
     if is_coded:
-        if values.dtype != (code_dtype := np.dtype(np.int8 if has_sign else np.uint8)):
+        if values.dtype != (code_dtype := np.dtype(np.int8 if declared.signed else np.uint8)):
             raise unfit(f"{what} is {values.dtype}; as codes it would be {code_dtype}")
         shape = (former if is_former else layout).scale_shape(p.shape) if p.ndim else None
         if scale is None or scale.dtype != np.float32 or scale.shape != shape:

@@ -72,6 +72,11 @@ class _Tensors:
         return function(parts)
 
     @staticmethod
+    def piece_of(tensor: Array, piece: tuple[slice, ...]) -> Array:
+        """See ``adamas.step.record.Tensors.piece_of``."""
+        return tensor[piece]
+
+    @staticmethod
     def rows_of(gradient: Array) -> None:
         """None: arrays are dense."""
 

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from numbers import Real
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -23,7 +23,7 @@ Numbers = dict[str, Any]
 
 @dataclass(frozen=True)
 class State:
-    """A tensor that a rule keeps for each parameter, of the parameter's shape.
+    """A tensor that a rule keeps for each parameter, of the parameter's shape unless it is ``over`` something.
 
     Attributes:
         role: what the rule calls it.
@@ -36,6 +36,8 @@ class State:
         gain: the name of the rule's number that multiplies what is added to it; None if there is none.
         draw: the index of the random numbers that round it stochastically in 16 bits: each state of a rule has its own, and
             the weight has ``WEIGHT_DRAW``. If None, it is rounded to the nearest, as a maximum has to be.
+        over: what it has a number for, if that is not each element: each row or each column of the matrices that the last two
+            dimensions of the parameter are. It is stored in float32 (float64 for float64 weights).
     """
 
     role: str
@@ -44,6 +46,14 @@ class State:
     draw: int | None
     of: Literal["gradient", "square", "size", "maximum"] | None = None
     gain: str | None = None
+    over: Literal["rows", "columns"] | None = None
+
+    def shape_in(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Its shape for a parameter of this shape."""
+        if self.over is None or len(shape) < 2:
+            return tuple(shape)
+        *others, rows, columns = shape
+        return (*others, rows, 1) if self.over == "rows" else (*others, 1, columns)
 
     @property
     def code_draw(self) -> int | None:
@@ -161,6 +171,14 @@ class Rule(ABC):
         does."""
         return self
 
+    def for_shape(self, shape: Sequence[int]) -> Rule:
+        """The rule for a parameter of this shape: itself, unless the shape decides which states there are."""
+        return self
+
+    def shaped(self) -> Iterator[Rule]:
+        """The rules that ``for_shape`` can return."""
+        yield self
+
     def at(self, numbers: Numbers) -> Rule:
         """The rule for a step with these numbers: itself, unless it leaves out one of its parts in some steps."""
         return self
@@ -263,6 +281,91 @@ def maskable(rule: Rule) -> Masked:
 @cache
 def _with_base(rule: Masked, base: Rule) -> Masked:
     return replace(rule, base=base)
+
+
+@dataclass(frozen=True)
+class FactorableRule(OwnRule):
+    """A rule of one state, a mean square of the gradient, and of sums that do not depend on each other.
+
+    Of it, parameters of two or more dimensions keep the means of their rows and columns alone.
+    """
+
+    def for_shape(self, shape: Sequence[int]) -> Rule:
+        """See ``Rule.for_shape``."""
+        return factored(self) if len(shape) >= 2 else self
+
+    def shaped(self) -> Iterator[Rule]:
+        """See ``Rule.shaped``."""
+        yield self
+        yield factored(self)
+
+
+@dataclass(frozen=True)
+class FactoredRule(Rule):
+    """A rule with its mean square factored: the product of the means of rows and columns, divided by the mean of all
+    (Shazeer and Stern, 2018, arXiv:1804.04235, section 3).
+
+    The last two dimensions of a parameter are rows and columns; those before them number the matrices.
+
+    Attributes:
+        whole: the rule that keeps the mean square itself.
+    """
+
+    name: str
+    states: tuple[State, ...]
+    numbers: tuple[str, ...]
+    whole: Rule
+    sums: tuple[Sum, ...] = ()
+    is_cautious: bool = False
+
+    is_elementwise = False
+
+    def update(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
+        """See ``Rule.update``. The arrays have two or more dimensions."""
+        after = self.means(k, g * g, *states)
+        update, _ = self.whole.update(self.held(k), xp, p, g, self.product(k, xp, *after))
+        return update, *after
+
+    def from_sums(self, k: Any, f: Any) -> Numbers:
+        """See ``Rule.from_sums``."""
+        return self.whole.from_sums(k, f)
+
+    def means(self, k: Any, square: Array, rows: Array, columns: Array) -> tuple[Array, Array]:
+        """The new states, from the squares of the gradient."""
+        return self.averaged(k, square.mean(-1)[..., None], square.mean(-2)[..., None, :], rows, columns)
+
+    def averaged(self, k: Any, of_rows: Array, of_columns: Array, rows: Array, columns: Array) -> tuple[Array, Array]:
+        """The new states, from the means of the squares of the gradient over the rows and columns."""
+        (state,), numbers = self.whole.states, vars(k)
+        decay, gain = numbers[str(state.decay)], numbers[str(state.gain)]
+        return decay * rows + gain * of_rows, decay * columns + gain * of_columns
+
+    def product(self, k: Any, xp: Any, rows: Array, columns: Array) -> Array:
+        """The mean square of each element."""
+        return rows * self.shares(k, xp, rows, columns)
+
+    def shares(self, k: Any, xp: Any, rows: Array, columns: Array) -> Array:
+        """What the mean square of a row is multiplied by in each column."""
+        mean = rows.mean(-2)[..., None, :]
+        return columns / xp.where(mean < k.eps, k.eps, mean)
+
+    def held(self, k: Any) -> SimpleNamespace:
+        """The numbers with which ``whole`` takes the mean square as it is."""
+        (state,) = self.whole.states
+        return SimpleNamespace(**{**vars(k), str(state.decay): 1.0, str(state.gain): 0.0})
+
+    def term(self, term: Callable[..., Array], k: Any, xp: Any, p: Array, g: Array, *states: Array) -> Array:
+        """A sum's ``term`` of ``whole``."""
+        return term(self.held(k), xp, p, g, self.product(k, xp, *self.means(k, g * g, *states)))
+
+
+@cache
+def factored(whole: FactorableRule) -> FactoredRule:
+    """The rule with its mean square factored."""
+    (state,) = whole.states
+    rows, columns = (replace(state, role=f"{state.role} {over}", draw=None, over=over) for over in ("rows", "columns"))
+    rule = FactoredRule(f"factored {whole.name}", (rows, columns), whole.numbers, whole, is_cautious=whole.is_cautious)
+    return replace(rule, sums=tuple(replace(one, term=partial(rule.term, one.term)) for one in whole.sums))
 
 
 class MatrixRule(Rule):
@@ -555,7 +658,7 @@ class Member:
     @cached_property
     def states(self) -> dict[str, State]:
         """All tensors that it may keep under any options, by their names in the state."""
-        found = {self.names[state.role]: state for rule in self._rules.values() for state in rule.states}
+        found = {self.names[state.role]: state for rule in self._shaped for state in rule.states}
         return {name: found[name] for name in self.names.values()}
 
     @cached_property
@@ -576,18 +679,24 @@ class Member:
             for values in itertools.product((False, True), repeat=len(names))
         }
 
-    def rule(self, hyper: Hypers) -> Rule:
-        """The rule for these hyperparameters."""
-        rule = self._rules[tuple([bool(hyper[name]) for name in self._structural])].given(hyper)
+    @property
+    def _shaped(self) -> Iterator[Rule]:
+        """The rules for parameters of any shape."""
+        return (shaped for rule in self._rules.values() for shaped in rule.shaped())
+
+    def rule(self, hyper: Hypers, shape: Sequence[int] = ()) -> Rule:
+        """The rule for these hyperparameters, and for a parameter of this shape."""
+        rule = self._rules[tuple([bool(hyper[name]) for name in self._structural])].given(hyper).for_shape(shape)
         return with_caution(rule, hyper.get("decay") == "cautious" and has_decay(hyper), hyper.get("cautious", False))
 
     def rules(self) -> list[Rule]:
         """All rules that its steps can follow, each once."""
-        return list(dict.fromkeys(rule for one in self._rules.values() for rule in one.variants()))
+        return list(dict.fromkeys(rule for one in self._shaped for rule in one.variants()))
 
-    def state_names(self, hyper: Hypers) -> tuple[str, ...]:
-        """The names of the tensors that it keeps with these hyperparameters, in the order of the rule's states."""
-        return tuple([self.names[state.role] for state in self.rule(hyper).states])
+    def state_names(self, hyper: Hypers, shape: Sequence[int] = ()) -> tuple[str, ...]:
+        """The names of the tensors that it keeps with these hyperparameters for a parameter of this shape, in the order of the
+        rule's states."""
+        return tuple([self.names[state.role] for state in self.rule(hyper, shape).states])
 
     def grids_of(self, name: str) -> tuple[str | None, bool]:
         """The name of the state that a state takes its 8-bit grids from, and whether it makes choices of its own.
@@ -595,7 +704,7 @@ class Member:
         They are the same in all of its rules; see ``Rule.second_of`` and ``Rule.counts``.
         """
         state = self.states[name]
-        rule = next(rule for rule in self._rules.values() if state in rule.states)
+        rule = next(rule for rule in self._shaped if state in rule.states)
         second = rule.second_of(state)
         return None if second is None else self.names[rule.states[second].role], rule.counts(state)
 

@@ -87,7 +87,10 @@ def _checked(member: Member, h: Hyperparameter, value: Any, terms: Terms) -> Any
         if not _is_many(value, terms) or len(value) != count:
             words = "a pair" if count == 2 else f"{count} numbers"
             raise ValueError(f"{name} must be {words}, such as {h.default}, not {shown(value)}")
-        return tuple(_number(member, h, share, terms, i) for i, share in enumerate(value))
+        return tuple(
+            share if share is None is default else _number(member, h, share, terms, i)
+            for i, (share, default) in enumerate(zip(value, h.default, strict=True))
+        )
     elif isinstance(h, Limit):
         value = value.item() if isinstance(value, np.generic) else value
         if not _is_limit(value):

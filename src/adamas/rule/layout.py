@@ -135,17 +135,17 @@ def slots(
     """
     has_sign = signs(member)
     is_complex = dtype.startswith("complex")
-    for name in member.state_names(hyper):
-        wanted = format_of(hyper["state"], name)
+    for name in member.state_names(hyper, shape):
+        wanted, own = format_of(hyper["state"], name), member.states[name].shape_in(shape)
         if is_complex:
-            yield Slot(name, dtype, tuple(shape))
+            yield Slot(name, dtype, own)
         elif wanted == "bfloat16":
             yield Slot(name, "bfloat16", tuple(shape))
         elif wanted in WIDTHS and has_blocks(shape if whole is None else whole):
             codes = "int8" if has_sign[name] else "uint8"
             yield Slot(name, codes, codes_shape(shape, WIDTHS[wanted]), scale_shape(shape))
         else:
-            yield Slot(name, "float64" if dtype in _WIDE else "float32", tuple(shape))
+            yield Slot(name, "float64" if dtype in _WIDE else "float32", own)
 
 
 class Part(NamedTuple):

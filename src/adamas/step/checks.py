@@ -80,7 +80,7 @@ class _Checks:
         if is_coded and (not self._weight.shape or self._weight.is_complex):
             self._refuse("is in codes, which the parameter cannot have")
         form = layout.form_of(view.shape, self._weight.shape) if is_coded else ""
-        if not form and not self._has_shape_of_weight(view):
+        if not form and not self._has_shape_of_weight(view, state):
             self._refuse(_OTHER_SHAPE)
         if view.dtype not in (*_REAL, *_COMPLEX, "int8" if state.signed else "uint8"):
             self._refuse("has a dtype that it cannot have")
@@ -115,8 +115,10 @@ class _Checks:
             self._refuse(f"is on the device {view.device}, and has to be on {device}")
         return view
 
-    def _has_shape_of_weight(self, view: TensorView) -> bool:
-        return view.shape == self._weight.shape and view.is_complex == self._weight.is_complex
+    def _has_shape_of_weight(self, view: TensorView, state: State | None = None) -> bool:
+        """Whether a tensor has the shape of the weight or, if it is a state, the shape that this one has there."""
+        shape = self._weight.shape if state is None else state.shape_in(self._weight.shape)
+        return view.shape == shape and view.is_complex == self._weight.is_complex
 
     def _refuse_shared_memory(self, view: TensorView) -> None:
         if view.overlaps_itself():

@@ -50,10 +50,15 @@ class GroupSpec(NamedTuple):
 
 
 def spec_of(
-    member: Member, group: Mapping[str, Any], tensors: Tensors, scalar_names: Iterable[str], counts_on: Any = None
+    member: Member,
+    group: Mapping[str, Any],
+    tensors: Tensors,
+    scalar_names: Iterable[str],
+    counts_on: Any = None,
+    shape: Sequence[int] = (),
 ) -> GroupSpec:
-    """The ``GroupSpec`` of a group with these hyperparameters."""
-    rule, names = member.rule(group), member.state_names(group)
+    """The ``GroupSpec`` of a group with these hyperparameters, for parameters of this shape."""
+    rule, names = member.rule(group, shape), member.state_names(group, shape)
     return GroupSpec(
         member, group, rule, has_penalty(group), group["weights"], names, tuple(scalar_names), tensors, counts_on
     )
@@ -77,7 +82,13 @@ def hyperparameters(member: Member, group: Mapping[str, Any], formulas: Any = No
             continue
         f, value = formulas if h.may_be_scheduled else None, group[name]
         if isinstance(h, Several):
-            found[name] = tuple([_number(f"{name}[{i}]", share, f) for i, share in enumerate(value)])
+            numbers = zip(value, h.default, strict=True)
+            found[name] = tuple(
+                [
+                    share if share is None is default else _number(f"{name}[{i}]", share, f)
+                    for i, (share, default) in enumerate(numbers)
+                ]
+            )
         elif value is not None or h.default is not None:
             found[name] = _number(name, value, f)
     return found

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from ..rule.declaration import Member, undecayed
+from ..rule.declaration import FactoredRule, MatrixRule, Member, Rule, undecayed
 from . import arrays
 from .devices import executor_of
 from .divided import DividedExecutor
 from .engine import EngineExecutor, apply, refuse_shared_memory
-from .executor import DeviceExecutor, Executor, hyperparameters, spec_of
+from .executor import DeviceExecutor, Executor, GroupSpec, hyperparameters, spec_of
+from .factored_executor import FactoredExecutor
 from .matrix_executor import MatrixExecutor
-from .record import Advance, Change, Record, Scalars, Tensor, Tensors, check_place
+from .record import Advance, Change, Record, Scalars, Tensor, Tensors, check_place, whole_shape
 
 _NO_SCALARS: tuple[str, ...] = ()
 
@@ -57,17 +58,23 @@ class GroupPlan:
         kind_of = partial(executor_of, tensors, rule=self._spec.rule) if kind_of is None else kind_of
         for record in self.records:
             check_place(tensors, member, group, record.weight, record.place, record.name, record.is_divided)
-        shares: dict[tuple[type[Executor], bool, bool, Any], list[int]] = {}
+        specs: dict[Rule, GroupSpec] = {}
+        shares: dict[tuple[type[Executor], Rule, bool, bool, Any], list[int]] = {}
         for i, record in enumerate(self.records):
+            rule = member.rule(group, shape := whole_shape(tensors, record.weight, record.place))
+            if rule not in specs:
+                specs[rule] = spec_of(member, group, tensors, names, counts_on, shape)
             kind, where = DividedExecutor if record.is_divided else kind_of(record.weight), None
-            if not self._spec.rule.is_elementwise:
+            if isinstance(rule, FactoredRule):
+                kind = FactoredExecutor
+            elif isinstance(rule, MatrixRule):
                 # Of those on other processes, other records may count: each place has executors of its own, in the same order.
                 kind, where = MatrixExecutor, tensors.wholes_of(record.weight).where
-            shares.setdefault((kind, record.is_decayed, record.is_counted, where), []).append(i)
+            shares.setdefault((kind, rule, record.is_decayed, record.is_counted, where), []).append(i)
         self.executors: list[Executor] = []
         self._shares: list[tuple[Executor, list[int] | None, bool]] = []
-        for (kind, is_decayed, *_), indices in shares.items():
-            executor = kind(self._spec, [self.records[i] for i in indices], is_decayed)
+        for (kind, rule, is_decayed, *_), indices in shares.items():
+            executor = kind(specs[rule], [self.records[i] for i in indices], is_decayed)
             self.executors.append(executor)
             self._shares.append((executor, None if len(shares) == 1 else indices, is_decayed))
         self._has_device = any(isinstance(executor, DeviceExecutor) for executor in self.executors)

@@ -199,6 +199,9 @@ class Tensors(Protocol):
             function: returns a tensor of the same shape for each.
         """
 
+    def piece_of(self, tensor: Tensor, piece: tuple[slice, ...]) -> Tensor:
+        """A piece of the part of a tensor that this process has, in the same memory; there may be more dimensions."""
+
     def check_gradient(self, gradient: Tensor, name: str, member: Member) -> None:
         """Raises if the gradient is of an unsupported kind, such as a sparse tensor where no rows are stepped.
 
@@ -263,6 +266,11 @@ class Tensors(Protocol):
 
     def gradient_array(self, gradient: Tensor) -> Any:
         """A gradient as an array of real numbers of the namespace."""
+
+
+def whole_shape(tensors: Tensors, weight: Tensor, place: Place | None) -> tuple[int, ...]:
+    """The shape of the whole of a weight that lies at this place."""
+    return tensors.shape_of(weight) if place is None else place.shape
 
 
 def slots_of(

@@ -195,8 +195,9 @@ def check_group(index: int, group: dict[str, Any], check: Callable[[dict[str, An
         if not _is_number(base):
             raise ValueError(f"base_lr must be a nonnegative number, not {shown(base)}")
         check(group)
-        for name in group.keys() & {"betas", "ns_coefficients"}:
-            group[name] = tuple(group[name])  # torch.distributed.checkpoint makes a list of it
+        for name in group.keys() & {"betas", "eps", "ns_coefficients"}:
+            if isinstance(group[name], list):  # torch.distributed.checkpoint makes one of a tuple
+                group[name] = tuple(group[name])
 
 
 @contextmanager

@@ -7,7 +7,7 @@ since steps take both. Anything else is converted, rounded to the nearest.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..rule import bounds, former, layout
-from ..rule.declaration import Member
+from ..rule.declaration import MatrixRule, Member, State
 from ..rule.hyperparameters import shown
 from ..rule.layout import Slot
 from ..rule.members import MEMBERS
@@ -72,7 +72,7 @@ def loaded(
             continue
         what = f"{moment!r} of parameter {name}"
         scales[moment] = scale_of(saved.state, moment, what)
-        _check_moment(value, *scales[moment], code_dtype, p, what)
+        _check_moment(value, *scales[moment], code_dtype, p, what, member.states[moment])
         values[moment] = value
     mended = _mended(member, hypers, name, state, values, saved.formats)
     exact: dict[str, Tensor] = {}
@@ -98,7 +98,7 @@ def loaded(
             before, after = values[moment], state[moment]
             saved_as = saved.formats.get(moment, _format_name(before, p))
             conversions.append(Conversion(moment, saved_as, _format_name(after, p)))
-    _check_complete(member, group, name, state, optimizer)
+    _check_complete(member, group, weight.shape, name, state, optimizer)
     layout.encode(torch, member, exact, state)
     return Loaded(weight, name, state, conversions, {moment: found.elements for moment, found in mended.items()})
 
@@ -219,14 +219,17 @@ def check_step(saved: Any, what: str) -> None:
         raise unfit(f"'step' of parameter {what} must be finite and nonnegative, not {step}")
 
 
-def _check_moment(value: Any, scale: Any, is_former: bool, code_dtype: torch.dtype, p: Tensor, what: str) -> None:
+def _check_moment(
+    value: Any, scale: Any, is_former: bool, code_dtype: torch.dtype, p: Tensor, what: str, state: State
+) -> None:
     """Raises ValueError if the parameter cannot have this moment."""
     if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta):
         kind = "on the meta device" if value.is_meta else str(value.layout).removeprefix("torch.")
         raise unfit(f"{what} is {kind}; it must be a dense tensor")
     is_coded = isinstance(value, Tensor) and storage.is_coded(value)
     is_packed = is_coded and not is_former and layout.form_of(value.shape, p.shape)
-    if not isinstance(value, Tensor) or (value.shape != p.shape and not is_packed):
+    has_shape = isinstance(value, Tensor) and value.shape == state.shape_in(p.shape)
+    if not isinstance(value, Tensor) or not (has_shape or is_packed):
         raise unfit(
             f"{what} is {_described(value)}, and the parameter has shape {tuple(p.shape)}. Were the parameters given in "
             "another order? With names (optimizer(model.named_parameters())) order does not matter"
@@ -255,16 +258,23 @@ def _check_moment(value: Any, scale: Any, is_former: bool, code_dtype: torch.dty
         raise unfit(f"{error}{_REMEDY}") from error
 
 
-def _check_complete(member: Member, group: Mapping[str, Any], name: str, state: dict[str, Any], optimizer: str) -> None:
+def _check_complete(
+    member: Member,
+    group: Mapping[str, Any],
+    shape: Sequence[int],
+    name: str,
+    state: dict[str, Any],
+    optimizer: str,
+) -> None:
     """Raises ValueError if the state lacks what a step cannot create. Adds the step count, which SGD and Muon of torch.optim
     lack."""
     if not state:
         return
-    if member.base == "SGD" or not member.rule(group).is_elementwise:
+    if member.base == "SGD" or isinstance(member.rule(group), MatrixRule):
         # They have a buffer only after the first step.
         state.setdefault("step", torch.tensor(1.0, dtype=torch.float64, device="cpu"))
     counts = list(member.scalar_names)
-    moments = member.state_names(group)
+    moments = member.state_names(group, shape)
     needed = [*counts, *(moment for moment in moments if moment in member.denominators)]
     entries = state.keys() - {*counts, layout.LOW_BITS}  # the member's may be those of another of its rules
     is_another = (entries - {*member.states}) & _MOMENTS or (moments and entries and entries.isdisjoint(moments))

@@ -48,11 +48,12 @@ def warm_up(optimizer: Optimizer) -> None:
         )
     names = {p: name for name, p in optimizer._named_parameters()}
     for group in optimizer.param_groups:
-        spec = spec_of(optimizer._member, group, TENSORS, optimizer._member.scalar_names)
         for i, p in enumerate(group["params"]):
             if is_lazy(p):
                 raise ValueError(f"parameter {names[p]} is lazy and has no shape yet: run the model once, then warm up")
-            if p.requires_grad and is_here(p) and edges_of(spec.member, group, i) is None:
+            member = optimizer._member
+            if p.requires_grad and is_here(p) and edges_of(member, group, i) is None:
+                spec = spec_of(member, group, TENSORS, member.scalar_names, shape=p.shape)
                 record = Record(p, dict(optimizer.state.get(p, {})), names[p], 0, place_in(group, i))
                 _warm_up(spec, record, optimizer._is_measured(), optimizer._will_decide_there(), optimizer._watched())
 
@@ -63,7 +64,7 @@ def _warm_up(spec: GroupSpec, record: Record, is_measured: bool, is_decided: boo
     The record has a copy of its state, which is completed. ``is_decided`` and ``watched``: see ``GpuExecutor.warm_up``.
     """
     executor = compiled_executor_of(TENSORS, record.weight)
-    if executor is None:
+    if executor is None or not spec.rule.is_elementwise:
         return
     p, place = record.weight, record.place
     check_place(TENSORS, spec.member, spec.group, p, place, record.name)

@@ -530,7 +530,6 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         """
         params, names, peers = list(group["params"]), parameter_names(group, first), self._peers
         scalars, is_alone = self._member.scalar_names, peers is None
-        needed = {*scalars, *self._member.state_names(group)}
         records: list[Record] = []
         bare: list[Tensor] = []
         all_divided: list[exchange.Divided] = []
@@ -545,7 +544,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             state = self.state.get(p)
             is_offloaded = self._is_offloaded(group, p)
             if is_offloaded:
-                refuse_offload(p, names[i], self._member.rule(group))
+                refuse_offload(p, names[i], self._member.rule(group, p.shape))
             divided = exchange.divided(self._member, group, i, names[i])
             if divided is not None:
                 all_divided.append(divided)
@@ -561,6 +560,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 record = Record(p, state, names[i], key, place, is_flat=is_flat(p), position=first + i)
                 is_counted = peers is None or peers.counts(p)
                 records.append(record._replace(is_counted=is_counted, is_divided=divided is not None))
+            needed = {*scalars, *self._member.state_names(group, p.shape)}
             is_split = layout.is_split(group, storage.dtype_name(p.dtype))
             if state is None or not needed <= state.keys() or (is_split and LOW_BITS not in state):
                 bare.append(p)
@@ -591,8 +591,11 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def _exchanges_parts(self) -> bool:
         """Whether processes exchange something in a step: blocks of codes, or parts of matrices."""
-        of_matrices = [group for group in self.param_groups if not self._member.rule(group).is_elementwise]
-        if any(is_cut(p) for group in of_matrices for p in group["params"]):
+        if any(
+            is_cut(p) and not self._member.rule(group, p.shape).is_elementwise
+            for group in self.param_groups
+            for p in group["params"]
+        ):
             return True
         if self._plans is not None:
             return any(plan.basis.divided for plan in self._plans)

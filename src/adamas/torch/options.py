@@ -62,7 +62,7 @@ class _PyTorchTerms(Terms):
         """See ``Terms.refusal``."""
         if not isinstance(value, Real):
             return TypeError(f"{name} must be a number, not {shown(value)}")
-        if index is not None:
+        if index is not None and h.name == "betas":
             return ValueError(f"Invalid beta parameter at index {index}: {value}")
         words = {"lr": "learning rate", "eps": "epsilon value"}
         return ValueError(f"Invalid {words.get(name, f'{name} value')}: {value}")

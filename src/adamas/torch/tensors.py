@@ -94,6 +94,11 @@ class Tensors:
     results_of = staticmethod(whole.results_of)
 
     @staticmethod
+    def piece_of(tensor: Tensor, piece: tuple[slice, ...]) -> Tensor:
+        """See ``adamas.step.record.Tensors.piece_of``."""
+        return local_of(tensor).detach()[piece]
+
+    @staticmethod
     def check_gradient(gradient: Tensor, name: str, member: Member) -> None:
         """Refuses sparse gradients, and tensors that have their values in other tensors."""
         if gradient.layout != torch.strided:

@@ -207,6 +207,8 @@ def test_what_is_no_matrix_is_refused() -> None:
         at.Muon([("a", nn.Parameter(torch.zeros(3, 3))), ("b", nn.Parameter(torch.zeros(3)))])
     with pytest.raises(ValueError, match=r"parameter 0 is complex.*use_muon=False"):
         at.Muon([nn.Parameter(torch.zeros(3, 3, dtype=torch.complex64))])
+    with pytest.raises(TypeError, match="can only optimize Tensors"):
+        at.Muon([3.0])  # type: ignore[list-item]
     optimizer = at.Muon(matrices())
     with pytest.raises(ValueError, match="use_muon=False"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(3))]})
@@ -413,6 +415,19 @@ def test_released_steps_are_the_same() -> None:
         return [p.detach() for p in model.parameters()]
 
     assert distance(ends(at.release), ends(lambda optimizer: None)) < 1e-6
+
+
+def test_a_refused_group_leaves_nothing_in_a_released_optimizer() -> None:
+    model, vector = network(), nn.Parameter(torch.zeros(3))
+    optimizer = at.Muon(model)
+    handle = at.release(optimizer)
+    with pytest.raises(ValueError, match="use_muon=False"):
+        optimizer.add_param_group({"params": [("vector", vector)]})
+    (model(torch.arange(11)).sum() + vector.sum()).backward()
+    optimizer.step()
+    assert len(optimizer.param_groups) == 3
+    assert torch.equal(vector, torch.zeros(3))
+    del handle
 
 
 def test_the_memory_is_known_before() -> None:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT
 
 from ..step.matrix_executor import check_matrix
 from .groups import matrix_groups
-from .optimizer import Optimizer, given_names
+from .optimizer import Optimizer
 from .options import is_flat
 from .storage import dtype_name
 
@@ -35,27 +35,11 @@ class MatrixOptimizer(Optimizer):
                 print(f"{type(self).__name__} with adjust_lr_fn={arguments['adjust_lr_fn']!r}:\n{groups.outline}")
         super().__init__(params, arguments, options)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a parameter group: see ``adamas.torch.Optimizer.add_param_group``.
-
-        Raises:
-            ValueError: a parameter of a group with ``use_muon=True`` is no matrix of real numbers.
-        """
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        try:
-            self._check_matrices(group)
-        except ValueError:
-            del self.param_groups[-1], self._schedules[-1]
-            raise
-
-    def _check_matrices(self, group: dict[str, Any]) -> None:
-        names = given_names(group) or range(len(group["params"]))
-        if not group["use_muon"]:
-            return
-        for name, p in zip(names, group["params"], strict=True):
-            if not is_lazy(p):
-                check_matrix(self._member, p.shape, dtype_name(p.dtype), repr(name), is_flat(p))
+    def _check_parameter(self, parameter: Any, name: str, group: Mapping[str, Any]) -> None:
+        """See ``Optimizer._check_parameter``."""
+        super()._check_parameter(parameter, name, group)
+        if group["use_muon"] and isinstance(parameter, Tensor) and not is_lazy(parameter):
+            check_matrix(self._member, parameter.shape, dtype_name(parameter.dtype), name, is_flat(parameter))
 
 
 def _is_among_others() -> bool:

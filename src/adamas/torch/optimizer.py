@@ -205,7 +205,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 if name in param_group:
                     raise ValueError(f"{name} is of the whole optimizer, not of a parameter group")
             for i, (name, parameter) in enumerate(named):
-                check_parameter(parameter, repr(name), group, self._peers is None)
+                self._check_parameter(parameter, repr(name), group)
                 if group["rows"] is not None and group["rows"][i] is not None and is_distributed(parameter):
                     raise ValueError(
                         f"rows of parameter {name!r}: it is a DTensor, which tells itself where its rows lie; give None"
@@ -231,6 +231,10 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             except RuntimeError:
                 del self.param_groups[-1], self._schedules[-1]
                 raise
+
+    def _check_parameter(self, parameter: Any, name: str, group: Mapping[str, Any]) -> None:
+        """Raises if a parameter cannot be optimized with the hyperparameters of a group, to which it is about to be added."""
+        check_parameter(parameter, name, group, self._peers is None)
 
     @staticmethod
     def _refuse_twice(params: list[Any]) -> None:

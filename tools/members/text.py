@@ -47,7 +47,7 @@ def in_order(members: Iterable[Member], adapter: str = "torch") -> list[Member]:
     found = [
         (len(member.rule({h.name: h.default for h in member.hyperparameters}).states), member)
         for member in members
-        if not member.only or adapter in member.only
+        if adapter not in member.absent
     ]
     return [member for _, member in sorted(found, key=lambda pair: pair[0])]
 

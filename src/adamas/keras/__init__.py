@@ -5,7 +5,10 @@
 >>> model.compile(adamas.keras.AdamW(1e-3, weight_decay=0.01), loss="mse")
 """
 
+from typing import TYPE_CHECKING
+
 from ..extras import needs
+from ..rule.absent import missing_from
 
 with needs("keras"):
     from ..lr_finding import LRFinding, LRFindingError
@@ -24,3 +27,6 @@ __all__ = [
     "find_lr",
     *members.__all__,
 ]
+
+if not TYPE_CHECKING:  # type checkers would take any name
+    __getattr__ = missing_from("keras")

@@ -5,7 +5,10 @@
 >>> state = tx.init({"w": jnp.ones(3)})
 """
 
+from typing import TYPE_CHECKING
+
 from ..extras import needs
+from ..rule.absent import missing_from
 
 with needs("jax"):
     from . import members
@@ -17,3 +20,6 @@ __all__ = [
     "apply_updates",
     *members.__all__,
 ]
+
+if not TYPE_CHECKING:  # type checkers would take any name
+    __getattr__ = missing_from("optax")

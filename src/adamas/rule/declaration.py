@@ -631,7 +631,7 @@ class Member:
         heading: the heading of its section in ``docs/members.md``, if that is not its name.
         page: the text of that section in Markdown: what the member is for, and its sources.
         presets: see ``Preset``.
-        only: the adapters that have it; all of them if empty.
+        absent: the adapters that do not have it, each with the reason and what would work in its place.
         no_mask: why its update cannot be masked (``cautious=True``), if it cannot.
     """
 
@@ -652,7 +652,7 @@ class Member:
     heading: str = ""
     page: str = ""
     presets: tuple[Preset, ...] = ()
-    only: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
     no_mask: str = ""
 
     @cached_property

@@ -11,7 +11,10 @@ them by name. They work wherever SciPy takes a callable method, including ``basi
 arithmetic is that of ``adamas.rule`` over NumPy in float64. Imports NumPy and SciPy.
 """
 
+from typing import TYPE_CHECKING
+
 from ..extras import needs
+from ..rule.absent import missing_from
 
 with needs("scipy"):
     from . import methods
@@ -26,3 +29,6 @@ __all__ = [
     "minimize_stochastic",
     *methods.__all__,
 ]
+
+if not TYPE_CHECKING:  # type checkers would take any name
+    __getattr__ = missing_from("scipy")

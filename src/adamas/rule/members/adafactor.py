@@ -131,7 +131,13 @@ ADAFACTOR = Member(
     numbers=_numbers,
     names={"second": "variance", "second rows": "row_var", "second columns": "col_var"},
     conflict=_conflict,
-    only=("torch", "numpy"),
+    absent={
+        "keras": "it keeps the means of rows and columns, and the state of adamas.keras has the shapes of the weights: use "
+        "keras.optimizers.Adafactor, or adamas.torch.Adafactor in a loop of PyTorch",
+        "optax": "it keeps the means of rows and columns, and the state of adamas.optax has the shapes of the parameters: use "
+        "optax.adafactor",
+        "scipy": "x is a vector, for which it keeps as much as RMSprop: use adamas.scipy.rmsprop",
+    },
     no_mask="its update has the signs of the gradient, so that nothing would be left out",
     notes=(
         "with λ for ``weight_decay`` and τ for ``beta2_decay``. The last two dimensions of a parameter are rows and columns; "

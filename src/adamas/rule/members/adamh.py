@@ -78,7 +78,7 @@ others = [p for p in model.parameters() if p.ndim < 2]
 adamas.torch.AdamH([{"params": matrices}, {"params": others, "keep_norm": False, "lr": 6e-4}], lr=0.02)
 ```
 """,
-    only=("torch", "numpy", "keras", "optax"),
+    absent={"scipy": "it keeps the norm of x, so it does not converge to a minimum: use adamas.scipy.adam"},
     no_mask="it keeps the norms of weights, which an update without some of its elements changes",
 )
 MEMBERS = (ADAMH,)

@@ -149,7 +149,13 @@ MUON = Member(
     make_rule=lambda hyper: MuonRule() if hyper["use_muon"] else _ADAMW,
     numbers=_numbers,
     names={"momentum": "momentum_buffer", "first": "exp_avg", "second": "exp_avg_sq"},
-    only=("torch", "numpy"),
+    absent={
+        "keras": "its steps multiply whole matrices, and those of adamas.keras do not: use keras.optimizers.Muon, or "
+        "adamas.torch.Muon in a loop of PyTorch",
+        "optax": "its steps multiply whole matrices, and those of adamas.optax do not: use optax.contrib.muon",
+        "scipy": "x is a vector, and it orthogonalizes matrices: use adamas.numpy.Muon in a loop of your own, or "
+        "adamas.scipy.adamw",
+    },
     no_mask='its updates have singular values near 1, which a matrix without some of its elements has not; decay="cautious" '
     "masks only the weight decay",
     notes=(

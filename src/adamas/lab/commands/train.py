@@ -30,7 +30,7 @@ from adamas.lab.inputs import InputError
 from adamas.lab.tasks import TASKS
 from adamas.lab.train.config import gather
 from adamas.lab.train.named_schedules import SCHEDULES
-from adamas.lab.train.optimizers import ADAMAS, OPTIMIZERS, having, penalizing
+from adamas.lab.train.optimizers import ADAMAS, OPTIMIZERS, decaying, having
 from adamas.lab.train.options import MOST_SEED, Options
 from adamas.lab.train.records import DivergedError, RankLostError, Summary
 
@@ -69,7 +69,8 @@ def train(
     weight_decay: Annotated[
         float | None,
         typer.Option(
-            help=f"Weight decay: part of the gradient (L2) in {', '.join(penalizing())}, decoupled in others."
+            help=f"Weight decay: part of the gradient (L2) in {', '.join(decaying('l2'))}; part of the update in "
+            f"{', '.join(decaying('update'))}; decoupled in others."
         ),
     ] = None,
     schedule: Annotated[

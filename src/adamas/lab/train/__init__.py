@@ -89,7 +89,8 @@ def fit(
             (``adamas.torch.find_lr``).
         betas: decay rates of the two moments, each from 0 up to but not including 1.
         eps: added to the denominator.
-        weight_decay: a penalty on the gradient (L2) in those that ``torch.optim`` has, decoupled in adamw and in the others.
+        weight_decay: a penalty on the gradient (L2), part of the update, or decoupled: by the default of the optimizer's
+            ``decay``.
         schedule: how the learning rate changes, by default not at all: a key of
             ``adamas.lab.train.named_schedules.SCHEDULES``, stretched over the planned epochs; or a schedule, or one as text,
             in optimizer steps. A factor is multiplied by ``lr``; a rate replaces it.

@@ -219,8 +219,8 @@ def having(option: str) -> Iterable[str]:
     return (name for name, spec in OPTIMIZERS.items() if option in spec.options)
 
 
-def penalizing() -> Iterable[str]:
-    """The names of the family's members whose weight decay is a penalty on the gradient unless ``decay`` says otherwise."""
+def decaying(kind: str) -> Iterable[str]:
+    """The names of the family's members whose weight decay is of this kind unless ``decay`` says otherwise."""
     for name, spec in OPTIMIZERS.items():
-        if defaults(MEMBERS[spec.class_name], "torch")["decay"] == "l2":
+        if defaults(MEMBERS[spec.class_name], "torch")["decay"] == kind:
             yield name

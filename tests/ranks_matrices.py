@@ -56,6 +56,21 @@ def ends_as_one_process(model: Any, optimizer: at.Muon) -> None:
 
 
 @check
+def stacks_end_as_on_one_process(rank: int) -> None:
+    here = DeviceMesh("cpu", list(range(dist.get_world_size())))
+    begin = torch.randn(6, 8, 16, generator=torch.Generator().manual_seed(0))
+    for placement in (Shard(0), Shard(1), Shard(2), Replicate()):
+        p, q = torch.nn.Parameter(distribute_tensor(begin, here, [placement])), torch.nn.Parameter(begin.clone())
+        ours, alone = (at.Muon([x], lr=0.1, stacks=True) for x in (p, q))
+        for i in range(2):
+            q.grad = torch.randn(begin.shape, generator=torch.Generator().manual_seed(1 + i))
+            p.grad = distribute_tensor(q.grad, here, [placement])
+            ours.step()
+            alone.step()
+        assert torch.allclose(whole(p.detach()), q, rtol=1e-4, atol=1e-5), placement
+
+
+@check
 def each_matrix_is_orthogonalized_by_one_process(rank: int) -> None:
     made = torch.zeros(())
 

@@ -483,3 +483,48 @@ def test_a_stack_of_matrices_is_no_matrix() -> None:
     matrices, others, _ = at.matrix_groups(model)
     assert [name for name, _ in matrices["params"]] == ["0.weight", "1.weight"]
     assert [name for name, _ in others["params"]] == ["experts", "2.weight"]
+
+
+@pytest.mark.parametrize("adjust", ["original", "match_rms_adamw"])
+@pytest.mark.parametrize("most", [1, 2 * 8 * 16, 1 << 20])
+def test_each_matrix_of_a_stack_is_orthogonalized(adjust: Any, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrix_executor, "_MOST_ON_CPU", most)
+    shapes = [(5, 8, 16), (5, 8, 16), (2, 3, 20, 4)]
+    stacks = matrices(shapes)
+    apart = [[nn.Parameter(x.clone()) for x in p.detach().reshape(-1, *p.shape[-2:])] for p in stacks]
+    ours = at.Muon(stacks, lr=0.02, stacks=True, adjust_lr_fn=adjust, max_grad_norm=1.0)
+    theirs = at.Muon([p for some in apart for p in some], lr=0.02, adjust_lr_fn=adjust, max_grad_norm=1.0)
+    arrays = [p.detach().numpy().copy() for p in stacks]
+    others = an.Muon(arrays, lr=0.02, stacks=True, adjust_lr_fn=adjust, max_grad_norm=1.0)
+    for i in range(5):
+        give_gradients(stacks, i)
+        for p, some in zip(stacks, apart, strict=True):
+            assert p.grad is not None
+            for one, g in zip(some, p.grad.reshape(-1, *p.shape[-2:]), strict=True):
+                one.grad = g.clone()
+        others.step([p.grad.numpy() for p in stacks if p.grad is not None])
+        ours.step()
+        theirs.step()
+    found = [p.detach() for p in stacks]
+    expected = [torch.stack([p.detach() for p in some]) for some in apart]
+    assert distance([p.reshape(x.shape) for p, x in zip(found, expected, strict=True)], expected) < 1e-6
+    assert distance([torch.from_numpy(x) for x in arrays], found) < 1e-6
+
+
+def test_a_model_with_stacks() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.Linear(8, 2))
+    model.experts = nn.Parameter(torch.ones(4, 8, 8))
+    optimizer = at.Muon(model, stacks=True)
+    assert [(group["param_names"], group["use_muon"], group["stacks"]) for group in optimizer.param_groups] == [
+        (["0.weight", "1.weight"], True, False),
+        (["experts"], True, True),
+        (["2.weight"], False, False),
+        (["0.bias", "1.bias", "2.bias"], False, False),
+    ]
+    before = model.experts.detach().clone()
+    model.experts.grad = torch.eye(8).repeat(4, 1, 1)
+    optimizer.step()
+    moved = before * (1 - 1e-3 * 0.1) - model.experts.detach()
+    values = torch.linalg.svdvals(moved) / (1e-3 * 0.2 * 8**0.5)
+    assert float(values.min()) > 0.6
+    assert float(values.max()) < 1.3

@@ -288,7 +288,8 @@ class Muon(Optimizer):
         p_t &= (1 - \eta \lambda) p_{t-1} - \eta \, \gamma \operatorname{orthogonalize}(d_t)
 
     with λ for ``weight_decay``; γ is ``adjust_lr_fn``. A parameter of more than two dimensions, as of a convolution, is
-    the matrix that the flattened dimensions after the first make of it.
+    the matrix that the flattened dimensions after the first make of it; with ``stacks=True``, it is those matrices that
+    its last two dimensions are.
 
     Args:
         params: the arrays; see ``adamas.numpy.members``.

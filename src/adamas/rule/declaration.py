@@ -371,10 +371,12 @@ def factored(whole: FactorableRule) -> FactoredRule:
 class MatrixRule(Rule):
     """A rule whose update is a function of whole matrices, not of their elements.
 
-    A parameter of more than two dimensions is the matrix that the flattened dimensions after the first make of it.
+    A parameter of more than two dimensions is the matrix that the flattened dimensions after the first make of it or, if it
+    ``is_stacked``, several: those of its last two dimensions.
     """
 
     is_elementwise = False
+    is_stacked: bool = False
 
     @abstractmethod
     def direction(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
@@ -390,13 +392,14 @@ class MatrixRule(Rule):
     def update(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
         """See ``Rule.update``. The arrays have two or more dimensions."""
         direction, *after = self.direction(k, xp, p, g, *states)
-        matrix = direction.reshape((1, *matrix_shape(direction.shape)))
-        return self.of_matrices(xp, matrix).reshape(direction.shape), *after
+        matrices = direction.reshape(self.matrices_in(direction.shape))
+        return self.of_matrices(xp, matrices).reshape(direction.shape), *after
 
-
-def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """The rows and columns of the matrix that a parameter of this shape is."""
-    return shape[0], math.prod(shape[1:])
+    def matrices_in(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        """The number of matrices that a parameter of this shape has, and their rows and columns."""
+        if self.is_stacked:
+            return math.prod(shape[:-2]), shape[-2], shape[-1]
+        return 1, shape[0], math.prod(shape[1:])
 
 
 # ---- numbers of a step

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..rule.declaration import Array, MatrixRule, Member, Rule, matrix_shape
+from ..rule.declaration import Array, MatrixRule, Member, Rule
 from . import arrays
 from .arrays_executor import ArraysExecutor, NumbersThere
 from .executor import GroupSpec
@@ -61,9 +61,7 @@ class MatrixExecutor(ArraysExecutor):
             alike.setdefault(kind, []).append(index)
         for (wholes, *_), found in alike.items():
             on_cpu = tensors.is_on_cpu(self._found[found[0]][0].weight)
-            count = (
-                max(1, (_MOST_ON_CPU if on_cpu else MOST_TOGETHER) // max(1, math.prod(wholes.shape))) * wholes.turns
-            )
+            count = max(1, _most_together(on_cpu) // max(1, math.prod(wholes.shape))) * wholes.turns
             for first in range(0, len(found), count):
                 yield found[first : first + count]
 
@@ -74,16 +72,33 @@ class MatrixExecutor(ArraysExecutor):
         xp = made[0][0].xp
 
         def of_wholes(directions: Sequence[Array]) -> Sequence[Array]:
-            matrices = [direction.reshape(matrix_shape(direction.shape)) for direction in directions]
-            is_one = len(matrices) == 1  # a product of two dimensions is faster than of three
-            found = [rule.of_matrices(xp, matrices[0])] if is_one else rule.of_matrices(xp, xp.stack(matrices))
-            return [update.reshape(direction.shape) for update, direction in zip(found, directions, strict=True)]
+            shape = rule.matrices_in(directions[0].shape)
+            stacks = [direction.reshape(shape) for direction in directions]
+            found = self._products(rule, xp, stacks[0] if len(stacks) == 1 else xp.concatenate(stacks))
+            found = found.reshape((len(directions), *directions[0].shape))
+            return [found[i] for i in range(len(directions))]
 
         with xp.computing():
             directed = [step.term(one, rule.direction) for step, one in made]
             weights = [self._found[index][0].weight for index in indices]
             updates = self.spec.tensors.results_of(weights, [direction for direction, *_ in directed], of_wholes)
         return zip(updates, [after for _, *after in directed], strict=True)
+
+    def _products(self, rule: MatrixRule, xp: Any, matrices: Array) -> Array:
+        """The updates of matrices, of shape (matrices, rows, columns), which are taken together in batches."""
+        on_cpu = self.spec.tensors.is_on_cpu(self._found[0][0].weight)
+        count = max(1, _most_together(on_cpu) // max(1, math.prod(matrices.shape[1:])))
+        if len(matrices) and (count == 1 or len(matrices) == 1):  # a product of two dimensions is faster than of three
+            found = [rule.of_matrices(xp, matrices[i])[None] for i in range(len(matrices))]
+        else:
+            batches = range(0, max(1, len(matrices)), count)
+            found = [rule.of_matrices(xp, matrices[first : first + count]) for first in batches]
+        return found[0] if len(found) == 1 else xp.concatenate(found)
+
+
+def _most_together(on_cpu: bool) -> int:
+    """The elements of the matrices that are taken together."""
+    return _MOST_ON_CPU if on_cpu else MOST_TOGETHER
 
 
 class _Followed(Rule):

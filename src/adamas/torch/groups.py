@@ -95,20 +95,23 @@ def param_groups(
 
 
 def matrix_groups(
-    model: nn.Module, weight_decay: float = 0.1, adamw: Sequence[str] = (), **options: Any
+    model: nn.Module, weight_decay: float = 0.1, adamw: Sequence[str] = (), stacks: bool = False, **options: Any
 ) -> ParamGroups:
     """The model's trainable parameters in groups for ``adamas.torch.Muon``.
 
     Hidden matrices follow Muon: parameters of two dimensions, and the kernels of convolutions, but for those of embeddings,
     norms and the head. The head is the last linear layer, and any that is called like one (``lm_head``, ``classifier``, …). It
     follows AdamW with weight decay, as do stacks of matrices (those of experts, for example), which Muon would take for one
-    matrix. All other parameters follow AdamW without.
+    matrix, unless it is told that they are ``stacks``. All other parameters follow AdamW without.
 
     Args:
         model: the model; its ``named_parameters()`` with ``requires_grad`` are grouped, each once.
         weight_decay: the weight decay of hidden matrices, the head and stacks of matrices.
         adamw: names of further parameters that follow AdamW: those whose names end with an entry, or that are in a module with
             that name.
+        stacks: whether stacks of matrices follow Muon, too, in a group that has ``stacks=True``: each of their matrices is
+            orthogonalized by itself. They are parameters of three or more dimensions that are no kernels of convolutions; the
+            last two are rows and columns.
         **options: options of all groups (``lr=…``).
 
     Returns:
@@ -119,6 +122,7 @@ def matrix_groups(
     """
     exempt, heads, kernels, unused = _exempt(model), _heads(model), _kernels(model), set(adamw)
     matrices: list[tuple[str, nn.Parameter]] = []
+    stacked: list[tuple[str, nn.Parameter]] = []
     decayed: list[tuple[str, nn.Parameter]] = []
     kept: list[tuple[str, nn.Parameter]] = []
     for name, p in model.named_parameters():
@@ -130,15 +134,18 @@ def matrix_groups(
             kept.append((name, p))
         else:
             is_stack = p.ndim > 2 and id(p) not in kernels
-            (decayed if fits or is_stack or id(p) in heads else matrices).append((name, p))
+            is_others = fits or id(p) in heads or (is_stack and not stacks)
+            (decayed if is_others else stacked if is_stack else matrices).append((name, p))
     if unused:
         raise ValueError(f"adamw: no parameter's name ends with, or is in a module called, {sorted(unused)}")
-    groups = [(matrices, True, weight_decay), (decayed, False, weight_decay), (kept, False, 0.0)]
-    return ParamGroups(
-        {"params": params, "use_muon": use_muon, "weight_decay": decay, **options}
-        for params, use_muon, decay in groups
-        if params
-    )
+    muon, adam = {"use_muon": True, "weight_decay": weight_decay}, {"use_muon": False, "weight_decay": weight_decay}
+    groups = [
+        (matrices, muon),
+        (stacked, {**muon, "stacks": True}),
+        (decayed, adam),
+        (kept, {**adam, "weight_decay": 0.0}),
+    ]
+    return ParamGroups({"params": params, "stacks": False, **own, **options} for params, own in groups if params)
 
 
 def _exempt(model: nn.Module) -> set[int]:

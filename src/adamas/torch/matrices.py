@@ -30,7 +30,7 @@ class MatrixOptimizer(Optimizer):
                 )
             if arguments["adjust_lr_fn"] is None:
                 arguments["adjust_lr_fn"] = "match_rms_adamw"
-            params = groups = matrix_groups(params, arguments["weight_decay"])
+            params = groups = matrix_groups(params, arguments["weight_decay"], stacks=options.get("stacks", False))
             if not _is_among_others():
                 print(f"{type(self).__name__} with adjust_lr_fn={arguments['adjust_lr_fn']!r}:\n{groups.outline}")
         super().__init__(params, arguments, options)

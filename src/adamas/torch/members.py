@@ -385,7 +385,8 @@ class Muon(MatrixOptimizer):
         p_t &= (1 - \eta \lambda) p_{t-1} - \eta \, \gamma \operatorname{orthogonalize}(d_t)
 
     with λ for ``weight_decay``; γ is ``adjust_lr_fn``. A parameter of more than two dimensions, as of a convolution, is
-    the matrix that the flattened dimensions after the first make of it.
+    the matrix that the flattened dimensions after the first make of it; with ``stacks=True``, it is those matrices that
+    its last two dimensions are.
 
     Args:
         params: a model, whose parameters are grouped by ``adamas.torch.matrix_groups`` (it prints how); or parameters,

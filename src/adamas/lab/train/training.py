@@ -456,8 +456,8 @@ def make_optimizer(
     try:
         optimizer: torch.optim.Optimizer
         if options.spec.takes_matrices:
-            decay = {name: value for name, value in arguments.items() if name == "weight_decay"}
-            groups = adamas.torch.matrix_groups(model, **decay)
+            of_groups = {name: value for name, value in arguments.items() if name in ("weight_decay", "stacks")}
+            groups = adamas.torch.matrix_groups(model, **of_groups)
             optimizer = options.spec.load()(groups, lr=rate, watch=watch, **arguments)
         elif options.spec.keeps_norms:
             kinds = [[one for one in named if (one[1].ndim >= 2) == is_kept] for is_kept in (True, False)]

@@ -40,6 +40,7 @@ class MuonRule(MatrixRule):
         steps, coefficients, eps: see ``adamas.rule.newton_schulz.orthogonalized``.
         matches_adamw: whether updates are as large as AdamW's; if not, as in the original.
         products: the dtype of the products of matrices; ``"auto"`` chooses by the device.
+        is_stacked: see ``MatrixRule``.
         is_cautious: see ``Rule``.
     """
 
@@ -48,6 +49,7 @@ class MuonRule(MatrixRule):
     eps: float = 1e-7
     matches_adamw: bool = False
     products: str = "auto"
+    is_stacked: bool = False
     is_cautious: bool = False
 
     name = "muon"
@@ -63,6 +65,7 @@ class MuonRule(MatrixRule):
             float(hyper["eps"]),
             hyper["adjust_lr_fn"] == "match_rms_adamw",
             hyper.get("ns_dtype", "auto"),
+            bool(hyper.get("stacks", False)),
         )
 
     def direction(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
@@ -134,6 +137,14 @@ MUON = Member(
             structural=True,
             is_option=True,
         ),
+        Flag(
+            "stacks",
+            False,
+            "whether the parameters of a group are stacks of matrices (of experts, for example), of shape (…, rows, columns), "
+            "each of which is orthogonalized by itself",
+            is_option=True,
+            only=("torch", "numpy"),
+        ),
         Choice(
             "ns_dtype",
             "auto",
@@ -160,7 +171,8 @@ MUON = Member(
     "masks only the weight decay",
     notes=(
         "with λ for ``weight_decay``; γ is ``adjust_lr_fn``. A parameter of more than two dimensions, as of a convolution, is "
-        "the matrix that the flattened dimensions after the first make of it."
+        "the matrix that the flattened dimensions after the first make of it; with ``stacks=True``, it is those matrices that "
+        "its last two dimensions are."
     ),
     page=r"""
 Every update of a hidden matrix has singular values near 1, so that all directions of the matrix are learned equally fast. For
@@ -187,6 +199,10 @@ groups = [
 ]
 optimizer = adamas.torch.Muon(groups)
 ```
+
+Experts are often stacked in one parameter of three dimensions. `Muon(model, stacks=True)` orthogonalizes each matrix of such
+a stack by itself, which AdamW steps otherwise; `stacks` is also an argument of `matrix_groups`, and an option of groups that
+are made by hand. The kernels of convolutions are one matrix each in any case.
 
 Matrices of one shape are multiplied together, in batches of at most 2²⁴ elements (2²⁰ on a CPU), unless a single matrix
 has more. A step has a few temporary tensors of a batch's size, about five, and none that grows with the model. Matrices

@@ -19,6 +19,8 @@ gc.set_threshold(20_000, 20, 20)  # looking for garbage less often takes less ti
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / "build" / "tests" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Nor does eSpeak NG say again what the task speech keeps.
+os.environ["XDG_CACHE_HOME"] = str(Path(__file__).resolve().parents[1] / "build" / "tests" / "cache")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # There is a process for each processor already: more threads would wait for one another.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

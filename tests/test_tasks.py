@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.io import wavfile
 from torch import nn
 
 import adamas.torch
 from adamas.lab import tasks
 from adamas.lab.inputs import InputError
-from adamas.lab.tasks import TASKS, Task
+from adamas.lab.tasks import TASKS, Task, speaking, speech
 from adamas.lab.train import Listener, fit
 from adamas.lab.train.optimizers import OPTIMIZERS
 from adamas.lab.train.options import Options
@@ -255,7 +257,98 @@ def test_sentiment_without_its_package_says_what_to_install(monkeypatch: pytest.
         tasks.load("sentiment", None)
 
 
+def test_speech_without_espeak_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speaking, "find_spec", lambda name: None)
+    monkeypatch.setattr(speaking, "find_library", lambda name: None)
+    with pytest.raises(InputError, match=r"^task 'speech' needs eSpeak NG: pip install 'adamas\[speech\]', or apt-get"):
+        tasks.load("speech", None)
+
+
+def write_words(folder: Path, words: Sequence[str], people: int) -> None:
+    """Tones at 22 050 Hz, each as long as half a second, one for each word."""
+    for i, word in enumerate(words):
+        (folder / word).mkdir()
+        for person in range(people):
+            wave = 8000 * np.sin(np.arange(11_025) * 2 * np.pi * 300 * (i + 1) / 22_050)
+            wavfile.write(folder / word / f"{person:08x}_nohash_0.wav", 22_050, wave.astype(np.int16))
+
+
+def test_recorded_words_of_one_person_are_all_in_the_training_or_all_in_the_test(tmp_path: Path) -> None:
+    write_words(tmp_path, ("high", "low", "middle"), 30)
+    (tmp_path / "_background_noise_").mkdir()
+    task = tasks.load("speech", tmp_path)
+    counts = [len(task.train[0]), len(task.test[0])]
+    assert sum(counts) == 90
+    assert all(count % 3 == 0 and count > 0 for count in counts)
+    assert counts[1] < counts[0]
+    assert set(task.train[1].tolist()) == set(task.test[1].tolist()) == {0, 1, 2}
+    assert task.model()(task.test[0][:2]).shape == (2, 3)
+
+
+@pytest.mark.parametrize("kind", ["no words", "damaged", "silent", "few"])
+def test_recordings_that_cannot_be_used_are_an_error(kind: str, tmp_path: Path) -> None:
+    words = {
+        "no words": "must have a folder of WAV files for each of two words or more",
+        "damaged": r"has a damaged file, .*b/x\.wav",
+        "silent": r"has a file without sound, .*b/x\.wav",
+        "few": r"has no recording of 'a' for the test: add more",
+    }
+    if kind != "no words":
+        write_words(tmp_path, ("a", "b"), 1)
+    if kind == "damaged":
+        (tmp_path / "b" / "x.wav").write_bytes(b"RIFF....WAVE")
+    elif kind == "silent":
+        wavfile.write(tmp_path / "b" / "x.wav", 16_000, np.zeros(0, np.int16))
+    with pytest.raises(InputError, match=rf"^data_dir .*{words[kind]}") as caught:
+        tasks.load("speech", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 # The tasks one by one.
+
+
+def test_speech_keeps_what_was_said_and_says_it_again_if_that_is_damaged(
+    load: Callable[[str], Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, said = load("speech"), list[Path]()
+    (kept,) = speech._cache().glob("speech-*.npz")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def say(path: Path) -> None:
+        said.append(path)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(kept.read_bytes())
+
+    monkeypatch.setattr(speech, "_make", say)
+    for damage, times in ((False, 1), (False, 1), (True, 2)):
+        if damage:
+            said[0].write_bytes(kept.read_bytes()[:100_000])
+        task = tasks.load("speech", None)
+        assert len(said) == times
+        for one, other in zip((*task.train, *task.test), (*made.train, *made.test), strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.nightly
+def test_speech_is_the_same_in_every_process(load: Callable[[str], Task], tmp_path: Path) -> None:
+    load("speech")
+    (kept,) = speech._cache().glob("speech-*.npz")
+    speech._make(tmp_path / "again.npz")
+    with np.load(kept) as one, np.load(tmp_path / "again.npz") as other:
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_speaker_that_fails_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match=r"^task 'speech' could not make its sounds: .*file") as caught:
+        speech._make(tmp_path / "file" / "sounds.npz")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_voices_of_the_test_are_in_no_training() -> None:
+    assert not set(speaking.THROATS) & set(speaking.NEW_THROATS)
+    assert not set(speaking.ACCENTS) & set(speaking.NEW_ACCENTS)
 
 
 # Three do not settle within so few steps at a constant rate: each step of Lion and Signum is as long as the rate, and the slow

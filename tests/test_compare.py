@@ -32,7 +32,7 @@ from adamas.lab.compare.results import Judgement
 from adamas.lab.compare.space import at, check_tune, lr_grid, quasi_random, state_space, tunable
 from adamas.lab.compare.statistics import holm, interval, nearly_best, paired_p
 from adamas.lab.compare.study import Outcome, Settings, Study, Trial
-from adamas.lab.compare.trial import options_of
+from adamas.lab.compare.trial import options_of, run_trial
 from adamas.lab.compare.workers import WorkerError
 from adamas.lab.inputs import InputError
 from adamas.lab.train.optimizers import choose_optimizer
@@ -639,6 +639,39 @@ def test_a_comparison_whose_task_is_gone_is_an_error_and_records_nothing(tmp_pat
     assert recorded(out) == before
     path.write_text("from adamas.lab.tasks.quadratic import load\n")
     assert {standing.mean is None for standing in compare(out).standings} == {False}
+
+
+COUNTING = """
+from pathlib import Path
+import torch
+from torch import nn
+from adamas.lab.tasks import Task
+
+def loss(model, x):
+    return model(x).square().mean()
+
+def evaluate(model, x):
+    return {"rows": float(len(x)), "largest": float(x.max())}
+
+def load(data_dir):
+    with Path(__file__).with_name("loads").open("a") as stream:
+        print("load", file=stream)
+    x = torch.arange(50.0)[:, None]
+    return Task("", lambda: nn.Linear(1, 1), loss, evaluate, "rows", "max", 100.0, 1, train=(x,), test=(100 + x[:7],))
+"""
+
+
+def test_the_test_data_chooses_nothing_and_a_task_is_loaded_once(tmp_path: Path) -> None:
+    (tmp_path / "counting.py").write_text(COUNTING)
+    settings = make_settings(task=str(tmp_path / "counting.py"), eval_every=None)
+    by_phase: dict[str, set[tuple[Any, bool]]] = {}
+    for phase in ("tune", "sweep", "final", "tune"):
+        outcome = run_trial(settings, Trial("adam", phase, 0, 0, {"lr": 1e-3}))
+        assert outcome.status == "done"
+        figures = {(row["rows"], row["largest"] >= 100) for row in outcome.evaluations}
+        by_phase.setdefault(phase, set()).update(figures)
+    assert by_phase == {"tune": {(5.0, False)}, "sweep": {(5.0, False)}, "final": {(7.0, True)}}
+    assert (tmp_path / "loads").read_text().count("load") == 1
 
 
 def test_a_process_that_cannot_start_ends_the_comparison_and_is_no_trial(study: Callable[..., Study]) -> None:

@@ -257,6 +257,20 @@ def test_sentiment_without_its_package_says_what_to_install(monkeypatch: pytest.
         tasks.load("sentiment", None)
 
 
+def test_a_task_is_chosen_by_examples_of_its_training(task: Task) -> None:
+    chosen = task.choosing()
+    if not task.has_validation:
+        assert chosen is task
+        return
+    count = len(task.train[0])
+    assert len(chosen.test[0]) == count // 10
+    for part, training, validation in zip(task.train, chosen.train, chosen.test, strict=True):
+        joined = torch.cat([training, validation]).reshape(count, -1).double()
+        assert torch.equal(joined.sort(0).values, part.reshape(count, -1).double().sort(0).values)
+    again = task.choosing()
+    assert all(torch.equal(one, other) for one, other in zip(chosen.test, again.test, strict=True))
+
+
 def test_speech_without_espeak_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speaking, "find_spec", lambda name: None)
     monkeypatch.setattr(speaking, "find_library", lambda name: None)

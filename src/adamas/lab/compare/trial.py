@@ -11,12 +11,13 @@ from pathlib import Path
 
 from adamas.lab.compare.space import default_betas
 from adamas.lab.compare.study import Outcome, Settings, Trial
+from adamas.lab.tasks import Task, load
 from adamas.lab.train.options import Options
 from adamas.lab.train.records import DivergedError, Evaluation, Listener, Summary
 
 
 def options_of(settings: Settings, trial: Trial) -> Options:
-    """Return the options of the training run of a trial; ``adamas train`` could run the same.
+    """Return the options of the training run of a trial; ``adamas train`` could run the same for a final one.
 
     Raises:
         InputError: the optimizer cannot be used with these options.
@@ -58,17 +59,36 @@ class Evaluations(Listener):
 
 
 def run_trial(settings: Settings, trial: Trial) -> Outcome:
-    """Run a trial. Divergence is an outcome; any other error is raised."""
+    """Run a trial. Divergence is an outcome; any other error is raised.
+
+    Settings are chosen without the test data, which is for the final trials.
+    """
     from adamas.lab.train.running import run
 
     evaluations = Evaluations()
+    task = _task_of(settings)
     try:
-        summary = run(options_of(settings, trial), evaluations, write=False)
+        chosen = task if trial.phase == "final" else task.choosing()
+        summary = run(options_of(settings, trial), evaluations, write=False, task=chosen)
     except DivergedError as error:
         return _outcome(error.summary, evaluations, str(error))
     if summary.interrupted:
         raise InterruptedError("the run was interrupted")
     return _outcome(summary, evaluations, None)
+
+
+def _task_of(settings: Settings) -> Task:
+    """The task. If it has data, a process reads it once for all of its trials."""
+    name, data_dir = settings.task, None if settings.data_dir is None else Path(settings.data_dir)
+    if (name, data_dir) not in _TASKS:
+        task = load(name, data_dir)
+        if not task.train:  # it makes its own, perhaps with objects that change
+            return task
+        _TASKS[name, data_dir] = task
+    return _TASKS[name, data_dir]
+
+
+_TASKS: dict[tuple[str, Path | None], Task] = {}
 
 
 def _outcome(summary: Summary, evaluations: Evaluations, diverged: str | None) -> Outcome:

@@ -11,7 +11,7 @@ import importlib.util
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
 from types import ModuleType
@@ -148,6 +148,32 @@ class Task:
     def steps_in_epoch(self, batch_size: int) -> int:
         """The number of batches in an epoch; the last may be smaller."""
         return -(-len(self.train[0]) // batch_size) if self.train else self.steps_per_epoch
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether a part of the training data can be evaluated as the test data is: both are tensors of the same kinds."""
+        return len(self.train) == len(self.test) > 0 and all(
+            one.dtype == other.dtype and one.shape[1:] == other.shape[1:] and len(one) >= 2
+            for one, other in zip(self.train, self.test, strict=True)
+        )
+
+    def choosing(self) -> Task:
+        """The task by which hyperparameters are chosen, so that the test data chooses none.
+
+        It is trained without a tenth of the training data, the same tenth each time, and evaluated on that. A task whose data
+        cannot be divided like that is its own.
+        """
+        import torch
+
+        if not self.has_validation:
+            return self
+        order = torch.randperm(len(self.train[0]), generator=torch.Generator().manual_seed(0))
+        count = max(1, len(order) // 10)
+        validation, rest = (
+            tuple(part.index_select(0, rows.to(part.device)) for part in self.train)
+            for rows in (order[:count], order[count:])
+        )
+        return replace(self, train=rest, test=validation)
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
         """Yield the training data once in batches, shuffled by ``generator``, a CPU generator."""

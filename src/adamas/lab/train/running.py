@@ -21,7 +21,7 @@ from torch import Tensor
 import adamas
 import adamas.torch
 from adamas.lab.inputs import InputError
-from adamas.lab.tasks import is_file, load
+from adamas.lab.tasks import Task, is_file, load
 from adamas.lab.train import folder, measures, run_checkpoint, tensorboard
 from adamas.lab.train.auto_lr import find_for_task
 from adamas.lab.train.curves import draw_curves
@@ -40,7 +40,9 @@ CHECKPOINT_SHARE = 30
 SECONDS_BETWEEN_ROWS = 0.5
 
 
-def run(options: Options, listener: Listener, *, resume: Path | None = None, write: bool = True) -> Summary:
+def run(
+    options: Options, listener: Listener, *, resume: Path | None = None, write: bool = True, task: Task | None = None
+) -> Summary:
     """Carry out a run; see ``adamas.lab.train.fit``.
 
     Args:
@@ -48,6 +50,7 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
         listener: receives its events, on rank 0 if there are several.
         resume: the folder of a run to resume; None begins a new one.
         write: whether to write a folder.
+        task: the task, if it has been loaded already.
 
     Raises:
         RankLostError: another process of the run has ended.
@@ -66,7 +69,8 @@ def run(options: Options, listener: Listener, *, resume: Path | None = None, wri
         folder.check_out(options.out)
     if options.log is not None:
         tensorboard.check()
-    task = load(options.task, options.data_dir)
+    if task is None:
+        task = load(options.task, options.data_dir)
     lr_found = previous.get("lr_found")
     if options.lr is None and previous.get("lr") not in (None, options.learning_rate(task)):
         options = replace(options, lr=previous["lr"])  # the default may have changed since the run began

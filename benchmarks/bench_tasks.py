@@ -21,7 +21,7 @@ from adamas.lab.train.optimizers import OPTIMIZERS
 from adamas.lab.train.options import Options
 from adamas.lab.train.running import run
 
-SCALED = ("quadratic", "chars-lstm", "sentiment", "cartpole")
+SCALED = ("quadratic", "chars-lstm", "sentiment", "speech", "cartpole")
 
 
 def outcome(options: Options) -> str:

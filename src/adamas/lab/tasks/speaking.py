@@ -68,8 +68,9 @@ THROATS = (
     *("john", "marcelo", "miguel", "norbert", "pablo", "pedro", "quincy", "robert", "sandro", "steph", "travis"),
 )
 NEW_THROATS = ("f3", "m3", "m7", "Annie", "Mike", "linda", "max", "rob", "shelby", "victor")  # only in the test
+TAKES = 2  # of each word in each voice, in the training
 SPEEDS, PITCHES = (120, 240), (20, 80)  # words in a minute; eSpeak's 0 to 99
-NOISE = 5.0, 30.0  # decibels below the word
+NOISE = 10.0, 30.0  # decibels below the word
 TEST_SHARE = 0.2  # of the people who have recorded words
 
 Sound = NDArray[np.float32]
@@ -166,7 +167,7 @@ def found() -> tuple[str, bytes | None]:
 def synthesized() -> Iterator[Spoken]:
     """Every word in every voice, each time at another speed, pitch and place, with other noise; always the same ones."""
     espeak = ESpeak()
-    of_training = [(accent, throat, False) for accent in ACCENTS for throat in THROATS]
+    of_training = [(accent, throat, False) for accent in ACCENTS for throat in THROATS] * TAKES
     of_test = [(accent, throat, True) for accent in (*ACCENTS, *NEW_ACCENTS) for throat in NEW_THROATS]
     rng = np.random.default_rng(0)
     for accent, throat, is_test in of_training + of_test:

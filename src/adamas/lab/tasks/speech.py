@@ -95,10 +95,12 @@ def load(data_dir: Path | None) -> Task:
         metric="test_accuracy",
         mode="max",
         target=0.95,
-        epochs=8,
+        epochs=12,
         train=train,
         test=test,
         batch_size=64,
+        threads=1,
+        lr_scale=3.0,
     )
 
 

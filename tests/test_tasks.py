@@ -347,7 +347,9 @@ def test_speech_keeps_what_was_said_and_says_it_again_if_that_is_damaged(
 def test_speech_is_the_same_in_every_process(load: Callable[[str], Task], tmp_path: Path) -> None:
     load("speech")
     (kept,) = speech._cache().glob("speech-*.npz")
+    (tmp_path / "speech-of-another-version.npz").touch()
     speech._make(tmp_path / "again.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["again.npz"]
     with np.load(kept) as one, np.load(tmp_path / "again.npz") as other:
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])

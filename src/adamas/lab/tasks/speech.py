@@ -190,6 +190,9 @@ def _main(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as stream:
         np.savez(stream, **_of(speaking.synthesized()))  # type: ignore[arg-type]
+    for former in path.parent.glob("speech-*.npz"):
+        if former != path:
+            former.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

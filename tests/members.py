@@ -245,6 +245,20 @@ CASES = [
         There("Adan", {}, {}, own=False),
         There("adan", {}, {"eps_root": 1e-8}, own=False),
     ),
+    Case(
+        "sgd-schedule-free",
+        at.SGDScheduleFree,
+        references.SGDScheduleFree,
+        {"lr": 0.05, "weight_decay": 0.05, "warmup_steps": 3},
+        optax=There("schedule_free_sgd", {}, {}),
+    ),
+    Case(
+        "adamw-schedule-free",
+        at.AdamWScheduleFree,
+        references.AdamWScheduleFree,
+        {"lr": 0.02, "weight_decay": 0.05, "warmup_steps": 3, "r": 0.5},
+        optax=There("schedule_free_adamw", {"weight_decay": 0.1}, {"weight_decay": 0.1}),
+    ),
     Case("adopt", at.ADOPT, references.ADOPT, {"lr": 0.02}, There("ADOPT", {}, {}, own=False), There("adopt", {}, {})),
     Case(
         "ademamix",

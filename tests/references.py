@@ -187,6 +187,45 @@ class Adan(Reference):
         return update / ((v / (1 - beta3**t)).sqrt() + group["eps"])
 
 
+class SGDScheduleFree(Reference):
+    """Equations 3 to 5 of Defazio et al., 2024, with the warmup and the weights of their algorithm 1."""
+
+    hyper: ClassVar = {"momentum": 0.9, "warmup_steps": 0, "r": 0.0, "weight_lr_power": 2.0}
+    decay_outside: ClassVar = False
+
+    def update(self, group: Group, state: State, p: Tensor, g: Tensor) -> Tensor:
+        rate = group["lr"] * min(1.0, state["step"] / max(group["warmup_steps"], 1))
+        if rate == 0:
+            return torch.zeros_like(p)
+        z, x = state.setdefault("z", p.clone()), state.setdefault("x", p.clone())
+        state["lr_max"] = max(rate, state.get("lr_max", 0.0))
+        weight = state["step"] ** group["r"] * state["lr_max"] ** group["weight_lr_power"]
+        state["weight_sum"] = state.get("weight_sum", 0.0) + weight
+        z.sub_(rate * (self.direction(group, state, g) + group["weight_decay"] * p))
+        x.lerp_(z, weight / state["weight_sum"])
+        return (p - torch.lerp(z, x, self.beta(group))) / group["lr"]
+
+    def beta(self, group: Group) -> float:
+        return group["momentum"]
+
+    def direction(self, group: Group, state: State, g: Tensor) -> Tensor:
+        return g
+
+
+class AdamWScheduleFree(SGDScheduleFree):
+    """Algorithm 1 of Defazio et al., 2024."""
+
+    hyper: ClassVar = {**SGDScheduleFree.hyper, "betas": (0.9, 0.999), "eps": 1e-8}
+
+    def beta(self, group: Group) -> float:
+        return group["betas"][0]
+
+    def direction(self, group: Group, state: State, g: Tensor) -> Tensor:
+        beta = group["betas"][1]
+        v = averaged(state, "v", beta, g * g)
+        return g / ((v / (1 - beta ** state["step"])).sqrt() + group["eps"])
+
+
 class AdEMAMix(Reference):
     """Algorithm 1 of Pagliardini et al., 2024, with the warmups of its equations."""
 

@@ -33,7 +33,8 @@ def test_all_other_adapters_have_the_members() -> None:
     for adapter in ("torch", "numpy", "keras", "optax", "scipy"):
         module = pytest.importorskip(f"adamas.{adapter}")
         for member in MEMBERS.values():
-            names = {member.name.lower(), *(preset.name for preset in member.presets)}
+            names = {member.lower_name, *(preset.name for preset in member.presets)}
+            names |= {f"schedule_free_{member.name.removesuffix('ScheduleFree').lower()}"}  # in optax
             assert any(hasattr(module, n) for n in (member.name, member.name.capitalize(), *names)) is (
                 adapter not in member.absent
             )

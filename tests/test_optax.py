@@ -1128,6 +1128,43 @@ def test_injected_hyperparameters_of_16_bit_weights_in_float32() -> None:
     assert min(agree[:2]) > 0.99
 
 
+# ---- schedule-free
+
+
+def test_the_parameters_for_evaluation_of_schedule_free_are_those_of_adamas_torch() -> None:
+    """In a chain, in float32 and in 8 bits, and with low bits."""
+    torch = pytest.importorskip("torch")
+    import adamas.torch as at
+
+    for dtype, options in (("float32", {}), ("float32", {"state": "int8"}), ("bfloat16", {"weights": "split"})):
+        params = normal(0, dtype=dtype)
+        chain = optax.chain(ao.schedule_free_adamw(0.05, warmup_steps=3, **options), optax.identity())
+        after, state = trained(chain, params, apply=ao.apply_updates)
+        found = ao.schedule_free_eval_params(state, after)
+        assert jax.tree.map(jnp.shape, found) == SHAPES
+        paths = [
+            jax.tree_util.keystr(path, simple=True, separator=".")
+            for path, _ in jax.tree_util.tree_leaves_with_path(params)
+        ]
+        ps = [
+            torch.nn.Parameter(torch.tensor(np.asarray(x, np.float32)).to(getattr(torch, dtype)))
+            for x in jax.tree.leaves(params)
+        ]
+        optimizer = at.AdamWScheduleFree(zip(paths, ps, strict=True), lr=0.05, warmup_steps=3, **options)
+        for i in range(10):
+            for p, g in zip(ps, jax.tree.leaves(normal(100 + i, 0.1, dtype)), strict=True):
+                p.grad = torch.tensor(np.asarray(g, np.float32)).to(p.dtype)
+            optimizer.step()
+        optimizer.eval()
+        assert not equal(found, after)
+        for p, x in zip(ps, jax.tree.leaves(found), strict=True):
+            assert x.dtype == dtype
+            close = 1e-3 if dtype == "bfloat16" else 1e-5  # updates in 16 bits are not exact
+            np.testing.assert_allclose(np.asarray(x, np.float32), p.detach().float(), rtol=10 * close, atol=close)
+    with pytest.raises(ValueError, match="there must be one state of a schedule-free optimizer in it, not 0"):
+        ao.schedule_free_eval_params(ao.adam(0.1).init(params), params)
+
+
 # ---- processes of their own
 
 

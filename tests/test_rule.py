@@ -100,7 +100,7 @@ def check_step(optimizer: torch.optim.Optimizer, p: torch.Tensor, g: np.ndarray)
             if number
         }
         trace = "trace" in new
-        stored = new | {role: old[role] for role in ("trace", "previous") if role in new}
+        stored = new | {role: old[role] for role in ("trace", "previous", "offset") if role in new}
         k = SimpleNamespace(**(numbers | still | ({"q": numbers["q"]} if trace else {})))
         update, after = updated(rule, k, before, full, stored)
         direct = updated(rule, SimpleNamespace(**numbers), before, full, old)[0]
@@ -164,8 +164,7 @@ def terms_of_update(k: Any, rule: Rule, p: np.ndarray, g: np.ndarray, new: dict[
     positive = dict(new)
     if not getattr(rule, "centered", False):
         positive |= {role: np.abs(new[role]) for role in ("first", "difference") if role in new}
-    if "previous" in new:
-        positive["previous"] = -np.abs(new["previous"])
+    positive |= {role: -np.abs(new[role]) for role in ("previous", "offset") if role in new}  # which are subtracted
     return updated(rule, k, np.abs(p), np.abs(g), positive)[0]
 
 
@@ -423,6 +422,7 @@ def test_converges_on_a_parabola_and_on_rosenbrock(case: Case) -> None:
         "adamax": 0.03,
         "radam": 3e-3,
         "adopt": 0.1,
+        "sgd-schedule-free": 1e-3,
     }
     lr = rates.get(case.name, 2e-3 if "momentum" in case.name else 1e-2)
     options = {**case.options, "weight_decay": 0.0, "lr": lr}

@@ -123,7 +123,8 @@ RATES = {
         ("sgd", "matyas"): 0.5,
     },
 }
-CASES = {case.name: case for case in table.CASES if case.name in METHODS}
+CASES = {case.name.replace("-schedule-free", "_schedule_free"): case for case in table.CASES}
+CASES = {name: case for name, case in CASES.items() if name in METHODS}
 members = pytest.mark.parametrize("name", CASES)
 START = np.array([-1.2, 1.0])
 SEED = {"rng" if tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 15) else "seed": 0}  # renamed by SciPy
@@ -159,7 +160,8 @@ def test_every_member_comes_to_the_minimum(function: Function, name: str) -> Non
     assert found.fun == function.fun(found.x)
     np.testing.assert_array_equal(found.jac, function.jac(found.x))
     assert found.success == (found.status == 0)
-    assert found.nfev == found.njev == found.nit + 1
+    last = METHODS[name].member.offset is not None  # the average of the steps is another point
+    assert found.nfev == found.njev == found.nit + 1 + last
 
 
 @members
@@ -238,11 +240,11 @@ def test_the_best_point_is_given_and_not_the_last(name: str) -> None:
         seen.append(intermediate_result)
 
     found = minimize(fun, [1.0, 2.0], jac=sphere_der, method=METHODS[name], callback=note, options={"maxiter": 40})
-    best = min(seen, key=lambda point: point.fun)
+    i, best = min(enumerate(seen, 1), key=lambda point: point[1].fun)
     assert found.fun == best.fun < 100
     np.testing.assert_array_equal(found.x, best.x)
     assert found.nit == 40
-    assert "best point, after step 20" in found.message
+    assert f"best point, after step {i}" in found.message
 
 
 @members

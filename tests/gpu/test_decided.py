@@ -42,7 +42,9 @@ def test_steps_are_the_engines(options: str, member: object, monkeypatch: pytest
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(
-    "member", [at.Adam, at.Lion, at.SGD, at.RMSprop, at.Adamax, at.Adagrad], ids=lambda x: x.__name__
+    "member",
+    [at.Adam, at.Lion, at.SGD, at.RMSprop, at.Adamax, at.Adagrad, at.AdamWScheduleFree],
+    ids=lambda x: x.__name__,
 )
 @pytest.mark.parametrize("options", [one for one in decided.OPTIONS if "betas" not in one and one != "int8"])
 def test_steps_of_all_members_are_the_engines(options: str, member: object, monkeypatch: pytest.MonkeyPatch) -> None:

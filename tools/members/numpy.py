@@ -48,6 +48,7 @@ from ..rule.members import MEMBERS
 '''
 _REST = """from ..schedules import Schedule
 from .optimizer import Optimizer, Params
+from .schedule_free import ScheduleFreeOptimizer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -106,8 +107,9 @@ def _class(member: Member) -> str:
     body = "        super().__init__(params, locals(), options)\n"
     if member.variant_of is not None:
         body = call("super().__init__", ["params", *passed_on(arguments), "**options"], " " * 8)
+    base = member.variant_of or ("ScheduleFreeOptimizer" if member.offset else "Optimizer")
     return (
-        f"\n\nclass {member.name}({member.variant_of or 'Optimizer'}):\n{text}\n"
+        f"\n\nclass {member.name}({base}):\n{text}\n"
         f'    _member = MEMBERS["{member.name}"]\n\n'
         f"    def __init__(\n{signature}    ) -> None:\n{body}"
     )

@@ -28,11 +28,14 @@ from .text import (
 PATH = "src/adamas/optax/members.py"
 _INDENT = " " * 4
 
+_FUNCTIONS = {"AdamWScheduleFree": "schedule_free_adamw", "SGDScheduleFree": "schedule_free_sgd"}
 _ORDER = {
     "SGD": "lr momentum nesterov * dampening",
     "Adagrad": "lr initial_accumulator_value eps * lr_decay",
     "RMSprop": "lr alpha eps initial_scale eps_mode centered momentum *",
     "NAdam": "lr betas eps eps_root * momentum_decay eps_mode bias_correction",
+    "AdamWScheduleFree": "lr warmup_steps betas eps * weight_lr_power r",
+    "SGDScheduleFree": "lr warmup_steps momentum * weight_lr_power r",
 }
 _TYPES = {
     "eps_mode": "EpsMode",
@@ -117,7 +120,7 @@ def write(members: Sequence[Member]) -> str:
     """The whole module."""
     functions = []
     for member in in_order(members, "optax"):
-        functions.append((member.name.lower(), member, member.title, {}))
+        functions.append((_FUNCTIONS.get(member.name, member.lower_name), member, member.title, {}))
         functions += [
             (preset.name, member, preset.title, dict(preset.hyper))
             for preset in member.presets

@@ -26,7 +26,7 @@ def write(members: Sequence[Member]) -> str:
     """The whole module."""
     methods = []
     for member in in_order(members, "scipy"):
-        methods.append((member.name.lower(), member, member.title, ""))
+        methods.append((member.lower_name, member, member.title, ""))
         for preset in member.presets:
             if "scipy" in preset.only:
                 fixed = ", ".join(f'"{name}": {value!r}' for name, value in preset.hyper.items())

@@ -80,6 +80,12 @@ _PARAMS_OF = {
         "AdamW steps",
     )
 }
+_PARAMS_OR_MODEL = Argument(
+    "params",
+    "ParamsT | nn.Module",
+    doc="parameters, named parameters or groups of either, as ``torch.optim`` takes them; or a model, whose use in another "
+    "mode than that of its weights is then told by a warning",
+)
 _STEPS_ROWS = (
     "Of a sparse gradient (``torch.nn.Embedding(sparse=True)``), on the CPU, the rows that are there are stepped, and all "
     "others stay as they are, with their states."
@@ -104,6 +110,7 @@ from ..rule.members import MEMBERS
 from .matrices import MatrixOptimizer
 from .optimizer import EagerOptimizer, Optimizer
 from .options import Options, Scheduled
+from .schedule_free import ScheduleFreeOptimizer
 
 '''
 
@@ -161,7 +168,7 @@ def _class(member: Member) -> str:
     arguments = _arguments(member)
     keywords = Argument("**options", f"Unpack[{options}]")
     where = f"adamas.torch.{'members' if own_options('torch', member) else 'options'}.{options}"
-    params = _PARAMS_OF.get(member.name, _PARAMS)
+    params = _PARAMS_OF.get(member.name, _PARAMS_OR_MODEL if member.offset else _PARAMS)
     text = docstring(
         member.title,
         [
@@ -192,7 +199,8 @@ def _class(member: Member) -> str:
         ],
         _INDENT,
     )
-    base = member.variant_of or _BASES.get(member.name, "Optimizer")
+    usual = "ScheduleFreeOptimizer" if member.offset else "Optimizer"
+    base = member.variant_of or _BASES.get(member.name, usual)
     signature = parameters([Argument("self"), params._replace(doc=""), *arguments, keywords], " " * 8)
     return (
         f"\n\nclass {member.name}({base}):\n{text}\n"

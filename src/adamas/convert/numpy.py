@@ -9,12 +9,14 @@ import numpy as np
 
 from ..numpy import Optimizer, arrays
 from ..rule import layout
+from ..step.evaluation import refuse_evaluated
 from .checkpoint import Array, Checkpoint, Moved, Names, Place, gathered
 from .weights import narrowed, widened
 
 
 def from_numpy(optimizer: Optimizer) -> Checkpoint:
     """The checkpoint of an optimizer and its arrays, with the names that were given to the optimizer."""
+    refuse_evaluated(optimizer.param_groups)
     return gathered(
         (place, _weight(p, low), _moments(optimizer, p, state)) for place, p, low, state in _parameters(optimizer)
     )
@@ -34,6 +36,7 @@ def to_numpy(checkpoint: Checkpoint, optimizer: Optimizer, names: Names = None) 
         ValueError: a parameter has no counterpart, or one of another shape, or its state does not fit. Nothing is changed in
             that case.
     """
+    refuse_evaluated(optimizer.param_groups)
     for group in optimizer.param_groups:
         for p, name in zip(group["params"], group["param_names"], strict=True):
             arrays.check_parameter(p, repr(name))

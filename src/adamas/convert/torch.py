@@ -11,6 +11,7 @@ from ..extras import needs
 from ..rule import layout
 from ..rule.declaration import Member
 from ..rule.members import MEMBERS
+from ..step.evaluation import refuse_evaluated
 from .checkpoint import Array, Checkpoint, Moved, Names, Place, gathered
 from .weights import narrowed, widened
 
@@ -31,6 +32,7 @@ def from_torch(model: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint
     Raises:
         ValueError: the state has an entry that is neither a count nor of its parameter's shape.
     """
+    refuse_evaluated(optimizer.param_groups)
     groups = {p: group for group in optimizer.param_groups for p in group["params"]}
     return gathered(
         (Place(name, is_kernel=False), _weight(p, groups.get(p, {}), state), _moments(name, p, state))
@@ -54,6 +56,7 @@ def to_torch(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Op
         ValueError: a parameter has no counterpart, or one of another shape, or its state does not fit or has an impossible
             value (a NaN, a negative square). Nothing is changed in that case.
     """
+    refuse_evaluated(optimizer.param_groups)
     parameters = _parameters(model)
     moved = Moved(checkpoint, [Place(name, is_kernel=False) for name, _ in parameters], names)
     packed = optimizer.state_dict()

@@ -17,6 +17,7 @@ from ..rule.members import MEMBERS
 from ..rule.options import AdamaxOptions, AdamOptions, AdEMAMixOptions, MuonOptions, Options, RootOptions
 from ..schedules import Schedule
 from .optimizer import Optimizer, Params
+from .schedule_free import ScheduleFreeOptimizer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,6 +34,7 @@ __all__ = [
     "Adam",
     "AdamH",
     "AdamW",
+    "AdamWScheduleFree",
     "Adamax",
     "Adan",
     "LaProp",
@@ -41,6 +43,7 @@ __all__ = [
     "NAdam",
     "RAdam",
     "RMSprop",
+    "SGDScheduleFree",
     "Signum",
     "StableAdamW",
 ]
@@ -377,6 +380,56 @@ class RMSprop(Optimizer):
         *,
         maximize: bool = False,
         **options: Unpack[RootOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class SGDScheduleFree(ScheduleFreeOptimizer):
+    r"""Schedule-free gradient descent (Defazio et al., 2024, arXiv:2405.15682, equations 3 to 5): averages its steps.
+
+    .. math::
+        u_t &= g_t + \lambda y_t \\
+        z_{t+1} &= z_t - \eta_t u_t, \qquad x_{t+1} = (1 - c_t) x_t + c_t z_{t+1}, \qquad c_t = w_t / \textstyle\sum_{i
+            \le t} w_i, \quad w_t = t^r (\max_{i \le t} \eta_i)^p \\
+        y_{t+1} &= (1 - \beta_1) z_{t+1} + \beta_1 x_{t+1}
+
+    :math:`\eta_t` is the learning rate with its warmup; a step with a rate of 0 moves nothing. The weight is :math:`y`
+    while training, and :math:`x` for evaluation: the state has their difference.
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        momentum: β₁, which says how near to x gradients are taken.
+        weight_decay: λ.
+        warmup_steps: the number of steps over which the learning rate rises linearly from 0.
+        r: r, the power of the step count in the weights of the average x.
+        weight_lr_power: p, the power of the largest learning rate so far in the weights of the average x.
+        maximize: maximize the objective.
+        **options: see ``adamas.rule.options.Options``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.SGDScheduleFree([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.99
+    """
+
+    _member = MEMBERS["SGDScheduleFree"]
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float | Schedule = 0.0,
+        warmup_steps: float = 0.0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, locals(), options)
 
@@ -801,6 +854,59 @@ class RAdam(Optimizer):
         *,
         maximize: bool = False,
         **options: Unpack[AdamOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class AdamWScheduleFree(ScheduleFreeOptimizer):
+    r"""Schedule-free AdamW (Defazio et al., 2024, arXiv:2405.15682, algorithm 1): AdamW that averages its steps.
+
+    .. math::
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \qquad u_t = \frac{g_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon} +
+            \lambda y_t \\
+        z_{t+1} &= z_t - \eta_t u_t, \qquad x_{t+1} = (1 - c_t) x_t + c_t z_{t+1}, \qquad c_t = w_t / \textstyle\sum_{i
+            \le t} w_i, \quad w_t = t^r (\max_{i \le t} \eta_i)^p \\
+        y_{t+1} &= (1 - \beta_1) z_{t+1} + \beta_1 x_{t+1}
+
+    :math:`\eta_t` is the learning rate with its warmup; a step with a rate of 0 moves nothing. The weight is :math:`y`
+    while training, and :math:`x` for evaluation: the state has their difference.
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        betas: β₁ and β₂, β₁, which says how near to x gradients are taken, and β₂, the decay of v.
+        eps: ε.
+        weight_decay: λ.
+        warmup_steps: the number of steps over which the learning rate rises linearly from 0.
+        r: r, the power of the step count in the weights of the average x.
+        weight_lr_power: p, the power of the largest learning rate so far in the weights of the average x.
+        maximize: maximize the objective.
+        **options: see ``adamas.rule.options.Options``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.AdamWScheduleFree([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        4.999
+    """
+
+    _member = MEMBERS["AdamWScheduleFree"]
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 0.0025,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float | Schedule = 0.0,
+        warmup_steps: float = 0.0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, locals(), options)
 

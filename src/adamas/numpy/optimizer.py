@@ -16,6 +16,7 @@ from ..rule.declaration import has_penalty
 from ..rule.formats import tensor_key
 from ..rule.shared import defaults, schedulable
 from ..step.engine import same_objects
+from ..step.evaluation import begun
 from ..step.locks import step_lock
 from ..step.memory import Memory, counted
 from ..step.plan import GroupPlan
@@ -63,7 +64,7 @@ class Optimizer(Stepping):
         self._take_whole_options(given)
         self._lock = step_lock()
         self._schedules = []
-        self.defaults = {**known, **given, **COUNTS}
+        self.defaults = {**known, **given, **COUNTS, **begun(self._member)}
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[str, dict[str, Array]] = {}
         self._begin()

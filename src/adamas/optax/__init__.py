@@ -13,11 +13,12 @@ from ..rule.absent import missing_from
 with needs("jax"):
     from . import members
     from .members import *  # noqa: F403 - everything in its __all__, which `make members` writes
-    from .transformation import State, apply_updates
+    from .transformation import State, apply_updates, schedule_free_eval_params
 
 __all__ = [
     "State",
     "apply_updates",
+    "schedule_free_eval_params",
     *members.__all__,
 ]
 

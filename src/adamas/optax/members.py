@@ -62,6 +62,8 @@ __all__ = [
     "nadam",
     "radam",
     "rmsprop",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
     "sgd",
     "signum",
     "stableadamw",
@@ -299,6 +301,56 @@ def rmsprop(
         ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["RMSprop"], locals())
+
+
+def schedule_free_sgd(
+    learning_rate: Scheduled,
+    warmup_steps: Number = 0.0,
+    b1: Number = 0.9,
+    *,
+    weight_lr_power: Number = 2.0,
+    r: Number = 0.0,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "update",
+    cautious: bool = False,
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
+) -> optax.GradientTransformation:
+    r"""Schedule-free gradient descent (Defazio et al., 2024, arXiv:2405.15682, equations 3 to 5): averages its steps.
+
+    .. math::
+        u_t &= g_t + \lambda y_t \\
+        z_{t+1} &= z_t - \eta_t u_t, \qquad x_{t+1} = (1 - c_t) x_t + c_t z_{t+1}, \qquad c_t = w_t / \textstyle\sum_{i
+            \le t} w_i, \quad w_t = t^r (\max_{i \le t} \eta_i)^p \\
+        y_{t+1} &= (1 - \beta_1) z_{t+1} + \beta_1 x_{t+1}
+
+    :math:`\eta_t` is the learning rate with its warmup; a step with a rate of 0 moves nothing. The weight is :math:`y`
+    while training, and :math:`x` for evaluation: the state has their difference.
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.schedule_free_sgd(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.99
+
+    Args:
+        learning_rate: learning rate η; a number, an array or a function of the step.
+        warmup_steps: the number of steps over which the learning rate rises linearly from 0.
+        b1: β₁, which says how near to x gradients are taken.
+        weight_lr_power: p, the power of the largest learning rate so far in the weights of the average x.
+        r: r, the power of the step count in the weights of the average x.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+    return transformation(MEMBERS["SGDScheduleFree"], locals())
 
 
 def signum(
@@ -837,6 +889,61 @@ def radam(
         ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["RAdam"], locals())
+
+
+def schedule_free_adamw(
+    learning_rate: Scheduled,
+    warmup_steps: Number = 0.0,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    eps: Number = 1e-8,
+    *,
+    weight_lr_power: Number = 2.0,
+    r: Number = 0.0,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "update",
+    cautious: bool = False,
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
+) -> optax.GradientTransformation:
+    r"""Schedule-free AdamW (Defazio et al., 2024, arXiv:2405.15682, algorithm 1): AdamW that averages its steps.
+
+    .. math::
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \qquad u_t = \frac{g_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon} +
+            \lambda y_t \\
+        z_{t+1} &= z_t - \eta_t u_t, \qquad x_{t+1} = (1 - c_t) x_t + c_t z_{t+1}, \qquad c_t = w_t / \textstyle\sum_{i
+            \le t} w_i, \quad w_t = t^r (\max_{i \le t} \eta_i)^p \\
+        y_{t+1} &= (1 - \beta_1) z_{t+1} + \beta_1 x_{t+1}
+
+    :math:`\eta_t` is the learning rate with its warmup; a step with a rate of 0 moves nothing. The weight is :math:`y`
+    while training, and :math:`x` for evaluation: the state has their difference.
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.schedule_free_adamw(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        4.999
+
+    Args:
+        learning_rate: learning rate η; a number, an array or a function of the step.
+        warmup_steps: the number of steps over which the learning rate rises linearly from 0.
+        b1: β₁.
+        b2: β₂.
+        eps: ε.
+        weight_lr_power: p, the power of the largest learning rate so far in the weights of the average x.
+        r: r, the power of the step count in the weights of the average x.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+    return transformation(MEMBERS["AdamWScheduleFree"], locals())
 
 
 def stableadamw(

@@ -17,6 +17,7 @@ import optax
 from ..rule import layout
 from ..rule.declaration import Member, Numbers, has_decay, has_penalty
 from ..rule.formats import tensor_key
+from ..rule.members import MEMBERS
 from ..rule.options import Weights
 from ..rule.recorder import reads_weight
 from ..rule.shared import declared
@@ -29,6 +30,7 @@ from .options import TERMS, hyperparameters, is_open
 
 Tree = Any
 Array = Any
+_OFFSETS = {member.offset for member in MEMBERS.values()}
 
 
 class State(NamedTuple):
@@ -161,6 +163,42 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
         return p if update is None or p is None else jnp.asarray(p + update).astype(jnp.asarray(p).dtype)
 
     return jax.tree.map(applied, updates, params, is_leaf=_is_none)
+
+
+def schedule_free_eval_params(state: Tree, params: Tree) -> Tree:
+    """The parameters for evaluation, of ``schedule_free_adamw`` or ``schedule_free_sgd``: those of training less the offset.
+
+    As ``optax.contrib.schedule_free_eval_params``, but the state may also be within that of a chain or another wrapper.
+
+    Args:
+        state: the state of the optimizer.
+        params: the parameters of training, each of which is in the state.
+
+    Raises:
+        ValueError: there is not exactly one state of a schedule-free optimizer.
+    """
+    found = [
+        (one, name)
+        for one in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, State))
+        if isinstance(one, State)
+        for name in one.moments
+        if name in _OFFSETS
+    ]
+    if len(found) != 1:
+        raise ValueError(f"state: there must be one state of a schedule-free optimizer in it, not {len(found)}")
+    (one, name), xp = found[0], Namespace()
+    scales = one.moments.get(layout.scale_name(name))
+    others = [tree for tree in (one.moments[name], scales, one.low_bits) if tree is not None]
+
+    def evaluated(p: Array, values: Array, *more: Array) -> Array:
+        scale = more[0] if scales is not None else None
+        low = more[-1] if one.low_bits is not None and storage.is_half(p.dtype) else None
+        weight, compute = arrays.Weight(storage.as_array(p), low), arrays.compute_dtype(xp, p)
+        offset = arrays.load(xp, Stored(values, scale), compute, p.shape)
+        return arrays.store_weight(xp, arrays.load_weight(xp, weight, compute) - offset, weight._replace(low=None)).high
+
+    with xp.computing():
+        return jax.tree.map(evaluated, params, *others)
 
 
 # ---- the step of one parameter

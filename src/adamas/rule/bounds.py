@@ -46,9 +46,10 @@ def check_scalars(member: Member, scalars: Mapping[str, float]) -> None:
     """Raise ValueError if a scalar of a parameter's state has an impossible value. The message begins with its name."""
     for name in member.scalar_names:
         value = scalars[name]
-        highest = math.inf if name == "step" else 1.0  # a product of numbers from 0 to 1
-        if not 0 <= value <= highest or math.isinf(value):
-            words = "a finite, nonnegative number of steps" if name == "step" else "a number from 0 to 1"
+        is_product = name == "mu_product"  # of numbers from 0 to 1
+        if not 0 <= value <= (1.0 if is_product else math.inf) or math.isinf(value):
+            words = "a number from 0 to 1" if is_product else "a finite, nonnegative number"
+            words += " of steps" if name == "step" else ""
             raise ValueError(f"{name!r} must be {words}, not {value}")
 
 

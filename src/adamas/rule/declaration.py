@@ -493,6 +493,7 @@ class Range:
 FROM_0 = Range("a nonnegative number", lambda x: 0 <= x < math.inf)
 FROM_0_TO_INFINITY = Range("a nonnegative number", lambda x: x >= 0)
 ABOVE_0 = Range("a number above 0", lambda x: 0 < x < math.inf)
+BETWEEN_0_AND_1 = Range("above 0 and below 1", lambda x: 0 < x < 1)
 BELOW_1 = Range("from 0 up to but not including 1", lambda x: 0 <= x < 1)
 FINITE = Range("a finite number", math.isfinite)
 FROM_1_TO_99 = Range("a whole number from 1 to 99", lambda x: 1 <= x < 100 and x == int(x))
@@ -614,6 +615,7 @@ class Member:
 
     Attributes:
         name: the name of its class in ``adamas.torch``; that of ``torch.optim`` if it exists there.
+        function: its name as a function, a method of SciPy and an argument of the command: the name in lower case if empty.
         title: what it is, in one sentence, with its source.
         equations: its rule in LaTeX, one string per line; several lines are aligned at ``&``.
         hyperparameters: its hyperparameters, in the order of the signature. Those of ``adamas.rule.shared`` belong to every
@@ -625,7 +627,9 @@ class Member:
         names: the name of each tensor in the state, by its role: PyTorch's names.
         starts: the hyperparameter that gives the initial value of a state, by its role; other states begin with 0.
         scalars: the numbers that each parameter carries, with their initial values.
-        advance: computes the scalars of the next step.
+        next_scalars: computes the scalars of the next step, from what ``numbers`` takes.
+        offset: the name of the state that is subtracted from the weights before they are evaluated: the gradients of
+            schedule-free members are taken at other weights. The scalars of these depend on the learning rate.
         conflict: returns what is wrong with hyperparameters that contradict each other, in PyTorch's words, or ``""``.
         variant_of: the member with the same state, if only defaults differ (Adam for AdamW).
         steps_rows: whether a sparse gradient, which has only some rows of a weight, steps these and leaves the others, with
@@ -647,7 +651,10 @@ class Member:
     names: Mapping[str, str]
     starts: Mapping[str, str] = field(default_factory=dict)
     scalars: tuple[tuple[str, float], ...] = (("step", 0.0),)
-    advance: Callable[[Hypers, Scalars], dict[str, float]] = lambda hyper, scalars: {"step": scalars["step"] + 1}
+    next_scalars: Callable[[Hypers, Scalars, Any], dict[str, Any]] = lambda hyper, scalars, f: {
+        "step": scalars["step"] + 1
+    }
+    offset: str | None = None
     conflict: Callable[[Hypers], str] = lambda hyper: ""
     variant_of: str | None = None
     steps_rows: bool = False
@@ -657,6 +664,12 @@ class Member:
     presets: tuple[Preset, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
     no_mask: str = ""
+    function: str = ""
+
+    @property
+    def lower_name(self) -> str:
+        """Its name as a function."""
+        return self.function or self.name.lower()
 
     @cached_property
     def states(self) -> dict[str, State]:
@@ -720,6 +733,10 @@ class Member:
     def base(self) -> str:
         """The name of the member whose state it has: its own, except for AdamW."""
         return self.variant_of or self.name
+
+    def advance(self, hyper: Hypers, scalars: Scalars, f: Any = Host) -> dict[str, Any]:
+        """The scalars of the next step. The arguments are those of ``numbers_of``."""
+        return self.next_scalars(hyper, scalars, f)
 
     def start_of(self, name: str, hyper: Hypers) -> Any:
         """The initial value of all elements of the state with this name."""

@@ -18,6 +18,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     "optax": {
         **{"lr": "learning_rate", "betas": "b{}", "decay": "decay_mode"},
         **{"RMSprop.alpha": "decay", "RMSprop.eps_mode": "eps_in_sqrt", "Signum.momentum": "beta"},
+        "SGDScheduleFree.momentum": "b1",
     },
 }
 

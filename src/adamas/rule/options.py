@@ -45,8 +45,8 @@ class Options(WholeOptions, total=False):
             Hutter (2019); ``"corrected"`` by ``1 - factor * lr * weight_decay``, so that gradients of normalized layers
             do not grow towards the end of a schedule, as in AdamC (Defazio, 2025, arXiv:2506.02285); ``"cautious"`` as
             ``"decoupled"``, but only the elements that the update does not enlarge (Chen et al., 2025,
-            arXiv:2510.12402); ``"update"``, only in members that scale the update of each tensor, adds ``weight_decay *
-            p`` to it before it is scaled. Default: the namesake's.
+            arXiv:2510.12402); ``"update"``, only in members that scale the update of each tensor and in schedule-free
+            ones, adds ``weight_decay * p`` to it before that. Default: the namesake's.
         cautious: leave out the elements of the update whose sign is not that of the gradient, and divide the others by
             their share of the tensor's elements, at least 1/1000 (Liang et al., 2024, arXiv:2411.16085). Default:
             False.

@@ -40,7 +40,7 @@ DECAY = Choice(
     '(2019); ``"corrected"`` by ``1 - factor * lr * weight_decay``, so that gradients of normalized layers do not grow '
     'towards the end of a schedule, as in AdamC (Defazio, 2025, arXiv:2506.02285); ``"cautious"`` as ``"decoupled"``, but '
     'only the elements that the update does not enlarge (Chen et al., 2025, arXiv:2510.12402); ``"update"``, only in '
-    "members that scale the update of each tensor, adds ``weight_decay * p`` to it before it is scaled",
+    "members that scale the update of each tensor and in schedule-free ones, adds ``weight_decay * p`` to it before that",
     is_option=True,
     elsewhere={"keras": "decoupled"},
     choices=("l2", "decoupled", "independent", "corrected", "cautious"),

@@ -74,9 +74,15 @@ def _element(hyper: Hypers, name: str) -> Any:
 
 def fixed_of(member: Member, hyper: Hypers) -> tuple[tuple[str, Any], ...]:
     """The other hyperparameters that formulas read."""
-    inputs = {name.partition("[")[0] for name in inputs_of(member)}
-    names = [name for name in (*declared(member), "base_lr") if name in hyper and name not in inputs]
-    return tuple([(name, hyper[name]) for name in names if isinstance(hyper[name], bool | int | float | str)])
+    known, inputs = declared(member), {name.partition("[")[0] for name in inputs_of(member)}
+    given = {name: hyper[name] for name in (*known, "base_lr") if name in hyper and name not in inputs}
+    found: list[tuple[str, Any]] = []
+    for name, x in given.items():
+        if isinstance(known.get(name), Several):
+            found.append((name, tuple(x)))
+        elif isinstance(x, bool | int | float | str):
+            found.append((name, x))
+    return tuple(found)
 
 
 @cache
@@ -94,8 +100,9 @@ def record_numbers(kind: NumbersKind) -> tuple[Recording, Mapping[str, float]]:
         hyper[of] = (*hyper.get(of, ()), numbers[name]) if index else numbers[name]
     xp = _Formulas()
     before: dict[str, Any] = {name: _input(f"{name}_before") for name in member.scalar_names}
-    now: dict[str, Any] = member.advance(hyper, before)
-    found: Numbers = member.numbers_of(hyper, now, numbers[_SCALE], Traced(xp))
+    f = Traced(xp)
+    now = member.advance(hyper, before, f)
+    found: Numbers = member.numbers_of(hyper, now, numbers[_SCALE], f)
     found = found if kind.is_decayed else undecayed(found)
     constants = constants_of(
         rule, found, kind.penalized, {name: getattr(xp, name) for name in (*NUMBER_FUNCTIONS, *NUMBER_OPERATORS)}
@@ -143,7 +150,7 @@ class _Numbers(Triton):
 _SPELLINGS = WIDE | {
     "log": "tl.log({0})",
     "exp": "tl.exp({0})",
-    "pow": "tl.exp({1} * tl.log({0}))",  # of shares, to exponents above 0
+    "pow": "tl.exp({1} * tl.log({0}))",  # of nonnegative numbers
 }
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "adam",
     "adamax",
     "adamw",
+    "adamw_schedule_free",
     "adan",
     "ademamix",
     "adopt",
@@ -27,6 +28,7 @@ __all__ = [
     "radam",
     "rmsprop",
     "sgd",
+    "sgd_schedule_free",
     "signum",
     "stableadamw",
 ]
@@ -51,6 +53,9 @@ lion = Method("lion", MEMBERS["Lion"])
 
 rmsprop = Method("rmsprop", MEMBERS["RMSprop"])
 """RMSprop (Tieleman and Hinton, 2012); centered as in Graves, 2013 (arXiv:1308.0850, equations 38 to 45)."""
+
+sgd_schedule_free = Method("sgd_schedule_free", MEMBERS["SGDScheduleFree"])
+"""Schedule-free gradient descent (Defazio et al., 2024, arXiv:2405.15682, equations 3 to 5): averages its steps."""
 
 signum = Method("signum", MEMBERS["Signum"])
 """Signum (Bernstein et al., 2018, arXiv:1802.04434, algorithm 2): the sign of the momentum."""
@@ -88,6 +93,9 @@ nadam = Method("nadam", MEMBERS["NAdam"])
 radam = Method("radam", MEMBERS["RAdam"])
 """RAdam (Liu et al., 2020, arXiv:1908.03265, algorithm 2): Adam without a denominator until its variance is finite."""
 
+adamw_schedule_free = Method("adamw_schedule_free", MEMBERS["AdamWScheduleFree"])
+"""Schedule-free AdamW (Defazio et al., 2024, arXiv:2405.15682, algorithm 1): AdamW that averages its steps."""
+
 stableadamw = Method("stableadamw", MEMBERS["StableAdamW"])
 """StableAdamW (Wortsman et al., 2023, arXiv:2304.13013, algorithm 2): AdamW with shorter steps where v lags behind.
 
@@ -113,6 +121,7 @@ METHODS = {
         lars,
         lion,
         rmsprop,
+        sgd_schedule_free,
         signum,
         adam,
         amsgrad,
@@ -123,6 +132,7 @@ METHODS = {
         laprop,
         nadam,
         radam,
+        adamw_schedule_free,
         stableadamw,
         ademamix,
         mars,

@@ -184,6 +184,11 @@ def minimize(
         except StopIteration:
             status, reason = STOPPED_BY_CALLBACK, STOPPED
             break
+    average = box.project(stepper.evaluated(exact).astype(x0.dtype))
+    if point.is_finite() and stepper.done and not np.array_equal(average, point.x):
+        last = evaluate(average, point.nit)
+        if last.is_finite() and last.fun <= best.fun:
+            best = last
     result = OptimizeResult(
         x=best.x,
         fun=best.fun,

@@ -57,6 +57,11 @@ class Stepper:
         assert isinstance(h, Number)  # only numbers can be scheduled
         return scheduled_number(h, place, value, self.done)
 
+    def evaluated(self, x: Vector) -> Vector:
+        """The vector that is the result, for a vector that was stepped: another one in schedule-free members."""
+        offset = self._member.offset
+        return x if offset is None else x - self._moments[self._member.state_names(self._hyper).index(offset)]
+
     def step(self, x: Vector, gradient: Vector) -> Vector:
         """The vector after a step, in float64; ``x`` is not modified.
 

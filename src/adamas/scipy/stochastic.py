@@ -107,13 +107,13 @@ def minimize_stochastic(
     notify = with_result(callback)
     args = args if isinstance(args, tuple) else (args,)
     exact = box.project(start.astype(np.float64))
-    mean = exact
+    mean, takes_mean = exact, average is not None and method.member.offset is None
     recent: deque[float] = deque(maxlen=RECENT)
     epoch, done, status = 0, 0, 0
 
     def state(epoch: int) -> OptimizeResult:
         x_last = _rounded(exact, start, box)
-        x = x_last if average is None else _rounded(mean, start, box)
+        x = _rounded(mean if takes_mean else stepper.evaluated(exact), start, box)
         value = float(np.mean(recent)) if recent else math.nan
         return OptimizeResult(x=x, x_last=x_last, fun=value, nit=done, epoch=epoch, lr=stepper.lr)
 

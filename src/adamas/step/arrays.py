@@ -57,8 +57,9 @@ def numbers(
         The numbers for each dtype; and the member's scalars after the step, without the step count, in their dtypes.
     """
     with xp.computing():
-        now = member.advance(hyper, {name: xp.double(value) for name, value in before.items()})
-        exact = member.numbers_of(hyper, now, f=Traced(xp))
+        f = Traced(xp)
+        now = member.advance(hyper, {name: xp.double(value) for name, value in before.items()}, f)
+        exact = member.numbers_of(hyper, now, f=f)
         found = {dtype: {name: xp.narrowed(x, dtype) for name, x in exact.items()} for dtype in dtypes}
         after = {name: xp.narrowed(now[name], xp.dtype_name(value)) for name, value in before.items() if name != "step"}
     return found, after
@@ -233,12 +234,12 @@ def split(xp: Any, value: Array, dtype: str) -> Weight:
     return Weight(xp.from_bits(high, dtype), xp.from_bits(low, "int16"))
 
 
-def store_weight(xp: Any, value: Array, before: Weight, weights: str, rounding: Rounding) -> Weight:
-    """A weight in its storage format; ``weights`` says how 16-bit weights are rounded."""
+def store_weight(xp: Any, value: Array, before: Weight, rounding: Rounding | None = None) -> Weight:
+    """A weight in its storage format; 16-bit weights without low bits are rounded stochastically if there is a rounding."""
     dtype = xp.dtype_name(before.high)
     if before.low is not None:
         return split(xp, value, dtype)
-    if weights == "stochastic" and dtype in HALVES:
+    if rounding is not None and dtype in HALVES:
         with xp.computing():
             return Weight(rounded(xp, value, dtype, rounding.thresholds(WEIGHT_DRAW)))
     return Weight(xp.cast(value, dtype))
@@ -306,7 +307,8 @@ class Step:
         p = load_weight(self.xp, one.weight, one.compute_dtype(self.xp))
         moved, new, after = self._applied(one, p, rounding, by_change)
         value = self._held(p, p + moved if by_change else moved)
-        stored = one.weight if self._is_still is True else store_weight(self.xp, value, one.weight, weights, rounding)
+        drawn = rounding if weights == "stochastic" else None
+        stored = one.weight if self._is_still is True else store_weight(self.xp, value, one.weight, drawn)
         if watch is not None:
             watch(p, value, load_weight(self.xp, stored, one.compute_dtype(self.xp)), new)
         return stored, after

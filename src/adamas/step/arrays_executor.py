@@ -315,7 +315,7 @@ class ArraysExecutor(DeviceExecutor):
             sets = [self._numbers_after(coming, dict(zip(names, known, strict=True))) for _, known in self.prepared]
             return NumbersThere(sets, [int(known[0]) for _, known in self.prepared], None)
         before = self._before()
-        now = self.spec.member.advance(coming.hyper, dict(zip(names, before, strict=True)))
+        now = self.spec.member.advance(coming.hyper, dict(zip(names, before, strict=True)), PartlyTraced(f))
         numbers, after = self._numbers_after(coming, now), f.stack([now[name] for name in names])
         sets = [{name: x[i] if f.has(x) and x.ndim else x for name, x in numbers.items()} for i in range(len(after[0]))]
         return NumbersThere(sets, now["step"], after if runs is None else f.where(runs, after, before))

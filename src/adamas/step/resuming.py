@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ..rule import bounds, former
 from ..rule.declaration import Member, Several, Share
 from ..rule.hyperparameters import shown
+from .evaluation import TRAIN_MODE
 from .record import State
 from .scheduled import OBSERVED, GroupSchedules
 from .spikes import SPIKES
@@ -169,7 +170,7 @@ def merged(schedules: GroupSchedules, saved: Mapping[str, Any], hyperparameters:
     """The group of the schedules with the saved hyperparameters (``"saved"``), or with its own (``"given"``)."""
     group = schedules.group
     if hyperparameters == "given":
-        return {**group, **{name: saved[name] for name in COUNTS if name in saved}}
+        return {**group, **{name: saved[name] for name in (*COUNTS, TRAIN_MODE) if name in saved}}
     taken = {name: deepcopy(value) for name, value in saved.items() if name not in _BOOKKEEPING}
     if "base_lr" in saved and "lr" not in schedules.schedules:
         taken["base_lr"] = saved["base_lr"]
@@ -191,6 +192,8 @@ def check_group(index: int, group: dict[str, Any], check: Callable[[dict[str, An
         if not isinstance(norms, tuple | list) or not all(_is_number(x) and x > 0 for x in norms):
             raise ValueError("grad_norms must be the norms of gradients, numbers above 0")
         group["grad_norms"] = tuple(norms)
+        if not isinstance(group.get(TRAIN_MODE, True), bool):
+            raise ValueError(f"{TRAIN_MODE} must be True or False, not {shown(group[TRAIN_MODE])}")
         base = group["base_lr"]
         if not _is_number(base):
             raise ValueError(f"base_lr must be a nonnegative number, not {shown(base)}")

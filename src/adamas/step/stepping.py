@@ -17,6 +17,7 @@ from ..rule.hyperparameters import shown
 from ..schedules import Schedule
 from . import clipping, spikes, sums
 from .deciding import Decision, Decisions
+from .evaluation import refuse_evaluated
 from .explaining import Explanation
 from .inspection import Inspection, Peers
 from .plan import GroupPlan, look, step
@@ -283,6 +284,7 @@ class Stepping:
         """
         self.grad_norm = self.grad_norm_limit = None
         with self._lock:
+            refuse_evaluated(self.param_groups)
             self._look_back()
             is_decided_there = self._decides_there(overflow)
             if is_decided_there and self._step_there(gradients, scale, overflow):

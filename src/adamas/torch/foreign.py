@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..rule.declaration import Member
+
 # The entry of a bitsandbytes state dict that has had the quantized state since 2026 (its pull request 1840). Before that, and
 # in an optimizer, the quantized state is at the same level as ``step``.
 _NESTED = "__bnb_optimizer_quant_state__"
@@ -85,6 +87,25 @@ def decode_state(saved: Mapping[str, Any], kept: Collection[str], name: str, gro
         if state[f"state{number}"].dtype == torch.uint8:
             result.formats[moment] = "bitsandbytes' 8 bits"
     return result
+
+
+def decode_schedule_free(member: Member, saved: Any, weight: Tensor, group: Mapping[str, Any]) -> Any:
+    """Reads a parameter's state of the package ``schedulefree``, which has the sequence z; any other entry is unchanged.
+
+    Args:
+        member: the member of the loading optimizer.
+        saved: the entry.
+        weight: the parameter, whose values were saved beside the entry.
+        group: the entry of ``state_dict["param_groups"]`` that lists the parameter.
+    """
+    if member.offset is None or not isinstance(saved, Mapping) or "z" not in saved:
+        return saved
+    beta = group["betas"][0] if "betas" in group else group["momentum"]
+    part = (1 - beta) / beta if group["train_mode"] else 1 - beta
+    z = saved["z"].to(weight.device)
+    counts = {"step": group["k"], "weight_sum": group["weight_sum"], "lr_max": max(group["lr_max"], 0.0)}
+    others = {name: x for name, x in saved.items() if name != "z"}
+    return {**counts, **others, member.offset: part * (z - weight.detach())}
 
 
 def decode_groups(

@@ -20,20 +20,19 @@ from .storage import dtype_name
 class MatrixOptimizer(Optimizer):
     """An optimizer whose groups follow a rule of matrices or, with ``use_muon=False``, AdamW."""
 
-    def __init__(self, params: ParamsT | nn.Module, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-        if isinstance(params, nn.Module):
-            arguments = dict(arguments)
-            if not options.get("use_muon", True):
-                raise ValueError(
-                    "use_muon=False with a model, whose parameters are grouped by kind: give model.parameters(), which all "
-                    "follow AdamW then, or matrix_groups(model, adamw=[…]) with the names of those that are to"
-                )
-            if arguments["adjust_lr_fn"] is None:
-                arguments["adjust_lr_fn"] = "match_rms_adamw"
-            params = groups = matrix_groups(params, arguments["weight_decay"], stacks=options.get("stacks", False))
-            if not _is_among_others():
-                print(f"{type(self).__name__} with adjust_lr_fn={arguments['adjust_lr_fn']!r}:\n{groups.outline}")
-        super().__init__(params, arguments, options)
+    def _of_model(self, model: nn.Module, given: dict[str, Any]) -> ParamsT:
+        """See ``Optimizer._of_model``."""
+        if not given.get("use_muon", True):
+            raise ValueError(
+                "use_muon=False with a model, whose parameters are grouped by kind: give model.parameters(), which all "
+                "follow AdamW then, or matrix_groups(model, adamw=[…]) with the names of those that are to"
+            )
+        if given["adjust_lr_fn"] is None:
+            given["adjust_lr_fn"] = "match_rms_adamw"
+        groups = matrix_groups(model, given["weight_decay"], stacks=given.get("stacks", False))
+        if not _is_among_others():
+            print(f"{type(self).__name__} with adjust_lr_fn={given['adjust_lr_fn']!r}:\n{groups.outline}")
+        return groups
 
     def _check_parameter(self, parameter: Any, name: str, group: Mapping[str, Any]) -> None:
         """See ``Optimizer._check_parameter``."""

@@ -17,6 +17,7 @@ from ..rule.members import MEMBERS
 from .matrices import MatrixOptimizer
 from .optimizer import EagerOptimizer, Optimizer
 from .options import Options, Scheduled
+from .schedule_free import ScheduleFreeOptimizer
 
 __all__ = [
     "ADOPT",
@@ -30,6 +31,7 @@ __all__ = [
     "Adam",
     "AdamH",
     "AdamW",
+    "AdamWScheduleFree",
     "Adamax",
     "Adan",
     "LaProp",
@@ -38,6 +40,7 @@ __all__ = [
     "NAdam",
     "RAdam",
     "RMSprop",
+    "SGDScheduleFree",
     "Signum",
     "StableAdamW",
 ]
@@ -501,6 +504,72 @@ class RMSprop(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         **options: Unpack[RootOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class SGDScheduleFree(ScheduleFreeOptimizer):
+    r"""Schedule-free gradient descent (Defazio et al., 2024, arXiv:2405.15682, equations 3 to 5): averages its steps.
+
+    .. math::
+        u_t &= g_t + \lambda y_t \\
+        z_{t+1} &= z_t - \eta_t u_t, \qquad x_{t+1} = (1 - c_t) x_t + c_t z_{t+1}, \qquad c_t = w_t / \textstyle\sum_{i
+            \le t} w_i, \quad w_t = t^r (\max_{i \le t} \eta_i)^p \\
+        y_{t+1} &= (1 - \beta_1) z_{t+1} + \beta_1 x_{t+1}
+
+    :math:`\eta_t` is the learning rate with its warmup; a step with a rate of 0 moves nothing. The weight is :math:`y`
+    while training, and :math:`x` for evaluation: the state has their difference.
+
+    Args:
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them; or a model, whose use
+            in another mode than that of its weights is then told by a warning.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
+        momentum: β₁, which says how near to x gradients are taken.
+        weight_decay: λ.
+        warmup_steps: the number of steps over which the learning rate rises linearly from 0.
+        r: r, the power of the step count in the weights of the average x.
+        weight_lr_power: p, the power of the largest learning rate so far in the weights of the average x.
+        maximize: maximize the objective.
+        foreach: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
+        differentiable: True is refused.
+        fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
+            skips overflows, instead of the scaler; gradients stay scaled. On a GPU, the host does not wait to learn of
+            one. The speed is the same: every step is fused.
+        **options: see ``adamas.torch.options.Options``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([5.0]))
+        >>> optimizer = adamas.torch.SGDScheduleFree([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        4.99
+    """
+
+    _member = MEMBERS["SGDScheduleFree"]
+
+    def __init__(
+        self,
+        params: ParamsT | nn.Module,
+        lr: Scheduled = 1.0,
+        momentum: float = 0.9,
+        weight_decay: Scheduled = 0.0,
+        warmup_steps: float = 0.0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, locals(), options)
 
@@ -1088,6 +1157,75 @@ class RAdam(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         **options: Unpack[AdamOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class AdamWScheduleFree(ScheduleFreeOptimizer):
+    r"""Schedule-free AdamW (Defazio et al., 2024, arXiv:2405.15682, algorithm 1): AdamW that averages its steps.
+
+    .. math::
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \qquad u_t = \frac{g_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon} +
+            \lambda y_t \\
+        z_{t+1} &= z_t - \eta_t u_t, \qquad x_{t+1} = (1 - c_t) x_t + c_t z_{t+1}, \qquad c_t = w_t / \textstyle\sum_{i
+            \le t} w_i, \quad w_t = t^r (\max_{i \le t} \eta_i)^p \\
+        y_{t+1} &= (1 - \beta_1) z_{t+1} + \beta_1 x_{t+1}
+
+    :math:`\eta_t` is the learning rate with its warmup; a step with a rate of 0 moves nothing. The weight is :math:`y`
+    while training, and :math:`x` for evaluation: the state has their difference.
+
+    Args:
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them; or a model, whose use
+            in another mode than that of its weights is then told by a warning.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
+        betas: β₁ and β₂, β₁, which says how near to x gradients are taken, and β₂, the decay of v.
+        eps: ε.
+        weight_decay: λ.
+        warmup_steps: the number of steps over which the learning rate rises linearly from 0.
+        r: r, the power of the step count in the weights of the average x.
+        weight_lr_power: p, the power of the largest learning rate so far in the weights of the average x.
+        maximize: maximize the objective.
+        foreach: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
+        differentiable: True is refused.
+        fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
+            skips overflows, instead of the scaler; gradients stay scaled. On a GPU, the host does not wait to learn of
+            one. The speed is the same: every step is fused.
+        **options: see ``adamas.torch.options.Options``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([5.0]))
+        >>> optimizer = adamas.torch.AdamWScheduleFree([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        4.999
+    """
+
+    _member = MEMBERS["AdamWScheduleFree"]
+
+    def __init__(
+        self,
+        params: ParamsT | nn.Module,
+        lr: Scheduled = 0.0025,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: Scheduled = 0.0,
+        warmup_steps: float = 0.0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, locals(), options)
 

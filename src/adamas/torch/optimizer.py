@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
@@ -29,6 +29,7 @@ from ..rule.shared import defaults as defaults_of
 from ..rule.shared import schedulable
 from ..step.devices import can_decide
 from ..step.engine import holds, same_objects
+from ..step.evaluation import begun
 from ..step.locks import step_lock
 from ..step.memory import Memory, counted
 from ..step.namespaces.torch import Formulas, formulas_of
@@ -59,7 +60,7 @@ class _Basis(NamedTuple):
     """What the plan of a parameter group was made from.
 
     Attributes:
-        signature: the rule, whether there is a penalty, ``weights=``, ``seed=``, whether a step may be skipped, and
+        signature: the rule, whether there is a penalty, ``weights=``, ``seed=``, whether its device may have to count, and
             ``offload=``.
         params: the parameters.
         dtypes: the dtypes of the parameters.
@@ -138,10 +139,12 @@ class Optimizer(Stepping, torch.optim.Optimizer):
     _homes: HomeTensors  # the operations on parameters whose state is on the host, while they are on a device
     _released: Any  # what steps the parameters in the backward pass (``adamas.torch.release.Released``), or None
 
-    def __init__(self, params: ParamsT, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    def __init__(self, params: ParamsT | nn.Module, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         """``arguments`` are the ``locals()`` of the member's ``__init__``, and ``options`` its ``**options``."""
         own = ("self", "params", "options", "__class__")
         given = {**{name: value for name, value in arguments.items() if name not in own}, **options}
+        if isinstance(params, nn.Module):
+            params = self._of_model(params, given)
         known = defaults_of(self._member, "torch")
         if unknown := options.keys() - known.keys() - {"process_group", "offload", *WHOLE_OPTIONS}:
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
@@ -152,7 +155,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             raise ValueError(
                 f"decoupled_weight_decay=True and decay={given['decay']!r} contradict each other: give only decay"
             )
-        defaults = {**known, "offload": False, **given, **COUNTS}
+        defaults = {**known, "offload": False, **given, **COUNTS, **begun(self._member)}
         numbers = dict(defaults)
         separated(self._member, numbers, ())
         check(numbers, type(self).__name__, self._member)
@@ -166,6 +169,14 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         self._schedules = []
         super().__init__(params, defaults)
         self._begin_scaling()
+
+    def _of_model(self, model: nn.Module, given: dict[str, Any]) -> ParamsT:
+        """The parameters or groups of a model, for members that take one. May change what is given besides.
+
+        Raises:
+            TypeError: the member takes parameters alone.
+        """
+        raise TypeError(f"{type(self).__name__} takes parameters, not a model: pass model.parameters()")
 
     def _begin(self) -> None:
         super()._begin()
@@ -355,8 +366,15 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def _counts_there(self) -> bool:
         """See ``Stepping._counts_there``."""
-        may_skip = any(map(_may_skip, self.param_groups)) or self._may_skip_spikes()
-        return self._on_device is not None and (self._together is not None or may_skip)
+        wanted = self._together is not None or any(map(self._wants_count_there, self.param_groups))
+        return self._on_device is not None and wanted
+
+    def _wants_count_there(self, group: dict[str, Any]) -> bool:
+        """Whether the device has to count the steps of a group: it may skip some, or know alone the rate that is counted."""
+        if _may_skip(group) or self._may_skip_spikes():
+            return True
+        shortens = self._on_spike is not None and self._on_spike.shortens_updates
+        return self._member.offset is not None and (shortens or isinstance(group["lr"], Tensor))
 
     def _check_capture(self) -> None:
         """See ``Stepping._check_capture``. Nothing is allocated in a capture, and no decision is left to the host."""
@@ -443,7 +461,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             has_penalty(group),
             group["weights"],
             group["seed"],
-            _may_skip(group) or self._may_skip_spikes() if self._peers is None else self._together is not None,
+            self._wants_count_there(group) if self._peers is None else self._together is not None,
             bool(group.get("offload")),
         )
 
@@ -548,7 +566,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             state = self.state.get(p)
             is_offloaded = self._is_offloaded(group, p)
             if is_offloaded:
-                refuse_offload(p, names[i], self._member.rule(group, p.shape))
+                refuse_offload(p, names[i], self._member, group)
             divided = exchange.divided(self._member, group, i, names[i])
             if divided is not None:
                 all_divided.append(divided)

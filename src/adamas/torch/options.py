@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..rule import options
-from ..rule.declaration import Flag, Hyperparameter, Limit, Member, Number, Rule, Several
+from ..rule.declaration import Flag, Hyperparameter, Limit, Member, Number, Several
 from ..rule.hyperparameters import Terms, checked, shown
 from ..rule.layout import HALVES, WIDTHS, is_reduced
 from ..rule.members import MEMBERS
@@ -229,8 +229,14 @@ def check_flat(parameter: Tensor, name: str, group: Mapping[str, Any], alone: bo
         refuse_alone(name, f"{option}={group[option]!r}")
 
 
-def refuse_offload(parameter: Tensor, name: str, rule: Rule) -> None:
-    """Raises ValueError if the step of a parameter on a device cannot be made on the host by this rule."""
+def refuse_offload(parameter: Tensor, name: str, member: Member, group: Mapping[str, Any]) -> None:
+    """Raises ValueError if the step of a parameter on a device cannot be made on the host by this member."""
+    if member.offset:
+        raise ValueError(
+            f"parameter {name} is stepped by {member.name}, whose eval() and train() change the weights where they are: use "
+            "offload=False"
+        )
+    rule = member.rule(group, parameter.shape)
     if not rule.is_elementwise:
         raise ValueError(
             f"parameter {name} is stepped by {rule.name}, whose products of matrices are made on the device of the parameter: "

@@ -95,7 +95,7 @@ _OFFERED_AS: Mapping[str, Mapping[str, tuple[float, Mapping[str, Any]]]] = {
 def _offered(member: Member) -> dict[str, OptimizerSpec]:
     usual = {one.name: one.default for one in member.hyperparameters}
     options = {name for name in TUNED & set(usual) if name != "betas" or len(usual[name]) == 2}
-    offered = _OFFERED_AS.get(member.name, {member.name.lower(): (usual["lr"], {})})
+    offered = _OFFERED_AS.get(member.name, {member.lower_name: (usual["lr"], {})})
     return {
         name: OptimizerSpec(ADAMAS, member.name, lr, frozenset(options | {"weight_decay"}), arguments)
         for name, (lr, arguments) in offered.items()

@@ -106,7 +106,8 @@ def run(
             _train(training, listener, out)
             training.look(listener)
             summary = _summary(options, training, lr_found, out)
-            weights = training.weights()
+            with training.evaluated():
+                weights = training.weights()
             if out is not None:
                 _write_results(out, plan, training, weights, summary)
             listener.on_end(summary)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from itertools import islice
@@ -31,8 +31,10 @@ from adamas.lab.train.records import Evaluation, Listener, Progress, Sample, Sec
 from adamas.lab.train.repeatable import random_state, seed_step, set_random_state
 from adamas.lab.train.run_checkpoint import fingerprint
 from adamas.lab.train.watched import Watched
+from adamas.rule.layout import LOW_BITS
 from adamas.schedules import Plateau, Schedule
 from adamas.step import watching
+from adamas.step.evaluation import Evaluated
 from adamas.step.stepping import Stepping
 
 SECONDS_BETWEEN_REPORTS = 0.2
@@ -268,7 +270,7 @@ class Training:
     def evaluate(self) -> dict[str, float]:
         """The metrics of the current weights."""
         self.network.eval()
-        with torch.no_grad(), self.arithmetic():
+        with self.evaluated(), torch.no_grad(), self.arithmetic():
             found = self.ranks.metrics(self.task, self.evaluate_on)
         self.network.train()
         if isinstance(self.applied, FSDPModule):
@@ -336,6 +338,28 @@ class Training:
     def arithmetic(self) -> AbstractContextManager[Any]:
         """The context that sets the precision of the network."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.low_precision else nullcontext()
+
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """A context with the weights for evaluation, if the optimizer has others for training.
+
+        Those of training are restored to the bit, so that a run does not depend on when it is evaluated.
+        """
+        optimizer = getattr(self, "optimizer", None)  # none is there for the evaluation that a plateau begins with
+        if not isinstance(optimizer, Evaluated):
+            yield
+            return
+        lows = (state.get(LOW_BITS) for state in optimizer.state.values())
+        weights = [*self.parameters, *(low for low in lows if low is not None)]
+        with torch.no_grad():
+            kept = [x.clone() for x in weights]
+            optimizer.eval()
+            try:
+                yield
+            finally:
+                optimizer.train()
+                for x, before in zip(weights, kept, strict=True):
+                    x.copy_(before)
 
     def weights(self) -> dict[str, Any]:
         """The state dict of the model, with whole tensors on rank 0."""

@@ -25,7 +25,7 @@ def _mu(hyper: Hypers, step: Any) -> Any:
     return hyper["betas"][0] * (1 - 0.5 * 0.96 ** (step * hyper["momentum_decay"]))
 
 
-def _advance(hyper: Hypers, scalars: Scalars) -> dict[str, float]:
+def _next_scalars(hyper: Hypers, scalars: Scalars, f: Any) -> dict[str, float]:
     step = scalars["step"] + 1
     return {"step": step, "mu_product": scalars["mu_product"] * _mu(hyper, step)}
 
@@ -79,7 +79,7 @@ NADAM = Member(
     numbers=_numbers,
     names={"first": "exp_avg", "second": "exp_avg_sq"},
     scalars=(("step", 0.0), ("mu_product", 1.0)),
-    advance=_advance,
+    next_scalars=_next_scalars,
     page=r"""
 Adam with Nesterov's momentum, and a β₁ that warms up. Usually as good as Adam or slightly faster, at the same cost;
 it is the baseline of the AlgoPerf benchmark. Source: [Dozat,

@@ -1,4 +1,4 @@
-"""Checks of Muon on weights that several processes share."""
+"""Checks of Muon and Adafactor on weights that several processes share."""
 
 from __future__ import annotations
 
@@ -68,6 +68,32 @@ def stacks_end_as_on_one_process(rank: int) -> None:
             ours.step()
             alone.step()
         assert torch.allclose(whole(p.detach()), q, rtol=1e-4, atol=1e-5), placement
+
+
+@check
+def adafactor_on_replicas_is_that_of_one_process(rank: int) -> None:
+    here = DeviceMesh("cpu", list(range(dist.get_world_size())))
+    begin = [torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((16, 12), (3, 5, 4), (7,))]
+    replicas = [torch.nn.Parameter(distribute_tensor(x, here, [Replicate()])) for x in begin]
+    plain = [torch.nn.Parameter(x.clone()) for x in begin]
+    ours, alone = (at.Adafactor(params, lr=0.1, max_grad_norm=1.0) for params in (replicas, plain))
+    for i in range(3):
+        for p, q in zip(replicas, plain, strict=True):
+            q.grad = torch.randn(q.shape, generator=torch.Generator().manual_seed(1 + i))
+            p.grad = distribute_tensor(q.grad, here, [Replicate()])
+        ours.step()
+        alone.step()
+    for p, q in zip(replicas, plain, strict=True):
+        assert torch.equal(whole(p.detach()), q)
+
+
+@check
+def adafactor_refuses_parts_of_matrices(rank: int) -> None:
+    here = DeviceMesh("cpu", list(range(dist.get_world_size())))
+    p = torch.nn.Parameter(distribute_tensor(torch.ones(16, 12), here, [Shard(0)]))
+    p.grad = distribute_tensor(torch.ones(16, 12), here, [Shard(0)])
+    with raises(ValueError, "is a part of a matrix, and Adafactor takes the means of whole rows and columns", rank):
+        at.Adafactor([p]).step()
 
 
 @check

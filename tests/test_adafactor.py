@@ -209,7 +209,8 @@ def test_bfloat16_weights_do_not_depend_on_pieces(weights: Any, monkeypatch: pyt
         assert distance(joined, expected) < 1e-6
     monkeypatch.setattr(pieces_of, "__defaults__", (64,))
     in_pieces = train(at.Adafactor(params(), weights=weights), 1)
-    assert distance([p.float() for p in in_pieces], [p.float() for p in found]) < 1e-2
+    for x, y in zip(in_pieces, found, strict=True):  # sums in another order move few weights to the next number
+        assert (x != y).float().mean() < 0.02
 
 
 def test_a_rate_of_0_changes_no_weight() -> None:

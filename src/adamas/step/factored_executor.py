@@ -46,7 +46,7 @@ class FactoredExecutor(ArraysExecutor):
     """The matrices of a group.
 
     Raises:
-        ValueError: a parameter is complex, or a part of a matrix.
+        ValueError: a parameter is complex.
     """
 
     def __init__(self, spec: GroupSpec, records: Sequence[Record], is_decayed: bool) -> None:
@@ -65,11 +65,6 @@ class FactoredExecutor(ArraysExecutor):
                 raise ValueError(
                     f"parameter {record.name} is complex, and {spec.member.name} is for real numbers: use AdamW for it"
                 )
-            if record.is_flat or record.place is not None:
-                raise ValueError(
-                    f"parameter {record.name} is a part of a matrix, and {spec.member.name} takes the means of whole rows and "
-                    "columns: keep the matrix in one piece, or use AdamW for it"
-                )
 
     def release(self) -> None:
         """See ``Executor.release``."""
@@ -83,6 +78,12 @@ class FactoredExecutor(ArraysExecutor):
             self._means = [self._means_of(i) for i in self._all]
             self._partial = [self._sums_of(i) for i in self._all]
         return [sums[index] for sums in self._partial]
+
+    def take_sums(self, index: int, sums: Sequence[float]) -> None:
+        """See ``Executor.take_sums``."""
+        super().take_sums(index, sums)
+        if index == 0 and not self.is_counted:  # another process has added up the sums
+            self._means = [self._means_of(i) for i in self._all]
 
     def _sums_of(self, i: int) -> list[list[float]]:
         """The sums over a parameter that was found, as numbers to be added. None of them depends on another."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from ..rule import layout
-from ..rule.declaration import Member, Numbers
+from ..rule.declaration import FactoredRule, Member, Numbers
 from ..rule.formats import BLOCK
 from ..rule.layout import LOW_BITS, Part, Slot
 
@@ -301,7 +301,7 @@ def check_place(
     name: str,
     is_divided: bool = False,
 ) -> None:
-    """Raises ValueError if a part of a tensor cannot have its moments in codes, as where a cut divides packed codes.
+    """Raises ValueError if a part of a tensor cannot have its moments: means of rows and columns, or codes that a cut divides.
 
     Args:
         tensors: the framework's operations on tensors.
@@ -312,6 +312,11 @@ def check_place(
         name: the name of the parameter, for the message.
         is_divided: whether cuts divide blocks of codes, and the processes exchange what they have of these.
     """
+    if place is not None and isinstance(member.rule(group, place.shape), FactoredRule):
+        raise ValueError(
+            f"parameter {name} is a part of a matrix, and {member.name} takes the means of whole rows and columns: keep the "
+            "matrix in one piece, or use AdamW for it"
+        )
     shape = tensors.shape_of(weight)
     coded = [slot for slot in slots_of(tensors, member, group, weight, place) if slot.scale_shape is not None]
     if place is None or not coded:

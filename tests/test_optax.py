@@ -294,6 +294,14 @@ def test_decay_by_name() -> None:
     assert moved["cautious"] == moved["decoupled"]
 
 
+def test_an_update_that_a_weight_is_too_large_for_is_none_for_cautious_decay() -> None:
+    """As in the engine, which looks at what the update has made of the weight."""
+    x = jnp.array([1.0, 1.0])
+    tx = ao.sgd(1.0, weight_decay=0.5, decay_mode="cautious")
+    updates, _ = jax.jit(tx.update)(jnp.array([-1e-9, -0.5]), tx.init(x), x)
+    np.testing.assert_allclose(np.asarray(updates), [-0.5, 0.5], rtol=1e-6)
+
+
 @pytest.mark.parametrize("weights", ["nearest", "split"])
 def test_cautious_decay_never_works_against_the_update(weights: str) -> None:
     x, g = jnp.array([2.0, -2.0, 2.0, -2.0, 2.0]), jnp.array([1.0, -1.0, -1.0, 1.0, 0.0])

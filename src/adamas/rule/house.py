@@ -98,5 +98,6 @@ def change(
     step = xp.where(xp.sign(update) * g <= 0, 0.0, k.eta * update) if rule.is_masked else k.eta * update
     made = (k.k_minus_one * p if decayed and not is_cautious else 0.0) - step
     if is_cautious:
-        made = made - xp.where(made * xp.sign(p) <= 0, k.cautious * p, 0.0)
+        moved_by = (p + made) - p  # as ``cautiously_decayed`` sees it: 0 where the weight is too large for the update
+        made = made - xp.where(moved_by * xp.sign(p) <= 0, k.cautious * p, 0.0)
     return made, tuple(after)

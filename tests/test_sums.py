@@ -350,6 +350,7 @@ def test_an_executor_needs_nothing_but_its_name(monkeypatch: pytest.MonkeyPatch)
 def test_an_executor_that_cannot_step_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     p = starts()[0]
     p.grad = torch.ones_like(p)
+    monkeypatch.setenv("ADAMAS_EXECUTOR", "engine")
     with pytest.raises(ValueError, match="the engine was built without the rule 'standardized'"):
         torch_optimizer(STANDARDIZED, [p]).step()
     monkeypatch.setenv("ADAMAS_EXECUTOR", "abacus")

@@ -770,5 +770,5 @@ def test_optimizers_by_name() -> None:
     assert at.from_name("AdamW", params, lr=0.5).param_groups[0]["lr"] == 0.5
     with pytest.raises(ValueError, match="did you mean 'adam' or"):
         at.from_name("adamv", params)
-    with pytest.raises(ValueError, match="use one of adagrad, adam"):
+    with pytest.raises(ValueError, match="use one of adafactor, adagrad, adam"):
         at.from_name("unknown", params)

@@ -23,8 +23,9 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from ranks import Checks, main, raises
 from rules_with_sums import LAMB, STANDARDIZED
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn import functional as F
 
 import adamas.torch as at
@@ -120,6 +121,31 @@ def parts_step_as_whole_tensors(rank: int, kind: Callable[..., at.Adam]) -> None
         alone.step(), shared.step()
     for (_, p), (_, part), (first, _) in zip(whole, parts, places, strict=True):
         equal([part], [p[first : first + len(part)]])
+
+
+@check
+def schedule_free_weights_of_dtensors_are_switched_as_those_of_one_process(rank: int) -> None:
+    """Also where the cut divides blocks of codes: the second, of 550 columns."""
+    mesh = init_device_mesh("cpu", (2,))
+    for state, dim in itertools.product(("float32", "int8"), (0, 1)):
+        (p,) = parameters([(47, 1100)])
+        q = torch.nn.Parameter(distribute_tensor(p.detach().clone(), mesh, [Shard(dim)]))
+        optimizers = [at.AdamWScheduleFree([("w", one)], lr=0.05, state=state) for one in (p, q)]
+        for step in range(4):
+            gradients_([p], step, [1.0])
+            q.grad = distribute_tensor(p.grad.clone(), mesh, [Shard(dim)])
+            for optimizer in optimizers:
+                optimizer.step()
+        training = q.full_tensor()
+        equal([training], [p])
+        for optimizer in optimizers:
+            optimizer.eval()
+        average = q.full_tensor()
+        equal([average], [p])
+        assert not torch.equal(average, training)
+        for optimizer in optimizers:
+            optimizer.train()
+        equal([q.full_tensor()], [p])
 
 
 @check

@@ -53,15 +53,10 @@ def executor_of(tensors: Tensors, weight: Tensor, rule: Rule | None = None) -> t
     Raises:
         ValueError: the environment asks for an unknown executor.
     """
-    found = _executor_of(tensors, weight)
-    return ArraysExecutor if found is EngineExecutor and rule is not None and not has_rule(rule) else found
-
-
-def _executor_of(tensors: Tensors, weight: Tensor) -> type[Executor]:
     forced = os.environ.get(_FORCED)
     if forced is None:
         if tensors.is_on_cpu(weight):
-            return EngineExecutor
+            return EngineExecutor if rule is None or has_rule(rule) else ArraysExecutor
         is_on_gpu = tensors.is_on_gpu(weight)
         if is_on_gpu and has_triton():
             return _gpu()

@@ -366,8 +366,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     def _counts_there(self) -> bool:
         """See ``Stepping._counts_there``."""
-        wanted = self._together is not None or any(map(self._wants_count_there, self.param_groups))
-        return self._on_device is not None and wanted
+        if self._on_device is None:
+            return False
+        return self._together is not None or any(map(self._wants_count_there, self.param_groups))
 
     def _wants_count_there(self, group: dict[str, Any]) -> bool:
         """Whether the device has to count the steps of a group: it may skip some, or know alone the rate that is counted."""

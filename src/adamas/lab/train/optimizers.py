@@ -67,7 +67,8 @@ class OptimizerSpec:
 
     def usual_lr(self, task: Task) -> float | None:
         """Its default rate on a task."""
-        return None if self.lr is None else self.lr * (task.sgd_lr_scale if self.class_name == "SGD" else task.lr_scale)
+        is_sgd = self.class_name in ("SGD", "SGDScheduleFree")
+        return None if self.lr is None else self.lr * (task.sgd_lr_scale if is_sgd else task.lr_scale)
 
     def load(self) -> type[Any]:
         """Import its class."""
@@ -83,6 +84,7 @@ _OFFERED_AS: Mapping[str, Mapping[str, tuple[float, Mapping[str, Any]]]] = {
         "momentum": (0.03, {"momentum": 0.9}),
         "nesterov": (0.03, {"momentum": 0.9, "nesterov": True}),
     },
+    "SGDScheduleFree": {"sgd_schedule_free": (0.3, {})},
     "RMSprop": {"rmsprop": (1e-3, {})},
     "Adam": {"adam": (1e-3, {}), "amsgrad": (1e-3, {"amsgrad": True})},
     "NAdam": {"nadam": (1e-3, {})},

@@ -32,6 +32,11 @@ def numbers(hyper: Any, scalars: Any, f: Any) -> dict[str, Any]:
     return {"a": beta2, "b": 1 - beta2, "c": beta1, "d": 1 - beta1}
 
 
+def in_place(k: Any, xp: Any, p: Any, g: Any, m: Any) -> tuple[Any, ...]:
+    m *= k.a
+    return g, m
+
+
 RULE = OwnRule("lioness", (MOMENTUM,), ("a", "b", "c", "d"), of_lion)
 LIONESS = Member(
     name="Lioness",
@@ -207,6 +212,20 @@ def test_release_steps_it_in_the_backward_pass() -> None:
             {"make_rule": lambda hyper: replace(RULE, function=lambda k, xp, p, g, m: (g if (g > 0).all() else p, m))},
             "cannot be recorded for kernels",
         ),
+        (
+            {"make_rule": lambda hyper: replace(RULE, function=lambda k, xp, p, g, m: (g, 1.0))},
+            "must return the update and 1 new",
+        ),
+        (
+            {"make_rule": lambda hyper: replace(RULE, function=in_place)},
+            "rule 'lioness' cannot be computed .*read-only",
+        ),
+        ({"make_rule": lambda hyper: replace(RULE, numbers=(*RULE.numbers, "s"))}, "'s' is the name of another number"),
+        (
+            {"make_rule": lambda hyper: replace(RULE, sums=(Sum("agreement", "tensor", in_place),))},
+            "'agreement' is the name",
+        ),
+        ({"names": {"first": "step"}}, "names must give every state a name of its own"),
     ],
 )
 def test_a_declaration_that_contradicts_itself_is_refused(changes: dict[str, Any], words: str) -> None:

@@ -316,6 +316,22 @@ def test_recordings_that_cannot_be_used_are_an_error(kind: str, tmp_path: Path) 
     with pytest.raises(InputError, match=rf"^data_dir .*{words[kind]}") as caught:
         tasks.load("speech", tmp_path)
     assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"^data_dir .*is not a folder"):
+        tasks.load("speech", tmp_path / "absent")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32])
+def test_a_recording_sounds_the_same_in_every_format(dtype: type, tmp_path: Path) -> None:
+    wave = np.random.default_rng(0).integers(-100, 100, 8000).astype(np.int16)
+    same = {np.uint8: wave + 128, np.int32: wave.astype(np.int64) * 2**24, np.float32: wave / 128}[dtype].astype(dtype)
+    wavfile.write(tmp_path / "a.wav", 16_000, wave * 256)
+    wavfile.write(tmp_path / "b.wav", 16_000, same)
+    one, other = (speaking._read(tmp_path / name) for name in ("a.wav", "b.wav"))
+    np.testing.assert_array_equal(one, other)
+    if dtype is np.float32:
+        wavfile.write(tmp_path / "b.wav", 16_000, np.full(10, np.nan, np.float32))
+        with pytest.raises(InputError, match="has a file whose samples are not all finite"):
+            speaking._read(tmp_path / "b.wav")
 
 
 # The tasks one by one.

@@ -8,7 +8,9 @@ import itertools
 import pickle
 import re
 import sys
+import types
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn import functional as F
 
 import adamas.torch as at
+from adamas.rule.members import MEMBERS
+from adamas.rule.members.lion import RULE as LION
 from adamas.schedules import cosine, linear
 
 check = Checks()
@@ -121,6 +125,30 @@ def parts_step_as_whole_tensors(rank: int, kind: Callable[..., at.Adam]) -> None
         alone.step(), shared.step()
     for (_, p), (_, part), (first, _) in zip(whole, parts, places, strict=True):
         equal([part], [p[first : first + len(part)]])
+
+
+@check
+def codes_of_a_members_own_state_are_saved_and_loaded_with_their_scales(rank: int) -> None:
+    """Also where the cut divides blocks of codes: the second, of 100 columns."""
+    lion = MEMBERS["Lion"]
+    member = replace(
+        lion, name="Renamed", names={"first": "direction"}, make_rule=lambda hyper: replace(LION, name="x")
+    )
+    own = types.new_class("Renamed", (at.OwnOptimizer,), {"member": member})
+    mesh = init_device_mesh("cpu", (2,))
+    for dim in (0, 1):
+        (p,) = parameters([(130, 200)])
+        q = torch.nn.Parameter(distribute_tensor(p.detach().clone(), mesh, [Shard(dim)]))
+        alone, shared = (own([("w", one)], lr=0.01, state="int8") for one in (p, q))
+        for step in range(4):
+            if step == 2:
+                resumed = own([("w", q)], lr=0.01, state="int8")
+                resumed.load_state_dict(shared.state_dict())
+                shared = resumed
+            gradients_([p], step, [1.0])
+            q.grad = distribute_tensor(p.grad.clone(), mesh, [Shard(dim)])
+            alone.step(), shared.step()
+        equal([q.full_tensor()], [p])
 
 
 @check

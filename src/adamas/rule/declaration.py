@@ -258,7 +258,8 @@ class Masked(Rule):
 
     def from_sums(self, k: Any, f: Any) -> Numbers:
         """See ``Rule.from_sums``."""
-        return self.base.from_sums(k, f) | {"eta": k.eta / f.maximum(k.agreement, LEAST_AGREEMENT)}
+        found = self.base.from_sums(k, f)
+        return found | {"eta": found.get("eta", k.eta) / f.maximum(k.agreement, LEAST_AGREEMENT)}
 
     def update(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
         """See ``Rule.update``."""

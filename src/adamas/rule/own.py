@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import house
-from .declaration import Hypers, Member, Rule
+from .declaration import HOUSE_NUMBERS, Hypers, Member, Rule
 from .members import MEMBERS
 from .recorder import record, record_term
 from .shared import defaults
@@ -34,6 +34,10 @@ def register(member: Member) -> None:
         raise TypeError(f"member must be an adamas.own.Member, not {type(member).__name__}")
     if member.name in MEMBERS:
         raise ValueError(f"member: the family has an optimizer of the name {member.name}: give it another one")
+    if len({*member.names.values(), *member.scalar_names}) < len(member.names) + len(member.scalar_names):
+        raise ValueError(
+            f"{member.name}: names must give every state a name of its own, and none of {member.scalar_names}"
+        )
     hyper: dict[str, Any] = {**defaults(member, "torch"), "base_lr": 1.0}
     if "lr" not in {h.name for h in member.hyperparameters}:
         raise ValueError(f"{member.name}: hyperparameters must have lr: begin them with adamas.own.learning_rate(1e-3)")
@@ -55,10 +59,22 @@ def _check(hyper: Hypers, member: Member) -> None:
         decays = [state.decay for state in rule.states if state.decay is not None]
         if missing := sorted({*rule.numbers, *decays} - set(numbers)):
             raise ValueError(f"{name}: numbers does not return {missing[0]!r}, which the rule {rule.name!r} reads")
+        wanted = [one.name for one in rule.sums]
+        taken = {*HOUSE_NUMBERS, "k_minus_one", "agreement"}
+        if reserved := sorted(taken.intersection((*rule.numbers, *wanted)) | (set(rule.numbers) & set(wanted))):
+            raise ValueError(
+                f"{name}: {reserved[0]!r} is the name of another number of the step: give the rule's another one"
+            )
         x = np.ones((2, 3))
-        found = _made(rule, numbers, x)
-        shapes = [np.shape(one) for one in found]
-        if len(found) != 1 + len(roles) or any(shape not in ((), x.shape) for shape in shapes):
+        try:
+            found = _made(rule, numbers, x)
+        except ValueError as error:
+            raise ValueError(
+                f"{name}: the rule {rule.name!r} cannot be computed for NumPy's arrays: {error}"
+            ) from error
+        update, *states = (np.shape(one) for one in found)
+        shapes = [update, *states]
+        if len(states) != len(roles) or update not in ((), x.shape) or any(shape != x.shape for shape in states):
             raise ValueError(
                 f"{name}: for arrays of shape {x.shape} the rule {rule.name!r} returns arrays of the shapes {shapes}; it must "
                 f"return the update and {len(roles)} new states, all of the shape of the weight"
@@ -74,7 +90,8 @@ def _check(hyper: Hypers, member: Member) -> None:
 
 def _made(rule: Rule, numbers: dict[str, Any], x: Any) -> Sequence[Any]:
     """What the rule returns for a tensor of ones whose states are ones."""
-    states = tuple(x.copy() for _ in rule.states)
+    x.flags.writeable = False  # nothing may be written in place
+    states = tuple(x[:] for _ in rule.states)
     with np.errstate(all="ignore"):
         known = SimpleNamespace(**house.with_sums(rule, numbers, np, x, x, states, False))
         return rule.update(known, np, x, x, *states)

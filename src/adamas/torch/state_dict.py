@@ -34,6 +34,11 @@ from .tensors import TENSORS
 _SCALES = {layout.scale_name(moment) for member in MEMBERS.values() for moment in member.states}
 
 
+def _is_scale(member: Member, name: str) -> bool:
+    """Whether an entry of a state has scales: of this member, or of another of the family."""
+    return name in _SCALES or name in map(layout.scale_name, member.states)
+
+
 def loaded(
     member: Member,
     schedules: Sequence[GroupSchedules],
@@ -117,9 +122,9 @@ def loaded(
         shapes[layout.LOW_BITS] = (*p.shape, 2)
         state = dict(found.state)
         for name in state.keys() & shapes.keys():
-            if is_divided and name in _SCALES:
+            if is_divided and _is_scale(member, name):
                 continue  # those of all blocks that it has elements of
-            if edges is not None and name not in _SCALES:
+            if edges is not None and not _is_scale(member, name):
                 state[name] = edges.narrowed(state[name])
             state[name] = distributed.like(p, state[name], shapes[name], f"{name!r} of parameter {names[p]}")
         return found._replace(state=state)
@@ -143,7 +148,7 @@ def _is_cut(member: Member, p: Tensor, name: str, x: Any) -> bool:
     """Whether an entry of a saved state has elements for those of the parameter. What others have put there may have none."""
     if not isinstance(x, Tensor) or not x.ndim or name in (*member.scalar_names, GRAD_NORMS):
         return False
-    return name in member.states or name in _SCALES or name == layout.LOW_BITS or x.shape == p.shape
+    return name in member.states or _is_scale(member, name) or name == layout.LOW_BITS or x.shape == p.shape
 
 
 def _take(group: Mapping[str, Any], index: int) -> Callable[[Tensor], Tensor]:
@@ -270,7 +275,7 @@ def with_whole_scales(
     for group, i, key in _entries(groups, state_dict):
         edges, entry = edges_of(member, group, i), state_dict["state"][key]
         if edges is not None:
-            scales = {name: x for name, x in entry.items() if name in _SCALES and not is_distributed(x)}
+            scales = {name: x for name, x in entry.items() if _is_scale(member, name) and not is_distributed(x)}
             found[key] = {**entry, **{name: edges.gathered_scales(x) for name, x in scales.items()}}
     return {**state_dict, "state": {**state_dict["state"], **found}} if found else state_dict
 

@@ -199,8 +199,12 @@ def recorded(folder: Path) -> tuple[tuple[str, ...], Iterator[Spoken]]:
     is in the test.
 
     Raises:
-        InputError: there are fewer than two words.
+        InputError: it is no folder, or there are fewer than two words.
     """
+    if not folder.is_dir():
+        raise InputError(
+            "data_dir", f"{str(folder)!r} is not a folder: give one with a folder of WAV files for each word"
+        )
     words = tuple(
         sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(("_", ".")))
     )
@@ -211,7 +215,7 @@ def recorded(folder: Path) -> tuple[tuple[str, ...], Iterator[Spoken]]:
 
 def _recordings(folder: Path, words: tuple[str, ...]) -> Iterator[Spoken]:
     for index, word in enumerate(words):
-        for path in sorted((folder / word).glob("*.wav")):
+        for path in sorted(one for one in (folder / word).iterdir() if one.suffix.lower() == ".wav"):
             person = re.sub(r"_nohash_.*$", "", path.stem)
             is_test = zlib.crc32(person.encode()) < TEST_SHARE * 2**32
             yield Spoken(_whole(_read(path)), index, is_test)
@@ -222,11 +226,17 @@ def _read(path: Path) -> Sound:
         rate, samples = wavfile.read(path)
     except (OSError, ValueError, EOFError) as error:
         raise InputError("data_dir", f"has a damaged file, {path} ({error})") from error
-    if samples.ndim == 2:
-        samples = samples.mean(1)
-    if not len(samples):
+    if samples.dtype == np.uint8:  # its middle is silence
+        samples = (samples.astype(np.int16) - 128) * 256
+    scale = 2.0 ** (8 * samples.dtype.itemsize - 1) if samples.dtype.kind == "i" else 1.0
+    sound = (samples / scale).astype(np.float32)
+    if sound.ndim == 2:
+        sound = sound.mean(1)
+    if not len(sound):
         raise InputError("data_dir", f"has a file without sound, {path}")
-    return resampled(samples.astype(np.float32), rate)
+    if not np.isfinite(sound).all():
+        raise InputError("data_dir", f"has a file whose samples are not all finite, {path}")
+    return resampled(sound, rate)
 
 
 def resampled(sound: NDArray[np.floating], rate: int) -> Sound:

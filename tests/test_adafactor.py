@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_muon import distance, same
 from torch import Tensor, nn
 
 import adamas.numpy as an
@@ -38,15 +39,6 @@ def train(optimizer: torch.optim.Optimizer, steps: int = 20, first: int = 0, sca
         give_gradients(params, 100 + i, scale)
         optimizer.step()
     return [p.detach() for p in params]
-
-
-def distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference of two tensors, relative to the largest element of the expected one."""
-    return max(float((x - y).abs().max() / y.abs().max()) for x, y in zip(found, expected, strict=True))
-
-
-def same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
-    return all(map(torch.equal, found, expected))
 
 
 # ---- parity

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import adamas.numpy
 import adamas.torch as at
-from adamas.own import Flag, Member, OwnRule, Share, State, Sum, learning_rate
+from adamas.own import Choice, Flag, Member, OwnRule, Share, State, Sum, learning_rate
 from adamas.rule.members import MEMBERS
 from adamas.schedules import cosine
 from adamas.step import arrays_executor
@@ -226,6 +226,27 @@ def test_release_steps_it_in_the_backward_pass() -> None:
             "'agreement' is the name",
         ),
         ({"names": {"first": "step"}}, "names must give every state a name of its own"),
+        (
+            {"make_rule": lambda hyper: replace(RULE, states=(replace(MOMENTUM, draw=2),))},
+            "must have a draw of its own; 2 is that of weights",
+        ),
+        (
+            {"hyperparameters": (*LIONESS.hyperparameters, Flag("fused", False, "…"))},
+            "the hyperparameter 'fused' is another argument already",
+        ),
+        (
+            {"hyperparameters": (*LIONESS.hyperparameters, learning_rate(0.1))},
+            "the hyperparameter 'lr' is another argument already",
+        ),
+        (
+            {
+                "hyperparameters": (
+                    *LIONESS.hyperparameters,
+                    Choice("kind", "a", "…", structural=True, choices=("a", "b")),
+                )
+            },
+            "'kind' must be a Flag or a Number to be structural, not a Choice",
+        ),
     ],
 )
 def test_a_declaration_that_contradicts_itself_is_refused(changes: dict[str, Any], words: str) -> None:
@@ -233,6 +254,22 @@ def test_a_declaration_that_contradicts_itself_is_refused(changes: dict[str, Any
 
         class _Broken(at.OwnOptimizer, member=replace(LIONESS, **changes)):
             pass
+
+
+def test_a_copy_keeps_its_member_when_another_of_the_name_is_declared() -> None:
+    def declared(name: str) -> Any:
+        member = replace(LIONESS, name="Twice", hyperparameters=(*LIONESS.hyperparameters, Share(name, 0.5, "…")))
+
+        class Twice(at.OwnOptimizer, member=member):
+            """Lion."""
+
+        return Twice
+
+    first = declared("one")([torch.nn.Parameter(torch.ones(2))], lr=cosine(10) * 0.01)
+    declared("other")
+    copied = copy.deepcopy(first)
+    assert torch.equal(stepped(copied, range(2)), stepped(first, range(2)))
+    assert copied.schedules[0].keys() == {"lr"}
 
 
 def test_what_cannot_be_done_is_refused_by_name() -> None:

@@ -312,6 +312,7 @@ class Optimizer(Stepping):
         self._bounds = arrays.bounds_of([p for group in groups for p in group["params"]])
         self._counted = None, steps_done(state.values())
         for schedules in self._schedules_now():
+            schedules.member = self._member  # it is not copied with them
             schedules.separate(state.values())
             self._listen(schedules)
 

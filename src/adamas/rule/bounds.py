@@ -14,12 +14,12 @@ no framework.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from . import formats
 from .declaration import Host, Member, State
-from .layout import WIDTHS, form_of, padding, scale_shape, unpacked
+from .layout import WIDTHS, form_of, padding, pieces, scale_shape, unpacked
 
 Array = Any
 
@@ -187,7 +187,7 @@ def _raised(xp: Any, first: Array, second: Array, possible: float, usual: float,
     values, count = second, 0
     slack = _SLACK * possible / usual if is_square else 2 * possible / usual
     for i, (m, v) in enumerate(zip(_parts(first), _parts(second), strict=True)):
-        for piece in _pieces(v):
+        for piece in pieces(v.shape, _CHUNK):
             here, size = v[piece], abs(m[piece])
             needed = (size * size if is_square else size) * (1 / usual)
             wrong = (here < _LEAST_HALF) & (needed > slack * here) & (needed >= _LEAST_NORMAL)
@@ -203,10 +203,3 @@ def _parts(x: Array) -> list[Array]:
     """A view of a real array, or views of the real and imaginary parts, with at least one dimension."""
     is_complex = x.is_complex() if hasattr(x, "is_complex") else x.dtype.kind == "c"
     return [part.reshape(1) if part.ndim == 0 else part for part in ([x.real, x.imag] if is_complex else [x])]
-
-
-def _pieces(x: Array) -> Iterator[slice]:
-    """Slices of rows that are checked at a time."""
-    step = max(1, _CHUNK // max(1, math.prod(x.shape[1:])))
-    for first in range(0, x.shape[0], step):
-        yield slice(first, first + step)

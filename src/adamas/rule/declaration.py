@@ -232,6 +232,8 @@ class Masked(Rule):
     is_masked: bool = True
     is_cautious: bool = False
 
+    # Properties of a rule that is never written to, where mypy expects attributes that can be.
+
     @property
     def name(self) -> str:  # type: ignore[override]
         """See ``Rule``."""

@@ -44,7 +44,7 @@ def scale_of(state: Mapping[str, Any], slot: str, what: str) -> tuple[Any, bool]
 
 def decode(xp: Any, codes: Array, scale: Array, values: Array) -> None:
     """Write the values of codes into the float32 ``values``, like ``adamas.rule.layout.decode``."""
-    for piece in layout.pieces(codes):
+    for piece in layout.pieces(codes.shape):
         blocks = layout.blocks(xp, formats.cast(codes[piece], xp.int64))
         scales = scale[piece].reshape(blocks.shape[:-1])[..., None]
         value = _decoded(xp, blocks, scales, codes.dtype == xp.int8)

@@ -273,7 +273,7 @@ def _together(xp: Any, parts: Sequence[Array]) -> Array:
 def decode(xp: Any, codes: Array, scale: Array, values: Array) -> None:
     """Write the values of codes into the float32 ``values``, which has the shape of the parameter."""
     has_sign, width = codes.dtype == xp.int8, WIDTHS[form_of(codes.shape, values.shape)]
-    for piece in pieces(values):
+    for piece in pieces(values.shape):
         part = formats.decode(xp, unpacked(xp, codes[piece], width, has_sign), scale[piece][..., None], has_sign, width)
         values[piece] = unblocked(part, values[piece].shape)
 
@@ -295,7 +295,7 @@ def encode(xp: Any, member: Member, values: Mapping[str, Array], state: Mapping[
         x, codes, scale = values[name], state[name], state[scale_name(name)]
         has_sign, width = codes.dtype == xp.int8, WIDTHS[form_of(codes.shape, x.shape)]
         second, counts = member.grids_of(name)
-        for piece in pieces(x):
+        for piece in pieces(x.shape):
             part = blocks(xp, formats.cast(x[piece], xp.float32))
             choice = None if second is None else _choices(xp, second, values, state, piece, x.shape, width)
             found, scales = formats.encode_anew(xp, part, has_sign, width, choice, counts)
@@ -324,8 +324,8 @@ def _choices(
     return formats.chosen_unsigned(xp, part, width)
 
 
-def pieces(x: Array) -> Iterator[slice]:
-    """Slices of rows that are converted at a time."""
-    step = max(1, _CHUNK // max(1, math.prod(x.shape[1:])))
-    for first in range(0, x.shape[0], step):
-        yield slice(first, first + step)
+def pieces(shape: Sequence[int], most: int = _CHUNK) -> Iterator[slice]:
+    """Slices along the first dimension: of at most so many elements, or of one index."""
+    step = max(1, most // max(1, math.prod(shape[1:])))
+    for first in range(0, shape[0], step):
+        yield slice(first, min(first + step, shape[0]))

@@ -1,4 +1,4 @@
-"""Members that users declare: their check, and where they are found by name."""
+"""The check of members that users declare."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from typing import Any
 import numpy as np
 
 from . import house
-from .declaration import HOUSE_NUMBERS, Hypers, Member, Rule
+from .declaration import HOUSE_NUMBERS, WEIGHT_DRAW, Flag, Hypers, Member, Number, Rule
 from .members import MEMBERS
 from .recorder import record, record_term
 from .shared import defaults
 
-_OWN: dict[str, Member] = {}
+# The arguments of optimizers that are no hyperparameters.
+_ARGUMENTS = frozenset(
+    {"params", "foreach", "capturable", "differentiable", "fused", "process_group", "offload", "base_lr"}
+)
 
 
-def named(name: str) -> Member:
-    """The member of the family of this name, or the one that a user has declared."""
-    return MEMBERS[name] if name in MEMBERS else _OWN[name]
-
-
-def register(member: Member) -> None:
-    """Checks a member that a user has declared, and lets ``named`` find it; one of the same name takes its place.
+def check_member(member: Member) -> None:
+    """Checks a member that a user has declared.
 
     Raises:
         TypeError: it is no ``Member``.
@@ -38,20 +36,30 @@ def register(member: Member) -> None:
         raise ValueError(
             f"{member.name}: names must give every state a name of its own, and none of {member.scalar_names}"
         )
+    _check_hyperparameters(member)
     hyper: dict[str, Any] = {**defaults(member, "torch"), "base_lr": 1.0}
-    if "lr" not in {h.name for h in member.hyperparameters}:
-        raise ValueError(f"{member.name}: hyperparameters must have lr: begin them with adamas.own.learning_rate(1e-3)")
     structural = [h.name for h in member.hyperparameters if h.structural]
     for values in itertools.product((False, True), repeat=len(structural)):
         _check({**hyper, **dict(zip(structural, values, strict=True))}, member)
-    _OWN[member.name] = member
+
+
+def _check_hyperparameters(member: Member) -> None:
+    names = [h.name for h in member.hyperparameters]
+    if "lr" not in names:
+        raise ValueError(f"{member.name}: hyperparameters must have lr: begin them with adamas.own.learning_rate(1e-3)")
+    for h in member.hyperparameters:
+        if h.name in _ARGUMENTS or names.count(h.name) > 1:
+            raise ValueError(f"{member.name}: the hyperparameter {h.name!r} is another argument already: rename it")
+        if h.structural and not isinstance(h, Flag | Number):
+            raise ValueError(
+                f"{member.name}: {h.name!r} must be a Flag or a Number to be structural, not a {type(h).__name__}"
+            )
 
 
 def _check(hyper: Hypers, member: Member) -> None:
     """Raises ValueError unless a step with these hyperparameters can be made, and recorded for kernels."""
     name = member.name
-    scalars = member.advance(hyper, dict(member.scalars))
-    numbers = member.numbers_of(hyper, scalars)
+    numbers = member.numbers_of(hyper, member.advance(hyper, dict(member.scalars)))
     for rule in member.rule(hyper).variants():
         roles = [state.role for state in rule.states]
         if unnamed := sorted(set(roles) - set(member.names)):
@@ -59,6 +67,11 @@ def _check(hyper: Hypers, member: Member) -> None:
         decays = [state.decay for state in rule.states if state.decay is not None]
         if missing := sorted({*rule.numbers, *decays} - set(numbers)):
             raise ValueError(f"{name}: numbers does not return {missing[0]!r}, which the rule {rule.name!r} reads")
+        draws = [WEIGHT_DRAW, *(state.draw for state in rule.states if state.draw is not None)]
+        if len(set(draws)) < len(draws):
+            raise ValueError(
+                f"{name}: each state of the rule {rule.name!r} must have a draw of its own; {WEIGHT_DRAW} is that of weights"
+            )
         wanted = [one.name for one in rule.sums]
         taken = {*HOUSE_NUMBERS, "k_minus_one", "agreement"}
         if reserved := sorted(taken.intersection((*rule.numbers, *wanted)) | (set(rule.numbers) & set(wanted))):

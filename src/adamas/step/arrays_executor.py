@@ -15,7 +15,7 @@ import numpy as np
 
 from ..rule.declaration import Host, Numbers, PartlyTraced, Rule, undecayed
 from ..rule.exact import sum_of_sums, summed
-from ..rule.layout import CODES, HALVES, LOW_BITS, scale_name
+from ..rule.layout import CODES, HALVES, LOW_BITS, pieces, scale_name
 from ..rule.statistics import LARGEST, SUMS, decay_of, first_of, numbers_of, second_of, terms, watched
 from . import arrays
 from .checks import check_tensors
@@ -179,9 +179,9 @@ class ArraysExecutor(DeviceExecutor):
             record, _, row = self._found[index]
             count = int(self.prepared[row][1][0]) if there is None else there.counts[self._position(index)]
             watch, xp = self._watch(index, step, one), step.xp
-            pieces = [(one, record.place)] if watch is not None else self._cut(record, one)
+            parts = [(one, record.place)] if watch is not None else self._cut(record, one)
             with xp.computing():
-                for piece, place in pieces:
+                for piece, place in parts:
                     rounding = arrays.Rounding(xp, record.key, count, piece.g.shape, place)
                     after, new = step.weight(piece, self.spec.weights, rounding, False, watch)
                     for target, value in zip(_flat(piece.weight, piece.states), _flat(after, new), strict=True):
@@ -193,17 +193,15 @@ class ArraysExecutor(DeviceExecutor):
         are what a step needs, and on a CPU they stay in the cache."""
         shape = tuple(one.g.shape)
         most = _MOST_ON_CPU if self.spec.tensors.is_on_cpu(record.weight) else _MOST_ELSEWHERE
-        count = max(1, most // max(1, math.prod(shape[1:])))
-        if not shape or shape[0] <= count or not self.spec.rule.is_elementwise:
+        if math.prod(shape) <= most or not self.spec.rule.is_elementwise:
             yield one, record.place
             return
         assert one.weight is not None
         place = Place((0,) * len(shape), shape) if record.place is None else record.place
-        for first in range(0, shape[0], count):
-            rows = slice(first, first + count)
+        for rows in pieces(shape, most):
             weight = arrays.Weight(*_sliced(one.weight, rows))
             states = [arrays.Stored(*_sliced(state, rows)) for state in one.states]
-            offset = (place.offset[0] + first, *place.offset[1:])
+            offset = (place.offset[0] + rows.start, *place.offset[1:])
             yield arrays.Parameter(weight, one.g[rows], states), Place(offset, place.shape)
 
     def _steps(

@@ -5,6 +5,7 @@ The state keeps the difference of the two, so that a switch needs one addition, 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ def refuse_evaluated(groups: Iterable[Mapping[str, Any]]) -> None:
         )
 
 
-class Evaluated:
+class Evaluated(ABC):
     """An optimizer whose weights are switched by ``eval`` and ``train``. A base class beside ``Stepping``."""
 
     param_groups: list[dict[str, Any]]
@@ -73,9 +74,9 @@ class Evaluated:
                     add(tensors, weight, state, offset, 1 if train_mode else -1)
                 group[TRAIN_MODE] = train_mode
 
+    @abstractmethod
     def _offsets(self, group: Mapping[str, Any]) -> Iterator[tuple[Tensors, Tensor, State, Stored]]:
         """Each weight of a group that has a state, with the operations on it, its state and its offset."""
-        raise NotImplementedError
 
 
 def stored(tensors: Tensors, state: State, name: str) -> Stored:
@@ -91,7 +92,7 @@ def add(tensors: Tensors, weight: Tensor, state: State, offset: Stored, sign: in
         high, values = (x if x.ndim else x.reshape((1,)) for x in (tensors.array(weight), offset.values))
         low = tensors.low_bits(state[LOW_BITS]).reshape(high.shape) if LOW_BITS in state else None
         tensors.before_writing([weight])
-        for piece in layout.pieces(high):
+        for piece in layout.pieces(high.shape):
             before = Weight(high[piece], None if low is None else low[piece])
             part = Stored(values[piece], None if offset.scale is None else offset.scale[piece])
             compute = compute_dtype(xp, before.high)

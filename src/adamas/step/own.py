@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..rule.declaration import Member
-from ..rule.own import register
+from ..rule.own import check_member
 
 
 class ForOwnMember:
@@ -22,7 +22,7 @@ class ForOwnMember:
         """
         super().__init_subclass__(**others)
         if member is not None:
-            register(member)
+            check_member(member)
             cls._member = member
 
     def _refuse_without_member(self) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 from ..rule.declaration import Member, Number, Several
 from ..rule.hyperparameters import scheduled_number, shown
-from ..rule.own import named
 from ..rule.shared import declared, schedulable
 from ..schedules import Schedule
 from ..schedules.plateau import Observed
@@ -61,12 +60,15 @@ class GroupSchedules:
         self._factors: list[tuple[Observed, Tensor]] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled. Of the member, which has functions, that is its name."""
-        return {**vars(self), "member": self.member.name, "_clock": None, "_there": {}, "_factors": []}
+        """What is copied and pickled: not the member, which has functions, and which the optimizer gives back."""
+        kept = {name: value for name, value in vars(self).items() if name != "member"}
+        return {**kept, "_clock": None, "_there": {}, "_factors": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores what was copied or pickled."""
-        vars(self).update(state, member=named(state["member"]))
+        vars(self).update(
+            {name: value for name, value in state.items() if name != "member"}
+        )  # in former files, its name
 
     def separate(self, states: Iterable[dict[str, Any]]) -> None:
         """Replaces schedules in the group by their numbers for the coming step.

@@ -863,6 +863,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         for group, schedules in zip(self.param_groups, self._schedules_now(), strict=True):
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
+            schedules.member = self._member  # it is not copied with them
             schedules.separate(self.state.values())
             self._listen(schedules)
             group.setdefault("base_lr", float(group["lr"]))

@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ CHANNELS = 64
 TOGETHER = 500  # sounds whose spectra are in memory at a time
 
 Frames = NDArray[np.float16]
+Arrays: TypeAlias = dict[str, Any]  # of the training and of the test, by name
 
 
 class Listener(nn.Module):
@@ -130,7 +132,7 @@ def log_mel(sounds: NDArray[np.float32]) -> Frames:
     return frames
 
 
-def _of(sounds: Iterable[speaking.Spoken]) -> dict[str, NDArray[np.generic]]:
+def _of(sounds: Iterable[speaking.Spoken]) -> Arrays:
     """The frames and the words of the training, and those of the test."""
     frames, spoken = [], list[tuple[int, bool]]()
     rest = iter(sounds)
@@ -149,7 +151,7 @@ def _of(sounds: Iterable[speaking.Spoken]) -> dict[str, NDArray[np.generic]]:
 # ---- the cache
 
 
-def _synthesized() -> dict[str, NDArray[np.generic]]:
+def _synthesized() -> Arrays:
     """The frames of what eSpeak NG says, from the cache if it has said it before."""
     code = (Path(__file__).read_bytes(), Path(speaking.__file__).read_bytes(), speaking.version().encode())
     path = _cache() / f"speech-{hashlib.sha256(b'|'.join(code)).hexdigest()[:16]}.npz"
@@ -167,7 +169,7 @@ def _cache() -> Path:
     return (Path(folder) if folder else Path.home() / ".cache") / "adamas"
 
 
-def _kept(path: Path) -> dict[str, NDArray[np.generic]] | None:
+def _kept(path: Path) -> Arrays | None:
     """What is in the file; None if it is not there, or damaged."""
     try:
         with path.open("rb") as stream:
@@ -189,7 +191,7 @@ def _make(path: Path) -> None:
 def _main(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as stream:
-        np.savez(stream, **_of(speaking.synthesized()))  # type: ignore[arg-type]
+        np.savez(stream, **_of(speaking.synthesized()))
     for former in path.parent.glob("speech-*.npz"):
         if former != path:
             former.unlink(missing_ok=True)

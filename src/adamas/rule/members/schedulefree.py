@@ -117,7 +117,8 @@ _PAGE = r"""
 The average $x$ of the steps is at all times what a decaying learning rate would lead to, so training can end at any step, and
 needs no schedule, only a warmup. Gradients are taken at $y$, between $x$ and the fast sequence $z$; what is evaluated and used
 is $x$. `optimizer.eval()` makes the weights $x$, `optimizer.train()` makes them $y$ again: see [Schedule-free
-optimizers](pytorch.md#schedule-free-optimizers). {more} Source: [Defazio et al., 2024](https://arxiv.org/abs/2405.15682).
+optimizers](pytorch.md#schedule-free-optimizers). Keep `decay="update"`, the default: kinds that decay the weight itself move
+$x$ and $z$ by as much as $y$. {more} Source: [Defazio et al., 2024](https://arxiv.org/abs/2405.15682).
 """
 
 SGD_SCHEDULE_FREE = Member(
@@ -142,7 +143,8 @@ SGD_SCHEDULE_FREE = Member(
     heading="Schedule-free gradient descent",
     page=_PAGE.replace("{more}", "Takes rates 10 to 50 times those of gradient descent with momentum."),
 )
-ADAMW_SCHEDULE_FREE = Member(
+ADAMW_SCHEDULE_FREE = replace(
+    SGD_SCHEDULE_FREE,
     name="AdamWScheduleFree",
     function="adamw_schedule_free",
     title="Schedule-free AdamW (Defazio et al., 2024, arXiv:2405.15682, algorithm 1): AdamW that averages its steps.",
@@ -164,12 +166,6 @@ ADAMW_SCHEDULE_FREE = Member(
     make_rule=lambda hyper: _ADAMW,
     numbers=_adamw_numbers,
     names={"offset": _OFFSET_NAME, "second": "exp_avg_sq"},
-    scalars=_SCALARS,
-    next_scalars=_next_scalars,
-    offset=_OFFSET_NAME,
-    absent=_ABSENT,
-    no_mask=_NO_MASK,
-    notes=_NOTES,
     heading="Schedule-free AdamW",
     page=_PAGE.replace("{more}", "Takes rates 1 to 10 times those of AdamW; try β₁ = 0.95 or 0.98 for long runs."),
 )

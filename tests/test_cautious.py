@@ -123,6 +123,15 @@ def test_elements_without_a_gradient_stay_and_the_others_are_enlarged_at_most_a_
     torch.testing.assert_close(p.detach(), expected)
 
 
+def test_momentum_does_not_move_an_element_without_a_gradient(executor: str) -> None:
+    p = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    optimizer = at.SGD([p], lr=1.0, momentum=0.5, cautious=True)
+    for g in ([1.0, 1.0], [0.0, 1.0]):
+        p.grad = torch.tensor(g, dtype=torch.float64)
+        optimizer.step()
+    assert p.tolist() == [-1.0, -1.0 - 2 * 1.5]
+
+
 def test_a_nan_is_not_hidden(executor: str) -> None:
     p = torch.nn.Parameter(torch.ones(4, 64))
     p.grad = torch.ones(4, 64)

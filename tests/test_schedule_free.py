@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import itertools
+import pickle
 import warnings
 from typing import Any
 
@@ -98,6 +99,24 @@ def test_it_is_the_average_of_the_paper() -> None:
         optimizer.step()
         z = z - 0.1 * y**3
         x = x + (z - x) / t
+    optimizer.eval()
+    torch.testing.assert_close(p.detach(), x, rtol=1e-14, atol=0)
+
+
+def test_steps_weigh_as_the_largest_rate_so_far() -> None:
+    """The weights of the mean are γ², where γ is the largest rate so far (Defazio et al., 2024, algorithm 1)."""
+    p = nn.Parameter(torch.tensor([4.0, -2.0], dtype=torch.float64))
+    optimizer = at.SGDScheduleFree([p], lr=0.1, momentum=0.8)
+    x = z = p.detach().clone()
+    total = 0.0
+    for rate, largest in ((0.05, 0.05), (0.1, 0.1), (0.02, 0.1), (0.07, 0.1), (0.2, 0.2), (0.1, 0.2)):
+        optimizer.param_groups[0]["lr"] = rate
+        y = 0.2 * z + 0.8 * x
+        p.grad = p.detach().clone()
+        optimizer.step()
+        z = z - rate * y
+        total += largest**2
+        x = x + (z - x) * largest**2 / total
     optimizer.eval()
     torch.testing.assert_close(p.detach(), x, rtol=1e-14, atol=0)
 
@@ -273,6 +292,7 @@ def test_the_model_keeps_nothing_of_the_optimizer() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         copy.deepcopy(model).eval()(torch.ones(1, 3))
+    assert b"AdamWScheduleFree" not in pickle.dumps(model)
     del optimizer
     gc.collect()
     assert not model._forward_pre_hooks

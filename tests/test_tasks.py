@@ -350,9 +350,12 @@ def test_speech_keeps_what_was_said_and_says_it_again_if_that_is_damaged(
         path.write_bytes(kept.read_bytes())
 
     monkeypatch.setattr(speech, "_make", say)
-    for damage, times in ((False, 1), (False, 1), (True, 2)):
-        if damage:
-            said[0].write_bytes(kept.read_bytes()[:100_000])
+    whole = kept.read_bytes()
+    shorter = whole.replace(b"(9600, 40", b"(9500, 40", 1)  # np.load does not notice
+    assert shorter != whole
+    for content, times in ((None, 1), (None, 1), (whole[:100_000], 2), (shorter, 3)):
+        if content is not None:
+            said[0].write_bytes(content)
         task = tasks.load("speech", None)
         assert len(said) == times
         for one, other in zip((*task.train, *task.test), (*made.train, *made.test), strict=True):

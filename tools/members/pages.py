@@ -69,7 +69,10 @@ def _section(member: Member) -> str:
 
 def _kept(member: Member) -> str:
     """The sentence about the tensors that the member keeps."""
-    usual = member.state_names({h.name: h.default for h in member.hyperparameters})
+    hyper = {h.name: h.default for h in member.hyperparameters}
+    usual, of_matrices = member.state_names(hyper), member.state_names(hyper, (2, 2))
+    if of_matrices != usual:
+        return f"State: {_listed(of_matrices)} of matrices, {_listed(usual)} of other tensors."
     roles: Iterable[str] = (state.role for rule in member.rules() for state in rule.states)
     more = [name for name in dict.fromkeys(member.names[role] for role in roles) if name not in usual]
     if not usual:

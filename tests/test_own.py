@@ -225,6 +225,38 @@ def test_release_steps_it_in_the_backward_pass() -> None:
             {"make_rule": lambda hyper: replace(RULE, sums=(Sum("agreement", "tensor", in_place),))},
             "'agreement' is the name",
         ),
+        (
+            {"make_rule": lambda hyper: replace(RULE, function=lambda k, xp, p, g, m: (k.skale * g, m))},
+            "Lioness: the rule 'lioness' cannot be computed for NumPy's arrays: .*no attribute 'skale'",
+        ),
+        (
+            {"make_rule": lambda hyper: replace(RULE, function=lambda k, xp, p, g, m: g)},
+            "it returns a ndarray; it must return",
+        ),
+        (
+            {"make_rule": lambda hyper: replace(RULE, function=lambda k, xp, p, g, m: (xp.tanh(g), m))},
+            "cannot be recorded for kernels: tanh of arrays is not among their operations: use .*sqrt",
+        ),
+        (
+            {"make_rule": lambda hyper: replace(RULE, function=lambda k, xp, p, g, m: (g**2, m))},
+            "cannot be recorded for kernels: pow of arrays",
+        ),
+        (
+            {"make_rule": lambda hyper: replace(RULE, sums=(Sum("total", "rows", lambda k, xp, p, g, m: g),))},  # type: ignore[arg-type]
+            "its sum 'total' is over 'rows': use 'tensor' or 'all'",
+        ),
+        (
+            {"numbers": lambda hyper, scalars, f: {"a": hyper["betta"]}},
+            "Lioness: numbers cannot be computed: there is no 'betta'",
+        ),
+        (
+            {"make_rule": lambda hyper: hyper["kind"] and RULE},
+            "Lioness: make_rule cannot choose a rule: there is no 'kind'",
+        ),
+        (
+            {"hyperparameters": (learning_rate(1e-4), Share("beta1", 1.9, "…"), Share("beta2", 0.99, "…"))},
+            "Lioness: a default is out of range: .*beta1",
+        ),
         ({"names": {"first": "step"}}, "names must give every state a name of its own"),
         (
             {"make_rule": lambda hyper: replace(RULE, states=(replace(MOMENTUM, draw=2),))},
@@ -270,6 +302,18 @@ def test_a_copy_keeps_its_member_when_another_of_the_name_is_declared() -> None:
     copied = copy.deepcopy(first)
     assert torch.equal(stepped(copied, range(2)), stepped(first, range(2)))
     assert copied.schedules[0].keys() == {"lr"}
+
+
+def test_the_builtin_abs_is_recorded() -> None:
+    rule = replace(RULE, name="of sizes", function=lambda k, xp, p, g, m: (abs(g), k.a * m + k.b * g))
+
+    class OfSizes(at.OwnOptimizer, member=replace(LIONESS, name="OfSizes", make_rule=lambda hyper: rule)):
+        """Always downwards."""
+
+    p = torch.nn.Parameter(torch.zeros(2))
+    p.grad = torch.tensor([-1.0, 2.0])
+    OfSizes([p], lr=1.0).step()
+    assert p.tolist() == [-1.0, -2.0]
 
 
 def test_what_cannot_be_done_is_refused_by_name() -> None:

@@ -234,6 +234,12 @@ def test_the_time_is_split_into_its_parts(tmp_path: Path) -> None:
     assert parts.data + parts.forward + parts.backward + parts.optimizer == pytest.approx(summary.train_seconds)
 
 
+def test_a_member_of_ones_own_trains_as_another_librarys(tmp_path: Path) -> None:
+    summary = fit(optimizer="test_own:Lioness(state='int8')", lr=1e-3, epochs=2, out=tmp_path / "run", listener=QUIET)
+    assert summary.value > 0.5
+    assert summary.memory.state
+
+
 def test_evaluations_come_as_often_as_asked_and_at_the_end(tmp_path: Path) -> None:
     summary = fit(epochs=2, eval_every=40, out=tmp_path / "run", listener=QUIET)
     rows = lines(tmp_path / "run" / folder.METRICS)

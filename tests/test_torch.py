@@ -767,6 +767,7 @@ def test_optimizers_by_name() -> None:
     params = [torch.nn.Parameter(torch.ones(2, 2))]
     for name in at.members.__all__:
         assert type(at.from_name(name.lower(), params)) is getattr(at, name)
+    assert type(at.from_name("adamw_schedule_free", params)) is at.AdamWScheduleFree
     assert at.from_name("AdamW", params, lr=0.5).param_groups[0]["lr"] == 0.5
     with pytest.raises(ValueError, match="did you mean 'adam' or"):
         at.from_name("adamv", params)

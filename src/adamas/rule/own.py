@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from . import house
-from .declaration import HOUSE_NUMBERS, WEIGHT_DRAW, Flag, Hypers, Member, Number, Rule
+from .declaration import HOUSE_NUMBERS, WEIGHT_DRAW, Flag, Hypers, Member, Number, Numbers, Rule
+from .hyperparameters import Terms, checked
 from .members import MEMBERS
 from .recorder import record, record_term
 from .shared import defaults
+from .writing import COMPARISONS, OPERATORS
 
+# The operations on arrays that a rule may use, besides those of numbers, which are computed on the host.
+_OF_ARRAYS = {"input", "neg", "abs", "sqrt", "sign", "where", "maximum", *OPERATORS, *COMPARISONS}
 # The arguments of optimizers that are no hyperparameters.
 _ARGUMENTS = frozenset(
     {"params", "foreach", "capturable", "differentiable", "fused", "process_group", "offload", "base_lr"}
@@ -38,6 +43,8 @@ def check_member(member: Member) -> None:
         )
     _check_hyperparameters(member)
     hyper: dict[str, Any] = {**defaults(member, "torch"), "base_lr": 1.0}
+    with _told(f"{member.name}: a default is out of range"):
+        checked(member, {h.name: h.default for h in member.hyperparameters}, Terms("torch"))
     structural = [h.name for h in member.hyperparameters if h.structural]
     for values in itertools.product((False, True), repeat=len(structural)):
         _check({**hyper, **dict(zip(structural, values, strict=True))}, member)
@@ -58,53 +65,77 @@ def _check_hyperparameters(member: Member) -> None:
 
 def _check(hyper: Hypers, member: Member) -> None:
     """Raises ValueError unless a step with these hyperparameters can be made, and recorded for kernels."""
-    name = member.name
-    numbers = member.numbers_of(hyper, member.advance(hyper, dict(member.scalars)))
-    for rule in member.rule(hyper).variants():
-        roles = [state.role for state in rule.states]
-        if unnamed := sorted(set(roles) - set(member.names)):
-            raise ValueError(f"{name}: names has no name for the state {unnamed[0]!r} of the rule {rule.name!r}")
-        decays = [state.decay for state in rule.states if state.decay is not None]
-        if missing := sorted({*rule.numbers, *decays} - set(numbers)):
-            raise ValueError(f"{name}: numbers does not return {missing[0]!r}, which the rule {rule.name!r} reads")
-        draws = [WEIGHT_DRAW, *(state.draw for state in rule.states if state.draw is not None)]
-        if len(set(draws)) < len(draws):
-            raise ValueError(
-                f"{name}: each state of the rule {rule.name!r} must have a draw of its own; {WEIGHT_DRAW} is that of weights"
-            )
-        wanted = [one.name for one in rule.sums]
-        taken = {*HOUSE_NUMBERS, "k_minus_one", "agreement"}
-        if reserved := sorted(taken.intersection((*rule.numbers, *wanted)) | (set(rule.numbers) & set(wanted))):
-            raise ValueError(
-                f"{name}: {reserved[0]!r} is the name of another number of the step: give the rule's another one"
-            )
-        x = np.ones((2, 3))
-        try:
-            found = _made(rule, numbers, x)
-        except ValueError as error:
-            raise ValueError(
-                f"{name}: the rule {rule.name!r} cannot be computed for NumPy's arrays: {error}"
-            ) from error
-        update, *states = (np.shape(one) for one in found)
-        shapes = [update, *states]
-        if len(states) != len(roles) or update not in ((), x.shape) or any(shape != x.shape for shape in states):
-            raise ValueError(
-                f"{name}: for arrays of shape {x.shape} the rule {rule.name!r} returns arrays of the shapes {shapes}; it must "
-                f"return the update and {len(roles)} new states, all of the shape of the weight"
-            )
-        try:
-            for penalized in (False, True):
-                record(rule, penalized)
-                for i in range(len(rule.sums)):
-                    record_term(rule, i, penalized)
-        except (TypeError, AttributeError) as error:
-            raise ValueError(f"{name}: the rule {rule.name!r} cannot be recorded for kernels: {error}") from error
+    with _told(f"{member.name}: numbers cannot be computed"):
+        numbers = member.numbers_of(hyper, member.advance(hyper, dict(member.scalars)))
+    with _told(f"{member.name}: make_rule cannot choose a rule"):
+        rules = list(member.rule(hyper).variants())
+    for rule in rules:
+        _check_names(member, rule, numbers)
+        with _told(f"{member.name}: the rule {rule.name!r} cannot be computed for NumPy's arrays"):
+            _check_results(rule, numbers)
+        with _told(f"{member.name}: the rule {rule.name!r} cannot be recorded for kernels"):
+            _check_recordings(rule)
 
 
-def _made(rule: Rule, numbers: dict[str, Any], x: Any) -> Sequence[Any]:
-    """What the rule returns for a tensor of ones whose states are ones."""
+@contextmanager
+def _told(words: str) -> Iterator[None]:
+    """A context whose errors become a ValueError that begins with these words."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{words}: there is no {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{words}: {error}") from error
+
+
+def _check_names(member: Member, rule: Rule, numbers: Numbers) -> None:
+    """Raises ValueError unless the names of states and numbers fit together."""
+    words = f"{member.name}: the rule {rule.name!r}"
+    states, sums = rule.states, [one.name for one in rule.sums]
+    if unnamed := sorted({state.role for state in states} - set(member.names)):
+        raise ValueError(f"{member.name}: names has no name for the state {unnamed[0]!r} of the rule {rule.name!r}")
+    decays = [state.decay for state in states if state.decay is not None]
+    if missing := sorted({*rule.numbers, *decays} - set(numbers)):
+        raise ValueError(
+            f"{member.name}: numbers does not return {missing[0]!r}, which the rule {rule.name!r} reads; what follows from "
+            "its sums is not listed among its numbers"
+        )
+    draws = [WEIGHT_DRAW, *(state.draw for state in states if state.draw is not None)]
+    if len(set(draws)) < len(draws):
+        raise ValueError(f"{words}: each state must have a draw of its own; {WEIGHT_DRAW} is that of weights")
+    taken = {*HOUSE_NUMBERS, "k_minus_one", "agreement"}
+    if reserved := sorted(taken.intersection((*rule.numbers, *sums)) | (set(rule.numbers) & set(sums))):
+        raise ValueError(
+            f"{words}: {reserved[0]!r} is the name of another number of the step: give the rule's another one"
+        )
+    if unknown := [one for one in rule.sums if one.over not in ("tensor", "all")]:
+        raise ValueError(f"{words}: its sum {unknown[0].name!r} is over {unknown[0].over!r}: use 'tensor' or 'all'")
+
+
+def _check_results(rule: Rule, numbers: Numbers) -> None:
+    """Raises ValueError unless the rule returns the update and the new states, for a tensor of ones with states of ones."""
+    x = np.ones((2, 3))
     x.flags.writeable = False  # nothing may be written in place
     states = tuple(x[:] for _ in rule.states)
     with np.errstate(all="ignore"):
         known = SimpleNamespace(**house.with_sums(rule, numbers, np, x, x, states, False))
-        return rule.update(known, np, x, x, *states)
+        found = rule.update(known, np, x, x, *states)
+    wanted = f"it must return the update and {len(states)} new states, a tuple, all of the shape of the weight"
+    if not isinstance(found, tuple):
+        raise ValueError(f"it returns a {type(found).__name__}; {wanted}")
+    shapes = [np.shape(one) for one in found]
+    if len(found) != 1 + len(states) or shapes[0] not in ((), x.shape) or any(one != x.shape for one in shapes[1:]):
+        raise ValueError(f"for arrays of shape {x.shape} it returns arrays of the shapes {shapes}; {wanted}")
+
+
+def _check_recordings(rule: Rule) -> None:
+    """Raises ValueError for operations that kernels do not have."""
+    for penalized in (False, True):
+        terms = [record_term(rule, i, penalized) for i in range(len(rule.sums))]
+        for recording in (record(rule, penalized), *terms):
+            used = {value.operation for value in recording.operations if not value.is_number}
+            if others := sorted(used - _OF_ARRAYS):
+                raise ValueError(
+                    f"{others[0]} of arrays is not among their operations: use +, -, *, /, comparisons, and abs, sqrt, sign, "
+                    "where and maximum of xp"
+                )

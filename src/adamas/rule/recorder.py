@@ -76,7 +76,7 @@ def _record_operators() -> None:
         setattr(Value, f"__r{name}__", reflected(name))
     for name in ("lt", "le", "gt", "ge", "eq", "ne"):
         setattr(Value, f"__{name}__", binary(name))
-    for name in ("neg", "invert"):
+    for name in ("neg", "invert", "abs"):
         setattr(Value, f"__{name}__", unary(name))
 
 

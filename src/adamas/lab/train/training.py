@@ -106,7 +106,7 @@ class Training:
 
         self.measuring = (
             measures.OfWatch(self.optimizer)
-            if isinstance(self.optimizer, Stepping)
+            if options.spec.is_adamas and isinstance(self.optimizer, Stepping)
             else measures.OfWeights(self.parameters)
         )
         self.watched: Watched | None = None

@@ -153,7 +153,8 @@ where AdamW keeps 2·r·c, less than a thousandth for the layers of a large mode
 relative to the size of each tensor, so that one rate suits all of them. Source: [Shazeer and Stern,
 2018](https://arxiv.org/abs/1804.04235), with the rate and the ε of `torch.optim.Adafactor`.
 
-State dicts pass between it and `torch.optim.Adafactor` in both directions.
+State dicts pass between it and `torch.optim.Adafactor` in both directions. Its state is always in float32, and
+`cautious=True` is refused: the update has the signs of the gradient.
 
 A matrix is stepped in pieces of at most 2²¹ elements (or one row), so that besides the means of rows and columns, a step has
 temporary tensors of a few such pieces, whatever the size of the model. The means are added up by the framework: a step has the

@@ -352,12 +352,13 @@ def test_what_a_plateau_cut_is_a_line_under_the_epoch_and_at_the_end(tmp_path: P
     done = adamas("train", "--epochs", "3", "--plateau", plateau, "--out", "run", cwd=tmp_path)
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert lines[3].split()[0] == "1"
-    assert lines[4].split()[0] == "2"
-    assert lines[5].startswith("       plateau: observation 2: 1 → 0.1, ")
-    assert lines[6].split()[:2] == ["3", "0.0001"]
+    assert lines[2].startswith("The plateau follows validation loss, ")
+    assert lines[4].split()[0] == "1"
+    assert lines[5].split()[0] == "2"
+    assert lines[6].startswith("       plateau: observation 2: 1 → 0.1, ")
+    assert lines[7].split()[:2] == ["3", "0.0001"]
     (last,) = [line for line in lines if line.startswith("Plateau: observation 2: ")]
-    assert lines.index(last) > 7
+    assert lines.index(last) > 8
 
 
 def test_what_cannot_be_shown_is_no_reason_to_end_a_run(tmp_path: Path) -> None:

@@ -92,6 +92,14 @@ def test_the_sentences_have_the_figures_of_the_files(tmp_path):
         ({"ratio": 2e-5}, "far less than the usual"),
         ({"summary": {"lr_found": "it falls fastest at 0.02"}}, "found by a search: it falls fastest at 0.02."),
         ({"summary": {"cuts": ["0.1 after epoch 4", "b"]}}, "The plateau acted 2 times; first: 0.1 after epoch 4."),
+        (
+            {"plateau_follows": ["validation_loss"], "validation_examples": 143},
+            "The plateau followed validation loss, on 143 examples that training left out.",
+        ),
+        (
+            {"plateau_follows": ["f"], "validation_examples": 0},
+            "The plateau followed f; the task has no validation data.",
+        ),
     ],
 )
 def test_what_stands_out_is_said(tmp_path, files, said):
@@ -347,6 +355,22 @@ def test_the_pictures_are_one_for_each_chart_and_the_page_is_left_out(tmp_path, 
     assert len(drawn) == len(section.charts) == 7
     assert (tmp_path / "pictures" / "test-accuracy-by-step.png") in drawn
     assert not (tmp_path / "report.html").exists()
+
+
+def test_the_validation_is_drawn_beside_the_test(tmp_path):
+    run = make_run(tmp_path / "run", accuracies=(0.9, 0.95))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    write_lines(
+        run / "metrics.jsonl", [{**row, "validation_accuracy": 0.8, "validation_loss": 0.2, "other": 1} for row in rows]
+    )
+    _, (section,) = compose([run])
+    charts = {chart.title: chart for chart in section.charts}
+    accuracy = {one.name: list(one.y) for one in charts["Test accuracy by step"].series}
+    assert accuracy["validation"] == [0.8, 0.8]
+    loss = {one.name: list(one.y) for one in charts["Loss"].series}
+    assert (loss["validation loss"], loss["test loss"]) == ([0.2, 0.2], pytest.approx([0.1, 0.05]))
+    assert "Other" in charts
+    assert not any("alidation" in title for title in charts)
 
 
 def test_a_study_is_shown_with_its_ranking_pairs_search_and_failures():

@@ -529,7 +529,7 @@ def test_tensorboard_reads_the_event_files(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    fit(epochs=2, log="tensorboard", out=tmp_path / "run", listener=QUIET)
+    fit(epochs=2, log="tensorboard", plateau="default", out=tmp_path / "run", listener=QUIET)
     fit(resume=tmp_path / "run", epochs=3, listener=QUIET)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
@@ -537,7 +537,7 @@ def test_tensorboard_reads_the_event_files(tmp_path: Path) -> None:
     told = [(event.step, event.value) for event in events.Scalars("test/accuracy")]
     assert told == [(row["step"], pytest.approx(row["test_accuracy"])) for row in rows]
     names = {"train/loss", "train/learning_rate", "train/grad_norm", "train/update_ratio", "test/loss", "test/accuracy"}
-    assert set(events.Tags()["scalars"]) == names
+    assert set(events.Tags()["scalars"]) == names | {"validation/loss", "validation/accuracy"}
 
 
 def test_listeners_hear_everything_in_order(tmp_path: Path) -> None:
@@ -578,10 +578,11 @@ def test_in_a_notebook_there_is_a_bar_where_it_can_be_drawn(monkeypatch: pytest.
 def test_a_plateau_watches_what_goes_its_way() -> None:
     task = digits.load(None)
     made = Training(task, Options(plateau="default"), Interruption())
-    assert made.observed(Plateau(), {"test_loss": 3.0, "test_accuracy": 0.5}) == 3.0
-    assert made.observed(Plateau(mode="max"), {"test_loss": 3.0, "test_accuracy": 0.5}) == 0.5
+    assert made.followed(Plateau()) == "validation_loss"
+    assert made.followed(Plateau(mode="max")) == "validation_accuracy"
     lonely = Task("", task.model, task.loss, lambda model: {"returns": 1.0}, "returns", "max", 1.0, 1, train=task.train)
-    assert Training(lonely, Options(plateau="default"), Interruption()).plateaus[0].mode == "max"
+    made = Training(lonely, Options(plateau="default"), Interruption())
+    assert (made.plateaus[0].mode, made.followed(made.plateaus[0])) == ("max", "returns")
     with pytest.raises(InputError, match="plateau has the mode min, but returns has the mode max: give it that mode"):
         Training(lonely, Options(plateau="Plateau()"), Interruption())
 

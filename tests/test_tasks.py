@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -259,7 +260,7 @@ def test_sentiment_without_its_package_says_what_to_install(monkeypatch: pytest.
 
 def test_a_task_is_chosen_by_examples_of_its_training(task: Task) -> None:
     chosen = task.choosing()
-    if not task.has_validation:
+    if not task.can_be_divided:
         assert chosen is task
         return
     count = len(task.train[0])
@@ -269,6 +270,17 @@ def test_a_task_is_chosen_by_examples_of_its_training(task: Task) -> None:
         assert torch.equal(joined.sort(0).values, part.reshape(count, -1).double().sort(0).values)
     again = task.choosing()
     assert all(torch.equal(one, other) for one, other in zip(chosen.test, again.test, strict=True))
+
+
+def test_a_task_may_have_a_validation_part_of_its_own() -> None:
+    known = tasks.load("digits", None)
+    own = tuple(part[:100] for part in known.test)
+    task = replace(known, validation=own)
+    assert task.with_validation() is task
+    chosen = task.choosing()
+    assert (chosen.test, chosen.train, chosen.validation) == (own, known.train, ())
+    with pytest.raises(InputError, match="task has a validation that must be a tuple of tensors, not list"):
+        replace(known, validation=[1])
 
 
 def test_speech_without_espeak_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import struct
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,8 @@ import safetensors.torch
 import torch
 from torch.nn import functional as F
 
-from adamas.lab.tasks import digits, mnist, mnist_cnn
+import adamas.torch
+from adamas.lab.tasks import Task, digits, mnist, mnist_cnn
 from adamas.lab.tasks.idx import find_idx, read_idx
 from adamas.lab.train import (
     DivergedError,
@@ -32,6 +34,7 @@ from adamas.lab.train import (
     running,
     training,
 )
+from adamas.lab.train.auto_lr import find_for_task
 from adamas.lab.train.interruption import Interruption
 from adamas.lab.train.named_schedules import SCHEDULES
 from adamas.lab.train.optimizers import OPTIMIZERS
@@ -335,8 +338,8 @@ def test_a_plateau_cuts_the_rate_and_says_why(tmp_path: Path, where: str) -> Non
     rate, best, cuts = 1e-3, math.inf, []
     for row in rows:
         assert row.learning_rate == pytest.approx(rate)
-        if row.metrics["test_loss"] < best * 0.5:
-            best = row.metrics["test_loss"]
+        if row.metrics["validation_loss"] < best * 0.5:
+            best = row.metrics["validation_loss"]
             assert row.cut is None
         else:
             rate /= 2
@@ -354,8 +357,76 @@ def test_a_plateau_cuts_the_rate_and_says_why(tmp_path: Path, where: str) -> Non
 
 def test_a_plateau_of_mode_max_is_shown_the_accuracy() -> None:
     made = training.Training(digits.load(None), Options(plateau="Plateau(patience=0, mode='max')"), Interruption())
-    seen = [{"test_loss": loss, "test_accuracy": share} for loss, share in ((1.0, 0.5), (1.0, 0.6), (0.5, 0.6))]
+    shares = ((1.0, 0.5), (1.0, 0.6), (0.5, 0.6))
+    seen = [{"validation_loss": loss, "validation_accuracy": share} for loss, share in shares]
     assert [made.observe(figures) is None for figures in seen] == [True, True, False]
+
+
+@pytest.mark.parametrize(("where", "before"), [("plateau", ""), ("schedule", "constant() * ")])
+def test_the_test_data_chooses_nothing(
+    where: str, before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {where: before + "Plateau(patience=0, threshold=0.5)"}
+    load, files = digits.load, []
+    for shift in (0, 3):
+
+        def shifted(data_dir: Path | None, shift: int = shift) -> Task:
+            task = load(data_dir)
+            return replace(task, test=(task.test[0], task.test[1].roll(shift)))
+
+        monkeypatch.setattr(digits, "load", shifted)
+        summary = fit(lr=1e-3, epochs=4, out=tmp_path / str(shift), **options)
+        assert summary.cuts
+        files.append((tmp_path / str(shift) / folder.MODEL).read_bytes())
+        assert summary.value > 0.5 if shift == 0 else summary.value < 0.2
+    assert files[0] == files[1]
+
+
+def test_a_run_with_a_plateau_keeps_a_tenth_for_validation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = fit(epochs=1, plateau="default", out=tmp_path / "run")
+    shown = capsys.readouterr().out.splitlines()
+    assert ", 1,294 training examples, 143 validation examples, 360 test examples" in shown[0].replace(";", ",")
+    assert shown[2] == (
+        "The plateau follows validation loss, on examples that are kept for validation and left out of training."
+    )
+    names = {"test_loss", "test_accuracy", "validation_loss", "validation_accuracy"}
+    row = json.loads((tmp_path / "run" / folder.METRICS).read_text())
+    assert names == set(summary.metrics) == names & set(row)
+    assert summary.value == summary.metrics["test_accuracy"] != summary.metrics["validation_accuracy"]
+    config = read_json(tmp_path / "run" / folder.CONFIG)
+    assert (config["validation_examples"], config["plateau_follows"]) == (143, ["validation_loss"])
+
+
+def test_without_a_plateau_all_training_data_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = fit(epochs=1, out=tmp_path / "run")
+    assert "; 1,437 training examples, 360 test examples\n" in capsys.readouterr().out
+    assert set(summary.metrics) == {"test_loss", "test_accuracy"}
+
+
+def test_a_task_without_data_has_nothing_to_validate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = fit("quadratic", epochs=3, plateau="default", out=tmp_path / "run")
+    assert "The plateau follows f: the task has no validation data." in capsys.readouterr().out.splitlines()
+    assert set(summary.metrics) >= {"f"}
+    assert not any(name.startswith("validation") for name in summary.metrics)
+
+
+def test_a_metric_cannot_have_the_name_of_one_of_the_validation() -> None:
+    known = digits.load(None)
+    task = replace(known, evaluate=lambda model, *data: {"validation_loss": 1.0, **known.evaluate(model, *data)})
+    with pytest.raises(InputError, match="returns 'validation_loss', a name that a run with validation data uses"):
+        training.Training(task, Options(plateau="default"), Interruption())
+
+
+def test_a_rate_is_found_on_the_training_data_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def find(model: object, optimizer: object, loss: object, batches: Any, seed: int) -> None:
+        seen.append(sum(len(batch[0]) for batch in batches(seed)))
+
+    monkeypatch.setattr(adamas.torch, "find_lr", find)
+    for options in (Options(), Options(plateau="default")):
+        find_for_task(options)
+    assert seen == [1437, 1294]
 
 
 def test_by_default_a_plateau_is_patient(tmp_path: Path) -> None:

@@ -85,7 +85,8 @@ def train(
         str | None,
         typer.Option(
             metavar="default|EXPR",
-            help="Cut the rate when the test loss stops improving: default, or e.g. 'Plateau(factor=0.5, patience=2)'.",
+            help="Cut the rate when the validation loss stops improving, on a tenth of the training data: default, or e.g. "
+            "'Plateau(factor=0.5, patience=2)'.",
         ),
     ] = None,
     clip: CLIP = None,

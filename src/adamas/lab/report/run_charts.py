@@ -14,6 +14,7 @@ from adamas.lab.charts.palette import GREY
 from adamas.lab.report.groups import Group, averaged, averaged_over_time
 from adamas.lab.report.numbers import figure, mean, seconds, spoken
 from adamas.lab.report.runs import Run, pairs
+from adamas.lab.train.records import validation_name
 
 TEST = 1  # the colour of the test loss if there is only one setting
 WIDE = 50  # the ratio of the largest value to the smallest from which on a logarithmic scale shows more
@@ -44,7 +45,8 @@ def charts_of(groups: Sequence[Group]) -> list[Chart]:
         ),
         _update_ratio(groups, band),
     ]
-    others = [name for name in first.metrics if name != first.metric and name != _test_loss(first)]
+    shown = {first.metric, *_losses(first), *_validation(groups)}
+    others = [name for name in first.metrics if name not in shown]
     charts += [
         Chart(
             title(name),
@@ -94,6 +96,7 @@ def _diverged(group: Group, over: str) -> list[float]:
 def _metric(groups: Sequence[Group], first: Run, band: str, over: str) -> Chart:
     metric = first.metric or "metric"
     series = [_curves(group, metric, over) for group in groups]
+    series += [replace(_curves(groups[0], name, over), name="validation", colour=TEST) for name in _validation(groups)]
     ends = [max(one.x) for one in series if one.x]
     if first.target is not None and ends:
         series.append(
@@ -123,9 +126,8 @@ def _loss(groups: Sequence[Group], band: str) -> Chart:
         curve = [run.curve("train_loss") for run in group.runs]
         diverged = _diverged(group, "step")
         series.append(averaged(name, curve if any(curve) else sampled, group.colour, style="marked", diverged=diverged))
-        test = _test_loss(group.runs[0])
-        if alone and test is not None:
-            series.append(averaged(spoken(test), [run.curve(test) for run in group.runs], TEST, style="marked"))
+        for colour, loss in enumerate(_losses(group.runs[0]) if alone else [], start=TEST):
+            series.append(averaged(spoken(loss), [run.curve(loss) for run in group.runs], colour, style="marked"))
     positive = all(y >= 0 for one in series for y in one.y if y is not None)
     return Chart(
         "Loss" if alone else "Training loss",
@@ -137,8 +139,16 @@ def _loss(groups: Sequence[Group], band: str) -> Chart:
     )
 
 
-def _test_loss(run: Run) -> str | None:
-    return next((name for name in run.metrics if name in ("test_loss", "loss", "validation_loss")), None)
+def _losses(run: Run) -> list[str]:
+    """The losses of data that a run is not trained on."""
+    return [name for name in ("test_loss", "loss", "validation_loss") if name in run.metrics]
+
+
+def _validation(groups: Sequence[Group]) -> list[str]:
+    """The main metric on the validation data, which is drawn beside that on the test data if there is one setting."""
+    first = groups[0].runs[0]
+    name = validation_name(first.metric or "metric")
+    return [name] if len(groups) == 1 and name in first.metrics else []
 
 
 def _over_steps(groups: Sequence[Group], name: str, title: str, y_label: str, note: str, log_y: bool = False) -> Chart:

@@ -124,6 +124,10 @@ def _rate(run: Run) -> list[str]:
     elif lr is not None:
         schedule = str(run.config.get("schedule") or "constant")
         sentences.append(f"The learning rate was {figure(lr)} ({schedule}).")
+    if followed := run.config.get("plateau_follows"):
+        names, held_out = listed(list(dict.fromkeys(map(spoken, followed)))), run.config.get("validation_examples")
+        left_out = f", on {count(held_out, 'example')} that training left out" if held_out else ""
+        sentences.append(f"The plateau followed {names}{left_out or '; the task has no validation data'}.")
     cuts = summary.get("cuts") or [row["cut"] for row in run.evaluations if row.get("cut")]
     if cuts:
         sentences.append(f"The plateau acted {count(len(cuts), 'time')}; first: {_sentence(cuts[0])}")

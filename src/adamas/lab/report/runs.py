@@ -53,7 +53,7 @@ def _or_null(hints: Mapping[str, Any]) -> dict[str, Any]:
 RUN_HINTS = _or_null(
     get_type_hints(Summary)
     | dict.fromkeys(("metrics", "seconds", "memory"), dict[str, float | None])
-    | {"schedule": str, "command": str, "seed": int}
+    | {"schedule": str, "command": str, "seed": int, "validation_examples": int, "plateau_follows": list[str]}
 )
 EVALUATION_HINTS, SAMPLE_HINTS = _or_null(get_type_hints(Evaluation)), _or_null(get_type_hints(Sample))
 CHART_HINTS = {**get_type_hints(Chart), "series": list[dict[str, Any]], "categories": list[str]}

@@ -84,6 +84,8 @@ class Task:
         train: tensors whose dimension 0 indexes the examples; ``loss`` takes the same rows of each as a batch. Empty if the
             loss makes its own data: then ``steps_per_epoch`` is the length of an epoch.
         test: the tensors that ``evaluate`` takes. Like ``train``, they are moved to the device of the run.
+        validation: other tensors that ``evaluate`` takes, by which a run or a comparison chooses, so that ``test`` chooses
+            nothing. Empty takes a tenth of ``train`` where something is chosen (``with_validation``).
         batch_size: the default number of examples per step.
         steps_per_epoch: the length of an epoch, for tasks without ``train``.
         eval_every: the default number of steps between evaluations; None evaluates once per epoch.
@@ -107,6 +109,7 @@ class Task:
     epochs: int
     train: tuple[Tensor, ...] = ()
     test: tuple[Tensor, ...] = ()
+    validation: tuple[Tensor, ...] = ()
     batch_size: int = 32
     steps_per_epoch: int = 1
     eval_every: int | None = None
@@ -127,7 +130,7 @@ class Task:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise InputError("task", f"has {name} = {value!r}: it must be a positive whole number")
-        for name in ("train", "test"):
+        for name in ("train", "test", "validation"):
             parts = getattr(self, name)
             if not isinstance(parts, tuple) or not all(hasattr(part, "index_select") for part in parts):
                 raise InputError("task", f"has a {name} that must be a tuple of tensors, not {type(parts).__name__}")
@@ -150,22 +153,20 @@ class Task:
         return -(-len(self.train[0]) // batch_size) if self.train else self.steps_per_epoch
 
     @property
-    def has_validation(self) -> bool:
+    def can_be_divided(self) -> bool:
         """Whether a part of the training data can be evaluated as the test data is: both are tensors of the same kinds."""
         return len(self.train) == len(self.test) > 0 and all(
             one.dtype == other.dtype and one.shape[1:] == other.shape[1:] and len(one) >= 2
             for one, other in zip(self.train, self.test, strict=True)
         )
 
-    def choosing(self) -> Task:
-        """The task by which hyperparameters are chosen, so that the test data chooses none.
-
-        It is trained without a tenth of the training data, the same tenth each time, and evaluated on that. A task whose data
-        cannot be divided like that is its own.
+    def with_validation(self) -> Task:
+        """The task with a validation part: its own, or a tenth of the training data, the same each time, which training then
+        leaves out. A task that has none, and whose data cannot be divided like that, stays as it is.
         """
         import torch
 
-        if not self.has_validation:
+        if self.validation or not self.can_be_divided:
             return self
         order = torch.randperm(len(self.train[0]), generator=torch.Generator().manual_seed(0))
         count = max(1, len(order) // 10)
@@ -173,7 +174,13 @@ class Task:
             tuple(part.index_select(0, rows.to(part.device)) for part in self.train)
             for rows in (order[:count], order[count:])
         )
-        return replace(self, train=rest, test=validation)
+        return replace(self, train=rest, validation=validation)
+
+    def choosing(self) -> Task:
+        """The task by which hyperparameters are chosen, so that the test data chooses none: it is evaluated on the validation
+        part instead, if there can be one."""
+        divided = self.with_validation()
+        return replace(divided, test=divided.validation, validation=()) if divided.validation else self
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
         """Yield the training data once in batches, shuffled by ``generator``, a CPU generator."""

@@ -95,8 +95,9 @@ def fit(
             ``adamas.lab.train.named_schedules.SCHEDULES``, stretched over the planned epochs; or a schedule, or one as text,
             in optimizer steps. A factor is multiplied by ``lr``; a rate replaces it.
         plateau: ``"default"``, or a Plateau, or one as text: cuts the rate when the metric of the task stops improving, or,
-            if the plateau has the other mode, the test loss. It observes each evaluation. The run makes its own copy; its
-            cuts are listed in ``cuts`` of the summary.
+            if the plateau has the other mode, the loss; both on the validation part of the task, by default a tenth of the
+            training data, which training leaves out. It observes each evaluation. The run makes its own copy; its cuts are
+            listed in ``cuts`` of the summary.
         clip: the largest norm of the whole gradient; ``"auto"`` clips unusual norms.
         state: how the moments are stored.
         weights: how bfloat16 weights are stored; by default ``"split"``, which trains as float32 does.

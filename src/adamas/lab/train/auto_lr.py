@@ -37,6 +37,8 @@ def find_for_task(options: Options, **sweep: Any) -> LRFinding:
         LRFindingError: no rate can be found; the message says why.
     """
     task = load(options.task, options.data_dir)
+    if options.has_plateau:
+        task = task.with_validation()  # leaves out what the run will leave out
     size = options.batch_size or task.batch_size
 
     def batches(seed: int) -> Iterator[Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from adamas.lab.charts import Chart, Series, png
 from adamas.lab.charts.palette import GREY
-from adamas.lab.train.records import Evaluation, Plan, Sample
+from adamas.lab.train.records import Evaluation, Plan, Sample, validation_name
 
 SCHEDULE_LENGTH = 80  # characters of a schedule in the title
 
@@ -41,17 +42,22 @@ def draw_curves(
         Series("train, by step", steps, [sample.loss for sample in samples], style="faint", diverged=ends),
         Series("train", epochs, [row.train_loss for row in history], style="marked"),
     ]
-    if history and "test_loss" in history[-1].metrics:
-        loss.append(Series("test", epochs, [row.metrics.get("test_loss") for row in history], colour=1, style="marked"))
+    evaluated = history[-1].metrics if history else {}
+
+    def evaluations(label: str, name: str, colour: int, **look: Any) -> list[Series]:
+        values = [row.metrics.get(name) for row in history]
+        return [Series(label, epochs, values, colour=colour, style="marked", **look)] if name in evaluated else []
+
+    loss += evaluations("test", "test_loss", 1) + evaluations("validation", validation_name("test_loss"), 2)
     target = Series(f"target {plan.target:g}", [0, max([0.0, *epochs])], [plan.target] * 2, colour=GREY, style="dashed")
     if plan.metric == "test_loss":
         loss.append(target)
     charts = [Chart("loss", "epoch", "", loss, log_y=_can_be_log(loss))]
     name = plan.metric.replace("_", " ")
     if plan.metric != "test_loss":
-        values = [row.metrics[plan.metric] for row in history]
-        reached = f": {values[-1]:.4g} at the end" if values else ""
-        series = [Series(name, epochs, values, colour=1, style="marked", diverged=ends), target]
+        reached = f": {evaluated[plan.metric]:.4g} at the end" if history else ""
+        values = evaluations(name, plan.metric, 1, diverged=ends)
+        series = [*values, *evaluations("validation", validation_name(plan.metric), 2), target]
         log_y, higher_is_better = plan.mode == "min" and _can_be_log(series), plan.mode == "max"
         charts.append(Chart(f"{name}{reached}", "epoch", "", series, log_y=log_y, higher_is_better=higher_is_better))
     rate = Series("learning rate", steps, [sample.learning_rate for sample in samples], colour=2)

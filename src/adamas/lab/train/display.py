@@ -21,10 +21,9 @@ MOST_ROWS = 60  # rows of evaluations within epochs
 
 
 def heading(plan: records.Plan) -> str:
-    """Return two lines on the plan of a run, and further ones if the learning rate was found or the run is resumed."""
-    data = f"; {plan.train_examples:,} training examples, {plan.test_examples:,} test examples" * bool(
-        plan.train_examples
-    )
+    """Return two lines on the plan of a run, and further ones on a learning rate that was found, a plateau, and resuming."""
+    parts = {"training": plan.train_examples, "validation": plan.validation_examples, "test": plan.test_examples}
+    data = "; " + ", ".join(f"{number:,} {part} examples" for part, number in parts.items() if number)
     batches = f", batches of {plan.batch_size}" * bool(plan.train_examples)
     to = f", to {plan.out}" * (plan.out is not None)
     return (
@@ -32,7 +31,19 @@ def heading(plan: records.Plan) -> str:
         f"{plan.optimizer}: learning rate {plan.learning_rate:g} ({plan.schedule}){batches}, "
         f"{_count(plan.epochs, 'epoch')} ({_count(plan.steps, 'step')}), {_processes(plan)}{to}"
         + (f"\n{plan.lr_found}" if plan.lr_found else "")
+        + _followed(plan)
         + _resumed(plan)
+    )
+
+
+def _followed(plan: records.Plan) -> str:
+    if not plan.plateau_follows:
+        return ""
+    followed = " and ".join(name.replace("_", " ") for name in dict.fromkeys(plan.plateau_follows))
+    return (
+        f"\nThe plateau follows {followed}, on examples that are kept for validation and left out of training."
+        if plan.validation_examples
+        else f"\nThe plateau follows {followed}: the task has no validation data."
     )
 
 

@@ -163,6 +163,12 @@ class Options:
         """Whether the schedule contains the learning rate."""
         return choose_schedule(self.schedule, 1).is_rate
 
+    @cached_property
+    def has_plateau(self) -> bool:
+        """Whether the learning rate reacts to a metric."""
+        parts = choose_schedule(self.schedule, 1).parts()
+        return self.plateau is not None or any(isinstance(part, Plateau) for part in parts)
+
     @property
     def task_label(self) -> str:
         """The task's name, or that of its file."""

@@ -167,18 +167,20 @@ class Ranks:
                 "data_dir", "holds other training data on one rank than on another: give all ranks the same"
             )
 
-    def metrics(self, task: Task, evaluate: Callable[..., Mapping[str, float]]) -> Mapping[str, float]:
-        """The metrics of the task's test data, the same on every rank.
+    def metrics(
+        self, task: Task, data: tuple[Tensor, ...], evaluate: Callable[..., Mapping[str, float]]
+    ) -> Mapping[str, float]:
+        """The metrics of the test data or the validation data of a task, the same on every rank.
 
         If they are means over the examples, the ranks share the examples. Each evaluates the same number, since with FSDP all
         must call the model equally often; the remaining ones are evaluated by all.
         """
-        each = len(task.test[0]) // self.size if task.test else 0
+        each = len(data[0]) // self.size if data else 0
         if self.size == 1 or not task.metrics_are_means or not each:
-            metrics: Mapping[str, float] = self.first(evaluate(*task.test))
+            metrics: Mapping[str, float] = self.first(evaluate(*data))
             return metrics
-        mine = evaluate(*(part[self.rank * each : (self.rank + 1) * each] for part in task.test))
-        rest = [part[self.size * each :] for part in task.test]
+        mine = evaluate(*(part[self.rank * each : (self.rank + 1) * each] for part in data))
+        rest = [part[self.size * each :] for part in data]
         remaining = evaluate(*rest) if len(rest[0]) else dict.fromkeys(mine, 0.0)
         total = each * self.size + len(rest[0])
         return {name: (self.total(each * mine[name]) + len(rest[0]) * remaining[name]) / total for name in mine}

@@ -5,7 +5,7 @@ May import the standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,8 @@ from typing import Any, Literal
 @dataclass(frozen=True)
 class Plan:
     """The plan of a run. ``lr_found`` explains the learning rate of ``lr="auto"``. ``steps`` and ``evaluations`` are those of
-    the whole run, ``done`` the steps that a resumed run has already made. ``threads`` are those of each of its ``ranks``."""
+    the whole run, ``done`` the steps that a resumed run has already made. ``threads`` are those of each of its ``ranks``.
+    ``plateau_follows`` has the metric that each plateau observes."""
 
     task: str
     description: str
@@ -36,6 +37,8 @@ class Plan:
     threads: int
     out: Path | None
     done: int = 0
+    validation_examples: int = 0
+    plateau_follows: Sequence[str] = ()
     parallel: str | None = None
     ranks: int = 1
 
@@ -71,7 +74,8 @@ class Sample:
 class Evaluation:
     """One evaluation: a line of metrics.jsonl, in which each of ``metrics`` has its own key.
 
-    ``epoch`` counts passes over the training data (with a fraction), ``learning_rate`` is that of the last batch,
+    ``metrics`` are those of the test data and, under names with ``validation_``, those of the validation data, if there are
+    any. ``epoch`` counts passes over the training data (with a fraction), ``learning_rate`` is that of the last batch,
     ``train_loss`` the mean over the examples since the last evaluation, during training, and ``train_seconds`` the total
     since the start, without evaluations. ``cut`` describes the cut of the rate by a plateau after this evaluation, if any.
     """
@@ -95,6 +99,15 @@ class Evaluation:
         own = {name.name for name in fields(cls)}
         metrics = {name: value for name, value in row.items() if name not in own}
         return cls(metrics=metrics, **{name: value for name, value in row.items() if name in own})
+
+
+def validation_name(name: str) -> str:
+    """The name of a metric of the test data, if it is computed for the validation data.
+
+    >>> validation_name("test_loss"), validation_name("bits_per_character")
+    ('validation_loss', 'validation_bits_per_character')
+    """
+    return f"validation_{name.removeprefix('test_')}"
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ class TensorBoard(Listener):
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Write the metrics."""
         for name, value in evaluation.metrics.items():
-            self.writer.add_scalar(f"test/{name.removeprefix('test_')}", value, evaluation.step)
+            part = "validation" if name.startswith("validation_") else "test"
+            self.writer.add_scalar(f"{part}/{name.removeprefix(f'{part}_')}", value, evaluation.step)
         self.writer.flush()
 
     def on_end(self, summary: Summary) -> None:

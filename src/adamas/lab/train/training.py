@@ -27,7 +27,7 @@ from adamas.lab.train.batch_norm import over_ranks
 from adamas.lab.train.interruption import Interruption
 from adamas.lab.train.options import MOST_STEPS, Options
 from adamas.lab.train.ranks import Applied, Ranks
-from adamas.lab.train.records import Evaluation, Listener, Progress, Sample, Seconds
+from adamas.lab.train.records import Evaluation, Listener, Progress, Sample, Seconds, validation_name
 from adamas.lab.train.repeatable import random_state, seed_step, set_random_state
 from adamas.lab.train.run_checkpoint import fingerprint
 from adamas.lab.train.watched import Watched
@@ -72,7 +72,10 @@ class Training:
         """
         self.interruption, self.ranks = interruption, ranks or Ranks()
         self.device = find_device(self.ranks.device(options.device))
-        self.task = replace(task, train=self._moved(task.train), test=self._moved(task.test))
+        if options.has_plateau:
+            task = task.with_validation()
+        train, test, validation = map(self._moved, (task.train, task.test, task.validation))
+        self.task = replace(task, train=train, test=test, validation=validation)
         self.epochs = options.epochs or task.epochs
         self.batch_size = options.batch_size or task.batch_size
         if task.train:
@@ -91,13 +94,13 @@ class Training:
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.parameter_count = sum(parameter.numel() for parameter in self.model.parameters())
 
-        figures = self.evaluate() if options.plateau else {}
-        by_loss = task.mode == "min" or "test_loss" in figures
+        self.has_test_loss = options.has_plateau and "test_loss" in self.evaluate()
+        by_loss = task.mode == "min" or self.has_test_loss
         self.rate: Schedule = options.rate(self.steps, task, "min" if by_loss else "max")
         self.usual_rate = options.spec.usual_lr(task)
         self.plateaus = [part for part in self.rate.parts() if isinstance(part, Plateau)]
         for plateau in self.plateaus:
-            self.observed(plateau, figures or self.evaluate())
+            self.followed(plateau)
         # The optimizers of Adamas clip gradients themselves, and take schedules.
         self.clip = options.clip if isinstance(options.clip, float | int) and not options.spec.is_adamas else None
         watch = options.watched or MEASURED_ONLY
@@ -268,26 +271,30 @@ class Training:
         return row
 
     def evaluate(self) -> dict[str, float]:
-        """The metrics of the current weights."""
+        """The metrics of the current weights, on the test data and on the validation data, if there are any."""
         self.network.eval()
         with self.evaluated(), torch.no_grad(), self.arithmetic():
-            found = self.ranks.metrics(self.task, self.evaluate_on)
+            found = dict(self.ranks.metrics(self.task, self.task.test, self.evaluate_on))
+            if self.task.validation:
+                validation = self.ranks.metrics(self.task, self.task.validation, self.evaluate_on)
+                for name in map(validation_name, validation):
+                    if name in found:
+                        raise _taken(name, "a run with validation data")
+                found |= {validation_name(name): value for name, value in validation.items()}
         self.network.train()
         if isinstance(self.applied, FSDPModule):
             self.applied.reshard()
-        return dict(found)
+        return found
 
-    def evaluate_on(self, *test: Tensor) -> dict[str, float]:
-        """The metrics of some test data."""
-        found = self.applied(self.task.evaluate, *test)
+    def evaluate_on(self, *data: Tensor) -> dict[str, float]:
+        """The metrics of some data."""
+        found = self.applied(self.task.evaluate, *data)
         if not isinstance(found, Mapping) or not all(map(_is_number, found.values())):
             raise InputError("task", f"has an evaluate that must return numbers by name, not {_described(found)}")
         if self.task.metric not in found:
             raise InputError("task", f"has the metric {self.task.metric!r}, but evaluate returns {', '.join(found)}")
         if taken := COLUMNS & set(found):
-            raise InputError(
-                "task", f"has an evaluate that returns {min(taken)!r}, a name that every run uses: choose another name"
-            )
+            raise _taken(min(taken), "every run")
         return {name: float(value) for name, value in found.items()}
 
     def rehearse(self) -> None:
@@ -320,20 +327,23 @@ class Training:
         cuts = []
         for plateau in self.plateaus:
             before = plateau.value
-            if plateau.observe(self.observed(plateau, figures)) != before:
+            if plateau.observe(figures[self.followed(plateau)]) != before:
                 cuts.append(plateau.history[-1])
         return "; ".join(cuts) or None
 
-    def observed(self, plateau: Plateau, figures: Mapping[str, float]) -> float:
-        """The value that a plateau observes: the metric if it has the same mode, else the test loss."""
+    def followed(self, plateau: Plateau) -> str:
+        """The name of the metric that a plateau observes: the main one if it has the same mode, else the loss; of the
+        validation data, if there are any."""
         if plateau.mode == self.task.mode:
-            return figures[self.task.metric]
-        if plateau.mode == "min" and "test_loss" in figures:
-            return figures["test_loss"]
-        problem = (
-            f"has the mode {plateau.mode}, but {self.task.metric} has the mode {self.task.mode}: give it that mode"
-        )
-        raise InputError("plateau", problem)
+            name = self.task.metric
+        elif plateau.mode == "min" and self.has_test_loss:
+            name = "test_loss"
+        else:
+            problem = (
+                f"has the mode {plateau.mode}, but {self.task.metric} has the mode {self.task.mode}: give it that mode"
+            )
+            raise InputError("plateau", problem)
+        return validation_name(name) if self.task.validation else name
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         """The context that sets the precision of the network."""
@@ -423,6 +433,11 @@ class Training:
 
     def _moved(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(tensor.to(self.device) for tensor in tensors)
+
+
+def _taken(name: str, where: str) -> InputError:
+    """The error for a metric whose name has another meaning."""
+    return InputError("task", f"has an evaluate that returns {name!r}, a name that {where} uses: choose another name")
 
 
 def _described(value: Any) -> str:

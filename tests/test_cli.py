@@ -359,6 +359,8 @@ def test_what_a_plateau_cut_is_a_line_under_the_epoch_and_at_the_end(tmp_path: P
     assert lines[7].split()[:2] == ["3", "0.0001"]
     (last,) = [line for line in lines if line.startswith("Plateau: observation 2: ")]
     assert lines.index(last) > 8
+    (end,) = [line for line in lines if line.startswith("At the end: test accuracy 0.")]
+    assert end.endswith("The target, at least 0.97, was not reached.")
 
 
 def test_what_cannot_be_shown_is_no_reason_to_end_a_run(tmp_path: Path) -> None:

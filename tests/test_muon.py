@@ -184,7 +184,19 @@ def test_groups_by_kind(capsys: pytest.CaptureFixture[str]) -> None:
     assert [group["use_muon"] for group in optimizer.param_groups] == [True, False, False]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.1, 0.0]
     assert {group["adjust_lr_fn"] for group in optimizer.param_groups} == {"match_rms_adamw"}
-    assert "Muon, weight_decay=0.1: 2 tensors, 384 parameters" in capsys.readouterr().out
+    assert [group["eps"] for group in optimizer.param_groups] == [1e-7, 1e-8, 1e-8]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "Muon with adjust_lr_fn='match_rms_adamw':"
+    assert printed[1] == "    Muon, weight_decay=0.1: 2 tensors, 384 parameters"
+    assert len(printed) == 4
+
+
+def test_groups_are_printed_only_if_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=r"Invalid momentum value: 2\.0"):
+        at.Muon(network(), momentum=2.0)
+    with pytest.raises(TypeError, match="has no option statte"):
+        at.Muon(network(), statte="int8")  # type: ignore[call-arg]
+    assert capsys.readouterr().out == ""
 
 
 def test_a_weight_that_the_head_shares_with_an_embedding_is_no_matrix() -> None:
@@ -511,10 +523,11 @@ def test_each_matrix_of_a_stack_is_orthogonalized(adjust: Any, most: int, monkey
     assert distance([torch.from_numpy(x) for x in arrays], found) < 1e-6
 
 
-def test_a_model_with_stacks() -> None:
+def test_a_model_with_stacks(capsys: pytest.CaptureFixture[str]) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.Linear(8, 2))
     model.experts = nn.Parameter(torch.ones(4, 8, 8))
     optimizer = at.Muon(model, stacks=True)
+    assert "\n    Muon, stacks, weight_decay=0.1: 1 tensors, 256 parameters\n" in capsys.readouterr().out
     assert [(group["param_names"], group["use_muon"], group["stacks"]) for group in optimizer.param_groups] == [
         (["0.weight", "1.weight"], True, False),
         (["experts"], True, True),

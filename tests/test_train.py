@@ -645,7 +645,11 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
         ),
         ({"optimizer": "adam(beta=1)"}, "optimizer adam(beta=1) cannot be created: "),
         ({"optimizer": "adam(0.9)"}, "optimizer 'adam(0.9)' cannot be read: its arguments are written name=value"),
-        ({"optimizer": "adam(eps=open)"}, "optimizer 'adam(eps=open)' cannot be read: its arguments are written"),
+        ({"optimizer": "adam(eps=2*3)"}, "optimizer 'adam(eps=2*3)' cannot be read: its arguments are written"),
+        (
+            {"optimizer": "adamw(cautious=true)"},
+            "optimizer 'adamw(cautious=true)' cannot be read: cautious=true is not a value of Python: write True, False, None",
+        ),
         ({"optimizer": "adam!"}, "optimizer 'adam!' cannot be read: write such as adamw, torch:AdamW or sgd(momentum"),
         ({"optimizer": "torch:Adm"}, "optimizer 'torch:Adm' is unknown: did you mean torch:Adam?"),
         ({"optimizer": "torch:LBFGS"}, "optimizer 'torch:LBFGS' evaluates the loss several times per step"),

@@ -1059,6 +1059,10 @@ def test_nothing_is_said_at_exit_of_what_is_still_alive() -> None:
         ),
         (lambda: at.Adam([filled(1.0)], state="int3"), "state='int3' is unknown: use one of 'float32', 'bfloat16'"),
         (lambda: at.Adam([filled(1.0)], decay="L2"), "decay='L2' is unknown"),
+        (
+            lambda: at.AdamW([filled(1.0)], decay="update"),
+            "decay='update' is only for LAMB, LARS, .*, not for AdamW: use one of 'l2', 'decoupled'",
+        ),
         (lambda: at.Adam([filled(1.0)], decoupled_weight_decay=True, decay="l2"), "contradict"),
         (lambda: at.Adam([filled(1.0)], max_grad_norm=0.0), 'max_grad_norm must be above 0, "auto" or None, not 0.0'),
         (lambda: at.Adam([{"params": [filled(1.0)], "lr": -1.0}]), "Invalid learning rate: -1.0"),

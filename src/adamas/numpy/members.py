@@ -301,7 +301,8 @@ class Muon(Optimizer):
         momentum: μ.
         nesterov: use Nesterov's momentum; if not, the direction is the momentum itself.
         ns_coefficients: coefficients of the Newton–Schulz iteration.
-        eps: ε: the smallest norm that a matrix is divided by; in groups of AdamW, that of AdamW.
+        eps: ε: the smallest norm that a matrix is divided by. In groups of AdamW it is that of AdamW, which those of
+            ``matrix_groups`` and of a model set to 1e-8.
         ns_steps: iterations.
         adjust_lr_fn: γ, for a matrix of r rows and c columns: ``"original"``, √max(1, r/c); ``"match_rms_adamw"``,
             0.2·√max(r, c), with which updates are as large as AdamW's, and one lr suits all parameters (Liu et al.,

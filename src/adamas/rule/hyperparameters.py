@@ -10,6 +10,7 @@ import numpy as np
 from ..schedules import Schedule
 from .declaration import Choice, Flag, Hyperparameter, Limit, Member, Number, Seed, Several
 from .layout import FORMATS, is_reduced
+from .members import MEMBERS
 from .names import arguments
 from .shared import declared, schedulable
 
@@ -81,7 +82,9 @@ def _checked(member: Member, h: Hyperparameter, value: Any, terms: Terms) -> Any
         return bool(value)
     if isinstance(h, Choice):
         if not isinstance(value, str) or value not in h.choices:
-            raise ValueError(f"{name}={shown(value)} is unknown: use one of {', '.join(map(repr, h.choices))}")
+            others = _members_with(h.name, value)
+            problem = f"is only for {', '.join(others)}, not for {member.name}" if others else "is unknown"
+            raise ValueError(f"{name}={shown(value)} {problem}: use one of {', '.join(map(repr, h.choices))}")
     elif isinstance(h, Several):
         count = len(h.default)
         if not _is_many(value, terms) or len(value) != count:
@@ -115,6 +118,14 @@ def _number(member: Member, h: Number, value: Any, terms: Terms, index: int | No
     if isinstance(value, bool) or not isinstance(value, int | float) or not h.range.holds(value):
         raise terms.refusal(name, h, value, index)
     return float(value)
+
+
+def _members_with(name: str, value: Any) -> list[str]:
+    """The members that have a choice in the hyperparameter of this name."""
+    known = {member.name: declared(member).get(name) for member in MEMBERS.values()}
+    return [
+        member for member, h in known.items() if isinstance(h, Choice) and isinstance(value, str) and value in h.choices
+    ]
 
 
 def _is_many(value: Any, terms: Terms) -> bool:

@@ -277,12 +277,40 @@ def _check_complete(
     moments = member.state_names(group, shape)
     needed = [*counts, *(moment for moment in moments if moment in member.denominators)]
     entries = state.keys() - {*counts, layout.LOW_BITS}  # the member's may be those of another of its rules
-    is_another = (entries - {*member.states}) & _MOMENTS or (moments and entries and entries.isdisjoint(moments))
+    is_another = moments and entries and entries.isdisjoint(moments)
     if is_another or not all(key in state for key in needed):
-        raise ValueError(
-            f"loaded state dict is not one of {optimizer}: parameter {name} has {sorted(map(str, state))} there, and "
-            f"{optimizer} needs {[*counts, *moments]}"
-        )
+        raise _of_another(member, group, shape, name, state, optimizer)
+
+
+def check_member(
+    member: Member, group: Mapping[str, Any], weight: Tensor, name: str, saved: Any, optimizer: str
+) -> None:
+    """Raises ValueError if a parameter's entry in a state dict has moments of another member.
+
+    Args:
+        member: the optimizer's member.
+        group: the parameter's group.
+        weight: the parameter.
+        name: its name in messages.
+        saved: its entry in the state dict.
+        optimizer: the name of the optimizer in messages.
+    """
+    if isinstance(saved, Mapping) and (saved.keys() - {*member.states}) & _MOMENTS:
+        raise _of_another(member, group, weight.shape, name, saved, optimizer)
+
+
+def _of_another(
+    member: Member,
+    group: Mapping[str, Any],
+    shape: Sequence[int],
+    name: str,
+    state: Mapping[str, Any],
+    optimizer: str,
+) -> ValueError:
+    return ValueError(
+        f"loaded state dict is not one of {optimizer}: parameter {name} has {sorted(map(str, state))} there, and "
+        f"{optimizer} needs {[*member.scalar_names, *member.state_names(group, shape)]}"
+    )
 
 
 def in_float32(member: Member, group: Mapping[str, Any], index: int, saved: Mapping[str, Any]) -> dict[str, Any]:

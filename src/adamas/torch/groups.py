@@ -29,6 +29,8 @@ def canonical_name(name: str) -> str:
     return name.removeprefix("module.")
 
 
+ADAMW_EPS = 1e-8  # Muon's own default, the smallest norm of a matrix, is larger
+
 # What the last layer is called in models that do not register it last.
 _HEADS = ("head", "lm_head", "classifier", "fc_out", "output", "embed_out", "unembed", "score")
 
@@ -52,6 +54,7 @@ class ParamGroups(list[dict[str, Any]]):
 
 def _outline(group: dict[str, Any]) -> str:
     rule = {True: "Muon, ", False: "AdamW, ", None: ""}[group.get("use_muon")]
+    rule += "stacks, " if group.get("stacks") else ""
     count = sum(p.numel() for _, p in group["params"])
     return f"{rule}weight_decay={group['weight_decay']}: {len(group['params'])} tensors, {count:,} parameters"
 
@@ -102,7 +105,8 @@ def matrix_groups(
     Hidden matrices follow Muon: parameters of two dimensions, and the kernels of convolutions, but for those of embeddings,
     norms and the head. The head is the last linear layer, and any that is called like one (``lm_head``, ``classifier``, …). It
     follows AdamW with weight decay, as do stacks of matrices (those of experts, for example), which Muon would take for one
-    matrix, unless it is told that they are ``stacks``. All other parameters follow AdamW without.
+    matrix, unless it is told that they are ``stacks``. All other parameters follow AdamW without. The groups of AdamW have its
+    usual ``eps``, 1e-8.
 
     Args:
         model: the model; its ``named_parameters()`` with ``requires_grad`` are grouped, each once.
@@ -138,7 +142,8 @@ def matrix_groups(
             (decayed if is_others else stacked if is_stack else matrices).append((name, p))
     if unused:
         raise ValueError(f"adamw: no parameter's name ends with, or is in a module called, {sorted(unused)}")
-    muon, adam = {"use_muon": True, "weight_decay": weight_decay}, {"use_muon": False, "weight_decay": weight_decay}
+    muon = {"use_muon": True, "weight_decay": weight_decay}
+    adam = {"use_muon": False, "weight_decay": weight_decay, "eps": ADAMW_EPS}
     groups = [
         (matrices, muon),
         (stacked, {**muon, "stacks": True}),

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT
 
 from ..step.matrix_executor import check_matrix
-from .groups import matrix_groups
+from .groups import ParamGroups, matrix_groups
 from .optimizer import Optimizer
 from .options import is_flat
 from .storage import dtype_name
@@ -19,6 +19,18 @@ from .storage import dtype_name
 
 class MatrixOptimizer(Optimizer):
     """An optimizer whose groups follow a rule of matrices or, with ``use_muon=False``, AdamW."""
+
+    def __init__(self, params: ParamsT | nn.Module, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        """See ``Optimizer``. Prints the groups that it makes of a model."""
+        super().__init__(params, arguments, options)
+        if isinstance(params, nn.Module) and not _is_among_others():
+            named = [
+                {**group, "params": [*zip(group["param_names"], group["params"], strict=True)]}
+                for group in self.param_groups
+            ]
+            print(
+                f"{type(self).__name__} with adjust_lr_fn={self.defaults['adjust_lr_fn']!r}:\n{ParamGroups(named).outline}"
+            )
 
     def _of_model(self, model: nn.Module, given: dict[str, Any]) -> ParamsT:
         """See ``Optimizer._of_model``."""
@@ -29,10 +41,7 @@ class MatrixOptimizer(Optimizer):
             )
         if given["adjust_lr_fn"] is None:
             given["adjust_lr_fn"] = "match_rms_adamw"
-        groups = matrix_groups(model, given["weight_decay"], stacks=given.get("stacks", False))
-        if not _is_among_others():
-            print(f"{type(self).__name__} with adjust_lr_fn={given['adjust_lr_fn']!r}:\n{groups.outline}")
-        return groups
+        return matrix_groups(model, given["weight_decay"], stacks=given.get("stacks", False))
 
     def _check_parameter(self, parameter: Any, name: str, group: Mapping[str, Any]) -> None:
         """See ``Optimizer._check_parameter``."""

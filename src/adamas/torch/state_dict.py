@@ -94,6 +94,11 @@ def loaded(
         if isinstance(saved_state.get(key := saved_id[id(p)]), Mapping)
     }
 
+    # Before the hyperparameters, which may be invalid only because they are another member's.
+    for group in groups:
+        for p in group["params"]:
+            conversion.check_member(member, group, p, names[p], saved_state.get(saved_id[id(p)]), optimizer)
+
     def load(group: dict[str, Any], index: int, hypers: HypersAfter) -> Loaded | None:
         p, place = group["params"][index], distributed.place_in(group, index)
         if (key := saved_id[id(p)]) not in saved_state:

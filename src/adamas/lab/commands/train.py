@@ -166,7 +166,7 @@ def train(
         again = launch.command(["train", "--resume", str(summary.out)], options.parallel)
         stop(
             130,
-            f"interrupted after {summary.steps} steps ({summary.epochs} whole epochs): {_reached(summary)}. "
+            f"interrupted after {summary.steps} steps ({summary.epochs} whole epochs): {_metrics(summary)}. "
             f"To resume: {shlex.join(again)}",
         )
     if launch.rank() != 0:
@@ -201,7 +201,7 @@ def _parse_betas(text: str) -> tuple[float, float]:
     return first, second
 
 
-def _reached(summary: Summary) -> str:
+def _metrics(summary: Summary) -> str:
     """The main metric, followed by the other metrics."""
     from adamas.lab.train.display import figure
 
@@ -219,7 +219,7 @@ def _outcome(summary: Summary) -> str:
         else f"The target, {aim}, was not reached."
     )
     return (
-        f"\nReached: {_reached(summary)}, in {summary.train_seconds:.1f} s of training, {share:.0%} of it in "
+        f"\nAt the end: {_metrics(summary)}, after {summary.train_seconds:.1f} s of training, {share:.0%} of it in "
         f"{summary.optimizer}. {target}\n"
         + "".join(f"Plateau: {cut}\n" for cut in summary.cuts)
         + f"Files: {summary.out}/ has summary.json, metrics.jsonl, steps.jsonl, config.json, curves.png, model.safetensors"

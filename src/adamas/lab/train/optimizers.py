@@ -150,9 +150,16 @@ def _arguments(text: str, bracket: str | None) -> dict[str, Any]:
     """The arguments in the bracket, which must be keywords with literal values."""
     if bracket is None:
         return {}
+    problem = "its arguments are written name=value, such as momentum=0.9"
     try:
         call = ast.parse(f"f{bracket}", mode="eval").body
         if isinstance(call, ast.Call) and not call.args and all(keyword.arg for keyword in call.keywords):
+            for keyword in call.keywords:
+                if isinstance(keyword.value, ast.Name):
+                    written = f"{keyword.arg}={keyword.value.id}"
+                    problem = (
+                        f"{written} is not a value of Python: write True, False, None, a number, or text in quotes"
+                    )
             return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (
         SyntaxError,
@@ -162,9 +169,7 @@ def _arguments(text: str, bracket: str | None) -> dict[str, Any]:
         RecursionError,
     ):  # the last two if it is nested too deeply
         pass
-    raise InputError(
-        "optimizer", f"{text!r} cannot be read: its arguments are written name=value, such as momentum=0.9"
-    )
+    raise InputError("optimizer", f"{text!r} cannot be read: {problem}")
 
 
 def _parameters(spec: OptimizerSpec) -> list[str] | None:

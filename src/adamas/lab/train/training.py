@@ -495,7 +495,7 @@ def make_optimizer(
     try:
         optimizer: torch.optim.Optimizer
         if options.spec.takes_matrices:
-            of_groups = {name: value for name, value in arguments.items() if name in ("weight_decay", "stacks")}
+            of_groups = {name: value for name, value in arguments.items() if name in ("weight_decay", "stacks", "eps")}
             groups = adamas.torch.matrix_groups(model, **of_groups)
             optimizer = options.spec.load()(groups, lr=rate, watch=watch, **arguments)
         elif options.spec.keeps_norms:

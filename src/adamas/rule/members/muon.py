@@ -118,7 +118,12 @@ MUON = Member(
         Share("momentum", 0.95, "μ"),
         Flag("nesterov", True, "use Nesterov's momentum; if not, the direction is the momentum itself"),
         Several("ns_coefficients", _COEFFICIENTS, "coefficients of the Newton–Schulz iteration", range=FINITE),
-        Number("eps", 1e-7, "ε: the smallest norm that a matrix is divided by; in groups of AdamW, that of AdamW"),
+        Number(
+            "eps",
+            1e-7,
+            "ε: the smallest norm that a matrix is divided by. In groups of AdamW it is that of AdamW, which those of "
+            "``matrix_groups`` and of a model set to 1e-8",
+        ),
         Count("ns_steps", 5, "iterations"),
         Choice(
             "adjust_lr_fn",

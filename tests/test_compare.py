@@ -288,7 +288,15 @@ def test_a_beta_that_is_not_tuned_keeps_the_optimizers_own_value() -> None:
     settings = make_settings(tune=["lr", "beta1"])
     options = options_of(settings, Trial("adam", "tune", 0, 0, {"lr": 0.1, "beta1": 0.8}))
     assert options.betas == (0.8, 0.999)
-    assert (options.seed, options.eval_every, options.optimizer) == (0, 3, "adam")
+    assert (options.seed, options.eval_every, options.optimizer) == (0, settings.steps, "adam")
+
+
+def test_only_final_trials_are_evaluated_on_the_way() -> None:
+    settings = make_settings()
+    phases = ("tune", "sweep", "final")
+    each = [options_of(settings, Trial("adam", phase, 0, 0, {"lr": 0.1})).eval_every for phase in phases]
+    assert each == [settings.steps, settings.steps, settings.eval_every]
+    assert settings.steps > settings.eval_every
 
 
 def test_the_sweep_goes_from_end_to_end_of_the_stated_range() -> None:

@@ -194,7 +194,7 @@ def _settings(request: Request) -> Settings:
         tune=tune,
         hyperparameters=has,
         space={
-            name: state_space(name, _usual_rate(task, run), [own for own in has[name] if own in tune], request.lr_range)
+            name: state_space(name, usual_rate(task, run), [own for own in has[name] if own in tune], request.lr_range)
             for name, run in options.items()
         },
         points=quasi_random(request.budget, tune),
@@ -217,7 +217,7 @@ def _settings(request: Request) -> Settings:
     return settings
 
 
-def _usual_rate(task: Task, options: Options) -> float | None:
+def usual_rate(task: Task, options: Options) -> float | None:
     """Return the middle of the range of rates: the default rate, or that of the namesake here for another library's class.
 
     Otherwise the same method could be searched in two ranges: the default of PyTorch's SGD is 0.001.

@@ -19,6 +19,8 @@ from adamas.lab.train.records import DivergedError, Evaluation, Listener, Summar
 def options_of(settings: Settings, trial: Trial) -> Options:
     """Return the options of the training run of a trial; ``adamas train`` could run the same for a final one.
 
+    Only final trials are evaluated on the way: of the others, the value at the end counts.
+
     Raises:
         InputError: the optimizer cannot be used with these options.
     """
@@ -35,7 +37,7 @@ def options_of(settings: Settings, trial: Trial) -> Options:
         clip=settings.clip,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
-        eval_every=settings.eval_every,
+        eval_every=settings.eval_every if trial.phase == "final" else settings.steps,
         seed=trial.seed,
         device=settings.device,
         threads=settings.threads,

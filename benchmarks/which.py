@@ -1,0 +1,302 @@
+"""Compares the family on the tasks: every member, other libraries', the storage formats, the kinds of decay and the schedules.
+
+    python benchmarks/which.py run DIR [--task digits …] [--group members …] [--data-dir MNIST]
+    python benchmarks/which.py gather DIR    # the studies of DIR → benchmarks/which.json
+    python benchmarks/which.py page          # benchmarks/which.json → the tables of docs/which.md
+
+``run`` makes one study of ``adamas compare`` for each row of a table, and skips those that are complete; several may run at
+the same time. Nothing depends on the speed of the machine. All of it takes about eight hours on one thread.
+
+Rows are judged against AdamW: a paired t-test over the seeds, corrected by Holm's method for the rows of a table, as in
+docs/compare.md, where every pair is compared.
+
+May import adamas.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import adamas
+from adamas.lab.compare import compare
+from adamas.lab.compare.comparison import Listener, usual_rate
+from adamas.lab.compare.design import missing
+from adamas.lab.compare.judgement import judge
+from adamas.lab.compare.results import Standing
+from adamas.lab.compare.space import LR_FACTOR
+from adamas.lab.compare.statistics import LEVEL, holm, interval, is_negligible, paired_p
+from adamas.lab.compare.study import SUFFIX, Outcome, Study, Trial
+from adamas.lab.inputs import InputError
+from adamas.lab.tasks import load
+from adamas.lab.train.optimizers import OPTIMIZERS
+from adamas.lab.train.options import Options
+
+HERE = Path(__file__).resolve().parent
+RESULTS, PAGE = HERE / "which.json", HERE.parent / "docs" / "which.md"
+BUDGET = 6  # rates tried for each row, a factor of 3.1 apart
+BASELINE = "adamw"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a task is trained here: the passes over its data, and the seeds at the best rate. ``middle`` is that of the range of
+    rates, in default rates of each optimizer."""
+
+    epochs: int
+    seeds: int
+    middle: float = 1.0
+
+
+SETUPS = {
+    "digits": Setup(epochs=25, seeds=10, middle=5.0),
+    "sentiment": Setup(epochs=3, seeds=10),
+    "mnist-cnn": Setup(epochs=1, seeds=5),
+    "speech": Setup(epochs=6, seeds=5),
+    "chars-gpt": Setup(epochs=1, seeds=5),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """An optimizer as ``adamas compare`` names it, and the schedule of its rate."""
+
+    optimizer: str
+    schedule: str = "cosine"
+
+    @property
+    def name(self) -> str:
+        """Its name in the results."""
+        return f"{self.optimizer}, {self.schedule}"
+
+    @property
+    def file(self) -> str:
+        """The name of its study."""
+        return "-".join(re.findall(r"[\w.]+", self.name)) + SUFFIX
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean difference of a row from the first of its table over the seeds, and half of its 95% interval.
+
+    Above 0 is better. ``verdict`` is 1 if the row is better by the test, -1 if it is worse, and 0 if they are tied."""
+
+    mean: float
+    half: float
+    verdict: int
+
+
+def _member(name: str) -> Row:
+    return Row(name, "constant" if name.endswith("schedule_free") else "cosine")
+
+
+GROUPS: dict[str, list[Row]] = {
+    "members": [Row(BASELINE), *(_member(name) for name in OPTIMIZERS if name != BASELINE)],
+    "others": [
+        Row(BASELINE),
+        *(Row(f"torch:{name}") for name in ("AdamW", "NAdam", "RAdam", "Adafactor")),
+        *(Row(f"pytorch_optimizer:{name}") for name in ("SOAP", "CAME", "Prodigy")),
+    ],
+    "formats": [Row(BASELINE), *(Row(f"adamw(state={name!r})") for name in ("bfloat16", "int8", "int6"))],
+    "decay": [
+        Row("adamw(weight_decay=0.1)"),
+        *(Row(f"adamw(weight_decay=0.1,decay={kind!r})") for kind in ("cautious", "corrected", "l2")),
+        Row("adamw(weight_decay=0.1,cautious=True)"),
+        Row("adamw(weight_decay=0)"),
+    ],
+    "schedules": [
+        Row(BASELINE),
+        *(
+            Row(BASELINE, name)
+            for name in ("constant", "linear", "exponential", "one_cycle", "trapezoid", "inverse_sqrt")
+        ),
+    ],
+}
+
+
+def _rates(optimizer: str, task: str, data_dir: Path | None, middle: float) -> tuple[float, float]:
+    """The range of rates of a row: that of ``adamas compare``, moved for the tasks whose best rates are elsewhere."""
+    usual = usual_rate(load(task, data_dir), Options(task, data_dir, optimizer=optimizer, lr=1.0))
+    assert usual is not None
+    return float(f"{usual * middle / LR_FACTOR:.3g}"), float(f"{usual * middle * LR_FACTOR:.3g}")
+
+
+class Progress(Listener):
+    """Prints a line for each finished trial."""
+
+    def on_trial_end(self, trial: Trial, outcome: Outcome, done: int, total: int) -> None:
+        rate = trial.settings["lr"]
+        print(
+            f"  {done}/{total} {trial.phase} seed {trial.seed} lr {rate:g}: {outcome.status} {outcome.value}",
+            flush=True,
+        )
+
+
+def run(folder: Path, tasks: Sequence[str], groups: Sequence[str], only: Sequence[str], data_dir: Path | None) -> None:
+    for group in groups:
+        for row in GROUPS[group]:
+            for task in tasks:
+                if only and row.optimizer not in only:
+                    continue
+                setup = SETUPS[task]
+                data = data_dir if task == "mnist-cnn" else None
+                print(f"{task}: {row.optimizer}, {row.schedule}", flush=True)
+                try:
+                    compare(
+                        task,
+                        [row.optimizer],
+                        budget=BUDGET,
+                        seeds=setup.seeds,
+                        epochs=setup.epochs,
+                        schedule=row.schedule,
+                        threads=1,
+                        lr_range=_rates(row.optimizer, task, data, setup.middle),
+                        data_dir=data,
+                        out=folder / task / row.file,
+                        listener=Progress(),
+                    )
+                except InputError as error:
+                    print(f"  not run: {error}", flush=True)
+
+
+def gather(folder: Path) -> None:
+    """Write what the page needs of the complete studies. A row of which a study is missing or incomplete is left out."""
+    tasks: dict[str, dict[str, Any]] = {}
+    for name in SETUPS:
+        rows = {}
+        for row in dict.fromkeys(row for group in GROUPS.values() for row in group):
+            path = folder / name / row.file
+            if path.exists():
+                with Study.open(path) as study:
+                    settings = study.settings
+                    if not missing(settings, study.finished()):
+                        rows[row.name] = _kept(judge(study).standings[0])
+                        about = ("metric", "mode", "target", "epochs", "batch_size", "steps", "budget", "torch")
+                        tasks[name] = {key: getattr(settings, key) for key in about}
+        if rows:
+            tasks[name]["rows"] = rows
+    lines = json.dumps({"adamas": adamas.__version__, "tasks": tasks}, indent=1)
+    RESULTS.write_text(
+        re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found.group().split()), lines) + "\n", encoding="utf-8"
+    )
+
+
+def _kept(standing: Standing) -> dict[str, Any]:
+    """What the page needs of a row."""
+    return {
+        "lr": standing.settings.get("lr"),
+        "at_edge": standing.sensitivity.at_edge,
+        "decades": round(standing.sensitivity.decades, 2),
+        "values": [None if value is None else float(f"{value:.6g}") for value in standing.values],
+    }
+
+
+def page(results: dict[str, Any], text: str) -> str:
+    """Return the text of the page with its tables written anew, each between the markers of its group."""
+    for group, rows in GROUPS.items():
+        begin, end = f"<!-- which: {group} -->\n", "<!-- end -->"
+        if text.count(begin) != 1:
+            raise ValueError(f"{PAGE.name} must have one line {begin.strip()}")
+        before, _, rest = text.partition(begin)
+        text = before + begin + _table(results["tasks"], rows) + end + rest.partition(end)[2]
+    return text
+
+
+def _table(tasks: dict[str, Any], rows: Sequence[Row]) -> str:
+    """A line for each row, the best first; the first row has its metric on each task, all others their difference from it."""
+    first = rows[0]
+    columns = [name for name, task in tasks.items() if first.name in task["rows"]]
+    found = {name: differences(tasks[name], rows) for name in columns}
+    tried = [row for row in rows[1:] if any(row in of_task for of_task in found.values())]
+    tried.sort(key=lambda row: -_score(row, found))
+    lines = [f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    lines += [f"| `{first.optimizer}` | {' | '.join(_value(tasks[name], first) for name in columns)} |"]
+    for row in tried:
+        label = f"`{row.optimizer}`" + (f", {row.schedule}" if row.schedule != first.schedule else "")
+        lines.append(f"| {label} | {' | '.join(_cell(tasks[name], row, found[name]) for name in columns)} |")
+    return "\n".join([*lines, "", *(_sentence(name, of_task) for name, of_task in found.items() if of_task), ""])
+
+
+def differences(task: dict[str, Any], rows: Sequence[Row]) -> dict[Row, Difference]:
+    """Judge the rows of a table against the first one on a task, without those that are missing or diverged for a seed."""
+    sign = 1 if task["mode"] == "max" else -1
+    base = task["rows"][rows[0].name]["values"]
+    values = {row: task["rows"][row.name]["values"] for row in rows[1:] if row.name in task["rows"]}
+    values = {row: own for row, own in values.items() if None not in own}
+    adjusted = holm([paired_p(own, base) for own in values.values()])
+    found = {}
+    for (row, own), p in zip(values.items(), adjusted, strict=True):
+        mean, low, _ = interval([sign * (value - other) for value, other in zip(own, base, strict=True)])
+        tied = p >= LEVEL or is_negligible(mean, task["target"])
+        found[row] = Difference(mean, mean - low, 0 if tied else 1 if mean > 0 else -1)
+    return found
+
+
+def _score(row: Row, found: dict[str, dict[Row, Difference]]) -> float:
+    """The mean place of a row on the tasks where it was tried, from 0 for the last to 1 for the first."""
+    places = []
+    for of_task in found.values():
+        if row in of_task:
+            ordered = sorted(of_task, key=lambda one: of_task[one].mean)
+            places.append(ordered.index(row) / max(1, len(ordered) - 1))
+    return sum(places) / len(places)
+
+
+def _digits(task: dict[str, Any]) -> tuple[float, int]:
+    """The factor and the decimals with which a metric is printed: accuracies in percent, bits as they are."""
+    return (100.0, 2) if task["mode"] == "max" else (1.0, 3)
+
+
+def _value(task: dict[str, Any], row: Row) -> str:
+    factor, decimals = _digits(task)
+    unit = "%" if factor == 100 else " bits"
+    mean, low, _ = interval(task["rows"][row.name]["values"])
+    return f"{factor * mean:.{decimals}f} ± {factor * (mean - low):.{decimals}f}{unit}"
+
+
+def _cell(task: dict[str, Any], row: Row, found: dict[Row, Difference]) -> str:
+    if row not in found:
+        return "diverged" if row.name in task["rows"] else ""
+    factor, decimals = _digits(task)
+    one = found[row]
+    text = f"{factor * one.mean:+.{decimals}f} ± {factor * one.half:.{decimals}f}".replace("-", "−")
+    return f"**{text}**" if one.verdict > 0 else f"{text} ▼" if one.verdict < 0 else text
+
+
+def _sentence(task: str, found: dict[Row, Difference]) -> str:
+    """Who is better, who is worse, and how many are tied."""
+    by_verdict = {verdict: [row for row, one in found.items() if one.verdict == verdict] for verdict in (1, 0, -1)}
+    parts = []
+    for verdict, word in ((1, "better"), (-1, "worse")):
+        ordered = sorted(by_verdict[verdict], key=lambda row: -verdict * found[row].mean)
+        parts.append(f"{word}: {', '.join(f'`{row.optimizer}`' for row in ordered) or 'none'}")
+    return f"- **{task}**: {'; '.join(parts)}; tied: {len(by_verdict[0])}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="carry out the missing studies")
+    running.add_argument("folder", type=Path)
+    running.add_argument("--task", nargs="+", choices=SETUPS, default=list(SETUPS))
+    running.add_argument("--group", nargs="+", choices=GROUPS, default=list(GROUPS))
+    running.add_argument("--only", nargs="+", metavar="OPTIMIZER", default=[], help="these rows only")
+    running.add_argument("--data-dir", type=Path, help="the folder of MNIST's IDX files")
+    commands.add_parser("gather", help="write which.json").add_argument("folder", type=Path)
+    commands.add_parser("page", help="write the tables of docs/which.md")
+    arguments = parser.parse_args()
+    if arguments.command == "run":
+        run(arguments.folder, arguments.task, arguments.group, arguments.only, arguments.data_dir)
+    elif arguments.command == "gather":
+        gather(arguments.folder)
+    else:
+        PAGE.write_text(page(json.loads(RESULTS.read_text("utf-8")), PAGE.read_text("utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

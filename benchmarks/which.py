@@ -210,23 +210,25 @@ def page(results: dict[str, Any], text: str) -> str:
 def _table(tasks: dict[str, Any], rows: Sequence[Row]) -> str:
     """A line for each row, the best first; the first row has its metric on each task, all others their difference from it."""
     first = rows[0]
-    columns = [name for name, task in tasks.items() if first.name in task["rows"]]
-    found = {name: differences(tasks[name], rows) for name in columns}
-    tried = [row for row in rows[1:] if any(row in of_task for of_task in found.values())]
-    tried.sort(key=lambda row: -_score(row, found))
+    known = {name: [row for row in rows if row.name in task["rows"]] for name, task in tasks.items()}
+    columns = [name for name, of_task in known.items() if first in of_task and len(of_task) > 1]
+    found = {name: differences(tasks[name], known[name]) for name in columns}
+    tried = sorted(
+        {row for name in columns for row in known[name][1:]}, key=lambda row: (-_score(row, found), row.name)
+    )
     lines = [f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     lines += [f"| `{first.optimizer}` | {' | '.join(_value(tasks[name], first) for name in columns)} |"]
     for row in tried:
         label = f"`{row.optimizer}`" + (f", {row.schedule}" if row.schedule != first.schedule else "")
         lines.append(f"| {label} | {' | '.join(_cell(tasks[name], row, found[name]) for name in columns)} |")
-    return "\n".join([*lines, "", *(_sentence(name, of_task) for name, of_task in found.items() if of_task), ""])
+    return "\n".join([*lines, "", *(_sentence(name, of_task) for name, of_task in found.items()), ""])
 
 
 def differences(task: dict[str, Any], rows: Sequence[Row]) -> dict[Row, Difference]:
-    """Judge the rows of a table against the first one on a task, without those that are missing or diverged for a seed."""
+    """Judge rows against the first one on a task, without those that diverged for a seed."""
     sign = 1 if task["mode"] == "max" else -1
     base = task["rows"][rows[0].name]["values"]
-    values = {row: task["rows"][row.name]["values"] for row in rows[1:] if row.name in task["rows"]}
+    values = {row: task["rows"][row.name]["values"] for row in rows[1:]}
     values = {row: own for row, own in values.items() if None not in own}
     adjusted = holm([paired_p(own, base) for own in values.values()])
     found = {}
@@ -238,13 +240,13 @@ def differences(task: dict[str, Any], rows: Sequence[Row]) -> dict[Row, Differen
 
 
 def _score(row: Row, found: dict[str, dict[Row, Difference]]) -> float:
-    """The mean place of a row on the tasks where it was tried, from 0 for the last to 1 for the first."""
+    """The mean place of a row on the tasks where it did not diverge, from 0 for the last to 1 for the first; else -1."""
     places = []
     for of_task in found.values():
         if row in of_task:
             ordered = sorted(of_task, key=lambda one: of_task[one].mean)
             places.append(ordered.index(row) / max(1, len(ordered) - 1))
-    return sum(places) / len(places)
+    return sum(places) / len(places) if places else -1.0
 
 
 def _digits(task: dict[str, Any]) -> tuple[float, int]:

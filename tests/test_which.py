@@ -1,0 +1,59 @@
+"""The page of the comparison over the family: its tables are those that the script writes, and say what the results say."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import which
+from which import Row
+
+FIRST, GOOD, BAD, LIKE = Row("adamw"), Row("good"), Row("bad"), Row("like")
+
+
+def task(mode: str, **rows: list[float | None]) -> dict[str, Any]:
+    return {
+        "mode": mode,
+        "target": 0.9,
+        "rows": {f"{name}, cosine": {"values": values} for name, values in rows.items()},
+    }
+
+
+def test_the_tables_of_the_page_are_those_of_the_results() -> None:
+    text = which.PAGE.read_text("utf-8")
+    assert which.page(json.loads(which.RESULTS.read_text("utf-8")), text) == text
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("max", 1), ("min", -1)])
+def test_better_is_above_0_for_losses_and_for_accuracies(mode: str, sign: int) -> None:
+    base = [0.5, 0.52, 0.48, 0.51, 0.49]
+    noise = [0.001, -0.001, 0.002, 0.0, -0.002]
+    of_task = task(
+        mode,
+        adamw=[*base],
+        good=[value + sign * (0.1 + more) for value, more in zip(base, noise, strict=True)],
+        bad=[value - sign * (0.1 + more) for value, more in zip(base, noise, strict=True)],
+        like=[value + 10 * more for value, more in zip(base, noise, strict=True)],
+    )
+    found = which.differences(of_task, [FIRST, GOOD, BAD, LIKE])
+    assert {row: one.verdict for row, one in found.items()} == {GOOD: 1, BAD: -1, LIKE: 0}
+    assert found[GOOD].mean == pytest.approx(0.1)
+    assert found[BAD].mean == pytest.approx(-0.1)
+    # Student's interval: t(0.975, 4) = 2.776, the deviation of the noise is 0.00158
+    assert found[GOOD].half == pytest.approx(2.776 * 0.00158114 / 5**0.5, rel=1e-3)
+
+
+def test_a_line_that_diverged_is_named_and_one_that_was_not_tried_is_empty() -> None:
+    tasks = {
+        "one": task("max", adamw=[0.5, 0.6, 0.7], good=[0.6, None, 0.8], like=[0.5, 0.6, 0.7]),
+        "two": task("max", adamw=[0.5, 0.6, 0.7], like=[0.5, 0.6, 0.7]),
+    }
+    table = which._table(tasks, [FIRST, GOOD, LIKE])
+    assert "| `good` | diverged |  |" in table
+    assert "| `like` | +0.00 ± 0.00 | +0.00 ± 0.00 |" in table
+    assert "- **two**: better: none; worse: none; tied: 1" in table

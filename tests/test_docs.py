@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -37,21 +38,24 @@ else:
 from adamas.lab.train.options import Options
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 PAGES = [READMES[0], ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # What a reader of these has already: they do not say so themselves. The other README has the same code, which a test holds.
 SETUPS = {
     "README.md": """
+import numpy as np
+import scipy.optimize
 import torch
-import adamas.torch
+from scipy.optimize import rosen, rosen_der
 model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3))
-loss = model(torch.ones(2, 4)).pow(2).mean()
-saved = adamas.torch.AdamW(adamas.torch.param_groups(model, weight_decay=0.1), lr=1e-3).state_dict()
-d = 768
-block = [(d,), (d,), (3 * d, d), (3 * d,), (d, d), (d,), (d,), (d,), (4 * d, d), (4 * d,), (d, 4 * d), (d,)]
-shapes = [(50257, d), (1024, d), *block * 12, (d,), (d,)]
-gpt2_small = [torch.nn.Parameter(torch.empty(shape, device="meta")) for shape in shapes]
+model(torch.ones(2, 4)).pow(2).mean().backward()
+before = torch.optim.AdamW(model.parameters(), lr=1e-3)
+before.step()
+checkpoint = {"optimizer": before.state_dict()}
+w, b = np.zeros((784, 10), np.float32), np.zeros(10, np.float32)
+gradient_of_w, gradient_of_b = np.ones_like(w), np.ones_like(b)
 """,
     "docs/compare.md": """
 from pathlib import Path
@@ -301,6 +305,17 @@ def test_a_package_index_shows_the_readme_without_links_to_files_that_it_has_not
     assert all((ROOT / file.partition("#")[0]).is_file() for file in files)
     assert not set(files) & set(links(shown))
     assert all(f"(`{file}`)" in shown for file in files)
+    assert "docs/images" not in shown
+
+
+def test_the_pictures_of_the_readmes_are_drawn_from_the_figures_beside_them() -> None:
+    import draw_formats
+
+    pictures = draw_formats.pictures(json.loads(draw_formats.FIGURES.read_text(encoding="utf-8")))
+    for name, picture in pictures.items():
+        assert (draw_formats.IMAGES / name).read_text(encoding="utf-8") == picture, name
+    shown = {Path(path).name for page in READMES for path in re.findall(r'docs/images/[^"]+', page.read_text("utf-8"))}
+    assert shown == pictures.keys()
 
 
 def links(text: str) -> list[str]:

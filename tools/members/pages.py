@@ -15,7 +15,12 @@ from . import keras, numpy, optax, options, scipy, torch
 from .text import in_order
 
 _PART = re.compile(r"<!-- make members: ([\w ]+) -->(\s*).*?<!-- end -->", re.DOTALL)
-_CHINESE = {"Gradient descent": "梯度下降", "momentum": "动量"}
+_CHINESE = {
+    "Gradient descent": "梯度下降",
+    "momentum": "动量",
+    "Schedule-free gradient descent": "schedule-free 梯度下降",
+    "Schedule-free AdamW": "schedule-free AdamW",
+}
 
 
 def write(root: Path, members: Sequence[Member]) -> dict[str, str]:

@@ -331,7 +331,7 @@ class Group {
         for (const nb::object &name : scalar_names) {
             scalars.push_back(view_of_scalar(parameter, name));
             const double value = read_scalar(scalars.back());
-            if (!(value >= 0 && value < uncounted))
+            if (current_scalars.empty() && !(value >= 0 && value < uncounted)) // the step
                 throw Unusable("is " + text_of(nb::float_(value)) + ", and has to be a number from 0 up, below 2**53");
             current_scalars.push_back(value);
         }

@@ -151,7 +151,7 @@ class Snapshot {
             if (learns) parameter.trail.leave_view(scalars.back().ptr(), view.sizes);
             targets.push_back(view);
             const double value = read_scalar(view);
-            if (!(value >= 0 && value < uncounted)) return false;
+            if (i == 0 && !(value >= 0 && value < uncounted)) return false; // the step
             if (!is_read[size_t(row)]) set[i] = value;
             is_alike &= set[i] == value;
         }

@@ -259,6 +259,16 @@ CASES = [
         {"lr": 0.02, "weight_decay": 0.05, "warmup_steps": 3, "r": 0.5},
         optax=There("schedule_free_adamw", {"weight_decay": 0.1}, {"weight_decay": 0.1}),
     ),
+    Case(
+        "prodigy",
+        at.Prodigy,
+        references.Prodigy,
+        {"lr": 1.0, "weight_decay": 0.05, "d0": 0.01, "safeguard_warmup": True},
+        There("Prodigy", {"d0": 0.01}, {"d0": 0.01}, own=False),
+        There(
+            "prodigy", {"d0": 0.01, "use_bias_correction": True}, {"d0": 0.01, "use_bias_correction": True}, own=False
+        ),
+    ),
     Case("adopt", at.ADOPT, references.ADOPT, {"lr": 0.02}, There("ADOPT", {}, {}, own=False), There("adopt", {}, {})),
     Case(
         "ademamix",
@@ -315,6 +325,12 @@ def has(case: Case, options: dict[str, Any]) -> bool:
 def with_sums(case: Case) -> bool:
     """Whether its rule needs sums, so that a part of a tensor is not stepped as the whole is without the other parts."""
     return bool(case.declared.rule(hyperparameters(case.declared, **case.options)).sums)
+
+
+def with_sums_over_all(case: Case) -> bool:
+    """Whether its rule needs sums over all tensors, so that none of them is stepped as it would be alone."""
+    rule = case.declared.rule(hyperparameters(case.declared, **case.options))
+    return any(one.over == "all" for one in rule.sums)
 
 
 def moments_of(optimizer: adamas.torch.Optimizer, p: torch.Tensor) -> dict[str, np.ndarray]:

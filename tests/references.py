@@ -226,6 +226,57 @@ class AdamWScheduleFree(SGDScheduleFree):
         return g / ((v / (1 - beta ** state["step"])).sqrt() + group["eps"])
 
 
+class Prodigy(Reference):
+    """Algorithm 4 of Mishchenko and Defazio, 2023, with the η of the authors' code in it, and s over all steps' rates."""
+
+    hyper: ClassVar = {
+        **{"betas": (0.9, 0.999), "eps": 1e-8, "d0": 1e-6, "d_coef": 1.0},
+        **{"use_bias_correction": False, "safeguard_warmup": False, "growth_rate": math.inf},
+    }
+    decay_outside: ClassVar = False
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        first = self.param_groups[0]
+        for name, value in (("d", first["d0"]), ("d_max", first["d0"]), ("numerator", 0.0)):
+            vars(self).setdefault(name, value)
+        self.before, self.along, self.size = self.d, 0.0, 0.0
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.add(group, self.state[p], -p.grad if group["maximize"] else p.grad)
+        self.numerator = first["betas"][1] ** 0.5 * self.numerator + self.along
+        if self.size > 0:
+            estimate = first["d_coef"] * self.numerator / self.size
+            self.d_max = max(self.d_max, estimate)
+            self.d = max(self.d, estimate) if self.d == first["d0"] else self.d
+        self.d = min(self.d_max, self.d * first["growth_rate"])
+        super().step()
+
+    def add(self, group: Group, state: State, g: Tensor) -> None:
+        """Adds to the sums over all parameters."""
+        s, way = (state.setdefault(name, torch.zeros_like(g)) for name in ("s", "way"))
+        part = self.d / group["d0"] * self.rate(group, state.get("step", 0) + 1)
+        self.along += part * float((g.double() * way.double()).sum())
+        gain = self.d * self.d / group["d0"] if group["safeguard_warmup"] else part
+        s.mul_(group["betas"][1] ** 0.5).add_(g, alpha=gain)
+        self.size += float(s.double().abs().sum())
+
+    def rate(self, group: Group, step: int) -> float:
+        """The learning rate times d."""
+        if not group["use_bias_correction"]:
+            return self.before * group["lr"]
+        beta1, beta2 = group["betas"]
+        return self.before * group["lr"] * (1 - beta2**step) ** 0.5 / (1 - beta1**step)
+
+    def update(self, group: Group, state: State, p: Tensor, g: Tensor) -> Tensor:
+        beta1, beta2 = group["betas"]
+        m, v = averaged(state, "m", beta1, self.before * g), averaged(state, "v", beta2, (self.before * g) ** 2)
+        update = m / (v.sqrt() + self.d * group["eps"]) + group["weight_decay"] * p  # all of it times d
+        rate = self.rate(group, state["step"])
+        state["way"].add_(update, alpha=rate)
+        return update * (rate / group["lr"]) if group["lr"] else torch.zeros_like(p)
+
+
 class AdEMAMix(Reference):
     """Algorithm 1 of Pagliardini et al., 2024, with the warmups of its equations."""
 

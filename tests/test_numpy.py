@@ -18,7 +18,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from members import CASES, Case, has
+from members import CASES, Case, has, with_sums_over_all
 
 import adamas.numpy as an
 import adamas.torch as at
@@ -120,7 +120,9 @@ def test_16_bit_weights_are_those_of_adamas_torch_to_the_bit(case: Case, dtype: 
     assert all(bits(params[name]) == bits(p) for name, p in parameters.items())
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if not with_sums_over_all(case)], ids=str
+)  # the oracle has one tensor
 def test_float64_weights_are_the_oracles(case: Case) -> None:
     params = arrays(1, np.float64)
     optimizer = make(case, params, weight_decay=0.01)

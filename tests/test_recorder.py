@@ -75,12 +75,22 @@ ADEMAMIX = OwnRule(
 )
 
 NUMBERS = {
-    **{"s": -0.75, "l2": 0.1, "l1": 0.01, "k": 0.999, "eta": 0.0123},
+    **{"s": -0.75, "l2": 0.1, "l1": 0.01, "cautious": 0.002, "k": 0.999, "eta": 0.0123},
     **{"a1": 0.9, "b1": 0.1, "a2": 0.999, "b2": 0.001, "c": 1.7, "d": 0.3, "w": 3.1, "eps": 1e-6, "root": 1e-9},
     **{"z": 1.0, "q": 0.8, "a3": 0.9999, "b3": 1e-4, "e": 2.5, "decay": 0.2, "most": 0.9, "least": -0.9},
     **{"rest": 0.95, "gain": 0.01, "push": 0.6, "pull": 0.7},
     **{"weights": 7.0, "updates": 3.0, "count": 11.0, "total": 0.7, "squares": 9.0, "gradients": 5.0, "ratio": 2.0},
     **{"coefficient": 0.001, "floor": 1e-12, "gamma": 0.4, "has_previous": 1.0, "corrected": 4.0, "both": 0.6},
+    **{
+        "b4": 0.3,
+        "d0": 0.1,
+        "d_max": 0.4,
+        "d_numerator": 2.0,
+        "d_coef": 1.5,
+        "growth_rate": 1.3,
+        "along": 0.5,
+        "size": 4.0,
+    },
 }
 
 
@@ -98,7 +108,7 @@ def arrays(rule: Rule, dtype: type, n: int = 1000) -> dict[str, np.ndarray]:
 def stepped(rule: Rule, x: Mapping[str, Any], penalized: bool) -> dict[str, Any]:
     """The same step as the rule itself computes it."""
     states = tuple(x[state.role] for state in rule.states)
-    k = SimpleNamespace(**NUMBERS, **rule.from_sums(SimpleNamespace(**NUMBERS), Host))
+    k = SimpleNamespace(**{**NUMBERS, **rule.from_sums(SimpleNamespace(**NUMBERS), Host)})
     p, after = house.step(rule, k, np, x["p"], x["g"], states, penalized)
     return {**dict(zip((state.role for state in rule.states), after, strict=True)), "p": p}
 

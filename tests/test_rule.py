@@ -401,7 +401,8 @@ def test_cautious_decay_never_works_against_the_update() -> None:
 @pytest.mark.parametrize("case", [case for case in CASES if case.name != "adamh"], ids=str)  # which keeps the norm of x
 def test_converges_on_a_parabola_and_on_rosenbrock(case: Case) -> None:
     x = torch.nn.Parameter(torch.tensor([5.0, -3.0], dtype=torch.float64))
-    optimizer = case.make([x], **{**case.options, "weight_decay": 0.0, "lr": 1.0 if case.name == "adagrad" else 0.05})
+    lr = 1.0 if case.name in ("adagrad", "prodigy") else 0.05
+    optimizer = case.make([x], **{**case.options, "weight_decay": 0.0, "lr": lr})
     start = (x**2).sum().item()
     for _ in range(600):
         x.grad = 2 * x.detach()
@@ -423,6 +424,7 @@ def test_converges_on_a_parabola_and_on_rosenbrock(case: Case) -> None:
         "radam": 3e-3,
         "adopt": 0.1,
         "sgd-schedule-free": 1e-3,
+        "prodigy": 1.0,
     }
     lr = rates.get(case.name, 2e-3 if "momentum" in case.name else 1e-2)
     options = {**case.options, "weight_decay": 0.0, "lr": lr}

@@ -69,11 +69,11 @@ def equal(ours: Params, theirs: Params) -> None:
 
 
 def compare(
-    steps: Sequence[Sequence[float | None]], make: Callable[[], dict[str, Any]], **groups: Any
+    steps: Sequence[Sequence[float | None]], make: Callable[[], dict[str, Any]], kind: type[at.Optimizer] = at.AdamW
 ) -> tuple[Any, Any]:
     """Makes the same steps with ZeRO and in one process; weights and what is counted are the same bits."""
     ours, theirs = parameters(SHAPES), parameters(SHAPES)
-    shared, alone = zero(ours, **make()), at.AdamW(theirs, **make())
+    shared, alone = zero(ours, kind, **make()), kind(theirs, **make())
     for i, factors in enumerate(steps):
         gradients_(ours, i, factors), gradients_(theirs, i, factors)
         shared.step(), alone.step()
@@ -174,6 +174,17 @@ def schedule_free_weights_of_dtensors_are_switched_as_those_of_one_process(rank:
         for optimizer in optimizers:
             optimizer.train()
         equal([q.full_tensor()], [p])
+
+
+@check
+def prodigy_estimates_one_d_over_all_ranks(rank: int) -> None:
+    """Also where the parameters of one rank get gradients late: they take over the estimate."""
+    late, early = [1.0, None, None, None], [None, 1.0, 1.0, 1.0]
+    for steps in ([ONES] * 6, [early, early, early, ONES, late, ONES], [late, early, late, early, ONES]):
+        shared, alone = compare(steps, lambda: {"d0": 1e-4, "d_coef": 300.0, "growth_rate": 2.0}, at.Prodigy)
+        estimates = [None, None]
+        dist.all_gather_object(estimates, shared.optim.d)
+        assert max(estimates) == alone.d > 2e-4
 
 
 @check

@@ -80,6 +80,7 @@ accumulated. All arithmetic is in float32, or in float64 for float64 variables.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 import keras

@@ -42,6 +42,7 @@ option raises TypeError, an invalid value ValueError.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 from ..rule.members import MEMBERS

@@ -99,6 +99,7 @@ Each has the arguments of its namesake in ``torch.optim``, then the options of `
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from torch import nn

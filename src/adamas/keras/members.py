@@ -28,6 +28,7 @@ accumulated. All arithmetic is in float32, or in float64 for float64 variables.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 import keras
@@ -53,6 +54,7 @@ __all__ = [
     "Lamb",
     "Lion",
     "Nadam",
+    "Prodigy",
     "RAdam",
     "RMSprop",
     "Signum",
@@ -1087,6 +1089,70 @@ class Adan(Optimizer):
         *,
         eps_mode: EpsMode = "torch",
         bias_correction: bool = True,
+        decay: Decay = "decoupled",
+        cautious: bool = False,
+        l1: float = 0.0,
+        state: State = "float32",
+        weights: Weights = "split",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(locals())
+
+
+@_registered
+class Prodigy(Optimizer):
+    r"""Prodigy (Mishchenko and Defazio, 2023, arXiv:2306.06101, algorithm 4): Adam that estimates its learning rate.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) d_t g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) d_t^2 g_t^2 \\
+        r_t &= \sqrt{\beta_2} r_{t-1} + \tfrac{d_t}{d_0} \eta d_t \langle g_t, p_0 - p_{t-1} \rangle, \qquad s_t =
+            \sqrt{\beta_2} s_{t-1} + \tfrac{d_t}{d_0} \eta d_t g_t, \qquad d_{t+1} = \max(d_t, c\, r_t / \|s_t\|_1) \\
+        p_t &= p_{t-1} - \eta d_t \left( \frac{m_t}{\sqrt{v_t} + d_{t+1} \epsilon} + \lambda p_{t-1} \right)
+
+    There is one d for all parameters of all groups, which share ``betas``, ``d0``, ``d_coef`` and ``growth_rate``; in
+    ``s``, η and d are those of each step. It is the scalar ``d`` in the state of each parameter. :math:`d_{t+1}` is at
+    most ``growth_rate`` times :math:`d_t`, but for its first growth.
+
+    Args:
+        learning_rate: learning rate η; a number, a schedule, or a function without arguments.
+        beta_1: β₁.
+        beta_2: β₂.
+        epsilon: ε.
+        use_bias_correction: multiply η by √(1 − β₂ᵗ) / (1 − β₁ᵗ).
+        safeguard_warmup: leave η out of s, for a schedule with a warmup.
+        d0: d₁, the first estimate.
+        d_coef: c, which d is proportional to; the way to tune the method.
+        growth_rate: the largest growth of d in a step, but for its first.
+        weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+
+    _member = MEMBERS["Prodigy"]
+
+    def __init__(
+        self,
+        learning_rate: Rate = 1.0,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        use_bias_correction: bool = False,
+        safeguard_warmup: bool = False,
+        d0: float = 1e-6,
+        d_coef: float = 1.0,
+        growth_rate: float = math.inf,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
         decay: Decay = "decoupled",
         cautious: bool = False,
         l1: float = 0.0,

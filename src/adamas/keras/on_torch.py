@@ -90,7 +90,7 @@ def step(
         look([plan], [list(gradients)])
         plan.prepare(advance)
         plan.watch(is_watched)
-        sums.compute([plan], None, torch.get_num_threads())
+        after |= sums.compute([plan], None, torch.get_num_threads())
         step_plans([plan], torch.get_num_threads(), [])
         rows = [row for _, rows in plan.statistics() for row in rows]
     finally:

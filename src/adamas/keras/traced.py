@@ -58,7 +58,8 @@ def steps(
     parameters = [_parameter(member, hyper, *one) for one in zip(records, gradients, strict=True)]
     dtypes = {one.compute_dtype(xp) for one in parameters} | ({"float64"} if rule.sums else set())
     numbers, after = arrays.numbers(xp, member, {**hyper, "lr": rate}, scalars, sorted(dtypes))
-    found = arrays.steps(xp, rule, hyper, numbers, parameters, [record.is_decayed for record in records])
+    are_decayed = [record.is_decayed for record in records]
+    found, after = arrays.steps(xp, rule, hyper, numbers, parameters, are_decayed, after)
     return found, {name: framework.closed(value) for name, value in after.items()}
 
 

@@ -11,6 +11,7 @@ option raises TypeError, an invalid value ValueError.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 from ..rule.members import MEMBERS
@@ -41,6 +42,7 @@ __all__ = [
     "Lion",
     "Muon",
     "NAdam",
+    "Prodigy",
     "RAdam",
     "RMSprop",
     "SGDScheduleFree",
@@ -1086,5 +1088,62 @@ class Adan(Optimizer):
         *,
         maximize: bool = False,
         **options: Unpack[AdamOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class Prodigy(Optimizer):
+    r"""Prodigy (Mishchenko and Defazio, 2023, arXiv:2306.06101, algorithm 4): Adam that estimates its learning rate.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) d_t g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) d_t^2 g_t^2 \\
+        r_t &= \sqrt{\beta_2} r_{t-1} + \tfrac{d_t}{d_0} \eta d_t \langle g_t, p_0 - p_{t-1} \rangle, \qquad s_t =
+            \sqrt{\beta_2} s_{t-1} + \tfrac{d_t}{d_0} \eta d_t g_t, \qquad d_{t+1} = \max(d_t, c\, r_t / \|s_t\|_1) \\
+        p_t &= p_{t-1} - \eta d_t \left( \frac{m_t}{\sqrt{v_t} + d_{t+1} \epsilon} + \lambda p_{t-1} \right)
+
+    There is one d for all parameters of all groups, which share ``betas``, ``d0``, ``d_coef`` and ``growth_rate``; in
+    ``s``, η and d are those of each step. It is the scalar ``d`` in the state of each parameter. :math:`d_{t+1}` is at
+    most ``growth_rate`` times :math:`d_t`, but for its first growth.
+
+    Args:
+        params: the arrays; see ``adamas.numpy.members``.
+        lr: learning rate η.
+        betas: β₁ and β₂, the decay of the moments.
+        eps: ε.
+        weight_decay: λ.
+        use_bias_correction: multiply η by √(1 − β₂ᵗ) / (1 − β₁ᵗ).
+        safeguard_warmup: leave η out of s, for a schedule with a warmup.
+        d0: d₁, the first estimate.
+        d_coef: c, which d is proportional to; the way to tune the method.
+        growth_rate: the largest growth of d in a step, but for its first.
+        maximize: maximize the objective.
+        **options: see ``adamas.rule.options.Options``.
+
+    Example:
+        >>> import numpy as np, adamas.numpy
+        >>> x = np.array([5.0])
+        >>> optimizer = adamas.numpy.Prodigy([x], lr=0.001)
+        >>> optimizer.step([2 * x])
+        >>> round(float(x[0]), 5)
+        5.0
+    """
+
+    _member = MEMBERS["Prodigy"]
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Schedule = 1.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float | Schedule = 0.0,
+        use_bias_correction: bool = False,
+        safeguard_warmup: bool = False,
+        d0: float = 1e-6,
+        d_coef: float = 1.0,
+        growth_rate: float = math.inf,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, locals(), options)

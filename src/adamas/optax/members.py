@@ -60,6 +60,7 @@ __all__ = [
     "lion",
     "mars",
     "nadam",
+    "prodigy",
     "radam",
     "rmsprop",
     "schedule_free_adamw",
@@ -1155,3 +1156,62 @@ def adan(
         ValueError: an argument has an invalid value.
     """
     return transformation(MEMBERS["Adan"], locals())
+
+
+def prodigy(
+    learning_rate: Scheduled,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    eps: Number = 1e-8,
+    use_bias_correction: bool = False,
+    safeguard_warmup: bool = False,
+    d0: Number = 1e-6,
+    d_coef: Number = 1.0,
+    growth_rate: Number = math.inf,
+    *,
+    weight_decay: Scheduled | None = None,
+    decay_mode: Decay = "decoupled",
+    cautious: bool = False,
+    l1: Number | None = None,
+    mask: Mask = None,
+    state: StateOption = "float32",
+    weights: Weights = "nearest",
+    seed: int | None = None,
+    on_nonfinite: OnNonfinite = "propagate",
+) -> optax.GradientTransformation:
+    r"""Prodigy (Mishchenko and Defazio, 2023, arXiv:2306.06101, algorithm 4): Adam that estimates its learning rate.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) d_t g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) d_t^2 g_t^2 \\
+        r_t &= \sqrt{\beta_2} r_{t-1} + \tfrac{d_t}{d_0} \eta d_t \langle g_t, p_0 - p_{t-1} \rangle, \qquad s_t =
+            \sqrt{\beta_2} s_{t-1} + \tfrac{d_t}{d_0} \eta d_t g_t, \qquad d_{t+1} = \max(d_t, c\, r_t / \|s_t\|_1) \\
+        p_t &= p_{t-1} - \eta d_t \left( \frac{m_t}{\sqrt{v_t} + d_{t+1} \epsilon} + \lambda p_{t-1} \right)
+
+    There is one d for all parameters of all groups, which share ``betas``, ``d0``, ``d_coef`` and ``growth_rate``; in
+    ``s``, η and d are those of each step. It is the scalar ``d`` in the state of each parameter. :math:`d_{t+1}` is at
+    most ``growth_rate`` times :math:`d_t`, but for its first growth.
+
+    Example:
+        >>> import jax.numpy as jnp, adamas.optax
+        >>> tx = adamas.optax.prodigy(0.001)
+        >>> x = jnp.array([5.0])
+        >>> updates, state = tx.update(2 * x, tx.init(x), x)
+        >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
+        5.0
+
+    Args:
+        learning_rate: learning rate η; a number, an array or a function of the step.
+        b1: β₁.
+        b2: β₂.
+        eps: ε.
+        use_bias_correction: multiply η by √(1 − β₂ᵗ) / (1 − β₁ᵗ).
+        safeguard_warmup: leave η out of s, for a schedule with a warmup.
+        d0: d₁, the first estimate.
+        d_coef: c, which d is proportional to; the way to tune the method.
+        growth_rate: the largest growth of d in a step, but for its first.
+        weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
+    return transformation(MEMBERS["Prodigy"], locals())

@@ -126,7 +126,7 @@ def transformation(member: Member, arguments: Mapping[str, Any]) -> optax.Gradie
             )
             for i in present
         ]
-        steps = arrays.steps(xp, rule, static, numbers, parameters, [decayed[i] for i in present])
+        steps, scalars = arrays.steps(xp, rule, static, numbers, parameters, [decayed[i] for i in present], scalars)
         changes: list[Any] = [None] * len(paths)
         for i, step, one in zip(present, steps, parameters, strict=True):
             identity = jax.tree_util.keystr(paths[i][0], simple=True, separator=".")

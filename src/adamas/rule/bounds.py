@@ -28,6 +28,11 @@ _LEAST_HALF, _LEAST_NORMAL = 2.0**-24, 2.0**-126
 # The factor by which m² may exceed the bound, since moments are rounded and hyperparameters may have changed: 2 in m.
 _SLACK = 4.0
 _CHUNK = 1 << 18  # elements that are checked at a time
+_RANGES = {  # of scalars that can be other numbers than finite ones from 0 up, or are named in another way
+    "step": (0.0, math.inf, "a finite, nonnegative number of steps"),
+    "mu_product": (0.0, 1.0, "a number from 0 to 1"),  # of numbers from 0 to 1
+    "d_numerator": (-math.inf, math.inf, "a finite number"),
+}
 
 
 class Mended(NamedTuple):
@@ -45,11 +50,8 @@ class Mended(NamedTuple):
 def check_scalars(member: Member, scalars: Mapping[str, float]) -> None:
     """Raise ValueError if a scalar of a parameter's state has an impossible value. The message begins with its name."""
     for name in member.scalar_names:
-        value = scalars[name]
-        is_product = name == "mu_product"  # of numbers from 0 to 1
-        if not 0 <= value <= (1.0 if is_product else math.inf) or math.isinf(value):
-            words = "a number from 0 to 1" if is_product else "a finite, nonnegative number"
-            words += " of steps" if name == "step" else ""
+        value, (least, most, words) = scalars[name], _RANGES.get(name, (0.0, math.inf, "a finite, nonnegative number"))
+        if not least <= value <= most or math.isinf(value):
             raise ValueError(f"{name!r} must be {words}, not {value}")
 
 

@@ -499,6 +499,7 @@ ABOVE_0 = Range("a number above 0", lambda x: 0 < x < math.inf)
 BETWEEN_0_AND_1 = Range("above 0 and below 1", lambda x: 0 < x < 1)
 BELOW_1 = Range("from 0 up to but not including 1", lambda x: 0 <= x < 1)
 FINITE = Range("a finite number", math.isfinite)
+FROM_1_TO_INFINITY = Range("a number of at least 1", lambda x: x >= 1)
 FROM_1_TO_99 = Range("a whole number from 1 to 99", lambda x: 1 <= x < 100 and x == int(x))
 
 
@@ -626,11 +627,15 @@ class Member:
         make_rule: makes the rule from hyperparameters. It may only depend on whether the structural ones are 0 or False; for
             others see ``Rule.given``.
         numbers: computes the numbers that the rule reads, by name and in float64, from hyperparameters, scalars and ``Host``
-            or a ``Traced``. It may set ``eta``, the learning rate of the step, which otherwise is ``lr``.
+            or a ``Traced``. It may set ``eta``, what multiplies the update, which otherwise is ``rate``.
+        rate: computes the learning rate of a step, from what ``numbers`` takes.
         names: the name of each tensor in the state, by its role: PyTorch's names.
         starts: the hyperparameter that gives the initial value of a state, by its role; other states begin with 0.
         scalars: the numbers that each parameter carries, with their initial values.
         next_scalars: computes the scalars of the next step, from what ``numbers`` takes.
+        shared: the names of the scalars that are numbers of the whole model. The first counts its steps; those that the rule
+            computes from its sums over all tensors (``Rule.from_sums``) are the scalars after the step. A parameter that had
+            no gradient takes over those of the parameters that had.
         offset: the name of the state that is subtracted from the weights before they are evaluated: the gradients of
             schedule-free members are taken at other weights. The scalars of these depend on the learning rate.
         conflict: returns what is wrong with hyperparameters that contradict each other, in PyTorch's words, or ``""``.
@@ -652,11 +657,13 @@ class Member:
     make_rule: Callable[[Hypers], Rule]
     numbers: Callable[[Hypers, Scalars, Any], Numbers]
     names: Mapping[str, str]
+    rate: Callable[[Hypers, Scalars, Any], Any] = lambda hyper, scalars, f: f.number(hyper["lr"])
     starts: Mapping[str, str] = field(default_factory=dict)
     scalars: tuple[tuple[str, float], ...] = (("step", 0.0),)
     next_scalars: Callable[[Hypers, Scalars, Any], dict[str, Any]] = lambda hyper, scalars, f: {
         "step": scalars["step"] + 1
     }
+    shared: tuple[str, ...] = ()
     offset: str | None = None
     conflict: Callable[[Hypers], str] = lambda hyper: ""
     variant_of: str | None = None
@@ -757,19 +764,19 @@ class Member:
             scale: a factor for the gradient (clipping, loss scaling).
             f: ``Host``, or a ``Traced`` if the numbers are arrays.
         """
-        lr, weight_decay = f.number(hyper["lr"]), hyper["weight_decay"]
+        rate, weight_decay = self.rate(hyper, scalars, f), hyper["weight_decay"]
         keep, l2, cautious = 1.0, 0.0, 0.0
         if hyper["decay"] == "l2":
             l2 = weight_decay
         elif hyper["decay"] == "decoupled":
-            keep = 1 - lr * weight_decay
+            keep = 1 - rate * weight_decay
         elif hyper["decay"] == "cautious":
-            cautious = lr * weight_decay
+            cautious = rate * weight_decay
         elif hyper["decay"] in RELATIVE:
             base = float(hyper["base_lr"])
-            factor = lr / base if base else 0.0  # of the schedule
-            keep = 1 - factor * (weight_decay if hyper["decay"] == "independent" else lr * weight_decay)
-        house = {"s": -scale if hyper["maximize"] else scale, "l2": l2, "l1": hyper["l1"], "k": keep, "eta": lr}
+            factor = f.number(hyper["lr"]) / base if base else 0.0  # of the schedule
+            keep = 1 - factor * (weight_decay if hyper["decay"] == "independent" else rate * weight_decay)
+        house = {"s": -scale if hyper["maximize"] else scale, "l2": l2, "l1": hyper["l1"], "k": keep, "eta": rate}
         house["cautious"] = cautious
         house["k_minus_one"] = keep - 1  # precise in float32, where k may round to 1
         return house | self.numbers(hyper, scalars, f)

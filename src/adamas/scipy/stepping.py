@@ -75,6 +75,7 @@ class Stepper:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the caller checks the result
             given = np, x, gradient, self._moments, has_penalty(now)
             numbers = house.with_sums(rule, numbers, *given)
+            self._scalars |= {name: numbers[name] for name in self._member.shared if name in numbers}
             after, self._moments = house.step(rule, SimpleNamespace(**numbers), *given)
         self.done += 1
         self.lr = float(now["lr"])

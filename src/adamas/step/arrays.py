@@ -389,8 +389,10 @@ def steps(
     numbers: Mapping[str, Numbers],
     parameters: Sequence[Parameter],
     are_decayed: Sequence[bool],
-) -> list[Step]:
-    """The step of each parameter, with the sums that the rule needs.
+    scalars: dict[str, Array],
+) -> tuple[list[Step], dict[str, Array]]:
+    """The step of each parameter, with the sums that the rule needs; and the member's scalars after it, some of which may
+    follow from these sums (``adamas.rule.declaration.Member.shared``).
 
     A sum is added up in float64, over the arrays as the program sees them: over whole tensors where the compiler shards them.
 
@@ -401,6 +403,7 @@ def steps(
         numbers: the numbers of the step for each dtype of the computation; for a rule with sums, for float64 too.
         parameters: the parameters.
         are_decayed: whether weight decay and the penalties apply to each.
+        scalars: the member's scalars after the step, as far as ``numbers`` knows them.
     """
     decay, penalty = has_decay(hyper), has_penalty(hyper)
     dtypes = [one.compute_dtype(xp) for one in parameters]
@@ -414,7 +417,7 @@ def steps(
         for dtype, is_decayed in zip(dtypes, are_decayed, strict=True)
     ]
     if not rule.sums:
-        return found
+        return found, scalars
     known: list[Numbers] = [of["float64", is_decayed] for is_decayed in are_decayed]
     f = Traced(xp)
 
@@ -434,5 +437,8 @@ def steps(
                 sums = [functools.reduce(operator.add, sums)] * len(sums)
             learn([{wanted.name: value} for value in sums])
     with xp.computing():
-        learn([rule.from_sums(SimpleNamespace(**numbers), f) for numbers in known])
-    return found
+        learned = [rule.from_sums(SimpleNamespace(**numbers), f) for numbers in known]
+        learn(learned)
+        shared = learned[0] if learned else {}
+        after = {name: xp.narrowed(shared.get(name, x), xp.dtype_name(x)) for name, x in scalars.items()}
+    return found, after

@@ -16,8 +16,8 @@ _UNCOUNTED = 2**53  # from here on, float64 cannot count another step
 
 
 def check_count(record: Record, name: str, number: float) -> None:
-    """Raises ValueError if a scalar of the state cannot be a count; the message names the parameter."""
-    if not 0 <= number < _UNCOUNTED:
+    """Raises ValueError if a scalar of the state is its step, and cannot be a count; the message names the parameter."""
+    if name == "step" and not 0 <= number < _UNCOUNTED:
         raise ValueError(
             f"parameter {record.name}: its state '{name}' is {number}, and has to be a number from 0 up, below 2**53"
         )

@@ -105,6 +105,18 @@ class Stepping:
             return self._decisions.skipped_steps
         return self._most("skipped_steps")
 
+    @property
+    def d(self) -> float:
+        """The estimate of Prodigy with which the coming step is made; in the state of each parameter.
+
+        Raises:
+            AttributeError: this is another member.
+        """
+        if "d" not in self._member.shared:
+            raise AttributeError(f"{type(self).__name__} has no d: only Prodigy estimates one")
+        known = [(float(state["k"]), float(state["d"])) for state in self.state.values() if "d" in state]
+        return max((d for _, d in sorted(known)[-1:]), default=float(self.param_groups[0]["d0"]))
+
     def _most(self, count: str) -> int:
         """The largest count of this name in the groups."""
         return max((group[count] for group in self.param_groups), default=0)
@@ -1148,13 +1160,14 @@ class Stepping:
             scale: the factor of all gradients.
             threads: how many threads the engine may use.
         """
+        shared = sums.latest(self._member, plans, self._peers)
         for group, plan, factor in zip(self.param_groups, plans, factors, strict=True):
             hyper = plan.hyperparameters(group)
             if rate != 1:
                 hyper = {**hyper, "lr": rate * float(hyper["lr"])}  # decoupled decay is a part of the update
 
             def advance(before: Scalars, hyper: Mapping[str, Any] = hyper, clip: float = scale * factor) -> Any:
-                return self._advance(hyper, before, clip)
+                return self._advance(hyper, before, clip, shared)
 
             plan.prepare(advance)
         sums.compute(plans, self._peers, threads)
@@ -1220,10 +1233,15 @@ class Stepping:
         """Whether only the device knows the number, and it has decided about a step, so that the host need not wait for it."""
         return self._decisions is not None and bool(self._decisions.formulas.has(number))
 
-    def _advance(self, hyper: Mapping[str, Any], before: Scalars, scale: float) -> tuple[Numbers, Scalars]:
-        """The numbers of the next step for parameters with these scalars, and the scalars after it."""
+    def _advance(
+        self, hyper: Mapping[str, Any], before: Scalars, scale: float, shared: Mapping[str, float]
+    ) -> tuple[Numbers, Scalars]:
+        """The numbers of the next step for parameters with these scalars, and the scalars after it.
+
+        ``shared``: those that all parameters share, as they are before it.
+        """
         member = self._member
-        scalars = member.advance(hyper, dict(zip(member.scalar_names, before, strict=True)))
+        scalars = member.advance(hyper, {**dict(zip(member.scalar_names, before, strict=True)), **shared})
         return member.numbers_of(hyper, scalars, scale), tuple(scalars.values())
 
     def _clip(self, norm: float, changes: list[Change]) -> list[float]:

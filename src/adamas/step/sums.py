@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
 
-from ..rule.declaration import Rule, Sum
+from ..rule.declaration import Host, Member, Rule, Sum
 from .executor import Executor
 from .inspection import Peers, added_up
 from .plan import GroupPlan
@@ -14,8 +16,26 @@ from .record import Record
 _OVER = {"tensor": "its tensor", "all": "all tensors"}
 
 
-def compute(plans: Sequence[GroupPlan], peers: Peers | None, threads: int) -> None:
+def latest(member: Member, plans: Sequence[GroupPlan], peers: Peers | None) -> dict[str, float]:
+    """The scalars before the coming step that all parameters share (``Member.shared``): those of the parameters that have
+    counted the most steps.
+
+    The arguments are the member and those of ``compute``.
+    """
+    if not member.shared:
+        return {}
+    indices = [member.scalar_names.index(name) for name in member.shared]
+    executors = (executor for plan in plans for executor in plan.executors)
+    found: set[Any] = {tuple([one[i] for i in indices]) for executor in executors for one in executor.scalars}
+    if peers is not None:
+        found = set(peers.added(dict.fromkeys(found, (1.0,)), None))
+    return dict(zip(member.shared, max(found, default=()), strict=False))
+
+
+def compute(plans: Sequence[GroupPlan], peers: Peers | None, threads: int) -> dict[str, float]:
     """Computes the sums of a prepared step one after the other, since a sum may use those before it.
+
+    Returns the scalars after the step that follow from them (``Member.shared``), which are then among the prepared ones.
 
     Args:
         plans: the plans of all groups.
@@ -23,8 +43,10 @@ def compute(plans: Sequence[GroupPlan], peers: Peers | None, threads: int) -> No
         threads: how many threads the engine may use.
 
     Raises:
-        ValueError: a parameter is a part of a tensor, and the other parts are unknown.
+        ValueError: a parameter is a part of a tensor, and the other parts are unknown; or the hyperparameters of groups differ
+            that have to be the same in all of them.
     """
+    totals: dict[str, float] = {}
     for index in range(max((plan.sum_count for plan in plans), default=0)):
         executors = [
             executor
@@ -46,9 +68,31 @@ def compute(plans: Sequence[GroupPlan], peers: Peers | None, threads: int) -> No
         sums = added_up(terms) if peers is None else peers.added(terms, problem)
         for executor in executors:
             wanted = _sums(executor)[index]
-            executor.take_sums(
-                index, [wanted.of(sums[_key(wanted, record)], _numel(executor, record)) for record in executor.found()]
-            )
+            values = [wanted.of(sums[_key(wanted, record)], _numel(executor, record)) for record in executor.found()]
+            executor.take_sums(index, values)
+            if wanted.over == "all":
+                totals[wanted.name] = values[0]
+    return _learned([executor for plan in plans for executor in plan.executors if executor.prepared], totals)
+
+
+def _learned(executors: Sequence[Executor], totals: Mapping[str, float]) -> dict[str, float]:
+    """The shared scalars that follow from the sums over all tensors; puts them among the prepared ones."""
+    learned: dict[str, float] = {}
+    for executor in executors:
+        member, prepared = executor.spec.member, []
+        for numbers, scalars in executor.prepared if member.shared else ():
+            known = executor.spec.rule.from_sums(SimpleNamespace(**numbers, **totals), Host)
+            found = {name: known[name] for name in member.shared if name in known}
+            if learned and repr(found) != repr(learned):  # a NaN is not equal to itself
+                raise ValueError(
+                    f"the parameter groups of {member.name} share {', '.join(found)}, which the hyperparameters of the groups "
+                    "make different: give all groups the same, but for lr, weight_decay and eps"
+                )
+            learned = found
+            after = zip(member.scalar_names, scalars, strict=False)
+            prepared.append((numbers, tuple([found.get(name, value) for name, value in after])))
+        executor.prepared = prepared or executor.prepared
+    return learned
 
 
 def _sums(executor: Executor) -> tuple[Sum, ...]:

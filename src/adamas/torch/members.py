@@ -6,6 +6,7 @@ Each has the arguments of its namesake in ``torch.optim``, then the options of `
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from torch import nn
@@ -38,6 +39,7 @@ __all__ = [
     "Lion",
     "Muon",
     "NAdam",
+    "Prodigy",
     "RAdam",
     "RMSprop",
     "SGDScheduleFree",
@@ -1465,5 +1467,77 @@ class Adan(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         **options: Unpack[AdamOptions],
+    ) -> None:
+        super().__init__(params, locals(), options)
+
+
+class Prodigy(Optimizer):
+    r"""Prodigy (Mishchenko and Defazio, 2023, arXiv:2306.06101, algorithm 4): Adam that estimates its learning rate.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) d_t g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) d_t^2 g_t^2 \\
+        r_t &= \sqrt{\beta_2} r_{t-1} + \tfrac{d_t}{d_0} \eta d_t \langle g_t, p_0 - p_{t-1} \rangle, \qquad s_t =
+            \sqrt{\beta_2} s_{t-1} + \tfrac{d_t}{d_0} \eta d_t g_t, \qquad d_{t+1} = \max(d_t, c\, r_t / \|s_t\|_1) \\
+        p_t &= p_{t-1} - \eta d_t \left( \frac{m_t}{\sqrt{v_t} + d_{t+1} \epsilon} + \lambda p_{t-1} \right)
+
+    There is one d for all parameters of all groups, which share ``betas``, ``d0``, ``d_coef`` and ``growth_rate``; in
+    ``s``, η and d are those of each step. It is the scalar ``d`` in the state of each parameter. :math:`d_{t+1}` is at
+    most ``growth_rate`` times :math:`d_t`, but for its first growth.
+
+    Args:
+        params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
+        lr: learning rate η; a float, a schedule or a tensor of one element.
+        betas: β₁ and β₂, the decay of the moments.
+        eps: ε.
+        weight_decay: λ.
+        use_bias_correction: multiply η by √(1 − β₂ᵗ) / (1 − β₁ᵗ).
+        safeguard_warmup: leave η out of s, for a schedule with a warmup.
+        d0: d₁, the first estimate.
+        d_coef: c, which d is proportional to; the way to tune the method.
+        growth_rate: the largest growth of d in a step, but for its first.
+        maximize: maximize the objective.
+        foreach: accepted, but has no effect.
+        capturable: let the step be captured in a CUDA graph, which then replays it with the present rates, schedules,
+            clipping and skipping: the parameters' device counts the steps.
+        differentiable: True is refused.
+        fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler`` and
+            skips overflows, instead of the scaler; gradients stay scaled. On a GPU, the host does not wait to learn of
+            one. The speed is the same: every step is fused.
+        **options: see ``adamas.torch.options.Options``.
+
+    Raises:
+        ValueError: an argument has an invalid value.
+
+    Example:
+        >>> import torch, adamas.torch
+        >>> x = torch.nn.Parameter(torch.tensor([5.0]))
+        >>> optimizer = adamas.torch.Prodigy([x], lr=0.001)
+        >>> (x**2).sum().backward()
+        >>> optimizer.step()
+        >>> round(x.item(), 5)
+        5.0
+    """
+
+    _member = MEMBERS["Prodigy"]
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Scheduled = 1.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: Scheduled = 0.0,
+        use_bias_correction: bool = False,
+        safeguard_warmup: bool = False,
+        d0: float = 1e-6,
+        d_coef: float = 1.0,
+        growth_rate: float = math.inf,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, locals(), options)

@@ -33,7 +33,10 @@ def check_group(member: Member, group: Mapping[str, Any], per_tensor: bool, has_
         )
     rule = member.rule(group)
     if any(one.over == "all" for one in rule.sums):
-        raise ValueError(f"the rule of {rule.name} needs sums over all gradients, which do not exist at the same time")
+        raise ValueError(
+            f"the step of {member.name} needs sums over all gradients, which do not exist at the same time: make it after the "
+            "backward pass, without release"
+        )
     params = group["params"]
     names = given_names({**group, "params": [*params]}) if not isinstance(params, Tensor) else None
     for i, item in enumerate([params] if isinstance(params, Tensor) else params):

@@ -265,9 +265,7 @@ CASES = [
         references.Prodigy,
         {"lr": 1.0, "weight_decay": 0.05, "d0": 0.01, "safeguard_warmup": True},
         There("Prodigy", {"d0": 0.01}, {"d0": 0.01}, own=False),
-        There(
-            "prodigy", {"d0": 0.01, "use_bias_correction": True}, {"d0": 0.01, "use_bias_correction": True}, own=False
-        ),
+        There("prodigy", {"estim_lr0": 0.01}, {"d0": 0.01, "use_bias_correction": True}),
     ),
     Case("adopt", at.ADOPT, references.ADOPT, {"lr": 0.02}, There("ADOPT", {}, {}, own=False), There("adopt", {}, {})),
     Case(

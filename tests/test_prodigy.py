@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch import nn
 
 import adamas.numpy as an
 import adamas.torch as at
+from adamas.rule.shared import defaults
 from adamas.schedules import linear
+from adamas.scipy.stepping import Stepper
 
 SHAPES = [(48, 130), (7,), (), (2, 3, 256)]
 VARIANTS: list[dict[str, Any]] = [
@@ -31,6 +34,7 @@ VARIANTS: list[dict[str, Any]] = [
 def model(dtype: torch.dtype) -> tuple[list[nn.Parameter], torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     weights = [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in ((8, 5), (5,), (5, 3))]
+    nn.init.zeros_(weights[1])
     return weights, *(torch.randn(64, n, generator=generator).to(dtype) for n in (8, 3))
 
 
@@ -81,6 +85,36 @@ def test_it_steps_as_the_authors_code(options: dict, groups: bool) -> None:
         torch.testing.assert_close(p, q, rtol=1e-8, atol=1e-9)
     assert ours.d == pytest.approx(other.param_groups[0]["d"], rel=1e-9)
     assert ours.d > 20 * other.param_groups[0]["d0"]
+
+
+@pytest.mark.parametrize("options", [*VARIANTS, {"betas": (0.0, 0.999)}], ids=str)
+def test_a_state_of_the_authors_code_is_read(options: dict) -> None:
+    prodigyopt = pytest.importorskip("prodigyopt")
+    theirs = {**options, "decouple": options.get("decay") != "l2"}
+    theirs.pop("decay", None)
+    other = trained(prodigyopt.Prodigy, theirs, steps=9)
+    ours = at.Prodigy([nn.Parameter(p.detach().clone()) for p in weights(other)])
+    ours.load_state_dict(copy.deepcopy(other.state_dict()))
+    assert ours.d == other.param_groups[0]["d"]
+    if options.get("betas") == (0.0, 0.999):  # where their steps take the d after them
+        return
+    _, x, y = model(torch.float64)
+    for _ in range(9):
+        for optimizer in (ours, other):
+            optimizer.zero_grad()
+            loss_of(weights(optimizer), x, y).backward()
+            optimizer.step()
+    for p, q in zip(weights(ours), weights(other), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-8, atol=1e-9)
+
+
+def test_sums_of_the_authors_code_over_a_part_of_the_elements_are_refused() -> None:
+    prodigyopt = pytest.importorskip("prodigyopt")
+    for options in ({"slice_p": 2}, {"beta3": 0.9}):
+        other = trained(prodigyopt.Prodigy, options, steps=2)
+        ours = at.Prodigy([nn.Parameter(p.detach().clone()) for p in weights(other)])
+        with pytest.raises(ValueError, match=f"parameter 0 .*was stepped by prodigyopt with {next(iter(options))}="):
+            ours.load_state_dict(other.state_dict())
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
@@ -136,6 +170,53 @@ def test_numpy_and_torch_have_the_same_bits() -> None:
         np.testing.assert_array_equal(p.detach().numpy(), x)
 
 
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"safeguard_warmup": True}], ids=str)
+def test_it_steps_as_optax(options: dict) -> None:
+    jax, optax = pytest.importorskip("jax"), pytest.importorskip("optax")
+    ao = pytest.importorskip("adamas.optax")
+    with jax.enable_x64(True):
+        start, x, y = model(torch.float64)
+        x, y, *start = (jax.numpy.asarray(a.detach().numpy()) for a in (x, y, *start))
+        decay = options.get("weight_decay", 0.0)
+
+        def loss(p: Any) -> Any:
+            return ((jax.numpy.maximum(x @ p[0] + p[1], 0) @ p[2] - y) ** 2).mean()
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def step(tx: Any, p: Any, state: Any) -> Any:
+            updates, state = tx.update(jax.grad(loss)(p), state, p)
+            return optax.apply_updates(p, updates), state
+
+        found = []
+        for tx in (
+            ao.prodigy(1.0, **options),
+            optax.contrib.prodigy(1.0, **{**options, "weight_decay": decay}),
+        ):
+            p, state = start, tx.init(start)
+            for _ in range(20):
+                p, state = step(tx, p, state)
+            found.append((p, state))
+        (ours, state), (theirs, other) = found
+        assert float(state.scalars["d"]) == pytest.approx(float(other.estim_lr), rel=1e-9)
+        assert float(state.scalars["d"]) > 1.5e-6
+        for p, q in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(p, q, rtol=1e-8, atol=1e-9)
+
+
+def test_the_rule_over_one_vector_keeps_the_estimate() -> None:
+    """As members of one's own with shared scalars do in ``adamas.scipy``, which Prodigy itself is not in."""
+    hyper = {**defaults(at.Prodigy._member, "numpy"), "rows": None}
+    start, generator = np.linspace(-1, 1, 9), np.random.default_rng(0)
+    stepper, x = Stepper(at.Prodigy._member, hyper, 9), start
+    optimizer = an.Prodigy([start.copy()])
+    for _ in range(5):
+        gradient = 1 + generator.random(9)
+        x = stepper.step(x, gradient)
+        optimizer.step([gradient])
+    assert optimizer.d > 1e-5
+    np.testing.assert_allclose(optimizer.param_groups[0]["params"][0], x, rtol=1e-12)
+
+
 def test_groups_have_one_d_and_each_its_own_rate() -> None:
     def groups(optimizer: Any) -> Any:
         first, *others = weights(optimizer)
@@ -171,6 +252,21 @@ def test_a_parameter_without_gradients_takes_over_the_estimate_of_the_others() -
     assert float(optimizer.state[late]["step"]) == 1
     step(optimizer, 1, among=slice(0, 1))  # alone, after a step that it did not make
     assert optimizer.d >= d
+
+
+def test_the_scalars_of_the_most_steps_are_taken_over() -> None:
+    """Also where others have larger ones."""
+    optimizer = step(optimizer_of([(3,), (4,)]), 5)
+    first, second = (optimizer.state[p] for p in weights(optimizer))
+    step(optimizer, 2, among=slice(1, 2))
+    assert float(first["k"]) == float(second["k"]) - 2
+    first["d_numerator"].fill_(1e30)
+    expected = math.sqrt(0.999) * float(second["d_numerator"])
+    first["d"].copy_(second["d"]), first["d_max"].copy_(second["d_max"])
+    for p in weights(optimizer):
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert float(first["d_numerator"]) == float(second["d_numerator"]) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_skipped_step_leaves_the_estimate_alone() -> None:

@@ -30,6 +30,7 @@ from rules_with_sums import LAMB, STANDARDIZED, Scaling, standardized, trusted
 from rules_with_sums import stepped as stepped_by_numpy
 
 import adamas.keras as ak
+import adamas.numpy as an
 from adamas.rule.declaration import Member
 from adamas.schedules import cosine
 
@@ -176,6 +177,20 @@ def test_an_integer_learning_rate_is_a_number() -> None:
     optimizer = ak.SGD(1)
     assert float(optimizer.learning_rate) == 1.0
     assert ak.SGD(np.float32(0.5)).get_config()["learning_rate"] == 0.5
+
+
+def test_the_estimate_of_prodigy_is_that_of_numpy() -> None:
+    """It follows from sums over all variables, and is kept from step to step."""
+    of, rng = variables(), np.random.default_rng(0)
+    optimizer, numpy = ak.Prodigy(), an.Prodigy([value_of(v) for v in of])
+    for _ in range(6):
+        gradients = [1 + rng.random(v.shape) for v in of]
+        optimizer.apply_gradients(
+            [(keras.ops.convert_to_tensor(g, "float32"), v) for g, v in zip(gradients, of, strict=True)]
+        )
+        numpy.step(gradients)
+    assert numpy.d > 1e-5
+    assert value_of(optimizer._scalars["d"]) == pytest.approx(numpy.d, rel=1e-5)
 
 
 def test_the_numbers_of_numpy_can_be_saved() -> None:

@@ -63,7 +63,7 @@ optimizers also have these options:
   ``factor * learning_rate * weight_decay * p``; ``"cautious"`` does as ``"decoupled"`` where the update does not enlarge the
   weight; ``"update"``, only in Lamb, LARS and StableAdamW, adds ``weight_decay * p`` to the update before it is scaled.
 - ``cautious``: whether the elements of the update whose sign is not that of the gradient are left out, and the others divided
-  by their share of the tensor's elements, at least 1/1000 (Liang et al., 2024, arXiv:2411.16085). Not in AdamH.
+  by their share of the tensor's elements, at least 1/1000 (Liang et al., 2024, arXiv:2411.16085). Not in AdamH and Prodigy.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``. Variables that are excluded from weight decay
   (``exclude_from_weight_decay``) do not have it.
 - ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"``, ``"int8"`` or ``"int6"`` (see ``adamas.rule.formats``),

@@ -34,6 +34,7 @@ _ORDER = {
     "Adagrad": "lr initial_accumulator_value eps * lr_decay",
     "RMSprop": "lr alpha eps initial_scale eps_mode centered momentum *",
     "NAdam": "lr betas eps eps_root * momentum_decay eps_mode bias_correction",
+    "Prodigy": "lr * betas eps d0 d_coef safeguard_warmup use_bias_correction growth_rate",
     "AdamWScheduleFree": "lr warmup_steps betas eps * weight_lr_power r",
     "SGDScheduleFree": "lr warmup_steps momentum * weight_lr_power r",
 }
@@ -52,6 +53,9 @@ _NOTES = {
     "Adan": (
         "``optax.adan`` multiplies the differences of gradients by ``1 - b2`` where the paper and its authors' code, and this "
         "function, have ``b2``."
+    ),
+    "Prodigy": (
+        "``optax.contrib.prodigy`` has ``betas`` in place of ``b1`` and ``b2``, and ``beta3``, which is ``b2 ** 0.5`` here."
     ),
     "RMSprop": (
         "``momentum`` averages before the learning rate is applied, as in PyTorch; optax averages after that, which differs "
@@ -73,7 +77,8 @@ All have the same further options, which are keyword-only:
   ``factor * learning_rate * weight_decay * p``; ``"cautious"`` does as ``"decoupled"`` where the update does not enlarge the
   weight; ``"update"``, only in lamb, lars and stableadamw, adds ``weight_decay * p`` to the update before it is scaled.
 - ``cautious``: whether the elements of the update whose sign is not that of the gradient are left out, and the others divided
-  by their share of the tensor's elements, at least 1/1000 (Liang et al., 2024, arXiv:2411.16085). Not in adamh.
+  by their share of the tensor's elements, at least 1/1000 (Liang et al., 2024, arXiv:2411.16085). Not in adamh, prodigy and
+  the schedule-free functions.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``.
 - ``mask``: a tree of bools, or a function from the parameters to one, that selects the parameters with decay and penalty.
 - ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"``, ``"int8"`` or ``"int6"`` (see ``adamas.rule.formats``),

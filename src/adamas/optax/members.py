@@ -9,7 +9,8 @@ All have the same further options, which are keyword-only:
   ``factor * learning_rate * weight_decay * p``; ``"cautious"`` does as ``"decoupled"`` where the update does not enlarge the
   weight; ``"update"``, only in lamb, lars and stableadamw, adds ``weight_decay * p`` to the update before it is scaled.
 - ``cautious``: whether the elements of the update whose sign is not that of the gradient are left out, and the others divided
-  by their share of the tensor's elements, at least 1/1000 (Liang et al., 2024, arXiv:2411.16085). Not in adamh.
+  by their share of the tensor's elements, at least 1/1000 (Liang et al., 2024, arXiv:2411.16085). Not in adamh, prodigy and
+  the schedule-free functions.
 - ``l1``: coefficient of a penalty, added to the gradient as ``l1 * sign(p)``.
 - ``mask``: a tree of bools, or a function from the parameters to one, that selects the parameters with decay and penalty.
 - ``state``: how the moments are stored, ``"float32"``, ``"bfloat16"``, ``"int8"`` or ``"int6"`` (see ``adamas.rule.formats``),
@@ -1160,15 +1161,15 @@ def adan(
 
 def prodigy(
     learning_rate: Scheduled,
+    *,
     b1: Number = 0.9,
     b2: Number = 0.999,
     eps: Number = 1e-8,
-    use_bias_correction: bool = False,
+    estim_lr0: Number = 1e-6,
+    estim_lr_coef: Number = 1.0,
     safeguard_warmup: bool = False,
-    d0: Number = 1e-6,
-    d_coef: Number = 1.0,
+    use_bias_correction: bool = True,
     growth_rate: Number = math.inf,
-    *,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "decoupled",
     cautious: bool = False,
@@ -1191,6 +1192,8 @@ def prodigy(
     ``s``, η and d are those of each step. It is the scalar ``d`` in the state of each parameter. :math:`d_{t+1}` is at
     most ``growth_rate`` times :math:`d_t`, but for its first growth.
 
+    ``optax.contrib.prodigy`` has ``betas`` in place of ``b1`` and ``b2``, and ``beta3``, which is ``b2 ** 0.5`` here.
+
     Example:
         >>> import jax.numpy as jnp, adamas.optax
         >>> tx = adamas.optax.prodigy(0.001)
@@ -1204,10 +1207,10 @@ def prodigy(
         b1: β₁.
         b2: β₂.
         eps: ε.
-        use_bias_correction: multiply η by √(1 − β₂ᵗ) / (1 − β₁ᵗ).
+        estim_lr0: d₁, the first estimate.
+        estim_lr_coef: c, which d is proportional to; the way to tune the method.
         safeguard_warmup: leave η out of s, for a schedule with a warmup.
-        d0: d₁, the first estimate.
-        d_coef: c, which d is proportional to; the way to tune the method.
+        use_bias_correction: multiply η by √(1 − β₂ᵗ) / (1 − β₁ᵗ).
         growth_rate: the largest growth of d in a step, but for its first.
         weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 

@@ -19,6 +19,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         **{"lr": "learning_rate", "betas": "b{}", "decay": "decay_mode"},
         **{"RMSprop.alpha": "decay", "RMSprop.eps_mode": "eps_in_sqrt", "Signum.momentum": "beta"},
         "SGDScheduleFree.momentum": "b1",
+        **{"Prodigy.d0": "estim_lr0", "Prodigy.d_coef": "estim_lr_coef"},
     },
 }
 

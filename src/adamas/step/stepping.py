@@ -115,7 +115,8 @@ class Stepping:
         if "d" not in self._member.shared:
             raise AttributeError(f"{type(self).__name__} has no d: only Prodigy estimates one")
         known = [(float(state["k"]), float(state["d"])) for state in self.state.values() if "d" in state]
-        return max((d for _, d in sorted(known)[-1:]), default=float(self.param_groups[0]["d0"]))
+        _, d = max(known, default=(0.0, 0.0))
+        return max(d, float(self.param_groups[0]["d0"]))
 
     def _most(self, count: str) -> int:
         """The largest count of this name in the groups."""

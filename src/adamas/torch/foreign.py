@@ -30,6 +30,9 @@ _NAMES: dict[str, tuple[str | None, str | None]] = {
 # Entries of every bitsandbytes group, whose meaning depends on the optimizer; some optimizers do not use them.
 _SHARED = ("betas", "eps", "alpha", "t_alpha", "t_beta3")
 
+# The name of what Prodigy keeps in place of p₀.
+_WAY = "p0_minus_p"
+
 # The block sizes of bitsandbytes: today's, and the one before version 0.44.
 _BLOCKS = (256, 2048)
 
@@ -108,6 +111,35 @@ def decode_schedule_free(member: Member, saved: Any, weight: Tensor, group: Mapp
     return {**counts, **others, member.offset: part * (z - weight.detach())}
 
 
+def decode_prodigy(member: Member, saved: Any, name: str, weight: Tensor, group: Mapping[str, Any]) -> Any:
+    """Reads a parameter's state of the package ``prodigyopt``, which has the first weights p₀; any other entry is unchanged.
+
+    Args:
+        member: the member of the loading optimizer.
+        saved: the entry.
+        name: the name of the parameter in messages.
+        weight: the parameter, whose values were saved beside the entry.
+        group: the entry of ``state_dict["param_groups"]`` that lists the parameter.
+
+    Raises:
+        ValueError: the sums are of a part of the elements, or decay at another rate.
+    """
+    if _WAY not in member.states or not isinstance(saved, Mapping) or "p0" not in saved:
+        return saved
+    for option, usual in (("slice_p", 1), ("beta3", None)):
+        if group.get(option, usual) != usual:
+            raise ValueError(
+                f"loaded state dict does not fit: parameter {name} was stepped by prodigyopt with {option}={group[option]!r}, "
+                f"for which there is no counterpart: only states with {option}={usual!r} can be loaded"
+            )
+    first = saved["p0"].to(weight.device)  # one 0 if all are 0
+    way = first.reshape(weight.shape if first.numel() == weight.numel() else ()) - weight.detach()
+    counts = {count: float(group[count]) for count in member.shared}
+    others = {key: x for key, x in saved.items() if key != "p0"}
+    average = {} if "exp_avg" in saved else {"exp_avg": torch.zeros_like(weight)}  # for a β₁ of 0
+    return {**counts, **others, **average, "s": saved["s"].reshape(weight.shape), _WAY: way}
+
+
 def decode_groups(
     groups: Sequence[Mapping[str, Any]],
     saved_state: Mapping[Any, Any],
@@ -143,8 +175,15 @@ def decode_groups(
                     'max_grad_norm="auto" or a number in its place'
                 )
     if kind is None:
-        return [dict(group) for group in groups]
+        return [_with_decay(group) for group in groups]
     return [_decoded_group(group, kind, known) for group in groups]
+
+
+def _with_decay(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The group with the kind of decay that ``prodigyopt`` has under another name."""
+    if "decouple" not in group or "d0" not in group:
+        return dict(group)
+    return {**group, "decay": "decoupled" if group["decouple"] else "l2"}
 
 
 def _decoded_group(group: Mapping[str, Any], kind: str, known: Container[str]) -> dict[str, Any]:

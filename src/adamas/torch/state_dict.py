@@ -24,7 +24,7 @@ from ..step.scheduled import GroupSchedules
 from . import conversion, distributed
 from .distributed import is_distributed
 from .edges import edges_at, edges_of
-from .foreign import decode_groups, decode_schedule_free, decode_state
+from .foreign import decode_groups, decode_prodigy, decode_schedule_free, decode_state
 from .groups import canonical_name
 from .options import check, is_flag
 from .ranks import Exchanged
@@ -106,6 +106,7 @@ def loaded(
         entry, shapes = found_here.get(id(p), (saved_state[key], {}))
         if not is_distributed(p):
             entry = decode_schedule_free(member, entry, p, group_of[key])
+            entry = decode_prodigy(member, entry, names[p], p, group_of[key])
         decoded = decode_state(entry, member.states, names[p], group_of[key])
         if isinstance(key, str):  # names are the keys of torch.distributed.checkpoint
             conversion.check_cast(member, p, decoded.state, group_of[key].get("state"), names[p])

@@ -26,8 +26,7 @@ from ..shared import DECAY, WEIGHT_DECAY
 
 # What the gradients are multiplied with is the way p₀ − p, which begins with 0, so that no copy of the first weights is kept.
 _STATES = FIRST, SECOND, State("sum", signed=True, decay="a3", draw=4), State("way", signed=True, decay=None, draw=5)
-_NUMBERS = ("a1", "b1", "a2", "b2", "a3", "b3", "b4")
-_OF_D = ("d", "d_max", "d_numerator", "d0", "d_coef", "growth_rate", "eps")
+_NUMBERS = ("a1", "b1", "a2", "b2", "a3", "b3", "b4", "d", "d_max", "d_numerator", "d0", "d_coef", "growth_rate", "eps")
 
 
 def _update(k: Any, xp: Any, p: Array, g: Array, m: Array, v: Array, s: Array, way: Array) -> tuple[Array, ...]:
@@ -56,32 +55,34 @@ def _estimated(k: Any, f: Any) -> Numbers:
 
 
 def _next_scalars(hyper: Hypers, scalars: Scalars, f: Any) -> dict[str, Any]:
-    at_least = {name: f.maximum(scalars[name], hyper["d0"]) for name in ("d", "d_max")}
-    counts = {"step": scalars["step"] + 1, "k": scalars["k"] + 1}
-    return counts | at_least | {"d_numerator": hyper["betas"][1] ** 0.5 * scalars["d_numerator"]}
+    decayed = {"d_numerator": hyper["betas"][1] ** 0.5 * scalars["d_numerator"]}
+    return {**scalars, "step": scalars["step"] + 1, "k": scalars["k"] + 1, **decayed}
+
+
+def _begun(hyper: Hypers, scalars: Scalars, name: str, f: Any) -> Any:
+    """d or its maximum, which are 0 in a new state."""
+    return f.maximum(scalars[name], hyper["d0"])
 
 
 def _rate(hyper: Hypers, scalars: Scalars, f: Any) -> Any:
     c, w = bias_corrections({**hyper, "bias_correction": hyper["use_bias_correction"]}, scalars["step"])
-    return scalars["d"] * f.number(hyper["lr"]) * c / f.sqrt(w)
+    return _begun(hyper, scalars, "d", f) * f.number(hyper["lr"]) * c / f.sqrt(w)
 
 
 def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
-    (beta1, beta2), d, rate = hyper["betas"], scalars["d"], _rate(hyper, scalars, f)
+    (beta1, beta2), rate = hyper["betas"], _rate(hyper, scalars, f)
+    d, d_max = (_begun(hyper, scalars, name, f) for name in ("d", "d_max"))
     relative = d / hyper["d0"]
-    found = {"a1": beta1, "b1": d * (1 - beta1), "a2": beta2, "b2": d * d * (1 - beta2)}
-    found |= {
-        "a3": beta2**0.5,
-        "b3": relative * (d if hyper["safeguard_warmup"] else rate),
-        "b4": relative * rate,
-    }
-    return found | {name: scalars[name] if name in scalars else hyper[name] for name in _OF_D}
+    moments = {"a1": beta1, "b1": d * (1 - beta1), "a2": beta2, "b2": d * d * (1 - beta2), "a3": beta2**0.5}
+    sums = {"b3": relative * (d if hyper["safeguard_warmup"] else rate), "b4": relative * rate}
+    given = {name: hyper[name] for name in ("d0", "d_coef", "growth_rate", "eps")}
+    return moments | sums | given | {"d": d, "d_max": d_max, "d_numerator": scalars["d_numerator"]}
 
 
 _RULE = OwnRule(
     "prodigy",
     _STATES,
-    (*_NUMBERS, *_OF_D),
+    _NUMBERS,
     _update,
     (Sum("along", "all", _along), Sum("size", "all", _size)),
     _estimated,
@@ -99,7 +100,7 @@ PRODIGY = Member(
     hyperparameters=(
         *(learning_rate(1.0), replace(BETAS, may_be_scheduled=False), replace(EPS, elsewhere={})),
         *(replace(WEIGHT_DECAY, doc="λ"), replace(DECAY, default="decoupled")),
-        Flag("use_bias_correction", False, "multiply η by √(1 − β₂ᵗ) / (1 − β₁ᵗ)"),
+        Flag("use_bias_correction", False, "multiply η by √(1 − β₂ᵗ) / (1 − β₁ᵗ)", elsewhere={"optax": True}),
         Flag("safeguard_warmup", False, "leave η out of s, for a schedule with a warmup"),
         Number("d0", 1e-6, "d₁, the first estimate", range=ABOVE_0),
         Number("d_coef", 1.0, "c, which d is proportional to; the way to tune the method", range=ABOVE_0),

@@ -175,6 +175,7 @@ LARGE = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:parameter 0 .* overflows, so that the step may be 0:UserWarning")
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"maximize": True}], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("where", [*_engine.instruction_sets(), "arrays"])

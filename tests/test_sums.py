@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -310,6 +311,22 @@ def test_a_gradient_that_is_not_finite_stays_with_its_tensor(bad: float) -> None
     assert torch.isfinite(params[1]).all() == (bad == 1e30)
     assert torch.isfinite(params[0]).all()
     assert torch.isfinite(params[2]).all()
+
+
+@pytest.mark.parametrize("where", ["engine", "arrays"])
+@pytest.mark.parametrize("kind", [adamas.torch.LARS, adamas.torch.MARS])
+def test_a_sum_that_overflows_is_told(kind: Any, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its step is 0; with clipping, it is not. An infinite gradient is none of the sum's doing."""
+    monkeypatch.setenv("ADAMAS_EXECUTOR", where)
+    start = torch.linspace(-1, 1, 9)
+    for limit, gradient, is_told in ((None, 1e20, True), (1.0, 1e20, False), (None, torch.inf, False)):
+        p = torch.nn.Parameter(start.clone())
+        optimizer = kind([("w", p)], lr=1.0, max_grad_norm=limit)
+        p.grad = torch.full_like(p, gradient)
+        words = r"parameter 'w': the sum '\w+' over its tensor, which (LARS|MARS) needs, overflows, .*clip the gradient"
+        with pytest.warns(UserWarning, match=words) if is_told else contextlib.nullcontext():
+            optimizer.step()
+        assert torch.equal(p, start) is is_told
 
 
 @on_each

@@ -206,6 +206,7 @@ def test_state_has_pytorchs_names_and_is_float32_for_any_variable() -> None:
     assert {keras.backend.standardize_dtype(v.dtype) for v in optimizer.variables[2:]} == {"float32"}
 
 
+@pytest.mark.filterwarnings("ignore:parameter .* overflows, so that the step may be 0:UserWarning")
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_squares_that_overflow_leave_weights_finite(case: Case) -> None:
     """A gradient of 1e25: with a denominator no weight moves, and without one it moves by the rate times the gradient."""

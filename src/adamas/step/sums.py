@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -69,6 +70,8 @@ def compute(plans: Sequence[GroupPlan], peers: Peers | None, threads: int) -> di
         for executor in executors:
             wanted = _sums(executor)[index]
             values = [wanted.of(sums[_key(wanted, record)], _numel(executor, record)) for record in executor.found()]
+            if math.inf in values:
+                _warn_of_overflow(executor, wanted, values.index(math.inf), threads)
             executor.take_sums(index, values)
             if wanted.over == "all":
                 totals[wanted.name] = values[0]
@@ -93,6 +96,18 @@ def _learned(executors: Sequence[Executor], totals: Mapping[str, float]) -> dict
             prepared.append((numbers, tuple([found.get(name, value) for name, value in after])))
         executor.prepared = prepared or executor.prepared
     return learned
+
+
+def _warn_of_overflow(executor: Executor, wanted: Sum, index: int, threads: int) -> None:
+    """Warns that a sum over the parameter at ``index`` of ``found`` has overflowed, unless a gradient is not finite itself."""
+    _, culprit = executor.square_sum(threads)
+    if culprit is None:
+        warnings.warn(
+            f"parameter {executor.found()[index].name}: the sum {wanted.name!r} over {_OVER[wanted.over]}, which "
+            f"{executor.spec.needs_sums} needs, overflows, so that the step may be 0: the squares of gradients do in float32 "
+            "from about 1e19. Scale the loss down, or clip the gradient",
+            stacklevel=2,
+        )
 
 
 def _sums(executor: Executor) -> tuple[Sum, ...]:

@@ -1,7 +1,8 @@
 """What an installed wheel has to do on any Python, with NumPy alone: ``python tests/check_wheel.py``.
 
 Not a part of the suite: it needs neither pytest nor a framework, so that it runs in the environment of somebody who has
-just installed Adamas. Ends with a traceback where something is wrong.
+just installed Adamas. Every member is stepped in every format by each set of instructions that the processor has, and compared
+with its rule over NumPy arrays. Ends with a traceback where something is wrong.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import copy
 import importlib
 import io
 import itertools
+import os
 import pickle
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
@@ -19,6 +23,7 @@ import numpy as np
 
 import adamas
 import adamas.numpy
+from adamas import _engine
 from adamas.numpy import Optimizer
 from adamas.schedules import Plateau, cosine, from_json, parse, warmup
 
@@ -40,7 +45,7 @@ MEMBERS = [
         "Prodigy": [{"d0": 0.01}],
     }.get(name, [{}])
 ]
-# How far float32 weights may be from those of a run in float64, as a share of how far these moved; float16 ones: 0.1.
+# How far float32 weights may be from those of the rule in float64, as a share of how far these moved; float16 ones: 0.1.
 ERRORS = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.05}
 
 
@@ -70,11 +75,20 @@ def groups(member: type[Optimizer], arrays: list[np.ndarray]) -> list[Any]:
     return [{"params": [matrix]}, {"params": [vector], "use_muon": False}]
 
 
+@contextmanager
+def without_engine() -> Iterator[None]:
+    """Optimizers that are made meanwhile step by NumPy's operations, as their rule is written."""
+    os.environ["ADAMAS_EXECUTOR"] = "arrays"
+    yield
+    del os.environ["ADAMAS_EXECUTOR"]
+
+
 def check_member(member: type[Optimizer], options: dict[str, object], state: str, mode: str, dtype: type) -> None:
-    """Steps it, and compares with float64, and with what goes on from a copy, a pickle and a file."""
+    """Steps it, and compares with its rule in float64, and with what goes on from a copy, a pickle and a file."""
     given = {"lr": 0.01, **options}
     optimizer = stepped(member(groups(member, start(dtype)), state=state, weights=mode, **given), 4)
-    exact = stepped(member(groups(member, start(np.float64)), **given), 4)
+    with without_engine():
+        exact = stepped(member(groups(member, start(np.float64)), **given), 4)
     allowed = max(ERRORS[state], 0.1 if dtype is np.float16 else 0.0)
     for p, q, begun in zip(weights(optimizer), weights(exact), start(np.float64), strict=True):
         moved = np.linalg.norm(q - begun)
@@ -113,17 +127,21 @@ def main() -> None:
         importlib.import_module(f"adamas.{part}")
     check_schedules()
     modes = ("nearest", "stochastic", "split")
-    count = 0
-    for (member, options), state, mode, dtype in itertools.product(
-        MEMBERS, ERRORS, modes, (np.float16, np.float32, np.float64)
+    count, sets, best = 0, _engine.instruction_sets(), _engine.instruction_set()
+    for instructions, (member, options), state, mode, dtype in itertools.product(
+        sets, MEMBERS, ERRORS, modes, (np.float16, np.float32, np.float64)
     ):
         if options.get("centered") and state != "float32":
             continue  # a difference of two averages is kept in float32 alone
         if member is adamas.numpy.Adafactor and state != "float32":
             continue  # as the means of rows and columns
+        _engine.use_instruction_set(instructions)
         check_member(member, options, state, mode, dtype)
         count += 1
-    print(f"Python {sys.version.split()[0]}, NumPy {np.__version__}, {adamas.engine_info()}: {count} combinations")
+    _engine.use_instruction_set(best)
+    print(
+        f"Python {sys.version.split()[0]}, NumPy {np.__version__}, {adamas.engine_info()}, {sets}: {count} combinations"
+    )
 
 
 if __name__ == "__main__":

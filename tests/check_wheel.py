@@ -42,7 +42,7 @@ MEMBERS = [
         "LARS": [{"lr": 10.0}],
         "Muon": [{"lr": 0.1}],
         "SGDScheduleFree": [{"lr": 1.0}],
-        "Prodigy": [{"d0": 0.01}],
+        "Prodigy": [{"lr": 1.0, "d0": 0.01}],
     }.get(name, [{}])
 ]
 # How far float32 weights may be from those of the rule in float64, as a share of how far these moved; float16 ones: 0.1.

@@ -277,6 +277,9 @@ CASES = [
         There("ademamix", {}, {"alpha": 5.0}),
     ),
 ]
+# Adafactor, for the tests that suit it. The state of its matrices is float32 and has not their shape, so there are no storage
+# formats, no conversions between frameworks and no complex weights; and its sums are the framework's, in its order.
+WITH_FACTORED = [*CASES, Case("adafactor", at.Adafactor, tt.Adafactor, {"lr": 0.02, "weight_decay": 0.05})]
 # Those that torch.optim has as well: state dicts pass between the two, and signatures begin alike.
 IN_TORCH = [case for case in CASES if case.reference is getattr(torch.optim, case.make.__name__, None)]
 
@@ -314,8 +317,12 @@ def moved_to(framework: str) -> dict[Case, Callable[[], Any]]:
 
 
 def has(case: Case, options: dict[str, Any]) -> bool:
-    """Whether the member has these options: a centered one keeps its moments in float32, and some have no masked update."""
-    if options.get("cautious") and case.declared.no_mask:
+    """Whether the member has these options: a centered one keeps its moments in float32, some have no masked update, and
+    some options contradict each other."""
+    member = case.declared
+    if (options.get("cautious") and member.no_mask) or member.conflict(
+        hyperparameters(member, **{**case.options, **options})
+    ):
         return False
     return not (case.options.get("centered") and options.get("state", "float32") != "float32")
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
+import textwrap
 import tracemalloc
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -92,6 +97,37 @@ def test_matrices_are_stepped_as_optax_does() -> None:
     assert distance([p.detach() for p in params], [torch.from_numpy(np.array(x)) for x in theirs]) < 2e-6
 
 
+@pytest.mark.skipif(find_spec("keras") is None, reason="Keras is not installed")
+def test_matrices_are_stepped_as_keras_does() -> None:
+    """In a process of its own, where Keras is over PyTorch. Its ε is added to the squares of the gradient, as in optax."""
+    code = """
+        import keras, numpy as np, torch
+        import adamas.torch as at
+
+        random = np.random.default_rng(0)
+        start = [random.standard_normal(shape).astype(np.float32) for shape in [(40, 30), (9, 1), (7,)]]
+        params = [torch.nn.Parameter(torch.from_numpy(x.copy())) for x in start]
+        ours = at.Adafactor(params, lr=0.02)
+        theirs = keras.optimizers.Adafactor(0.02)
+        variables = [keras.Variable(x) for x in start]
+        theirs.build(variables)
+        for _ in range(20):
+            gradients = [random.standard_normal(x.shape).astype(np.float32) for x in start]
+            for p, g in zip(params, gradients):
+                p.grad = torch.from_numpy(g)
+            ours.step()
+            theirs.apply([torch.from_numpy(g) for g in gradients])
+        for p, v, x in zip(params, variables, start):
+            moved = np.abs(p.detach().numpy() - x).max()
+            assert np.abs(p.detach().numpy() - keras.ops.convert_to_numpy(v)).max() < 1e-5 * moved
+    """
+    environment = {**os.environ, "KERAS_BACKEND": "torch"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_over_numpy_the_steps_are_the_same(dtype: Any) -> None:
     params = [nn.Parameter(p.detach().to(getattr(torch, np.dtype(dtype).name))) for p in parameters()]
@@ -108,6 +144,40 @@ def test_over_numpy_the_steps_are_the_same(dtype: Any) -> None:
         optimizer.step([p.grad.numpy() for p in params if p.grad is not None])
     for x, y in zip(theirs.param_groups[0]["params"], again.param_groups[0]["params"], strict=True):
         assert np.array_equal(x, y)
+
+
+@pytest.mark.parametrize("large", [1e19, 1e20, 1e30, 3e38])
+@pytest.mark.parametrize("executor", ["engine", "arrays"])
+def test_a_large_gradient_moves_no_weight_far(executor: str, large: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its square overflows; ``torch.optim`` makes all weights NaN."""
+    monkeypatch.setenv("ADAMAS_EXECUTOR", executor)
+    params = parameters([(4, 6), (7,)])
+    optimizer = at.Adafactor(params, lr=0.02)
+    for step in range(5):
+        before = [p.detach().clone() for p in params]
+        give_gradients(params, step)
+        if step == 2:
+            for p in params:
+                p.grad.view(-1)[3] = large  # type: ignore[union-attr]
+        optimizer.step()
+        for p, was in zip(params, before, strict=True):
+            size = max(1e-3, float(was.square().mean().sqrt()))
+            assert float((p.detach() - was).norm()) <= 0.0201 * size * p.numel() ** 0.5
+
+
+def test_a_nan_is_a_nan_in_the_whole_tensor() -> None:
+    params = parameters([(4, 6), (7,)])
+    optimizer = at.Adafactor(params)
+    give_gradients(params, 0)
+    for p in params:
+        p.grad.view(-1)[3] = torch.nan  # type: ignore[union-attr]
+    optimizer.step()
+    assert all(bool(p.isnan().all()) for p in params)
+
+
+def test_arrays_without_elements_have_no_means() -> None:
+    x = np.zeros((0, 5), np.float32)
+    an.Adafactor([x]).step([x.copy()])
 
 
 # ---- the state

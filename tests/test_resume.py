@@ -200,6 +200,10 @@ main()
         {"optimizer": "adam", "precision": "bfloat16", "weights": "stochastic", "state": "bfloat16"},
         {"optimizer": "torch:SGD(momentum=0.9)", "lr": 0.1, "schedule": "one_cycle", "eval_every": 45},
         {"lr": "auto", "clip": "auto"},
+        {"plateau": "Plateau(factor=0.5, patience=0, threshold=0.5)", "eval_every": 7},
+        {"optimizer": "adamw_schedule_free", "eval_every": 7},
+        {"optimizer": "adamw_schedule_free", "precision": "bfloat16", "state": "int8", "eval_every": 45},
+        {"optimizer": "sgd_schedule_free", "precision": "bfloat16", "weights": "stochastic", "state": "bfloat16"},
     ],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bits(noisy: Path, options: dict[str, Any]) -> None:

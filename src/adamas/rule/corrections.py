@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from .declaration import Choice, Flag, Hyperparameter, Hypers, Number, Shares
+from .declaration import Choice, Flag, Hyperparameter, Hypers, Number, Numbers, Shares
 
 BETAS = Shares("betas", (0.9, 0.999), "the decay of the moments", may_be_scheduled=True)
 EPS = Number("eps", 1e-8, "ε", elsewhere={"keras": 1e-7})
@@ -57,6 +57,11 @@ def bias_corrections(hyper: Hypers, step: Any) -> tuple[Any, ...]:
 def placed_eps(hyper: Hypers, w: Any, f: Any) -> Any:
     """The ε added to √(w·v), as in PyTorch, or to √v ("epsilon hat", Kingma and Ba, 2015, section 2)."""
     return hyper["eps"] * f.sqrt(w) if hyper["eps_mode"] == "hat" else hyper["eps"]
+
+
+def denominator(hyper: Hypers, w: Any, f: Any) -> Numbers:
+    """The numbers of √(w·v + root) + ε."""
+    return {"w": w, "eps": placed_eps(hyper, w, f), "root": hyper.get("eps_root", 0.0)}
 
 
 def rooted_eps(hyper: Hypers) -> tuple[Any, Any]:

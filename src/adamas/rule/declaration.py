@@ -303,6 +303,10 @@ class FactorableRule(OwnRule):
         yield factored(self)
 
 
+# The largest mean of squares of a row or column. Squares may overflow, and the sum of means over all rows must not.
+MOST_SQUARE = 2.0**100
+
+
 @dataclass(frozen=True)
 class FactoredRule(Rule):
     """A rule with its mean square factored: the product of the means of rows and columns, divided by the mean of all
@@ -325,7 +329,7 @@ class FactoredRule(Rule):
 
     def update(self, k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
         """See ``Rule.update``. The arrays have two or more dimensions."""
-        after = self.means(k, g * g, *states)
+        after = self.means(k, xp, g * g, *states)
         update, _ = self.whole.update(self.held(k), xp, p, g, self.product(k, xp, *after))
         return update, *after
 
@@ -333,14 +337,17 @@ class FactoredRule(Rule):
         """See ``Rule.from_sums``."""
         return self.whole.from_sums(k, f)
 
-    def means(self, k: Any, square: Array, rows: Array, columns: Array) -> tuple[Array, Array]:
+    def means(self, k: Any, xp: Any, square: Array, rows: Array, columns: Array) -> tuple[Array, Array]:
         """The new states, from the squares of the gradient."""
-        return self.averaged(k, square.mean(-1)[..., None], square.mean(-2)[..., None, :], rows, columns)
+        return self.averaged(k, xp, square.mean(-1)[..., None], square.mean(-2)[..., None, :], rows, columns)
 
-    def averaged(self, k: Any, of_rows: Array, of_columns: Array, rows: Array, columns: Array) -> tuple[Array, Array]:
+    def averaged(
+        self, k: Any, xp: Any, of_rows: Array, of_columns: Array, rows: Array, columns: Array
+    ) -> tuple[Array, Array]:
         """The new states, from the means of the squares of the gradient over the rows and columns."""
         (state,), numbers = self.whole.states, vars(k)
         decay, gain = numbers[str(state.decay)], numbers[str(state.gain)]
+        of_rows, of_columns = (xp.where(mean > MOST_SQUARE, MOST_SQUARE, mean) for mean in (of_rows, of_columns))
         return decay * rows + gain * of_rows, decay * columns + gain * of_columns
 
     def product(self, k: Any, xp: Any, rows: Array, columns: Array) -> Array:
@@ -349,7 +356,7 @@ class FactoredRule(Rule):
 
     def shares(self, k: Any, xp: Any, rows: Array, columns: Array) -> Array:
         """What the mean square of a row is multiplied by in each column."""
-        mean = rows.mean(-2)[..., None, :]
+        mean = rows.sum(-2)[..., None, :] / max(1, rows.shape[-2])  # there may be no rows
         return columns / xp.where(mean < k.eps, k.eps, mean)
 
     def held(self, k: Any) -> SimpleNamespace:
@@ -359,7 +366,7 @@ class FactoredRule(Rule):
 
     def term(self, term: Callable[..., Array], k: Any, xp: Any, p: Array, g: Array, *states: Array) -> Array:
         """A sum's ``term`` of ``whole``."""
-        return term(self.held(k), xp, p, g, self.product(k, xp, *self.means(k, g * g, *states)))
+        return term(self.held(k), xp, p, g, self.product(k, xp, *self.means(k, xp, g * g, *states)))
 
 
 @cache

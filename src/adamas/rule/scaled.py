@@ -1,7 +1,9 @@
-"""Adam's update as rules take it that scale it by a number for each tensor, and the decay that is scaled with it."""
+"""Adam's update as rules take it that scale it by a number for each tensor, the decay that is scaled with it, and the sums of
+squares that such numbers are computed from."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -44,3 +46,23 @@ def scaled_adam(name: str, sums: tuple[Sum, ...], measured: Any, numbers: tuple[
 def of_weight(k: Any, xp: Any, p: Array, g: Array, *states: Array) -> Array:
     """The term of the squared norm of the weight."""
     return p * p
+
+
+def of_gradient(k: Any, xp: Any, p: Array, g: Array, *states: Array) -> Array:
+    """The term of the squared norm of the gradient."""
+    return g * g
+
+
+def squares(update: Callable[..., tuple[Array, ...]]) -> Callable[..., Array]:
+    """The term of the squared norm of an update, which a rule's function ``update`` returns first."""
+
+    def of_update(k: Any, xp: Any, p: Array, g: Array, *states: Array) -> Array:
+        u, *_ = update(k, xp, p, g, *states)
+        return u * u
+
+    return of_update
+
+
+def at_most_1(number: str, square: str) -> Callable[[Any, Any], Numbers]:
+    """Computes the number by which a norm has to be multiplied to be at most 1, from its square, a sum."""
+    return lambda k, f: {number: 1 / f.maximum(f.sqrt(getattr(k, square)), 1.0)}

@@ -188,7 +188,7 @@ class FactoredExecutor(ArraysExecutor):
                 of_rows[_over(of_rows, piece)] += square.sum(-1)[..., None]
                 of_columns[_over(of_columns, piece)] += square.sum(-2)[..., None, :]
             counts = max(1, columns.shape[-1]), max(1, rows.shape[-2])
-            after = rule.averaged(k, of_rows / counts[0], of_columns / counts[1], rows, columns)
+            after = rule.averaged(k, xp, of_rows / counts[0], of_columns / counts[1], rows, columns)
             return Means(*after, rule.shares(k, xp, *after))
 
     def _squares(self, index: int) -> list[float]:

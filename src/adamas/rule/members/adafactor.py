@@ -20,6 +20,7 @@ from ..declaration import (
     State,
     Sum,
 )
+from ..scaled import of_weight, squares
 from ..shared import DECAY, WEIGHT_DECAY
 
 _SQUARE = State("second", signed=False, decay="a2", draw=1, of="square", gain="b2")
@@ -29,7 +30,7 @@ _LEAST_FLOOR = 2.0**-126  # of v, so that 1/√v is finite in float32
 
 def _divided(k: Any, xp: Any, p: Array, g: Array, second: Array) -> tuple[Array, Array]:
     """The gradient, divided by its root mean square; and the mean square."""
-    second = k.a2 * second + k.b2 * (g * g)
+    second = k.a2 * second + (k.b2 * g) * g  # in this order a b2 of 0 makes no NaN of a square that overflows
     return g / xp.sqrt(xp.where(second < k.floor, k.floor, second)), second
 
 
@@ -38,17 +39,8 @@ def _update(k: Any, xp: Any, p: Array, g: Array, second: Array) -> tuple[Array, 
     return k.scale * update, second
 
 
-def _of_weight(k: Any, xp: Any, p: Array, g: Array, second: Array) -> Array:
-    return p * p
-
-
-def _of_update(k: Any, xp: Any, p: Array, g: Array, second: Array) -> Array:
-    update, _ = _divided(k, xp, p, g, second)
-    return update * update
-
-
 def _scale(k: Any, f: Any) -> Numbers:
-    return {"scale": f.maximum(k.least, f.sqrt(k.weights)) / f.maximum(1.0, f.sqrt(k.updates) / k.d)}
+    return {"scale": f.maximum(f.sqrt(k.weights), k.least) / f.maximum(f.sqrt(k.updates) / k.d, 1.0)}
 
 
 def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
@@ -83,8 +75,8 @@ _RULE = FactorableRule(
     ("a2", "b2", "eps", "floor", "least", "d"),
     _update,
     (
-        Sum("weights", "tensor", _of_weight, is_mean=True),
-        Sum("updates", "tensor", _of_update, is_mean=True),
+        Sum("weights", "tensor", of_weight, is_mean=True),
+        Sum("updates", "tensor", squares(_divided), is_mean=True),
     ),
     _scale,
 )

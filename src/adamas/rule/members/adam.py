@@ -12,8 +12,8 @@ from ..corrections import (
     EPS_MODE,
     EPS_ROOT,
     bias_corrections,
+    denominator,
     learning_rate,
-    placed_eps,
     redeclared,
 )
 from ..declaration import Flag, Hypers, Member, Numbers, Preset, Rule, Scalars
@@ -34,9 +34,7 @@ def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
         "a2": beta2,
         "b2": 1 - beta2,
         "c": c,
-        "w": w,
-        "eps": placed_eps(hyper, w, f),
-        "root": hyper.get("eps_root", 0.0),
+        **denominator(hyper, w, f),
     }
 
 

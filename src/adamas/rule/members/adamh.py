@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..corrections import BETAS, BIAS_CORRECTION, EPS, EPS_MODE, EPS_ROOT, learning_rate
-from ..declaration import Array, Flag, Hypers, Member, Numbers, OwnRule, Rule, Sum
-from ..scaled import ADAM, of_weight
+from ..declaration import Array, Flag, Member, Numbers, OwnRule, Sum
+from ..scaled import ADAM, of_weight, squares
 from ..shared import DECAY, WEIGHT_DECAY
 from .adam import ADAM as ADAM_MEMBER
 
@@ -15,11 +15,6 @@ from .adam import ADAM as ADAM_MEMBER
 def _turned(k: Any, xp: Any, p: Array, g: Array, *states: Array) -> tuple[Array, ...]:
     update, *after = ADAM.update(k, xp, p, g, *states)
     return k.inward * p + k.along * update, *after
-
-
-def _of_update(k: Any, xp: Any, p: Array, g: Array, *states: Array) -> Array:
-    update, *_ = ADAM.update(k, xp, p, g, *states)
-    return update * update
 
 
 def _of_both(k: Any, xp: Any, p: Array, g: Array, *states: Array) -> Array:
@@ -40,11 +35,8 @@ def _coefficients(k: Any, f: Any) -> Numbers:
     return {"inward": inward, "along": along}
 
 
-def _rule(hyper: Hypers) -> Rule:
-    return _RULE if hyper["keep_norm"] else ADAM
-
-
-_SUMS = (Sum("weights", "tensor", of_weight), Sum("updates", "tensor", _of_update), Sum("both", "tensor", _of_both))
+_NORMS = Sum("weights", "tensor", of_weight), Sum("updates", "tensor", squares(ADAM.update))
+_SUMS = *_NORMS, Sum("both", "tensor", _of_both)
 _RULE = OwnRule("adamh", ADAM.states, ADAM.numbers, _turned, _SUMS, _coefficients)
 ADAMH = Member(
     name="AdamH",
@@ -61,7 +53,7 @@ ADAMH = Member(
         replace(DECAY, default="decoupled"),
         *(replace(EPS_MODE, elsewhere={}), BIAS_CORRECTION, EPS_ROOT),
     ),
-    make_rule=_rule,
+    make_rule=lambda hyper: _RULE if hyper["keep_norm"] else ADAM,
     numbers=ADAM_MEMBER.numbers,
     names={"first": "exp_avg", "second": "exp_avg_sq"},
     notes="The norms are of each tensor. A tensor of zeros, which has no direction, takes Adam's steps.",

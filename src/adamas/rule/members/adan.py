@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..corrections import BETAS, BIAS_CORRECTION, EPS, EPS_MODE, EPS_ROOT, bias_corrections, learning_rate, placed_eps
+from ..corrections import BETAS, BIAS_CORRECTION, EPS, EPS_MODE, EPS_ROOT, bias_corrections, denominator, learning_rate
 from ..declaration import Array, Hypers, Member, Numbers, OwnRule, Scalars, State
 from ..sentence import FIRST, SECOND, quotient
 from ..shared import DECAY, WEIGHT_DECAY
@@ -28,8 +28,7 @@ def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
     c, d, w = bias_corrections(hyper, scalars["step"])
     (has_previous,) = f.either(scalars["step"] > 1, lambda: (1.0,), lambda: (0.0,))
     averages = {"a1": beta1, "b1": 1 - beta1, "a2": beta2, "b2": 1 - beta2, "a3": beta3, "b3": 1 - beta3}
-    denominator = {"w": w, "eps": placed_eps(hyper, w, f), "root": hyper.get("eps_root", 0.0)}
-    return averages | {"c": c, "d": beta2 * d, "has_previous": has_previous} | denominator
+    return averages | {"c": c, "d": beta2 * d, "has_previous": has_previous} | denominator(hyper, w, f)
 
 
 _NUMBERS = ("a1", "b1", "a2", "b2", "a3", "b3", "c", "d", "has_previous", "w", "eps", "root")
@@ -46,8 +45,7 @@ ADAN = Member(
     hyperparameters=(
         *(learning_rate(1e-3), replace(BETAS, default=(0.98, 0.92, 0.99), doc="the decay of m, d and v")),
         *(replace(EPS, elsewhere={}), WEIGHT_DECAY, replace(DECAY, default="decoupled")),
-        *(replace(EPS_MODE, elsewhere={}), BIAS_CORRECTION),
-        replace(EPS_ROOT, elsewhere={"optax": 1e-8}),
+        *(replace(EPS_MODE, elsewhere={}), BIAS_CORRECTION, replace(EPS_ROOT, elsewhere={"optax": 1e-8})),
     ),
     make_rule=lambda hyper: _RULE,
     numbers=_numbers,

@@ -6,15 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..corrections import BETAS, BIAS_CORRECTION, EPS, EPS_MODE, EPS_ROOT, learning_rate
-from ..declaration import Array, Hypers, Member, Numbers, Scalars, Sum
-from ..scaled import UPDATE_DECAY, decay_of, decayed_update, of_weight, scaled_adam
+from ..declaration import Hypers, Member, Numbers, Scalars, Sum
+from ..scaled import UPDATE_DECAY, decay_of, decayed_update, of_weight, scaled_adam, squares
 from ..shared import WEIGHT_DECAY
 from .adam import ADAM
-
-
-def _of_update(k: Any, xp: Any, p: Array, g: Array, *states: Array) -> Array:
-    update, *_ = decayed_update(k, xp, p, g, *states)
-    return update * update
 
 
 def _trust(k: Any, f: Any) -> Numbers:
@@ -27,7 +22,8 @@ def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
     return ADAM.numbers(hyper, scalars, f) | decay_of(hyper)
 
 
-_RULE = scaled_adam("lamb", (Sum("weights", "tensor", of_weight), Sum("updates", "tensor", _of_update)), _trust)
+_SUMS = Sum("weights", "tensor", of_weight), Sum("updates", "tensor", squares(decayed_update))
+_RULE = scaled_adam("lamb", _SUMS, _trust)
 LAMB = Member(
     name="LAMB",
     title="LAMB (You et al., 2020, arXiv:1904.00962, algorithm 2): AdamW whose step is relative to the weight of each tensor.",

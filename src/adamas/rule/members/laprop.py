@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..corrections import BETAS, BIAS_CORRECTION, EPS, EPS_MODE, EPS_ROOT, bias_corrections, learning_rate, placed_eps
+from ..corrections import BETAS, BIAS_CORRECTION, EPS, EPS_MODE, EPS_ROOT, bias_corrections, denominator, learning_rate
 from ..declaration import Hypers, Member, Numbers, Scalars
 from ..sentence import Sentence
 from ..shared import DECAY, WEIGHT_DECAY
@@ -14,9 +14,8 @@ from ..shared import DECAY, WEIGHT_DECAY
 def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
     beta1, beta2 = hyper["betas"]
     c, w = bias_corrections(hyper, scalars["step"])
-    denominator = {"w": w, "eps": placed_eps(hyper, w, f), "root": hyper.get("eps_root", 0.0)}
     eta = f.number(hyper["lr"]) * c
-    return {"a2": beta2, "b2": 1 - beta2, "d": 1 - beta1, **denominator, "q": beta1, "eta": eta}
+    return {"a2": beta2, "b2": 1 - beta2, "d": 1 - beta1, **denominator(hyper, w, f), "q": beta1, "eta": eta}
 
 
 LAPROP = Member(

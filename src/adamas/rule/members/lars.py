@@ -7,7 +7,7 @@ from typing import Any
 
 from ..corrections import EPS, learning_rate
 from ..declaration import Array, Flag, Hypers, Member, Number, Numbers, OwnRule, Scalars, Share, State, Sum
-from ..scaled import UPDATE_DECAY, decay_of, of_weight
+from ..scaled import UPDATE_DECAY, decay_of, of_gradient, of_weight
 from ..shared import WEIGHT_DECAY
 
 _MOMENTUM = State("first", signed=True, decay="a1", draw=0)
@@ -19,35 +19,21 @@ def _update(k: Any, xp: Any, p: Array, g: Array, m: Array) -> tuple[Array, ...]:
     return k.c * m + k.d * g, m
 
 
-def _of_gradient(k: Any, xp: Any, p: Array, g: Array, m: Array) -> Array:
-    return g * g
-
-
 def _trust(k: Any, f: Any) -> Numbers:
     weight, gradient = f.sqrt(k.weights), f.sqrt(k.gradients)
-
-    def ratio() -> tuple[Any, ...]:
-        return (k.coefficient * weight / (gradient + k.decay * weight + k.eps),)
-
-    (trust,) = f.either(f.minimum(weight, gradient) > 0, ratio, lambda: (1.0,))
+    size = gradient + k.decay * weight + k.eps
+    (trust,) = f.either(f.minimum(weight, gradient) > 0, lambda: (k.coefficient * weight / size,), lambda: (1.0,))
     return {"trust": trust, "trusted_decay": trust * k.decay}
 
 
 def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
     mu = hyper["momentum"]
     c, d = (mu, 1.0) if hyper["nesterov"] else (1.0, 0.0)
-    given = {"coefficient": hyper["trust_coefficient"], "eps": hyper["eps"]}
-    return {"a1": mu, "c": c, "d": d, **decay_of(hyper), **given}
+    return {"a1": mu, "c": c, "d": d, "coefficient": hyper["trust_coefficient"], "eps": hyper["eps"], **decay_of(hyper)}
 
 
-_RULE = OwnRule(
-    "lars",
-    (_MOMENTUM,),
-    ("a1", "c", "d", "decay", "coefficient", "eps"),
-    _update,
-    (Sum("weights", "tensor", of_weight), Sum("gradients", "tensor", _of_gradient)),
-    _trust,
-)
+_SUMS = Sum("weights", "tensor", of_weight), Sum("gradients", "tensor", of_gradient)
+_RULE = OwnRule("lars", (_MOMENTUM,), ("a1", "c", "d", "coefficient", "eps", "decay"), _update, _SUMS, _trust)
 LARS = Member(
     name="LARS",
     title="LARS (You, Gitman and Ginsburg, 2017, arXiv:1708.03888, algorithm 1): momentum with a rate for each tensor.",
@@ -56,12 +42,9 @@ LARS = Member(
         r"\qquad p_t = p_{t-1} - \eta m_t",
     ),
     hyperparameters=(
-        learning_rate(1.0),
-        Share("momentum", 0.9, "μ"),
-        replace(WEIGHT_DECAY, doc="λ"),
+        *(learning_rate(1.0), Share("momentum", 0.9, "μ"), replace(WEIGHT_DECAY, doc="λ")),
         Number("trust_coefficient", 1e-3, "c, the share of its norm that a tensor moves by at a rate of 1"),
-        replace(EPS, default=0.0, elsewhere={}),
-        Flag("nesterov", False, "use Nesterov's momentum"),
+        *(replace(EPS, default=0.0, elsewhere={}), Flag("nesterov", False, "use Nesterov's momentum")),
         replace(UPDATE_DECAY, elsewhere={"optax": "l2"}),
     ),
     make_rule=lambda hyper: _RULE,

@@ -7,28 +7,20 @@ from typing import Any
 
 from ..corrections import BETAS, EPS, learning_rate
 from ..declaration import Array, Hypers, Member, Number, Numbers, OwnRule, Scalars, State, Sum
-from ..scaled import ADAM
+from ..scaled import ADAM, at_most_1, squares
 from ..shared import DECAY, WEIGHT_DECAY
 from .adam import ADAM as ADAM_MEMBER
 
 _PREVIOUS = State("previous", signed=True, decay=None, draw=4)
 
 
-def _corrected(k: Any, g: Array, previous: Array) -> Array:
-    return g + k.gamma * (g - previous)
+def _corrected(k: Any, xp: Any, p: Array, g: Array, m: Array, v: Array, previous: Array) -> tuple[Array, ...]:
+    return (g + k.gamma * (g - previous),)
 
 
 def _update(k: Any, xp: Any, p: Array, g: Array, m: Array, v: Array, previous: Array) -> tuple[Array, ...]:
-    return *ADAM.update(k, xp, p, k.clip * _corrected(k, g, previous), m, v), g
-
-
-def _square(k: Any, xp: Any, p: Array, g: Array, m: Array, v: Array, previous: Array) -> Array:
-    corrected = _corrected(k, g, previous)
-    return corrected * corrected
-
-
-def _clip(k: Any, f: Any) -> Numbers:
-    return {"clip": 1 / f.maximum(f.sqrt(k.corrected), 1.0)}
+    (corrected,) = _corrected(k, xp, p, g, m, v, previous)
+    return *ADAM.update(k, xp, p, k.clip * corrected, m, v), g
 
 
 def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
@@ -37,14 +29,8 @@ def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
     return adam | {"gamma": hyper["gamma"] * beta1 / (1 - beta1)}
 
 
-_RULE = OwnRule(
-    "mars",
-    (*ADAM.states, _PREVIOUS),
-    (*ADAM.numbers, "gamma"),
-    _update,
-    (Sum("corrected", "tensor", _square),),
-    _clip,
-)
+_STATES, _SUMS = (*ADAM.states, _PREVIOUS), (Sum("corrected", "tensor", squares(_corrected)),)
+_RULE = OwnRule("mars", _STATES, (*ADAM.numbers, "gamma"), _update, _SUMS, at_most_1("clip", "corrected"))
 MARS = Member(
     name="MARS",
     title="MARS-AdamW (Yuan et al., 2024, arXiv:2411.10438, algorithm 2): AdamW with gradients of reduced variance.",
@@ -55,11 +41,9 @@ MARS = Member(
     ),
     hyperparameters=(
         *(learning_rate(3e-3), replace(BETAS, default=(0.95, 0.99)), replace(EPS, elsewhere={})),
-        *(
-            WEIGHT_DECAY,
-            Number("gamma", 0.025, "γ, the strength of the correction"),
-            replace(DECAY, default="decoupled"),
-        ),
+        WEIGHT_DECAY,
+        Number("gamma", 0.025, "γ, the strength of the correction"),
+        replace(DECAY, default="decoupled"),
     ),
     make_rule=lambda hyper: _RULE,
     numbers=_numbers,

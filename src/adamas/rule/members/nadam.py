@@ -13,8 +13,8 @@ from ..corrections import (
     EPS_MODE,
     EPS_ROOT,
     bias_corrections,
+    denominator,
     learning_rate,
-    placed_eps,
 )
 from ..declaration import FROM_0_TO_INFINITY, Hypers, Member, Number, Numbers, Scalars
 from ..sentence import Sentence
@@ -45,9 +45,7 @@ def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
         "b2": 1 - beta2,
         "c": c,
         "d": d,
-        "w": w,
-        "eps": placed_eps(hyper, w, f),
-        "root": hyper.get("eps_root", 0.0),
+        **denominator(hyper, w, f),
     }
 
 

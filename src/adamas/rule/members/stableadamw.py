@@ -7,7 +7,7 @@ from typing import Any
 
 from ..corrections import BETAS, EPS, learning_rate
 from ..declaration import Array, Hypers, Member, Numbers, Scalars, Sum
-from ..scaled import UPDATE_DECAY, decay_of, scaled_adam
+from ..scaled import UPDATE_DECAY, at_most_1, decay_of, scaled_adam
 from ..shared import WEIGHT_DECAY
 from ..statistics import LEAST_FLOOR
 from .adam import ADAM
@@ -19,16 +19,13 @@ def _of_ratio(k: Any, xp: Any, p: Array, g: Array, m: Array, v: Array) -> Array:
     return ratio * ratio
 
 
-def _trust(k: Any, f: Any) -> Numbers:
-    return {"trust": 1 / f.maximum(f.sqrt(k.ratio), 1.0)}
-
-
 def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
     adam = ADAM.numbers({**hyper, "bias_correction": True, "eps_mode": "torch"}, scalars, f)
     return adam | decay_of(hyper) | {"floor": hyper["eps"] ** 2 + LEAST_FLOOR}
 
 
-_RULE = scaled_adam("stableadamw", (Sum("ratio", "tensor", _of_ratio, is_mean=True),), _trust, ("floor",))
+_SUMS = (Sum("ratio", "tensor", _of_ratio, is_mean=True),)
+_RULE = scaled_adam("stableadamw", _SUMS, at_most_1("trust", "ratio"), ("floor",))
 STABLEADAMW = Member(
     name="StableAdamW",
     title="StableAdamW (Wortsman et al., 2023, arXiv:2304.13013, algorithm 2): AdamW with shorter steps where v lags behind.",

@@ -192,8 +192,13 @@ Embeddings, the head, norms and biases are not hidden matrices, and are stepped 
 optimizer = adamas.torch.Muon(model, lr=1e-3)  # prints how many parameters are stepped how
 ```
 
-Given a model, it makes the groups with [`adamas.torch.matrix_groups`][] and steps all of them with one rate. Groups can be
-made by hand, too; `use_muon` says which rule a group follows:
+Given a model, it makes the groups with [`adamas.torch.matrix_groups`][] and steps all of them with one rate, 1e-3 by default,
+at which updates are as large as AdamW's at the same rate. That is for long runs: short ones need a higher rate, and how much
+higher depends on the network, so try 3 and 10 times as much. In 1500 steps of `adamas train chars-gpt --schedule cosine
+--optimizer muon --lr RATE`, the bits per character were 2.19 at 1e-3, 1.94 at 3e-3 and 1.88 at 1e-2, where AdamW had 2.38 at
+1e-3 and 2.63 at 3e-3 (without a warmup, one seed). At the default, in a run of a few hundred steps, Muon may be behind AdamW.
+
+Groups can be made by hand, too; `use_muon` says which rule a group follows:
 
 ```python
 hidden = [p for p in model.parameters() if p.ndim >= 2]  # of a model without embeddings and head

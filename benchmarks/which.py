@@ -75,6 +75,11 @@ class Row:
         return f"{self.optimizer}, {self.schedule}"
 
     @property
+    def label(self) -> str:
+        """Its name on the page, where the rate follows a cosine unless something else is said."""
+        return f"`{self.optimizer}`" + (f" ({self.schedule})" if self.schedule != Row.schedule else "")
+
+    @property
     def file(self) -> str:
         """The name of its study."""
         return "-".join(re.findall(r"[\w.]+", self.name)) + SUFFIX
@@ -217,10 +222,9 @@ def _table(tasks: dict[str, Any], rows: Sequence[Row]) -> str:
         {row for name in columns for row in known[name][1:]}, key=lambda row: (-_score(row, found), row.name)
     )
     lines = [f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
-    lines += [f"| `{first.optimizer}` | {' | '.join(_value(tasks[name], first) for name in columns)} |"]
+    lines += [f"| {first.label} | {' | '.join(_value(tasks[name], first) for name in columns)} |"]
     for row in tried:
-        label = f"`{row.optimizer}`" + (f", {row.schedule}" if row.schedule != first.schedule else "")
-        lines.append(f"| {label} | {' | '.join(_cell(tasks[name], row, found[name]) for name in columns)} |")
+        lines.append(f"| {row.label} | {' | '.join(_cell(tasks[name], row, found[name]) for name in columns)} |")
     return "\n".join([*lines, "", *(_sentence(name, of_task) for name, of_task in found.items()), ""])
 
 
@@ -276,7 +280,7 @@ def _sentence(task: str, found: dict[Row, Difference]) -> str:
     parts = []
     for verdict, word in ((1, "better"), (-1, "worse")):
         ordered = sorted(by_verdict[verdict], key=lambda row: -verdict * found[row].mean)
-        parts.append(f"{word}: {', '.join(f'`{row.optimizer}`' for row in ordered) or 'none'}")
+        parts.append(f"{word}: {', '.join(row.label for row in ordered) or 'none'}")
     return f"- **{task}**: {'; '.join(parts)}; tied: {len(by_verdict[0])}"
 
 

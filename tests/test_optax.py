@@ -1100,6 +1100,8 @@ def test_a_program_can_be_exported_and_scanned() -> None:
     ("call", "words"),
     [
         (lambda: ao.adam(-1.0), "learning_rate must be 0 or above, not -1.0"),
+        (lambda: ao.prodigy(1.0, estim_lr0=0.0), "estim_lr0 must be a number above 0, not 0.0"),
+        (lambda: ao.prodigy(1.0, growth_rate=0.5), "growth_rate must be a number of at least 1, not 0.5"),
         (lambda: ao.rmsprop(0.1, eps_in_sqrt=2), "eps_in_sqrt must be True or False, not 2"),
         (lambda: ao.adam(1e-3, b2=1.0), "b2 must be from 0 to below 1"),
         (lambda: ao.rmsprop(1e-3, decay=1.5), "decay must be from 0 to below 1"),

@@ -231,16 +231,80 @@ def test_groups_have_one_d_and_each_its_own_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"d_coef": 2.0}, {"betas": (0.9, 0.99)}, {"growth_rate": 1.01}, {"d0": 1e-3}], ids=str
+    "options",
+    [{"d_coef": 2.0}, {"betas": (0.8, 0.999)}, {"growth_rate": 1.01}, {"d0": 1e-3}, {"safeguard_warmup": True}],
+    ids=str,
 )
 def test_groups_that_would_estimate_another_d_are_refused(options: dict) -> None:
     first, *others = weights(optimizer_of())
-    optimizer = at.Prodigy([{"params": [first], **options}, {"params": others}])
-    with pytest.raises(ValueError, match="groups of Prodigy share d, d_max, d_numerator"):  # noqa: PT012
-        for seed in range(5):
-            before = [p.detach().clone() for p in weights(optimizer)]
-            step(optimizer, 1, seed)
+    optimizer = step(at.Prodigy(others), 12)
+    optimizer.add_param_group({"params": [first], **options})
+    before = [p.detach().clone() for p in weights(optimizer)]
+    with pytest.raises(ValueError, match=f"{next(iter(options))} is .* in one parameter group and .* in another"):
+        step(optimizer, 1)
     assert all(torch.equal(p, q) for p, q in zip(weights(optimizer), before, strict=True))
+
+
+@pytest.mark.parametrize("safeguard_warmup", [False, True])
+def test_parameters_at_a_rate_of_0_have_no_part_in_the_estimate(safeguard_warmup: bool) -> None:
+    prodigyopt = pytest.importorskip("prodigyopt")
+    made = []
+    for make in (at.Prodigy, prodigyopt.Prodigy):
+        first, *others = [p.detach().double().requires_grad_() for p in weights(optimizer_of())]
+        groups = [{"params": others}, {"params": [first], "lr": 0.0}]
+        made.append(step(make(groups, safeguard_warmup=safeguard_warmup), 12))
+    ours, theirs = made
+    assert ours.d == pytest.approx(theirs.param_groups[0]["d"], rel=1e-9)
+    assert ours.d > 1e-4
+
+
+@pytest.mark.parametrize("framework", ["torch", "numpy"])
+def test_parameters_that_take_turns_share_an_estimate(framework: str) -> None:
+    prodigyopt = pytest.importorskip("prodigyopt")
+    ours, other = optimizer_of([(5,), (4, 3), (2, 2)]), optimizer_of([(5,), (4, 3), (2, 2)])
+    theirs = prodigyopt.Prodigy([p.detach().double().requires_grad_() for p in weights(other)])
+    if framework == "torch":
+        ours = at.Prodigy([p.detach().double().requires_grad_() for p in weights(ours)])
+    else:
+        arrays = [p.detach().double().numpy() for p in weights(ours)]
+        ours = an.Prodigy(arrays)
+    generator = torch.Generator().manual_seed(0)
+    for turn in range(30):
+        p = weights(theirs)[turn % 3]
+        gradient = 1 + 0.1 * torch.randn(p.shape, generator=generator).double()
+        theirs.zero_grad()
+        p.grad = gradient
+        theirs.step()
+        if framework == "torch":
+            ours.zero_grad()
+            weights(ours)[turn % 3].grad = gradient
+            ours.step()
+        else:
+            ours.step([gradient.numpy() if i == turn % 3 else None for i in range(3)])
+    assert ours.d == pytest.approx(theirs.param_groups[0]["d"], rel=1e-9)
+    assert ours.d > 1e-4
+
+
+@pytest.mark.parametrize("executor", ["", "arrays"])
+def test_what_is_watched_of_the_second_moment_does_not_depend_on_the_estimate(
+    executor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADAMAS_EXECUTOR", executor) if executor else None
+    found = {}
+    for name, options in (("AdamW", {"lr": 0.0}), ("Prodigy", {"d0": 1e-3, "lr": 0.0})):
+        torch.manual_seed(0)
+        optimizer = getattr(at, name)([nn.Parameter(torch.randn(64, 64))], watch=True, betas=(0.9, 0.99), **options)
+        for _ in range(400):
+            (p,) = weights(optimizer)
+            p.grad = 0.1 * torch.randn(64, 64)
+            optimizer.step()
+        latest = optimizer.watch.latest()
+        found[name] = {
+            key: value for key, value in latest.items() if key.split("/")[0] in ("rms", "behind", "under_eps")
+        }
+    assert found["Prodigy"].keys() == found["AdamW"].keys()
+    assert found["Prodigy"]["rms/0"] == pytest.approx(found["AdamW"]["rms/0"], rel=0.05)
+    assert found["Prodigy"]["behind/0"] == pytest.approx(found["AdamW"]["behind/0"], abs=0.002)
 
 
 def test_a_parameter_without_gradients_takes_over_the_estimate_of_the_others() -> None:

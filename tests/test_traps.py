@@ -1052,6 +1052,7 @@ def test_nothing_is_said_at_exit_of_what_is_still_alive() -> None:
     ("build", "message"),
     [
         (lambda: at.Adam([filled(1.0)], differentiable=True), "differentiable=True.*torch.optim.Adam"),
+        (lambda: at.Lion([filled(1.0)], differentiable=True), "adamas.torch.Lion .*torch.optim.Adam"),
         (lambda: at.Adam([torch.nn.Parameter(torch.ones(2, device="meta"))]), "parameter 0 is on the meta device"),
         (
             lambda: at.Adam([("w", torch.nn.Parameter(torch.ones(2, dtype=torch.complex64)))], state="bfloat16"),

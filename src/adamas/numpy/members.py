@@ -1101,9 +1101,9 @@ class Prodigy(Optimizer):
             \sqrt{\beta_2} s_{t-1} + \tfrac{d_t}{d_0} \eta d_t g_t, \qquad d_{t+1} = \max(d_t, c\, r_t / \|s_t\|_1) \\
         p_t &= p_{t-1} - \eta d_t \left( \frac{m_t}{\sqrt{v_t} + d_{t+1} \epsilon} + \lambda p_{t-1} \right)
 
-    There is one d for all parameters of all groups, which share ``betas``, ``d0``, ``d_coef`` and ``growth_rate``; in
-    ``s``, η and d are those of each step. It is the scalar ``d`` in the state of each parameter. :math:`d_{t+1}` is at
-    most ``growth_rate`` times :math:`d_t`, but for its first growth.
+    There is one d for all parameters of all groups, which share ``betas``, ``d0``, ``d_coef``, ``growth_rate`` and
+    ``safeguard_warmup``; in ``s``, η and d are those of each step. It is the scalar ``d`` in the state of each
+    parameter. :math:`d_{t+1}` is at most ``growth_rate`` times :math:`d_t`, but for its first growth.
 
     Args:
         params: the arrays; see ``adamas.numpy.members``.

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from ..rule.declaration import BELOW_1, RELATIVE, Hyperparameter, Limit, Member, Seed
+from ..rule.declaration import BELOW_1, FROM_0, FROM_0_TO_INFINITY, RELATIVE, Hyperparameter, Limit, Member, Seed
 from ..rule.declaration import Number as NumberKind
 from ..rule.hyperparameters import Terms, checked, shown
 from ..rule.names import from_arguments
@@ -31,7 +31,8 @@ class _OptaxTerms(Terms):
 
     def refusal(self, name: str, h: NumberKind, value: Any, index: int | None) -> Exception:
         """See ``Terms.refusal``."""
-        words = "from 0 to below 1" if h.range is BELOW_1 else "0 or above"
+        usual = {BELOW_1: "from 0 to below 1", FROM_0: "0 or above", FROM_0_TO_INFINITY: "0 or above"}
+        words = usual.get(h.range, h.range.words)
         return ValueError(f"{name} must be {words}, not {value!r}")
 
 

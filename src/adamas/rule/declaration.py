@@ -643,6 +643,7 @@ class Member:
         shared: the names of the scalars that are numbers of the whole model. The first counts its steps; those that the rule
             computes from its sums over all tensors (``Rule.from_sums``) are the scalars after the step. A parameter that had
             no gradient takes over those of the parameters that had.
+        same: the hyperparameters that all parameter groups have to have in common, since ``shared`` scalars depend on them.
         offset: the name of the state that is subtracted from the weights before they are evaluated: the gradients of
             schedule-free members are taken at other weights. The scalars of these depend on the learning rate.
         conflict: returns what is wrong with hyperparameters that contradict each other, in PyTorch's words, or ``""``.
@@ -671,6 +672,7 @@ class Member:
         "step": scalars["step"] + 1
     }
     shared: tuple[str, ...] = ()
+    same: tuple[str, ...] = ()
     offset: str | None = None
     conflict: Callable[[Hypers], str] = lambda hyper: ""
     variant_of: str | None = None

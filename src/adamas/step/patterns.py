@@ -369,8 +369,9 @@ def layer_ahead(history: History) -> Iterator[Found]:
 
 def _turning(history: History) -> Array:
     """Where the gradient of a tensor has turned around: m·g is nearer to what it is then, (1 - β1)/(1 + β1) of g², than to the
-    1 - β1 of a gradient that has nothing to do with those before. NaN where that is not known."""
-    has_first = ["eps" in options and "betas" in options for options in history.options]
+    1 - β1 of a gradient that has nothing to do with those before. NaN where that is not known, as in Prodigy, whose m is an
+    average of d·g."""
+    has_first = ["eps" in options and "betas" in options and "d0" not in options for options in history.options]
     kept = [float(options["betas"][0]) if has else 0.0 for options, has in zip(history.options, has_first, strict=True)]
     beta1 = np.where(np.array(kept) > 0, kept, np.nan)
     share = history["m_dot_g"] / (history["grad_norm"] ** 2 * history.per_step("clip")[:, None] * (1 - beta1))

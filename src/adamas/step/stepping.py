@@ -1160,7 +1160,11 @@ class Stepping:
             rate: the factor by which a spike shortens the update.
             scale: the factor of all gradients.
             threads: how many threads the engine may use.
+
+        Raises:
+            ValueError: groups have different values of a hyperparameter that they share (``Member.same``).
         """
+        self._refuse_different()
         shared = sums.latest(self._member, plans, self._peers)
         for group, plan, factor in zip(self.param_groups, plans, factors, strict=True):
             hyper = plan.hyperparameters(group)
@@ -1172,6 +1176,15 @@ class Stepping:
 
             plan.prepare(advance)
         sums.compute(plans, self._peers, threads)
+
+    def _refuse_different(self) -> None:
+        for name in self._member.same:
+            values = [group[name] for group in self.param_groups]
+            if other := [value for value in values if value != values[0]]:
+                raise ValueError(
+                    f"{name} is {values[0]} in one parameter group and {other[0]} in another, and all groups of "
+                    f"{self._member.name} share {', '.join(self._member.shared)}, which depend on it: give all groups the same"
+                )
 
     def _look_ahead(
         self, plans: Sequence[GroupPlan], seen: Inspection, moves: bool, changes: list[Change]

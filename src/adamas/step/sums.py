@@ -19,15 +19,19 @@ _OVER = {"tensor": "its tensor", "all": "all tensors"}
 
 def latest(member: Member, plans: Sequence[GroupPlan], peers: Peers | None) -> dict[str, float]:
     """The scalars before the coming step that all parameters share (``Member.shared``): those of the parameters that have
-    counted the most steps.
+    counted the most steps, whether or not they have a gradient now.
 
     The arguments are the member and those of ``compute``.
     """
     if not member.shared:
         return {}
     indices = [member.scalar_names.index(name) for name in member.shared]
-    executors = (executor for plan in plans for executor in plan.executors)
-    found: set[Any] = {tuple([one[i] for i in indices]) for executor in executors for one in executor.scalars}
+    found: set[Any] = set()
+    for executor in (executor for plan in plans for executor in plan.executors):
+        found |= {tuple([one[i] for i in indices]) for one in executor.scalars}
+        if len(executor.found()) < len(executor.records):
+            states = (record.state for record in executor.records if member.shared[0] in record.state)
+            found |= {tuple([float(state[name]) for name in member.shared]) for state in states}
     if peers is not None:
         found = set(peers.added(dict.fromkeys(found, (1.0,)), None))
     return dict(zip(member.shared, max(found, default=()), strict=False))
@@ -44,8 +48,7 @@ def compute(plans: Sequence[GroupPlan], peers: Peers | None, threads: int) -> di
         threads: how many threads the engine may use.
 
     Raises:
-        ValueError: a parameter is a part of a tensor, and the other parts are unknown; or the hyperparameters of groups differ
-            that have to be the same in all of them.
+        ValueError: a parameter is a part of a tensor, and the other parts are unknown.
     """
     totals: dict[str, float] = {}
     for index in range(max((plan.sum_count for plan in plans), default=0)):
@@ -86,11 +89,6 @@ def _learned(executors: Sequence[Executor], totals: Mapping[str, float]) -> dict
         for numbers, scalars in executor.prepared if member.shared else ():
             known = executor.spec.rule.from_sums(SimpleNamespace(**numbers, **totals), Host)
             found = {name: known[name] for name in member.shared if name in known}
-            if learned and repr(found) != repr(learned):  # a NaN is not equal to itself
-                raise ValueError(
-                    f"the parameter groups of {member.name} share {', '.join(found)}, which the hyperparameters of the groups "
-                    "make different: give all groups the same, but for lr, weight_decay and eps"
-                )
             learned = found
             after = zip(member.scalar_names, scalars, strict=False)
             prepared.append((numbers, tuple([found.get(name, value) for name, value in after])))

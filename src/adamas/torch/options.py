@@ -108,9 +108,10 @@ def check(group: dict[str, Any], optimizer: str, member: Member) -> None:
     if group["differentiable"]:
         if group.get("fused"):
             raise RuntimeError("`fused` does not support `differentiable`")
+        there = optimizer if hasattr(torch.optim, optimizer) else "Adam"
         raise ValueError(
             f"differentiable=True: adamas.torch.{optimizer} updates weights in place outside of autograd, so nothing can be "
-            f"differentiated through its step; use torch.optim.{optimizer}(differentiable=True)"
+            f"differentiated through its step; use torch.optim.{there}(differentiable=True)"
         )
     if group.get("fused") and group["foreach"]:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")

@@ -26,7 +26,8 @@ from ..shared import DECAY, WEIGHT_DECAY
 
 # What the gradients are multiplied with is the way p₀ − p, which begins with 0, so that no copy of the first weights is kept.
 _STATES = FIRST, SECOND, State("sum", signed=True, decay="a3", draw=4), State("way", signed=True, decay=None, draw=5)
-_NUMBERS = ("a1", "b1", "a2", "b2", "a3", "b3", "b4", "d", "d_max", "d_numerator", "d0", "d_coef", "growth_rate", "eps")
+_OF_ESTIMATE = ("d", "d_max", "d_numerator", "d0", "d_coef", "growth_rate")
+_NUMBERS = ("a1", "b1", "a2", "b2", "a3", "b3", "b4", "eps", "w", *_OF_ESTIMATE)
 
 
 def _update(k: Any, xp: Any, p: Array, g: Array, m: Array, v: Array, s: Array, way: Array) -> tuple[Array, ...]:
@@ -74,9 +75,14 @@ def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
     d, d_max = (_begun(hyper, scalars, name, f) for name in ("d", "d_max"))
     relative = d / hyper["d0"]
     moments = {"a1": beta1, "b1": d * (1 - beta1), "a2": beta2, "b2": d * d * (1 - beta2), "a3": beta2**0.5}
-    sums = {"b3": relative * (d if hyper["safeguard_warmup"] else rate), "b4": relative * rate}
+    share = d if hyper["safeguard_warmup"] else rate
+    (b3,) = f.either(
+        f.number(hyper["lr"]) > 0, lambda: (relative * share,), lambda: (0.0,)
+    )  # what does not move has no part
+    sums = {"b3": b3, "b4": relative * rate}
     given = {name: hyper[name] for name in ("d0", "d_coef", "growth_rate", "eps")}
-    return moments | sums | given | {"d": d, "d_max": d_max, "d_numerator": scalars["d_numerator"]}
+    scale = {"w": 1 / (d * d)}  # with which v is an average of g²
+    return moments | sums | given | scale | {"d": d, "d_max": d_max, "d_numerator": scalars["d_numerator"]}
 
 
 _RULE = OwnRule(
@@ -115,13 +121,14 @@ PRODIGY = Member(
     scalars=(("step", 0.0), ("k", 0.0), ("d", 0.0), ("d_max", 0.0), ("d_numerator", 0.0)),
     next_scalars=_next_scalars,
     shared=("k", "d", "d_max", "d_numerator"),
+    same=("betas", "d0", "d_coef", "growth_rate", "safeguard_warmup"),
     absent={
         "scipy": "its first steps are as short as its first estimate, which ends a minimization, and bounds would change the "
         "way that it estimates from: use adamas.scipy.adam"
     },
     no_mask="it estimates its rate from the way that it goes, which an update without some of its elements changes",
-    notes="There is one d for all parameters of all groups, which share ``betas``, ``d0``, ``d_coef`` and ``growth_rate``; in "
-    "``s``, η and d are those of each step. It is the scalar ``d`` in the state of each parameter. "
+    notes="There is one d for all parameters of all groups, which share ``betas``, ``d0``, ``d_coef``, ``growth_rate`` and "
+    "``safeguard_warmup``; in ``s``, η and d are those of each step. It is the scalar ``d`` in the state of each parameter. "
     ":math:`d_{t+1}` is at most ``growth_rate`` times :math:`d_t`, but for its first growth.",
     page=r"""
 Adam that finds its own learning rate: d estimates how far the solution is from the start, from how far the weights have gone

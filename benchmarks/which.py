@@ -5,7 +5,7 @@
     python benchmarks/which.py page          # benchmarks/which.json → the tables of docs/which.md
 
 ``run`` makes one study of ``adamas compare`` for each row of a table, and skips those that are complete; several may run at
-the same time. Nothing depends on the speed of the machine. All of it takes about eight hours on one thread.
+the same time. Nothing depends on the speed of the machine. All of it takes hours.
 
 Rows are judged against AdamW: a paired t-test over the seeds, corrected by Holm's method for the rows of a table, as in
 docs/compare.md, where every pair is compared.

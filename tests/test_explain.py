@@ -485,6 +485,7 @@ def test_gradients_that_turn_around_have_to_raise_the_loss() -> None:
     turned, rises = 0.1 - 0.047 * (np.arange(60) >= 30), {"loss": after(2.6)}
     assert found(watch_of(rises, m_dot_g=turned), **adam) == ["steps_overshoot"]
     assert found(watch_of(rises, m_dot_g=turned)) == ["loss_rose"]  # SGD, whose m·g is of another size
+    assert found(watch_of(rises, m_dot_g=turned), **adam, d0=1e-6) == ["loss_rose"]  # Prodigy, likewise
     assert found(watch_of(rises, m_dot_g=0.08), **adam) == ["loss_rose"]
     assert found(watch_of(rises, m_dot_g=np.where(np.arange(60) >= 45, 0.053, 0.1)), **adam) == ["loss_rose"]
     assert found(watch_of({"loss": after(2.4)}, m_dot_g=turned), **adam) == []

@@ -82,17 +82,17 @@ def compute(plans: Sequence[GroupPlan], peers: Peers | None, threads: int) -> di
 
 
 def _learned(executors: Sequence[Executor], totals: Mapping[str, float]) -> dict[str, float]:
-    """The shared scalars that follow from the sums over all tensors; puts them among the prepared ones."""
+    """The shared scalars that follow from the sums over all tensors; puts them among the prepared ones. All groups have the
+    same (``Member.same``)."""
     learned: dict[str, float] = {}
-    for executor in executors:
+    for executor in (executor for executor in executors if executor.spec.member.shared):
         member, prepared = executor.spec.member, []
-        for numbers, scalars in executor.prepared if member.shared else ():
+        for numbers, scalars in executor.prepared:
             known = executor.spec.rule.from_sums(SimpleNamespace(**numbers, **totals), Host)
-            found = {name: known[name] for name in member.shared if name in known}
-            learned = found
-            after = zip(member.scalar_names, scalars, strict=False)
-            prepared.append((numbers, tuple([found.get(name, value) for name, value in after])))
-        executor.prepared = prepared or executor.prepared
+            learned = {name: known[name] for name in member.shared if name in known}
+            after = zip(member.scalar_names, scalars, strict=True)
+            prepared.append((numbers, tuple([learned.get(name, value) for name, value in after])))
+        executor.prepared = prepared
     return learned
 
 

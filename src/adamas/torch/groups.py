@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from ..rule.corrections import EPS
+
 # Embeddings are looked up, not multiplied; norms only scale and shift. Decaying them toward 0 regularises nothing.
 _NO_DECAY_MODULES: tuple[type[nn.Module], ...] = (
     nn.Embedding,
@@ -28,8 +30,6 @@ def canonical_name(name: str) -> str:
         name = name.replace(wrapper, "")
     return name.removeprefix("module.")
 
-
-ADAMW_EPS = 1e-8  # Muon's own default, the smallest norm of a matrix, is larger
 
 # What the last layer is called in models that do not register it last.
 _HEADS = ("head", "lm_head", "classifier", "fc_out", "output", "embed_out", "unembed", "score")
@@ -143,7 +143,7 @@ def matrix_groups(
     if unused:
         raise ValueError(f"adamw: no parameter's name ends with, or is in a module called, {sorted(unused)}")
     muon = {"use_muon": True, "weight_decay": weight_decay}
-    adam = {"use_muon": False, "weight_decay": weight_decay, "eps": ADAMW_EPS}
+    adam = {"use_muon": False, "weight_decay": weight_decay, "eps": EPS.default}
     groups = [
         (matrices, muon),
         (stacked, {**muon, "stacks": True}),

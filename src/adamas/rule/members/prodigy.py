@@ -76,9 +76,8 @@ def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
     relative = d / hyper["d0"]
     moments = {"a1": beta1, "b1": d * (1 - beta1), "a2": beta2, "b2": d * d * (1 - beta2), "a3": beta2**0.5}
     share = d if hyper["safeguard_warmup"] else rate
-    (b3,) = f.either(
-        f.number(hyper["lr"]) > 0, lambda: (relative * share,), lambda: (0.0,)
-    )  # what does not move has no part
+    # What does not move has no part in the estimate.
+    (b3,) = f.either(f.number(hyper["lr"]) > 0, lambda: (relative * share,), lambda: (0.0,))
     sums = {"b3": b3, "b4": relative * rate}
     given = {name: hyper[name] for name in ("d0", "d_coef", "growth_rate", "eps")}
     scale = {"w": 1 / (d * d)}  # with which v is an average of g²

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -237,10 +238,19 @@ def test_groups_have_one_d_and_each_its_own_rate() -> None:
 )
 def test_groups_that_would_estimate_another_d_are_refused(options: dict) -> None:
     first, *others = weights(optimizer_of())
+    ((name, value),) = options.items()
     optimizer = step(at.Prodigy(others), 12)
-    optimizer.add_param_group({"params": [first], **options})
+    words = re.escape(f"{name} is {optimizer.defaults[name]} in parameter group 0 and {value} in group 1")
+    with pytest.raises(ValueError, match=words):
+        optimizer.add_param_group({"params": [first], **options})
+    assert len(optimizer.param_groups) == 1
+    groups = [{"params": [x]} for x in (np.ones(2), np.ones(3))]
+    with pytest.raises(ValueError, match=words):
+        an.Prodigy([groups[0], {**groups[1], **options}])
+    optimizer.add_param_group({"params": [first]})
+    optimizer.param_groups[1][name] = value
     before = [p.detach().clone() for p in weights(optimizer)]
-    with pytest.raises(ValueError, match=f"{next(iter(options))} is .* in one parameter group and .* in another"):
+    with pytest.raises(ValueError, match=words):
         step(optimizer, 1)
     assert all(torch.equal(p, q) for p, q in zip(weights(optimizer), before, strict=True))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from adamas.rule.declaration import Member
 
 from .options import options_class
-from .rule import after_a_step
+from .rule import after_a_step, example_arguments
 from .text import (
     HEADER,
     STAR,
@@ -91,7 +91,7 @@ def _class(member: Member) -> str:
                 [
                     ">>> import numpy as np, adamas.numpy",
                     f">>> x = np.array({start_of(member)})",
-                    f">>> optimizer = adamas.numpy.{member.name}([x], lr=0.001)",
+                    f">>> optimizer = adamas.numpy.{member.name}([x], {example_arguments(member, 'numpy')})",
                     ">>> optimizer.step([2 * x])",
                     f">>> round(float(x{'[0, 0]' if start_of(member) == '[[5.0]]' else '[0]'}), 5)",
                     after_a_step(member, "numpy"),

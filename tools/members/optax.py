@@ -8,7 +8,7 @@ from typing import Any
 from adamas.rule.declaration import Member
 from adamas.rule.shared import declared
 
-from .rule import after_a_step
+from .rule import after_a_step, example_arguments
 from .spelling import equations_in, hyperparameters, spelled
 from .text import (
     HEADER,
@@ -178,7 +178,7 @@ def _function(name: str, member: Member, title: str, fixed: Mapping[str, Any]) -
             example(
                 [
                     ">>> import jax.numpy as jnp, adamas.optax",
-                    f">>> tx = adamas.optax.{name}(0.001)",
+                    f">>> tx = adamas.optax.{name}({example_arguments(member, 'optax')})",
                     ">>> x = jnp.array([5.0])",
                     ">>> updates, state = tx.update(2 * x, tx.init(x), x)",
                     ">>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)",

@@ -8,7 +8,7 @@ from adamas.rule.declaration import Choice, Count, Flag, Hyperparameter, MatrixR
 from adamas.rule.members import MEMBERS
 
 from .options import options_class, own_options
-from .rule import after_a_step
+from .rule import after_a_step, example_arguments
 from .text import (
     HEADER,
     STAR,
@@ -189,7 +189,7 @@ def _class(member: Member) -> str:
                 [
                     ">>> import torch, adamas.torch",
                     f">>> x = torch.nn.Parameter(torch.tensor({start_of(member)}))",
-                    f">>> optimizer = adamas.torch.{member.name}([x], lr=0.001)",
+                    f">>> optimizer = adamas.torch.{member.name}([x], {example_arguments(member, 'torch')})",
                     ">>> (x**2).sum().backward()",
                     ">>> optimizer.step()",
                     ">>> round(x.item(), 5)",

@@ -1122,10 +1122,10 @@ class Prodigy(Optimizer):
     Example:
         >>> import numpy as np, adamas.numpy
         >>> x = np.array([5.0])
-        >>> optimizer = adamas.numpy.Prodigy([x], lr=0.001)
+        >>> optimizer = adamas.numpy.Prodigy([x], lr=1.0, d0=0.1)
         >>> optimizer.step([2 * x])
         >>> round(float(x[0]), 5)
-        5.0
+        4.68377
     """
 
     _member = MEMBERS["Prodigy"]

@@ -121,6 +121,7 @@ class Optimizer(Stepping):
         if len(set(names)) < len(names):
             twice = next(name for name, count in Counter(names).items() if count > 1)
             raise ValueError(f"two parameters are called {twice!r}: names must be unique")
+        self._refuse_different(groups)
         bounds = _check_apart(groups, self._bounds)
         for added in schedules:
             self._listen(added)

@@ -1196,11 +1196,11 @@ def prodigy(
 
     Example:
         >>> import jax.numpy as jnp, adamas.optax
-        >>> tx = adamas.optax.prodigy(0.001)
+        >>> tx = adamas.optax.prodigy(1.0, estim_lr0=0.1)
         >>> x = jnp.array([5.0])
         >>> updates, state = tx.update(2 * x, tx.init(x), x)
         >>> round(float(adamas.optax.apply_updates(x, updates)[0]), 5)
-        5.0
+        4.9
 
     Args:
         learning_rate: learning rate η; a number, an array or a function of the step.

@@ -1164,7 +1164,7 @@ class Stepping:
         Raises:
             ValueError: groups have different values of a hyperparameter that they share (``Member.same``).
         """
-        self._refuse_different()
+        self._refuse_different(self.param_groups)
         shared = sums.latest(self._member, plans, self._peers)
         for group, plan, factor in zip(self.param_groups, plans, factors, strict=True):
             hyper = plan.hyperparameters(group)
@@ -1177,13 +1177,14 @@ class Stepping:
             plan.prepare(advance)
         sums.compute(plans, self._peers, threads)
 
-    def _refuse_different(self) -> None:
+    def _refuse_different(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Raises ValueError if groups have different values of a hyperparameter that they share (``Member.same``)."""
         for name in self._member.same:
-            values = [group[name] for group in self.param_groups]
-            if other := [value for value in values if value != values[0]]:
+            values = [group[name] for group in groups]
+            if (other := next((i for i, value in enumerate(values) if value != values[0]), None)) is not None:
                 raise ValueError(
-                    f"{name} is {values[0]} in one parameter group and {other[0]} in another, and all groups of "
-                    f"{self._member.name} share {', '.join(self._member.shared)}, which depend on it: give all groups the same"
+                    f"{name} is {values[0]} in parameter group 0 and {values[other]} in group {other}, and all groups of "
+                    f"{self._member.name} share it: give them the same {name}"
                 )
 
     def _look_ahead(

@@ -1511,11 +1511,11 @@ class Prodigy(Optimizer):
     Example:
         >>> import torch, adamas.torch
         >>> x = torch.nn.Parameter(torch.tensor([5.0]))
-        >>> optimizer = adamas.torch.Prodigy([x], lr=0.001)
+        >>> optimizer = adamas.torch.Prodigy([x], lr=1.0, d0=0.1)
         >>> (x**2).sum().backward()
         >>> optimizer.step()
         >>> round(x.item(), 5)
-        5.0
+        4.68377
     """
 
     _member = MEMBERS["Prodigy"]

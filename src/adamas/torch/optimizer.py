@@ -206,6 +206,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             group = {**self.defaults, **param_group}
             schedules = separated(self._member, group, self.state.values())
             check(group, type(self).__name__, self._member)
+            self._refuse_different([*self.param_groups, group])
             named: list[tuple[Any, Any]] = [
                 item if isinstance(item, tuple) else (i, item)
                 for i, item in enumerate([params] if isinstance(params, Tensor) else params)

@@ -131,10 +131,13 @@ PRODIGY = Member(
     ":math:`d_{t+1}` is at most ``growth_rate`` times :math:`d_t`, but for its first growth.",
     page=r"""
 Adam that finds its own learning rate: d estimates how far the solution is from the start, from how far the weights have gone
-along the gradients. Leave the learning rate at 1, or give it a schedule that begins at 1; what is left to tune is `d_coef`.
-`optimizer.d` is the estimate, in PyTorch and NumPy. The way of the weights, $p_0 - p$, is kept in place of a copy of $p_0$: it
-loses no digits where it is short, and only the optimizer may change the weights. There is no `slice_p`. Source:
-[Mishchenko and Defazio, 2023](https://arxiv.org/abs/2306.06101).
+along the gradients. Leave the learning rate at 1, or give it a schedule that begins at 1 (at a usual rate of Adam, such as
+1e-3, d hardly grows); what is left to tune is `d_coef`. `optimizer.d` is the estimate, in PyTorch and NumPy. A layer that is
+unfrozen late steps at the estimate of the others.
+
+The distance p₀ − p that the weights have gone is stored in place of p₀, so that small distances keep their precision; only
+the optimizer may change the weights. `slice_p` and `beta3` of the authors' code are not there, and `cautious=True` is
+refused. Source: [Mishchenko and Defazio, 2023](https://arxiv.org/abs/2306.06101).
 """,
 )
 MEMBERS = (PRODIGY,)

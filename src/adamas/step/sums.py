@@ -90,7 +90,7 @@ def _learned(executors: Sequence[Executor], totals: Mapping[str, float]) -> dict
         for numbers, scalars in executor.prepared:
             known = executor.spec.rule.from_sums(SimpleNamespace(**numbers, **totals), Host)
             learned = {name: known[name] for name in member.shared if name in known}
-            after = zip(member.scalar_names, scalars, strict=True)
+            after = zip(member.scalar_names, scalars, strict=False)  # adamas.keras keeps the scalars elsewhere
             prepared.append((numbers, tuple([learned.get(name, value) for name, value in after])))
         executor.prepared = prepared
     return learned

@@ -1,7 +1,7 @@
 """The trials of a comparison: the same number for each optimizer, determined by the settings and by the results of tuning.
 
 Nothing here depends on the order or the time of trials, so resuming a study means running the missing ones. May import
-adamas.lab.compare.study and adamas.lab.compare.space.
+adamas.lab.compare.study, adamas.lab.compare.space and adamas.lab.compare.statistics.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from adamas.lab.compare.space import at, lr_grid
+from adamas.lab.compare.statistics import is_negligible, middle
 from adamas.lab.compare.study import Finished, Settings, Trial
 
 TUNE_SEED = 0  # not one of the final seeds, so that luck in tuning does not affect the result
@@ -29,16 +30,20 @@ def tuning_trials(settings: Settings) -> list[Trial]:
 
 
 def best(settings: Settings, finished: Sequence[Finished], optimizer: str) -> Finished | None:
-    """Return the tuning trial of an optimizer with the best metric, the first of equals; None if no trial has one."""
-    tried = sorted(
-        (done for done in finished if done.trial.optimizer == optimizer and done.trial.phase == "tune"),
-        key=lambda done: done.trial.number,
-    )
-    valued = [(done.outcome.value, done) for done in tried if done.outcome.value is not None]
-    if not valued:
+    """Return the tuning trial of an optimizer with the best metric, of equals the one in the middle of their rates; None if no
+    trial has a metric. Once final trials have begun, it is the one that they repeat."""
+    own = [done for done in finished if done.trial.optimizer == optimizer]
+    tried = [
+        (done.outcome.value, done) for done in own if done.trial.phase == "tune" and done.outcome.value is not None
+    ]
+    if not tried:
         return None
-    sign = 1 if settings.mode == "min" else -1
-    return min(valued, key=lambda pair: sign * pair[0])[1]
+    repeated = {done.trial.number for done in own if done.trial.phase == "final"}
+    if repeated:
+        return next(done for _, done in tried if done.trial.number in repeated)
+    top = (min if settings.mode == "min" else max)(value for value, _ in tried)
+    equals = [done for value, done in tried if is_negligible(value - top, settings.target)]
+    return middle(sorted(equals, key=lambda done: (done.trial.settings["lr"], done.trial.number)))
 
 
 def planned(settings: Settings, finished: Sequence[Finished]) -> list[Trial]:

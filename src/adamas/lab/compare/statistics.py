@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
 LEVEL = 0.05  # the significance level; intervals have the confidence 1 - LEVEL
 NEGLIGIBLE = 1e-6  # differences below this share of the target do not count: metrics come from float32 numbers
 NEARLY = 0.05  # the share of the best value within which a rate counts as nearly as good
@@ -48,8 +49,13 @@ def paired_p(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def is_negligible(difference: float, target: float) -> bool:
-    """Whether a difference of two metrics is below NEGLIGIBLE of the target's magnitude, and therefore meaningless."""
-    return abs(difference) < NEGLIGIBLE * abs(target)
+    """Whether a difference of two metrics is at most NEGLIGIBLE of the target's magnitude, and therefore meaningless."""
+    return abs(difference) <= NEGLIGIBLE * abs(target)
+
+
+def middle(equals: Sequence[T]) -> T:
+    """Return the one in the middle, of two the first."""
+    return equals[(len(equals) - 1) // 2]
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -82,7 +88,7 @@ def nearly_best(
         target: the target metric, which determines what difference is negligible.
 
     Returns:
-        The index of the best rate (among those that differ negligibly, the one nearest the middle) and the range; None if no
+        The index of the best rate (of those that differ negligibly, the one in the middle) and the range; None if no
         rate has a value.
     """
     sign = 1 if mode == "min" else -1
@@ -91,9 +97,7 @@ def nearly_best(
         return None
     least = min(losses)
     border = least + max(NEARLY * abs(least), NEGLIGIBLE * abs(target))
-    middle = (len(rates) - 1) / 2
-    equals = (index for index, loss in enumerate(losses) if loss == least or is_negligible(loss - least, target))
-    best = min(equals, key=lambda index: abs(index - middle))
+    best = middle([index for index, loss in enumerate(losses) if is_negligible(loss - least, target)])
 
     def end(step: int) -> float:
         index = best

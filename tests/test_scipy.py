@@ -244,7 +244,7 @@ def test_the_best_point_is_given_and_not_the_last(name: str) -> None:
     assert found.fun == best.fun < 100
     np.testing.assert_array_equal(found.x, best.x)
     assert found.nit == 40
-    assert f"best point, after step {i}" in found.message
+    assert f"best point, from step {i}" in found.message
 
 
 @members
@@ -576,7 +576,7 @@ def test_a_value_that_is_not_finite_stops_the_run_with_a_clear_status(value: flo
     if not at_first:
         assert found.x[0] == pytest.approx(0.96)
         assert found.fun == found.x[0]
-        assert "best point, after step 2, is given" in found.message
+        assert "The result is the best point, from step 2." in found.message
 
 
 def test_a_gradient_or_step_that_is_not_finite_stops_the_run_too() -> None:
@@ -688,9 +688,9 @@ def test_stochastic_batches_in_every_form() -> None:
     assert limited.success
     assert "maxiter=500" in limited.message
     assert again.nit == 500
-    with pytest.raises(ValueError, match="batches is a generator, which can be gone through once"):
+    with pytest.raises(ValueError, match="batches is a generator, which can be iterated only once"):
         minimize_stochastic(noisy, np.zeros(5), endless(), jac=True, epochs=2)
-    with pytest.raises(ValueError, match="batches gave nothing in pass 1"):
+    with pytest.raises(ValueError, match="batches is empty in pass 1"):
         minimize_stochastic(noisy, np.zeros(5), [], jac=True)
     with pytest.raises(ValueError, match="average must be"):
         minimize_stochastic(noisy, np.zeros(5), batches, jac=True, average=-1)

@@ -255,7 +255,7 @@ def _message(reason: str, point: Point, best: Point, box: Box) -> str:
     """The reason, with remarks about the returned point."""
     parts = [reason]
     if best.nit != point.nit:
-        parts.append(f"The best point, after step {best.nit}, is given.")
+        parts.append(f"The result is the best point, from step {best.nit}.")
     if active := box.active(best.x):
         parts.append(f"Active bounds: {active}.")
     return " ".join(parts)

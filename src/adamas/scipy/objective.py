@@ -75,7 +75,7 @@ def _from_pairs(bounds: Any, n: int) -> tuple[Vector, Vector]:
     pairs = list(bounds)
     if len(pairs) != n:
         raise ValueError(
-            f"bounds has {len(pairs)} pairs for the {n} elements of x0: give a pair for each, None for none"
+            f"bounds has {len(pairs)} pairs for the {n} elements of x0: give one for each; (None, None) is no bound"
         )
     ends: list[list[float]] = [[], []]
     for i, pair in enumerate(pairs):

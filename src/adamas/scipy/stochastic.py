@@ -91,7 +91,7 @@ def minimize_stochastic(
         raise ValueError(f"average must be a nonnegative number or None, not {average!r}")
     if epochs > 1 and isinstance(batches, Iterator):
         raise ValueError(
-            f"batches is a {type(batches).__name__}, which can be gone through once: give a list, or epochs=1"
+            f"batches is a {type(batches).__name__}, which can be iterated only once: give a list, or epochs=1"
         )
     if isinstance(jac, str) and jac not in SCHEMES:
         raise ValueError(f"jac={jac!r} is unknown: use a function, True or one of {', '.join(map(repr, SCHEMES))}")
@@ -156,7 +156,7 @@ def _passes(batches: Iterable[Any], epochs: int) -> Iterator[tuple[int, Any]]:
             empty = False
             yield epoch, batch
         if empty:
-            raise ValueError(f"batches gave nothing in pass {epoch + 1}: give at least one batch")
+            raise ValueError(f"batches is empty in pass {epoch + 1}: give at least one batch")
 
 
 def _rounded(x: Vector, start: Vector, box: Box) -> Vector:

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -355,12 +356,24 @@ def test_what_a_plateau_cut_is_a_line_under_the_epoch_and_at_the_end(tmp_path: P
     assert lines[2].startswith("The plateau follows validation loss, ")
     assert lines[4].split()[0] == "1"
     assert lines[5].split()[0] == "2"
-    assert lines[6].startswith("       plateau: observation 2: 1 → 0.1, ")
+    assert lines[6].startswith("       plateau: learning rate 0.001 → 0.0001 from step 83: ")
     assert lines[7].split()[:2] == ["3", "0.0001"]
-    (last,) = [line for line in lines if line.startswith("Plateau: observation 2: ")]
-    assert lines.index(last) > 8
+    assert lines[8] == ""  # the cut after the last step has no line
+    (last,) = [line for line in lines if line.startswith("Plateau: ")]
+    assert last == f"Plateau: {lines[6].partition('plateau: ')[2]}"
     (end,) = [line for line in lines if line.startswith("At the end: test accuracy 0.")]
     assert end.endswith("The target, at least 0.97, was not reached.")
+
+
+def test_a_run_that_is_done_says_how_to_train_on(tmp_path: Path) -> None:
+    first = adamas("train", "quadratic", "--epochs", "2", "--out", "a run", cwd=tmp_path)
+    assert first.stdout.splitlines()[0] == "quadratic: f(x) = x² from x = 5, 1 parameter"
+    again = adamas("train", "--resume", "a run", cwd=tmp_path)
+    (line,) = [line for line in again.stdout.splitlines() if line.startswith("All steps are done.")]
+    command = line.partition("train on: ")[2]
+    assert command == "adamas train --resume 'a run' --epochs 4"
+    longer = adamas(*shlex.split(command)[1:], cwd=tmp_path)
+    assert (longer.returncode, "Resuming after step 20." in longer.stdout) == (0, True)
 
 
 def test_what_cannot_be_shown_is_no_reason_to_end_a_run(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +24,11 @@ MOST_ROWS = 60  # rows of evaluations within epochs
 def heading(plan: records.Plan) -> str:
     """Return two lines on the plan of a run, and further ones on a learning rate that was found, a plateau, and resuming."""
     parts = {"training": plan.train_examples, "validation": plan.validation_examples, "test": plan.test_examples}
-    data = "; " + ", ".join(f"{number:,} {part} examples" for part, number in parts.items() if number)
+    data = ", ".join(f"{number:,} {part} examples" for part, number in parts.items() if number)
     batches = f", batches of {plan.batch_size}" * bool(plan.train_examples)
     to = f", to {plan.out}" * (plan.out is not None)
     return (
-        f"{plan.task}: {plan.description}, {_count(plan.parameters, 'parameter')}{data}\n"
+        f"{plan.task}: {plan.description}, {_count(plan.parameters, 'parameter')}{'; ' * bool(data)}{data}\n"
         f"{plan.optimizer}: learning rate {plan.learning_rate:g} ({plan.schedule}){batches}, "
         f"{_count(plan.epochs, 'epoch')} ({_count(plan.steps, 'step')}), {_processes(plan)}{to}"
         + (f"\n{plan.lr_found}" if plan.lr_found else "")
@@ -55,8 +56,11 @@ def _processes(plan: records.Plan) -> str:
 def _resumed(plan: records.Plan) -> str:
     if not plan.done:
         return ""
+    if plan.done < plan.steps:
+        return f"\nResuming after step {plan.done:,}."
     return (
-        f"\nResuming after step {plan.done:,}." if plan.done < plan.steps else "\nAll steps are done: give more epochs."
+        "\nAll steps are done. More epochs train on: "
+        f"adamas train --resume {shlex.quote(str(plan.out))} --epochs {2 * plan.epochs}"
     )
 
 
@@ -69,16 +73,18 @@ class Table:
     def __init__(self) -> None:
         """Start without columns; the first evaluation determines them."""
         self.columns: dict[str, str] = {}
-        self.whole_epochs = False
+        self.whole_epochs, self.steps = False, 0
 
     def heading(self, plan: records.Plan) -> str:
         """The lines above the table."""
-        self.whole_epochs = plan.evaluations > max(MOST_ROWS, plan.epochs)
+        self.whole_epochs, self.steps = plan.evaluations > max(MOST_ROWS, plan.epochs), plan.steps
         return heading(plan)
 
     def lines(self, evaluation: records.Evaluation) -> list[str]:
-        """The row of an evaluation, with the titles above the first one; a cut by a plateau has its own line."""
-        if self.whole_epochs and evaluation.epoch % 1 and not evaluation.cut:
+        """The row of an evaluation, with the titles above the first one; a cut by a plateau that takes effect has its own
+        line."""
+        cut = evaluation.cut if evaluation.step < self.steps else None
+        if self.whole_epochs and evaluation.epoch % 1 and not cut:
             return []
         first = not self.columns
         self.columns = self.columns or {name: name.replace("_", " ") for name in evaluation.metrics}
@@ -91,7 +97,7 @@ class Table:
         return [
             *([f"epoch  learning rate  train loss{titles}"] if first else []),
             f"{epoch}  {evaluation.learning_rate:13.3g}  {figure(evaluation.train_loss):>10}{values}",
-            *([f"       plateau: {evaluation.cut}"] if evaluation.cut else []),
+            *([f"       plateau: {cut}"] if cut else []),
         ]
 
 

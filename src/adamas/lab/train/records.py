@@ -77,7 +77,8 @@ class Evaluation:
     ``metrics`` are those of the test data and, under names with ``validation_``, those of the validation data, if there are
     any. ``epoch`` counts passes over the training data (with a fraction), ``learning_rate`` is that of the last batch,
     ``train_loss`` the mean over the examples since the last evaluation, during training, and ``train_seconds`` the total
-    since the start, without evaluations. ``cut`` describes the cut of the rate by a plateau after this evaluation, if any.
+    since the start, without evaluations. ``cut`` describes the cut of the rate by a plateau after this evaluation, if any;
+    one after the last step of a run has an effect only if the run is resumed with more epochs.
     """
 
     epoch: float
@@ -139,7 +140,7 @@ class Summary:
     ``seconds_to_target`` (of training) are those of the first evaluation that reached the target, None if none did.
     ``epochs`` counts finished epochs. ``train_seconds`` is training without evaluation and plotting. ``lr`` is the rate that
     the schedule's factor multiplies, ``lr_found`` the explanation of the rate of ``lr="auto"``, and ``cuts`` the cuts of the
-    rate by plateaus. ``explanation`` says what the optimizer did, if it was watched.
+    rate by plateaus that took effect. ``explanation`` says what the optimizer did, if it was watched.
     """
 
     task: str

@@ -242,7 +242,7 @@ def _summary(options: Options, training: Training, lr_found: str | None, out: Pa
         optimizer=options.optimizer,
         lr=options.learning_rate(task),
         lr_found=lr_found,
-        cuts=[row.cut for row in training.history if row.cut],
+        cuts=[row.cut for row in training.history if row.cut and row.step < training.at.step],
         metric=task.metric,
         mode=task.mode,
         target=task.target,

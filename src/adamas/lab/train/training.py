@@ -321,13 +321,16 @@ class Training:
             set_random_state(before)
 
     def observe(self, figures: Mapping[str, float]) -> str | None:
-        """Let the plateaus observe the metrics; return a description of their cuts."""
-        cuts = []
+        """Let the plateaus observe the metrics; return the change of the next step's rate, with the reasons."""
+        step, reasons = self.at.step, []
+        before = self.rate(step)
         for plateau in self.plateaus:
-            before = plateau.value
-            if plateau.observe(figures[self.followed(plateau)]) != before:
-                cuts.append(plateau.history[-1])
-        return "; ".join(cuts) or None
+            factor = plateau.value
+            if plateau.observe(figures[self.followed(plateau)]) != factor:
+                reasons.append(plateau.history[-1].partition(", ")[2])  # what precedes it are the factors
+        if not reasons:
+            return None
+        return f"learning rate {before:.3g} → {self.rate(step):.3g} from step {step + 1:,}: {'; '.join(reasons)}"
 
     def followed(self, plateau: Plateau) -> str:
         """The name of the metric that a plateau observes: the main one if it has the same mode, else the loss; of the

@@ -20,10 +20,15 @@ def make_run(
     spike: float = 1.0,
     ratio: float = 1e-3,
     data: float = 0.01,
+    validated: bool = False,
+    cut: str | None = None,
     summary: dict | bool | None = None,
     **config,
 ) -> Path:
-    """Write the four files that a run leaves, of 100 steps between evaluations."""
+    """Write the four files that a run leaves, of 100 steps between evaluations.
+
+    With ``validated`` it has the metrics of a validation part too; ``cut`` is what a plateau did after each evaluation.
+    """
     folder.mkdir(parents=True)
     told = {
         "task": "digits",
@@ -45,7 +50,8 @@ def make_run(
             "learning_rate": lr,
             "train_loss": 1 / (place + 1),
             "train_seconds": 0.5 * (place + 1),
-            "cut": None,
+            "cut": cut,
+            **({"validation_accuracy": accuracy - 0.01, "validation_loss": 1.01 - accuracy} if validated else {}),
         }
         for place, accuracy in enumerate(accuracies)
     ]

@@ -91,7 +91,13 @@ def test_the_sentences_have_the_figures_of_the_files(tmp_path):
         ({"ratio": 0.05}, "A step changed the weights by 0.05 of their norm (median), far more than the usual"),
         ({"ratio": 2e-5}, "far less than the usual"),
         ({"summary": {"lr_found": "it falls fastest at 0.02"}}, "found by a search: it falls fastest at 0.02."),
-        ({"summary": {"cuts": ["0.1 after epoch 4", "b"]}}, "The plateau acted 2 times; first: 0.1 after epoch 4."),
+        (
+            {"cut": "learning rate 0.001 → 0.0005 from step 101: because"},  # that after the last step has no effect
+            "The plateau acted 2 times, the first time: learning rate 0.001 → 0.0005 from step 101: because. "
+            "At the last evaluation the rate was 0.001.",
+        ),
+        ({"plateau": "default"}, "The learning rate was 0.001 (constant, times the factor of a plateau)."),
+        ({"plateau_follows": ["validation_loss"]}, "The plateau never reduced the rate."),
         (
             {"plateau_follows": ["validation_loss"], "validation_examples": 143},
             "The plateau followed validation loss, on 143 examples that training left out.",
@@ -153,8 +159,8 @@ def test_seeds_are_one_line_in_a_band_and_settings_are_told_apart(tmp_path):
     runs += [make_run(tmp_path / "slow", lr=1e-4), make_run(tmp_path / "sgd", optimizer="sgd", lr=0.1)]
     groups = grouped([read_run(run) for run in runs], {})
     assert [(group.label, len(group.runs)) for group in groups] == [
-        ("adam, lr 0.001, epochs 2", 3),
-        ("adam, lr 0.0001, epochs 3", 1),
+        ("adam (lr 0.001, 2 epochs)", 3),
+        ("adam (lr 0.0001, 3 epochs)", 1),
         ("sgd", 1),
     ]
     (chart, *_) = run_section([read_run(run) for run in runs], {}).charts
@@ -166,8 +172,8 @@ def test_several_settings_are_ranked_in_words(tmp_path):
     good = [make_run(tmp_path / f"a{seed}", seed=seed, accuracies=(0.9, 0.98 + seed / 1000)) for seed in range(2)]
     bad = [make_run(tmp_path / f"s{seed}", seed=seed, optimizer="sgd", accuracies=(0.7, 0.8)) for seed in range(2)]
     said = run_section([read_run(run) for run in good + bad], {}).sentences
-    assert said[1] == "Highest test accuracy: adam, 0.9805, the mean of 2 seeds (0.98 to 0.981)."
-    assert said[2].startswith("Next is sgd, 0.8, a difference of 0.18; every seed of the first beats every")
+    assert said[1] == "Highest test accuracy: 0.9805 with adam, the mean of 2 seeds (0.98 to 0.981)."
+    assert said[2].startswith("Next: 0.8 with sgd, a difference of 0.18; every seed of the first beats every")
     assert said[3:] == [
         "The target, 0.97, was reached first by adam, after 200 steps (median).",
         "It was not reached by sgd.",
@@ -179,11 +185,11 @@ def test_a_difference_of_nothing_is_a_tie(tmp_path):
     runs += [make_run(tmp_path / "sgd", optimizer="sgd", accuracies=(0.9,))]
     runs += [make_run(tmp_path / "radam", optimizer="radam", accuracies=(0.98 + 1e-9,))]
     said = run_section([read_run(run) for run in runs], {}).sentences
-    assert said[1] == "Highest test accuracy: 0.98. radam, adam and nadam are tied there."
-    assert said[2].startswith("Next is sgd, 0.9, a difference of 0.08;")
+    assert said[1] == "Highest test accuracy: 0.98 with radam, adam and nadam, which are tied."
+    assert said[2].startswith("Next: 0.9 with sgd, a difference of 0.08;")
     tied = run_section([read_run(run) for run in runs[:2]], {}).sentences
-    assert tied[1] == "Highest test accuracy: 0.98. adam and nadam are tied there."
-    assert not any("Next is" in sentence for sentence in tied)
+    assert tied[1] == "Highest test accuracy: 0.98 with adam and nadam, which are tied."
+    assert not any("Next: " in sentence for sentence in tied)
 
 
 def test_runs_that_are_not_alike_are_compared_with_a_warning(tmp_path):
@@ -197,12 +203,35 @@ def test_runs_that_are_not_alike_are_compared_with_a_warning(tmp_path):
     runs.append(make_run(tmp_path / "longer", optimizer="nadam", accuracies=(0.9,) * 12, **other))
     section = run_section([read_run(run) for run in runs], {})
     assert section.warnings == [
-        "The runs are not equally long: adam 300; sgd 300; nadam 1,200 steps.",
-        "The runs differ in batch size too: adam 32; sgd 32; nadam 64.",
-        "The runs differ in schedule too: adam constant; sgd constant; nadam cosine.",
-        "The runs differ in clip too: adam not given; sgd not given; nadam 0.5.",
-        "The runs differ in torch too: adam 2.13.0; sgd 2.13.0; nadam 2.12.0.",
+        "Besides the optimizer, the runs differ in length (300 or 1,200 steps), batch size (32 or 64), schedule (constant or "
+        "cosine), clip (none or 0.5) and torch (2.13.0 or 2.12.0), so a difference in the result need not come from the "
+        "optimizer."
     ]
+    sweep = [make_run(tmp_path / f"clip{clip}", clip=clip) for clip in (None, 0.1, 0.2, 0.5, 1.0)]
+    section = run_section([read_run(run) for run in sweep[:2]], {})
+    assert section.warnings == ["The runs differ in clip (none or 0.1)."]
+    assert [row[0] for row in section.tables[0].rows] == ["adam (no clip)", "adam (clip 0.1)"]
+    assert run_section([read_run(run) for run in sweep], {}).warnings == ["The runs differ in clip (5 values)."]
+
+
+def test_what_the_plateaus_of_several_runs_followed_is_said_and_drawn(tmp_path):
+    followed = {"plateau_follows": ["validation_loss"], "validation_examples": 143, "validated": True}
+    plain = make_run(tmp_path / "sgd", optimizer="sgd")
+    plateaus = [make_run(tmp_path / name, optimizer=name, plateau="default", **followed) for name in ("adam", "adamw")]
+    section = run_section([read_run(run) for run in (plain, *plateaus)], {})
+    assert section.sentences[-2:] == [
+        "The plateau of adam and adamw followed validation loss, on 143 examples that training left out.",
+        "The other runs were trained on all training examples.",
+    ]
+    drawn = {chart.title: ([one.name for one in chart.series], chart.note) for chart in section.charts}
+    note = "at each evaluation, on the examples that training left out."
+    assert drawn["Validation accuracy"] == (["adam", "adamw"], f"Validation accuracy {note}")
+    assert drawn["Validation loss"] == (["adam", "adamw"], f"Validation loss {note}")
+    assert drawn["Test loss"] == (["sgd", "adam", "adamw"], "Test loss at each evaluation.")
+    section = run_section([read_run(run) for run in plateaus], {})
+    assert section.sentences[-1] == (
+        "The plateau of every run followed validation loss, on 143 examples that training left out."
+    )
 
 
 def test_what_runs_differ_in_has_a_row_for_each(tmp_path):

@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from adamas.lab.charts import Series
-from adamas.lab.report.numbers import figure, mean
+from adamas.lab.report.numbers import count, figure, mean, spoken
 from adamas.lab.report.runs import SETTINGS, Run
 
 MOST_PLACES = 400  # points of a mean over runs
+NONE_BY_DEFAULT = ("plateau", "clip", "data_dir")  # settings that a run does without if they are not given
+SPEAK_FOR_THEMSELVES = ("schedule", "plateau")  # settings whose values say what they are
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,11 +132,15 @@ def _sets_apart(name: str, one: dict[str, Any], settings: Sequence[dict[str, Any
 
 
 def _label(one: dict[str, Any], names: Sequence[str]) -> str:
-    written = [f"{name.replace('_', ' ')} {_written(one[name])}" for name in names]
-    return ", ".join([str(one["optimizer"]), *written])
+    written = ", ".join(written_setting(name, one[name]) for name in names)
+    return f"{one['optimizer']} ({written})" if written else str(one["optimizer"])
 
 
-def _written(value: Any) -> str:
-    if value is None:
-        return "by default"
-    return figure(value) if isinstance(value, float) else str(value)
+def written_setting(name: str, value: Any) -> str:
+    """Write a setting so that it can stand alone: ``lr 0.001``, ``cosine``, ``10 epochs``, ``no clip``."""
+    if value is None or value is False:
+        return f"{'no' if value is False or name in NONE_BY_DEFAULT else 'default'} {spoken(name)}"
+    if name == "epochs" and isinstance(value, int):
+        return count(value, "epoch")
+    text = figure(value) if isinstance(value, float) else str(value)
+    return text if name in SPEAK_FOR_THEMSELVES else f"{spoken(name)} {text}"

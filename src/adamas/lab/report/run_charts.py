@@ -45,18 +45,9 @@ def charts_of(groups: Sequence[Group]) -> list[Chart]:
         ),
         _update_ratio(groups, band),
     ]
-    shown = {first.metric, *_losses(first), *_validation(groups)}
-    others = [name for name in first.metrics if name not in shown]
-    charts += [
-        Chart(
-            title(name),
-            "step",
-            spoken(name),
-            [_curves(group, name, "step") for group in groups],
-            note=f"Another figure of the evaluation{band}.",
-        )
-        for name in others
-    ]
+    shown = {first.metric, *(_losses(first) if len(groups) == 1 else ()), *_validation(groups)}
+    others = dict.fromkeys(name for run in runs for name in run.metrics if name not in shown)
+    charts += [_other_metric(groups, name, band) for name in others]
     own = [first.chart] if len(runs) == 1 and first.chart is not None else []
     return [*own, *charts, _time(groups), _memory(groups)]
 
@@ -112,6 +103,24 @@ def _metric(groups: Sequence[Group], first: Run, band: str, over: str) -> Chart:
         log_y=log_y,
         higher_is_better=first.mode == "max",
         note=f"{title(metric)} at each evaluation{', against the time without evaluation' if by_time else ''}{band}.",
+    )
+
+
+def _other_metric(groups: Sequence[Group], name: str, band: str) -> Chart:
+    """A metric besides the main one, of the runs that have it."""
+    series = [_curves(group, name, "step") for group in groups if any(name in run.metrics for run in group.runs)]
+    of_validation = name in {
+        validation_name(metric) for group in groups for run in group.runs for metric in run.metrics
+    }
+    where = ", on the examples that training left out" if of_validation else ""
+    log_y = name.endswith("loss") and spans_decades(series)
+    return Chart(
+        title(name),
+        "step",
+        f"{spoken(name)}, log scale" if log_y else spoken(name),
+        series,
+        log_y=log_y,
+        note=f"{title(name)} at each evaluation{where}{band}.",
     )
 
 

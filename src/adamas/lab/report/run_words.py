@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from adamas.lab.compare.statistics import is_negligible
-from adamas.lab.report.groups import Group
+from adamas.lab.report.groups import NONE_BY_DEFAULT, Group, written_setting
 from adamas.lab.report.numbers import count, figure, listed, mean, median, seconds, share, size, spoken
 from adamas.lab.report.runs import Run, number, pairs
 
@@ -21,6 +22,7 @@ FEW_PARAMETERS = 100  # below this, what is usual for networks does not apply
 USUAL_RATIO = 1e-3
 ENOUGH_SEEDS = 4  # of each of two groups: by chance, all of one beat all of the other with a probability under 3%
 OVERFITTED = 1.1  # a multiple of the lowest test loss
+MOST_VALUES = 4  # of a setting in which runs differ, in a sentence
 # What must be equal for a comparison of optimizers, besides the number of steps.
 EQUAL = ("model", "data_dir", "batch_size", "schedule", "plateau", "clip", "precision", "device", "adamas", "torch")
 
@@ -57,28 +59,35 @@ def cautions(run: Run) -> list[str]:
 
 
 def inequalities(groups: Sequence[Group]) -> list[str]:
-    """Differences between settings other than the optimizer, which make a comparison unfair: length, data, batch size, …"""
-    sentences = []
-    lengths = [sorted({run.steps for run in group.runs if run.end == "finished"}) for group in groups]
-    if len({steps for found in lengths for steps in found}) > 1:
-        found = _by_group(groups, [[f"{steps:,}" for steps in found] for found in lengths])
-        sentences.append(f"The runs are not equally long: {found} steps.")
+    """Differences between runs other than the optimizer, which make a comparison unfair: length, data, batch size, …"""
+    runs = [run for group in groups for run in group.runs]
+    differences = []
+    lengths = sorted({run.steps for run in runs if run.end == "finished"})
+    if len(lengths) > 1:
+        differences.append(f"length ({_alternatives([f'{steps:,}' for steps in lengths])} steps)")
     for name in EQUAL:
-        values = [list(dict.fromkeys(_setting(run, name) for run in group.runs)) for group in groups]
-        if len({value for found in values for value in found}) > 1:
-            sentences.append(f"The runs differ in {spoken(name)} too: {_by_group(groups, values)}.")
-    return sentences
+        values = list(dict.fromkeys(_alone(name, run.config.get(name)) for run in runs))
+        if len(values) > 1:
+            differences.append(f"{spoken(name)} ({_alternatives(values)})")
+    if not differences:
+        return []
+    optimizers = len({run.optimizer for run in runs})
+    besides = "Besides the optimizer, the runs" if optimizers > 1 else "The runs"
+    unsure = ", so a difference in the result need not come from the optimizer" if optimizers > 1 else ""
+    return [f"{besides} differ in {listed(differences)}{unsure}."]
 
 
-def _setting(run: Run, name: str) -> str:
-    value = run.config.get(name)
+def _alone(name: str, value: Any) -> str:
+    """Write a setting without its name."""
     if value is None:
-        return "not given"
-    return figure(value) if isinstance(value, float) else str(value)
+        return "none" if name in NONE_BY_DEFAULT else "default"
+    return written_setting(name, value).removeprefix(f"{spoken(name)} ")
 
 
-def _by_group(groups: Sequence[Group], values: Sequence[Sequence[str]]) -> str:
-    return "; ".join(f"{group.label} {listed(found)}" for group, found in zip(groups, values, strict=True) if found)
+def _alternatives(values: Sequence[str]) -> str:
+    if len(values) > MOST_VALUES:
+        return f"{len(values)} values"
+    return f"{', '.join(values[:-1])} or {values[-1]}"
 
 
 def outcome(run: Run) -> str:
@@ -123,15 +132,25 @@ def _rate(run: Run) -> list[str]:
         sentences.append(f"The learning rate was found by a search: {_sentence(str(found).splitlines()[0])}")
     elif lr is not None:
         schedule = str(run.config.get("schedule") or "constant")
-        sentences.append(f"The learning rate was {figure(lr)} ({schedule}).")
-    if followed := run.config.get("plateau_follows"):
-        names, held_out = listed(list(dict.fromkeys(map(spoken, followed)))), run.config.get("validation_examples")
-        left_out = f", on {count(held_out, 'example')} that training left out" if held_out else ""
-        sentences.append(f"The plateau followed {names}{left_out or '; the task has no validation data'}.")
-    cuts = summary.get("cuts") or [row["cut"] for row in run.evaluations if row.get("cut")]
+        plateau = ", times the factor of a plateau" if run.config.get("plateau") else ""
+        sentences.append(f"The learning rate was {figure(lr)} ({schedule}{plateau}).")
+    if run.followed:
+        sentences.append(f"The plateau followed {_followed(run)}.")
+    cuts = [row["cut"] for row in run.evaluations if row.get("cut") and (number(row, "step") or 0) < run.steps]
     if cuts:
-        sentences.append(f"The plateau acted {count(len(cuts), 'time')}; first: {_sentence(cuts[0])}")
+        times = "once" if len(cuts) == 1 else f"{len(cuts)} times, the first time"
+        sentences.append(f"The plateau acted {times}: {_sentence(cuts[0])}")
+        sentences.append(f"At the last evaluation the rate was {figure(number(run.evaluations[-1], 'learning_rate'))}.")
+    elif run.followed:
+        sentences.append("The plateau never reduced the rate.")
     return sentences
+
+
+def _followed(run: Run) -> str:
+    """What the plateaus of a run observed."""
+    left_out = f", on {count(run.validation_examples, 'example')} that training left out"
+    where = left_out if run.validation_examples else "; the task has no validation data"
+    return f"{listed(list(map(spoken, run.followed)))}{where}"
 
 
 def _sentence(text: object) -> str:
@@ -234,14 +253,29 @@ def of_groups(groups: Sequence[Group]) -> list[str]:
     over = f", the mean of {count(seeds, 'seed')} ({_between(best)})" if seeds > 1 else ""
     first = f"{'Highest' if mode == 'max' else 'Lowest'} {spoken(metric)}"
     if len(ties) > 1:
-        sentences.append(f"{first}: {figure(centre)}. {listed([group.label for group in ties])} are tied there.")
+        sentences.append(f"{first}: {figure(centre)} with {listed([group.label for group in ties])}, which are tied.")
     else:
-        sentences.append(f"{first}: {best.label}, {figure(centre)}{over}.")
+        sentences.append(f"{first}: {figure(centre)} with {best.label}{over}.")
     if len(ended) > len(ties):
         second, other = ended[len(ties)]
-        text = f"Next is {other.label}, {figure(second)}, a difference of {figure(abs(centre - second), 2)}"
+        text = f"Next: {figure(second)} with {other.label}, a difference of {figure(abs(centre - second), 2)}"
         sentences.append(f"{text}{_overlap(best, other)}.")
-    return sentences + _targets(groups, target)
+    return sentences + _targets(groups, target) + _validation(groups)
+
+
+def _validation(groups: Sequence[Group]) -> list[str]:
+    """What the plateaus observed, if any run has one."""
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        for text in dict.fromkeys(_followed(run) for run in group.runs if run.followed):
+            found.setdefault(text, []).append(group.label)
+    runs = [run for group in groups for run in group.runs]
+    if len(found) == 1 and all(run.followed for run in runs):
+        return [f"The plateau of every run followed {text}." for text in found]
+    sentences = [f"The plateau of {listed(labels)} followed {text}." for text, labels in found.items()]
+    if {bool(run.validation_examples) for run in runs} == {False, True}:
+        sentences.append("The other runs were trained on all training examples.")
+    return sentences
 
 
 def _between(group: Group) -> str:
@@ -255,7 +289,7 @@ def _overlap(first: Group, second: Group) -> str:
     if max(min(one), min(two)) <= min(max(one), max(two)):
         return "; their seeds overlap, so it may be chance"
     surely = min(len(one), len(two)) >= ENOUGH_SEEDS
-    return "; every seed of the first beats every seed of the second" + ("" if surely else ", but there are few")
+    return "; every seed of the first beats every seed of the second" + ("" if surely else ", but there are few seeds")
 
 
 def _targets(groups: Sequence[Group], target: float | None) -> list[str]:

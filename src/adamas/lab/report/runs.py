@@ -105,6 +105,16 @@ class Run:
         return seed if isinstance(seed, int) else None
 
     @property
+    def followed(self) -> list[str]:
+        """The metrics that the plateaus observed, without repetitions."""
+        return list(dict.fromkeys(self.config.get("plateau_follows") or []))
+
+    @property
+    def validation_examples(self) -> int:
+        """The number of training examples that were kept for validation."""
+        return self.config.get("validation_examples") or 0
+
+    @property
     def end(self) -> End:
         """How it ended."""
         if self.summary is None:

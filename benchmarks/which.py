@@ -46,19 +46,21 @@ BASELINE = "adamw"
 @dataclass(frozen=True)
 class Setup:
     """How a task is trained here: the passes over its data, and the seeds at the best rate. ``middle`` is that of the range of
-    rates, in default rates of each optimizer."""
+    rates, in default rates of each optimizer. ``eval_every`` is the number of steps between evaluations, of which the last
+    alone counts."""
 
     epochs: int
     seeds: int
     middle: float = 1.0
+    eval_every: int | None = None
 
 
 SETUPS = {
     "digits": Setup(epochs=25, seeds=10, middle=5.0),
     "sentiment": Setup(epochs=3, seeds=10),
-    "mnist-cnn": Setup(epochs=1, seeds=5),
-    "speech": Setup(epochs=6, seeds=5),
-    "chars-gpt": Setup(epochs=1, seeds=5),
+    "mnist-cnn": Setup(epochs=1, seeds=5, eval_every=1000),
+    "speech": Setup(epochs=6, seeds=5, eval_every=1000),
+    "chars-gpt": Setup(epochs=1, seeds=5, eval_every=1000),
 }
 
 
@@ -158,6 +160,7 @@ def run(folder: Path, tasks: Sequence[str], groups: Sequence[str], only: Sequenc
                         budget=BUDGET,
                         seeds=setup.seeds,
                         epochs=setup.epochs,
+                        eval_every=setup.eval_every,
                         schedule=row.schedule,
                         threads=1,
                         lr_range=_rates(row.optimizer, task, data, setup.middle),

@@ -974,6 +974,19 @@ def test_a_namesake_of_another_library_is_searched_where_ours_is(tmp_path: Path)
         assert one.settings.space["torch:SGD"] == one.settings.space["sgd"] == {"lr": [0.00333, 3.0, "log"]}
 
 
+def test_final_trials_are_evaluated_when_they_are_asked_to_be(tmp_path: Path) -> None:
+    asked = {name: Request("digits", ("adam",), epochs=2, eval_every=name) for name in (None, 7)}
+    for name, request in asked.items():
+        with open_study(dataclasses.replace(request, out=tmp_path / f"{name}.sqlite")) as one:
+            trials = design.tuning_trials(one.settings)[0], Trial("adam", "final", 0, 1, {"lr": 1e-3})
+            tuning, final = (options_of(one.settings, trial).eval_every for trial in trials)
+            assert tuning == one.settings.steps
+            assert final == (name or math.ceil(one.settings.steps / 20))
+    assert "--eval-every 7" in asked[7].command()
+    with pytest.raises(InputError, match=r"^eval_every must be a whole number from 1 to .*, got 0"):
+        open_study(Request("digits", ("adam",), eval_every=0, out=tmp_path / "none.sqlite"))
+
+
 def test_a_study_that_is_complete_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     request = Request("quadratic", ("adam",), budget=1)

@@ -56,6 +56,10 @@ def compare(
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training data in a trial. By default the task's own.")
     ] = None,
+    eval_every: Annotated[
+        int | None,
+        typer.Option(help="Steps between the evaluations of a final trial. By default a 20th of its steps."),
+    ] = None,
     batch_size: BATCH_SIZE = None,
     schedule: Annotated[
         str,
@@ -96,6 +100,7 @@ def compare(
         data_dir=data_dir,
         model=model,
         epochs=epochs,
+        eval_every=eval_every,
         batch_size=batch_size,
         schedule=schedule,
         clip=number_or_auto("clip", clip),

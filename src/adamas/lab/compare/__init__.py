@@ -33,6 +33,7 @@ def compare(
     data_dir: str | PathLike[str] | None = None,
     model: str | None = None,
     epochs: int | None = None,
+    eval_every: int | None = None,
     batch_size: int | None = None,
     schedule: str | Schedule = "constant",
     clip: float | Literal["auto"] | None = None,
@@ -57,6 +58,7 @@ def compare(
         data_dir: folder of the data files, for the tasks that read some.
         model: another network of the task.
         epochs: passes over the training data in a trial; by default the task's own.
+        eval_every: steps between the evaluations of a run at the best setting; by default a 20th of its steps.
         batch_size: examples a step; by default the task's own.
         schedule: a factor on the learning rate; see ``adamas.lab.train.fit``.
         clip: clips the gradient's norm; see ``adamas.lab.train.fit``.
@@ -89,6 +91,7 @@ def compare(
         data_dir=None if data_dir is None else Path(data_dir),
         model=model,
         epochs=epochs,
+        eval_every=eval_every,
         batch_size=batch_size,
         schedule=str(schedule),
         clip=clip,

@@ -50,6 +50,7 @@ class Request:
     data_dir: Path | None = None
     model: str | None = None
     epochs: int | None = None
+    eval_every: int | None = None
     batch_size: int | None = None
     schedule: str = "constant"
     clip: float | Literal["auto"] | None = None
@@ -203,7 +204,7 @@ def _settings(request: Request) -> Settings:
         epochs=epochs,
         batch_size=batch_size,
         steps=steps,
-        eval_every=math.ceil(steps / EVALUATIONS),
+        eval_every=request.eval_every or math.ceil(steps / EVALUATIONS),
         schedule=request.schedule,
         clip=request.clip,
         device=request.device,
@@ -268,6 +269,7 @@ def _options(request: Request, optimizer: str) -> Options:
             schedule=request.schedule,
             clip=request.clip,
             epochs=request.epochs,
+            eval_every=request.eval_every,
             batch_size=request.batch_size,
             device=request.device,
             threads=request.threads,

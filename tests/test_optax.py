@@ -227,6 +227,14 @@ def test_in_float64_updates_are_those_of_optax(case: Case) -> None:
 SUMS = [(LAMB, trusted, {"weight_decay": 0.3, "decay_mode": "update"}, 0.3), (STANDARDIZED, standardized, {}, 0.0)]
 
 
+def test_arguments_by_position_are_those_of_optax() -> None:
+    for name in ao.__all__:
+        if theirs := getattr(optax, name, None) or getattr(optax.contrib, name, None):
+            ours = inspect.signature(getattr(ao, name)).parameters.values()
+            by_position = [one.name for one in ours if one.kind is one.POSITIONAL_OR_KEYWORD]
+            assert by_position == list(inspect.signature(theirs).parameters)[: len(by_position)], name
+
+
 @pytest.mark.parametrize(("dtype", "precision"), [("float64", 1e-12), ("float32", 1e-5), ("bfloat16", 2.0**-8)])
 @pytest.mark.parametrize(("member", "scaled", "options", "inside"), SUMS, ids=["lamb", "standardized"])
 def test_a_rule_gets_the_sums_that_it_names(

@@ -34,6 +34,7 @@ _ORDER = {
     "Adagrad": "lr initial_accumulator_value eps * lr_decay",
     "RMSprop": "lr alpha eps initial_scale eps_mode centered momentum *",
     "NAdam": "lr betas eps eps_root * momentum_decay eps_mode bias_correction",
+    "LARS": "lr * momentum trust_coefficient eps nesterov",
     "Prodigy": "lr * betas eps d0 d_coef safeguard_warmup use_bias_correction growth_rate",
     "AdamWScheduleFree": "lr warmup_steps betas eps * weight_lr_power r",
     "SGDScheduleFree": "lr warmup_steps momentum * weight_lr_power r",

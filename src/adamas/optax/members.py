@@ -165,11 +165,11 @@ def adagrad(
 
 def lars(
     learning_rate: Scheduled,
+    *,
     momentum: Number = 0.9,
     trust_coefficient: Number = 1e-3,
     eps: Number = 0.0,
     nesterov: bool = False,
-    *,
     weight_decay: Scheduled | None = None,
     decay_mode: Decay = "l2",
     cautious: bool = False,

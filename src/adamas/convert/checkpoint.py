@@ -181,10 +181,12 @@ class Moved:
         assert closest is not None
         missing, unused = closest
         if not missing and not unused:
-            raise ValueError("names: two parameters here have the same name in the checkpoint, and need one each")
+            raise ValueError("names: two parameters of the model are mapped to the same parameter of the checkpoint")
+        sides = ((missing, "model"), (unused, "checkpoint"))
+        alone = " and ".join(f"{_shortened(found)} of the {side}" for found, side in sides if found)
         raise ValueError(
-            f"the checkpoint has nothing for {_shortened(missing)}, and nothing here takes its {_shortened(unused)}: give "
-            'names={"name here": "name in the checkpoint"}, of parameters or of the modules that they are in'
+            f"no counterpart found for {alone}: give names=, a dict from names in the model to names in the checkpoint, of "
+            "parameters or of modules"
         )
 
     def __getitem__(self, place: Place) -> Parameter:
@@ -253,7 +255,7 @@ class Moved:
             if x.shape != shape:
                 source = self._source[place.name]
                 raise ValueError(
-                    f"parameter {place.name!r} has shape {shape}, and{what} in the checkpoint, as {source!r}, {x.shape}"
+                    f"parameter {place.name!r} has shape {shape}, but{what} in the checkpoint ({source!r}) has shape {x.shape}"
                 )
         return parameter
 
@@ -272,8 +274,8 @@ class Moved:
             counts = {name: float(state[name]) for name in names if name in state}
             if found and counts != found:
                 raise ValueError(
-                    f"parameters {first!r} and {place.name!r} have counted {found} and {counts}: this framework has one count "
-                    "for all of them"
+                    f"parameters {first!r} and {place.name!r} have the counts {found} and {counts}, but this framework has "
+                    "one count for all parameters"
                 )
             found, first = counts, place.name
         return found

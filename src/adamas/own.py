@@ -1,4 +1,4 @@
-"""What a member of your own is declared with. ``docs/own-member.md`` has an example.
+"""What you declare an optimizer of your own with. ``docs/own-member.md`` has an example.
 
 The class of its optimizer is derived from ``adamas.torch.OwnOptimizer`` or ``adamas.numpy.OwnOptimizer``.
 """

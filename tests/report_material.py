@@ -114,7 +114,16 @@ def judgement(*standings: Standing, sentences=("adam is the best.",)) -> Judgeme
     seeds = list(range(1, len(standings[0].values) + 1))
     pairs = [Pair("adam", "sgd", 0.0456, 0.0123, 0.0246, "adam")]
     return Judgement(
-        "digits", "test_accuracy", "max", 0.97, seeds, list(standings), pairs, list(sentences), ["Few seeds."]
+        "digits",
+        "test_accuracy",
+        "validation_accuracy",
+        "max",
+        0.97,
+        seeds,
+        list(standings),
+        pairs,
+        list(sentences),
+        ["Few seeds."],
     )
 
 
@@ -122,6 +131,7 @@ def settings(**changes) -> Settings:
     told = {field.name: None for field in fields(Settings)}
     told |= {"task": "digits", "description": "8×8 digits", "metric": "test_accuracy", "mode": "max", "target": 0.97}
     told |= {
+        "tuning_metric": "validation_accuracy",
         "optimizers": ["adam", "sgd"],
         "budget": 7,
         "seeds": [1, 2],

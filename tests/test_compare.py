@@ -26,7 +26,7 @@ from scipy import stats
 from adamas.lab.compare import compare, design
 from adamas.lab.compare import study as study_module
 from adamas.lab.compare.comparison import Listener, Request, carry_out, open_study
-from adamas.lab.compare.display import heading, table
+from adamas.lab.compare.display import heading, row, table
 from adamas.lab.compare.judgement import judge
 from adamas.lab.compare.results import Judgement
 from adamas.lab.compare.space import at, check_tune, lr_grid, quasi_random, state_space, tunable
@@ -100,6 +100,7 @@ def make_settings(**changes: Any) -> Settings:
         task="digits",
         description="8×8 digits",
         metric="loss",
+        tuning_metric="validation_loss",
         mode="min",
         target=0.1,
         optimizers=optimizers,
@@ -297,6 +298,9 @@ def test_only_final_trials_are_evaluated_on_the_way() -> None:
     each = [options_of(settings, Trial("adam", phase, 0, 0, {"lr": 0.1})).eval_every for phase in phases]
     assert each == [settings.steps, settings.steps, settings.eval_every]
     assert settings.steps > settings.eval_every
+    with_plateau = dataclasses.replace(settings, schedule="constant() * Plateau(patience=1)")
+    each = [options_of(with_plateau, Trial("adam", phase, 0, 0, {"lr": 0.1})).eval_every for phase in phases]
+    assert each == [settings.eval_every] * 3  # the plateau cuts in tuning as it does in the end
 
 
 def test_the_sweep_goes_from_end_to_end_of_the_stated_range() -> None:
@@ -340,6 +344,40 @@ def test_the_best_setting_is_in_the_middle_of_equals_and_of_the_right_end(study:
     chosen = design.best(one.settings, one.finished(), "adam")
     assert chosen is not None
     assert chosen.trial.number == other
+
+
+def test_settings_that_tuning_does_not_tell_apart_are_told(study: Callable[..., Study]) -> None:
+    one = study(mode="max")
+    values = {"adam": [0.9, 0.9, 0.2, 0.9], "sgd": [0.1, 0.4, 0.3, 0.2]}
+    for trial in design.tuning_trials(one.settings):
+        one.record(trial, Outcome("done", values[trial.optimizer][trial.number]))
+    said = "Tuning does not tell some settings apart: 3 of the 4 of adam did equally well. {} was taken. A harder task"
+    (warning,) = [warning for warning in judge(one).warnings if "apart" in warning]
+    assert warning.startswith(said.format("The one with the middle rate (the lower of two)"))
+    chosen = design.best(one.settings, one.finished(), "adam")
+    assert chosen is not None
+    other = next(
+        done.trial for done in design.equally_good(one.settings, one.finished(), "adam") if done.trial != chosen.trial
+    )
+    one.record(Trial("adam", "final", other.number, 1, other.settings), Outcome("done", 0.8))
+    assert any(warning.startswith(said.format("One of them")) for warning in judge(one).warnings)
+
+
+def test_what_comes_of_tuning_is_called_by_the_data_that_it_is_of(study: Callable[..., Study]) -> None:
+    one = study({"adam": [1.0] * 3, "sgd": [2.0] * 3})
+    tuned, final = Trial("adam", "tune", 0, 0, {"lr": 0.1}), Trial("adam", "final", 0, 1, {"lr": 0.1})
+    assert row(one.settings, tuned, Outcome("done", 0.5)) == "tuning adam lr=0.1: validation loss 0.5"
+    assert row(one.settings, final, Outcome("done", 0.5)) == "final adam lr=0.1 seed 1: loss 0.5"
+    assert "Tuning goes by validation loss, on data that it does not train on, and" in heading(one, 0)
+    judgement = judge(one)
+    assert (judgement.metric, judgement.tuning_metric) == ("loss", "validation_loss")
+    (rates,) = [sentence for sentence in judgement.sentences if "Decades" in sentence]
+    assert rates.startswith("Decades of learning rates whose validation loss in tuning is within 5% of the best: ")
+    with sqlite3.connect(one.path) as connection:  # as an earlier version has written it
+        connection.execute("DELETE FROM study WHERE key = 'tuning_metric'")
+    with Study.open(one.path) as former:
+        assert former.settings.tuning_metric == "loss"
+        assert row(former.settings, tuned, Outcome("done", 0.5)) == "tuning adam lr=0.1: loss 0.5"
 
 
 # The judgement
@@ -685,7 +723,9 @@ def test_the_test_data_chooses_nothing_and_a_task_is_loaded_once(tmp_path: Path)
     for phase in ("tune", "sweep", "final", "tune"):
         outcome = run_trial(settings, Trial("adam", phase, 0, 0, {"lr": 1e-3}))
         assert outcome.status == "done"
-        figures = {(row["rows"], row["largest"] >= 100) for row in outcome.evaluations}
+        names = ("rows", "largest") if phase == "final" else ("validation_rows", "validation_largest")
+        assert {name for row in outcome.evaluations for name in row if "rows" in name or "largest" in name} == {*names}
+        figures = {(row[names[0]], row[names[1]] >= 100) for row in outcome.evaluations}
         by_phase.setdefault(phase, set()).update(figures)
     assert by_phase == {"tune": {(5.0, False)}, "sweep": {(5.0, False)}, "final": {(7.0, True)}}
     assert (tmp_path / "loads").read_text().count("load") == 1

@@ -278,7 +278,7 @@ def test_a_task_may_have_a_validation_part_of_its_own() -> None:
     task = replace(known, validation=own)
     assert task.with_validation() is task
     chosen = task.choosing()
-    assert (chosen.test, chosen.train, chosen.validation) == (own, known.train, ())
+    assert (chosen.test, chosen.train, chosen.validation) == (own, known.train, own)
     with pytest.raises(InputError, match="task has a validation that must be a tuple of tensors, not list"):
         replace(known, validation=[1])
 

@@ -26,6 +26,7 @@ from adamas.lab.tasks import Task, is_file, label, load
 from adamas.lab.train.named_schedules import choose_schedule
 from adamas.lab.train.optimizers import OPTIMIZERS
 from adamas.lab.train.options import Options
+from adamas.lab.train.records import validation_name
 
 BUDGET, SEEDS, FEWEST_SEEDS, EVALUATIONS = 8, 3, 3, 20
 MOST = 10_000  # the limit of trials and seeds
@@ -178,15 +179,18 @@ def _settings(request: Request) -> Settings:
     """Fill in every default, and check that each optimizer can be made and trained."""
     options = {name: _options(request, name) for name in request.optimizers}
     task = load(request.task, request.data_dir)
+    chosen_by = task.choosing()
     tune = list(request.tune)
     has = {name: tunable(run.spec) for name, run in options.items()}
     epochs = request.epochs or task.epochs
     batch_size = request.batch_size or task.batch_size
-    steps = epochs * task.steps_in_epoch(batch_size)
+    has_plateau = any(run.has_plateau for run in options.values())
+    steps = epochs * (task.with_validation() if has_plateau else task).steps_in_epoch(batch_size)
     settings = Settings(
         task=str(Path(request.task).resolve()) if is_file(request.task) else request.task,
         description=task.description,
         metric=task.metric,
+        tuning_metric=validation_name(task.metric) if chosen_by.validation else task.metric,
         mode=task.mode,
         target=task.target,
         optimizers=list(request.optimizers),
@@ -214,7 +218,7 @@ def _settings(request: Request) -> Settings:
         **_versions(),
         python=platform.python_version(),
     )
-    _try_out_all(settings, task)
+    _try_out_all(settings, chosen_by)
     return settings
 
 
@@ -229,19 +233,19 @@ def usual_rate(task: Task, options: Options) -> float | None:
     return OPTIMIZERS[namesake].usual_lr(task)
 
 
-def _try_out_all(settings: Settings, task: Task | None = None) -> None:
+def _try_out_all(settings: Settings, chosen_by: Task | None = None) -> None:
     """Make the models and optimizers of the trials, so that a mistake is an error now, not a study of failed trials."""
     import adamas.lab.train.running  # noqa: F401 - every trial imports it
     from adamas.lab.train.interruption import Interruption
     from adamas.lab.train.repeatable import seed_and_threads
     from adamas.lab.train.training import Training
 
-    if task is None:
-        task = load(settings.task, None if settings.data_dir is None else Path(settings.data_dir))
+    if chosen_by is None:
+        chosen_by = load(settings.task, None if settings.data_dir is None else Path(settings.data_dir)).choosing()
     for trial in design.tuning_trials(settings)[: len(settings.optimizers)]:
         options = options_of(settings, trial)
         with _named_optimizers(), seed_and_threads(options.seed, options.threads, options.device):
-            training = Training(task, options, Interruption())
+            training = Training(chosen_by, options, Interruption())
             if is_file(settings.task):
                 training.rehearse()
 

@@ -33,17 +33,27 @@ def best(settings: Settings, finished: Sequence[Finished], optimizer: str) -> Fi
     """Return the tuning trial of an optimizer with the best metric, of equals the one in the middle of their rates; None if no
     trial has a metric. Once final trials have begun, it is the one that they repeat."""
     own = [done for done in finished if done.trial.optimizer == optimizer]
-    tried = [
-        (done.outcome.value, done) for done in own if done.trial.phase == "tune" and done.outcome.value is not None
-    ]
-    if not tried:
+    equals = equally_good(settings, own, optimizer)
+    if not equals:
         return None
     repeated = {done.trial.number for done in own if done.trial.phase == "final"}
     if repeated:
-        return next(done for _, done in tried if done.trial.number in repeated)
+        return next(done for done in own if done.trial.phase == "tune" and done.trial.number in repeated)
+    return middle(equals)
+
+
+def equally_good(settings: Settings, finished: Sequence[Finished], optimizer: str) -> list[Finished]:
+    """Return the tuning trials of an optimizer whose metric is the best one or differs from it negligibly, by rising rates."""
+    tried = [
+        (done.outcome.value, done)
+        for done in finished
+        if done.trial.optimizer == optimizer and done.trial.phase == "tune" and done.outcome.value is not None
+    ]
+    if not tried:
+        return []
     top = (min if settings.mode == "min" else max)(value for value, _ in tried)
     equals = [done for value, done in tried if is_negligible(value - top, settings.target)]
-    return middle(sorted(equals, key=lambda done: (done.trial.settings["lr"], done.trial.number)))
+    return sorted(equals, key=lambda done: (done.trial.settings["lr"], done.trial.number))
 
 
 def planned(settings: Settings, finished: Sequence[Finished]) -> list[Trial]:

@@ -15,7 +15,7 @@ from rich.text import Text
 from adamas.lab.compare.comparison import Listener
 from adamas.lab.compare.results import Judgement
 from adamas.lab.compare.study import Outcome, Settings, Study, Trial
-from adamas.lab.compare.words import count, decades, listed, number, reached, setting, spread
+from adamas.lab.compare.words import chosen_by, count, decades, listed, number, reached, setting, spoken, spread
 from adamas.lab.compare.workers import at_once
 from adamas.lab.tasks import label
 from adamas.lab.terminal import columns
@@ -46,6 +46,7 @@ def heading(study: Study, done: int) -> str:
             f"{count(settings.budget, 'tuning trial')} each{sweep}, {count(len(settings.seeds), 'seed')} at the best; "
             f"{settings.jobs} at a time{fewer}, {threads}, to {study.path}",
             *(f"  {name:{longest}}  {text}" for name, text in ranges.items()),
+            chosen_by(settings),
             *([f"Resuming after {count(done, 'trial')}."] if done else []),
         ]
     )
@@ -53,7 +54,7 @@ def heading(study: Study, done: int) -> str:
 
 def row(settings: Settings, trial: Trial, outcome: Outcome) -> str:
     """Return the line of a finished trial."""
-    metric = settings.metric.replace("_", " ")
+    metric = spoken(settings.metric_of(trial.phase))
     if outcome.status == "failed":
         return f"{_called(trial)}: failed: {outcome.error}"
     value = "diverged" if outcome.value is None else f"{metric} {number(outcome.value)}"
@@ -71,7 +72,7 @@ def table(judgement: Judgement, width: int | None = None) -> list[str]:
         "rank",
         "optimizer",
         "best setting",
-        judgement.metric.replace("_", " "),
+        spoken(judgement.metric),
         "steps to target",
         "seconds to target",
         "decades of lr",

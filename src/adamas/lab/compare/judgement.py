@@ -50,6 +50,7 @@ def judge(study: Study) -> Judgement:
     return Judgement(
         task=label(settings.task),
         metric=settings.metric,
+        tuning_metric=settings.tuning_metric,
         mode=settings.mode,
         target=settings.target,
         seeds=settings.seeds,

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How the metric depends on the learning rate alone.
+    """How the metric of tuning depends on the learning rate alone.
 
-    ``rates`` are in rising order; ``values`` are the metric at each, None if the run diverged or failed. ``low`` and ``high``
+    ``rates`` are in rising order; ``values`` are that metric at each, None if the run diverged or failed. ``low`` and ``high``
     bound the rates around the best whose metric is within 5% of it, or within a millionth of the target; ``decades`` is the
     width of that range. ``at_edge``: the best rate is the lowest or the highest that was tried, so a better one may lie
     outside.
@@ -61,10 +61,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The result of a study. ``standings`` are in the order of their ranks; ``sentences`` state it in words and figures."""
+    """The result of a study. ``metric`` is that of the standings, ``tuning_metric`` that by which settings were chosen and
+    sensitivities measured. ``standings`` are in the order of their ranks; ``sentences`` state the result in words and figures.
+    """
 
     task: str
     metric: str
+    tuning_metric: str
     mode: Literal["max", "min"]
     target: float
     seeds: list[int]

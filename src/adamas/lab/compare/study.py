@@ -57,7 +57,8 @@ Status = Literal["done", "diverged", "failed"]
 
 
 # The points are drawn once, so that another release of SciPy does not move them.
-_HARMLESS = ("description", "points", "command", "python")
+# Studies of earlier versions do not have the metric of tuning.
+_HARMLESS = ("description", "points", "command", "python", "tuning_metric")
 _DERIVED = (
     "hyperparameters",
     "space",
@@ -74,14 +75,16 @@ class Settings:
     """Everything that determines the trials, with every default filled in. All of it is plain JSON.
 
     ``hyperparameters`` are those of each optimizer that could be tuned, ``tune`` those that are; ``space`` has the range of
-    each hyperparameter of each optimizer, ``points`` the coordinates of the tuning trials in the unit cube. ``seeds`` are
-    those of the final trials. ``steps`` is the length of a trial. The last five say how the study was requested, and the
+    each hyperparameter of each optimizer, ``points`` the coordinates of the tuning trials in the unit cube. ``metric`` is that
+    of the final trials, ``tuning_metric`` that of the others, which is of the validation data if the task has any. ``seeds``
+    are those of the final trials. ``steps`` is the length of a trial. The last five say how the study was requested, and the
     versions.
     """
 
     task: str
     description: str
     metric: str
+    tuning_metric: str
     mode: Literal["max", "min"]
     target: float
     optimizers: list[str]
@@ -107,6 +110,10 @@ class Settings:
     torch: str
     python: str
 
+    def metric_of(self, phase: Phase) -> str:
+        """The name of the metric by which a trial is judged."""
+        return self.metric if phase == "final" else self.tuning_metric
+
     def differences(self, other: Settings) -> list[str]:
         """List the differences that make trials of ``other`` incomparable with these, as ``name was this, is that``."""
         names = [field.name for field in fields(self) if field.name not in (*_HARMLESS, *_DERIVED)]
@@ -130,7 +137,8 @@ class Trial:
 @dataclass(frozen=True)
 class Outcome:
     """The result of a trial. ``value`` is the metric at the end of training; None if the loss was no longer finite (diverged)
-    or the trial ended otherwise (failed), and then ``error`` has the reason. ``evaluations`` are rows of metrics.jsonl."""
+    or the trial ended otherwise (failed), and then ``error`` has the reason. ``evaluations`` are rows of metrics.jsonl; those
+    judged by the ``tuning_metric`` have no metrics of the test data."""
 
     status: Status
     value: float | None = None
@@ -291,6 +299,7 @@ def _read(path: Path, connection: sqlite3.Connection, parameter: str) -> Setting
         if state != "ok":
             raise ValueError(state)
         stored = {key: from_json(value) for key, value in connection.execute("SELECT key, value FROM study")}
+        stored.setdefault("tuning_metric", stored.get("metric"))  # for studies of earlier versions
         settings = _checked(Settings, stored)
         _check_parts(settings)
         _finished(connection)

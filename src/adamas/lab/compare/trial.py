@@ -13,13 +13,13 @@ from adamas.lab.compare.space import default_betas
 from adamas.lab.compare.study import Outcome, Settings, Trial
 from adamas.lab.tasks import Task, load
 from adamas.lab.train.options import Options
-from adamas.lab.train.records import DivergedError, Evaluation, Listener, Summary
+from adamas.lab.train.records import DivergedError, Evaluation, Listener, Summary, validation_name
 
 
 def options_of(settings: Settings, trial: Trial) -> Options:
     """Return the options of the training run of a trial; ``adamas train`` could run the same for a final one.
 
-    Only final trials are evaluated on the way: of the others, the value at the end counts.
+    Only final trials are evaluated on the way, and those with a plateau: of the others, the value at the end counts.
 
     Raises:
         InputError: the optimizer cannot be used with these options.
@@ -37,7 +37,7 @@ def options_of(settings: Settings, trial: Trial) -> Options:
         clip=settings.clip,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
-        eval_every=settings.eval_every if trial.phase == "final" else settings.steps,
+        eval_every=settings.eval_every,
         seed=trial.seed,
         device=settings.device,
         threads=settings.threads,
@@ -45,19 +45,23 @@ def options_of(settings: Settings, trial: Trial) -> Options:
     if chosen.keys() & {"beta1", "beta2"}:
         beta1, beta2 = default_betas(options.spec)
         options = replace(options, betas=(chosen.get("beta1", beta1), chosen.get("beta2", beta2)))
+    if trial.phase != "final" and not options.has_plateau:
+        options = replace(options, eval_every=settings.steps)
     return options
 
 
 class Evaluations(Listener):
-    """Keeps the evaluations of a run."""
+    """Keeps the evaluations of a run; of their metrics, those whose names begin with ``prefix``."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
         """Start without evaluations."""
         self.rows: list[dict[str, object]] = []
+        self._prefix = prefix
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Keep it."""
-        self.rows.append(evaluation.row())
+        metrics = {name: value for name, value in evaluation.metrics.items() if name.startswith(self._prefix)}
+        self.rows.append(replace(evaluation, metrics=metrics).row())
 
 
 def run_trial(settings: Settings, trial: Trial) -> Outcome:
@@ -67,16 +71,21 @@ def run_trial(settings: Settings, trial: Trial) -> Outcome:
     """
     from adamas.lab.train.running import run
 
-    evaluations = Evaluations()
     task = _task_of(settings)
+    if trial.phase == "final":
+        evaluations = Evaluations()
+    else:
+        task = task.choosing()
+        evaluations = Evaluations(validation_name("") if task.validation else "")
     try:
-        chosen = task if trial.phase == "final" else task.choosing()
-        summary = run(options_of(settings, trial), evaluations, write=False, task=chosen)
+        summary = run(options_of(settings, trial), evaluations, write=False, task=task)
     except DivergedError as error:
         return _outcome(error.summary, evaluations, str(error))
     if summary.interrupted:
         raise InterruptedError("the run was interrupted")
-    return _outcome(summary, evaluations, None)
+    is_finite = math.isfinite(summary.value)
+    why = None if is_finite else f"{settings.metric_of(trial.phase)} is {summary.value} at the end"
+    return _outcome(summary, evaluations, why)
 
 
 def _task_of(settings: Settings) -> Task:
@@ -94,8 +103,6 @@ _TASKS: dict[tuple[str, Path | None], Task] = {}
 
 
 def _outcome(summary: Summary, evaluations: Evaluations, diverged: str | None) -> Outcome:
-    if diverged is None and not math.isfinite(summary.value):
-        diverged = f"{summary.metric} is {summary.value} at the end"
     return Outcome(
         status="done" if diverged is None else "diverged",
         value=summary.value if diverged is None else None,

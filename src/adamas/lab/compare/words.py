@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from adamas.lab.compare.design import missing, total
+from adamas.lab.compare.design import best, equally_good, missing, total
 from adamas.lab.compare.results import Pair, Sensitivity, Standing
 from adamas.lab.compare.space import TUNABLE
-from adamas.lab.compare.statistics import is_negligible
+from adamas.lab.compare.statistics import is_negligible, middle
 from adamas.lab.compare.study import Finished, Settings
 
 FEW_SEEDS = 5  # with fewer, only large and consistent differences can be distinguished from chance
@@ -28,6 +28,21 @@ def setting(settings: Mapping[str, float]) -> str:
 def listed(names: Sequence[str]) -> str:
     """Write names as in a sentence: ``a``, ``a and b``, ``a, b and c``."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def spoken(metric: str) -> str:
+    """Write a metric's name as words."""
+    return metric.replace("_", " ")
+
+
+def chosen_by(settings: Settings) -> str:
+    """Say which data chooses, and which data the result is of."""
+    if settings.tuning_metric == settings.metric:
+        return f"Tuning and the comparison go by {spoken(settings.metric)}."
+    return (
+        f"Tuning goes by {spoken(settings.tuning_metric)}, on data that it does not train on, and the comparison by "
+        f"{spoken(settings.metric)}."
+    )
 
 
 def count(amount: int, noun: str) -> str:
@@ -65,11 +80,10 @@ def sentences(settings: Settings, standings: Sequence[Standing], pairs: Sequence
     """Return the findings, the most important first."""
     figures = "; ".join(f"{standing.optimizer} {spread(standing)}" for standing in standings)
     seeds = count(len(settings.seeds), "seed")
-    metric = settings.metric.replace("_", " ")
-    found = [f"Mean {metric} at the end of training, with its 95% interval over {seeds}: {figures}."]
+    found = [f"Mean {spoken(settings.metric)} at the end of training, with its 95% interval over {seeds}: {figures}."]
     if len(standings) > 1:
         found = [*_order(settings, standings, pairs), *found]
-    return [*found, _targets(settings, standings), *_rates(standings)]
+    return [*found, _targets(settings, standings), *_rates(settings, standings)]
 
 
 def _order(settings: Settings, standings: Sequence[Standing], pairs: Sequence[Pair]) -> list[str]:
@@ -128,14 +142,14 @@ def _targets(settings: Settings, standings: Sequence[Standing]) -> str:
         steps = reached(standing.steps_to_target, ".0f")
         seconds = reached(standing.seconds_to_target, ".2g").partition(" ")[0]
         parts.append(f"{standing.optimizer} {steps}" + ("" if steps == "never" else f" and {seconds} s"))
-    goal = f"{settings.metric.replace('_', ' ')} {number(settings.target)}"
+    goal = f"{spoken(settings.metric)} {number(settings.target)}"
     return (
-        f"Steps and seconds of training to {goal}, median: {'; '.join(parts)}. A trial has {settings.steps} steps and was "
-        f"evaluated every {settings.eval_every}."
+        f"Steps and seconds of training to {goal}, median: {'; '.join(parts)}. These runs have {settings.steps} steps and "
+        f"were evaluated every {settings.eval_every}."
     )
 
 
-def _rates(standings: Sequence[Standing]) -> list[str]:
+def _rates(settings: Settings, standings: Sequence[Standing]) -> list[str]:
     parts = [
         f"{standing.optimizer} {decades(standing.sensitivity)} "
         f"({standing.sensitivity.low:.2g} to {standing.sensitivity.high:.2g})"
@@ -144,7 +158,8 @@ def _rates(standings: Sequence[Standing]) -> list[str]:
     ]
     if not parts:
         return []
-    return [f"Decades of learning rates that stay within 5% of the best: {'; '.join(parts)}."]
+    metric = spoken(settings.tuning_metric)
+    return [f"Decades of learning rates whose {metric} in tuning is within 5% of the best: {'; '.join(parts)}."]
 
 
 def warnings(settings: Settings, finished: Sequence[Finished], standings: Sequence[Standing]) -> list[str]:
@@ -155,6 +170,7 @@ def warnings(settings: Settings, finished: Sequence[Finished], standings: Sequen
     for standing in standings:
         found += _failures(finished, standing)
         found += _edge(settings, standing)
+    found += _ties(settings, finished)
     found += _untuned(settings)
     chance = any(len(set(standing.values)) > 1 for standing in standings)
     if chance and len(standings) > 1 and len(settings.seeds) < FEW_SEEDS:
@@ -188,6 +204,21 @@ def _edge(settings: Settings, standing: Standing) -> list[str]:
     edge = min(ends, key=lambda end: math.inf if ends[end] is None else sign * (ends[end] or 0.0))
     return [
         f"{standing.optimizer}: its best rate is the {edge} that was tried, and a better one may lie beyond: --lr-range."
+    ]
+
+
+def _ties(settings: Settings, finished: Sequence[Finished]) -> list[str]:
+    """Name the optimizers of which several settings did equally well in tuning, and say which of them was taken."""
+    ties = {name: equals for name in settings.optimizers if len(equals := equally_good(settings, finished, name)) > 1}
+    if not ties:
+        return []
+    how_many = [f"{len(equals)} of the {settings.budget} of {name}" for name, equals in ties.items()]
+    taken = [best(settings, finished, name) for name in ties]
+    are_middles = taken == [middle(equals) for equals in ties.values()]  # earlier versions took the first
+    which = "The one with the middle rate (the lower of two)" if are_middles else "One of them"
+    return [
+        f"Tuning does not tell some settings apart: {listed(how_many)} did equally well. {which} was taken. A harder task "
+        "would tell them apart."
     ]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from adamas.lab.charts import Chart, Series
 from adamas.lab.charts.palette import GREY
+from adamas.lab.compare.words import chosen_by
 from adamas.lab.report.groups import averaged, averaged_over_time
 from adamas.lab.report.numbers import NOTHING, figure, mean, median, seconds, share, size, spoken
 from adamas.lab.report.run_charts import PARTS, spans_decades, title
@@ -55,7 +56,7 @@ def study_section(
             _standings(judgement),
             _by_seed(judgement),
             *([_pairs(judgement)] if judgement.pairs else []),
-            _rates(judgement),
+            _rates(settings, judgement),
             _space(settings),
             *([_costs(finals)] if any(finals.values()) else []),
             *_failures(finished),
@@ -134,12 +135,12 @@ def _sensitivity(judgement: Judgement, colours: Mapping[str, int]) -> Chart:
     return Chart(
         "Sensitivity to the learning rate",
         "learning rate, log scale",
-        spoken(judgement.metric),
+        spoken(judgement.tuning_metric),
         series,
         log_x=True,
         log_y=judgement.mode == "min" and spans_decades(series),
         higher_is_better=judgement.mode == "max",
-        note="The result of each optimizer when only the rate changes: flatter is more forgiving.",
+        note=f"{title(judgement.tuning_metric)} in tuning when only the rate changes: flatter is more forgiving.",
     )
 
 
@@ -246,10 +247,10 @@ def _pairs(judgement: Judgement) -> Table:
     return Table("Pairs", header, rows, note, folded=len(rows) > 15)
 
 
-def _rates(judgement: Judgement) -> Table:
+def _rates(settings: Settings, judgement: Judgement) -> Table:
     rows = [[one.optimizer, *_range(one)] for one in judgement.standings]
     header = ["optimizer", "rates within 5% of the best", "decades", "best rate inside the range"]
-    return Table("How forgiving the learning rate is", header, rows)
+    return Table("How forgiving the learning rate is", header, rows, chosen_by(settings))
 
 
 def _range(one: Standing) -> list[str]:
@@ -266,7 +267,10 @@ def _space(settings: Settings) -> Table:
         [optimizer, *(_interval(space[name]) if name in space else NOTHING for name in names)]
         for optimizer, space in settings.space.items()
     ]
-    note = f"Each optimizer had {settings.budget} trials in this space, and {len(settings.seeds)} seeds at its best setting."
+    note = (
+        f"Each optimizer had {settings.budget} trials in this space, and {len(settings.seeds)} seeds at its best setting. "
+        f"{chosen_by(settings)}"
+    )
     return Table("What was searched", ["optimizer", *map(spoken, names)], rows, note)
 
 

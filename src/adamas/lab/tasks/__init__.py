@@ -178,9 +178,9 @@ class Task:
 
     def choosing(self) -> Task:
         """The task by which hyperparameters are chosen, so that the test data chooses none: it is evaluated on the validation
-        part instead, if there can be one."""
+        part alone, which plateaus follow too, if there can be one."""
         divided = self.with_validation()
-        return replace(divided, test=divided.validation, validation=()) if divided.validation else self
+        return replace(divided, test=divided.validation) if divided.validation else self
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
         """Yield the training data once in batches, shuffled by ``generator``, a CPU generator."""

@@ -547,7 +547,7 @@ def test_moments_saved_in_another_format_are_converted_with_a_warning(saved_as: 
     if saved_as == wanted:
         other.load_state_dict(optimizer.state_dict())
     else:
-        with pytest.warns(UserWarning, match=f"exp_avg.* was saved as {saved_as} and is converted to {wanted}"):
+        with pytest.warns(UserWarning, match=f"exp_avg.* from {saved_as} to {wanted}"):
             other.load_state_dict(optimizer.state_dict())
 
     def values(one: an.Optimizer, moment: str) -> np.ndarray:

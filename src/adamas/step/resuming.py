@@ -107,15 +107,23 @@ def resumed(
     # Anything that can raise does so here, before anything is changed. That includes warnings, which may be set to raise.
     for i, parts in enumerate(zip(groups, schedules, saved_groups, strict=True)):
         rehearse(i, *parts, states.values(), check)
-    for (moment, saved_as, stored_as), count in conversions.items():
-        warnings.warn(
-            f"{moment} of {count} parameter{'s' * (count > 1)} was saved as {saved_as} and is converted to {stored_as}, which "
-            "the state= of this optimizer asks for",
-            stacklevel=stacklevel + 1,
-        )
+    if conversions:
+        warnings.warn(_conversion_message(conversions), stacklevel=stacklevel + 1)
     for moment, counts in mended.items():
         warnings.warn(bounds.mended_message(moment, counts), stacklevel=stacklevel + 1)
     return groups, states
+
+
+def _conversion_message(conversions: Mapping[Conversion, int]) -> str:
+    """The warning about converted moments; ``conversions`` has the number of parameters of each."""
+    alike: defaultdict[tuple[str, str, int], list[str]] = defaultdict(list)
+    for (moment, saved_as, stored_as), count in conversions.items():
+        alike[saved_as, stored_as, count].append(moment)
+    each = [
+        f"{' and '.join(moments)} of {count} parameter{'s' * (count > 1)} from {saved_as} to {stored_as}"
+        for (saved_as, stored_as, count), moments in alike.items()
+    ]
+    return f"moments are converted to the formats that the state= of this optimizer asks for: {'; '.join(each)}"
 
 
 def mended_moments(

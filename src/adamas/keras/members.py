@@ -549,7 +549,7 @@ class AdamH(Optimizer):
         beta_1: β₁.
         beta_2: β₂.
         epsilon: ε.
-        keep_norm: False makes the steps of Adam, for biases, norms and embeddings.
+        keep_norm: False steps as Adam does, for biases, norms and embeddings.
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
         bias_correction: False uses the moments without bias correction.
@@ -593,14 +593,14 @@ class AdamH(Optimizer):
 
 @_registered
 class ADOPT(Optimizer):
-    r"""ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): divided by the v of the step before.
+    r"""ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): Adam that divides by the v of the step before.
 
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \operatorname{clip}\left(\frac{g_t}{\max(\sqrt{v_{t-1}}, \epsilon)}, \pm
             (t-1)^{1/4}\right) \\
         v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \qquad p_t = p_{t-1} - \eta m_t
 
-    The first step only begins :math:`v_1 = g_1^2`: apart from weight decay, no weight moves.
+    The first step only initializes :math:`v_1 = g_1^2`: apart from weight decay, it changes no weight.
 
     Keras has no optimizer of this name.
 
@@ -1111,7 +1111,7 @@ class Prodigy(Optimizer):
 
     There is one d for all parameters of all groups, which share ``betas``, ``d0``, ``d_coef``, ``growth_rate`` and
     ``safeguard_warmup``; in ``s``, η and d are those of each step. It is the scalar ``d`` in the state of each
-    parameter. :math:`d_{t+1}` is at most ``growth_rate`` times :math:`d_t`, but for its first growth.
+    parameter. :math:`d_{t+1}` is at most ``growth_rate`` times :math:`d_t`, except the first time that it grows.
 
     Args:
         learning_rate: learning rate η; a number, a schedule, or a function without arguments.
@@ -1119,10 +1119,10 @@ class Prodigy(Optimizer):
         beta_2: β₂.
         epsilon: ε.
         use_bias_correction: multiply η by √(1 − β₂ᵗ) / (1 − β₁ᵗ).
-        safeguard_warmup: leave η out of s, for a schedule with a warmup.
+        safeguard_warmup: leave η out of s; for a schedule with a warmup.
         d0: d₁, the first estimate.
-        d_coef: c, which d is proportional to; the way to tune the method.
-        growth_rate: the largest growth of d in a step, but for its first.
+        d_coef: c, a factor of d, with which the learning rate is tuned.
+        growth_rate: the largest factor by which d grows in a step, except the first time.
         weight_decay, clipnorm to name, decay to seed: see ``adamas.keras.members``.
 
     Raises:

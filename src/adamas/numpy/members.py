@@ -292,9 +292,9 @@ class Muon(Optimizer):
         m_t &= \mu m_{t-1} + (1 - \mu) g_t, \qquad d_t = \mu m_t + (1 - \mu) g_t \\
         p_t &= (1 - \eta \lambda) p_{t-1} - \eta \, \gamma \operatorname{orthogonalize}(d_t)
 
-    with λ for ``weight_decay``; γ is ``adjust_lr_fn``. A parameter of more than two dimensions, as of a convolution, is
-    the matrix that the flattened dimensions after the first make of it; with ``stacks=True``, it is those matrices that
-    its last two dimensions are.
+    with λ for ``weight_decay``; γ is ``adjust_lr_fn``. A parameter of more than two dimensions, such as the kernel of a
+    convolution, is one matrix, with the dimensions after the first flattened; with ``stacks=True``, it is a stack of
+    matrices, which are its last two dimensions.
 
     Args:
         params: the arrays; see ``adamas.numpy.members``.
@@ -396,13 +396,13 @@ class SGDScheduleFree(ScheduleFreeOptimizer):
             \le t} w_i, \quad w_t = t^r (\max_{i \le t} \eta_i)^p \\
         y_{t+1} &= (1 - \beta_1) z_{t+1} + \beta_1 x_{t+1}
 
-    :math:`\eta_t` is the learning rate with its warmup; a step with a rate of 0 moves nothing. The weight is :math:`y`
-    while training, and :math:`x` for evaluation: the state has their difference.
+    :math:`\eta_t` is the learning rate with its warmup; a step with a rate of 0 changes no weight. The weight is
+    :math:`y` while training, and :math:`x` for evaluation; the state contains their difference.
 
     Args:
         params: the arrays; see ``adamas.numpy.members``.
         lr: learning rate η.
-        momentum: β₁, which says how near to x gradients are taken.
+        momentum: β₁: how close to x the gradients are taken.
         weight_decay: λ.
         warmup_steps: the number of steps over which the learning rate rises linearly from 0.
         r: r, the power of the step count in the weights of the average x.
@@ -616,7 +616,7 @@ class AdamH(Optimizer):
         betas: β₁ and β₂, the decay of the moments.
         eps: ε.
         weight_decay: coefficient of the weight decay; see ``decay``.
-        keep_norm: False makes the steps of Adam, for biases, norms and embeddings.
+        keep_norm: False steps as Adam does, for biases, norms and embeddings.
         maximize: maximize the objective.
         **options: see ``adamas.rule.options.AdamOptions``.
 
@@ -647,14 +647,14 @@ class AdamH(Optimizer):
 
 
 class ADOPT(Optimizer):
-    r"""ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): divided by the v of the step before.
+    r"""ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): Adam that divides by the v of the step before.
 
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \operatorname{clip}\left(\frac{g_t}{\max(\sqrt{v_{t-1}}, \epsilon)}, \pm
             (t-1)^{1/4}\right) \\
         v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \qquad p_t = p_{t-1} - \eta m_t
 
-    The first step only begins :math:`v_1 = g_1^2`: apart from weight decay, no weight moves.
+    The first step only initializes :math:`v_1 = g_1^2`: apart from weight decay, it changes no weight.
 
     Args:
         params: the arrays; see ``adamas.numpy.members``.
@@ -871,13 +871,13 @@ class AdamWScheduleFree(ScheduleFreeOptimizer):
             \le t} w_i, \quad w_t = t^r (\max_{i \le t} \eta_i)^p \\
         y_{t+1} &= (1 - \beta_1) z_{t+1} + \beta_1 x_{t+1}
 
-    :math:`\eta_t` is the learning rate with its warmup; a step with a rate of 0 moves nothing. The weight is :math:`y`
-    while training, and :math:`x` for evaluation: the state has their difference.
+    :math:`\eta_t` is the learning rate with its warmup; a step with a rate of 0 changes no weight. The weight is
+    :math:`y` while training, and :math:`x` for evaluation; the state contains their difference.
 
     Args:
         params: the arrays; see ``adamas.numpy.members``.
         lr: learning rate η.
-        betas: β₁ and β₂, β₁, which says how near to x gradients are taken, and β₂, the decay of v.
+        betas: β₁ and β₂, β₁, how close to x the gradients are taken, and β₂, the decay of v.
         eps: ε.
         weight_decay: λ.
         warmup_steps: the number of steps over which the learning rate rises linearly from 0.
@@ -1103,7 +1103,7 @@ class Prodigy(Optimizer):
 
     There is one d for all parameters of all groups, which share ``betas``, ``d0``, ``d_coef``, ``growth_rate`` and
     ``safeguard_warmup``; in ``s``, η and d are those of each step. It is the scalar ``d`` in the state of each
-    parameter. :math:`d_{t+1}` is at most ``growth_rate`` times :math:`d_t`, but for its first growth.
+    parameter. :math:`d_{t+1}` is at most ``growth_rate`` times :math:`d_t`, except the first time that it grows.
 
     Args:
         params: the arrays; see ``adamas.numpy.members``.
@@ -1112,10 +1112,10 @@ class Prodigy(Optimizer):
         eps: ε.
         weight_decay: λ.
         use_bias_correction: multiply η by √(1 − β₂ᵗ) / (1 − β₁ᵗ).
-        safeguard_warmup: leave η out of s, for a schedule with a warmup.
+        safeguard_warmup: leave η out of s; for a schedule with a warmup.
         d0: d₁, the first estimate.
-        d_coef: c, which d is proportional to; the way to tune the method.
-        growth_rate: the largest growth of d in a step, but for its first.
+        d_coef: c, a factor of d, with which the learning rate is tuned.
+        growth_rate: the largest factor by which d grows in a step, except the first time.
         maximize: maximize the objective.
         **options: see ``adamas.rule.options.Options``.
 

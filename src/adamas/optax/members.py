@@ -330,8 +330,8 @@ def schedule_free_sgd(
             \le t} w_i, \quad w_t = t^r (\max_{i \le t} \eta_i)^p \\
         y_{t+1} &= (1 - \beta_1) z_{t+1} + \beta_1 x_{t+1}
 
-    :math:`\eta_t` is the learning rate with its warmup; a step with a rate of 0 moves nothing. The weight is :math:`y`
-    while training, and :math:`x` for evaluation: the state has their difference.
+    :math:`\eta_t` is the learning rate with its warmup; a step with a rate of 0 changes no weight. The weight is
+    :math:`y` while training, and :math:`x` for evaluation; the state contains their difference.
 
     Example:
         >>> import jax.numpy as jnp, adamas.optax
@@ -344,7 +344,7 @@ def schedule_free_sgd(
     Args:
         learning_rate: learning rate η; a number, an array or a function of the step.
         warmup_steps: the number of steps over which the learning rate rises linearly from 0.
-        b1: β₁, which says how near to x gradients are taken.
+        b1: β₁: how close to x the gradients are taken.
         weight_lr_power: p, the power of the largest learning rate so far in the weights of the average x.
         r: r, the power of the step count in the weights of the average x.
         weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
@@ -627,7 +627,7 @@ def adamh(
         b1: β₁.
         b2: β₂.
         eps: ε.
-        keep_norm: False makes the steps of Adam, for biases, norms and embeddings.
+        keep_norm: False steps as Adam does, for biases, norms and embeddings.
         eps_root: added under the root, as in optax.
         eps_mode: the place of ε: ``"torch"``, √v̂ + ε, or ``"hat"``, √v + ε before the bias correction (Keras,
             TensorFlow).
@@ -656,14 +656,14 @@ def adopt(
     seed: int | None = None,
     on_nonfinite: OnNonfinite = "propagate",
 ) -> optax.GradientTransformation:
-    r"""ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): divided by the v of the step before.
+    r"""ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): Adam that divides by the v of the step before.
 
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \operatorname{clip}\left(\frac{g_t}{\max(\sqrt{v_{t-1}}, \epsilon)}, \pm
             (t-1)^{1/4}\right) \\
         v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \qquad p_t = p_{t-1} - \eta m_t
 
-    The first step only begins :math:`v_1 = g_1^2`: apart from weight decay, no weight moves.
+    The first step only initializes :math:`v_1 = g_1^2`: apart from weight decay, it changes no weight.
 
     Example:
         >>> import jax.numpy as jnp, adamas.optax
@@ -921,8 +921,8 @@ def schedule_free_adamw(
             \le t} w_i, \quad w_t = t^r (\max_{i \le t} \eta_i)^p \\
         y_{t+1} &= (1 - \beta_1) z_{t+1} + \beta_1 x_{t+1}
 
-    :math:`\eta_t` is the learning rate with its warmup; a step with a rate of 0 moves nothing. The weight is :math:`y`
-    while training, and :math:`x` for evaluation: the state has their difference.
+    :math:`\eta_t` is the learning rate with its warmup; a step with a rate of 0 changes no weight. The weight is
+    :math:`y` while training, and :math:`x` for evaluation; the state contains their difference.
 
     Example:
         >>> import jax.numpy as jnp, adamas.optax
@@ -1190,7 +1190,7 @@ def prodigy(
 
     There is one d for all parameters of all groups, which share ``betas``, ``d0``, ``d_coef``, ``growth_rate`` and
     ``safeguard_warmup``; in ``s``, η and d are those of each step. It is the scalar ``d`` in the state of each
-    parameter. :math:`d_{t+1}` is at most ``growth_rate`` times :math:`d_t`, but for its first growth.
+    parameter. :math:`d_{t+1}` is at most ``growth_rate`` times :math:`d_t`, except the first time that it grows.
 
     ``optax.contrib.prodigy`` has ``betas`` in place of ``b1`` and ``b2``, and ``beta3``, which is ``b2 ** 0.5`` here.
 
@@ -1208,10 +1208,10 @@ def prodigy(
         b2: β₂.
         eps: ε.
         estim_lr0: d₁, the first estimate.
-        estim_lr_coef: c, which d is proportional to; the way to tune the method.
-        safeguard_warmup: leave η out of s, for a schedule with a warmup.
+        estim_lr_coef: c, a factor of d, with which the learning rate is tuned.
+        safeguard_warmup: leave η out of s; for a schedule with a warmup.
         use_bias_correction: multiply η by √(1 − β₂ᵗ) / (1 − β₁ᵗ).
-        growth_rate: the largest growth of d in a step, but for its first.
+        growth_rate: the largest factor by which d grows in a step, except the first time.
         weight_decay, decay_mode, cautious, l1, mask, state, weights, seed, on_nonfinite: see ``adamas.optax.members``.
 
     Raises:

@@ -381,8 +381,8 @@ def factored(whole: FactorableRule) -> FactoredRule:
 class MatrixRule(Rule):
     """A rule whose update is a function of whole matrices, not of their elements.
 
-    A parameter of more than two dimensions is the matrix that the flattened dimensions after the first make of it or, if it
-    ``is_stacked``, several: those of its last two dimensions.
+    A parameter of more than two dimensions is one matrix, with the dimensions after the first flattened or, if the rule
+    ``is_stacked``, a stack of matrices, which are its last two dimensions.
     """
 
     is_elementwise = False

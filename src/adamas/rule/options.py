@@ -100,12 +100,12 @@ class MuonOptions(Options, total=False):
 
     Attributes:
         betas: the decay of AdamW's moments, in groups of AdamW. Default: (0.9, 0.999).
-        use_muon: whether a group has hidden matrices; False steps its parameters by AdamW. Default: True.
+        use_muon: whether a group has hidden matrices; False steps its parameters with AdamW. Default: True.
         stacks: whether the parameters of a group are stacks of matrices (of experts, for example), of shape (…, rows,
             columns), each of which is orthogonalized by itself. Default: False.
         ns_dtype: the dtype of the products of matrices: ``"float32"`` (float64 for float64 weights), ``"bfloat16"``, or
-            ``"auto"``: bfloat16 on a GPU, and float32 elsewhere. Many CPUs have no products in bfloat16, and take
-            twenty times as long for them. Default: ``"auto"``.
+            ``"auto"``: bfloat16 on a GPU, and float32 elsewhere. Many CPUs have no instructions for products in
+            bfloat16, and take twenty times as long for them. Default: ``"auto"``.
     """
 
     betas: tuple[float | Schedule, float | Schedule]

@@ -76,7 +76,7 @@ adamax = Method("adamax", MEMBERS["Adamax"])
 """Adamax (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 2): Adam with the infinity norm."""
 
 adopt = Method("adopt", MEMBERS["ADOPT"])
-"""ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): divided by the v of the step before."""
+"""ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): Adam that divides by the v of the step before."""
 
 lamb = Method("lamb", MEMBERS["LAMB"])
 """LAMB (You et al., 2020, arXiv:1904.00962, algorithm 2): AdamW whose step is relative to the weight of each tensor.

@@ -140,17 +140,17 @@ ADAFACTOR = Member(
         "paper is 0.01. Of tensors of more dimensions, optax takes the two largest for rows and columns."
     ),
     page=r"""
-For models whose optimizer state has to fit beside them in memory: of a matrix of r rows and c columns it keeps r + c numbers
-where AdamW keeps 2·r·c, less than a thousandth for the layers of a large model. There is no first moment, and a step is
-relative to the size of each tensor, so that one rate suits all of them. Source: [Shazeer and Stern,
-2018](https://arxiv.org/abs/1804.04235), with the rate and the ε of `torch.optim.Adafactor`.
+For models that leave little memory for the optimizer: for a matrix of r rows and c columns, Adafactor keeps r + c numbers
+where AdamW keeps 2·r·c. For the layers of a large model, that is less than a thousandth. There is no first moment, and a step
+is relative to the size of each tensor, so one learning rate suits all tensors. Source: [Shazeer and Stern,
+2018](https://arxiv.org/abs/1804.04235), with the learning rate and the ε of `torch.optim.Adafactor`.
 
-State dicts pass between it and `torch.optim.Adafactor` in both directions. Its state is always in float32, and
-`cautious=True` is refused: the update has the signs of the gradient.
+State dicts can be exchanged with `torch.optim.Adafactor` in both directions. The state is always in float32. `cautious=True`
+is refused, since the update has the signs of the gradient anyway.
 
-A matrix is stepped in pieces of at most 2²¹ elements (or one row), so that besides the means of rows and columns, a step has
-temporary tensors of a few such pieces, whatever the size of the model. The means are added up by the framework: a step has the
-same bits for the same number of threads.
+A matrix is stepped in pieces of at most 2²¹ elements (or one row), so a step needs temporary memory for a few such pieces
+only, whatever the size of the model. The framework computes the means of rows and columns, so the bits of a step depend on the
+number of threads.
 """,
 )
 MEMBERS = (ADAFACTOR,)

@@ -48,12 +48,12 @@ ADAGRAD = Member(
     notes="Suits sparse features; its effective rate only decreases.",
     heading="AdaGrad",
     page=r"""
-For sparse features and convex problems: parameters whose gradient is rarely nonzero take long steps. Its effective
-rate only decreases, so deep networks eventually stop learning. Source: [Duchi, Hazan and Singer,
+For sparse features and convex problems: parameters whose gradient is rarely nonzero take larger steps. Its
+effective learning rate only decreases, so deep networks eventually stop learning. Source: [Duchi, Hazan and Singer,
 2011](https://jmlr.org/papers/v12/duchi11a.html).
 
-`adamas.torch` steps the rows of sparse gradients (`torch.nn.Embedding(..., sparse=True)`) and leaves the others as they
-are, which for AdaGrad without decay is the dense step, in the time of these rows ([more](pytorch.md#sparse-gradients)).
+With sparse gradients (`torch.nn.Embedding(..., sparse=True)`), `adamas.torch` steps only the rows that have one. Without
+decay, the result is that of the dense step, in the time of those rows ([more](pytorch.md#sparse-gradients)).
 `adamas.numpy` takes only dense arrays; `adamas.keras` makes sparse gradients dense.
 """,
 )

@@ -67,12 +67,12 @@ ADAM = Member(
     names={"first": "exp_avg", "second": "exp_avg_sq", "maximum": "max_exp_avg_sq"},
     steps_rows=True,
     page=r"""
-Momentum, RMSprop and bias correction. It works with its default rate on most problems, and is not sensitive to the
-scale of the gradients or the loss. For weight decay use AdamW. Source: [Kingma and Ba,
+Adam combines momentum, RMSprop and bias correction. Its default learning rate works on most problems, and it is insensitive to
+the scale of the gradients or the loss. For weight decay, use AdamW. Source: [Kingma and Ba,
 2015](https://arxiv.org/abs/1412.6980).
 
 **AMSGrad** is `amsgrad=True`: Adam that divides by the largest $v$ so far. It converges on constructed problems on
-which Adam provably does not; in practice there is seldom a difference, and it stores a third number for each weight.
+which Adam provably does not; in practice it seldom makes a difference, and it keeps a third number per weight.
 Source: [Reddi, Kale and Kumar, 2018](https://arxiv.org/abs/1904.09237).
 
 ```python
@@ -109,7 +109,7 @@ ADAMW = replace(
     variant_of="Adam",
     notes="with λ for ``weight_decay``.",
     page=r"""
-Adam with decoupled weight decay. The first choice for transformers, and wherever there is weight decay; with
+Adam with decoupled weight decay. The first choice for transformers, and wherever weight decay is used; with
 `weight_decay=0` it is Adam. Source: [Loshchilov and Hutter, 2019](https://arxiv.org/abs/1711.05101).
 
 ```python

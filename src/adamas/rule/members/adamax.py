@@ -34,7 +34,7 @@ ADAMAX = Member(
     numbers=_numbers,
     names={"first": "exp_avg", "second": "exp_inf"},
     page=r"""
-Adam with the largest recent gradient in place of the root of a mean square. A single large gradient shortens the
+Adam with the largest recent gradient in place of the root mean square. A single large gradient shortens the
 steps for about 1/(1 − β₂) steps; the denominator needs no bias correction. Used for embeddings, and for sparse
 gradients. Source: [Kingma and Ba, 2015](https://arxiv.org/abs/1412.6980), algorithm 2.
 """,

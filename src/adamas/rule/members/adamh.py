@@ -49,7 +49,7 @@ ADAMH = Member(
     hyperparameters=(
         *(learning_rate(2e-2), replace(BETAS, default=(0.9, 0.95)), replace(EPS, elsewhere={})),
         WEIGHT_DECAY,
-        Flag("keep_norm", True, "False makes the steps of Adam, for biases, norms and embeddings", structural=True),
+        Flag("keep_norm", True, "False steps as Adam does, for biases, norms and embeddings", structural=True),
         replace(DECAY, default="decoupled"),
         *(replace(EPS_MODE, elsewhere={}), BIAS_CORRECTION, EPS_ROOT),
     ),
@@ -58,10 +58,10 @@ ADAMH = Member(
     names={"first": "exp_avg", "second": "exp_avg_sq"},
     notes="The norms are of each tensor. A tensor of zeros, which has no direction, takes Adam's steps.",
     page=r"""
-For matrices whose norm does not matter, as those before a normalization: they only turn, by the angle whose tangent is about
-the learning rate, so there is no weight decay to tune. Give biases, norms and embeddings a group of their own with
-`keep_norm=False`, and the learning rate of Adam. It is no method of `adamas.scipy`, where the norm of x is to be found.
-Sources: [Wen et al., 2025](https://tinyurl.com/muonh), and AdamH of
+For matrices whose norm does not matter, such as those before a normalization. The norm stays what it is at the start: a step
+only turns the matrix, by an angle of about the learning rate (in radians), so there is no weight decay to tune. Give biases,
+norms and embeddings a group of their own with `keep_norm=False` and the learning rate of Adam. `adamas.scipy` does not have
+AdamH, since it would keep the norm of x. Sources: [Wen et al., 2025](https://tinyurl.com/muonh), and AdamH of
 [Marin](https://github.com/marin-community/marin).
 
 ```python
@@ -71,6 +71,6 @@ adamas.torch.AdamH([{"params": matrices}, {"params": others, "keep_norm": False,
 ```
 """,
     absent={"scipy": "it keeps the norm of x, so it does not converge to a minimum: use adamas.scipy.adam"},
-    no_mask="it keeps the norms of weights, which an update without some of its elements changes",
+    no_mask="it keeps the norms of weights, which a masked update would change",
 )
 MEMBERS = (ADAMH,)

@@ -52,9 +52,9 @@ ADAN = Member(
     names={"first": "exp_avg", "difference": "exp_avg_diff", "second": "exp_avg_sq_ahead", "previous": "previous_grad"},
     notes="In the first step, :math:`g_0 = g_1`.",
     page=r"""
-AdamW that looks ahead by the change of the gradient, and stores it: four numbers for each weight. Takes learning rates 5 to 10
-times those of AdamW. The paper writes $1 - \beta$ for each β; the weight decay is the authors' `no_prox=True`. Source: [Xie et
-al., 2022](https://arxiv.org/abs/2208.06677).
+AdamW that looks ahead by the change of the gradient, for which it keeps the previous gradient: four numbers per weight. Use
+learning rates 5 to 10 times those of AdamW. Each β is $1 - \beta$ in the paper; the weight decay is that of the authors' code
+with `no_prox=True`. Source: [Xie et al., 2022](https://arxiv.org/abs/2208.06677).
 """,
 )
 MEMBERS = (ADAN,)

@@ -50,8 +50,8 @@ ADEMAMIX = Member(
     numbers=_numbers,
     names={"first": "exp_avg", "slow": "exp_avg_slow", "second": "exp_avg_sq"},
     page="""
-AdamW that also remembers gradients of thousands of steps ago, for long runs. Set `alpha_warmup` and `beta3_warmup` to the
-length of the run, or it may diverge early. Source: [Pagliardini et al., 2024](https://arxiv.org/abs/2409.03137).
+AdamW that also remembers gradients from thousands of steps ago, for long runs. Set `alpha_warmup` and `beta3_warmup` to the
+length of the run; otherwise it may diverge early. Source: [Pagliardini et al., 2024](https://arxiv.org/abs/2409.03137).
 """,
 )
 MEMBERS = (ADEMAMIX,)

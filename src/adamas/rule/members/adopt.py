@@ -33,7 +33,7 @@ def _numbers(hyper: Hypers, scalars: Scalars, f: Any) -> Numbers:
 _RULE = OwnRule("adopt", (_NORMALIZED, SECOND), ("a1", "b1", "a2", "b2", "eps", "most", "least"), _update)
 ADOPT = Member(
     name="ADOPT",
-    title="ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): divided by the v of the step before.",
+    title="ADOPT (Taniguchi et al., 2024, arXiv:2411.02853, algorithm 2): Adam that divides by the v of the step before.",
     equations=(
         r"m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \operatorname{clip}\left(\frac{g_t}{\max(\sqrt{v_{t-1}}, \epsilon)}, "
         r"\pm (t-1)^{1/4}\right)",
@@ -47,10 +47,10 @@ ADOPT = Member(
     make_rule=lambda hyper: _RULE,
     numbers=_numbers,
     names={"first": "exp_avg_normalized", "second": "exp_avg_sq"},
-    notes="The first step only begins :math:`v_1 = g_1^2`: apart from weight decay, no weight moves.",
+    notes="The first step only initializes :math:`v_1 = g_1^2`: apart from weight decay, it changes no weight.",
     page=r"""
-Adam that converges for any β₂: the denominator does not contain the gradient that it divides, and the momentum is taken
-after the division. The clip keeps the first steps short, in which $v$ is of few gradients. The first step only begins $v$.
+Adam that converges for any β₂: a gradient is divided by $\sqrt v$ of the step before, and averaged after the division. A clip
+keeps the first steps short, while $v$ is an estimate from few gradients. The first step only initializes $v$.
 Source: [Taniguchi et al., 2024](https://arxiv.org/abs/2411.02853).
 """,
 )

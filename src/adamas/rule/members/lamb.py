@@ -41,8 +41,8 @@ LAMB = Member(
     names={"first": "exp_avg", "second": "exp_avg_sq"},
     notes="The norms are of each tensor; where one is 0, the ratio is 1.",
     page=r"""
-For very large batches: every tensor moves by the same share of its norm, whatever its gradient, so the learning rate can
-grow with the batch. Source: [You et al., 2020](https://arxiv.org/abs/1904.00962), with φ the identity.
+For very large batches: every tensor moves by the same fraction of its norm, whatever the size of its gradient, so the learning
+rate can grow with the batch. Source: [You et al., 2020](https://arxiv.org/abs/1904.00962), with φ the identity.
 """,
 )
 MEMBERS = (LAMB,)

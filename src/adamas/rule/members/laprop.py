@@ -36,7 +36,7 @@ LAPROP = Member(
     names={"trace": "exp_avg_normalized", "second": "exp_avg_sq"},
     page=r"""
 AdamW that divides each gradient by its size before it is averaged. Its update is at most the learning rate times $1/\sqrt{1 -
-\beta_2}$ for any betas, while Adam's can be of any size if β₁² > β₂, so β₂ can be lower. Source: [Ziyin, Wang and Ueda,
+\beta_2}$ for any betas, while Adam's is unbounded if β₁² > β₂. So β₂ can be lower. Source: [Ziyin, Wang and Ueda,
 2020](https://arxiv.org/abs/2002.04839).
 """,
 )

@@ -53,8 +53,8 @@ LARS = Member(
     notes='The norms are of each tensor; where one is 0, the ratio is 1. With ``decay="l2"``, the norm is of the sum '
     r":math:`g_t + \lambda p_{t-1}`, as in optax.",
     page=r"""
-Momentum for very large batches of images: every tensor moves by the same share of its norm, whatever its gradient. Source:
-[You, Gitman and Ginsburg, 2017](https://arxiv.org/abs/1708.03888).
+Momentum for training on images with very large batches: every tensor moves by the same fraction of its norm, whatever the size
+of its gradient. Source: [You, Gitman and Ginsburg, 2017](https://arxiv.org/abs/1708.03888).
 """,
 )
 MEMBERS = (LARS,)

@@ -40,8 +40,8 @@ LION = Member(
     numbers=_numbers,
     names={"first": "exp_avg"},
     page=r"""
-Every element moves by the learning rate, up or down: only the sign of the momentum matters, not its size. It stores
-one number for each weight, half of Adam's. Use a learning rate 3 to 10 times smaller than AdamW's, and a weight decay
+Every element moves up or down by the learning rate: only the sign of the momentum matters, not its size. Lion keeps
+one number per weight, half as many as Adam. Use a learning rate 3 to 10 times smaller than AdamW's, and a weight decay
 that is larger by the same factor. Source: [Chen et al., 2023](https://arxiv.org/abs/2302.06675).
 """,
 )

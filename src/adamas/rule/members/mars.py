@@ -50,9 +50,9 @@ MARS = Member(
     names={"first": "exp_avg_corrected", "second": "exp_avg_sq_corrected", "previous": "previous_grad"},
     notes="The norm is of each tensor; the gradient before the first step is 0, as in the authors' code.",
     page=r"""
-AdamW on gradients that are corrected by their last change, which takes out a part of the noise of the batches, and clipped
-tensor by tensor. The authors leave biases and norms to AdamW: `gamma=0` in their group leaves the clipping. Source:
-[Yuan et al., 2024](https://arxiv.org/abs/2411.10438).
+AdamW on corrected gradients: a multiple of the change since the last step is added, which reduces the noise of the batches,
+and the result is clipped tensor by tensor. The authors step biases and norms with AdamW; with `gamma=0` in their group, only
+the clipping remains. Source: [Yuan et al., 2024](https://arxiv.org/abs/2411.10438).
 """,
 )
 MEMBERS = (MARS,)

@@ -138,7 +138,7 @@ MUON = Member(
         Flag(
             "use_muon",
             True,
-            "whether a group has hidden matrices; False steps its parameters by AdamW",
+            "whether a group has hidden matrices; False steps its parameters with AdamW",
             structural=True,
             is_option=True,
         ),
@@ -154,8 +154,8 @@ MUON = Member(
             "ns_dtype",
             "auto",
             'the dtype of the products of matrices: ``"float32"`` (float64 for float64 weights), ``"bfloat16"``, or '
-            '``"auto"``: bfloat16 on a GPU, and float32 elsewhere. Many CPUs have no products in bfloat16, and take twenty '
-            "times as long for them",
+            '``"auto"``: bfloat16 on a GPU, and float32 elsewhere. Many CPUs have no instructions for products in '
+            "bfloat16, and take twenty times as long for them",
             is_option=True,
             only=("torch",),
             choices=("auto", "float32", "bfloat16"),
@@ -172,33 +172,33 @@ MUON = Member(
         "scipy": "x is a vector, and it orthogonalizes matrices: use adamas.numpy.Muon in a loop of your own, or "
         "adamas.scipy.adamw",
     },
-    no_mask='its updates have singular values near 1, which a matrix without some of its elements has not; decay="cautious" '
-    "masks only the weight decay",
+    no_mask='its updates have singular values near 1, which masked ones would not; decay="cautious" masks only the '
+    "weight decay",
     notes=(
-        "with λ for ``weight_decay``; γ is ``adjust_lr_fn``. A parameter of more than two dimensions, as of a convolution, is "
-        "the matrix that the flattened dimensions after the first make of it; with ``stacks=True``, it is those matrices that "
-        "its last two dimensions are."
+        "with λ for ``weight_decay``; γ is ``adjust_lr_fn``. A parameter of more than two dimensions, such as the kernel "
+        "of a convolution, is one matrix, with the dimensions after the first flattened; with ``stacks=True``, it is a stack "
+        "of matrices, which are its last two dimensions."
     ),
     page=r"""
-Every update of a hidden matrix has singular values near 1, so that all directions of the matrix are learned equally fast. For
-the hidden matrices of transformers and convolutional networks it needs fewer steps than AdamW to the same loss, and one moment
-instead of two; the products of matrices of a step cost about as much as the forward pass over a few hundred tokens. Sources:
-[Jordan et al., 2024](https://kellerjordan.github.io/posts/muon/), and [Liu et al.,
-2025](https://arxiv.org/abs/2502.16982) for the sizes of updates that suit AdamW's rates.
+The update of a hidden matrix has singular values near 1, so all directions of the matrix are learned equally fast. On the
+hidden matrices of transformers and convolutional networks, Muon reaches the same loss in fewer steps than AdamW, and keeps one
+moment instead of two. The matrix products of a step cost about as much as the forward pass of a few hundred tokens. Sources:
+[Jordan et al., 2024](https://kellerjordan.github.io/posts/muon/), and [Liu et al., 2025](https://arxiv.org/abs/2502.16982) for
+the size of updates at which AdamW's learning rates can be used.
 
-Embeddings, the head, norms and biases are not hidden matrices, and are stepped by AdamW in the same optimizer.
+Embeddings, the head, norms and biases are not hidden matrices: the same optimizer steps them with AdamW.
 
 ```python
-optimizer = adamas.torch.Muon(model, lr=1e-3)  # prints how many parameters are stepped how
+optimizer = adamas.torch.Muon(model, lr=1e-3)  # prints how many parameters each rule steps
 ```
 
-Given a model, it makes the groups with [`adamas.torch.matrix_groups`][] and steps all of them with one rate, 1e-3 by default,
-at which updates are as large as AdamW's at the same rate. That is for long runs: short ones need a higher rate, and how much
-higher depends on the network, so try 3 and 10 times as much. In 1500 steps of `adamas train chars-gpt --schedule cosine
+Given a model, Muon makes the groups with [`adamas.torch.matrix_groups`][] and steps all of them with one learning rate, 1e-3
+by default, at which its updates are as large as AdamW's. This default is for long runs. Short ones need a higher rate; how
+much higher depends on the network, so try 3 and 10 times as much. In 1500 steps of `adamas train chars-gpt --schedule cosine
 --optimizer muon --lr RATE`, the bits per character were 2.19 at 1e-3, 1.94 at 3e-3 and 1.88 at 1e-2, where AdamW had 2.38 at
 1e-3 and 2.63 at 3e-3 (without a warmup, one seed). At the default, in a run of a few hundred steps, Muon may be behind AdamW.
 
-Groups can be made by hand, too; `use_muon` says which rule a group follows:
+You can also make the groups yourself. `use_muon` selects the rule of a group:
 
 ```python
 hidden = [p for p in model.parameters() if p.ndim >= 2]  # of a model without embeddings and head
@@ -210,23 +210,21 @@ groups = [
 optimizer = adamas.torch.Muon(groups)
 ```
 
-Experts are often stacked in one parameter of three dimensions. `Muon(model, stacks=True)` orthogonalizes each matrix of such
-a stack by itself, which AdamW steps otherwise; `stacks` is also an argument of `matrix_groups`, and an option of groups that
-are made by hand. The kernels of convolutions are one matrix each in any case.
+Experts are often stacked in one parameter of three dimensions. `Muon(model, stacks=True)` orthogonalizes each matrix of such a
+stack by itself; by default, AdamW steps stacks. `stacks` is also an argument of `matrix_groups`, and an option of a group. The
+kernel of a convolution is always one matrix.
 
-Matrices of one shape are multiplied together, in batches of at most 2²⁴ elements (2²⁰ on a CPU), unless a single matrix
-has more. A step has a few temporary tensors of a batch's size, about five, and none that grows with the model. Matrices
-that are sharded as DTensors, as by `fully_shard`, are gathered for that: if they are cut between rows, each is whole on
-one of the processes, which take turns. The result is that of one process but for rounding, and has the same bits for the
-same number of threads.
+Matrices of the same shape are multiplied in batches of at most 2²⁴ elements (2²⁰ on a CPU), or one by one if they are larger.
+A step needs about five temporary tensors of the size of a batch, whatever the size of the model. Matrices that are sharded as
+DTensors, for example by `fully_shard`, are gathered: if they are sharded by rows, each is gathered on one of the processes,
+which take turns. The result is that of a single process up to rounding, and has the same bits for the same number of threads.
 
-The iterations are those of `torch.optim.Muon` in fewer operations: of the four blocks of a large symmetric product, three
-are computed, and for matrices that are at least twice as wide as high, up to three iterations are made on the small
-matrix $XX^\top$ before it is applied. `torch.optim.Muon` multiplies in bfloat16 on any device, which moves single updates
-by a few percent; `ns_dtype="bfloat16"` does the same: on matrices from random to nearly singular, the error of an update is
-below 10 %. On random matrices, `torch.optim.Muon` is more exact: 1 %, where ours has 4. In
-float32, the weights agree with plain iterations in float32 to a millionth after 20 steps. (These bounds are tests in
-`tests/test_muon.py`.)
+The iterations are those of `torch.optim.Muon`, with fewer operations: of the four blocks of a large symmetric product, three
+are computed, and for matrices that are at least twice as wide as high, up to three iterations are made on the small matrix
+$XX^\top$ before it is applied. In float32, the weights agree with plain iterations to a millionth after 20 steps.
+`torch.optim.Muon` multiplies in bfloat16 on any device, which changes an update by a few percent. So does
+`ns_dtype="bfloat16"`: the error of an update is below 10% on matrices from random to nearly singular, and 4% on random ones,
+where `torch.optim.Muon` has 1%. (`tests/test_muon.py` checks these bounds.)
 """,
 )
 MEMBERS = (MUON,)

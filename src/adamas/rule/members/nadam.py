@@ -79,8 +79,8 @@ NADAM = Member(
     scalars=(("step", 0.0), ("mu_product", 1.0)),
     next_scalars=_next_scalars,
     page=r"""
-Adam with Nesterov's momentum, and a β₁ that warms up. Usually as good as Adam or slightly faster, at the same cost;
-it is the baseline of the AlgoPerf benchmark. Source: [Dozat,
+Adam with Nesterov's momentum and a β₁ that warms up. Usually as good as Adam or slightly faster, at the same cost. It
+is the baseline of the AlgoPerf benchmark. Source: [Dozat,
 2016](https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ).
 """,
 )

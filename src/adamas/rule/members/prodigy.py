@@ -106,11 +106,14 @@ PRODIGY = Member(
         *(learning_rate(1.0), replace(BETAS, may_be_scheduled=False), replace(EPS, elsewhere={})),
         *(replace(WEIGHT_DECAY, doc="λ"), replace(DECAY, default="decoupled")),
         Flag("use_bias_correction", False, "multiply η by √(1 − β₂ᵗ) / (1 − β₁ᵗ)", elsewhere={"optax": True}),
-        Flag("safeguard_warmup", False, "leave η out of s, for a schedule with a warmup"),
+        Flag("safeguard_warmup", False, "leave η out of s; for a schedule with a warmup"),
         Number("d0", 1e-6, "d₁, the first estimate", range=ABOVE_0),
-        Number("d_coef", 1.0, "c, which d is proportional to; the way to tune the method", range=ABOVE_0),
+        Number("d_coef", 1.0, "c, a factor of d, with which the learning rate is tuned", range=ABOVE_0),
         Number(
-            "growth_rate", math.inf, "the largest growth of d in a step, but for its first", range=FROM_1_TO_INFINITY
+            "growth_rate",
+            math.inf,
+            "the largest factor by which d grows in a step, except the first time",
+            range=FROM_1_TO_INFINITY,
         ),
     ),
     make_rule=lambda hyper: _RULE,
@@ -122,22 +125,22 @@ PRODIGY = Member(
     shared=("k", "d", "d_max", "d_numerator"),
     same=("betas", "d0", "d_coef", "growth_rate", "safeguard_warmup"),
     absent={
-        "scipy": "its first steps are as short as its first estimate, which ends a minimization, and bounds would change the "
-        "way that it estimates from: use adamas.scipy.adam"
+        "scipy": "its first steps are so short that the minimization would stop, and bounds would change the distance that it "
+        "estimates from: use adamas.scipy.adam"
     },
-    no_mask="it estimates its rate from the way that it goes, which an update without some of its elements changes",
+    no_mask="it estimates its rate from the distance that the weights have moved, which a masked update changes",
     notes="There is one d for all parameters of all groups, which share ``betas``, ``d0``, ``d_coef``, ``growth_rate`` and "
     "``safeguard_warmup``; in ``s``, η and d are those of each step. It is the scalar ``d`` in the state of each parameter. "
-    ":math:`d_{t+1}` is at most ``growth_rate`` times :math:`d_t`, but for its first growth.",
+    ":math:`d_{t+1}` is at most ``growth_rate`` times :math:`d_t`, except the first time that it grows.",
     page=r"""
-Adam that finds its own learning rate: d estimates how far the solution is from the start, from how far the weights have gone
-along the gradients. Leave the learning rate at 1, or give it a schedule that begins at 1 (at a usual rate of Adam, such as
-1e-3, d hardly grows); what is left to tune is `d_coef`. `optimizer.d` is the estimate, in PyTorch and NumPy. A layer that is
-unfrozen late steps at the estimate of the others.
+Adam that finds its own learning rate: d estimates the distance from the start to the solution, from how far the weights have
+moved along the gradients. Leave `lr` at 1, or make it a schedule that is a factor, such as `cosine(n)` (with a warmup, set
+`safeguard_warmup=True`). At one of Adam's usual rates, such as 1e-3, d hardly grows. What is left to tune is `d_coef`. In
+PyTorch and NumPy, `optimizer.d` is the estimate. A layer that is unfrozen late uses the estimate of the others.
 
-The distance p₀ − p that the weights have gone is stored in place of p₀, so that small distances keep their precision; only
-the optimizer may change the weights. `slice_p` and `beta3` of the authors' code are not there, and `cautious=True` is
-refused. Source: [Mishchenko and Defazio, 2023](https://arxiv.org/abs/2306.06101).
+The distance p₀ − p is stored instead of p₀, so that small distances keep their precision; therefore only the optimizer may
+change the weights. `slice_p` and `beta3` of the authors' code are not available, and `cautious=True` is refused. Source:
+[Mishchenko and Defazio, 2023](https://arxiv.org/abs/2306.06101).
 """,
 )
 MEMBERS = (PRODIGY,)

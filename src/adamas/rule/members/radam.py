@@ -69,7 +69,7 @@ RADAM = Member(
     numbers=_numbers,
     names={"first": "exp_avg", "second": "exp_avg_sq"},
     page=r"""
-Adam without the denominator until there are enough gradients to estimate it, and with a rate that rises after that: a
+Adam without the denominator until there are enough gradients to estimate it, and then with a learning rate that rises: a
 warmup without hyperparameters. With an explicit warmup, Adam does as well ([Ma and Yarats,
 2019](https://arxiv.org/abs/1910.04209)). Source: [Liu et al., 2020](https://arxiv.org/abs/1908.03265).
 """,

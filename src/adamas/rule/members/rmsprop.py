@@ -57,9 +57,9 @@ RMSPROP = Member(
     starts={"second": "initial_scale"},
     notes="``centered`` subtracts the square of the mean gradient from v; ``momentum`` averages the quotient.",
     page=r"""
-AdaGrad with forgetting: the denominator follows the gradients of the last 1/(1 − α) steps. Used in reinforcement
-learning and with recurrent networks. Without bias correction its first steps are up to 1/√(1 − α) = 10 times too
-long, so it needs a warmup or a low rate. `centered=True` divides by the standard deviation instead, $\sqrt{v - \bar
+AdaGrad that forgets: the denominator follows the gradients of the last 1/(1 − α) steps. Used in reinforcement learning
+and for recurrent networks. It has no bias correction, so its first steps are up to 1/√(1 − α) = 10 times too long: use
+a warmup or a low learning rate. `centered=True` divides by the standard deviation instead, $\sqrt{v - \bar
 g^2} + \epsilon$, which is more sensitive; `momentum=` averages the quotient. Sources: Tieleman and Hinton, 2012,
 lecture 6.5 of their course; [Graves, 2013](https://arxiv.org/abs/1308.0850).
 """,

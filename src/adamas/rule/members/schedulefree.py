@@ -97,7 +97,7 @@ _AVERAGE: tuple[Hyperparameter, ...] = (
     Number("r", 0.0, "r, the power of the step count in the weights of the average x"),
     Number("weight_lr_power", 2.0, "p, the power of the largest learning rate so far in the weights of the average x"),
 )
-_NO_MASK = "its update also moves the weight towards the average of the steps, which is no descent along the gradient"
+_NO_MASK = "its update also moves the weight towards the average of the steps, which does not follow the gradient"
 _ABSENT = {
     "keras": "Keras has no place to switch the weights for validation, callbacks and saving: use a decaying schedule with "
     "adamas.keras.AdamW, or adamas.torch in a loop of PyTorch"
@@ -110,13 +110,13 @@ _MOVES = (
     r"y_{t+1} &= (1 - \beta_1) z_{t+1} + \beta_1 x_{t+1}",
 )
 _NOTES = (
-    ":math:`\\eta_t` is the learning rate with its warmup; a step with a rate of 0 moves nothing. The weight is :math:`y` "
-    "while training, and :math:`x` for evaluation: the state has their difference."
+    ":math:`\\eta_t` is the learning rate with its warmup; a step with a rate of 0 changes no weight. The weight is :math:`y` "
+    "while training, and :math:`x` for evaluation; the state contains their difference."
 )
 _PAGE = r"""
-The average $x$ of the steps is at all times what a decaying learning rate would lead to, so training can end at any step, and
-needs no schedule, only a warmup. Gradients are taken at $y$, between $x$ and the fast sequence $z$; what is evaluated and used
-is $x$. `optimizer.eval()` makes the weights $x$, `optimizer.train()` makes them $y$ again: see [Schedule-free
+The average $x$ of the iterates takes the place of a decaying learning rate: training can end at any step, and needs no
+schedule, only a warmup. Gradients are taken at $y$, between $x$ and the fast sequence $z$; the result, which you evaluate and
+use, is $x$. `optimizer.eval()` sets the weights to $x$, and `optimizer.train()` sets them back to $y$: see [Schedule-free
 optimizers](pytorch.md#schedule-free-optimizers). Keep `decay="update"`, the default: kinds that decay the weight itself move
 $x$ and $z$ by as much as $y$. {more} Source: [Defazio et al., 2024](https://arxiv.org/abs/2405.15682).
 """
@@ -128,7 +128,7 @@ SGD_SCHEDULE_FREE = Member(
     equations=(r"u_t &= g_t + \lambda y_t", *_MOVES),
     hyperparameters=(
         learning_rate(1.0),
-        Share("momentum", 0.9, "β₁, which says how near to x gradients are taken", range=BETWEEN_0_AND_1),
+        Share("momentum", 0.9, "β₁: how close to x the gradients are taken", range=BETWEEN_0_AND_1),
         *(*_DECAYS, *_AVERAGE),
     ),
     make_rule=lambda hyper: _SGD,
@@ -141,7 +141,7 @@ SGD_SCHEDULE_FREE = Member(
     no_mask=_NO_MASK,
     notes=_NOTES,
     heading="Schedule-free gradient descent",
-    page=_PAGE.replace("{more}", "Takes rates 10 to 50 times those of gradient descent with momentum."),
+    page=_PAGE.replace("{more}", "Use learning rates 10 to 50 times those of momentum."),
 )
 ADAMW_SCHEDULE_FREE = replace(
     SGD_SCHEDULE_FREE,
@@ -157,7 +157,7 @@ ADAMW_SCHEDULE_FREE = replace(
         learning_rate(2.5e-3),
         replace(
             BETAS,
-            doc="β₁, which says how near to x gradients are taken, and β₂, the decay of v",
+            doc="β₁, how close to x the gradients are taken, and β₂, the decay of v",
             may_be_scheduled=False,
             range=BETWEEN_0_AND_1,
         ),
@@ -167,6 +167,8 @@ ADAMW_SCHEDULE_FREE = replace(
     numbers=_adamw_numbers,
     names={"offset": _OFFSET_NAME, "second": "exp_avg_sq"},
     heading="Schedule-free AdamW",
-    page=_PAGE.replace("{more}", "Takes rates 1 to 10 times those of AdamW; try β₁ = 0.95 or 0.98 for long runs."),
+    page=_PAGE.replace(
+        "{more}", "Use learning rates 1 to 10 times those of AdamW; for long runs, try β₁ = 0.95 or 0.98."
+    ),
 )
 MEMBERS = (SGD_SCHEDULE_FREE, ADAMW_SCHEDULE_FREE)

@@ -29,8 +29,8 @@ SIGNUM = Member(
     numbers=_numbers,
     names={"first": "exp_avg"},
     page=r"""
-Every element moves by the learning rate, in the direction of the average gradient. It is Lion with both β equal, and needs as
-small a rate; `momentum=0` is signSGD. Source: [Bernstein et al., 2018](https://arxiv.org/abs/1802.04434).
+Every element moves by the learning rate, in the direction of the average gradient. It is Lion with equal betas, and needs as
+small a learning rate; `momentum=0` is signSGD. Source: [Bernstein et al., 2018](https://arxiv.org/abs/1802.04434).
 """,
 )
 MEMBERS = (SIGNUM,)

@@ -44,9 +44,9 @@ STABLEADAMW = Member(
     names={"first": "exp_avg", "second": "exp_avg_sq"},
     notes="The mean is over each tensor.",
     page=r"""
-AdamW that shortens the step of a tensor where its gradients are suddenly larger than $v$ knows of, which is where losses
-spike. It takes the place of clipping, tensor by tensor. Source: [Wortsman et al., 2023](https://arxiv.org/abs/2304.13013),
-after AdaFactor's clipping of the update ([Shazeer and Stern, 2018](https://arxiv.org/abs/1804.04235)).
+AdamW that shortens the step of a tensor when its gradients are suddenly much larger than $v$, which is when losses spike. It
+replaces clipping, tensor by tensor. Source: [Wortsman et al., 2023](https://arxiv.org/abs/2304.13013), who take it from
+Adafactor's clipping of the update ([Shazeer and Stern, 2018](https://arxiv.org/abs/1804.04235)).
 """,
 )
 MEMBERS = (STABLEADAMW,)

@@ -35,6 +35,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+import adamas
 from adamas.lab.train.options import Options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -306,6 +307,10 @@ def test_a_package_index_shows_the_readme_without_links_to_files_that_it_has_not
     assert not set(files) & set(links(shown))
     assert all(f"(`{file}`)" in shown for file in files)
     assert "docs/images" not in shown
+
+
+def test_the_page_on_versions_names_the_current_one() -> None:
+    assert f"The current version is **{adamas.__version__}**;" in (ROOT / "docs" / "versions.md").read_text()
 
 
 def test_the_pictures_of_the_readmes_are_drawn_from_the_figures_beside_them() -> None:

@@ -93,8 +93,8 @@ def test_the_sentences_have_the_figures_of_the_files(tmp_path):
         ({"summary": {"lr_found": "it falls fastest at 0.02"}}, "found by a search: it falls fastest at 0.02."),
         (
             {"cut": "learning rate 0.001 → 0.0005 from step 101: because"},  # that after the last step has no effect
-            "The plateau acted 2 times, the first time: learning rate 0.001 → 0.0005 from step 101: because. "
-            "At the last evaluation the rate was 0.001.",
+            "The plateau reduced the rate 2 times; at the last evaluation it was 0.001. "
+            "The first cut: learning rate 0.001 → 0.0005 from step 101: because.",
         ),
         ({"plateau": "default"}, "The learning rate was 0.001 (constant, times the factor of a plateau)."),
         ({"plateau_follows": ["validation_loss"]}, "The plateau never reduced the rate."),

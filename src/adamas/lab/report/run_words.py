@@ -138,9 +138,10 @@ def _rate(run: Run) -> list[str]:
         sentences.append(f"The plateau followed {_followed(run)}.")
     cuts = [row["cut"] for row in run.evaluations if row.get("cut") and (number(row, "step") or 0) < run.steps]
     if cuts:
-        times = "once" if len(cuts) == 1 else f"{len(cuts)} times, the first time"
-        sentences.append(f"The plateau acted {times}: {_sentence(cuts[0])}")
-        sentences.append(f"At the last evaluation the rate was {figure(number(run.evaluations[-1], 'learning_rate'))}.")
+        last = figure(number(run.evaluations[-1], "learning_rate"))
+        times, which = ("once", "The") if len(cuts) == 1 else (f"{len(cuts)} times", "The first")
+        sentences.append(f"The plateau reduced the rate {times}; at the last evaluation it was {last}.")
+        sentences.append(f"{which} cut: {_sentence(cuts[0])}")
     elif run.followed:
         sentences.append("The plateau never reduced the rate.")
     return sentences

@@ -228,7 +228,7 @@ def _table(tasks: dict[str, Any], rows: Sequence[Row]) -> str:
     lines += [f"| {first.label} | {' | '.join(_value(tasks[name], first) for name in columns)} |"]
     for row in tried:
         lines.append(f"| {row.label} | {' | '.join(_cell(tasks[name], row, found[name]) for name in columns)} |")
-    return "\n".join([*lines, "", *(_sentence(name, of_task) for name, of_task in found.items()), ""])
+    return "\n".join([*lines, "", *(_sentence(name, tasks[name], of_task) for name, of_task in found.items()), ""])
 
 
 def differences(task: dict[str, Any], rows: Sequence[Row]) -> dict[Row, Difference]:
@@ -277,14 +277,22 @@ def _cell(task: dict[str, Any], row: Row, found: dict[Row, Difference]) -> str:
     return f"**{text}**" if one.verdict > 0 else f"{text} ▼" if one.verdict < 0 else text
 
 
-def _sentence(task: str, found: dict[Row, Difference]) -> str:
-    """Who is better, who is worse, and how many are tied."""
+def _sentence(name: str, task: dict[str, Any], found: dict[Row, Difference]) -> str:
+    """Which rows are better, which are worse, how many are tied, and for which ones a better rate may not have been tried."""
     by_verdict = {verdict: [row for row, one in found.items() if one.verdict == verdict] for verdict in (1, 0, -1)}
     parts = []
     for verdict, word in ((1, "better"), (-1, "worse")):
         ordered = sorted(by_verdict[verdict], key=lambda row: -verdict * found[row].mean)
-        parts.append(f"{word}: {', '.join(row.label for row in ordered) or 'none'}")
-    return f"- **{task}**: {'; '.join(parts)}; tied: {len(by_verdict[0])}"
+        parts.append(f"{word}: {_listed(ordered)}")
+    parts.append(f"tied: {len(by_verdict[0])}")
+    at_edge = [row for row in found if task["rows"][row.name]["at_edge"]]
+    if at_edge:
+        parts.append(f"best rate at the edge: {_listed(at_edge)}")
+    return f"- **{name}**: {'; '.join(parts)}"
+
+
+def _listed(rows: Sequence[Row]) -> str:
+    return ", ".join(row.label for row in rows) or "none"
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ def task(mode: str, **rows: list[float | None]) -> dict[str, Any]:
     return {
         "mode": mode,
         "target": 0.9,
-        "rows": {f"{name}, cosine": {"values": values} for name, values in rows.items()},
+        "rows": {f"{name}, cosine": {"values": values, "at_edge": name == "good"} for name, values in rows.items()},
     }
 
 
@@ -52,8 +52,10 @@ def test_a_line_that_diverged_is_named_and_one_that_was_not_tried_is_empty() -> 
     tasks = {
         "one": task("max", adamw=[0.5, 0.6, 0.7], good=[0.6, None, 0.8], like=[0.5, 0.6, 0.7]),
         "two": task("max", adamw=[0.5, 0.6, 0.7], like=[0.5, 0.6, 0.7]),
+        "three": task("max", adamw=[0.5, 0.6, 0.7], good=[0.5, 0.6, 0.7], like=[0.5, 0.6, 0.7]),
     }
     table = which._table(tasks, [FIRST, GOOD, LIKE])
-    assert "| `good` | diverged |  |" in table
-    assert "| `like` | +0.00 ± 0.00 | +0.00 ± 0.00 |" in table
-    assert "- **two**: better: none; worse: none; tied: 1" in table
+    assert "| `good` | diverged |  | +0.00 ± 0.00 |" in table
+    assert "| `like` | +0.00 ± 0.00 | +0.00 ± 0.00 | +0.00 ± 0.00 |" in table
+    assert "- **two**: better: none; worse: none; tied: 1\n" in table
+    assert "- **three**: better: none; worse: none; tied: 2; best rate at the edge: `good`\n" in table

@@ -396,6 +396,8 @@ def test_the_validation_is_drawn_beside_the_test(tmp_path):
     charts = {chart.title: chart for chart in section.charts}
     accuracy = {one.name: list(one.y) for one in charts["Test accuracy by step"].series}
     assert accuracy["validation"] == [0.8, 0.8]
+    note = charts["Test accuracy by step"].note
+    assert note == "Test accuracy at each evaluation; beside it that of the examples that training left out."
     loss = {one.name: list(one.y) for one in charts["Loss"].series}
     assert (loss["validation loss"], loss["test loss"]) == ([0.2, 0.2], pytest.approx([0.1, 0.05]))
     assert "Other" in charts
@@ -535,13 +537,15 @@ def test_a_study_without_a_trial_is_an_error(tmp_path):
     assert caught.value.parameter == "runs"
 
 
-def test_no_line_of_a_sentence_ends_within_a_number():
+def test_no_line_ends_within_a_number_or_an_option():
     sentences = ["adam & sgd are at 2.799e-13 ± 0 and <3e-05", "1e-1 to 12"]
-    page = render("t", "", [Section("t", sentences, warnings=["below 5e-8"])])
-    assert re.findall(r'<span class="unbroken">(.*?)</span>', page) == ["2.799e-13", "3e-05", "1e-1", "5e-8"]
+    commands = ["adamas train 'a.py' --batch-size 8"]
+    page = render("t", "", [Section("t", sentences, warnings=["below 5e-8"], commands=commands)])
+    unbroken = ["2.799e-13", "3e-05", "1e-1", "5e-8", "--batch-size"]
+    assert sorted(re.findall(r'<span class="unbroken">(.*?)</span>', page)) == sorted(unbroken)
     assert re.search(r"\.unbroken {[^}]*white-space: nowrap", page)
     words = text_of(page)
-    assert all(sentence in words for sentence in sentences)
+    assert all(sentence in words for sentence in (*sentences, *commands))
 
 
 def test_a_page_of_many_long_runs_stays_small(tmp_path):

@@ -8,6 +8,7 @@ import re
 from browser import browser
 from report_material import judgement, make_run, settings, standing, trials
 
+from adamas.lab.charts import Chart, Series
 from adamas.lab.report.compose import compose
 from adamas.lab.report.page import render
 from adamas.lab.report.section import Section, Table
@@ -25,11 +26,14 @@ def test_a_browser_draws_every_chart_in_light_and_dark_and_on_a_phone_and_runs_n
     judged = judgement(standing("adam", 1, [50, 70]), standing("sgd", 2, [90, None]), sentences=[HOSTILE])
     sections.append(study_section(tmp_path / "s.sqlite", settings(), trials(), judged, {}))
     sections.append(Section(HOSTILE, [], tables=[Table(HOSTILE, ["a"], [[HOSTILE]])]))
+    parts = ("data", "forward", "backward", "optimizer", "evaluation")
+    bars = Series("adam", range(len(parts)), [1.0] * len(parts), style="bars")
+    sections.append(Section("Bars", [], charts=[Chart("Bars", "", "seconds", [bars], categories=parts)]))
     page = tmp_path / "page.html"
     page.write_text(render(HOSTILE, HOSTILE, sections), encoding="utf-8")
 
     with browser() as launched:
-        for width, scheme in ((1300, "light"), (400, "dark")):
+        for width, scheme in ((1300, "light"), (360, "dark")):
             context = launched.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
             view = context.new_page()
             said, asked = [], []
@@ -52,6 +56,13 @@ def test_a_browser_draws_every_chart_in_light_and_dark_and_on_a_phone_and_runs_n
             )
             assert captions
             assert all(hidden <= 0 and right <= width for hidden, right in captions)
+            named = view.evaluate(
+                "[...document.querySelectorAll('.js-plotly-plot')].filter(plot => plot.layout.xaxis.ticktext).map(plot => "
+                "[plot.layout.xaxis.ticktext.length, [...plot.querySelectorAll('.xtick text')]"
+                ".filter(text => getComputedStyle(text).display !== 'none').length])"
+            )
+            assert named
+            assert all(shown == labels for labels, shown in named)
             assert view.evaluate("window.hacked") is None
 
             buttons = view.evaluate(

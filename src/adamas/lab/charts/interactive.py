@@ -297,6 +297,7 @@ def _categories(chart: Chart) -> dict[str, Any]:
     return {
         "tickvals": places,
         "ticktext": [html.escape(name) for name in chart.categories],
+        "autotickangles": [0, -30, -90],  # to the left of its bar, so that the last one fits on a phone, too
         "range": [-0.6, len(places) - 0.4],
         "showgrid": False,
     }

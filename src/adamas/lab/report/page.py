@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # A number with its unit and related numbers: "0.97", "12 of 20", "1 min 3 s", "1e-4 to 1e-2", "4.1 MB", "12%".
 _NUMBER = re.compile(r"[-−]?\d[\d,.]*(e-?\d+)?%?( ?(of|to|ms|s|min|h|kB|MB|GB|bytes|-?\d[\d,.]*(e-?\d+)?))*")
 
-# Browsers may break a line after the hyphen of "2.8e-13".
-_BREAKABLE = re.compile(r"[\d.]+e-\d+")
+# Browsers may break a line after the hyphens of "2.8e-13" and "--epochs".
+_BREAKABLE = re.compile(r"[\d.]+e-\d+|--[a-z-]+")
 
 
 def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
@@ -51,7 +51,7 @@ def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 
 
 def unbroken(sentence: str) -> Markup:
-    """Return a sentence as HTML in which no line breaks within a number."""
+    """Return a sentence as HTML in which no line breaks within a number or the name of an option."""
     from markupsafe import Markup, escape
 
     return Markup(_BREAKABLE.sub(r'<span class="unbroken">\g<0></span>', str(escape(sentence))))

@@ -94,6 +94,7 @@ def _metric(groups: Sequence[Group], first: Run, band: str, over: str) -> Chart:
             Series(f"target {figure(first.target)}", [0, max(ends)], [first.target] * 2, colour=GREY, style="dashed")
         )
     by_time = over == "train_seconds"
+    beside = "; beside it that of the examples that training left out" if _validation(groups) else ""
     log_y = first.mode == "min" and spans_decades(series)
     return Chart(
         f"{title(metric)} {'over time' if by_time else 'by step'}",
@@ -102,7 +103,7 @@ def _metric(groups: Sequence[Group], first: Run, band: str, over: str) -> Chart:
         series,
         log_y=log_y,
         higher_is_better=first.mode == "max",
-        note=f"{title(metric)} at each evaluation{', against the time without evaluation' if by_time else ''}{band}.",
+        note=f"{title(metric)} at each evaluation{', against the time without evaluation' if by_time else ''}{band}{beside}.",
     )
 
 

@@ -41,6 +41,21 @@ def test_a_state_takes_its_grids_from_the_same_state_in_all_rules_of_its_member(
                 assert member.grids_of(member.names[state.role]) == (name, rule.counts(state))
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_member_rests_where_a_gradient_of_0_changes_nothing(case: Case, options: dict[str, Any]) -> None:
+    """And those of the members with ``steps_rows`` that do not rest change something."""
+    member, rng = case.declared, np.random.default_rng(0)
+    hyper = {"base_lr": 0.1, **hyperparameters(member, **{**case.options, **options})}
+    assert not (member.rests(hyper, True) and not member.steps_rows)
+    for is_decayed in (False, True) if member.steps_rows else ():
+        given = hyper if is_decayed else {**hyper, "weight_decay": 0.0, "l1": 0.0}
+        p, old = rng.standard_normal(9), [rng.random(9) for _ in member.state_names(hyper)]
+        weight, new = oracle.step(member, given, {"step": 2.0}, p, np.zeros(9), old)
+        rests = all(np.array_equal(a, b) for a, b in zip((p, *old), (weight, *new), strict=True))
+        assert member.rests(hyper, is_decayed) == rests
+
+
 def adversarial(rng: np.random.Generator, n: int) -> np.ndarray:
     """Gradients as they should not be: zeros, denormals, huge and tiny ones, NaN and infinity."""
     special = np.array([0.0, -0.0, 1e-40, -1e-45, 1e30, -1e30, 1e-30, 3e38, np.nan, np.inf, -np.inf, 1.0], np.float32)

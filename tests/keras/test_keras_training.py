@@ -687,26 +687,6 @@ def test_autograd_knows_of_the_step_and_gradients_are_let_go_of() -> None:
         loss.backward()
 
 
-def test_a_sparse_gradient_is_taken_as_a_whole_one() -> None:
-    rows, values = [[1], [4]], np.ones((2, 40), np.float32)
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        sparse = tf.IndexedSlices(values, [1, 4], [6, 40])
-    elif BACKEND == "jax":
-        from jax.experimental.sparse import BCOO
-
-        sparse = BCOO((values, np.array(rows)), shape=(6, 40))
-    else:
-        pytest.skip("Keras has none on PyTorch")
-    one, other = variables()[:1], variables()[:1]
-    whole = np.zeros((6, 40), np.float32)
-    whole[[1, 4]] = values
-    ak.Adam(0.1).apply([sparse], one)
-    ak.Adam(0.1).apply([keras.ops.convert_to_tensor(whole)], other)
-    assert np.array_equal(value_of(one[0]), value_of(other[0]))
-
-
 def test_a_variable_that_is_overwritten_with_its_gradient_has_no_state() -> None:
     """As the scales of float8 layers."""
     of = variables()

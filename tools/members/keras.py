@@ -42,7 +42,10 @@ _VELOCITY = (
 )
 _NOTES = {
     "SGD": _VELOCITY.format(of="The velocity of", name="SGD"),
-    "Adagrad": "Sparse gradients are made dense: a step takes the time and memory of the whole variable.",
+    "Adagrad": (
+        "Of a sparse gradient, on TensorFlow, only the rows that are there are stepped, unless there is weight decay, a "
+        "penalty, clipping or accumulation; a row that is there twice is summed before it is squared. On JAX it is made dense."
+    ),
     "RMSprop": _VELOCITY.format(of="The momentum of", name="RMSprop"),
     "Adamax": (
         "``keras.optimizers.Adamax`` adds ε to :math:`v_t` in the denominator, not to :math:`|g_t|`; this differs if the "

@@ -125,7 +125,9 @@ class Adagrad(Optimizer):
 
     Suits sparse features; its effective rate only decreases.
 
-    Sparse gradients are made dense: a step takes the time and memory of the whole variable.
+    Of a sparse gradient, on TensorFlow, only the rows that are there are stepped, unless there is weight decay, a
+    penalty, clipping or accumulation; a row that is there twice is summed before it is squared. On JAX it is made
+    dense.
 
     Args:
         learning_rate: learning rate η; a number, a schedule, or a function without arguments.

@@ -21,7 +21,7 @@ from ..torch.tensors import TENSORS
 __all__ = ["Namespace", "closed", "opened", "plan_of", "step"]
 
 
-def opened(variable: Any) -> Tensor:
+def opened(variable: Any, rows: None = None) -> Tensor:
     """The value of a variable of Keras, or a tensor, as an array of the namespace."""
     tensor: Tensor = getattr(variable, "value", variable)
     return tensor

@@ -213,10 +213,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
     def _backend_apply_gradients(self, grads: Sequence[Array], trainable_variables: Sequence[Variable]) -> None:
         """Like Keras's method, which clips and accumulates in the dtype of the gradients; here that is at least float32."""
         if IS_COMPILED:
-            grads = [
-                keras.ops.cast(framework.dense(gradient), compute_dtype(variable))
-                for gradient, variable in zip(grads, trainable_variables, strict=True)
-            ]
+            grads = [self._opened_gradient(*one) for one in zip(grads, trainable_variables, strict=True)]
         elif self.gradient_accumulation_steps or self.clipnorm or self.global_clipnorm or self.clipvalue:
             grads = [
                 keras.ops.cast(gradient, compute_dtype(variable))
@@ -232,6 +229,22 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
                 if self._low_bits(variable) is not None:
                     value = keras.ops.where(overwritten, average.value, self._wide_value(variable))
                     self._write(variable, value)
+
+    def _opened_gradient(self, gradient: Array, variable: Variable) -> Array:
+        """The gradient in the dtype of the computation: dense, or its rows if only these are stepped."""
+        dtype = compute_dtype(variable)
+        if framework.rows_of(gradient) is not None:
+            gradient = keras.ops.cast(gradient, dtype)  # before anything is summed
+            if self._steps_rows(variable):
+                return framework.summed(gradient, variable.shape)
+        return keras.ops.cast(framework.dense(gradient), dtype)
+
+    def _steps_rows(self, variable: Variable) -> bool:
+        """Whether a step of only the rows of a sparse gradient is that of the dense one, and nothing else needs the latter."""
+        clips = self.clipnorm or self.clipvalue or self.global_clipnorm
+        if clips or self.gradient_accumulation_steps or self.measures or framework.is_distributed():
+            return False
+        return self._member.rests(self.hyperparameters(), self._decayed[self._get_variable_index(variable)])
 
     def _backend_update_step(self, grads: Sequence[Array], trainable_variables: Sequence[Variable], rate: Any) -> None:
         step = self._step_traced if IS_COMPILED else self._step_on_torch
@@ -250,7 +263,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
             self.hyperparameters(),
             rate,
             {"step": self.iterations, **self._scalars},
-            [self._record(variable) for variable in trainable_variables],
+            [self._record(*one) for one in zip(trainable_variables, map(framework.rows_of, grads), strict=True)],
             grads,
         )
         # Where Keras passes the learning rate on to each update, this passes on the steps of all variables.
@@ -280,18 +293,20 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is u
         update, weight = (keras.ops.cast(sum(row[at] for row in rows), "float32") for at in (_UPDATE, _WEIGHT))
         return keras.ops.sqrt(update), keras.ops.sqrt(weight)
 
-    def _record(self, variable: Variable) -> Record:
+    def _record(self, variable: Variable, rows: Array | None = None) -> Record:
+        """The record of a variable, or of some of its rows."""
         i = self._get_variable_index(variable)
-        state = {name: framework.opened(part) for name, part in self._states[i].items()}
+        state = {name: framework.opened(part, rows) for name, part in self._states[i].items()}
         name = repr(path_of(variable))
-        return Record(framework.opened(variable), state, name, self._keys[i], None, self._decayed[i])
+        return Record(framework.opened(variable, rows), state, name, self._keys[i], None, self._decayed[i])
 
     def update_step(self, gradient: Array, variable: Variable, steps: Mapping[int, Step]) -> None:
         """Makes the step of one variable."""
         index = self._get_variable_index(variable)
-        record, hyper = self._record(variable), self.hyperparameters()
+        rows = framework.rows_of(gradient)
+        record, hyper = self._record(variable, rows), self.hyperparameters()
         weight, after = traced.step(
-            self._member, hyper, steps[index], record, gradient, self.weights, self.iterations, self._moved
+            self._member, hyper, steps[index], record, gradient, self.weights, self.iterations, self._moved, rows
         )
         for name, value in after.items():
             self.assign(self._states[index][name], value)

@@ -72,6 +72,7 @@ def step(
     weights: str,
     iterations: Variable,
     moved: Moved | None,
+    rows: Any = None,
 ) -> tuple[Array, dict[str, Array]]:
     """One step of one variable: the stored weight and state after it.
 
@@ -84,15 +85,17 @@ def step(
         weights: how 16-bit weights are rounded.
         iterations: the number of steps before this one.
         moved: if given, what this step adds to.
+        rows: the indices of the rows of the variable in record and gradient, if these are not the whole.
     """
     one = _parameter(member, hyper, record, gradient)
-    rounding = arrays.Rounding(step.xp, record.key, framework.opened(iterations) + 1, one.g.shape)
+    at = None if rows is None else framework.opened(rows)
+    rounding = arrays.Rounding(step.xp, record.key, framework.opened(iterations) + 1, one.g.shape, rows=at)
     after, states = step.weight(one, weights, rounding, True, None if moved is None else moved.add)
     found = {LOW_BITS: after.low}
     for name, moment in zip(member.state_names(hyper), states, strict=True):
         found |= {name: moment.values, scale_name(name): moment.scale}
-    closed = {name: framework.closed(value) for name, value in found.items() if value is not None}
-    return framework.closed(after.high), closed
+    closed = {name: framework.closed(value, rows) for name, value in found.items() if value is not None}
+    return framework.closed(after.high, rows), closed
 
 
 def _parameter(member: Member, hyper: Mapping[str, Any], record: Record, gradient: Array) -> arrays.Parameter:

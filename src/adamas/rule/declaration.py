@@ -179,6 +179,11 @@ class Rule(ABC):
         """The rules that ``for_shape`` can return."""
         yield self
 
+    def rests(self, numbers: Numbers) -> bool:
+        """Whether a step with these numbers leaves elements whose gradient is 0 as they are, with their states, apart from
+        decay and penalties."""
+        return False
+
     def at(self, numbers: Numbers) -> Rule:
         """The rule for a step with these numbers: itself, unless it leaves out one of its parts in some steps."""
         return self
@@ -727,6 +732,19 @@ class Member:
     def rules(self) -> list[Rule]:
         """All rules that its steps can follow, each once."""
         return list(dict.fromkeys(rule for one in self._shaped for rule in one.variants()))
+
+    def rests(self, hyper: Hypers, is_decayed: bool) -> bool:
+        """Whether a step of only the rows of a sparse gradient (``steps_rows``) is the step of the dense gradient: elements
+        whose gradient is 0 stay as they are, with their states.
+
+        Args:
+            hyper: the hyperparameters.
+            is_decayed: whether weight decay and the penalties apply to the parameter.
+        """
+        if not self.steps_rows or (is_decayed and (has_decay(hyper) or has_penalty(hyper))):
+            return False
+        hyper = {"lr": 0.0, **hyper}
+        return self.rule(hyper).rests(self.numbers(hyper, self.advance(hyper, dict(self.scalars)), Host))
 
     def state_names(self, hyper: Hypers, shape: Sequence[int] = ()) -> tuple[str, ...]:
         """The names of the tensors that it keeps with these hyperparameters for a parameter of this shape, in the order of the

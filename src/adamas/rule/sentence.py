@@ -96,6 +96,12 @@ class Sentence(Rule):
         )
         return tuple(name for names, is_there in parts if is_there for name in names)
 
+    def rests(self, numbers: Numbers) -> bool:
+        """See ``Rule.rests``: there is no state but a sum of squares, and an ε, so that no update is 0/0."""
+        if self.states == (SECOND,):
+            return bool(numbers["a2"] == 1 and numbers["eps"] + numbers["root"] > 0)
+        return not self.states
+
     def at(self, numbers: Numbers) -> Rule:
         """See ``Rule.at``."""
         if self.denominator != "where w" or not isinstance(numbers["w"], float):

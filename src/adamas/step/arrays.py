@@ -77,11 +77,20 @@ class Rounding:
         count: the number of steps, including this one.
         shape: the shape of the parameter.
         place: where it lies in a whole tensor, if it is a part of one.
+        rows: the indices of its rows in a whole tensor, if it is these.
     """
 
-    def __init__(self, xp: Any, key: int, count: Any, shape: Sequence[int], place: Place | None = None) -> None:
+    def __init__(
+        self,
+        xp: Any,
+        key: int,
+        count: Any,
+        shape: Sequence[int],
+        place: Place | None = None,
+        rows: Array | None = None,
+    ) -> None:
         self._xp, self._key, self._count = xp, key, count
-        self._shape, self._place = tuple(shape), place
+        self._shape, self._place, self._rows = tuple(shape), place, rows
 
     @cached_property
     def _index(self) -> Array:
@@ -89,6 +98,10 @@ class Rounding:
 
     def _numbers(self, shape: Sequence[int], place: Place | None) -> Array:
         """The numbers of the elements of an array in row-major order, counted in the array that it is a part of."""
+        if self._rows is not None:
+            _, *row = shape
+            numbers = self._xp.index((1, *row), 0)
+            return self._rows.reshape((-1, *[1] * len(row))) * math.prod(row) + numbers
         if place is None:
             return self._xp.index(shape, 0)
         numbers = self._xp.index((), 0)

@@ -54,7 +54,7 @@ effective learning rate only decreases, so deep networks eventually stop learnin
 
 With sparse gradients (`torch.nn.Embedding(..., sparse=True)`), `adamas.torch` steps only the rows that have one. Without
 decay, the result is that of the dense step, in the time of those rows ([more](pytorch.md#sparse-gradients)).
-`adamas.numpy` takes only dense arrays; `adamas.keras` makes sparse gradients dense.
+`adamas.keras` does the same on TensorFlow ([more](keras.md#sparse-gradients)); `adamas.numpy` takes only dense arrays.
 """,
 )
 MEMBERS = (ADAGRAD,)

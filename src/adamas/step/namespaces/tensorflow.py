@@ -21,8 +21,8 @@ class Array:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape, which must be static."""
-        return tuple(self.tensor.shape)
+        """The shape; the first size is -1 if only the compiled program knows it."""
+        return tuple([-1 if size is None else size for size in self.tensor.shape])
 
     @property
     def dtype(self) -> Any:
@@ -76,6 +76,11 @@ def _alike(*values: Any) -> list[Tensor]:
     return [x if tf.is_tensor(x) else tf.convert_to_tensor(x, dtype) for x in values]
 
 
+def _known(x: Tensor, shape: Sequence[int]) -> Sequence[Any]:
+    """The shape, in which a first size of -1 is that of x."""
+    return [tf.shape(x)[0], *shape[1:]] if -1 in shape else shape
+
+
 for _name in ("add", "sub", "mul", "truediv", "pow", "and_", "or_", "xor", "lt", "le", "gt", "ge", "eq", "ne"):
     _function = getattr(operator, _name)
     setattr(Array, f"__{_name.strip('_')}__", _lifted(_function))
@@ -94,7 +99,7 @@ class Namespace:
     exp, log, log1p, round = map(staticmethod, map(_lifted, (tf.exp, tf.math.log, tf.math.log1p, tf.round)))
     zeros_like, ones_like, isfinite = map(staticmethod, map(_lifted, (tf.zeros_like, tf.ones_like, tf.math.is_finite)))
     any, amax, sum = map(staticmethod, map(_lifted, (tf.reduce_any, tf.reduce_max, tf.reduce_sum)))
-    broadcast_to = staticmethod(_lifted(tf.broadcast_to))
+    broadcast_to = staticmethod(_lifted(lambda x, shape: tf.broadcast_to(x, _known(x, shape))))
     where = staticmethod(_lifted(lambda condition, yes, no: tf.where(condition, *_alike(yes, no))))
     minimum = staticmethod(_lifted(lambda x, y: tf.minimum(*_alike(x, y))))
     maximum = staticmethod(_lifted(lambda x, y: tf.maximum(*_alike(x, y))))

@@ -23,7 +23,7 @@ import pytest
 from command_line import ENVIRONMENT, PROCESS, adamas
 from scipy import stats
 
-from adamas.lab.compare import compare, design
+from adamas.lab.compare import compare, design, words
 from adamas.lab.compare import study as study_module
 from adamas.lab.compare.comparison import Listener, Request, carry_out, open_study
 from adamas.lab.compare.display import heading, row, table
@@ -350,17 +350,18 @@ def test_settings_that_tuning_does_not_tell_apart_are_told(study: Callable[..., 
     one = study(mode="max")
     values = {"adam": [0.9, 0.9, 0.2, 0.9], "sgd": [0.1, 0.4, 0.3, 0.2]}
     for trial in design.tuning_trials(one.settings):
+        assert not one.finished() or not [warning for warning in judge(one).warnings if "apart" in warning]
         one.record(trial, Outcome("done", values[trial.optimizer][trial.number]))
-    said = "Tuning does not tell some settings apart: 3 of the 4 of adam did equally well. {} was taken. A harder task"
+    said = "Several settings did equally well in tuning: 3 of 4 for adam. Of these, {} was taken. A harder task"
     (warning,) = [warning for warning in judge(one).warnings if "apart" in warning]
-    assert warning.startswith(said.format("The one with the middle rate (the lower of two)"))
+    assert warning.startswith(said.format("the one with the middle rate, or the lower of two,"))
     chosen = design.best(one.settings, one.finished(), "adam")
     assert chosen is not None
     other = next(
         done.trial for done in design.equally_good(one.settings, one.finished(), "adam") if done.trial != chosen.trial
     )
     one.record(Trial("adam", "final", other.number, 1, other.settings), Outcome("done", 0.8))
-    assert any(warning.startswith(said.format("One of them")) for warning in judge(one).warnings)
+    assert any(warning.startswith(said.format("one of them")) for warning in judge(one).warnings)
 
 
 def test_what_comes_of_tuning_is_called_by_the_data_that_it_is_of(study: Callable[..., Study]) -> None:
@@ -372,12 +373,18 @@ def test_what_comes_of_tuning_is_called_by_the_data_that_it_is_of(study: Callabl
     judgement = judge(one)
     assert (judgement.metric, judgement.tuning_metric) == ("loss", "validation_loss")
     (rates,) = [sentence for sentence in judgement.sentences if "Decades" in sentence]
+    assert "were evaluated every " in "".join(judgement.sentences)
+    late = dataclasses.replace(one.settings, eval_every=one.settings.steps)
+    assert f"These runs have {late.steps} steps and were evaluated at the end." in "".join(
+        words.sentences(late, judgement.standings, judgement.pairs)
+    )
     assert rates.startswith("Decades of learning rates whose validation loss in tuning is within 5% of the best: ")
     with sqlite3.connect(one.path) as connection:  # as an earlier version has written it
         connection.execute("DELETE FROM study WHERE key = 'tuning_metric'")
+        connection.execute("UPDATE study SET value = '\"test_loss\"' WHERE key = 'metric'")
     with Study.open(one.path) as former:
-        assert former.settings.tuning_metric == "loss"
         assert row(former.settings, tuned, Outcome("done", 0.5)) == "tuning adam lr=0.1: loss 0.5"
+        assert row(former.settings, final, Outcome("done", 0.5)) == "final adam lr=0.1 seed 1: test loss 0.5"
 
 
 # The judgement
@@ -729,6 +736,21 @@ def test_the_test_data_chooses_nothing_and_a_task_is_loaded_once(tmp_path: Path)
         by_phase.setdefault(phase, set()).update(figures)
     assert by_phase == {"tune": {(5.0, False)}, "sweep": {(5.0, False)}, "final": {(7.0, True)}}
     assert (tmp_path / "loads").read_text().count("load") == 1
+
+
+def test_a_task_may_have_metrics_with_the_names_of_validation(tmp_path: Path) -> None:
+    names = '{"test_rows": float(len(x)), "validation_rows": 1.0, "validation_largest": float(x.max())}'
+    text = COUNTING.replace('{"rows": float(len(x)), "largest": float(x.max())}', names)
+    for metric in ("test_rows", "validation_largest"):
+        path = tmp_path / f"{metric}.py"
+        path.write_text(text.replace('"rows", "max"', f'"{metric}", "max"'))
+        judgement = compare(path, "adam", budget=1, seeds=3, out=tmp_path / f"{metric}.sqlite")
+        assert (judgement.metric, judgement.tuning_metric) == (metric, metric.replace("test_", "validation_"))
+        with Study.open(tmp_path / f"{metric}.sqlite") as one:
+            values = {done.trial.phase: done.outcome for done in one.finished()}
+        assert values["tune"].value == {"test_rows": 5, "validation_largest": 44}[metric]
+        assert values["final"].value == {"test_rows": 7, "validation_largest": 106}[metric]
+        assert {"test_rows", "validation_rows"} <= values["tune"].evaluations[0].keys()
 
 
 def test_a_process_that_cannot_start_ends_the_comparison_and_is_no_trial(study: Callable[..., Study]) -> None:

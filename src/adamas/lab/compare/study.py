@@ -299,7 +299,8 @@ def _read(path: Path, connection: sqlite3.Connection, parameter: str) -> Setting
         if state != "ok":
             raise ValueError(state)
         stored = {key: from_json(value) for key, value in connection.execute("SELECT key, value FROM study")}
-        stored.setdefault("tuning_metric", stored.get("metric"))  # for studies of earlier versions
+        # Studies of earlier versions do not say which data their tuning is of.
+        stored.setdefault("tuning_metric", str(stored.get("metric")).removeprefix("test_"))
         settings = _checked(Settings, stored)
         _check_parts(settings)
         _finished(connection)

@@ -51,16 +51,20 @@ def options_of(settings: Settings, trial: Trial) -> Options:
 
 
 class Evaluations(Listener):
-    """Keeps the evaluations of a run; of their metrics, those whose names begin with ``prefix``."""
+    """Keeps the evaluations of a run. If they are of the validation data, so are the names of the metrics."""
 
-    def __init__(self, prefix: str = "") -> None:
+    def __init__(self, are_validation: bool) -> None:
         """Start without evaluations."""
         self.rows: list[dict[str, object]] = []
-        self._prefix = prefix
+        self._are_validation = are_validation
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Keep it."""
-        metrics = {name: value for name, value in evaluation.metrics.items() if name.startswith(self._prefix)}
+        metrics = evaluation.metrics
+        if self._are_validation:
+            names = {name: validation_name(name) for name in metrics}
+            taken = metrics.keys() & {new for name, new in names.items() if new != name}
+            metrics = {name if names[name] in taken else names[name]: value for name, value in metrics.items()}
         self.rows.append(replace(evaluation, metrics=metrics).row())
 
 
@@ -72,11 +76,9 @@ def run_trial(settings: Settings, trial: Trial) -> Outcome:
     from adamas.lab.train.running import run
 
     task = _task_of(settings)
-    if trial.phase == "final":
-        evaluations = Evaluations()
-    else:
+    if trial.phase != "final":
         task = task.choosing()
-        evaluations = Evaluations(validation_name("") if task.validation else "")
+    evaluations = Evaluations(task.is_choosing)
     try:
         summary = run(options_of(settings, trial), evaluations, write=False, task=task)
     except DivergedError as error:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from adamas.lab.compare.design import best, equally_good, missing, total
+from adamas.lab.compare.design import best, equally_good, missing, total, tuning_trials
 from adamas.lab.compare.results import Pair, Sensitivity, Standing
 from adamas.lab.compare.space import TUNABLE
 from adamas.lab.compare.statistics import is_negligible, middle
@@ -143,9 +143,10 @@ def _targets(settings: Settings, standings: Sequence[Standing]) -> str:
         seconds = reached(standing.seconds_to_target, ".2g").partition(" ")[0]
         parts.append(f"{standing.optimizer} {steps}" + ("" if steps == "never" else f" and {seconds} s"))
     goal = f"{spoken(settings.metric)} {number(settings.target)}"
+    when = f"every {settings.eval_every}" if settings.eval_every < settings.steps else "at the end"
     return (
         f"Steps and seconds of training to {goal}, median: {'; '.join(parts)}. These runs have {settings.steps} steps and "
-        f"were evaluated every {settings.eval_every}."
+        f"were evaluated {when}."
     )
 
 
@@ -210,15 +211,15 @@ def _edge(settings: Settings, standing: Standing) -> list[str]:
 def _ties(settings: Settings, finished: Sequence[Finished]) -> list[str]:
     """Name the optimizers of which several settings did equally well in tuning, and say which of them was taken."""
     ties = {name: equals for name in settings.optimizers if len(equals := equally_good(settings, finished, name)) > 1}
-    if not ties:
+    if not ties or sum(done.trial.phase == "tune" for done in finished) < len(tuning_trials(settings)):
         return []
-    how_many = [f"{len(equals)} of the {settings.budget} of {name}" for name, equals in ties.items()]
+    how_many = [f"{len(equals)} of {settings.budget} for {name}" for name, equals in ties.items()]
     taken = [best(settings, finished, name) for name in ties]
     are_middles = taken == [middle(equals) for equals in ties.values()]  # earlier versions took the first
-    which = "The one with the middle rate (the lower of two)" if are_middles else "One of them"
+    which = "the one with the middle rate, or the lower of two," if are_middles else "one of them"
     return [
-        f"Tuning does not tell some settings apart: {listed(how_many)} did equally well. {which} was taken. A harder task "
-        "would tell them apart."
+        f"Several settings did equally well in tuning: {listed(how_many)}. Of these, {which} was taken. A harder task would "
+        "tell them apart."
     ]
 
 

@@ -176,6 +176,11 @@ class Task:
         )
         return replace(self, train=rest, validation=validation)
 
+    @property
+    def is_choosing(self) -> bool:
+        """Whether ``choosing`` has made it."""
+        return bool(self.validation) and self.test is self.validation
+
     def choosing(self) -> Task:
         """The task by which hyperparameters are chosen, so that the test data chooses none: it is evaluated on the validation
         part alone, which plateaus follow too, if there can be one."""

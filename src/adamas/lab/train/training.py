@@ -72,6 +72,7 @@ class Training:
         """
         self.interruption, self.ranks = interruption, ranks or Ranks()
         self.device = find_device(self.ranks.device(options.device))
+        self.is_choosing = task.is_choosing
         train, test, validation = map(self._moved, (task.train, task.test, task.validation))
         self.task = replace(task, train=train, test=test, validation=validation)
         self.epochs = options.epochs or task.epochs
@@ -269,11 +270,12 @@ class Training:
         return row
 
     def evaluate(self) -> dict[str, float]:
-        """The metrics of the current weights, on the test data and on the validation data, if there are any."""
+        """The metrics of the current weights, on the test data and on the validation data, if there are any. Of a task that
+        chooses (``Task.choosing``), those of the validation data stand in the place of those of the test data."""
         self.network.eval()
         with self.evaluated(), torch.no_grad(), self.arithmetic():
             found = dict(self.ranks.metrics(self.task, self.task.test, self.evaluate_on))
-            if self.task.validation:
+            if self.task.validation and not self.is_choosing:
                 validation = self.ranks.metrics(self.task, self.task.validation, self.evaluate_on)
                 for name in map(validation_name, validation):
                     if name in found:
@@ -344,7 +346,7 @@ class Training:
                 f"has the mode {plateau.mode}, but {self.task.metric} has the mode {self.task.mode}: give it that mode"
             )
             raise InputError("plateau", problem)
-        return validation_name(name) if self.task.validation else name
+        return validation_name(name) if self.task.validation and not self.is_choosing else name
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         """The context that sets the precision of the network."""

@@ -26,6 +26,8 @@ from ..shared import DECAY, WEIGHT_DECAY
 _SQUARE = State("second", signed=False, decay="a2", draw=1, of="square", gain="b2")
 _EPS = 2.0**-23  # of float32, in which a step computes
 _LEAST_FLOOR = 2.0**-126  # of v, so that 1/√v is finite in float32
+_AT_MOST_0 = Range("a number of at most 0", lambda x: x <= 0)
+_AT_LEAST_1 = Range("a number of at least 1", lambda x: x >= 1)
 
 
 def _divided(k: Any, xp: Any, p: Array, g: Array, second: Array) -> tuple[Array, Array]:
@@ -96,12 +98,7 @@ ADAFACTOR = Member(
         replace(
             learning_rate(1e-2), doc="η: the decay's learning rate, and the largest step relative to a weight's size"
         ),
-        Number(
-            "beta2_decay",
-            -0.8,
-            "τ: the exponent of the decay of the mean squares",
-            range=Range("a number of at most 0", lambda x: x <= 0),
-        ),
+        Number("beta2_decay", -0.8, "τ: the exponent of the decay of the mean squares", range=_AT_MOST_0),
         Several(
             "eps",
             (None, 1e-3),
@@ -110,14 +107,8 @@ ADAFACTOR = Member(
             "weight's dtype)",
             range=FROM_0,
         ),
-        Number(
-            "d",
-            1.0,
-            "the largest root mean square of an update, before it is scaled",
-            range=Range("a number of at least 1", lambda x: x >= 1),
-        ),
-        replace(WEIGHT_DECAY, doc="λ"),
-        replace(DECAY, default="decoupled"),
+        Number("d", 1.0, "the largest root mean square of an update, before it is scaled", range=_AT_LEAST_1),
+        *(replace(WEIGHT_DECAY, doc="λ"), replace(DECAY, default="decoupled")),
     ),
     make_rule=lambda hyper: _RULE,
     numbers=_numbers,
@@ -131,14 +122,12 @@ ADAFACTOR = Member(
         "scipy": "x is a vector, for which it keeps as much as RMSprop: use adamas.scipy.rmsprop",
     },
     no_mask="its update has the signs of the gradient, so that nothing would be left out",
-    notes=(
-        "with λ for ``weight_decay`` and τ for ``beta2_decay``. The last two dimensions of a parameter are rows and columns; "
-        "parameters of fewer than two dimensions keep v itself, an average of the squares.\n\n"
-        "As in ``torch.optim``, ε₁ bounds what is divided by; in the paper, in Keras and in optax, it is added to the squares "
-        "of the gradient. Where it does not matter, those step alike: ``keras.optimizers.Adafactor`` without its decay, and "
-        "``optax.adafactor`` with ``min_dim_size_to_factor=1`` for matrices; without a rate, the largest relative step of the "
-        "paper is 0.01. Of tensors of more dimensions, optax takes the two largest for rows and columns."
-    ),
+    notes="with λ for ``weight_decay`` and τ for ``beta2_decay``. The last two dimensions of a parameter are rows and "
+    "columns; parameters of fewer than two dimensions keep v itself, an average of the squares.\n\n"
+    "As in ``torch.optim``, ε₁ bounds what is divided by; in the paper, in Keras and in optax, it is added to the squares "
+    "of the gradient. Where it does not matter, those step alike: ``keras.optimizers.Adafactor`` without its decay, and "
+    "``optax.adafactor`` with ``min_dim_size_to_factor=1`` for matrices; without a rate, the largest relative step of the "
+    "paper is 0.01. Of tensors of more dimensions, optax takes the two largest for rows and columns.",
     page=r"""
 For models that leave little memory for the optimizer: for a matrix of r rows and c columns, Adafactor keeps r + c numbers
 where AdamW keeps 2·r·c. For the layers of a large model, that is less than a thousandth. There is no first moment, and a step

@@ -117,7 +117,7 @@ def resumed(
 def _conversion_message(conversions: Mapping[Conversion, int]) -> str:
     """The warning about converted moments; ``conversions`` has the number of parameters of each."""
     alike: defaultdict[tuple[str, str, int], list[str]] = defaultdict(list)
-    for (moment, saved_as, stored_as), count in conversions.items():
+    for (moment, saved_as, stored_as), count in sorted(conversions.items()):
         alike[saved_as, stored_as, count].append(moment)
     each = [
         f"{' and '.join(moments)} of {count} parameter{'s' * (count > 1)} from {saved_as} to {stored_as}"

@@ -345,6 +345,11 @@ def test_the_best_setting_is_in_the_middle_of_equals_and_of_the_right_end(study:
     assert chosen is not None
     assert chosen.trial.number == other
 
+    one.record(Trial("sgd", "final", 99, 1, {"lr": 0.1}), Outcome("done", 0.8))  # of no setting that was tried
+    chosen = design.best(one.settings, one.finished(), "sgd")
+    assert chosen is not None
+    assert chosen.trial.number < 4
+
 
 def test_settings_that_tuning_does_not_tell_apart_are_told(study: Callable[..., Study]) -> None:
     one = study(mode="max")

@@ -404,6 +404,16 @@ def test_the_validation_is_drawn_beside_the_test(tmp_path):
     assert not any("alidation" in title for title in charts)
 
 
+def test_a_metric_that_a_task_calls_validation_is_not_said_to_be_of_what_training_left_out(tmp_path):
+    runs = [make_run(tmp_path / name, optimizer=name) for name in ("adam", "sgd")]
+    for run in runs:
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        write_lines(run / "metrics.jsonl", [{**row, "validation_loss": 0.2} for row in rows])
+    notes = {chart.title: chart.note for section in compose(runs)[1] for chart in section.charts}
+    assert notes["Validation loss"].startswith("Validation loss at each evaluation")
+    assert not any("left out" in note for note in notes.values())
+
+
 def test_a_study_is_shown_with_its_ranking_pairs_search_and_failures():
     judged = judgement(standing("adam", 1, [50, 70]), standing("sgd", 2, [90, None], mean=0.9312, failed=1))
     section = study_section(Path("s.sqlite"), settings(), trials(), judged, {})

@@ -19,14 +19,13 @@ import adamas
 from adamas.lab.compare import design
 from adamas.lab.compare.space import check_tune, quasi_random, state_space, tunable
 from adamas.lab.compare.study import SUFFIX, Finished, Outcome, Settings, Study, Trial, choose_path
-from adamas.lab.compare.trial import options_of
+from adamas.lab.compare.trial import options_of, tuning_name
 from adamas.lab.compare.workers import RUN_TRIAL, Workers
 from adamas.lab.inputs import InputError
 from adamas.lab.tasks import Task, is_file, label, load
 from adamas.lab.train.named_schedules import choose_schedule
 from adamas.lab.train.optimizers import OPTIMIZERS
 from adamas.lab.train.options import Options
-from adamas.lab.train.records import validation_name
 
 BUDGET, SEEDS, FEWEST_SEEDS, EVALUATIONS = 8, 3, 3, 20
 MOST = 10_000  # the limit of trials and seeds
@@ -190,7 +189,7 @@ def _settings(request: Request) -> Settings:
         task=str(Path(request.task).resolve()) if is_file(request.task) else request.task,
         description=task.description,
         metric=task.metric,
-        tuning_metric=validation_name(task.metric) if chosen_by.validation else task.metric,
+        tuning_metric=tuning_name(task.metric) if chosen_by.validation else task.metric,
         mode=task.mode,
         target=task.target,
         optimizers=list(request.optimizers),

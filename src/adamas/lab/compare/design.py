@@ -36,10 +36,9 @@ def best(settings: Settings, finished: Sequence[Finished], optimizer: str) -> Fi
     equals = equally_good(settings, own, optimizer)
     if not equals:
         return None
-    repeated = {done.trial.number for done in own if done.trial.phase == "final"}
-    if repeated:
-        return next(done for done in own if done.trial.phase == "tune" and done.trial.number in repeated)
-    return middle(equals)
+    numbers = {done.trial.number for done in own if done.trial.phase == "final"}
+    repeated = [done for done in own if done.trial.phase == "tune" and done.trial.number in numbers]
+    return middle(repeated or equals)
 
 
 def equally_good(settings: Settings, finished: Sequence[Finished], optimizer: str) -> list[Finished]:

@@ -50,6 +50,11 @@ def options_of(settings: Settings, trial: Trial) -> Options:
     return options
 
 
+def tuning_name(metric: str) -> str:
+    """The name of a metric in tuning, where it is of the validation data. A task may have one that is called so anyway."""
+    return metric if metric.startswith(validation_name("")) else validation_name(metric)
+
+
 class Evaluations(Listener):
     """Keeps the evaluations of a run. If they are of the validation data, so are the names of the metrics."""
 
@@ -62,7 +67,7 @@ class Evaluations(Listener):
         """Keep it."""
         metrics = evaluation.metrics
         if self._are_validation:
-            names = {name: validation_name(name) for name in metrics}
+            names = {name: tuning_name(name) for name in metrics}
             taken = metrics.keys() & {new for name, new in names.items() if new != name}
             metrics = {name if names[name] in taken else names[name]: value for name, value in metrics.items()}
         self.rows.append(replace(evaluation, metrics=metrics).row())

@@ -111,7 +111,11 @@ def _other_metric(groups: Sequence[Group], name: str, band: str) -> Chart:
     """A metric besides the main one, of the runs that have it."""
     series = [_curves(group, name, "step") for group in groups if any(name in run.metrics for run in group.runs)]
     of_validation = name in {
-        validation_name(metric) for group in groups for run in group.runs for metric in run.metrics
+        validation_name(metric)
+        for group in groups
+        for run in group.runs
+        for metric in run.metrics
+        if run.validation_examples
     }
     where = ", on the examples that training left out" if of_validation else ""
     log_y = name.endswith("loss") and spans_decades(series)

@@ -105,10 +105,10 @@ class Evaluation:
 def validation_name(name: str) -> str:
     """The name of a metric of the test data, if it is computed for the validation data.
 
-    >>> validation_name("test_loss"), validation_name("bits_per_character"), validation_name("validation_loss")
-    ('validation_loss', 'validation_bits_per_character', 'validation_loss')
+    >>> validation_name("test_loss"), validation_name("bits_per_character")
+    ('validation_loss', 'validation_bits_per_character')
     """
-    return f"validation_{name.removeprefix('test_').removeprefix('validation_')}"
+    return f"validation_{name.removeprefix('test_')}"
 
 
 @dataclass(frozen=True)

@@ -251,6 +251,7 @@ FALLING = {
 # Where they are highest, and what they are there, at half of the run, at nine tenths and at its end.
 RISING = {
     "warmup": (100, 1, 1, 1, 1),
+    "warmup_cosine": (100, 1, (1 + math.cos(math.pi * 4 / 9)) / 2, (1 + math.cos(math.pi * 8 / 9)) / 2, 0),
     "inverse_sqrt": (100, 1, 0.2**0.5, 1 / 3, 0.1**0.5),
     "trapezoid": (100, 1, 1, 0.5, 0),
     "one_cycle": (299, 1, 0.8100, 0.0486, 0),

@@ -57,6 +57,10 @@ SCHEDULES = {
     ),
     "inverse_time": Named("falls as 1 / (1 + 9t), to a tenth at the end", lambda steps: inverse_time(9, every=steps)),
     "warmup": Named("rises from 0 over the first tenth of the run", lambda steps: warmup(_tenth(steps))),
+    "warmup_cosine": Named(
+        "rises from 0 over the first tenth, and falls along half a cosine to 0 at the end",
+        lambda steps: warmup(_tenth(steps)).then(cosine(max(1, steps - _tenth(steps)))),
+    ),
     "inverse_sqrt": Named(
         "rises from 0 over the first tenth, and falls as 1 / √t from there",
         lambda steps: warmup(_tenth(steps)) * inverse_sqrt(_tenth(steps)),

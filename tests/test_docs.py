@@ -216,6 +216,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def no_process_group_is_left() -> Iterator[None]:
+    """Ends the process group that the blocks of a page have begun."""
+    yield
+    dist = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def run_page(text: str, page: Path, data: Path | None, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Run every block of a page in the current folder, and return their namespace."""
     namespace: dict[str, Any] = {"__name__": "__main__"}

@@ -144,10 +144,11 @@ class Adafactor(Optimizer):
     with λ for ``weight_decay`` and τ for ``beta2_decay``. The last two dimensions of a parameter are rows and columns;
     parameters of fewer than two dimensions keep v itself, an average of the squares.
 
-    As in ``torch.optim``, ε₁ bounds what is divided by; in the paper, in Keras and in optax, it is added to the squares
-    of the gradient. Where it does not matter, those step alike: ``keras.optimizers.Adafactor`` without its decay, and
-    ``optax.adafactor`` with ``min_dim_size_to_factor=1`` for matrices; without a rate, the largest relative step of the
-    paper is 0.01. Of tensors of more dimensions, optax takes the two largest for rows and columns.
+    As in ``torch.optim``, ε₁ is a lower bound of the denominator; in the paper, in Keras and in optax, it is added to
+    the squares of the gradient. Where this makes no difference, ``keras.optimizers.Adafactor`` without its decay takes
+    the same steps, and so does ``optax.adafactor`` with ``min_dim_size_to_factor=1`` for matrices; without a rate, the
+    largest relative step of the paper is 0.01. In tensors of more than two dimensions, optax uses the two largest ones
+    as rows and columns.
 
     Args:
         params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.

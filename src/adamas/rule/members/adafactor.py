@@ -124,10 +124,11 @@ ADAFACTOR = Member(
     no_mask="its update has the signs of the gradient, so that nothing would be left out",
     notes="with λ for ``weight_decay`` and τ for ``beta2_decay``. The last two dimensions of a parameter are rows and "
     "columns; parameters of fewer than two dimensions keep v itself, an average of the squares.\n\n"
-    "As in ``torch.optim``, ε₁ bounds what is divided by; in the paper, in Keras and in optax, it is added to the squares "
-    "of the gradient. Where it does not matter, those step alike: ``keras.optimizers.Adafactor`` without its decay, and "
-    "``optax.adafactor`` with ``min_dim_size_to_factor=1`` for matrices; without a rate, the largest relative step of the "
-    "paper is 0.01. Of tensors of more dimensions, optax takes the two largest for rows and columns.",
+    "As in ``torch.optim``, ε₁ is a lower bound of the denominator; in the paper, in Keras and in optax, it is added to the "
+    "squares of the gradient. Where this makes no difference, ``keras.optimizers.Adafactor`` without its decay takes the same "
+    "steps, and so does ``optax.adafactor`` with ``min_dim_size_to_factor=1`` for matrices; without a rate, the largest "
+    "relative step of the paper is 0.01. In tensors of more than two dimensions, optax uses the two largest ones as rows and "
+    "columns.",
     page=r"""
 For models that leave little memory for the optimizer: for a matrix of r rows and c columns, Adafactor keeps r + c numbers
 where AdamW keeps 2·r·c. For the layers of a large model, that is less than a thousandth. There is no first moment, and a step
@@ -139,7 +140,7 @@ is refused, since the update has the signs of the gradient anyway.
 
 A matrix is stepped in pieces of at most 2²¹ elements (or one row), so a step needs temporary memory for a few such pieces
 only, whatever the size of the model. The framework computes the means of rows and columns, so the bits of a step depend on the
-number of threads.
+number of threads. Matrices that processes have in parts, as with `fully_shard`, are refused.
 """,
 )
 MEMBERS = (ADAFACTOR,)

@@ -400,6 +400,19 @@ def test_a_run_with_a_plateau_keeps_a_tenth_for_validation(tmp_path: Path, capsy
     assert (config["validation_examples"], config["plateau_follows"]) == (143, ["validation_loss"])
 
 
+@pytest.mark.parametrize("every", [3, 4])
+def test_a_plateau_that_cannot_take_effect_is_named(
+    every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = digits.load(None)
+    task = replace(known, evaluate=lambda model, *data: {**known.evaluate(model, *data), "test_loss": 1.0})
+    monkeypatch.setattr(digits, "load", lambda data_dir: task)
+    options: dict[str, Any] = {"schedule": "constant() * Plateau(patience=1)", "batch_size": 128, "eval_every": every}
+    summary = fit(epochs=1, out=tmp_path / "run", **options)  # 11 steps: 4 evaluations, or 3
+    said = "\nThe plateau cannot take effect: with patience=1 that needs more than 3 evaluations, and the run has 3 "
+    assert (said in capsys.readouterr().out) == (every == 4) == (not summary.cuts)
+
+
 def test_without_a_plateau_all_training_data_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = fit(epochs=1, out=tmp_path / "run")
     assert "; 1,437 training examples, 360 test examples\n" in capsys.readouterr().out

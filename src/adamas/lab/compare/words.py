@@ -11,6 +11,7 @@ from adamas.lab.compare.results import Pair, Sensitivity, Standing
 from adamas.lab.compare.space import TUNABLE
 from adamas.lab.compare.statistics import is_negligible, middle
 from adamas.lab.compare.study import Finished, Settings
+from adamas.lab.train.named_schedules import choose_schedule, too_patient
 
 FEW_SEEDS = 5  # with fewer, only large and consistent differences can be distinguished from chance
 
@@ -173,6 +174,8 @@ def warnings(settings: Settings, finished: Sequence[Finished], standings: Sequen
         found += _edge(settings, standing)
     found += _ties(settings, finished)
     found += _untuned(settings)
+    idle = too_patient(choose_schedule(settings.schedule, settings.steps), -(-settings.steps // settings.eval_every))
+    found += [idle] if idle else []
     chance = any(len(set(standing.values)) > 1 for standing in standings)
     if chance and len(standings) > 1 and len(settings.seeds) < FEW_SEEDS:
         found.append(

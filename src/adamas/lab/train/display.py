@@ -33,6 +33,7 @@ def heading(plan: records.Plan) -> str:
         f"{_count(plan.epochs, 'epoch')} ({_count(plan.steps, 'step')}), {_processes(plan)}{to}"
         + (f"\n{plan.lr_found}" if plan.lr_found else "")
         + _followed(plan)
+        + (f"\n{plan.idle_plateau}" if plan.idle_plateau else "")
         + _resumed(plan)
     )
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from adamas.lab.inputs import InputError, choose
 from adamas.schedules import (
+    Plateau,
     Schedule,
     ScheduleError,
     constant,
@@ -78,6 +79,25 @@ SCHEDULES = {
         "rises from a tenth and falls back to it, four times", lambda steps: triangular(steps / 8, low=0.1)
     ),
 }
+
+
+def plateaus(schedule: Schedule) -> list[Plateau]:
+    """The plateaus that are part of a schedule."""
+    return [part for part in schedule.parts() if isinstance(part, Plateau)]
+
+
+def too_patient(schedule: Schedule, evaluations: int) -> str | None:
+    """Say which plateau of a schedule cannot take effect in a run of so few evaluations, if there is one.
+
+    The first evaluation is what others are compared with, and a cut after the last one changes nothing.
+    """
+    patient = [plateau.patience for plateau in plateaus(schedule) if plateau.patience + 2 >= evaluations]
+    if not patient:
+        return None
+    return (
+        f"The plateau cannot take effect: with patience={patient[0]} that needs more than {patient[0] + 2} evaluations, and "
+        f"the run has {evaluations} (--eval-every, or a smaller patience)."
+    )
 
 
 def choose_schedule(text: str, steps: int, parameter: str = "schedule") -> Schedule:

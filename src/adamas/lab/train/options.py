@@ -19,7 +19,7 @@ import numpy as np
 from adamas.lab import launch
 from adamas.lab.inputs import InputError, choose
 from adamas.lab.tasks import TASKS, Task, is_file, label
-from adamas.lab.train.named_schedules import choose_schedule
+from adamas.lab.train.named_schedules import choose_schedule, plateaus
 from adamas.lab.train.optimizers import OptimizerSpec, choose_optimizer
 from adamas.schedules import Plateau, Schedule, ScheduleError, parse
 from adamas.step import watching
@@ -166,8 +166,7 @@ class Options:
     @cached_property
     def has_plateau(self) -> bool:
         """Whether the learning rate reacts to a metric."""
-        parts = choose_schedule(self.schedule, 1).parts()
-        return self.plateau is not None or any(isinstance(part, Plateau) for part in parts)
+        return self.plateau is not None or bool(plateaus(choose_schedule(self.schedule, 1)))
 
     @property
     def task_label(self) -> str:

@@ -26,6 +26,7 @@ from adamas.lab.train import folder, measures, run_checkpoint, tensorboard
 from adamas.lab.train.auto_lr import find_for_task
 from adamas.lab.train.curves import draw_curves
 from adamas.lab.train.interruption import Interruption
+from adamas.lab.train.named_schedules import too_patient
 from adamas.lab.train.options import Options
 from adamas.lab.train.ranks import join
 from adamas.lab.train.records import DivergedError, Listener, Listeners, Plan, Seconds, Summary
@@ -205,6 +206,7 @@ def _with_lr_found(options: Options) -> tuple[Options, str]:
 
 def _plan(options: Options, training: Training, lr_found: str | None, out: Path | None) -> Plan:
     task = training.task
+    evaluations = -(-training.steps // (training.eval_every or training.steps_in_epoch))
     return Plan(
         task=options.task_label,
         description=task.description,
@@ -217,12 +219,13 @@ def _plan(options: Options, training: Training, lr_found: str | None, out: Path 
         target=task.target,
         epochs=training.epochs,
         steps=training.steps,
-        evaluations=-(-training.steps // (training.eval_every or training.steps_in_epoch)),
+        evaluations=evaluations,
         batch_size=training.batch_size,
         train_examples=len(task.train[0]) if task.train else 0,
         test_examples=len(task.test[0]) if task.test else 0,
         validation_examples=len(task.validation[0]) if task.validation else 0,
         plateau_follows=[training.followed(plateau) for plateau in training.plateaus],
+        idle_plateau=too_patient(training.rate, evaluations),
         parameters=training.parameter_count,
         device=str(training.device),
         threads=torch.get_num_threads(),

@@ -25,6 +25,7 @@ from adamas.lab.tasks import Task
 from adamas.lab.train import measures
 from adamas.lab.train.batch_norm import over_ranks
 from adamas.lab.train.interruption import Interruption
+from adamas.lab.train.named_schedules import plateaus
 from adamas.lab.train.options import MOST_STEPS, Options
 from adamas.lab.train.ranks import Applied, Ranks
 from adamas.lab.train.records import Evaluation, Listener, Progress, Sample, Seconds, validation_name
@@ -97,7 +98,7 @@ class Training:
         by_loss = task.mode == "min" or self.has_test_loss
         self.rate: Schedule = options.rate(self.steps, task, "min" if by_loss else "max")
         self.usual_rate = options.spec.usual_lr(task)
-        self.plateaus = [part for part in self.rate.parts() if isinstance(part, Plateau)]
+        self.plateaus = plateaus(self.rate)
         for plateau in self.plateaus:
             self.followed(plateau)
         # The optimizers of Adamas clip gradients themselves, and take schedules.

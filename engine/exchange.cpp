@@ -68,7 +68,7 @@ Format format_of(const nb::dlpack::dtype &dtype) {
 }
 
 // The format of a buffer: a letter of the `struct` module, preceded by Z for complex numbers. NumPy has no bfloat16, so
-// its codes are passed as unsigned 16-bit integers.
+// its codes are passed as unsigned 16-bit integers. Its longdouble is float64 on Windows and on macOS on Arm.
 Format format_of(const char *format, bool &is_complex) {
     if (format == nullptr) return Format::u8; // the default of the buffer protocol
     if (*format == '=' || *format == '@' || *format == (std::endian::native == std::endian::little ? '<' : '>'))
@@ -76,7 +76,7 @@ Format format_of(const char *format, bool &is_complex) {
     is_complex = *format == 'Z';
     const std::string_view rest(is_complex ? format + 1 : format);
     if (rest == "f") return Format::f32;
-    if (rest == "d") return Format::f64;
+    if (rest == "d" || (rest == "g" && sizeof(long double) == sizeof(double))) return Format::f64;
     if (!is_complex) {
         if (rest == "e") return Format::f16;
         if (rest == "H") return Format::bf16;

@@ -39,9 +39,11 @@ bool can_avx512() {
 }
 #else
 bool can_avx2() {
+    __builtin_cpu_init(); // the kernels are chosen before main, where it may not have run yet
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
 bool can_avx512() {
+    __builtin_cpu_init();
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }

@@ -1,4 +1,4 @@
-"""What you declare an optimizer of your own with. ``docs/own-member.md`` has an example.
+"""The parts of a declaration of your own optimizer. ``docs/own-member.md`` has an example.
 
 The class of its optimizer is derived from ``adamas.torch.OwnOptimizer`` or ``adamas.numpy.OwnOptimizer``.
 """

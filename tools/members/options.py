@@ -39,16 +39,17 @@ class WholeOptions(TypedDict, total=False):
 
     Attributes:
         watch: True keeps statistics of each tensor in the last 512 steps, computed in the same pass as the step, for
-            ``optimizer.watch``: see ``adamas.step.watch.Watch``. Or text: ``"every=10"`` watches one step in ten
-            (but all in a CUDA graph), ``"keep=256"`` keeps as many watched steps, ``"save"`` saves them in the state dict;
-            several are separated by commas. Default: False.
-        on_spike: what to do if a step is far out of the usual. ``"skip"`` leaves it out, ``"clip"`` shortens it to the
-            limit; ``optimizer.spikes`` counts such steps. After it, separated by commas: ``"of=grad_norm"`` (the default),
-            ``"of=loss"`` (given to ``step(loss=loss)``, or returned by a closure; of processes that share DTensors, their
-            mean), ``"of=update_norm"`` (of the step before; needs ``watch=True``) or ``"of=exact"`` (the update of this
-            step, which is computed once more for that), or several joined by ``+``; ``"sigma=6"``, the limit as standard
-            deviations above the mean of the last values, or ``"quantile=0.99"``, 1.5 times that quantile; ``"last=128"``,
-            the number of values, half of which have to be known first. Default: None.
+            ``optimizer.watch``: see ``adamas.step.watch.Watch``. Or a string: ``"every=10"`` watches one step in ten
+            (but all steps in a CUDA graph), ``"keep=256"`` keeps 256 watched steps, ``"save"`` saves them in the state
+            dict; several are separated by commas. Default: False.
+        on_spike: what to do with a step that is far out of the usual: ``"skip"`` skips it, ``"clip"`` shortens it to the
+            limit. ``optimizer.spikes`` counts such steps. Settings can follow, separated by commas. What is measured:
+            ``"of=grad_norm"`` (the default), ``"of=loss"`` (given to ``step(loss=loss)``, or returned by a closure; with
+            DTensors, the mean over the processes), ``"of=update_norm"`` (of the previous step; needs ``watch=True``) or
+            ``"of=exact"`` (the update of this step, which is computed twice for this), or several joined by ``+``. The
+            limit: ``"sigma=6"``, standard deviations above the mean of the last values, or ``"quantile=0.99"``, 1.5 times
+            that quantile. The number of last values: ``"last=128"``, half of which must be known before anything is
+            limited. Default: None.
     """
 
     watch: bool | str

@@ -67,10 +67,8 @@ class Log(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
     (of each batch, if gradients are accumulated); ``update_ratio`` is the mean of ‖change of the weights‖ / ‖weights‖ in a
     step, which is about 1e-3 for a good learning rate.
 
-    The change is that before 16-bit weights are rounded.
-
-    Put it before callbacks that use these logs. Under a ``tf.distribute`` strategy the
-    norm is that of one replica's part.
+    The change is measured before 16-bit weights are rounded. Under a ``tf.distribute`` strategy, the norm is that of one
+    replica's part. Put this callback before others that use these logs.
     """
 
     def on_train_begin(self, logs: Any = None) -> None:

@@ -91,7 +91,7 @@ class FindLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untype
     >>> model.fit(x, y, epochs=10, callbacks=[callback])        # doctest: +SKIP
     >>> print(callback.finding)                                 # doctest: +SKIP
 
-    It does so only if the optimizer has made no step yet; a resumed run keeps its rate.
+    It does this only if the optimizer has not taken a step yet; a resumed run keeps its rate.
 
     Args:
         x, y, options: see ``find_lr``.

@@ -37,8 +37,9 @@ Gradients: TypeAlias = Sequence[Any] | Mapping[str, Any]
 class Optimizer(Stepping):
     """The base class of the optimizers of ``adamas.numpy``. Use one of them: ``Adam``, ``AdamW``, …
 
-    ``lr``, ``weight_decay``, each of ``betas`` and ``max_grad_norm`` may be a schedule (``adamas.schedules``). The group then
-    holds the number of the coming step. The step is the largest step count in the state of any parameter.
+    ``lr``, ``weight_decay``, ``max_grad_norm`` and, in most members, each of ``betas`` may be a schedule
+    (``adamas.schedules``). The group then contains the value for the next step. The step is the largest step count in the
+    state of any parameter.
 
     ``adamas.engine_info()`` shows how many threads a step uses.
 

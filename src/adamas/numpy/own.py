@@ -11,12 +11,12 @@ from .optimizer import Optimizer, Params
 class OwnOptimizer(ForOwnMember, Optimizer):
     """The base class of optimizers for members of your own, which you declare with ``adamas.own``.
 
-    Derive a class from it, and give it the declaration: ``class AdaBelief(OwnOptimizer, member=ADABELIEF)``. Its steps are
-    made by operations of NumPy, one after the other, since the engine is compiled before the declaration is known.
+    Derive a class from it, and give it the declaration: ``class AdaBelief(OwnOptimizer, member=ADABELIEF)``. Its steps
+    consist of separate NumPy operations, because the engine was compiled before the declaration was known.
 
     Args:
         params: the arrays; see ``adamas.numpy.members``.
-        **hyperparameters: those of the declaration by their names, and those of ``adamas.rule.options.Options``.
+        **hyperparameters: those of the declaration, by their names, and those of ``adamas.rule.options.Options``.
 
     Raises:
         TypeError: a hyperparameter is unknown.

@@ -166,13 +166,13 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
 
 
 def schedule_free_eval_params(state: Tree, params: Tree) -> Tree:
-    """The parameters for evaluation, of ``schedule_free_adamw`` or ``schedule_free_sgd``: those of training less the offset.
+    """The parameters for evaluation with ``schedule_free_adamw`` or ``schedule_free_sgd``: the training ones minus the offset.
 
-    As ``optax.contrib.schedule_free_eval_params``, but the state may also be within that of a chain or another wrapper.
+    Like ``optax.contrib.schedule_free_eval_params``, but the state may also be nested in that of a chain or another wrapper.
 
     Args:
         state: the state of the optimizer.
-        params: the parameters of training, each of which is in the state.
+        params: the training parameters, in the same tree as in the state.
 
     Raises:
         ValueError: there is not exactly one state of a schedule-free optimizer.

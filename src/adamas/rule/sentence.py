@@ -1,4 +1,4 @@
-"""The sentence: the general rule that most members are special cases of, in every combination of its parts.
+"""The general update rule, of which most members are special cases, in every combination of its parts.
 
 ::
 
@@ -28,7 +28,7 @@ TRACE = State("trace", signed=True, decay="q", draw=3)
 
 @dataclass(frozen=True)
 class Sentence(Rule):
-    """The sentence with some of its parts.
+    """The general rule with some of its parts.
 
     Attributes:
         first: whether there is a first moment.

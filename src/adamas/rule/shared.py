@@ -48,8 +48,8 @@ DECAY = Choice(
 CAUTIOUS = Flag(
     "cautious",
     False,
-    "leave out the elements of the update whose sign is not that of the gradient, and divide the others by their share of the "
-    "tensor's elements, at least 1/1000 (Liang et al., 2024, arXiv:2411.16085)",
+    "set the elements of the update whose sign differs from the gradient's to 0, and divide the others by their share of "
+    "the tensor's elements, at least 1/1000 (Liang et al., 2024, arXiv:2411.16085)",
     is_option=True,
 )
 MAXIMIZE = Flag("maximize", False, "maximize the objective", only=("torch", "numpy"))

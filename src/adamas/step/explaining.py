@@ -25,8 +25,8 @@ class Finding:
     Attributes:
         pattern: the name of a pattern in ``adamas.step.patterns.PATTERNS``.
         step: the number of the step at which things left their usual course.
-        tensors: the names of the tensors where they did, the first ones first; empty if it is no matter of tensors.
-        figures: the figures of ``text``, by name.
+        tensors: the names of the tensors where they did, in this order; empty if the pattern does not concern tensors.
+        figures: the numbers in ``text``, by name.
         text: what was seen, as sentences.
         advice: what to do.
         consequences: what followed from it, in order.
@@ -55,11 +55,11 @@ class Finding:
 class Explanation:
     """What went wrong in the steps that were watched.
 
-    It is true if anything did. ``str()`` tells it in plain sentences, in the order in which it began.
+    It is true if anything was found. ``str()`` describes the findings in plain sentences, in the order in which they began.
 
     Attributes:
-        findings: what was found, in this order. What follows from something is told with it, as its ``consequences``.
-        looked_at: a sentence: the steps and tensors that were looked at, and what could not be seen.
+        findings: what was found, in this order. What followed from a finding is among its ``consequences``.
+        looked_at: a sentence that names the steps and tensors that were examined, and what could not be seen.
     """
 
     findings: tuple[Finding, ...]

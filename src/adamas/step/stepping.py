@@ -107,7 +107,7 @@ class Stepping:
 
     @property
     def d(self) -> float:
-        """The estimate of Prodigy with which the coming step is made; in the state of each parameter.
+        """The estimate of Prodigy that the next step uses; it is in the state of each parameter.
 
         Raises:
             AttributeError: this is another member.
@@ -825,12 +825,12 @@ class Stepping:
             return Watch.of(self._watching.ring)
 
     def explain(self) -> Explanation:
-        """What went wrong in the steps that were watched: in which tensor and at which step things left their usual course
-        first, what that means and what to do. ``print`` tells it in plain sentences; it is true if anything was found.
+        """What went wrong in the steps that were watched: in which tensor and at which step things first left their usual
+        course, what that means, and what to do. ``print`` shows it in plain sentences; it is true if anything was found.
 
         The usual course of a statistic is its median and spread in the 128 watched steps before; 16 of them are enough.
-        ``adamas.step.patterns.PATTERNS`` lists what is recognized. With ``watch="every=10"``, what is over within 10 steps is
-        seen only if it falls on a watched step, and 128 watched steps are 1280.
+        ``adamas.step.patterns.PATTERNS`` lists what is recognized. With ``watch="every=10"``, an event that lasts less than 10
+        steps is seen only if it falls on a watched step, and 128 watched steps are 1280 steps.
 
         Raises:
             ValueError: the optimizer was made without ``watch=``.
@@ -848,7 +848,7 @@ class Stepping:
         return Explanation.of(watch, named, len(watch) < watching.options.keep)
 
     def watch_next(self) -> None:
-        """Watches the coming step, also if ``every=`` would leave it out.
+        """Watches the next step, even if ``every=`` would leave it out.
 
         Raises:
             ValueError: the optimizer was made without ``watch=``.

@@ -25,7 +25,7 @@ _SHARES = ("under_eps", "behind", "lost")
 
 
 class Watch:
-    """The statistics of the last watched steps, read when ``optimizer.watch`` is.
+    """The statistics of the last watched steps, as they were when ``optimizer.watch`` was read.
 
     ``watch["update_norm"]`` is an array with a row for each step and a column for each tensor, in the order of ``names``; NaN
     where a tensor was not stepped. u is the change of the weight, before it is rounded to 16 bits; v̂ is the second moment as
@@ -42,14 +42,14 @@ class Watch:
     ``behind``        the share of elements with v̂ below a tenth of g²
     ``lost``          the share of elements whose u was lost when the weight was rounded
     ``decay_norm``    the 2-norm of what decoupled weight decay adds to u; NaN with ``decay="cautious"``
-    ``update_ratio``  ``update_norm / weight_norm``, about 1e-3 in healthy training; not kept, but computed
+    ``update_ratio``  ``update_norm / weight_norm``, about 1e-3 in healthy training; computed from the two
     ================  ======================================================================================
 
-    A statistic that the member does not have, such as ``rms`` without a second moment, is NaN.
+    A statistic that does not exist for the member, such as ``rms`` without a second moment, is NaN.
 
     Attributes:
         names: the names of the tensors.
-        steps: for each row, the number of steps that were made, with this one (int64).
+        steps: for each row, the number of steps taken, including this one (int64).
         per_step: for each row the ``loss`` (NaN if the optimizer did not get it), the ``grad_norm`` over all tensors, the
             factor ``clip`` by which clipping shortened it, the learning rate ``lr`` of the first group, and ``skipped``, 1 if
             the step was left out (float64).
@@ -92,7 +92,7 @@ class Watch:
     def latest(self) -> dict[str, float]:
         """The last step as numbers with flat names, such as ``"update_norm/layer.weight"`` and ``"loss"``, for a logger.
 
-        What is NaN is left out.
+        NaN values are left out.
         """
         if not len(self):
             return {}
@@ -105,7 +105,7 @@ class Watch:
 
         Args:
             writer: a ``torch.utils.tensorboard.SummaryWriter``, or anything with its ``add_scalar(name, value, step)``.
-            prefix: what the names begin with.
+            prefix: a prefix for the names.
         """
         numbers = self.latest()
         step = numbers.pop("step", 0)

@@ -102,20 +102,20 @@ def matrix_groups(
 ) -> ParamGroups:
     """The model's trainable parameters in groups for ``adamas.torch.Muon``.
 
-    Hidden matrices follow Muon: parameters of two dimensions, and the kernels of convolutions, but for those of embeddings,
-    norms and the head. The head is the last linear layer, and any that is called like one (``lm_head``, ``classifier``, …). It
-    follows AdamW with weight decay, as do stacks of matrices (those of experts, for example), which Muon would take for one
-    matrix, unless it is told that they are ``stacks``. All other parameters follow AdamW without. The groups of AdamW have its
-    usual ``eps``, 1e-8.
+    Muon steps hidden matrices: parameters of two dimensions and kernels of convolutions, except those of embeddings, norms
+    and the head. The head is the last linear layer, and every linear layer with a usual name of a head (``lm_head``,
+    ``classifier``, …). AdamW steps the head with weight decay, and also stacks of matrices (of experts, for example), which
+    Muon would treat as one matrix; with ``stacks=True``, Muon steps these. AdamW steps all other parameters without weight
+    decay. The groups of AdamW have its usual ``eps``, 1e-8.
 
     Args:
         model: the model; its ``named_parameters()`` with ``requires_grad`` are grouped, each once.
         weight_decay: the weight decay of hidden matrices, the head and stacks of matrices.
-        adamw: names of further parameters that follow AdamW: those whose names end with an entry, or that are in a module with
+        adamw: names of further parameters for AdamW: those whose names end with an entry, or that are in a module with
             that name.
-        stacks: whether stacks of matrices follow Muon, too, in a group that has ``stacks=True``: each of their matrices is
-            orthogonalized by itself. They are parameters of three or more dimensions that are no kernels of convolutions; the
-            last two are rows and columns.
+        stacks: whether Muon also steps stacks of matrices, in a group with ``stacks=True``: each matrix is orthogonalized by
+            itself. Stacks are parameters of three or more dimensions that are not kernels of convolutions; their last two
+            dimensions are rows and columns.
         **options: options of all groups (``lr=…``).
 
     Returns:

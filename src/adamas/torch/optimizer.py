@@ -114,14 +114,14 @@ def _random_key(group: dict[str, Any], index: int, position: int) -> int:
 class Optimizer(Stepping, torch.optim.Optimizer):
     """The base class of the optimizers of ``adamas.torch``. Use one of them: ``Adam``, ``AdamW``, …
 
-    A step moves every parameter that has a gradient and ``requires_grad``. A frozen parameter does not move, even if it still
-    has a gradient. (PyTorch's optimizers move it.)
+    A step changes every parameter that has a gradient and ``requires_grad``. A frozen parameter does not change, even if it
+    still has a gradient. (PyTorch's optimizers change it.)
 
-    ``lr``, ``weight_decay``, each of ``betas`` and ``max_grad_norm`` may be a schedule (``adamas.schedules``), separately for
-    each group. The group then holds the number of the coming step, and ``optimizer.schedules[i]`` the schedules of group i.
-    The step is the largest step count in the state of any parameter: on resume it is loaded with the state, while the
-    schedule is the one given at construction. As in PyTorch, the bias correction treats a scheduled β as if it had always had
-    its present value.
+    ``lr``, ``weight_decay``, ``max_grad_norm`` and, in most members, each of ``betas`` may be a schedule
+    (``adamas.schedules``), separately for each group. The group then contains the value for the next step, and
+    ``optimizer.schedules[i]`` contains the schedules of group i. The step is the largest step count in the state of any
+    parameter: when a run is resumed, it is loaded with the state, while the schedule is the one given at construction. As in
+    PyTorch, the bias correction treats a scheduled β as if it had always had its present value.
 
     Attributes:
         grad_norm: the 2-norm of the last step's gradient before clipping, if ``max_grad_norm``, ``on_nonfinite`` or
@@ -716,12 +716,18 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     @property
     def clipped_steps(self) -> int:
-        """See ``Stepping.clipped_steps``. With ``adamas.torch.release`` each tensor counts by itself."""
+        """The number of steps that ``max_grad_norm`` has shortened; saved in the state dict.
+
+        With ``adamas.torch.release``, each tensor counts by itself.
+        """
         return super().clipped_steps + (0 if self._released is None else self._released.counted()[0])
 
     @property
     def skipped_steps(self) -> int:
-        """See ``Stepping.skipped_steps``. With ``adamas.torch.release`` each tensor counts by itself."""
+        """The number of steps that ``on_nonfinite="skip"`` has skipped; saved in the state dict.
+
+        With ``adamas.torch.release``, each tensor counts by itself.
+        """
         return super().skipped_steps + (0 if self._released is None else self._released.counted()[1])
 
     # ---- memory
@@ -768,8 +774,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         Raises:
             TypeError: ``loss`` is not a single number. Nothing was changed.
             FloatingPointError: a gradient is not finite and ``on_nonfinite="raise"``. Nothing was changed.
-            RuntimeError: a gradient is sparse; or all of several processes have skipped the last step, since one of them
-                could not make it. Nothing was changed.
+            RuntimeError: a gradient is sparse, and the optimizer or the device does not support that; or several processes
+                share the model, and all of them skipped the last step because one of them raised an error. Nothing was
+                changed.
             ValueError: a gradient or a state tensor cannot be used; the message names it. Nothing was changed.
         """
         self._homes.refuse_broken()
@@ -885,7 +892,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
 
     @_disable_dynamo
     def state_dict(self, state: Literal["float32"] | None = None) -> dict[str, Any]:
-        """The state as plain tensors under PyTorch's names, and the hyperparameters: see ``torch.optim.Optimizer``.
+        """The state as tensors under PyTorch's names, and the hyperparameters: see ``torch.optim.Optimizer``.
 
         An 8-bit moment is two tensors: codes with the shape of the weight (int8, or uint8 for an unsigned moment) and
         ``…_grid``, float32 of shape (rows, blocks of a row). In 6 bits the codes are packed, four in three bytes, in the shape
@@ -927,7 +934,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         Tensors are copied and never shared with their source. Parameters are matched by name if both sides have names, else
         by position. Moments are stored in the format of this optimizer's ``state=``: those saved in another format are
         converted, and a warning says which. The state of the 8-bit optimizers of bitsandbytes and torchao can be loaded too;
-        the saved hyperparameters of bitsandbytes keep the meaning that they have there.
+        the saved hyperparameters of bitsandbytes keep their meaning.
 
         The state of parameters that are DTensors may be DTensors of any mesh and placements, or whole plain tensors. All
         processes of the meshes call this together, and if it raises in one of them, it raises in all.

@@ -36,12 +36,12 @@ class Options(options.Options, total=False):
             model, or different parts of them, as with ``ZeroRedundancyOptimizer``. The ranks then decide together, with one
             small collective per step: ``max_grad_norm``, ``on_nonfinite`` and loss scaling use the gradients of all ranks,
             schedules use the most steps that any parameter has made, and random numbers depend on a parameter's name or,
-            without names, on its position among the parameters of all ranks in order. If one rank cannot make a step, it
-            raises on all ranks and none makes it. All ranks of the group must call ``step`` equally often. Leave it out where
+            without names, on its position among the parameters of all ranks in order. If one rank cannot take a step, all
+            ranks raise an error and none takes it. All ranks of the group must call ``step`` equally often. Leave it out if
             every process has the same parameters: with plain ``DistributedDataParallel``, and for DTensors (``fully_shard``,
-            tensor parallelism), whose meshes say which ranks decide together. Then the norm takes DTensors on different parts
-            of one mesh for replicas; give the group if they are different parameters (experts, stages of a pipeline).
-        offload: True keeps the state of parameters that are on a device on the host, where the engine steps them: gradients
+            tensor parallelism), whose meshes say which ranks decide together. Without it, DTensors on different parts of one
+            mesh count as replicas; give the group if they are different parameters (experts, stages of a pipeline).
+        offload: True keeps the state of parameters on a device (GPU) on the host, where the engine steps them: gradients
             are copied there and new weights back, in pieces, while other pieces are stepped. Can be set for a parameter
             group. Parameters on the CPU are not affected. Default: False.
     """

@@ -13,18 +13,18 @@ from .optimizer import Optimizer
 class OwnOptimizer(ForOwnMember, Optimizer):
     """The base class of optimizers for members of your own, which you declare with ``adamas.own``.
 
-    Derive a class from it, and give it the declaration: ``class AdaBelief(OwnOptimizer, member=ADABELIEF)``. Its optimizers
-    are used and saved as all others of ``adamas.torch``, in every storage format. On GPUs, a step is one kernel, which is
-    written from the declaration. On CPUs it is made by operations of PyTorch, one after the other, since the engine is
-    compiled before the declaration is known, and takes longer.
+    Derive a class from it, and give it the declaration: ``class AdaBelief(OwnOptimizer, member=ADABELIEF)``. It is
+    used and saved like all other optimizers of ``adamas.torch``, in every storage format. On GPUs, a step is one kernel, which
+    is generated from the declaration. On CPUs, a step takes longer: it consists of separate PyTorch operations, because the
+    engine was compiled before the declaration was known.
 
     Args:
         params: parameters, named parameters or groups of either, as ``torch.optim`` takes them.
         foreach: accepted, but has no effect.
-        capturable: let the step be captured in a CUDA graph.
+        capturable: allows the step to be captured in a CUDA graph.
         differentiable: True is refused.
         fused: as in ``torch.optim``, with True the step itself undoes the loss scale of ``torch.amp.GradScaler``.
-        **hyperparameters: those of the declaration by their names, and those of ``adamas.torch.options.Options``.
+        **hyperparameters: those of the declaration, by their names, and those of ``adamas.torch.options.Options``.
 
     Raises:
         TypeError: a hyperparameter is unknown.

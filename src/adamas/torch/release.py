@@ -43,18 +43,18 @@ def release(
 ) -> Released:
     """Steps each parameter in the backward pass, as soon as its gradient is complete, and frees the gradient.
 
-    So the gradients never exist all at once: beside the weights and the state, memory has room only for the largest of them.
-    The training loop stays as it is. ``optimizer.step()`` steps the parameters that are left, and ends the step: the learning
-    rate and all other options are those of the step until then. ``optimizer.zero_grad()`` finds nothing left to free.
+    So the gradients never exist all at once: in addition to the weights and the state, only the largest gradients need
+    memory. The training loop stays the same. ``optimizer.step()`` steps the parameters that are left, and ends the step; until
+    then, the learning rate and all other options keep their values. ``optimizer.zero_grad()`` finds nothing left to free.
 
-    The bits are those of steps without ``release``, except for what is measured over all gradients, which do not exist at the
-    same time. What is measured is each tensor's own gradient:
+    The bits are those of steps without ``release``, except for what is measured over all gradients, because these do not
+    exist at the same time. It is measured for the gradient of each tensor instead:
 
     - ``max_grad_norm="auto"`` has a limit for each tensor, from the history of its own norms. It is not the limit of the
       global norm.
     - A number as ``max_grad_norm`` is a limit for each tensor too, which ``per_tensor=True`` confirms. It cannot limit the
       global norm, which is known only after all gradients, when the first of them are used and freed.
-    - ``on_nonfinite="skip"`` leaves out the tensors with a gradient that is not finite, and steps the others. ``"raise"``
+    - ``on_nonfinite="skip"`` skips the tensors with a gradient that is not finite, and steps the others. ``"raise"``
       raises in the backward pass.
     - ``optimizer.clipped_steps`` and ``skipped_steps`` count tensors. ``optimizer.grad_norm`` is the global norm, after
       ``step()``.
@@ -63,17 +63,17 @@ def release(
 
     Args:
         optimizer: an optimizer of ``adamas.torch``.
-        micro_batches: the number of backward passes of a step; only the last steps. With ``fully_shard``, it is the number of
-            reductions: those in which ``set_requires_gradient_sync(False)`` leaves them out do not count.
-        accumulate: how the gradients of all but the last are added up. None does so in ``.grad``, as usual; ``"bfloat16"`` in
-            2 bytes an element, rounded stochastically, and frees them.
+        micro_batches: the number of backward passes in a step; parameters are stepped in the last one. With ``fully_shard``,
+            it is the number of passes that reduce gradients: those with ``set_requires_gradient_sync(False)`` do not count.
+        accumulate: how the gradients of the earlier passes are added up. None does so in ``.grad``, as usual; ``"bfloat16"``
+            adds them up in 2 bytes per element, rounded stochastically, and frees them.
         per_tensor: confirms that a number as ``max_grad_norm`` is a limit for each tensor.
 
     Returns:
         A handle, whose ``remove()`` lets the optimizer step as usual again.
 
     Raises:
-        RuntimeError: the optimizer is released already, or another released optimizer has one of its parameters.
+        RuntimeError: ``release`` was already called for the optimizer, or for another one with some of its parameters.
         TypeError: ``optimizer`` is not an optimizer of ``adamas.torch``, or ``micro_batches`` is not an int.
         ValueError: an option needs all gradients at once; the message names it.
 

@@ -84,8 +84,8 @@ class Task:
         train: tensors whose dimension 0 indexes the examples; ``loss`` takes the same rows of each as a batch. Empty if the
             loss makes its own data: then ``steps_per_epoch`` is the length of an epoch.
         test: the tensors that ``evaluate`` takes. Like ``train``, they are moved to the device of the run.
-        validation: other tensors that ``evaluate`` takes, by which a run or a comparison chooses, so that ``test`` chooses
-            nothing. Empty takes a tenth of ``train`` where something is chosen (``with_validation``).
+        validation: other tensors that ``evaluate`` takes. A run or a comparison chooses settings by these, and never by
+            ``test``. If empty, a tenth of ``train`` is set aside if something has to be chosen (``with_validation``).
         batch_size: the default number of examples per step.
         steps_per_epoch: the length of an epoch, for tasks without ``train``.
         eval_every: the default number of steps between evaluations; None evaluates once per epoch.

@@ -183,7 +183,7 @@ class DivergedError(ArithmeticError):
 
 
 class RankLostError(RuntimeError):
-    """Another process of the run has ended, and this one cannot go on without it. The last checkpoint stays."""
+    """Another process of the run has ended, and this one cannot continue without it. The last checkpoint remains."""
 
 
 class Listener:

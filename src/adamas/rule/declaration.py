@@ -36,8 +36,8 @@ class State:
         gain: the name of the rule's number that multiplies what is added to it; None if there is none.
         draw: the index of the random numbers that round it stochastically in 16 bits: each state of a rule has its own, and
             the weight has ``WEIGHT_DRAW``. If None, it is rounded to the nearest, as a maximum has to be.
-        over: what it has a number for, if that is not each element: each row or each column of the matrices that the last two
-            dimensions of the parameter are. It is stored in float32 (float64 for float64 weights).
+        over: None if it has a number for each element; else whether it has one for each row or for each column of the matrices
+            that the last two dimensions of the parameter form. It is stored in float32 (float64 for float64 weights).
     """
 
     role: str
@@ -59,7 +59,7 @@ class State:
     def code_draw(self) -> int | None:
         """The index of the random numbers that round its 8-bit codes; None if they are always rounded to the nearest.
 
-        A decaying maximum is among the latter: its codes do not change while it only decays, and it takes the larger of two
+        A decaying maximum is rounded to the nearest: its codes do not change while it only decays, and it is the larger of two
         numbers, which would turn random errors into a bias.
         """
         return None if self.of in ("size", "maximum") else self.draw
@@ -114,7 +114,7 @@ class Rule(ABC):
         states: the tensors that it keeps, in the order in which ``update`` takes them.
         numbers: the names of the numbers that it reads, in the order in which the engine takes them.
         sums: the sums that it needs, in the order in which they are computed.
-        is_elementwise: whether each element of the update depends on the same element of its arguments alone. If so, the rule
+        is_elementwise: whether each element of the update depends only on the same element of its arguments. If so, the rule
             can be recorded, for the engine and for kernels.
         is_cautious: whether the weight decays only where the update does not enlarge it (``decay="cautious"``).
         is_masked: whether the weight moves only where the update agrees with the gradient (``Masked``).
@@ -167,12 +167,12 @@ class Rule(ABC):
         return second is None or self.states[second].of != "square"
 
     def given(self, hyper: Hypers) -> Rule:
-        """The rule with these hyperparameters, of which it may read those that are no numbers of a step: itself, unless it
-        does."""
+        """The rule with these hyperparameters: the rule itself, unless it reads hyperparameters that are not numbers of a
+        step."""
         return self
 
     def for_shape(self, shape: Sequence[int]) -> Rule:
-        """The rule for a parameter of this shape: itself, unless the shape decides which states there are."""
+        """The rule for a parameter of this shape: the rule itself, unless its states depend on the shape."""
         return self
 
     def shaped(self) -> Iterator[Rule]:
@@ -180,12 +180,12 @@ class Rule(ABC):
         yield self
 
     def rests(self, numbers: Numbers) -> bool:
-        """Whether a step with these numbers leaves elements whose gradient is 0 as they are, with their states, apart from
+        """Whether a step with these numbers does not change elements whose gradient is 0, nor their states, except for
         decay and penalties."""
         return False
 
     def at(self, numbers: Numbers) -> Rule:
-        """The rule for a step with these numbers: itself, unless it leaves out one of its parts in some steps."""
+        """The rule for a step with these numbers: the rule itself, unless it omits one of its parts in some steps."""
         return self
 
     def variants(self) -> Iterator[Rule]:
@@ -295,7 +295,7 @@ def _with_base(rule: Masked, base: Rule) -> Masked:
 class FactorableRule(OwnRule):
     """A rule of one state, a mean square of the gradient, and of sums that do not depend on each other.
 
-    Of it, parameters of two or more dimensions keep the means of their rows and columns alone.
+    For parameters of two or more dimensions, only the means of its rows and columns are kept.
     """
 
     def for_shape(self, shape: Sequence[int]) -> Rule:
@@ -647,14 +647,14 @@ class Member:
         next_scalars: computes the scalars of the next step, from what ``numbers`` takes.
         shared: the names of the scalars that are numbers of the whole model. The first counts its steps; those that the rule
             computes from its sums over all tensors (``Rule.from_sums``) are the scalars after the step. A parameter that had
-            no gradient takes over those of the parameters that had.
-        same: the hyperparameters that all parameter groups have to have in common, since ``shared`` scalars depend on them.
+            no gradient takes over those of the parameters that had one.
+        same: the hyperparameters that must be the same in all parameter groups, because ``shared`` scalars depend on them.
         offset: the name of the state that is subtracted from the weights before they are evaluated: the gradients of
             schedule-free members are taken at other weights. The scalars of these depend on the learning rate.
         conflict: returns what is wrong with hyperparameters that contradict each other, in PyTorch's words, or ``""``.
         variant_of: the member with the same state, if only defaults differ (Adam for AdamW).
-        steps_rows: whether a sparse gradient, which has only some rows of a weight, steps these and leaves the others, with
-            their states, as they are.
+        steps_rows: whether a sparse gradient, which has only some rows of a weight, steps only these rows and does not change
+            the others and their states.
         notes: further text for the docstrings, in reStructuredText.
         heading: the heading of its section in ``docs/members.md``, if that is not its name.
         page: the text of that section in Markdown: what the member is for, and its sources.

@@ -25,13 +25,13 @@ def moved(rule: Rule, k: Any, xp: Any, p: Array, g: Array, update: Array) -> Arr
 
 
 def masked(k: Any, xp: Any, p: Array, g: Array, q: Array) -> Array:
-    """The weight q that the update has made of p, where it has moved against the gradient; elsewhere p, decayed."""
+    """The updated weight q where it has moved against the gradient; elsewhere the old weight p, decayed."""
     kept = k.k * p
     return xp.where(xp.sign(kept - q) * g <= 0, kept, q)
 
 
 def cautiously_decayed(k: Any, xp: Any, p: Array, q: Array) -> Array:
-    """The weight q that the update has made of p, decayed where the update has not enlarged it: Chen et al., 2025,
+    """The updated weight q, decayed where the update has not enlarged the old weight p: Chen et al., 2025,
     arXiv:2510.12402, algorithm 1."""
     return q - xp.where((p - q) * xp.sign(p) >= 0, k.cautious * p, 0.0)
 
@@ -58,7 +58,7 @@ def step(
 def with_sums(
     rule: Rule, numbers: Numbers, xp: Any, p: Array, g: Array, states: tuple[Array, ...], penalized: bool
 ) -> Numbers:
-    """The numbers of a step with the rule's sums and what it computes from them, if this tensor is the only one.
+    """The numbers of a step, with the rule's sums and what it computes from them, for a model with only this tensor.
 
     The arguments are those of ``step``.
     """

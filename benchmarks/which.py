@@ -44,47 +44,70 @@ BASELINE = "adamw"
 
 
 @dataclass(frozen=True)
+class Row:
+    """An optimizer as ``adamas compare`` names it, and the schedule of its rate; by default that of the task."""
+
+    optimizer: str
+    schedule: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name on the page."""
+        return f"`{self.optimizer}`" + (f" ({self.schedule})" if self.schedule else "")
+
+
+@dataclass(frozen=True)
 class Setup:
     """How a task is trained here: the passes over its data, and the seeds at the best rate. ``middle`` is that of the range of
     rates, in default rates of each optimizer. ``eval_every`` is the number of steps between evaluations, of which the last
-    alone counts."""
+    alone counts. ``warmup`` says that the rate of all rows rises over the first tenth of the run. ``has_codes`` is false where no
+    parameter is large enough for moments in codes, so that rows with such moments are those with float32."""
 
     epochs: int
     seeds: int
     middle: float = 1.0
     eval_every: int | None = None
+    warmup: bool = False
+    has_codes: bool = True
+
+    def has(self, row: Row) -> bool:
+        """Whether a row is another than the rest on this task."""
+        return self.has_codes or "int" not in row.optimizer
+
+    def schedule(self, row: Row) -> str:
+        """The schedule of a row on this task: the row's own, if it has one."""
+        if row.schedule is not None:
+            return row.schedule
+        if row.optimizer.endswith("schedule_free"):
+            return "warmup" if self.warmup else "constant"
+        return "warmup_cosine" if self.warmup else "cosine"
+
+    def key(self, row: Row) -> str:
+        """What a row is called in the results of this task."""
+        return f"{row.optimizer}, {self.schedule(row)}"
+
+    def file(self, row: Row) -> str:
+        """The name of the study of a row on this task."""
+        return "-".join(re.findall(r"[\w.]+", self.key(row))) + SUFFIX
 
 
 SETUPS = {
     "digits": Setup(epochs=25, seeds=10, middle=5.0),
-    "sentiment": Setup(epochs=3, seeds=10),
+    "sentiment": Setup(epochs=3, seeds=10, has_codes=False),
     "mnist-cnn": Setup(epochs=1, seeds=5, eval_every=1000),
     "speech": Setup(epochs=6, seeds=5, eval_every=1000),
-    "chars-gpt": Setup(epochs=1, seeds=5, eval_every=1000),
+    "chars-gpt": Setup(epochs=1, seeds=5, middle=3.1, eval_every=1000, warmup=True),
 }
 
 
 @dataclass(frozen=True)
-class Row:
-    """An optimizer as ``adamas compare`` names it, and the schedule of its rate."""
+class Column:
+    """A task of a table, and the results of its rows there."""
 
-    optimizer: str
-    schedule: str = "cosine"
-
-    @property
-    def name(self) -> str:
-        """Its name in the results."""
-        return f"{self.optimizer}, {self.schedule}"
-
-    @property
-    def label(self) -> str:
-        """Its name on the page, where the rate follows a cosine unless something else is said."""
-        return f"`{self.optimizer}`" + (f" ({self.schedule})" if self.schedule != Row.schedule else "")
-
-    @property
-    def file(self) -> str:
-        """The name of its study."""
-        return "-".join(re.findall(r"[\w.]+", self.name)) + SUFFIX
+    task: str
+    mode: str
+    target: float
+    rows: dict[Row, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -98,12 +121,8 @@ class Difference:
     verdict: int
 
 
-def _member(name: str) -> Row:
-    return Row(name, "constant" if name.endswith("schedule_free") else "cosine")
-
-
 GROUPS: dict[str, list[Row]] = {
-    "members": [Row(BASELINE), *(_member(name) for name in OPTIMIZERS if name != BASELINE)],
+    "members": [Row(BASELINE), *(Row(name) for name in OPTIMIZERS if name != BASELINE)],
     "others": [
         Row(BASELINE),
         *(Row(f"torch:{name}") for name in ("AdamW", "NAdam", "RAdam", "Adafactor")),
@@ -117,11 +136,17 @@ GROUPS: dict[str, list[Row]] = {
         Row("adamw(weight_decay=0)"),
     ],
     "schedules": [
-        Row(BASELINE),
-        *(
-            Row(BASELINE, name)
-            for name in ("constant", "linear", "exponential", "one_cycle", "trapezoid", "inverse_sqrt")
-        ),
+        Row(BASELINE, name)
+        for name in (
+            "cosine",
+            "warmup_cosine",
+            "constant",
+            "linear",
+            "exponential",
+            "one_cycle",
+            "trapezoid",
+            "inverse_sqrt",
+        )
     ],
 }
 
@@ -148,11 +173,11 @@ def run(folder: Path, tasks: Sequence[str], groups: Sequence[str], only: Sequenc
     for group in groups:
         for row in GROUPS[group]:
             for task in tasks:
-                if only and row.optimizer not in only:
-                    continue
                 setup = SETUPS[task]
+                if (only and row.optimizer not in only) or not setup.has(row):
+                    continue
                 data = data_dir if task == "mnist-cnn" else None
-                print(f"{task}: {row.optimizer}, {row.schedule}", flush=True)
+                print(f"{task}: {setup.key(row)}", flush=True)
                 try:
                     compare(
                         task,
@@ -161,11 +186,11 @@ def run(folder: Path, tasks: Sequence[str], groups: Sequence[str], only: Sequenc
                         seeds=setup.seeds,
                         epochs=setup.epochs,
                         eval_every=setup.eval_every,
-                        schedule=row.schedule,
+                        schedule=setup.schedule(row),
                         threads=1,
                         lr_range=_rates(row.optimizer, task, data, setup.middle),
                         data_dir=data,
-                        out=folder / task / row.file,
+                        out=folder / task / setup.file(row),
                         listener=Progress(),
                     )
                 except InputError as error:
@@ -175,15 +200,15 @@ def run(folder: Path, tasks: Sequence[str], groups: Sequence[str], only: Sequenc
 def gather(folder: Path) -> None:
     """Write what the page needs of the complete studies. A row of which a study is missing or incomplete is left out."""
     tasks: dict[str, dict[str, Any]] = {}
-    for name in SETUPS:
+    for name, setup in SETUPS.items():
         rows = {}
         for row in dict.fromkeys(row for group in GROUPS.values() for row in group):
-            path = folder / name / row.file
-            if path.exists():
+            path = folder / name / setup.file(row)
+            if setup.has(row) and path.exists():
                 with Study.open(path) as study:
                     settings = study.settings
                     if not missing(settings, study.finished()):
-                        rows[row.name] = _kept(judge(study).standings[0])
+                        rows[setup.key(row)] = _kept(judge(study).standings[0])
                         about = ("metric", "mode", "target", "epochs", "batch_size", "steps", "budget", "torch")
                         tasks[name] = {key: getattr(settings, key) for key in about}
         if rows:
@@ -218,66 +243,71 @@ def page(results: dict[str, Any], text: str) -> str:
 def _table(tasks: dict[str, Any], rows: Sequence[Row]) -> str:
     """A line for each row, the best first; the first row has its metric on each task, all others their difference from it."""
     first = rows[0]
-    known = {name: [row for row in rows if row.name in task["rows"]] for name, task in tasks.items()}
-    columns = [name for name, of_task in known.items() if first in of_task and len(of_task) > 1]
-    found = {name: differences(tasks[name], known[name]) for name in columns}
-    tried = sorted(
-        {row for name in columns for row in known[name][1:]}, key=lambda row: (-_score(row, found), row.name)
-    )
-    lines = [f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
-    lines += [f"| {first.label} | {' | '.join(_value(tasks[name], first) for name in columns)} |"]
-    for row in tried:
-        lines.append(f"| {row.label} | {' | '.join(_cell(tasks[name], row, found[name]) for name in columns)} |")
-    return "\n".join([*lines, "", *(_sentence(name, tasks[name], of_task) for name, of_task in found.items()), ""])
+    columns = [_column(name, task, rows) for name, task in tasks.items()]
+    columns = [column for column in columns if first in column.rows and len(column.rows) > 1]
+    found = [differences(column, first) for column in columns]
+    tried = {row for column in columns for row in column.rows} - {first}
+    lines = [f"| | {' | '.join(column.task for column in columns)} |", "|---|" + "---|" * len(columns)]
+    lines += [f"| {first.label} | {' | '.join(_value(column, first) for column in columns)} |"]
+    for row in sorted(tried, key=lambda row: (-_score(row, found), row.label)):
+        cells = (_cell(column, row, of_task) for column, of_task in zip(columns, found, strict=True))
+        lines.append(f"| {row.label} | {' | '.join(cells)} |")
+    sentences = (_sentence(column, of_task) for column, of_task in zip(columns, found, strict=True))
+    return "\n".join([*lines, "", *sentences, ""])
 
 
-def differences(task: dict[str, Any], rows: Sequence[Row]) -> dict[Row, Difference]:
-    """Judge rows against the first one on a task, without those that diverged for a seed."""
-    sign = 1 if task["mode"] == "max" else -1
-    base = task["rows"][rows[0].name]["values"]
-    values = {row: task["rows"][row.name]["values"] for row in rows[1:]}
-    values = {row: own for row, own in values.items() if None not in own}
+def _column(name: str, task: dict[str, Any], rows: Sequence[Row]) -> Column:
+    keys = {row: SETUPS[name].key(row) for row in rows}
+    known = {row: task["rows"][key] for row, key in keys.items() if key in task["rows"]}
+    return Column(name, task["mode"], task["target"], known)
+
+
+def differences(column: Column, first: Row) -> dict[Row, Difference]:
+    """Judge the rows of a task against the first one, without those that diverged for a seed."""
+    sign = 1 if column.mode == "max" else -1
+    base = column.rows[first]["values"]
+    values = {row: kept["values"] for row, kept in column.rows.items() if row != first and None not in kept["values"]}
     adjusted = holm([paired_p(own, base) for own in values.values()])
     found = {}
     for (row, own), p in zip(values.items(), adjusted, strict=True):
         mean, low, _ = interval([sign * (value - other) for value, other in zip(own, base, strict=True)])
-        tied = p >= LEVEL or is_negligible(mean, task["target"])
+        tied = p >= LEVEL or is_negligible(mean, column.target)
         found[row] = Difference(mean, mean - low, 0 if tied else 1 if mean > 0 else -1)
     return found
 
 
-def _score(row: Row, found: dict[str, dict[Row, Difference]]) -> float:
+def _score(row: Row, found: Sequence[dict[Row, Difference]]) -> float:
     """The mean place of a row on the tasks where it did not diverge, from 0 for the last to 1 for the first; else -1."""
     places = []
-    for of_task in found.values():
+    for of_task in found:
         if row in of_task:
             ordered = sorted(of_task, key=lambda one: of_task[one].mean)
             places.append(ordered.index(row) / max(1, len(ordered) - 1))
     return sum(places) / len(places) if places else -1.0
 
 
-def _digits(task: dict[str, Any]) -> tuple[float, int]:
+def _digits(column: Column) -> tuple[float, int]:
     """The factor and the decimals with which a metric is printed: accuracies in percent, bits as they are."""
-    return (100.0, 2) if task["mode"] == "max" else (1.0, 3)
+    return (100.0, 2) if column.mode == "max" else (1.0, 3)
 
 
-def _value(task: dict[str, Any], row: Row) -> str:
-    factor, decimals = _digits(task)
+def _value(column: Column, row: Row) -> str:
+    factor, decimals = _digits(column)
     unit = "%" if factor == 100 else " bits"
-    mean, low, _ = interval(task["rows"][row.name]["values"])
+    mean, low, _ = interval(column.rows[row]["values"])
     return f"{factor * mean:.{decimals}f} ± {factor * (mean - low):.{decimals}f}{unit}"
 
 
-def _cell(task: dict[str, Any], row: Row, found: dict[Row, Difference]) -> str:
+def _cell(column: Column, row: Row, found: dict[Row, Difference]) -> str:
     if row not in found:
-        return "diverged" if row.name in task["rows"] else ""
-    factor, decimals = _digits(task)
+        return "diverged" if row in column.rows else ""
+    factor, decimals = _digits(column)
     one = found[row]
     text = f"{factor * one.mean:+.{decimals}f} ± {factor * one.half:.{decimals}f}".replace("-", "−")
     return f"**{text}**" if one.verdict > 0 else f"{text} ▼" if one.verdict < 0 else text
 
 
-def _sentence(name: str, task: dict[str, Any], found: dict[Row, Difference]) -> str:
+def _sentence(column: Column, found: dict[Row, Difference]) -> str:
     """Which rows are better, which are worse, how many are tied, and for which ones a better rate may not have been tried."""
     by_verdict = {verdict: [row for row, one in found.items() if one.verdict == verdict] for verdict in (1, 0, -1)}
     parts = []
@@ -285,10 +315,10 @@ def _sentence(name: str, task: dict[str, Any], found: dict[Row, Difference]) -> 
         ordered = sorted(by_verdict[verdict], key=lambda row: -verdict * found[row].mean)
         parts.append(f"{word}: {_listed(ordered)}")
     parts.append(f"tied: {len(by_verdict[0])}")
-    at_edge = [row for row in found if task["rows"][row.name]["at_edge"]]
+    at_edge = [row for row in found if column.rows[row]["at_edge"]]
     if at_edge:
         parts.append(f"best rate at the edge: {_listed(at_edge)}")
-    return f"- **{name}**: {'; '.join(parts)}"
+    return f"- **{column.task}**: {'; '.join(parts)}"
 
 
 def _listed(rows: Sequence[Row]) -> str:

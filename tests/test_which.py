@@ -11,16 +11,16 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import which
-from which import Row
+from which import Column, Row
 
 FIRST, GOOD, BAD, LIKE = Row("adamw"), Row("good"), Row("bad"), Row("like")
 
 
-def task(mode: str, **rows: list[float | None]) -> dict[str, Any]:
+def task(schedule: str = "cosine", **rows: list[float | None]) -> dict[str, Any]:
     return {
-        "mode": mode,
+        "mode": "max",
         "target": 0.9,
-        "rows": {f"{name}, cosine": {"values": values, "at_edge": name == "good"} for name, values in rows.items()},
+        "rows": {f"{name}, {schedule}": {"values": values, "at_edge": name == "good"} for name, values in rows.items()},
     }
 
 
@@ -33,14 +33,13 @@ def test_the_tables_of_the_page_are_those_of_the_results() -> None:
 def test_better_is_above_0_for_losses_and_for_accuracies(mode: str, sign: int) -> None:
     base = [0.5, 0.52, 0.48, 0.51, 0.49]
     noise = [0.001, -0.001, 0.002, 0.0, -0.002]
-    of_task = task(
-        mode,
-        adamw=[*base],
-        good=[value + sign * (0.1 + more) for value, more in zip(base, noise, strict=True)],
-        bad=[value - sign * (0.1 + more) for value, more in zip(base, noise, strict=True)],
-        like=[value + 10 * more for value, more in zip(base, noise, strict=True)],
-    )
-    found = which.differences(of_task, [FIRST, GOOD, BAD, LIKE])
+    values = {
+        FIRST: [*base],
+        GOOD: [value + sign * (0.1 + more) for value, more in zip(base, noise, strict=True)],
+        BAD: [value - sign * (0.1 + more) for value, more in zip(base, noise, strict=True)],
+        LIKE: [value + 10 * more for value, more in zip(base, noise, strict=True)],
+    }
+    found = which.differences(Column("a", mode, 0.9, {row: {"values": own} for row, own in values.items()}), FIRST)
     assert {row: one.verdict for row, one in found.items()} == {GOOD: 1, BAD: -1, LIKE: 0}
     assert found[GOOD].mean == pytest.approx(0.1)
     assert found[BAD].mean == pytest.approx(-0.1)
@@ -50,12 +49,21 @@ def test_better_is_above_0_for_losses_and_for_accuracies(mode: str, sign: int) -
 
 def test_a_line_that_diverged_is_named_and_one_that_was_not_tried_is_empty() -> None:
     tasks = {
-        "one": task("max", adamw=[0.5, 0.6, 0.7], good=[0.6, None, 0.8], like=[0.5, 0.6, 0.7]),
-        "two": task("max", adamw=[0.5, 0.6, 0.7], like=[0.5, 0.6, 0.7]),
-        "three": task("max", adamw=[0.5, 0.6, 0.7], good=[0.5, 0.6, 0.7], like=[0.5, 0.6, 0.7]),
+        "digits": task(adamw=[0.5, 0.6, 0.7], good=[0.6, None, 0.8], like=[0.5, 0.6, 0.7]),
+        "speech": task(adamw=[0.5, 0.6, 0.7], like=[0.5, 0.6, 0.7]),
+        "chars-gpt": task("warmup_cosine", adamw=[0.5, 0.6, 0.7], good=[0.5, 0.6, 0.7], like=[0.5, 0.6, 0.7]),
     }
     table = which._table(tasks, [FIRST, GOOD, LIKE])
     assert "| `good` | diverged |  | +0.00 ± 0.00 |" in table
     assert "| `like` | +0.00 ± 0.00 | +0.00 ± 0.00 | +0.00 ± 0.00 |" in table
-    assert "- **two**: better: none; worse: none; tied: 1\n" in table
-    assert "- **three**: better: none; worse: none; tied: 2; best rate at the edge: `good`\n" in table
+    assert "- **speech**: better: none; worse: none; tied: 1\n" in table
+    assert "- **chars-gpt**: better: none; worse: none; tied: 2; best rate at the edge: `good`\n" in table
+
+
+def test_a_row_takes_the_schedule_of_the_task_unless_it_names_one() -> None:
+    digits, chars = which.SETUPS["digits"], which.SETUPS["chars-gpt"]
+    assert [setup.key(Row("adamw")) for setup in (digits, chars)] == ["adamw, cosine", "adamw, warmup_cosine"]
+    free = Row("adamw_schedule_free")
+    assert [setup.schedule(free) for setup in (digits, chars)] == ["constant", "warmup"]
+    named = Row("adamw(state='int8')", "linear")
+    assert {setup.file(named) for setup in (digits, chars)} == {"adamw-state-int8-linear.sqlite"}

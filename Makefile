@@ -15,13 +15,16 @@ FRAMEWORKS := jax optax flax equinox keras tensorflow-cpu
 DEV := build pytest pytest-xdist hypothesis expecttest bitsandbytes torchao prodigyopt playwright ruff mypy clang-format
 SITE := mkdocs-material mkdocstrings[python] latex2mathml
 
-.PHONY: train test test-nightly test-tasks test-training wheels lint format members docs bench bench-gpu clean
+.PHONY: train test test-long test-nightly test-tasks test-training wheels lint format members docs bench bench-gpu clean
 
 train: $(VENV)/.installed
 	$(BIN)/adamas train
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(THREADS) --dist worksteal
+
+test-long: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(THREADS) --dist worksteal -m "long and not nightly and not tasks"
 
 test-nightly: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(THREADS) --dist worksteal -m nightly

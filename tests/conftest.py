@@ -30,11 +30,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests begin first, so that none of them keeps one process busy when the others have finished."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def keras_backend() -> None:
     """One backend of Keras in all tests of a process, whoever imports it first: TensorBoard brings it with TensorFlow."""

@@ -1,4 +1,4 @@
-"""A plugin of pytest for `make test`, with which tests in Triton's interpreter take a third less time.
+"""A plugin of pytest for `make test-long`, with which tests in Triton's interpreter take a third less time.
 
 The interpreter replaces the functions of Triton's language when it launches a kernel, and again at each call of a function
 within the kernel. Here it replaces them once for a launch. Nor does it check sums and products of integers for overflows, as

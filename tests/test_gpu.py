@@ -13,9 +13,12 @@ import pytest
 
 HERE = Path(__file__).parent
 APART = Path(sys.prefix) / "triton"  # where `make` installs Triton: a process cannot load it and TensorFlow
-pytestmark = pytest.mark.skipif(
-    not APART.exists() and importlib.util.find_spec("triton") is None, reason="Triton is not installed"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        not APART.exists() and importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+    ),
+]
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -30,7 +33,6 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("interpreted", ["1", "0"], ids=["interpreted", "compiled"])
 @pytest.mark.parametrize(
     "selection",

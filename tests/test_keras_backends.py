@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
 
-@pytest.mark.long
+
 @pytest.mark.parametrize(
     ("backend", "selection"),
     [

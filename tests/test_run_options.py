@@ -30,7 +30,7 @@ from adamas.lab.train.training import MEASURED_ONLY, SAMPLES, Training
 from adamas.rule.members import MEMBERS
 from adamas.schedules import Plateau
 
-pytestmark = pytest.mark.usefixtures("unpainted")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("unpainted")]
 QUIET = Listener()
 
 

@@ -28,6 +28,8 @@ WITHOUT_DATA_DIR = ["quadratic", "digits", "diabetes", "digits-gan", "cartpole"]
 NAMES = [*TASKS, str(EXAMPLE)]
 SOME = 8  # examples, of a batch or a test
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def load(request: pytest.FixtureRequest) -> Callable[[str], Task]:

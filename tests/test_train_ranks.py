@@ -25,6 +25,7 @@ SCRIPT = Path(__file__).with_name("train_on_ranks.py")
 QUIET = Listener()
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo"),
     pytest.mark.usefixtures("unpainted"),
 ]

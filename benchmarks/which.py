@@ -60,8 +60,8 @@ class Row:
 class Setup:
     """How a task is trained here: the passes over its data, and the seeds at the best rate. ``middle`` is that of the range of
     rates, in default rates of each optimizer. ``eval_every`` is the number of steps between evaluations, of which the last
-    alone counts. ``warmup`` says that the rate of all rows rises over the first tenth of the run. ``has_codes`` is false where no
-    parameter is large enough for moments in codes, so that rows with such moments are those with float32."""
+    alone counts. ``warmup`` says that the rate of all rows rises over the first tenth of the run. ``has_codes`` is false where
+    no parameter is large enough for moments in codes, so that rows with such moments are those with float32."""
 
     epochs: int
     seeds: int
@@ -71,7 +71,7 @@ class Setup:
     has_codes: bool = True
 
     def has(self, row: Row) -> bool:
-        """Whether a row is another than the rest on this task."""
+        """Whether the options of a row have an effect on this task."""
         return self.has_codes or "int" not in row.optimizer
 
     def schedule(self, row: Row) -> str:

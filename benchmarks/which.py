@@ -295,7 +295,7 @@ def _value(column: Column, row: Row) -> str:
     factor, decimals = _digits(column)
     unit = "%" if factor == 100 else " bits"
     mean, low, _ = interval(column.rows[row]["values"])
-    return f"{factor * mean:.{decimals}f} ± {factor * (mean - low):.{decimals}f}{unit}"
+    return _on_one_line(f"{factor * mean:.{decimals}f} ± {factor * (mean - low):.{decimals}f}{unit}")
 
 
 def _cell(column: Column, row: Row, found: dict[Row, Difference]) -> str:
@@ -304,7 +304,12 @@ def _cell(column: Column, row: Row, found: dict[Row, Difference]) -> str:
     factor, decimals = _digits(column)
     one = found[row]
     text = f"{factor * one.mean:+.{decimals}f} ± {factor * one.half:.{decimals}f}".replace("-", "−")
-    return f"**{text}**" if one.verdict > 0 else f"{text} ▼" if one.verdict < 0 else text
+    return _on_one_line(f"**{text}**" if one.verdict > 0 else f"{text} ▼" if one.verdict < 0 else text)
+
+
+def _on_one_line(cell: str) -> str:
+    """A cell that a narrow page does not break: its table scrolls."""
+    return cell.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _sentence(column: Column, found: dict[Row, Difference]) -> str:

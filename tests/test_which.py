@@ -53,7 +53,7 @@ def test_a_line_that_diverged_is_named_and_one_that_was_not_tried_is_empty() -> 
         "speech": task(adamw=[0.5, 0.6, 0.7], like=[0.5, 0.6, 0.7]),
         "chars-gpt": task("warmup_cosine", adamw=[0.5, 0.6, 0.7], good=[0.5, 0.6, 0.7], like=[0.5, 0.6, 0.7]),
     }
-    table = which._table(tasks, [FIRST, GOOD, LIKE])
+    table = which._table(tasks, [FIRST, GOOD, LIKE]).replace("\N{NO-BREAK SPACE}", " ")
     assert "| `good` | diverged |  | +0.00 ± 0.00 |" in table
     assert "| `like` | +0.00 ± 0.00 | +0.00 ± 0.00 | +0.00 ± 0.00 |" in table
     assert "- **speech**: better: none; worse: none; tied: 1\n" in table

@@ -31,7 +31,7 @@ WEIGHTS: dict[str, tuple[torch.dtype, str]] = {
     "split": (torch.bfloat16, "split"),
 }
 STEPS = 20
-FEW = 8  # the steps of `make test`: RAdam's sixth is the first that it rectifies
+FEW = 8  # the steps of `make test-long`: RAdam's sixth is the first that it rectifies
 
 
 @cache
@@ -165,7 +165,7 @@ def saved_states(optimizer: at.Optimizer) -> dict[Tensor, Any]:
 
 
 def _add(name: str, is_quick: bool, **arguments: Any) -> None:
-    """A check that is nightly, and where it is quick also one of a few steps in `make test`."""
+    """A check that is nightly, and where it is quick also one of a few steps in `make test-long`."""
     check[name] = partial(clips_with_the_bits_of_one_process, **arguments)
     check.nightly.add(name)
     if is_quick:
@@ -173,7 +173,7 @@ def _add(name: str, is_quick: bool, **arguments: Any) -> None:
 
 
 def _add_layouts() -> None:
-    """All layouts in every format and weights mode; in `make test` each in a seventh of them."""
+    """All layouts in every format and weights mode; in `make test-long` each in a seventh of them."""
     combinations = [(state, weights) for state in STATES for weights in WEIGHTS]
     for i, (layout, is_divided) in enumerate((name, one.is_divided) for name, one in LAYOUTS.items()):
         usable = [one for one in combinations if not is_divided or one[0] not in ("int6", "mixed")]
@@ -185,7 +185,7 @@ def _add_layouts() -> None:
 
 
 def _add_members() -> None:
-    """All members in two layouts, with codes where they have them; in `make test` each in one of the layouts."""
+    """All members in two layouts, with codes where they have them; in `make test-long` each in one of the layouts."""
     for i, case in enumerate(CASES):
         for j, layout in enumerate(("rows", "rows and columns")):
             options = {**case.options, "state": "int8" if has(case, {"state": "int8"}) else "float32"}

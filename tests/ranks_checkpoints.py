@@ -252,7 +252,7 @@ def goes_on(rank: int, before: str, after: str, case: str, flatten: bool) -> Non
 
 
 def _add_places() -> None:
-    """All pairs of layouts in every case; in `make test` each layout is saved once and loaded once."""
+    """All pairs of layouts in every case; in `make test-long` each layout is saved once and loaded once."""
     names = list(PLACES)
     for i, before in enumerate(names):
         for j, after in enumerate(names):

@@ -34,12 +34,12 @@ def nightly_value_unless_on_torch(value: Any) -> Any:
 
 
 def nightly_on(backend: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """For what is done alike on JAX and TensorFlow (``adamas.keras.traced``): ``make test`` has it on the other one."""
+    """For what is done alike on JAX and TensorFlow (``adamas.keras.traced``): ``make test-long`` has it on the other one."""
     return pytest.mark.nightly if backend == BACKEND else lambda test: test
 
 
 def in_turns(values: Sequence[Any]) -> list[Any]:
-    """The same for the values of a parameter: of two that follow each other, ``make test`` has one on each."""
+    """The same for the values of a parameter: of two that follow each other, ``make test-long`` has one on each."""
     others = {"jax": 1, "tensorflow": 0}.get(BACKEND)
     return [pytest.param(value, marks=pytest.mark.nightly if i % 2 == others else ()) for i, value in enumerate(values)]
 

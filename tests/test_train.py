@@ -409,7 +409,7 @@ def test_a_plateau_that_cannot_take_effect_is_named(
     monkeypatch.setattr(digits, "load", lambda data_dir: task)
     options: dict[str, Any] = {"schedule": "constant() * Plateau(patience=1)", "batch_size": 128, "eval_every": every}
     summary = fit(epochs=1, out=tmp_path / "run", **options)  # 11 steps: 4 evaluations, or 3
-    said = "\nThe plateau cannot take effect: with patience=1 that needs more than 3 evaluations, and the run has 3 "
+    said = "\nA plateau with patience=1 cannot take effect: that needs more than 3 evaluations, and the run has 3 "
     assert (said in capsys.readouterr().out) == (every == 4) == (not summary.cuts)
 
 

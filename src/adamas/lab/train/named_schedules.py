@@ -94,9 +94,10 @@ def too_patient(schedule: Schedule, evaluations: int) -> str | None:
     patient = [plateau.patience for plateau in plateaus(schedule) if plateau.patience + 2 >= evaluations]
     if not patient:
         return None
+    patience = max(patient)
     return (
-        f"The plateau cannot take effect: with patience={patient[0]} that needs more than {patient[0] + 2} evaluations, and "
-        f"the run has {evaluations} (--eval-every, or a smaller patience)."
+        f"A plateau with patience={patience} cannot take effect: that needs more than {patience + 2} evaluations, and the run "
+        f"has {evaluations} (--eval-every, or a smaller patience)."
     )
 
 

@@ -7,7 +7,10 @@ import ranks
 import torch
 import two_ranks
 
-pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo"),
+]
 
 
 @pytest.fixture(scope="module")

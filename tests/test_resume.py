@@ -25,7 +25,7 @@ from adamas.lab.train.repeatable import random_state, set_random_state
 from adamas.lab.train.run_checkpoint import load as load_checkpoint
 from adamas.lab.train.run_checkpoint import save as save_checkpoint
 
-pytestmark = pytest.mark.usefixtures("unpainted")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("unpainted")]
 ENVIRONMENT = {**command_line.ENVIRONMENT, "OMP_NUM_THREADS": "1"}
 QUIET = Listener()
 

@@ -23,6 +23,7 @@ from adamas.lab.train.watched import MOST, STATISTICS, History
 from adamas.step.watch import Watch
 from adamas.step.watching import COLUMNS, PER_STEP
 
+pytestmark = pytest.mark.long
 QUIET = Listener()
 
 

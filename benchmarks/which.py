@@ -72,7 +72,7 @@ class Setup:
 
     def has(self, row: Row) -> bool:
         """Whether the options of a row have an effect on this task."""
-        return self.has_codes or "int" not in row.optimizer
+        return self.has_codes or "state='int" not in row.optimizer
 
     def schedule(self, row: Row) -> str:
         """The schedule of a row on this task: the row's own, if it has one."""

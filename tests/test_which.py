@@ -67,3 +67,9 @@ def test_a_row_takes_the_schedule_of_the_task_unless_it_names_one() -> None:
     assert [setup.schedule(free) for setup in (digits, chars)] == ["constant", "warmup"]
     named = Row("adamw(state='int8')", "linear")
     assert {setup.file(named) for setup in (digits, chars)} == {"adamw-state-int8-linear.sqlite"}
+
+
+def test_codes_are_compared_only_where_a_parameter_takes_them() -> None:
+    rows = which.GROUPS["formats"]
+    assert [which.SETUPS["sentiment"].has(row) for row in rows] == [True, True, False, False]
+    assert all(which.SETUPS["speech"].has(row) for row in rows)

@@ -1,7 +1,7 @@
 """Compares the family on the tasks: every member, other libraries', the storage formats, the kinds of decay and the schedules.
 
     python benchmarks/which.py run DIR [--task digits …] [--group members …] [--data-dir MNIST]
-    python benchmarks/which.py gather DIR    # the studies of DIR → benchmarks/which.json
+    python benchmarks/which.py gather DIR    # the studies of DIR → their rows in benchmarks/which.json
     python benchmarks/which.py page          # benchmarks/which.json → the tables of docs/which.md
 
 ``run`` makes one study of ``adamas compare`` for each row of a table, and skips those that are complete; several may run at
@@ -41,6 +41,16 @@ HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "which.json", HERE.parent / "docs" / "which.md"
 BUDGET = 6  # rates tried for each row, a factor of 3.1 apart
 BASELINE = "adamw"
+ABOUT = (
+    "metric",
+    "mode",
+    "target",
+    "epochs",
+    "batch_size",
+    "steps",
+    "budget",
+    "torch",
+)  # what all rows of a task share
 
 
 @dataclass(frozen=True)
@@ -197,26 +207,46 @@ def run(folder: Path, tasks: Sequence[str], groups: Sequence[str], only: Sequenc
                     print(f"  not run: {error}", flush=True)
 
 
-def gather(folder: Path) -> None:
-    """Write what the page needs of the complete studies. A row of which a study is missing or incomplete is left out."""
-    tasks: dict[str, dict[str, Any]] = {}
+def gather(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Return the results with a row for each complete study, in the order of ``GROUPS``. All others stay as they are.
+
+    Raises:
+        ValueError: a study is of other training than the rows of its task.
+    """
+    tasks = {}
     for name, setup in SETUPS.items():
-        rows = {}
-        for row in dict.fromkeys(row for group in GROUPS.values() for row in group):
-            path = folder / name / setup.file(row)
-            if setup.has(row) and path.exists():
-                with Study.open(path) as study:
-                    settings = study.settings
-                    if not missing(settings, study.finished()):
-                        rows[setup.key(row)] = _kept(judge(study).standings[0])
-                        about = ("metric", "mode", "target", "epochs", "batch_size", "steps", "budget", "torch")
-                        tasks[name] = {key: getattr(settings, key) for key in about}
-        if rows:
-            tasks[name]["rows"] = rows
-    lines = json.dumps({"adamas": adamas.__version__, "tasks": tasks}, indent=1)
-    RESULTS.write_text(
-        re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found.group().split()), lines) + "\n", encoding="utf-8"
-    )
+        task = results["tasks"].get(name, {})
+        kept = {key: task[key] for key in ABOUT if task}
+        keys, known = [], task.get("rows", {})
+        for row in dict.fromkeys(row for group in GROUPS.values() for row in group if setup.has(row)):
+            keys.append(setup.key(row))
+            about, own = _of_study(folder / name / setup.file(row))
+            if own is not None:
+                if kept not in ({}, about):
+                    raise ValueError(
+                        f"{name}: the study of {keys[-1]!r} has {about}, the other rows {kept}: run all anew"
+                    )
+                kept, known = about, known | {keys[-1]: own}
+        if known:
+            tasks[name] = {**kept, "rows": {key: known[key] for key in keys if key in known}}
+    return {"adamas": adamas.__version__, "tasks": tasks}
+
+
+def _of_study(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """How a study trained, and what the page needs of its row; no row unless the study is complete."""
+    if not path.exists():
+        return {}, None
+    with Study.open(path) as study:
+        settings = study.settings
+        if missing(settings, study.finished()):
+            return {}, None
+        return {key: getattr(settings, key) for key in ABOUT}, _kept(judge(study).standings[0])
+
+
+def _as_json(results: dict[str, Any]) -> str:
+    """The text of which.json: a list is on one line."""
+    lines = json.dumps(results, indent=1)
+    return re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found.group().split()), lines) + "\n"
 
 
 def _kept(standing: Standing) -> dict[str, Any]:
@@ -339,15 +369,21 @@ def main() -> None:
     running.add_argument("--group", nargs="+", choices=GROUPS, default=list(GROUPS))
     running.add_argument("--only", nargs="+", metavar="OPTIMIZER", default=[], help="these rows only")
     running.add_argument("--data-dir", type=Path, help="the folder of MNIST's IDX files")
-    commands.add_parser("gather", help="write which.json").add_argument("folder", type=Path)
+    commands.add_parser("gather", help="write the rows of which.json").add_argument("folder", type=Path)
     commands.add_parser("page", help="write the tables of docs/which.md")
     arguments = parser.parse_args()
     if arguments.command == "run":
         run(arguments.folder, arguments.task, arguments.group, arguments.only, arguments.data_dir)
     elif arguments.command == "gather":
-        gather(arguments.folder)
+        RESULTS.write_text(_as_json(gather(arguments.folder, _results())), encoding="utf-8")
     else:
-        PAGE.write_text(page(json.loads(RESULTS.read_text("utf-8")), PAGE.read_text("utf-8")), encoding="utf-8")
+        PAGE.write_text(page(_results(), PAGE.read_text("utf-8")), encoding="utf-8")
+
+
+def _results() -> dict[str, Any]:
+    """What which.json has."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text("utf-8"))
+    return found
 
 
 if __name__ == "__main__":

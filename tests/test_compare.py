@@ -436,6 +436,26 @@ def test_identical_results_are_a_tie(study: Callable[..., Study]) -> None:
     assert judgement.pairs[0].p == 1
 
 
+def test_optimizers_that_trained_exactly_alike_are_named(study: Callable[..., Study]) -> None:
+    settings = {"seeds": [1, 2], "budget": 1, "optimizers": ["adam", "sgd", "adamw"]}
+    losses = {"adam": [0.5, 0.25], "sgd": [0.5, 0.25], "adamw": [0.5, 0.125]}
+
+    def alike(last: list[dict[str, Any]] | None = None) -> list[str]:
+        one = study(None, **settings)
+        for trial in [*design.missing(one.settings, [])]:
+            one.record(trial, Outcome("done", 1.0))
+        for i, trial in enumerate(design.missing(one.settings, one.finished())):
+            rows = [{"step": 1, "train_loss": losses[trial.optimizer][trial.seed - 1], "train_seconds": float(i)}]
+            is_last = last is not None and (trial.optimizer, trial.seed) == ("sgd", 2)
+            one.record(trial, Outcome("done", 1.0, evaluations=last if is_last and last is not None else rows))
+        return [warning for warning in judge(one).warnings if "alike" in warning]
+
+    assert alike() == [
+        "adam and sgd trained exactly alike, with each seed: what distinguishes them has no effect here."
+    ]
+    assert alike([{"step": 1, "train_loss": 0.3, "train_seconds": 0.0}]) == alike([]) == []
+
+
 @pytest.mark.parametrize(("mode", "sign"), [("min", 1), ("max", -1)])
 def test_a_difference_that_is_negligible_beside_the_target_is_a_tie(
     study: Callable[..., Study], mode: str, sign: float

@@ -413,6 +413,26 @@ def test_a_plateau_that_cannot_take_effect_is_named(
     assert (said in capsys.readouterr().out) == (every == 4) == (not summary.cuts)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"task": "quadratic", "state": "int8"}, "int8"),
+        ({"task": "quadratic", "optimizer": "adam(state={'exp_avg': 'int8', 'exp_avg_sq': 'int6'})"}, "int6 or int8"),
+        ({"task": "quadratic", "state": "bfloat16"}, None),
+        ({"task": "quadratic", "optimizer": "torch:Adam"}, None),
+        ({"task": "digits", "state": "int8"}, None),
+    ],
+)
+def test_codes_that_no_parameter_is_large_enough_for_are_named(
+    options: dict[str, Any], said: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(**options, epochs=1, out=tmp_path / "run")
+    start = "No moment is stored in "
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith(start)]
+    rest = ": that takes a parameter of at least 4,096 elements in rows of at least 32. They stay in float32."
+    assert found == ([] if said is None else [f"{start}{said}{rest}"])
+
+
 def test_without_a_plateau_all_training_data_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = fit(epochs=1, out=tmp_path / "run")
     assert "; 1,437 training examples, 360 test examples\n" in capsys.readouterr().out
@@ -633,6 +653,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
         ({"schedule": "exponential(1e9)"}, "schedule gives a rate of inf at step "),
         ({"plateau": "cosine(100)"}, "plateau must be default, or such as 'Plateau(factor=0.5, patience=2)'"),
         ({"plateau": "Plateau(factor=2)"}, "plateau cannot be read: Plateau: factor must be below 1, got 2"),
+        ({"plateau": "Plateau(min_factor=1)"}, "plateau cannot be read: Plateau: min_factor must be below 1, got 1"),
         ({"lr": -1.0}, "lr must be a nonnegative number, got -1.0"),
         ({"lr": math.nan}, "lr must be a nonnegative number, got nan"),
         ({"lr": math.inf}, "lr must be a nonnegative number, got inf"),

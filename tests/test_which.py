@@ -13,6 +13,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import which
 from which import Column, Row
 
+from adamas.lab.compare import design
+from adamas.lab.compare.comparison import Request, open_study
+from adamas.lab.compare.study import Outcome, Study
+
 FIRST, GOOD, BAD, LIKE = Row("adamw"), Row("good"), Row("bad"), Row("like")
 
 
@@ -73,3 +77,36 @@ def test_codes_are_compared_only_where_a_parameter_takes_them() -> None:
     rows = which.GROUPS["formats"]
     assert [which.SETUPS["sentiment"].has(row) for row in rows] == [True, True, False, False]
     assert all(which.SETUPS["speech"].has(row) for row in rows)
+
+
+def test_gathering_adds_the_rows_of_complete_studies_and_keeps_the_others(tmp_path: Path) -> None:
+    def train(study: Study, leave: int) -> None:
+        while len(trials := design.missing(study.settings, study.finished())) > leave:
+            study.record(trials[0], Outcome("done", 1 / (1 + trials[0].seed)))
+
+    paths = {name: tmp_path / "digits" / which.SETUPS["digits"].file(Row(name)) for name in ("sgd", "adam")}
+    for name, path in paths.items():
+        with open_study(Request("digits", (name,), budget=2, seeds=3, epochs=1, out=path)) as study:
+            train(study, leave=1)
+    nothing: dict[str, Any] = {"tasks": {}}
+    assert which.gather(tmp_path, nothing)["tasks"] == {}
+    for path in paths.values():
+        with Study.open(path, write=True) as study:
+            train(study, leave=0)
+    both = which.gather(tmp_path, nothing)
+    assert list(both["tasks"]) == ["digits"]
+    rows = both["tasks"]["digits"]["rows"]
+    assert [(key, row["values"]) for key, row in rows.items()] == [
+        ("adam, cosine", [0.5, 0.333333, 0.25]),
+        ("sgd, cosine", [0.5, 0.333333, 0.25]),
+    ]
+    assert json.loads(which._as_json(both)) == both
+    paths["sgd"].unlink()
+    assert list(which.gather(tmp_path, nothing)["tasks"]["digits"]["rows"]) == ["adam, cosine"]
+    assert which.gather(tmp_path, both) == both
+    steps = both["tasks"]["digits"]["steps"]
+    both["tasks"]["digits"]["steps"] += 1
+    with pytest.raises(
+        ValueError, match=f"digits: the study of 'adam, cosine' has .*'steps': {steps}.*'steps': {steps + 1}"
+    ):
+        which.gather(tmp_path, both)

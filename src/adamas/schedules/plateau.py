@@ -141,7 +141,7 @@ class Plateau(Observed, kind="Plateau"):
         patience: the number of observations without improvement that are tolerated; the next one reduces the factor.
         threshold: the smallest improvement that counts, relative to the best value.
         cooldown: the number of observations after a reduction that are not counted.
-        min_factor: the lower limit of the factor.
+        min_factor: the lower limit of the factor, below 1.
         mode: ``"min"`` if a lower metric is better, ``"max"`` if a higher one is.
     """
 
@@ -155,8 +155,9 @@ class Plateau(Observed, kind="Plateau"):
     def __post_init__(self) -> None:
         names = "patience threshold cooldown min_factor"
         check(self, above_zero="factor", finite=names, choices={"mode": ("min", "max")})
-        if self.factor >= 1:
-            raise refuse(self, "factor", "below 1")
+        for name in ("factor", "min_factor"):
+            if getattr(self, name) >= 1:
+                raise refuse(self, name, "below 1")
         for name in names.split():
             if getattr(self, name) < 0:
                 raise refuse(self, name, "0 or above")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -172,6 +173,7 @@ def warnings(settings: Settings, finished: Sequence[Finished], standings: Sequen
     for standing in standings:
         found += _failures(finished, standing)
         found += _edge(settings, standing)
+    found += _alike(standings)
     found += _ties(settings, finished)
     found += _untuned(settings)
     idle = too_patient(choose_schedule(settings.schedule, settings.steps), -(-settings.steps // settings.eval_every))
@@ -208,6 +210,20 @@ def _edge(settings: Settings, standing: Standing) -> list[str]:
     edge = min(ends, key=lambda end: math.inf if ends[end] is None else sign * (ends[end] or 0.0))
     return [
         f"{standing.optimizer}: its best rate is the {edge} that was tried, and a better one may lie beyond: --lr-range."
+    ]
+
+
+def _alike(standings: Sequence[Standing]) -> list[str]:
+    """Name the optimizers that trained exactly alike, as an option that has no effect on the task leaves them."""
+    named: dict[str, list[str]] = {}
+    for standing in standings:
+        if all(standing.evaluations):
+            trained = [[{**row, "train_seconds": None} for row in rows] for rows in standing.evaluations]
+            named.setdefault(json.dumps(trained, sort_keys=True), []).append(standing.optimizer)
+    return [
+        f"{' and '.join(names)} trained exactly alike, with each seed: what distinguishes them has no effect here."
+        for names in named.values()
+        if len(names) > 1
     ]
 
 

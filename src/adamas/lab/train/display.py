@@ -22,7 +22,8 @@ MOST_ROWS = 60  # rows of evaluations within epochs
 
 
 def heading(plan: records.Plan) -> str:
-    """Return two lines on the plan of a run, and further ones on a learning rate that was found, a plateau, and resuming."""
+    """Return two lines on the plan of a run, and further ones on a learning rate that was found, a plateau, options that
+    have no effect, and resuming."""
     parts = {"training": plan.train_examples, "validation": plan.validation_examples, "test": plan.test_examples}
     data = ", ".join(f"{number:,} {part} examples" for part, number in parts.items() if number)
     batches = f", batches of {plan.batch_size}" * bool(plan.train_examples)
@@ -33,7 +34,7 @@ def heading(plan: records.Plan) -> str:
         f"{_count(plan.epochs, 'epoch')} ({_count(plan.steps, 'step')}), {_processes(plan)}{to}"
         + (f"\n{plan.lr_found}" if plan.lr_found else "")
         + _followed(plan)
-        + (f"\n{plan.idle_plateau}" if plan.idle_plateau else "")
+        + "".join(f"\n{line}" for line in plan.without_effect)
         + _resumed(plan)
     )
 

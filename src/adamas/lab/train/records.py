@@ -15,7 +15,7 @@ from typing import Any, Literal
 class Plan:
     """The plan of a run. ``lr_found`` explains the learning rate of ``lr="auto"``. ``steps`` and ``evaluations`` are those of
     the whole run, ``done`` the steps that a resumed run has already made. ``threads`` are those of each of its ``ranks``.
-    ``plateau_follows`` has the metric that each plateau observes, and ``idle_plateau`` says why one of them cannot act."""
+    ``plateau_follows`` has the metric that each plateau observes, and ``without_effect`` says why options cannot act."""
 
     task: str
     description: str
@@ -39,7 +39,7 @@ class Plan:
     done: int = 0
     validation_examples: int = 0
     plateau_follows: Sequence[str] = ()
-    idle_plateau: str | None = None
+    without_effect: Sequence[str] = ()
     parallel: str | None = None
     ranks: int = 1
 

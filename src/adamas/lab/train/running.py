@@ -1,6 +1,6 @@
 """Carries out a run from its options to its files: load, train, checkpoint, write.
 
-May import PyTorch, safetensors, adamas.lab.tasks and adamas.torch.
+May import PyTorch, safetensors, adamas.rule, adamas.step, adamas.lab.tasks and adamas.torch.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from adamas.lab.train.ranks import join
 from adamas.lab.train.records import DivergedError, Listener, Listeners, Plan, Seconds, Summary
 from adamas.lab.train.repeatable import seed_and_threads
 from adamas.lab.train.training import Training, find_device
+from adamas.rule import formats, layout
+from adamas.step.stepping import Stepping
 from adamas.torch import LRFindingError
 
 # The shortest time between two checkpoints, and how many times longer than writing the last one a run has to train before
@@ -225,7 +227,7 @@ def _plan(options: Options, training: Training, lr_found: str | None, out: Path 
         test_examples=len(task.test[0]) if task.test else 0,
         validation_examples=len(task.validation[0]) if task.validation else 0,
         plateau_follows=[training.followed(plateau) for plateau in training.plateaus],
-        idle_plateau=too_patient(training.rate, evaluations),
+        without_effect=[line for line in (too_patient(training.rate, evaluations), _too_small(training)) if line],
         parameters=training.parameter_count,
         device=str(training.device),
         threads=torch.get_num_threads(),
@@ -233,6 +235,21 @@ def _plan(options: Options, training: Training, lr_found: str | None, out: Path 
         done=training.at.step,
         parallel=options.parallel,
         ranks=training.ranks.size,
+    )
+
+
+def _too_small(training: Training) -> str | None:
+    """Say which codes of ``state=`` no parameter is large enough for, if there are any."""
+    optimizer = training.optimizer
+    if not isinstance(optimizer, Stepping):
+        return None
+    moments = [(group["state"], name) for group in optimizer.param_groups for name in optimizer._member.states]
+    codes = sorted(layout.WIDTHS.keys() & {layout.format_of(state, name) for state, name in moments})
+    if not codes or any(layout.has_blocks(parameter.shape) for parameter in training.parameters):
+        return None
+    return (
+        f"No moment is stored in {' or '.join(codes)}: that takes a parameter of at least {formats.LEAST_NUMEL:,} elements in "
+        f"rows of at least {formats.LEAST_ROW}. They stay in float32."
     )
 
 

@@ -30,6 +30,8 @@ NAMED_OTHERWISE = {
     "test_no_finding_leaves_everything_too": "T31",
     "test_noise_alone_is_never_a_finding": "T31",
     "test_errors_of_the_curve_say_what_to_change": "T31",
+    "test_decay_by_name": "T24",
+    "test_a_step_with_the_weights_for_evaluation_is_refused": "T54",
 }
 
 
@@ -92,7 +94,8 @@ class Formulas(Extension):
 
 @dataclass(frozen=True)
 class TrapTest:
-    """A test of a trap: one that is named after it, ``test_trap_T07_…``, or one of NAMED_OTHERWISE."""
+    """A test of a trap: one that is named after it, ``test_trap_T07_…``, what its ranks run, ``trap_T41_…``, or one of
+    NAMED_OTHERWISE."""
 
     name: str
     path: Path
@@ -108,12 +111,12 @@ def trap_tests(folder: Path = ROOT / "tests") -> dict[str, list[TrapTest]]:
     """
     found: dict[str, list[TrapTest]] = {}
     missing = set(NAMED_OTHERWISE)
-    for path in sorted(folder.rglob("test_*.py")):
+    for path in sorted(folder.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         for node in ast.parse(text).body:
             if not isinstance(node, ast.FunctionDef):
                 continue
-            named = re.match(r"test_trap_(T\d\d)_", node.name)
+            named = re.match(r"(?:test_)?trap_(T\d\d)_", node.name)
             trap = named[1] if named else NAMED_OTHERWISE.get(node.name)
             if trap is None:
                 continue

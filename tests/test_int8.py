@@ -922,7 +922,7 @@ def test_trap_T29_the_first_step_does_not_compile_anything() -> None:
     found = []
     p = torch.nn.Parameter(torch.ones(512, 512))
     p.grad = torch.ones_like(p)
-    for state in ("float32", "bfloat16", "int8"):
+    for state in ("float32", "bfloat16", "int8", "int6"):
         optimizer = at.AdamW([p], state=state)
         before = set(sys.modules)
         watched = ("compile", "exec", "import", "subprocess.Popen", "os.posix_spawn", "os.fork")

@@ -101,6 +101,21 @@ def test_trap_T02_split_weights_train_as_float32(dtype: torch.dtype) -> None:
     assert torch.equal(p.detach(), exact.detach().to(dtype))
 
 
+def test_trap_T60_decay_of_bfloat16_weights_acts() -> None:
+    ends = {}
+    for weights in ("nearest", "stochastic", "split"):
+        p = filled(1.0, torch.bfloat16)
+        optimizer = at.AdamW([p], lr=1e-3, weight_decay=0.1, weights=weights)
+        for _ in range(1000):
+            p.grad = torch.zeros_like(p)
+            optimizer.step()
+        ends[weights] = p.detach().float()
+    exact = (1 - 1e-4) ** 1000
+    assert (ends["nearest"] == 1.0).all()  # as documented
+    assert ends["stochastic"].mean().item() == pytest.approx(exact, abs=0.005)
+    assert (ends["split"] == torch.tensor(exact).bfloat16().float()).all()
+
+
 @pytest.mark.parametrize("state", ["float32", "bfloat16", "int8", "int6"])
 @pytest.mark.parametrize(
     "case", [c for c in CASES if c.name in ("adam", "amsgrad", "rmsprop", "nadam", "adamax")], ids=str

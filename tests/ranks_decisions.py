@@ -363,6 +363,19 @@ def packed_codes_of_a_block_that_is_cut_are_refused_by_name(rank: int) -> None:
 
 
 @check
+def sums_over_codes_of_a_block_that_is_cut_are_refused_by_name(rank: int) -> None:
+    layout = LAYOUTS["inside blocks"]
+    for member, options, what in ((at.LAMB, {}, "LAMB"), (at.AdamW, {"cautious": True}, "cautious=True")):
+        here = Here(layout, weights_of(layout.shapes, torch.float32))
+        optimizer = member(here.parameters.items(), state="int8", **options)
+        here.give(gradients_of(layout.shapes, 0, torch.float32))
+        with raises(ValueError, rf"parameter 'matrix': .*{what}.* needs sums over each tensor.*state=.float32", rank):
+            optimizer.step()
+        for key, p in here.parameters.items():
+            assert torch.equal(whole(p.detach()), weights_of(layout.shapes, torch.float32)[key])
+
+
+@check
 def codes_of_a_dimension_that_two_dimensions_of_the_mesh_cut_are_refused_by_name(rank: int) -> None:
     shapes = {"w": (8, 600)}
     here = Here(Layout(shapes, partial(distributed, (2, 2), (Shard(1), Shard(1)))), weights_of(shapes, torch.float32))

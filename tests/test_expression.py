@@ -244,7 +244,10 @@ def test_the_work_of_a_step_is_no_more_than_the_size_of_the_schedule() -> None:
         ("cosine(1.5).per_epoch(30, True)", cosine(1.5).per_epoch(30, smooth=True)),
         ("warmup.untuned(0.999)", warmup.untuned(0.999)),
         ("Plateau(patience=2)", Plateau(patience=2)),
-        ("linear(5).then(constant(0.0), at=3).shift(2).repeat(2)", linear(5).then(constant(0.0), 3).shift(2).repeat(2)),
+        (
+            "linear(5).then(constant(0.0, 4), at=3).shift(2).repeat(2)",
+            linear(5).then(constant(0.0, 4), 3).shift(2).repeat(2),
+        ),
     ],
 )
 def test_what_can_be_written(text: str, schedule: Schedule) -> None:
@@ -301,7 +304,9 @@ WRONG = [
     ("cosine(10).then(linear(3), at=‹-1›)", "then: at must be 0 or above, got -1"),
     ("cosine(10).then(‹5›)", "then: other must be a schedule, got the number 5: write constant(5)"),
     ("cosine_restarts(3).‹then›(cosine(3))", "then: cosine_restarts(3) has no length: give the step at which"),
+    ("warmup(9).then(constant()).‹then›(linear(3))", "then: constant() has no length: give the step at which"),
     ("exponential(0.5).‹repeat›()", "repeat: exponential(0.5) has no end"),
+    ("warmup(9).then(constant()).‹repeat›()", "repeat: constant() has no end"),
     ("cosine(10).‹thn›(linear(3))", "unknown method 'thn': did you mean then?"),
     ("cosine(10).‹length›", "unknown method 'length': there are then, clip, shift, per_epoch, repeat"),
     ("cosine(10).‹__class__›.mro()", "unknown method '__class__'"),

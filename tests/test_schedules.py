@@ -407,12 +407,20 @@ ALONE: dict[str, st.SearchStrategy[Schedule]] = {
 numbers = st.sampled_from([-1.0, 3e-4, 0.1, 1.0, 2, 10.0])
 
 
+def has_end(schedule: Schedule) -> bool:
+    try:
+        schedule.then(constant())
+    except ValueError:
+        return False
+    return True
+
+
 def joined(inner: st.SearchStrategy[Schedule]) -> st.SearchStrategy[Schedule]:
     def first(a: Schedule, b: Schedule, at: int | None) -> Schedule:
-        return a.then(b, 7 if at is None and not a.length else at)
+        return a.then(b, 7 if at is None and not has_end(a) else at)
 
     def again(a: Schedule, times: float | None, until: int) -> Schedule:
-        return (a if a.length else a.then(constant(0.5, 3), at=until)).repeat(times)
+        return (a if has_end(a) else a.then(constant(0.5, 3), at=until)).repeat(times)
 
     def bounded(a: Schedule, low: float | None, more: float | None) -> Schedule:
         return a.clip(low, more if low is None or more is None else low + more)
@@ -485,7 +493,7 @@ def test_what_joining_does(a: Schedule, b: Schedule, at: int, n: int) -> None:
         assert again.repeat()(t) == again(t % period)
         assert again.repeat(2)(t) == again(t % period if t < 2 * period else period)
         assert again.repeat(2.5)(t) == again(t % period if t < 2.5 * period else 0.5 * period)
-    if a.length:
+    if has_end(a):
         assert [a.then(b)(math.ceil(a.length) + t) for t in range(20)] == [
             b(math.ceil(a.length) - a.length + t) for t in range(20)
         ]
@@ -640,9 +648,14 @@ REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
         lambda: (0.1 * exponential(0.9)).then(cosine(10)),
         ("then", "0.1 * exponential(0.9)", "no length", "at="),
     ),
+    "then-level-twice": (
+        lambda: warmup(5).then(constant()).then(linear(3)),
+        ("then: constant() has no length", "at="),
+    ),
     "then-at": (lambda: warmup(5).then(cosine(10), at=-1), ("then", "at", "0 or above", "-1")),
     "then-number": (lambda: warmup(5).then(1.0), ("then", "second", "schedule", "1.0")),  # type: ignore[arg-type]
     "repeat-endless": (lambda: triangular(5).repeat(), ("repeat", "triangular(5)", "no end")),
+    "repeat-level": (lambda: warmup(5).then(constant()).repeat(2), ("repeat: constant() has no end",)),
     "repeat-times": (lambda: warmup(5).repeat(0), ("repeat", "times", "above 0")),
     "clip": (lambda: warmup(5).clip(1.0, 0.5), ("clip", "low", "high=0.5", "1.0")),
     "per-epoch": (lambda: warmup(5).per_epoch(0), ("per_epoch", "steps", "above 0")),
@@ -654,6 +667,54 @@ REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "joined": (lambda: nested(40, lambda a: a * a), ("product", "at most 1000 others", "not 1023")),
     "scaled": (lambda: math.nan * warmup(5), ("scaled", "number", "finite", "nan")),
 }
+
+
+ENDLESS = {
+    "then": lambda: warmup(5).then(constant()),
+    "then-at": lambda: cosine(9).then(constant(0.5), at=5),
+    "first": lambda: warmup(2).then(warmup(3).then(constant())),
+    "number": lambda: 0.1 * warmup(5).then(constant()),
+    "part": lambda: warmup(5).then(0.1 * constant()),
+    "product": lambda: warmup(5).then(constant() * constant(0.5)),
+    "longer": lambda: warmup(5).then(constant()) * linear(4, 1.0, 0.5),
+    "clip": lambda: warmup(5).then(constant()).clip(0.1),
+    "shift": lambda: warmup(3).then(constant()).shift(2),
+    "later": lambda: constant().shift(5),
+    "per_epoch": lambda: (1.0 * warmup(5).then(constant())).per_epoch(1),
+    "plateau": lambda: warmup(5).then(adamas.schedules.Plateau()),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_part_without_a_length_at_the_end_is_never_dropped(name: str) -> None:
+    schedule = ENDLESS[name]()
+    assert schedule.length == 5
+    with pytest.raises(ValueError, match=r"then: .* has no length: give the step at which the next one begins \(at=\)"):
+        schedule.then(linear(10))
+    with pytest.raises(ValueError, match="has no end, so it cannot be repeated"):
+        schedule.repeat()
+    with pytest.raises(ValueError, match="has no length"):
+        from_json({"kind": "then", "first": schedule.to_json(), "second": linear(10).to_json()})
+    later = schedule.then(linear(10), at=7)
+    assert [later(t) for t in (6, 7, 12)] == [schedule(6), 1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        warmup(5) * constant(0.5),
+        warmup(5) * adamas.schedules.Plateau(),
+        warmup(5) * warmup(2).then(constant()),
+        warmup(2).then(constant()) * linear(5, end=0.5),
+        warmup(2).then(constant(steps=3)),
+        constant(steps=2).repeat(2.5),
+    ],
+    ids=str,
+)
+def test_a_schedule_that_ends_is_followed(schedule: Schedule) -> None:
+    assert schedule.length == 5
+    assert schedule.then(linear(10))(10) == 0.5
+    assert schedule.repeat()(5) == schedule(0)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -188,6 +188,10 @@ class Schedule(ABC):
     def _length(self) -> float | None:
         return None
 
+    def _endless(self) -> Schedule | None:
+        """The part without a length that the schedule ends with; None if there is a step for another one to begin at."""
+        return None if self.length else self
+
     def _unit(self) -> float:
         return 1.0
 
@@ -235,7 +239,8 @@ class Schedule(ABC):
         """This schedule for its length, or until step ``at``, and then the other one from its start.
 
         Raises:
-            ValueError: this schedule has no length (it has no end, or is constant), and ``at`` was not given.
+            ValueError: this schedule, or the part that it ends with, has no length (it has no end, or is constant), and
+                ``at`` was not given.
         """
         return Then(self, other, at)
 
@@ -269,7 +274,7 @@ class Schedule(ABC):
         """The schedule repeated from its start, forever or ``times`` times.
 
         Raises:
-            ValueError: the schedule has no end.
+            ValueError: the schedule, or the part that it ends with, has no end.
         """
         return Repeat(self, times)
 
@@ -456,6 +461,9 @@ class Scaled(Schedule):
     def _length(self) -> float | None:
         return self.schedule.length
 
+    def _endless(self) -> Schedule | None:
+        return super()._endless() or self.schedule._endless()
+
     def _unit(self) -> float:
         return self.number * self.schedule.unit
 
@@ -479,6 +487,12 @@ class Product(Schedule):
     def _length(self) -> float | None:
         one, other = self.first.length, self.second.length
         return None if one is None or other is None else max(one, other)
+
+    def _endless(self) -> Schedule | None:
+        # The longer one decides, so a constant or Plateau() times a schedule that ends is not endless.
+        longer = [part for part in (self.first, self.second) if part.length == self.length]
+        found = [part._endless() for part in longer]
+        return super()._endless() or (found[0] if all(found) else None)
 
     def _unit(self) -> float:
         return self.first.unit * self.second.unit
@@ -504,8 +518,8 @@ class Then(_Method):
             check(self, finite="at")
             if self.at < 0:
                 raise refuse(self, "at", "0 or above")
-        elif not self.first.length:
-            raise ValueError(f"then: {self.first!r} has no length: give the step at which the next one begins (at=)")
+        elif part := self.first._endless():
+            raise ValueError(f"then: {part!r} has no length: give the step at which the next one begins (at=)")
 
     @property
     def _boundary(self) -> float:
@@ -513,6 +527,9 @@ class Then(_Method):
 
     def _length(self) -> float | None:
         return None if self.second.length is None else self._boundary + self.second.length
+
+    def _endless(self) -> Schedule | None:
+        return super()._endless() or self.second._endless()
 
     def _unit(self) -> float:
         return max(self.first.unit, self.second.unit)
@@ -529,6 +546,9 @@ class _Changed(_Method):
 
     def _length(self) -> float | None:
         return self.schedule.length
+
+    def _endless(self) -> Schedule | None:
+        return super()._endless() or self.schedule._endless()
 
     def _unit(self) -> float:
         return self.schedule.unit
@@ -608,8 +628,8 @@ class Repeat(_Changed):
         _is_schedule(self, "schedule")
         if self.times is not None:
             check(self, above_zero="times")
-        if not self.schedule.length:
-            raise ValueError(f"repeat: {self.schedule!r} has no end, so it cannot be repeated")
+        if part := self.schedule._endless():
+            raise ValueError(f"repeat: {part!r} has no end, so it cannot be repeated")
 
     def _length(self) -> float | None:
         return None if self.times is None else self.times * self.schedule.length  # type: ignore[operator]

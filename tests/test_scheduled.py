@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import pickle
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -681,6 +682,33 @@ def test_a_plateau_does_as_it_is_told() -> None:
         "observation 3: 1 → 0.5, 2 observations in a row did not improve on 0.9 (observation 1)"
     )
     assert len(plateau.history) == 3
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("cooldown", [0, 2])
+@pytest.mark.parametrize("patience", [0, 1, 3])
+def test_the_history_counts_all_observations_since_the_best(patience: int, cooldown: int, mode: str) -> None:
+    sign = 1 if mode == "min" else -1
+    losses = [0.9, 0.5, 0.4, 0.3, 0.2608, 0.2715, 0.2610, 0.2619, 0.28, 0.27]
+    losses += [0.2] * 13 + [0.1, 0.3, 0.2] + [0.15] * 10
+    plateau = Plateau(factor=0.5, patience=patience, cooldown=cooldown, mode=mode)
+    observe(plateau, [sign * loss for loss in losses])
+    assert plateau.history
+    for line in plateau.history:
+        found = re.search(r"(\d+): .*, (\d+) observations? .*did not improve on (\S+) \(observation (\d+)\)$", line)
+        assert found is not None
+        cut, count, best, at = map(float, found.groups())
+        before = losses[: int(cut)]
+        assert (sign * best, at) == (min(before), before.index(min(before)) + 1)
+        assert count == cut - at > patience
+
+
+def test_a_recovery_that_ends_is_counted() -> None:
+    plateau = Plateau(factor=0.5, patience=1)
+    observe(plateau, [0.4, 0.3, 0.29, 0.28, 0.2608, 0.2715, 0.2610, 0.2619])
+    assert plateau.history == (
+        "observation 8: 1 → 0.5, 3 observations in a row did not improve on 0.2608 (observation 5)",
+    )
 
 
 def test_a_plateaus_state_travels_with_the_optimizer() -> None:

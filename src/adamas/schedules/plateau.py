@@ -202,7 +202,8 @@ class Plateau(Observed, kind="Plateau"):
         state = self._state
         lower = max(self.value * self.factor, self.min_factor)
         if lower < self.value:
-            best, count = state["best"] if self.mode == "min" else -state["best"], len(state["since"])
+            best = state["best"] if self.mode == "min" else -state["best"]
+            count = state["observations"] - state["best_at"]  # more than patience + 1 after a recovery, a cut or a rest
             counted = "1 observation" if count == 1 else f"{count} observations in a row"
             why = f"{counted} did not improve on {best:g} (observation {state['best_at']})"
             self._change(lower, why)

@@ -664,6 +664,17 @@ def test_trap_T13_recovery_from_a_spike_is_improvement() -> None:
     assert observe(plateau, [0.6, 0.6, 0.6, 0.6])[-1] == 0.1
 
 
+def test_trap_T13_a_recovery_that_pytorch_cuts_three_times() -> None:
+    """The example of docs/schedules.md."""
+    losses = [1, 2, 1.5, 1.4, 1.3, 1.2, 1.1]
+    theirs = torch.optim.SGD([parameter()], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(theirs, factor=0.5, patience=1)
+    for loss in losses:
+        scheduler.step(loss)
+    assert theirs.param_groups[0]["lr"] == 0.5**3
+    assert observe(Plateau(factor=0.5, patience=1), losses) == [1.0] * 7
+
+
 def test_trap_T13_the_sign_of_the_loss_does_not_matter() -> None:
     losses = [3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5]
     for shift in (0.0, -1.0, -100.0):

@@ -156,6 +156,16 @@ def test_trap_T10_the_horizon_may_change_on_resume() -> None:
     assert moved(unscheduled) == 1e-2 * cosine(10)(5)
 
 
+def test_after_a_schedule_that_ended_at_0_a_new_phase_needs_the_given_rate() -> None:
+    first = at.AdamW([parameter()], lr=1e-2 * cosine(10))
+    for _ in range(10):
+        moved(first)
+    for hyperparameters, rate in (("saved", 0.0), ("given", 1e-3)):
+        second = at.AdamW([parameter()], lr=1e-3)
+        second.load_state_dict(first.state_dict(), hyperparameters=hyperparameters)
+        assert (moved(second), second.param_groups[0]["lr"]) == (rate, rate)
+
+
 def test_trap_T11_any_nesting_and_any_boundary() -> None:
     inner = constant(1.0).then(linear(3).then(constant(0.5, steps=2)), at=0)
     schedule = warmup(2).then(inner, at=0).then(constant(0.1))

@@ -156,6 +156,23 @@ def test_trap_T10_the_horizon_may_change_on_resume() -> None:
     assert moved(unscheduled) == 1e-2 * cosine(10)(5)
 
 
+@pytest.mark.parametrize("make", [lambda **o: at.AdamW([parameter()], **o), lambda **o: an.AdamW([np.ones(3)], **o)])
+def test_a_refused_value_says_that_a_schedule_is_possible_and_how_to_make_it(make: Callable[..., Any]) -> None:
+    for name in ("lr", "weight_decay", "betas"):
+        as_option = (lambda value: (value, 0.99)) if name == "betas" else (lambda value: value)
+        for value, ending in {
+            "1e-3 * warmup(10)": ": adamas.schedules.parse reads a schedule from text",
+            math.exp: ": adamas.schedules.from_function makes a schedule of a function of the step",
+            cosine: "",
+            (): "",
+        }.items():
+            words = re.escape(f" or a schedule, not {value!r}{ending}")
+            with pytest.raises((TypeError, ValueError), match=rf"^{name}(\[0\])? must be .*{words}$"):
+                make(**{name: as_option(value)})
+    with pytest.raises((TypeError, ValueError), match=r"^eps must be a (nonnegative )?number, not 'x'$"):
+        make(eps="x")
+
+
 def test_after_a_schedule_that_ended_at_0_a_new_phase_needs_the_given_rate() -> None:
     first = at.AdamW([parameter()], lr=1e-2 * cosine(10))
     for _ in range(10):

@@ -45,8 +45,22 @@ class Terms:
 
     def refusal(self, name: str, h: Number, value: Any, index: int | None) -> Exception:
         """The error for a value that is not a number, or outside the range."""
-        schedule = " or a schedule" if h.may_be_scheduled else ""
-        return ValueError(f"{name} must be {h.range.words}{schedule}, not {shown(value)}")
+        return ValueError(f"{name} must be {h.range.words}{or_a_schedule(h, value)}")
+
+
+def or_a_schedule(h: Number, value: Any) -> str:
+    """The end of the message that a value is refused: it names schedules if the hyperparameter may be one.
+
+    For a function or a text it says what makes a schedule of it.
+    """
+    if not h.may_be_scheduled:
+        return f", not {shown(value)}"
+    hint = ""
+    if isinstance(value, str):
+        hint = ": adamas.schedules.parse reads a schedule from text"
+    elif callable(value) and not isinstance(value, type):
+        hint = ": adamas.schedules.from_function makes a schedule of a function of the step"
+    return f" or a schedule, not {shown(value)}{hint}"
 
 
 NAMESAKES = Terms("numpy")

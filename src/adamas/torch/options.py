@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..rule import options
 from ..rule.declaration import Flag, Hyperparameter, Limit, Member, Number, Several
-from ..rule.hyperparameters import Terms, checked, shown
+from ..rule.hyperparameters import Terms, checked, or_a_schedule, shown
 from ..rule.layout import HALVES, WIDTHS, is_reduced
 from ..rule.members import MEMBERS
 from ..rule.shared import declared
@@ -61,7 +61,7 @@ class _PyTorchTerms(Terms):
     def refusal(self, name: str, h: Number, value: Any, index: int | None) -> Exception:
         """See ``Terms.refusal``."""
         if not isinstance(value, Real):
-            return TypeError(f"{name} must be a number, not {shown(value)}")
+            return TypeError(f"{name} must be a number{or_a_schedule(h, value)}")
         if index is not None and h.name == "betas":
             return ValueError(f"Invalid beta parameter at index {index}: {value}")
         words = {"lr": "learning rate", "eps": "epsilon value"}

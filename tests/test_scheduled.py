@@ -173,6 +173,34 @@ def test_a_refused_value_says_that_a_schedule_is_possible_and_how_to_make_it(mak
         make(eps="x")
 
 
+@pytest.mark.parametrize(
+    "make", [lambda c, **o: getattr(at, c)([parameter()], **o), lambda c, **o: getattr(an, c)([np.ones(3)], **o)]
+)
+@pytest.mark.parametrize(
+    ("member", "given", "meant"),
+    [
+        ("AdamW", "learning_rate", ": did you mean lr?"),
+        ("AdamW", "beta1, beta2, epsilon", ": did you mean betas, eps?"),
+        ("AdamW", "beta_1, b2", ": did you mean betas?"),
+        ("AdamW", "Weight_Decay, zzz", ": did you mean weight_decay?"),
+        ("AdamW", "on_spikes", ": did you mean on_spike?"),
+        ("RMSprop", "rho", ": did you mean alpha?"),
+        ("AdamW", "zzz", ""),
+    ],
+)
+def test_an_unknown_option_has_the_nearest_beside_it(
+    make: Callable[..., Any], member: str, given: str, meant: str
+) -> None:
+    names = sorted(given.split(", "))
+    with pytest.raises(TypeError, match=f"^{member} has no option {re.escape(', '.join(names) + meant)}$"):
+        make(member, **dict.fromkeys(names, 0.5))
+
+
+def test_an_unknown_option_of_a_group_has_the_nearest_beside_it() -> None:
+    with pytest.raises(TypeError, match=r"^AdamW has no option learning_rate: did you mean lr\?$"):
+        an.AdamW([{"params": [np.ones(3)], "learning_rate": 0.5}])
+
+
 def test_after_a_schedule_that_ended_at_0_a_new_phase_needs_the_given_rate() -> None:
     first = at.AdamW([parameter()], lr=1e-2 * cosine(10))
     for _ in range(10):

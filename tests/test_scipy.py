@@ -460,6 +460,8 @@ def test_unknown_options_warn_as_scipy_does() -> None:
     ) as got:
         minimize(sphere, [1.0], jac=sphere_der, method=adam, options={"maxitr": 1, "beta1": 0.5, "lr": 0.1})
     assert got[0].filename == __file__
+    with pytest.warns(OptimizeWarning, match=r"Unknown solver options: learning_rate \(did you mean lr\?\)"):
+        minimize(sphere, [1.0], jac=sphere_der, method=adam, options={"maxiter": 1, "learning_rate": 0.1})
     with pytest.warns(OptimizeWarning, match="betas"):
         minimize(sphere, [1.0], jac=sphere_der, method=adamas.scipy.sgd, options={"betas": (0.9, 0.99), "lr": 0.1})
 

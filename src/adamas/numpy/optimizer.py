@@ -14,6 +14,7 @@ import numpy as np
 from ..rule import former, hyperparameters
 from ..rule.declaration import has_penalty
 from ..rule.formats import tensor_key
+from ..rule.names import suggestion
 from ..rule.shared import defaults, schedulable
 from ..step.engine import same_objects
 from ..step.evaluation import begun
@@ -60,8 +61,9 @@ class Optimizer(Stepping):
         own = ("self", "params", "options", "__class__")
         given = {**{name: value for name, value in arguments.items() if name not in own}, **options}
         known = defaults(self._member, "numpy")
-        if unknown := options.keys() - known.keys() - {*WHOLE_OPTIONS}:
-            raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
+        if unknown := sorted(options.keys() - known.keys() - {*WHOLE_OPTIONS}):
+            hint = suggestion(self._member, unknown, [*known, *WHOLE_OPTIONS])
+            raise TypeError(f"{type(self).__name__} has no option {', '.join(unknown)}{hint and f': {hint}'}")
         self._take_whole_options(given)
         self._lock = step_lock()
         self._schedules = []
@@ -103,7 +105,8 @@ class Optimizer(Stepping):
                     f"a parameter group must have its arrays under 'params', but this one has {sorted(one)}"
                 )
             if unknown := sorted(one.keys() - self.defaults.keys() - {"params", "base_lr"}):
-                raise TypeError(f"{type(self).__name__} has no option {', '.join(unknown)}")
+                hint = suggestion(self._member, unknown, defaults(self._member, "numpy"))
+                raise TypeError(f"{type(self).__name__} has no option {', '.join(unknown)}{hint and f': {hint}'}")
             params = one["params"]
             named = list(params.items()) if isinstance(params, Mapping) else list(enumerate(_listed(params), first))
             group: dict[str, Any] = {**self.defaults, **one}

@@ -5,7 +5,8 @@ Imports only the standard library.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
@@ -33,6 +34,20 @@ def arguments(adapter: str, member: Member) -> dict[str, tuple[str, ...]]:
         name = names.get(f"{member.name}.{h.name}", names.get(h.name, h.name))
         found[h.name] = tuple(name.format(i + 1) for i in range(len(h.default))) if "{}" in name else (name,)
     return found
+
+
+def suggestion(member: Member, unknown: Iterable[str], known: Iterable[str]) -> str:
+    """The question for an error message whether the nearest of the known options were meant; empty if none is near.
+
+    The names that the other adapters have for a hyperparameter (``learning_rate``, ``beta_1``) are near to it.
+    """
+    others = {
+        argument: name for adapter in NAMES for name, names in arguments(adapter, member).items() for argument in names
+    }
+    options, near = list(known), []
+    for name in unknown:
+        near += [others[name]] if others.get(name) in options else get_close_matches(name.lower(), options, n=1)
+    return f"did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
 
 
 def from_arguments(adapter: str, member: Member, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 from pkgutil import resolve_name
 from typing import Any
@@ -19,6 +18,7 @@ from scipy.optimize import OptimizeResult, OptimizeWarning
 
 from ..rule.declaration import Member
 from ..rule.hyperparameters import checked
+from ..rule.names import suggestion
 from ..rule.shared import defaults
 from .minimizing import STOPPING_OPTIONS, Stopping, minimize, start_of
 from .objective import SCHEMES, Box, Objective
@@ -71,9 +71,9 @@ class Method:
         hyper = {name: value for name, value in options.items() if name in known}
         rest = {name: value for name, value in options.items() if name in others}
         if unknown := [name for name in options if name not in hyper and name not in rest]:
-            near = [match for name in unknown for match in get_close_matches(name, [*self.defaults, *others], n=1)]
-            hint = f" (did you mean {', '.join(near)}?)" if near else ""
-            warnings.warn(f"Unknown solver options: {', '.join(unknown)}{hint}", OptimizeWarning, stacklevel=level + 1)
+            hint = suggestion(self.member, unknown, [*self.defaults, *others])
+            words = f"Unknown solver options: {', '.join(unknown)}{hint and f' ({hint})'}"
+            warnings.warn(words, OptimizeWarning, stacklevel=level + 1)
         return hyper, rest
 
     def __call__(

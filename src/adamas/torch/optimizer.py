@@ -25,6 +25,7 @@ from ..rule.declaration import Rule, has_penalty
 from ..rule.formats import tensor_key
 from ..rule.hyperparameters import check_rows
 from ..rule.layout import LOW_BITS
+from ..rule.names import suggestion
 from ..rule.shared import defaults as defaults_of
 from ..rule.shared import schedulable
 from ..step.devices import can_decide
@@ -146,8 +147,10 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         if isinstance(params, nn.Module):
             params = self._of_model(params, given)
         known = defaults_of(self._member, "torch")
-        if unknown := options.keys() - known.keys() - {"process_group", "offload", *WHOLE_OPTIONS}:
-            raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
+        others = ("process_group", "offload", *WHOLE_OPTIONS)
+        if unknown := sorted(options.keys() - known.keys() - {*others}):
+            hint = suggestion(self._member, unknown, [*known, *others])
+            raise TypeError(f"{type(self).__name__} has no option {', '.join(unknown)}{hint and f': {hint}'}")
         if "process_group" in given:
             self._peers = Ranks.given(given.pop("process_group"))
         self._take_whole_options(given)

@@ -107,6 +107,17 @@ def bad_batch(now: Moment) -> None:
         now.x, now.y = 30 * now.x, now.y.flip(0)
 
 
+def labels_are_huge(now: Moment) -> None:
+    if now.step == AT:
+        now.scale = 1e4
+        now.x = now.x * (torch.arange(16) < 8)  # half of the first layer's elements have a gradient of 0
+
+
+def gradient_jumps_once(now: Moment) -> None:
+    if now.step == AT:
+        now.model.second.weight.grad *= 1e5  # type: ignore[operator]
+
+
 def rate_jumps(now: Moment) -> None:
     if now.step == AT:
         now.optimizer.param_groups[0]["lr"] = 1.0
@@ -186,6 +197,11 @@ SECOND = {"second.weight"}
 CASES = {
     "a bad batch": Case("bad_batch", AT, {"plant": bad_batch}, {"first.weight"}),
     "a bad batch, without the loss": Case("bad_batch", AT, {"plant": bad_batch, "gives_loss": False}, {"first.weight"}),
+    "a huge loss of one batch": Case("bad_batch", AT, {"plant": labels_are_huge}, WHOLE),
+    "a huge gradient of one step": Case("bad_batch", AT, {"plant_gradient": gradient_jumps_once}, SECOND),
+    "clipping because of one layer": Case(
+        "clipped_with_others", AT, {"plant_gradient": gradient_of_second(lambda _: 1e4), "max_grad_norm": 2.0}, SECOND
+    ),
     "a rate that jumps": Case("rate_too_high", AT, {"plant": rate_jumps}, {"second.weight", "last.weight"}),
     "a rate that climbs": Case("rate_too_high", 110, {"plant": rate_climbs, "steps": 200}, WHOLE, within=40),
     "a rate that was too high from the start": Case("rate_too_high", 1, {"lr": 1.0}, WHOLE),
@@ -470,6 +486,42 @@ def test_thresholds_of_steps(pattern: str, below: dict[str, Any], above: dict[st
     else:
         assert found(watch_of(below)) == []
     assert found(watch_of(above)) == [pattern]
+
+
+def at_row(value: float, then: float = 1.0, steps: int = 60) -> Any:
+    """1 up to row 40, which has the value, and another one after it."""
+    return np.where(np.arange(steps) == 40, value, after(then, 40, steps))
+
+
+@pytest.mark.parametrize(("height", "is_found"), [(9.0, False), (1e4, True)])
+def test_what_a_jump_leaves_is_little_beside_it(height: float, is_found: bool) -> None:
+    watch = watch_of({"grad_norm": at_row(height, then=1.8), "loss": at_row(2.0)})
+    assert found(watch) == ["bad_batch"] * is_found
+
+
+def test_second_moments_that_remember_a_huge_gradient_were_not_changed() -> None:
+    rms = at_row(13.0, then=1e-3)
+    rms[42:] = 0.02  # of elements that the batch had not lit
+    assert found(watch_of({"grad_norm": at_row(1e4), "loss": at_row(1e4)}, grad_norm=at_row(1e4), rms=rms)) == [
+        "bad_batch"
+    ]
+
+
+@pytest.mark.parametrize(("height", "causes"), [(9.0, ["bad_batch", "decay_outweighs"]), (1e4, ["bad_batch"])])
+def test_updates_that_a_huge_gradient_made_small_follow_from_it(height: float, causes: list[str]) -> None:
+    per_step = {"grad_norm": at_row(height, steps=140), "loss": at_row(2.0, steps=140)}
+    assert found(watch_of(per_step, steps=140, decay_norm=0.9e-3 * (np.arange(140) >= 80))) == causes
+
+
+@pytest.mark.parametrize(
+    ("clip", "others", "is_found"),
+    [(1e-4, 1.0, True), (1.0, 1.0, False), (1e-4, 1e4, False)],
+    ids=["clipped", "not clipped", "all tensors"],
+)
+def test_clipping_because_of_one_tensor_shortens_the_others(clip: float, others: float, is_found: bool) -> None:
+    gradients, rms = (np.stack([after(one), after(other)], 1) for one, other in ((1e4, others), (1.0, clip * others)))
+    watch = watch_of({"clip": after(clip)}, grad_norm=gradients, rms=rms)
+    assert found(watch) == ["clipped_with_others"] * is_found
 
 
 def test_updates_have_to_double_before_the_loss_rises() -> None:

@@ -35,6 +35,7 @@ from .watch import RATIO
 from .watching import Array
 
 JUMPED = 3.0  # times the usual norm of the gradient; what jumps less does no harm
+REMAINED = 0.25  # of a jump's logarithm: what a huge gradient leaves, since the network has changed, is less
 RISEN = 2.5  # times the usual loss; less may be the course of things, as where two networks play against each other
 DOUBLED = 2.0  # how far updates had grown before a loss rose in github.com/marin-community/marin/issues/1368
 REPLACED = 0.3  # of update to weight, where 1e-3 is usual: three steps replace the weights
@@ -152,8 +153,8 @@ def nonfinite_gradient(history: History) -> Iterator[Found]:
     "begin with a fresh optimizer, which corrects the bias of its moments, and warm the learning rate up.",
 )
 def moments_changed(history: History) -> Iterator[Found]:
-    """The count of steps begins again; or 1/√v changes in most tensors from one step to the next, while their gradients are as
-    usual; or it falls quickly from the first step after loading."""
+    """The count of steps begins again; or 1/√v leaves its usual course in most tensors from one step to the next, while their
+    gradients are as usual; or it falls quickly from the first step after loading."""
     scale, gradient = history.scale, history.gradient
     for row in columns(np.diff(history.steps) < 0):
         before, after = int(history.steps[row]), int(history.steps[row + 1])
@@ -161,9 +162,9 @@ def moments_changed(history: History) -> Iterator[Found]:
         text = f"The count of steps fell from {before} to {after}: the moments of {history.names(tensors)} began again."
         yield Found(row + 1, tensors, {"before": before, "after": after}, text, WINDOW)
     jump = np.diff(scale.values, axis=0, prepend=np.nan)
-    changed = (
-        (np.abs(scale.sigmas) > SIGMAS) & (np.abs(jump) >= np.log(REPLACED_V)) & (np.abs(gradient.sigmas) <= SIGMAS)
-    )
+    is_off = np.abs(scale.sigmas) > SIGMAS
+    was_off = np.vstack([np.zeros_like(is_off[:1]), is_off[:-1]])  # as after a huge gradient
+    changed = is_off & ~was_off & (np.abs(jump) >= np.log(REPLACED_V)) & (np.abs(gradient.sigmas) <= SIGMAS)
     for row in columns(changed.any(axis=1)):
         if _share(changed[row], np.isfinite(scale.sigmas[row])) >= MOST:
             tensors = columns(np.abs(jump[row]) >= np.log(REPLACED_V))
@@ -209,21 +210,25 @@ def dead_layer(history: History) -> Iterator[Found]:
 
 
 @_pattern(
-    means="One batch was unlike the others. The optimizer did not cause it.",
+    means="One batch was unlike the others. The optimizer did not cause it. If the gradient was huge, second moments remember "
+    "it for about 1/(1 - β2) steps, in which updates are too small.",
     advice="Look at the examples of this batch: labels, outliers, repeated or empty text, a wrong normalization. "
     'max_grad_norm="auto" shortens such a gradient to 1.5 times the usual norm and leaves others as they are.',
 )
 def bad_batch(history: History) -> Iterator[Found]:
-    """The norm of the gradient and the loss jump for one or a few steps, and are as usual before and after them."""
+    """The norm of the gradient and the loss jump for one or a few steps, or the norm alone by two orders of magnitude, and
+    before and after them they are as usual, or nearly so beside the jump."""
     whole = history.whole_gradient
-    jumped = whole.rose[:, 0] & (whole.values - whole.median >= np.log(JUMPED))[:, 0]
+    height = (whole.values - whole.median)[:, 0]
+    jumped = whole.rose[:, 0] & (height >= np.log(JUMPED))
     if history.has_loss:  # a small batch at the end of an epoch has a large gradient, but a usual loss
-        jumped &= history.loss.sigmas[:, 0] > SUSPICIOUS
+        jumped &= (history.loss.sigmas[:, 0] > SUSPICIOUS) | (height >= np.log(EXPLODED))
     rows = list[int]()
     for row in columns(jumped):
-        around = (whole.sigmas[max(0, row - LASTING) : row], whole.sigmas[row + 1 : row + 1 + LASTING])
-        is_usual = not any(middle(x) > SUSPICIOUS for x in around)
-        if is_usual and (not rows or row >= rows[-1] + LASTING):
+        before, after = slice(max(0, row - LASTING), row), slice(row + 1, row + 1 + LASTING)
+        was_usual = not middle(whole.sigmas[before]) > SUSPICIOUS
+        is_over = not middle(whole.sigmas[after]) > SUSPICIOUS or middle(height[after]) <= REMAINED * height[row]
+        if was_usual and is_over and (not rows or row >= rows[-1] + LASTING):
             rows.append(row)
     if rows:
         row = rows[0]
@@ -238,7 +243,8 @@ def bad_batch(history: History) -> Iterator[Found]:
         if len(rows) > 1:
             others = ", ".join(str(history.steps[other]) for other in rows[1:4])
             text += f" So did {len(rows) - 1} more, at step {others}{', …' if len(rows) > 4 else ''}."
-        yield Found(row, tensors, {**figures, "batches": len(rows)}, text, 2 * LASTING)
+        reach = WINDOW if height[row] >= np.log(EXPLODED) else 2 * LASTING
+        yield Found(row, tensors, {**figures, "batches": len(rows)}, text, reach)
 
 
 class _Growth(NamedTuple):
@@ -452,6 +458,33 @@ def exploding_layer(history: History) -> Iterator[Found]:
             f"{_short(usual)} to {_short(peak)} by step {history.steps[top]}."
         )
         yield Found(row, tensors, {"grad_norm": peak, "usual": usual}, text, WINDOW)
+
+
+@_pattern(
+    means="The limit is one for all tensors, so the gradients of all others are shortened with these. Their second moments "
+    "remember longer gradients for about 1/(1 - β2) steps, in which their updates are too small.",
+    advice="Look for what changed at this step: data, the scale of a part of the loss, a layer that was unfrozen, a missing "
+    "normalization. on_spike= skips steps while they are few.",
+)
+def clipped_with_others(history: History) -> Iterator[Found]:
+    """Clipping shortens the gradient because that of some tensors, not of all, jumps to 100 times its usual norm and stays."""
+    gradient = history.gradient
+    is_clipped = history.per_step("clip") < 1
+    has_jumped = gradient.rose & (gradient.values - gradient.median >= np.log(EXPLODED)) & is_clipped[:, None]
+    has_jumped[:, [*_exploding(history)]] = False
+    stayed = lasting(has_jumped, STANDING)
+    rows = {i: int(stayed[:, i].argmax()) for i in columns(stayed.any(axis=0))}
+    if rows and len(rows) < np.isfinite(gradient.values[min(rows.values())]).sum():
+        row, tensors = _first(rows)
+        clip = middle(history.per_step("clip")[row : row + LASTING])
+        text = (
+            f"The gradient of {history.names(tensors)} jumped and stayed: {_whose(history, tensors)} was "
+            f"{_usually(gradient, row, tensors[0])}. Because of it, clipping shortens the gradients of all tensors to "
+            f"{_short(clip)} of their length."
+        )
+        yield Found(
+            row, tensors, {"clip": clip, "grad_norm": float(np.exp(gradient.values[row, tensors[0]]))}, text, WINDOW
+        )
 
 
 @_pattern(

@@ -47,9 +47,7 @@ PAGES = [READMES[0], ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.
 SETUPS = {
     "README.md": """
 import numpy as np
-import scipy.optimize
 import torch
-from scipy.optimize import rosen, rosen_der
 model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3))
 model(torch.ones(2, 4)).pow(2).mean().backward()
 before = torch.optim.AdamW(model.parameters(), lr=1e-3)

@@ -173,6 +173,13 @@ with missing(*{missing!r}):
         ("train --eval-every 0", "--eval-every must be a whole number from 1 to 1,000,000,000, got 0"),
         ("compare mnits --optimizers adam", "task 'mnits' is unknown: did you mean mnist?"),
         ("compare digits", "--optimizers is missing: name them with commas between"),
+        (
+            "compare digits adamw adamw(state='int8')",
+            "--optimizers takes the names with commas and no spaces between: --optimizers \"adamw,adamw(state='int8')\"",
+        ),
+        ("compare digits --optimizers adam, sgd", "no spaces between: --optimizers adam,sgd\n"),
+        ("compare digits --optimizers adam sgd nadam", "unexpected extra arguments (sgd nadam) (see --help)"),
+        ("compare held held", "task 'held' is a folder: give a task, or a study that adamas compare wrote"),
         ("report held", "runs 'held' holds no run, it has no config.json"),
         ("train --out held", "--out 'held' already holds a run"),
         ("train mnist --data-dir held", "--data-dir 'held' has no train-images-idx3-ubyte"),

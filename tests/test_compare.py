@@ -566,7 +566,7 @@ def test_a_study_is_written_by_one_comparison_at_a_time(study: Callable[..., Stu
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "is not a file: give a study that adamas compare wrote"),
+        (None, "does not exist: give a study that adamas compare wrote"),
         (b"text", "is not a study, or is damaged: file is not a database"),
         (b"", "is not a study, or is damaged: no such table: study"),
     ],
@@ -1000,6 +1000,11 @@ def test_a_comparison_goes_on_where_nobody_reads_what_it_prints(tmp_path: Path) 
             f"jobs must be from 1 to the {os.cpu_count()} processors of this machine",
         ),
         ({"optimizers": "adam", "tune": ["momentum"]}, "tune 'momentum' is unknown"),
+        (
+            {"optimizers": "sgd,adam(eps=1e-6)", "tune": ["weight_decay", "eps"]},
+            "tune contains eps, which no optimizer here has to tune: sgd has lr, weight_decay; adam(eps=1e-6) has lr, "
+            "weight_decay, beta1, beta2",
+        ),
         ({"optimizers": "adam", "lr_range": (1.0, 0.1)}, "lr_range must be two rising numbers above 0"),
         (
             {"optimizers": "adam", "schedule": "3*cosine(9)"},
@@ -1012,7 +1017,9 @@ def test_a_comparison_goes_on_where_nobody_reads_what_it_prints(tmp_path: Path) 
         ({"optimizers": "adam", "out": "study.db"}, "out must be the name of a study, such as study.sqlite"),
         ({"task": "no.sqlite"}, "task 'no.sqlite' is not a study, or is damaged"),
         ({"task": "no.sqlite", "budget": 3}, "budget is determined by the study 'no.sqlite': leave it out"),
-        ({"task": "nothing", "optimizers": "adam"}, "task 'nothing' is unknown"),
+        ({"task": "nothing"}, "task 'nothing' is unknown"),
+        ({"task": "nothing.sqlite"}, "task 'nothing.sqlite' does not exist: give a study that adamas compare wrote"),
+        ({"task": "."}, "task '.' is a folder: give a task, or a study that adamas compare wrote"),
     ],
 )
 def test_what_cannot_be_compared_is_an_error_of_one_line(

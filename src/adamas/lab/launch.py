@@ -45,6 +45,12 @@ def command(words: Sequence[str], parallel: str | None) -> list[str]:
     return ["torchrun", "--nproc-per-node", processes, "-m", "adamas", *words, "--parallel", parallel]
 
 
+def typed(words: Sequence[str]) -> str:
+    """Write words as they are typed in a shell: in double quotes if that is simpler, else as ``shlex.join`` does."""
+    simpler = ("'" in word and not set(word) & set('"$`\\!') for word in words)
+    return " ".join(f'"{word}"' if is_so else shlex.quote(word) for word, is_so in zip(words, simpler, strict=True))
+
+
 def check(parallel: str | None, words: Sequence[str]) -> None:
     """Check that a run suits how this process was started.
 
@@ -56,11 +62,11 @@ def check(parallel: str | None, words: Sequence[str]) -> None:
         InputError: ``parallel`` is given in a process of its own, or is missing in one of several.
     """
     if parallel is not None and not launched():
-        typed = shlex.join(command(words, parallel))
-        raise InputError("parallel", f"shares a run among the processes that torchrun starts: type {typed}")
+        line = typed(command(words, parallel))
+        raise InputError("parallel", f"shares a run among the processes that torchrun starts: type {line}")
     if parallel is None and ranks() > 1:
-        typed = shlex.join(command(words, "ddp"))
-        raise InputError("parallel", f"is missing, and {ranks()} processes would all write the same run: type {typed}")
+        line = typed(command(words, "ddp"))
+        raise InputError("parallel", f"is missing, and {ranks()} processes would all write the same run: type {line}")
 
 
 def check_alone(words: Sequence[str]) -> None:
@@ -73,5 +79,5 @@ def check_alone(words: Sequence[str]) -> None:
         InputError: it was started as one of several processes.
     """
     if ranks() > 1:
-        typed = shlex.join(command(words, None))
-        raise InputError("command", f"{words[0]} runs in one process, but {ranks()} were started: type {typed}")
+        line = typed(command(words, None))
+        raise InputError("command", f"{words[0]} runs in one process, but {ranks()} were started: type {line}")

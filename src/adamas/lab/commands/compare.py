@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from adamas.lab import terminal
+from adamas.lab import launch, terminal
 from adamas.lab.commands.options import BATCH_SIZE, CLIP, DATA_DIR, MODEL, number_or_auto
 from adamas.lab.compare.space import LR_FACTOR, TUNABLE
 from adamas.lab.inputs import InputError
@@ -128,6 +129,26 @@ def compare(
     typer.echo(terminal.filled("\n" + "\n".join(judgement.sentences), width))
     typer.echo(terminal.filled("".join(f"\nNote: {warning}" for warning in judgement.warnings), width))
     typer.echo(f"\nNext:\n  adamas report {shlex.quote(str(study.path))}")
+
+
+class CompareCommand(TyperCommand):
+    """``adamas compare``, which says how optimizers are named if they stand alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of the command line."""
+        ctx.allow_extra_args = True
+        extra: list[str] = super().parse_args(ctx, args)
+        given = ctx.params.get("optimizers") or ""
+        if extra and (not given or given.rstrip().endswith(",")):
+            from adamas.lab.compare.comparison import check_task
+
+            check_task(ctx.params["task"])
+            named = launch.typed([",".join(split_optimizers(",".join([given, *extra])))])
+            problem = f"takes the names with commas and no spaces between: --optimizers {named}"
+            raise InputError("optimizers", problem)
+        if extra:
+            ctx.fail(f"Got unexpected extra argument{'s' * (len(extra) > 1)} ({' '.join(extra)})")
+        return extra
 
 
 def _parse_range(text: str) -> tuple[float, float]:

@@ -69,7 +69,7 @@ def application() -> "typer.Typer":
     """Make the command line; needs the ``train`` extra."""
     import typer
 
-    from adamas.lab.commands.compare import compare
+    from adamas.lab.commands.compare import CompareCommand, compare
     from adamas.lab.commands.find_lr import find_lr
     from adamas.lab.commands.report import report
     from adamas.lab.commands.schedule import schedule
@@ -77,9 +77,9 @@ def application() -> "typer.Typer":
     from adamas.lab.commands.train import TrainCommand, train
 
     application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    kinds = {train: TrainCommand, compare: CompareCommand}
     for command in (train, compare, report, tasks, find_lr, schedule):
-        kind = TrainCommand if command is train else None
-        application.command(name=command.__name__.replace("_", "-"), cls=kind)(command)
+        application.command(name=command.__name__.replace("_", "-"), cls=kinds.get(command))(command)
 
     @application.callback(invoke_without_command=True)
     def adamas_command(

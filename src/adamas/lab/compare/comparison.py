@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 import adamas
 from adamas.lab.compare import design
-from adamas.lab.compare.space import check_tune, quasi_random, state_space, tunable
-from adamas.lab.compare.study import SUFFIX, Finished, Outcome, Settings, Study, Trial, choose_path
+from adamas.lab.compare.space import check_had, check_tune, quasi_random, state_space, tunable
+from adamas.lab.compare.study import SUFFIX, Finished, Outcome, Settings, Study, Trial, check_exists, choose_path
 from adamas.lab.compare.trial import options_of, tuning_name
 from adamas.lab.compare.workers import RUN_TRIAL, Workers
-from adamas.lab.inputs import InputError
-from adamas.lab.tasks import Task, is_file, label, load
+from adamas.lab.inputs import InputError, choose
+from adamas.lab.tasks import TASKS, Task, is_file, label, load
 from adamas.lab.train.named_schedules import choose_schedule
 from adamas.lab.train.optimizers import OPTIMIZERS
 from adamas.lab.train.options import Options
@@ -38,7 +38,7 @@ class Request:
     ``task`` may also be the file of a study, which has all other settings.
 
     Raises:
-        InputError: a number is out of range, or nothing is to be compared.
+        InputError: a number is out of range, the task is unknown, or nothing is to be compared.
     """
 
     task: str
@@ -65,6 +65,7 @@ class Request:
             if given := [field.name for field in fields(self)[1:] if getattr(self, field.name) != field.default]:
                 raise InputError(given[0], f"is determined by the study {self.task!r}: leave it out")
             return
+        check_task(self.task)
         if not self.optimizers:
             raise InputError("optimizers", "is missing: name them with commas between, such as adam,sgd,torch:AdamW")
         if twice := [name for name in self.optimizers if self.optimizers.count(name) > 1]:
@@ -106,6 +107,21 @@ class Request:
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 words += [f"--{field.name.replace('_', '-')}", text]
         return shlex.join(words)
+
+
+def check_task(task: str) -> None:
+    """Check that there is such a task, or such a study.
+
+    Raises:
+        InputError: there is neither; names ``task``.
+    """
+    if task.endswith(SUFFIX):
+        check_exists(Path(task), "task")
+    elif Path(task).is_dir() and task not in TASKS:
+        problem = f"{task!r} is a folder: give a task, or a study that adamas compare wrote, which is a file"
+        raise InputError("task", f"{problem}; adamas report shows the runs of several folders in one page")
+    elif not is_file(task):
+        choose("task", task, TASKS)
 
 
 class Listener:
@@ -177,10 +193,11 @@ def carry_out(study: Study, listener: Listener, run: str = RUN_TRIAL) -> None:
 def _settings(request: Request) -> Settings:
     """Fill in every default, and check that each optimizer can be made and trained."""
     options = {name: _options(request, name) for name in request.optimizers}
-    task = load(request.task, request.data_dir)
-    chosen_by = task.choosing()
     tune = list(request.tune)
     has = {name: tunable(run.spec) for name, run in options.items()}
+    check_had(tune, has)
+    task = load(request.task, request.data_dir)
+    chosen_by = task.choosing()
     epochs = request.epochs or task.epochs
     batch_size = request.batch_size or task.batch_size
     has_plateau = any(run.has_plateau for run in options.values())

@@ -45,6 +45,22 @@ def tunable(spec: OptimizerSpec) -> list[str]:
     return [name for name in TUNABLE if name == "lr" or ("betas" if name.startswith("beta") else name) in spec.options]
 
 
+def check_had(tune: Sequence[str], has: Mapping[str, Sequence[str]]) -> None:
+    """Check that what is tuned can be tuned in one optimizer at least.
+
+    Args:
+        tune: names of TUNABLE.
+        has: those that each optimizer has.
+
+    Raises:
+        InputError: none has one of them; names ``tune``.
+    """
+    for name in tune:
+        if not any(name in own for own in has.values()):
+            theirs = "; ".join(f"{optimizer} has {', '.join(own)}" for optimizer, own in has.items())
+            raise InputError("tune", f"contains {name}, which no optimizer here has to tune: {theirs}")
+
+
 def state_space(optimizer: str, lr: float | None, tune: Sequence[str], lr_range: tuple[float, float] | None) -> Space:
     """Return the ranges of an optimizer's settings, each sampled log-uniformly.
 

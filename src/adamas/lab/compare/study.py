@@ -208,8 +208,7 @@ class Study:
         Raises:
             InputError: it is not a study, is damaged, is of a newer Adamas, or another process writes to it.
         """
-        if not path.is_file():
-            raise InputError(parameter, f"{str(path)!r} is not a file: give a study that adamas compare wrote")
+        check_exists(path, parameter)
         held = _lock(path, parameter) if write else None
         connection = sqlite3.connect(path)
         try:
@@ -368,6 +367,17 @@ def choose_path(task_label: str) -> Path:
     stem = f"{task_label}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = (f"{stem}{SUFFIX}" if count == 1 else f"{stem}-{count}{SUFFIX}" for count in range(1, 1000))
     return next(path for path in map(Path("studies").joinpath, names) if not path.exists())
+
+
+def check_exists(path: Path, parameter: str) -> None:
+    """Check that a study is there.
+
+    Raises:
+        InputError: it is not; names ``parameter``.
+    """
+    if not path.is_file():
+        problem = "is not a file" if path.exists() else "does not exist"
+        raise InputError(parameter, f"{str(path)!r} {problem}: give a study that adamas compare wrote")
 
 
 def _lock(path: Path, parameter: str = "out") -> FileLock:

@@ -144,7 +144,7 @@ with missing(*{missing!r}):
         ("train --lr -1", "--lr must be a nonnegative number, got -1.0"),
         ("train --lr fast", "--lr must be a number or auto, got 'fast'"),
         ("train --plateau cosine(9)", "--plateau must be default, or such as"),
-        ("train --schedule 1e-3*cosine(9) --lr 1", "--schedule contains a rate (0.001), and lr is given too (1.0)"),
+        ("train --schedule 1e-3*cosine(9) --lr 1", "--schedule contains a rate (0.001), and --lr is given too (1.0): "),
         ("schedule", "EXPR"),
         ("schedule cos --steps 9", "expression 'cos' is unknown: did you mean cosine?"),
         ("schedule cosine", "--steps is missing: cosine has no end, so"),
@@ -181,7 +181,16 @@ with missing(*{missing!r}):
         ("compare digits --optimizers adam sgd nadam", "unexpected extra arguments (sgd nadam) (see --help)"),
         ("compare held held", "task 'held' is a folder: give a task, or a study that adamas compare wrote"),
         ("report held", "runs 'held' holds no run, it has no config.json"),
-        ("train --out held", "--out 'held' already holds a run"),
+        (
+            "train --out held",
+            "--out 'held' already holds a run: choose another folder, remove that one, or resume it (--resume)\n",
+        ),
+        ("train --weights split", "how bfloat16 weights are stored: give --precision bfloat16 too, or leave it out"),
+        ("train --optimizer adam(lr=1)", "'adam(lr=1)' has lr as an argument: give it as the option --lr\n"),
+        (
+            "compare digits --optimizers adam(lr=1)",
+            "--optimizers 'adam(lr=1)' has lr as an argument, which a comparison determines: leave it out\n",
+        ),
         ("train mnist --data-dir held", "--data-dir 'held' has no train-images-idx3-ubyte"),
     ],
 )

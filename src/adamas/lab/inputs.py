@@ -11,19 +11,21 @@ class InputError(ValueError):
     """An argument cannot be used. The message is one line that says what is wrong and what would work.
 
     It begins with ``parameter``, as spelled in Python; ``problem`` is the rest of the sentence. ``shown`` are lines that show
-    where the mistake is, which a command line prints below the message.
+    where the mistake is, which a command line prints below the message. ``other`` is the name of another parameter that
+    ``problem`` mentions, if it mentions one.
     """
 
-    def __init__(self, parameter: str, problem: str, shown: str = "") -> None:
+    def __init__(self, parameter: str, problem: str, shown: str = "", other: str = "") -> None:
         """Join both to one sentence."""
         super().__init__(f"{parameter} {problem}")
         self.parameter = parameter
         self.problem = problem
         self.shown = shown
+        self.other = other
 
-    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str, str]]:
         """Pickle the arguments, so that another process can raise it again."""
-        return type(self), (self.parameter, self.problem, self.shown)
+        return type(self), (self.parameter, self.problem, self.shown, self.other)
 
 
 def choose(parameter: str, name: str, choices: Iterable[str]) -> str:

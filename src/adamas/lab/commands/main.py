@@ -50,9 +50,8 @@ def _run() -> NoReturn:
     try:
         sys.exit(application()(prog_name="adamas", standalone_mode=False))
     except InputError as error:
-        argument = error.parameter in ("command", "task", "expression", "runs", "study")
-        name = error.parameter if argument else f"--{error.parameter.replace('_', '-')}"
-        _stop(2, f"{name} {error.problem}", error.shown)
+        before, other, after = error.problem.rpartition(error.other) if error.other else (error.problem, "", "")
+        _stop(2, f"{_typed(error.parameter)} {before}{_typed(other) if other else ''}{after}", error.shown)
     except usage_error as error:
         _stop(2, _misused(error.format_message(), getattr(error, "param", None)))
     except Exception as error:
@@ -95,6 +94,12 @@ def application() -> "typer.Typer":
             launch.check_alone(sys.argv[1:])
 
     return application
+
+
+def _typed(parameter: str) -> str:
+    """The name of a parameter on the command line."""
+    is_argument = parameter in ("command", "task", "expression", "runs", "study")
+    return parameter if is_argument else f"--{parameter.replace('_', '-')}"
 
 
 def _misused(message: str, parameter: object) -> str:

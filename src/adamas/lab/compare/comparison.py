@@ -274,7 +274,10 @@ def _named_optimizers() -> Iterator[None]:
     except InputError as error:
         if error.parameter != "optimizer":
             raise
-        raise InputError("optimizers", error.problem, error.shown) from error
+        problem = error.problem
+        if error.other:  # what a run has as an option of its own, and a comparison has not
+            problem = f"{problem.partition(': give it')[0]}, which a comparison determines: leave it out"
+        raise InputError("optimizers", problem, error.shown) from error
 
 
 def _options(request: Request, optimizer: str) -> Options:

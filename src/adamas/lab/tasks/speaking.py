@@ -160,6 +160,7 @@ def found() -> tuple[str, bytes | None]:
             "task",
             "'speech' needs eSpeak NG: pip install 'adamas[speech]', or apt-get install espeak-ng; or give a folder of "
             "recordings as data_dir",
+            other="data_dir",
         )
     return library, None
 

@@ -54,7 +54,7 @@ def check_out(out: Path) -> None:
                 break
         if any((out / name).exists() for name in FILES):
             problem = f"{str(out)!r} already holds a run: choose another folder, remove that one, or resume it (resume)"
-            raise InputError("out", problem)
+            raise InputError("out", problem, other="resume")
     except OSError as error:
         raise InputError("out", f"{str(out)!r} cannot be made ({error.strerror}): choose another folder") from error
 

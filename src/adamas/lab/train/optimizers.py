@@ -122,9 +122,8 @@ def choose_optimizer(text: str) -> OptimizerSpec:
         taken = _parameters(spec)
         for argument in arguments:
             if argument == "lr" or (argument == "watch" and spec.is_adamas):
-                raise InputError(
-                    "optimizer", f"{text!r} has {argument} as an argument: give it as the option {argument}"
-                )
+                problem = f"{text!r} has {argument} as an argument: give it as the option {argument}"
+                raise InputError("optimizer", problem, other=argument)
             if argument == spec.of_kinds:
                 raise InputError(
                     "optimizer",

@@ -78,15 +78,14 @@ class Options:
         if self.schedule_is_rate and self.lr is not None:
             unit = choose_schedule(self.schedule, 1).unit
             problem = f"contains a rate ({unit:g}), and lr is given too ({self.lr}): leave one of them out"
-            raise InputError("schedule", problem)
+            raise InputError("schedule", problem, other="lr")
         if self.plateau not in (None, "default"):
             self._plateau("min")
         if self.parallel is not None and ":" in self.device:
             raise InputError("device", f"is {self.device}, but each rank has a device of its own: leave the number out")
         if self.parallel is not None and self.lr == "auto":
-            raise InputError(
-                "lr", "auto is searched by one process, not with parallel: run adamas find-lr, and give its rate"
-            )
+            problem = "auto is searched by one process, not with parallel: run adamas find-lr, and give its rate"
+            raise InputError("lr", problem, other="parallel")
         for name in ("lr", "weight_decay"):
             value = getattr(self, name)
             if value not in (None, "auto") and not 0 <= value < math.inf:
@@ -112,9 +111,8 @@ class Options:
         if not 0 <= self.seed < MOST_SEED:
             raise InputError("seed", f"must be a whole number from 0 to 2**63-1, got {self.seed}")
         if self.precision == "float32" and (self.weights is not None or "weights" in self.spec.arguments):
-            raise InputError(
-                "weights", "determines how bfloat16 weights are stored: give precision bfloat16 too, or leave it out"
-            )
+            problem = "determines how bfloat16 weights are stored: give precision bfloat16 too, or leave it out"
+            raise InputError("weights", problem, other="precision")
 
     def _check_kinds(self) -> None:
         """Check the types. An int counts as a float; text is converted to paths, and lists to tuples."""

@@ -406,7 +406,8 @@ class Training:
             done = state["at"]["step"] / self.steps_in_epoch
             raise InputError("epochs", f"is {self.epochs}, but the run has done {done:g} already: give more")
         if state["data"] != self.data_fingerprint:
-            raise InputError("resume", "was trained on different data: give the data_dir that it began with")
+            problem = "was trained on different data: give the data_dir that it began with"
+            raise InputError("resume", problem, other="data_dir")
         try:
             self.model.load_state_dict(self.ranks.placed(state["model"], self.model.state_dict()))
         except RuntimeError as error:

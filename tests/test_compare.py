@@ -29,13 +29,14 @@ from adamas.lab.compare.comparison import Listener, Request, carry_out, open_stu
 from adamas.lab.compare.display import heading, row, table
 from adamas.lab.compare.judgement import judge
 from adamas.lab.compare.results import Judgement
-from adamas.lab.compare.space import at, check_tune, lr_grid, quasi_random, state_space, tunable
+from adamas.lab.compare.space import at, check_tune, default_betas, lr_grid, quasi_random, state_space, tunable
 from adamas.lab.compare.statistics import holm, interval, nearly_best, paired_p
 from adamas.lab.compare.study import Outcome, Settings, Study, Trial
 from adamas.lab.compare.trial import options_of, run_trial
 from adamas.lab.compare.workers import WorkerError
 from adamas.lab.inputs import InputError
 from adamas.lab.train.optimizers import choose_optimizer
+from adamas.own import BETAS
 
 SOURCE = ENVIRONMENT["PYTHONPATH"]
 
@@ -290,6 +291,15 @@ def test_a_beta_that_is_not_tuned_keeps_the_optimizers_own_value() -> None:
     options = options_of(settings, Trial("adam", "tune", 0, 0, {"lr": 0.1, "beta1": 0.8}))
     assert options.betas == (0.8, 0.999)
     assert (options.seed, options.eval_every, options.optimizer) == (0, settings.steps, "adam")
+
+
+def test_a_member_of_ones_own_is_tuned_in_what_it_declares() -> None:
+    spec = choose_optimizer("test_own:Lioness")
+    assert tunable(spec) == ["lr", "weight_decay"]
+    betas = dataclasses.replace(BETAS, default=(0.8, 0.95))
+    assert spec.member is not None
+    with_betas = dataclasses.replace(spec.member, hyperparameters=(*spec.member.hyperparameters, betas))
+    assert default_betas(dataclasses.replace(spec, member=with_betas)) == (0.8, 0.95)
 
 
 def test_only_final_trials_are_evaluated_on_the_way() -> None:

@@ -234,10 +234,29 @@ def test_the_time_is_split_into_its_parts(tmp_path: Path) -> None:
     assert parts.data + parts.forward + parts.backward + parts.optimizer == pytest.approx(summary.train_seconds)
 
 
-def test_a_member_of_ones_own_trains_as_another_librarys(tmp_path: Path) -> None:
-    summary = fit(optimizer="test_own:Lioness(state='int8')", lr=1e-3, epochs=2, out=tmp_path / "run", listener=QUIET)
-    assert summary.value > 0.5
-    assert summary.memory.state
+def test_a_member_of_ones_own_has_the_options_of_the_family(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"weight_decay": 0.1, "state": "int8", "clip": "auto", "watch": True, "schedule": "cosine"}
+    summary = fit(optimizer="test_own:Lioness", epochs=2, out=tmp_path / "run", listener=QUIET, **given)
+    assert (summary.lr, summary.explanation is None) == (1e-4, False)
+    config = json.loads((tmp_path / "run" / folder.CONFIG).read_text())
+    assert (config["state"], config["weight_decay"]) == ("int8", 0.1)
+    again = fit(optimizer="lion(decay='l2')", lr=1e-4, epochs=2, out=tmp_path / "lion", listener=QUIET, **given)
+    assert again.memory.state == summary.memory.state
+    assert model_of(tmp_path / "run").keys() == model_of(tmp_path / "lion").keys()
+    for name, weight in model_of(tmp_path / "run").items():
+        torch.testing.assert_close(weight, model_of(tmp_path / "lion")[name])
+
+
+def test_a_class_of_a_member_of_ones_own_with_other_arguments_is_as_another_librarys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "narrow_member.py").write_text(
+        "import test_own\nclass Narrow(test_own.Lioness):\n"
+        "    def __init__(self, params, lr=1e-3):\n        super().__init__(params, lr=lr)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not choose_optimizer("narrow_member:Narrow").is_adamas
+    assert fit(optimizer="narrow_member:Narrow", epochs=1, out=tmp_path / "run", listener=QUIET).value > 0.5
 
 
 def test_evaluations_come_as_often_as_asked_and_at_the_end(tmp_path: Path) -> None:

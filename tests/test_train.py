@@ -433,6 +433,27 @@ def test_codes_that_no_parameter_is_large_enough_for_are_named(
     assert found == ([] if said is None else [f"{start}{said}{rest}"])
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"optimizer": "sgd", "state": "int8"}, ["sgd keeps no moments: their format, int8, has no effect."]),
+        (
+            {"optimizer": "sgd(state='bfloat16')"},
+            ["sgd(state='bfloat16') keeps no moments: their format, bfloat16, has no"],
+        ),
+        ({"optimizer": "sgd", "state": "float32"}, []),
+        ({"optimizer": "momentum", "state": "bfloat16"}, []),
+    ],
+)
+def test_a_format_of_moments_that_are_not_kept_is_named(
+    options: dict[str, Any], said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit("quadratic", **options, epochs=1, out=tmp_path / "run")
+    found = [line for line in capsys.readouterr().out.splitlines() if "no moments" in line]
+    assert len(found) == len(said)
+    assert all(map(str.startswith, found, said))
+
+
 def test_without_a_plateau_all_training_data_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = fit(epochs=1, out=tmp_path / "run")
     assert "; 1,437 training examples, 360 test examples\n" in capsys.readouterr().out

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import io
 import math
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from adamas.lab import terminal
+from adamas.lab import launch, terminal
 from adamas.lab.commands.options import BATCH_SIZE, DATA_DIR, MODEL, OPTIMIZER, SEED, TASK
 from adamas.lab.inputs import InputError
 from adamas.lab.train import folder
@@ -73,4 +72,4 @@ def find_lr(
         with folder.output("out", out):
             folder.write(out, picture.getvalue())
         typer.echo(f"Picture: {out}")
-    typer.echo(f"Next:\n  {shlex.join(replace(options, lr=float(f'{finding.lr:.2g}')).command())}")
+    typer.echo(f"Next:\n  {launch.typed(replace(options, lr=float(f'{finding.lr:.2g}')).command())}")

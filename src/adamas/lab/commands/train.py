@@ -5,7 +5,6 @@ May import typer and adamas.lab.train; rich and PyTorch only inside the command,
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +29,7 @@ from adamas.lab.inputs import InputError
 from adamas.lab.tasks import TASKS
 from adamas.lab.train.config import gather
 from adamas.lab.train.named_schedules import SCHEDULES
-from adamas.lab.train.optimizers import ADAMAS, OPTIMIZERS, decaying, having
+from adamas.lab.train.optimizers import OPTIMIZERS, decaying, having
 from adamas.lab.train.options import MOST_SEED, Options
 from adamas.lab.train.records import DivergedError, RankLostError, Summary
 
@@ -167,7 +166,7 @@ def train(
         stop(
             130,
             f"interrupted after {summary.steps} steps ({summary.epochs} whole epochs): {_metrics(summary)}. "
-            f"To resume: {shlex.join(again)}",
+            f"To resume: {launch.typed(again)}",
         )
     if launch.rank() != 0:
         return
@@ -245,10 +244,10 @@ def _is_random(options: Options) -> bool:
     """Whether the seed has any effect: on the initial weights, the data, or the rounding of the optimizer."""
     arguments = options.optimizer_arguments()
     rounds = arguments.get("state", "float32") != "float32" or arguments.get("weights") == "stochastic"
-    known = options.task in TASKS and options.spec.module in (ADAMAS, "torch.optim")
+    known = options.task in TASKS and (options.spec.is_adamas or options.spec.module == "torch.optim")
     return not known or TASKS[options.task].random or rounds
 
 
 def _advice(options: Options) -> str:
-    commands = [(shlex.join(words), why) for words, why in suggestions(options)]
+    commands = [(launch.typed(words), why) for words, why in suggestions(options)]
     return "\n".join(["Next:", *terminal.commands(commands, terminal.width())])

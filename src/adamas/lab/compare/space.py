@@ -1,7 +1,7 @@
 """The search space of a comparison: the stated range of each hyperparameter, and the points that are tried in it.
 
 The points are the same for every optimizer, scaled to its ranges. May import SciPy, inside the function that needs it,
-adamas.lab.tasks and adamas.lab.train.optimizers.
+adamas.lab.tasks, adamas.lab.train.optimizers and adamas.rule.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from adamas.lab.inputs import InputError, choose
 from adamas.lab.train.optimizers import OptimizerSpec
+from adamas.rule.shared import defaults
 
 # By hyperparameter. For the decay rates of the moments, the searched quantity is their distance from 1.
 RANGES = {
@@ -117,8 +118,11 @@ def lr_grid(space: Mapping[str, Sequence[Any]], budget: int) -> list[float]:
 
 def default_betas(spec: OptimizerSpec) -> tuple[float, float]:
     """Return the default decay rates of an optimizer."""
-    parameter = inspect.signature(spec.load()).parameters.get("betas")
-    betas = DEFAULT_BETAS if parameter is None else parameter.default
+    if spec.member is not None:
+        betas = defaults(spec.member, "torch").get("betas", DEFAULT_BETAS)
+    else:
+        parameter = inspect.signature(spec.load()).parameters.get("betas")
+        betas = DEFAULT_BETAS if parameter is None else parameter.default
     if isinstance(betas, tuple | list) and len(betas) == 2:
         return float(betas[0]), float(betas[1])
     return DEFAULT_BETAS

@@ -33,7 +33,8 @@ class OptimizerSpec:
     """An optimizer that a run can use.
 
     ``module`` and ``class_name`` locate its class. ``lr`` is the default rate, None if the class has none. ``options`` are
-    those of TUNED that it has, and ``arguments`` are further arguments of the class.
+    those of TUNED that it has, and ``arguments`` are further arguments of the class. ``member`` is its declaration, None if
+    it is an optimizer of another library.
     """
 
     module: str
@@ -41,19 +42,17 @@ class OptimizerSpec:
     lr: float | None
     options: frozenset[str]
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    member: Member | None = None
 
     @property
     def takes_matrices(self) -> bool:
         """Whether it has a rule for matrices, and another for all other parameters."""
-        return (
-            self.is_adamas
-            and not MEMBERS[self.class_name].rule(defaults(MEMBERS[self.class_name], "torch")).is_elementwise
-        )
+        return self.member is not None and not self.member.rule(defaults(self.member, "torch")).is_elementwise
 
     @property
     def keeps_norms(self) -> bool:
         """Whether it keeps the norms of the weights, which is not meant for biases and other vectors."""
-        return self.is_adamas and "keep_norm" in defaults(MEMBERS[self.class_name], "torch")
+        return self.member is not None and "keep_norm" in defaults(self.member, "torch")
 
     @property
     def of_kinds(self) -> str | None:
@@ -62,8 +61,9 @@ class OptimizerSpec:
 
     @property
     def is_adamas(self) -> bool:
-        """Whether it is an optimizer of Adamas, which takes schedules, storage formats and clipping."""
-        return self.module == ADAMAS
+        """Whether it is an optimizer of Adamas, or of a member of one's own, which takes schedules, storage formats and
+        clipping."""
+        return self.member is not None
 
     def usual_lr(self, task: Task) -> float | None:
         """Its default rate on a task."""
@@ -95,13 +95,23 @@ _OFFERED_AS: Mapping[str, Mapping[str, tuple[float, Mapping[str, Any]]]] = {
 
 
 def _offered(member: Member) -> dict[str, OptimizerSpec]:
-    usual = {one.name: one.default for one in member.hyperparameters}
-    options = {name for name in TUNED & set(usual) if name != "betas" or len(usual[name]) == 2}
-    offered = _OFFERED_AS.get(member.name, {member.lower_name: (usual["lr"], {})})
+    usual: Mapping[str, tuple[float | None, Mapping[str, Any]]] = {member.lower_name: (_usual_lr(member), {})}
+    offered = _OFFERED_AS.get(member.name, usual)
     return {
-        name: OptimizerSpec(ADAMAS, member.name, lr, frozenset(options | {"weight_decay"}), arguments)
+        name: OptimizerSpec(ADAMAS, member.name, lr, _tuned(member), arguments, member)
         for name, (lr, arguments) in offered.items()
     }
+
+
+def _usual_lr(member: Member) -> float | None:
+    return next((float(one.default) for one in member.hyperparameters if one.name == "lr"), None)
+
+
+def _tuned(member: Member) -> frozenset[str]:
+    """Those of TUNED that a member has."""
+    usual = {one.name: one.default for one in member.hyperparameters}
+    own = {name for name in TUNED & set(usual) if name != "betas" or len(usual[name]) == 2}
+    return frozenset(own | {"weight_decay"})
 
 
 OPTIMIZERS = {name: spec for member in MEMBERS.values() for name, spec in _offered(member).items()}
@@ -204,10 +214,23 @@ def _foreign(name: str) -> OptimizerSpec:
         raise InputError(
             "optimizer", f"{name!r} evaluates the loss several times per step, which a run does not support"
         )
+    member = _member(loaded)
+    if member is not None:
+        return OptimizerSpec(module, class_name, _usual_lr(member), _tuned(member), member=member)
     lr = parameters["lr"].default if "lr" in parameters else None
     return OptimizerSpec(
         module, class_name, float(lr) if isinstance(lr, int | float) else None, TUNED & set(parameters)
     )
+
+
+def _member(loaded: type[Any]) -> Member | None:
+    """The declaration behind a class: of the family, or of a member of one's own whose class takes the same arguments."""
+    from adamas.torch import OwnOptimizer
+
+    if loaded.__module__.partition(".")[0] != "adamas" and loaded.__init__ is not OwnOptimizer.__init__:
+        return None
+    found: Member | None = getattr(loaded, "_member", None)
+    return found
 
 
 def _is_optimizer(value: Any) -> bool:

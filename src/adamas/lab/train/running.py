@@ -6,7 +6,6 @@ May import PyTorch, safetensors, adamas.rule, adamas.step, adamas.lab.tasks and 
 from __future__ import annotations
 
 import platform
-import shlex
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -20,6 +19,7 @@ from torch import Tensor
 
 import adamas
 import adamas.torch
+from adamas.lab import launch
 from adamas.lab.inputs import InputError
 from adamas.lab.tasks import Task, is_file, load
 from adamas.lab.train import folder, measures, run_checkpoint, tensorboard
@@ -239,11 +239,14 @@ def _plan(options: Options, training: Training, lr_found: str | None, out: Path 
 
 
 def _too_small(training: Training) -> str | None:
-    """Say which codes of ``state=`` no parameter is large enough for, if there are any."""
+    """Say which codes of ``state=`` no parameter is large enough for, if there are any, and if there are no moments."""
     optimizer = training.optimizer
     if not isinstance(optimizer, Stepping):
         return None
     moments = [(group["state"], name) for group in optimizer.param_groups for name in optimizer._member.states]
+    stored = training.options.optimizer_arguments().get("state", "float32")
+    if stored != "float32" and not any(optimizer._member.rule(group).states for group in optimizer.param_groups):
+        return f"{training.options.optimizer} keeps no moments: their format, {stored}, has no effect."
     codes = sorted(layout.WIDTHS.keys() & {layout.format_of(state, name) for state, name in moments})
     if not codes or any(layout.has_blocks(parameter.shape) for parameter in training.parameters):
         return None
@@ -305,7 +308,7 @@ def _configuration(options: Options, plan: Plan, training: Training) -> Mapping[
         "threads": plan.threads,
         "ranks": plan.ranks,
         "out": plan.out,
-        "command": shlex.join(options.command()),
+        "command": launch.typed(options.command()),
         "options": options.given(),
         **dict(_versions()),
         "python": platform.python_version(),

@@ -22,6 +22,7 @@ from command_line import ENVIRONMENT, PROCESS, adamas
 from report_material import make_run
 
 import adamas as package
+from adamas.lab import launch
 from adamas.lab.commands.main import application
 from adamas.lab.commands.train import suggestions
 from adamas.lab.train import Listener, folder, running
@@ -203,6 +204,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, line: str, say
     assert done.stderr.startswith("adamas: ")
     assert done.stderr.count("\n") == 1
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["held", "held/summary.json"]
+
+
+def test_commands_are_typed_with_the_simpler_quotes() -> None:
+    given = ["adamas", "m:A(state='int8')", "it's $HOME", "a b", '"', "x"]
+    line = launch.typed(given)
+    assert line.startswith("adamas \"m:A(state='int8')\" ")
+    assert shlex.split(line) == given
+    assert shlex.join(given[2:]) in line
 
 
 @pytest.mark.parametrize(

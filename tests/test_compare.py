@@ -432,6 +432,21 @@ def test_a_clear_difference_is_called_and_a_small_one_is_a_tie(study: Callable[.
     assert "sgd is behind adam by 1.007" in judgement.sentences[1]
 
 
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([7, 9, None], ", the median of the seeds that reached it: adam 8 (2 of 3) and"),
+        ([7, 9, 8], ", median: adam 8 and"),
+        ([None] * 3, ", median: adam never."),
+    ],
+)
+def test_the_median_of_some_seeds_is_called_so(study: Callable[..., Study], steps: list[Any], said: str) -> None:
+    one = study({"adam": [1.0, 1.1, 1.2]}, optimizers=["adam"])
+    times = {"steps_to_target": steps, "seconds_to_target": [step and step / 10 for step in steps]}
+    standing = dataclasses.replace(judge(one).standings[0], **times)
+    assert said in " ".join(words.sentences(one.settings, [standing], []))
+
+
 def test_where_high_is_better_the_higher_is_first(study: Callable[..., Study]) -> None:
     judgement = judge(study({"adam": [0.9, 0.91, 0.9], "sgd": [0.5, 0.52, 0.51]}, mode="max"))
     assert ranks(judgement) == {"adam": 1, "sgd": 2}

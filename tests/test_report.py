@@ -63,6 +63,9 @@ def test_the_page_says_how_to_run_it_again_and_with_what(tmp_path):
     words = text_of(render(title, "", sections))
     assert "adamas train digits --seed 3" in words
     assert "torch 2.13.0" in words
+    command = "adamas train digits --optimizer \"m:A(state='int8')\" --out run --seed 3"
+    section = run_section([read_run(make_run(tmp_path / "own", command=command))], {})
+    assert section.commands == ["adamas train digits --optimizer \"m:A(state='int8')\" --seed 3"]
 
 
 def test_the_sentences_have_the_figures_of_the_files(tmp_path):
@@ -124,6 +127,7 @@ def test_a_run_that_did_not_end_well_is_shown_with_a_caution(tmp_path, summary, 
     section = run_section([read_run(make_run(tmp_path / "r", summary=summary))], {})
     assert said in section.warnings[0]
     assert "test accuracy of 0.9731" in section.sentences[0]
+    assert ("it has no end" in section.sentences[0]) == (summary is False) != ("ended at" in section.sentences[0])
     assert all(has_data(chart) for chart in section.charts)
 
 
@@ -207,6 +211,15 @@ def test_runs_that_are_not_alike_are_compared_with_a_warning(tmp_path):
         "cosine), clip (none or 0.5) and torch (2.13.0 or 2.12.0), so a difference in the result need not come from the "
         "optimizer."
     ]
+    given = [{"lr": 0.1, "state": "int8"}, {"weight_decay": 0.1}]
+    runs = [make_run(tmp_path / f"given{place}", optimizer=f"o{place}", options=one) for place, one in enumerate(given)]
+    assert (
+        run_section([read_run(run) for run in runs], {})
+        .warnings[0]
+        .startswith(
+            "Besides the optimizer, the runs differ in lr (0.1 or default), weight decay (default or 0.1) and state (int8 or "
+        )
+    )
     sweep = [make_run(tmp_path / f"clip{clip}", clip=clip) for clip in (None, 0.1, 0.2, 0.5, 1.0)]
     section = run_section([read_run(run) for run in sweep[:2]], {})
     assert section.warnings == ["The runs differ in clip (none or 0.1)."]

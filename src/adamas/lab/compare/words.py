@@ -144,10 +144,14 @@ def _targets(settings: Settings, standings: Sequence[Standing]) -> str:
         steps = reached(standing.steps_to_target, ".0f")
         seconds = reached(standing.seconds_to_target, ".2g").partition(" ")[0]
         parts.append(f"{standing.optimizer} {steps}" + ("" if steps == "never" else f" and {seconds} s"))
+    partly = any(
+        0 < sum(steps is not None for steps in one.steps_to_target) < len(one.steps_to_target) for one in standings
+    )
+    middle = "the median of the seeds that reached it" if partly else "median"
     goal = f"{spoken(settings.metric)} {number(settings.target)}"
     when = f"every {settings.eval_every}" if settings.eval_every < settings.steps else "at the end"
     return (
-        f"Steps and seconds of training to {goal}, median: {'; '.join(parts)}. These runs have {settings.steps} steps and "
+        f"Steps and seconds of training to {goal}, {middle}: {'; '.join(parts)}. These runs have {settings.steps} steps and "
         f"were evaluated {when}."
     )
 

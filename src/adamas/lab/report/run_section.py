@@ -6,8 +6,10 @@ May import adamas.lab.charts, adamas.lab.report's readers and the standard libra
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 
+from adamas.lab import launch
 from adamas.lab.report import run_words
 from adamas.lab.report.groups import Group, grouped
 from adamas.lab.report.numbers import NOTHING, figure, mean, median, seconds, size, spoken
@@ -49,8 +51,20 @@ def run_section(runs: Sequence[Run], colours: dict[str, int]) -> Section:
             *([_last_figures(runs[0])] if alone and runs[0].evaluations else []),
             *_options(runs),
         ],
-        commands=list(dict.fromkeys(str(run.config["command"]) for run in runs if run.config.get("command"))),
+        commands=list(dict.fromkeys(_again(str(run.config["command"])) for run in runs if run.config.get("command"))),
     )
+
+
+def _again(command: str) -> str:
+    """The command that repeats a run, without the folder, which exists."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    if "--out" not in words:
+        return command
+    place = words.index("--out")
+    return launch.typed(words[:place] + words[place + 2 :])
 
 
 def _settings(groups: Sequence[Group]) -> Table:

@@ -25,6 +25,7 @@ OVERFITTED = 1.1  # a multiple of the lowest test loss
 MOST_VALUES = 4  # of a setting in which runs differ, in a sentence
 # What must be equal for a comparison of optimizers, besides the number of steps.
 EQUAL = ("model", "data_dir", "batch_size", "schedule", "plateau", "clip", "precision", "device", "adamas", "torch")
+OWN = ("lr", "weight_decay", "state")  # of each optimizer: a difference is one if it was asked for
 
 
 def of_run(run: Run) -> list[str]:
@@ -69,12 +70,22 @@ def inequalities(groups: Sequence[Group]) -> list[str]:
         values = list(dict.fromkeys(_alone(name, run.config.get(name)) for run in runs))
         if len(values) > 1:
             differences.append(f"{spoken(name)} ({_alternatives(values)})")
+    for name in OWN:
+        values = list(dict.fromkeys(_alone(name, _given(run, name)) for run in runs))
+        if len(values) > 1:
+            differences.append(f"{spoken(name)} ({_alternatives(values)})")
     if not differences:
         return []
     optimizers = len({run.optimizer for run in runs})
     besides = "Besides the optimizer, the runs" if optimizers > 1 else "The runs"
     unsure = ", so a difference in the result need not come from the optimizer" if optimizers > 1 else ""
     return [f"{besides} differ in {listed(differences)}{unsure}."]
+
+
+def _given(run: Run, name: str) -> Any:
+    """The option that the run was given; None if it has its default."""
+    options = run.config.get("options")
+    return options.get(name) if isinstance(options, dict) else None
 
 
 def _alone(name: str, value: Any) -> str:
@@ -98,6 +109,9 @@ def outcome(run: Run) -> str:
         return f"{done}, and ended at a {spoken(run.metric)} that is not a finite number."
     if run.value is None or run.metric is None:
         return f"{done}, and has not been evaluated yet."
+    if run.end == "unfinished":
+        reached = f"{spoken(run.metric)} of {figure(run.value)}"
+        return f"{done} so far, up to a {reached}: it has no end, as it is still running or was killed."
     return f"{done}, and ended at a {spoken(run.metric)} of {figure(run.value)}."
 
 
@@ -106,7 +120,8 @@ def _target(run: Run) -> list[str]:
         return []
     reached = run.to_target()
     if reached is None:
-        return [f"It did not reach its target, {figure(run.target)}."]
+        verb = "has not reached" if run.end == "unfinished" else "did not reach"
+        return [f"It {verb} its target, {figure(run.target)}."]
     return [
         f"Its target, {figure(run.target)}, was reached after {count(round(reached[0]), 'step')} and {seconds(reached[1])}."
     ]

@@ -1,6 +1,6 @@
 """The section of a page about the runs of one task: one run, several seeds of one setting, or several settings.
 
-May import adamas.lab.charts, adamas.lab.report's readers and the standard library.
+May import adamas.lab.charts, adamas.lab.launch, adamas.lab.report's readers and the standard library.
 """
 
 from __future__ import annotations

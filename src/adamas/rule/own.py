@@ -14,12 +14,13 @@ from . import house
 from .declaration import HOUSE_NUMBERS, WEIGHT_DRAW, Flag, Hypers, Member, Number, Numbers, Rule
 from .hyperparameters import Terms, checked
 from .members import MEMBERS
-from .recorder import record, record_term
+from .recorder import Value, record, record_term
 from .shared import defaults
 from .writing import COMPARISONS, OPERATORS
 
 # The operations on arrays that a rule may use, besides those of numbers, which are computed on the host.
 _OF_ARRAYS = {"input", "neg", "abs", "sqrt", "sign", "where", "maximum", *OPERATORS, *COMPARISONS}
+_USABLE = "use +, -, *, /, comparisons, and abs, sqrt, sign, where and maximum of xp"
 # The arguments of optimizers that are no hyperparameters.
 _ARGUMENTS = frozenset(
     {"params", "foreach", "capturable", "differentiable", "fused", "process_group", "offload", "base_lr"}
@@ -84,7 +85,15 @@ def _told(words: str) -> Iterator[None]:
         yield
     except KeyError as error:
         raise ValueError(f"{words}: there is no {error}") from error
-    except (AttributeError, TypeError, ValueError) as error:
+    except AttributeError as error:
+        if isinstance(error.obj, SimpleNamespace):
+            raise ValueError(f"{words}: it reads k.{error.name}, and there is no number of this name") from error
+        if isinstance(error.obj, Value):
+            raise ValueError(
+                f"{words}: it takes .{error.name} of an array: {_USABLE}, and declare sums with sums="
+            ) from error
+        raise ValueError(f"{words}: {error}") from error
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{words}: {error}") from error
 
 
@@ -135,7 +144,4 @@ def _check_recordings(rule: Rule) -> None:
         for recording in (record(rule, penalized), *terms):
             used = {value.operation for value in recording.operations if not value.is_number}
             if others := sorted(used - _OF_ARRAYS):
-                raise ValueError(
-                    f"{others[0]} of arrays is not among their operations: use +, -, *, /, comparisons, and abs, sqrt, sign, "
-                    "where and maximum of xp"
-                )
+                raise ValueError(f"{others[0]} of arrays is not among their operations: {_USABLE}")

@@ -41,16 +41,8 @@ HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "which.json", HERE.parent / "docs" / "which.md"
 BUDGET = 6  # rates tried for each row, a factor of 3.1 apart
 BASELINE = "adamw"
-ABOUT = (
-    "metric",
-    "mode",
-    "target",
-    "epochs",
-    "batch_size",
-    "steps",
-    "budget",
-    "torch",
-)  # what all rows of a task share
+# What all rows of a task share.
+ABOUT = ("metric", "mode", "target", "epochs", "batch_size", "steps", "budget", "torch")
 
 
 @dataclass(frozen=True)

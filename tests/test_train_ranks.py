@@ -77,11 +77,10 @@ def weights(run: Path) -> torch.Tensor:
 
 
 def assert_same(run: Path, other: Path) -> None:
-    """Two runs have come to the same, but for how sums are rounded. Where a gradient is nearly 0, Adam turns that into a few
-    hundredths of the learning rate."""
+    """Two runs have come to the same, but for how sums are rounded."""
     for one, two in zip(rows(run), rows(other), strict=True):
-        assert one == pytest.approx(two, rel=1e-4, abs=1e-7)
-    torch.testing.assert_close(weights(run), weights(other), rtol=1e-5, atol=1e-4)
+        assert one == pytest.approx(two, rel=1e-5, abs=1e-7)
+    torch.testing.assert_close(weights(run), weights(other), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("parallel", PARALLEL)

@@ -1095,8 +1095,9 @@ def test_what_cannot_be_done_is_refused_by_name(build, message: str) -> None:  #
 
 @pytest.mark.parametrize("name", ["lr", "weight_decay", "eps", "l1"])
 def test_an_array_in_the_place_of_a_number_is_refused_by_name(name: str) -> None:
+    wanted = "a number or a schedule" if name in ("lr", "weight_decay") else "a number"
     for array in (np.array(0.1), np.array([0.1])):
-        with pytest.raises(TypeError, match=f"{name} must be a number( or a schedule)?, not array"):
+        with pytest.raises(TypeError, match=f"{name} must be {wanted}, not array"):
             at.Adam([filled(1.0)], **{name: array})
 
 

@@ -511,6 +511,18 @@ def test_updates_that_a_huge_gradient_made_small_follow_from_it(height: float, c
 
 
 @pytest.mark.parametrize(
+    ("norms", "course"),
+    [(np.linspace(2.0, 1.0, 60), ": the norm of a went from 2 to 1."), (1.0, "weight_decay = 0.1.")],
+    ids=["shrinks", "hardly changes"],
+)
+def test_what_decay_did_to_a_weight_is_told_if_it_can_be_seen(norms: Any, course: str) -> None:
+    watch = watch_of(decay_norm=1e-3, weight_norm=norms)
+    (finding,) = Explanation.of(watch, [(watch.names, {"weight_decay": 0.1})], True).findings
+    assert finding.pattern == "decay_outweighs"
+    assert finding.text.endswith(course)
+
+
+@pytest.mark.parametrize(
     ("clip", "others", "is_found"),
     [(1e-4, 1.0, True), (1.0, 1.0, False), (1e-4, 1e4, False)],
     ids=["clipped", "not clipped", "all tensors"],

@@ -645,9 +645,10 @@ def decay_outweighs(history: History) -> Iterator[Found]:
         row, tensors = _first(rows)
         one, part = tensors[0], middle(share[row:, tensors])
         norms = weight[row:, one][np.isfinite(weight[row:, one])]
+        before, after = _short(norms[0]), _short(norms[-1])
+        course = "" if before == after else f": the norm of {history.watch.names[one]} went from {before} to {after}"
         text = (
             f"Weight decay is {_short(part)} times the update of {history.names(tensors)}, at weight_decay = "
-            f"{_short(float(history.options[one].get('weight_decay', np.nan)))}: the norm of {history.watch.names[one]} went "
-            f"from {_short(norms[0])} to {_short(norms[-1])}."
+            f"{_short(float(history.options[one].get('weight_decay', np.nan)))}{course}."
         )
         yield Found(row, tensors, {"share": part, "weight_norm": float(norms[-1])}, text)

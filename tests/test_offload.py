@@ -447,6 +447,27 @@ def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
             at.SGD([p], offload=True).step()
 
 
+@pytest.mark.parametrize(
+    ("member", "options", "match"),
+    [
+        (at.Adafactor, {}, r"parameter 'w' .*Adafactor, which takes whole matrices .*: use offload=False$"),
+        (at.Muon, {}, r"parameter 'w' .*Muon, which takes whole matrices .*: give .* use_muon=False$"),
+        (at.AdamWScheduleFree, {}, r"parameter 'w' .*AdamWScheduleFree, whose eval\(\) .*: use offload=False$"),
+        (at.LAMB, {}, r"parameter 'w': LAMB needs sums over each tensor.*: use offload=False"),
+        (at.AdamW, {"cautious": True}, r"parameter 'w': cautious=True needs sums over each tensor.*: use offload=False"),
+    ],
+)
+def test_members_whose_step_cannot_be_on_the_host(
+    monkeypatch: pytest.MonkeyPatch, member: Any, options: dict[str, Any], match: str
+) -> None:
+    with Away(monkeypatch):
+        p = nn.Parameter(torch.ones(4, 6))
+        p.grad = torch.ones_like(p)
+        with pytest.raises(ValueError, match=match):
+            member([("w", p)], lr=0.1, offload=True, **options).step()
+        assert (p == 1).all()
+
+
 def test_the_option_is_checked() -> None:
     with pytest.raises(TypeError, match="offload must be True or False, not 'cpu'"):
         at.AdamW([nn.Parameter(torch.ones(3))], offload="cpu")

@@ -239,9 +239,10 @@ def refuse_offload(parameter: Tensor, name: str, member: Member, group: Mapping[
         )
     rule = member.rule(group, parameter.shape)
     if not rule.is_elementwise:
+        there = "give offload=True only to groups with use_muon=False" if "use_muon" in group else "use offload=False"
         raise ValueError(
-            f"parameter {name} is stepped by {rule.name}, whose products of matrices are made on the device of the parameter: "
-            "give offload=True only to groups with use_muon=False"
+            f"parameter {name} is stepped by {member.name}, which takes whole matrices and steps them on the device of the "
+            f"parameter: {there}"
         )
     if not has_rule(rule):
         raise ValueError(

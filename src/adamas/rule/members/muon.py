@@ -223,8 +223,8 @@ The iterations are those of `torch.optim.Muon`, with fewer operations: of the fo
 are computed, and for matrices that are at least twice as wide as high, up to three iterations are made on the small matrix
 $XX^\top$ before it is applied. In float32, the weights agree with plain iterations to a millionth after 20 steps.
 `torch.optim.Muon` multiplies in bfloat16 on any device, which changes an update by about 1% on random matrices. With
-`ns_dtype="bfloat16"`, Adamas multiplies in bfloat16 too: the error of an update is 3 to 5% on random matrices, and below 10% on
-nearly singular ones. (`tests/test_muon.py` checks this bound.)
+`ns_dtype="bfloat16"`, Adamas multiplies in bfloat16 too: the error of an update is 3 to 5% on random matrices, and below 10%
+on nearly singular ones. (`tests/test_muon.py` checks this bound.)
 """,
 )
 MEMBERS = (MUON,)

@@ -52,8 +52,8 @@ SGD = Member(
     page=r"""
 All three are [`adamas.torch.SGD`][]. Gradient descent keeps no state, and its only hyperparameter is the learning rate; it is
 slow if the curvature differs between directions. Momentum accelerates in consistent directions: its steps are up to
-1/(1 − μ) times longer, so lower the learning rate, by up to that factor. Nesterov's momentum looks ahead by one step and is slightly
-more stable at the same rate. They remain the usual choice for convolutional networks on images, with a decaying rate.
+1/(1 − μ) times longer, so lower the learning rate, by up to that factor. Nesterov's momentum looks ahead by one step and is
+slightly more stable at the same rate. They remain the usual choice for convolutional networks on images, with a decaying rate.
 
 | | formula | source |
 |---|---|---|

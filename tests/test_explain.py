@@ -446,7 +446,11 @@ def last(value: float) -> Any:
     [
         ("eps_too_large", {"under_eps": 0.49}, {"under_eps": 0.5}),
         ("lost_to_rounding", {"lost": 0.49}, {"lost": 0.5}),
-        ("decay_outweighs", {"decay_norm": 0.70e-3}, {"decay_norm": 0.72e-3}),
+        (
+            "decay_outweighs",
+            {"decay_norm": 0.70e-3, "weight_norm": np.linspace(2.0, 0.9, 60)},
+            {"decay_norm": 0.72e-3, "weight_norm": np.linspace(2.0, 0.9, 60)},
+        ),
         (
             "second_moment_too_slow",
             {"grad_norm": after(3.1), "rms": after(2.29)},
@@ -507,29 +511,31 @@ def test_second_moments_that_remember_a_huge_gradient_were_not_changed() -> None
 @pytest.mark.parametrize(("height", "causes"), [(9.0, ["bad_batch", "decay_outweighs"]), (1e4, ["bad_batch"])])
 def test_updates_that_a_huge_gradient_made_small_follow_from_it(height: float, causes: list[str]) -> None:
     per_step = {"grad_norm": at_row(height, steps=140), "loss": at_row(2.0, steps=140)}
-    assert found(watch_of(per_step, steps=140, decay_norm=0.9e-3 * (np.arange(140) >= 80))) == causes
+    decayed = np.arange(140) >= 80
+    watch = watch_of(
+        per_step, steps=140, decay_norm=0.9e-3 * decayed, weight_norm=np.interp(np.arange(140), [80, 139], [2.0, 0.9])
+    )
+    assert found(watch) == causes
+
+
+@pytest.mark.parametrize(("last", "is_found"), [(1.0, False), (0.51, False), (0.49, True)])
+def test_decay_outweighs_what_has_halved(last: float, is_found: bool) -> None:
+    watch = watch_of(decay_norm=1e-3, weight_norm=np.linspace(1.0, last, 60))
+    findings = Explanation.of(watch, [(watch.names, {"weight_decay": 0.1})], True).findings
+    assert [one.pattern for one in findings] == ["decay_outweighs"] * is_found
+    assert all(one.text.endswith("at weight_decay = 0.1: the norm of a went from 1 to 0.49.") for one in findings)
 
 
 @pytest.mark.parametrize(
-    ("norms", "course"),
-    [(np.linspace(2.0, 1.0, 60), ": the norm of a went from 2 to 1."), (1.0, "weight_decay = 0.1.")],
-    ids=["shrinks", "hardly changes"],
+    ("clip", "others", "whole", "is_found"),
+    [(1e-4, 1.0, 1e4, True), (1.0, 1.0, 1e4, False), (1e-4, 1e4, 1e4, False), (1e-4, 1.0, 1e5, False)],
+    ids=["clipped", "not clipped", "all tensors", "little of the whole"],
 )
-def test_what_decay_did_to_a_weight_is_told_if_it_can_be_seen(norms: Any, course: str) -> None:
-    watch = watch_of(decay_norm=1e-3, weight_norm=norms)
-    (finding,) = Explanation.of(watch, [(watch.names, {"weight_decay": 0.1})], True).findings
-    assert finding.pattern == "decay_outweighs"
-    assert finding.text.endswith(course)
-
-
-@pytest.mark.parametrize(
-    ("clip", "others", "is_found"),
-    [(1e-4, 1.0, True), (1.0, 1.0, False), (1e-4, 1e4, False)],
-    ids=["clipped", "not clipped", "all tensors"],
-)
-def test_clipping_because_of_one_tensor_shortens_the_others(clip: float, others: float, is_found: bool) -> None:
+def test_clipping_because_of_one_tensor_shortens_the_others(
+    clip: float, others: float, whole: float, is_found: bool
+) -> None:
     gradients, rms = (np.stack([after(one), after(other)], 1) for one, other in ((1e4, others), (1.0, clip * others)))
-    watch = watch_of({"clip": after(clip)}, grad_norm=gradients, rms=rms)
+    watch = watch_of({"clip": after(clip), "grad_norm": after(whole)}, grad_norm=gradients, rms=rms)
     assert found(watch) == ["clipped_with_others"] * is_found
 
 
@@ -585,8 +591,84 @@ def test_what_stands_may_be_interrupted_now_and_then() -> None:
 
 
 def test_rounding_errors_of_a_gradient_that_is_zero_are_no_matter() -> None:
-    for norm, expected in ((1e-7, []), (2e-6, ["eps_too_large"])):
-        assert found(watch_of(grad_norm=[[1.0, norm]], under_eps=[[0.0, 1.0]])) == expected
+    mostly = np.where(np.arange(60) % 3 == 0, 2e-5, 1e-7)
+    for norm, expected in ((1e-7, []), (mostly, []), (2e-5, ["eps_too_large"])):
+        gradient = np.stack([np.ones(60), np.broadcast_to(norm, 60)], 1)
+        assert found(watch_of(grad_norm=gradient, under_eps=[[0.0, 1.0]])) == expected
+
+
+@pytest.mark.parametrize(
+    ("eps", "said"), [(1e-8, "ε = 1e-08 in 100%"), ((1e-30, 1e-3), "ε = 1e-30 in 100%"), ((None, 1e-3), "ε in 100%")]
+)
+def test_an_eps_that_is_a_pair_as_of_adafactor(eps: Any, said: str) -> None:
+    watch = watch_of(under_eps=1.0)
+    (finding,) = Explanation.of(watch, [(watch.names, {"eps": eps})], True).findings
+    assert f"√v is below {said} of the elements of all 2 tensors" in finding.text
+    assert ("eps" in finding.figures) == (eps != (None, 1e-3))
+
+
+@pytest.mark.parametrize(
+    ("every", "rms", "beta2", "is_found"),
+    [
+        (1, 0.2, 0.999, True),
+        (10, 0.2, 0.999, False),  # a gradient that was not watched has enlarged v
+        (10, 5.0, 0.999, True),
+        (40, 5.0, 0.9, False),  # v has fallen to 0.9⁴⁰ of what it was
+    ],
+)
+def test_second_moments_between_watched_steps(every: int, rms: float, beta2: float, is_found: bool) -> None:
+    watch = watch_of({"step": 1001 + every * np.arange(60)}, rms=after(rms))
+    assert found(watch, betas=(0.9, beta2)) == ["moments_changed"] * is_found
+
+
+def test_second_moments_are_not_judged_while_they_remember_a_huge_gradient() -> None:
+    watch = watch_of({"grad_norm": at_row(1e3), "loss": at_row(1e3)}, grad_norm=at_row(1e3), rms=after(5.0, 55))
+    (finding,) = Explanation.of(watch, [(watch.names, {})], True).findings
+    assert finding.pattern == "bad_batch"
+    assert not finding.consequences
+
+
+@pytest.mark.parametrize(
+    ("options", "is_found"),
+    [
+        ({"alpha": 0.99}, False),
+        ({"betas": (0.9, 0.99), "bias_correction": False}, False),
+        ({"betas": (0.9, 0.99), "bias_correction": True}, True),
+    ],
+)
+def test_a_second_moment_whose_bias_is_not_corrected_is_small_after_a_few_steps(
+    options: dict[str, Any], is_found: bool
+) -> None:
+    steps = np.arange(3, 63)
+    watch = watch_of({"step": steps}, rms=1 / np.sqrt(1 - 0.99**steps))
+    assert found(watch, **options) == ["moments_changed"] * is_found
+
+
+@pytest.mark.parametrize(("began", "is_found"), [(0.0, False), (1e-3, True)])
+def test_what_begins_at_zero_is_replaced_at_any_rate(began: float, is_found: bool) -> None:
+    watch = watch_of({"step": np.arange(1, 61)}, weight_norm=began + 1e-3 * np.arange(60))
+    assert found(watch) == ["rate_too_high"] * is_found
+
+
+def test_a_gradient_that_jumped_before_and_varies_does_not_explode() -> None:
+    norm = np.ones(300)
+    norm[200:], norm[235:255] = 5000.0, 1000.0
+    assert found(watch_of(steps=300, grad_norm=np.stack([norm, np.ones(300)], 1))) == []
+
+
+def test_a_layer_with_a_gradient_now_and_then_is_not_dead() -> None:
+    norm = np.where(np.arange(60) % 15 == 5, 1.0, 0.0)
+    assert found(watch_of(grad_norm=np.stack([norm, np.ones(60)], 1))) == []
+    norm[40:] = 0.0
+    assert found(watch_of(grad_norm=np.stack([norm, np.ones(60)], 1))) == ["dead_layer"]
+
+
+def test_a_loss_that_is_rarely_given_is_not_compared() -> None:
+    loss = np.where(np.arange(60) % 10 == 0, 1.0, np.nan)
+    watch = watch_of({"grad_norm": at_row(1e3), "loss": loss})
+    (finding,) = Explanation.of(watch, [(watch.names, {})], True).findings
+    assert finding.pattern == "bad_batch"
+    assert "nan" not in finding.text
 
 
 def test_only_rounding_to_the_nearest_number_loses_updates() -> None:

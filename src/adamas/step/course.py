@@ -27,7 +27,7 @@ MOST = 0.5  # of the steps, of the tensors (the cause is not in one of them), or
 STANDING = 0.9  # of the steps since it began: it has stayed. Noise interrupts it now and then
 # Of the gradient of the median tensor: rounding errors of one that is 0, as of a bias before batch normalization. Not of the
 # whole gradient, which may be that of one tensor beside which all others would be negligible.
-NEGLIGIBLE = 1e-6
+NEGLIGIBLE = 1e-5
 _NORMAL_MAD = 0.6745  # the median absolute deviation of a normal distribution, in standard deviations
 
 
@@ -69,10 +69,11 @@ def lasting(is_there: Array, share: float = MOST) -> Array:
     return found
 
 
-def standing(is_there: Array, is_known: Array, least: int = LEAST) -> dict[int, int]:
-    """For the columns where something has stayed until the end, for at least so many steps: the row since which it has."""
+def standing(is_there: Array, is_known: Array, least: int = LEAST, share: float = STANDING) -> dict[int, int]:
+    """For the columns where something has stayed until the end, for at least so many steps, in this share of those that are
+    known: the row since which it has."""
     there, known = (np.cumsum(x[::-1], axis=0)[::-1] for x in (is_there & is_known, is_known))
-    stands = is_there & is_known & (known >= least) & (there >= STANDING * known)
+    stands = is_there & is_known & (known >= least) & (there >= share * known)
     return {i: int(stands[:, i].argmax()) for i in columns(stands.any(axis=0))}
 
 
@@ -123,6 +124,7 @@ class History:
         watch: the argument ``watch``.
         options: the argument ``options``.
         is_whole: the argument ``is_whole``.
+        is_negligible: where the gradient of a tensor is a rounding error.
         steps: the number of each step.
         young: how many of them, at the beginning, are the first YOUNG of training.
     """
@@ -134,7 +136,7 @@ class History:
         self.young = int(np.cumprod(self.steps <= YOUNG).sum())
         gradient = watch["grad_norm"][self._is_made]
         usual = np.array([np.median(row[row > 0]) if (row > 0).any() else 0.0 for row in gradient])
-        self._is_negligible = (gradient > 0) & (gradient < NEGLIGIBLE * usual[:, None])
+        self.is_negligible = (gradient > 0) & (gradient < NEGLIGIBLE * usual[:, None])
 
     def __len__(self) -> int:
         """The number of steps."""
@@ -148,7 +150,7 @@ class History:
     def __getitem__(self, name: str) -> Array:
         """A statistic of ``Watch``, NaN where the gradient of a tensor is a rounding error."""
         found: Array = self.watch[name][self._is_made].astype(np.float64)
-        found[self._is_negligible] = np.nan
+        found[self.is_negligible] = np.nan
         return found
 
     def _course(self, values: Array) -> Course:

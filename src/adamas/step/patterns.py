@@ -162,22 +162,36 @@ def moments_changed(history: History) -> Iterator[Found]:
         text = f"The count of steps fell from {before} to {after}: the moments of {history.names(tensors)} began again."
         yield Found(row + 1, tensors, {"before": before, "after": after}, text, WINDOW)
     jump = np.diff(scale.values, axis=0, prepend=np.nan)
+    unseen = np.diff(history.steps, prepend=history.steps[0])[:, None] - 1
+    # A gradient that was not watched may have enlarged v, and v has forgotten as much as β2 lets it.
+    is_open = (unseen > 0) & ((jump < 0) | (jump < np.log(REPLACED_V) - (unseen + 1) * np.log(_beta2(history)) / 2))
+    height = gradient.values - gradient.median
+    huge = np.cumsum(np.nan_to_num(height) >= np.log(EXPLODED), axis=0)
+    remembers = huge > np.vstack([np.zeros_like(huge[:WINDOW]), huge[:-WINDOW]])[: len(huge)]
     is_off = np.abs(scale.sigmas) > SIGMAS
     was_off = np.vstack([np.zeros_like(is_off[:1]), is_off[:-1]])  # as after a huge gradient
-    changed = is_off & ~was_off & (np.abs(jump) >= np.log(REPLACED_V)) & (np.abs(gradient.sigmas) <= SIGMAS)
+    changed = (
+        is_off
+        & ~was_off
+        & ~is_open
+        & ~remembers
+        & (np.abs(jump) >= np.log(REPLACED_V))
+        & (np.abs(gradient.sigmas) <= SIGMAS)
+    )
     for row in columns(changed.any(axis=1)):
         if _share(changed[row], np.isfinite(scale.sigmas[row])) >= MOST:
             tensors = columns(np.abs(jump[row]) >= np.log(REPLACED_V))
-            times, usual = (float(np.exp(middle(x[row, tensors]))) for x in (jump, gradient.values - gradient.median))
+            times, usual = (float(np.exp(middle(x[row, tensors]))) for x in (jump, height))
+            before, after = history.steps[row - 1], history.steps[row]
             text = (
-                f"1/√v of {history.names(tensors)} changed to {_short(times)} times its size from one step to the next, while "
-                f"the gradients were {_short(usual)} times the usual ones: the second moment was not computed from them."
+                f"1/√v of {history.names(tensors)} changed to {_short(times)} times its size from step {before} to {after}, "
+                f"while the gradients were {_short(usual)} times the usual ones: the second moment was not computed from them."
             )
             yield Found(row, tensors, {"times": times, "gradient": usual}, text, WINDOW)
             break
     early, late = slice(0, BLOCK), slice(BLOCK, BLOCK + LEAST)
     if history.is_whole and len(history) >= BLOCK + LEAST and history.steps[0] > 1:
-        rms, drop = history["rms"], scale.values[0] - medians(scale.values[late])
+        rms, drop = history["rms"] * _corrected(history), scale.values[0] - medians(scale.values[late])
         is_small = (np.median(rms[early], axis=0) >= RMS) & (drop >= np.log(DOUBLED))
         if _share(is_small, np.isfinite(rms[0])) >= MOST:
             tensors = columns(is_small)
@@ -189,9 +203,22 @@ def moments_changed(history: History) -> Iterator[Found]:
             yield Found(0, tensors, {"rms": began}, text, WINDOW)
 
 
+def _beta2(history: History) -> Array:
+    """How much of its second moment each tensor keeps from one step to the next; NaN where that is not known."""
+    kept = [options["betas"][1] if "betas" in options else options.get("alpha") for options in history.options]
+    return np.array([np.nan if one is None else float(one) for one in kept])
+
+
+def _corrected(history: History) -> Array:
+    """The factor of RMSₜ at the first row if the bias of the second moment were corrected, of each tensor."""
+    is_not = [not options.get("bias_correction", "alpha" not in options) for options in history.options]
+    found: Array = np.where(is_not, np.sqrt(1 - _beta2(history) ** history.steps[0]), 1.0)
+    return found
+
+
 def _dead(history: History) -> dict[int, int]:
-    gradient = history["grad_norm"]
-    return standing((gradient == 0) & (history.per_step("grad_norm") > 0)[:, None], np.isfinite(gradient))
+    gradient, is_made = history["grad_norm"], history.per_step("grad_norm") > 0
+    return standing((gradient == 0) & is_made[:, None], np.isfinite(gradient), share=1.0)
 
 
 @_pattern(
@@ -210,8 +237,8 @@ def dead_layer(history: History) -> Iterator[Found]:
 
 
 @_pattern(
-    means="One batch was unlike the others. The optimizer did not cause it. If the gradient was huge, second moments remember "
-    "it for about 1/(1 - β2) steps, in which updates are too small.",
+    means="One batch was unlike the others. The optimizer did not cause it. If the gradient was huge, Adam's second moments "
+    "remember it for about 1/(1 - β2) steps, in which updates are too small.",
     advice="Look at the examples of this batch: labels, outliers, repeated or empty text, a wrong normalization. "
     'max_grad_norm="auto" shortens such a gradient to 1.5 times the usual norm and leaves others as they are.',
 )
@@ -237,7 +264,7 @@ def bad_batch(history: History) -> Iterator[Found]:
         text = f"The gradient jumped for one batch: its norm was {_usually(whole, row)}"
         if row + 1 < len(history):
             text += f", and {_short(np.exp(middle(whole.values[row + 1 : row + 1 + LASTING])))} after it"
-        if history.has_loss:
+        if np.isfinite(history.loss.sigmas[row, 0]):
             text += f"; the loss was {_usually(history.loss, row)}"
         text += f". It jumped in {history.names(tensors)}." if tensors else "."
         if len(rows) > 1:
@@ -307,7 +334,10 @@ def _replaced(history: History) -> list[Found]:
     """Whether the first steps have replaced the weights."""
     if len(history) < LASTING or history.steps[0] > 1 or not history.has_loss:
         return []
-    update, weight = (np.sqrt(np.nansum(history[name][:LEAST] ** 2, axis=1)) for name in ("update_norm", "weight_norm"))
+    began = ~(history["weight_norm"][0] == 0)  # what began at 0 is replaced by its first steps at any rate
+    update, weight = (
+        np.sqrt(np.nansum(history[name][:LEAST, began] ** 2, axis=1)) for name in ("update_norm", "weight_norm")
+    )
     loss = history.per_step("loss")
     later, is_replaced = middle(loss[1:][-WINDOW:]), (update >= REPLACED * weight) & (weight > 0)
     if not is_replaced.any() or later < loss[0]:
@@ -318,7 +348,8 @@ def _replaced(history: History) -> list[Found]:
         f"An update was {_short(figures['ratio'])} of the weights, at a learning rate of {_short(figures['lr'])}. The loss "
         f"has been {_short(later)} since, not below the {_short(loss[0])} of the first step."
     )
-    return [Found(row, columns(np.isfinite(history["update_norm"][row])), {**figures, "loss": later}, text, WINDOW)]
+    tensors = columns(np.isfinite(history["update_norm"][row]) & began)
+    return [Found(row, tensors, {**figures, "loss": later}, text, WINDOW)]
 
 
 def _turned(history: History) -> list[Found]:
@@ -432,12 +463,15 @@ def _exploding(history: History) -> dict[int, int]:
     """The tensors whose gradient grows EXPLODED times and goes on growing, with the rows at which it leaves its course."""
     gradient, found = history.gradient, dict[int, int]()
     for first in range(history.young + LEAST, len(history) - LASTING, BLOCK):
-        above = np.nan_to_num(gradient.values[first : first + WINDOW] - gradient.median[first], nan=-np.inf)
-        for i in columns(above.max(axis=0) >= np.log(EXPLODED)):
-            top = int(above[:, i].argmax())
+        begin = max(
+            history.young, first - WINDOW
+        )  # it may have left its course before, while the median followed slowly
+        above = np.nan_to_num(gradient.values[begin : first + WINDOW] - gradient.median[first], nan=-np.inf)
+        for i in columns(above[first - begin :].max(axis=0) >= np.log(EXPLODED)):
+            top = first - begin + int(above[first - begin :, i].argmax())
             row = max(columns(above[:top, i] <= SIGMAS * gradient.spread[first, i]), default=-1) + 1
             if top - row >= LASTING and above[top, i] - np.median(above[row : row + LASTING, i]) >= np.log(GROWN_ON):
-                found.setdefault(i, first + row)
+                found.setdefault(i, begin + row)
     return found
 
 
@@ -461,17 +495,20 @@ def exploding_layer(history: History) -> Iterator[Found]:
 
 
 @_pattern(
-    means="The limit is one for all tensors, so the gradients of all others are shortened with these. Their second moments "
-    "remember longer gradients for about 1/(1 - β2) steps, in which their updates are too small.",
+    means="The limit is one for all tensors, so the gradients of all others are shortened with these. Adam's second moments "
+    "remember longer gradients for about 1/(1 - β2) steps, in which the updates of the others are too small.",
     advice="Look for what changed at this step: data, the scale of a part of the loss, a layer that was unfrozen, a missing "
     "normalization. on_spike= skips steps while they are few.",
 )
 def clipped_with_others(history: History) -> Iterator[Found]:
-    """Clipping shortens the gradient because that of some tensors, not of all, jumps to 100 times its usual norm and stays."""
+    """Clipping shortens the gradient because that of some tensors, not of all, jumps to 100 times its usual norm and stays,
+    and is the larger part of the whole."""
     gradient = history.gradient
     is_clipped = history.per_step("clip") < 1
     has_jumped = gradient.rose & (gradient.values - gradient.median >= np.log(EXPLODED)) & is_clipped[:, None]
     has_jumped[:, [*_exploding(history)]] = False
+    jumped = np.sqrt((np.where(has_jumped, history["grad_norm"], 0.0) ** 2).sum(axis=1))
+    has_jumped &= (jumped >= OUTWEIGHS * history.per_step("grad_norm"))[:, None]
     stayed = lasting(has_jumped, STANDING)
     rows = {i: int(stayed[:, i].argmax()) for i in columns(stayed.any(axis=0))}
     if rows and len(rows) < np.isfinite(gradient.values[min(rows.values())]).sum():
@@ -507,19 +544,19 @@ def second_moment_too_slow(history: History) -> Iterator[Found]:
                 break
     if rows:
         row, tensors = _first(rows)
-        one, here, options = tensors[0], slice(row, row + WINDOW), history.options[tensors[0]]
+        one, here = tensors[0], slice(row, row + WINDOW)
         figures = {
             "rms": float(np.nanmax(rms[here, one])),
             "steps": int((rms[here, one] >= RMS).sum()),
             "behind": float(history["behind"][row, one]),
         }
-        beta2 = options["betas"][1] if "betas" in options else options.get("alpha")
+        beta2 = _beta2(history)[one]
         text = (
             f"The gradient of {history.names(tensors)} jumped and stayed: {_whose(history, tensors)} was "
             f"{_usually(history.gradient, row, one)}. RMSₜ reached {_short(figures['rms'])} and was above {RMS} at "
             f"{figures['steps']} watched steps; v was below a tenth of g² in {figures['behind']:.0%} of the elements"
         )
-        text += "." if beta2 is None else f" (β2 is {_short(float(beta2))})."
+        text += "." if np.isnan(beta2) else f" (β2 is {_short(beta2)})."
         yield Found(row, tensors, figures, text, WINDOW)
 
 
@@ -550,7 +587,7 @@ def loss_rose(history: History) -> Iterator[Found]:
 def _under_eps(history: History) -> tuple[dict[int, int], dict[int, int]]:
     """The tensors most of whose elements are under ε, with the rows since which they are: because of clipping, and others."""
     share, clip = history["under_eps"], history.per_step("clip")
-    rows = standing(share >= MOST, np.isfinite(share))
+    rows = standing(share >= MOST, np.isfinite(share) | history.is_negligible)
     # With most elements under ε, RMSₜ is |g|/ε, and without clipping it would be 1/clip times that.
     unclipped = np.where(clip < 1, 1 / clip, 0.0)[:, None] * history["rms"]
     clipped = {i: row for i, row in rows.items() if middle(unclipped[row:, i]) > 1}
@@ -561,12 +598,17 @@ def _told_under_eps(history: History, rows: dict[int, int], is_clipped: bool) ->
     if rows:
         row, tensors = _first(rows)
         share, rms = (middle(history[name][row:, tensors]) for name in ("under_eps", "rms"))
-        eps, clip = float(history.options[tensors[0]].get("eps", np.nan)), middle(history.per_step("clip")[row:])
-        text = f"√v is below ε = {_short(eps)} in {share:.0%} of the elements of {history.names(tensors)}"
+        clip, figures = middle(history.per_step("clip")[row:]), {"share": share, "rms": rms}
+        eps = history.options[tensors[0]].get("eps")
+        eps = eps[0] if isinstance(eps, Sequence) else eps  # of Adafactor, ε₁; None stands for that of the dtype
+        if eps is not None:
+            figures["eps"] = float(eps)
+        text = f"√v is below ε{'' if eps is None else f' = {_short(float(eps))}'} in {share:.0%} of the elements of "
+        text += history.names(tensors)
         if is_clipped:
             text += f", because clipping shortens the gradient to {_short(clip)} of its length"
         text += f". Their updates are about {_short(rms)} times the learning rate."
-        yield Found(row, tensors, {"share": share, "eps": eps, "rms": rms, "clip": clip}, text)
+        yield Found(row, tensors, {**figures, "clip": clip}, text)
 
 
 @_pattern(
@@ -581,7 +623,7 @@ def clipped_under_eps(history: History) -> Iterator[Found]:
 @_pattern(
     means="ε is too large for these gradients: updates are proportional to them, as in SGD, and smaller than the learning "
     "rate means.",
-    advice="Lower ε to a hundredth, or to the default of 1e-8, or scale the loss up.",
+    advice="Lower ε to a hundredth, or scale the loss up.",
 )
 def eps_too_large(history: History) -> Iterator[Found]:
     """√v is below ε in most elements of a tensor, also without clipping."""
@@ -636,19 +678,23 @@ def lost_to_rounding(history: History) -> Iterator[Found]:
     "and the weights of normalization need none.",
 )
 def decay_outweighs(history: History) -> Iterator[Found]:
-    """Weight decay is the larger part of a tensor's update."""
+    """Weight decay is the larger part of a tensor's update, and the norm of the tensor has halved."""
     update, decay, weight = (history[name] for name in ("update_norm", "decay_norm", "weight_norm"))
     share = np.divide(decay, update, out=np.full_like(update, np.nan), where=update > 0)
     for still in (_dead(history), *_under_eps(history)):
         share[:, [*still]] = np.nan  # hardly anything else moves these
-    if rows := standing(share >= OUTWEIGHS, np.isfinite(share)):
+    courses = {
+        i: (row, weight[row:, i][np.isfinite(share[row:, i])])
+        for i, row in standing(share >= OUTWEIGHS, np.isfinite(share)).items()
+    }
+    # In equilibrium, the gradient makes up for the decay, so that little is left of the update, and the norm stands still.
+    if rows := {i: row for i, (row, norms) in courses.items() if norms[0] >= DOUBLED * norms[-1]}:
         row, tensors = _first(rows)
         one, part = tensors[0], middle(share[row:, tensors])
-        norms = weight[row:, one][np.isfinite(weight[row:, one])]
-        before, after = _short(norms[0]), _short(norms[-1])
-        course = "" if before == after else f": the norm of {history.watch.names[one]} went from {before} to {after}"
+        norms = courses[one][1]
         text = (
             f"Weight decay is {_short(part)} times the update of {history.names(tensors)}, at weight_decay = "
-            f"{_short(float(history.options[one].get('weight_decay', np.nan)))}{course}."
+            f"{_short(float(history.options[one].get('weight_decay', np.nan)))}: the norm of {history.watch.names[one]} went "
+            f"from {_short(norms[0])} to {_short(norms[-1])}."
         )
         yield Found(row, tensors, {"share": part, "weight_norm": float(norms[-1])}, text)

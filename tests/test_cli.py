@@ -70,6 +70,11 @@ def test_help_names_those_whose_weight_decay_is_a_penalty(tmp_path: Path) -> Non
     assert "Weight decay: part of the gradient (L2) in adagrad, adam, amsgrad, adamax, nadam, radam, " in words
 
 
+def test_help_names_those_that_have_an_option(tmp_path: Path) -> None:
+    words = " ".join(adamas("train", "--help", cwd=tmp_path).stdout.split())
+    assert "What is added to the denominator. Only in adagrad, adam, " in words  # the eps of adafactor is a pair
+
+
 def test_without_arguments_there_is_help(tmp_path: Path) -> None:
     done = adamas(cwd=tmp_path)
     assert done.returncode == 0

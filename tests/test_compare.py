@@ -280,6 +280,11 @@ def test_an_optimizer_is_tuned_in_what_it_has_and_was_not_given() -> None:
     assert check_tune(["eps", "beta1"]) == ["lr", "beta1", "eps"]
 
 
+@pytest.mark.parametrize("optimizer", ["adafactor", "torch:Adafactor"])
+def test_an_eps_that_is_a_pair_is_not_tuned(optimizer: str) -> None:
+    assert tunable(choose_optimizer(optimizer)) == ["lr", "weight_decay"]
+
+
 def test_betas_are_searched_by_their_distance_from_1() -> None:
     space = state_space("adam", 1e-3, ["lr", "beta1"], None)
     assert at(space, {"lr": 0.5, "beta1": 0.0})["beta1"] == 0.99

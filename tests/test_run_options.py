@@ -110,6 +110,23 @@ def test_an_optimizer_without_a_rate_of_its_own_needs_one(tmp_path: Path, monkey
     assert fit(optimizer="mine:Sign", lr=1e-3, epochs=3, out=tmp_path / "run", listener=QUIET).value > 0.9
 
 
+def test_an_optimizer_has_the_options_that_can_give_its_hyperparameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, arguments in {
+        "Lists": "betas=(0.9, 0.9, 0.9), eps=(1e-30, 1e-3), weight_decay=[0.1]",
+        "Single": "betas=0.9",
+        "Open": "betas, eps=None, weight_decay=0",
+    }.items():
+        (tmp_path / f"with_{name}.py").write_text(
+            "import torch\nclass Mine(torch.optim.SGD):\n"
+            f"    def __init__(self, params, lr, {arguments}):\n        super().__init__(params, lr)\n"
+        )
+    monkeypatch.syspath_prepend(tmp_path)
+    has = {name: choose_optimizer(f"with_{name}:Mine").options for name in ("Lists", "Single", "Open")}
+    assert has == {"Lists": set(), "Single": set(), "Open": {"betas", "eps", "weight_decay"}}
+
+
 # --- precision, formats, networks -----------------------------------------------------------------------------------
 
 

@@ -734,6 +734,20 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
         ({"optimizer": "sgd", "betas": (0.9, 0.9)}, "betas is not an option of sgd, which has lr, weight_decay"),
         ({"optimizer": "momentum", "eps": 1e-8}, "eps is not an option of momentum"),
         ({"optimizer": "rmsprop", "betas": (0.9, 0.9)}, "betas is not an option of rmsprop"),
+        (
+            {"optimizer": "adafactor", "eps": 1e-3},
+            "eps is not an option of adafactor, which has lr, weight_decay: leave it out, or give it as an argument of the "
+            "optimizer, such as eps=(None, 0.001)",
+        ),
+        (
+            {"optimizer": "torch:Adafactor", "eps": 1e-3},
+            "eps is not an option of torch:Adafactor, which has lr, weight_decay",
+        ),
+        (
+            {"optimizer": "adafactor(eps=(None, 1e-2))", "eps": 1e-3},
+            "eps is not an option of adafactor(eps=(None, 1e-2))",
+        ),
+        ({"optimizer": "adan", "betas": (0.9, 0.9)}, "betas is not an option of adan, which has eps, lr, weight_decay"),
         ({"data_dir": "."}, "data_dir is not an option of digits"),
         ({"task": "mnist", "data_dir": "nowhere"}, "data_dir 'nowhere' is not a folder"),
     ],

@@ -70,6 +70,13 @@ class OptimizerSpec:
         is_sgd = self.class_name in ("SGD", "SGDScheduleFree")
         return None if self.lr is None else self.lr * (task.sgd_lr_scale if is_sgd else task.lr_scale)
 
+    def other_form(self, name: str) -> Any:
+        """The default of one of TUNED that it has in another form than the option gives, such as a pair for ``eps``; None if
+        it has no such one."""
+        parameter = inspect.signature(self.load()).parameters.get(name)
+        is_other = parameter is not None and name not in self.arguments and not _has_form(name, parameter.default)
+        return parameter.default if parameter is not None and is_other else None
+
     def load(self) -> type[Any]:
         """Import its class."""
         loaded: type[Any] = getattr(importlib.import_module(self.module), self.class_name)
@@ -109,9 +116,20 @@ def _usual_lr(member: Member) -> float | None:
 
 def _tuned(member: Member) -> frozenset[str]:
     """Those of TUNED that a member has."""
-    usual = {one.name: one.default for one in member.hyperparameters}
-    own = {name for name in TUNED & set(usual) if name != "betas" or len(usual[name]) == 2}
-    return frozenset(own | {"weight_decay"})
+    return _in_form({one.name: one.default for one in member.hyperparameters}) | {"weight_decay"}
+
+
+def _in_form(usual: Mapping[str, Any]) -> frozenset[str]:
+    """Those of TUNED among hyperparameters with these defaults whose value is what the option can give."""
+    return frozenset(name for name in TUNED & usual.keys() if _has_form(name, usual[name]))
+
+
+def _has_form(name: str, default: Any) -> bool:
+    """Whether a default is a pair for ``betas``, a single number for the others, or leaves that open."""
+    if default is None or default is inspect.Parameter.empty:
+        return True
+    length = len(default) if isinstance(default, tuple | list) else None
+    return length == (2 if name == "betas" else None)
 
 
 OPTIMIZERS = {name: spec for member in MEMBERS.values() for name, spec in _offered(member).items()}
@@ -217,10 +235,9 @@ def _foreign(name: str) -> OptimizerSpec:
     member = _member(loaded)
     if member is not None:
         return OptimizerSpec(module, class_name, _usual_lr(member), _tuned(member), member=member)
-    lr = parameters["lr"].default if "lr" in parameters else None
-    return OptimizerSpec(
-        module, class_name, float(lr) if isinstance(lr, int | float) else None, TUNED & set(parameters)
-    )
+    usual = {key: parameter.default for key, parameter in parameters.items()}
+    lr = usual.get("lr")
+    return OptimizerSpec(module, class_name, float(lr) if isinstance(lr, int | float) else None, _in_form(usual))
 
 
 def _member(loaded: type[Any]) -> Member | None:

@@ -129,7 +129,10 @@ class Options:
         for name in ("betas", "eps", "weight_decay"):
             if getattr(self, name) is not None and name not in self.spec.options:
                 have = ", ".join(sorted({"lr", *self.spec.options}))
-                raise InputError(name, f"is not an option of {self.optimizer}, which has {have}: leave it out")
+                problem = f"is not an option of {self.optimizer}, which has {have}: leave it out"
+                if (form := self.spec.other_form(name)) is not None:
+                    problem += f", or give it as an argument of the optimizer, such as {name}={form!r}"
+                raise InputError(name, problem)
         for name in ("state", "weights", "watch"):
             if getattr(self, name) not in (None, False) and not self.spec.is_adamas:
                 raise InputError(

@@ -16,6 +16,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -370,6 +371,31 @@ def test_two_masters_are_an_error() -> None:
     says = r"lr is given by .* and was set to 0.5 by something else .* adamas.torch.LRScheduler\(optimizer\)"
     with pytest.raises(ValueError, match=says):
         moved(optimizer)
+
+
+@pytest.mark.parametrize(
+    "make", [at.Adam, at.Adafactor, at.AdamWScheduleFree, at.Muon, at.Prodigy], ids=attrgetter("__name__")
+)
+@pytest.mark.parametrize(
+    "given",
+    [lambda t: 0.1, None, "fast", [0.1], 0.5 * linear(10)],
+    ids=["function", *map(repr, (None, "text", [0.1])), "schedule"],
+)
+def test_what_is_not_a_number_is_refused_by_the_step_and_nothing_is_changed(make: Any, given: Any) -> None:
+    first, second = (torch.nn.Parameter(torch.ones(4, 4)) for _ in range(2))
+    optimizer = make([{"params": [first]}, {"params": [second]}], lr=0.1)
+    for p in (first, second):
+        p.grad = torch.ones(4, 4)
+    optimizer.step()
+    before = copy.deepcopy((first, second, optimizer.state[first], optimizer.state[second]))
+    optimizer.param_groups[1]["lr"] = given
+    says = rf"lr of a parameter group must be a number, not {re.escape(repr(given))}: only the constructor and add_param_group"
+    with pytest.raises(TypeError, match=says):
+        optimizer.step()
+    torch.testing.assert_close((first, second, optimizer.state[first], optimizer.state[second]), before, rtol=0, atol=0)
+    optimizer.param_groups[1]["lr"] = 0.1
+    optimizer.step()
+    assert not torch.equal(second, before[1])
 
 
 # ---- beside other optimizers

@@ -80,29 +80,30 @@ def hyperparameters(member: Member, group: Mapping[str, Any], formulas: Any = No
     for name, h in declared(member).items():
         if not isinstance(h, Number) or isinstance(h, Limit) or name not in group:
             continue
-        f, value = formulas if h.may_be_scheduled else None, group[name]
+        value = group[name]
         if isinstance(h, Several):
             numbers = zip(value, h.default, strict=True)
             found[name] = tuple(
                 [
-                    share if share is None is default else _number(f"{name}[{i}]", share, f)
+                    share if share is None is default else _number(h, f"{name}[{i}]", share, formulas)
                     for i, (share, default) in enumerate(numbers)
                 ]
             )
         elif value is not None or h.default is not None:
-            found[name] = _number(name, value, f)
+            found[name] = _number(h, name, value, formulas)
     return found
 
 
-def _number(name: str, value: Any, formulas: Any) -> Any:
+def _number(h: Number, name: str, value: Any, formulas: Any) -> Any:
     if type(value) is float:
         return value
-    if formulas is not None and formulas.has_number(value):
+    if formulas is not None and h.may_be_scheduled and formulas.has_number(value):
         return formulas.hyperparameter(value)
     try:
         return math.ldexp(value, 0)  # as float(value), but for text
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, not {shown(value)}") from None
+        hint = ": only the constructor and add_param_group take a schedule" if h.may_be_scheduled else ""
+        raise TypeError(f"{name} of a parameter group must be a number, not {shown(value)}{hint}") from None
 
 
 class Executor(ABC):

@@ -18,6 +18,7 @@ from ..schedules import Schedule
 from . import clipping, spikes, sums
 from .deciding import Decision, Decisions
 from .evaluation import refuse_evaluated
+from .executor import hyperparameters
 from .explaining import Explanation
 from .inspection import Inspection, Peers
 from .plan import GroupPlan, look, step
@@ -1162,19 +1163,24 @@ class Stepping:
             threads: how many threads the engine may use.
 
         Raises:
+            TypeError: a hyperparameter that was written into a group is not a number.
             ValueError: groups have different values of a hyperparameter that they share (``Member.same``).
         """
         self._refuse_different(self.param_groups)
         shared = sums.latest(self._member, plans, self._peers)
         for group, plan, factor in zip(self.param_groups, plans, factors, strict=True):
-            hyper = plan.hyperparameters(group)
-            if rate != 1:
-                hyper = {**hyper, "lr": rate * float(hyper["lr"])}  # decoupled decay is a part of the update
+            try:
+                hyper = plan.hyperparameters(group)
+                if rate != 1:
+                    hyper = {**hyper, "lr": rate * float(hyper["lr"])}  # decoupled decay is a part of the update
 
-            def advance(before: Scalars, hyper: Mapping[str, Any] = hyper, clip: float = scale * factor) -> Any:
-                return self._advance(hyper, before, clip, shared)
+                def advance(before: Scalars, hyper: Mapping[str, Any] = hyper, clip: float = scale * factor) -> Any:
+                    return self._advance(hyper, before, clip, shared)
 
-            plan.prepare(advance)
+                plan.prepare(advance)
+            except (TypeError, ValueError):
+                hyperparameters(self._member, group)  # raises the error that names the hyperparameter, if it is one
+                raise
         sums.compute(plans, self._peers, threads)
 
     def _refuse_different(self, groups: Sequence[Mapping[str, Any]]) -> None:

@@ -775,7 +775,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                 nothing waits for it. By default what ``closure`` returns.
 
         Raises:
-            TypeError: ``loss`` is not a single number. Nothing was changed.
+            TypeError: ``loss``, or what was written into a group as a hyperparameter, is not a number. Nothing was changed.
             FloatingPointError: a gradient is not finite and ``on_nonfinite="raise"``. Nothing was changed.
             RuntimeError: a gradient is sparse, and the optimizer or the device does not support that; or several processes
                 share the model, and all of them skipped the last step because one of them raised an error. Nothing was

@@ -957,8 +957,21 @@ def test_a_rule_of_ones_own() -> None:
     other = Feedback(rule)
     at.Adam([parameter()], lr=1e-2 * other).load_state_dict(through_a_file(optimizer.state_dict()))
     assert (other.value, other.ignored) == (0.125, 1)
-    with pytest.raises(ValueError, match="must return a nonnegative number, not -1"):
-        Feedback(lambda metrics, factor: -1.0).observe(loss=1.0)
+
+
+@pytest.mark.parametrize("answer", [-1.0, "0.5", None, math.nan, (0.5, "why", 2), np.ones(2)], ids=repr)
+def test_the_rule_of_a_feedback_must_return_a_number(answer: Any) -> None:
+    feedback = Feedback(lambda metrics, factor: answer)
+    says = f"Feedback: the rule must return a nonnegative number, not {answer!r}"
+    with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
+        feedback.observe(loss=1.0)
+    assert feedback.value == 1.0
+
+
+@pytest.mark.parametrize("memory", [2.5, 2.0])
+def test_the_memory_of_a_feedback_is_a_whole_number(memory: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^Feedback: memory must be a whole number, got {memory}$"):
+        Feedback(lambda metrics, factor: factor, memory=memory)
 
 
 # ---- clipping by history

@@ -243,6 +243,8 @@ class Feedback(Observed, kind="Feedback"):
 
     def __post_init__(self) -> None:
         check(self, above_zero="memory")
+        if not isinstance(self.memory, int):
+            raise refuse(self, "memory", "a whole number")
         if not callable(self.rule):
             raise refuse(self, "rule", "callable")
         super().__post_init__()
@@ -274,8 +276,13 @@ class Feedback(Observed, kind="Feedback"):
         state["metrics"].append(values)
         del state["metrics"][: -self.memory]
         answer = self.rule(list(state["metrics"]), self.value)
-        value, why = answer if isinstance(answer, tuple) else (answer, "by the rule")
-        if not 0 <= value < math.inf:
-            raise ValueError(f"Feedback: the rule must return a nonnegative number, not {value!r}")
+        value, why = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, "by the rule")
+        try:
+            is_factor = bool(0 <= value < math.inf)
+        except (TypeError, ValueError, RuntimeError):  # the last two: an array or a tensor of several elements
+            is_factor = False
+        if not is_factor:
+            words = " ".join(repr(value).split())
+            raise ValueError(f"Feedback: the rule must return a nonnegative number, not {words}")
         if value != self.value:
             self._change(float(value), why)

@@ -110,6 +110,22 @@ def test_an_optimizer_without_a_rate_of_its_own_needs_one(tmp_path: Path, monkey
     assert fit(optimizer="mine:Sign", lr=1e-3, epochs=3, out=tmp_path / "run", listener=QUIET).value > 0.9
 
 
+@pytest.mark.parametrize("lr", [None, 0.1])
+def test_an_optimizer_that_takes_no_rate_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lr: float | None
+) -> None:
+    (tmp_path / "rateless.py").write_text(
+        "import torch\nclass NoLr(torch.optim.SGD):\n"
+        "    def __init__(self, params, momentum=0.9):\n        super().__init__(params, 0.1, momentum)\n"
+        "class Any(NoLr):\n    def __init__(self, params, **kwargs):\n        super().__init__(params)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    says = "^optimizer 'rateless:NoLr' takes no learning rate: give its __init__ an argument lr$"
+    with pytest.raises(InputError, match=says):
+        Options(optimizer="rateless:NoLr", lr=lr)
+    assert Options(optimizer="rateless:Any", lr=0.1).spec.lr is None
+
+
 def test_an_optimizer_has_the_options_that_can_give_its_hyperparameters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,6 +431,41 @@ def test_what_an_optimizer_of_the_users_raises_is_told_with_its_frames_alone(
     assert lines[0] == f"adamas: {tmp_path}/own_failing_optimizer.py, line 5, raised ValueError: 3"
     assert lines[-1] == "ValueError: 3"
     assert "adamas/lab/train" not in "".join(lines)
+
+
+@pytest.mark.parametrize("command", [["train"], ["train", "--lr", "auto"], ["find-lr"]], ids=" ".join)
+def test_what_the_step_of_another_library_raises_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, *others = command
+    monkeypatch.setattr(sys, "argv", ["adamas", first, "digits", *others, "--optimizer", "torch:SparseAdam"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "adamas: --optimizer torch:SparseAdam cannot make a step: SparseAdam does not support dense gradients, please "
+        "consider Adam instead"
+    )
+
+
+def test_what_the_own_steps_raise_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> None:
+        raise RuntimeError("within the step")
+
+    (tmp_path / "derived.py").write_text(
+        "import adamas.torch\nclass Mine(adamas.torch.Adam):\n"
+        "    def __init__(self, params, lr=1e-3):\n        super().__init__(params, lr)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(adamas.torch.Adam, "_step_all", failing)
+    for optimizer in ("adam", "derived:Mine"):
+        monkeypatch.setattr(
+            sys, "argv", ["adamas", "train", "digits", "--optimizer", optimizer, "--out", optimizer[:4]]
+        )
+        with pytest.raises(RuntimeError, match="within the step"):
+            main()
 
 
 def test_a_rehearsal_leaves_the_run_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def _run() -> NoReturn:
     import typer
 
     from adamas.lab.inputs import InputError
-    from adamas.lab.users_code import in_users_code
+    from adamas.lab.users_code import in_foreign_step, in_users_code
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a × that the terminal cannot show must not end a run
@@ -57,6 +57,8 @@ def _run() -> NoReturn:
     except Exception as error:
         if raised := in_users_code(error):
             _stop(1, *raised)
+        if failed := in_foreign_step(error):
+            _stop(1, f"--optimizer {failed}")
         if isinstance(error, OSError):
             _stop(1, str(error))
         if launch.ranks() == 1:

@@ -19,7 +19,7 @@ from typing import Any
 from adamas.extras import needs
 from adamas.lab.inputs import InputError, choose
 from adamas.lab.tasks import Task
-from adamas.lab.users_code import USERS_MODULES
+from adamas.lab.users_code import USERS_MODULES, remember_step
 from adamas.rule.declaration import Member
 from adamas.rule.members import MEMBERS
 from adamas.rule.shared import defaults
@@ -236,6 +236,9 @@ def _foreign(name: str) -> OptimizerSpec:
     if member is not None:
         return OptimizerSpec(module, class_name, _usual_lr(member), _tuned(member), member=member)
     usual = {key: parameter.default for key, parameter in parameters.items()}
+    if "lr" not in usual and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+        raise InputError("optimizer", f"{name!r} takes no learning rate: give its __init__ an argument lr")
+    remember_step(loaded.step, name)
     lr = usual.get("lr")
     return OptimizerSpec(module, class_name, float(lr) if isinstance(lr, int | float) else None, _in_form(usual))
 

@@ -182,7 +182,7 @@ PROBLEMS: dict[str, tuple[Any, ...]] = {
     "state": (bad_state, ValueError, "parameter 'uneven': its state 'exp_avg' has another shape"),
     "gradient": (plain_gradient, ValueError, "the gradient of parameter 'uneven' must be a DTensor"),
     "option": (bad_option("seed", "seven"), TypeError, "unsupported operand"),
-    "number": (bad_option("weight_decay", "much"), TypeError, "weight_decay must be a number"),
+    "number": (bad_option("weight_decay", "much"), TypeError, "weight_decay of a parameter group must be a number"),
     "schedule": (bad_option("lr", 7.0), ValueError, "lr is given by .* and was set to 7.0 by something else"),
 }
 

@@ -27,7 +27,8 @@ MOST = 0.5  # of the steps, of the tensors (the cause is not in one of them), or
 STANDING = 0.9  # of the steps since it began: it has stayed. Noise interrupts it now and then
 # Of the gradient of the median tensor: rounding errors of one that is 0, as of a bias before batch normalization. Not of the
 # whole gradient, which may be that of one tensor beside which all others would be negligible.
-NEGLIGIBLE = 1e-5
+NEGLIGIBLE = 1e-6
+SOMETIMES = 0.02  # of the steps: what is a rounding error that often varies about NEGLIGIBLE, and is one at all steps
 _NORMAL_MAD = 0.6745  # the median absolute deviation of a normal distribution, in standard deviations
 
 

@@ -19,6 +19,7 @@ from .course import (
     LEAST,
     MOST,
     SIGMAS,
+    SOMETIMES,
     STANDING,
     SUSPICIOUS,
     WINDOW,
@@ -153,8 +154,9 @@ def nonfinite_gradient(history: History) -> Iterator[Found]:
     "begin with a fresh optimizer, which corrects the bias of its moments, and warm the learning rate up.",
 )
 def moments_changed(history: History) -> Iterator[Found]:
-    """The count of steps begins again; or 1/√v leaves its usual course in most tensors from one step to the next, while their
-    gradients are as usual; or it falls quickly from the first step after loading."""
+    """The count of steps begins again; or 1/√v leaves its usual course in most tensors from one watched step to the next,
+    while their gradients are as usual, and no huge one before and none that was not watched explains it; or it falls quickly
+    from the first step after loading."""
     scale, gradient = history.scale, history.gradient
     for row in columns(np.diff(history.steps) < 0):
         before, after = int(history.steps[row]), int(history.steps[row + 1])
@@ -211,7 +213,7 @@ def _beta2(history: History) -> Array:
 
 def _corrected(history: History) -> Array:
     """The factor of RMSₜ at the first row if the bias of the second moment were corrected, of each tensor."""
-    is_not = [not options.get("bias_correction", "alpha" not in options) for options in history.options]
+    is_not = [not one.get("bias_correction", "betas" in one or "alpha" not in one) for one in history.options]
     found: Array = np.where(is_not, np.sqrt(1 - _beta2(history) ** history.steps[0]), 1.0)
     return found
 
@@ -463,9 +465,8 @@ def _exploding(history: History) -> dict[int, int]:
     """The tensors whose gradient grows EXPLODED times and goes on growing, with the rows at which it leaves its course."""
     gradient, found = history.gradient, dict[int, int]()
     for first in range(history.young + LEAST, len(history) - LASTING, BLOCK):
-        begin = max(
-            history.young, first - WINDOW
-        )  # it may have left its course before, while the median followed slowly
+        # It may have left its course before: the median is slow to follow.
+        begin = max(history.young, first - WINDOW)
         above = np.nan_to_num(gradient.values[begin : first + WINDOW] - gradient.median[first], nan=-np.inf)
         for i in columns(above[first - begin :].max(axis=0) >= np.log(EXPLODED)):
             top = first - begin + int(above[first - begin :, i].argmax())
@@ -587,7 +588,8 @@ def loss_rose(history: History) -> Iterator[Found]:
 def _under_eps(history: History) -> tuple[dict[int, int], dict[int, int]]:
     """The tensors most of whose elements are under ε, with the rows since which they are: because of clipping, and others."""
     share, clip = history["under_eps"], history.per_step("clip")
-    rows = standing(share >= MOST, np.isfinite(share) | history.is_negligible)
+    share[:, history.is_negligible.mean(axis=0) >= SOMETIMES] = np.nan
+    rows = standing(share >= MOST, np.isfinite(share))
     # With most elements under ε, RMSₜ is |g|/ε, and without clipping it would be 1/clip times that.
     unclipped = np.where(clip < 1, 1 / clip, 0.0)[:, None] * history["rms"]
     clipped = {i: row for i, row in rows.items() if middle(unclipped[row:, i]) > 1}
